@@ -1,0 +1,126 @@
+"""The lease of a split: one run writes it at a time.
+
+On a disk it is a lock that the system drops with the process, however that ends. On an object
+store it is an object that its holder renews; one that was not renewed for `EXPIRES` seconds is
+free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import StoreBusyError
+from pipeline.store.layout import TEMPORARY
+from pipeline.store.objects import LocalObjects, Objects, make_folders
+
+EXPIRES = 120.0
+"""Seconds after which a lease on an object store that nobody renewed is free."""
+
+WAIT_STEP = 0.5
+"""Seconds between two looks at a lease that is held."""
+
+
+@contextlib.contextmanager
+def lease(objects: Objects, split: str, *, wait: bool) -> Iterator[None]:
+    """Hold the lease of *split*.
+
+    Args:
+        objects: The store.
+        split: The split that is to be written.
+        wait: Whether to wait for a run that holds it.
+
+    Raises:
+        StoreBusyError: Another run holds it, and *wait* is false.
+    """
+    held = _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+    while (holder := held.acquire()) is not None:
+        if not wait:
+            raise StoreBusyError(
+                f"split {split!r} of {objects.url} is being written by {holder}. Wait for it to"
+                " end, or pass --wait."
+            )
+        time.sleep(WAIT_STEP)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+class _Lock:
+    def __init__(self, objects: LocalObjects, split: str) -> None:
+        self._path = Path(objects.url) / TEMPORARY / f"{split}.lock"
+        self._file = -1
+
+    def acquire(self) -> str | None:
+        make_folders(self._path.parent)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+            os.close(file)
+            return holder or "another process"
+        os.ftruncate(file, 0)
+        os.pwrite(file, _me().encode(), 0)
+        self._file = file
+        return None
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+class _Record:
+    def __init__(self, objects: Objects, split: str) -> None:
+        self._objects = objects
+        self._name = f"{TEMPORARY}/{split}.lease.json"
+        self._id = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def acquire(self) -> str | None:
+        if not self._objects.put_new(self._name, self._text()):
+            holder = self._holder()
+            if holder is not None:
+                return holder
+            self._objects.put(self._name, self._text())
+            time.sleep(2 * WAIT_STEP)  # two may have seen it free: the last to write it has it
+            if self._holder() is not None:
+                return "another process"
+        self._thread.start()
+        return None
+
+    def release(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._objects.remove(self._name)
+
+    def _holder(self) -> str | None:
+        try:
+            kept = json.loads(self._objects.get(self._name))
+        except (FileNotFoundError, ValueError):
+            return None
+        mine = kept["id"] == self._id or time.time() > kept["expires"]
+        return None if mine else str(kept["holder"])
+
+    def _text(self) -> bytes:
+        kept = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRES}
+        return json.dumps(kept).encode()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(EXPIRES / 6):
+            # A renewal that fails is tried again long before the lease runs out.
+            with contextlib.suppress(Exception):
+                self._objects.put(self._name, self._text())

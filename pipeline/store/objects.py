@@ -1,0 +1,316 @@
+"""The one door for reading and writing a store, on a disk or an object store.
+
+An object appears whole and durable, or not at all:
+
+    disk            temp file in `.tmp/<run>/`, fsync, rename, fsync of the folder (and of the
+                    parent of each folder made on the way)
+    object store    one PUT
+
+Names are relative, with `/` between parts. Errors of the disk become one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from pipeline.errors import StoreError
+from pipeline.store.layout import TEMPORARY
+from pipeline.store.shard import Writer
+
+
+class ObjectWriter(Writer, Protocol):
+    """An object on its way."""
+
+    def abort(self) -> None:
+        """Forget what was written. Harmless after `finish`."""
+
+
+class Objects(Protocol):
+    """A place that holds objects by name."""
+
+    url: str
+
+    def get(self, name: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+
+    def open(self, name: str) -> BinaryIO:
+        """The object as a file that can be read anywhere.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+
+    def size(self, name: str) -> int | None:
+        """The object's size in bytes, or None where there is none."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all objects under *folder*, at any depth, sorted."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object, replacing what was there."""
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one; whether it was written."""
+
+    def create(self, name: str) -> ObjectWriter:
+        """Begin an object that is written piece by piece."""
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there."""
+
+    def begin(self) -> None:
+        """Begin this run: remove what earlier runs of its split left behind, and shut them out.
+
+        To be called under the split's lease, before anything is written. A ghost of an earlier
+        run, cut off and still computing, can write nothing from here on.
+        """
+
+    def end(self) -> None:
+        """End this run: nothing of it may be written any more."""
+
+    def room(self) -> int | None:
+        """Free bytes, or None where there is no limit to ask for."""
+
+
+def open_objects(url: str, run: str = "reader") -> Objects:
+    """The objects of the store at *url*, a path or an fsspec URL.
+
+    Args:
+        url: Where the store is, or will be.
+        run: Names this run's temp files, `<split>-<anything>`.
+    """
+    if "://" in url and not url.startswith("file://"):
+        from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
+
+        return RemoteObjects(url)
+    return LocalObjects(str(Path(url.removeprefix("file://")).absolute()), run)
+
+
+class LocalObjects:
+    """Objects as files under a folder."""
+
+    def __init__(self, url: str, run: str) -> None:
+        self.url = url
+        self._root = Path(url)
+        self._run = run
+
+    def get(self, name: str) -> bytes:
+        """See `Objects`."""
+        return (self._root / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Objects`."""
+        return (self._root / name).open("rb")
+
+    def size(self, name: str) -> int | None:
+        """See `Objects`."""
+        try:
+            there = (self._root / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return there.st_size if stat.S_ISREG(there.st_mode) else None
+
+    def names(self, folder: str) -> list[str]:
+        """See `Objects`."""
+        found = []
+        for where, _, files in os.walk(self._root / folder):
+            found += [os.path.relpath(os.path.join(where, file), self._root) for file in files]
+        return sorted(found)
+
+    def put(self, name: str, data: bytes) -> None:
+        """See `Objects`."""
+        writer = self.create(name)
+        with contextlib.closing(_Aborting(writer)):
+            writer.write(memoryview(data))
+            writer.finish()
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """See `Objects`."""
+        writer = self.create(name)
+        with contextlib.closing(_Aborting(writer)):
+            writer.write(memoryview(data))
+            return writer.finish_new()
+
+    def create(self, name: str) -> LocalWriter:
+        """See `Objects`."""
+        return LocalWriter(self._root, name, self._run)
+
+    def remove(self, name: str) -> None:
+        """See `Objects`."""
+        path = self._root / name
+        with _in_words(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            sync_folder(path.parent)
+
+    def begin(self) -> None:
+        """See `Objects`."""
+        split = self._run.rpartition("-")[0]
+        for folder in (self._root / TEMPORARY).glob(f"{split}-*"):
+            if folder.is_dir() and folder.name.rpartition("-")[0] == split:
+                shutil.rmtree(folder, ignore_errors=True)
+        with _in_words(f"cannot write to {self._root}"):
+            make_folders(self._root / TEMPORARY / self._run)
+
+    def end(self) -> None:
+        """See `Objects`."""
+        shutil.rmtree(self._root / TEMPORARY / self._run, ignore_errors=True)
+
+    def room(self) -> int | None:
+        """See `Objects`."""
+        place = self._root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+
+class _Aborting:
+    def __init__(self, writer: ObjectWriter) -> None:
+        self.close = writer.abort
+
+
+class LocalWriter:
+    """A temp file that becomes an object."""
+
+    def __init__(self, root: Path, name: str, run: str) -> None:
+        self.name = name
+        self._final = root / name
+        self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
+        self._written = 0
+        with _in_words(f"cannot create {self._final}"):
+            make_folders(self._final.parent)
+            try:
+                self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileNotFoundError:
+                raise StoreError(
+                    f"cannot create {self._final}: run {run!r} was ended, or another run of the"
+                    " same split has begun since. Only that one may write."
+                ) from None
+
+    def write(self, data: memoryview) -> None:
+        """Append *data*."""
+        with _in_words(f"cannot write {self._final}"):
+            start = self._written
+            while data.nbytes:
+                written = os.write(self._file, data)
+                self._written += written
+                data = data[written:]
+            _begin_writeback(self._file, start, self._written - start)
+
+    def finish(self) -> None:
+        """Make the object durable under its name, replacing what was there."""
+        with _in_words(f"cannot write {self._final}"):
+            self._seal()
+            os.replace(self._temporary, self._final)
+            sync_folder(self._final.parent)
+
+    def finish_new(self) -> bool:
+        """Make the object durable under its name, unless there is one."""
+        with _in_words(f"cannot write {self._final}"):
+            self._seal()
+            try:
+                os.link(self._temporary, self._final)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(self._temporary)
+            sync_folder(self._final.parent)
+            return True
+
+    def abort(self) -> None:
+        """Forget what was written. Harmless after `finish`."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+
+    def _seal(self) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+        self._file = -1
+
+
+class WriterFile:
+    """An object on its way as the writable file that other libraries want."""
+
+    closed = False
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        """Append *data*."""
+        self._writer.write(memoryview(data))
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._position
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def close(self) -> None:
+        """Leave the object to whoever began it: only `finish` makes it whole."""
+        self.closed = True
+
+
+def make_folders(folder: Path) -> None:
+    """Make *folder* and its parents, each one durable in its own parent."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in *folder* durable: a rename is not, before its folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise StoreError(
+            f"{what}: {e.strerror or e}. Make room or mend the disk, then run the same command"
+            " again: it goes on from what is committed."
+        ) from e
+
+
+def _load_sync_file_range() -> Any:
+    try:
+        return ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):  # not Linux
+        return None
+
+
+_SYNC_FILE_RANGE = _load_sync_file_range()
+
+
+def _begin_writeback(file: int, start: int, length: int) -> None:
+    # Let the disk begin now, so that the fsync at the end finds little left to wait for.
+    # SYNC_FILE_RANGE_WRITE = 2; a hint: whether it worked does not matter.
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(file, ctypes.c_int64(start), ctypes.c_int64(length), ctypes.c_uint(2))

@@ -1,0 +1,123 @@
+"""The recipe: everything that decides the pixels of a store. Written once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import StoreMismatchError
+from pipeline.store import document, layout
+
+FITS = ("crop", "pad", "squish")
+FILTERS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Two stores with equal recipes and equal listings hold equal bytes."""
+
+    fit: str
+    """How a rectangle becomes a square: `crop`, `pad` or `squish`."""
+    filter: str
+    """The resampling filter."""
+    serves: int
+    """Side in pixels up to which a picture may be decoded at a reduced DCT scale."""
+    exif: bool
+    """Whether pictures are turned by their EXIF orientation."""
+    decoder: str
+    """Digest of the probe pictures as decoded."""
+    resizer: str
+    """Digest of the probe pictures as resized with `filter`."""
+    software: dict[str, str]
+    """What made those digests, in words. Not part of the identity."""
+    shard_rows: int
+    """Rows of every image array that one task writes and one object holds."""
+    chunk_rows: int
+    """Rows that are checksummed together; divides `shard_rows`."""
+    codec: str
+    """Compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
+    classes: tuple[tuple[str, str], ...]
+    """(wnid, words) of label 0, 1, ..."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no store can be made of."""
+        if self.fit not in FITS:
+            raise ValueError(f"fit is {self.fit!r}: expected one of {', '.join(FITS)}.")
+        if self.filter not in FILTERS:
+            raise ValueError(f"filter is {self.filter!r}: expected one of {', '.join(FILTERS)}.")
+        for name in ("serves", "shard_rows", "chunk_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(
+                f"a shard of {self.shard_rows} rows cannot be cut into chunks of"
+                f" {self.chunk_rows}: choose --shard-rows as a multiple of --chunk-rows."
+            )
+
+    def encode(self) -> bytes:
+        """The text of `recipe.json`."""
+        return document.encode(self._fields())
+
+    @property
+    def digest(self) -> str:
+        """By which plans refer to this recipe."""
+        return document.digest(self._fields())
+
+    @property
+    def wnids(self) -> list[str]:
+        """The class of label 0, 1, ..."""
+        return [wnid for wnid, _ in self.classes]
+
+    def _fields(self) -> dict[str, Any]:
+        return {**asdict(self), "format": layout.FORMAT, "classes": [list(c) for c in self.classes]}
+
+
+def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
+    """Read a recipe back.
+
+    Raises:
+        StoreDamagedError: The text is not what was written.
+    """
+    fields = document.decode(data, name)
+    del fields["format"]
+    return Recipe(**{**fields, "classes": tuple((w, words) for w, words in fields["classes"])})
+
+
+def check_same(kept: Recipe, asked: Recipe) -> None:
+    """Compare what decides pixels; which machine's software made them may differ.
+
+    Classes may be a part of the store's: a split need not show every class.
+
+    Raises:
+        StoreMismatchError: Naming each difference.
+    """
+    found = [
+        f"{name} is {getattr(kept, name)!r} in the store, {getattr(asked, name)!r} was asked for"
+        for name in ("fit", "filter", "serves", "exif", "shard_rows", "chunk_rows", "codec")
+        if getattr(kept, name) != getattr(asked, name)
+    ]
+    found += [
+        f"the {name} makes other pixels here ({_named(asked, name)}) than the one that made the"
+        f" store ({_named(kept, name)})"
+        for name in ("decoder", "resizer")
+        if getattr(kept, name) != getattr(asked, name)
+    ]
+    found += _class_differences(kept.wnids, asked.wnids)
+    if found:
+        raise StoreMismatchError(
+            f"the store was made with another recipe: {'; '.join(found)}."
+            " Ask for the store's own recipe (`tesserae info`), or choose another folder."
+        )
+
+
+def _named(recipe: Recipe, part: str) -> str:
+    return f"{recipe.software.get(part, 'unnamed')}, probe {getattr(recipe, part)[:12]}"
+
+
+def _class_differences(kept: Sequence[str], asked: Sequence[str]) -> list[str]:
+    unknown = sorted(set(asked) - set(kept))
+    if not unknown:
+        return []
+    shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+    return [f"{len(unknown)} classes are not in the store's {len(kept)}: {shown}"]

@@ -1,0 +1,110 @@
+"""Objects on an object store, through fsspec. One PUT makes an object whole and durable."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from pipeline.errors import StoreError
+
+
+class RemoteObjects:
+    """Objects under an fsspec URL such as `s3://bucket/prefix`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            # Listings change under our feet: other workers write them.
+            self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as e:
+            raise StoreError(f"cannot open {url}: {e}. Install the extra it names.") from e
+        except ValueError as e:
+            raise StoreError(f"cannot open {url}: {e}.") from e
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def get(self, name: str) -> bytes:
+        """See `Objects`."""
+        return bytes(self._files.cat_file(self._path(name)))
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Objects`."""
+        return cast(BinaryIO, self._files.open(self._path(name), "rb"))
+
+    def size(self, name: str) -> int | None:
+        """See `Objects`."""
+        try:
+            return int(self._files.size(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """See `Objects`."""
+        found = self._files.find(self._path(folder))
+        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    def put(self, name: str, data: bytes) -> None:
+        """See `Objects`."""
+        self._pipe(name, data, mode="overwrite")
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """See `Objects`."""
+        try:
+            self._pipe(name, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def create(self, name: str) -> RemoteWriter:
+        """See `Objects`."""
+        return RemoteWriter(self, name)
+
+    def remove(self, name: str) -> None:
+        """See `Objects`."""
+        if self.size(name) is not None:
+            self._files.rm_file(self._path(name))
+
+    def begin(self) -> None:
+        """Nothing to sweep: an object store has no temp files."""
+
+    def end(self) -> None:
+        """Nothing to sweep: an object store has no temp files."""
+
+    def room(self) -> int | None:
+        """No limit to ask for."""
+        return None
+
+    def _pipe(self, name: str, data: Any, mode: str) -> None:
+        try:
+            self._files.pipe_file(self._path(name), data, mode=mode)
+        except FileExistsError:
+            raise
+        except Exception as e:  # noqa: BLE001 - every file system has errors of its own
+            raise StoreError(
+                f"cannot write {self.url}/{name}: {type(e).__name__}: {e}. When it can be written,"
+                " run the same command again: it goes on from what is committed."
+            ) from e
+
+
+class RemoteWriter:
+    """Gathers an object in memory, for one PUT."""
+
+    def __init__(self, objects: RemoteObjects, name: str) -> None:
+        self.name = name
+        self._objects = objects
+        self._data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        """Append *data*."""
+        self._data += data
+
+    def finish(self) -> None:
+        """PUT the object under its name."""
+        self._objects.put(self.name, bytes(self._data))
+        self._data = bytearray()
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        self._data = bytearray()

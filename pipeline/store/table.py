@@ -1,0 +1,112 @@
+"""The table: one line a sample, what its bytes were and what became of them.
+
+Columns, in this order:
+
+    row        int64    place in the arrays          mode       string   of the file: RGB, L, ...
+    key        string   canonical name               format     string   of the file: JPEG, ...
+    wnid       string   class                        num_bytes  int64    of the file
+    label      int32    0..C-1, -1 for none          crc32c     uint32   of the file's bytes
+    width      int32    of the file, in pixels       box        int32[4] left, top, right, bottom:
+    height     int32                                            what the fit kept of the picture
+    status     uint8    as in the status array       reason     string   why a row is quarantined
+
+width, height, mode, format and box are null where the bytes gave no picture, reason where they
+did. A part holds the rows of one shard; the split's table is the parts in order.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.store.objects import WriterFile
+from pipeline.store.shard import Writer
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("wnid", pa.string()),
+        ("label", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("mode", pa.string()),
+        ("format", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("crc32c", pa.uint32()),
+        ("box", pa.list_(pa.int32(), 4)),
+        ("status", pa.uint8()),
+        ("reason", pa.string()),
+    ]
+)
+
+GROUP_ROWS = 65_536
+"""Rows of a row group of the whole table, whatever the parts were."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table, in the order of its columns."""
+
+    row: int
+    key: str
+    wnid: str
+    label: int
+    width: int | None
+    height: int | None
+    mode: str | None
+    format: str | None
+    num_bytes: int
+    crc32c: int
+    box: tuple[int, int, int, int] | None
+    status: int
+    reason: str | None
+
+
+def encode_part(lines: Sequence[Line]) -> bytes:
+    """A shard's lines as a Parquet file."""
+    columns = [
+        pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
+    ]
+    return encode_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+
+
+def encode_table(part: pa.Table) -> bytes:
+    """A part as a Parquet file: the same rows give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(part.combine_chunks(), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def decode_part(data: bytes) -> pa.Table:
+    """A part, or a whole table, with the columns of `SCHEMA`."""
+    return pq.read_table(pa.BufferReader(data))
+
+
+def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
+    """Write the whole table out of its parts, holding one row group in memory."""
+    with (
+        pa.PythonFile(WriterFile(writer), mode="w") as sink,
+        pq.ParquetWriter(sink, SCHEMA, compression="zstd") as file,
+    ):
+        for group in _regroup(parts):
+            file.write_table(group, row_group_size=GROUP_ROWS)
+
+
+def _regroup(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    waiting: list[pa.Table] = []
+    num_rows = 0
+    for part in parts:
+        waiting.append(part)
+        num_rows += part.num_rows
+        while num_rows >= GROUP_ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, GROUP_ROWS).combine_chunks()
+            waiting = [whole.slice(GROUP_ROWS)]
+            num_rows -= GROUP_ROWS
+    if num_rows:
+        yield pa.concat_tables(waiting).combine_chunks()

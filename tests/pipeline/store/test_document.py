@@ -1,0 +1,37 @@
+"""A document finds out about any change of its text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.store import document
+
+FIELDS = {"format": 1, "classes": [["n01440764", "tench, Tinca tinca"], ["n2", "Fuß\n"]], "x": 1.5}
+
+
+def test_a_document_is_read_back() -> None:
+    """Without its digest."""
+    assert document.decode(document.encode(FIELDS), "recipe.json") == FIELDS
+
+
+@given(place=st.integers(0, len(document.encode(FIELDS)) - 1), flip=st.integers(1, 255))
+def test_any_changed_byte_is_found(place: int, flip: int) -> None:
+    """White space too."""
+    data = bytearray(document.encode(FIELDS))
+    data[place] ^= flip
+    with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
+        document.decode(bytes(data), "recipe.json")
+
+
+@given(length=st.integers(0, len(document.encode(FIELDS)) - 1))
+def test_any_cut_is_found(length: int) -> None:
+    """An empty file too."""
+    with pytest.raises(StoreDamagedError):
+        document.decode(document.encode(FIELDS)[:length], "recipe.json")
+
+
+def test_a_format_of_the_future_is_refused_by_number() -> None:
+    """It is not damaged: another version made it."""
+    with pytest.raises(StoreError, match="format 2: this version reads 1"):
+        document.decode(document.encode({**FIELDS, "format": 2}), "recipe.json")

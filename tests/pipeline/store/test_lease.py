@@ -1,0 +1,106 @@
+"""One run writes a split at a time, whatever became of the one before."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreBusyError
+from pipeline.store import lease as module
+from pipeline.store.lease import lease
+from pipeline.store.objects import open_objects
+
+HOLDER = """
+import sys, time
+from pipeline.store.lease import lease
+from pipeline.store.objects import open_objects
+with lease(open_objects(sys.argv[1]), "train", wait=False):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["disk", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "disk" else f"memory://{tmp_path}"
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
+    """And may go on when the first has ended."""
+    objects = open_objects(url)
+    with lease(objects, "train", wait=False):
+        with (
+            pytest.raises(StoreBusyError, match=r"'train' of .* is being written by process \d+ on"),
+            lease(objects, "train", wait=False),
+        ):
+            pass
+        with lease(objects, "val", wait=False):
+            pass
+    with lease(objects, "train", wait=False):
+        pass
+
+
+def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first has ended."""
+    monkeypatch.setattr(module, "WAIT_STEP", 0.01)
+    objects = open_objects(url)
+    order: list[str] = []
+
+    def second() -> None:
+        with lease(open_objects(url), "train", wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with lease(objects, "train", wait=False):
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    """The system drops it: nothing to clean up by hand."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StoreBusyError, match=f"process {holder.pid}"),
+            lease(open_objects(str(tmp_path)), "train", wait=False),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with lease(open_objects(str(tmp_path)), "train", wait=False):
+        pass
+
+
+def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder died, or is cut off."""
+    objects = open_objects(f"memory://{tmp_path}")
+    monkeypatch.setattr(module, "WAIT_STEP", 0.01)
+    monkeypatch.setattr(module, "EXPIRES", -1.0)
+    dead = module._Record(objects, "train")
+    assert objects.put_new(".tmp/train.lease.json", dead._text())
+    monkeypatch.setattr(module, "EXPIRES", 120.0)
+    with lease(objects, "train", wait=False):
+        pass
+
+
+def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than it would without its holder."""
+    monkeypatch.setattr(module, "EXPIRES", 0.3)
+    objects = open_objects(f"memory://{tmp_path}")
+    with lease(objects, "train", wait=False):
+        for _ in range(8):
+            threading.Event().wait(0.1)
+            with (
+                pytest.raises(StoreBusyError),
+                lease(open_objects(f"memory://{tmp_path}"), "train", wait=False),
+            ):
+                pass

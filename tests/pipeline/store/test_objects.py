@@ -1,0 +1,148 @@
+"""The one door for writing: whole or not at all, one writer, and sentences for what goes wrong."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from pipeline.errors import StoreError
+from pipeline.store import objects as door
+from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.records import fingerprint
+
+
+def begun(url: str, run: str = "train-1") -> Objects:
+    objects = open_objects(url, run)
+    objects.begin()
+    return objects
+
+
+@pytest.fixture(params=["disk", "memory"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    return begun(str(tmp_path / "store") if request.param == "disk" else f"memory://{tmp_path}")
+
+
+def test_an_object_is_read_back_under_its_name(objects: Objects) -> None:
+    """Whole, by size, and as a file."""
+    objects.put("a/b/c.json", b"hello")
+    assert objects.get("a/b/c.json") == b"hello"
+    assert objects.size("a/b/c.json") == 5
+    with objects.open("a/b/c.json") as file:
+        file.seek(1)
+        assert file.read(3) == b"ell"
+
+
+def test_objects_are_listed_under_a_folder_at_any_depth(objects: Objects) -> None:
+    """Sorted, and by their whole names."""
+    for name in ("a/2", "a/b/1", "c"):
+        objects.put(name, b"x")
+    assert objects.names("a") == ["a/2", "a/b/1"]
+    assert objects.names("nothing") == []
+
+
+def test_what_is_not_there_is_said(objects: Objects) -> None:
+    """FileNotFoundError to read, None for a size, silence to remove."""
+    with pytest.raises(FileNotFoundError):
+        objects.get("a")
+    assert objects.size("a") is None
+    objects.remove("a")
+
+
+def test_a_new_object_never_replaces_one(objects: Objects) -> None:
+    """Two planners: one plan."""
+    assert objects.put_new("plan", b"mine")
+    assert not objects.put_new("plan", b"yours")
+    assert objects.get("plan") == b"mine"
+
+
+def test_an_object_is_not_there_before_it_is_finished(objects: Objects) -> None:
+    """Nor after it was given up."""
+    writer = objects.create("shard")
+    writer.write(memoryview(b"half"))
+    assert objects.size("shard") is None
+    writer.abort()
+    assert objects.size("shard") is None
+    assert [name for name in objects.names("") if not name.startswith(".tmp")] == []
+
+
+def test_a_piece_may_be_overwritten_as_soon_as_it_was_written(objects: Objects) -> None:
+    """Composers use one buffer again and again."""
+    buffer = bytearray(b"one")
+    writer = objects.create("shard")
+    writer.write(memoryview(buffer))
+    buffer[:] = b"two"
+    writer.write(memoryview(buffer))
+    writer.finish()
+    writer.abort()
+    assert objects.get("shard") == b"onetwo"
+
+
+def test_a_fingerprint_names_size_and_digest() -> None:
+    """The digest anybody's xxhsum prints."""
+    written = fingerprint("a", b"hello")
+    assert (written.num_bytes, written.digest) == (5, xxhash.xxh3_128(b"hello").hexdigest())
+
+
+def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
+    """A ghost that computes on can write nothing, begun or not."""
+    early = begun(str(tmp_path), "train-1")
+    other = begun(str(tmp_path), "train-a-1")
+    begun_writer = early.create("begun")
+    late = begun(str(tmp_path), "train-2")
+    late.put("late", b"x")
+    begun_writer.write(memoryview(b"x"))
+    with pytest.raises(StoreError, match="cannot write"):
+        begun_writer.finish()
+    begun_writer.abort()
+    with pytest.raises(StoreError, match="another run of the same split has begun"):
+        early.put("early", b"x")
+    other.put("of another split", b"x")
+    assert late.names("") == ["late", "of another split"]
+
+
+def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
+    """Finished, given up or forgotten."""
+    objects = begun(str(tmp_path))
+    objects.put("a", b"x")
+    forgotten = objects.create("b")
+    objects.end()
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    forgotten.abort()
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may take fewer bytes than it was given."""
+    objects = begun(str(tmp_path))
+    write = os.write
+    monkeypatch.setattr(door.os, "write", lambda file, data: write(file, bytes(data[:3])))
+    objects.put("a", b"0123456789")
+    assert objects.get("a") == b"0123456789"
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What was there before stays there."""
+    objects = begun(str(tmp_path))
+    objects.put("a", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(door.os, call, fail)
+        with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Make"):
+            objects.put("a", b"new")
+    assert objects.get("a") == b"old"
+    objects.end()
+    assert objects.names("") == ["a"]
+
+
+def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
+    """Also before the store is there."""
+    room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").room()
+    assert room is not None
+    assert room > 0

@@ -1,0 +1,173 @@
+"""A shard composed here is byte for byte what zarr writes, and other readers agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import xxhash
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.store import arrays, layout
+from pipeline.store.objects import LocalObjects
+from pipeline.store.plan import Plan
+from pipeline.store.recipe import Recipe
+from pipeline.store.shard import ShardComposer, parse_codec
+
+CODECS = ["none", "zstd:3", "blosc-lz4", "blosc-zstd:1"]
+
+
+def make_recipe(shard_rows: int, chunk_rows: int, codec: str) -> Recipe:
+    return Recipe(
+        fit="crop",
+        filter="bicubic",
+        serves=288,
+        exif=False,
+        decoder="d",
+        resizer="r",
+        software={},
+        shard_rows=shard_rows,
+        chunk_rows=chunk_rows,
+        codec=codec,
+        classes=(("n01440764", "tench"),),
+    )
+
+
+def make_plan(recipe: Recipe, num_rows: int) -> Plan:
+    return Plan(
+        split="train",
+        recipe=recipe.digest,
+        num_rows=num_rows,
+        listing="",
+        order_version=1,
+        seed=0,
+        shard_rows=recipe.shard_rows,
+    )
+
+
+def compose(objects: LocalObjects, recipe: Recipe, plan: Plan, images: NDArray[np.uint8]) -> None:
+    """Write *images*, (N, size, size, 3) uint8, as the shards of a split."""
+    size = images.shape[1]
+    metadata = [*arrays.groups("train"), arrays.image_array(recipe, plan, size)]
+    for name, data in metadata:
+        objects.put(name, data)
+    for shard in range(plan.num_shards):
+        writer = objects.create(layout.shard("train", size, shard))
+        composer = ShardComposer(
+            writer,
+            size=size,
+            shard_rows=recipe.shard_rows,
+            chunk_rows=recipe.chunk_rows,
+            codec=recipe.codec,
+        )
+        chunk = 0
+        for row in plan.rows(shard):
+            composer.rows[chunk] = images[row]
+            chunk += 1
+            if chunk == recipe.chunk_rows or row == plan.rows(shard)[-1]:
+                composer.flush(chunk)
+                chunk = 0
+        written = composer.finish()
+        data = (Path(objects.url) / written.name).read_bytes()
+        assert written.num_bytes == len(data)
+        assert written.digest == xxhash.xxh3_128(data).hexdigest()
+
+
+def begun(folder: Path) -> LocalObjects:
+    objects = LocalObjects(str(folder), "train-test")
+    objects.begin()
+    return objects
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    codec=st.sampled_from(CODECS),
+    chunk_rows=st.integers(1, 5),
+    chunks=st.integers(1, 4),
+    num_rows=st.integers(1, 45),
+    seed=st.integers(0, 2**32),
+)
+def test_a_shard_is_byte_for_byte_zarrs_own(
+    tmp_path_factory: pytest.TempPathFactory,
+    codec: str,
+    chunk_rows: int,
+    chunks: int,
+    num_rows: int,
+    seed: int,
+) -> None:
+    """For any shape, codec and fill, black rows and short last shards too."""
+    folder = tmp_path_factory.mktemp("shard")
+    recipe = make_recipe(chunk_rows * chunks, chunk_rows, codec)
+    plan = make_plan(recipe, num_rows)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num_rows, 6, 6, 3), np.uint8)
+    images[rng.random(num_rows) < 0.4] = 0
+    ours = begun(folder / "ours")
+    compose(ours, recipe, plan, images)
+
+    theirs = begun(folder / "theirs")
+    name, metadata = arrays.image_array(recipe, plan, 6)
+    theirs.put(name, metadata)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(folder / "theirs" / layout.array("train", "6"), mode="r+")
+        for shard in range(plan.num_shards):
+            rows = plan.rows(shard)
+            array[rows.start : rows.stop] = images[rows.start : rows.stop]
+    for shard in range(plan.num_shards):
+        name = layout.shard("train", 6, shard)
+        assert ours.get(name) == theirs.get(name)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_two_other_readers_read_the_same_pixels(tmp_path: Path, codec: str) -> None:
+    """zarr-python and tensorstore, neither of which knows us."""
+    recipe = make_recipe(32, 4, codec)
+    plan = make_plan(recipe, 75)
+    images = np.random.default_rng(0).integers(0, 256, (75, 8, 8, 3), np.uint8)
+    images[40:48] = 0
+    compose(begun(tmp_path), recipe, plan, images)
+    path = tmp_path / layout.array("train", "8")
+    assert np.array_equal(zarr.open_array(path, mode="r")[:], images)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+    assert np.array_equal(tensorstore.open(spec).result().read().result(), images)
+
+
+def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
+    """Chunk k of an uncompressed shard begins at k * (chunk bytes + 4)."""
+    recipe = make_recipe(12, 3, "none")
+    images = np.random.default_rng(1).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    objects = begun(tmp_path)
+    compose(objects, recipe, make_plan(recipe, 8), images)
+    data = objects.get(layout.shard("train", 4, 0))
+    row_bytes, chunk_bytes = 48, 3 * 48
+    for row in range(8):
+        place = row // 3 * (chunk_bytes + 4) + row % 3 * row_bytes
+        assert data[place : place + row_bytes] == images[row].tobytes()
+    index = np.frombuffer(data[-(4 * 16 + 4) : -4], "<u8").reshape(4, 2)
+    assert index[3].tolist() == [2**64 - 1] * 2
+    assert data[2 * (chunk_bytes + 4) + 96 : 2 * (chunk_bytes + 4) + 144] == bytes(48)
+
+
+def test_a_short_chunk_does_not_keep_rows_of_the_one_before(tmp_path: Path) -> None:
+    """The buffer is used again: what is not written must be zeros."""
+    recipe = make_recipe(4, 4, "none")
+    objects = begun(tmp_path)
+    writer = objects.create("object")
+    composer = ShardComposer(writer, size=2, shard_rows=4, chunk_rows=4, codec="none")
+    composer.rows[:] = 9
+    composer.flush(1)
+    composer.finish()
+    assert objects.get("object")[12:48] == bytes(36)
+    assert recipe.chunk_rows == 4
+
+
+@pytest.mark.parametrize(
+    "codec", ["", "gzip", "zstd", "zstd:0", "zstd:23", "zstd:x", "none:1", "blosc-zstd:10", "zstd:-1"]
+)
+def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
+    """With the value, and with what was expected."""
+    with pytest.raises(ValueError, match="codec is .*expected none"):
+        parse_codec(codec)
