@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xxhash
 
@@ -110,6 +111,49 @@ def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
     objects.end()
     assert list((tmp_path / ".tmp").iterdir()) == []
     forgotten.abort()
+
+
+@pytest.mark.parametrize("length", [1, 4 << 20, (4 << 20) + 1, 9_000_001, 12 << 20])
+def test_an_object_of_any_length_is_written_whole(tmp_path: Path, length: int) -> None:
+    """Of one block, of several, and of a rest that no disk's block divides."""
+    objects = begun(str(tmp_path))
+    data = np.random.default_rng(0).integers(0, 256, length, np.uint8)
+    writer = objects.create("a")
+    for start in range(0, length, 777_777):
+        writer.write(memoryview(data[start : start + 777_777]))
+    writer.finish()
+    writer.abort()
+    assert objects.get("a") == data.tobytes()
+
+
+def test_a_file_system_without_direct_writes_is_written_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through its cache."""
+    monkeypatch.setattr(door.os, "O_DIRECT", -1, raising=False)
+    objects = begun(str(tmp_path))
+    writer = objects.create("a")
+    writer.write(memoryview(bytes(9_000_001)))
+    writer.finish()
+    writer.abort()
+    assert objects.get("a") == bytes(9_000_001)
+
+
+def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes tells the one that composes."""
+    objects = begun(str(tmp_path))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(door.os, "write", fail)
+    writer = objects.create("a")
+    with pytest.raises(StoreError, match="No space left on device"):
+        for _ in range(4):
+            writer.write(memoryview(bytes(4 << 20)))
+    writer.abort()
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+# Each target is one command, shown as it runs. `make help` lists them and what they take.
+
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PILLOW ?=
+EXTRAS ?=
+
+SETUP := -m workflows.install
+RUN := .venv/bin/python
+TESSERAE := .venv/bin/tesserae
+
+options = $(if $(SPLIT),--split $(SPLIT)) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+.PHONY: setup
+setup: ## Make .venv and install the project in it, with Pillow-SIMD where it can be compiled
+	$(PYTHON) $(SETUP) $(if $(EXTRAS),--need $(EXTRAS)) $(if $(PILLOW),--pillow $(PILLOW))
+
+.PHONY: demo
+demo: .ready ## From photographs to a verified store with pictures to look at; DATA= for your own
+	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+.PHONY: prepare
+prepare: .data .store .ready ## Decode and resize DATA into STORE; goes on where it was broken off
+	$(TESSERAE) prepare "$(DATA)" "$(STORE)" $(options)
+
+.PHONY: verify
+verify: .store .ready ## Check every file of STORE
+	$(TESSERAE) verify "$(STORE)" $(ARGS)
+
+.PHONY: repair
+repair: .store .ready ## Rebuild what is damaged in STORE, and nothing else
+	$(TESSERAE) repair "$(STORE)" $(ARGS)
+
+.PHONY: info
+info: .store .ready ## Say what is in STORE
+	$(TESSERAE) info "$(STORE)" $(ARGS)
+
+.PHONY: sample
+sample: .ready ## Make a small ImageNet-shaped folder of photographs in DATA (./sample)
+	$(TESSERAE) sample "$(or $(DATA),sample)" $(ARGS)
+
+.PHONY: doctor
+doctor: .ready ## Say what is active on this machine, and what to do about what is missing
+	$(TESSERAE) doctor $(if $(STORE),"$(STORE)") $(ARGS)
+
+.PHONY: bench
+bench: .ready ## Measure preparing against the bare floor and against other ways
+	$(RUN) benchmarks/prepare.py $(ARGS)
+
+.PHONY: test
+test: .ready-dev ## Run the quick tests
+	$(RUN) -m pytest $(ARGS)
+
+.PHONY: test-all
+test-all: .ready-dev ## Run every test this machine can, with many more examples of each law
+	$(RUN) -m pytest -m "" --hypothesis-profile=thorough $(ARGS)
+
+.PHONY: lint
+lint: .ready-dev ## Check style, types and the direction of imports
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+.PHONY: clean
+clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
+	rm -rf .venv demo build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find pipeline workflows cluster tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## Show this list
+	@echo "make TARGET [KNOB=value ...]"
+	@echo
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  DATA      the images: a folder, an archive or a URL, e.g. DATA=/path/to/ILSVRC2012"
+	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
+	@echo "  SPLIT     train, val, ... (train)         SIZES    e.g. SIZES=\"72 224 288\""
+	@echo "  WORKERS   processes (one a core)          ARGS     anything else for the command"
+	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
+	@echo "  PILLOW    auto, simd or stock (auto)"
+
+# --- What the targets stand on ---------------------------------------------------------------------
+
+# 0.2 s when all is there.
+.PHONY: .ready .ready-dev
+.ready:
+	@$(PYTHON) $(SETUP) --quiet
+.ready-dev:
+	@$(PYTHON) $(SETUP) --quiet --need dev
+
+# Asked before a minute is spent on .venv.
+.PHONY: .data .store
+.data:
+	@$(if $(DATA),:,$(error say where the images are: make $(MAKECMDGOALS) DATA=/path/to/ILSVRC2012 STORE=/path/to/store))
+.store:
+	@$(if $(STORE),:,$(error say where the store is: make $(MAKECMDGOALS) $(if $(filter prepare,$(MAKECMDGOALS)),DATA=/path/to/ILSVRC2012 )STORE=/path/to/store))

@@ -1,0 +1,1 @@
+"""Where the work runs. Knows Dask, knows nothing of images."""

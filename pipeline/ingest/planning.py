@@ -1,0 +1,317 @@
+"""Before the first picture is read: the recipe, the plan, and all that follows from them.
+
+The planner runs under the split's lease, in the process of the person who asked. Everything it
+writes is written again, the same, by a run that found a broken one's leftovers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline import probe
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.ingest.rows import Origin, Rows, write_rows
+from pipeline.order import ROW_ORDER_VERSION, row_order
+from pipeline.sources import Source
+from pipeline.sources.listing import listing_digest
+from pipeline.store import arrays, layout, plan, recipe, records
+from pipeline.store.objects import Objects
+from pipeline.store.plan import Plan
+from pipeline.store.recipe import Recipe
+
+UNLABELLED = "-"
+"""The class part of the key of a sample that has no class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a person may choose about a store. None: as the store has it, or the default."""
+
+    sizes: tuple[int, ...] = (72, 224, 288)
+    fit: str | None = None
+    filter: str | None = None
+    serves: int | None = None
+    exif: bool | None = None
+    shard_rows: int | None = None
+    chunk_rows: int | None = None
+    codec: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no array can have."""
+        if not self.sizes or any(not 1 <= size <= 4096 for size in self.sizes):
+            raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
+        if len(set(self.sizes)) != len(self.sizes):
+            raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
+
+
+DEFAULTS = {
+    "fit": "crop",
+    "filter": "bicubic",
+    "exif": False,
+    "shard_rows": 1024,
+    "chunk_rows": 16,
+    "codec": "none",
+}
+
+
+def new_run(split: str) -> str:
+    """A name for a run, by which its temp files and tasks are told from others'."""
+    return f"{split}-{uuid.uuid4().hex[:8]}"
+
+
+def settle_recipe(
+    objects: Objects, choices: Choices, wnids: Sequence[str], words: dict[str, str]
+) -> Recipe:
+    """The store's recipe, made from *choices* if the store is new.
+
+    Raises:
+        StoreMismatchError: The store has another one, or this machine makes other pixels.
+        StoreDamagedError: The store has data but no recipe.
+    """
+    kept = _kept_recipe(objects)
+    asked = _asked_recipe(choices, kept, wnids, words)
+    if kept is None:
+        if not objects.put_new(layout.RECIPE, asked.encode()):
+            kept = records.load_recipe(objects)  # another split's planner was faster
+        else:
+            return asked
+    recipe.check_same(kept, asked)
+    return kept
+
+
+def _kept_recipe(objects: Objects) -> Recipe | None:
+    if objects.size(layout.RECIPE) is not None:
+        return records.load_recipe(objects)
+    if records.splits(objects):
+        raise StoreDamagedError(
+            f"the store {objects.url} has plans but no {layout.RECIPE}. Run `tesserae repair`."
+        )
+    return None
+
+
+def _asked_recipe(
+    choices: Choices, kept: Recipe | None, wnids: Sequence[str], words: dict[str, str]
+) -> Recipe:
+    def chosen(name: str) -> object:
+        value = getattr(choices, name)
+        if value is not None:
+            return value
+        return DEFAULTS[name] if kept is None else getattr(kept, name)
+
+    serves = choices.serves or (max(choices.sizes) if kept is None else kept.serves)
+    fields = {name: chosen(name) for name in DEFAULTS}
+    made = probe.probe(str(fields["filter"]))
+    return Recipe(
+        **fields,  # type: ignore[arg-type]
+        serves=serves,
+        decoder=made.decoder,
+        resizer=made.resizer,
+        software=probe.description(),
+        classes=tuple((wnid, words.get(wnid, "")) for wnid in sorted(wnids)),
+    )
+
+
+def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:
+    """Where the split's rows come from, if the source has not changed since they were listed.
+
+    This is the cached listing: with it a rerun need not look at a million files again.
+
+    Args:
+        objects: The store.
+        split: The split.
+        source: What was named now.
+        root: Where its bytes are read: its own root, or the spool's folder.
+    """
+    try:
+        rows = Rows(objects, records.load_plan(objects, split))
+    except (StoreError, StoreDamagedError):
+        return None
+    origin = rows.origin
+    rows.close()
+    same = (origin.kind, origin.root) == (source.kind, root)
+    return origin if same and origin.fingerprint == source.fingerprint() else None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source's samples and their classes."""
+
+    table: pa.Table
+    digest: str
+    runs: list[tuple[str, int, int]]
+    """(class, start, stop) over the sorted samples."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images."""
+        return int(pc.sum(self.table["num_bytes"]).as_py() or 0)
+
+    @property
+    def wnids(self) -> list[str]:
+        """The classes, sorted; a sample without one has none."""
+        return sorted({name for name, _, _ in self.runs if name != UNLABELLED})
+
+
+def read_listing(table: pa.Table) -> Listed:
+    """Work out what a plan needs to know of a listing that is sorted by key."""
+    table = table.combine_chunks()
+    return Listed(table, listing_digest(table), list(class_runs(table["key"])))
+
+
+def make_plan(
+    objects: Objects, split: str, recipe: Recipe, listed: Listed, origin: Origin, seed: int
+) -> Plan:
+    """Write the plan of a split, its rows, labels and metadata; or check those that are there.
+
+    Raises:
+        StoreMismatchError: The split was planned from another listing or order.
+    """
+    asked = Plan(
+        split=split,
+        recipe=recipe.digest,
+        num_rows=listed.table.num_rows,
+        listing=listed.digest,
+        order_version=ROW_ORDER_VERSION,
+        seed=seed,
+        shard_rows=recipe.shard_rows,
+    )
+    if not objects.put_new(layout.plan(split), asked.encode()):
+        plan.check_same(records.load_plan(objects, split), asked)
+    labels = _labels(listed, recipe)
+    order = row_order(asked.num_rows, seed)
+    write_rows(objects, asked, origin, listed.table, labels, order)
+    if objects.size(f"{layout.array(split, 'label')}/zarr.json") is None:
+        for name, data in arrays.label_array(split, labels[order]):
+            objects.put(name, data)
+    return asked
+
+
+def write_metadata(
+    objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]
+) -> None:
+    """Write what is not there yet of the metadata that lets any zarr reader open the split."""
+    made = [*arrays.groups(plan.split), arrays.status_metadata(plan)]
+    made += [arrays.image_array(recipe, plan, size) for size in sizes]
+    for name, data in made:
+        if objects.size(name) is None:
+            objects.put(name, data)
+
+
+def check_room(
+    objects: Objects, recipe: Recipe, plan: Plan, missing: dict[int, int], extra: int = 0
+) -> int:
+    """Refuse a run that cannot end well for want of room.
+
+    Args:
+        objects: The store.
+        recipe: Says what a shard holds.
+        plan: Says how many rows there are.
+        missing: Size in pixels -> shards of it that are to be made.
+        extra: Bytes needed beside them.
+
+    Returns:
+        The bytes that will be written, at most.
+
+    Raises:
+        StoreError: There is less room than that.
+    """
+    needed = extra + sum(
+        count * shard_bytes(recipe, size) for size, count in missing.items()
+    )
+    room = objects.room()
+    if room is not None and recipe.codec == "none" and needed > room:
+        raise StoreError(
+            f"too little room at {objects.url}: {needed / 1e9:,.1f} GB are needed,"
+            f" {room / 1e9:,.1f} GB are free. Make room, choose fewer --sizes, or pass --limit."
+        )
+    return needed
+
+
+def check_spool_room(objects: Objects, needed: int) -> None:
+    """Refuse to stream a source that the spool has no room for.
+
+    Raises:
+        StoreError: There are fewer free bytes than *needed*.
+    """
+    room = objects.room()
+    if room is not None and needed > room:
+        raise StoreError(
+            f"too little room at {objects.url}: the source can only be streamed, and its images"
+            f" need {needed / 1e9:,.1f} GB beside the store; {room / 1e9:,.1f} GB are free."
+        )
+
+
+def check_seed(kept: Plan, seed: int) -> None:
+    """Check that a split was planned with *seed*.
+
+    Raises:
+        StoreMismatchError: It was planned with another.
+    """
+    plan.check_same(kept, replace(kept, seed=seed))
+
+
+def shard_bytes(recipe: Recipe, size: int) -> int:
+    """Bytes of one whole shard object, uncompressed."""
+    chunks = recipe.shard_rows // recipe.chunk_rows
+    return chunks * (recipe.chunk_rows * size * size * 3 + 4 + 16) + 4
+
+
+def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
+    """The classes of sorted keys, as (class, start, stop), found by bisection.
+
+    A million keys of a thousand classes are looked at a few thousand times, not a million.
+    """
+    column = keys.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], pa.large_string())
+    runs = []
+    start = 0
+    while start < len(column):
+        name = column[start].as_py().partition("/")[0]
+        stop = _bisect(column, name + "0", start)  # "0" follows "/" in ASCII
+        runs.append((name, start, stop))
+        start = stop
+    return runs
+
+
+def _bisect(column: pa.Array, text: str, low: int) -> int:
+    # First place in [low, len) whose key is not below *text*, bytewise: gallop, then halve.
+    wanted = text.encode()
+
+    def below(place: int) -> bool:
+        return bool(column[place].as_py().encode() < wanted)
+
+    step = 1
+    while low + step < len(column) and below(low + step):
+        step *= 2
+    high = min(low + step, len(column))
+    while low < high:
+        middle = (low + high) // 2
+        if below(middle):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _labels(listed: Listed, recipe: Recipe) -> NDArray[np.int32]:
+    place = {wnid: label for label, wnid in enumerate(recipe.wnids)}
+    unknown = [name for name in listed.wnids if name not in place]
+    if unknown:
+        raise StoreMismatchError(
+            f"{len(unknown)} classes are not in the store's {len(place)}: {unknown[:5]}."
+            " A split may show fewer classes than the first one, not others."
+        )
+    labels = np.full(listed.table.num_rows, -1, np.int32)
+    for name, start, stop in listed.runs:
+        labels[start:stop] = place.get(name, -1)
+    return labels
+

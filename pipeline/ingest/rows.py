@@ -1,0 +1,151 @@
+"""Which sample each row is: one Arrow file that planner writes and workers look into.
+
+An Arrow IPC file with one record batch a shard, so that a task reads the batch of its shard and
+nothing else. Columns: key, label (int32), num_bytes (int64), path (null: the key is the path),
+offset (int64, null: the whole file). The schema's metadata says where the source is. It is a
+cache: the plan, which holds no paths, decides whether it is the right one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.store import layout
+from pipeline.store.objects import Objects, WriterFile
+from pipeline.store.plan import Plan
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.large_string()),
+        ("label", pa.int32()),
+        ("num_bytes", pa.int64()),
+        ("path", pa.large_string()),
+        ("offset", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a split's bytes are."""
+
+    source: str
+    """What the person named."""
+    kind: str
+    root: str
+    """What paths are relative to."""
+    fingerprint: str
+    """Changes when the source does."""
+    listing: str
+    """Digest of the listing, as in the plan."""
+    num_bytes: int
+    """Of all samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row's place in the source."""
+
+    row: int
+    key: str
+    label: int
+    num_bytes: int
+    path: str
+    offset: int | None
+
+
+def write_rows(
+    objects: Objects,
+    plan: Plan,
+    origin: Origin,
+    listing: pa.Table,
+    labels: NDArray[np.int32],
+    order: NDArray[np.int64],
+) -> None:
+    """Write the rows of a split.
+
+    Args:
+        objects: The store.
+        plan: Says how many rows a shard has.
+        origin: Where the source is.
+        listing: Samples sorted by key (`pipeline.sources.listing`).
+        labels: (num_rows,) int32, of the sorted samples.
+        order: (num_rows,) int64, the place in *listing* of row 0, 1, ...
+    """
+    schema = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
+    columns = listing.append_column("label", pa.array(labels)).combine_chunks()
+    writer = objects.create(layout.rows(plan.split))
+    try:
+        with (
+            pa.PythonFile(WriterFile(writer), mode="w") as sink,
+            pa.ipc.new_file(sink, schema) as file,
+        ):
+            for shard in range(plan.num_shards):
+                rows = plan.rows(shard)
+                file.write_batch(_batch(columns.take(order[rows.start : rows.stop]), schema))
+        writer.finish()
+    finally:
+        writer.abort()
+
+
+def _batch(taken: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [
+        taken[field.name].cast(field.type).combine_chunks()
+        if field.name in taken.column_names
+        else pa.nulls(taken.num_rows, field.type)
+        for field in schema
+    ]
+    flat = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
+    return pa.RecordBatch.from_arrays(flat, schema=schema)
+
+
+class Rows:
+    """The rows of a split, read shard by shard."""
+
+    def __init__(self, objects: Objects, plan: Plan) -> None:
+        """Open the file.
+
+        Raises:
+            StoreError: It is not there, or belongs to another plan.
+        """
+        name = layout.rows(plan.split)
+        self._plan = plan
+        try:
+            self._raw = objects.open(name)
+            self._file = pa.ipc.open_file(self._raw)
+            self.origin = Origin(**json.loads(self._file.schema.metadata[b"origin"]))
+        except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as e:
+            raise StoreError(
+                f"where the images of split {plan.split!r} lie is not known: {name} cannot be read"
+                f" ({type(e).__name__}). Run `tesserae prepare` with the source again."
+            ) from e
+        if self.origin.listing != plan.listing or self._file.num_record_batches != plan.num_shards:
+            raise StoreError(
+                f"{name} belongs to another plan of split {plan.split!r}. Run `tesserae prepare`"
+                " with the source again."
+            )
+
+    def shard(self, shard: int) -> list[Sample]:
+        """The samples of one shard, in the order of its rows."""
+        return list(self._samples(shard))
+
+    def num_bytes(self, shard: int) -> int:
+        """Bytes of all source images of one shard."""
+        return int(pa.compute.sum(self._file.get_batch(shard)["num_bytes"]).as_py())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+
+    def _samples(self, shard: int) -> Iterator[Sample]:
+        columns = (column.to_pylist() for column in self._file.get_batch(shard).columns)
+        rows = self._plan.rows(shard)
+        for row, (key, label, num_bytes, path, offset) in zip(rows, zip(*columns, strict=True), strict=True):
+            yield Sample(row, key, label, num_bytes, key if path is None else path, offset)

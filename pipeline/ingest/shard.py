@@ -1,0 +1,462 @@
+"""What one task does: one shard of every size, from the source's bytes to a commit.
+
+    read -> crc32c -> decode once -> resize to each size -> chunk -> shard objects -> table part
+    -> commit, last
+
+A task may run twice, or beside its own ghost: what it writes is decided by recipe, plan and
+source alone, appears whole or not at all, and the commit vouches only for what is durable.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import probe
+from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
+from pipeline.errors import DecodeError, StoreMismatchError
+from pipeline.ingest.readahead import read_ahead
+from pipeline.ingest.rows import Rows, Sample
+from pipeline.ingest.watchdog import Watchdog
+from pipeline.isolate import IsolatedDecoder
+from pipeline.resize import fit_box, resize_into
+from pipeline.sources.reader import Reader
+from pipeline.store import layout, records, recipe, table
+from pipeline.store.commit import Commit, Written
+from pipeline.store.objects import Objects, open_objects
+from pipeline.store.shard import ShardComposer
+from pipeline.store.table import Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all tasks of a run share. Small: it travels with each of them."""
+
+    store: str
+    split: str
+    run: str
+    sizes: tuple[int, ...]
+    image_seconds: float = 60.0
+    """A picture that takes longer is hung."""
+    image_memory: int = 4 * 2**30
+    """Bytes that the child may use that decodes pictures one by one."""
+    watched: bool = True
+    """Whether somebody restarts a worker that a picture has hung."""
+    read_tries: int = 4
+    read_pause: float = 0.5
+    """Seconds before the second try to read an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a task says of its shard, in a few hundred bytes."""
+
+    shard: int
+    num_rows: int
+    counts: dict[str, int]
+    """Rows by status, in words."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage: read, decode, resize, write, sync."""
+    host: str = ""
+    isolated: bool = False
+    made: tuple[str, ...] = ()
+    """The objects that were written; none if the shard was whole already."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a picture was."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+Outs = Sequence[NDArray[np.uint8]]
+Paint = Callable[[bytes, Outs], Facts]
+"""Turns an image's bytes into pixels at every size, or raises DecodeError."""
+
+
+class Workspace:
+    """What a worker keeps open between the tasks of a run."""
+
+    def __init__(self, work: Work) -> None:
+        """Open the store and check that this machine makes the recipe's pixels.
+
+        Raises:
+            StoreMismatchError: It does not.
+        """
+        self.work = work
+        self.objects: Objects = open_objects(work.store, work.run)
+        self.recipe = records.load_recipe(self.objects)
+        self.plan = records.load_plan(self.objects, work.split)
+        self.rows = Rows(self.objects, self.plan)
+        self.reader = Reader(self.rows.origin.root)
+        self.remote = "://" in self.rows.origin.root
+        self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
+        _check_pixels(self.recipe)
+
+
+workspace = functools.lru_cache(maxsize=2)(Workspace)
+
+
+def _check_pixels(kept: recipe.Recipe) -> None:
+    made = probe.probe(kept.filter)
+    here = replace(
+        kept, decoder=made.decoder, resizer=made.resizer, software=probe.description()
+    )
+    try:
+        recipe.check_same(kept, here)
+    except StoreMismatchError as e:
+        raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
+
+
+def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
+    """Make one shard at every size that it lacks, and commit it.
+
+    Args:
+        work: What the run is.
+        shard: Which shard.
+        isolated: Decode picture by picture in a child with limits on time and memory, and
+            quarantine what fails there twice.
+
+    Raises:
+        ReadError: An image could not be read, several times; nothing is committed.
+        StoreMismatchError: The source's bytes are not those of before.
+        StoreError: The store could not be written.
+    """
+    space = workspace(work)
+    before = records.load_commit(space.objects, work.split, shard)
+    if before is not None and before.plan != space.plan.digest:
+        before = None
+    missing = [size for size in work.sizes if before is None or size not in before.sizes]
+    if before is not None and not missing:
+        return _report(before, isolated=isolated)
+    known = None if before is None else _known(space, before)
+    made, lines, watch = _make(space, shard, missing, known, isolated=isolated)
+    after = _commit(space, shard, before, made, lines, watch)
+    space.objects.put(layout.commit(work.split, shard), after.encode())
+    watch.lap("sync")
+    return _report(
+        after,
+        isolated=isolated,
+        made=tuple(written.name for written in after.objects if before is None or written not in before.objects),
+        seconds=watch.seconds,
+        bytes_in=sum(line.num_bytes for line in lines),
+    )
+
+
+def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool) -> Report:
+    """Make again the damaged objects of a committed shard, and nothing else.
+
+    Args:
+        work: What the run is.
+        shard: Which shard; its commit must be whole.
+        sizes: The sizes whose shard object is damaged.
+        part: Whether the table part is damaged.
+
+    Raises:
+        StoreMismatchError: What the source gives now is not what was committed.
+    """
+    space = workspace(work)
+    kept = records.load_commit(space.objects, work.split, shard)
+    if kept is None:
+        raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
+    known = None if part else _known(space, kept)
+    made, lines, watch = _make(space, shard, list(sizes), known, isolated=False)
+    found = list(made.values())
+    if part:
+        found.append(_put_part(space, shard, lines))
+    wrong = [written.name for written in found if written not in kept.objects]
+    if wrong:
+        raise StoreMismatchError(
+            f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
+            " source or the software has changed since."
+        )
+    return _report(kept, made=tuple(w.name for w in found), seconds=watch.seconds)
+
+
+def _make(
+    space: Workspace, shard: int, sizes: Sequence[int], known: pa.Table | None, *, isolated: bool
+) -> tuple[dict[int, Written], list[Line], Stopwatch]:
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
+        paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
+        stack.callback(space.watchdog.rest)
+        lines = _fill(space, shard, composers, paint, known, watch)
+        space.watchdog.rest()
+        made = {size: c.finish() for size, c in zip(sizes, composers, strict=True)}
+        watch.lap("sync")
+    return made, lines, watch
+
+
+@contextmanager
+def _composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer]:
+    writer = space.objects.create(layout.shard(space.work.split, size, shard))
+    recipe = space.recipe
+    try:
+        yield ShardComposer(
+            writer,
+            size=size,
+            shard_rows=recipe.shard_rows,
+            chunk_rows=recipe.chunk_rows,
+            codec=recipe.codec,
+        )
+    finally:
+        writer.abort()
+
+
+def _fill(
+    space: Workspace,
+    shard: int,
+    composers: Sequence[ShardComposer],
+    paint: Paint,
+    known: pa.Table | None,
+    watch: Stopwatch,
+) -> list[Line]:
+    samples = space.rows.shard(shard)
+    chunk_rows = space.recipe.chunk_rows
+    lines: list[Line] = []
+    work = space.work
+    images = read_ahead(
+        space.reader, samples, remote=space.remote, tries=work.read_tries, pause=work.read_pause
+    )
+    with closing(images):
+        for place, (sample, data) in enumerate(zip(samples, images, strict=True)):
+            watch.lap("read")
+            row = place % chunk_rows
+            outs = [composer.rows[row] for composer in composers]
+            lines.append(_paint_row(space, sample, data, outs, paint, known, place))
+            if row + 1 == chunk_rows or place + 1 == len(samples):
+                space.watchdog.rest()
+                for composer in composers:
+                    composer.flush(row + 1)
+                watch.lap("write")
+    return lines
+
+
+def _paint_row(
+    space: Workspace,
+    sample: Sample,
+    data: bytes,
+    outs: Outs,
+    paint: Paint,
+    known: pa.Table | None,
+    place: int,
+) -> Line:
+    checksum = google_crc32c.value(data)
+    expected = _expected(sample, checksum, known, place)
+    if expected in (CRASHED, TIMEOUT):  # never give it to the decoder again
+        return _quarantined(space, sample, checksum, outs, expected, _reason(known, place))
+    try:
+        facts = paint(data, outs)
+    except DecodeError as e:
+        line = _quarantined(space, sample, checksum, outs, e.status, e.reason)
+    else:
+        line = _readable(space, sample, checksum, facts)
+    if expected is not None and expected != line.status:
+        raise StoreMismatchError(
+            f"row {sample.row} ({sample.key!r}) was {STATUS_WORDS[expected]} when it was committed"
+            f" and is {STATUS_WORDS[line.status]} now, from the same bytes."
+        )
+    return line
+
+
+def _expected(sample: Sample, checksum: int, known: pa.Table | None, place: int) -> int | None:
+    if known is None:
+        return None
+    if known["crc32c"][place].as_py() != checksum:
+        raise StoreMismatchError(
+            f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
+            f" (crc32c {checksum:08x}, was {known['crc32c'][place].as_py():08x}). Bring the"
+            " original image back."
+        )
+    return int(known["status"][place].as_py())
+
+
+def _reason(known: pa.Table | None, place: int) -> str:
+    return "" if known is None else str(known["reason"][place].as_py())
+
+
+def _readable(space: Workspace, sample: Sample, checksum: int, facts: Facts) -> Line:
+    return Line(
+        sample.row,
+        sample.key,
+        _wnid(space, sample),
+        sample.label,
+        facts.width,
+        facts.height,
+        facts.mode,
+        facts.format,
+        sample.num_bytes,
+        checksum,
+        fit_box(facts.width, facts.height, space.recipe.fit),
+        READABLE,
+        None,
+    )
+
+
+def _quarantined(
+    space: Workspace, sample: Sample, checksum: int, outs: Outs, status: int, reason: str
+) -> Line:
+    for out in outs:
+        out[:] = 0  # the chunk still holds a row of the chunk before
+    nothing = (None,) * 4
+    facts = (sample.num_bytes, checksum, None, status, reason)
+    return Line(sample.row, sample.key, _wnid(space, sample), sample.label, *nothing, *facts)
+
+
+def _wnid(space: Workspace, sample: Sample) -> str:
+    return space.recipe.classes[sample.label][0] if sample.label >= 0 else ""
+
+
+@contextmanager
+def _painter(
+    space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
+) -> Iterator[Paint]:
+    if not isolated:
+        yield functools.partial(_paint_here, space, tuple(sizes), watch)
+        return
+    work = space.work
+    with IsolatedDecoder(
+        timeout_seconds=work.image_seconds, memory_limit=work.image_memory
+    ) as child:
+        yield functools.partial(_paint_in_child, child, space, tuple(sizes), watch)
+
+
+def _paint_here(
+    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes, outs: Outs
+) -> Facts:
+    recipe = space.recipe
+    space.watchdog.start()
+    decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
+    watch.lap("decode")
+    for size, out in zip(sizes, outs, strict=True):
+        resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
+    watch.lap("resize")
+    return Facts(decoded.width, decoded.height, decoded.mode, decoded.format)
+
+
+def _paint_in_child(
+    child: IsolatedDecoder,
+    space: Workspace,
+    sizes: Sequence[int],
+    watch: Stopwatch,
+    data: bytes,
+    outs: Outs,
+) -> Facts:
+    recipe = space.recipe
+    painted = child.decode_resize(
+        data,
+        sizes=tuple(sizes),
+        fit=recipe.fit,
+        filter=recipe.filter,
+        serves=recipe.serves,
+        exif=recipe.exif,
+    )
+    for size, out in zip(sizes, outs, strict=True):
+        out[:] = painted.pixels[size]
+    watch.lap("decode")
+    return Facts(painted.width, painted.height, painted.mode, painted.format)
+
+
+def _known(space: Workspace, kept: Commit) -> pa.Table:
+    return table.decode_part(space.objects.get(kept.table.name))
+
+
+def _put_part(space: Workspace, shard: int, lines: Sequence[Line]) -> Written:
+    data = table.encode_part(lines)
+    name = layout.part(space.work.split, shard)
+    space.objects.put(name, data)
+    return records.fingerprint(name, data)
+
+
+def _commit(
+    space: Workspace,
+    shard: int,
+    before: Commit | None,
+    made: dict[int, Written],
+    lines: Sequence[Line],
+    watch: Stopwatch,
+) -> Commit:
+    arrays = {str(size): written for size, written in made.items()}
+    if before is not None:
+        return replace(before, arrays={**before.arrays, **arrays})
+    rows = space.plan.rows(shard)
+    part = _put_part(space, shard, lines)
+    watch.lap("sync")
+    return Commit(
+        split=space.work.split,
+        shard=shard,
+        plan=space.plan.digest,
+        start=rows.start,
+        stop=rows.stop,
+        arrays=arrays,
+        table=part,
+        counts=dict(Counter(STATUS_WORDS[line.status] for line in lines)),
+        provenance={
+            "host": socket.gethostname(),
+            "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
+            "software": _software(),
+        },
+    )
+
+
+@functools.cache
+def _software() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _report(
+    kept: Commit,
+    *,
+    isolated: bool = False,
+    made: tuple[str, ...] = (),
+    seconds: dict[str, float] | None = None,
+    bytes_in: int = 0,
+) -> Report:
+    return Report(
+        shard=kept.shard,
+        num_rows=kept.stop - kept.start,
+        counts=kept.counts,
+        bytes_in=bytes_in,
+        bytes_out=sum(written.num_bytes for written in kept.objects if written.name in made),
+        seconds=seconds or {},
+        host=socket.gethostname(),
+        isolated=isolated,
+        made=made,
+    )
+
+
+class Stopwatch:
+    """Seconds by stage: each lap counts from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap was spent on *stage*."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,199 @@
+"""What images there are, and how their bytes are read, wherever they lie.
+
+    open_source  detects what is there    listing  the Arrow table of samples
+    reader       bytes of one sample      spool    record files of what is streamed
+    folder, ilsvrc, webdataset, parquet   the kinds; archives and layouts: what tars share
+    naming       canonical keys           beside   tables of words and classes near the images
+    place        a folder, local or not   remote   files behind fsspec, by byte range
+    tarfiles     walks a tar              tarheader   reads one header of it
+
+`docs/sources.md` says for each kind how its samples get their keys.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pipeline.errors import SourceError
+from pipeline.sources.naming import looks_like_image, split_named
+from pipeline.sources.place import Place
+
+if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
+    import pyarrow as pa
+
+    from pipeline.sources.spool import Blocks
+
+
+class Source(Protocol):
+    """Images of one split."""
+
+    @property
+    def kind(self) -> str:
+        """One of `SOURCE_KINDS`."""
+        ...
+
+    @property
+    def access(self) -> Literal["random", "blocks"]:
+        """Whether samples are read where they lie, or streamed into a spool first."""
+        ...
+
+    @property
+    def root(self) -> str:
+        """Local folder or fsspec URL that the listing's paths are relative to."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Cheap digest that changes when files are added or removed."""
+        ...
+
+    def words(self) -> dict[str, str]:
+        """Class -> words, as far as a table beside the images tells."""
+        ...
+
+    def list(self, progress: Callable[[int], None]) -> "pa.Table":
+        """Listing (`pipeline.sources.listing`), for access "random"."""
+        ...
+
+    def blocks(self) -> "Blocks":
+        """Parts to spool, for access "blocks"."""
+        ...
+
+
+Find = Callable[[Place, str, bool], Mapping[str, Any]]
+"""(place, wanted split, named by the user) -> split -> `Source`; split '': all there is."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of source, for detection and messages."""
+
+    name: str
+    looks_for: str
+    hides: tuple[str, ...] = ()
+    """Kinds that this one is a special case of."""
+
+
+_KINDS = (
+    _Kind(
+        "kaggle",
+        "[ILSVRC/][Data/]CLS-LOC/train/<wnid>/*.JPEG and CLS-LOC/val/*.JPEG",
+        hides=("folder", "ilsvrc-val"),
+    ),
+    _Kind("ilsvrc-tar", "ILSVRC2012_img_train.tar, a tar of class tars"),
+    _Kind("ilsvrc-val", "ILSVRC2012_img_val.tar, or ILSVRC2012_val_*.JPEG here or in val/"),
+    _Kind(
+        "tiny-imagenet",
+        "train/<wnid>/images/*.JPEG and val/val_annotations.txt",
+        hides=("folder",),
+    ),
+    _Kind("class-tars", "n########.tar files, one a class"),
+    _Kind("webdataset", "*.tar shards of samples"),
+    _Kind("tar", "a tar with a tree of <class>/<file>"),
+    _Kind("parquet", "*.parquet files with a column of image bytes"),
+    _Kind("folder", "<class>/<image>, here or in train/, val/, ..."),
+)
+
+SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
+
+
+def _finders() -> dict[str, Find]:
+    from pipeline.sources import folder, ilsvrc, parquet, webdataset  # here: they load Arrow
+
+    return {
+        "kaggle": ilsvrc.find_kaggle,
+        "ilsvrc-tar": ilsvrc.find_train_tar,
+        "ilsvrc-val": ilsvrc.find_val,
+        "tiny-imagenet": folder.find_tiny,
+        "class-tars": ilsvrc.find_class_tars,
+        "webdataset": webdataset.find_shards,
+        "tar": webdataset.find_trees,
+        "parquet": parquet.find_parquet,
+        "folder": folder.find_folders,
+    }
+
+
+def open_source(root: str | os.PathLike[str], split: str, kind: str | None = None) -> Source:
+    """Find out what lies at *root* and open one split of it. Cheap: nothing is listed yet.
+
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        split: Which split, where *root* holds several; any name where it is itself one.
+        kind: One of `SOURCE_KINDS`; None detects.
+
+    Raises:
+        SourceError: Nothing is found there, or several kinds, or not this split.
+    """
+    place = Place.at(root)
+    split = split_named(split)
+    found = _find(place, split, kind)
+    fitting = {name: sources.get(split, sources.get("")) for name, sources in found.items()}
+    fitting = {name: source for name, source in fitting.items() if source is not None}
+    if len(fitting) == 1:
+        chosen: Source = next(iter(fitting.values()))
+        return chosen
+    if fitting:
+        raise SourceError(
+            f"{place.shown} holds several kinds of sources of the split {split!r}: "
+            f"{', '.join(sorted(fitting))}. Name one with --source-kind."
+        )
+    raise _nothing(place, split, kind, found)
+
+
+def splits(root: str | os.PathLike[str], kind: str | None = None) -> list[str]:
+    """Name the splits at *root*, sorted; none when *root* is itself one split.
+
+    Raises:
+        SourceError: Nothing is found there.
+    """
+    place = Place.at(root)
+    found = _find(place, "", kind)
+    if not found:
+        raise _nothing(place, "", kind, found)
+    return sorted({split for sources in found.values() for split in sources} - {""})
+
+
+def _find(place: Place, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
+    """Kind -> split -> source, of the kinds that find anything."""
+    if kind is not None and kind not in SOURCE_KINDS:
+        raise SourceError(
+            f"there is no source kind {kind!r}: expected one of {', '.join(SOURCE_KINDS)}."
+        )
+    found: dict[str, Mapping[str, Any]] = {}
+    hidden: set[str] = set()
+    finders = _finders()
+    for one in _KINDS:
+        if one.name in hidden or kind not in (None, one.name):
+            continue
+        sources = finders[one.name](place, split, kind is not None)
+        if sources:
+            found[one.name] = sources
+            hidden.update(one.hides)
+    return found
+
+
+def _nothing(
+    place: Place, split: str, kind: str | None, found: Mapping[str, Mapping[str, Any]]
+) -> SourceError:
+    if found:
+        held = sorted({name for sources in found.values() for name in sources})
+        return SourceError(
+            f"{place.shown} ({', '.join(found)}) has no split {split!r}: it holds "
+            f"{', '.join(held)}. Pass one of them with --split."
+        )
+    if kind is not None:
+        looked_for = next(one.looks_for for one in _KINDS if one.name == kind)
+        return SourceError(
+            f"{place.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
+            "Leave --source-kind away to have the kind detected."
+        )
+    if not place.only and any(map(looks_like_image, place.names().files)):
+        return SourceError(
+            f"the images of {place.shown} lie in no class folder: expected <class>/<image>. "
+            f"Move them into a folder, e.g. {place.full('unknown')}, and pass the one above it."
+        )
+    return SourceError(
+        f"no images found: {place.shown} has none of "
+        f"{'; '.join(one.looks_for for one in _KINDS)}. Pass the folder or archive that holds "
+        "the images, e.g. ILSVRC2012/train, or name its kind with --source-kind."
+    )

@@ -1,0 +1,186 @@
+"""Sources that are tars, whatever lies in them: one walk serves listing and streaming alike.
+
+A layout (`pipeline.sources.layouts`) says how members become samples. A plain local tar is indexed
+once and read by byte range (access "random"). A compressed or a remote one is streamed once, block
+by block (access "blocks"): a block is one tar, or one class of a remote tar of class tars.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.beside import WORDS, find_words, parse_words
+from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
+from pipeline.sources.listing import ListingBuilder, Row, sort_listing
+from pipeline.sources.naming import known_split, split_in_name
+from pipeline.sources.place import Place, fingerprint_of
+from pipeline.sources.spool import Block, Blocks, Put
+from pipeline.sources.tarfiles import Member, Tar, is_compressed, open_tar, stem_of
+
+PEEK_MEMBERS = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tar of a source."""
+
+    path: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class TarBlock:
+    """One tar, or one class of a tar, to be streamed once."""
+
+    name: str
+    place: Place
+    path: str
+    layout: Layout
+    num_bytes: int
+    start: int = 0
+    stop: int | None = None
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read the block from front to back, handing each sample's bytes to *put*."""
+        with open_tar(self.place, self.path, start=self.start, stop=self.stop) as tar:
+
+            def take(member: Member) -> int:
+                return put(tar.pieces(member.offset, member.num_bytes))
+
+            yield from self.layout.rows(tar, take, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Images in one or many tars."""
+
+    kind: str
+    place: Place
+    parts: tuple[Part, ...]
+
+    @property
+    def root(self) -> str:
+        """Folder that the listing's paths are relative to."""
+        return self.place.root
+
+    @property
+    def access(self) -> Literal["random", "blocks"]:
+        """Random for plain local tars."""
+        packed = any(is_compressed(part.path) for part in self.parts)
+        return "blocks" if packed or self.place.remote else "random"
+
+    def fingerprint(self) -> str:
+        """Digest of the archives' names, sizes and times, and of how they are read."""
+        marks = (f"{self.place.mark(part.path)}\t{part.layout}" for part in self.parts)
+        return fingerprint_of([self.kind, self.root, *marks])
+
+    def words(self) -> dict[str, str]:
+        """Class -> words, from a table beside the archives or in the tree one of them holds."""
+        words = find_words(self.place)
+        if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
+            words = _words_inside(self.place, self.parts[0].path)
+        return words
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Index every archive; its bytes stay where they are."""
+        if self.access != "random":
+            raise SourceError(
+                f"{self.place.shown} is read in blocks; spool it, then list the spool"
+            )
+        builder = ListingBuilder()
+        for part in self.parts:
+            with open_tar(self.place, part.path) as tar:
+                rows = part.layout.rows(tar, lambda member: member.offset)
+                builder.collect(part.path, rows, progress)
+        table = builder.finish()
+        if not len(table):
+            raise SourceError(
+                f"no images found in {self.place.shown} ({self.kind}): no member of "
+                f"{len(self.parts)} tars is an image of the split that was asked for."
+            )
+        return sort_listing(table)
+
+    def blocks(self) -> Blocks:
+        """One block for each tar, or for each class of a remote tar of class tars."""
+        if self.access != "blocks":
+            raise SourceError(f"{self.place.shown} is read at random; it has no blocks")
+        found: Blocks = []
+        for part in self.parts:
+            found += self._blocks_of(part)
+        return found
+
+    def _blocks_of(self, part: Part) -> Iterator[Block]:
+        name = block_name(part.path)
+        if not isinstance(part.layout, TarOfTars) or is_compressed(part.path):
+            size = self.place.size(part.path)
+            yield TarBlock(name, self.place, part.path, part.layout, size)
+            return
+        # a thousand requests of 512 bytes, and the classes can be fetched side by side
+        raw = self.place.open(part.path)
+        size = self.place.size(part.path)
+        with Tar(raw, self.place.full(part.path), size, seeks=True) as tar:
+            for inner in class_tars_in(tar):
+                class_name = stem_of(inner.name)
+                yield TarBlock(
+                    f"{name}-{class_name}",
+                    self.place,
+                    part.path,
+                    ClassTar(class_name),
+                    inner.num_bytes,
+                    inner.offset,
+                    inner.offset + inner.num_bytes,
+                )
+
+
+def _words_inside(place: Place, path: str) -> dict[str, str]:
+    with open_tar(place, path) as tar:
+        for member in tar.members():
+            if member.name.rpartition("/")[2] in WORDS:
+                return parse_words(
+                    tar.read(member.offset, member.num_bytes).decode(errors="replace")
+                )
+    return {}
+
+
+def block_name(path: str) -> str:
+    """A file name for what is made from *path*."""
+    return path.replace("%", "%25").replace("/", "%2F")
+
+
+def peek(place: Place, path: str) -> list[Member]:
+    """The first members of a tar; fewer when the tar is short."""
+    if place.remote and not is_compressed(path):  # headers alone: a stream would fetch the data
+        with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
+            return list(islice(tar.members(), PEEK_MEMBERS // 4))
+    with open_tar(place, path) as tar:
+        return list(islice(tar.members(), PEEK_MEMBERS))
+
+
+def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
+    """Sort a place's archives by split: from the folder they are in, or a part of their names.
+
+    Args:
+        place: Where to look: in the folder itself, its `data` folder, and folders named as splits.
+        fits: Says whether a file's name is that of such an archive.
+        wanted: A further split that a folder or a name may tell.
+
+    Returns:
+        Split -> sorted paths. The split '' stands for archives that tell none, and is there only
+        when no archive tells one.
+    """
+    found: dict[str, list[str]] = {}
+    top = place.names()
+    for folder in ("", *(name for name in top.folders if known_split(name, wanted)), "data"):
+        if folder and folder not in top.folders:
+            continue
+        for name in place.names(folder).files:
+            if fits(name):
+                split = known_split(folder, wanted) or split_in_name(name, wanted)
+                found.setdefault(split, []).append(f"{folder}/{name}" if folder else name)
+    if len(found) > 1:
+        found.pop("", None)
+    return {split: sorted(paths) for split, paths in found.items()}

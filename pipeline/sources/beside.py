@@ -1,0 +1,211 @@
+"""Tables that lie beside the images: words of classes, order of classes, truth of ILSVRC's val."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pipeline.errors import SourceError
+from pipeline.sources.naming import is_wnid
+from pipeline.sources.place import Place
+from pipeline.sources.tarfiles import open_tar
+
+LEVELS_ABOVE = 4
+"""A Kaggle folder of images lies four levels under its tables."""
+
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+SOLUTION = "LOC_val_solution.csv"
+DEVKIT = "ILSVRC2012_devkit_t12"
+_META = ("meta.mat", "devkit_t12_meta.mat")
+WORDS = ("LOC_synset_mapping.txt", "words.txt")
+
+
+def _folders(place: Place) -> Iterator[Place]:
+    """The place and the folders above it, nearest first."""
+    for _ in range(LEVELS_ABOVE + 1):
+        yield place
+        above = place.above()
+        if above.root in (place.root, "/", "") or above.root.endswith((":", ":/")):
+            return
+        place = above
+
+
+def _find(place: Place, *names: str) -> tuple[Place, str] | None:
+    """The nearest file of one of these names."""
+    for folder in _folders(Place(place.root)):
+        for name in names:
+            if folder.is_file(name):
+                return folder, name
+    return None
+
+
+def find_words(place: Place) -> dict[str, str]:
+    """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
+    found = _find(place, *WORDS)
+    words = parse_words(found[0].read_text(found[1])) if found else {}
+    if words:
+        return words
+    meta = _devkit_file(place, *_META)
+    if meta is None:
+        return {}
+    try:
+        return dict(_synsets(meta).values())
+    except SourceError:
+        return {}  # no scipy: words are welcome, not needed
+
+
+def parse_words(text: str) -> dict[str, str]:
+    """Read `<wnid><space or tab><words>` lines; others are passed over."""
+    lines = (line.replace("\t", " ", 1).partition(" ") for line in text.splitlines())
+    return {wnid: words.strip() for wnid, _, words in lines if is_wnid(wnid)}
+
+
+@lru_cache(maxsize=8)
+def find_class_names(root: str) -> tuple[str, ...]:
+    """Class names in the order of their numbers, from a table at *root* or one above; or ().
+
+    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
+    """
+    place = Place(root)
+    for folder in (place, place.above()):
+        if folder.is_file("classes.txt"):
+            lines = folder.read_text("classes.txt").splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+        if folder.is_file("LOC_synset_mapping.txt"):
+            return tuple(parse_words(folder.read_text("LOC_synset_mapping.txt")))
+    return ()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Classes of the images of ILSVRC2012's val split."""
+
+    by_name: dict[str, str]
+    """Image name without suffix -> wnid; from Kaggle's table."""
+    by_number: tuple[str, ...]
+    """Wnid of image 1, 2, ...; from the devkit."""
+    where: str
+
+    def wnid(self, name: str) -> str:
+        """Class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
+
+        Raises:
+            SourceError: The table has nothing for it.
+        """
+        stem = name.partition(".")[0]
+        number = stem.removeprefix("ILSVRC2012_val_")
+        wnid = self.by_name.get(stem, "")
+        if not wnid and number.isdecimal() and 1 <= int(number) <= len(self.by_number):
+            wnid = self.by_number[int(number) - 1]
+        if not wnid:
+            raise SourceError(
+                f"the image {name!r} has no class in {self.where}: expected names from "
+                "ILSVRC2012_val_00000001.JPEG on. Move other files out of the folder."
+            )
+        return wnid
+
+
+def find_truth(place: Place) -> Truth:
+    """Find the classes of ILSVRC2012's val split near *place*.
+
+    Looked for in the folder of the images and up to four above it: Kaggle's
+    `LOC_val_solution.csv`; the devkit's ground truth and `meta.mat`, loose, in
+    `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+
+    Raises:
+        SourceError: Neither is there, or what is there cannot be used.
+    """
+    found = _find(place, SOLUTION)
+    if found:
+        by_name = _parse_solution(found[0].read_text(found[1]))
+        return Truth(by_name, (), found[0].full(found[1]))
+    truth, meta = _devkit_file(place, TRUTH), _devkit_file(place, *_META)
+    if truth is None or meta is None:
+        lacking = " and ".join([TRUTH] * (truth is None) + ["meta.mat"] * (meta is None))
+        raise SourceError(
+            f"the images of {place.shown} have no classes: {lacking} not found. Put "
+            f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
+        )
+    synsets = _synsets(meta)
+    text = truth[1]().decode("ascii", "replace")
+    try:
+        wnids = tuple(synsets[int(line)][0] for line in text.split())
+    except (ValueError, KeyError) as e:
+        raise SourceError(
+            f"{truth[0]} has a line that is no class of {meta[0]}: {e}. Expected a number from 1 "
+            "to 1000 on each line; both files must come from the same devkit."
+        ) from e
+    return Truth({}, wnids, truth[0])
+
+
+def _parse_solution(text: str) -> dict[str, str]:
+    """Image name -> wnid: the first word of `PredictionString`."""
+    rows = csv.DictReader(io.StringIO(text))
+    return {
+        row["ImageId"]: (row.get("PredictionString") or "").split(" ", 1)[0]
+        for row in rows
+        if row.get("ImageId")
+    }
+
+
+Found = tuple[str, Callable[[], bytes]]
+"""Whole name of a file, and how its bytes are read."""
+
+
+def _devkit_file(place: Place, *names: str) -> Found | None:
+    """A file of the devkit: loose, in its unpacked folder, or in its archive."""
+    for folder in _folders(Place(place.root)):
+        for inside in ("", f"{DEVKIT}/data/"):
+            for name in names:
+                if folder.is_file(inside + name):
+                    return folder.full(inside + name), _whole(folder, inside + name)
+        packed = f"{DEVKIT}.tar.gz"
+        if folder.is_file(packed):
+            name = f"{DEVKIT}/data/{names[0]}"
+            return f"{folder.full(packed)}:{name}", _packed(folder, packed, name)
+    return None
+
+
+def _whole(place: Place, path: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with place.open(path) as file:
+            return file.read()
+
+    return read
+
+
+def _packed(place: Place, path: str, name: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with open_tar(place, path) as tar:
+            for member in tar.members():
+                if member.name == name:
+                    return tar.read(member.offset, member.num_bytes)
+        raise SourceError(f"{place.full(path)} holds no {name}. Fetch it again from image-net.org.")
+
+    return read
+
+
+def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
+    """The devkit's class id -> (wnid, words), from its `meta.mat`."""
+    try:
+        from scipy.io import loadmat  # here: only the devkit needs it
+    except ImportError as e:
+        raise SourceError(
+            f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit', "
+            f"or put Kaggle's {SOLUTION} beside the images."
+        ) from e
+    try:
+        synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
+        return {int(one["ILSVRC2012_ID"]): (str(one["WNID"]), str(one["words"])) for one in synsets}
+    except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
+        raise SourceError(
+            f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with "
+            "ILSVRC2012_ID, WNID and words. Fetch the devkit again."
+        ) from e
+
+
+def is_val_image(name: str) -> bool:
+    """Say whether *name* is that of an image of ILSVRC2012's val split."""
+    return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

@@ -1,0 +1,144 @@
+"""ILSVRC2012 as it is handed out: a train tar of class tars, a val tar or folder with no classes.
+
+The classes of val come from the devkit, whose ids 1..1000 are an order of their own, not that of
+the sorted wnids, or from Kaggle's table (`pipeline.sources.beside`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives import Part, TarSource, by_split, peek
+from pipeline.sources.beside import find_truth, find_words, is_val_image
+from pipeline.sources.folder import FolderSource, flat_listing
+from pipeline.sources.layouts import ClassTar, Take, TarOfTars, row_of
+from pipeline.sources.listing import Row
+from pipeline.sources.naming import is_wnid
+from pipeline.sources.place import Place, Sizes, fingerprint_of
+from pipeline.sources.spool import Blocks
+from pipeline.sources.tarfiles import Tar, is_tar, stem_of
+
+TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+
+
+@dataclass(frozen=True)
+class ValTar:
+    """ILSVRC's val tar: flat, with the classes told by a table near *root*."""
+
+    root: str
+
+    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Yield every `ILSVRC2012_val_########.JPEG`."""
+        truth = find_truth(Place(self.root))
+        for member in tar.members(start, stop):
+            name = member.name.rpartition("/")[2]
+            if not is_val_image(name):
+                continue
+            target = (member.target or "").rpartition("/")[2]
+            prefix = f"{truth.wnid(target)}/" if target else ""
+            yield row_of(f"{truth.wnid(name)}/{name}", member, take, prefix)
+
+
+@dataclass(frozen=True)
+class ValFolder:
+    """ILSVRC's val images in one flat folder."""
+
+    kind: str
+    place: Place
+    access: Literal["random", "blocks"] = "random"
+
+    @property
+    def root(self) -> str:
+        """The folder of the images."""
+        return self.place.root
+
+    def fingerprint(self) -> str:
+        """Digest of the folder's time and of the name of the table with the classes."""
+        where = find_truth(self.place).where
+        return fingerprint_of([self.kind, self.root, self.place.mark(""), where])
+
+    def words(self) -> dict[str, str]:
+        """Class -> words, from a table near the folder."""
+        return find_words(self.place)
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Look into the folder once."""
+        truth = find_truth(self.place)
+        found = self.place.sizes("")
+        kept = [i for i, name in enumerate(found.files) if is_val_image(name)]
+        sizes = Sizes([found.files[i] for i in kept], [found.num_bytes[i] for i in kept], [])
+        return flat_listing(self.place, "", sizes, truth.wnid, progress)
+
+    def blocks(self) -> Blocks:
+        """None: folders are read at random."""
+        raise SourceError(f"{self.root} is read at random; it has no blocks")
+
+
+def _tars(place: Place, stem: str) -> list[str]:
+    return [name for name in place.names().files if is_tar(name) and stem_of(name) == stem]
+
+
+def find_train_tar(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find the tar of class tars: by its name, or any that is given alone and holds tars."""
+    tars = _tars(place, TRAIN_STEM)
+    split = "train"
+    if not tars and is_tar(place.only) and (named or _holds_tars(place)):
+        tars, split = [place.only], ""
+    if not tars:
+        return {}
+    return {split: TarSource("ilsvrc-tar", place, (Part(tars[0], TarOfTars()),))}
+
+
+def _holds_tars(place: Place) -> bool:
+    return any(member.name.endswith(".tar") for member in peek(place, place.only))
+
+
+def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
+
+    def fits(name: str) -> bool:
+        return is_tar(name) and (named or is_wnid(stem_of(name)))
+
+    return {
+        split: TarSource(
+            "class-tars", place, tuple(Part(path, ClassTar(stem_of(path))) for path in paths)
+        )
+        for split, paths in by_split(place, fits, wanted).items()
+    }
+
+
+def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
+    """Find the val images: flat in *place* or its `val` folder, or in their tar."""
+    if any(map(is_val_image, place.names().files)):
+        return {"": ValFolder("ilsvrc-val", place)}
+    if "val" in place.names().folders and any(map(is_val_image, place.names("val").files)):
+        return {"val": ValFolder("ilsvrc-val", place.inside("val"))}
+    tars = _tars(place, VAL_STEM)
+    if not tars and named and is_tar(place.only):
+        tars = [place.only]
+    if not tars:
+        return {}
+    return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}
+
+
+def find_kaggle(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | ValFolder]:
+    """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
+    inside = next((place.inside(path) for path in _KAGGLE if place.is_folder(path)), None)
+    if inside is None:
+        if place.only or not place.root.endswith("/CLS-LOC"):
+            return {}
+        inside = place
+    found: dict[str, FolderSource | ValFolder] = {}
+    folders = inside.names().folders
+    if "train" in folders:
+        found["train"] = FolderSource("kaggle", inside.inside("train"))
+    if "val" in folders:
+        # some sort val into class folders, as most training scripts want it
+        val = inside.inside("val")
+        sorted_out = bool(val.names().folders)
+        found["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
+    return found

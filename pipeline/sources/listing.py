@@ -1,0 +1,212 @@
+"""What a source holds, as one Arrow table sorted by key.
+
+    key        large_string   `<class>/<file name>`, canonical; sorted by its UTF-8 bytes
+    num_bytes  int64          size of the sample
+    path       large_string, or dictionary<int32, string>; the file that holds the bytes, relative
+               to the source's root. Absent: the path equals the key.
+    offset     int64          where in that file the sample begins. Absent: whole files.
+    crc32c     uint32         of the sample's bytes. Only where a spool has already read them.
+
+14 M rows fit in about a gigabyte, so nothing here loops over rows in Python.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import SourceError
+
+SLICE_ROWS = 1 << 18
+BATCH_ROWS = 1 << 14
+_BAD_KEY = r"^[^/]*$|^/|/$|/[^/]*/|[\t\n\r\x00]|(^|/)\.\.?(/|$)"
+
+
+class Row(NamedTuple):
+    """One sample as a source finds it."""
+
+    key: str
+    num_bytes: int
+    offset: int
+    same_as: str = ""
+    """Key of the sample whose bytes this one shares (a link in a tar); then the rest is 0."""
+
+
+class ListingBuilder:
+    """Collects samples file by file into Arrow columns; only the newest few are Python objects."""
+
+    def __init__(self) -> None:
+        self._tables: list[pa.Table] = []
+        self._paths: list[str] = []
+        self._links: list[tuple[str, str]] = []
+
+    def collect(self, path: str, rows: Iterable[Row], progress: Callable[[int], None]) -> None:
+        """Append the samples of the file *path*, telling *progress* how many came."""
+        self._paths.append(path)
+        batch: list[Row] = []
+        for row in rows:
+            if row.same_as:
+                self._links.append((row.key, row.same_as))
+                continue
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                self._add(batch)
+                progress(len(batch))
+                batch = []
+        if batch:
+            self._add(batch)
+            progress(len(batch))
+
+    def _add(self, batch: list[Row]) -> None:
+        keys, num_bytes, offsets, _ = zip(*batch, strict=True)
+        columns = [
+            string_array(keys, f"in {self._paths[-1]}"),
+            pa.array(num_bytes, pa.int64()),
+            pa.array(np.full(len(batch), len(self._paths) - 1, np.int32)),
+            pa.array(offsets, pa.int64()),
+        ]
+        self._tables.append(pa.table(columns, ["key", "num_bytes", "path", "offset"]))
+
+    def finish(self) -> pa.Table:
+        """All samples as one table with dictionary paths, in the order they came; unsorted."""
+        empty = pa.schema(
+            [
+                ("key", pa.large_string()),
+                ("num_bytes", pa.int64()),
+                ("path", pa.int32()),
+                ("offset", pa.int64()),
+            ]
+        )
+        table = pa.concat_tables(self._tables or [empty.empty_table()]).combine_chunks()
+        self._tables.clear()  # half the memory of a large set
+        if self._links:
+            table = pa.concat_tables([table, self._linked(table)]).combine_chunks()
+        names = string_array(self._paths, "of an archive").cast(pa.string())
+        codes = _one_chunk(table["path"])
+        return table.set_column(2, "path", pa.DictionaryArray.from_arrays(codes, names))
+
+    def _linked(self, table: pa.Table) -> pa.Table:
+        """The rows of the links: their own keys, the bytes of what they stand for."""
+        keys, targets = zip(*self._links, strict=True)
+        found = pc.index_in(string_array(targets, "as a link"), table["key"])
+        if found.null_count:
+            lost = pc.index(pc.is_null(found), True).as_py()
+            raise SourceError(
+                f"{keys[lost]!r} is a link to {targets[lost]!r}, which is not among the samples. "
+                "Make the archive again with the files themselves (tar --hard-dereference -h)."
+            )
+        linked = table.take(found)
+        return linked.set_column(0, "key", string_array(keys, "as a link"))
+
+
+def string_array(names: Sequence[str], where: str) -> pa.Array:
+    """(len(names),) large_string.
+
+    Raises:
+        SourceError: A name is not valid UTF-8, so it cannot be written down.
+    """
+    try:
+        return pa.array(names, pa.large_string())
+    except UnicodeEncodeError as e:
+        bad = next(name for name in names if not _is_utf8(name))
+        raise SourceError(
+            f"the name {bad!r} {where} is not valid UTF-8. Rename it; a key must be text."
+        ) from e
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sort_listing(table: pa.Table) -> pa.Table:
+    """Sort by key, bytewise, and refuse keys that cannot stand: odd ones, and two alike.
+
+    Args:
+        table: Columns as in the module's docstring, in any order of rows.
+
+    Returns:
+        One chunk a column, so that slices of it cost nothing.
+
+    Raises:
+        SourceError: A key is not `<class>/<file name>`, or two samples have the same key.
+    """
+    table = table.unify_dictionaries().combine_chunks()
+    _check_keys(table)
+    if not _increases(table["key"]):
+        order = pc.sort_indices(table["key"])
+        table = table.take(order).combine_chunks()
+        del order
+        if not _increases(table["key"]):
+            _refuse_duplicate(table)
+    return table
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return column.combine_chunks()
+
+
+def _increases(column: pa.ChunkedArray) -> bool:
+    """Say whether each key is greater than the one before."""
+    keys = _one_chunk(column)
+    for start in range(0, max(len(keys) - 1, 0), SLICE_ROWS):
+        stop = min(start + SLICE_ROWS, len(keys) - 1)
+        now, following = keys.slice(start, stop - start), keys.slice(start + 1, stop - start)
+        if not pc.all(pc.less(now, following)).as_py():
+            return False
+    return True
+
+
+def _check_keys(table: pa.Table) -> None:
+    for column in table["key"].chunks:
+        for start in range(0, len(column), SLICE_ROWS):
+            keys = column.slice(start, SLICE_ROWS)
+            bad = pc.match_substring_regex(keys, _BAD_KEY)
+            if pc.any(bad).as_py():
+                key = keys.filter(bad)[0].as_py()
+                raise SourceError(
+                    f"the key {key!r} cannot be used: a key is '<class>/<file name>' with one "
+                    "slash, no tab or line break, and neither part '.' or '..'. Rename it."
+                )
+
+
+def _refuse_duplicate(table: pa.Table) -> None:
+    keys = _one_chunk(table["key"])
+    alike = pc.equal(keys.slice(0, len(keys) - 1), keys.slice(1))
+    row = pc.index(alike, True).as_py()
+    raise SourceError(
+        f"two samples have the key {keys[row].as_py()!r}: {place_of(table, row)} and "
+        f"{place_of(table, row + 1)}. Rename or remove one of them."
+    )
+
+
+def place_of(table: pa.Table, row: int) -> str:
+    """Where the bytes of *row* lie, for a message."""
+    columns = table.column_names
+    path = table["path" if "path" in columns else "key"][row].as_py()
+    at = f" at byte {table['offset'][row].as_py()}" if "offset" in columns else ""
+    return f"{path!r}{at}"
+
+
+def listing_digest(listing: pa.Table) -> str:
+    r"""sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
+
+    Those are the lines in bytewise order of the keys, so anybody can make the digest with `sort`
+    and `sha256sum`. It knows no paths and no times: a folder and a tar of it have the same one.
+    """
+    digest = sha256()
+    tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))
+    for batch in listing.select(["key", "num_bytes"]).to_batches(max_chunksize=SLICE_ROWS):
+        sizes = pc.cast(batch["num_bytes"], pa.large_string())
+        lines = pc.binary_join_element_wise(batch["key"], tab, sizes, newline, nothing)
+        offsets = np.frombuffer(lines.buffers()[1], np.int64)
+        digest.update(memoryview(lines.buffers()[2])[offsets[0] : offsets[len(lines)]])
+    return digest.hexdigest()

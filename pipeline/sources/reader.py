@@ -1,0 +1,157 @@
+"""Exactly the bytes of one sample, by path or by byte range, local or through fsspec.
+
+A `Reader` is a small value until it is used: it pickles as its root. What it cannot read is a
+`ReadError` with the whole path, never a reason to call an image bad.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from pipeline.errors import ReadError
+
+MAX_OPEN_FILES = 32
+
+
+class _Descriptor:
+    """A file descriptor that closes itself when the last thread lets go of it.
+
+    So the cache may drop a file while another thread is still in `pread` on it.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        fd = getattr(self, "fd", None)
+        if fd is not None:
+            os.close(fd)
+
+
+class Reader:
+    """Reads samples under one root. Safe to share between threads.
+
+    Args:
+        root: Local folder or fsspec URL that the listing's paths are relative to.
+        max_open_files: Archives kept open at once; whole files are never kept open.
+    """
+
+    def __init__(self, root: str, max_open_files: int = MAX_OPEN_FILES) -> None:
+        self.root = root.rstrip("/")
+        self.max_open_files = max_open_files
+        self._remote = "://" in root or "::" in root
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._filesystem: tuple[Any, str] | None = None
+
+    def __reduce__(self) -> tuple[type["Reader"], tuple[str, int]]:
+        return Reader, (self.root, self.max_open_files)
+
+    def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
+        """Read one sample.
+
+        Args:
+            path: Relative to the root.
+            offset: Where the sample begins in the file; None: it is the whole file.
+            num_bytes: Its size, as listed.
+
+        Returns:
+            Exactly *num_bytes* bytes.
+
+        Raises:
+            ReadError: They could not be read, or are not what was listed.
+        """
+        full = f"{self.root}/{path}"
+        if self._remote:
+            return self._read_remote(path, full, offset, num_bytes)
+        try:
+            if offset is None:
+                return _read_whole(full, num_bytes)
+            return self._read_range(path, full, offset, num_bytes)
+        except ReadError:
+            raise
+        except OSError as e:
+            with self._lock:
+                self._open.pop(path, None)  # a stale handle would fail for ever
+            raise ReadError(f"cannot read {full}: {e.strerror or e}") from e
+
+    def close(self) -> None:
+        """Let go of every open file. The reader may be used again."""
+        with self._lock:
+            self._open.clear()
+            self._filesystem = None
+
+    def _descriptor(self, path: str, full: str) -> _Descriptor:
+        with self._lock:
+            found = self._open.get(path)
+            if found is not None:
+                self._open.move_to_end(path)
+                return found
+        opened = _Descriptor(full)  # outside the lock: opening may hang on a network disk
+        with self._lock:
+            kept = self._open.setdefault(path, opened)
+            while len(self._open) > self.max_open_files:
+                self._open.popitem(last=False)
+            return kept
+
+    def _read_range(self, path: str, full: str, offset: int, num_bytes: int) -> bytes:
+        file = self._descriptor(path, full)
+        data = os.pread(file.fd, num_bytes, offset)
+        while len(data) < num_bytes:
+            more = os.pread(file.fd, num_bytes - len(data), offset + len(data))
+            if not more:
+                raise ReadError(
+                    f"{full} ends at byte {offset + len(data)}, but a sample was listed at bytes "
+                    f"{offset} to {offset + num_bytes}: the source changed"
+                )
+            data += more
+        return data
+
+    def _read_remote(self, path: str, full: str, offset: int | None, num_bytes: int) -> bytes:
+        if num_bytes == 0 and offset is not None:
+            return b""
+        try:
+            filesystem, base = self._connect()
+            if offset is None:
+                data = filesystem.cat_file(f"{base}/{path}")
+            else:
+                data = filesystem.cat_file(f"{base}/{path}", start=offset, end=offset + num_bytes)
+        except Exception as e:  # aiohttp, botocore and others have error types of their own
+            raise ReadError(f"cannot read {full}: {type(e).__name__}: {e}") from e
+        if len(data) != num_bytes:
+            where = "" if offset is None else f" at byte {offset}"
+            raise ReadError(
+                f"{full}{where} has {len(data)} bytes, was listed with {num_bytes}: "
+                "the source changed"
+            )
+        return bytes(data)
+
+    def _connect(self) -> tuple[Any, str]:
+        if self._filesystem is None:
+            import fsspec.core  # here: a local source never pays for this import
+
+            filesystem, base = fsspec.core.url_to_fs(self.root)
+            self._filesystem = filesystem, base.rstrip("/")
+        return self._filesystem
+
+
+def _read_whole(full: str, num_bytes: int) -> bytes:
+    fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size != num_bytes:
+            raise ReadError(
+                f"{full} has {size} bytes, was listed with {num_bytes}: the source changed"
+            )
+        data = os.read(fd, num_bytes)
+        while len(data) < num_bytes:
+            more = os.read(fd, num_bytes - len(data))
+            if not more:
+                raise ReadError(f"{full} ended after {len(data)} of its {num_bytes} bytes")
+            data += more
+        return data
+    finally:
+        os.close(fd)

@@ -1,0 +1,83 @@
+"""Files behind fsspec, read by exact byte ranges, and errors of reading as `ReadError`."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.errors import ReadError, SourceError
+
+STREAM_BYTES = 8 << 20
+"""One request when a remote file is read from front to back."""
+
+
+def is_remote(root: str) -> bool:
+    """Say whether *root* needs fsspec."""
+    return "://" in root or "::" in root
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever a file system raises into a `ReadError` that names *path*."""
+    try:
+        yield
+    except (ReadError, SourceError):
+        raise
+    except OSError as e:
+        raise ReadError(f"cannot read {path}: {e.strerror or e}") from e
+
+
+@contextmanager
+def reading_remote(path: str) -> Iterator[None]:
+    """`reading` for fsspec, whose clients have error types of their own (aiohttp, botocore)."""
+    try:
+        yield
+    except (ReadError, SourceError):
+        raise
+    except Exception as e:
+        raise ReadError(f"cannot read {path}: {type(e).__name__}: {e}") from e
+
+
+class RangeFile(io.RawIOBase):
+    """Bytes [start, stop) of a remote file; each read is exactly one request, nothing ahead."""
+
+    def __init__(self, filesystem: Any, path: str, name: str, start: int, stop: int) -> None:
+        self._filesystem = filesystem
+        self._path = path
+        self._name = name
+        self._at = start
+        self._stop = stop
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes: a seek costs nothing."""
+        return True
+
+    def tell(self) -> int:
+        """Position in the whole file."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; positions count from the beginning of the whole file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._stop}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill *buffer* with one request."""
+        wanted = max(0, min(len(buffer), self._stop - self._at))
+        if not wanted:
+            return 0
+        with reading_remote(self._name):
+            piece = self._filesystem.cat_file(self._path, start=self._at, end=self._at + wanted)
+        if len(piece) != wanted:
+            raise ReadError(
+                f"cannot read {self._name}: asked for {wanted} bytes at {self._at}, "
+                f"got {len(piece)}. Its server may not serve byte ranges, or the file changed."
+            )
+        buffer[:wanted] = piece
+        self._at += wanted
+        return wanted

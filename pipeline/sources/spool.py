@@ -1,0 +1,224 @@
+"""Record files: what a source that cannot be read at random becomes, once, on a local disk.
+
+Each block of the source is streamed once into two files in the spool's folder:
+
+    <block>.records       the samples' bytes, one after the other, nothing between them
+    <block>.index.arrow   Arrow file: key, num_bytes, offset, crc32c (of each sample's bytes);
+                          its metadata has the length of the records. Renamed into place last, so
+                          its presence says that the block is whole.
+
+A block that is there is not streamed again, so an interrupted pass goes on where it stopped. Two
+tasks that spool the same block at once do no harm: each writes files of its own, and the later
+rename puts the same bytes in place of the same bytes. What a killed task left is swept away by the
+next one of its block: the lock on it is gone with the task.
+"""
+
+import fcntl
+import glob
+import os
+import time
+import uuid
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import SourceError
+from pipeline.sources.listing import ListingBuilder, Row, sort_listing
+
+RECORDS = ".records"
+INDEX = ".index.arrow"
+_LENGTH = b"tesserae records bytes"
+_FRESH_SECONDS = 10.0  # a file is not locked in the moment it is made
+_SLACK = 1.05  # an index costs about 80 bytes a sample; packed images hardly shrink
+
+Put = Callable[[Iterable[bytes]], int]
+"""Appends one sample's bytes, given in pieces, to the records and says at which offset."""
+
+
+class Block(Protocol):
+    """A part of a source that one task streams once. A small picklable value."""
+
+    @property
+    def name(self) -> str:
+        """File name without suffix, unlike that of any other block of the source."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much the samples take."""
+        ...
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read the block from front to back, handing each sample's bytes to *put*."""
+        ...
+
+
+Blocks = list[Block]
+
+
+def spool_bytes_needed(blocks: Sequence[Block]) -> int:
+    """Estimate the room that a spool of *blocks* takes, in bytes."""
+    return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
+
+
+def spool_block(block: Block, directory: str) -> None:
+    """Stream *block* into its record file and index, unless they are there.
+
+    Args:
+        block: What to stream.
+        directory: The spool's folder, on a local disk; made if need be.
+
+    Raises:
+        ReadError: The source could not be read now.
+        SourceError: The source is damaged, or not what it seemed.
+        OSError: The spool could not be written.
+    """
+    folder = Path(directory)
+    if _is_whole(folder, block.name):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder, block.name)
+    mark = f".{block.name}.{uuid.uuid4().hex}.tmp"
+    records, index = folder / (mark + RECORDS), folder / (mark + INDEX)
+    try:
+        with records.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: somebody is at work on it
+            table = _write_records(block, file)
+            _make_durable(file)
+        with index.open("xb") as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+            _make_durable(file)
+        records.rename(folder / (block.name + RECORDS))
+        _sync_folder(folder)
+        index.rename(folder / (block.name + INDEX))  # last: its presence means the block is whole
+        _sync_folder(folder)
+    finally:
+        records.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what killed tasks have left of this block: a spool holds no room for it twice."""
+    for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
+        with suppress(OSError):  # gone, locked by a task at work, or a disk that knows no locks
+            if time.time() - path.stat().st_mtime > _FRESH_SECONDS:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
+
+def _write_records(block: Block, file: BinaryIO) -> pa.Table:
+    """Write the samples of *block* to *file* and return their index."""
+    offsets, checksums = array("q"), array("L")
+
+    def put(pieces: Iterable[bytes]) -> int:
+        offset, crc = file.tell(), 0
+        for piece in pieces:
+            crc = google_crc32c.extend(crc, bytes(piece))
+            file.write(piece)
+        offsets.append(offset)
+        checksums.append(crc)
+        return offset
+
+    builder = ListingBuilder()
+    builder.collect(block.name + RECORDS, block.samples(put), lambda _: None)
+    table = builder.finish().drop_columns(["path"])
+    crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.uint32))
+    table = table.append_column("crc32c", pa.array(crc32c))
+    return table.replace_schema_metadata({_LENGTH: str(file.tell()).encode()})
+
+
+def _checksums_at(
+    table: pa.Table, offsets: NDArray[np.int64], checksums: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
+    """(rows,) uint32: the checksum of each row's record. Rows need not come in record order."""
+    wanted = table["offset"].to_numpy()
+    if not len(wanted):
+        return np.zeros(0, np.uint32)
+    # an empty record shares its offset with the one behind it: right - 1 is the one with bytes
+    found: NDArray[np.uint32] = checksums[np.searchsorted(offsets, wanted, "right") - 1]
+    found[table["num_bytes"].to_numpy() == 0] = 0
+    return found
+
+
+def _make_durable(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    try:
+        _read_index(folder, name)
+    except (OSError, SourceError):
+        return False  # absent or damaged: streamed again
+    return True
+
+
+def _read_index(folder: Path, name: str) -> pa.Table:
+    """Index of one block, after a look at the length of its records."""
+    path, records = folder / (name + INDEX), folder / (name + RECORDS)
+    try:
+        with pa.OSFile(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        expected = int(table.schema.metadata[_LENGTH])
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as e:
+        raise SourceError(
+            f"the spool's index {path} is damaged. Delete it; its block is then streamed again."
+        ) from e
+    size = records.stat().st_size
+    if size != expected:
+        raise SourceError(
+            f"the spool's {records} has {size} bytes, its index says {expected}. "
+            f"Delete {path}; the block is then streamed again."
+        )
+    return table
+
+
+def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
+    """List all samples of a finished spool, sorted by key.
+
+    Returns:
+        A listing with paths of record files relative to *directory*, offsets and crc32c.
+
+    Raises:
+        SourceError: A block is missing or damaged, holds a key twice, or there are no samples.
+    """
+    folder = Path(directory)
+    tables = []
+    for block in blocks:
+        try:
+            table = _read_index(folder, block.name)
+        except FileNotFoundError as e:
+            raise SourceError(
+                f"the spool {directory} lacks the block {block.name!r}: it was not streamed yet."
+            ) from e
+        tables.append(_with_path(table, block.name + RECORDS))
+    if not sum(map(len, tables)):
+        raise SourceError(
+            f"no images found in {len(blocks)} blocks of the source: nothing in them is an image "
+            "of the split that was asked for."
+        )
+    return sort_listing(pa.concat_tables(tables))
+
+
+def _with_path(table: pa.Table, path: str) -> pa.Table:
+    codes = pa.array(np.zeros(len(table), np.int32))
+    paths = pa.DictionaryArray.from_arrays(codes, pa.array([path], pa.string()))
+    columns = [table["key"], table["num_bytes"], paths, table["offset"], table["crc32c"]]
+    return pa.table(columns, ["key", "num_bytes", "path", "offset", "crc32c"])

@@ -1,0 +1,96 @@
+"""Small pictures and stores for tests, made here and never fetched."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import sources
+from pipeline.ingest import planning
+from pipeline.ingest.finish import finish_split
+from pipeline.ingest.planning import Choices
+from pipeline.ingest.rows import Origin
+from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
+from pipeline.store import records
+from pipeline.store.objects import Objects, open_objects
+from pipeline.store.plan import Plan
+
+
+def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **options: Any) -> bytes:
+    """A small smooth JPEG, another for each seed."""
+    rng = np.random.default_rng(seed)
+    bands = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    coarse = rng.integers(0, 256, (6, 8, bands), np.uint8).squeeze()
+    picture = Image.fromarray(coarse, mode).resize((width, height), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90, **options)
+    return file.getvalue()
+
+
+def make_folder(root: Path, images: int, classes: int = 3, bad: int = 0) -> Path:
+    """Class folders with *images* small JPEGs, the last *bad* of which are broken."""
+    for place in range(images):
+        wnid = f"n{place % classes:08d}"
+        file = root / wnid / f"{wnid}_{place}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        data = jpeg(place, 40 + place % 37, 40 + place % 23)
+        broken = place >= images - bad
+        file.write_bytes(data[: len(data) // 2] if broken else data)
+    return root
+
+
+def plan_inline(
+    source: Path, store: str, *, run: str = "train-inline", split: str = "train", **choices: Any
+) -> tuple[Objects, Plan, Work]:
+    """Plan a split in this process, as `tesserae prepare` does before it starts a cluster."""
+    chosen = Choices(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
+    objects = open_objects(store, run)
+    objects.begin()
+    opened = sources.open_source(str(source), split)
+    listed = planning.read_listing(opened.list(lambda _: None))
+    recipe = planning.settle_recipe(objects, chosen, listed.wnids, opened.words())
+    origin = Origin(
+        source=str(source),
+        kind=opened.kind,
+        root=opened.root,
+        fingerprint=opened.fingerprint(),
+        listing=listed.digest,
+        num_bytes=listed.num_bytes,
+    )
+    plan = planning.make_plan(objects, split, recipe, listed, origin, chosen.seed)
+    planning.write_metadata(objects, recipe, plan, chosen.sizes)
+    workspace.cache_clear()  # a test may have changed what lies under it
+    work = Work(
+        store=objects.url,
+        split=split,
+        run=run,
+        sizes=chosen.sizes,
+        watched=False,  # nobody would start this process again
+        read_pause=0.001,
+    )
+    return objects, plan, work
+
+
+def prepare_inline(source: Path, store: str, **choices: Any) -> list[Report]:
+    """Prepare a split in this process, without Dask; leaves what is committed alone."""
+    objects, plan, work = plan_inline(source, store, **choices)
+    commits = records.load_commits(objects, plan)
+    todo = [s for s in range(plan.num_shards) if s not in commits or not commits[s].sizes >= set(work.sizes)]
+    reports = [prepare_shard(work, shard) for shard in todo]
+    finish_split(store, work.split, work.run)
+    objects.end()
+    return reports
+
+
+def contents(store: Path, *, provenance: bool = False) -> dict[str, bytes]:
+    """Every file of a store that its promises cover, by name; commits only if asked."""
+    left_out = (".tmp", ".cache", "report.html") + (() if provenance else ("commits", "splits"))
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in sorted(store.rglob("*"))
+        if file.is_file() and file.relative_to(store).parts[0] not in left_out
+    }

@@ -1,0 +1,204 @@
+"""ILSVRC2012 as handed out: tars, the val set and its truth, Kaggle's tree."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import beside, open_source, splits
+from pipeline.sources.listing import listing_digest
+from pipeline.sources.place import Place
+from pipeline.sources.spool import spool_block, spool_listing
+from tests.pipeline.sources.layouts import (
+    made_pictures,
+    tar_bytes,
+    write_class_tars,
+    write_folder,
+    write_tar_of_tars,
+)
+
+# the devkit's ids are no sorted order of the wnids
+SYNSETS = ["n02119789", "n02100735", "n01440764"]
+TRUTH = [3, 1, 1, 2, 3]
+EXPECTED = [f"{SYNSETS[label - 1]}/ILSVRC2012_val_{i:08d}.JPEG" for i, label in enumerate(TRUTH, 1)]
+VAL = {f"ILSVRC2012_val_{i:08d}.JPEG": bytes([i]) * i for i in range(1, 6)}
+TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def write_devkit(folder: Path, *, truth: str = "\n".join(map(str, TRUTH))) -> None:
+    """Write the devkit's two files in the shape of the real ones."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
+    rows = [(i, wnid, f"words of {wnid}", "") for i, wnid in enumerate(SYNSETS, 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    savemat(folder / "meta.mat", {"synsets": np.array(rows, kinds).reshape(-1, 1)})
+    (folder / TRUTH_NAME).write_text(truth)
+
+
+def keys(root: Path, split: str = "val", kind: str | None = None) -> list[str]:
+    return open_source(root, split, kind).list(lambda num_new: None)["key"].to_pylist()
+
+
+def test_one_root_may_hold_both_tars(tmp_path):
+    """The split picks one of them."""
+    root = write_tar_of_tars(tmp_path / "x", made_pictures())
+    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_bytes(VAL))
+    write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
+    (root / "ILSVRC2012_devkit_t12" / "COPYING").write_text("a file without a suffix")
+    assert splits(root) == ["train", "val"]
+    assert open_source(root, "train").kind == "ilsvrc-tar"
+    assert keys(root) == sorted(EXPECTED)
+    assert open_source(root, "val").words()["n02100735"] == "words of n02100735"
+
+
+@pytest.mark.parametrize("kit", ["loose", "folder", "archive", "above"])
+def test_the_devkit_is_found_wherever_people_leave_it(tmp_path, kit):
+    """Beside the images, in its folder, in its archive, or a folder above."""
+    root = write_folder(tmp_path / "x", {f"val/{name}": data for name, data in VAL.items()})
+    if kit == "archive":
+        write_devkit(tmp_path / "kit" / "ILSVRC2012_devkit_t12" / "data")
+        with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / "kit" / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    else:
+        places = {"loose": "val", "folder": "ILSVRC2012_devkit_t12/data", "above": ""}
+        write_devkit(root / places[kit])
+    assert keys(root) == sorted(EXPECTED)
+    assert keys(root / "val") == sorted(EXPECTED)
+
+
+def test_val_without_its_truth_says_what_to_put_where(tmp_path):
+    """Neither file, then one of the two."""
+    root = write_folder(tmp_path, VAL | {"x": b""})
+    with pytest.raises(
+        SourceError,
+        match=rf"{TRUTH_NAME} and meta.mat not found. Put ILSVRC2012_devkit_t12.tar.gz .* beside",
+    ):
+        keys(root)
+    write_devkit(root)
+    (root / "meta.mat").unlink()
+    with pytest.raises(SourceError, match=r"no classes: meta\.mat not found"):
+        keys(root)
+
+
+def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
+    """The number in the name picks the line, not the place among those present."""
+    some = dict(list(VAL.items())[2:4])
+    root = write_folder(tmp_path, some)
+    write_devkit(root)
+    assert keys(root) == sorted(EXPECTED[2:4])
+
+
+def test_an_image_beyond_the_truth_is_refused(tmp_path):
+    """More images than lines."""
+    root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
+    write_devkit(root)
+    with pytest.raises(SourceError, match=r"'ILSVRC2012_val_00000009\.JPEG' has no class in"):
+        keys(root)
+
+
+def test_a_truth_of_another_devkit_is_refused(tmp_path):
+    """A class number that the table does not have, and a table that is none."""
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root, truth="1\n4\n")
+    with pytest.raises(SourceError, match=r"has a line that is no class of .*meta\.mat"):
+        keys(root)
+    (root / "meta.mat").write_bytes(b"no such thing" * 20)
+    with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
+        keys(root)
+
+
+def test_without_scipy_one_sentence_says_so(tmp_path, monkeypatch):
+    """And names the way around it. Words are not worth an error."""
+    import sys
+
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(SourceError, match=r"needs scipy.* extra 'devkit', or put Kaggle's"):
+        keys(root)
+    assert open_source(root, "val").words() == {}
+
+
+@pytest.mark.parametrize("level", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
+    """The truth of val is at the top; the first word of a prediction is the class."""
+    pictures = made_pictures()
+    base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    write_folder(base / "train", pictures)
+    write_folder(base, {f"val/{name}": data for name, data in VAL.items()})
+    write_folder(base, {"test/ILSVRC2012_test_00000001.JPEG": b"1"})
+    lines = [f"{Path(key).stem},{key.split('/')[0]} 1 2 3 4 n09999999 5 6 7 8" for key in EXPECTED]
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n")
+    root = tmp_path / level
+    assert splits(root) == ["train", "val"]
+    assert open_source(root, "train").kind == open_source(root, "val").kind == "kaggle"
+    assert keys(root, "train") == sorted(pictures)
+    assert keys(root, "val") == sorted(EXPECTED)
+    assert open_source(root, "val").words() == {"n01440764": "tench, Tinca tinca"}
+    assert keys(root / "ILSVRC/Data/CLS-LOC/val" if not level else base / "val") == sorted(EXPECTED)
+
+
+def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
+    """Many sort it so, also in Kaggle's tree."""
+    files = {f"CLS-LOC/val/{key}": b"1" for key in EXPECTED}
+    root = write_folder(tmp_path, files)
+    assert keys(root) == sorted(EXPECTED)
+
+
+def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):
+    """Packed or not."""
+    write_folder(tmp_path / "folder", VAL)
+    write_devkit(tmp_path)
+    for name, mode in (("ILSVRC2012_img_val.tar", "w"), ("ILSVRC2012_img_val.tar.gz", "w:gz")):
+        root = tmp_path / name.rpartition(".")[2]
+        root.mkdir()
+        (root / name).write_bytes(tar_bytes(VAL, mode))
+    digest = listing_digest(open_source(tmp_path / "folder", "val").list(lambda _: None))
+    assert listing_digest(open_source(tmp_path / "tar", "val").list(lambda _: None)) == digest
+    blocks = open_source(tmp_path / "gz", "val").blocks()
+    (tmp_path / "spool").mkdir()
+    spool_block(blocks[0], str(tmp_path / "spool"))
+    assert listing_digest(spool_listing(str(tmp_path / "spool"), blocks)) == digest
+
+
+def test_a_cut_train_tar_is_refused_with_its_member(tmp_path):
+    """A download of 138 GB that stopped."""
+    root = write_tar_of_tars(tmp_path / "x", made_pictures())
+    path = root / "ILSVRC2012_img_train.tar"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"img_train\.tar is not a whole tar: its member 'n0"):
+        keys(root, "train")
+
+
+def test_a_cut_class_tar_inside_a_whole_train_tar_is_refused(tmp_path):
+    """Its last member reaches beyond it."""
+    inner = tar_bytes({"n01440764_1.JPEG": b"x" * 5000})[:2048]
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes({"n01440764.tar": inner}))
+    with pytest.raises(SourceError, match=r"member 'n01440764_1\.JPEG' at byte 512 needs 5000"):
+        keys(tmp_path, "train")
+
+
+def test_class_tars_may_be_called_anything_when_named(tmp_path):
+    """`--source-kind class-tars` for cats and dogs."""
+    root = write_class_tars(tmp_path / "x", {"n01440764/a.jpg": b"1"})
+    (root / "n01440764.tar").rename(root / "cat.tar")
+    assert keys(root, "train", "class-tars") == ["cat/a.jpg"]
+
+
+def test_the_real_devkit(real_data):
+    """50,000 lines, 50 images a class, and its order is not that of the sorted wnids."""
+    pytest.importorskip("scipy")
+    place = Place(str(real_data / "meta"))
+    truth = beside.find_truth(place)
+    assert len(truth.by_number) == 50_000
+    wnids, counts = np.unique(truth.by_number, return_counts=True)
+    assert len(wnids) == 1000
+    assert set(counts) == {50}
+    # as in the script by which most people sort the val set into class folders
+    known = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
+    names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
+    assert [truth.wnid(name) for name in names] == known
+    assert beside.find_words(place)["n01751748"] == "sea snake"

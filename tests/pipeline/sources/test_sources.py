@@ -1,0 +1,231 @@
+"""Detection, and the promise that one set of images has one listing however it is laid out."""
+
+import pickle
+from pathlib import Path
+
+import fsspec
+import google_crc32c
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import SOURCE_KINDS, Source, open_source, splits
+from pipeline.sources.listing import listing_digest
+from pipeline.sources.reader import Reader
+from pipeline.sources.spool import spool_block, spool_listing
+from tests.pipeline.sources.layouts import (
+    LAYOUTS,
+    made_pictures,
+    tar_bytes,
+    write_class_tars,
+    write_folder,
+    write_parquet_hub,
+    write_tar_of_tars,
+    write_webdataset,
+)
+
+
+def read_all(source: Source, spool: Path) -> tuple[str, dict[str, bytes]]:
+    """Digest of the listing and the bytes of every key, by whichever access the source has."""
+    if source.access == "random":
+        listing, reader = source.list(lambda num_new: None), Reader(source.root)
+    else:
+        spool.mkdir()
+        for block in source.blocks():
+            spool_block(pickle.loads(pickle.dumps(block)), str(spool))
+        listing, reader = spool_listing(str(spool), source.blocks()), Reader(str(spool))
+    rows = listing.to_pylist()
+    read = {
+        row["key"]: reader.read(row.get("path", row["key"]), row.get("offset"), row["num_bytes"])
+        for row in rows
+    }
+    for row in rows:
+        if "crc32c" in row:
+            assert row["crc32c"] == google_crc32c.value(read[row["key"]])
+    reader.close()
+    return listing_digest(listing), read
+
+
+def upload(folder: Path, url: str) -> None:
+    filesystem, base = fsspec.core.url_to_fs(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            filesystem.pipe_file(f"{base}/{path.relative_to(folder)}", path.read_bytes())
+
+
+@pytest.mark.parametrize("where", ["local", "file://", "memory://"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_listing_and_the_same_bytes(tmp_path, layout, where):
+    """The digest of the listing is that of the folder, and each key leads to its own bytes."""
+    pictures = made_pictures()
+    folder = open_source(write_folder(tmp_path / "folder", pictures), "train")
+    expected = listing_digest(folder.list(lambda num_new: None))
+
+    root = LAYOUTS[layout](tmp_path / "laid out", pictures)
+    place = {"local": str(root), "file://": f"file://{root}"}.get(where, f"memory://{tmp_path}")
+    if where == "memory://":
+        upload(root, place)
+    source = open_source(place, "train")
+
+    assert source.kind == layout.split()[0]
+    blocks = "parquet" in layout or "gz" in layout or (where == "memory://" and layout != "folder")
+    assert source.access == ("blocks" if blocks else "random")
+    digest, read = read_all(source, tmp_path / "spool")
+    assert digest == expected
+    assert read == pictures
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_listing_tells_its_progress(tmp_path, layout):
+    """The numbers given to `progress` add up to the samples."""
+    source = open_source(LAYOUTS[layout](tmp_path / "x", made_pictures()), "train")
+    if source.access == "random":
+        seen: list[int] = []
+        source.list(seen.append)
+        assert sum(seen) == 40
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_fingerprint_stays_until_something_is_added(tmp_path, layout):
+    """Two looks at the same files agree; one more file or a rewritten archive does not."""
+    pictures = made_pictures()
+    root = LAYOUTS[layout](tmp_path / "x", pictures)
+    before = open_source(root, "train").fingerprint()
+    assert open_source(root, "train").fingerprint() == before
+    if layout == "folder":
+        (root / "n01440764" / "one more.JPEG").write_bytes(b"x")
+    else:
+        archive = max(root.rglob("*.*"))
+        archive.write_bytes(archive.read_bytes() + b"x")
+    if layout != "webdataset" or archive.suffix == ".tar":
+        assert open_source(root, "train").fingerprint() != before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_wrong_kind_is_refused_with_what_was_looked_for(tmp_path, layout):
+    """A kind that is named but not there is one sentence, for every other kind."""
+    root = LAYOUTS[layout](tmp_path / "x", made_pictures())
+    own = open_source(root, "train").kind
+    # any tar may be called a shard, a tree or a class: a person who names one of these knows
+    tars = {"class-tars", "webdataset", "tar", "ilsvrc-tar"}
+    for kind in set(SOURCE_KINDS) - {own, "folder"} - (tars if own in tars else set()):
+        with pytest.raises(SourceError, match=f"no source of the kind '{kind}': looked for"):
+            open_source(root, "train", kind)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    """The message lists what may be passed."""
+    with pytest.raises(SourceError, match=r"no source kind 'zip': expected one of kaggle"):
+        open_source(tmp_path, "train", "zip")
+
+
+def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
+    """Class folders beside the tar they came from: the user says which."""
+    write_tar_of_tars(tmp_path / "x", made_pictures())
+    write_folder(tmp_path / "x" / "train", made_pictures())
+    with pytest.raises(SourceError, match=r"'train': folder, ilsvrc-tar. Name one with"):
+        open_source(tmp_path / "x", "train")
+    assert open_source(tmp_path / "x", "train", "folder").kind == "folder"
+    assert open_source(tmp_path / "x", "train", "ilsvrc-tar").kind == "ilsvrc-tar"
+
+
+def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
+    """An empty folder, a missing one, and images without a class folder."""
+    with pytest.raises(SourceError, match=r"no images found: .* Pass the folder or archive"):
+        open_source(tmp_path, "train")
+    with pytest.raises(SourceError, match=r"no source at .*missing"):
+        open_source(tmp_path / "missing", "train")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(SourceError, match="lie in no class folder"):
+        open_source(tmp_path, "train")
+
+
+def test_an_empty_set_of_the_named_kind_is_refused(tmp_path):
+    """Class folders without images, and tars without images."""
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(SourceError, match="no images found"):
+        open_source(tmp_path, "train", "folder").list(lambda num_new: None)
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"readme.txt": b"x"}))
+    for kind in ("webdataset", "tar", "class-tars"):
+        with pytest.raises(SourceError, match="no images found"):
+            open_source(tmp_path, "train", kind).list(lambda num_new: None)
+    (tmp_path / "x.tar").rename(tmp_path / "x.tar.old")
+    (tmp_path / "x.tar.gz").write_bytes(tar_bytes({"readme.txt": b"x"}, "w:gz"))
+    (tmp_path / "spool").mkdir()
+    blocks = open_source(tmp_path, "train", "webdataset").blocks()
+    spool_block(blocks[0], str(tmp_path / "spool"))
+    with pytest.raises(SourceError, match="no images found in 1 blocks"):
+        spool_listing(str(tmp_path / "spool"), blocks)
+
+
+def test_splits_are_told_from_folders_and_names(tmp_path):
+    """train/ and val/ are two splits; `validation` counts as val; a single split has no name."""
+    pictures = made_pictures()
+    write_folder(tmp_path / "two" / "train", pictures)
+    write_folder(tmp_path / "two" / "validation", pictures)
+    assert splits(tmp_path / "two") == ["train", "val"]
+    assert open_source(tmp_path / "two", "validation").root.endswith("validation")
+    assert open_source(tmp_path / "two", "val").root.endswith("validation")
+    assert splits(tmp_path / "two" / "train") == []
+    assert open_source(tmp_path / "two" / "train", "anything").kind == "folder"
+
+    write_webdataset(tmp_path / "tars", pictures)
+    for tar in sorted((tmp_path / "tars").glob("*.tar"))[:2]:
+        tar.rename(tar.with_name(tar.name.replace("shard", "set-train")))
+    last = next((tmp_path / "tars").glob("shard*.tar"))
+    last.rename(last.with_name("set-val-0.tar"))
+    assert splits(tmp_path / "tars") == ["train", "val"]
+    assert len(open_source(tmp_path / "tars", "val").list(lambda num_new: None)) == 13
+
+    write_class_tars(tmp_path / "classes" / "train", pictures)
+    assert splits(tmp_path / "classes") == ["train"]
+
+
+def test_archives_that_tell_no_split_are_left_out_where_others_tell_one(tmp_path):
+    """extra.parquet beside train-0.parquet belongs to neither."""
+    write_parquet_hub(tmp_path, made_pictures())
+    (tmp_path / "data" / "extra.parquet").write_bytes(b"not looked at")
+    assert splits(tmp_path) == ["train"]
+    with pytest.raises(SourceError, match="no split 'val': it holds train"):
+        open_source(tmp_path, "val")
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    """The message names what --split may be."""
+    write_folder(tmp_path / "train", made_pictures())
+    with pytest.raises(SourceError, match=r"no split 'test': it holds train"):
+        open_source(tmp_path, "test")
+
+
+def test_a_split_of_the_users_own_naming_is_a_folder_too(tmp_path):
+    """`--split unusual` finds unusual/<class>/<file>."""
+    write_folder(tmp_path / "unusual", made_pictures())
+    write_folder(tmp_path / "train", made_pictures())
+    assert open_source(tmp_path, "unusual").root.endswith("unusual")
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    """Only a folder of folders is a split: trains are things, too."""
+    write_folder(tmp_path, {"train/a.jpg": b"1", "bird/b.jpg": b"2"})
+    listing = open_source(tmp_path, "train").list(lambda num_new: None)
+    assert listing["key"].to_pylist() == ["bird/b.jpg", "train/a.jpg"]
+
+
+def test_one_archive_may_be_the_source(tmp_path):
+    """A tar or a Parquet file is passed by its own name."""
+    pictures = made_pictures()
+    root = write_webdataset(tmp_path / "x", pictures)
+    source = open_source(root / "shard-000001.tar", "train")
+    assert source.kind == "webdataset"
+    assert len(source.list(lambda num_new: None)) == 13
+    assert source.root == str(root)
+    root = write_tar_of_tars(tmp_path / "y", pictures)
+    (root / "ILSVRC2012_img_train.tar").rename(root / "t3.tar")
+    assert open_source(root / "t3.tar", "train").kind == "ilsvrc-tar"
+
+
+def test_random_sources_have_no_blocks_and_block_sources_no_listing(tmp_path):
+    """Asking for the wrong one is an error, not an empty answer."""
+    for name, write in LAYOUTS.items():
+        source = open_source(write(tmp_path / name, made_pictures()), "train")
+        with pytest.raises(SourceError, match=r"read at random|read in blocks"):
+            source.blocks() if source.access == "random" else source.list(lambda num_new: None)

@@ -1,0 +1,205 @@
+"""The spool: whole or absent, resumable, and the source read once."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import google_crc32c
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources import open_source
+from pipeline.sources.listing import Row
+from pipeline.sources.reader import Reader
+from pipeline.sources.spool import Put, spool_block, spool_bytes_needed, spool_listing
+from tests.pipeline.sources.layouts import LAYOUTS, Pictures, made_pictures
+
+
+@dataclass
+class MadeBlock:
+    """Pictures in memory; may fail after some of them."""
+
+    pictures: Pictures
+    name: str = "made"
+    fails_after: int = -1
+    reads: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.pictures.values()))
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        self.reads += 1
+        for i, (key, data) in enumerate(self.pictures.items()):
+            if i == self.fails_after:
+                raise ReadError("cannot read x: Input/output error")
+            yield Row(key, len(data), put((data[:5], data[5:])))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_records_and_index_hold_the_samples(tmp_path):
+    """Bytes one after the other; the index tells where, and their crc32c."""
+    pictures = made_pictures()
+    block = MadeBlock(pictures)
+    spool_block(block, str(tmp_path))
+    assert names(tmp_path) == ["made.index.arrow", "made.records"]
+    assert (tmp_path / "made.records").read_bytes() == b"".join(pictures.values())
+    reader = Reader(str(tmp_path))
+    listing = spool_listing(str(tmp_path), [block]).to_pylist()
+    assert [row["key"] for row in listing] == sorted(pictures)
+    for row in listing:
+        data = reader.read(row["path"], row["offset"], row["num_bytes"])
+        assert data == pictures[row["key"]]
+        assert row["crc32c"] == google_crc32c.value(data)
+    reader.close()
+
+
+def test_a_finished_block_is_not_streamed_again(tmp_path):
+    """A pass goes on where it was stopped."""
+    block = MadeBlock(made_pictures())
+    spool_block(block, str(tmp_path))
+    spool_block(block, str(tmp_path))
+    assert block.reads == 1
+
+
+def test_an_error_of_reading_leaves_nothing_behind(tmp_path):
+    """Neither a record file that looks whole nor a temporary one."""
+    with pytest.raises(ReadError):
+        spool_block(MadeBlock(made_pictures(), fails_after=9), str(tmp_path))
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_task_left_is_swept_away_and_what_one_is_writing_is_not(tmp_path):
+    """A lock tells them apart; it goes with its process."""
+    left, fresh, locked, other = (
+        tmp_path / f".{name}.tmp.records" for name in ("made.1", "made.2", "made.3", "made2.1")
+    )
+    for path in (left, fresh, locked, other):
+        path.write_bytes(b"half")
+        if path is not fresh:
+            os.utime(path, (0, 0))
+    with locked.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        spool_block(MadeBlock(made_pictures()), str(tmp_path))
+    assert names(tmp_path) == sorted(
+        [fresh.name, locked.name, other.name, "made.index.arrow", "made.records"]
+    )
+
+
+@pytest.mark.parametrize("harm", ["cut records", "cut index", "no records", "other index"])
+def test_a_damaged_block_is_noticed_and_streamed_again(tmp_path, harm):
+    """Lengths are compared whenever the index is read."""
+    block = MadeBlock(made_pictures())
+    spool_block(block, str(tmp_path))
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if harm == "no records":
+        (tmp_path / "made.records").unlink()
+    else:
+        name = "made.records" if harm == "cut records" else "made.index.arrow"
+        data = b"not arrow" if harm == "other index" else whole[name][:-9]
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=r"made.*(Delete|not streamed)"):
+        spool_listing(str(tmp_path), [block])
+    spool_block(block, str(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+    assert block.reads == 2
+
+
+def test_a_missing_block_is_named(tmp_path):
+    """A listing of half a source must not pass for a whole one."""
+    done, missing = MadeBlock(made_pictures()), MadeBlock(made_pictures(), name="second")
+    spool_block(done, str(tmp_path))
+    with pytest.raises(SourceError, match="lacks the block 'second'"):
+        spool_listing(str(tmp_path), [done, missing])
+
+
+def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
+    """As in one listing."""
+    blocks = [MadeBlock({"a/x": b"1"}, name="p"), MadeBlock({"a/x": b"1"}, name="q")]
+    for block in blocks:
+        spool_block(block, str(tmp_path))
+    with pytest.raises(SourceError, match=r"'a/x': 'p\.records' at byte 0 and 'q\.records'"):
+        spool_listing(str(tmp_path), blocks)
+
+
+def test_the_files_are_synced_before_their_names_are_given(tmp_path, monkeypatch):
+    """Records, their folder, the index, the folder again: a crash leaves no half block."""
+    events = []
+    sync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), sync(fd)))
+
+    def watched(self: Path, target: Path) -> Path:
+        events.append(target.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    spool_block(MadeBlock(made_pictures()), str(tmp_path))
+    assert events == ["sync", "sync", "made.records", "sync", "made.index.arrow", "sync"]
+
+
+def test_the_room_that_is_asked_for_is_enough(tmp_path):
+    """And not twice what is needed, for pictures of a natural size."""
+    for name in ("ilsvrc-tar gz", "webdataset gz", "parquet hub", "parquet plain"):
+        root = LAYOUTS[name](tmp_path / name, made_pictures(40, 20_000))
+        spool = tmp_path / f"{name} spool"
+        spool.mkdir()
+        blocks = open_source(root, "train").blocks()
+        for block in blocks:
+            spool_block(block, str(spool))
+        used = sum(path.stat().st_size for path in spool.iterdir())
+        assert used <= spool_bytes_needed(blocks) <= 1.3 * used + 50_000
+
+
+class CountingFileSystem(MemoryFileSystem):
+    """The memory file system, counting the bytes it hands out."""
+
+    protocol = "counting"
+    num_read = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("counting://"))
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        data = super().cat_file(path, start, end, **kwargs)
+        CountingFileSystem.num_read += len(data)
+        return data
+
+    def _open(self, *args, **kwargs):
+        raise AssertionError("reads go through cat_file")
+
+
+@pytest.mark.parametrize(
+    "layout", ["ilsvrc-tar", "class-tars", "webdataset", "tar", "ilsvrc-tar gz", "parquet hub"]
+)
+def test_a_pass_reads_the_source_once(tmp_path, layout):
+    """Detection, blocks and spooling together fetch at most 1.1 times its bytes."""
+    fsspec.register_implementation("counting", CountingFileSystem, clobber=True)
+    filesystem = fsspec.filesystem("memory")  # both look at one store
+    # large against the headers, as photographs are; two row groups and a footer in Parquet
+    root = tmp_path / "x"
+    write = LAYOUTS[layout]
+    pictures = made_pictures(40, 60_000)
+    if layout == "parquet hub":
+        write(root, pictures, 20)
+    else:
+        write(root, pictures)
+    total = 0
+    for path in root.rglob("*"):
+        if path.is_file():
+            filesystem.pipe_file(f"{tmp_path}/{path.relative_to(root)}", path.read_bytes())
+            total += path.stat().st_size
+    CountingFileSystem.num_read = 0
+    (tmp_path / "spool").mkdir()
+    blocks = open_source(f"counting://{tmp_path}", "train").blocks()
+    for block in blocks:
+        spool_block(block, str(tmp_path / "spool"))
+    assert len(spool_listing(str(tmp_path / "spool"), blocks)) == 40
+    assert total * 0.9 < CountingFileSystem.num_read <= total * 1.1

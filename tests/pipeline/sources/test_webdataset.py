@@ -1,0 +1,131 @@
+"""Shards: grouping, classes, and what is refused."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import SourceError
+from pipeline.sources import open_source
+from pipeline.sources.webdataset import sample_name
+from tests.pipeline.sources.layouts import tar_bytes
+
+# folders that tell the class, so that only the grouping decides
+names = st.lists(
+    st.tuples(
+        st.sampled_from(["n00000001/", "a/n00000001/", "n00000002/", "x.y/n00000003/"]),
+        st.sampled_from(["0", "1", "n01440764_5", ""]),
+        st.sampled_from(["jpg", "JPEG", "seg.png", "cls", "json", "txt", "", "tar.old"]),
+    ).map(lambda parts: parts[0] + parts[1] + ("." + parts[2] if parts[2] else "")),
+    unique=True,
+    max_size=14,
+).filter(lambda paths: len({path.split("n0", 1)[1] for path in paths}) == len(paths))
+
+
+def shard(folder: Path, members: dict[str, bytes], name: str = "s-000.tar") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(tar_bytes(members))
+    return folder
+
+
+def keys(root: Path) -> list[str]:
+    listing = open_source(root, "train", "webdataset").list(lambda num_new: None)
+    return listing["key"].to_pylist()
+
+
+def oracle(members: list[str]) -> list[list[str]]:
+    """Samples as WebDataset's own rule has them: neighbours alike up to the last part's dot."""
+    kept = [name for name in members if not Path(name).name.startswith(".")]
+    kept = [name for name in kept if "." in name.split("/")[-1]]
+    base = {
+        name: name[: name.rindex(name.split("/")[-1])] + name.split("/")[-1].split(".")[0]
+        for name in kept
+    }
+    return [list(group) for _, group in groupby(kept, base.get)]
+
+
+@given(names)
+def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members):
+    """One row for each group with an image; two images in a group are refused."""
+    images = [
+        [name for name in group if name.lower().endswith((".jpg", ".jpeg", ".png"))]
+        for group in oracle(members)
+    ]
+    root = shard(tmp_path_factory.mktemp("x"), dict.fromkeys(members, b"3"))
+    expected = [group[0] for group in images if group]
+    if any(len(group) > 1 for group in images):
+        with pytest.raises(SourceError, match="has two images"):
+            keys(root)
+        return
+    if not expected:
+        with pytest.raises(SourceError, match="no images found"):
+            keys(root)
+        return
+    assert keys(root) == sorted("/".join(name.split("/")[-2:]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("members", "key"),
+    [
+        ({"n01440764/a.jpg": b""}, "n01440764/a.jpg"),
+        ({"train/n01440764/a.jpg": b"", "train/n01440764/a.cls": b"cat"}, "n01440764/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"1\n"}, "dog/a.jpg"),
+        ({"a.cls": b"0", "a.jpg": b""}, "n02119789/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"bird"}, "bird/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"77"}, "77/a.jpg"),
+        ({"a.jpg": b"", "a.json": json.dumps({"label": 1}).encode()}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.json": b'{"wnid": "n01440764", "label": 1}'}, "n01440764/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"1", "a.json": b'{"cls": 0}'}, "dog/a.jpg"),
+        ({"n01440764_1.jpg": b"", "n01440764_1.cls": b"77"}, "n01440764/n01440764_1.jpg"),
+        ({"n01440764_1.JPEG": b""}, "n01440764/n01440764_1.JPEG"),
+        ({"cats/a.jpg": b""}, "cats/a.jpg"),
+        ({"train/a.jpg": b"", "train/a.txt": b"words", "train/a.cls": b"7"}, "7/a.jpg"),
+    ],
+)
+def test_the_class_is_found_where_a_shard_keeps_it(tmp_path, members, key):
+    """A wnid from anywhere wins; then a name; then a number."""
+    root = shard(tmp_path, members)
+    (root / "classes.txt").write_text("n02119789\ndog\n")
+    assert keys(root) == [key]
+
+
+def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
+    """Numbers count the lines of LOC_synset_mapping.txt."""
+    root = shard(tmp_path / "shards", {"a.jpg": b"", "a.cls": b"1"})
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
+    assert keys(root) == ["n01443537/a.jpg"]
+
+
+def test_a_sample_without_a_class_is_refused(tmp_path):
+    """With its name and what was expected."""
+    with pytest.raises(SourceError, match=r"class of the sample 'a\.jpg': expected a folder"):
+        keys(shard(tmp_path, {"a.jpg": b""}))
+
+
+def test_two_images_in_one_sample_are_refused(tmp_path):
+    """Which of them is the sample is not for us to guess."""
+    with pytest.raises(SourceError, match=r"sample 'n01440764_1' has two images, .*l\.jpg' and"):
+        keys(shard(tmp_path, {"n01440764_1.l.jpg": b"", "n01440764_1.r.jpg": b""}))
+
+
+def test_a_json_that_is_none_is_refused(tmp_path):
+    """With the sample's name."""
+    with pytest.raises(SourceError, match=r"\.json of the sample 'a' is no JSON"):
+        keys(shard(tmp_path, {"a.jpg": b"", "a.json": b"{"}))
+
+
+def test_one_key_in_two_shards_is_refused_with_both(tmp_path):
+    """Shards that were copied twice."""
+    for name in ("s-000.tar", "s-001.tar"):
+        shard(tmp_path, {"n01440764_1.jpg": b"1"}, name)
+    with pytest.raises(SourceError, match=r"'s-000\.tar' at byte 512 and 's-001\.tar' at byte 512"):
+        keys(tmp_path)
+
+
+def test_a_name_is_split_at_the_first_dot_of_its_last_part():
+    """Dots of folders do not count."""
+    assert sample_name("a.b/c.d.e") == ("a.b/c", "d.e")
+    assert sample_name("c") == ("c", "")

@@ -1,0 +1,212 @@
+"""Broken, odd and dangerous files: quarantined exactly where stock Pillow fails, equal elsewhere.
+
+Stock Pillow reads them in an environment of its own, without truncation tolerance and with its
+limit for decompression bombs, so that no defect of ours can be in both.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import features
+
+from pipeline.decode import STATUS_WORDS, UNSUPPORTED, decode
+from pipeline.errors import DecodeError
+
+STOCK = "12.1.1"
+
+OTHER_LIBJPEG = {
+    "jpeg-decoder__crashtest__images__imagetestsuite__f6b4389c3cf0f5997b2e5a4b905aea8d.jpg",
+}
+"""A damaged progressive JPEG. libjpeg-turbo 2 smooths its blocks differently from the
+libjpeg-turbo 3 of stock Pillow's wheel: 0.2 % of the values, by 2 levels at most. The probe
+pictures tell the two apart, so they never meet in one store."""
+
+HIGH_BYTE = {
+    "jpeg-decoder__reftest__images__grayscale_16x24_sampling2x2.png",
+    "jpeg-decoder__reftest__images__lossless__1__jpeg_lossless_sel2.png",
+    "jpeg-decoder__reftest__images__lossless__1__jpeg_lossless_sel5.png",
+    "jpeg-decoder__reftest__images__lossless__1__jpeg_lossless_sel7.png",
+}
+"""16-bit grey: stock Pillow clips it at 255, to white; here its high byte is kept."""
+
+# Runs under stock Pillow. Of 16-bit grey it also makes the picture of the high bytes.
+READ = """
+import io, json, sys, warnings
+from pathlib import Path
+from PIL import Image
+
+warnings.simplefilter("ignore")
+source, target = map(Path, sys.argv[1:])
+found = {}
+for path in sorted(source.iterdir()):
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            facts = [image.format, image.mode]
+            rgb = image.convert("RGB")
+            if image.mode == "I;16":
+                low_high = image.tobytes()
+                high = Image.frombytes("L", image.size, low_high[1::2]).convert("RGB")
+                (target / (path.name + ".high")).write_bytes(high.tobytes())
+        found[path.name] = [*facts, *rgb.size]
+        (target / (path.name + ".rgb")).write_bytes(rgb.tobytes())
+    except Exception:
+        found[path.name] = None
+(target / "found.json").write_text(json.dumps(found))
+"""
+
+# Prints one line of each file: what a store would hold of it.
+DIGEST = """
+import hashlib, sys
+from pathlib import Path
+from pipeline.decode import decode
+from pipeline.errors import DecodeError
+
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    for serves in (10**6, 20):
+        try:
+            made = decode(path.read_bytes(), fit="crop", serves=serves, exif=False)
+            pixels = hashlib.md5(made.pixels.tobytes("raw", "RGB")).hexdigest()
+            print(path.name, made.width, made.height, made.mode, made.format, made.scale, pixels)
+        except DecodeError as e:
+            print(path.name, e.status, e.reason)
+"""
+
+
+@pytest.fixture(scope="session")
+def hostile(real_data):
+    """The files, by name."""
+    return {path.name: path.read_bytes() for path in sorted((real_data / "hostile").iterdir())}
+
+
+@pytest.fixture(scope="session")
+def stock_python(request, tmp_path_factory):
+    """A Python with stock Pillow and nothing else: made once, and kept in pytest's cache."""
+    cache = getattr(request.config, "cache", None)
+    folder = cache.mkdir("stock-pillow") if cache else tmp_path_factory.mktemp("stock-pillow")
+    python = folder / STOCK / "bin" / "python"
+    check = [str(python), "-c", f"import PIL; assert PIL.__version__ == {STOCK!r}"]
+    if python.exists() and subprocess.run(check, check=False).returncode == 0:
+        return python
+    shutil.rmtree(folder / STOCK, ignore_errors=True)
+    venv.create(folder / STOCK, with_pip=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", f"pillow=={STOCK}"]
+    done = subprocess.run(install, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"stock Pillow cannot be installed: {done.stderr.strip()[-200:]}")
+    return python
+
+
+@pytest.fixture(scope="session")
+def stock(stock_python, real_data, tmp_path_factory):
+    """What stock Pillow makes of the files: a folder, and format, mode and size by name."""
+    folder = tmp_path_factory.mktemp("stock")
+    (folder / "read.py").write_text(READ)
+    subprocess.run(
+        [str(stock_python), str(folder / "read.py"), str(real_data / "hostile"), str(folder)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    return folder, json.loads((folder / "found.json").read_text())
+
+
+def made(data):
+    try:
+        return decode(data, fit="crop", serves=10**6, exif=False)
+    except DecodeError as e:
+        return e
+
+
+def cannot_be_read_here(outcome):
+    """A WebP, where this Pillow was built without it: the probe pictures tell that apart."""
+    lacks = not features.check("webp") or not features.check("libtiff")
+    return lacks and isinstance(outcome, DecodeError) and outcome.status == UNSUPPORTED
+
+
+def test_every_hostile_file_is_decoded_or_quarantined_with_a_readable_reason(hostile, capfd):
+    """No other error, no word on the screen."""
+    outcomes = [made(data) for data in hostile.values()]
+    assert len(outcomes) == 383
+    for outcome in outcomes:
+        if isinstance(outcome, DecodeError):
+            assert outcome.status in STATUS_WORDS
+            assert outcome.reason.isprintable()
+            assert 0 < len(outcome.reason) <= 200
+            assert " at 0x" not in outcome.reason
+        else:
+            assert outcome.width * outcome.height > 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quarantined_exactly_where_stock_pillow_fails(hostile, stock):
+    """Not one file more, not one less."""
+    _, found = stock
+    for name, data in hostile.items():
+        outcome = made(data)
+        if not cannot_be_read_here(outcome):
+            assert isinstance(outcome, DecodeError) == (found[name] is None), (name, outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_readable_files_equal_stock_pillow(hostile, stock):
+    """To the last bit, but for the files that are listed above with their reasons."""
+    folder, found = stock
+    different = set()
+    for name, data in hostile.items():
+        outcome = made(data)
+        if isinstance(outcome, DecodeError):
+            continue
+        facts = [outcome.format, outcome.mode, outcome.width, outcome.height]
+        assert facts == found[name], name
+        expected = (folder / f"{name}.rgb").read_bytes()
+        if outcome.pixels.tobytes("raw", "RGB") != expected:
+            different.add(name)
+    assert different - OTHER_LIBJPEG == HIGH_BYTE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_exceptions_differ_as_they_are_said_to(hostile, stock):
+    """16-bit grey is the high byte exactly; the other libjpeg is 2 levels off at most."""
+    folder, _ = stock
+    for name in HIGH_BYTE:
+        high = (folder / f"{name}.high").read_bytes()
+        assert made(hostile[name]).pixels.tobytes("raw", "RGB") == high
+    for name in OTHER_LIBJPEG:
+        expected = np.frombuffer((folder / f"{name}.rgb").read_bytes(), np.uint8).astype(int)
+        ours = np.frombuffer(made(hostile[name]).pixels.tobytes("raw", "RGB"), np.uint8)
+        assert abs(expected - ours).max() <= 2
+        assert (expected != ours).mean() < 0.002
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills its memory when asked")
+def test_nothing_depends_on_what_was_in_memory(real_data, tmp_path):
+    """A decoder that hands out unwritten memory makes another store each time."""
+    (tmp_path / "digest.py").write_text(DIGEST)
+    said = set()
+    for filling in ("1", "85", "170"):
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "digest.py"), str(real_data / "hostile")],
+            env={
+                **os.environ,
+                "MALLOC_PERTURB_": filling,
+                "PYTHONMALLOC": "malloc",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+            check=True,
+            capture_output=True,
+        )
+        said.add(done.stdout)
+        assert done.stderr == b""
+    assert len(said) == 1

@@ -1,0 +1,69 @@
+"""The sums behind a display of progress."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.meter import Meter
+
+
+def test_now_is_what_was_done_of_late_and_overall_is_all_of_it():
+    """A run that slowed down shows both."""
+    meter = Meter(10_000, 0.0)
+    for second in range(1, 101):
+        meter.add(float(second), 100 if second <= 50 else 10, 1000, 2000, 0)
+
+    assert meter.window(100.0)[0] == pytest.approx(10)
+    assert meter.window(100.0)[1:] == (pytest.approx(1000), pytest.approx(2000))
+    assert meter.overall(100.0)[0] == pytest.approx(55)
+
+
+def test_now_takes_in_several_shards_however_slow_they_are():
+    """Shards a minute apart do not show as nothing for most of the minute."""
+    meter = Meter(10_000, 0.0)
+    for minute in range(1, 11):
+        meter.add(60.0 * minute, 600, 0, 0, 0)
+
+    assert 5 < meter.window(630.0)[0] <= 10
+
+
+def test_a_stalled_run_shows_a_rate_that_falls():
+    """What is done last weighs less with every second that nothing follows."""
+    meter = Meter(None, 0.0)
+    for second in range(1, 21):
+        meter.add(float(second), 100, 0, 0, 0)
+    rates = [meter.window(20.0 + later)[0] for later in (0, 30, 300)]
+
+    assert rates[0] > rates[1] > rates[2] > 0
+
+
+def test_the_time_left_is_at_the_rate_of_the_run():
+    """Half of the rows in ten seconds leaves ten."""
+    meter = Meter(200, 5.0)
+    meter.add(15.0, 100, 0, 0, 0)
+
+    assert meter.seconds_left(15.0) == pytest.approx(10)
+
+
+def test_without_an_end_nobody_knows_the_time_left():
+    """Nor before anything was done."""
+    assert Meter(None, 0.0).seconds_left(1.0) is None
+    assert Meter(10, 0.0).seconds_left(1.0) is None
+    assert Meter(None, 0.0).share() is None
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 5000), st.integers(0, 10**9)), max_size=60),
+    st.integers(0, 1000),
+)
+def test_whatever_is_counted_rates_and_times_make_sense(steps, total):
+    """More rows than were announced, none at all, no time between: never an error or a minus."""
+    meter, now = Meter(total, 0.0), 0.0
+    for seconds, rows, num_bytes in steps:
+        now += seconds
+        meter.add(now, rows, num_bytes, num_bytes, 0)
+        assert min(meter.window(now)) >= 0
+        assert (meter.seconds_left(now) or 0) >= 0
+        assert 0 <= (meter.share() or 0) <= 1
+
+    assert meter.last.rows == sum(rows for _, rows, _ in steps)

@@ -1,0 +1,110 @@
+"""The `tesserae` command: one word, one module.
+
+Only the module of the word that was typed is imported, so that `tesserae info` does not pay for
+Dask. Whatever goes wrong is one sentence and exit status 1; `--debug` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from pipeline.errors import TesseraeError
+from workflows.figures import printable
+
+COMMANDS = {
+    "prepare": "decode and resize a whole image set into a store",
+    "verify": "check every file of a store",
+    "repair": "bring damaged files of a store back",
+    "info": "say what a store holds",
+    "sample": "make a small ImageNet-shaped folder of photographs",
+    "demo": "sample, prepare, verify and show, in one go",
+    "doctor": "say what is active on this machine, and what is missing",
+}
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise TesseraeError(f"{message}. See `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run([word for word in words if word != "--debug"])
+    except KeyboardInterrupt:
+        print("\ntesserae: stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 1
+    except (TesseraeError, ValueError, OSError, MemoryError) as e:
+        if debug:
+            raise
+        print(f"tesserae: {_sentence(e)}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(_version())
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        raise TesseraeError(f"{name!r} is no command: expected one of {', '.join(COMMANDS)}.")
+    module = importlib.import_module(f"workflows.{name}")
+    parser = _Parser(
+        prog=f"tesserae {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--debug shows the traceback of an error.",
+    )
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(words[1:])))
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: tesserae COMMAND ...",
+            "",
+            "From a whole image set to sharded zarr stores, on a Dask cluster.",
+            "",
+            *lines,
+            "",
+            "`tesserae COMMAND --help` says more.",
+        ]
+    )
+
+
+def _version() -> str:
+    try:
+        return f"tesserae {version('tesserae')}"
+    except PackageNotFoundError:
+        return "tesserae, not installed"
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, TesseraeError | ValueError):
+        return printable(text)
+    return printable(f"{type(error).__name__}: {text}")

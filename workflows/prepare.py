@@ -1,0 +1,447 @@
+"""Decode every image of a source once, resize it to every size, and store it.
+
+What is committed stays: a run that was broken off, however, goes on where it was when the same
+command is given again. A finished store grows: ask for a further size or a further split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cluster.local import cores, memory
+from pipeline import sources
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.ingest import planning
+from pipeline.ingest.finish import finish_split
+from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
+from pipeline.ingest.planning import Choices, Listed
+from pipeline.ingest.rows import Origin, Rows
+from pipeline.ingest.shard import Report, Work
+from pipeline.sources import Source, spool
+from pipeline.store import layout, records
+from pipeline.store.commit import Commit
+from pipeline.store.lease import lease
+from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.plan import Plan
+from pipeline.store.recipe import FILTERS, FITS, Recipe
+from pipeline.store.records import Done
+from workflows.clusters import Cluster
+from workflows.progress import Progress
+from workflows.report_model import RunReport
+from workflows.summary import report_store
+
+WORKER_BYTES = 400 * 2**20
+"""What a worker needs beside its tasks: interpreter, libraries, one very large picture."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae prepare`."""
+    parser.add_argument("source", metavar="SOURCE", help="folder, archive or URL of the images")
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    what = parser.add_argument_group("what is stored")
+    what.add_argument(
+        "--split", nargs="+", default=["train"], help="splits to prepare, or `all` (train)"
+    )
+    what.add_argument("--sizes", nargs="+", type=int, default=[72, 224, 288], help="in pixels")
+    what.add_argument("--fit", choices=FITS, help="how a rectangle becomes a square (crop)")
+    what.add_argument("--filter", choices=FILTERS, help="resampling filter (bicubic)")
+    what.add_argument(
+        "--exif", action=argparse.BooleanOptionalAction, help="turn by EXIF orientation (no)"
+    )
+    what.add_argument(
+        "--serves",
+        type=int,
+        metavar="PIXELS",
+        help="side up to which a JPEG may be decoded at a reduced scale (the largest size)",
+    )
+    what.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
+    what.add_argument("--limit", type=int, metavar="N", help="stop after N rows, in whole shards")
+    what.add_argument("--shard-rows", type=int, metavar="N", help="rows of an object (1024)")
+    what.add_argument("--chunk-rows", type=int, metavar="N", help="rows of a checksum (16)")
+    what.add_argument(
+        "--codec", help="none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL (none)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
+    )
+    how.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    how.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (1)")
+    how.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of rows that may be quarantined before the run stops (0.01)",
+    )
+    how.add_argument(
+        "--image-seconds", type=float, default=60.0, help="after which a picture is hung (60)"
+    )
+    how.add_argument("--wait", action="store_true", help="wait for another run of the split")
+    how.add_argument(
+        "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
+    )
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a run has done so far."""
+
+    num_rows: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    failed: list[Failed] = field(default_factory=list)
+    elapsed: float = 0.0
+
+    def add(self, report: Report) -> None:
+        """Count one shard."""
+        self.num_rows += report.num_rows
+        self.bytes_in += report.bytes_in
+        self.bytes_out += report.bytes_out
+        self.counts.update(report.counts)
+        for stage, spent in report.seconds.items():
+            self.seconds[stage] += spent  # type: ignore[assignment]
+
+    def report(self) -> RunReport:
+        """What was done, as a report has it."""
+        return RunReport(
+            num_rows=self.num_rows,
+            seconds=self.elapsed,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            stage_seconds=dict(self.seconds),
+        )
+
+    @property
+    def num_bad(self) -> int:
+        """Rows in quarantine."""
+        return self.num_rows - self.counts["readable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that was asked for, checked."""
+
+    source: str
+    store: str
+    splits: tuple[str, ...]
+    choices: Choices
+    workers: int
+    kind: str | None = None
+    limit: int | None = None
+    threads: int = 1
+    max_bad: float = 0.01
+    image_seconds: float = 60.0
+    wait: bool = False
+    dashboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before anything is read."""
+        for split in self.splits:
+            layout.check_split(split)
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}: expected at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}: expected at least 1.")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"--max-bad is {self.max_bad}: expected a share from 0 to 1.")
+        if self.image_seconds <= 0:
+            raise ValueError(f"--image-seconds is {self.image_seconds}: expected more than 0.")
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """Check the words of a command line.
+
+    Raises:
+        ValueError: Naming the one that makes no sense.
+    """
+    splits = tuple(args.split)
+    if splits == ("all",):
+        splits = tuple(sources.splits(args.source, args.source_kind)) or ("train",)
+    return Options(
+        source=args.source,
+        store=args.store,
+        splits=splits,
+        choices=Choices(
+            sizes=tuple(sorted(args.sizes)),
+            fit=args.fit,
+            filter=args.filter,
+            serves=args.serves,
+            exif=args.exif,
+            shard_rows=args.shard_rows,
+            chunk_rows=args.chunk_rows,
+            codec=args.codec,
+            seed=args.seed,
+        ),
+        kind=args.source_kind,
+        limit=args.limit,
+        workers=args.workers if args.workers is not None else cores(),
+        threads=args.threads,
+        max_bad=args.max_bad,
+        image_seconds=args.image_seconds,
+        wait=args.wait,
+        dashboard=args.dashboard,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare every split that was asked for."""
+    options = read_options(args)
+    runs = prepare(options)
+    report_store(options.store, runs)
+    return 0
+
+
+def prepare(options: Options) -> dict[str, RunReport]:
+    """Prepare every split that was asked for; returns what was done, by split."""
+    with Cluster(
+        workers=options.workers, threads=options.threads, dashboard=options.dashboard
+    ) as cluster:
+        runs = {split: prepare_split(options, split, cluster) for split in options.splits}
+    return {split: run for split, run in runs.items() if run.num_rows}
+
+
+def prepare_split(options: Options, split: str, cluster: Cluster) -> RunReport:
+    """Prepare one split; returns what was done."""
+    run_name = planning.new_run(split)
+    objects = open_objects(options.store, run_name)
+    with lease(objects, split, wait=options.wait):
+        objects.begin()
+        try:
+            return _prepare(options, split, run_name, objects, cluster)
+        except KeyboardInterrupt:
+            print(f"\nstopped. {_how_to_go_on(objects, split)}", flush=True)
+            raise
+        finally:
+            objects.end()
+
+
+def _prepare(
+    options: Options, split: str, run_name: str, objects: Objects, cluster: Cluster
+) -> RunReport:
+    source = sources.open_source(options.source, split, options.kind)
+    recipe, plan = settle(options, split, source, objects, cluster)
+    commits = records.load_commits(objects, plan)
+    target = _target(plan, options.limit)
+    todo = [s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)]
+    if todo:
+        _check(options, objects, recipe, plan, commits, todo)
+    planning.write_metadata(objects, recipe, plan, options.choices.sizes)
+    work = Work(
+        store=objects.url,
+        split=split,
+        run=run_name,
+        sizes=options.choices.sizes,
+        image_seconds=options.image_seconds,
+    )
+    tally = Tally()
+    if todo:
+        if source.access == "blocks":
+            _stream(split, source, objects, cluster)
+        make_shards(options, objects, plan, work, todo, cluster, tally)
+    if tally.failed:
+        raise TesseraeError(_failures(tally.failed, split))
+    done = _finish(objects, plan, work, cluster, started=bool(todo))
+    if done is not None and source.access == "blocks":
+        shutil.rmtree(_spool_folder(objects, split), ignore_errors=True)
+    return tally.report()
+
+
+def settle(
+    options: Options, split: str, source: Source, objects: Objects, cluster: Cluster
+) -> tuple[Recipe, Plan]:
+    """The recipe and the plan of *split*: made, or checked against the store's."""
+    root = source.root if source.access == "random" else _spool_folder(objects, split)
+    kept = planning.kept_origin(objects, split, source, root)
+    if kept is not None:
+        recipe = planning.settle_recipe(objects, options.choices, [], {})
+        plan = records.load_plan(objects, split)
+        planning.check_seed(plan, options.choices.seed)
+        print(f"{split}: listed before, {plan.num_rows:,} images of kind {kept.kind}", flush=True)
+        return recipe, plan
+    listed = _list(split, source, objects, cluster)
+    recipe = planning.settle_recipe(objects, options.choices, listed.wnids, source.words())
+    origin = Origin(
+        source=options.source,
+        kind=source.kind,
+        root=root,
+        fingerprint=source.fingerprint(),
+        listing=listed.digest,
+        num_bytes=listed.num_bytes,
+    )
+    return recipe, planning.make_plan(
+        objects, split, recipe, listed, origin, options.choices.seed
+    )
+
+
+def _list(split: str, source: Source, objects: Objects, cluster: Cluster) -> Listed:
+    if source.access == "random":
+        with Progress(f"{split}: listing {source.kind}", unit="images") as progress:
+            table = source.list(lambda new: progress.update(rows=new))
+        return planning.read_listing(table)
+    _stream(split, source, objects, cluster)
+    folder = _spool_folder(objects, split)
+    return planning.read_listing(spool.spool_listing(folder, source.blocks()))
+
+
+def _stream(split: str, source: Source, objects: Objects, cluster: Cluster) -> None:
+    # Blocks that are in the spool already are not read again.
+    folder = _spool_folder(objects, split)
+    blocks = source.blocks()
+    planning.check_spool_room(objects, spool.spool_bytes_needed(blocks))
+    jobs = [
+        Job(f"spool-{split}-{place:06d}", spool.spool_block, (block, folder))
+        for place, block in enumerate(blocks)
+    ]
+    with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
+        for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
+            if isinstance(result, Failed):
+                raise TesseraeError(f"{result.error}. Run the same command again to go on.")
+            progress.update(rows=1)
+
+
+def _spool_folder(objects: Objects, split: str) -> str:
+    if not isinstance(objects, LocalObjects):
+        raise StoreError(
+            "a source that can only be streamed needs a store on a disk, for its spool. Copy the"
+            " source to a disk first, or prepare on a disk and copy the store."
+        )
+    return f"{objects.url}/{layout.spool(split)}"
+
+
+def _target(plan: Plan, limit: int | None) -> range:
+    if limit is None:
+        return range(plan.num_shards)
+    return range(min(plan.num_shards, -(-limit // plan.shard_rows)))
+
+
+def _check(
+    options: Options,
+    objects: Objects,
+    recipe: Recipe,
+    plan: Plan,
+    commits: dict[int, Commit],
+    todo: Sequence[int],
+) -> None:
+    missing = {
+        size: sum(s not in commits or size not in commits[s].sizes for s in todo)
+        for size in options.choices.sizes
+    }
+    needed = planning.check_room(objects, recipe, plan, missing)
+    room = objects.room()
+    for size, count in missing.items():
+        gigabytes = count * planning.shard_bytes(recipe, size) / 1e9
+        print(f"  {size:>4} px  {count:,} shards to make, {gigabytes:,.2f} GB", flush=True)
+    free = "no limit known" if room is None else f"{room / 1e9:,.1f} GB free"
+    print(f"  {plan.num_rows:,} rows, {needed / 1e9:,.2f} GB to write, {free}", flush=True)
+    _check_memory(options, objects, recipe)
+
+
+def _check_memory(options: Options, objects: Objects, recipe: Recipe) -> None:
+    sizes = options.choices.sizes
+    if isinstance(objects, LocalObjects):  # a chunk of every size
+        task = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
+    else:  # an object is PUT whole
+        task = 2 * sum(planning.shard_bytes(recipe, size) for size in sizes)
+    needed = WORKER_BYTES + options.threads * task
+    there = memory() // options.workers
+    if needed > there:
+        raise StoreError(
+            f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB are"
+            f" there for each of {options.workers}. Pass fewer --workers, or a new store fewer"
+            " --shard-rows."
+        )
+
+
+def make_shards(
+    options: Options,
+    objects: Objects,
+    plan: Plan,
+    work: Work,
+    todo: Sequence[int],
+    cluster: Cluster,
+    tally: Tally,
+) -> None:
+    """Run the tasks of *todo* and count what they say.
+
+    Raises:
+        TesseraeError: More rows were quarantined than may be.
+    """
+    num_rows = sum(len(plan.rows(shard)) for shard in todo)
+    allowed = options.max_bad * num_rows
+    client = cluster.client
+    started = time.monotonic()
+    with Progress(f"{work.split}: prepare", rows=num_rows) as progress:
+        for result in run_jobs(client, work.run, shard_jobs(work, todo), tick=cluster.keep):
+            if isinstance(result, Failed):
+                tally.failed.append(result)
+                progress.note(f"{result.job.name}: {result.error}")
+                continue
+            tally.add(result)
+            progress.update(
+                rows=result.num_rows,
+                bytes_in=result.bytes_in,
+                bytes_out=result.bytes_out,
+                quarantined=result.num_rows - result.counts.get("readable", 0),
+            )
+            if tally.num_bad > allowed:
+                raise TesseraeError(_too_bad(tally, options.max_bad, num_rows))
+    tally.elapsed = time.monotonic() - started
+
+
+def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:
+    reasons = ", ".join(f"{n:,} {why}" for why, n in tally.counts.most_common() if why != "readable")
+    return (
+        f"{tally.num_bad:,} of the first {tally.num_rows:,} rows are no readable pictures"
+        f" ({reasons}), and --max-bad allows {max_bad:g} of {num_rows:,}. Look at the source;"
+        " if it is meant to be so, pass a larger --max-bad to go on."
+    )
+
+
+def _failures(failed: Sequence[Failed], split: str) -> str:
+    first = failed[0]
+    return (
+        f"{len(failed)} shards of split {split!r} could not be made; {first.job.name}:"
+        f" {first.error}. What is committed stays: mend the source, and run the same command"
+        " again to go on."
+    )
+
+
+def _finish(
+    objects: Objects, plan: Plan, work: Work, cluster: Cluster, *, started: bool
+) -> Done | None:
+    commits = records.load_commits(objects, plan)
+    if len(commits) < plan.num_shards:
+        rows = sum(kept.stop - kept.start for kept in commits.values())
+        print(
+            f"{work.split}: {rows:,} of {plan.num_rows:,} rows are committed; the split is not"
+            " finished. Run again without --limit to go on."
+        )
+        return None
+    if not started:
+        return finish_split(work.store, work.split, work.run)
+    job = Job(f"finish-{work.split}", finish_split, (work.store, work.split, work.run))
+    (result,) = list(run_jobs(cluster.client, work.run, [job], tick=cluster.keep))
+    if isinstance(result, Failed):
+        raise TesseraeError(str(result.error))
+    return Done(**vars(result))
+
+
+def _how_to_go_on(objects: Objects, split: str) -> str:
+    try:
+        plan = records.load_plan(objects, split)
+    except TesseraeError:
+        return "Nothing was planned yet: run the same command again."
+    committed = len(records.load_commits(objects, plan))
+    return (
+        f"{committed} of {plan.num_shards} shards of split {split!r} are committed: run the same"
+        " command again to go on from there."
+    )

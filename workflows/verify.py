@@ -1,0 +1,102 @@
+"""Check every file of a store against what was committed, and name each that is wrong.
+
+Exit status 0: the store is whole. 1: it is not, or a split of it is not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from pipeline.errors import StoreError
+from pipeline.ingest import check
+from pipeline.ingest.check import Found, Problem
+from pipeline.ingest.recheck import recheck_rows
+from pipeline.store import records
+from pipeline.store.objects import Objects, open_objects
+from workflows.progress import Progress
+
+SOURCE_ROWS = 100
+"""Rows of each split that --source decodes again, unless told."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae verify`."""
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    parser.add_argument("--split", nargs="+", help="splits to check (all)")
+    parser.add_argument(
+        "--source",
+        nargs="?",
+        type=int,
+        const=SOURCE_ROWS,
+        metavar="ROWS",
+        help=f"also decode that many rows of each split from the source ({SOURCE_ROWS})",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="readers (one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the store; 1 if anything is wrong."""
+    objects = open_objects(args.store)
+    problems: list[Problem] = []
+    for split in chosen_splits(objects, args.split):
+        found, wrong = verify_split(objects, split, threads=args.threads)
+        if args.source and not wrong:
+            wrong = list(recheck_rows(objects, split, args.source))
+            print(f"{split}: {args.source} rows decoded again from the source")
+        problems += wrong
+        for problem in wrong:
+            print(f"  {problem.name}: {problem.what}")
+        for name in check.strangers(objects, found):
+            print(f"  note: {name} is in no record. It does no harm.")
+    if problems:
+        print(f"{len(problems)} problems. `tesserae repair` brings damaged files back.")
+    return 1 if problems else 0
+
+
+def chosen_splits(objects: Objects, asked: list[str] | None) -> list[str]:
+    """The splits to look at.
+
+    Raises:
+        StoreError: There are none, or not those asked for.
+    """
+    known = records.splits(objects)
+    if not known:
+        records.load_recipe(objects)  # says so if there is no store at all
+        raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")
+    unknown = [split for split in asked or [] if split not in known]
+    if unknown:
+        raise StoreError(f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(known)}.")
+    return asked or known
+
+
+def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Found, list[Problem]]:
+    """Check one split; returns its records and what is wrong."""
+    started = time.monotonic()
+    found = check.read_records(objects, split)
+    problems = [*found.problems, *check.check_whole(found), *check.check_metadata(objects, found)]
+    total = sum(written.num_bytes for written in found.objects)
+    with Progress(f"{split}: verify", rows=len(found.objects), unit="files") as progress:
+        for written, problem in check.check_objects(objects, found, threads=threads):
+            progress.update(rows=1, bytes_in=written.num_bytes)
+            if problem is not None:
+                problems.append(problem)
+    seconds = time.monotonic() - started
+    state = "whole" if not problems else f"{len(problems)} problems"
+    print(
+        f"{split}: {state}; {len(found.objects) + len(found.commits):,} files,"
+        f" {total / 1e9:,.2f} GB in {seconds:.1f} s ({total / 1e9 / max(seconds, 1e-9):.2f} GB/s)"
+    )
+    _say_rows(found)
+    return found, sorted(set(problems))
+
+
+def _say_rows(found: Found) -> None:
+    if found.plan is None:
+        return
+    committed = sum(kept.stop - kept.start for kept in found.commits.values())
+    readable = sum(kept.counts.get("readable", 0) for kept in found.commits.values())
+    print(
+        f"{found.split}: {committed:,} of {found.plan.num_rows:,} rows committed,"
+        f" {readable:,} readable, {committed - readable:,} in quarantine"
+    )
