@@ -65,7 +65,7 @@ lint: .ready-dev ## Check style, types and the direction of imports
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
 	rm -rf .venv demo build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find pipeline workflows cluster tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find $(wildcard pipeline workflows cluster tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
 help: ## Show this list

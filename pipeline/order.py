@@ -35,12 +35,16 @@ def row_order(num_rows: int, seed: int) -> NDArray[np.int64]:
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}: expected 0 to 2^64 - 1.")
-    places = np.arange(num_rows, dtype=np.uint64)
-    start = _mix(np.array([seed], np.uint64))
-    return np.argsort(_mix(start + places * _STEP), kind="stable")
+    numbers = np.arange(num_rows, dtype=np.uint64)
+    numbers *= _STEP
+    numbers += _mix(np.array([seed], np.uint64))
+    return np.argsort(_mix(numbers), kind="stable")
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    # In place: at 14 million rows each temporary is 113 MB.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values ^= values >> np.uint64(shift)
+        values *= np.uint64(factor)
+    values ^= values >> np.uint64(31)
+    return values

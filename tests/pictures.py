@@ -79,7 +79,11 @@ def prepare_inline(source: Path, store: str, **choices: Any) -> list[Report]:
     """Prepare a split in this process, without Dask; leaves what is committed alone."""
     objects, plan, work = plan_inline(source, store, **choices)
     commits = records.load_commits(objects, plan)
-    todo = [s for s in range(plan.num_shards) if s not in commits or not commits[s].sizes >= set(work.sizes)]
+    todo = [
+        s
+        for s in range(plan.num_shards)
+        if s not in commits or not commits[s].sizes >= set(work.sizes)
+    ]
     reports = [prepare_shard(work, shard) for shard in todo]
     finish_split(store, work.split, work.run)
     objects.end()

@@ -50,7 +50,7 @@ class Cluster:
             preload=PRELOAD,
         )
         self._local = self._stack.enter_context(local)
-        client = self._stack.enter_context(Client(local.cluster))
+        client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
             print(f"dashboard: {local.dashboard}", flush=True)
         graph.wait_for_workers(client)

@@ -1,4 +1,4 @@
-"""From photographs to a verified store, in one go: sample, prepare, verify, and pictures to look at.
+"""From photographs to a verified store in one go: sample, prepare, verify, and pictures.
 
 Without --data it works on an embedded sample, made from photographs inside scikit-image: a check
 of the plumbing, not a result. `--data imagenette` fetches a public set; any other --data names a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cluster.local import cores
 from pipeline import sources
 from pipeline.errors import TesseraeError
 from pipeline.ingest.planning import Choices
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         store=str(store),
         splits=tuple(sources.splits(source)) or ("train",),
         choices=Choices(shard_rows=SHARD_ROWS),
-        workers=args.workers or prepare.cores(),
+        workers=args.workers or cores(),
         max_bad=MAX_BAD,
     )
     print(f"== prepare {source} into {store}", flush=True)

@@ -42,7 +42,9 @@ def three_digits(value: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`4.2 s`, `17 min 3 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
+    """`30 ms`, `4.2 s`, `17 min 3 s`, `2 h 5 min`, `3 d 4 h`: at most the two largest units."""
+    if 0 < seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -58,13 +60,11 @@ def share_text(part: float, whole: float) -> str:
     """In percent; what is not all is never rounded to all, nor something to nothing."""
     if not whole:
         return "-"
-    share = 100 * part / whole
-    places = 1
-    while (
-        places < MOST_PLACES and part not in (0, whole) and f"{share:.{places}f}" in _ends(places)
-    ):
+    percent, places = 100 * part / whole, 1
+    between = part not in (0, whole)
+    while between and places < MOST_PLACES and f"{percent:.{places}f}" in _ends(places):
         places += 1
-    return f"{share:.{places}f} %"
+    return f"{percent:.{places}f} %"
 
 
 def _ends(places: int) -> tuple[str, str]:

@@ -86,7 +86,9 @@ def _describe_split(objects: Objects, split: str) -> dict[str, Any]:
         "sizes": {size: {"num_bytes": sizes[size]} for size in sorted(sizes, key=int)},
         "sizes_finished": [] if done is None else list(done.sizes),
         "counts": dict(counts),
-        "quarantine": quarantine(objects, [kept.table.name for kept in commits.values() if _bad(kept.counts)]),
+        "quarantine": quarantine(
+            objects, [kept.table.name for kept in commits.values() if _bad(kept.counts)]
+        ),
     }
 
 
@@ -133,7 +135,10 @@ def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[st
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))
     shown = what["quarantine"][:limit]
-    out += [f"      row {line['row']}  {line['key']}: {line['word']}, {line['reason']}" for line in shown]
+    out += [
+        f"      row {line['row']}  {line['key']}: {line['word']}, {line['reason']}"
+        for line in shown
+    ]
     if len(what["quarantine"]) > len(shown):
         out.append(f"      ... and {len(what['quarantine']) - len(shown):,} more (--all)")
     return out

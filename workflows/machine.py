@@ -102,10 +102,10 @@ def open_to_all() -> Iterator[tuple[int, int]]:
     except psutil.AccessDenied:  # some systems show them to root only
         return
     for entry in sockets:
-        if entry.status != psutil.CONN_LISTEN or entry.laddr.ip not in ("0.0.0.0", "::"):
-            continue
-        if entry.pid is not None and is_ours(entry.pid):
-            yield entry.pid, entry.laddr.port
+        if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.pid is not None:
+            host, port = entry.laddr
+            if host in ("0.0.0.0", "::") and is_ours(entry.pid):
+                yield entry.pid, port
 
 
 def is_ours(pid: int) -> bool:

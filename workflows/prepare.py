@@ -20,7 +20,7 @@ from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
 from pipeline.ingest.planning import Choices, Listed
-from pipeline.ingest.rows import Origin, Rows
+from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
 from pipeline.store import layout, records
@@ -31,6 +31,7 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import FILTERS, FITS, Recipe
 from pipeline.store.records import Done
 from workflows.clusters import Cluster
+from workflows.figures import bytes_text
 from workflows.progress import Progress
 from workflows.report_model import RunReport
 from workflows.summary import report_store
@@ -63,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--limit", type=int, metavar="N", help="stop after N rows, in whole shards")
     what.add_argument("--shard-rows", type=int, metavar="N", help="rows of an object (1024)")
     what.add_argument("--chunk-rows", type=int, metavar="N", help="rows of a checksum (16)")
-    what.add_argument(
-        "--codec", help="none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL (none)"
-    )
+    what.add_argument("--codec", help="none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL (none)")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
@@ -231,7 +230,9 @@ def _prepare(
     recipe, plan = settle(options, split, source, objects, cluster)
     commits = records.load_commits(objects, plan)
     target = _target(plan, options.limit)
-    todo = [s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)]
+    todo = [
+        s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)
+    ]
     if todo:
         _check(options, objects, recipe, plan, commits, todo)
     planning.write_metadata(objects, recipe, plan, options.choices.sizes)
@@ -277,9 +278,7 @@ def settle(
         listing=listed.digest,
         num_bytes=listed.num_bytes,
     )
-    return recipe, planning.make_plan(
-        objects, split, recipe, listed, origin, options.choices.seed
-    )
+    return recipe, planning.make_plan(objects, split, recipe, listed, origin, options.choices.seed)
 
 
 def _list(split: str, source: Source, objects: Objects, cluster: Cluster) -> Listed:
@@ -331,17 +330,17 @@ def _check(
     commits: dict[int, Commit],
     todo: Sequence[int],
 ) -> None:
-    missing = {
-        size: sum(s not in commits or size not in commits[s].sizes for s in todo)
-        for size in options.choices.sizes
-    }
-    needed = planning.check_room(objects, recipe, plan, missing)
     room = objects.room()
-    for size, count in missing.items():
-        gigabytes = count * planning.shard_bytes(recipe, size) / 1e9
-        print(f"  {size:>4} px  {count:,} shards to make, {gigabytes:,.2f} GB", flush=True)
-    free = "no limit known" if room is None else f"{room / 1e9:,.1f} GB free"
-    print(f"  {plan.num_rows:,} rows, {needed / 1e9:,.2f} GB to write, {free}", flush=True)
+    total = 0
+    for size in options.choices.sizes:
+        missing = [s for s in todo if s not in commits or size not in commits[s].sizes]
+        rows = [len(plan.rows(shard)) for shard in missing]
+        needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
+        total += needed
+        print(f"  {size:>4} px  {sum(rows):,} rows in {len(rows):,} shards, {bytes_text(needed)}")
+    free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
+    print(f"  {plan.num_rows:,} rows in all; {bytes_text(total)} to write, {free}", flush=True)
+    planning.check_room(objects, recipe, total)
     _check_memory(options, objects, recipe)
 
 
@@ -350,7 +349,7 @@ def _check_memory(options: Options, objects: Objects, recipe: Recipe) -> None:
     if isinstance(objects, LocalObjects):  # a chunk of every size
         task = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
     else:  # an object is PUT whole
-        task = 2 * sum(planning.shard_bytes(recipe, size) for size in sizes)
+        task = 2 * sum(planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes)
     needed = WORKER_BYTES + options.threads * task
     there = memory() // options.workers
     if needed > there:
@@ -398,7 +397,9 @@ def make_shards(
 
 
 def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:
-    reasons = ", ".join(f"{n:,} {why}" for why, n in tally.counts.most_common() if why != "readable")
+    reasons = ", ".join(
+        f"{n:,} {why}" for why, n in tally.counts.most_common() if why != "readable"
+    )
     return (
         f"{tally.num_bad:,} of the first {tally.num_rows:,} rows are no readable pictures"
         f" ({reasons}), and --max-bad allows {max_bad:g} of {num_rows:,}. Look at the source;"

@@ -17,7 +17,7 @@ from workflows.page import ContactSheet, contact_sheet
 from workflows.report import render_report, terminal_summary
 from workflows.report_model import Quarantined, ReportModel, RunReport, SplitReport
 
-SHEET_PIXELS = 288 * 12
+SHEET_PIXELS = 288 * 4
 """A contact sheet has as many pictures of a size as fit side by side into this."""
 
 SHEET_PICTURES = 24
@@ -107,6 +107,6 @@ def _labels(objects: Objects, split: str, rows: Sequence[int]) -> list[str]:
     classes = records.load_recipe(objects).classes
     labels = arrays.read_small(objects, split, "label")
     return [
-        (classes[label][1] or classes[label][0]) if label >= 0 else "no class"
+        (classes[label][1].partition(",")[0] or classes[label][0]) if label >= 0 else "no class"
         for label in labels[list(rows)].tolist()
     ]

@@ -23,8 +23,8 @@ from pipeline.store import commit, layout, plan, recipe, records
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
-from pipeline.store.records import Done
 from pipeline.store.recipe import Recipe
+from pipeline.store.records import Done
 
 BLOCK = 4 * 2**20
 """Bytes read at a time."""
@@ -159,5 +159,9 @@ def strangers(objects: Objects, found: Found) -> list[str]:
         return []
     known = {written.name for written in found.objects}
     known |= {layout.commit(found.split, shard) for shard in found.commits}
-    folders = (f"{layout.IMAGES}/{found.split}", layout.commits(found.split), layout.parts(found.split))
+    folders = (
+        f"{layout.IMAGES}/{found.split}",
+        layout.commits(found.split),
+        layout.parts(found.split),
+    )
     return [name for folder in folders for name in objects.names(folder) if name not in known]

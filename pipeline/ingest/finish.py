@@ -20,8 +20,8 @@ from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects, ObjectWriter, open_objects
 from pipeline.store.plan import Plan
-from pipeline.store.records import Done
 from pipeline.store.recipe import Recipe
+from pipeline.store.records import Done
 
 
 def finish_split(store: str, split: str, run: str) -> Done:

@@ -8,9 +8,9 @@ What may go wrong with a task, and what is done:
 
     the source cannot be read    tried again in the task, then by Dask on whichever worker is
                                  free; then the shard is left uncommitted and the run goes on
-    a worker dies                Dask runs its tasks elsewhere; a task that lost ALLOWED_LOSSES + 1
+    a worker dies                Dask runs its tasks elsewhere; one that lost ALLOWED_LOSSES + 1
                                  workers is submitted again, isolated, since a picture in it may
-                                 kill decoders; its innocent neighbours are too, and just take longer
+                                 kill decoders; its innocent neighbours just take longer so
     the store cannot be written, or the source's bytes have changed
                                  the run ends: every other task would meet the same
 """
@@ -120,7 +120,7 @@ def run_jobs(
         _cancel(client, ended, pending)
 
 
-def _submit(client: Client, jobs: dict[str, Job]) -> list[Future]:
+def _submit(client: Client, jobs: dict[str, Job]) -> list[Future[Any]]:
     return [
         client.submit(
             job.call,
@@ -134,7 +134,7 @@ def _submit(client: Client, jobs: dict[str, Job]) -> list[Future]:
     ]
 
 
-def _error(future: Future, result: Any) -> BaseException:
+def _error(future: Future[Any], result: Any) -> BaseException:
     if future.status == "cancelled" or not isinstance(result, tuple):
         return StoreError(
             "the scheduler was lost. What is committed stays: run the same command again to go on."

@@ -1,10 +1,10 @@
 """Bringing back just what is damaged, from the cheapest place that still has it.
 
-    recipe, plan, commits     word for word from the ledger
-    parts of the table        from the table, else from the source
-    shard objects             from the source, after its bytes were checked against the table
-    labels, status, table,    by the finish step, from the parts
-    ledger, done, metadata
+recipe, plan, commits     word for word from the ledger
+parts of the table        from the table, else from the source
+shard objects             from the source, after its bytes were checked against the table
+labels, status, table,    by the finish step, from the parts
+ledger, done, metadata
 """
 
 from __future__ import annotations

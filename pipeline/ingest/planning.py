@@ -162,8 +162,8 @@ class Listed:
 
 def read_listing(table: pa.Table) -> Listed:
     """Work out what a plan needs to know of a listing that is sorted by key."""
-    table = table.combine_chunks()
-    return Listed(table, listing_digest(table), list(class_runs(table["key"])))
+    pa.default_memory_pool().release_unused()  # the pieces it was sorted from: half of all memory
+    return Listed(table, listing_digest(table), class_runs(table["key"]))
 
 
 def make_plan(
@@ -194,9 +194,7 @@ def make_plan(
     return asked
 
 
-def write_metadata(
-    objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]
-) -> None:
+def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
     """Write what is not there yet of the metadata that lets any zarr reader open the split."""
     made = [*arrays.groups(plan.split), arrays.status_metadata(plan)]
     made += [arrays.image_array(recipe, plan, size) for size in sizes]
@@ -205,34 +203,23 @@ def write_metadata(
             objects.put(name, data)
 
 
-def check_room(
-    objects: Objects, recipe: Recipe, plan: Plan, missing: dict[int, int], extra: int = 0
-) -> int:
+def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
     """Refuse a run that cannot end well for want of room.
 
     Args:
         objects: The store.
-        recipe: Says what a shard holds.
-        plan: Says how many rows there are.
-        missing: Size in pixels -> shards of it that are to be made.
-        extra: Bytes needed beside them.
-
-    Returns:
-        The bytes that will be written, at most.
+        recipe: Says whether *needed* is exact, or a compressed store will need less.
+        needed: Bytes that are to be written, uncompressed.
 
     Raises:
         StoreError: There is less room than that.
     """
-    needed = extra + sum(
-        count * shard_bytes(recipe, size) for size, count in missing.items()
-    )
     room = objects.room()
     if room is not None and recipe.codec == "none" and needed > room:
         raise StoreError(
             f"too little room at {objects.url}: {needed / 1e9:,.1f} GB are needed,"
             f" {room / 1e9:,.1f} GB are free. Make room, choose fewer --sizes, or pass --limit."
         )
-    return needed
 
 
 def check_spool_room(objects: Objects, needed: int) -> None:
@@ -258,10 +245,11 @@ def check_seed(kept: Plan, seed: int) -> None:
     plan.check_same(kept, replace(kept, seed=seed))
 
 
-def shard_bytes(recipe: Recipe, size: int) -> int:
-    """Bytes of one whole shard object, uncompressed."""
-    chunks = recipe.shard_rows // recipe.chunk_rows
-    return chunks * (recipe.chunk_rows * size * size * 3 + 4 + 16) + 4
+def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
+    """Bytes of an uncompressed shard object that holds *num_rows* rows."""
+    chunks = -(-num_rows // recipe.chunk_rows)
+    index = recipe.shard_rows // recipe.chunk_rows * 16 + 4
+    return chunks * (recipe.chunk_rows * size * size * 3 + 4) + index
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
@@ -314,4 +302,3 @@ def _labels(listed: Listed, recipe: Recipe) -> NDArray[np.int32]:
     for name, start, stop in listed.runs:
         labels[start:stop] = place.get(name, -1)
     return labels
-

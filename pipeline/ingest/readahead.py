@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -23,7 +23,7 @@ GROUP = 16
 
 def read_ahead(
     reader: Reader, samples: Sequence[Sample], *, remote: bool, tries: int, pause: float
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield the bytes of each sample, in order.
 
     Args:

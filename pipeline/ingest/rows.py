@@ -2,13 +2,15 @@
 
 An Arrow IPC file with one record batch a shard, so that a task reads the batch of its shard and
 nothing else. Columns: key, label (int32), num_bytes (int64), path (null: the key is the path),
-offset (int64, null: the whole file). The schema's metadata says where the source is. It is a
-cache: the plan, which holds no paths, decides whether it is the right one.
+offset (int64, null: the whole file), crc32c (uint32, where a spool knows it). The schema's
+metadata says where the source is. It is a cache: the plan, which holds no paths, decides whether
+it is the right one.
 """
 
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -28,6 +30,7 @@ SCHEMA = pa.schema(
         ("num_bytes", pa.int64()),
         ("path", pa.large_string()),
         ("offset", pa.int64()),
+        ("crc32c", pa.uint32()),
     ]
 )
 
@@ -59,6 +62,7 @@ class Sample:
     num_bytes: int
     path: str
     offset: int | None
+    crc32c: int | None
 
 
 def write_rows(
@@ -119,6 +123,7 @@ class Rows:
         self._plan = plan
         try:
             self._raw = objects.open(name)
+            self._close = weakref.finalize(self, self._raw.close)
             self._file = pa.ipc.open_file(self._raw)
             self.origin = Origin(**json.loads(self._file.schema.metadata[b"origin"]))
         except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as e:
@@ -141,11 +146,12 @@ class Rows:
         return int(pa.compute.sum(self._file.get_batch(shard)["num_bytes"]).as_py())
 
     def close(self) -> None:
-        """Close the file."""
-        self._raw.close()
+        """Close the file, which is closed with the last reference to it at the latest."""
+        self._close()
 
     def _samples(self, shard: int) -> Iterator[Sample]:
         columns = (column.to_pylist() for column in self._file.get_batch(shard).columns)
         rows = self._plan.rows(shard)
-        for row, (key, label, num_bytes, path, offset) in zip(rows, zip(*columns, strict=True), strict=True):
-            yield Sample(row, key, label, num_bytes, key if path is None else path, offset)
+        for row, values in zip(rows, zip(*columns, strict=True), strict=True):
+            key, label, num_bytes, path, offset, crc32c = values
+            yield Sample(row, key, label, num_bytes, path or key, offset, crc32c)

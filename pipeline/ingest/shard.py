@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 
 from pipeline import probe
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
-from pipeline.errors import DecodeError, StoreMismatchError
+from pipeline.errors import DecodeError, ReadError, StoreMismatchError
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.rows import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
 from pipeline.isolate import IsolatedDecoder
 from pipeline.resize import fit_box, resize_into
 from pipeline.sources.reader import Reader
-from pipeline.store import layout, records, recipe, table
+from pipeline.store import layout, recipe, records, table
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.shard import ShardComposer
@@ -117,9 +117,7 @@ workspace = functools.lru_cache(maxsize=2)(Workspace)
 
 def _check_pixels(kept: recipe.Recipe) -> None:
     made = probe.probe(kept.filter)
-    here = replace(
-        kept, decoder=made.decoder, resizer=made.resizer, software=probe.description()
-    )
+    here = replace(kept, decoder=made.decoder, resizer=made.resizer, software=probe.description())
     try:
         recipe.check_same(kept, here)
     except StoreMismatchError as e:
@@ -155,7 +153,11 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     return _report(
         after,
         isolated=isolated,
-        made=tuple(written.name for written in after.objects if before is None or written not in before.objects),
+        made=tuple(
+            written.name
+            for written in after.objects
+            if before is None or written not in before.objects
+        ),
         seconds=watch.seconds,
         bytes_in=sum(line.num_bytes for line in lines),
     )
@@ -279,6 +281,11 @@ def _paint_row(
 
 
 def _expected(sample: Sample, checksum: int, known: pa.Table | None, place: int) -> int | None:
+    if sample.crc32c not in (None, checksum):
+        raise ReadError(
+            f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
+            f" {checksum:08x}, {sample.crc32c:08x} was written. Delete it, and prepare again."
+        )
     if known is None:
         return None
     if known["crc32c"][place].as_py() != checksum:
@@ -317,9 +324,21 @@ def _quarantined(
 ) -> Line:
     for out in outs:
         out[:] = 0  # the chunk still holds a row of the chunk before
-    nothing = (None,) * 4
-    facts = (sample.num_bytes, checksum, None, status, reason)
-    return Line(sample.row, sample.key, _wnid(space, sample), sample.label, *nothing, *facts)
+    return Line(
+        sample.row,
+        sample.key,
+        _wnid(space, sample),
+        sample.label,
+        None,
+        None,
+        None,
+        None,
+        sample.num_bytes,
+        checksum,
+        None,
+        status,
+        reason,
+    )
 
 
 def _wnid(space: Workspace, sample: Sample) -> str:

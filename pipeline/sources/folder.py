@@ -209,7 +209,9 @@ def _is_class(place: Place, name: str) -> bool:
     inner = place.names(f"{name}/images").files if "images" in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
     some = [*names.files, *inner][:1000]
-    return any(map(fits, some)) and not any(map(is_val_image, some[:1]))
+    # A flat val/ is no class; but a wnid's folder is one, even where val images were dealt into it.
+    flat_val = not is_wnid(name) and any(map(is_val_image, some[:1]))
+    return any(map(fits, some)) and not flat_val
 
 
 def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSource]:

@@ -21,12 +21,11 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from pipeline.errors import StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.shard import Writer
-
 
 BLOCK_BYTES = 4 * 2**20
 """What is gathered before it is written: a multiple of any disk's block."""

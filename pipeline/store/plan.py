@@ -30,9 +30,7 @@ class Plan:
 
     def rows(self, shard: int) -> range:
         """The rows of one shard."""
-        return range(
-            shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
-        )
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def encode(self) -> bytes:
         """The text of `splits/<split>.json`."""

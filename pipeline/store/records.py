@@ -1,7 +1,7 @@
 """Reading a store's records: recipe, plans, commits, and what the finish step says.
 
-    done.json      which sizes are whole, and the digest of every object that no commit vouches for
-    ledger.jsonl   a second copy of recipe, plan and commits, word for word: {"name", "text"} a line
+done.json      which sizes are whole, and the digest of every object that no commit vouches for
+ledger.jsonl   a second copy of recipe, plan and commits, word for word: {"name", "text"} a line
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class RemoteObjects:
             self._files.pipe_file(self._path(name), data, mode=mode)
         except FileExistsError:
             raise
-        except Exception as e:  # noqa: BLE001 - every file system has errors of its own
+        except Exception as e:
             raise StoreError(
                 f"cannot write {self.url}/{name}: {type(e).__name__}: {e}. When it can be written,"
                 " run the same command again: it goes on from what is committed."

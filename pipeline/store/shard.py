@@ -80,8 +80,8 @@ class ShardComposer:
         return Written(self._writer.name, self._num_bytes, self._hash.hexdigest())
 
     def _write(self, framed: NDArray[np.uint8]) -> None:
-        self._hash.update(framed)
-        self._writer.write(memoryview(framed))
+        self._hash.update(framed.data)
+        self._writer.write(framed.data)
         self._num_bytes += framed.nbytes
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 from pipeline import decode, probe
 from pipeline.resize import FILTERS
 
+needs_simplejpeg = pytest.mark.skipif(decode.simplejpeg is None, reason="needs simplejpeg")
+
 
 def test_a_probe_is_the_same_every_time():
     """It is compared across machines and years."""
@@ -74,12 +76,33 @@ def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
     assert probe.probe("bicubic").decoder != expected.decoder
 
 
+@needs_simplejpeg
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_another_pixel_of_a_reduced_decode_is_another_decoder(scale, monkeypatch):
+    """A large photograph is decoded at a half, a quarter or an eighth."""
+    expected = probe.probe("bicubic")
+    decode_jpeg = decode.simplejpeg.decode_jpeg
+
+    def almost(data, mode, **options):
+        made = decode_jpeg(data, mode, **options)
+        if options.get("min_height") == -(-53 // scale):
+            made[0, 0, 0] ^= 1
+        return made
+
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", almost)
+    assert probe.probe("bicubic").decoder != expected.decoder
+
+
 def test_the_probe_pictures_never_change():
     """Other pictures would be other digests, and every store there is would be refused."""
     files = b"".join(base64.b64decode(text) for text in probe._PICTURES.values())
-    made = [probe._made_up(331, 250, 1), probe._made_up(603, 453, 2)]
+    made = (probe._made_up(331, 250, 1), probe._made_up(603, 453, 2))
+    pixels = b"".join(one.pixels.tobytes() for one in made)
     assert xxhash.xxh3_128_hexdigest(files) == "dd28302c0e552bd51f31c5cabe3a9d43"
-    assert xxhash.xxh3_128_hexdigest(b"".join(one.pixels.tobytes() for one in made)) == "016a69294f02f21bcf28d22eacc7f0af"
+    assert (
+        xxhash.xxh3_128_hexdigest(b"".join(one.pixels.tobytes() for one in made))
+        == "016a69294f02f21bcf28d22eacc7f0af"
+    )
 
 
 def test_the_software_is_named_for_a_person():

@@ -152,6 +152,31 @@ def test_a_new_requirement_is_installed_into_the_same_environment(place, steps, 
     assert [command[4] for command in steps] == ["install", "install", "check"]
 
 
+def test_an_install_that_is_broken_off_leaves_nothing_that_looks_whole(place, steps, able):
+    """Also when the environment was whole before."""
+    install.set_up(place, WISH, system=True)
+
+    def stop(place, wish, *, system):
+        raise KeyboardInterrupt
+
+    able.setattr(install, "install_all", stop)
+    with pytest.raises(KeyboardInterrupt):
+        install.set_up(place, Wish(extras=(), pillow="auto"), system=True)
+
+    assert place.stamp() == {}
+
+
+def test_another_pillow_gets_another_environment(place, steps, able):
+    """Both own the same files: pip would remove the new one's with the old one."""
+    install.set_up(place, WISH, system=True)
+    (place.folder / "old").touch()
+    _stock(able)
+
+    install.set_up(place, Wish(extras=WISH.extras, pillow="stock"), system=True)
+
+    assert not (place.folder / "old").exists()
+
+
 def test_the_options_of_the_tools_are_no_requirement(place):
     """Another line length makes no new environment; another constraint does."""
     before = digest_of_inputs(place.root)
@@ -213,8 +238,10 @@ def test_stock_pillow_is_replaced_once_that_can_be(place, steps, able):
         install.set_up(place, WISH, system=False)
         assert not install.set_up(place, WISH, system=False)
     steps.clear()
+    (place.folder / "old").touch()
 
     assert install.set_up(place, WISH, system=False)
+    assert not (place.folder / "old").exists()
     assert any("wheel" in command for command in steps)
     assert place.stamp()["why_stock"] == ""
 
@@ -289,6 +316,8 @@ def test_a_cpu_without_avx2_gets_the_sse4_build(place, steps, able):
         ([f"pillow-simd {pillow.PILLOW_SIMD}", "pillow 13.0.0"], "none"),
         (["pillow 13.0.0"], "none"),
         ([f"pillow-simd {pillow.PILLOW_SIMD}"], "none"),
+        ([f"pillow-simd {pillow.PILLOW_SIMD}", "pillow 13.0.0"], "avx2"),
+        (["pillow-simd 13.0.0"], "avx2"),
         ([], "none"),
     ],
 )
@@ -364,6 +393,14 @@ def test_a_step_that_fails_shows_the_end_of_its_output(place, capfd):
     assert "trying ended with exit status 3" in text
     assert "setup.log" in text
     assert capfd.readouterr().out.startswith("setup: trying ...")
+
+
+def test_a_step_that_asks_gets_no_answer(place):
+    """Nobody may be at the terminal."""
+    place.folder.mkdir()
+
+    with pytest.raises(SetupError, match="EOFError"):
+        place.run("asking", sys.executable, "-c", "input('Go on? ')")
 
 
 def test_a_damaged_stamp_is_no_stamp(place):

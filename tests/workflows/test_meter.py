@@ -53,7 +53,9 @@ def test_without_an_end_nobody_knows_the_time_left():
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 5000), st.integers(0, 10**9)), max_size=60),
+    st.lists(
+        st.tuples(st.floats(0, 100), st.integers(0, 5000), st.integers(0, 10**9)), max_size=60
+    ),
     st.integers(0, 1000),
 )
 def test_whatever_is_counted_rates_and_times_make_sense(steps, total):
@@ -67,3 +69,13 @@ def test_whatever_is_counted_rates_and_times_make_sense(steps, total):
         assert 0 <= (meter.share() or 0) <= 1
 
     assert meter.last.rows == sum(rows for _, rows, _ in steps)
+
+
+def test_a_million_counts_are_remembered_as_few():
+    """A listing counts far more often than anybody looks."""
+    meter = Meter(None, 0.0)
+    for count in range(10_000):
+        meter.add(count / 1000, 1, 0, 0, 0)
+
+    assert len(meter._marks) <= 41
+    assert meter.window(10.0)[0] == pytest.approx(1000, rel=0.05)

@@ -213,3 +213,14 @@ def test_the_real_photographs(real_data):
     found = listed(root)
     assert len(found) == 400
     assert all((root / "train" / key).read_bytes() == data for key, data in found.items())
+
+
+def test_class_folders_may_hold_images_that_were_val_images_once(tmp_path: Path) -> None:
+    """Imagenette deals ILSVRC's val images into its own train classes."""
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n02102040"):
+            folder = tmp_path / split / wnid
+            folder.mkdir(parents=True)
+            (folder / "ILSVRC2012_val_00000293.JPEG").write_bytes(b"x")
+    assert splits(tmp_path) == ["train", "val"]
+    assert open_source(tmp_path, "train").kind == "folder"

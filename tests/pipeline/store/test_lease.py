@@ -32,7 +32,9 @@ def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
     objects = open_objects(url)
     with lease(objects, "train", wait=False):
         with (
-            pytest.raises(StoreBusyError, match=r"'train' of .* is being written by process \d+ on"),
+            pytest.raises(
+                StoreBusyError, match=r"'train' of .* is being written by process \d+ on"
+            ),
             lease(objects, "train", wait=False),
         ):
             pass

@@ -165,7 +165,8 @@ def test_a_short_chunk_does_not_keep_rows_of_the_one_before(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "codec", ["", "gzip", "zstd", "zstd:0", "zstd:23", "zstd:x", "none:1", "blosc-zstd:10", "zstd:-1"]
+    "codec",
+    ["", "gzip", "zstd", "zstd:0", "zstd:23", "zstd:x", "none:1", "blosc-zstd:10", "zstd:-1"],
 )
 def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
     """With the value, and with what was expected."""

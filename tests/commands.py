@@ -1,0 +1,203 @@
+"""The `tesserae` command as a person runs it: a process group of its own, watched from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+MARK = "TESSERAE_TEST_RUN"
+"""An environment variable that every process a command starts inherits, and nobody else has."""
+
+PATIENCE = 60.0
+"""Seconds that something may take that is merely slow on a busy machine."""
+
+
+@dataclass
+class Command:
+    """One running command. Use as a context manager: nothing of it is left behind."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    out_file: Path
+    err_file: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.signal_all(signal.SIGKILL)
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(PATIENCE)
+
+    @property
+    def out(self) -> str:
+        """What it has said."""
+        return self.out_file.read_text()
+
+    @property
+    def err(self) -> str:
+        """What it has said of errors."""
+        return self.err_file.read_text()
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Wait for its end; returns the exit status."""
+        return self.process.wait(seconds)
+
+    def running(self) -> bool:
+        """Whether the command itself, not its workers, is there."""
+        return self.process.poll() is None
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the whole process group, as a terminal does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that this command has started and that still runs, itself included."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes: the children of the fork server."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                        found += child.children()
+        return [worker for worker in found if worker.is_running()]
+
+    def gone(self, seconds: float = PATIENCE) -> bool:
+        """Wait until no process of the command is left; whether that happened."""
+        return wait_until(lambda: not self.processes(), seconds)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.environ().get(MARK) == self.mark
+            )
+        except psutil.Error:
+            return False
+
+
+def start(*words: object, scratch: Path, extra_path: Path | None = None, **env: str) -> Command:
+    """Start `tesserae <words>` in a process group of its own.
+
+    Args:
+        words: The command line.
+        scratch: A folder for what it says.
+        extra_path: A folder of modules that all its processes find first.
+        env: More environment variables.
+    """
+    mark = uuid.uuid4().hex
+    paths = [*([str(extra_path)] if extra_path else []), str(ROOT)]
+    scratch.mkdir(parents=True, exist_ok=True)
+    out_file, err_file = scratch / f"{mark}.out", scratch / f"{mark}.err"
+    with out_file.open("wb") as out, err_file.open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workflows", *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=scratch,
+            env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths), MARK: mark},
+            start_new_session=True,
+        )
+    return Command(process, mark, out_file, err_file)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended by itself."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(
+    *words: object, scratch: Path, seconds: float = PATIENCE, extra_path: Path | None = None, **env: str
+) -> Ended:
+    """Run `tesserae <words>` to its end."""
+    with start(*words, scratch=scratch, extra_path=extra_path, **env) as command:
+        status = command.wait(seconds)
+        return Ended(status, command.out, command.err)
+
+
+def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Look again and again until *true* says so; whether it did."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def committed(store: Path, split: str = "train") -> int:
+    """Shards of a split that are committed."""
+    folder = store / "commits" / split
+    return len(list(folder.glob("*.json"))) if folder.is_dir() else 0
+
+
+@contextlib.contextmanager
+def saboteur(folder: Path, code: str) -> Iterator[Path]:
+    """A folder which, on the path of a command, runs *code* when any of its processes starts.
+
+    The code may call `after_import(module_name, function_of_the_module)`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(HOOK + code)
+    yield folder
+
+
+HOOK = '''
+import importlib.abc, importlib.util, sys
+
+
+class _After(importlib.abc.MetaPathFinder):
+    def __init__(self, name, change):
+        self.name, self.change, self.busy = name, change, False
+
+    def find_spec(self, name, path, target=None):
+        if name != self.name or self.busy:
+            return None
+        self.busy = True
+        spec = importlib.util.find_spec(name)
+        self.busy = False
+        run, change = spec.loader.exec_module, self.change
+
+        def exec_module(module):
+            run(module)
+            change(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def after_import(name, change):
+    sys.meta_path.insert(0, _After(name, change))
+
+
+'''

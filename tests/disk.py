@@ -1,0 +1,206 @@
+"""A model of a disk that forgets what was not synced, and a recorder of what the door does to it.
+
+The disk holds files by inode, and names, folder by folder. A name is durable once its folder was
+synced, bytes once their file was. What the power leaves, beside all that is durable, is up to
+nobody: so there are several ways to lose it, all of which a disk may choose.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.store import objects as door
+
+FOLDER = -1
+LOSSES = ("strict", "names", "torn", "mixed")
+"""What is left of what was not synced: nothing; names without bytes; names with half of the bytes;
+of each name and file, by lot, what was before or what is now."""
+
+Op = tuple[Any, ...]
+
+
+@dataclass
+class Disk:
+    """Names relative to the root, `.` itself, as the system sees them and as they survive."""
+
+    seen: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
+    durable: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
+    data: dict[int, bytes] = field(default_factory=dict)
+    synced: dict[int, int] = field(default_factory=dict)
+
+    def apply(self, op: Op) -> None:
+        """Do one recorded operation."""
+        getattr(self, op[0])(*op[1:])
+
+    def mkdir(self, path: str) -> None:
+        self.seen[path] = FOLDER
+
+    def create(self, path: str, inode: int) -> None:
+        self.seen[path] = inode
+        self.data[inode] = b""
+        self.synced[inode] = 0
+
+    def write(self, inode: int, data: bytes) -> None:
+        self.data[inode] += data
+
+    def sync(self, inode: int) -> None:
+        self.synced[inode] = len(self.data[inode])
+
+    def sync_folder(self, path: str) -> None:
+        old = {name for name in self.durable if _parent(name) == path}
+        new = {name: what for name, what in self.seen.items() if _parent(name) == path}
+        for name in old - set(new):
+            del self.durable[name]
+        self.durable |= new
+
+    def rename(self, old: str, new: str) -> None:
+        self.seen[new] = self.seen.pop(old)
+
+    def link(self, old: str, new: str) -> None:
+        self.seen[new] = self.seen[old]
+
+    def unlink(self, path: str) -> None:
+        del self.seen[path]
+
+    def lose(self, how: str, seed: int = 0) -> dict[str, bytes | None]:
+        """What is there after the power went: path -> bytes, or None for a folder."""
+        rng = np.random.default_rng(seed)
+        names = dict(self.durable)
+        if how in ("names", "torn"):
+            names = dict(self.seen)
+        if how == "mixed":
+            for name in sorted({*self.durable, *self.seen}):
+                kept = (self.durable if rng.random() < 0.5 else self.seen).get(name)
+                names.pop(name, None)
+                if kept is not None:
+                    names[name] = kept
+        return {
+            name: None if inode == FOLDER else self._left(inode, how, rng)
+            for name, inode in names.items()
+            if all(str(parent) in names for parent in PurePosixPath(name).parents)
+        }
+
+    def unharmed(self) -> dict[str, bytes | None]:
+        """What a process that was killed leaves: all of it, durable or not."""
+        return {n: None if inode == FOLDER else self.data[inode] for n, inode in self.seen.items()}
+
+    def _left(self, inode: int, how: str, rng: np.random.Generator) -> bytes:
+        data, synced = self.data[inode], self.synced[inode]
+        part = {"torn": 0.5, "mixed": rng.random()}.get(how, 0.0)
+        return data[: synced + int((len(data) - synced) * part)]
+
+
+def _parent(name: str) -> str:
+    return "" if name == "." else str(PurePosixPath(name).parent)
+
+
+def lay_out(left: dict[str, bytes | None], root: Path) -> Path:
+    """Make what is left a folder that can be opened."""
+    root.mkdir(parents=True)
+    for name in sorted(left):
+        data = left[name]
+        if name != "." and data is None:
+            (root / name).mkdir()
+        elif data is not None:
+            (root / name).write_bytes(data)
+    return root
+
+
+class Recorder:
+    """Stands in for `os` in the door; does everything, and writes down what it did."""
+
+    def __init__(self, root: Path, inode: int = 0) -> None:
+        self.ops: list[Op] = []
+        self._root = root
+        self._inode = inode
+        self._open: dict[int, str | int] = {}
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _name(self, path: Any) -> str | None:
+        path = Path(path)
+        return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else None
+
+    def _note(self, *op: Any) -> None:
+        if None not in op:
+            with self._lock:
+                self.ops.append(op)
+
+    def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
+        file = os.open(path, flags, mode)
+        name = self._name(path)
+        if flags & os.O_CREAT and name is not None:
+            self._inode += 1
+            self._open[file] = self._inode
+            self._note("create", name, self._inode)
+        elif name is not None:
+            self._open[file] = name
+        return file
+
+    def close(self, file: int) -> None:
+        self._open.pop(file, None)
+        os.close(file)
+
+    def write(self, file: int, data: Any) -> int:
+        written = os.write(file, data)
+        self._note("write", self._open.get(file), bytes(data[:written]))
+        return written
+
+    def fsync(self, file: int) -> None:
+        os.fsync(file)
+        what = self._open.get(file)
+        self._note("sync" if isinstance(what, int) else "sync_folder", what)
+
+    def replace(self, old: Any, new: Any) -> None:
+        os.replace(old, new)
+        self._note("rename", self._name(old), self._name(new))
+
+    def link(self, old: Any, new: Any) -> None:
+        os.link(old, new)
+        self._note("link", self._name(old), self._name(new))
+
+    def unlink(self, path: Any) -> None:
+        os.unlink(path)
+        self._note("unlink", self._name(path))
+
+    def mkdir(self, path: Any) -> None:
+        os.mkdir(path)
+        self._note("mkdir", self._name(path))
+
+
+@contextmanager
+def recording(
+    monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0
+) -> Iterator[list[Op]]:
+    """Record what the door does under *root*; *inode* is the last number that is taken."""
+    recorder = Recorder(root, inode)
+    with monkeypatch.context() as patch:
+        patch.setattr(door, "os", recorder)
+        yield recorder.ops
+
+
+@contextmanager
+def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Do not wait for the disk: where nobody looks at what survives, only time would be lost."""
+    with monkeypatch.context() as patch:
+        patch.setattr(door.os, "fsync", lambda _: None)
+        yield
+
+
+def replay(ops: list[Op], disk: Disk | None = None) -> Disk:
+    """The disk after *ops*."""
+    disk = disk or Disk()
+    for op in ops:
+        disk.apply(op)
+    return disk

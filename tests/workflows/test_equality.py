@@ -1,0 +1,98 @@
+"""The same samples and recipe give the same store, however they came and whoever did the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from tests.pictures import contents, jpeg
+from tests.pipeline.sources.layouts import LAYOUTS, WNIDS, Pictures, write_folder
+
+ODD = {
+    f"{WNIDS[0]}/{WNIDS[0]}_empty.JPEG": b"",
+    f"{WNIDS[1]}/{WNIDS[1]}_truncated.JPEG": jpeg(1)[:300],
+    f"{WNIDS[2]}/{WNIDS[2]}_cmyk.JPEG": jpeg(2, mode="CMYK"),
+    f"{WNIDS[3]}/{WNIDS[3]}_grey.JPEG": jpeg(3, mode="L"),
+}
+
+
+def made_pictures(count: int) -> Pictures:
+    """Pictures of four classes: key -> bytes."""
+    made = dict(ODD)
+    for place in range(count - len(ODD)):
+        wnid = WNIDS[place % len(WNIDS)]
+        made[f"{wnid}/{wnid}_{place}.JPEG"] = jpeg(place, 60 + place % 47, 50 + place % 31)
+    return made
+
+
+def prepared(source: Path, store: Path, *words: object) -> dict[str, bytes]:
+    """A store made by the command, with small shards: its files by name."""
+    more = ("--shard-rows", 16, "--chunk-rows", 4, "--sizes", 24, 40, "--max-bad", 1)
+    done = run(
+        "prepare", source, store, *more, "--no-dashboard", *words, scratch=store.parent / "said"
+    )
+    assert done.status == 0, done.err
+    left_out = ("recipe.json",)  # words of classes may be known to one source and not to another
+    return {name: data for name, data in contents(store).items() if name not in left_out}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The store of the pictures as class folders, from one worker."""
+    folder = tmp_path_factory.mktemp("expected")
+    source = write_folder(folder / "source", made_pictures(60))
+    store = prepared(source, folder / "store", "--workers", 1)
+    assert len([name for name in store if "/24/c." in name]) == 4
+    return store
+
+
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"folder"}))
+def test_every_kind_of_source_gives_the_same_store(
+    tmp_path: Path, expected: dict[str, bytes], layout: str
+) -> None:
+    """Read at random or streamed through the spool, plain or compressed."""
+    source = LAYOUTS[layout](tmp_path / "source", made_pictures(60))
+    assert prepared(source, tmp_path / "store", "--workers", 1) == expected
+    assert not list((tmp_path / "store" / ".cache").glob("*.spool")), "the spool is not kept"
+
+
+@pytest.mark.parametrize("words", [("--workers", 2), ("--workers", 1, "--threads", 3)])
+def test_any_number_of_workers_gives_the_same_store(
+    tmp_path: Path, expected: dict[str, bytes], words: tuple[object, ...]
+) -> None:
+    """Processes or threads."""
+    source = write_folder(tmp_path / "source", made_pictures(60))
+    assert prepared(source, tmp_path / "store", *words) == expected
+
+
+def test_a_store_of_several_runs_is_the_store_of_one(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """Limited, then gone on with; one size, then the other."""
+    source = write_folder(tmp_path / "source", made_pictures(60))
+    store = tmp_path / "store"
+    prepared(source, store, "--sizes", 40, "--limit", 20)
+    prepared(source, store, "--sizes", 40)
+    assert prepared(source, store, "--sizes", 24) == expected
+
+
+@pytest.mark.slow
+def test_real_photographs_come_out_alike_from_every_kind_of_source(
+    tmp_path: Path, real_data: Path
+) -> None:
+    """400 of ImageNet's, at full size, in shards of 32."""
+    root = real_data / "imagenet" / "train"
+    made = {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.glob("*/*"))}
+    words = ("--shard-rows", 32, "--chunk-rows", 16, "--sizes", 72, 224, 288)
+    stores = {}
+    for layout in ("ilsvrc-tar", "parquet hub", "webdataset"):
+        if layout != "ilsvrc-tar":  # their writers number four classes: rename to those
+            made = {f"{WNIDS[i % 4]}/{i}.JPEG": data for i, data in enumerate(made.values())}
+        plain = write_folder(tmp_path / layout / "plain", made)
+        other = LAYOUTS[layout](tmp_path / layout / "source", made)
+        one = prepared(plain, tmp_path / layout / "one", *words, "--workers", os.cpu_count() or 1)
+        stores[layout] = prepared(other, tmp_path / layout / "two", *words, "--workers", 1)
+        assert one == stores[layout], layout
