@@ -9,7 +9,7 @@ SETUP := -m workflows.install
 RUN := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 
-options = $(if $(SPLIT),--split $(SPLIT)) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+options = --split $(or $(SPLIT),all) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 .PHONY: setup
 setup: ## Make .venv and install the project in it, with Pillow-SIMD where it can be compiled
@@ -64,7 +64,7 @@ lint: .ready-dev ## Check style, types and the direction of imports
 
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
-	rm -rf .venv demo build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv benchmarks/.env demo build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(wildcard pipeline workflows cluster tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
@@ -75,7 +75,7 @@ help: ## Show this list
 	@echo
 	@echo "  DATA      the images: a folder, an archive or a URL, e.g. DATA=/path/to/ILSVRC2012"
 	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
-	@echo "  SPLIT     train, val, ... (train)         SIZES    e.g. SIZES=\"72 224 288\""
+	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
 	@echo "  WORKERS   processes (one a core)          ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records
+from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from workflows.info import describe
 from workflows.page import ContactSheet, contact_sheet
@@ -39,11 +40,12 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
     model = make_model(objects, runs, notice)
     for line in terminal_summary(model):
         print(line)
-    objects.begin()
-    try:
-        objects.put(layout.REPORT, render_report(model).encode())
-    finally:
-        objects.end()
+    with lease(objects, RUN, wait=True):  # two splits may be ready at the same time
+        objects.begin()
+        try:
+            objects.put(layout.REPORT, render_report(model).encode())
+        finally:
+            objects.end()
     print(f"report: {objects.url}/{layout.REPORT}", flush=True)
 
 

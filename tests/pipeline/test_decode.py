@@ -310,11 +310,11 @@ class TestEverythingElse:
             assert list(pool.map(outcome, files * 4)) == expected * 4
 
 
-def big_endian_tiff(values):
+def big_endian_tiff(values, samples=1):
     """One uncompressed strip of 16-bit grey."""
     height, width = values.shape
     entries = [
-        (256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1),
+        (256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, samples),
         (278, height), (279, values.size * 2),
     ]  # fmt: skip
     body = values.astype(">u2").tobytes()
@@ -405,10 +405,12 @@ class TestErrors:
         monkeypatch.setattr(module.Image, "MAX_IMAGE_PIXELS", 83 * 61 // 2)
         assert status_of(data) == BOMB
 
-    def test_a_12_bit_jpeg_is_refused(self):
-        """Neither decoder reads it."""
+    def test_a_12_bit_jpeg_is_refused(self, monkeypatch):
+        """By Pillow: a later simplejpeg might read it, and must not decide."""
         data = bytearray(jpeg())
         data[data.index(b"\xff\xc0") + 4] = 12
+        if module.simplejpeg is not None:
+            monkeypatch.delattr(module.simplejpeg, "decode_jpeg")
         assert status_of(bytes(data)) == CORRUPT
 
     @pytest.mark.parametrize(
@@ -477,6 +479,30 @@ class TestErrors:
         with pytest.raises(DecodeError):
             whole(data)
         assert capfd.readouterr() == ("", "")
+
+    def test_a_tiff_that_libtiff_met_an_error_in_is_no_picture(self, monkeypatch):
+        """Whatever pixels came back; and the next one is judged by itself."""
+        read = module._read
+
+        def read_with_an_error(*args):
+            module._note_libtiff_error(b"TIFFFillStrip", b"Read error", 0)
+            return read(*args)
+
+        data = encoded(picture(), "TIFF")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_read", read_with_an_error)
+            with pytest.raises(DecodeError, match="libtiff met an error") as caught:
+                whole(data)
+        assert caught.value.status == CORRUPT
+        assert np.array_equal(pixels(whole(data)), np.asarray(picture()))
+
+    def test_what_pillow_logs_is_not_shown(self, caplog):
+        """Without a logger of the user's, Python would write it on the screen."""
+        values = np.zeros((5, 6), np.uint16)
+        whole(big_endian_tiff(values))
+        with pytest.raises(DecodeError):
+            whole(big_endian_tiff(values, samples=65535))
+        assert caplog.records == []
 
     def test_every_status_has_its_own_word(self):
         """They are what a person reads."""

@@ -6,10 +6,8 @@ limit for decompression bombs, so that no defect of ours can be in both.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,6 @@ from PIL import features
 
 from pipeline.decode import STATUS_WORDS, UNSUPPORTED, decode
 from pipeline.errors import DecodeError
-
-STOCK = "12.1.1"
 
 OTHER_LIBJPEG = {
     "jpeg-decoder__crashtest__images__imagetestsuite__f6b4389c3cf0f5997b2e5a4b905aea8d.jpg",
@@ -83,24 +79,6 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 def hostile(real_data):
     """The files, by name."""
     return {path.name: path.read_bytes() for path in sorted((real_data / "hostile").iterdir())}
-
-
-@pytest.fixture(scope="session")
-def stock_python(request, tmp_path_factory):
-    """A Python with stock Pillow and nothing else: made once, and kept in pytest's cache."""
-    cache = getattr(request.config, "cache", None)
-    folder = cache.mkdir("stock-pillow") if cache else tmp_path_factory.mktemp("stock-pillow")
-    python = folder / STOCK / "bin" / "python"
-    check = [str(python), "-c", f"import PIL; assert PIL.__version__ == {STOCK!r}"]
-    if python.exists() and subprocess.run(check, check=False).returncode == 0:
-        return python
-    shutil.rmtree(folder / STOCK, ignore_errors=True)
-    venv.create(folder / STOCK, with_pip=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", f"pillow=={STOCK}"]
-    done = subprocess.run(install, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"stock Pillow cannot be installed: {done.stderr.strip()[-200:]}")
-    return python
 
 
 @pytest.fixture(scope="session")
