@@ -16,8 +16,8 @@ Each round runs every arm once, one after the other, on the same images, page ca
                core, nothing written
     ours 224   `tesserae prepare --sizes 224`
 
-Minimum and median over the rounds; ratios are of medians within the run. CPU is user and system time
-of all processes. Without --data the photographs of TESSERAE_DATA are used.
+Minimum and median over the rounds; ratios are of medians within the run. CPU is user and system
+time of all processes. Without --data the photographs of TESSERAE_DATA are used.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def cpu_seconds() -> float:
     return sum(used.ru_utime + used.ru_stime for used in both)
 
 
-# --- Measuring them from outside -------------------------------------------------------------------
+# --- Measuring them from outside ---------------------------------------------------------------
 
 
 class Bench:
@@ -379,9 +379,8 @@ def report(figures: dict[str, list[Figure]]) -> None:
         rates = [run.images / run.wall for run in runs]
         costs = [run.cpu / run.images * 1e3 for run in runs]
         rate[name], cpu[name] = statistics.median(rates), statistics.median(costs)
-        print(
-            f"{name:<12} {max(rates):7,.0f}  {rate[name]:7,.0f}   {min(costs):7.3f}  {cpu[name]:7.3f}"
-        )
+        speed = f"{max(rates):7,.0f}  {rate[name]:7,.0f}"
+        print(f"{name:<12} {speed}   {min(costs):7.3f}  {cpu[name]:7.3f}")
     print(f"\nCPU an image, steady / floor     {cpu['steady'] / cpu['floor']:.2f}")
     print(f"CPU an image, whole / floor      {cpu['tesserae'] / cpu['floor']:.2f}")
     print(f"images/s, whole / floor          {rate['tesserae'] / rate['floor']:.2f}")

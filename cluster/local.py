@@ -3,7 +3,9 @@
 What differs from `LocalCluster()`, and why:
 
 * All of it listens on the loopback address; the dashboard too.
-* Workers come out of a fork server that has imported Dask once: half the start-up.
+* Workers come out of a fork server that has imported Dask once: half the start-up. It starts with
+  SIGINT and SIGTERM blocked, and they inherit that: a terminal's Ctrl-C and a batch system's
+  SIGTERM reach all of them at once, and are the command's to answer.
 * Workers have no dashboards of their own: each would import bokeh for a page that nobody opens.
 * glibc's allocator keeps what is freed. Dask's nanny sets MALLOC_TRIM_THRESHOLD_ so that it gives
   memory back at once; for a task that allocates a megabyte a picture that is 38 % more CPU.
@@ -13,17 +15,21 @@ What differs from `LocalCluster()`, and why:
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask
 import psutil
 from distributed import LocalCluster
-from distributed.utils import get_mp_context
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -36,6 +42,9 @@ ALLOCATOR = {
 DASHBOARD_PORT = 8787
 KEEP_SECONDS = 5.0
 """Between two looks at whether workers are gone."""
+
+CLOSE_SECONDS = 10.0
+"""Until workers that do not stop are killed."""
 
 
 def cores() -> int:
@@ -65,7 +74,7 @@ def settings(allowed_losses: int) -> dict[str, Any]:
         "distributed.worker.multiprocessing-method": "forkserver",
         "distributed.scheduler.allowed-failures": allowed_losses,
         "distributed.scheduler.worker-saturation": 1.1,
-        "distributed.comm.timeouts.connect": "30s",
+        "distributed.comm.timeouts.connect": "10s",  # so long is a dead worker asked for its result
         "distributed.admin.log-length": 1000,
     }
 
@@ -95,13 +104,17 @@ class Local:
         self.threads = threads
         self._checked = time.monotonic()
         self._config = dask.config.set(settings(allowed_losses))
-        get_mp_context().set_forkserver_preload(["distributed", *preload])
+        for name in ("distributed", "distributed.client"):
+            # Not `silence_logs`, which ends with the cluster, before the last connections do.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        _start_fork_server(["distributed", *preload])
         self.cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=_dashboard_address() if dashboard else None,
+            dashboard_address=_dashboard_address() if dashboard else "127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard},  # without an address it takes port 8787
             worker_dashboard_address=None,
             memory_limit=memory() // workers,
             silence_logs="CRITICAL",
@@ -118,18 +131,44 @@ class Local:
             self._checked = time.monotonic()
             self.cluster.scale(self.workers)
 
+    def abandon(self) -> None:
+        """Kill the workers: nobody waits for what they are doing."""
+        for nanny in list(self.cluster.workers.values()):
+            nanny.close_gracefully(reason="abandoned")  # starts no other worker
+            if nanny.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """Stop workers and scheduler."""
-        self.cluster.close(timeout=10)
+        """Stop workers and scheduler, in whatever state they are."""
+        try:
+            self.cluster.close(timeout=CLOSE_SECONDS)
+        except (AssertionError, OSError, RuntimeError):  # a nanny is just starting a worker
+            self.cluster.shutdown_on_close = False  # or it is tried again when Python ends
+            for worker in multiprocessing.active_children():
+                worker.kill()
         self._config.__exit__(None, None, None)
 
     def __enter__(self) -> Local:
         """Start nothing: that is done."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Stop it."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop it; at once if that is for an error."""
+        if kind is not None:
+            self.abandon()
         self.close()
+
+
+def _start_fork_server(preload: list[str]) -> None:
+    os.environ.update(ALLOCATOR)  # read when a process starts: forked workers have the server's
+    forkserver.set_forkserver_preload(preload)
+    resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _dashboard_address() -> str:

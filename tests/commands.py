@@ -137,7 +137,11 @@ class Ended:
 
 
 def run(
-    *words: object, scratch: Path, seconds: float = PATIENCE, extra_path: Path | None = None, **env: str
+    *words: object,
+    scratch: Path,
+    seconds: float = PATIENCE,
+    extra_path: Path | None = None,
+    **env: str,
 ) -> Ended:
     """Run `tesserae <words>` to its end."""
     with start(*words, scratch=scratch, extra_path=extra_path, **env) as command:
@@ -172,7 +176,7 @@ def saboteur(folder: Path, code: str) -> Iterator[Path]:
     yield folder
 
 
-HOOK = '''
+HOOK = """
 import importlib.abc, importlib.util, sys
 
 
@@ -200,4 +204,4 @@ def after_import(name, change):
     sys.meta_path.insert(0, _After(name, change))
 
 
-'''
+"""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -36,6 +36,17 @@ class Disk:
     durable: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
     data: dict[int, bytes] = field(default_factory=dict)
     synced: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def holding(cls, left: dict[str, bytes | None]) -> Self:
+        """A disk that was started again: what is there is durable."""
+        disk = cls()
+        for inode, (name, data) in enumerate(left.items(), 1):
+            disk.seen[name] = FOLDER if data is None else inode
+            if data is not None:
+                disk.data[inode], disk.synced[inode] = data, len(data)
+        disk.durable = dict(disk.seen)
+        return disk
 
     def apply(self, op: Op) -> None:
         """Do one recorded operation."""
@@ -180,9 +191,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(
-    monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0
-) -> Iterator[list[Op]]:
+def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> Iterator[list[Op]]:
     """Record what the door does under *root*; *inode* is the last number that is taken."""
     recorder = Recorder(root, inode)
     with monkeypatch.context() as patch:

@@ -4,5 +4,5 @@ import sys
 
 from workflows.cli import main
 
-if __name__ == "__main__":  # the fork server's children import this module too
+if __name__ == "__main__":
     sys.exit(main())

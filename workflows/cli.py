@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from pipeline.errors import TesseraeError
+from workflows import interrupts
 from workflows.figures import printable
 
 COMMANDS = {
@@ -40,11 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.listen()
     try:
         return _run([word for word in words if word != "--debug"])
-    except KeyboardInterrupt:
-        print("\ntesserae: stopped.", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        interrupts.ignore()
+        print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
@@ -72,6 +73,7 @@ def _run(words: list[str]) -> int:
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--debug shows the traceback of an error.",
+        allow_abbrev=False,  # half a word that is clear today is not when there are more
     )
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(words[1:])))
@@ -97,10 +99,6 @@ def _version() -> str:
         return f"tesserae {version('tesserae')}"
     except PackageNotFoundError:
         return "tesserae, not installed"
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _sentence(error: BaseException) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from types import TracebackType
 
 from distributed import Client
 
 from cluster.local import Local
+from pipeline.errors import TesseraeError
 from pipeline.ingest import graph
+from workflows.interrupts import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
 """Imported once by the fork server, not once by every worker."""
@@ -43,14 +46,21 @@ class Cluster:
             self._local.keep()
 
     def _start(self) -> Client:
-        local = Local(
-            *self._shape,
-            allowed_losses=graph.ALLOWED_LOSSES,
-            dashboard=self._dashboard,
-            preload=PRELOAD,
-        )
-        self._local = self._stack.enter_context(local)
-        client: Client = self._stack.enter_context(Client(local.cluster))
+        with held_back():  # half a cluster cannot be closed
+            try:
+                local = Local(
+                    *self._shape,
+                    allowed_losses=graph.ALLOWED_LOSSES,
+                    dashboard=self._dashboard,
+                    preload=PRELOAD,
+                )
+            except (RuntimeError, OSError) as e:
+                raise TesseraeError(
+                    f"the {self._shape[0]} workers do not start ({e.__cause__ or e}). Pass fewer"
+                    " --workers, and see `tesserae doctor`."
+                ) from e
+            self._local = self._stack.enter_context(local)
+            client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
             print(f"dashboard: {local.dashboard}", flush=True)
         graph.wait_for_workers(client)
@@ -59,5 +69,11 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with held_back():
+            self._stack.__exit__(kind, error, trace)

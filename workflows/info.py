@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.decode import STATUS_WORDS
-from pipeline.errors import StoreDamagedError
+from pipeline.ingest import check
+from pipeline.ingest.check import Found, Problem
 from pipeline.store import layout, records, table
+from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, open_objects
+from pipeline.store.recipe import Recipe
 from workflows.figures import printable
 
 SHOWN = 50
@@ -42,53 +46,57 @@ def describe(objects: Objects) -> dict[str, Any]:
     Raises:
         StoreError: There is no store.
     """
-    recipe = records.load_recipe(objects)
+    found = [check.read_records(objects, split) for split in records.splits(objects)]
+    recipe = next((one.recipe for one in found if one.recipe is not None), None)
+    if recipe is None and not found:
+        recipe = records.load_recipe(objects)
     return {
         "store": objects.url,
         "format": layout.FORMAT,
-        "recipe": {
-            "fit": recipe.fit,
-            "filter": recipe.filter,
-            "serves": recipe.serves,
-            "exif": recipe.exif,
-            "shard_rows": recipe.shard_rows,
-            "chunk_rows": recipe.chunk_rows,
-            "codec": recipe.codec,
-            "classes": len(recipe.classes),
-            "decoder": recipe.decoder,
-            "resizer": recipe.resizer,
-            "software": recipe.software,
-            "digest": recipe.digest,
-        },
-        "splits": {split: _describe_split(objects, split) for split in records.splits(objects)},
+        "recipe": None if recipe is None else _describe_recipe(recipe),
+        "splits": {one.split: _describe_split(objects, one) for one in found},
     }
 
 
-def _describe_split(objects: Objects, split: str) -> dict[str, Any]:
-    plan = records.load_plan(objects, split)
-    commits = records.load_commits(objects, plan)
-    try:
-        done = records.load_done(objects, split)
-    except StoreDamagedError:
-        done = None
-    counts = sum((Counter(kept.counts) for kept in commits.values()), Counter[str]())
-    sizes: Counter[str] = Counter()
-    for kept in commits.values():
-        sizes.update({size: written.num_bytes for size, written in kept.arrays.items()})
+def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
-        "finished": done is not None,
-        "rows": plan.num_rows,
-        "rows_committed": sum(kept.stop - kept.start for kept in commits.values()),
-        "shards": plan.num_shards,
+        "fit": recipe.fit,
+        "filter": recipe.filter,
+        "serves": recipe.serves,
+        "exif": recipe.exif,
+        "shard_rows": recipe.shard_rows,
+        "chunk_rows": recipe.chunk_rows,
+        "codec": recipe.codec,
+        "classes": len(recipe.classes),
+        "decoder": recipe.decoder,
+        "resizer": recipe.resizer,
+        "software": recipe.software,
+        "digest": recipe.digest,
+    }
+
+
+def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
+    plan, commits = found.plan, found.commits.values()
+    counts = sum((Counter(kept.counts) for kept in commits), Counter[str]())
+    sizes: Counter[str] = Counter()
+    for kept in commits:
+        sizes.update({size: written.num_bytes for size, written in kept.arrays.items()})
+    quarantined, problems = quarantine(
+        objects, [kept.table for kept in commits if _bad(kept.counts)]
+    )
+    return {
+        "finished": found.done is not None,
+        "rows": None if plan is None else plan.num_rows,
+        "rows_committed": sum(kept.stop - kept.start for kept in commits),
+        "shards": None if plan is None else plan.num_shards,
         "shards_committed": len(commits),
-        "seed": plan.seed,
-        "listing": plan.listing,
+        "seed": None if plan is None else plan.seed,
+        "listing": None if plan is None else plan.listing,
         "sizes": {size: {"num_bytes": sizes[size]} for size in sorted(sizes, key=int)},
-        "sizes_finished": [] if done is None else list(done.sizes),
+        "sizes_finished": [] if found.done is None else list(found.done.sizes),
         "counts": dict(counts),
-        "quarantine": quarantine(
-            objects, [kept.table.name for kept in commits.values() if _bad(kept.counts)]
-        ),
+        "quarantine": quarantined,
+        "problems": [asdict(problem) for problem in (*found.problems, *problems)],
     }
 
 
@@ -96,38 +104,54 @@ def _bad(counts: dict[str, int]) -> bool:
     return any(count for word, count in counts.items() if word != "readable")
 
 
-def quarantine(objects: Objects, parts: list[str]) -> list[dict[str, Any]]:
-    """The quarantined rows of some parts of the table, with key, status and reason."""
+def quarantine(
+    objects: Objects, parts: list[Written]
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The quarantined rows of some parts of the table, and the parts that are damaged."""
     found = []
-    for name in parts:
-        part = table.decode_part(objects.get(name)).select(["row", "key", "status", "reason"])
-        found += [line for line in part.to_pylist() if line["status"]]
-    for line in found:
-        line["word"] = STATUS_WORDS[line["status"]]
-    return found
+    problems = []
+    for written in parts:
+        problem = check.check_object(objects, written)
+        if problem is not None:
+            problems.append(problem)
+            continue
+        part = table.decode_part(objects.get(written.name))
+        lines = part.select(["row", "key", "status", "reason"]).to_pylist()
+        found += [
+            {**line, "word": STATUS_WORDS[line["status"]]} for line in lines if line["status"]
+        ]
+    return found, problems
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     """The same for a person."""
-    recipe = facts["recipe"]
-    out = [
-        f"{facts['store']}  (format {facts['format']})",
-        f"  recipe  {recipe['fit']}, {recipe['filter']}, {recipe['classes']:,} classes,"
-        f" {recipe['shard_rows']:,} rows a shard, {recipe['chunk_rows']:,} a chunk,"
-        f" codec {recipe['codec']}",
-    ]
-    out += [f"  {part}  {what}" for part, what in sorted(recipe["software"].items())]
+    out = [f"{facts['store']}  (format {facts['format']})", *_recipe_lines(facts["recipe"])]
     for split, what in facts["splits"].items():
         out += _split_lines(split, what, limit)
     return [printable(line) for line in out]
 
 
+def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
+    if recipe is None:
+        return ["  recipe  lost. Run `tesserae verify`."]
+    return [
+        f"  recipe  {recipe['fit']}, {recipe['filter']}, {recipe['classes']:,} classes,"
+        f" {recipe['shard_rows']:,} rows a shard, {recipe['chunk_rows']:,} a chunk,"
+        f" codec {recipe['codec']}",
+        *(f"  {part}  {what}" for part, what in sorted(recipe["software"].items())),
+    ]
+
+
 def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[str]:
     state = "finished" if what["finished"] else "not finished"
-    out = [
-        f"  {split}  {state}: {what['rows_committed']:,} of {what['rows']:,} rows,"
-        f" {what['shards_committed']:,} of {what['shards']:,} shards"
-    ]
+    done = f"{what['rows_committed']:,} rows, {what['shards_committed']:,} shards; its plan is lost"
+    if what["rows"] is not None:
+        done = (
+            f"{what['rows_committed']:,} of {what['rows']:,} rows,"
+            f" {what['shards_committed']:,} of {what['shards']:,} shards"
+        )
+    out = [f"  {split}  {state}: {done}"]
+    out += [f"    {bad['name']}: {bad['what']}. Run `tesserae repair`." for bad in what["problems"]]
     for size, kept in what["sizes"].items():
         done = "" if int(size) in what["sizes_finished"] else "  (not finished)"
         out.append(f"    {size:>4} px  {kept['num_bytes'] / 1e9:,.3f} GB{done}")

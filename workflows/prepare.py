@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cluster.local import cores, memory
 from pipeline import sources
@@ -32,9 +33,22 @@ from pipeline.store.recipe import FILTERS, FITS, Recipe
 from pipeline.store.records import Done
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text
+from workflows.interrupts import held_back
 from workflows.progress import Progress
 from workflows.report_model import RunReport
 from workflows.summary import report_store
+
+MOST_FAILURES = 8
+"""Shards that may fail one after the other: then the source is lost, and the run ends."""
+
+RANGES = {
+    "limit": (1, 10**12),
+    "workers": (1, 10_000),
+    "threads": (1, 1_000),
+    "max_bad": (0, 1),
+    "image_seconds": (0.001, 86_400),
+}
+"""What the numbers of a command line may be."""
 
 WORKER_BYTES = 400 * 2**20
 """What a worker needs beside its tasks: interpreter, libraries, one very large picture."""
@@ -97,10 +111,19 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     failed: list[Failed] = field(default_factory=list)
+    failed_in_a_row: int = 0
     elapsed: float = 0.0
+    before: Counter[str] = field(default_factory=Counter)
+    """Rows that earlier runs committed and this one leaves alone, by status."""
+
+    def fail(self, failed: Failed) -> None:
+        """Count a shard that was not made."""
+        self.failed.append(failed)
+        self.failed_in_a_row += 1
 
     def add(self, report: Report) -> None:
         """Count one shard."""
+        self.failed_in_a_row = 0
         self.num_rows += report.num_rows
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
@@ -119,9 +142,11 @@ class Tally:
         )
 
     @property
-    def num_bad(self) -> int:
-        """Rows in quarantine."""
-        return self.num_rows - self.counts["readable"]
+    def bad(self) -> Counter[str]:
+        """Rows in quarantine by reason, those of earlier runs too."""
+        both = self.before + self.counts
+        del both["readable"]
+        return both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,17 +168,18 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense, before anything is read."""
+        for name in ("source", "store"):
+            if not getattr(self, name):
+                raise ValueError(f"{name.upper()} is empty: expected a path or a URL.")
         for split in self.splits:
             layout.check_split(split)
-        for name in ("workers", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}: expected at least 1.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit is {self.limit}: expected at least 1.")
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"--max-bad is {self.max_bad}: expected a share from 0 to 1.")
-        if self.image_seconds <= 0:
-            raise ValueError(f"--image-seconds is {self.image_seconds}: expected more than 0.")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"--split is {' '.join(self.splits)}: one is named twice.")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {value}: expected {low} to {high:,}.")
 
 
 def read_options(args: argparse.Namespace) -> Options:
@@ -194,8 +220,11 @@ def read_options(args: argparse.Namespace) -> Options:
 def run(args: argparse.Namespace) -> int:
     """Prepare every split that was asked for."""
     options = read_options(args)
-    runs = prepare(options)
-    report_store(options.store, runs)
+    try:
+        runs = prepare(options)
+        report_store(options.store, runs)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(str(e) or "Run the same command again to go on.") from None
     return 0
 
 
@@ -212,21 +241,48 @@ def prepare_split(options: Options, split: str, cluster: Cluster) -> RunReport:
     """Prepare one split; returns what was done."""
     run_name = planning.new_run(split)
     objects = open_objects(options.store, run_name)
+    source = sources.open_source(options.source, split, options.kind)
+    _check_place(objects, options.source)
+    planning.check_choices(objects, options.choices)
     with lease(objects, split, wait=options.wait):
         objects.begin()
         try:
-            return _prepare(options, split, run_name, objects, cluster)
+            return _prepare(options, split, run_name, source, objects, cluster)
         except KeyboardInterrupt:
-            print(f"\nstopped. {_how_to_go_on(objects, split)}", flush=True)
-            raise
+            with held_back():
+                how_to_go_on = _how_to_go_on(objects, split)
+            raise KeyboardInterrupt(how_to_go_on) from None
         finally:
             objects.end()
 
 
+def _check_place(objects: Objects, source: str) -> None:
+    if not isinstance(objects, LocalObjects):
+        return
+    store = Path(objects.url)
+    if store.resolve().is_relative_to(Path(source).resolve()):
+        raise StoreError(
+            f"the store {store} lies in the source {source}, which would change by it. Choose a"
+            " folder outside."
+        )
+    known = {layout.RECIPE, "splits"}
+    names = {path.name for path in store.iterdir()} if store.is_dir() else set()
+    foreign = sorted(name for name in names - {"lost+found"} if not name.startswith("."))
+    if foreign and not names & known:
+        raise StoreError(
+            f"{store} is no store, and holds other files, such as {foreign[0]!r}. Choose a new or"
+            " an empty folder."
+        )
+
+
 def _prepare(
-    options: Options, split: str, run_name: str, objects: Objects, cluster: Cluster
+    options: Options,
+    split: str,
+    run_name: str,
+    source: Source,
+    objects: Objects,
+    cluster: Cluster,
 ) -> RunReport:
-    source = sources.open_source(options.source, split, options.kind)
     recipe, plan = settle(options, split, source, objects, cluster)
     commits = records.load_commits(objects, plan)
     target = _target(plan, options.limit)
@@ -243,7 +299,8 @@ def _prepare(
         sizes=options.choices.sizes,
         image_seconds=options.image_seconds,
     )
-    tally = Tally()
+    left_alone = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
+    tally = Tally(before=sum(map(Counter, left_alone), Counter()))
     if todo:
         if source.access == "blocks":
             _stream(split, source, objects, cluster)
@@ -375,14 +432,16 @@ def make_shards(
         TesseraeError: More rows were quarantined than may be.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
-    allowed = options.max_bad * num_rows
+    all_rows = num_rows + tally.before.total()
     client = cluster.client
     started = time.monotonic()
     with Progress(f"{work.split}: prepare", rows=num_rows) as progress:
         for result in run_jobs(client, work.run, shard_jobs(work, todo), tick=cluster.keep):
             if isinstance(result, Failed):
-                tally.failed.append(result)
+                tally.fail(result)
                 progress.note(f"{result.job.name}: {result.error}")
+                if tally.failed_in_a_row == MOST_FAILURES:
+                    break
                 continue
             tally.add(result)
             progress.update(
@@ -391,17 +450,16 @@ def make_shards(
                 bytes_out=result.bytes_out,
                 quarantined=result.num_rows - result.counts.get("readable", 0),
             )
-            if tally.num_bad > allowed:
-                raise TesseraeError(_too_bad(tally, options.max_bad, num_rows))
+            if tally.bad.total() > options.max_bad * all_rows:
+                raise TesseraeError(_too_bad(tally, options.max_bad, all_rows))
     tally.elapsed = time.monotonic() - started
 
 
 def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:
-    reasons = ", ".join(
-        f"{n:,} {why}" for why, n in tally.counts.most_common() if why != "readable"
-    )
+    reasons = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
+    seen = tally.num_rows + tally.before.total()
     return (
-        f"{tally.num_bad:,} of the first {tally.num_rows:,} rows are no readable pictures"
+        f"{tally.bad.total():,} of the first {seen:,} rows are no readable pictures"
         f" ({reasons}), and --max-bad allows {max_bad:g} of {num_rows:,}. Look at the source;"
         " if it is meant to be so, pass a larger --max-bad to go on."
     )
@@ -411,8 +469,8 @@ def _failures(failed: Sequence[Failed], split: str) -> str:
     first = failed[0]
     return (
         f"{len(failed)} shards of split {split!r} could not be made; {first.job.name}:"
-        f" {first.error}. What is committed stays: mend the source, and run the same command"
-        " again to go on."
+        f" {first.error}. What is committed stays: mend that, and run the same command again to"
+        " go on."
     )
 
 

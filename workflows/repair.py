@@ -7,27 +7,54 @@ whose bytes must still have the checksums that were recorded. Exit status 0: the
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cluster.local import cores
-from pipeline.errors import TesseraeError
-from pipeline.ingest import check, mend, planning
+from pipeline import sources
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.ingest import mend, planning
 from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.graph import Failed, run_jobs
-from pipeline.ingest.shard import Work
+from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
+from pipeline.ingest.planning import Choices
+from pipeline.ingest.rows import Origin, known_origin
+from pipeline.ingest.shard import Report, Work
+from pipeline.sources import spool
+from pipeline.store import layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.plan import Plan
 from workflows.clusters import Cluster
-from workflows.verify import chosen_splits, verify_split
+from workflows.prepare import Options, settle
+from workflows.verify import chosen_splits, say_problems, verify_split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `tesserae repair`."""
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     parser.add_argument("--split", nargs="+", help="splits to repair (all)")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="where the images are, if not where they were"
+    )
+    parser.add_argument(
+        "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
+    )
     parser.add_argument("--workers", type=int, help="processes (one a core)")
     parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What the repair of one split works with."""
+
+    objects: Objects
+    split: str
+    run: str
+    cluster: Cluster
+    data: str | None = None
+    kind: str | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,50 +64,135 @@ def run(args: argparse.Namespace) -> int:
     with Cluster(workers=workers, threads=1, dashboard=False) as cluster:
         for split in chosen_splits(open_objects(args.store), args.split):
             run_name = planning.new_run(split)
-            objects = open_objects(args.store, run_name)
-            with lease(objects, split, wait=args.wait):
-                objects.begin()
+            repair = Repair(
+                objects=open_objects(args.store, run_name),
+                split=split,
+                run=run_name,
+                cluster=cluster,
+                data=args.data,
+                kind=args.source_kind,
+            )
+            with lease(repair.objects, split, wait=args.wait):
+                repair.objects.begin()
                 try:
-                    left += repair_split(objects, split, run_name, cluster)
+                    left += repair_split(repair)
                 finally:
-                    objects.end()
+                    repair.objects.end()
     return 1 if left else 0
 
 
-def repair_split(objects: Objects, split: str, run_name: str, cluster: Cluster) -> int:
+def repair_split(repair: Repair) -> int:
     """Repair one split; returns how many problems are left."""
-    found, problems = verify_split(objects, split)
+    found, problems = _verify(repair)
     damaged = [problem for problem in problems if not problem.what.startswith("not finished")]
-    if not damaged:
-        for problem in problems:
-            print(f"  {problem.name}: {problem.what}")
-        return len(problems)
-    for problem in damaged:
-        print(f"  {problem.name}: {problem.what}")
-    restored = mend.restore_records(objects, found)
-    restored += mend.restore_parts(objects, found, damaged)
-    restored += mend.drop_derived(objects, found, damaged)
+    if not damaged and repair.data is None:
+        return _left(problems)
+    restored = mend.restore_records(repair.objects, found)
+    if found.plan is None or found.recipe is None:
+        raise StoreError(_lost(found))
+    restored += mend.restore_parts(repair.objects, found, damaged)
     rest = [problem for problem in damaged if problem.name not in restored]
-    _rebuild(objects, found, rest, run_name, cluster)
-    if found.plan is not None and len(found.commits) == found.plan.num_shards:
-        finish_split(objects.url, split, run_name)
-    elif found.recipe is not None and found.plan is not None:
-        planning.write_metadata(objects, found.recipe, found.plan, check.committed_sizes(found))
-    _, left = verify_split(objects, split)
-    for problem in left:
-        print(f"  {problem.name}: {problem.what}")
-    return len(left)
+    _rebuild(repair, found, found.plan, rest)
+    sizes = mend.planned_sizes(repair.objects, found)
+    planning.write_metadata(repair.objects, found.recipe, found.plan, sizes)
+    if len(records.load_commits(repair.objects, found.plan)) == found.plan.num_shards:
+        finish_split(repair.objects.url, repair.split, repair.run)
+    elif any(p.name.startswith(layout.array(repair.split, "label")) for p in rest):
+        planning.restore_labels(repair.objects, found.plan)
+    _, left = _verify(repair)
+    if not left and isinstance(repair.objects, LocalObjects):
+        shutil.rmtree(_spool(repair), ignore_errors=True)
+    return _left(left)
 
 
-def _rebuild(
-    objects: Objects, found: Found, rest: Sequence[Problem], run_name: str, cluster: Cluster
-) -> None:
-    rebuilds = mend.plan_rebuilds(found, rest)
-    if not rebuilds:
+def _verify(repair: Repair) -> tuple[Found, list[Problem]]:
+    found, problems = verify_split(repair.objects, repair.split)
+    say_problems(problems)
+    return found, problems
+
+
+def _left(problems: Sequence[Problem]) -> int:
+    if any(problem.what.startswith("not finished") for problem in problems):
+        print("Run the same `tesserae prepare` again to go on with what is not finished.")
+    return len(problems)
+
+
+def _lost(found: Found) -> str:
+    lost = f"and {layout.ledger(found.split)} has no copy of it"
+    if found.plan is None:
+        return (
+            f"{layout.plan(found.split)} is lost, {lost}. Run the same `tesserae prepare` as"
+            " before, with the same source and seed: it makes the same plan, and keeps the shards."
+        )
+    return (
+        f"{layout.RECIPE} is lost, {lost}. Bring one of the two back from a copy of the store, or"
+        " prepare into another folder."
+    )
+
+
+def _rebuild(repair: Repair, found: Found, plan: Plan, rest: Sequence[Problem]) -> None:
+    work = Work(
+        store=repair.objects.url,
+        split=repair.split,
+        run=repair.run,
+        sizes=mend.planned_sizes(repair.objects, found),
+    )
+    jobs = mend.rebuild_jobs(work, mend.plan_rebuilds(found, rest))
+    jobs += shard_jobs(work, mend.lost_shards(found, rest))
+    if jobs or repair.data is not None:
+        _find_source(repair, plan, work.sizes)
+    _run(repair, jobs)
+
+
+def _run(repair: Repair, jobs: Sequence[Job]) -> None:
+    if not jobs:
         return
-    work = Work(store=objects.url, split=found.split, run=run_name, sizes=())
-    jobs = mend.rebuild_jobs(work, rebuilds)
-    for result in run_jobs(cluster.client, run_name, jobs, tick=cluster.keep):
+    cluster = repair.cluster
+    for result in run_jobs(cluster.client, repair.run, jobs, tick=cluster.keep):
         if isinstance(result, Failed):
-            raise TesseraeError(f"{result.job.name}: {result.error}")
-        print(f"  made again: {', '.join(result.made)}")
+            raise TesseraeError(
+                f"{result.job.name}: {result.error}. If the images are elsewhere now, pass --data"
+                " SOURCE."
+            )
+        if isinstance(result, Report):
+            print(f"  made again: {', '.join(result.made)}")
+
+
+def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
+    """Make sure that it is known where the images are, and that they are there."""
+    if repair.data is not None:
+        options = Options(
+            source=repair.data,
+            store=repair.objects.url,
+            splits=(repair.split,),
+            choices=Choices(sizes=sizes or (1,), seed=plan.seed),
+            workers=1,
+        )
+        source = sources.open_source(repair.data, repair.split, repair.kind)
+        settle(options, repair.split, source, repair.objects, repair.cluster)
+    origin = known_origin(repair.objects, plan)
+    if origin.is_there:
+        return
+    if origin.root != _spool(repair):
+        raise StoreError(
+            f"the images of split {plan.split!r} were in {origin.root}, which is not there. Pass"
+            " --data SOURCE to say where they are now."
+        )
+    _stream(repair, origin)
+
+
+def _stream(repair: Repair, origin: Origin) -> None:
+    # The spool went when the split was finished. The blocks come out the same again.
+    source = sources.open_source(repair.data or origin.source, repair.split, origin.kind)
+    blocks = source.blocks()
+    planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))
+    print(f"{repair.split}: streaming {len(blocks):,} blocks of kind {origin.kind}", flush=True)
+    jobs = [
+        Job(f"spool-{repair.split}-{place:06d}", spool.spool_block, (block, origin.root))
+        for place, block in enumerate(blocks)
+    ]
+    _run(repair, jobs)
+
+
+def _spool(repair: Repair) -> str:
+    return f"{repair.objects.url}/{layout.spool(repair.split)}"

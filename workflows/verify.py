@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 from pipeline.errors import StoreError
 from pipeline.ingest import check
@@ -14,6 +15,7 @@ from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.recheck import recheck_rows
 from pipeline.store import records
 from pipeline.store.objects import Objects, open_objects
+from workflows.figures import printable
 from workflows.progress import Progress
 
 SOURCE_ROWS = 100
@@ -37,21 +39,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the store; 1 if anything is wrong."""
+    if args.source is not None and args.source < 1:
+        raise ValueError(f"--source is {args.source}: expected at least 1 row.")
     objects = open_objects(args.store)
-    problems: list[Problem] = []
+    whole = True
     for split in chosen_splits(objects, args.split):
-        found, wrong = verify_split(objects, split, threads=args.threads)
-        if args.source and not wrong:
-            wrong = list(recheck_rows(objects, split, args.source))
-            print(f"{split}: {args.source} rows decoded again from the source")
-        problems += wrong
-        for problem in wrong:
-            print(f"  {problem.name}: {problem.what}")
+        found, problems = verify_split(objects, split, threads=args.threads)
+        say_problems(problems)
         for name in check.strangers(objects, found):
-            print(f"  note: {name} is in no record. It does no harm.")
-    if problems:
-        print(f"{len(problems)} problems. `tesserae repair` brings damaged files back.")
-    return 1 if problems else 0
+            print(printable(f"  note: {name} is in no record. It does no harm."))
+        if problems:
+            whole = False
+            print(f"  {_advice(problems)}")
+        elif args.source is not None:
+            whole = _recheck(objects, split, args.source) and whole
+    return 0 if whole else 1
+
+
+def say_problems(problems: Sequence[Problem]) -> None:
+    """Name each of them."""
+    for problem in problems:
+        print(printable(f"  {problem.name}: {problem.what}"))
+
+
+def _advice(problems: Sequence[Problem]) -> str:
+    if all(problem.what.startswith("not finished") for problem in problems):
+        return "Run the same `tesserae prepare` again to go on with what is not finished."
+    return "`tesserae repair` brings damaged files back."
+
+
+def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
+    different = list(recheck_rows(objects, split, num_rows))
+    num_rows = min(num_rows, records.load_plan(objects, split).num_rows)
+    print(f"{split}: {num_rows:,} rows decoded again from the source, {len(different):,} differ")
+    say_problems(different)
+    return not different
 
 
 def chosen_splits(objects: Objects, asked: list[str] | None) -> list[str]:
@@ -74,7 +96,7 @@ def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Fou
     """Check one split; returns its records and what is wrong."""
     started = time.monotonic()
     found = check.read_records(objects, split)
-    problems = [*found.problems, *check.check_whole(found), *check.check_metadata(objects, found)]
+    problems = [*found.problems, *check.check_whole(found), *check.check_planned(objects, found)]
     total = sum(written.num_bytes for written in found.objects)
     with Progress(f"{split}: verify", rows=len(found.objects), unit="files") as progress:
         for written, problem in check.check_objects(objects, found, threads=threads):
@@ -82,13 +104,14 @@ def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Fou
             if problem is not None:
                 problems.append(problem)
     seconds = time.monotonic() - started
-    state = "whole" if not problems else f"{len(problems)} problems"
+    problems = sorted(set(problems))
+    state = f"{len(problems)} wrong" if problems else "whole"
     print(
         f"{split}: {state}; {len(found.objects) + len(found.commits):,} files,"
         f" {total / 1e9:,.2f} GB in {seconds:.1f} s ({total / 1e9 / max(seconds, 1e-9):.2f} GB/s)"
     )
     _say_rows(found)
-    return found, sorted(set(problems))
+    return found, problems
 
 
 def _say_rows(found: Found) -> None:

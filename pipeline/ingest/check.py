@@ -1,13 +1,14 @@
 """What is damaged: every object of a store against what was committed.
 
-Nothing is trusted but digests. A document carries its own; done.json has those of labels, status,
-table, ledger and metadata; a commit has those of its shard objects and its part of the table; the
-ledger is a second copy of the documents. So one damaged object is always named, by a record that
-is whole.
+Nothing is trusted but digests. A document carries its own, and so does the ledger, the second copy
+of the documents; done.json has those of labels, status, table and metadata; a commit has those of
+its shard objects and its part of the table. So one damaged object is always named, by a record
+that is whole.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,19 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import xxhash
-
 from pipeline.errors import StoreDamagedError
-from pipeline.ingest.finish import zarr_metadata
 from pipeline.store import commit, layout, plan, recipe, records
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
-
-BLOCK = 4 * 2**20
-"""Bytes read at a time."""
 
 
 @dataclass(frozen=True, order=True)
@@ -59,36 +54,110 @@ class Found:
 
 def read_records(objects: Objects, split: str) -> Found:
     """Read the records of *split*, with the ledger's copies where they are damaged."""
-    problems: list[Problem] = []
-    copies = records.read_ledger(objects, split)
-
-    def read(name: str, decode: Callable[[bytes, str], Any], *, expected: bool) -> Any:
-        try:
-            return decode(objects.get(name), name)
-        except FileNotFoundError:
-            if expected:
-                problems.append(Problem(name, "missing"))
-        except StoreDamagedError:
-            problems.append(Problem(name, "damaged"))
-        return decode(copies[name], name) if name in copies else None
-
-    kept_recipe = read(layout.RECIPE, recipe.decode, expected=True)
-    kept_plan = read(layout.plan(split), plan.decode, expected=True)
-    done = read(layout.done(split), records.decode_done, expected=bool(copies))
-    commits = {}
-    for shard in range(kept_plan.num_shards if kept_plan else 0):
-        name = layout.commit(split, shard)
-        kept = read(name, commit.decode, expected=bool(copies) or done is not None)
-        if kept is not None and kept_plan is not None and kept.plan == kept_plan.digest:
-            commits[shard] = kept
+    ledger = records.read_ledger(objects, split)
+    reader = _Reader(objects, ledger.copies)
+    if ledger.what is not None:
+        reader.problems.append(Problem(layout.ledger(split), ledger.what))
+    kept_plan = reader.plan(split)
+    done = reader.done(split, kept_plan)
     return Found(
         split=split,
-        recipe=kept_recipe,
+        recipe=reader.recipe(kept_plan),
         plan=kept_plan,
         done=done,
-        commits=commits,
-        problems=tuple(problems),
+        commits={} if kept_plan is None else reader.commits(kept_plan, expected=done is not None),
+        problems=tuple(reader.problems),
     )
+
+
+class _Reader:
+    """Reads documents, and notes what is wrong with them."""
+
+    def __init__(self, objects: Objects, copies: dict[str, bytes]) -> None:
+        self.problems: list[Problem] = []
+        self._objects = objects
+        self._copies = copies
+
+    def plan(self, split: str) -> Plan | None:
+        name = layout.plan(split)
+        copy = self._copy(name, plan.decode, lambda kept: kept.split == split)
+        kept: Plan | None = self._read(
+            name, plan.decode, lambda kept: kept.split == split and copy in (None, kept)
+        )
+        return kept
+
+    def recipe(self, planned: Plan | None) -> Recipe | None:
+        def fits(kept: Recipe) -> bool:
+            return planned is None or kept.digest == planned.recipe
+
+        for other in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
+            self._copies |= records.read_ledger(self._objects, other).copies
+        kept: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
+        return kept
+
+    def done(self, split: str, planned: Plan | None) -> Done | None:
+        def fits(kept: Done) -> bool:
+            return planned is None or kept.plan == planned.digest
+
+        shards = range(planned.num_shards if planned else 0)
+        # The finish step copies every commit before it writes its own record.
+        finished = planned is not None and all(
+            layout.commit(split, shard) in self._copies for shard in shards
+        )
+        kept: Done | None = self._read(
+            layout.done(split), records.decode_done, fits, expected=finished
+        )
+        return kept
+
+    def commits(self, planned: Plan, *, expected: bool) -> dict[int, Commit]:
+        def read(shard: int) -> Commit | None:
+            name = layout.commit(planned.split, shard)
+            fits = functools.partial(_belongs, planned, shard)
+            wanted = expected or name in self._copies
+            kept: Commit | None = self._read(name, commit.decode, fits, expected=wanted)
+            return kept
+
+        with ThreadPoolExecutor(records.READERS) as pool:
+            found = pool.map(read, range(planned.num_shards))
+            return {kept.shard: kept for kept in found if kept is not None}
+
+    def _read(
+        self,
+        name: str,
+        decode: Callable[[bytes, str], Any],
+        fits: Callable[[Any], bool],
+        *,
+        expected: bool = True,
+    ) -> Any:
+        what = "missing" if expected else ""
+        try:
+            kept = decode(self._objects.get(name), name)
+            if fits(kept):
+                return kept
+            what = "belongs to another store, plan or shard"
+        except FileNotFoundError:
+            pass
+        except StoreDamagedError:
+            what = "damaged"
+        except OSError as e:
+            what = f"cannot be read: {e.strerror or e}"
+        if what:
+            self.problems.append(Problem(name, what))
+        return self._copy(name, decode, fits)
+
+    def _copy(
+        self, name: str, decode: Callable[[bytes, str], Any], fits: Callable[[Any], bool]
+    ) -> Any:
+        # The name of a copy in a damaged ledger may be damaged itself.
+        try:
+            kept = decode(self._copies[name], name)
+        except (KeyError, StoreDamagedError):
+            return None
+        return kept if fits(kept) else None
+
+
+def _belongs(planned: Plan, shard: int, kept: Commit) -> bool:
+    return (kept.split, kept.shard, kept.plan) == (planned.split, shard, planned.digest)
 
 
 def check_objects(
@@ -113,27 +182,38 @@ def check_object(objects: Objects, written: Written) -> Problem | None:
         return Problem(written.name, "missing")
     if size != written.num_bytes:
         return Problem(written.name, f"has {size:,} bytes, {written.num_bytes:,} were committed")
-    seen = xxhash.xxh3_128()
     try:
-        with objects.open(written.name) as file:
-            while block := file.read(BLOCK):
-                seen.update(block)
+        digest = records.digest_of(objects, written.name)
     except OSError as e:
         return Problem(written.name, f"cannot be read: {e.strerror or e}")
-    return None if seen.hexdigest() == written.digest else Problem(written.name, "damaged")
+    return None if digest == written.digest else Problem(written.name, "damaged")
 
 
 def check_whole(found: Found) -> list[Problem]:
     """What keeps a split from being finished, if anything does."""
     if found.plan is None:
         return []
-    missing = [s for s in range(found.plan.num_shards) if s not in found.commits]
+    num_shards = found.plan.num_shards
+    missing = num_shards - len(found.commits)
     if missing:
-        shards = f"{len(missing)} of {found.plan.num_shards} shards are not committed"
-        return [Problem(layout.plan(found.split), f"not finished: {shards}")]
-    if found.done is None and not any(p.name == layout.done(found.split) for p in found.problems):
-        return [Problem(layout.done(found.split), "not finished: the finish step has not run")]
-    return []
+        what = f"not finished: {missing} of {num_shards} shards are not committed"
+        return [Problem(layout.plan(found.split), what)]
+    done = layout.done(found.split)
+    if found.done is None:
+        named = any(problem.name == done for problem in found.problems)
+        return [] if named else [Problem(done, "not finished: the finish step has not run")]
+    return [*_unfinished_sizes(found, found.done)]
+
+
+def _unfinished_sizes(found: Found, done: Done) -> Iterator[Problem]:
+    for size in sorted({*done.sizes, *committed_sizes(found)}):
+        name = layout.array(found.split, str(size))
+        missing = sum(size not in kept.sizes for kept in found.commits.values())
+        if missing:
+            what = f"{missing} of {len(found.commits)} shards are not committed at {size} px"
+            yield Problem(name, f"not finished: {what}")
+        elif size not in done.sizes:
+            yield Problem(name, f"not finished: the finish step has not run at {size} px")
 
 
 def committed_sizes(found: Found) -> list[int]:
@@ -141,16 +221,20 @@ def committed_sizes(found: Found) -> list[int]:
     return sorted(set().union(*(kept.sizes for kept in found.commits.values())))
 
 
-def check_metadata(objects: Objects, found: Found) -> list[Problem]:
-    """Check the metadata of a split that no finish step vouches for yet."""
-    if found.done is not None or found.recipe is None or found.plan is None:
+def check_planned(objects: Objects, found: Found) -> list[Problem]:
+    """Check the labels and the metadata that no finish step vouches for yet."""
+    if found.recipe is None or found.plan is None:
         return []
-    problems = []
-    for name, data in zarr_metadata(found.recipe, found.plan, committed_sizes(found)):
-        problem = check_object(objects, records.fingerprint(name, data))
-        if problem is not None:
-            problems.append(problem)
-    return problems
+    from pipeline.ingest.finish import zarr_metadata  # here: who only reads records needs no zarr
+    from pipeline.store import arrays
+
+    vouched = set() if found.done is None else {written.name for written in found.done.objects}
+    made = zarr_metadata(found.recipe, found.plan, committed_sizes(found))
+    planned = [records.fingerprint(name, data) for name, data in made if name not in vouched]
+    problems = [check_object(objects, written) for written in planned]
+    if found.done is None:
+        problems += [Problem(*bad) for bad in arrays.damaged_labels(objects, found.plan)]
+    return [problem for problem in problems if problem is not None]
 
 
 def strangers(objects: Objects, found: Found) -> list[str]:

@@ -1,7 +1,7 @@
 """The finish step: status, table, ledger, and last the record that all is there.
 
-All of it follows from recipe, plan and commits, so that it can be run again at any time and
-writes the same bytes.
+All of it follows from recipe, plan and commits, so that it can be run again at any time: it
+writes what is missing or damaged, and touches nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import Objects, ObjectWriter, open_objects
+from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
@@ -45,14 +45,14 @@ def finish_split(store: str, split: str, run: str) -> Done:
     parts = parts_digest(commits)
     small, written = _table_and_columns(objects, plan, commits, before, parts)
     derived = [
-        *zarr_metadata(recipe, plan, sizes),
         *arrays.label_array(split, small.label),
         *arrays.status_array(split, small.status),
-        encode_ledger(recipe, plan, commits),
+        *zarr_metadata(recipe, plan, sizes),
     ]
     for name, data in derived:
         put_changed(objects, name, data)
         written.append(records.fingerprint(name, data))
+    put_changed(objects, layout.ledger(split), encode_ledger(recipe, plan, commits))
     done = Done(
         split=split,
         recipe=recipe.digest,
@@ -63,6 +63,7 @@ def finish_split(store: str, split: str, run: str) -> Done:
         parts=parts,
         objects=tuple(sorted(set(written), key=lambda kept: kept.name)),
     )
+    sync_vouched(objects, done, commits)
     put_changed(objects, layout.done(split), done.encode())
     return done
 
@@ -83,17 +84,29 @@ def whole_commits(objects: Objects, plan: Plan) -> list[Commit]:
     return [found[shard] for shard in range(plan.num_shards)]
 
 
+def sync_vouched(objects: Objects, done: Done, commits: Sequence[Commit]) -> None:
+    """Make durable that everything is there that *done* will vouch for.
+
+    Whoever wrote it may have been killed between the rename and the sync of the folder.
+    """
+    names = [layout.RECIPE, layout.plan(done.split), layout.commit(done.split, 0)]
+    names += [kept.name for kept in done.objects]
+    names += [written.name for kept in commits for written in kept.objects]
+    for folder in sorted({name.rpartition("/")[0] for name in names}):
+        objects.sync(folder)
+
+
 def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tuple[str, bytes]]:
-    """Every metadata document of the split's arrays but labels and status, as (name, bytes)."""
+    """Every metadata document of the split's arrays, as (name, bytes)."""
     images = [arrays.image_array(recipe, plan, size) for size in sizes]
-    return [*arrays.groups(plan.split), *images]
+    return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
 
 
-def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> tuple[str, bytes]:
-    """The ledger of a finished split, as (name, bytes)."""
+def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
+    """The ledger of a finished split."""
     copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
     copied += [(layout.commit(plan.split, kept.shard), kept.encode()) for kept in commits]
-    return layout.ledger(plan.split), records.encode_ledger(copied)
+    return records.encode_ledger(copied)
 
 
 def parts_digest(commits: Sequence[Commit]) -> str:
@@ -161,15 +174,16 @@ def _table_and_columns(
             yield part
 
     old = None if before is None or before.parts != parts else _written(before, name)
-    if old is not None and objects.size(name) == old.num_bytes:
+    if old is not None and records.is_there(objects, old):
         for _ in noted():
             """The table follows from the parts, which are those of before."""
         return columns, [old]
     writer = objects.create(name)
     try:
-        hashing = _Hashing(writer)
+        hashing = records.FingerprintWriter(writer)
         table.write_table(noted(), hashing)
-        hashing.finish()
+        if not records.is_there(objects, hashing.written()):
+            hashing.finish()
     finally:
         writer.abort()
     return columns, [hashing.written()]
@@ -177,24 +191,3 @@ def _table_and_columns(
 
 def _written(done: Done, name: str) -> Written | None:
     return next((kept for kept in done.objects if kept.name == name), None)
-
-
-class _Hashing:
-    """A writer that knows what it wrote."""
-
-    def __init__(self, writer: ObjectWriter) -> None:
-        self.name = writer.name
-        self._writer = writer
-        self._num_bytes = 0
-        self._hash = xxhash.xxh3_128()
-
-    def write(self, data: memoryview) -> None:
-        self._hash.update(data)
-        self._num_bytes += data.nbytes
-        self._writer.write(data)
-
-    def finish(self) -> None:
-        self._writer.finish()
-
-    def written(self) -> Written:
-        return Written(self.name, self._num_bytes, self._hash.hexdigest())

@@ -11,19 +11,25 @@ What may go wrong with a task, and what is done:
     a worker dies                Dask runs its tasks elsewhere; one that lost ALLOWED_LOSSES + 1
                                  workers is submitted again, isolated, since a picture in it may
                                  kill decoders; its innocent neighbours just take longer so
+    the memory does not suffice  a picture may need more than there is: submitted again, isolated
     the store cannot be written, or the source's bytes have changed
                                  the run ends: every other task would meet the same
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from asyncio import CancelledError
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dask.utils import parse_timedelta
-from distributed import Client, Future, as_completed
+from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ReadError, StoreError, TesseraeError
@@ -39,7 +45,11 @@ READ_RETRIES = 2
 """How often Dask runs a task again that could not read its source."""
 
 TICK = 0.1
-"""Seconds between two looks at what has finished."""
+"""Seconds between two calls of `tick`, at most."""
+
+_WORKERS_DIE = (
+    "Something kills workers; where it is the system, for want of memory, fewer --workers help."
+)
 
 
 @dataclass(frozen=True)
@@ -94,35 +104,44 @@ def run_jobs(
     Raises:
         StoreError: A task could not write the store, or found another source than was planned.
     """
-    pending = {f"{job.name}-{run}": job for job in jobs}
-    ended = as_completed(_submit(client, pending), with_results=True, raise_errors=False)
-    losses: dict[str, int] = {}
+    tasks = _Tasks(client, run)
     try:
-        while pending:
+        for job in jobs:
+            tasks.submit(job)
+        while tasks:
             tick()
-            if not ended.has_ready():
-                time.sleep(TICK)
-                continue
-            for future, result in ended.next_batch(block=False):
-                job = pending.pop(future.key)
-                if future.status == "finished":
-                    yield result
-                    continue
-                error = _error(future, result)
-                again = _again(job, error, losses)
-                if again is None:
-                    yield _failed(job, error)
-                    continue
-                key = f"{again.name}-{losses[again.name]}-{run}"
-                pending[key] = again
-                ended.update(_submit(client, {key: again}))
+            for job, outcome in tasks.ended(TICK):
+                if not isinstance(outcome, BaseException):
+                    yield outcome
+                elif (again := tasks.again(job, outcome)) is not None:
+                    tasks.submit(again)
+                else:
+                    yield _failed(job, outcome)
     finally:
-        _cancel(client, ended, pending)
+        tasks.cancel()
 
 
-def _submit(client: Client, jobs: dict[str, Job]) -> list[Future[Any]]:
-    return [
-        client.submit(
+class _Tasks:
+    """The tasks of a run that have not ended.
+
+    Not `as_completed`: it loses a task whose worker dies between the end of the task and the
+    collecting of its result, if the task then fails, and the run would wait for it for ever.
+    """
+
+    def __init__(self, client: Client, run: str) -> None:
+        self._client = client
+        self._run = run
+        self._jobs: dict[str, tuple[Job, Future[Any]]] = {}
+        self._ended: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._losses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the scheduler."""
+        key = f"{job.name}-{self._losses[job.name]}-{self._run}"
+        future = self._client.submit(
             job.call,
             *job.arguments,
             **job.options,
@@ -130,41 +149,49 @@ def _submit(client: Client, jobs: dict[str, Job]) -> list[Future[Any]]:
             pure=False,
             retries=READ_RETRIES,
         )
-        for key, job in jobs.items()
-    ]
+        self._jobs[key] = (job, future)
+        loop = self._client.loop
+        assert loop is not None  # as in every client that was started
+        loop.add_callback(self._follow, key, future)
 
+    async def _follow(self, key: str, future: Future[Any]) -> None:
+        outcomes = await asyncio.gather(future, return_exceptions=True)
+        self._ended.put((key, outcomes[0]))
 
-def _error(future: Future[Any], result: Any) -> BaseException:
-    if future.status == "cancelled" or not isinstance(result, tuple):
-        return StoreError(
-            "the scheduler was lost. What is committed stays: run the same command again to go on."
-        )
-    error = result[1]
-    return error if isinstance(error, BaseException) else RuntimeError(str(error))
+    def ended(self, seconds: float) -> Iterator[tuple[Job, Any]]:
+        """What has ended, as (job, what it returned or raised); waits *seconds* for the first."""
+        with suppress(Empty):
+            while True:
+                key, outcome = self._ended.get(timeout=seconds)
+                yield self._jobs.pop(key)[0], outcome
+                seconds = 0
 
+    def again(self, job: Job, error: BaseException) -> Job | None:
+        """What to submit in place of a job that was lost; None if nothing."""
+        if not isinstance(error, KilledWorker | MemoryError):
+            return None
+        again = job.isolated or job
+        self._losses[again.name] += 1
+        return again if self._losses[again.name] <= ISOLATED_TRIES else None
 
-def _again(job: Job, error: BaseException, losses: dict[str, int]) -> Job | None:
-    if not isinstance(error, KilledWorker):
-        return None
-    again = job.isolated or job
-    losses[again.name] = losses.get(again.name, 0) + 1
-    return again if losses[again.name] <= ISOLATED_TRIES else None
+    def cancel(self) -> None:
+        """Tell the scheduler to forget what has not ended."""
+        if self._jobs and self._client.status == "running":
+            self._client.cancel([future for _, future in self._jobs.values()], force=True)
+        self._jobs.clear()
 
 
 def _failed(job: Job, error: BaseException) -> Failed:
-    if isinstance(error, ReadError | KilledWorker):
+    if isinstance(error, KilledWorker):
+        losses = (ALLOWED_LOSSES + 1) * (ISOLATED_TRIES + 1)
+        return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))
+    if isinstance(error, ReadError):
         return Failed(job, error)
     if isinstance(error, TesseraeError):
         raise error
+    if isinstance(error, CancelledError):
+        raise StoreError("the scheduler was lost. Run the same command again to go on.") from error
     raise StoreError(f"task {job.name} failed: {type(error).__name__}: {error}") from error
-
-
-def _cancel(client: Client, ended: as_completed, pending: dict[str, Job]) -> None:
-    if not pending or client.status != "running":
-        return
-    left = [future for future in ended.futures if not future.done()]
-    client.cancel(left, force=True)
-    ended.clear()
 
 
 def wait_for_workers(client: Client, seconds: str = "60s") -> int:

@@ -1,8 +1,9 @@
 """Bringing back just what is damaged, from the cheapest place that still has it.
 
-recipe, plan, commits     word for word from the ledger
+recipe, plan, commits     word for word from the ledger; a commit that has no copy there is made
+                          again with its whole shard
 parts of the table        from the table, else from the source
-shard objects             from the source, after its bytes were checked against the table
+shard objects             from the source, after its bytes were checked against the part
 labels, status, table,    by the finish step, from the parts
 ledger, done, metadata
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.graph import Job
 from pipeline.ingest.shard import Work, rebuild_shard
@@ -50,25 +52,15 @@ def restore_parts(objects: Objects, found: Found, problems: Iterable[Problem]) -
     damaged = [kept for kept in found.commits.values() if kept.table.name in bad]
     if not damaged or name in bad or objects.size(name) is None:
         return []
-    with objects.open(name) as file:
-        whole = pq.read_table(file)
     restored = []
-    for kept in damaged:
-        data = table.encode_table(whole.slice(kept.start, kept.stop - kept.start))
-        if records.fingerprint(kept.table.name, data) == kept.table:
-            objects.put(kept.table.name, data)
-            restored.append(kept.table.name)
+    with objects.open(name) as file:
+        whole = pq.ParquetFile(file)
+        for kept in damaged:
+            data = table.encode_table(table.read_rows(whole, kept.start, kept.stop))
+            if records.fingerprint(kept.table.name, data) == kept.table:
+                objects.put(kept.table.name, data)
+                restored.append(kept.table.name)
     return restored
-
-
-def drop_derived(objects: Objects, found: Found, problems: Iterable[Problem]) -> list[str]:
-    """Remove damaged objects that the finish step writes; returns their names."""
-    derived = {layout.done(found.split)}
-    derived |= {written.name for written in found.done.objects} if found.done else set()
-    names = [problem.name for problem in problems if problem.name in derived]
-    for name in names:
-        objects.remove(name)
-    return names
 
 
 def plan_rebuilds(found: Found, problems: Iterable[Problem]) -> list[Rebuild]:
@@ -94,3 +86,21 @@ def rebuild_jobs(work: Work, rebuilds: Iterable[Rebuild]) -> list[Job]:
         )
         for rebuild in rebuilds
     ]
+
+
+def lost_shards(found: Found, problems: Iterable[Problem]) -> list[int]:
+    """The shards whose commit is damaged, and of which there is no copy: they are made anew."""
+    bad = {problem.name for problem in problems}
+    shards = range(0 if found.plan is None else found.plan.num_shards)
+    lost = [shard for shard in shards if shard not in found.commits]
+    return [shard for shard in lost if layout.commit(found.split, shard) in bad]
+
+
+def planned_sizes(objects: Objects, found: Found) -> tuple[int, ...]:
+    """The sizes that shards have or are to have, as far as can be told from what is left."""
+    known = {*check.committed_sizes(found), *(found.done.sizes if found.done else ())}
+    if known:
+        return tuple(sorted(known))
+    folder = f"{layout.IMAGES}/{found.split}/"
+    paths = (name.removeprefix(folder).split("/") for name in objects.names(folder.rstrip("/")))
+    return tuple(sorted({int(path[0]) for path in paths if path[0].isdecimal()}))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline import probe
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.ingest.rows import Origin, Rows, write_rows
+from pipeline.ingest.finish import put_changed, zarr_metadata
+from pipeline.ingest.rows import Origin, Rows, known_origin, write_rows
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources import Source
 from pipeline.sources.listing import listing_digest
@@ -50,6 +51,8 @@ class Choices:
             raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
         if len(set(self.sizes)) != len(self.sizes):
             raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}: expected 0 to 2^64 - 1.")
 
 
 DEFAULTS = {
@@ -87,6 +90,20 @@ def settle_recipe(
     return kept
 
 
+def check_choices(objects: Objects, choices: Choices) -> None:
+    """Refuse what no store can be, or this one is not, before anything is listed.
+
+    Raises:
+        ValueError: A choice makes no sense.
+        StoreMismatchError: The store has another recipe, or this machine makes other pixels.
+        StoreDamagedError: The store has data but no recipe.
+    """
+    kept = _kept_recipe(objects)
+    asked = _asked_recipe(choices, kept, [], {})
+    if kept is not None:
+        recipe.check_same(kept, asked)
+
+
 def _kept_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
@@ -106,7 +123,9 @@ def _asked_recipe(
             return value
         return DEFAULTS[name] if kept is None else getattr(kept, name)
 
-    serves = choices.serves or (max(choices.sizes) if kept is None else kept.serves)
+    serves = max(choices.sizes) if kept is None else kept.serves
+    if choices.serves is not None:
+        serves = choices.serves
     fields = {name: chosen(name) for name in DEFAULTS}
     made = probe.probe(str(fields["filter"]))
     return Recipe(
@@ -131,11 +150,9 @@ def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Orig
         root: Where its bytes are read: its own root, or the spool's folder.
     """
     try:
-        rows = Rows(objects, records.load_plan(objects, split))
-    except (StoreError, StoreDamagedError):
+        origin = known_origin(objects, records.load_plan(objects, split))
+    except StoreError:
         return None
-    origin = rows.origin
-    rows.close()
     same = (origin.kind, origin.root) == (source.kind, root)
     return origin if same and origin.fingerprint == source.fingerprint() else None
 
@@ -187,20 +204,45 @@ def make_plan(
         plan.check_same(records.load_plan(objects, split), asked)
     labels = _labels(listed, recipe)
     order = row_order(asked.num_rows, seed)
+    write_labels(objects, split, labels[order])
+    # Last: a run that finds the rows does not plan again.
     write_rows(objects, asked, origin, listed.table, labels, order)
-    if objects.size(f"{layout.array(split, 'label')}/zarr.json") is None:
-        for name, data in arrays.label_array(split, labels[order]):
-            objects.put(name, data)
     return asked
 
 
+def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> None:
+    """Write the labels, (num_rows,) int32 in the order of rows, if they are not there."""
+    for name, data in arrays.label_array(split, labels):
+        put_changed(objects, name, data)
+
+
+def restore_labels(objects: Objects, plan: Plan) -> None:
+    """Write the labels of a split that is not finished again, as its rows have them.
+
+    Raises:
+        StoreError: The rows are not there.
+    """
+    rows = Rows(objects, plan)
+    labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
+    rows.close()
+    write_labels(objects, plan.split, np.array(labels, np.int32))
+
+
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write what is not there yet of the metadata that lets any zarr reader open the split."""
-    made = [*arrays.groups(plan.split), arrays.status_metadata(plan)]
-    made += [arrays.image_array(recipe, plan, size) for size in sizes]
-    for name, data in made:
-        if objects.size(name) is None:
-            objects.put(name, data)
+    """Write what lets any zarr reader open the split, and the copy of its documents.
+
+    Everything that was planned is durable after this: shards may rely on it.
+    """
+    for name, data in zarr_metadata(recipe, plan, sizes):
+        put_changed(objects, name, data)
+    ledger = records.read_ledger(objects, plan.split)
+    if ledger.what is not None:
+        copies = {layout.RECIPE: recipe.encode(), layout.plan(plan.split): plan.encode()}
+        left = {name: text for name, text in ledger.copies.items() if name not in copies}
+        data = records.encode_ledger((copies | left).items())
+        objects.put(layout.ledger(plan.split), data)
+    for name in (layout.RECIPE, layout.plan(plan.split)):
+        objects.sync(name.rpartition("/")[0])
 
 
 def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.decode import READABLE, STATUS_WORDS, decode
+from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.errors import DecodeError, ReadError, StoreError
 from pipeline.ingest.check import Problem
-from pipeline.ingest.rows import Sample
+from pipeline.ingest.rows import Sample, known_origin
 from pipeline.ingest.shard import Work, Workspace
 from pipeline.order import row_order
 from pipeline.resize import resize_into
@@ -36,6 +37,7 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     done = records.load_done(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} is not finished: there is nothing to compare with.")
+    _check_source(objects, split)
     work = Work(store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False)
     space = Workspace(work)
     chosen = sorted(row_order(done.num_rows, seed=1)[:num_rows].tolist())
@@ -44,32 +46,62 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
         part = table.decode_part(objects.get(layout.part(split, shard)))
         for row in (row for row in chosen if row in samples):
             line = part.slice(row - space.plan.rows(shard).start, 1).to_pylist()[0]
-            what = _difference(space, samples[row], line)
-            if what is not None:
-                name = layout.array(split, "*")
-                yield Problem(name, f"row {row} ({samples[row].key!r}): {what}")
+            yield from _differences(space, shard, samples[row], line)
 
 
-def _difference(space: Workspace, sample: Sample, line: dict[str, object]) -> str | None:
+def _check_source(objects: Objects, split: str) -> None:
+    origin = known_origin(objects, records.load_plan(objects, split))
+    if origin.is_there:
+        return
+    if origin.root == f"{objects.url}/{layout.spool(split)}":
+        raise StoreError(
+            f"the images of split {split!r} can only be streamed, and the spool that they went"
+            f" through was removed with the end of the run. Run `tesserae prepare {origin.source}`"
+            " into another folder to compare with."
+        )
+    raise StoreError(
+        f"the images of split {split!r} were in {origin.root}, which is not there. Run `tesserae"
+        " repair` with --data SOURCE to say where they are now."
+    )
+
+
+def _differences(
+    space: Workspace, shard: int, sample: Sample, line: dict[str, object]
+) -> Iterator[Problem]:
+    row = f"row {sample.row} ({sample.key!r})"
+    split = space.work.split
+    image = f"{space.rows.origin.root}/{sample.path}"
     try:
         data = space.reader.read(sample.path, sample.offset, sample.num_bytes)
     except ReadError as e:
-        return str(e)
+        yield Problem(image, f"{row}: {e}")
+        return
     if google_crc32c.value(data) != line["crc32c"]:
-        return "the source's bytes are not those that were committed"
+        yield Problem(image, f"{row}: its bytes are not those that were committed")
+        return
+    status, pixels = _paint(space, data, line["status"])
+    if status != line["status"]:
+        yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
+        return
+    for size, made in pixels.items():
+        stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
+        if not np.array_equal(stored[0], made):
+            yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
+
+
+def _paint(
+    space: Workspace, data: bytes, expected: object
+) -> tuple[int, dict[int, NDArray[np.uint8]]]:
     recipe = space.recipe
     pixels = {size: np.zeros((size, size, 3), np.uint8) for size in space.work.sizes}
-    status = READABLE
+    if expected in (CRASHED, TIMEOUT):  # never give it to a decoder again
+        return int(str(expected)), pixels
     try:
         decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
         for size, out in pixels.items():
             resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
     except DecodeError as e:
-        status = e.status
-    if status != line["status"]:
-        return f"is {STATUS_WORDS[status]} now"
-    for size, out in pixels.items():
-        stored = arrays.read_rows(space.objects, space.work.split, size, sample.row, sample.row + 1)
-        if not np.array_equal(stored[0], out):
-            return f"other pixels at {size} px"
-    return None
+        for out in pixels.values():
+            out[:] = 0
+        return e.status, pixels
+    return READABLE, pixels

@@ -13,13 +13,15 @@ import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.store import layout
+from pipeline.store import document, layout, records
+from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
 
@@ -50,6 +52,11 @@ class Origin:
     """Digest of the listing, as in the plan."""
     num_bytes: int
     """Of all samples."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything at the root, as far as can be told without asking a server."""
+        return "://" in self.root or Path(self.root).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,10 @@ def write_rows(
     schema = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
     writer = objects.create(layout.rows(plan.split))
+    noting = records.FingerprintWriter(writer)
     try:
         with (
-            pa.PythonFile(WriterFile(writer), mode="w") as sink,
+            pa.PythonFile(WriterFile(noting), mode="w") as sink,
             pa.ipc.new_file(sink, schema) as file,
         ):
             for shard in range(plan.num_shards):
@@ -97,6 +105,34 @@ def write_rows(
         writer.finish()
     finally:
         writer.abort()
+    record = {"rows": asdict(noting.written()), "format": layout.FORMAT}
+    objects.put(layout.rows_record(plan.split), document.encode(record))
+
+
+def known_origin(objects: Objects, plan: Plan) -> Origin:
+    """Where the images of *plan* are, after a look at every byte of its rows.
+
+    Raises:
+        StoreError: It is not known.
+    """
+    rows = Rows(objects, plan)
+    rows.close()
+    name = layout.rows_record(plan.split)
+    try:
+        record = document.decode(objects.get(name), name)
+        whole = records.is_there(objects, Written(**record["rows"]))
+    except (FileNotFoundError, StoreError):
+        whole = False
+    if not whole:
+        raise StoreError(_unknown(plan, f"{layout.rows(plan.split)} is damaged"))
+    return rows.origin
+
+
+def _unknown(plan: Plan, why: str) -> str:
+    return (
+        f"where the images of split {plan.split!r} are is not known: {why}. Run `tesserae repair`"
+        " with --data SOURCE, or `tesserae prepare` with the source again."
+    )
 
 
 def _batch(taken: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
@@ -126,16 +162,12 @@ class Rows:
             self._close = weakref.finalize(self, self._raw.close)
             self._file = pa.ipc.open_file(self._raw)
             self.origin = Origin(**json.loads(self._file.schema.metadata[b"origin"]))
-        except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as e:
-            raise StoreError(
-                f"where the images of split {plan.split!r} lie is not known: {name} cannot be read"
-                f" ({type(e).__name__}). Run `tesserae prepare` with the source again."
-            ) from e
+        except FileNotFoundError:
+            raise StoreError(_unknown(plan, f"there is no {name}")) from None
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
+            raise StoreError(_unknown(plan, f"{name} is damaged ({type(e).__name__})")) from e
         if self.origin.listing != plan.listing or self._file.num_record_batches != plan.num_shards:
-            raise StoreError(
-                f"{name} belongs to another plan of split {plan.split!r}. Run `tesserae prepare`"
-                " with the source again."
-            )
+            raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
 
     def shard(self, shard: int) -> list[Sample]:
         """The samples of one shard, in the order of its rows."""

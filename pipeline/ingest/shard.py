@@ -200,9 +200,7 @@ def _make(
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
         paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
-        stack.callback(space.watchdog.rest)
         lines = _fill(space, shard, composers, paint, known, watch)
-        space.watchdog.rest()
         made = {size: c.finish() for size, c in zip(sizes, composers, strict=True)}
         watch.lap("sync")
     return made, lines, watch
@@ -246,7 +244,6 @@ def _fill(
             outs = [composer.rows[row] for composer in composers]
             lines.append(_paint_row(space, sample, data, outs, paint, known, place))
             if row + 1 == chunk_rows or place + 1 == len(samples):
-                space.watchdog.rest()
                 for composer in composers:
                     composer.flush(row + 1)
                 watch.lap("write")
@@ -363,12 +360,12 @@ def _paint_here(
     space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes, outs: Outs
 ) -> Facts:
     recipe = space.recipe
-    space.watchdog.start()
-    decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
-    watch.lap("decode")
-    for size, out in zip(sizes, outs, strict=True):
-        resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
-    watch.lap("resize")
+    with space.watchdog:
+        decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
+        watch.lap("decode")
+        for size, out in zip(sizes, outs, strict=True):
+            resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
+        watch.lap("resize")
     return Facts(decoded.width, decoded.height, decoded.mode, decoded.format)
 
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, cast
 
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -77,10 +78,31 @@ def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
     return list(_small_array(split, "status", status, fill=NOT_PREPARED))
 
 
-def status_metadata(plan: Plan) -> Named:
-    """The metadata of a status array that says of every row that it is not prepared."""
-    blank = np.empty(plan.num_rows, np.uint8)
-    return list(_small_array(plan.split, "status", blank, fill=NOT_PREPARED, write=False))[-1]
+def small_metadata(plan: Plan) -> list[Named]:
+    """The metadata of labels and status, which say of every row that nothing is known of it."""
+    labels, status = np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8)
+    return [
+        *_small_array(plan.split, "label", labels, fill=-1, write=False),
+        *_small_array(plan.split, "status", status, fill=NOT_PREPARED, write=False),
+    ]
+
+
+def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
+    """What is wrong with labels that no finish step vouches for yet, as (name, what).
+
+    Each chunk of them is followed by its checksum.
+    """
+    chunk_rows = _small_chunk(plan.num_rows)
+    for chunk in range(-(-plan.num_rows // chunk_rows)):
+        name = f"{layout.array(plan.split, 'label')}/c.{chunk}"
+        try:
+            data = objects.get(name)
+        except FileNotFoundError:
+            yield name, "missing"
+            continue
+        checksum = google_crc32c.value(data[:-4]).to_bytes(4, "little")
+        if len(data) != 4 * chunk_rows + 4 or data[-4:] != checksum:
+            yield name, "damaged"
 
 
 def _small_array(
@@ -91,7 +113,7 @@ def _small_array(
         store,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=(max(1, min(len(values), SMALL_CHUNK_ROWS)),),
+        chunks=(_small_chunk(len(values)),),
         compressors=[Crc32cCodec()],
         fill_value=fill,
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
@@ -104,6 +126,10 @@ def _small_array(
     for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
         text = _json(contents[key]) if key == "zarr.json" else contents[key]
         yield f"{layout.array(split, name)}/{key}", text
+
+
+def _small_chunk(num_rows: int) -> int:
+    return max(1, min(num_rows, SMALL_CHUNK_ROWS))
 
 
 def _compressors(codec: str) -> list[Any]:
@@ -140,9 +166,10 @@ def _json(text: bytes) -> bytes:
 def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) -> NDArray[np.uint8]:
     """Rows of one size as zarr itself reads them, (stop - start, size, size, 3) uint8."""
     path = f"{objects.url}/{layout.array(split, str(size))}"
-    return np.asarray(zarr.open_array(path, mode="r")[start:stop])
+    return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[start:stop])
 
 
 def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
     """The label or status array as zarr itself reads it."""
-    return np.asarray(zarr.open_array(f"{objects.url}/{layout.array(split, name)}", mode="r")[:])
+    path = f"{objects.url}/{layout.array(split, name)}"
+    return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[:])

@@ -59,7 +59,9 @@ def decode(data: bytes, name: str) -> Commit:
     Raises:
         StoreDamagedError: The text is not what was written.
     """
-    fields = document.decode(data, name)
-    del fields["format"]
+    return document.decode_as(_from_fields, data, name)
+
+
+def _from_fields(fields: dict[str, Any]) -> Commit:
     arrays = {size: Written(**written) for size, written in fields["arrays"].items()}
     return Commit(**{**fields, "arrays": arrays, "table": Written(**fields["table"])})

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store.layout import FORMAT
+
+Made = TypeVar("Made")
 
 
 def encode(fields: dict[str, Any]) -> bytes:
@@ -48,6 +51,22 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
             " Use the version of Tesserae that made the store."
         )
     return dict(fields)
+
+
+def decode_as(make: Callable[[dict[str, Any]], Made], data: bytes, name: str) -> Made:
+    """Read a document back as what *make* makes of its fields, without digest and format.
+
+    Raises:
+        StoreDamagedError: It is not what was written, or a document of another kind.
+    """
+    fields = decode(data, name)
+    del fields["format"]
+    try:
+        return make(fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise StoreDamagedError(
+            f"{name} holds another document than its name says. Run `tesserae repair`."
+        ) from e
 
 
 def _text(fields: dict[str, Any]) -> bytes:

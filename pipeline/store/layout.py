@@ -78,6 +78,11 @@ def rows(split: str) -> str:
     return f"{CACHE}/{split}.rows.arrow"
 
 
+def rows_record(split: str) -> str:
+    """Size and digest of the rows: a cache that was damaged must not decide anything."""
+    return f"{CACHE}/{split}.rows.json"
+
+
 def spool(split: str) -> str:
     """The folder of record files of a source that can only be streamed."""
     return f"{CACHE}/{split}.spool"

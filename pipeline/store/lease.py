@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import StoreBusyError
+from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.objects import LocalObjects, Objects, make_folders
 
@@ -65,8 +65,14 @@ class _Lock:
         self._file = -1
 
     def acquire(self) -> str | None:
-        make_folders(self._path.parent)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        store = self._path.parent.parent
+        try:
+            make_folders(self._path.parent, store)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            raise StoreError(
+                f"cannot write to {store}: {e.strerror or e}. Choose a folder that can be written."
+            ) from e
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,15 +111,16 @@ class _Record:
     def release(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._objects.remove(self._name)
+        if self._holder() is None:
+            self._objects.remove(self._name)
 
     def _holder(self) -> str | None:
         try:
             kept = json.loads(self._objects.get(self._name))
-        except (FileNotFoundError, ValueError):
+            free = kept["id"] == self._id or time.time() > kept["expires"]
+            return None if free else str(kept["holder"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        mine = kept["id"] == self._id or time.time() > kept["expires"]
-        return None if mine else str(kept["holder"])
 
     def _text(self) -> bytes:
         kept = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRES}
@@ -123,4 +130,6 @@ class _Record:
         while not self._stop.wait(EXPIRES / 6):
             # A renewal that fails is tried again long before the lease runs out.
             with contextlib.suppress(Exception):
+                if self._holder() is not None:
+                    return  # it had run out while this machine slept, and somebody took it
                 self._objects.put(self._name, self._text())

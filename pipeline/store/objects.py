@@ -75,6 +75,13 @@ class Objects(Protocol):
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
 
+    def sync(self, folder: str) -> None:
+        """Make the names in *folder* durable, if it is there.
+
+        An object that is seen is whole, but whoever gave it its name may have been killed before
+        the name was durable: to be called before something durable relies on it.
+        """
+
     def begin(self) -> None:
         """Begin this run: remove what earlier runs of its split left behind, and shut them out.
 
@@ -159,18 +166,27 @@ class LocalObjects:
             os.unlink(path)
             sync_folder(path.parent)
 
+    def sync(self, folder: str) -> None:
+        """See `Objects`."""
+        path = self._root / folder
+        if path.is_dir():
+            with _in_words(f"cannot write to {path}"):
+                make_folders(path, self._root)
+                sync_folder(path)
+
     def begin(self) -> None:
         """See `Objects`."""
         split = self._run.rpartition("-")[0]
         for folder in (self._root / TEMPORARY).glob(f"{split}-*"):
             if folder.is_dir() and folder.name.rpartition("-")[0] == split:
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder, split)
         with _in_words(f"cannot write to {self._root}"):
-            make_folders(self._root / TEMPORARY / self._run)
+            make_folders(self._root / TEMPORARY / self._run, self._root)
 
     def end(self) -> None:
         """See `Objects`."""
-        shutil.rmtree(self._root / TEMPORARY / self._run, ignore_errors=True)
+        with contextlib.suppress(StoreError):  # the next run does it
+            _drop(self._root / TEMPORARY / self._run, self._run.rpartition("-")[0])
 
     def room(self) -> int | None:
         """See `Objects`."""
@@ -203,7 +219,7 @@ class LocalWriter:
         self._writing: Future[None] | None = None
         self._direct = False
         with _in_words(f"cannot create {self._final}"):
-            make_folders(self._final.parent)
+            make_folders(self._final.parent, root)
             try:
                 self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             except FileNotFoundError:
@@ -239,12 +255,14 @@ class LocalWriter:
             self._seal()
             try:
                 os.link(self._temporary, self._final)
+                new = True
             except FileExistsError:
-                return False
+                new = False
             finally:
                 os.unlink(self._temporary)
+            # Of the one that was there too: who made it may have been killed right after.
             sync_folder(self._final.parent)
-            return True
+            return new
 
     def abort(self) -> None:
         """Forget what was written. Harmless after `finish`."""
@@ -331,14 +349,37 @@ class WriterFile:
         self.closed = True
 
 
-def make_folders(folder: Path) -> None:
-    """Make *folder* and its parents, each one durable in its own parent."""
-    if folder.is_dir():
+_durable: set[Path] = set()
+"""Folders of stores that this process knows to be durable in their parents."""
+
+
+def make_folders(folder: Path, root: Path) -> None:
+    """Make *folder*, of the store at *root*, and its parents, each one durable in its own parent.
+
+    A folder that is there may have been made by another process that is still about to make it
+    durable, or was killed before that. So each process makes sure of each folder, once.
+    """
+    there = folder.is_dir()
+    if there and (folder in _durable or not folder.is_relative_to(root)):
         return
-    make_folders(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder)
-    sync_folder(folder.parent)
+    make_folders(folder.parent, root)
+    if not there:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+    try:
+        sync_folder(folder.parent)
+    except PermissionError:
+        if folder != root:  # what the store itself lies in need not be ours to read
+            raise
+    _durable.add(folder)
+
+
+def _drop(folder: Path, split: str) -> None:
+    # Renamed first, which happens at once: a ghost may put files into it faster than they go.
+    gone = folder.with_name(f"{split}-{uuid.uuid4().hex}")
+    with _in_words(f"cannot remove {folder}"), contextlib.suppress(FileNotFoundError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

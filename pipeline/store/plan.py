@@ -48,9 +48,7 @@ def decode(data: bytes, name: str) -> Plan:
     Raises:
         StoreDamagedError: The text is not what was written.
     """
-    fields = document.decode(data, name)
-    del fields["format"]
-    return Plan(**fields)
+    return document.decode_as(lambda fields: Plan(**fields), data, name)
 
 
 def check_same(kept: Plan, asked: Plan) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
+from pipeline.store.shard import parse_codec
 
 FITS = ("crop", "pad", "squish")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
@@ -54,6 +55,7 @@ class Recipe:
                 f"a shard of {self.shard_rows} rows cannot be cut into chunks of"
                 f" {self.chunk_rows}: choose --shard-rows as a multiple of --chunk-rows."
             )
+        parse_codec(self.codec)
 
     def encode(self) -> bytes:
         """The text of `recipe.json`."""
@@ -79,9 +81,12 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
     Raises:
         StoreDamagedError: The text is not what was written.
     """
-    fields = document.decode(data, name)
-    del fields["format"]
-    return Recipe(**{**fields, "classes": tuple((w, words) for w, words in fields["classes"])})
+    return document.decode_as(_from_fields, data, name)
+
+
+def _from_fields(fields: dict[str, Any]) -> Recipe:
+    classes = tuple((wnid, words) for wnid, words in fields["classes"])
+    return Recipe(**{**fields, "classes": classes})
 
 
 def check_same(kept: Recipe, asked: Recipe) -> None:

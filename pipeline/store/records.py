@@ -6,10 +6,12 @@ ledger.jsonl   a second copy of recipe, plan and commits, word for word: {"name"
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import xxhash
 
@@ -19,6 +21,10 @@ from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from pipeline.store.shard import Writer
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of a large object that are read at a time."""
 
 READERS = 16
 """Threads that read small objects: on an object store each costs a round trip."""
@@ -39,7 +45,7 @@ class Done:
     parts: str
     """XXH3-128 over the digests of the table's parts, in order."""
     objects: tuple[Written, ...]
-    """Labels, status, table, ledger and zarr metadata."""
+    """Labels, status, table and zarr metadata."""
 
     def encode(self) -> bytes:
         """The text of `splits/<split>.done.json`."""
@@ -52,8 +58,10 @@ def decode_done(data: bytes, name: str) -> Done:
     Raises:
         StoreDamagedError: The text is not what was written.
     """
-    fields = document.decode(data, name)
-    del fields["format"]
+    return document.decode_as(_from_fields, data, name)
+
+
+def _from_fields(fields: dict[str, Any]) -> Done:
     objects = tuple(Written(**written) for written in fields["objects"])
     return Done(**{**fields, "sizes": tuple(fields["sizes"]), "objects": objects})
 
@@ -108,9 +116,10 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
     """The commit of one shard, or None where there is none, or none that is whole."""
     name = layout.commit(split, shard)
     try:
-        return commit.decode(objects.get(name), name)
+        kept = commit.decode(objects.get(name), name)
     except (FileNotFoundError, StoreDamagedError):
         return None
+    return kept if (kept.split, kept.shard) == (split, shard) else None
 
 
 def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
@@ -131,26 +140,41 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
 
 def splits(objects: Objects) -> list[str]:
     """The splits that the store has a record of, whole or not."""
-    found = (name.removeprefix("splits/") for name in objects.names("splits"))
-    return sorted({name.split(".")[0] for name in found})
+    planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
+    found = {split for split, _, rest in planned if rest in ("json", "done.json", "ledger.jsonl")}
+    # A split that has lost its plan is still one.
+    found |= {name.split("/")[1] for name in objects.names("commits") if name.count("/") == 2}
+    return sorted(found - {""})
 
 
 def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
     """The second copy of *documents*, (name, text)."""
-    lines = (
+    lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
         for name, text in documents
-    )
-    return "".join(lines).encode()
+    ).encode()
+    last = json.dumps({"digest": hashlib.sha256(lines).hexdigest()}) + "\n"
+    return lines + last.encode()
 
 
-def read_ledger(objects: Objects, split: str) -> dict[str, bytes]:
-    """The copies in the ledger, by name; what cannot be read of it is left out."""
+@dataclass(frozen=True)
+class Ledger:
+    """What can be read of a ledger."""
+
+    copies: dict[str, bytes]
+    """Documents by name, each of them whole."""
+    what: str | None
+    """What is wrong with it: `missing`, `damaged`, or nothing."""
+
+
+def read_ledger(objects: Objects, split: str) -> Ledger:
+    """Read the ledger of *split*, or what is left of it."""
     try:
         data = objects.get(layout.ledger(split))
     except FileNotFoundError:
-        return {}
-    return dict(_ledger_lines(data))
+        return Ledger({}, "missing")
+    copies = dict(_ledger_lines(data))
+    return Ledger(copies, None if encode_ledger(copies.items()) == data else "damaged")
 
 
 def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -164,6 +188,49 @@ def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
         yield kept["name"], text
 
 
+def digest_of(objects: Objects, name: str) -> str:
+    """The XXH3-128, in hexadecimal, of an object that may be larger than memory.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    seen = xxhash.xxh3_128()
+    with objects.open(name) as file:
+        while block := file.read(BLOCK_BYTES):
+            seen.update(block)
+    return seen.hexdigest()
+
+
 def fingerprint(name: str, data: bytes) -> Written:
     """An object's name, size and digest."""
     return Written(name, len(data), xxhash.xxh3_128(data).hexdigest())
+
+
+def is_there(objects: Objects, kept: Written) -> bool:
+    """Whether an object is just as it was written."""
+    same_size = objects.size(kept.name) == kept.num_bytes
+    return same_size and digest_of(objects, kept.name) == kept.digest
+
+
+class FingerprintWriter:
+    """Passes an object on, piece by piece, and knows what was written."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.name = writer.name
+        self._writer = writer
+        self._num_bytes = 0
+        self._hash = xxhash.xxh3_128()
+
+    def write(self, data: memoryview) -> None:
+        """Append *data*."""
+        self._hash.update(data)
+        self._num_bytes += data.nbytes
+        self._writer.write(data)
+
+    def finish(self) -> None:
+        """Make the object durable under its name."""
+        self._writer.finish()
+
+    def written(self) -> Written:
+        """Name, size and digest of what was written so far."""
+        return Written(self.name, self._num_bytes, self._hash.hexdigest())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO, cast
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import fsspec
 
@@ -27,22 +29,24 @@ class RemoteObjects:
 
     def get(self, name: str) -> bytes:
         """See `Objects`."""
-        return bytes(self._files.cat_file(self._path(name)))
+        with self._in_words("read", name):
+            return bytes(self._files.cat_file(self._path(name)))
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""
-        return cast(BinaryIO, self._files.open(self._path(name), "rb"))
+        with self._in_words("read", name):
+            return cast(BinaryIO, self._files.open(self._path(name), "rb"))
 
     def size(self, name: str) -> int | None:
         """See `Objects`."""
-        try:
+        with self._in_words("read", name), contextlib.suppress(FileNotFoundError):
             return int(self._files.size(self._path(name)))
-        except FileNotFoundError:
-            return None
+        return None
 
     def names(self, folder: str) -> list[str]:
         """See `Objects`."""
-        found = self._files.find(self._path(folder))
+        with self._in_words("list", folder):
+            found = self._files.find(self._path(folder))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
     def put(self, name: str, data: bytes) -> None:
@@ -64,7 +68,11 @@ class RemoteObjects:
     def remove(self, name: str) -> None:
         """See `Objects`."""
         if self.size(name) is not None:
-            self._files.rm_file(self._path(name))
+            with self._in_words("remove", name), contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._path(name))
+
+    def sync(self, folder: str) -> None:
+        """Nothing to do: an object that is seen is durable."""
 
     def begin(self) -> None:
         """Nothing to sweep: an object store has no temp files."""
@@ -76,14 +84,22 @@ class RemoteObjects:
         """No limit to ask for."""
         return None
 
-    def _pipe(self, name: str, data: Any, mode: str) -> None:
+    def _pipe(self, name: str, data: bytes, mode: str) -> None:
+        with self._in_words("write", name):
+            try:
+                self._files.pipe_file(self._path(name), data, mode=mode)
+            except FileNotFoundError as e:
+                raise StoreError(f"cannot write {self.url}/{name}: {e}. Make the bucket.") from e
+
+    @contextlib.contextmanager
+    def _in_words(self, what: str, name: str) -> Iterator[None]:
         try:
-            self._files.pipe_file(self._path(name), data, mode=mode)
-        except FileExistsError:
+            yield
+        except (FileNotFoundError, FileExistsError, StoreError):
             raise
-        except Exception as e:
+        except Exception as e:  # every file system has errors of its own
             raise StoreError(
-                f"cannot write {self.url}/{name}: {type(e).__name__}: {e}. When it can be written,"
+                f"cannot {what} {self.url}/{name}: {type(e).__name__}: {e}. When it can be done,"
                 " run the same command again: it goes on from what is committed."
             ) from e
 

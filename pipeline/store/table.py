@@ -38,7 +38,8 @@ SCHEMA = pa.schema(
         ("format", pa.string()),
         ("num_bytes", pa.int64()),
         ("crc32c", pa.uint32()),
-        ("box", pa.list_(pa.int32(), 4)),
+        # "element", as Parquet calls it: so that what was read is written with the same bytes
+        ("box", pa.list_(pa.field("element", pa.int32()), 4)),
         ("status", pa.uint8()),
         ("reason", pa.string()),
     ]
@@ -85,6 +86,13 @@ def encode_table(part: pa.Table) -> bytes:
 def decode_part(data: bytes) -> pa.Table:
     """A part, or a whole table, with the columns of `SCHEMA`."""
     return pq.read_table(pa.BufferReader(data))
+
+
+def read_rows(whole: pq.ParquetFile, start: int, stop: int) -> pa.Table:
+    """Rows *start* to *stop* of a whole table, reading no more of it than need be."""
+    first = start // GROUP_ROWS
+    groups = whole.read_row_groups(list(range(first, -(-stop // GROUP_ROWS))))
+    return groups.slice(start - first * GROUP_ROWS, stop - start)
 
 
 def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:

@@ -138,10 +138,9 @@ def nothing_is_left():
     """Neither a process, nor a zombie, nor an open pipe, nor a thread outlives a test."""
     this = psutil.Process()
     # Python's threads: one that was joined may stay in the kernel's count for a moment.
-    before = this.num_fds(), set(threading.enumerate())
+    before = this.num_fds(), set(threading.enumerate()), this.children()
     yield
-    assert this.children() == []
-    assert (this.num_fds(), set(threading.enumerate())) == before
+    assert (this.num_fds(), set(threading.enumerate()), this.children()) == before
 
 
 @pytest.mark.parametrize(

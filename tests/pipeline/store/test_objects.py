@@ -150,9 +150,13 @@ def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
 
     monkeypatch.setattr(door.os, "write", fail)
     writer = objects.create("a")
-    with pytest.raises(StoreError, match="No space left on device"):
+
+    def write_all() -> None:
         for _ in range(4):
             writer.write(memoryview(bytes(4 << 20)))
+
+    with pytest.raises(StoreError, match="No space left on device"):
+        write_all()
     writer.abort()
 
 

@@ -170,5 +170,5 @@ def test_a_short_chunk_does_not_keep_rows_of_the_one_before(tmp_path: Path) -> N
 )
 def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
     """With the value, and with what was expected."""
-    with pytest.raises(ValueError, match="codec is .*expected none"):
+    with pytest.raises(ValueError, match=r"codec is .*expected none"):
         parse_codec(codec)

@@ -1,0 +1,145 @@
+"""A cluster on this machine: nobody outside reaches it, and it does not come apart."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+from distributed import Client
+
+from cluster import local
+from cluster.local import ALLOCATOR, Local
+from tests.commands import wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Local]:
+    """Two workers, as `tesserae prepare` has them."""
+    with Local(2, 1, allowed_losses=1, dashboard=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Local) -> Iterator[Client]:
+    """Its client."""
+    with Client(cluster.cluster) as made:
+        made.wait_for_workers(2, timeout=60)
+        yield made
+
+
+def worker_pids(client: Client) -> set[int]:
+    """The processes that are workers now."""
+    return set(client.run(os.getpid).values())
+
+
+def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
+    """Scheduler, dashboard, nannies and workers."""
+    pids = {os.getpid(), *worker_pids(client)}
+    listening = [
+        connection.laddr
+        for pid in pids
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 6
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
+    """What reads its settings when a process starts is the fork server: it has them."""
+    for environment in client.run(lambda: dict(os.environ)).values():
+        assert ALLOCATOR.items() <= environment.items()
+
+
+def test_workers_load_no_dashboard(client: Client) -> None:
+    """Nor anything else that decoding has no use for."""
+
+    def loaded() -> set[str]:
+        import sys
+
+        return {name for name in ("bokeh", "zarr", "torch", "rich") if name in sys.modules}
+
+    assert set().union(*client.run(loaded).values()) == set()
+
+
+def test_ctrl_c_is_the_commands_to_answer(client: Client) -> None:
+    """A terminal sends it to workers too, and a batch system SIGTERM."""
+    before = worker_pids(client)
+    for pid in before:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert client.submit(sum, [1, 2], pure=False).result(30) == 3
+    assert worker_pids(client) == before
+
+
+def test_a_killed_worker_is_replaced(client: Client) -> None:
+    """And what it was doing is done again."""
+    before = worker_pids(client)
+    victim = next(iter(before))
+    sums = [client.submit(_slowly, i, pure=False) for i in range(8)]
+    os.kill(victim, signal.SIGKILL)
+    assert client.gather(sums) == list(range(8))
+    assert wait_until(lambda: len(client.nthreads()) == 2)
+    assert len(worker_pids(client) - before) == 1
+
+
+def _slowly(number: int) -> int:
+    time.sleep(0.1)
+    return number
+
+
+def test_workers_that_are_gone_for_good_are_replaced(
+    cluster: Local, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the nanny itself has given up: `keep` sees to it."""
+    monkeypatch.setattr(local, "KEEP_SECONDS", 0.0)
+    nanny = next(iter(cluster.cluster.workers.values()))
+
+    def whole() -> bool:
+        cluster.keep()
+        return len(client.nthreads()) == 2
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # not 15 s
+        client.sync(nanny.close)
+        assert wait_until(lambda: len(client.nthreads()) == 1)
+        assert wait_until(whole)
+
+
+def test_without_a_dashboard_none_is_served() -> None:
+    """And port 8787, which Dask takes when it is told nothing, is left to others."""
+    with Local(1, 1, allowed_losses=1, dashboard=False) as quiet:
+        port = quiet.cluster.scheduler.http_server.port
+        assert port != local.DASHBOARD_PORT
+        routes = quiet.cluster.scheduler.http_application.applications
+        assert not routes, "no bokeh application"
+
+
+def test_closing_leaves_no_process() -> None:
+    """Nor one that a nanny was just about to start."""
+    before = set(multiprocessing.active_children())
+    made = Local(2, 1, allowed_losses=1, dashboard=False)
+    for nanny in made.cluster.workers.values():
+        os.kill(nanny.process.process.pid, signal.SIGKILL)
+    made.close()
+    assert wait_until(lambda: set(multiprocessing.active_children()) <= before)
+
+
+def test_cores_and_memory_are_those_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota counts where it is lower than the machine."""
+    limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n", "/sys/fs/cgroup/memory.max": "1048576\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert local.cores() == 2
+    assert local.memory() == 1048576
+    limits.update({"/sys/fs/cgroup/cpu.max": "max 100000\n", "/sys/fs/cgroup/memory.max": "max\n"})
+    assert local.cores() == 64
+    assert local.memory() == psutil.virtual_memory().total

@@ -1,0 +1,83 @@
+"""Random damage to the files of a store, and what became of all the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+KINDS = ("flip", "truncate", "remove")
+"""A byte has another value; the file ends too early; the file is gone."""
+
+
+def files(store: Path) -> list[Path]:
+    """Every file that the promises cover."""
+    left_out = (".tmp", ".cache", "report.html")
+    return sorted(
+        file
+        for file in store.rglob("*")
+        if file.is_file() and file.relative_to(store).parts[0] not in left_out
+    )
+
+
+def category(name: str) -> str:
+    """What a file is, so that the few kinds of records are met as often as the many shards."""
+    parts = name.split("/")
+    if parts[0] == "images.zarr":
+        return (
+            "metadata" if parts[-1] == "zarr.json" else parts[2] if parts[2].isalpha() else "shard"
+        )
+    if parts[0] == "samples":
+        return "part" if len(parts) == 3 else "table"
+    if parts[0] == "splits":
+        return ".".join(parts[1].split(".")[1:])
+    return parts[0]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All bytes of a store, and which file holds them."""
+
+    data: dict[str, bytes]
+    marks: dict[str, tuple[int, int]]
+    """Inode and time of the last change, in nanoseconds."""
+
+
+def snapshot(store: Path) -> Snapshot:
+    """Note what is there. `.cache` and `.tmp` are not covered."""
+    there = {str(file.relative_to(store)): file for file in files(store)}
+    return Snapshot(
+        {name: file.read_bytes() for name, file in there.items()},
+        {name: (file.stat().st_ino, file.stat().st_mtime_ns) for name, file in there.items()},
+    )
+
+
+def touched(before: Snapshot, after: Snapshot) -> set[str]:
+    """The files that were written, whatever was written."""
+    names = {*before.marks, *after.marks}
+    return {name for name in names if before.marks.get(name) != after.marks.get(name)}
+
+
+def damage(store: Path, name: str, kind: str, rng: np.random.Generator) -> None:
+    """Harm one file."""
+    file = store / name
+    data = bytearray(file.read_bytes())
+    place = int(rng.integers(len(data)))
+    if kind == "remove":
+        file.unlink()
+    elif kind == "truncate":
+        file.write_bytes(data[:place])
+    else:
+        data[place] ^= int(rng.integers(1, 256))
+        file.write_bytes(data)
+
+
+def choose(store: Path, rng: np.random.Generator) -> tuple[str, str]:
+    """A file of a store, and what is to happen to it."""
+    names = [str(file.relative_to(store)) for file in files(store)]
+    by_category: dict[str, list[str]] = {}
+    for name in names:
+        by_category.setdefault(category(name), []).append(name)
+    chosen = by_category[str(rng.choice(sorted(by_category)))]
+    return str(rng.choice(chosen)), str(rng.choice(KINDS))

@@ -1,0 +1,89 @@
+"""Commands without a cluster: their tasks run in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import pytest
+
+from pipeline.errors import ReadError
+from pipeline.ingest.graph import Failed, Job
+from pipeline.ingest.planning import new_run
+from pipeline.ingest.shard import workspace
+from pipeline.store.objects import open_objects
+from workflows import cli, prepare, repair
+
+
+class NoCluster:
+    """Stands in for `workflows.clusters.Cluster`."""
+
+    client = None
+
+    def __init__(self, **shape: Any) -> None:
+        """Nothing to start."""
+
+    def keep(self) -> None:
+        """Nothing to look after."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to stop."""
+
+
+def run_here(
+    client: object, run: str, jobs: Sequence[Job], *, tick: Callable[[], None]
+) -> Iterator[Any]:
+    """Stands in for `pipeline.ingest.graph.run_jobs`."""
+    for job in jobs:
+        try:
+            yield job.call(*job.arguments, **job.options)
+        except ReadError as e:
+            yield Failed(job, e)
+
+
+@contextmanager
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within this block commands run here."""
+    workspace.cache_clear()  # a test may have changed what lies under it
+    with monkeypatch.context() as patch:
+        for module in (prepare, repair):
+            patch.setattr(module, "run_jobs", run_here)
+            patch.setattr(module, "Cluster", NoCluster)
+            patch.setattr(module, "Work", _patient(module.Work))
+        yield
+
+
+def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    # No alarm in this process, and no second between two tries to read.
+    return lambda **fields: make(**fields, watched=False, read_pause=0.0)
+
+
+def tesserae(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run a command; returns its exit status."""
+    with no_cluster(monkeypatch):
+        return cli.main([str(word) for word in words])
+
+
+def repair_inline(
+    monkeypatch: pytest.MonkeyPatch, store: str, split: str = "train", **options: Any
+) -> int:
+    """Repair a split; returns how many problems are left."""
+    run = new_run(split)
+    objects = open_objects(store, run)
+    objects.begin()
+    with no_cluster(monkeypatch):
+        task = repair.Repair(
+            objects=objects,
+            split=split,
+            run=run,
+            cluster=NoCluster(),  # type: ignore[arg-type]
+            **options,
+        )
+        try:
+            return repair.repair_split(task)
+        finally:
+            objects.end()

@@ -1,0 +1,269 @@
+"""Whatever is damaged is named, comes back the same, and nothing else is touched."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.ingest.finish import finish_split
+from pipeline.ingest.shard import prepare_shard
+from pipeline.store import layout, records
+from pipeline.store.objects import open_objects
+from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
+from tests.disk import careless
+from tests.inline import repair_inline
+from tests.pictures import make_folder, plan_inline, prepare_inline
+from workflows.verify import verify_split
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+SPLITS = ("train", "val")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two splits."""
+    root = tmp_path_factory.mktemp("images")
+    make_folder(root / "train", 11, bad=1)
+    make_folder(root / "val", 6)
+    return root
+
+
+def prepare_both(source: Path, store: Path) -> Path:
+    for split in SPLITS:
+        prepare_inline(source / split, str(store), split=split, **CHOICES)
+    return store
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_both(source, tmp_path_factory.mktemp("whole") / "store")
+
+
+@pytest.fixture(scope="module")
+def begun(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the first split two of three shards, of the second none at all."""
+    store = tmp_path_factory.mktemp("begun") / "store"
+    for split, shards in zip(SPLITS, (2, 0), strict=True):
+        objects, _, work = plan_inline(source / split, str(store), split=split, **CHOICES)
+        for shard in range(shards):
+            prepare_shard(work, shard)
+        objects.end()
+    return store
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "store")
+
+
+def wrong(store: Path, *, unfinished: bool = False) -> set[str]:
+    """What verify names, whichever split it is of."""
+    objects = open_objects(str(store))
+    problems = [p for split in records.splits(objects) for p in verify_split(objects, split)[1]]
+    return {p.name for p in problems if unfinished or not p.what.startswith("not finished")}
+
+
+def repair(monkeypatch: pytest.MonkeyPatch, store: Path, **options: str) -> int:
+    with careless(monkeypatch):
+        splits = records.splits(open_objects(str(store)))
+        return sum(repair_inline(monkeypatch, str(store), split, **options) for split in splits)
+
+
+def check_random_damages(
+    store: Path, monkeypatch: pytest.MonkeyPatch, seed: int, times: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(times):
+        before = snapshot(store)
+        name, kind = choose(store, rng)
+        damage(store, name, kind, rng)
+        assert wrong(store) == {name}, kind
+        assert repair(monkeypatch, store) == 0
+        after = snapshot(store)
+        assert after.data == before.data, (name, kind)
+        assert touched(before, after) == {name}, (name, kind)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_damage_is_named_and_repaired(
+    store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A flipped byte, a truncation, a removed file; one after the other on one store."""
+    check_random_damages(store, monkeypatch, seed, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_much_more_random_damage_is_named_and_repaired(
+    store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two hundred times."""
+    check_random_damages(store, monkeypatch, seed, 20)
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove"])
+def test_damage_to_every_sort_of_file_is_named_and_repaired(
+    store: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Once each, so that nothing depends on luck."""
+    names = {category(str(file.relative_to(store))): file for file in files(store)}
+    assert len(names) == 11, sorted(names)
+    rng = np.random.default_rng(0)
+    before = snapshot(store)
+    for file in names.values():
+        damage(store, str(file.relative_to(store)), kind, rng)
+        assert wrong(store) == {str(file.relative_to(store))}
+        assert repair(monkeypatch, store) == 0
+    assert snapshot(store).data == before.data
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        layout.RECIPE,
+        layout.plan("train"),
+        layout.done("train"),
+        layout.ledger("train"),
+        layout.commit("train", 1),
+        layout.part("train", 1),
+        layout.table("train"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["flip", "remove"])
+def test_a_record_and_a_shard_damaged_together_both_come_back(
+    store: Path, monkeypatch: pytest.MonkeyPatch, record: str, kind: str
+) -> None:
+    """The shard needs the record."""
+    rng = np.random.default_rng(1)
+    before = snapshot(store)
+    shard = layout.shard("train", 16, 1)
+    for name in (record, shard):
+        damage(store, name, kind, rng)
+    assert wrong(store) == {record, shard}
+    assert repair(monkeypatch, store) == 0
+    after = snapshot(store)
+    assert after.data == before.data
+    assert touched(before, after) == {record, shard}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (layout.part("train", 0), layout.table("train")),
+        (layout.part("train", 0), layout.part("train", 2), layout.done("train")),
+        (layout.done("train"), layout.table("train"), layout.array("train", "label") + "/c.0"),
+        (layout.RECIPE, layout.ledger("train")),
+        (layout.plan("train"), layout.done("train")),
+        (layout.ledger("train"), layout.done("train")),
+        (layout.array("train", "8") + "/zarr.json", layout.shard("train", 8, 0)),
+    ],
+)
+def test_two_damages_that_one_could_help_with_come_back(
+    store: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    """From the next place that has it."""
+    before = snapshot(store)
+    for name in names:
+        damage(store, name, "truncate", np.random.default_rng(2))
+    assert wrong(store) >= set(names) - {
+        layout.table("train"),
+        f"{layout.array('train', 'label')}/c.0",
+    }
+    assert repair(monkeypatch, store) == 0
+    after = snapshot(store)
+    assert after.data == before.data
+    assert touched(before, after) == set(names)
+
+
+def without_provenance(kept: Snapshot) -> dict[str, bytes]:
+    return {
+        name: data for name, data in kept.data.items() if name.startswith(("images", "samples"))
+    }
+
+
+def test_a_commit_without_a_copy_is_made_again_with_its_shard(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It differs in its provenance alone."""
+    before = snapshot(store)
+    for name in (layout.commit("train", 1), layout.ledger("train")):
+        damage(store, name, "remove", np.random.default_rng(3))
+    assert wrong(store) == {layout.commit("train", 1), layout.ledger("train")}
+    assert repair(monkeypatch, store) == 0
+    after = snapshot(store)
+    assert without_provenance(after) == without_provenance(before)
+    assert wrong(store, unfinished=True) == set()
+    own = {layout.ledger("train"), layout.commit("train", 1), layout.part("train", 1)}
+    own |= {layout.shard("train", size, 1) for size in (8, 16)}
+    assert touched(before, after) == own
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove"])
+def test_damage_to_a_store_that_is_not_finished_is_named_and_repaired(
+    begun: Path,
+    source: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """And then it is gone on with, to the same end."""
+    store = shutil.copytree(begun, tmp_path / "store")
+    rng = np.random.default_rng(4)
+    before = snapshot(store)
+    for name in before.data:
+        if name.startswith(("images.zarr/val/8", "images.zarr/val/16")):
+            continue  # nothing of them is committed
+        if name.startswith("commits/") and kind == "remove":
+            continue  # a shard without a commit is one that was not made yet
+        damage(store, name, kind, rng)
+        assert wrong(store) == {name}
+        repair(monkeypatch, store)
+        assert wrong(store) == set()
+        assert sorted(snapshot(store).data) == sorted(before.data)
+    after = snapshot(store)
+    assert {name for name in before.data if after.data[name] != before.data[name]} <= {
+        layout.commit("train", shard) for shard in range(2)
+    }
+    assert wrong(store, unfinished=True) == {layout.plan("train"), layout.plan("val")}
+    with careless(monkeypatch):
+        prepare_both(source, store)
+    assert without_provenance(snapshot(store)) == without_provenance(snapshot(whole))
+    assert wrong(store, unfinished=True) == set()
+
+
+def test_a_shard_in_the_place_of_another_is_named(store: Path) -> None:
+    """It is whole, but not the one."""
+    for folder, name in (("images.zarr/train/8", "c.{}.0.0.0"), ("commits/train", "00000{}.json")):
+        first, second = (store / folder / name.format(shard) for shard in range(2))
+        shutil.copyfile(first, second)
+        assert str(second.relative_to(store)) in wrong(store)
+
+
+def test_a_growing_store_is_verified_with_what_it_has_and_lacks(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finish record still speaks of the first size alone."""
+    prepare_inline(source / "train", str(tmp_path / "store"), sizes=(8,), serves=16, **CHOICES)
+    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
+    prepare_shard(work, 0)
+    array = layout.array("train", "16")
+    assert wrong(tmp_path / "store", unfinished=True) == {array}
+    assert wrong(tmp_path / "store") == set()
+    for name in (f"{array}/zarr.json", layout.shard("train", 16, 0), layout.part("train", 2)):
+        before = snapshot(tmp_path / "store")
+        damage(tmp_path / "store", name, "flip", np.random.default_rng(5))
+        assert wrong(tmp_path / "store") == {name}
+        assert repair(monkeypatch, tmp_path / "store") == 1
+        after = snapshot(tmp_path / "store")
+        assert after.data[name] == before.data[name]
+        # The copies are brought up to date while it is at it.
+        assert touched(before, after) <= {name, layout.ledger("train")}
+    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
+    for shard in range(1, plan.num_shards):
+        prepare_shard(work, shard)
+    assert wrong(tmp_path / "store", unfinished=True) == {array}
+    finish_split(objects.url, "train", work.run)
+    assert wrong(tmp_path / "store", unfinished=True) == set()

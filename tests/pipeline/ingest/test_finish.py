@@ -1,0 +1,151 @@
+"""The finish step: the same bytes however often it runs, and nothing is written that is there."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.ingest.finish import finish_split
+from pipeline.ingest.shard import prepare_shard
+from pipeline.store import arrays, commit, layout, objects, records, table
+from pipeline.store.objects import LocalObjects
+from tests.damage import KINDS, damage, snapshot, touched
+from tests.disk import careless, recording
+from tests.pictures import make_folder, plan_inline, prepare_inline
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+DERIVED = (
+    layout.table("train"),
+    layout.ledger("train"),
+    layout.done("train"),
+    f"{layout.array('train', 'label')}/c.0",
+    f"{layout.array('train', 'label')}/zarr.json",
+    f"{layout.array('train', 'status')}/c.0",
+    f"{layout.array('train', 'status')}/zarr.json",
+    f"{layout.array('train', '8')}/zarr.json",
+    "images.zarr/train/zarr.json",
+    "images.zarr/zarr.json",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finish")
+    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
+    return root / "store"
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "store")
+
+
+def finish(store: Path, run: str = "train-finish") -> records.Done:
+    LocalObjects(str(store), run).begin()
+    return finish_split(str(store), "train", run)
+
+
+def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
+    """Row by row."""
+    opened = LocalObjects(str(store), "reader")
+    whole = table.decode_part(opened.get(layout.table("train")))
+    assert whole["row"].to_pylist() == list(range(11))
+    for name in ("label", "status"):
+        assert arrays.read_small(opened, "train", name).tolist() == whole[name].to_pylist()
+    done = records.load_done(opened, "train")
+    assert done is not None
+    assert done.counts == {"readable": 10, "truncated": 1}
+    assert (done.sizes, done.num_rows) == ((8, 16), 11)
+
+
+def test_a_second_time_writes_nothing(store: Path) -> None:
+    """Not one file."""
+    before = snapshot(store)
+    finish(store)
+    assert touched(before, snapshot(store)) == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DERIVED)
+def test_what_is_damaged_is_written_again_and_nothing_else(
+    store: Path, name: str, kind: str
+) -> None:
+    """To the same bytes."""
+    before = snapshot(store)
+    damage(store, name, kind, np.random.default_rng(0))
+    finish(store)
+    after = snapshot(store)
+    assert after.data == before.data
+    assert touched(before, after) == {name}
+
+
+def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
+    """There is nothing to derive from."""
+    (store / layout.commit("train", 1)).unlink()
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
+        finish(store)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
+    """Nothing is derived from it, and what was there stays."""
+    before = snapshot(store)
+    name = layout.part("train", 1)
+    damage(store, name, kind, np.random.default_rng(0))
+    (store / layout.table("train")).unlink()
+    with pytest.raises(StoreDamagedError, match=rf"{name} is missing or damaged"):
+        finish(store)
+    assert touched(before, snapshot(store)) == {name, layout.table("train")}
+
+
+def test_a_size_that_some_shards_lack_is_not_finished(store: Path, whole: Path) -> None:
+    """The others are."""
+    source = whole.parent / "images"
+    _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **CHOICES)
+    prepare_shard(work, 0)
+    assert finish_split(str(store), "train", work.run).sizes == (8, 16)
+    for shard in (1, 2):
+        prepare_shard(work, shard)
+    assert finish_split(str(store), "train", work.run).sizes == (8, 16, 24)
+
+
+def test_all_it_vouches_for_is_durable_before_it_says_so(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what others wrote, who may have been killed right after."""
+    monkeypatch.setattr(objects, "_durable", set())
+    (store / layout.done("train")).unlink()
+    with recording(monkeypatch, store) as ops:
+        finish(store)
+    done = next(place for place, op in enumerate(ops) if op[-1] == layout.done("train"))
+    synced = {op[1] for op in ops[:done] if op[0] == "sync_folder"}
+    folders = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_dir()}
+    covered = {name for name in folders if not name.startswith((".tmp", ".cache"))}
+    assert covered <= synced
+
+
+def test_commits_of_other_runs_make_the_same_split(store: Path, tmp_path: Path) -> None:
+    """Provenance decides nothing but its own text and the copy of it."""
+    before = snapshot(store)
+    name = layout.commit("train", 0)
+    kept = commit.decode((store / name).read_bytes(), name)
+    (store / name).write_bytes(replace(kept, provenance={"host": "another"}).encode())
+    finish(store)
+    assert touched(before, snapshot(store)) == {name, layout.ledger("train")}
+
+
+def test_an_object_store_is_finished_alike(whole: Path, tmp_path: Path, monkeypatch) -> None:
+    """Nothing is put there that is there already."""
+    with careless(monkeypatch):
+        url = f"memory://{tmp_path}"
+        prepare_inline(whole.parent / "images", url, **CHOICES)
+        remote = objects.open_objects(url)
+        puts: list[str] = []
+        monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
+        finish_split(url, "train", "train-again")
+    assert puts == []
+    for name in DERIVED[:1] + DERIVED[3:]:
+        assert remote.get(name) == (whole / name).read_bytes()

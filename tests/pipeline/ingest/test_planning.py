@@ -1,0 +1,285 @@
+"""Planning: recipe, plan, labels and metadata, the same whoever plans them and how often."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.ingest import planning
+from pipeline.ingest.planning import Choices, class_runs
+from pipeline.ingest.rows import Rows
+from pipeline.order import row_order
+from pipeline.sources import open_source
+from pipeline.store import arrays, layout, records
+from pipeline.store.objects import LocalObjects, open_objects
+from tests.damage import snapshot, touched
+from tests.disk import recording
+from tests.pictures import jpeg, make_folder, plan_inline
+from tests.pipeline.store.test_recipe import MADE as RECIPE
+
+
+def make_objects(root: Path) -> LocalObjects:
+    objects = LocalObjects(str(root), "train-1")
+    objects.begin()
+    return objects
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images", 11)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+# Names around "/", which sorts between "." and "0", and names that are prefixes of others.
+names = st.text("ab-./ 0é😀_", min_size=1, max_size=3).map(lambda name: name.replace("/", "~"))
+
+
+@given(st.dictionaries(names, st.integers(1, 40), max_size=8), st.integers(1, 5))
+def test_classes_are_found_by_bisection_as_by_looking_at_every_key(
+    counts: dict[str, int], chunks: int
+) -> None:
+    """Whatever the classes are called, in one piece or several."""
+    keys = [f"{name}/{place:02d}.JPEG" for name, count in counts.items() for place in range(count)]
+    keys.sort(key=str.encode)
+    grouped = [
+        (name, [place for place, _ in group])
+        for name, group in groupby(enumerate(keys), lambda pair: pair[1].partition("/")[0])
+    ]
+    expected = [(name, places[0], places[-1] + 1) for name, places in grouped]
+    step = -(-len(keys) // chunks) or 1
+    pieces = [keys[start : start + step] for start in range(0, len(keys), step)]
+    column = pa.chunked_array([pa.array(p, pa.large_string()) for p in pieces], pa.large_string())
+    assert class_runs(column) == expected
+    assert len({name for name, _, _ in expected}) == len(expected)
+
+
+def test_labels_are_places_in_the_sorted_classes(tmp_path: Path, store: str) -> None:
+    """In the order of rows; names that sort around the slash do not confuse them."""
+    for name in ("a", "a-b", "a b", "a.b", "a0", "é"):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for place in range(3):
+            (folder / f"{place}.JPEG").write_bytes(jpeg(place))
+    objects, planned, _ = plan_inline(tmp_path / "images", store)
+    recipe = records.load_recipe(objects)
+    assert recipe.wnids == ["a", "a b", "a-b", "a.b", "a0", "é"]
+    rows = Rows(objects, planned)
+    samples = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
+    assert [recipe.wnids[s.label] for s in samples] == [s.key.partition("/")[0] for s in samples]
+    labels = arrays.read_small(objects, "train", "label")
+    assert labels.tolist() == [sample.label for sample in samples]
+
+
+def test_rows_are_the_sorted_keys_in_the_order_of_the_seed(source: Path, store: str) -> None:
+    """As anybody can work out."""
+    objects, planned, _ = plan_inline(source, store, seed=3)
+    rows = Rows(objects, planned)
+    keys = [sample.key for shard in range(planned.num_shards) for sample in rows.shard(shard)]
+    by_name = sorted(keys, key=str.encode)
+    assert keys == [by_name[place] for place in row_order(11, 3)]
+
+
+def test_planning_again_changes_nothing(source: Path, store: str) -> None:
+    """Not a byte of what is covered is written again."""
+    plan_inline(source, store)
+    before = snapshot(Path(store))
+    plan_inline(source, store)
+    assert touched(before, snapshot(Path(store))) == set()
+    assert set(before.data) == {
+        "images.zarr/train/16/zarr.json",
+        "images.zarr/train/8/zarr.json",
+        "images.zarr/train/label/c.0",
+        "images.zarr/train/label/zarr.json",
+        "images.zarr/train/status/zarr.json",
+        "images.zarr/train/zarr.json",
+        "images.zarr/zarr.json",
+        layout.RECIPE,
+        layout.plan("train"),
+        layout.ledger("train"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["images.zarr/zarr.json", "images.zarr/train/8/zarr.json", layout.ledger("train")]
+)
+def test_planning_again_mends_what_follows_from_the_plan(
+    source: Path, store: str, name: str
+) -> None:
+    """A half written file of a broken run, say."""
+    plan_inline(source, store)
+    before = snapshot(Path(store))
+    (Path(store) / name).write_bytes(b"{")
+    plan_inline(source, store)
+    assert snapshot(Path(store)).data == before.data
+
+
+def test_what_was_planned_is_synced_by_who_goes_on_with_it(
+    source: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote it may have been killed before it was durable."""
+    objects, planned, work = plan_inline(source, store)
+    recipe = records.load_recipe(objects)
+    with recording(monkeypatch, Path(store)) as ops:
+        planning.write_metadata(objects, recipe, planned, work.sizes)
+    assert ("sync_folder", ".") in ops
+    assert ("sync_folder", "splits") in ops
+
+
+def test_the_ledger_holds_recipe_and_plan_from_the_beginning(source: Path, store: str) -> None:
+    """An unfinished store can be repaired too; copies of commits are not thrown away."""
+    objects, planned, work = plan_inline(source, store)
+    recipe = records.load_recipe(objects)
+    copies = records.read_ledger(objects, "train").copies
+    assert copies == {layout.RECIPE: recipe.encode(), layout.plan("train"): planned.encode()}
+    full = {"commits/train/000000.json": planned.encode(), **copies}
+    objects.put(layout.ledger("train"), records.encode_ledger(full.items())[:-1])
+    planning.write_metadata(objects, recipe, planned, work.sizes)
+    assert records.read_ledger(objects, "train") == records.Ledger(full, None)
+
+
+def test_another_listing_is_refused_and_the_difference_named(source: Path, store: str) -> None:
+    """And the store is as it was."""
+    plan_inline(source, store)
+    before = snapshot(Path(store))
+    extra = source / "n00000000" / "n00000000_x.JPEG"
+    extra.write_bytes(jpeg(99))
+    with pytest.raises(StoreMismatchError, match="number of samples is 11 in the store, 12 now"):
+        plan_inline(source, store)
+    extra.unlink()
+    with pytest.raises(StoreMismatchError, match="the seed is 0 in the store, 5 now"):
+        plan_inline(source, store, seed=5)
+    assert snapshot(Path(store)) == before
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was asked for"),
+        ({"codec": "zstd:3"}, "codec is 'none' in the store"),
+        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was asked for"),
+    ],
+)
+def test_another_recipe_is_refused_and_the_difference_named(
+    source: Path, store: str, choices: dict[str, Any], sentence: str
+) -> None:
+    """Of what was asked for; what was not is as in the store."""
+    plan_inline(source, store)
+    with pytest.raises(StoreMismatchError, match=sentence):
+        plan_inline(source, store, **choices)
+    _, planned, _ = plan_inline(source, store, shard_rows=None, chunk_rows=None)
+    assert planned.shard_rows == 8
+
+
+def test_a_further_split_may_show_fewer_classes_and_no_others(
+    tmp_path: Path, source: Path, store: str
+) -> None:
+    """Labels mean the same in all splits."""
+    plan_inline(source, store)
+    few = tmp_path / "few" / "n00000002"
+    few.mkdir(parents=True)
+    (few / "a.JPEG").write_bytes(jpeg(1))
+    objects, _, _ = plan_inline(tmp_path / "few", store, split="val")
+    assert arrays.read_small(objects, "val", "label").tolist() == [2]
+    few.rename(few.with_name("n00000009"))
+    with pytest.raises(StoreMismatchError, match="1 classes are not in the store's 3: 'n00000009'"):
+        plan_inline(tmp_path / "few", store, split="test")
+
+
+def test_plans_without_a_recipe_are_damage(source: Path, store: str) -> None:
+    """A new recipe would not be theirs."""
+    plan_inline(source, store)
+    (Path(store) / layout.RECIPE).unlink()
+    with pytest.raises(StoreDamagedError, match=r"has plans but no recipe\.json"):
+        plan_inline(source, store)
+
+
+def test_a_listing_is_kept_while_the_source_and_the_rows_are_as_they_were(
+    source: Path, store: str
+) -> None:
+    """Otherwise it is made again."""
+    objects, _, _ = plan_inline(source, store)
+    opened = open_source(str(source), "train")
+
+    def kept() -> bool:
+        return planning.kept_origin(objects, "train", opened, opened.root) is not None
+
+    assert kept()
+    assert planning.kept_origin(objects, "train", opened, "/elsewhere") is None
+    assert planning.kept_origin(objects, "val", opened, opened.root) is None
+    for name in (layout.rows("train"), layout.rows_record("train"), layout.plan("train")):
+        file = Path(store) / name
+        data = file.read_bytes()
+        for damaged in (data[:-1], bytes([data[40] ^ 1]).join([data[:40], data[41:]]), b""):
+            file.write_bytes(damaged)
+            assert not kept(), name
+        file.write_bytes(data)
+        assert kept()
+    (source / "n00000000" / "more.JPEG").write_bytes(b"x")
+    assert not kept()
+
+
+def test_labels_come_back_from_the_rows(source: Path, store: str) -> None:
+    """For a split that has nothing else yet."""
+    objects, planned, _ = plan_inline(source, store)
+    before = snapshot(Path(store))
+    name = f"{layout.array('train', 'label')}/c.0"
+    objects.remove(name)
+    planning.restore_labels(objects, planned)
+    after = snapshot(Path(store))
+    assert after.data == before.data
+    assert touched(before, after) == {name}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ((), r"sizes are \[\]: expected numbers from 1 to 4096"),
+        ((0,), r"sizes are \[0\]"),
+        ((4097,), r"sizes are \[4097\]"),
+        ((8, 8), r"sizes are \[8, 8\]: one is named twice"),
+    ],
+)
+def test_sizes_that_no_array_can_have_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
+    """With what was given."""
+    with pytest.raises(ValueError, match=sentence):
+        Choices(sizes=sizes)
+
+
+@given(st.integers(1, 8), st.integers(1, 9))
+def test_the_bytes_of_a_shard_are_known_before_it_is_made(num_rows: int, size: int) -> None:
+    """Chunks, their checksums, the index and its."""
+    # RECIPE has 8 rows a shard and 4 a chunk: two chunks at most, and always two index entries.
+    chunks = 1 if num_rows <= 4 else 2
+    expected = chunks * (4 * size * size * 3 + 4) + 2 * 16 + 4
+    assert planning.shard_bytes(RECIPE, size, num_rows) == expected
+
+
+def test_a_run_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both figures; a compressed store may need less, and an object store knows no limit."""
+    objects = make_objects(tmp_path)
+    monkeypatch.setattr(objects, "room", lambda: 10**9)
+    planning.check_room(objects, RECIPE, 10**9)
+    with pytest.raises(StoreError, match=r"too little room at .*: 2\.0 GB are needed,.* 1\.0 GB"):
+        planning.check_room(objects, RECIPE, 2 * 10**9)
+    with pytest.raises(StoreError, match=r"can only be streamed, .* need 2\.0 GB"):
+        planning.check_spool_room(objects, 2 * 10**9)
+    planning.check_room(open_objects("memory://x"), RECIPE, 10**15)
+
+
+def test_a_sample_without_a_class_has_no_label() -> None:
+    """Its label is -1."""
+    keys = pa.chunked_array([pa.array(["-/1.JPEG", "n00000001/2.JPEG"], pa.large_string())])
+    listed = planning.Listed(pa.table({"key": keys}), "0", class_runs(keys))
+    assert listed.wnids == ["n00000001"]
+    assert planning._labels(listed, RECIPE).tolist() == [-1, 0]
+    assert planning._labels(listed, RECIPE).dtype == np.int32

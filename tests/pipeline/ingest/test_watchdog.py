@@ -1,0 +1,72 @@
+"""Nothing outlives a picture that hangs but by its limit, and nothing else is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+START = """
+import ctypes, threading, time
+from pipeline.ingest.watchdog import Watchdog
+
+def hang():
+    ctypes.PyDLL(None).pause()  # never returns, and holds the interpreter's lock
+
+"""
+
+
+def ended(code: str) -> tuple[int, float]:
+    """Run *code* in a process of its own; returns its exit status and the seconds it took."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", START + code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, time.monotonic() - started
+
+
+def test_a_picture_that_hangs_ends_the_process() -> None:
+    """Though it holds the interpreter's lock, and not before the limit."""
+    status, seconds = ended("watchdog = Watchdog(0.5)\nwith watchdog:\n    hang()")
+    assert status == -signal.SIGALRM
+    assert seconds >= 0.5
+
+
+def test_a_hang_in_one_of_two_threads_is_found() -> None:
+    """While the other does one picture after the other."""
+    status, _ = ended("""
+watchdog = Watchdog(0.5)
+def work(picture):
+    while True:
+        with watchdog:
+            picture()
+threading.Thread(target=work, args=(lambda: time.sleep(0.05),), daemon=True).start()
+threading.Thread(target=work, args=(lambda: time.sleep(100),), daemon=True).start()
+time.sleep(50)
+""")
+    assert status == -signal.SIGALRM
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for _ in range(20):\n    with Watchdog(0.2):\n        time.sleep(0.02)",
+        "with Watchdog(0.2):\n    pass\ntime.sleep(0.5)",
+        "try:\n    with Watchdog(0.2):\n        1 / 0\nexcept ArithmeticError:\n    time.sleep(0.5)",
+        "with Watchdog(0.0):\n    time.sleep(0.5)",
+    ],
+    ids=["many pictures", "a wait between pictures", "a picture that fails", "no limit"],
+)
+def test_what_does_not_hang_is_let_be(code: str) -> None:
+    """However long the process lives, and however long it waits for its source."""
+    assert ended(code)[0] == 0

@@ -1,0 +1,130 @@
+"""Metadata and small arrays: what zarr means, in a form that does not change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.store import arrays, layout
+from pipeline.store.objects import LocalObjects
+from pipeline.store.plan import Plan
+from tests.pipeline.store.test_plan import MADE as PLAN
+from tests.pipeline.store.test_recipe import MADE as RECIPE
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    objects = LocalObjects(str(tmp_path), "train-1")
+    objects.begin()
+    return objects
+
+
+def write(objects: LocalObjects, made: list[tuple[str, bytes]]) -> None:
+    for name, data in made:
+        objects.put(name, data)
+
+
+def read(data: bytes) -> Any:
+    return json.loads(data)
+
+
+def test_zarr_opens_the_hierarchy_by_its_root(objects: LocalObjects, tmp_path: Path) -> None:
+    """Groups, both small arrays, and an image array of every size."""
+    write(objects, [*arrays.groups("train"), *arrays.small_metadata(PLAN)])
+    write(objects, [arrays.image_array(RECIPE, PLAN, size) for size in (8, 16)])
+    group = zarr.open_group(tmp_path / layout.IMAGES, mode="r")["train"]
+    assert isinstance(group, zarr.Group)
+    assert sorted(group.array_keys()) == ["16", "8", "label", "status"]
+    images = group["16"]
+    assert isinstance(images, zarr.Array)
+    assert (images.shape, images.dtype) == ((11, 16, 16, 3), np.uint8)
+    assert (images.shards, images.chunks) == ((8, 16, 16, 3), (4, 16, 16, 3))
+    assert group["label"][:].tolist() == [-1] * 11  # type: ignore[index,union-attr]
+    assert group["status"][:].tolist() == [255] * 11  # type: ignore[index,union-attr]
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd:3", "blosc-lz4", "blosc-zstd:5"])
+def test_the_chunks_of_images_end_with_their_checksum(codec: str) -> None:
+    """Whatever compresses them first."""
+    from dataclasses import replace
+
+    name, data = arrays.image_array(replace(RECIPE, codec=codec), PLAN, 8)
+    assert name == "images.zarr/train/8/zarr.json"
+    (sharding,) = read(data)["codecs"]
+    names = [one["name"] for one in sharding["configuration"]["codecs"]]
+    compressor = codec.partition(":")[0].partition("-")[0]
+    assert names == ["bytes", *([] if codec == "none" else [compressor]), "crc32c"]
+    assert sharding["configuration"]["index_location"] == "end"
+    assert read(data)["fill_value"] == 0
+
+
+@given(st.lists(st.integers(-1, 999), min_size=1, max_size=20))
+def test_labels_are_one_chunk_with_its_checksum(labels: list[int]) -> None:
+    """Little-endian, metadata last."""
+    made = arrays.label_array("train", np.array(labels, np.int32))
+    assert [name for name, _ in made] == [
+        "images.zarr/train/label/c.0",
+        "images.zarr/train/label/zarr.json",
+    ]
+    data = made[0][1]
+    assert np.frombuffer(data[:-4], "<i4").tolist() == labels
+    assert data[-4:] == google_crc32c.value(data[:-4]).to_bytes(4, "little")
+
+
+def test_metadata_of_nothing_known_is_that_of_the_finished_arrays() -> None:
+    """So that the finish step need not write it again."""
+    finished = [
+        arrays.label_array("train", np.zeros(11, np.int32))[-1],
+        arrays.status_array("train", np.zeros(11, np.uint8))[-1],
+    ]
+    assert arrays.small_metadata(PLAN) == finished
+
+
+def test_small_arrays_of_many_rows_have_several_chunks(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last is filled up."""
+    monkeypatch.setattr(arrays, "SMALL_CHUNK_ROWS", 4)
+    status = np.arange(11, dtype=np.uint8)
+    made = arrays.status_array("train", status)
+    assert [name.rpartition("/")[2] for name, _ in made] == ["c.0", "c.1", "c.2", "zarr.json"]
+    assert made[2][1][:-4] == bytes([8, 9, 10, 255])
+    write(objects, made)
+    assert arrays.read_small(objects, "train", "status").tolist() == status.tolist()
+
+
+@pytest.mark.parametrize("chunk_rows", [4, 11, 100])
+def test_damaged_labels_are_named_without_any_record_of_them(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
+) -> None:
+    """A byte, a length, an absence."""
+    monkeypatch.setattr(arrays, "SMALL_CHUNK_ROWS", chunk_rows)
+    made = arrays.label_array("train", np.arange(11, dtype=np.int32))
+    write(objects, made)
+    assert list(arrays.damaged_labels(objects, PLAN)) == []
+    name, data = made[-2]
+    for damaged in (data[:-1], data + b"x", b"", bytes([data[0] ^ 1]) + data[1:]):
+        objects.put(name, damaged)
+        assert list(arrays.damaged_labels(objects, PLAN)) == [(name, "damaged")]
+    objects.remove(name)
+    assert list(arrays.damaged_labels(objects, PLAN)) == [(name, "missing")]
+
+
+def test_metadata_is_the_same_text_every_time() -> None:
+    """Sorted keys, whatever order zarr has them in."""
+    for _, data in [*arrays.groups("train"), arrays.image_array(RECIPE, PLAN, 8)]:
+        again = json.dumps(read(data), sort_keys=True, indent=2) + "\n"
+        assert data == again.encode()
+
+
+def test_a_split_of_fewer_rows_than_a_shard_is_an_array_too(objects: LocalObjects) -> None:
+    """One row."""
+    small = Plan(**{**vars(PLAN), "num_rows": 1})
+    write(objects, [*arrays.groups("train"), arrays.image_array(RECIPE, small, 8)])
+    assert arrays.read_rows(objects, "train", 8, 0, 1).tolist() == np.zeros((1, 8, 8, 3)).tolist()

@@ -1,0 +1,219 @@
+"""A store that an earlier version made: every later one must read it, and so must anybody else."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import xxhash
+from numpy.typing import NDArray
+
+from pipeline.ingest import check
+from pipeline.order import row_order
+from pipeline.store import arrays, layout, records, table
+from pipeline.store.objects import open_objects
+from tests.damage import snapshot
+
+STORE = Path(__file__).parents[2] / "golden" / "format-1"
+SPLITS = {"train": 11, "val": 5}
+SIZES = (8, 16)
+
+PIXELS = {
+    "train/8": "2bc3c5ef2a5274ff99c9efe0ad9c520cf955189f71266e6211ed528304924d70",
+    "train/16": "65a2455dbc7b720bfc1e0323b490cf55e27f17891d891912e7826610ab303c59",
+    "val/8": "df60a96ffc615ff07925267898aadf408dded496c77c52e93885c6f68f198fd1",
+    "val/16": "c0329ae540bd100975ceaf37a6286c47af90b2dcf1c801f6569efbdc04acbc2c",
+}
+"""SHA-256 of all rows, (N, size, size, 3) uint8 in C order."""
+
+LABELS = {"train": [2, 0, 1, 1, 0, 2, 1, 0, 2, 1, 0], "val": [1, 0, 0, 2, 1]}
+STATUS = {"train": [0] * 10 + [3], "val": [0] * 5}
+
+
+def sha256(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_its_records_are_read(split: str) -> None:
+    """By this version's code."""
+    objects = open_objects(str(STORE))
+    recipe = records.load_recipe(objects)
+    assert (recipe.fit, recipe.filter, recipe.codec) == ("crop", "bicubic", "none")
+    assert (recipe.shard_rows, recipe.chunk_rows, recipe.serves) == (4, 2, 16)
+    assert recipe.classes[1] == ("n00000001", "Löwenzahn, 蒲公英")
+    planned = records.load_plan(objects, split)
+    assert (planned.num_rows, planned.seed, planned.order_version) == (SPLITS[split], 7, 1)
+    done = records.load_done(objects, split)
+    assert done is not None
+    assert (done.sizes, done.num_rows) == (SIZES, SPLITS[split])
+    assert len(records.load_commits(objects, planned)) == planned.num_shards
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_it_is_whole(split: str) -> None:
+    """Verify says so, and writes nothing."""
+    before = snapshot(STORE)
+    objects = open_objects(str(STORE))
+    found = check.read_records(objects, split)
+    problems = [p for _, p in check.check_objects(objects, found) if p is not None]
+    assert [*found.problems, *problems, *check.check_whole(found)] == []
+    assert check.check_planned(objects, found) == []
+    assert check.strangers(objects, found) == []
+    assert snapshot(STORE) == before
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("size", SIZES)
+def test_zarr_reads_its_pixels(split: str, size: int) -> None:
+    """As they were."""
+    pixels = arrays.read_rows(open_objects(str(STORE)), split, size, 0, SPLITS[split])
+    assert pixels.shape == (SPLITS[split], size, size, 3)
+    assert sha256(pixels) == PIXELS[f"{split}/{size}"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_zarr_reads_its_labels_and_status(split: str) -> None:
+    """One chunk each."""
+    objects = open_objects(str(STORE))
+    assert arrays.read_small(objects, split, "label").tolist() == LABELS[split]
+    assert arrays.read_small(objects, split, "status").tolist() == STATUS[split]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_tensorstore_reads_it(split: str) -> None:
+    """Another implementation, which knows nothing of us."""
+    tensorstore = pytest.importorskip("tensorstore")
+
+    def read(name: str) -> NDArray[Any]:
+        kvstore = {"driver": "file", "path": f"{STORE}/{layout.array(split, name)}/"}
+        opened = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True)
+        return np.asarray(opened.result().read().result())
+
+    for size in SIZES:
+        assert sha256(read(str(size))) == PIXELS[f"{split}/{size}"]
+    assert read("label").tolist() == LABELS[split]
+    assert read("status").tolist() == STATUS[split]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_its_table_is_read(split: str) -> None:
+    """And agrees with the arrays."""
+    objects = open_objects(str(STORE))
+    whole = table.decode_part(objects.get(layout.table(split)))
+    assert whole.schema.equals(table.SCHEMA)
+    assert whole["row"].to_pylist() == list(range(SPLITS[split]))
+    assert whole["label"].to_pylist() == LABELS[split]
+    assert whole["status"].to_pylist() == STATUS[split]
+    bad = whole.filter(table.pa.compute.not_equal(whole["status"], 0)).to_pylist()
+    assert [line["reason"] is not None for line in bad] == [True] * STATUS[split].count(3)
+
+
+# --- A reader made from docs/format.md alone: the standard library and numpy ----------------------
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A JSON object whose digest is that of the same text without it."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    digest = fields.pop("digest")
+    text = json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+    assert fields["format"] == 1
+    return fields
+
+
+def read_pixels(split: str, size: int) -> NDArray[np.uint8]:
+    """All rows at computed places, after a look at the index of each shard."""
+    recipe = read_document(STORE / "recipe.json")
+    done = read_document(STORE / f"splits/{split}.done.json")
+    assert size in done["sizes"]
+    assert recipe["codec"] == "none"
+    shard_rows, chunk_rows, row_bytes = recipe["shard_rows"], recipe["chunk_rows"], size * size * 3
+    chunks, frame = shard_rows // chunk_rows, chunk_rows * row_bytes + 4
+    rows = []
+    for shard in range(-(-done["num_rows"] // shard_rows)):
+        data = (STORE / f"images.zarr/{split}/{size}/c.{shard}.0.0.0").read_bytes()
+        here = min(shard_rows, done["num_rows"] - shard * shard_rows)
+        used = -(-here // chunk_rows)
+        index = np.frombuffer(data[-4 - 16 * chunks : -4], "<u8").reshape(chunks, 2)
+        assert index[:used].tolist() == [[k * frame, frame] for k in range(used)]
+        assert (index[used:] == 2**64 - 1).all()
+        assert len(data) == used * frame + 16 * chunks + 4
+        for i in range(here):
+            offset = i // chunk_rows * frame + i % chunk_rows * row_bytes
+            rows.append(np.frombuffer(data, np.uint8, row_bytes, offset).reshape(size, size, 3))
+        for k in range(used):
+            assert checksum(data[k * frame : (k + 1) * frame])
+        assert checksum(data[used * frame :])
+    return np.stack(rows)
+
+
+def checksum(framed: bytes) -> bool:
+    """Whether the last four bytes are the CRC-32C of all before them."""
+    return google_crc32c.value(framed[:-4]) == int.from_bytes(framed[-4:], "little")
+
+
+def read_small(split: str, name: str, dtype: str) -> list[int]:
+    data = (STORE / f"images.zarr/{split}/{name}/c.0").read_bytes()
+    assert checksum(data)
+    return np.frombuffer(data[:-4], dtype).tolist()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_whoever_has_only_the_document_reads_the_same(split: str) -> None:
+    """Pixels, labels and status."""
+    for size in SIZES:
+        assert sha256(read_pixels(split, size)) == PIXELS[f"{split}/{size}"]
+    assert read_small(split, "label", "<i4") == LABELS[split]
+    assert read_small(split, "status", "u1") == STATUS[split]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_whoever_has_only_the_document_finds_every_digest(split: str) -> None:
+    """What refers to what, and by which digest."""
+    recipe = json.loads((STORE / "recipe.json").read_text())
+    plan = json.loads((STORE / f"splits/{split}.json").read_text())
+    done = read_document(STORE / f"splits/{split}.done.json")
+    assert plan["recipe"] == done["recipe"] == recipe["digest"]
+    assert done["plan"] == plan["digest"]
+    commits = [read_document(path) for path in sorted((STORE / f"commits/{split}").iterdir())]
+    written = [*done["objects"]]
+    for shard, commit in enumerate(commits):
+        assert (commit["plan"], commit["shard"]) == (plan["digest"], shard)
+        assert commit["start"] == shard * plan["shard_rows"]
+        written += [*commit["arrays"].values(), commit["table"]]
+    for kept in written:
+        data = (STORE / kept["name"]).read_bytes()
+        assert (len(data), xxhash.xxh3_128_hexdigest(data)) == (kept["num_bytes"], kept["digest"])
+    parts = "".join(commit["table"]["digest"] for commit in commits)
+    assert xxhash.xxh3_128_hexdigest(parts.encode()) == done["parts"]
+    ledger = (STORE / f"splits/{split}.ledger.jsonl").read_bytes()
+    *lines, last = ledger.splitlines(keepends=True)
+    assert json.loads(last) == {"digest": hashlib.sha256(b"".join(lines)).hexdigest()}
+    for line in map(json.loads, lines):
+        assert (STORE / line["name"]).read_text() == line["text"]
+    assert len(lines) == 2 + len(commits)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_whoever_has_only_the_document_finds_the_listing_and_the_order(split: str) -> None:
+    """The digest of `<key> TAB <bytes>` lines, and the rule that makes rows of them."""
+    plan = read_document(STORE / f"splits/{split}.json")
+    whole = table.decode_part((STORE / f"samples/{split}.parquet").read_bytes())
+    by_key = sorted(zip(whole["key"].to_pylist(), whole["num_bytes"].to_pylist(), strict=True))
+    lines = "".join(f"{key}\t{num_bytes}\n" for key, num_bytes in by_key)
+    assert hashlib.sha256(lines.encode()).hexdigest() == plan["listing"]
+
+    def mix(v: int) -> int:
+        v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        v = (v ^ (v >> 27)) * 0x94D049BB133111EB % 2**64
+        return v ^ (v >> 31)
+
+    start = mix(plan["seed"])
+    numbers = [mix((start + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(plan["num_rows"])]
+    order = sorted(range(plan["num_rows"]), key=numbers.__getitem__)
+    assert [by_key[i][0] for i in order] == whole["key"].to_pylist()
+    assert order == row_order(plan["num_rows"], plan["seed"]).tolist()

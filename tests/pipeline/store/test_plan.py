@@ -1,0 +1,78 @@
+"""The plan: comes back as it was, cuts rows into shards, and names every difference."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreMismatchError
+from pipeline.store import layout, plan
+from pipeline.store.plan import Plan
+
+MADE = Plan(
+    split="train",
+    recipe="a" * 64,
+    num_rows=11,
+    listing="b" * 64,
+    order_version=1,
+    seed=0,
+    shard_rows=4,
+)
+
+plans = st.builds(
+    Plan,
+    split=st.text("abc-_1", min_size=1),
+    recipe=st.text("0123456789abcdef", min_size=64, max_size=64),
+    num_rows=st.integers(1, 10**7),
+    listing=st.text("0123456789abcdef", min_size=64, max_size=64),
+    order_version=st.just(1),
+    seed=st.integers(0, 2**64 - 1),
+    shard_rows=st.integers(1, 10**4),
+)
+
+
+@given(plans)
+def test_a_plan_comes_back_as_it_was(made: Plan) -> None:
+    """With its digest, at any seed of 64 bits."""
+    kept = plan.decode(made.encode(), layout.plan(made.split))
+    assert kept == made
+    assert kept.digest == made.digest
+
+
+@given(plans.filter(lambda made: made.num_rows < 10**5))
+def test_shards_have_every_row_once(made: Plan) -> None:
+    """In order; only the last may be short."""
+    shards = [made.rows(shard) for shard in range(made.num_shards)]
+    assert shards[0].start == 0
+    assert shards[-1].stop == made.num_rows
+    assert all(a.stop == b.start for a, b in pairwise(shards))
+    assert {len(rows) for rows in shards[:-1]} <= {made.shard_rows}
+    assert 1 <= len(shards[-1]) <= made.shard_rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"recipe": "c" * 64}, "the recipe's digest is aaaa.* in the store, cccc.* now"),
+        ({"num_rows": 12}, "the number of samples is 11 in the store, 12 now"),
+        ({"listing": "c" * 64}, "the digest of the listing is bbbb.* in the store, cccc.* now"),
+        ({"order_version": 2}, "the order's version is 1 in the store, 2 now"),
+        ({"seed": 5}, "the seed is 0 in the store, 5 now"),
+        ({"shard_rows": 8}, "the rows of a shard is 4 in the store, 8 now"),
+        ({"seed": 5, "num_rows": 1}, "the number of samples is 11 .*; the seed is 0"),
+    ],
+)
+def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
+    """With both values."""
+    plan.check_same(MADE, MADE)
+    with pytest.raises(StoreMismatchError, match=f"split 'train' was planned .*{sentence}"):
+        plan.check_same(MADE, replace(MADE, **changed))
+
+
+def test_a_damaged_plan_is_named() -> None:
+    """By its file."""
+    with pytest.raises(StoreDamagedError, match=r"splits/train\.json is damaged"):
+        plan.decode(MADE.encode()[:-1], layout.plan("train"))

@@ -1,0 +1,124 @@
+"""The recipe: comes back as it was, refuses what no store can be, and names every difference."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreMismatchError
+from pipeline.store import recipe
+from pipeline.store.recipe import FILTERS, FITS, Recipe
+
+MADE = Recipe(
+    fit="crop",
+    filter="bicubic",
+    serves=288,
+    exif=False,
+    decoder="a" * 32,
+    resizer="b" * 32,
+    software={"decoder": "one", "resizer": "two"},
+    shard_rows=8,
+    chunk_rows=4,
+    codec="none",
+    classes=(("n00000001", "tench"), ("n00000002", "")),
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+recipes = st.builds(
+    Recipe,
+    fit=st.sampled_from(FITS),
+    filter=st.sampled_from(FILTERS),
+    serves=st.integers(1, 4096),
+    exif=st.booleans(),
+    decoder=st.text("0123456789abcdef", min_size=32, max_size=32),
+    resizer=st.text("0123456789abcdef", min_size=32, max_size=32),
+    software=st.dictionaries(texts, texts, max_size=3),
+    shard_rows=st.just(64),
+    chunk_rows=st.sampled_from([1, 2, 16, 64]),
+    codec=st.sampled_from(["none", "zstd:3", "blosc-lz4", "blosc-zstd:5"]),
+    classes=st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
+)
+
+
+@given(recipes)
+def test_a_recipe_comes_back_as_it_was(made: Recipe) -> None:
+    """And its text does, to the byte."""
+    data = made.encode()
+    kept = recipe.decode(data)
+    assert kept == made
+    assert kept.encode() == data
+    assert kept.digest == made.digest
+    assert f'"digest": "{made.digest}"'.encode() in data
+
+
+@given(recipes, st.data())
+def test_no_byte_of_a_recipe_can_change_unnoticed(made: Recipe, data: st.DataObject) -> None:
+    """Not even white space."""
+    text = bytearray(made.encode())
+    place = data.draw(st.integers(0, len(text) - 1))
+    text[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
+        recipe.decode(bytes(text))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"fit": "stretch"}, "fit is 'stretch': expected one of crop, pad, squish"),
+        ({"filter": "cubic"}, "filter is 'cubic': expected one of bicubic"),
+        ({"serves": 0}, "serves is 0: expected at least 1"),
+        ({"chunk_rows": 3}, "a shard of 8 rows cannot be cut into chunks of 3"),
+        ({"codec": "gzip"}, "codec is 'gzip': expected none"),
+    ],
+)
+def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], sentence: str) -> None:
+    """With the value and what was expected."""
+    with pytest.raises(ValueError, match=sentence):
+        replace(MADE, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was asked for"),
+        ({"filter": "box"}, "filter is 'bicubic' in the store, 'box' was asked for"),
+        ({"serves": 72}, "serves is 288 in the store, 72 was asked for"),
+        ({"exif": True}, "exif is False in the store, True was asked for"),
+        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was asked for"),
+        ({"chunk_rows": 2}, "chunk_rows is 4 in the store, 2 was asked for"),
+        ({"codec": "zstd:3"}, "codec is 'none' in the store, 'zstd:3' was asked for"),
+        ({"decoder": "c" * 32}, r"the decoder makes other pixels here \(one, probe cccccccccccc\)"),
+        (
+            {"resizer": "c" * 32},
+            r"the resizer makes other .*than the one .*\(two, probe bbbbbbbbbbbb",
+        ),
+        ({"classes": (("n00000003", ""),)}, "1 classes are not in the store's 2: 'n00000003'"),
+    ],
+)
+def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
+    """With both values."""
+    with pytest.raises(StoreMismatchError, match=sentence):
+        recipe.check_same(MADE, replace(MADE, **changed))
+
+
+def test_all_differences_are_named_at_once() -> None:
+    """Nobody should find them one run after the other."""
+    asked = replace(MADE, fit="pad", codec="zstd:3", resizer="c" * 32)
+    with pytest.raises(StoreMismatchError, match=r"fit is .*codec is .*the resizer makes"):
+        recipe.check_same(MADE, asked)
+
+
+def test_fewer_classes_and_other_words_for_the_software_are_no_difference() -> None:
+    """A split need not show every class; what decides is the probe."""
+    asked = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
+    recipe.check_same(MADE, asked)
+    recipe.check_same(MADE, replace(MADE, classes=()))
+
+
+def test_many_unknown_classes_are_not_all_named() -> None:
+    """Five tell enough."""
+    asked = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
+    with pytest.raises(StoreMismatchError, match=r"9 classes .*'x4', \.\.\."):
+        recipe.check_same(MADE, asked)

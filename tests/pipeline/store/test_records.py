@@ -1,0 +1,184 @@
+"""Records: read whole or not at all, and the ledger has a copy of each."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.store import document, layout, records
+from pipeline.store.commit import Commit, Written
+from pipeline.store.objects import LocalObjects
+from pipeline.store.records import Done
+from tests.pipeline.store.test_plan import MADE as PLAN
+from tests.pipeline.store.test_recipe import MADE as RECIPE
+
+WRITTEN = Written("a/b", 5, "0" * 32)
+COMMIT = Commit(
+    split="train",
+    shard=1,
+    plan=PLAN.digest,
+    start=4,
+    stop=8,
+    arrays={"8": WRITTEN},
+    table=WRITTEN,
+    counts={"readable": 4},
+)
+DONE = Done(
+    split="train",
+    recipe="a" * 64,
+    plan=PLAN.digest,
+    num_rows=11,
+    sizes=(8, 16),
+    counts={"readable": 11},
+    parts="0" * 32,
+    objects=(WRITTEN,),
+)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    objects = LocalObjects(str(tmp_path), "train-1")
+    objects.begin()
+    return objects
+
+
+def test_a_finish_record_comes_back_as_it_was(objects: LocalObjects) -> None:
+    """Sizes and objects as tuples again; None while there is none."""
+    assert records.load_done(objects, "train") is None
+    objects.put(layout.done("train"), DONE.encode())
+    assert records.load_done(objects, "train") == DONE
+
+
+def test_what_is_not_there_is_a_sentence(objects: LocalObjects) -> None:
+    """That says what there is."""
+    with pytest.raises(StoreError, match=r"no store at .*it has no recipe\.json"):
+        records.load_recipe(objects)
+    objects.put(layout.plan("val"), PLAN.encode())
+    with pytest.raises(StoreError, match="no plan for split 'train': it has 'val'"):
+        records.load_plan(objects, "train")
+
+
+def test_a_store_path_below_a_file_is_a_sentence(tmp_path: Path) -> None:
+    """Not a traceback."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="no store at"):
+        records.load_recipe(LocalObjects(str(tmp_path / "file" / "x"), "reader"))
+
+
+def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
+    """It is whole, but not here."""
+    documents = {
+        layout.RECIPE: RECIPE.encode(),
+        layout.plan("train"): PLAN.encode(),
+        layout.done("train"): DONE.encode(),
+        layout.commit("train", 1): COMMIT.encode(),
+    }
+    loads = {
+        layout.RECIPE: lambda: records.load_recipe(objects),
+        layout.plan("train"): lambda: records.load_plan(objects, "train"),
+        layout.done("train"): lambda: records.load_done(objects, "train"),
+    }
+    for name, load in loads.items():
+        for other in set(documents) - {name}:
+            objects.put(name, documents[other])
+            with pytest.raises(StoreDamagedError, match="another document than its name says"):
+                load()
+    objects.put(layout.commit("train", 1), PLAN.encode())
+    assert records.load_commit(objects, "train", 1) is None
+
+
+def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObjects) -> None:
+    """A torn commit is no commit: its shard is made again."""
+    objects.put(layout.RECIPE, RECIPE.encode()[:-2])
+    objects.put(layout.done("train"), DONE.encode()[1:])
+    objects.put(layout.commit("train", 1), COMMIT.encode()[:-1])
+    with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
+        records.load_recipe(objects)
+    with pytest.raises(StoreDamagedError, match=r"train\.done\.json is damaged"):
+        records.load_done(objects, "train")
+    assert records.load_commit(objects, "train", 1) is None
+    assert records.load_commit(objects, "train", 0) is None
+
+
+def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects) -> None:
+    """Not those of another plan, nor copies under other names, nor strangers."""
+    objects.put(layout.commit("train", 0), COMMIT.encode())
+    objects.put(layout.commit("train", 1), COMMIT.encode())
+    objects.put(layout.commit("train", 2), replace(COMMIT, shard=2, plan="x").encode())
+    objects.put(layout.commit("train", 3), replace(COMMIT, shard=3, split="val").encode())
+    objects.put("commits/train/notes.json", b"{}")
+    assert records.load_commits(objects, PLAN) == {1: COMMIT}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [layout.plan("a"), layout.done("a"), layout.ledger("a"), layout.commit("a", 0)],
+)
+def test_a_split_is_known_by_any_record_of_it(objects: LocalObjects, name: str) -> None:
+    """So that losing one does not hide the split."""
+    objects.put(name, b"x")
+    objects.put("splits/.hidden", b"x")
+    objects.put("splits/notes.txt", b"x")
+    objects.put("commits/readme", b"x")
+    assert records.splits(objects) == ["a"]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.dictionaries(texts, st.dictionaries(texts, texts, max_size=3), max_size=5))
+def test_a_ledger_gives_each_document_back_word_for_word(
+    fields: dict[str, dict[str, str]],
+) -> None:
+    """Whatever stands in it, line breaks too."""
+    documents = {
+        name: document.encode({**{k: v for k, v in one.items() if k != "digest"}, "format": 1})
+        for name, one in fields.items()
+    }
+    data = records.encode_ledger(documents.items())
+    assert data.count(b"\n") == len(documents) + 1
+    assert dict(records._ledger_lines(data)) == documents
+
+
+def test_a_damaged_ledger_gives_back_what_is_whole(objects: LocalObjects) -> None:
+    """And says that it is damaged, wherever the damage is."""
+    name = layout.ledger("train")
+    documents = {layout.RECIPE: RECIPE.encode(), layout.plan("train"): PLAN.encode()}
+    whole = records.encode_ledger(documents.items())
+    assert records.read_ledger(objects, "train") == records.Ledger({}, "missing")
+    objects.put(name, whole)
+    assert records.read_ledger(objects, "train") == records.Ledger(documents, None)
+    for place in range(0, len(whole), 7):
+        objects.put(name, whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        ledger = records.read_ledger(objects, "train")
+        assert ledger.what == "damaged", place
+        assert set(ledger.copies.values()) <= set(documents.values())
+        assert len(ledger.copies) >= 1
+    for lines in (whole.split(b"\n")[:1], whole.split(b"\n")[:2], [b""]):
+        objects.put(name, b"\n".join(lines))
+        assert records.read_ledger(objects, "train").what == "damaged"
+
+
+def test_an_object_is_there_only_as_it_was_written(objects: LocalObjects) -> None:
+    """Length and bytes."""
+    kept = records.fingerprint("a", b"hello")
+    assert not records.is_there(objects, kept)
+    for data, there in ((b"hello", True), (b"hellp", False), (b"hell", False)):
+        objects.put("a", data)
+        assert records.is_there(objects, kept) is there
+
+
+def test_what_is_written_piece_by_piece_has_the_same_fingerprint(objects: LocalObjects) -> None:
+    """As all at once."""
+    writer = objects.create("a")
+    noting = records.FingerprintWriter(writer)
+    for piece in (b"he", b"", b"llo"):
+        noting.write(memoryview(piece))
+    noting.finish()
+    writer.abort()
+    assert noting.written() == records.fingerprint("a", b"hello")
+    assert objects.get("a") == b"hello"
+    assert records.digest_of(objects, "a") == noting.written().digest

@@ -1,0 +1,281 @@
+"""A store on an object store: S3 as moto speaks it, on the loopback address."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreBusyError, StoreError
+from pipeline.store import arrays, layout, lease, records
+from pipeline.store.objects import open_objects
+from pipeline.store.remote import RemoteObjects
+from tests import commands
+from tests.inline import repair_inline
+from tests.pictures import contents, make_folder, prepare_inline
+from workflows.verify import verify_split
+
+moto_server = pytest.importorskip("moto.server")
+s3fs = pytest.importorskip("s3fs")
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images"), 6, bad=1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
+    """The same store on a disk."""
+    store = tmp_path_factory.mktemp("local") / "store"
+    prepare_inline(source, str(store), **CHOICES)
+    return contents(store)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(endpoint: str) -> Iterator[dict[str, str]]:
+    """What tells s3fs where the server is, here and in every process of a command."""
+    found = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in found.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield found
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A prefix of its own."""
+    return f"s3://bucket{tmp_path}/store"
+
+
+def held(url: str, names: list[str] | None = None) -> dict[str, bytes]:
+    objects = open_objects(url)
+    left_out = (".tmp", ".cache", "report.html", "commits", "splits")
+    found = names or [n for n in objects.names("") if n.split("/")[0] not in left_out]
+    return {name: objects.get(name) for name in found}
+
+
+def problems(url: str) -> list[str]:
+    return [problem.name for problem in verify_split(open_objects(url), "train")[1]]
+
+
+@contextmanager
+def broken_at(
+    monkeypatch: pytest.MonkeyPatch, place: int, *, arrives: bool
+) -> Iterator[Callable[[], int]]:
+    """Break the connection at the PUT number *place*, before it arrived or after."""
+    count = 0
+    pipe = RemoteObjects._pipe
+
+    def fail(self: RemoteObjects, name: str, data: bytes, mode: str) -> None:
+        nonlocal count
+        count += 1
+        if count != place + 1 or arrives:
+            pipe(self, name, data, mode)
+        if count == place + 1:
+            raise StoreError("the line is dead")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteObjects, "_pipe", fail)
+        yield lambda: count
+
+
+def check_broken(
+    source: Path,
+    url: str,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    places: range,
+) -> None:
+    for place in places:
+        store = f"{url}-{place}"
+        with broken_at(monkeypatch, place, arrives=bool(place % 2)), pytest.raises(StoreError):
+            prepare_inline(source, store, **CHOICES)
+        prepare_inline(source, store, **CHOICES)
+        assert held(store) == whole
+        assert problems(store) == []
+
+
+def count_puts(source: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    with broken_at(monkeypatch, -1, arrives=True) as count:
+        prepare_inline(source, url, **CHOICES)
+        return count()
+
+
+def test_a_store_there_has_the_bytes_of_one_on_a_disk(
+    source: Path, url: str, whole: dict[str, bytes]
+) -> None:
+    """And zarr reads it there."""
+    prepare_inline(source, url, **CHOICES)
+    assert held(url) == whole
+    assert problems(url) == []
+    objects = open_objects(url)
+    assert arrays.read_rows(objects, "train", 16, 0, 6).shape == (6, 16, 16, 3)
+    assert arrays.read_small(objects, "train", "status").tolist().count(0) == 5
+
+
+def test_a_run_broken_at_a_put_is_gone_on_with(
+    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At one in seven, before the object arrived or after."""
+    check_broken(source, url, whole, monkeypatch, range(1, 27, 7))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_broken_at_any_put_is_gone_on_with(
+    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of them."""
+    num_puts = count_puts(source, url, monkeypatch)
+    assert num_puts > 20
+    check_broken(source, url, whole, monkeypatch, range(num_puts))
+
+
+def test_of_two_planners_one_wins(url: str) -> None:
+    """Exclusive create: as many names, as many winners."""
+    barrier = threading.Barrier(4)
+    won: list[str] = []
+
+    def plan(me: int) -> None:
+        objects = open_objects(url)
+        for place in range(8):
+            barrier.wait()
+            if objects.put_new(f"splits/{place}.json", b"%d" % me):
+                won.append(f"{place} {me}")
+
+    threads = [threading.Thread(target=plan, args=(me,)) for me in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.split()[0] for one in won] == [str(place) for place in range(8)]
+    for one in won:
+        place, me = one.split()
+        assert open_objects(url).get(f"splits/{place}.json") == me.encode()
+
+
+def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it ends, or has not been heard of for a while."""
+    monkeypatch.setattr(lease, "WAIT_STEP", 0.01)
+    objects = open_objects(url)
+    with lease.lease(objects, "train", wait=False):
+        with (
+            pytest.raises(StoreBusyError, match="process"),
+            lease.lease(open_objects(url), "train", wait=False),
+        ):
+            pass
+        with lease.lease(objects, "val", wait=False):
+            pass
+    assert objects.names(".tmp") == []
+    dead = {"id": "x", "holder": "a process that died", "expires": time.time() - 1}
+    objects.put(".tmp/train.lease.json", json.dumps(dead).encode())
+    with lease.lease(objects, "train", wait=False):
+        assert b"died" not in objects.get(".tmp/train.lease.json")
+
+
+def test_damage_is_found_and_repaired(
+    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte, a length, an absence."""
+    prepare_inline(source, url, **CHOICES)
+    objects = open_objects(url)
+    shard = layout.shard("train", 16, 1)
+    objects.put(shard, bytes([whole[shard][0] ^ 1]) + whole[shard][1:])
+    objects.put(layout.part("train", 0), whole[layout.part("train", 0)][:-1])
+    objects.remove(layout.plan("train"))
+    objects.remove(layout.done("train"))
+    assert set(problems(url)) == {
+        shard,
+        layout.part("train", 0),
+        layout.plan("train"),
+        layout.done("train"),
+    }
+    assert repair_inline(monkeypatch, url) == 0
+    assert held(url) == whole
+    assert problems(url) == []
+
+
+def test_a_store_there_grows(
+    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further size leaves the objects of the first alone."""
+    prepare_inline(source, url, sizes=(8,), serves=16, **CHOICES)
+    before = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
+    prepare_inline(source, url, **CHOICES)
+    assert held(url) == whole
+    after = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
+    first = [name for name in before if "/images.zarr/train/8/" in name or ".parts/" in name]
+    assert len(first) == 5
+    assert all(before[name]["LastModified"] == after[name]["LastModified"] for name in first)
+
+
+def test_what_cannot_be_reached_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bucket, and no key that fits."""
+    with pytest.raises(StoreError, match="no store at s3://no-such-bucket"):
+        records.load_recipe(open_objects("s3://no-such-bucket/x"))
+    with pytest.raises(StoreError, match="cannot write s3://no-such-bucket/x/a"):
+        open_objects("s3://no-such-bucket/x").put("a", b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no credentials")
+
+    objects = open_objects(url)
+    monkeypatch.setattr(objects, "_files", type("Files", (), dict.fromkeys(FACE, refuse))())
+    for call in (objects.get, objects.open, objects.size, objects.names):
+        with pytest.raises(StoreError, match=r"cannot (read|list) .*: RuntimeError: no credent"):
+            call("a")
+
+
+FACE = ("cat_file", "open", "size", "find")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
+    source: Path,
+    url: str,
+    whole: dict[str, bytes],
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """On a cluster, whose workers find the server by the same environment."""
+    options = ["--shard-rows=4", "--chunk-rows=2", "--workers=2", "--max-bad=1", "--no-dashboard"]
+    for sizes in (["8", "--serves", "16"], ["8", "16"]):
+        ran = commands.run(
+            *("prepare", source, url, "--sizes", *sizes, *options),
+            scratch=tmp_path,
+            seconds=120,
+            **environment,
+        )
+        assert ran.status == 0, ran.err
+    assert held(url) == whole
+    open_objects(url).remove(layout.shard("train", 8, 0))
+    ran = commands.run("verify", url, scratch=tmp_path, **environment)
+    assert ran.status == 1
+    assert layout.shard("train", 8, 0) in ran.out
+    ran = commands.run("repair", url, scratch=tmp_path, seconds=120, **environment)
+    assert ran.status == 0, ran.err
+    assert held(url) == whole

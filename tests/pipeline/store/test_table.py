@@ -1,0 +1,100 @@
+"""The table: parts and whole hold the same rows, and the same rows are the same bytes."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.store import table
+from pipeline.store.table import Line
+
+
+class Buffer:
+    """A writer that keeps what it gets."""
+
+    name = "whole"
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        self.data += data
+
+    def finish(self) -> None:
+        """Nothing to do."""
+
+
+def line(row: int) -> Line:
+    facts: tuple = (None,) * 4 if row % 7 == 3 else (500 + row, 375, "RGB", "JPEG")
+    bad = facts[0] is None
+    box = None if bad else (row, 0, row + 375, 375)
+    head = (row, f"n{row % 3}/{row}.JPEG", f"n{row % 3}", row % 3)
+    status, reason = (3, f"it breaks off at é {row}") if bad else (0, None)
+    return Line(*head, *facts, 1000 + row, (row * 2654435761) % 2**32, box, status, reason)
+
+
+def whole(parts: list[pa.Table]) -> bytes:
+    writer = Buffer()
+    table.write_table(parts, writer)
+    return bytes(writer.data)
+
+
+def test_a_part_has_every_column_as_it_is_declared() -> None:
+    """With nulls where the bytes gave no picture."""
+    part = table.decode_part(table.encode_part([line(row) for row in range(8)]))
+    assert part.schema.equals(table.SCHEMA)
+    assert part["row"].to_pylist() == list(range(8))
+    assert part["box"][0].as_py() == [0, 0, 375, 375]
+    bad = part.slice(3, 1).to_pylist()[0]
+    assert [name for name, value in bad.items() if value is None] == [
+        "width",
+        "height",
+        "mode",
+        "format",
+        "box",
+    ]
+    assert (bad["status"], bad["reason"]) == (3, "it breaks off at é 3")
+
+
+@given(st.integers(1, 30), st.integers(0, 29))
+def test_what_was_read_is_written_with_the_same_bytes(num_rows: int, first: int) -> None:
+    """So a part can be cut out of the whole table again."""
+    data = table.encode_part([line(first + row) for row in range(num_rows)])
+    assert table.encode_table(table.decode_part(data)) == data
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 12))
+def test_the_whole_table_has_the_same_bytes_for_any_cut_into_parts(
+    lengths: list[int], group_rows: int
+) -> None:
+    """Its row groups are its own."""
+    num_rows = sum(lengths)
+    lines = [line(row) for row in range(num_rows)]
+    starts = [sum(lengths[:place]) for place in range(len(lengths))]
+    cut = [
+        table.decode_part(table.encode_part(lines[start : start + length]))
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "GROUP_ROWS", group_rows)
+        made = whole(cut)
+        assert made == whole([table.decode_part(table.encode_part(lines))])
+        read = pq.ParquetFile(io.BytesIO(made))
+        assert read.read().equals(table.decode_part(table.encode_part(lines)))
+        assert read.num_row_groups == -(-num_rows // group_rows)
+        for start, part in zip(starts, cut, strict=True):
+            again = table.read_rows(read, start, start + part.num_rows)
+            assert table.encode_table(again) == table.encode_table(part)
+
+
+def test_a_table_of_any_length_is_cut_into_whole_groups() -> None:
+    """The last may be short."""
+    rows = table.GROUP_ROWS // 4
+    made = table.decode_part(table.encode_part([line(row) for row in range(64)]))
+    part = pa.concat_tables([made] * (rows // 64))
+    read = pq.ParquetFile(io.BytesIO(whole([part] * 9)))
+    groups = [read.metadata.row_group(i).num_rows for i in range(read.num_row_groups)]
+    assert groups == [table.GROUP_ROWS, table.GROUP_ROWS, rows]

@@ -1,0 +1,442 @@
+"""Whatever happens to a run, going on with it ends in the store of a run that nothing happened to.
+
+Real processes, killed from outside; real failures of source and disk.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.decode import STATUS_WORDS
+from pipeline.store import arrays, records, table
+from pipeline.store.objects import open_objects
+from tests.commands import Command, committed, run, saboteur, start, wait_until
+from tests.pictures import contents, jpeg, make_folder, prepare_inline
+
+SMALL = ("--shard-rows", 32, "--no-dashboard")
+TINY = (*SMALL, "--sizes", 16, 24)
+TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
+
+
+def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
+    """Class folders in which *originals* appear over and over, as links."""
+    for place in range(images):
+        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(originals[place % len(originals)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures that take a few milliseconds each: photographs where there are any."""
+    named = os.environ.get("TESSERAE_DATA")
+    if named:
+        return sorted(Path(named).glob("imagenet/train/*/*.JPEG"))
+    folder = tmp_path_factory.mktemp("originals")
+    for seed in range(24):
+        (folder / f"{seed}.JPEG").write_bytes(jpeg(seed, 700, 500))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
+    """19 shards."""
+    return linked_folder(tmp_path_factory.mktemp("source") / "train", originals, 600)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """The store of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run("prepare", source, folder / "store", *SMALL, "--workers", 2, scratch=folder)
+    assert (done.status, done.err) == (0, "")
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed: Path) -> dict[str, bytes]:
+    """Its files."""
+    return contents(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def shard_seconds(undisturbed: Path) -> float:
+    """How long a shard took it."""
+    kept = records.load_commits(
+        open_objects(str(undisturbed)), records.load_plan(open_objects(str(undisturbed)), "train")
+    )
+    spent = [sum(commit.provenance["seconds"].values()) for commit in kept.values()]
+    return sum(spent) / len(spent)
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def break_off(
+    command: Command, store: Path, rng: random.Random, seconds: float, shards: int
+) -> int:
+    """Kill workers again and again, then the whole command; returns how many workers."""
+    enough = rng.uniform(0.1, 0.9) * shards
+    most = rng.randint(2, 12)
+    killed = 0
+    assert wait_until(lambda: committed(store) > 0)
+    while committed(store) < enough and killed < most and command.running():
+        time.sleep(rng.uniform(0.2, 3) * seconds)
+        if workers := command.workers():
+            with suppress(psutil.NoSuchProcess):
+                rng.choice(workers).kill()
+                killed += 1
+    assert wait_until(lambda: committed(store) >= enough or not command.running())
+    if rng.random() < 0.5:
+        command.signal_all(signal.SIGKILL)
+    else:  # as the system does for want of memory: workers and fork server must notice
+        command.process.kill()
+    assert 0 < committed(store) < shards, "it was broken off in its middle"
+    return killed
+
+
+def check_broken_run(
+    tmp_path: Path,
+    source: Path,
+    expected: dict[str, bytes],
+    shard_seconds: float,
+    round_: int,
+    *words: object,
+) -> None:
+    rng = random.Random(round_)
+    store = tmp_path / "store"
+    shards = sum(1 for name in expected if "/72/c." in name)
+    workers = ("--workers", rng.choice([1, 2, 3]))
+    with start("prepare", source, store, *SMALL, *workers, *words, scratch=tmp_path) as broken:
+        killed = break_off(broken, store, rng, shard_seconds, shards)
+        kept = committed(store)
+        # At once, while what is left of the other may still run.
+        again = run("prepare", source, store, *SMALL, "--workers", 2, *words, scratch=tmp_path)
+        assert (again.status, again.err) == (0, ""), again.out
+        assert broken.gone(5), "what was killed left nothing running"
+    sys.stderr.write(f"{killed} workers killed, {kept} of {shards} shards committed\n")
+    assert contents(store) == expected
+    assert not list((store / ".tmp").glob("train-*")), "no temp file is left"
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, source: Path, expected: dict[str, bytes], shard_seconds: float
+) -> None:
+    """Workers killed at random, then the whole command."""
+    check_broken_run(tmp_path, source, expected, shard_seconds, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(1, 25))
+def test_two_dozen_killed_runs_go_on_to_the_same_bytes(
+    tmp_path: Path, source: Path, expected: dict[str, bytes], shard_seconds: float, round_: int
+) -> None:
+    """Each with its own number of workers, intervals and end."""
+    check_broken_run(tmp_path, source, expected, shard_seconds, round_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(4))
+def test_a_run_killed_many_times_over_ends_the_same(
+    tmp_path: Path, source: Path, expected: dict[str, bytes], round_: int
+) -> None:
+    """Until it is done, however often that is: every run commits something, or ends."""
+    rng = random.Random(100 + round_)
+    store = tmp_path / "store"
+    for _ in range(50):
+        before = committed(store)
+        with start("prepare", source, store, *SMALL, "--workers", 2, scratch=tmp_path) as command:
+            wait_until(lambda b=before: committed(store) > b or not command.running())
+            time.sleep(rng.uniform(0, 0.5))
+            command.signal_all(signal.SIGKILL)
+            status = command.wait()
+        if status == 0:
+            break
+    assert status == 0
+    assert contents(store) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(4))
+def test_ghosts_of_a_killed_run_touch_nothing(
+    tmp_path: Path, source: Path, expected: dict[str, bytes], round_: int
+) -> None:
+    """Workers that were frozen while the run was killed, and wake up when another has ended."""
+    rng = random.Random(200 + round_)
+    store = tmp_path / "store"
+    with start("prepare", source, store, *SMALL, "--workers", 2, scratch=tmp_path) as broken:
+        assert wait_until(lambda: committed(store) >= rng.randint(1, 12))
+        time.sleep(rng.uniform(0, 0.3))
+        ghosts = broken.workers()
+        for ghost in ghosts:
+            ghost.suspend()
+        broken.process.kill()
+        again = run("prepare", source, store, *SMALL, "--workers", 2, scratch=tmp_path)
+        assert (again.status, again.err) == (0, ""), again.out
+        before = stamps(store)
+        for ghost in ghosts:
+            ghost.resume()
+        assert broken.gone(10)
+    assert stamps(store) == before
+    assert contents(store) == expected
+
+
+def stamps(store: Path) -> dict[str, tuple[int, int]]:
+    """Which file each is, and when it was changed."""
+    files = (file for file in store.rglob("*") if file.is_file() and ".tmp" not in file.parts)
+    return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+# --- pictures that kill or hang whoever decodes them ----------------------------------------------
+
+DEADLY = """
+import ctypes, os, signal
+
+def poison(module):
+    decode = module.decode
+
+    def poisoned(data, **options):
+        if data.endswith(b"ABORT"):
+            os.abort()
+        if data.endswith(b"SEGFAULT"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if data.endswith(b"HANG"):
+            ctypes.PyDLL(None).pause()  # holds the interpreter's lock
+        return decode(data, **options)
+
+    module.decode = poisoned
+
+after_import("pipeline.decode", poison)
+"""
+
+
+def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
+    """A crash, a fault and a hang in three shards: their rows only, all others are as ever."""
+    source = make_folder(tmp_path / "source", 200)
+    deadly = {b"ABORT": "crashed", b"SEGFAULT": "crashed", b"HANG": "timeout"}
+    files = sorted(source.rglob("*.JPEG"))[::70]
+    keys = [f"{file.parent.name}/{file.name}" for file in files]
+    for file, end in zip(files, deadly, strict=True):
+        file.write_bytes(file.read_bytes() + end)
+    prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
+    with saboteur(tmp_path / "path", DEADLY) as path:
+        words = (*TINY, "--workers", 2, "--image-seconds", 1.5, "--max-bad", 1)
+        store = tmp_path / "store"
+        done = run("prepare", source, store, *words, scratch=tmp_path, extra_path=path)
+    assert (done.status, done.err) == (0, "")
+    check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
+    assert run("verify", store, scratch=tmp_path).status == 0
+
+
+def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:
+    """All is as in the clean store but the rows of *deadly*, which are zeros, and say why."""
+    table_name = "samples/train.parquet"
+    found, wanted = contents(store), contents(clean)
+    lines = table.decode_part(found[table_name]).to_pylist()
+    bad = {line["row"]: line for line in lines if line["status"]}
+    assert {line["key"]: STATUS_WORDS[line["status"]] for line in bad.values()} == deadly
+    whole = table.decode_part(wanted[table_name]).to_pylist()
+    assert [line for line in lines if line["row"] not in bad] == [
+        line for line in whole if line["row"] not in bad
+    ]
+    other_shards = {
+        f"images.zarr/train/{size}/c.{shard}.0.0.0"
+        for size in (16, 24)
+        for shard in set(range(7)) - {row // 32 for row in bad}
+    }
+    assert other_shards
+    assert all(found[name] == wanted[name] for name in other_shards)
+    for size in (16, 24):
+        for row, (ours, theirs) in enumerate(
+            zip(pixels(store, size), pixels(clean, size), strict=True)
+        ):
+            assert (ours == (0 if row in bad else theirs)).all(), row
+
+
+def pixels(store: Path, size: int) -> Any:
+    """All rows of one size, as zarr reads them."""
+    objects = open_objects(str(store))
+    plan = records.load_plan(objects, "train")
+    return arrays.read_rows(objects, "train", size, 0, plan.num_rows)
+
+
+# --- a source that fails --------------------------------------------------------------------------
+
+FAILING = """
+import os
+
+def fail(module):
+    read = module.Reader.read
+
+    def failing(self, path, offset, num_bytes):
+        if path.endswith(os.environ["FAILING"]):
+            counter = os.environ["COUNTER"]
+            with open(counter, "a") as file:
+                file.write("x")
+            if os.path.getsize(counter) <= int(os.environ["TIMES"]):
+                raise module.ReadError(f"cannot read {self.root}/{path}: Input/output error")
+        return read(self, path, offset, num_bytes)
+
+    module.Reader.read = failing
+
+def hurry(module):
+    module.Work.__init__.__kwdefaults__["read_pause"] = 0.01
+
+after_import("pipeline.sources.reader", fail)
+after_import("pipeline.ingest.shard", hurry)
+"""
+
+
+def test_a_source_that_fails_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    """In the task, and in Dask's tries of it: the store is the same."""
+    source = make_folder(tmp_path / "source", 100)
+    prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
+    done = prepare_failing(tmp_path, source, "_50.JPEG", 9)
+    assert (done.status, done.err) == (0, "")
+    assert (tmp_path / "counter").stat().st_size == 10
+    assert contents(tmp_path / "store") == contents(tmp_path / "clean")
+
+
+def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> None:
+    """The file is named, nothing is quarantined, all else is committed; mended, it goes on."""
+    source = make_folder(tmp_path / "source", 100)
+    store = tmp_path / "store"
+    failed = prepare_failing(tmp_path, source, "_50.JPEG", 10**6)
+    assert failed.status == 1
+    assert "_50.JPEG: Input/output error" in failed.err
+    assert failed.err.count("\n") == 1
+    assert (tmp_path / "counter").stat().st_size == 12, "four tries in each of three"
+    assert committed(store) == 3
+    assert not (store / "splits/train.done.json").exists()
+    shown = run("info", store, scratch=tmp_path)
+    assert "quarantine" not in shown.out
+    again = run("prepare", source, store, *TINY, "--workers", 1, scratch=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
+    assert contents(store) == contents(tmp_path / "clean")
+
+
+def prepare_failing(tmp_path: Path, source: Path, name: str, times: int) -> Any:
+    """Prepare a source of which one file fails so many times."""
+    with saboteur(tmp_path / "path", FAILING) as path:
+        return run(
+            *("prepare", source, tmp_path / "store", *TINY, "--workers", 2),
+            scratch=tmp_path,
+            extra_path=path,
+            FAILING=name,
+            COUNTER=str(tmp_path / "counter"),
+            TIMES=str(times),
+        )
+
+
+# --- a full disk
+
+WIDE = ("--sizes", 72, *SMALL)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room there is."""
+    file = folder / "filler"
+    with file.open("wb", buffering=0) as out, suppress(OSError):
+        while out.write(bytes(64 * 1024)):
+            """And on."""
+    return file
+
+
+def check_unfinished(store: Path, scratch: Path) -> None:
+    """`verify` finds that the split is not finished, and nothing else."""
+    verified = run("verify", store, scratch=scratch)
+    assert verified.status == 1
+    assert "not finished: " in verified.out
+    assert "damaged" not in verified.out
+    assert "missing" not in verified.out
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(
+    tmp_path: Path, small_disk: Path, originals: list[Path]
+) -> None:
+    """Before the first picture is read; with room for it the same command goes through."""
+    source = linked_folder(tmp_path / "source", originals, 128)
+    store = small_disk / "store"
+    refused = run("prepare", source, store, *SMALL, "--sizes", 224, scratch=tmp_path)
+    assert refused.status == 1
+    assert refused.err.startswith(f"tesserae: too little room at {store}: ")
+    assert "Make room, choose fewer --sizes, or pass --limit." in refused.err
+    assert refused.err.count("\n") == 1
+    assert committed(store) == 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_breaks_nothing(
+    tmp_path: Path, small_disk: Path, originals: list[Path]
+) -> None:
+    """A sentence; what is committed stays, and with room again the run ends with the same bytes."""
+    source = linked_folder(tmp_path / "source", originals, 600)
+    prepare_inline(source, str(tmp_path / "clean"), sizes=(72,), shard_rows=32, chunk_rows=16)
+    store = small_disk / "store"
+    with start("prepare", source, store, *WIDE, "--workers", 2, scratch=tmp_path) as command:
+        assert wait_until(lambda: committed(store) > 1)
+        filler = fill(small_disk)
+        assert command.wait() == 1
+    assert "No space left on device" in command.err
+    assert "Make room or mend the disk, then run the same command again" in command.err
+    assert command.err.count("\n") == 1, command.err
+    kept = committed(store)
+    assert 1 < kept < 19
+    full = run("prepare", source, store, *WIDE, "--workers", 2, scratch=tmp_path)
+    assert full.status == 1, "it is refused while there is no room"
+    assert full.err.count("\n") == 1
+    check_unfinished(store, tmp_path)
+    filler.unlink()
+    check_unfinished(store, tmp_path)
+    again = run("prepare", source, store, *WIDE, "--workers", 2, scratch=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    assert contents(store) == contents(tmp_path / "clean")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 48])
+def test_a_disk_that_is_full_at_any_file_breaks_nothing(
+    tmp_path: Path, small_disk: Path, room: int
+) -> None:
+    """Recipe, plan, labels, rows, metadata: each is there whole, or not at all."""
+    source = make_folder(tmp_path / "source", 40)
+    store = small_disk / "store"
+    words = ("prepare", source, store, *SMALL, "--sizes", 2, "--workers", 1)
+    filler = fill(small_disk)
+    os.truncate(filler, max(0, filler.stat().st_size - room * 4096))
+    full = run(*words, scratch=tmp_path)
+    filler.unlink()
+    if full.status:
+        assert full.err.count("\n") == 1, full.err
+        assert "Errno" not in full.err
+    again = run(*words, scratch=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    prepare_inline(source, str(tmp_path / "clean"), sizes=(2,), shard_rows=32, chunk_rows=16)
+    assert contents(store) == contents(tmp_path / "clean")

@@ -1,0 +1,186 @@
+"""`tesserae info`: what a store holds, for a person and for a program, however it is."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.store import layout
+from tests.damage import KINDS, damage, files, snapshot, touched
+from tests.disk import careless
+from tests.inline import tesserae
+from tests.pictures import jpeg, make_folder, prepare_inline
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("info")
+    prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **CHOICES)
+    return root / "store"
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "store")
+
+
+def told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> str:
+    capsys.readouterr()
+    assert tesserae(monkeypatch, "info", *words) == 0
+    return capsys.readouterr().out
+
+
+def facts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Path) -> Any:
+    return json.loads(told(monkeypatch, capsys, store, "--json"))
+
+
+def test_a_whole_store_is_described(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Splits, sizes, rows, recipe, and why rows are in quarantine."""
+    before = snapshot(store)
+    said = told(monkeypatch, capsys, store)
+    assert f"{store}  (format 1)" in said
+    assert "crop, bicubic, 3 classes, 4 rows a shard, 2 a chunk, codec none" in said
+    assert "train  finished: 11 of 11 rows, 3 of 3 shards" in said
+    assert "in quarantine: 2 truncated" in said
+    assert said.count(": truncated, ") == 2
+    assert touched(before, snapshot(store)) == set()
+
+
+def test_a_program_gets_everything(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON, with the quarantined by name and reason."""
+    split = facts(monkeypatch, capsys, store)["splits"]["train"]
+    assert (split["finished"], split["rows"], split["shards"]) == (True, 11, 3)
+    assert split["sizes_finished"] == [8, 16]
+    assert split["sizes"]["8"]["num_bytes"] == sum(
+        (store / layout.shard("train", 8, shard)).stat().st_size for shard in range(3)
+    )
+    assert split["problems"] == []
+    assert sorted(line["key"] for line in split["quarantine"]) == [
+        "n00000000/n00000000_9.JPEG",
+        "n00000001/n00000001_10.JPEG",
+    ]
+    for line in split["quarantine"]:
+        assert (line["status"], line["word"]) == (3, "truncated")
+        assert line["reason"]
+        assert 0 <= line["row"] < 11
+
+
+def test_an_unfinished_store_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as it has come, size by size."""
+    source = make_folder(tmp_path / "images", 11, bad=1)
+    store = tmp_path / "limited"
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
+    said = told(monkeypatch, capsys, store)
+    assert "train  not finished: 8 of 11 rows, 2 of 3 shards" in said
+    assert "(not finished)" in said
+    split = facts(monkeypatch, capsys, store)["splits"]["train"]
+    assert (split["finished"], split["rows_committed"], split["shards_committed"]) == (False, 8, 2)
+    assert split["sizes_finished"] == []
+
+
+def test_a_store_without_a_split_is_described(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a recipe."""
+    for folder in ("splits", "commits"):
+        shutil.rmtree(store / folder)
+    assert "crop, bicubic" in told(monkeypatch, capsys, store)
+    assert facts(monkeypatch, capsys, store)["splits"] == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_store_is_described_with_what_is_damaged(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    """Any record, and any part of the table that has quarantined rows; it reads nothing else."""
+    rng = np.random.default_rng(0)
+    bad = facts(monkeypatch, capsys, whole)["splits"]["train"]["quarantine"]
+    read = {layout.part("train", line["row"] // CHOICES["shard_rows"]) for line in bad}
+    assert read
+    for place, file in enumerate(files(whole)):
+        name = str(file.relative_to(whole))
+        if name.startswith("images.zarr"):
+            continue
+        store = shutil.copytree(whole, tmp_path / str(place))
+        damage(store, name, kind, rng)
+        found = facts(monkeypatch, capsys, store)
+        named = [one["name"] for one in found["splits"]["train"]["problems"]]
+        assert found["recipe"] is not None
+        if name.startswith("samples") and name not in read:
+            assert named == []
+        else:
+            assert named == [name]
+            assert f"{name}: " in told(monkeypatch, capsys, store)
+
+
+def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback."""
+    for name in (layout.RECIPE, layout.plan("train"), layout.ledger("train")):
+        (store / name).unlink()
+    said = told(monkeypatch, capsys, store)
+    assert "recipe  lost" in said
+    assert "its plan is lost" in said
+    assert facts(monkeypatch, capsys, store)["recipe"] is None
+
+
+def test_names_cannot_write_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a file is called: escapes, text that runs the other way."""
+    names = ["\x1b[2J\x1b]0;owned\x07.JPEG", "\u202egpj.JPEG", "é 😀.JPEG"]
+    folder = tmp_path / "images" / "n00000000"
+    folder.mkdir(parents=True)
+    for place, name in enumerate(names):
+        (folder / name).write_bytes(jpeg(place)[:300])
+    with careless(monkeypatch):
+        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **CHOICES)
+    said = told(monkeypatch, capsys, tmp_path / "store")
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in said
+    assert r"\u202egpj.JPEG" in said
+    assert "é 😀.JPEG" in said
+    found = facts(monkeypatch, capsys, tmp_path / "store")["splits"]["train"]["quarantine"]
+    assert sorted(line["key"] for line in found) == sorted(f"n00000000/{name}" for name in names)
+
+
+def test_more_quarantined_names_than_fit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--all` names them."""
+    make_folder(tmp_path / "images", 60, bad=55)
+    with careless(monkeypatch):
+        prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
+    said = told(monkeypatch, capsys, tmp_path / "store")
+    assert said.count(": truncated, ") == 50
+    assert "... and 5 more (--all)" in said
+    assert told(monkeypatch, capsys, tmp_path / "store", "--all").count(": truncated, ") == 55
+
+
+def test_no_store_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And exit status 1."""
+    assert tesserae(monkeypatch, "info", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"no store at {tmp_path}" in said
+    assert said.count("\n") == 1

@@ -1,0 +1,452 @@
+"""`tesserae prepare` as a person types it: wrong words, other recipes, growth, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ingest.rows import Rows
+from pipeline.store import document, records
+from pipeline.store.objects import open_objects
+from tests.commands import committed, run, saboteur, start, wait_until
+from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from workflows.cli import main
+
+SMALL = ("--shard-rows", 8, "--chunk-rows", 4, "--no-dashboard")
+CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 pictures: 7 shards."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 50)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Their store."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    prepare_inline(source, str(store), **CHOICES)
+    return store
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, whole: Path) -> Path:
+    """A folder to type commands in: images `src`, store `good`, and what is neither."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").symlink_to(source)
+    shutil.copytree(whole, tmp_path / "good")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("no picture")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("not yours")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.JPEG").write_bytes(jpeg(0))
+    (tmp_path / "inside").mkdir()
+    make_folder(tmp_path / "inside", 3)
+    newer = shutil.copytree(whole, tmp_path / "newer")
+    fields = json.loads((newer / "recipe.json").read_text())
+    del fields["digest"]
+    (newer / "recipe.json").write_bytes(document.encode({**fields, "format": 2}))
+    lost = shutil.copytree(whole, tmp_path / "lost")
+    (lost / "recipe.json").unlink()
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# --- wrong words ----------------------------------------------------------------------------------
+
+WRONG = {
+    # the command and its words
+    "frobnicate": "'frobnicate' is no command: expected one of prepare, verify",
+    "--frobnicate": "'--frobnicate' is no command",
+    "prepare": "required: SOURCE, STORE. See `tesserae prepare --help`",
+    "prepare src": "required: STORE",
+    "prepare src new more": "unrecognized arguments: more",
+    "prepare src new --colour red": "unrecognized arguments: --colour red",
+    "prepare src new --size 8": "unrecognized arguments: --size 8",
+    # the source
+    "prepare missing new": "missing': neither a file nor a folder is there. Pass the folder",
+    "prepare empty new": "no images found: ",
+    "prepare file.txt new": "no images found: ",
+    "prepare flat new": "lie in no class folder: expected <class>/<image>. Move them",
+    "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
+    "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
+    "prepare  new": "SOURCE is empty: expected a path",
+    # the store
+    "prepare src ": "STORE is empty: expected a path",
+    "prepare src file.txt": "file.txt: Not a directory. Choose a folder that can be written",
+    "prepare src file.txt/new": "Not a directory. Choose a folder that can be written",
+    "prepare src /proc/new": "cannot write to /proc/new: ",
+    "prepare src other": "is no store, and holds other files, such as 'letter.txt'. Choose a new",
+    "prepare inside inside": "lies in the source inside, which would change by it. Choose a folder",
+    "prepare inside inside/store": "lies in the source inside",
+    "prepare src nowhere://new": "cannot open nowhere://new",
+    "prepare src newer": "recipe.json has format 2: this version reads 1. Use the version",
+    "prepare src lost": "has plans but no recipe.json. Run `tesserae repair`",
+    # the recipe
+    "prepare src new --sizes 0": "sizes are [0]: expected numbers from 1 to 4096",
+    "prepare src new --sizes -1": "sizes are [-1]: expected numbers",
+    "prepare src new --sizes 5000": "sizes are [5000]: expected numbers",
+    "prepare src new --sizes abc": "--sizes: invalid int value: 'abc'",
+    "prepare src new --sizes 8.5": "--sizes: invalid int value: '8.5'",
+    "prepare src new --sizes": "--sizes: expected at least one argument",
+    "prepare src new --sizes 8 8": "sizes are [8, 8]: one is named twice",
+    "prepare src new --shard-rows 10 --chunk-rows 4": "a shard of 10 rows cannot be cut",
+    "prepare src new --shard-rows 8": "cannot be cut into chunks of 16: choose --shard-rows",
+    "prepare src new --shard-rows 0": "shard_rows is 0: expected at least 1",
+    "prepare src new --chunk-rows -4": "chunk_rows is -4: expected at least 1",
+    "prepare src new --codec gzip": "codec is 'gzip': expected none, zstd:LEVEL",
+    "prepare src new --codec zstd": "codec is 'zstd': expected none",
+    "prepare src new --codec zstd:99": "codec is 'zstd:99': expected",
+    "prepare src new --fit stretch": "--fit: invalid choice: 'stretch' (choose from 'crop'",
+    "prepare src new --filter cubic": "--filter: invalid choice: 'cubic'",
+    "prepare src new --serves 0": "serves is 0: expected at least 1",
+    "prepare src new --seed x": "--seed: invalid int value: 'x'",
+    "prepare src new --seed -1": "seed is -1: expected 0 to 2^64 - 1",
+    # the split
+    "prepare src new --split a/b": "split is 'a/b': expected letters, digits",
+    "prepare src new --split ..": "split is '..': expected letters",
+    "prepare src new --split": "--split: expected at least one argument",
+    "prepare src new --split a a": "--split is a a: one is named twice",
+    # the run
+    "prepare src new --workers 0": "--workers is 0: expected 1 to",
+    "prepare src new --workers two": "--workers: invalid int value: 'two'",
+    "prepare src new --threads 0": "--threads is 0: expected 1 to",
+    "prepare src new --limit 0": "--limit is 0: expected 1 to",
+    "prepare src new --max-bad 2": "--max-bad is 2.0: expected 0 to 1",
+    "prepare src new --max-bad -0.1": "--max-bad is -0.1: expected 0 to 1",
+    "prepare src new --max-bad nan": "--max-bad is nan: expected 0 to 1",
+    "prepare src new --max-bad few": "--max-bad: invalid float value: 'few'",
+    "prepare src new --image-seconds 0": "--image-seconds is 0.0: expected",
+    "prepare src new --image-seconds inf": "--image-seconds is inf: expected",
+    # another recipe than the store's
+    "prepare src good --sizes 8 --fit pad": "fit is 'crop' in the store, 'pad' was asked for",
+    "prepare src good --sizes 8 --filter box": "filter is 'bicubic' in the store, 'box' was asked",
+    "prepare src good --sizes 8 --exif": "exif is False in the store, True was asked for",
+    "prepare src good --sizes 8 --shard-rows 16": "shard_rows is 8 in the store, 16 was asked for",
+    "prepare src good --sizes 8 --codec zstd:1": "codec is 'none' in the store, 'zstd:1' was asked",
+    "prepare src good --sizes 8 --serves 99": "serves is 16 in the store, 99 was asked for",
+    "prepare src good --sizes 8 --seed 1": "the seed is 0 in the store, 1 now. Give the same",
+    "prepare inside good --sizes 8": "the number of samples is 50 in the store, 3 now",
+    # other commands
+    "verify": "required: STORE",
+    "verify missing": "no store at ",
+    "verify other": "no store at ",
+    "verify file.txt": "no store at ",
+    "verify good --split val": "no split 'val' in ",
+    "repair missing": "no store at ",
+    "repair good --split val": "no split 'val' in ",
+    "info missing": "it has no recipe.json. Pass the folder that `tesserae prepare",
+    "info other": "no store at ",
+    "info newer": "recipe.json has format 2: this version reads 1",
+    "info good --xml": "unrecognized arguments: --xml",
+    "doctor --xml": "unrecognized arguments: --xml",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_words_are_answered_in_one_sentence(
+    place: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 1, what is wrong and what was expected, and nothing is left behind."""
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    assert main(words.split(" ")) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("tesserae: ")
+    assert WRONG[words] in said.err
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    assert "Errno" not in said.err
+    after = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    assert {path for path in after if ".tmp" not in path.parts} == set(before)
+    assert all(after[path] == before[path] for path in before)
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it(place: Path) -> None:
+    """`--debug`, anywhere on the line."""
+    with pytest.raises(ValueError, match="sizes are"):
+        main(["prepare", "src", "new", "--debug", "--sizes", "0"])
+
+
+def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """And so does asking for help; the version is said too."""
+    for words in ([], ["--help"], ["help"]):
+        assert main(words) == 0
+        assert "prepare   decode and resize" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tesserae")
+
+
+# --- another listing ------------------------------------------------------------------------------
+
+
+def test_another_listing_is_refused_by_what_differs(
+    tmp_path: Path, source: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file more, a file less, a file of another size."""
+    store = shutil.copytree(whole, tmp_path / "store")
+    words = ["prepare", str(tmp_path / "train"), str(store), "--sizes", "8", "16"]
+    changed = shutil.copytree(source, tmp_path / "train")
+    first = sorted(changed.rglob("*.JPEG"))[0]
+
+    def refused() -> str:
+        assert main(words) == 1
+        return capsys.readouterr().err
+
+    extra = first.with_name("extra.JPEG")
+    extra.write_bytes(jpeg(99))
+    assert "the number of samples is 50 in the store, 51 now" in refused()
+    extra.unlink()
+    kept = first.read_bytes()
+    first.unlink()
+    assert "the number of samples is 50 in the store, 49 now" in refused()
+    first.write_bytes(kept + b"\0")
+    assert "the digest of the listing is " in refused()
+    assert contents(store) == contents(whole)
+
+
+def test_a_source_that_is_as_it_was_is_not_listed_again(tmp_path: Path, source: Path) -> None:
+    """The second run of a finished split looks at nothing and changes nothing."""
+    store = tmp_path / "store"
+    first = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
+    assert first.status == 0
+    before = stamps(store)
+    again = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    assert "listed before" in again.out
+    assert stamps(store) == before
+
+
+def stamps(store: Path) -> dict[str, tuple[int, int]]:
+    """Which file each is and when it was written, but for what is no part of the promises."""
+    return {
+        str(file.relative_to(store)): (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in store.rglob("*")
+        if file.is_file() and file.relative_to(store).parts[0] not in (".tmp", "report.html")
+    }
+
+
+# --- limits, growth, workers ----------------------------------------------------------------------
+
+
+def prepare(tmp_path: Path, source: Path, *words: object, workers: int = 2) -> Any:
+    """Run it on `store` in *tmp_path*."""
+    more = (*SMALL, "--workers", workers, *words)
+    return run("prepare", source, tmp_path / "store", *more, scratch=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_limit_stops_after_whole_shards(tmp_path: Path, source: Path, whole: Path) -> None:
+    """And goes on later, to the same bytes."""
+    store = tmp_path / "store"
+    limited = prepare(tmp_path, source, "--sizes", 8, 16, "--limit", 17)
+    assert (limited.status, limited.err) == (0, "")
+    assert committed(store) == 3
+    assert "24 of 50 rows are committed; the split is not finished" in limited.out
+    verified = run("verify", store, scratch=tmp_path)
+    assert verified.status == 1
+    assert "not finished: 4 of 7 shards are not committed" in verified.out
+    before = stamps(store)
+    same = prepare(tmp_path, source, "--sizes", 8, 16, "--limit", 24)
+    assert (same.status, stamps(store)) == (0, before)
+    rest = prepare(tmp_path, source, "--sizes", 8, 16)
+    assert (rest.status, rest.err) == (0, "")
+    assert contents(store) == contents(whole)
+    assert {k: v for k, v in stamps(store).items() if "/c.0." in k and "status" not in k} == {
+        k: v for k, v in before.items() if "/c.0." in k and "status" not in k
+    }
+
+
+@pytest.mark.slow
+def test_a_further_size_touches_nothing_else(tmp_path: Path, source: Path, whole: Path) -> None:
+    """Its own objects, the commits and the two records that speak of them."""
+    store = tmp_path / "store"
+    assert prepare(tmp_path, source, "--sizes", 8, "--serves", 16).status == 0
+    before = stamps(store)
+    grown = prepare(tmp_path, source, "--sizes", 16)
+    assert (grown.status, grown.err) == (0, "")
+    after = stamps(store)
+    changed = {name for name in before if after[name] != before[name]}
+    records = {"splits/train.done.json", "splits/train.ledger.jsonl"}
+    assert changed == records | {f"commits/train/{shard:06d}.json" for shard in range(7)}
+    assert {name.rpartition("/")[0] for name in after.keys() - before.keys()} == {
+        "images.zarr/train/16"
+    }
+    assert contents(store) == contents(whole)
+    assert run("verify", store, scratch=tmp_path).status == 0
+
+
+@pytest.mark.slow
+def test_a_changed_picture_is_found_when_a_size_is_added(tmp_path: Path, source: Path) -> None:
+    """The same size in bytes, other bytes: refused by its checksum, and nothing is committed."""
+    changed = shutil.copytree(source, tmp_path / "train")
+    assert prepare(tmp_path, changed, "--sizes", 8).status == 0
+    file = sorted(changed.rglob("*.JPEG"))[20]
+    data = bytearray(file.read_bytes())
+    data[-10] ^= 1
+    file.write_bytes(data)
+    before = contents(tmp_path / "store", provenance=True)
+    grown = prepare(tmp_path, changed, "--sizes", 16)
+    assert grown.status == 1
+    assert f"the bytes of '{file.parent.name}/{file.name}' are not those that were committed" in (
+        grown.err
+    )
+    assert grown.err.count("\n") == 1
+    after = contents(tmp_path / "store", provenance=True)
+    old = {n for n in before if not n.startswith("commits/") and "done" not in n}
+    assert {n: after[n] for n in old} == {n: before[n] for n in old}
+
+
+@pytest.mark.slow
+def test_a_picture_that_grew_since_it_was_listed_fails_its_shard(
+    tmp_path: Path, source: Path
+) -> None:
+    """It is named, is in no quarantine, and all other shards are there."""
+    changed = shutil.copytree(source, tmp_path / "train")
+    assert prepare(tmp_path, changed, "--sizes", 8, "--limit", 8).status == 0
+    grown = file_of_row(tmp_path / "store", changed, 30)
+    data = grown.read_bytes()
+    with grown.open("ab") as file:  # in place: the folder is as it was, the listing is kept
+        file.write(b"\0")
+    with saboteur(tmp_path / "path", HURRY) as path:
+        words = (*SMALL, "--workers", 2, "--sizes", 8)
+        failed = run(
+            "prepare", changed, tmp_path / "store", *words, scratch=tmp_path, extra_path=path
+        )
+    assert failed.status == 1
+    assert f"{grown.name} has {len(data) + 1} bytes, was listed with {len(data)}" in failed.err
+    assert "1 shards of split 'train' could not be made" in failed.err
+    assert committed(tmp_path / "store") == 6
+    grown.write_bytes(data)
+    assert prepare(tmp_path, changed, "--sizes", 8).status == 0
+
+
+HURRY = """
+def hurry(module):
+    module.Work.__init__.__kwdefaults__["read_pause"] = 0.01
+
+after_import("pipeline.ingest.shard", hurry)
+"""
+
+
+def file_of_row(store: Path, source: Path, row: int) -> Path:
+    """The image that a row is made of."""
+    objects = open_objects(str(store))
+    rows = Rows(objects, records.load_plan(objects, "train"))
+    try:
+        return source / rows.shard(row // 8)[row % 8].key
+    finally:
+        rows.close()
+
+
+@pytest.mark.slow
+def test_threads_and_processes_give_the_same_store(
+    tmp_path: Path, source: Path, whole: Path
+) -> None:
+    """One worker with two threads, as two workers with one."""
+    done = prepare(tmp_path, source, "--sizes", 8, 16, "--threads", 2, workers=1)
+    assert (done.status, done.err) == (0, "")
+    assert contents(tmp_path / "store") == contents(whole)
+
+
+# --- too much that is broken ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
+    """With the reasons; what is committed stays, and a larger share goes on from there."""
+    source = make_folder(tmp_path / "train", 200, bad=6)
+    stopped = prepare(tmp_path, source, "--sizes", 8)
+    assert stopped.status == 1
+    assert stopped.err.count("\n") == 1
+    assert "rows are no readable pictures (3 truncated), and --max-bad allows 0.01 of 200" in (
+        stopped.err
+    )
+    assert "pass a larger --max-bad to go on" in stopped.err
+    kept = committed(tmp_path / "store")
+    assert 0 < kept < 25
+    again = prepare(tmp_path, source, "--sizes", 8)
+    assert again.status == 1, "those of earlier runs count too"
+    before = stamps(tmp_path / "store")
+    rest = prepare(tmp_path, source, "--sizes", 8, "--max-bad", 0.05)
+    assert (rest.status, rest.err) == (0, "")
+    after = stamps(tmp_path / "store")
+    shards = [name for name in before if "/8/c." in name or name.startswith("commits/")]
+    assert shards
+    assert all(after[name] == before[name] for name in shards)
+    prepare_inline(source, str(tmp_path / "clean"), **{**CHOICES, "sizes": (8,)})
+    assert contents(tmp_path / "store") == contents(tmp_path / "clean")
+
+
+# --- two at once ----------------------------------------------------------------------------------
+
+SLOW = """
+import time
+
+def slow(module):
+    read_ahead = module.read_ahead
+
+    def slowly(*args, **options):
+        time.sleep(0.5)
+        return read_ahead(*args, **options)
+
+    module.read_ahead = slowly
+
+after_import("pipeline.ingest.readahead", slow)
+"""
+
+
+def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: Path) -> None:
+    """The second is refused with the name of the first, or waits and finds all done."""
+    store = tmp_path / "store"
+    words = ("prepare", source, store, *SMALL, "--sizes", 8, 16, "--workers", 1)
+    with (
+        saboteur(tmp_path / "path", SLOW) as path,
+        start(*words, scratch=tmp_path, extra_path=path) as first,
+    ):
+        assert wait_until(lambda: committed(store) > 0)
+        refused = run(*words, scratch=tmp_path)
+        assert refused.status == 1
+        assert f"is being written by process {first.process.pid} on {os.uname().nodename}" in (
+            refused.err
+        )
+        assert "Wait for it to end, or pass --wait" in refused.err
+        assert first.running()
+        waited = run(*words, "--wait", scratch=tmp_path)
+        assert first.wait() == 0
+    assert (waited.status, waited.err) == (0, "")
+    assert "listed before" in waited.out
+    assert contents(store) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(3))
+def test_two_splits_of_a_new_store_can_be_made_at_once(tmp_path: Path, round_: int) -> None:
+    """Whoever is first writes the recipe; both end well, and both reports were written."""
+    root = tmp_path / "images"
+    make_folder(root / "train", 40)
+    make_folder(root / "val", 40)
+    store = tmp_path / "store"
+    words = ("prepare", root, store, *SMALL, "--sizes", 8, "--workers", 1)
+    with (
+        start(*words, "--split", "train", scratch=tmp_path) as train,
+        start(*words, "--split", "val", scratch=tmp_path) as val,
+    ):
+        assert (train.wait(), train.err) == (0, "")
+        assert (val.wait(), val.err) == (0, "")
+    assert run("verify", store, scratch=tmp_path).status == 0
