@@ -79,9 +79,10 @@ class _Lock:
             holder = os.pread(file, 200, 0).decode(errors="replace").strip()
             os.close(file)
             return holder or "another process"
-        os.ftruncate(file, 0)
-        os.pwrite(file, _me().encode(), 0)
         self._file = file
+        os.ftruncate(file, 0)
+        with contextlib.suppress(OSError):  # a full disk: who holds it is not needed to hold it
+            os.pwrite(file, _me().encode(), 0)
         return None
 
     def release(self) -> None:

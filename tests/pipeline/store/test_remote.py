@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
@@ -194,6 +195,28 @@ def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     objects.put(".tmp/train.lease.json", json.dumps(dead).encode())
     with lease.lease(objects, "train", wait=False):
         assert b"died" not in objects.get(".tmp/train.lease.json")
+
+
+def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> None:
+    """Its machine slept longer than a lease lasts."""
+    objects = open_objects(url)
+    taken = {"id": "x", "holder": "another process", "expires": time.time() + 60}
+    with lease.lease(objects, "train", wait=False):
+        objects.put(".tmp/train.lease.json", json.dumps(taken).encode())
+    assert json.loads(objects.get(".tmp/train.lease.json")) == taken
+
+
+@pytest.mark.slow
+def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
+    """Also where it takes several requests, and over a longer one."""
+    objects = open_objects(url)
+    for length in (120_000_000, 3):
+        data = np.random.default_rng(length).bytes(length)
+        writer = objects.create("shard")
+        writer.write(memoryview(data))
+        assert objects.size("shard") != length
+        writer.finish()
+        assert records.is_there(objects, records.fingerprint("shard", data))
 
 
 def test_damage_is_found_and_repaired(
