@@ -57,16 +57,19 @@ time.sleep(50)
     assert status == -signal.SIGALRM
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "for _ in range(20):\n    with Watchdog(0.2):\n        time.sleep(0.02)",
-        "with Watchdog(0.2):\n    pass\ntime.sleep(0.5)",
-        "try:\n    with Watchdog(0.2):\n        raise OSError\nexcept OSError:\n    time.sleep(0.5)",
-        "with Watchdog(0.0):\n    time.sleep(0.5)",
-    ],
-    ids=["many pictures", "a wait between pictures", "a picture that fails", "no limit"],
-)
+MANY = "for _ in range(20):\n    with Watchdog(0.2):\n        time.sleep(0.02)"
+WAIT = "with Watchdog(0.2):\n    pass\ntime.sleep(0.5)"
+ERROR = """
+try:
+    with Watchdog(0.2):
+        raise OSError
+except OSError:
+    time.sleep(0.5)
+"""
+UNLIMITED = "with Watchdog(0.0):\n    time.sleep(0.5)"
+
+
+@pytest.mark.parametrize("code", [MANY, WAIT, ERROR, UNLIMITED])
 def test_what_does_not_hang_is_let_be(code: str) -> None:
     """However long the process lives, and however long it waits for its source."""
     assert ended(code)[0] == 0
