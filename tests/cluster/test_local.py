@@ -131,6 +131,22 @@ def test_closing_leaves_no_process() -> None:
     assert wait_until(lambda: set(multiprocessing.active_children()) <= before)
 
 
+def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dask refuses while a nanny is starting a worker; what is left dies with this process."""
+    made = Local(1, 1, allowed_losses=1, dashboard=False)
+    close = made.cluster.close
+
+    def refuse(timeout: float) -> None:
+        raise AssertionError("Status.starting")
+
+    monkeypatch.setattr(made.cluster, "close", refuse)
+    made.close()
+    assert not made.cluster.shutdown_on_close, "nor is it tried when Python ends"
+    close(timeout=10)
+
+
 def test_cores_and_memory_are_those_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,7 @@ def test_what_every_job_would_meet_ends_the_run(
     client: Client, error: Exception, kind: type[TesseraeError], words: str
 ) -> None:
     """In one sentence, and what has not run is forgotten."""
-    sleep = [Job(f"sleep-{n}", time.sleep, (0.5,)) for n in range(40)]
+    sleep = [Job(f"sleep-{n}", time.sleep, (0.5,)) for n in range(400)]
     with pytest.raises(kind, match=words):
         list(run_jobs(client, f"end-{words[:3]}", [Job("bad", fail, (error,)), *sleep]))
     assert wait_until(lambda: idle(client))
@@ -138,7 +138,7 @@ def test_what_every_job_would_meet_ends_the_run(
 
 def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
     """As Ctrl-C does."""
-    results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.05,)) for n in range(100)])
+    results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.1,)) for n in range(2000)])
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert wait_until(lambda: idle(client))
