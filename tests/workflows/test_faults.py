@@ -54,8 +54,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
-    """19 shards."""
-    return linked_folder(tmp_path_factory.mktemp("source") / "train", originals, 600)
+    """25 shards."""
+    return linked_folder(tmp_path_factory.mktemp("source") / "train", originals, 800)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,12 @@ def break_off(
     command: Command, store: Path, rng: random.Random, seconds: float, shards: int
 ) -> int:
     """Kill workers again and again, then the whole command; returns how many workers."""
-    enough = rng.uniform(0.1, 0.9) * shards
+    enough = rng.uniform(0.1, 0.85) * shards
     most = rng.randint(2, 12)
     killed = 0
     assert wait_until(lambda: committed(store) > 0)
     while committed(store) < enough and killed < most and command.running():
-        time.sleep(rng.uniform(0.2, 3) * seconds)
+        wait_until(lambda: committed(store) >= enough, rng.uniform(0.2, 3) * seconds)
         if workers := command.workers():
             with suppress(psutil.NoSuchProcess):
                 rng.choice(workers).kill()
@@ -310,6 +310,17 @@ def test_a_source_that_fails_for_a_while_is_waited_for(tmp_path: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert (tmp_path / "counter").stat().st_size == 10
     assert contents(tmp_path / "store") == contents(tmp_path / "clean")
+
+
+@pytest.mark.slow
+def test_a_source_that_is_lost_ends_the_run(tmp_path: Path) -> None:
+    """After some shards in a row, not after hours of trying all of them."""
+    source = make_folder(tmp_path / "source", 400)
+    lost = prepare_failing(tmp_path, source, ".JPEG", 10**6)
+    assert lost.status == 1
+    assert "8 shards of split 'train' could not be made; prepare-train-0000" in lost.err
+    assert lost.err.count("\n") == 1
+    assert committed(tmp_path / "store") == 0
 
 
 def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> None:
