@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import math
-import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from workflows.figures import printable
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PAETH = 4
-"""PNG's filter of photographs: each byte less the best guess from its neighbours."""
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --card: #fff; --ink: #1c1d20;
@@ -76,19 +72,19 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Pictures of one size in one PNG, row by row."""
+    """Pictures of one size in one JPEG, row by row."""
 
     size: int
     labels: tuple[str, ...]
     columns: int
-    png: bytes
+    jpeg: bytes
     title: str = ""
 
 
 def contact_sheet(
     images: NDArray[np.uint8], labels: Sequence[str], title: str = ""
 ) -> ContactSheet:
-    """Put *images* side by side, pixel by pixel as they are.
+    """Put *images* side by side, as large as they are.
 
     Args:
         images: (n, size, size, 3) uint8 RGB.
@@ -110,29 +106,14 @@ def contact_sheet(
     grid[:count] = images
     sheet = grid.reshape(rows, columns, size, size, 3).swapaxes(1, 2)
     pixels = sheet.reshape(rows * size, columns * size, 3)
-    return ContactSheet(size, tuple(labels), columns, encode_png(pixels), title)
+    return ContactSheet(size, tuple(labels), columns, encode_jpeg(pixels), title)
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """*pixels*, (height, width, 3) uint8 RGB, as a PNG. Here, so that a page needs no Pillow."""
-    height, width = pixels.shape[:2]
-    around = np.zeros((height + 1, width + 1, 3), np.int16)
-    around[1:, 1:] = pixels
-    left, above, corner = around[1:, :-1], around[:-1, 1:], around[:-1, :-1]
-    by_left, by_above = abs(above - corner), abs(left - corner)  # of left + above - corner
-    by_corner = abs(left + above - 2 * corner)
-    guess = np.where(by_above <= by_corner, above, corner)
-    guess = np.where((by_left <= by_above) & (by_left <= by_corner), left, guess)
-    lines = np.empty((height, 1 + width * 3), np.uint8)
-    lines[:, 0] = PAETH
-    lines[:, 1:] = (around[1:, 1:] - guess).astype(np.uint8).reshape(height, width * 3)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
-    return PNG_SIGNATURE + b"".join(_png_part(name, data) for name, data in parts)
-
-
-def _png_part(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """*pixels*, (height, width, 3) uint8 RGB, as a JPEG that looks the same: a quarter of a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=95, subsampling=0)
+    return file.getvalue()
 
 
 def text(value: str) -> str:
@@ -199,11 +180,11 @@ def bar(share: float) -> str:
 
 def sheet_style(sheet: ContactSheet, name: str) -> str:
     """The picture of a contact sheet, once, under the class *name*."""
-    data = base64.b64encode(sheet.png).decode("ascii")
+    data = base64.b64encode(sheet.jpeg).decode("ascii")
     return (
         f".{name} figure {{ width: {sheet.size}px; }}"
         f" .{name} i {{ width: {sheet.size}px; height: {sheet.size}px;"
-        f" background-image: url(data:image/png;base64,{data}); }}\n"
+        f" background-image: url(data:image/jpeg;base64,{data}); }}\n"
     )
 
 

@@ -85,17 +85,17 @@ def _quarantined(splits: dict[str, Any]) -> Iterator[Quarantined]:
 
 
 def _sheets(objects: Objects, splits: dict[str, Any]) -> Iterator[ContactSheet]:
+    classes = records.load_recipe(objects).classes
     for name, what in splits.items():
         if not what["finished"]:
             continue
         rows = _shown_rows(objects, name, what["rows"])
+        labels = _labels(objects, name, rows, classes)
         for size in what["sizes_finished"]:
             count = min(len(rows), SHEET_PICTURES, max(1, (SHEET_PIXELS // size) * 2))
             images = [arrays.read_rows(objects, name, size, row, row + 1) for row in rows[:count]]
             if images:
-                yield contact_sheet(
-                    np.concatenate(images), _labels(objects, name, rows[:count]), name
-                )
+                yield contact_sheet(np.concatenate(images), labels[:count], name)
 
 
 def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:
@@ -105,8 +105,9 @@ def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:
     return [int(row) for row in order[: 10 * SHEET_PICTURES] if status[row] == 0][:SHEET_PICTURES]
 
 
-def _labels(objects: Objects, split: str, rows: Sequence[int]) -> list[str]:
-    classes = records.load_recipe(objects).classes
+def _labels(
+    objects: Objects, split: str, rows: Sequence[int], classes: Sequence[tuple[str, str]]
+) -> list[str]:
     labels = arrays.read_small(objects, split, "label")
     return [
         (classes[label][1].partition(",")[0] or classes[label][0]) if label >= 0 else "no class"

@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 def encode(fields: dict[str, Any]) -> bytes:
     """Write *fields*, which must be plain JSON values without a `digest`, as a document."""
-    return _text({**fields, "digest": digest(fields)})
+    return _sealed(fields, digest(fields))
 
 
 def digest(fields: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
     try:
         fields = json.loads(data)
         recorded = fields.pop("digest")
-        intact = recorded == digest(fields) and encode(fields) == data
+        intact = recorded == digest(fields) and _sealed(fields, recorded) == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
@@ -67,6 +67,10 @@ def decode_as(make: Callable[[dict[str, Any]], Made], data: bytes, name: str) ->
         raise StoreDamagedError(
             f"{name} holds another document than its name says. Run `tesserae repair`."
         ) from e
+
+
+def _sealed(fields: dict[str, Any], digest: str) -> bytes:
+    return _text({**fields, "digest": digest})
 
 
 def _text(fields: dict[str, Any]) -> bytes:

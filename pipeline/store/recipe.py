@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import StoreMismatchError
@@ -72,11 +73,12 @@ class Recipe:
         return [wnid for wnid, _ in self.classes]
 
     def _fields(self) -> dict[str, Any]:
-        return {**asdict(self), "format": layout.FORMAT, "classes": [list(c) for c in self.classes]}
+        return {**vars(self), "format": layout.FORMAT}
 
 
+@functools.lru_cache(maxsize=2)
 def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
-    """Read a recipe back.
+    """Read a recipe back. With 21,000 classes that takes a while: the last ones are kept.
 
     Raises:
         StoreDamagedError: The text is not what was written.

@@ -10,46 +10,38 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from workflows import page
-from workflows.page import bar, contact_sheet, encode_png, sheet_figures, sheet_style, table, text
+from workflows.page import bar, contact_sheet, encode_jpeg, sheet_figures, sheet_style, table, text
 
 
-def decoded(png: bytes) -> np.ndarray:
-    """The pixels of a PNG, by Pillow, which checks its checksums."""
-    with Image.open(io.BytesIO(png)) as image:
-        assert (image.format, image.mode) == ("PNG", "RGB")
-        return np.asarray(image)
+def decoded(jpeg: bytes) -> np.ndarray:
+    """The pixels of a JPEG, by Pillow."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+        return np.asarray(image).astype(int)
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.booleans())
-def test_a_png_gives_back_the_pixels(height, width, seed, smooth):
-    """Of noise, and of gradients that all filters' branches meet."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    if smooth:
-        pixels = np.cumsum(pixels // 16, axis=1).astype(np.uint8)
-
-    np.testing.assert_array_equal(pixels, decoded(encode_png(pixels)))
-
-
-def test_a_photograph_is_smaller_as_a_png_than_as_pixels():
-    """The filter does its work."""
-    x, y = np.meshgrid(np.arange(200), np.arange(200))
-    pixels = np.stack([x + y, x, 255 - y], axis=-1).astype(np.uint8)
-
-    assert len(encode_png(pixels)) < pixels.nbytes / 20
-
-
-@given(st.integers(0, 20), st.integers(1, 6))
-def test_a_contact_sheet_holds_every_picture_pixel_by_pixel(count, size):
-    """At the place where the page looks for it."""
-    images = np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
+@given(st.integers(0, 20), st.integers(1, 3))
+def test_a_contact_sheet_holds_every_picture(count, blocks):
+    """At the place where the page looks for it; no colour is noticeably another."""
+    size = 8 * blocks
+    colours = np.random.default_rng(count).integers(0, 256, (count, 1, 1, 3), np.uint8)
+    images = np.broadcast_to(colours, (count, size, size, 3))
     sheet = contact_sheet(images, [str(i) for i in range(count)])
-    pixels = decoded(sheet.png)
+    pixels = decoded(sheet.jpeg)
 
     for place, image in enumerate(images):
         row, column = divmod(place, sheet.columns)
         tile = pixels[row * size : (row + 1) * size, column * size : (column + 1) * size]
-        np.testing.assert_array_equal(image, tile)
+        np.testing.assert_allclose(tile, image, atol=4)
         assert f"-{column * size}px -{row * size}px" in sheet_figures(sheet, "x")
+
+
+def test_a_photograph_looks_the_same():
+    """Its edges and its colours."""
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+    pixels = np.stack([4 * x, 4 * y, 128 + 100 * np.sin(x / 3)], axis=-1).astype(np.uint8)
+
+    np.testing.assert_allclose(decoded(encode_jpeg(pixels)), pixels, atol=12)
 
 
 @pytest.mark.parametrize(
@@ -114,4 +106,4 @@ def test_a_page_asks_for_nothing_outside_itself():
 
     assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
     assert "http" not in html.replace("http-equiv", "")
-    assert "url(data:image/png;base64," in html
+    assert "url(data:image/jpeg;base64," in html

@@ -252,7 +252,7 @@ def test_pictures_of_every_size_are_inside_the_page():
 
     assert found.tags.count("figure") == 6
     assert "val, 224 px" in found.text
-    assert "".join(found.text).count("data:image/png;base64,") == 2
+    assert "".join(found.text).count("data:image/jpeg;base64,") == 2
     assert not {"src", "href"} & {name for name, _ in found.attributes}
     assert not {"script", "link", "img", "iframe"} & set(found.tags)
 
