@@ -6,6 +6,7 @@ What differs from `LocalCluster()`, and why:
 * Workers come out of a fork server that has imported Dask once: half the start-up. It starts with
   SIGINT and SIGTERM blocked, and they inherit that: a terminal's Ctrl-C and a batch system's
   SIGTERM reach all of them at once, and are the command's to answer.
+* The dashboard is loaded when somebody opens it (`cluster.dashboard`).
 * Workers have no dashboards of their own: each would import bokeh for a page that nobody opens.
 * glibc's allocator keeps what is freed. Dask's nanny sets MALLOC_TRIM_THRESHOLD_ so that it gives
   memory back at once; for a task that allocates a megabyte a picture that is 38 % more CPU.
@@ -25,11 +26,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 import psutil
-from distributed import LocalCluster
+from distributed import LocalCluster, Scheduler
+
+from cluster.dashboard import offer
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -38,6 +41,9 @@ ALLOCATOR = {
     # One heap is enough for a worker's two threads; more only hold more free memory.
     "MALLOC_ARENA_MAX": "2",
 }
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""A task has one core. Dask sets this too, for workers, when the fork server's numpy is loaded."""
 
 DASHBOARD_PORT = 8787
 KEEP_SECONDS = 5.0
@@ -114,11 +120,13 @@ class Local:
             processes=True,
             host="127.0.0.1",
             dashboard_address=_dashboard_address() if dashboard else "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard},  # without an address it takes port 8787
+            scheduler_kwargs={"dashboard": False},  # without an address it takes port 8787
             worker_dashboard_address=None,
             memory_limit=memory() // workers,
             silence_logs="CRITICAL",
         )
+        if dashboard:
+            offer(cast(Scheduler, self.cluster.scheduler))
 
     @property
     def dashboard(self) -> str:
@@ -161,13 +169,17 @@ class Local:
 
 
 def _start_fork_server(preload: list[str]) -> None:
-    os.environ.update(ALLOCATOR)  # read when a process starts: forked workers have the server's
-    forkserver.set_forkserver_preload(preload)
+    forkserver.set_forkserver_preload(["cluster.preload"])
     resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
+    ours = os.environ.copy()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
+        # Read when a process starts: forked workers have the server's.
+        os.environ.update(ALLOCATOR | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(preload)})
         forkserver.ensure_running()
     finally:
+        os.environ.clear()
+        os.environ.update(ours)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,36 @@ def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
     ]
     assert len(listening) >= 6
     assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_the_dashboard_is_there_for_whoever_looks() -> None:
+    """It is loaded by the first page that is asked for, and serves all of them from then on."""
+    code = """
+import sys, urllib.request
+from cluster.local import Local
+with Local(1, 1, allowed_losses=1) as made:
+    assert "bokeh" not in sys.modules
+    root = made.dashboard.removesuffix("status")
+    for page in ("", "status", "tasks", "individual-task-stream", "static/js/bokeh.min.js"):
+        with urllib.request.urlopen(root + page, timeout=30) as answer:
+            print(answer.status, answer.url.removeprefix(root), b"Bokeh" in answer.read())
+    try:
+        urllib.request.urlopen(root + "nothing", timeout=30)
+    except urllib.error.HTTPError as e:
+        print(e.code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        "200 status True",
+        "200 status True",
+        "200 tasks True",
+        "200 individual-task-stream True",
+        "200 static/js/bokeh.min.js True",
+        "404",
+    ]
 
 
 def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
