@@ -33,12 +33,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.decode import CRASHED, TIMEOUT, decode
 from pipeline.errors import DecodeError, TesseraeError
-from pipeline.resize import resize_into
+from pipeline.resize import resize
 
 _OUT_OF_MEMORY = 86
 """Exit status of a child that met its memory limit."""
@@ -57,8 +54,8 @@ class Resized:
     mode: str
     format: str
     scale: int
-    pixels: dict[int, NDArray[np.uint8]]
-    """By size: (size, size, 3) uint8 RGB, read-only."""
+    pixels: dict[int, bytes]
+    """By size: (size, size, 3) uint8 RGB in C order."""
 
 
 class IsolatedDecoder:
@@ -143,9 +140,8 @@ def _resized(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resi
     pixels = {}
     at = 0
     for size in sizes:
-        num_bytes = size * size * 3
-        pixels[size] = np.frombuffer(payload, np.uint8, num_bytes, at).reshape(size, size, 3)
-        at += num_bytes
+        pixels[size] = payload[at : at + size * size * 3]
+        at += len(pixels[size])
     return Resized(pixels=pixels, **{k: v for k, v in head.items() if k != "payload"})
 
 
@@ -268,11 +264,9 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         decoded = decode(data, fit=head["fit"], serves=head["serves"], exif=head["exif"])
     except DecodeError as e:
         return {"status": e.status, "reason": e.reason}, b""
-    squares = []
-    for size in head["sizes"]:
-        out = np.empty((size, size, 3), np.uint8)
-        resize_into(decoded, size, fit=head["fit"], filter=head["filter"], out=out)
-        squares.append(out.tobytes())
+    squares = [
+        resize(decoded, size, fit=head["fit"], filter=head["filter"]) for size in head["sizes"]
+    ]
     names = ("width", "height", "mode", "format", "scale")
     return {name: getattr(decoded, name) for name in names}, b"".join(squares)
 

@@ -7,8 +7,6 @@ and at its rim the filter sees what lies beyond, instead of a repeated edge.
 
 from types import MappingProxyType
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.decode import Decoded
@@ -42,14 +40,7 @@ def fit_box(width: int, height: int, fit: str) -> tuple[int, int, int, int]:
     raise ValueError(f"fit is {fit!r}: expected one of {', '.join(FITS)}.")
 
 
-def resize_into(
-    decoded: Decoded,
-    size: int,
-    *,
-    fit: str,
-    filter: str,
-    out: NDArray[np.uint8],
-) -> None:
+def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
     """Make the square of one size.
 
     Args:
@@ -57,7 +48,9 @@ def resize_into(
         fit: `crop` cuts a centred square, `squish` gives up the proportions, and `pad` makes the
             longer side `size`, centred on black.
         filter: One of `FILTERS`.
-        out: Where it goes: (size, size, 3) uint8 RGB, contiguous.
+
+    Returns:
+        (size, size, 3) uint8 RGB in C order.
     """
     box: tuple[float, float, float, float] = fit_box(decoded.width, decoded.height, fit)
     if decoded.scale > 1:
@@ -67,7 +60,7 @@ def resize_into(
         square = _padded(decoded, size, FILTERS[filter], box)
     else:
         square = decoded.pixels.resize((size, size), FILTERS[filter], box)
-    out.data.cast("B")[:] = square.tobytes("raw", "RGB")
+    return square.tobytes("raw", "RGB")
 
 
 def _padded(

@@ -307,7 +307,7 @@ def _prepare(
         make_shards(options, objects, plan, work, todo, cluster, tally)
     if tally.failed:
         raise TesseraeError(_failures(tally.failed, split))
-    done = _finish(objects, plan, work, cluster, started=bool(todo))
+    done = _finish(objects, plan, work)
     if done is not None and source.access == "blocks":
         shutil.rmtree(_spool_folder(objects, split), ignore_errors=True)
     return tally.report()
@@ -474,9 +474,7 @@ def _failures(failed: Sequence[Failed], split: str) -> str:
     )
 
 
-def _finish(
-    objects: Objects, plan: Plan, work: Work, cluster: Cluster, *, started: bool
-) -> Done | None:
+def _finish(objects: Objects, plan: Plan, work: Work) -> Done | None:
     commits = records.load_commits(objects, plan)
     if len(commits) < plan.num_shards:
         rows = sum(kept.stop - kept.start for kept in commits.values())
@@ -485,13 +483,7 @@ def _finish(
             " finished. Run again without --limit to go on."
         )
         return None
-    if not started:
-        return finish_split(work.store, work.split, work.run)
-    job = Job(f"finish-{work.split}", finish_split, (work.store, work.split, work.run))
-    (result,) = list(run_jobs(cluster.client, work.run, [job], tick=cluster.keep))
-    if isinstance(result, Failed):
-        raise TesseraeError(str(result.error))
-    return Done(**vars(result))
+    return finish_split(work.store, work.split, work.run)
 
 
 def _how_to_go_on(objects: Objects, split: str) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import google_crc32c
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.errors import DecodeError, ReadError, StoreError
@@ -17,7 +15,7 @@ from pipeline.ingest.check import Problem
 from pipeline.ingest.rows import Sample, known_origin
 from pipeline.ingest.shard import Work, Workspace
 from pipeline.order import row_order
-from pipeline.resize import resize_into
+from pipeline.resize import resize
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.objects import Objects
 
@@ -85,23 +83,19 @@ def _differences(
         return
     for size, made in pixels.items():
         stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
-        if not np.array_equal(stored[0], made):
+        if stored.tobytes() != made:
             yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
 
 
-def _paint(
-    space: Workspace, data: bytes, expected: object
-) -> tuple[int, dict[int, NDArray[np.uint8]]]:
+def _paint(space: Workspace, data: bytes, expected: object) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe
-    pixels = {size: np.zeros((size, size, 3), np.uint8) for size in space.work.sizes}
+    black = {size: bytes(size * size * 3) for size in space.work.sizes}
     if expected in (CRASHED, TIMEOUT):  # never give it to a decoder again
-        return int(str(expected)), pixels
+        return int(str(expected)), black
     try:
         decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
-        for size, out in pixels.items():
-            resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
     except DecodeError as e:
-        for out in pixels.values():
-            out[:] = 0
-        return e.status, pixels
-    return READABLE, pixels
+        return e.status, black
+    return READABLE, {
+        size: resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in black
+    }

@@ -15,14 +15,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import google_crc32c
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipeline import probe
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
@@ -31,7 +30,7 @@ from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.rows import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
 from pipeline.isolate import IsolatedDecoder
-from pipeline.resize import fit_box, resize_into
+from pipeline.resize import fit_box, resize
 from pipeline.sources.reader import Reader
 from pipeline.store import layout, recipe, records, table
 from pipeline.store.commit import Commit, Written
@@ -87,9 +86,26 @@ class Facts:
     format: str
 
 
-Outs = Sequence[NDArray[np.uint8]]
-Paint = Callable[[bytes, Outs], Facts]
-"""Turns an image's bytes into pixels at every size, or raises DecodeError."""
+@dataclass(frozen=True)
+class Made:
+    """What was written of one shard, and what was seen."""
+
+    arrays: dict[int, Written]
+    """The shard object of each size."""
+    part: Written | None
+    """The table part, where it was wanted."""
+    counts: dict[str, int]
+    """Rows by status, in words."""
+    bytes_in: int
+
+    @property
+    def objects(self) -> list[Written]:
+        """All of it."""
+        return [*self.arrays.values(), *([] if self.part is None else [self.part])]
+
+
+Paint = Callable[[bytes], tuple[Facts, list[bytes]]]
+"""Turns an image's bytes into the squares of every size, or raises DecodeError."""
 
 
 class Workspace:
@@ -145,9 +161,8 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     missing = [size for size in work.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
         return _report(before, isolated=isolated)
-    known = None if before is None else _known(space, before)
-    made, lines, watch = _make(space, shard, missing, known, isolated=isolated)
-    after = _commit(space, shard, before, made, lines, watch)
+    made, watch = _make(space, shard, missing, before, isolated=isolated)
+    after = _commit(space, shard, before, made, watch)
     space.objects.put(layout.commit(work.split, shard), after.encode())
     watch.lap("sync")
     return _report(
@@ -159,7 +174,7 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
             if before is None or written not in before.objects
         ),
         seconds=watch.seconds,
-        bytes_in=sum(line.num_bytes for line in lines),
+        bytes_in=made.bytes_in,
     )
 
 
@@ -179,11 +194,10 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
     kept = records.load_commit(space.objects, work.split, shard)
     if kept is None:
         raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
-    known = None if part else _known(space, kept)
-    made, lines, watch = _make(space, shard, list(sizes), known, isolated=False)
-    found = list(made.values())
-    if part:
-        found.append(_put_part(space, shard, lines))
+    # Which pictures must not be decoded again the part would say; that there are any, the commit.
+    poisonous = part and any(STATUS_WORDS[word] in kept.counts for word in (CRASHED, TIMEOUT))
+    made, watch = _make(space, shard, sizes, None if part else kept, isolated=poisonous)
+    found = made.objects
     wrong = [written.name for written in found if written not in kept.objects]
     if wrong:
         raise StoreMismatchError(
@@ -194,16 +208,28 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
 
 
 def _make(
-    space: Workspace, shard: int, sizes: Sequence[int], known: pa.Table | None, *, isolated: bool
-) -> tuple[dict[int, Written], list[Line], Stopwatch]:
+    space: Workspace,
+    shard: int,
+    sizes: Sequence[int],
+    kept: Commit | None,
+    *,
+    isolated: bool,
+) -> tuple[Made, Stopwatch]:
+    # What was kept has a table part; without it, there is one to be made.
     watch = Stopwatch()
+    known = None if kept is None else table.decode_part(space.objects.get(kept.table.name))
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
         paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
         lines = _fill(space, shard, composers, paint, known, watch)
-        made = {size: c.finish() for size, c in zip(sizes, composers, strict=True)}
-        watch.lap("sync")
-    return made, lines, watch
+        # Each waits for the disk or for the network: all at once, so that it is one wait.
+        with ThreadPoolExecutor(len(composers) + 1, "finish") as pool:
+            putting = pool.submit(_put_part, space, shard, lines) if kept is None else None
+            arrays = dict(zip(sizes, pool.map(ShardComposer.finish, composers), strict=True))
+            written = None if putting is None else putting.result()
+    watch.lap("sync")
+    counts = Counter(STATUS_WORDS[line.status] for line in lines)
+    return Made(arrays, written, dict(counts), sum(line.num_bytes for line in lines)), watch
 
 
 @contextmanager
@@ -231,7 +257,7 @@ def _fill(
     watch: Stopwatch,
 ) -> list[Line]:
     samples = space.rows.shard(shard)
-    chunk_rows = space.recipe.chunk_rows
+    black = [bytes(composer.row_bytes) for composer in composers]
     lines: list[Line] = []
     work = space.work
     images = read_ahead(
@@ -240,13 +266,11 @@ def _fill(
     with closing(images):
         for place, (sample, data) in enumerate(zip(samples, images, strict=True)):
             watch.lap("read")
-            row = place % chunk_rows
-            outs = [composer.rows[row] for composer in composers]
-            lines.append(_paint_row(space, sample, data, outs, paint, known, place))
-            if row + 1 == chunk_rows or place + 1 == len(samples):
-                for composer in composers:
-                    composer.flush(row + 1)
-                watch.lap("write")
+            line, squares = _paint_row(space, sample, data, paint, known, place)
+            lines.append(line)
+            for composer, square in zip(composers, squares or black, strict=True):
+                composer.append(square)
+            watch.lap("write")
     return lines
 
 
@@ -254,19 +278,19 @@ def _paint_row(
     space: Workspace,
     sample: Sample,
     data: bytes,
-    outs: Outs,
     paint: Paint,
     known: pa.Table | None,
     place: int,
-) -> Line:
+) -> tuple[Line, list[bytes] | None]:
     checksum = google_crc32c.value(data)
     expected = _expected(sample, checksum, known, place)
     if expected in (CRASHED, TIMEOUT):  # never give it to the decoder again
-        return _quarantined(space, sample, checksum, outs, expected, _reason(known, place))
+        return _quarantined(space, sample, checksum, expected, _reason(known, place)), None
+    squares = None
     try:
-        facts = paint(data, outs)
+        facts, squares = paint(data)
     except DecodeError as e:
-        line = _quarantined(space, sample, checksum, outs, e.status, e.reason)
+        line = _quarantined(space, sample, checksum, e.status, e.reason)
     else:
         line = _readable(space, sample, checksum, facts)
     if expected is not None and expected != line.status:
@@ -274,7 +298,7 @@ def _paint_row(
             f"row {sample.row} ({sample.key!r}) was {STATUS_WORDS[expected]} when it was committed"
             f" and is {STATUS_WORDS[line.status]} now, from the same bytes."
         )
-    return line
+    return line, squares
 
 
 def _expected(sample: Sample, checksum: int, known: pa.Table | None, place: int) -> int | None:
@@ -316,11 +340,7 @@ def _readable(space: Workspace, sample: Sample, checksum: int, facts: Facts) -> 
     )
 
 
-def _quarantined(
-    space: Workspace, sample: Sample, checksum: int, outs: Outs, status: int, reason: str
-) -> Line:
-    for out in outs:
-        out[:] = 0  # the chunk still holds a row of the chunk before
+def _quarantined(space: Workspace, sample: Sample, checksum: int, status: int, reason: str) -> Line:
     return Line(
         sample.row,
         sample.key,
@@ -357,16 +377,15 @@ def _painter(
 
 
 def _paint_here(
-    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes, outs: Outs
-) -> Facts:
+    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
+) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
     with space.watchdog:
         decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
         watch.lap("decode")
-        for size, out in zip(sizes, outs, strict=True):
-            resize_into(decoded, size, fit=recipe.fit, filter=recipe.filter, out=out)
+        squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
         watch.lap("resize")
-    return Facts(decoded.width, decoded.height, decoded.mode, decoded.format)
+    return Facts(decoded.width, decoded.height, decoded.mode, decoded.format), squares
 
 
 def _paint_in_child(
@@ -375,8 +394,7 @@ def _paint_in_child(
     sizes: Sequence[int],
     watch: Stopwatch,
     data: bytes,
-    outs: Outs,
-) -> Facts:
+) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
     painted = child.decode_resize(
         data,
@@ -386,14 +404,9 @@ def _paint_in_child(
         serves=recipe.serves,
         exif=recipe.exif,
     )
-    for size, out in zip(sizes, outs, strict=True):
-        out[:] = painted.pixels[size]
     watch.lap("decode")
-    return Facts(painted.width, painted.height, painted.mode, painted.format)
-
-
-def _known(space: Workspace, kept: Commit) -> pa.Table:
-    return table.decode_part(space.objects.get(kept.table.name))
+    facts = Facts(painted.width, painted.height, painted.mode, painted.format)
+    return facts, [painted.pixels[size] for size in sizes]
 
 
 def _put_part(space: Workspace, shard: int, lines: Sequence[Line]) -> Written:
@@ -407,16 +420,14 @@ def _commit(
     space: Workspace,
     shard: int,
     before: Commit | None,
-    made: dict[int, Written],
-    lines: Sequence[Line],
+    made: Made,
     watch: Stopwatch,
 ) -> Commit:
-    arrays = {str(size): written for size, written in made.items()}
-    if before is not None:
+    arrays = {str(size): written for size, written in made.arrays.items()}
+    if made.part is None:
+        assert before is not None
         return replace(before, arrays={**before.arrays, **arrays})
     rows = space.plan.rows(shard)
-    part = _put_part(space, shard, lines)
-    watch.lap("sync")
     return Commit(
         split=space.work.split,
         shard=shard,
@@ -424,8 +435,8 @@ def _commit(
         start=rows.start,
         stop=rows.stop,
         arrays=arrays,
-        table=part,
-        counts=dict(Counter(STATUS_WORDS[line.status] for line in lines)),
+        table=made.part,
+        counts=made.counts,
         provenance={
             "host": socket.gethostname(),
             "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},

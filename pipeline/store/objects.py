@@ -27,7 +27,7 @@ from pipeline.errors import StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.shard import Writer
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 4194304
 """What is gathered before it is written: a multiple of any disk's block."""
 
 
@@ -302,8 +302,14 @@ class LocalWriter:
 
 
 def _block() -> mmap.mmap:
-    # Anonymous memory begins at a page, as O_DIRECT wants it.
-    return mmap.mmap(-1, BLOCK_BYTES)
+    # Anonymous memory begins at a page, as O_DIRECT wants it. Private and in huge pages, where
+    # there are such: what is copied here, and pinned for the disk, is spared a thousand small ones.
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, BLOCK_BYTES)
+    block = mmap.mmap(-1, BLOCK_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 def _set_direct(file: int, *, on: bool) -> bool:

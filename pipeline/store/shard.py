@@ -7,8 +7,8 @@ Layout, for C chunks a shard of which the first K hold rows:
     crc32c of the index, 4 bytes little-endian
 
 A chunk is (chunk_rows, size, size, 3) uint8 in C order, compressed if the recipe says so; the
-length in the index counts the checksum. Rows past the end of the split are zeros. Each chunk
-leaves as soon as it is full, so that composing holds one chunk, not one shard, in memory.
+length in the index counts the checksum. Rows past the end of the split are zeros. What is full
+leaves at once, so that composing holds one chunk at most in memory, never a shard.
 """
 
 from __future__ import annotations
@@ -41,48 +41,66 @@ class Writer(Protocol):
 
 
 class ShardComposer:
-    """Composes one shard of one size; rows come in order."""
+    """Composes one shard of one size out of its rows, in order."""
 
     def __init__(
         self, writer: Writer, *, size: int, shard_rows: int, chunk_rows: int, codec: str
     ) -> None:
+        self.row_bytes = size * size * 3
+        """Bytes of a row."""
         self._writer = writer
         self._compress = compressor(codec)
-        self._chunk_bytes = chunk_rows * size * size * 3
-        # Four bytes more, so that an uncompressed chunk and its checksum leave in one write.
-        self._buffer = np.zeros(self._chunk_bytes + 4, np.uint8)
-        self.rows = self._buffer[:-4].reshape(chunk_rows, size, size, 3)
-        """The chunk being filled, (chunk_rows, size, size, 3) uint8: write row i of it here."""
+        self._chunk_rows = chunk_rows
+        self._chunk = bytearray()  # of a chunk that is to be compressed
+        self._num_rows = 0
         self._index = np.full((shard_rows // chunk_rows, 2), ABSENT, "<u8")
-        self._num_chunks = 0
+        self._chunk_start = 0
         self._num_bytes = 0
+        self._checksum = 0
         self._hash = xxhash.xxh3_128()
 
-    def flush(self, num_rows: int) -> None:
-        """End the chunk being filled, of which the first *num_rows* rows were written."""
-        self.rows[num_rows:] = 0
+    def append(self, row: bytes) -> None:
+        """Add a row: (size, size, 3) uint8 in C order.
+
+        An uncompressed one leaves at once, while the processor's caches still hold it.
+        """
+        if len(row) != self.row_bytes:
+            raise ValueError(f"a row has {len(row)} bytes: expected {self.row_bytes}.")
         if self._compress is None:
-            framed = self._buffer
+            self._write(row)
         else:
-            packed = self._compress(self._buffer[:-4])
-            framed = np.empty(len(packed) + 4, np.uint8)
-            framed[:-4] = np.frombuffer(packed, np.uint8)
-        framed[-4:] = _checksum(framed[:-4])
-        self._index[self._num_chunks] = (self._num_bytes, framed.nbytes)
-        self._num_chunks += 1
-        self._write(framed)
+            self._chunk += row
+        self._num_rows += 1
+        if self._num_rows % self._chunk_rows == 0:
+            self._end_chunk()
 
     def finish(self) -> Written:
         """Write the index and make the object durable under its name."""
-        index = self._index.reshape(-1).view(np.uint8)
-        self._write(np.concatenate([index, _checksum(index)]))
+        while self._num_rows % self._chunk_rows:
+            self.append(bytes(self.row_bytes))
+        self._write(self._index.tobytes())
+        self._write_checksum()
         self._writer.finish()
         return Written(self._writer.name, self._num_bytes, self._hash.hexdigest())
 
-    def _write(self, framed: NDArray[np.uint8]) -> None:
-        self._hash.update(framed.data)
-        self._writer.write(framed.data)
-        self._num_bytes += framed.nbytes
+    def _end_chunk(self) -> None:
+        if self._compress is not None:
+            self._write(self._compress(np.frombuffer(self._chunk, np.uint8)))
+            self._chunk = bytearray()
+        self._write_checksum()
+        place = self._num_rows // self._chunk_rows - 1
+        self._index[place] = (self._chunk_start, self._num_bytes - self._chunk_start)
+        self._chunk_start = self._num_bytes
+
+    def _write_checksum(self) -> None:
+        self._write(self._checksum.to_bytes(4, "little"))
+        self._checksum = 0
+
+    def _write(self, data: bytes) -> None:
+        self._checksum = google_crc32c.extend(self._checksum, data)
+        self._hash.update(data)
+        self._writer.write(memoryview(data))
+        self._num_bytes += len(data)
 
 
 def parse_codec(codec: str) -> tuple[str, int]:
@@ -117,7 +135,3 @@ def compressor(codec: str) -> Compress | None:
     else:
         made = numcodecs.Blosc("zstd", clevel=level, shuffle=numcodecs.Blosc.BITSHUFFLE, typesize=1)
     return cast(Compress, made.encode)
-
-
-def _checksum(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.array([google_crc32c.value(data)], "<u4").view(np.uint8)

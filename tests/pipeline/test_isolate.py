@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.decode import CORRUPT, CRASHED, EMPTY, TIMEOUT, UNIDENTIFIED, decode
 from pipeline.errors import DecodeError, TesseraeError
 from pipeline.isolate import IsolatedDecoder
-from pipeline.resize import resize_into
+from pipeline.resize import resize
 
 SIZES = (24, 40)
 ASKED = {"fit": "crop", "filter": "bicubic", "serves": 40, "exif": False}
@@ -78,10 +78,10 @@ def made_here(data, sizes, asked):
         source = decode(data, fit=asked["fit"], serves=asked["serves"], exif=asked["exif"])
     except DecodeError as e:
         return e.status, e.reason
-    squares = {size: np.empty((size, size, 3), np.uint8) for size in sizes}
-    for size, out in squares.items():
-        resize_into(source, size, fit=asked["fit"], filter=asked["filter"], out=out)
-    return facts(source), {size: out.tobytes() for size, out in squares.items()}
+    squares = {
+        size: resize(source, size, fit=asked["fit"], filter=asked["filter"]) for size in sizes
+    }
+    return facts(source), squares
 
 
 def made_there(child, data, sizes, asked):
@@ -90,8 +90,7 @@ def made_there(child, data, sizes, asked):
         resized = child.decode_resize(data, sizes=sizes, **asked)
     except DecodeError as e:
         return e.status, e.reason
-    assert all(out.shape == (size, size, 3) for size, out in resized.pixels.items())
-    return facts(resized), {size: out.tobytes() for size, out in resized.pixels.items()}
+    return facts(resized), resized.pixels
 
 
 def check_equal(child, data, sizes=SIZES, asked=ASKED):

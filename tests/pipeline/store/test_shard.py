@@ -63,13 +63,8 @@ def compose(objects: LocalObjects, recipe: Recipe, plan: Plan, images: NDArray[n
             chunk_rows=recipe.chunk_rows,
             codec=recipe.codec,
         )
-        chunk = 0
         for row in plan.rows(shard):
-            composer.rows[chunk] = images[row]
-            chunk += 1
-            if chunk == recipe.chunk_rows or row == plan.rows(shard)[-1]:
-                composer.flush(chunk)
-                chunk = 0
+            composer.append(images[row].tobytes())
         written = composer.finish()
         data = (Path(objects.url) / written.name).read_bytes()
         assert written.num_bytes == len(data)
@@ -151,17 +146,13 @@ def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
     assert data[2 * (chunk_bytes + 4) + 96 : 2 * (chunk_bytes + 4) + 144] == bytes(48)
 
 
-def test_a_short_chunk_does_not_keep_rows_of_the_one_before(tmp_path: Path) -> None:
-    """The buffer is used again: what is not written must be zeros."""
-    recipe = make_recipe(4, 4, "none")
-    objects = begun(tmp_path)
-    writer = objects.create("object")
+def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
+    """All that follow would lie at the wrong place."""
+    writer = begun(tmp_path).create("object")
     composer = ShardComposer(writer, size=2, shard_rows=4, chunk_rows=4, codec="none")
-    composer.rows[:] = 9
-    composer.flush(1)
-    composer.finish()
-    assert objects.get("object")[12:48] == bytes(36)
-    assert recipe.chunk_rows == 4
+    with pytest.raises(ValueError, match="a row has 13 bytes: expected 12"):
+        composer.append(bytes(13))
+    writer.abort()
 
 
 @pytest.mark.parametrize(
