@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     interrupts.listen()
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us: nobody listens
+        nobody = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python ends
+        sys.stdout, sys.stderr = sys.stdout or nobody, sys.stderr or nobody
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that it cannot encode stops nothing
             stream.reconfigure(errors="backslashreplace")
@@ -124,4 +128,6 @@ def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, TesseraeError | ValueError):
         return printable(text)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
     return printable(f"{type(error).__name__}: {text}")

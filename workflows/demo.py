@@ -24,7 +24,7 @@ SAMPLE_IMAGES = 400
 SHARD_ROWS = 128
 """Less than usual, so that even a sample has several shards to deal out."""
 
-MAX_BAD = 0.02
+MAX_BAD = 0.1
 """The sample has an empty and a truncated file in it."""
 
 

@@ -23,6 +23,11 @@ def encodable(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 shard`, `1,252 shards`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def bytes_text(num_bytes: float) -> str:
     """`27.1 GB`: three digits and a decimal unit, as disks are sold."""
     if num_bytes < 999.5:

@@ -15,7 +15,7 @@ from pipeline.store import layout, records, table
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe
-from workflows.figures import printable
+from workflows.figures import bytes_text, printable
 
 SHOWN = 50
 """Quarantined rows that are named, unless --all."""
@@ -154,7 +154,7 @@ def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[st
     out += [f"    {bad['name']}: {bad['what']}. Run `tesserae repair`." for bad in what["problems"]]
     for size, kept in what["sizes"].items():
         done = "" if int(size) in what["sizes_finished"] else "  (not finished)"
-        out.append(f"    {size:>4} px  {kept['num_bytes'] / 1e9:,.3f} GB{done}")
+        out.append(f"    {size:>4} px  {bytes_text(kept['num_bytes'])}{done}")
     bad = {word: count for word, count in what["counts"].items() if word != "readable"}
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))

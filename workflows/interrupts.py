@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ def listen() -> None:
 def ignore() -> None:
     """Pay no attention any more: this process is about to end, and what it cuts off is no news."""
     logging.disable()
+    warnings.simplefilter("ignore")
     for stop in STOPS:
         signal.signal(stop, signal.SIG_IGN)
 

@@ -134,7 +134,10 @@ def room_found(store: str) -> Iterator[Finding]:
     if "://" in store:
         yield Finding("room", "ok", f"{store} is an object store: its room is not asked for")
         return
-    folder = Path(store).absolute()
+    folder = Path(store).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        yield Finding("room", "broken", f"{folder} is a file", "Name a folder as STORE.")
+        return
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -67,6 +67,9 @@ tbody tr + tr td { border-top: 1px solid var(--line); }
 footer { margin-top: 56px; color: var(--quiet); font-size: 13px; }
 """
 KINDS = {">": ' class="number"', "=": ' class="word"', "|": ' class="bar"'}
+NARROWEST = 72
+"""Pixels that a caption has at least, so that words stay whole."""
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -182,7 +185,7 @@ def sheet_style(sheet: ContactSheet, name: str) -> str:
     """The picture of a contact sheet, once, under the class *name*."""
     data = base64.b64encode(sheet.jpeg).decode("ascii")
     return (
-        f".{name} figure {{ width: {sheet.size}px; }}"
+        f".{name} figure {{ width: {max(sheet.size, NARROWEST)}px; }}"
         f" .{name} i {{ width: {sheet.size}px; height: {sheet.size}px;"
         f" background-image: url(data:image/jpeg;base64,{data}); }}\n"
     )

@@ -32,9 +32,9 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import FILTERS, FITS, Recipe
 from pipeline.store.records import Done
 from workflows.clusters import Cluster
-from workflows.figures import bytes_text
+from workflows.figures import bytes_text, counted
 from workflows.interrupts import held_back
-from workflows.progress import Progress
+from workflows.progress import Progress, say_waiting
 from workflows.report_model import RunReport
 from workflows.summary import report_store
 
@@ -59,10 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder, archive or URL of the images")
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     what = parser.add_argument_group("what is stored")
-    what.add_argument(
-        "--split", nargs="+", default=["train"], help="splits to prepare, or `all` (train)"
-    )
-    what.add_argument("--sizes", nargs="+", type=int, default=[72, 224, 288], help="in pixels")
+    what.add_argument("--split", nargs="+", help="splits to prepare, or `all` (train)")
+    what.add_argument("--sizes", nargs="+", type=_size, default=[72, 224, 288], help="in pixels")
     what.add_argument("--fit", choices=FITS, help="how a rectangle becomes a square (crop)")
     what.add_argument("--filter", choices=FILTERS, help="resampling filter (bicubic)")
     what.add_argument(
@@ -99,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
     )
+
+
+def _size(word: str) -> int:
+    if not word.lstrip("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is no number: expected e.g. 72 224 288")
+    return int(word)
 
 
 @dataclass(kw_only=True)
@@ -188,7 +192,7 @@ def read_options(args: argparse.Namespace) -> Options:
     Raises:
         ValueError: Naming the one that makes no sense.
     """
-    splits = tuple(args.split)
+    splits = tuple(args.split or ["train"])
     if splits == ("all",):
         splits = tuple(sources.splits(args.source, args.source_kind)) or ("train",)
     return Options(
@@ -223,13 +227,24 @@ def run(args: argparse.Namespace) -> int:
     try:
         runs = prepare(options)
         report_store(options.store, runs)
+        if args.split is None:
+            _say_others(options)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(str(e) or "Run the same command again to go on.") from None
     return 0
 
 
+def _say_others(options: Options) -> None:
+    found = sources.splits(options.source, options.kind)
+    others = [split for split in found if split not in options.splits]
+    if others:
+        print(f"{options.source} also holds {', '.join(others)}: add --split {' '.join(others)}")
+
+
 def prepare(options: Options) -> dict[str, RunReport]:
     """Prepare every split that was asked for; returns what was done, by split."""
+    for split in options.splits:  # one that is not there is said before hours of the others
+        sources.open_source(options.source, split, options.kind)
     with Cluster(
         workers=options.workers, threads=options.threads, dashboard=options.dashboard
     ) as cluster:
@@ -244,7 +259,7 @@ def prepare_split(options: Options, split: str, cluster: Cluster) -> RunReport:
     source = sources.open_source(options.source, split, options.kind)
     _check_place(objects, options.source)
     planning.check_choices(objects, options.choices)
-    with lease(objects, split, wait=options.wait):
+    with lease(objects, split, wait=options.wait, waiting=say_waiting):
         objects.begin()
         try:
             return _prepare(options, split, run_name, source, objects, cluster)
@@ -394,11 +409,15 @@ def _check(
         rows = [len(plan.rows(shard)) for shard in missing]
         needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
         total += needed
-        print(f"  {size:>4} px  {sum(rows):,} rows in {len(rows):,} shards, {bytes_text(needed)}")
+        print(f"  {size:>4} px  {_extent(sum(rows), len(rows))}, {bytes_text(needed)}")
     free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
     print(f"  {plan.num_rows:,} rows in all; {bytes_text(total)} to write, {free}", flush=True)
     planning.check_room(objects, recipe, total)
     _check_memory(options, objects, recipe)
+
+
+def _extent(rows: int, shards: int) -> str:
+    return f"{counted(rows, 'row')} in {counted(shards, 'shard')}"
 
 
 def _check_memory(options: Options, objects: Objects, recipe: Recipe) -> None:
@@ -460,15 +479,15 @@ def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:
     seen = tally.num_rows + tally.before.total()
     return (
         f"{tally.bad.total():,} of the first {seen:,} rows are no readable pictures"
-        f" ({reasons}), and --max-bad allows {max_bad:g} of {num_rows:,}. Look at the source;"
-        " if it is meant to be so, pass a larger --max-bad to go on."
+        f" ({reasons}), and --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of"
+        f" {num_rows:,}. Look at the source; if it is meant to be so, pass a larger --max-bad."
     )
 
 
 def _failures(failed: Sequence[Failed], split: str) -> str:
     first = failed[0]
     return (
-        f"{len(failed)} shards of split {split!r} could not be made; {first.job.name}:"
+        f"{counted(len(failed), 'shard')} of split {split!r} could not be made; {first.job.name}:"
         f" {first.error}. What is committed stays: mend that, and run the same command again to"
         " go on."
     )

@@ -35,6 +35,11 @@ class _Display(Protocol):
     def close(self, *, whole: bool) -> None: ...
 
 
+def say_waiting(holder: str) -> None:
+    """That nothing happens because *holder* has what is needed."""
+    print(f"waiting for {holder}", flush=True)
+
+
 class Progress:
     """Shows how far a run has come, for as long as it is open.
 

@@ -27,7 +27,9 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
 from workflows.clusters import Cluster
+from workflows.figures import counted, printable
 from workflows.prepare import Options, settle
+from workflows.progress import say_waiting
 from workflows.verify import chosen_splits, say_problems, verify_split
 
 
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 data=args.data,
                 kind=args.source_kind,
             )
-            with lease(repair.objects, split, wait=args.wait):
+            with lease(repair.objects, split, wait=args.wait, waiting=say_waiting):
                 repair.objects.begin()
                 try:
                     left += repair_split(repair)
@@ -84,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
 def repair_split(repair: Repair) -> int:
     """Repair one split; returns how many problems are left."""
     found, problems = _verify(repair)
-    damaged = [problem for problem in problems if not problem.what.startswith("not finished")]
+    damaged = [problem for problem in problems if not problem.unfinished]
     if not damaged and repair.data is None:
+        print(f"{repair.split}: nothing to repair")
         return _left(problems)
     restored = mend.restore_records(repair.objects, found)
     if found.plan is None or found.recipe is None:
@@ -100,6 +103,10 @@ def repair_split(repair: Repair) -> int:
     elif any(p.name.startswith(layout.array(repair.split, "label")) for p in rest):
         planning.restore_labels(repair.objects, found.plan)
     _, left = _verify(repair)
+    mended = sorted({p.name for p in damaged} - {p.name for p in left})
+    print(f"{repair.split}: {counted(len(mended), 'file')} brought back")
+    for name in mended:
+        print(printable(f"  {name}"))
     if not left and isinstance(repair.objects, LocalObjects):
         shutil.rmtree(_spool(repair), ignore_errors=True)
     return _left(left)
@@ -112,7 +119,7 @@ def _verify(repair: Repair) -> tuple[Found, list[Problem]]:
 
 
 def _left(problems: Sequence[Problem]) -> int:
-    if any(problem.what.startswith("not finished") for problem in problems):
+    if any(problem.unfinished for problem in problems):
         print("Run the same `tesserae prepare` again to go on with what is not finished.")
     return len(problems)
 

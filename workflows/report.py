@@ -148,7 +148,8 @@ def _quarantine(model: ReportModel) -> list[str]:
     said = "All of them" if len(shown) == bad else f"{len(shown):,} of {bad:,}"
     return [
         "<h2>Quarantine</h2>",
-        '<p class="quiet">These rows keep their place, as zeros, and no loader hands them out.</p>',
+        '<p class="quiet">These rows keep their place, as zeros. What tells them apart is the array'
+        " <code>status</code>, and the table.</p>",
         table(["=Split", "=Reason", ">Rows"], reasons),
         f"<h3>{said}, by name</h3>",
         table(["=Split", ">Row", "Name", "=Reason", "What the decoder says"], names),

@@ -15,7 +15,7 @@ from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.recheck import recheck_rows
 from pipeline.store import records
 from pipeline.store.objects import Objects, open_objects
-from workflows.figures import printable
+from workflows.figures import bytes_text, counted, printable, seconds_text
 from workflows.progress import Progress
 
 SOURCE_ROWS = 100
@@ -63,7 +63,7 @@ def say_problems(problems: Sequence[Problem]) -> None:
 
 
 def _advice(problems: Sequence[Problem]) -> str:
-    if all(problem.what.startswith("not finished") for problem in problems):
+    if all(problem.unfinished for problem in problems):
         return "Run the same `tesserae prepare` again to go on with what is not finished."
     return "`tesserae repair` brings damaged files back."
 
@@ -105,11 +105,10 @@ def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Fou
                 problems.append(problem)
     seconds = time.monotonic() - started
     problems = sorted(set(problems))
-    state = f"{len(problems)} wrong" if problems else "whole"
-    print(
-        f"{split}: {state}; {len(found.objects) + len(found.commits):,} files,"
-        f" {total / 1e9:,.2f} GB in {seconds:.1f} s ({total / 1e9 / max(seconds, 1e-9):.2f} GB/s)"
-    )
+    wrong = sum(not problem.unfinished for problem in problems)
+    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    files = counted(len(found.objects) + len(found.commits), "file")
+    print(f"{split}: {state}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
     _say_rows(found)
     return found, problems
 

@@ -33,6 +33,11 @@ class Problem:
     what: str
     """`missing`, `damaged`, or a sentence."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is not there yet, rather than wrong."""
+        return self.what.startswith("not finished")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:

@@ -134,6 +134,8 @@ class _Tasks:
         self._jobs: dict[str, tuple[Job, Future[Any]]] = {}
         self._ended: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._losses: Counter[str] = Counter()
+        self._shown: list[Future[Any]] = []
+        """What has ended well: kept, since the dashboard counts only what somebody holds."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -163,7 +165,10 @@ class _Tasks:
         with suppress(Empty):
             while True:
                 key, outcome = self._ended.get(timeout=seconds)
-                yield self._jobs.pop(key)[0], outcome
+                job, future = self._jobs.pop(key)
+                if not isinstance(outcome, BaseException):
+                    self._shown.append(future)
+                yield job, outcome
                 seconds = 0
 
     def again(self, job: Job, error: BaseException) -> Job | None:
@@ -179,6 +184,7 @@ class _Tasks:
         if self._jobs and self._client.status == "running":
             self._client.cancel([future for _, future in self._jobs.values()], force=True)
         self._jobs.clear()
+        self._shown.clear()
 
 
 def _failed(job: Job, error: BaseException) -> Failed:

@@ -259,8 +259,8 @@ def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
     room = objects.room()
     if room is not None and recipe.codec == "none" and needed > room:
         raise StoreError(
-            f"too little room at {objects.url}: {needed / 1e9:,.1f} GB are needed,"
-            f" {room / 1e9:,.1f} GB are free. Make room, choose fewer --sizes, or pass --limit."
+            f"too little room at {objects.url}: {needed:,} bytes are needed,"
+            f" {room:,} are free. Make room, choose fewer --sizes, or pass --limit."
         )
 
 

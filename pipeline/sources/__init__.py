@@ -187,13 +187,18 @@ def _nothing(
             f"{place.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
             "Leave --source-kind away to have the kind detected."
         )
-    if not place.only and any(map(looks_like_image, place.names().files)):
+    if place.only:
+        return SourceError(
+            f"{place.shown} is no archive of images: expected a tar or a Parquet file. Pass the "
+            "folder or archive that holds the images."
+        )
+    if any(map(looks_like_image, place.names().files)):
         return SourceError(
             f"the images of {place.shown} lie in no class folder: expected <class>/<image>. "
             f"Move them into a folder, e.g. {place.full('unknown')}, and pass the one above it."
         )
     return SourceError(
-        f"no images found: {place.shown} has none of "
-        f"{'; '.join(one.looks_for for one in _KINDS)}. Pass the folder or archive that holds "
-        "the images, e.g. ILSVRC2012/train, or name its kind with --source-kind."
+        f"no images found in {place.shown}: expected <class>/<image> or one of the layouts of "
+        "docs/sources.md. Pass the folder or archive that holds the images, e.g. "
+        "ILSVRC2012/train, or name its kind with --source-kind."
     )

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreBusyError, StoreError
@@ -30,24 +30,35 @@ WAIT_STEP = 0.5
 
 
 @contextlib.contextmanager
-def lease(objects: Objects, split: str, *, wait: bool) -> Iterator[None]:
+def lease(
+    objects: Objects,
+    split: str,
+    *,
+    wait: bool,
+    waiting: Callable[[str], None] = lambda holder: None,
+) -> Iterator[None]:
     """Hold the lease of *split*.
 
     Args:
         objects: The store.
         split: The split that is to be written.
         wait: Whether to wait for a run that holds it.
+        waiting: Told once who holds it, before the wait.
 
     Raises:
         StoreBusyError: Another run holds it, and *wait* is false.
     """
     held = _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+    waited_for = None
     while (holder := held.acquire()) is not None:
         if not wait:
             raise StoreBusyError(
                 f"split {split!r} of {objects.url} is being written by {holder}. Wait for it to"
                 " end, or pass --wait."
             )
+        if holder != waited_for:
+            waiting(holder)
+            waited_for = holder
         time.sleep(WAIT_STEP)
     try:
         yield

@@ -107,7 +107,7 @@ def open_objects(url: str, run: str = "reader") -> Objects:
         from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
 
         return RemoteObjects(url)
-    return LocalObjects(str(Path(url.removeprefix("file://")).absolute()), run)
+    return LocalObjects(os.path.abspath(Path(url.removeprefix("file://")).expanduser()), run)
 
 
 class LocalObjects:

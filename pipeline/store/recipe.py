@@ -109,6 +109,7 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
         f" store ({_named(kept, name)})"
         for name in ("decoder", "resizer")
         if getattr(kept, name) != getattr(asked, name)
+        and (name == "decoder" or kept.filter == asked.filter)  # another filter, other pixels
     ]
     found += _class_differences(kept.wnids, asked.wnids)
     if found:

@@ -236,6 +236,14 @@ def test_room_is_looked_for_where_the_store_will_be(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_that_is_a_file_is_broken(tmp_path):
+    """As `tesserae prepare` would say."""
+    (tmp_path / "file").touch()
+    (finding,) = machine.room_found(str(tmp_path / "file"))
+
+    assert (finding.state, finding.found) == ("broken", f"{tmp_path / 'file'} is a file")
+
+
 def test_an_object_store_is_not_asked_for_room():
     """It has no end, and asking needs its keys."""
     (finding,) = machine.room_found("s3://bucket/store")

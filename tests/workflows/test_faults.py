@@ -238,9 +238,18 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
         words = (*TINY, "--workers", 2, "--image-seconds", 1.5, "--max-bad", 1)
         store = tmp_path / "store"
         done = run("prepare", source, store, *words, scratch=tmp_path, extra_path=path)
-    assert (done.status, done.err) == (0, "")
-    check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
-    assert run("verify", store, scratch=tmp_path).status == 0
+        assert (done.status, done.err) == (0, "")
+        check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
+        assert run("verify", store, scratch=tmp_path).status == 0
+        # What says which pictures are deadly is lost: they are found again, and kill nobody.
+        before = contents(store)
+        lines = table.decode_part(before["samples/train.parquet"]).to_pylist()
+        row = next(line["row"] for line in lines if line["key"] == keys[0])
+        (store / "samples/train.parquet").unlink()
+        (store / f"samples/train.parts/{row // 32:06d}.parquet").unlink()
+        repaired = run("repair", store, "--workers", 1, scratch=tmp_path, extra_path=path)
+        assert (repaired.status, repaired.err) == (0, ""), repaired.out
+        assert contents(store) == before
 
 
 def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:

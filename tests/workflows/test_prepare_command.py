@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from pipeline.ingest.rows import Rows
 from pipeline.store import document, records
 from pipeline.store.objects import open_objects
-from tests.commands import committed, run, saboteur, start, wait_until
+from tests.commands import ROOT, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, make_folder, prepare_inline
 from workflows.cli import main
 
@@ -81,8 +83,8 @@ WRONG = {
     "prepare src new --size 8": "unrecognized arguments: --size 8",
     # the source
     "prepare missing new": "missing': neither a file nor a folder is there. Pass the folder",
-    "prepare empty new": "no images found: ",
-    "prepare file.txt new": "no images found: ",
+    "prepare empty new": "no images found in ",
+    "prepare file.txt new": "file.txt is no archive of images: expected a tar or a Parquet file",
     "prepare flat new": "lie in no class folder: expected <class>/<image>. Move them",
     "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
     "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
@@ -102,8 +104,9 @@ WRONG = {
     "prepare src new --sizes 0": "sizes are [0]: expected numbers from 1 to 4096",
     "prepare src new --sizes -1": "sizes are [-1]: expected numbers",
     "prepare src new --sizes 5000": "sizes are [5000]: expected numbers",
-    "prepare src new --sizes abc": "--sizes: invalid int value: 'abc'",
-    "prepare src new --sizes 8.5": "--sizes: invalid int value: '8.5'",
+    "prepare src new --sizes abc": "--sizes: 'abc' is no number: expected e.g. 72 224 288",
+    "prepare src new --sizes 8.5": "--sizes: '8.5' is no number",
+    "prepare src new --sizes 72,224": "--sizes: '72,224' is no number",
     "prepare src new --sizes": "--sizes: expected at least one argument",
     "prepare src new --sizes 8 8": "sizes are [8, 8]: one is named twice",
     "prepare src new --shard-rows 10 --chunk-rows 4": "a shard of 10 rows cannot be cut",
@@ -181,6 +184,40 @@ def test_a_traceback_is_shown_to_who_asks_for_it(place: Path) -> None:
     """`--debug`, anywhere on the line."""
     with pytest.raises(ValueError, match="sizes are"):
         main(["prepare", "src", "new", "--debug", "--sizes", "0"])
+
+
+def test_a_split_that_is_not_there_is_said_before_any_work(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not after hours of the one before it."""
+    make_folder(place / "two" / "train", 3)
+    assert main(["prepare", "two", "new", "--split", "train", "val"]) == 1
+    assert "has no split 'val': it holds train" in capsys.readouterr().err
+    assert not (place / "new").exists()
+
+
+def test_output_that_is_closed_stops_nothing(place: Path) -> None:
+    """As a job without a terminal may be started."""
+    command = f"{sys.executable} -m workflows"
+    for words, closed, status in (
+        ("info good", ">&-", 0),
+        ("info good", ">&- 2>&- <&-", 0),
+        ("verify good", ">&-", 0),
+        ("info nothing", "2>&-", 1),
+    ):
+        shell = f"{command} {words} {closed}"
+        path = {**os.environ, "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(shell, shell=True, cwd=place, env=path, capture_output=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (status, b"", b""), shell
+
+
+def test_a_tilde_is_home(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the shell left it as it was, too."""
+    monkeypatch.setenv("HOME", str(place))
+    assert main(["info", "~/good"]) == 0
+    assert capsys.readouterr().out.startswith(str(place / "good"))
 
 
 def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +411,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     stopped = prepare(tmp_path, source, "--sizes", 8)
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
-    assert "rows are no readable pictures (3 truncated), and --max-bad allows 0.01 of 200" in (
+    assert "rows are no readable pictures (3 truncated), and --max-bad 0.01 allows 2 of 200" in (
         stopped.err
     )
     assert "pass a larger --max-bad to go on" in stopped.err
@@ -434,6 +471,17 @@ def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: 
     assert (waited.status, waited.err) == (0, "")
     assert "listed before" in waited.out
     assert contents(store) == contents(whole)
+
+
+def test_another_split_that_is_there_is_named(tmp_path: Path) -> None:
+    """Who asked for none by name may not know of it."""
+    root = tmp_path / "images"
+    make_folder(root / "train", 8)
+    make_folder(root / "val", 8)
+    words = ("prepare", root, tmp_path / "store", *SMALL, "--sizes", 8, "--workers", 1)
+    ended = run(*words, scratch=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.endswith("also holds val: add --split val\n")
 
 
 @pytest.mark.slow

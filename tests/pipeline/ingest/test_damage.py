@@ -61,7 +61,7 @@ def wrong(store: Path, *, unfinished: bool = False) -> set[str]:
     """What verify names, whichever split it is of."""
     objects = open_objects(str(store))
     problems = [p for split in records.splits(objects) for p in verify_split(objects, split)[1]]
-    return {p.name for p in problems if unfinished or not p.what.startswith("not finished")}
+    return {p.name for p in problems if unfinished or not p.unfinished}
 
 
 def repair(monkeypatch: pytest.MonkeyPatch, store: Path, **options: str) -> int:

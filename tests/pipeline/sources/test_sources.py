@@ -130,7 +130,7 @@ def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
 
 def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
     """An empty folder, a missing one, and images without a class folder."""
-    with pytest.raises(SourceError, match=r"no images found: .* Pass the folder or archive"):
+    with pytest.raises(SourceError, match=r"no images found in .* Pass the folder or archive"):
         open_source(tmp_path, "train")
     with pytest.raises(SourceError, match=r"no source at .*missing"):
         open_source(tmp_path / "missing", "train")

@@ -1,5 +1,6 @@
 """A store on an object store: S3 as moto speaks it, on the loopback address."""
 
+import itertools
 import json
 import logging
 import threading
@@ -87,20 +88,19 @@ def broken_at(
     monkeypatch: pytest.MonkeyPatch, place: int, *, arrives: bool
 ) -> Iterator[Callable[[], int]]:
     """Break the connection at the PUT number *place*, before it arrived or after."""
-    count = 0
+    numbers = itertools.count()  # PUTs come from several threads: each draws its own
     pipe = RemoteObjects._pipe
 
     def fail(self: RemoteObjects, name: str, data: bytes, mode: str) -> None:
-        nonlocal count
-        count += 1
-        if count != place + 1 or arrives:
+        number = next(numbers)
+        if number != place or arrives:
             pipe(self, name, data, mode)
-        if count == place + 1:
+        if number == place:
             raise StoreError("the line is dead")
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteObjects, "_pipe", fail)
-        yield lambda: count
+        yield lambda: next(numbers)
 
 
 def check_broken(
