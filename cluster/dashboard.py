@@ -29,6 +29,8 @@ class _Loading(web.RequestHandler):
 
         offered = self._scheduler.http_application
         if self.application in offered.applications:
-            offered.applications.remove(self.application)
             connect(offered, self._scheduler.http_server, self._scheduler)
-        self.redirect(self.request.uri)
+            offered.applications.remove(self.application)
+        self.redirect("/" + self.request.uri.lstrip("/"))  # two slashes would name another host
+
+    head = get

@@ -176,15 +176,19 @@ class Local:
 def _start_fork_server(preload: list[str]) -> None:
     forkserver.set_forkserver_preload(["cluster.preload"])
     resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
-    ours = os.environ.copy()
+    theirs = ALLOCATOR | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(preload)}
+    ours = {name: os.environ.get(name) for name in theirs}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         # Read when a process starts: forked workers have the server's.
-        os.environ.update(ALLOCATOR | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(preload)})
+        os.environ.update(theirs)
         forkserver.ensure_running()
     finally:
-        os.environ.clear()
-        os.environ.update(ours)
+        for name, value in ours.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

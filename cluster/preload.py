@@ -9,7 +9,9 @@ import importlib
 import os
 
 gc.disable()
-for _name in os.environ["TESSERAE_PRELOAD"].split():
-    importlib.import_module(_name)
-gc.freeze()
-gc.enable()
+try:
+    for _name in os.environ["TESSERAE_PRELOAD"].split():
+        importlib.import_module(_name)
+finally:
+    gc.freeze()
+    gc.enable()

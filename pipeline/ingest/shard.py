@@ -196,15 +196,21 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
         raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
     # Which pictures must not be decoded again the part would say; that there are any, the commit.
     poisonous = part and any(STATUS_WORDS[word] in kept.counts for word in (CRASHED, TIMEOUT))
-    made, watch = _make(space, shard, sizes, None if part else kept, isolated=poisonous)
-    found = made.objects
-    wrong = [written.name for written in found if written not in kept.objects]
-    if wrong:
-        raise StoreMismatchError(
-            f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
-            " source or the software has changed since."
-        )
-    return _report(kept, made=tuple(w.name for w in found), seconds=watch.seconds)
+    # What was hung then is to be hung now.
+    limit = kept.provenance.get("image_seconds", work.image_seconds)
+    space = workspace(replace(work, image_seconds=limit))
+
+    def approve(made: Made) -> None:
+        wrong = [written.name for written in made.objects if written not in kept.objects]
+        if wrong:
+            raise StoreMismatchError(
+                f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
+                " source or the software has changed since."
+            )
+
+    before = None if part else kept
+    made, watch = _make(space, shard, sizes, before, isolated=poisonous, approve=approve)
+    return _report(kept, made=tuple(w.name for w in made.objects), seconds=watch.seconds)
 
 
 def _make(
@@ -214,22 +220,36 @@ def _make(
     kept: Commit | None,
     *,
     isolated: bool,
+    approve: Callable[[Made], None] = lambda made: None,
 ) -> tuple[Made, Stopwatch]:
-    # What was kept has a table part; without it, there is one to be made.
+    # What was kept has a table part; without it, there is one to be made. Nothing that is there
+    # is replaced before it is approved.
     watch = Stopwatch()
     known = None if kept is None else table.decode_part(space.objects.get(kept.table.name))
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
         paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
         lines = _fill(space, shard, composers, paint, known, watch)
-        # Each waits for the disk or for the network: all at once, so that it is one wait.
-        with ThreadPoolExecutor(len(composers) + 1, "finish") as pool:
-            putting = pool.submit(_put_part, space, shard, lines) if kept is None else None
-            arrays = dict(zip(sizes, pool.map(ShardComposer.finish, composers), strict=True))
-            written = None if putting is None else putting.result()
+        finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
+        part = None
+        if kept is None:
+            name, data = layout.part(space.work.split, shard), table.encode_part(lines)
+            part = records.fingerprint(name, data)
+            finishing.append(functools.partial(space.objects.put, name, data))
+        made = Made(
+            {size: composer.end() for size, composer in zip(sizes, composers, strict=True)},
+            part,
+            dict(Counter(STATUS_WORDS[line.status] for line in lines)),
+            sum(line.num_bytes for line in lines),
+        )
+        approve(made)
+        # Where each only waits for the disk, it is one wait.
+        at_once = len(finishing) if space.objects.finish_together else 1
+        with ThreadPoolExecutor(at_once, "finish") as pool:
+            for finished in [pool.submit(finish) for finish in finishing]:
+                finished.result()
     watch.lap("sync")
-    counts = Counter(STATUS_WORDS[line.status] for line in lines)
-    return Made(arrays, written, dict(counts), sum(line.num_bytes for line in lines)), watch
+    return made, watch
 
 
 @contextmanager
@@ -409,13 +429,6 @@ def _paint_in_child(
     return facts, [painted.pixels[size] for size in sizes]
 
 
-def _put_part(space: Workspace, shard: int, lines: Sequence[Line]) -> Written:
-    data = table.encode_part(lines)
-    name = layout.part(space.work.split, shard)
-    space.objects.put(name, data)
-    return records.fingerprint(name, data)
-
-
 def _commit(
     space: Workspace,
     shard: int,
@@ -439,6 +452,7 @@ def _commit(
         counts=made.counts,
         provenance={
             "host": socket.gethostname(),
+            "image_seconds": space.work.image_seconds,
             "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
             "software": _software(),
         },

@@ -42,6 +42,8 @@ class Objects(Protocol):
     """A place that holds objects by name."""
 
     url: str
+    finish_together: bool
+    """Whether several objects are best finished at once: each waits, and holds no memory."""
 
     def get(self, name: str) -> bytes:
         """The whole object.
@@ -112,6 +114,8 @@ def open_objects(url: str, run: str = "reader") -> Objects:
 
 class LocalObjects:
     """Objects as files under a folder."""
+
+    finish_together = True
 
     def __init__(self, url: str, run: str) -> None:
         self.url = url
@@ -213,6 +217,8 @@ class LocalWriter:
         self.name = name
         self._final = root / name
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
+        self._gone = False
+        """Whether the temp file is one no more."""
         self._blocks: list[mmap.mmap] = []
         self._filled = 0
         self._thread: ThreadPoolExecutor | None = None
@@ -247,6 +253,7 @@ class LocalWriter:
         with _in_words(f"cannot write {self._final}"):
             self._seal()
             os.replace(self._temporary, self._final)
+            self._gone = True
             sync_folder(self._final.parent)
 
     def finish_new(self) -> bool:
@@ -260,6 +267,7 @@ class LocalWriter:
                 new = False
             finally:
                 os.unlink(self._temporary)
+                self._gone = True
             # Of the one that was there too: who made it may have been killed right after.
             sync_folder(self._final.parent)
             return new
@@ -268,9 +276,9 @@ class LocalWriter:
         """Forget what was written. Harmless after `finish`."""
         if self._thread is not None:
             self._thread.shutdown()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        with contextlib.suppress(OSError):
+            self._shut()
+        if not self._gone:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
 
@@ -297,8 +305,13 @@ class LocalWriter:
         if self._filled:
             _write_all(self._file, memoryview(self._blocks[0])[: self._filled])
         os.fsync(self._file)
-        os.close(self._file)
-        self._file = -1
+        self._shut()
+
+    def _shut(self) -> None:
+        # Forgotten first: a number that could not be closed is closed, and may be another file's.
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 def _block() -> mmap.mmap:

@@ -14,6 +14,8 @@ from pipeline.errors import StoreError
 class RemoteObjects:
     """Objects under an fsspec URL such as `s3://bucket/prefix`."""
 
+    finish_together = False  # what is being PUT is held several times over
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
@@ -118,8 +120,9 @@ class RemoteWriter:
 
     def finish(self) -> None:
         """PUT the object under its name."""
-        self._objects.put(self.name, bytes(self._data))
-        self._data = bytearray()
+        data = bytes(self._data)
+        self._data = bytearray()  # a shard is large: it is held once while it travels
+        self._objects.put(self.name, data)
 
     def abort(self) -> None:
         """Forget what was written."""

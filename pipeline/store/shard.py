@@ -74,14 +74,17 @@ class ShardComposer:
         if self._num_rows % self._chunk_rows == 0:
             self._end_chunk()
 
-    def finish(self) -> Written:
-        """Write the index and make the object durable under its name."""
+    def end(self) -> Written:
+        """Write the index, after the last row; what `finish` will make durable."""
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
         self._write(self._index.tobytes())
         self._write_checksum()
-        self._writer.finish()
         return Written(self._writer.name, self._num_bytes, self._hash.hexdigest())
+
+    def finish(self) -> None:
+        """Make the object durable under its name."""
+        self._writer.finish()
 
     def _end_chunk(self) -> None:
         if self._compress is not None:

@@ -90,6 +90,17 @@ def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
         assert ALLOCATOR.items() <= environment.items()
 
 
+def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) -> None:
+    """It was off while they were loaded."""
+
+    def collector() -> tuple[bool, bool]:
+        import gc
+
+        return gc.isenabled(), gc.get_freeze_count() > 100_000
+
+    assert set(client.run(collector).values()) == {(True, True)}
+
+
 def test_workers_load_no_dashboard(client: Client) -> None:
     """Nor anything else that decoding has no use for."""
 

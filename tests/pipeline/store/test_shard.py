@@ -65,7 +65,8 @@ def compose(objects: LocalObjects, recipe: Recipe, plan: Plan, images: NDArray[n
         )
         for row in plan.rows(shard):
             composer.append(images[row].tobytes())
-        written = composer.finish()
+        written = composer.end()
+        composer.finish()
         data = (Path(objects.url) / written.name).read_bytes()
         assert written.num_bytes == len(data)
         assert written.digest == xxhash.xxh3_128(data).hexdigest()
