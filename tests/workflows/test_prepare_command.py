@@ -367,7 +367,7 @@ def test_a_picture_that_grew_since_it_was_listed_fails_its_shard(
         )
     assert failed.status == 1
     assert f"{grown.name} has {len(data) + 1} bytes, was listed with {len(data)}" in failed.err
-    assert "1 shards of split 'train' could not be made" in failed.err
+    assert "1 shard of split 'train' could not be made" in failed.err
     assert committed(tmp_path / "store") == 6
     grown.write_bytes(data)
     assert prepare(tmp_path, changed, "--sizes", 8).status == 0
@@ -414,7 +414,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     assert "rows are no readable pictures (3 truncated), and --max-bad 0.01 allows 2 of 200" in (
         stopped.err
     )
-    assert "pass a larger --max-bad to go on" in stopped.err
+    assert "pass a larger --max-bad" in stopped.err
     kept = committed(tmp_path / "store")
     assert 0 < kept < 25
     again = prepare(tmp_path, source, "--sizes", 8)
