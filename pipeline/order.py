@@ -1,6 +1,7 @@
-"""Which sample becomes which row. Numbers in, numbers out: no files, no torch.
+"""Which sample becomes which row, and which row comes when in an epoch. No files, no torch.
 
-Order version 1 gives the sample at place i of the sorted keys the 64-bit number
+**Rows of a split** (`row_order`). Order version 1 gives the sample at place i of the sorted keys
+the 64-bit number
 
     mix(mix(seed) + i * 0x9E3779B97F4A7C15)        all modulo 2^64
 
@@ -8,14 +9,27 @@ where `mix` is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable 
 generators, OOPSLA 2014), and sorts samples by it. `mix` is a bijection and the step is odd, so
 all numbers differ, nothing needs to break ties, and any language with 64-bit integers gets the
 same rows. No library's generator is asked: none promises the same stream in its next version.
+
+**Rows of an epoch** (`epoch_order`). Any stretch of an epoch is computed from its place alone, so
+that a loader can begin anywhere and ranks need not speak to each other. Epoch order version 1 is
+made of `Permutation`, under keys that are hashes of purpose, seed and epoch.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROW_ORDER_VERSION = 1
+EPOCH_ORDER_VERSION = 1
+ORDERS = ("random", "windowed", "sequential")
+
+ROUNDS = 8
+"""Of a permutation. Four are enough for a large one; a small one is one of all only with more."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -48,3 +62,189 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         values *= np.uint64(factor)
     values ^= values >> np.uint64(31)
     return values
+
+
+# --- an epoch -------------------------------------------------------------------------------------
+
+
+class EpochOrder(Protocol):
+    """The rows of one epoch, in order."""
+
+    num_rows: int
+    """How many rows the epoch has."""
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows at places *start* to *stop* of the epoch, (stop - start,) int64."""
+
+
+def epoch_order(
+    kind: str,
+    *,
+    num_rows: int,
+    absent: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    chunk_rows: int = 1,
+    window_chunks: int = 1,
+) -> EpochOrder:
+    """The order of one epoch of a split.
+
+    Args:
+        kind: `random`: any order of all rows is as likely as any other. `windowed`: chunks in
+            random order, and the rows of each *window_chunks* of them shuffled among themselves.
+            `sequential`: as they lie in the store.
+        num_rows: Rows of the split.
+        absent: Rows that are never handed out, (n,) int64, ascending, none twice.
+        seed: 0 to 2^64 - 1.
+        epoch: 0 to 2^64 - 1.
+        chunk_rows: Rows of a chunk.
+        window_chunks: Chunks of a window.
+
+    Raises:
+        ValueError: A number is out of its range, or there is no such order.
+    """
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{name} is {value}: expected 0 to 2^64 - 1.")
+    present = _Present(num_rows, absent)
+    if kind == "sequential":
+        return present
+    if kind == "random":
+        return _Random(present, key(_RANDOM, seed, epoch))
+    if kind == "windowed":
+        return _Windowed(present, (seed, epoch), chunk_rows, window_chunks)
+    raise ValueError(f"order is {kind!r}: expected one of {', '.join(ORDERS)}.")
+
+
+_RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # what a key is for
+
+
+def key(*numbers: int) -> int:
+    """A 64-bit hash of some 64-bit numbers, in order: `h = mix((h ^ number) + STEP)`, from 0."""
+    made = np.zeros(1, np.uint64)
+    for number in numbers:
+        made = _mix((made ^ np.uint64(number)) + _STEP)
+    return int(made[0])
+
+
+class Permutation:
+    """A bijection of 0 to size - 1, one for each key, in constant memory.
+
+    A Feistel network over a grid (Black and Rogaway: Ciphers with arbitrary finite domains, CT-RSA
+    2002). Number p is the cell (p // b, p % b) of a grid of a x b cells, a = ceil(sqrt(size)) and
+    b = ceil(size / a). Round i adds to the row, if i is even, or else to the column, a hash of the
+    other, modulo a or b:
+
+        hash(x) = (mix(x * STEP + key_i) >> 32) * a >> 32        key_i = key(key, i)
+
+    A cell beyond the end goes through all rounds again until it is none.
+    """
+
+    def __init__(self, size: int, key_: int) -> None:
+        self.size = size
+        self._rows = max(1, math.isqrt(max(0, size - 1)) + 1)
+        self._columns = max(1, -(-size // self._rows))
+        self._keys = [np.uint64(key(key_, i)) for i in range(ROUNDS)]
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where *places*, (n,) int64, go: (n,) int64."""
+        made = self._once(places.astype(np.uint64))
+        while (beyond := made >= np.uint64(self.size)).any():
+            made[beyond] = self._once(made[beyond])
+        return made.astype(np.int64)
+
+    def _once(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        row = numbers // np.uint64(self._columns)
+        column = numbers - row * np.uint64(self._columns)
+        for i, key_ in enumerate(self._keys):
+            if i % 2 == 0:
+                row = _add(row, column, key_, self._rows)
+            else:
+                column = _add(column, row, key_, self._columns)
+        return row * np.uint64(self._columns) + column
+
+
+def _add(
+    to: NDArray[np.uint64], other: NDArray[np.uint64], key_: np.uint64, modulus: int
+) -> NDArray[np.uint64]:
+    hashed = _mix(other * _STEP + key_) >> np.uint64(32)
+    made = to + (hashed * np.uint64(modulus) >> np.uint64(32))
+    made[made >= np.uint64(modulus)] -= np.uint64(modulus)
+    return made
+
+
+class _Present:
+    """The rows that are there, ascending."""
+
+    def __init__(self, num_rows: int, absent: NDArray[np.int64]) -> None:
+        self.all_rows = num_rows
+        self.absent = absent
+        self.num_rows = num_rows - len(absent)
+        self._before = absent - np.arange(len(absent))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows at *places* among those that are there."""
+        return places + np.searchsorted(self._before, places, side="right")
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        return self.at(np.arange(start, stop))
+
+
+class _Random:
+    def __init__(self, present: _Present, key_: int) -> None:
+        self.num_rows = present.num_rows
+        self._present = present
+        self._permutation = Permutation(present.num_rows, key_)
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        return self._present.at(self._permutation(np.arange(start, stop)))
+
+
+class _Windowed:
+    def __init__(
+        self, present: _Present, words: tuple[int, int], chunk_rows: int, window_chunks: int
+    ) -> None:
+        self.num_rows = present.num_rows
+        self._present = present
+        self._words = words
+        self._chunk_rows = chunk_rows
+        self._window_chunks = window_chunks
+        self._num_chunks = -(-present.all_rows // chunk_rows)
+        self._chunks = Permutation(self._num_chunks, key(_CHUNKS, *words))
+        self._ends = np.cumsum(list(self._counts()), dtype=np.int64)
+        self._kept: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        found = [np.empty(0, np.int64)]
+        while start < stop:
+            window = int(np.searchsorted(self._ends, start, side="right"))
+            end = int(self._ends[window])
+            rows = self._window(window)
+            first = start - (end - len(rows))
+            found.append(rows[first : first + stop - start])
+            start = end
+        return np.concatenate(found)
+
+    def _counts(self) -> Iterator[int]:
+        absent = self._present.absent // self._chunk_rows
+        for start in range(0, self._num_chunks, self._window_chunks):
+            chunks = self._chunks_of(start // self._window_chunks)
+            rows = np.minimum(
+                self._chunk_rows, self._present.all_rows - chunks * self._chunk_rows
+            ).sum()
+            low, high = (np.searchsorted(absent, chunks, side=side) for side in ("left", "right"))
+            yield int(rows - (high - low).sum())
+
+    def _chunks_of(self, window: int) -> NDArray[np.int64]:
+        start = window * self._window_chunks
+        return self._chunks(np.arange(start, min(start + self._window_chunks, self._num_chunks)))
+
+    def _window(self, window: int) -> NDArray[np.int64]:
+        if self._kept[0] != window:
+            starts = self._chunks_of(window) * self._chunk_rows
+            rows = (starts[:, None] + np.arange(self._chunk_rows)).reshape(-1)
+            rows = rows[rows < self._present.all_rows]
+            rows = rows[~np.isin(rows, self._present.absent)]
+            order = Permutation(len(rows), key(_WINDOW, *self._words, window))
+            self._kept = (window, rows[order(np.arange(len(rows)))])
+        return self._kept[1]
