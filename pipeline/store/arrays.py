@@ -31,9 +31,6 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.shard import parse_codec
 
-SMALL_CHUNK_ROWS = 4 * 2**20
-"""Labels and status are one chunk up to here: a thousand small chunks cost 0.3 s to open."""
-
 NOT_PREPARED = 255
 """What `status` says of a row that no commit covers."""
 
@@ -92,7 +89,7 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
 
     Each chunk of them is followed by its checksum.
     """
-    chunk_rows = _small_chunk(plan.num_rows)
+    chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
         name = f"{layout.array(plan.split, 'label')}/c.{chunk}"
         try:
@@ -113,7 +110,7 @@ def _small_array(
         store,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=(_small_chunk(len(values)),),
+        chunks=(layout.small_chunk_rows(len(values)),),
         compressors=[Crc32cCodec()],
         fill_value=fill,
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
@@ -126,10 +123,6 @@ def _small_array(
     for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
         text = _json(contents[key]) if key == "zarr.json" else contents[key]
         yield f"{layout.array(split, name)}/{key}", text
-
-
-def _small_chunk(num_rows: int) -> int:
-    return max(1, min(num_rows, SMALL_CHUNK_ROWS))
 
 
 def _compressors(codec: str) -> list[Any]:

@@ -90,7 +90,7 @@ def test_small_arrays_of_many_rows_have_several_chunks(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last is filled up."""
-    monkeypatch.setattr(arrays, "SMALL_CHUNK_ROWS", 4)
+    monkeypatch.setattr(layout, "SMALL_CHUNK_ROWS", 4)
     status = np.arange(11, dtype=np.uint8)
     made = arrays.status_array("train", status)
     assert [name.rpartition("/")[2] for name, _ in made] == ["c.0", "c.1", "c.2", "zarr.json"]
@@ -104,7 +104,7 @@ def test_damaged_labels_are_named_without_any_record_of_them(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
     """A byte, a length, an absence."""
-    monkeypatch.setattr(arrays, "SMALL_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(layout, "SMALL_CHUNK_ROWS", chunk_rows)
     made = arrays.label_array("train", np.arange(11, dtype=np.int32))
     write(objects, made)
     assert list(arrays.damaged_labels(objects, PLAN)) == []

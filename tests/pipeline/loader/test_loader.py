@@ -1,0 +1,442 @@
+"""Every readable row once an epoch, the same batches for any world, resumed exactly."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.ingest.shard import prepare_shard
+from pipeline.loader import Batch, Loader, gather
+from pipeline.store import arrays, layout
+from pipeline.store.objects import open_objects
+from tests.commands import ROOT
+from tests.pictures import make_folder, plan_inline, prepare_inline
+
+NUM_ROWS = 61
+CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """61 pictures, 3 of them broken: 8 shards, the last of 5 rows."""
+    folder = tmp_path_factory.mktemp("loader")
+    prepare_inline(make_folder(folder / "train", NUM_ROWS, bad=3), str(folder / "store"), **CHOICES)
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def plain(store: Path) -> dict[Any, Any]:
+    """What zarr reads: pixels by size, labels, and which rows are readable."""
+    objects = open_objects(str(store))
+    found: dict[Any, Any] = {
+        size: arrays.read_rows(objects, "train", size, 0, NUM_ROWS) for size in (8, 16)
+    }
+    found["label"] = arrays.read_small(objects, "train", "label")
+    found["readable"] = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0).tolist()
+    assert len(found["readable"]) == NUM_ROWS - 3
+    return found
+
+
+def rows_of(batches: list[Batch]) -> list[list[int]]:
+    return [batch.rows.tolist() for batch in batches]
+
+
+def flat(lists: Iterable[list[Any]]) -> list[Any]:
+    return [item for one in lists for item in one]
+
+
+def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
+    images = batch.images if isinstance(batch.images, tuple) else (batch.images,)
+    rows = batch.rows.numpy()
+    for size, tensor in zip(sizes, images, strict=True):
+        assert tensor.dtype == torch.uint8
+        assert tensor.shape == (len(rows), 3, size, size)
+        assert tensor.is_contiguous(memory_format=torch.channels_last) or len(rows) == 0
+        assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), plain[size][rows])
+    assert batch.labels.dtype == batch.rows.dtype == torch.int64
+    assert np.array_equal(batch.labels.numpy(), plain["label"][rows])
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    batch_size=st.integers(8, 70),
+    world=st.sampled_from([1, 2, 3, 8]),
+    order=st.sampled_from(["random", "windowed", "sequential"]),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 1000),
+    drop_last=st.booleans(),
+)
+def test_ranks_share_each_global_batch(
+    store: Path,
+    plain: dict[Any, Any],
+    batch_size: int,
+    world: int,
+    order: str,
+    seed: int,
+    epoch: int,
+    drop_last: bool,
+) -> None:
+    """The sequence of global batches is the same for any world; each readable row comes once."""
+
+    def handed(rank: int, world: int) -> list[list[int]]:
+        loader = Loader(
+            store,
+            size=8,
+            batch_size=batch_size,
+            order=order,
+            seed=seed,
+            rank=rank,
+            world=world,
+            drop_last=drop_last,
+            window_bytes=2 * 4 * 8 * 8 * 3,
+        )
+        loader.set_epoch(epoch)
+        found = rows_of(list(loader))
+        assert len(found) == len(loader)
+        return found
+
+    alone = handed(0, 1)
+    parts = [handed(rank, world) for rank in range(world)]
+    joined = [flat(batch) for batch in zip(*parts, strict=True)]
+    assert joined == alone
+    rows = flat(alone)
+    if drop_last:
+        assert len(set(rows)) == len(rows) == 58 // batch_size * batch_size
+        assert set(rows) <= set(plain["readable"])
+    else:
+        assert sorted(rows) == plain["readable"]
+    sizes = {len(part) for batch in zip(*parts, strict=True) for part in batch[:-1]}
+    assert not sizes or max(sizes) - min(sizes) <= batch_size // world + 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    order=st.sampled_from(["random", "windowed"]),
+    place=st.integers(0, 14),
+    drop_last=st.booleans(),
+)
+def test_a_resumed_epoch_is_exactly_the_rest(
+    store: Path, worlds: tuple[int, int], order: str, place: int, drop_last: bool
+) -> None:
+    """After any batch, into any other world; and on into the next epoch."""
+
+    def loaders(world: int) -> list[Loader]:
+        words: dict[str, Any] = {"size": 8, "batch_size": 7, "order": order, "drop_last": drop_last}
+        return [Loader(store, rank=rank, world=world, **words) for rank in range(world)]
+
+    def two_epochs(world: int, state: dict[str, Any] | None) -> list[list[int]]:
+        parts = []
+        for loader in loaders(world):
+            if state is not None:
+                loader.load_state_dict(state)
+            last = (state or {"epoch": 0})["epoch"]
+            epochs = [rows_of(list(loader))]
+            if loader.epoch == last:
+                epochs.append(rows_of(list(loader)))
+            parts.append(flat(epochs))
+        return [flat(batch) for batch in zip(*parts, strict=True)]
+
+    whole = two_epochs(1, None)
+    first = loaders(worlds[0])[0]
+    handed = sum(1 for _ in zip(range(place), first, strict=False))
+    assert handed == min(place, len(first))
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    assert (state["epoch"], state["batch"]) == (0, handed), "not what was gathered ahead"
+    assert two_epochs(worlds[1], state)[: len(whole) - handed] == whole[handed:]
+
+
+@pytest.mark.parametrize("reader", ["mapped", "preadv"])
+def test_all_batches_kept_are_what_zarr_reads(
+    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """Of several epochs, after all of them were handed out: no buffer is used under a tensor."""
+    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+    loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
+    kept = [batch for _ in range(4) for batch in loader]
+    assert set(loader.readers) == {reader}
+    for batch in kept:
+        check_pixels(batch, plain, 16, 8)
+    assert len({tensor.data_ptr() for batch in kept for tensor in batch.images}) == 2 * len(kept)
+
+
+def test_a_read_that_comes_in_pieces_is_put_together(
+    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system may give less than it was asked for."""
+    preadv = os.preadv
+
+    def little(file: int, buffers: list[memoryview], offset: int) -> int:
+        return preadv(file, [buffers[0][:100]], offset)
+
+    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: False)
+    monkeypatch.setattr(gather.os, "preadv", little)
+    for batch in Loader(store, size=8, batch_size=9):
+        check_pixels(batch, plain, 8)
+
+
+def test_buffers_come_back_when_nobody_looks(store: Path) -> None:
+    """Views of a batch keep its memory, whatever became of the batch."""
+    loader = Loader(store, size=16, batch_size=4, prefetch_bytes=1, threads=1)
+    view = None
+    seen = set()
+    for _ in range(5):
+        for batch in loader:
+            seen.add(batch.images.untyped_storage().data_ptr())
+            if view is None:
+                view = batch.images[1, 0]
+                before = view.clone()
+            del batch
+    assert torch.equal(view, before)
+    assert len(seen) <= 2 + 1 + 1 + 1 + 1
+
+
+def test_iterating_again_is_the_next_epoch(store: Path) -> None:
+    """Also after an epoch that was broken off."""
+    loader = Loader(store, size=8, batch_size=10)
+    orders = []
+    for epoch in range(3):
+        batches = iter(loader)
+        orders.append(tuple(next(batches).rows.tolist()))
+        assert loader.epoch == epoch
+        if epoch == 1:
+            list(batches)
+    assert len(set(orders)) == 3
+    loader.set_epoch(0)
+    assert tuple(next(iter(loader)).rows.tolist()) == orders[0]
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+
+def test_an_epoch_that_is_broken_off_leaves_nothing(store: Path) -> None:
+    """No thread, no file, no mapping."""
+    process = psutil.Process()
+    list(Loader(store, size=8, batch_size=10))
+    gc.collect()
+    threads, files = threading.active_count(), process.num_fds()
+    for _ in range(5):
+        loader = Loader(store, size=8, batch_size=10)
+        for _ in loader:
+            break
+        del loader
+    gc.collect()
+    assert threading.active_count() == threads
+    assert process.num_fds() == files
+    assert not [m for m in process.memory_maps(grouped=False) if str(store) in m.path]
+
+
+def test_a_loader_is_a_small_value(store: Path, plain: dict[Any, Any]) -> None:
+    """It is what a training task is handed, before or after it was iterated."""
+    loader = Loader(store, size=8, batch_size=10)
+    list(loader)
+    text = pickle.dumps(loader)
+    assert len(text) < 2_000
+    again = pickle.loads(text)
+    assert rows_of(list(again)) == rows_of(list(loader))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_it_works_in_a_child(store: Path, method: str) -> None:
+    """Though the parent has iterated, and is in the middle of an epoch."""
+    code = f"""
+import multiprocessing, sys
+from pipeline.loader import Loader
+
+def child(loader, queue):
+    queue.put([batch.rows.tolist() for batch in loader])
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    loader = Loader({str(store)!r}, size=8, batch_size=10)
+    list(loader)
+    running = iter(loader)
+    next(running)
+    queue = context.Queue()
+    process = context.Process(target=child, args=(loader, queue))
+    process.start()
+    theirs = queue.get(timeout=60)
+    process.join(60)
+    list(running)
+    print(theirs == [batch.rows.tolist() for batch in loader])
+"""
+    script = store.parent / f"{method}.py"
+    script.write_text(code)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.stdout, ended.returncode) == ("True\n", 0), ended.stderr
+
+
+def test_nothing_that_a_loader_has_no_use_for_is_loaded(store: Path) -> None:
+    """Neither Dask nor Pillow, and not zarr."""
+    code = f"""
+import sys
+from pipeline.loader import Loader
+list(Loader({str(store)!r}, size=8))
+print(sorted({{"dask", "distributed", "PIL", "zarr", "pyarrow"}} & set(sys.modules)))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+# --- stores that are not whole --------------------------------------------------------------------
+
+
+def broken(tmp_path: Path, store: Path, damage: Callable[[Path], None]) -> Path:
+    """A copy of the store with one shard damaged."""
+    import shutil
+
+    copy = shutil.copytree(store, tmp_path / "broken")
+    damage(copy / layout.shard("train", 8, 3))
+    return copy
+
+
+def flip_index(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (Path.unlink, "is missing"),
+        (lambda path: os.truncate(path, 700), "has 700 bytes: expected"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "bytes: expected"),
+        (flip_index, "has a damaged index"),
+    ],
+)
+def test_a_shard_that_is_not_whole_is_an_error_that_names_it(
+    tmp_path: Path, store: Path, damage: Callable[[Path], None], what: str
+) -> None:
+    """Never zeros."""
+    copy = broken(tmp_path, store, damage)
+    with pytest.raises(
+        StoreDamagedError, match=rf"8/c\.3\.0\.0\.0 .*{what}|index of .*c\.3.* {what}"
+    ):
+        list(Loader(copy, size=8, batch_size=10))
+
+
+@pytest.mark.parametrize("reader", ["mapped", "preadv"])
+def test_a_shard_that_is_cut_off_under_a_loader_is_an_error(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """And kills nobody: it is mapped."""
+    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+    copy = broken(tmp_path, store, lambda path: None)
+    loader = Loader(copy, size=8, batch_size=10, prefetch_bytes=1)
+    list(loader)
+    os.truncate(copy / layout.shard("train", 8, 3), 100)
+    with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 "):
+        list(loader)
+
+
+@pytest.mark.parametrize("name", ["label", "status"])
+def test_damaged_labels_are_an_error(tmp_path: Path, store: Path, name: str) -> None:
+    """They have a checksum too."""
+
+    def damage(path: Path) -> None:
+        small = path.parents[1] / name / "c.0"
+        data = bytearray(small.read_bytes())
+        data[5] ^= 1
+        small.write_bytes(data)
+
+    with pytest.raises(StoreDamagedError, match=f"{name}/c.0 is damaged"):
+        len(Loader(broken(tmp_path, store, damage), size=8))
+
+
+def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
+    tmp_path: Path, plain: dict[Any, Any]
+) -> None:
+    """Then committed rows are handed out, and no others."""
+    source = make_folder(tmp_path / "train", NUM_ROWS, bad=3)
+    _, plan, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
+    for shard in (1, 4, 7):
+        prepare_shard(work, shard)
+    with pytest.raises(StoreError, match="'train' is not finished"):
+        list(Loader(tmp_path / "store", size=8))
+    loader = Loader(tmp_path / "store", size=8, batch_size=5, drop_last=False, partial=True)
+    batches = list(loader)
+    committed = {row for shard in (1, 4, 7) for row in plan.rows(shard)}
+    assert sorted(flat(rows_of(batches))) == sorted(committed & set(plain["readable"]))
+    for batch in batches:
+        check_pixels(batch, plain, 8)
+
+
+# --- wrong words ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ({"size": 8, "sizes": (8,)}, "size and sizes were both given"),
+        ({"sizes": ()}, "expected one or more"),
+        ({"sizes": (8, 8)}, "none of them twice"),
+        ({"order": "shuffled"}, "order is 'shuffled'"),
+        ({"batch_size": 2, "rank": 0, "world": 3}, "batch_size is 2: expected at least one row"),
+        ({"rank": 0}, "expected both or none"),
+        ({"rank": 3, "world": 3}, "rank is 3 of a world of 3: expected 0 to 2"),
+        ({"prefetch_bytes": 0}, "prefetch_bytes is 0"),
+        ({"threads": -1}, "threads is -1"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(
+    store: Path, words: dict[str, Any], what: str
+) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match=what):
+        Loader(store, **words)
+
+
+def test_a_size_that_is_not_there_is_named(store: Path) -> None:
+    """And so are those that are."""
+    with pytest.raises(StoreError, match="no finished 24 px: it has 8, 16"):
+        len(Loader(store, size=24))
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"batch_size": 11}, {"order": "windowed"}, {"drop_last": False}]
+)
+def test_a_state_of_another_loader_is_refused(store: Path, other: dict[str, Any]) -> None:
+    """By what differs."""
+    state = Loader(store, size=8, batch_size=10).state_dict()
+    with pytest.raises(StoreMismatchError, match=f"{next(iter(other))} is "):
+        Loader(store, **{"size": 8, "batch_size": 10, **other}).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")]
+)
+def test_rank_and_world_are_those_of_the_launcher(
+    store: Path, monkeypatch: pytest.MonkeyPatch, rank: str, world: str
+) -> None:
+    """Torchrun's or Slurm's, unless they are given."""
+    monkeypatch.setenv(rank, "2")
+    monkeypatch.setenv(world, "5")
+    assert (Loader(store).rank, Loader(store).world) == (2, 5)
+    assert Loader(store, rank=0, world=1).world == 1

@@ -1,0 +1,34 @@
+"""The README's training script, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.commands import ROOT
+from tests.pictures import make_folder, prepare_inline
+
+
+def test_the_readmes_script_trains_on_two_ranks(tmp_path: Path) -> None:
+    """Both ranks go through three epochs, in step."""
+    readme = (ROOT / "README.md").read_text()
+    (script,) = re.findall(r"```python\n(import torch\n.*?)```", readme, re.DOTALL)
+    assert '"demo/store"' in script
+    make_folder(tmp_path / "train", 140, bad=2)
+    prepare_inline(tmp_path / "train", str(tmp_path / "demo/store"), sizes=(72,))
+    (tmp_path / "train.py").write_text(script)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    ended = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    said = re.findall(r"rank (\d), epoch (\d): loss \d", ended.stdout)
+    assert sorted(said) == [(rank, epoch) for rank in "01" for epoch in "012"]
