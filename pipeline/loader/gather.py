@@ -66,6 +66,24 @@ class Shard:
             self._map.madvise(mmap.MADV_RANDOM)
         self.bytes = np.frombuffer(self._map, np.uint8)
         """All of it, read-only."""
+        self._chunk_bytes = geometry.chunk_bytes
+        self.checked = bytearray(geometry.num_chunks(shard))
+        """1 for each chunk whose checksum was found right."""
+
+    def check_chunk(self, chunk: int) -> None:
+        """Compare a chunk with the checksum behind it.
+
+        Raises:
+            StoreDamagedError: It is another.
+        """
+        framed = self._chunk_bytes + 4
+        data = np.frombuffer(os.pread(self.file, framed, chunk * framed), np.uint8)
+        found = google_crc32c.value(data[:-4]).to_bytes(4, "little")
+        if len(data) != framed or found != data[-4:].tobytes():
+            raise StoreDamagedError(
+                f"{self.name} is damaged (chunk {chunk}). Run `tesserae repair`."
+            )
+        self.checked[chunk] = 1
 
     def check_size(self) -> None:
         """Make sure that all of the mapping is there.
@@ -95,14 +113,16 @@ class Shard:
 class Gatherer:
     """Gathers rows of one size. Used by many threads at once."""
 
-    def __init__(self, split: Split, size: int, root: Path) -> None:
+    def __init__(self, split: Split, size: int, root: Path, *, check: bool = False) -> None:
         """Open nothing yet.
 
         Args:
             split: An uncompressed split.
             size: Side of the squares in pixels.
             root: The store's folder, or another that holds its image arrays.
+            check: Compare each chunk with its checksum when a row of it is first wanted.
         """
+        self._check = check
         self._geometry = geometry(split, size)
         self._split = split.plan.split
         self._size = size
@@ -128,6 +148,8 @@ class Gatherer:
         numbers, offsets = (found.tolist() for found in self._geometry.places(rows))
         shards = {number: self._shard(number) for number in set(numbers)}
         found = [shards[number] for number in numbers]
+        if self._check:
+            self._check_chunks(found, offsets, disk)
         flat = out.reshape(len(rows), self._geometry.row_bytes)
         if self._resident(found, offsets):
             for shard in shards.values():
@@ -152,6 +174,15 @@ class Gatherer:
         """Let go of all shards."""
         with self._lock:
             self._shards.clear()
+
+    def _check_chunks(
+        self, shards: Sequence[Shard], offsets: Sequence[int], disk: Executor
+    ) -> None:
+        framed = self._geometry.chunk_bytes + 4
+        touched = {(shard, at // framed) for shard, at in zip(shards, offsets, strict=True)}
+        fresh = [(shard, chunk) for shard, chunk in touched if not shard.checked[chunk]]
+        for checked in [disk.submit(shard.check_chunk, chunk) for shard, chunk in fresh]:
+            checked.result()
 
     def _copy(
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]

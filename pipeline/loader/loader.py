@@ -23,20 +23,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
+from pipeline.loader.chunks import ChunkReader
 from pipeline.loader.gather import Gatherer
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import LocalObjects, open_objects
 from pipeline.store.split import Split, open_split
 
 STATE_VERSION = 1
+CHECKSUMS = ("never", "once")
 
 PREFETCH_BYTES = 512 * 2**20
 """Of batches that are gathered ahead of the one that is handed out."""
 
 WINDOW_BYTES = 2**30
 """Of a window of the windowed order, at the largest size."""
+
+CACHE_BYTES = 2**30
+"""Of decompressed chunks."""
 
 DISK_THREADS = 16
 """Threads that wait for a disk at once."""
@@ -83,6 +88,8 @@ class Loader:
         pin: bool | None = None,
         prefetch_bytes: int = PREFETCH_BYTES,
         window_bytes: int = WINDOW_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        checksum: str = "never",
     ) -> None:
         """Check what can be checked without opening anything.
 
@@ -104,6 +111,11 @@ class Loader:
             pin: Whether batches are in page-locked memory (if there is a GPU).
             prefetch_bytes: Most bytes of batches that are gathered ahead.
             window_bytes: Bytes of a window, at the largest size.
+            cache_bytes: Most bytes of pixels, for each size, that are kept of a store that is
+                compressed or remote.
+            checksum: `once`: each chunk of an uncompressed local store is read whole and compared
+                with its checksum when a row of it is first wanted. `never`: `tesserae verify` does
+                that for all. Chunks of other stores are compared whenever they are read.
 
         Raises:
             ValueError: An argument makes no sense.
@@ -124,8 +136,10 @@ class Loader:
         self.pin = pin
         self.prefetch_bytes = prefetch_bytes
         self.window_bytes = window_bytes
+        self.cache_bytes = cache_bytes
+        self.checksum = checksum
         self.readers: dict[str, int] = {}
-        """How many batches each reader has gathered, `mapped` and `preadv`."""
+        """How many batches each reader has gathered: `mapped`, `preadv`, `chunks`."""
         self._check()
         self._opened: _Opened | None = None
         self._epoch = 0
@@ -137,12 +151,15 @@ class Loader:
             raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}: expected one of {', '.join(ORDERS)}.")
+        if self.checksum not in CHECKSUMS:
+            expected = " or ".join(CHECKSUMS)
+            raise ValueError(f"checksum is {self.checksum!r}: expected {expected}.")
         if self.batch_size < self.world:
             raise ValueError(
                 f"batch_size is {self.batch_size}: expected at least one row for each of"
                 f" {self.world} ranks; it is that of the global batch."
             )
-        for name in ("prefetch_bytes", "window_bytes", "threads"):
+        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
 
@@ -308,17 +325,19 @@ class _Parts:
         return rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
 
 
+def _gatherer(loader: Loader, split: Split, size: int) -> Gatherer | ChunkReader:
+    if isinstance(split.objects, LocalObjects) and split.recipe.codec == "none":
+        root = Path(split.objects.url)
+        return Gatherer(split, size, root, check=loader.checksum == "once")
+    return ChunkReader(split, size, cache_bytes=loader.cache_bytes)
+
+
 class _Opened:
     """What a loader holds open from its first batch on."""
 
     def __init__(self, loader: Loader) -> None:
         objects = open_objects(loader.store)
         self.split: Split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
-        if not isinstance(objects, LocalObjects) or self.split.recipe.codec != "none":
-            raise StoreError(
-                f"{objects.url} is compressed or remote: a loader cannot read it yet. Copy it to a"
-                " local disk, and prepare it with --codec none."
-            )
         self._single = loader.single
         self._readers = loader.readers
         pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
@@ -327,7 +346,7 @@ class _Opened:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
-        self._gatherers = [Gatherer(self.split, size, Path(objects.url)) for size in loader.sizes]
+        self._gatherers = [_gatherer(loader, self.split, size) for size in loader.sizes]
 
     def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
         """Gather *rows*."""

@@ -52,6 +52,13 @@ class Objects(Protocol):
             FileNotFoundError: There is none.
         """
 
+    def read(self, name: str, start: int, num_bytes: int) -> bytes:
+        """A part of the object; less than was asked for where it ends before.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+
     def open(self, name: str) -> BinaryIO:
         """The object as a file that can be read anywhere.
 
@@ -125,6 +132,15 @@ class LocalObjects:
     def get(self, name: str) -> bytes:
         """See `Objects`."""
         return (self._root / name).read_bytes()
+
+    def read(self, name: str, start: int, num_bytes: int) -> bytes:
+        """See `Objects`."""
+        with (self._root / name).open("rb", buffering=0) as file:
+            file.seek(start)
+            found = b""
+            while len(found) < num_bytes and (piece := file.read(num_bytes - len(found))):
+                found += piece
+            return found
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""

@@ -39,6 +39,12 @@ class RemoteObjects:
         with self._in_words("read", name):
             return cast(BinaryIO, self._files.open(self._path(name), "rb"))
 
+    def read(self, name: str, start: int, num_bytes: int) -> bytes:
+        """See `Objects`."""
+        with self._in_words("read", name):
+            data = self._files.cat_file(self._path(name), start=start, end=start + num_bytes)
+            return bytes(data)
+
     def size(self, name: str) -> int | None:
         """See `Objects`."""
         with self._in_words("read", name), contextlib.suppress(FileNotFoundError):

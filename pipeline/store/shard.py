@@ -26,6 +26,7 @@ from pipeline.store.commit import Written
 ABSENT = np.uint64(2**64 - 1)
 
 Compress = Callable[[NDArray[np.uint8]], bytes]
+Decompress = Callable[[bytes], bytes]
 
 
 class Writer(Protocol):
@@ -121,6 +122,18 @@ def parse_codec(codec: str) -> tuple[str, int]:
             " blosc-zstd:LEVEL (1-9)."
         )
     return name, level
+
+
+def decompressor(codec: str) -> Decompress | None:
+    """The function that undoes `compressor`, or None for `none`."""
+    name, _ = parse_codec(codec)
+    if name == "none":
+        return None
+    import numcodecs
+
+    made = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
+    numcodecs.blosc.use_threads = False  # a loader has threads of its own
+    return cast(Decompress, made.decode)
 
 
 def compressor(codec: str) -> Compress | None:

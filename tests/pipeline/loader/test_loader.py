@@ -343,6 +343,36 @@ def test_a_shard_that_is_not_whole_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("reader", ["mapped", "preadv"])
+def test_a_flipped_bit_is_found_by_who_asks(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """Each chunk is read for that once, and never again."""
+    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[1000] ^= 1
+        path.write_bytes(data)
+
+    words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
+    copy = broken(tmp_path, store, flip)
+    list(Loader(copy, **words))
+    with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
+        list(Loader(copy, **words, checksum="once"))
+    seen: list[tuple[str, int]] = []
+    check = gather.Shard.check_chunk
+
+    def note(self: gather.Shard, chunk: int) -> None:
+        seen.append((self.name, chunk))
+        check(self, chunk)
+
+    monkeypatch.setattr(gather.Shard, "check_chunk", note)
+    loader = Loader(store, **words, checksum="once", threads=1, prefetch_bytes=1)
+    assert len(list(loader)) == len(list(loader))
+    assert len(seen) == len(set(seen)) == 16
+
+
+@pytest.mark.parametrize("reader", ["mapped", "preadv"])
 def test_a_shard_that_is_cut_off_under_a_loader_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
@@ -403,6 +433,7 @@ def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
         ({"rank": 3, "world": 3}, "rank is 3 of a world of 3: expected 0 to 2"),
         ({"prefetch_bytes": 0}, "prefetch_bytes is 0"),
         ({"threads": -1}, "threads is -1"),
+        ({"checksum": "always"}, "checksum is 'always': expected never or once"),
     ],
 )
 def test_words_that_make_no_sense_are_refused(
