@@ -102,13 +102,12 @@ def test_every_requirement_was_tested_in_one_version():
     assert names - {name.lower().replace("_", "-") for name in pinned} == {"pillow"}
 
 
-def test_torch_is_required_by_training_alone():
-    """Preparing, testing and the demo install without it."""
+def test_torch_is_required_by_loading_and_training_alone():
+    """Preparing and the demo install without it; tests of the loader need it."""
     extras = PROJECT["project"]["optional-dependencies"]
 
     assert [name for name, some in extras.items() if "torch" in str(some)] == ["train"]
     assert "torch" not in str(PROJECT["project"]["dependencies"])
-    assert "torch" not in str(PROJECT["dependency-groups"])
 
 
 @pytest.mark.parametrize(

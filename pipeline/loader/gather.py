@@ -61,6 +61,8 @@ class Shard:
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()
         self._check_index(geometry, shard)
+        if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
+            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
         self._map = mmap.mmap(self.file, self.num_bytes, prot=mmap.PROT_READ)
         if hasattr(mmap, "MADV_RANDOM"):  # no page that was not asked for
             self._map.madvise(mmap.MADV_RANDOM)
