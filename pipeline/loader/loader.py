@@ -325,11 +325,20 @@ class _Parts:
         return rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
 
 
-def _gatherer(loader: Loader, split: Split, size: int) -> Gatherer | ChunkReader:
+def gatherer_of(
+    split: Split, size: int, *, cache_bytes: int, check: bool = False
+) -> Gatherer | ChunkReader:
+    """What reads rows of one size of *split*.
+
+    Args:
+        split: Any split.
+        size: Side of the squares in pixels.
+        cache_bytes: Most bytes of pixels that are kept of a compressed or remote store.
+        check: Compare each chunk of another store with its checksum once.
+    """
     if isinstance(split.objects, LocalObjects) and split.recipe.codec == "none":
-        root = Path(split.objects.url)
-        return Gatherer(split, size, root, check=loader.checksum == "once")
-    return ChunkReader(split, size, cache_bytes=loader.cache_bytes)
+        return Gatherer(split, size, Path(split.objects.url), check=check)
+    return ChunkReader(split, size, cache_bytes=cache_bytes)
 
 
 class _Opened:
@@ -340,13 +349,17 @@ class _Opened:
         self.split: Split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
         self._single = loader.single
         self._readers = loader.readers
+        check = loader.checksum == "once"
         pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
         most = -(-loader.batch_size // loader.world)
         shapes = [(most, size, size, 3) for size in loader.sizes]
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
-        self._gatherers = [_gatherer(loader, self.split, size) for size in loader.sizes]
+        self._gatherers = [
+            gatherer_of(self.split, size, cache_bytes=loader.cache_bytes, check=check)
+            for size in loader.sizes
+        ]
 
     def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
         """Gather *rows*."""
