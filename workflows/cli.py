@@ -27,6 +27,7 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
+    "loader": "measure what a loader delivers from a store",
     "sample": "make a small ImageNet-shaped folder of photographs",
     "demo": "sample, prepare, verify and show, in one go",
     "doctor": "say what is active on this machine, and what is missing",

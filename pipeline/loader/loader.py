@@ -176,6 +176,11 @@ class Loader:
         return opened.split.plan.num_rows - len(opened.split.absent)
 
     @property
+    def labels(self) -> NDArray[np.int32]:
+        """(num_rows,) int32 of all rows of the split; -1 where there is no class."""
+        return self._open().split.labels
+
+    @property
     def classes(self) -> tuple[tuple[str, str], ...]:
         """(wnid, words) of label 0, 1, ..."""
         return self._open().split.recipe.classes
@@ -250,7 +255,7 @@ class Loader:
 
     def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
         opened = self._open()
-        parts = _Parts(self, self._epoch_order(epoch))
+        parts = _Parts(self, self.epoch_order(epoch))
         depth = max(2, self.prefetch_bytes // opened.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
         gathering = ThreadPoolExecutor(self.threads, "gather")
@@ -268,7 +273,8 @@ class Loader:
             gathering.shutdown(cancel_futures=True)
             disk.shutdown(cancel_futures=True)
 
-    def _epoch_order(self, epoch: int) -> EpochOrder:
+    def epoch_order(self, epoch: int) -> EpochOrder:
+        """The rows of one epoch, of all ranks, in order."""
         split = self._open().split
         return epoch_order(
             self.order,

@@ -1,0 +1,72 @@
+"""`tesserae loader`: figures of a real store, and one sentence where there are none."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pictures import make_folder, prepare_inline
+from workflows.cli import main
+
+WORDS: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 pictures."""
+    folder = tmp_path_factory.mktemp("loader")
+    prepare_inline(make_folder(folder / "train", 50), str(folder / "store"), **WORDS)
+    return folder / "store"
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
+@pytest.mark.parametrize("cold", [[], ["--cold"]])
+def test_each_epoch_is_measured(
+    store: Path, order: str, cold: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rate, its cost and what held it up; then how well it mixed."""
+    words = ["loader", str(store), "--size", "8", "--batch", "5", "--epochs", "2"]
+    assert main([*words, "--order", order, *cold]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"50 rows of train at 8 px, 10 batches of 5, {order} order" in out[0]
+    for epoch, line in enumerate(out[1:3]):
+        pattern = (
+            r"epoch \d: [\d,.]+ images/s, .*/s, [\d.]+ CPU ms an image, first batch after .*limit"
+        )
+        assert re.match(pattern, line)
+        assert line.startswith(f"epoch {epoch}: ")
+    assert out[3].startswith("pairs of one class in a batch: ")
+    assert len(out) == (4 if order == "sequential" else 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--batch", "51"], "not one batch of 51 is in it"),
+        (["--epochs", "0"], "--epochs is 0: expected at least 1"),
+        (["--size", "9"], "no finished 9 px: it has 8"),
+        (["--split", "val"], "no plan for split 'val'"),
+        (["--threads", "-2"], "threads is -2"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    store: Path, words: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one sentence."""
+    assert main(["loader", str(store), "--size", "8", *words]) == 1
+    said = capsys.readouterr().err
+    assert what in said
+    assert said.count("\n") == 1

@@ -1,0 +1,131 @@
+"""Measure what a loader delivers from a store on this machine, and how well it mixes.
+
+Each epoch is handed out to nobody, as fast as it comes. `--cold` begins with no page of the store
+in memory. Figures of mixing are 1 for a perfect shuffle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StoreError
+from pipeline.order import ORDERS
+from workflows.figures import bytes_text, per_second, seconds_text
+
+if TYPE_CHECKING:
+    from pipeline.loader import Loader
+
+BUSY = 0.8
+"""Of the time that its threads have: a loader that uses more is held up by the processor."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae loader`."""
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    parser.add_argument("--split", default="train", help="which split (train)")
+    parser.add_argument("--size", type=int, default=224, help="of the squares in pixels (224)")
+    parser.add_argument("--batch", type=int, default=256, help="rows of a global batch (256)")
+    parser.add_argument("--order", choices=ORDERS, default="random", help="(random)")
+    parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
+    parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
+    parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
+    parser.add_argument(
+        "--cold", action="store_true", help="drop the store from the page cache first"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print."""
+    if args.epochs < 1:
+        raise ValueError(f"--epochs is {args.epochs}: expected at least 1.")
+    try:
+        from pipeline.loader import Loader  # here: --help need not wait for torch
+    except ModuleNotFoundError as e:
+        raise StoreError(
+            f"a loader needs {e.name}. Run `make setup EXTRAS=train`, and try again."
+        ) from None
+    loader = Loader(
+        args.store,
+        args.split,
+        size=args.size,
+        batch_size=args.batch,
+        order=args.order,
+        seed=args.seed,
+        partial=args.partial,
+        threads=args.threads,
+        rank=0,
+        world=1,
+    )
+    if args.cold:
+        drop_pages(Path(args.store).expanduser() / "images.zarr" / args.split / str(args.size))
+    print(
+        f"{args.store}: {loader.num_rows:,} rows of {args.split} at {args.size} px, {len(loader):,}"
+        f" batches of {args.batch:,}, {args.order} order, {loader.threads} threads"
+    )
+    if not len(loader):
+        raise StoreError(f"not one batch of {args.batch:,} is in it. Pass a smaller --batch.")
+    for epoch in range(args.epochs):
+        print(measure(loader, epoch), flush=True)
+    for line in mixing(loader):
+        print(line)
+    return 0
+
+
+def measure(loader: Loader, epoch: int) -> str:
+    """Hand out one epoch, and say how fast it came and what held it up."""
+    loader.set_epoch(epoch)
+    loader.readers.clear()
+    rows = 0
+    first = 0.0
+    cpu, started = time.process_time(), time.perf_counter()
+    for batch in loader:
+        first = first or time.perf_counter() - started
+        rows += len(batch.rows)
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    return (
+        f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s,"
+        f" {cpu / rows * 1e3:.3f} CPU ms an image, first batch after {seconds_text(first)};"
+        f" {_limit(loader, cpu / wall)}"
+    )
+
+
+def _limit(loader: Loader, cores: float) -> str:
+    how = max(loader.readers, key=lambda name: loader.readers[name])
+    if cores >= BUSY * min(loader.threads, len(os.sched_getaffinity(0))):
+        what = {"mapped": "copying from memory", "preadv": "reading", "chunks": "unpacking chunks"}
+        return f"the processor limits it, {what[how]}"
+    if how == "mapped":
+        return "memory limits it"
+    return "the disk or the network limits it"
+
+
+def mixing(loader: Loader) -> list[str]:
+    """How well the order mixes classes, and batches from one epoch to the next."""
+    from pipeline.loader.quality import recurrence, same_class_factor
+
+    order, after = (loader.epoch_order(epoch) for epoch in (0, 1))
+    classes = same_class_factor(order, loader.labels, loader.batch_size)
+    lines = [f"pairs of one class in a batch: {classes:.2f} x chance"]
+    if loader.order != "sequential":
+        again = recurrence(order, after, loader.batch_size)
+        lines.append(f"pairs that meet again in the next epoch: {again:.2f} x chance")
+    return lines
+
+
+def drop_pages(folder: Path) -> None:
+    """Have the kernel forget what it holds of the files in *folder*; they stay as they are."""
+    if not folder.is_dir():
+        raise StoreError(f"--cold needs a store on a local disk: {folder} is no folder.")
+    for path in folder.iterdir():
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
