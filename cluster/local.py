@@ -84,7 +84,7 @@ def settings(allowed_losses: int) -> dict[str, Any]:
         "distributed.comm.timeouts.connect": "10s",  # so long is a dead worker asked for its result
         "distributed.admin.log-length": 1000,
         # Fifty looks a second at an event loop, and a hundred at what a task is doing, take the
-        # interpreter from it each time: 4 % of all CPU, for figures that ten a second give too.
+        # interpreter from it each time: 2 to 5 % of all CPU, for figures that fewer looks give too.
         "distributed.admin.tick.interval": "500ms",
         "distributed.worker.profile.interval": "100ms",
     }

@@ -215,6 +215,7 @@ class _Windowed:
         self._kept: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """See `EpochOrder`."""
         found = [np.empty(0, np.int64)]
         while start < stop:
             window = int(np.searchsorted(self._ends, start, side="right"))

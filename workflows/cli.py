@@ -92,7 +92,7 @@ def _run(words: list[str]) -> int:
 
 
 def _load(module: str) -> ModuleType:
-    # A third of the start of a short run: the collector looks again and again at modules, which
+    # A quarter of the start of a short run: the collector looks again and again at modules, which
     # stay, and OpenBLAS's threads spin, which have nothing to do here. Tasks are given theirs.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()

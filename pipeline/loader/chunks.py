@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
+from pipeline.loader.gather import finish_all
 from pipeline.store import layout
 from pipeline.store.objects import Objects
 from pipeline.store.shard import ABSENT, decompressor
@@ -63,14 +64,8 @@ class ChunkReader:
             chunk, at = divmod(inside, self._geometry.chunk_rows)
             wanted[shard, chunk].append((place, at))
         flat = out.reshape(len(rows), self._geometry.row_bytes)
-        for copied in [disk.submit(self._copy, *where, flat, at) for where, at in wanted.items()]:
-            copied.result()
+        finish_all([disk.submit(self._copy, *where, flat, at) for where, at in wanted.items()])
         return "chunks"
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._indexes.clear()
-        self._chunks.clear()
 
     def _copy(
         self, shard: int, chunk: int, flat: NDArray[np.uint8], rows: Sequence[tuple[int, int]]
@@ -153,8 +148,3 @@ class _Kept(Generic[Key, Made]):
                 self._values.pop(key, None)
             ours.set_exception(e)
         return ours.result()
-
-    def clear(self) -> None:
-        """Keep nothing."""
-        with self._lock:
-            self._values.clear()

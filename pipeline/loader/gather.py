@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
 import google_crc32c
@@ -168,14 +168,8 @@ class Gatherer:
             )
             for at in pieces
         ]
-        for read in reads:
-            read.result()
+        finish_all(reads)
         return "preadv"
-
-    def close(self) -> None:
-        """Let go of all shards."""
-        with self._lock:
-            self._shards.clear()
 
     def _check_chunks(
         self, shards: Sequence[Shard], offsets: Sequence[int], disk: Executor
@@ -183,8 +177,7 @@ class Gatherer:
         framed = self._geometry.chunk_bytes + 4
         touched = {(shard, at // framed) for shard, at in zip(shards, offsets, strict=True)}
         fresh = [(shard, chunk) for shard, chunk in touched if not shard.checked[chunk]]
-        for checked in [disk.submit(shard.check_chunk, chunk) for shard, chunk in fresh]:
-            checked.result()
+        finish_all([disk.submit(shard.check_chunk, chunk) for shard, chunk in fresh])
 
     def _copy(
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
@@ -230,6 +223,16 @@ class Gatherer:
         )
 
 
+def finish_all(parts: Sequence[Future[None]]) -> None:
+    """Wait for all of *parts*, and raise what the first that failed raised.
+
+    For all of them, since those that are left would go on writing to a buffer that is given back.
+    """
+    wait(parts)
+    for part in parts:
+        part.result()
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -249,4 +252,5 @@ def _in_memory(mapped: NDArray[np.uint8], offset: int, num_bytes: int) -> bool:
 def _files_limit() -> int:
     import resource
 
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4 * OPEN_SHARDS if limit == resource.RLIM_INFINITY else limit

@@ -125,14 +125,15 @@ class Loader:
         self.store = os.fspath(store)
         self.split = split
         self.single = sizes is None
-        self.sizes = tuple(sizes) if sizes is not None else (size or 224,)
+        self.sizes = tuple(sizes) if sizes is not None else (224 if size is None else size,)
         self.batch_size = batch_size
         self.order = order
         self.seed = seed
         self.rank, self.world = _place(rank, world)
         self.drop_last = drop_last
         self.partial = partial
-        self.threads = threads or min(4, len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        self.threads = min(4, cores) if threads is None else threads
         self.pin = pin
         self.prefetch_bytes = prefetch_bytes
         self.window_bytes = window_bytes

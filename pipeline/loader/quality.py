@@ -19,11 +19,12 @@ def same_class_factor(
         batch_size: Of the global batch.
         most_rows: Of the epoch that are looked at, from its start.
     """
-    rows = _whole_batches(order, batch_size, most_rows)
+    n = order.num_rows
+    everything = order.rows(0, n)
+    rows = everything[: min(n, most_rows) // batch_size * batch_size]
     if not len(rows):
         return float("nan")
-    n = order.num_rows
-    sizes = np.unique(labels[order.rows(0, n)], return_counts=True)[1].astype(np.int64)
+    sizes = np.unique(labels[everything], return_counts=True)[1].astype(np.int64)
     chance = float((sizes * (sizes - 1)).sum()) / (n * (n - 1))
     classes = np.unique(labels[rows], return_inverse=True)[1]
     batches = np.arange(len(rows)) // batch_size
@@ -35,8 +36,7 @@ def same_class_factor(
 def recurrence(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
     """Pairs of rows that share a batch in both epochs, over those that chance would have it."""
     n = first.num_rows
-    rows = _whole_batches(first, batch_size, n)
-    again = _whole_batches(second, batch_size, n)
+    rows, again = (order.rows(0, n // batch_size * batch_size) for order in (first, second))
     if not len(rows):
         return float("nan")
     place = np.full(int(max(rows.max(), again.max())) + 1, -1, np.int64)
@@ -46,10 +46,6 @@ def recurrence(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
     found = _pairs(now[kept] * (len(rows) // batch_size) + before[kept])
     pairs = len(rows) // batch_size * batch_size * (batch_size - 1) / 2
     return found / (pairs * pairs / (n * (n - 1) / 2))
-
-
-def _whole_batches(order: EpochOrder, batch_size: int, most: int) -> NDArray[np.int64]:
-    return order.rows(0, min(order.num_rows, most) // batch_size * batch_size)
 
 
 def _pairs(groups: NDArray[np.int64]) -> int:

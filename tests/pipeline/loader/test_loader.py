@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +194,35 @@ def test_a_read_that_comes_in_pieces_is_put_together(
     monkeypatch.setattr(gather.os, "preadv", little)
     for batch in Loader(store, size=8, batch_size=9):
         check_pixels(batch, plain, 8)
+
+
+def test_a_failed_gather_leaves_nobody_writing() -> None:
+    """Its buffer is given back: whoever gets it next must have it alone."""
+    going = threading.Event()
+    left: list[bool] = []
+
+    def fail() -> None:
+        going.wait(5)
+        raise StoreError("the disk is gone")
+
+    def write() -> None:
+        going.set()
+        time.sleep(0.2)
+        left.append(True)
+
+    with ThreadPoolExecutor(2) as disk:
+        with pytest.raises(StoreError, match="the disk is gone"):
+            gather.finish_all([disk.submit(fail), disk.submit(write)])
+        assert left == [True]
+
+
+def test_where_any_number_of_files_may_be_open_shards_stay_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system's word for that is -1."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    assert gather._files_limit() // 4 >= gather.OPEN_SHARDS
 
 
 def test_buffers_come_back_when_nobody_looks(store: Path) -> None:
@@ -433,6 +465,8 @@ def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
         ({"rank": 3, "world": 3}, "rank is 3 of a world of 3: expected 0 to 2"),
         ({"prefetch_bytes": 0}, "prefetch_bytes is 0"),
         ({"threads": -1}, "threads is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"size": 0}, r"sizes are \(0,\)"),
         ({"checksum": "always"}, "checksum is 'always': expected never or once"),
     ],
 )
