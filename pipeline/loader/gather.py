@@ -11,38 +11,35 @@ when it is opened, and again whenever rows of it are copied.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
+import errno
 import os
+import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.loader.mapping import Mapping
 from pipeline.store import layout
 from pipeline.store.split import Geometry, Split, geometry
 
-OPEN_SHARDS = 4096
-"""Shards that are kept open and mapped, at most; fewer where fewer files may be open."""
-
-PROBED_ROWS = 8
-"""Rows of a batch that mincore is asked for."""
+OTHER_FILES = 512
+"""Files that a process may want to open beside shards."""
 
 PIECE_ROWS = 8
 """Rows that one thread reads from a disk before another takes the next."""
 
-_PAGE = mmap.PAGESIZE
-
 
 class Shard:
-    """One shard object, open and mapped. Closed when nobody holds it."""
+    """One shard object, open. Closed when nobody holds it."""
 
     def __init__(self, path: Path, name: str, geometry: Geometry, shard: int) -> None:
         """Open it, and check that rows lie where they are computed to lie.
@@ -57,17 +54,13 @@ class Shard:
         except FileNotFoundError:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
         except OSError as e:
-            raise StoreError(f"cannot read {path}: {e.strerror or e}") from e
+            hint = " (`ulimit -n`)" if e.errno == errno.EMFILE else ""
+            raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()
         self._check_index(geometry, shard)
         if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
-        self._map = mmap.mmap(self.file, self.num_bytes, prot=mmap.PROT_READ)
-        if hasattr(mmap, "MADV_RANDOM"):  # no page that was not asked for
-            self._map.madvise(mmap.MADV_RANDOM)
-        self.bytes = np.frombuffer(self._map, np.uint8)
-        """All of it, read-only."""
         self._chunk_bytes = geometry.chunk_bytes
         self.checked = bytearray(geometry.num_chunks(shard))
         """1 for each chunk whose checksum was found right."""
@@ -88,12 +81,12 @@ class Shard:
         self.checked[chunk] = 1
 
     def check_size(self) -> None:
-        """Make sure that all of the mapping is there.
+        """Make sure that all of it is there.
 
         Raises:
             StoreDamagedError: The file is shorter or longer than it was.
         """
-        found = os.fstat(self.file).st_size
+        found = os.lseek(self.file, 0, os.SEEK_END)  # a quarter of fstat's time
         if found != self.num_bytes:
             raise StoreDamagedError(
                 f"{self.name} has {found:,} bytes: expected {self.num_bytes:,}. Run `tesserae"
@@ -131,7 +124,10 @@ class Gatherer:
         self._root = root
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, Shard] = OrderedDict()
-        self._most = min(OPEN_SHARDS, _files_limit() // 4)
+        try:
+            self._mapping: Mapping | None = Mapping(self._geometry)
+        except OSError:
+            self._mapping = None
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
@@ -147,23 +143,23 @@ class Gatherer:
         Raises:
             StoreDamagedError: A shard is not what it should be.
         """
-        numbers, offsets = (found.tolist() for found in self._geometry.places(rows))
-        shards = {number: self._shard(number) for number in set(numbers)}
-        found = [shards[number] for number in numbers]
+        numbers, offsets = self._geometry.places(rows)
+        shards = self._open(set(numbers.tolist()), disk)
+        found, places = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check:
-            self._check_chunks(found, offsets, disk)
+            self._check_chunks(found, places, disk)
         flat = out.reshape(len(rows), self._geometry.row_bytes)
-        if self._resident(found, offsets):
+        if self._mapping is not None and self._mapping.resident(numbers, offsets):
             for shard in shards.values():
                 shard.check_size()
-            self._copy(found, offsets, flat)
+            self._mapping.copy(numbers, offsets, flat)
             return "mapped"
         pieces = range(0, len(found), PIECE_ROWS)
         reads = [
             disk.submit(
                 self._read,
                 found[at : at + PIECE_ROWS],
-                offsets[at : at + PIECE_ROWS],
+                places[at : at + PIECE_ROWS],
                 flat[at : at + PIECE_ROWS],
             )
             for at in pieces
@@ -178,13 +174,6 @@ class Gatherer:
         touched = {(shard, at // framed) for shard, at in zip(shards, offsets, strict=True)}
         fresh = [(shard, chunk) for shard, chunk in touched if not shard.checked[chunk]]
         finish_all([disk.submit(shard.check_chunk, chunk) for shard, chunk in fresh])
-
-    def _copy(
-        self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
-    ) -> None:
-        row_bytes = self._geometry.row_bytes
-        for shard, offset, to in zip(shards, offsets, flat, strict=True):
-            to[:] = shard.bytes[offset : offset + row_bytes]  # numpy lets go of the interpreter
 
     def _read(
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
@@ -201,29 +190,34 @@ class Gatherer:
                     raise StoreDamagedError(f"{shard.name} ends at byte {offset}.")
                 left, offset = left[got:], offset + got
 
-    def _shard(self, number: int) -> Shard:
+    def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, Shard]:
         with self._lock:
-            found = self._shards.get(number)
-            if found is None:
-                name = layout.shard(self._split, self._size, number)
-                found = Shard(self._root / name, name, self._geometry, number)
-                self._shards[number] = found
-                if len(self._shards) > self._most:
+            found = {number: self._shards.get(number) for number in numbers}
+            for number, shard in found.items():
+                if shard is not None:
+                    self._shards.move_to_end(number)
+        opened = {
+            number: disk.submit(self._open_one, number)
+            for number, shard in found.items()
+            if shard is None
+        }
+        finish_all(list(opened.values()))
+        return {n: opened[n].result() if shard is None else shard for n, shard in found.items()}
+
+    def _open_one(self, number: int) -> Shard:
+        name = layout.shard(self._split, self._size, number)
+        opened = Shard(self._root / name, name, self._geometry, number)
+        with self._lock:
+            found = self._shards.setdefault(number, opened)
+            if found is opened and self._mapping is not None:
+                self._mapping.add(number, found.file)
+            if not _may_open_more(opened.file):  # those that were wanted longest ago are closed
+                for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
-            else:
-                self._shards.move_to_end(number)
-            return found
-
-    def _resident(self, shards: Sequence[Shard], offsets: Sequence[int]) -> bool:
-        step = max(1, len(shards) // PROBED_ROWS)
-        row_bytes = self._geometry.row_bytes
-        return all(
-            _in_memory(shards[at].bytes, offsets[at], row_bytes)
-            for at in range(0, len(shards), step)
-        )
+        return found
 
 
-def finish_all(parts: Sequence[Future[None]]) -> None:
+def finish_all(parts: Sequence[Future[Any]]) -> None:
     """Wait for all of *parts*, and raise what the first that failed raised.
 
     For all of them, since those that are left would go on writing to a buffer that is given back.
@@ -233,24 +227,18 @@ def finish_all(parts: Sequence[Future[None]]) -> None:
         part.result()
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+def _may_open_more(file: int) -> bool:
+    """Whether files can be kept open by a process that has just opened *file*.
 
-
-def _in_memory(mapped: NDArray[np.uint8], offset: int, num_bytes: int) -> bool:
-    """Whether a stretch of a mapping can be read without the disk; no, where nobody can say."""
-    if not hasattr(_libc, "mincore"):
+    Files are numbered from the lowest number that is free, so the number says how many there are.
+    The process's limit is raised as far as it may be: 1,024 is usual, and a random order wants
+    1,252 shards of ImageNet open.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or file + OTHER_FILES < limit:
+        return True
+    if limit == most:
         return False
-    start = offset // _PAGE * _PAGE
-    pages = -(-(offset + num_bytes - start) // _PAGE)
-    found = (ctypes.c_ubyte * pages)()
-    address = ctypes.c_void_p(mapped.ctypes.data + start)
-    if _libc.mincore(address, ctypes.c_size_t(pages * _PAGE), found) != 0:
-        return False
-    return all(page & 1 for page in found)
-
-
-def _files_limit() -> int:
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 4 * OPEN_SHARDS if limit == resource.RLIM_INFINITY else limit
+    raised = 2 * limit if most == resource.RLIM_INFINITY else min(2 * limit, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
+    return True

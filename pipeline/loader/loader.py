@@ -16,12 +16,14 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
@@ -259,7 +261,7 @@ class Loader:
         parts = _Parts(self, self.epoch_order(epoch))
         depth = max(2, self.prefetch_bytes // opened.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
-        gathering = ThreadPoolExecutor(self.threads, "gather")
+        gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
         disk = ThreadPoolExecutor(DISK_THREADS, "disk")
         try:
             for batch in range(first, len(self)):
@@ -292,9 +294,20 @@ class Loader:
         return max(1, self.window_bytes // chunk_bytes)
 
     def _open(self) -> _Opened:
-        if self._opened is None:
-            self._opened = _Opened(self)
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _Opened(self)  # a child that was forked has none of the threads
         return self._opened
+
+
+def _copy_alone() -> None:
+    """Have what torch does in this thread done by this thread: there is one for each core."""
+    torch.get_num_threads()  # sets the number for a thread that is new to torch
+    _openmp().limit(limits=1, user_api="openmp")
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:
@@ -352,6 +365,7 @@ class _Opened:
     """What a loader holds open from its first batch on."""
 
     def __init__(self, loader: Loader) -> None:
+        self.process = os.getpid()
         objects = open_objects(loader.store)
         self.split: Split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
         self._single = loader.single

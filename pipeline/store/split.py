@@ -157,6 +157,11 @@ class Geometry:
         """Bytes of a shard's index, with its checksum."""
         return self.shard_rows // self.chunk_rows * 16 + 4
 
+    @property
+    def num_shards(self) -> int:
+        """Shard objects."""
+        return -(-self.num_rows // self.shard_rows)
+
     def num_chunks(self, shard: int) -> int:
         """Chunks of one shard that hold rows."""
         rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard import prepare_shard
-from pipeline.loader import Batch, Loader, gather
+from pipeline.loader import Batch, Loader, gather, mapping
 from pipeline.store import arrays, layout
 from pipeline.store.objects import open_objects
 from tests.commands import ROOT
@@ -172,7 +172,7 @@ def test_all_batches_kept_are_what_zarr_reads(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """Of several epochs, after all of them were handed out: no buffer is used under a tensor."""
-    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
     loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
     kept = [batch for _ in range(4) for batch in loader]
     assert set(loader.readers) == {reader}
@@ -190,7 +190,7 @@ def test_a_read_that_comes_in_pieces_is_put_together(
     def little(file: int, buffers: list[memoryview], offset: int) -> int:
         return preadv(file, [buffers[0][:100]], offset)
 
-    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: False)
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
     monkeypatch.setattr(gather.os, "preadv", little)
     for batch in Loader(store, size=8, batch_size=9):
         check_pixels(batch, plain, 8)
@@ -216,13 +216,125 @@ def test_a_failed_gather_leaves_nobody_writing() -> None:
         assert left == [True]
 
 
-def test_where_any_number_of_files_may_be_open_shards_stay_so(
+@pytest.mark.parametrize(
+    ("limit", "file", "more", "raised"),
+    [
+        ((1024, 4096), 100, True, None),
+        ((1024, 4096), 600, True, (2048, 4096)),
+        ((3000, 4096), 2900, True, (4096, 4096)),
+        ((1024, -1), 600, True, (2048, -1)),
+        ((1024, 1024), 600, False, None),
+        ((1024, 1024), 500, True, None),
+        ((-1, -1), 100_000, True, None),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(
     monkeypatch: pytest.MonkeyPatch,
+    limit: tuple[int, int],
+    file: int,
+    more: bool,
+    raised: tuple[int, int] | None,
 ) -> None:
-    """The system's word for that is -1."""
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
-    assert gather._files_limit() // 4 >= gather.OPEN_SHARDS
+    """Half a thousand are left to others; the system's word for any number is -1."""
+    assert resource.RLIM_INFINITY == -1
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
+    assert gather._may_open_more(file) is more
+    assert found == ([raised] if raised else [])
+
+
+def run_alone(code: str, *command: str) -> None:
+    """Run a script in a process of its own."""
+    ended = subprocess.run(
+        [*command, sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_few_files_may_be_open(store: Path) -> None:
+    """Shards are closed again, so that others are left room."""
+    code = f"""
+import os, resource
+from pipeline.loader import Loader, gather
+loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, threads=1)
+loader.num_rows
+gather.OTHER_FILES = 5
+most = len(os.listdir("/proc/self/fd")) + 8
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+for _ in range(3):
+    assert sum(len(batch.rows) for batch in loader) == len(loader) * 2
+"""
+    run_alone(code)
+
+
+@pytest.mark.parametrize("few", [0, 2])
+def test_few_shards_may_be_mapped(
+    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """The others are read as files."""
+    monkeypatch.setattr(mapping, "_mappings_limit", lambda: 4 * few)
+    loader = Loader(store, size=8, batch_size=3, drop_last=False)
+    for batch in loader:
+        check_pixels(batch, plain, 8)
+    assert set(loader.readers) == ({"mapped", "preadv"} if few else {"preadv"})
+
+
+def test_where_addresses_are_short_files_are_read(store: Path) -> None:
+    """A limit of memory may be one of addresses."""
+    code = f"""
+import resource
+from pipeline.loader import Loader, mapping
+loader = Loader({str(store)!r}, size=8, batch_size=4)
+loader.num_rows
+def refuse(*_):
+    raise OSError("no")
+mapping._mapped = refuse
+loader = Loader({str(store)!r}, size=8, batch_size=4)
+for batch in loader:
+    pass
+assert set(loader.readers) == {{"preadv"}}, loader.readers
+"""
+    run_alone(code)
+
+
+def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody else's torch works with fewer threads for that."""
+    seen: set[int] = set()
+    copy = mapping.Mapping.copy
+
+    def note(self: mapping.Mapping, *words: Any) -> None:
+        seen.add(torch.get_num_threads())
+        copy(self, *words)
+
+    monkeypatch.setattr(mapping.Mapping, "copy", note)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        list(Loader(store, size=8, batch_size=4))
+        fresh: list[int] = []
+        thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert (seen, torch.get_num_threads(), fresh) == ({1}, 3, [3])
+    finally:
+        torch.set_num_threads(before)
+
+
+@given(parts=st.integers(1, 64), odd=st.integers(1, 700))
+def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
+    """Each short enough for memcpy."""
+    row_bytes = parts * odd * 3
+    piece = mapping._piece_bytes(row_bytes)
+    assert row_bytes % piece == 0
+    assert 0 < piece < mapping.PIECE_BYTES
+    assert all(
+        row_bytes % n or row_bytes // n >= mapping.PIECE_BYTES for n in range(1, row_bytes // piece)
+    )
 
 
 def test_buffers_come_back_when_nobody_looks(store: Path) -> None:
@@ -379,7 +491,7 @@ def test_a_flipped_bit_is_found_by_who_asks(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """Each chunk is read for that once, and never again."""
-    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
 
     def flip(path: Path) -> None:
         data = bytearray(path.read_bytes())
@@ -409,7 +521,7 @@ def test_a_shard_that_is_cut_off_under_a_loader_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """And kills nobody: it is mapped."""
-    monkeypatch.setattr(gather.Gatherer, "_resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
     copy = broken(tmp_path, store, lambda path: None)
     loader = Loader(copy, size=8, batch_size=10, prefetch_bytes=1)
     list(loader)
