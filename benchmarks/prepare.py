@@ -41,9 +41,11 @@ from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
 
+from environments import python_of
+
 ROOT = Path(__file__).parents[1]
 SIZES = (72, 224, 288)
-STOCK = ("pillow==12.1.1", "opencv-python-headless<5", "zarr==3.1.6", "numpy<2.3")
+STOCK = ("pillow==12.1.1 opencv-python-headless<5 zarr==3.1.6 numpy<2.3",)
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -206,7 +208,7 @@ class Bench:
     def __init__(self, data: Path, scratch: Path, repeat: int, workers: int) -> None:
         self.scratch = scratch
         self.workers = workers
-        self.stock = stock_python()
+        self.stock = python_of("stock", STOCK)
         self.images = scratch / "images"
         self.one = scratch / "one"
         self.num_images = link_images(data, self.images, repeat)
@@ -285,18 +287,6 @@ def link_images(data: Path, folder: Path, repeat: int, limit: int | None = None)
             name.read_bytes()
             count += 1
     return count
-
-
-def stock_python() -> str:
-    """The Python of an environment with stock Pillow and OpenCV, made once."""
-    folder = ROOT / "benchmarks" / ".env"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", *STOCK]
-        subprocess.run(pip, check=True)
-        (folder / "ready").touch()
-    return str(python)
 
 
 def reap_orphans() -> None:

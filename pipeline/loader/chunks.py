@@ -1,17 +1,21 @@
 """Rows of a store that is compressed, or not on a local disk: by whole chunks, through a cache.
 
 A chunk is the least that can be read of a compressed store, and of a remote one the least that is
-worth a request. What was decompressed is kept for the next batches, within a limit: an order in
-windows finds most of its rows there, a random one few, unless a chunk is one row.
+worth a request. What was unpacked is kept for the next batches, within a limit: an order in windows
+finds most of its rows there, a random one few. A chunk of one row is unpacked where it is wanted,
+and kept only if all of them can be.
+
+What the page cache holds is read and unpacked by the thread that gathers. All else is asked for by
+many threads at once, which wait.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 import google_crc32c
 import numpy as np
@@ -23,6 +27,12 @@ from pipeline.store import layout
 from pipeline.store.objects import Objects
 from pipeline.store.shard import ABSENT, decompressor
 from pipeline.store.split import Split, geometry
+
+Where = tuple[int, int]
+"""The numbers of a shard and of a chunk in it."""
+
+Rows = list[tuple[int, int]]
+"""Places in the batch, and in the chunk."""
 
 
 class ChunkReader:
@@ -41,8 +51,10 @@ class ChunkReader:
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
         self._indexes: _Kept[int, NDArray[np.uint64]] = _Kept(split.plan.num_shards)
-        most = max(1, cache_bytes // self._geometry.chunk_bytes)
-        self._chunks: _Kept[tuple[int, int], NDArray[np.uint8]] = _Kept(most)
+        most = cache_bytes // self._geometry.chunk_bytes
+        keep = self._geometry.chunk_rows > 1 or most >= split.plan.num_rows
+        self._chunks: _Kept[Where, NDArray[np.uint8]] | None = _Kept(max(1, most)) if keep else None
+        self._scratch = threading.local()
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
@@ -58,37 +70,80 @@ class ChunkReader:
         Raises:
             StoreDamagedError: A shard is not what it should be.
         """
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        wanted: dict[Where, Rows] = defaultdict(list)
         for place, row in enumerate(rows.tolist()):
             shard, inside = divmod(row, self._geometry.shard_rows)
             chunk, at = divmod(inside, self._geometry.chunk_rows)
             wanted[shard, chunk].append((place, at))
         flat = out.reshape(len(rows), self._geometry.row_bytes)
-        finish_all([disk.submit(self._copy, *where, flat, at) for where, at in wanted.items()])
+        missing = {w: at for w, at in wanted.items() if not self._copy(w, flat, at, wait=False)}
+        finish_all([disk.submit(self._copy, w, flat, at, wait=True) for w, at in missing.items()])
         return "chunks"
 
-    def _copy(
-        self, shard: int, chunk: int, flat: NDArray[np.uint8], rows: Sequence[tuple[int, int]]
-    ) -> None:
-        pixels = self._chunks.get((shard, chunk), lambda: self._read_chunk(shard, chunk))
+    def _copy(self, where: Where, flat: NDArray[np.uint8], rows: Rows, *, wait: bool) -> bool:
+        """Copy the rows of one chunk, as (place, place in the chunk), if it need not be waited for.
+
+        Returns:
+            Whether it was done.
+        """
+        if self._chunks is None:
+            data = self._read_chunk(where, wait=wait)
+            if data is None:
+                return False
+            for place, _ in rows:
+                self._unpack(where, data, flat[place])
+            return True
+        pixels = self._chunks.get(where)
+        if pixels is None:
+            data = self._read_chunk(where, wait=wait)
+            if data is None:
+                return False
+            pixels = self._chunks.get(where, lambda: self._unpacked(where, data))
         for place, at in rows:
             flat[place] = pixels[at]
+        return True
 
-    def _read_chunk(self, shard: int, chunk: int) -> NDArray[np.uint8]:
-        name = layout.shard(self._split, self._geometry.size, shard)
-        index = self._indexes.get(shard, lambda: self._read_index(shard, name))
+    def _read_chunk(self, where: Where, *, wait: bool) -> memoryview | None:
+        """A chunk as it is stored; None where it must be waited for. Overwritten by the next."""
+        shard, chunk = where
+        name = self._name(shard)
+        index = self._indexes.get(shard)
+        if index is None:
+            if not wait:
+                return None
+            index = self._indexes.get(shard, lambda: self._read_index(shard, name))
         start, num_bytes = (int(number) for number in index[chunk])
-        data = self._read(name, start, num_bytes)
+        if wait:
+            data = memoryview(self._read(name, start, num_bytes))
+        else:
+            scratch = getattr(self._scratch, "bytes", b"")
+            if len(scratch) < num_bytes:
+                scratch = self._scratch.bytes = bytearray(2 * num_bytes)
+            data = memoryview(scratch)[:num_bytes]
+            if not self._objects.read_cached(name, start, data):
+                return None
         body = data[:-4]
-        if len(data) != num_bytes or google_crc32c.value(body) != int.from_bytes(
-            data[-4:], "little"
-        ):
+        checksum = google_crc32c.value(np.frombuffer(body, np.uint8))  # it takes no memoryview
+        if len(data) != num_bytes or checksum != int.from_bytes(data[-4:], "little"):
             raise _damaged(name, f"chunk {chunk}")
-        if self._decompress is not None:
-            body = self._decompress(body)
-        if len(body) != self._geometry.chunk_bytes:
-            raise _damaged(name, f"chunk {chunk}")
-        return np.frombuffer(body, np.uint8).reshape(self._geometry.chunk_rows, -1)
+        return body
+
+    def _unpack(self, where: Where, data: memoryview, out: NDArray[np.uint8]) -> None:
+        try:
+            if self._decompress is not None:
+                self._decompress(data, out)
+            else:
+                out[:] = np.frombuffer(data, np.uint8)
+        except (IndexError, RuntimeError, ValueError):
+            raise _damaged(self._name(where[0]), f"chunk {where[1]}") from None
+
+    def _unpacked(self, where: Where, data: memoryview) -> NDArray[np.uint8]:
+        pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
+        self._unpack(where, data, pixels)
+        return pixels.reshape(self._geometry.chunk_rows, -1)
+
+    def _name(self, shard: int) -> str:
+        return layout.shard(self._split, self._geometry.size, shard)
 
     def _read_index(self, shard: int, name: str) -> NDArray[np.uint64]:
         size = self._objects.size(name)
@@ -129,18 +184,26 @@ class _Kept(Generic[Key, Made]):
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Future[Made]] = OrderedDict()
 
-    def get(self, key: Key, make: Callable[[], Made]) -> Made:
+    @overload
+    def get(self, key: Key) -> Made | None: ...
+
+    @overload
+    def get(self, key: Key, make: Callable[[], Made]) -> Made: ...
+
+    def get(self, key: Key, make: Callable[[], Made] | None = None) -> Made | None:
         """The value of *key*, by *make* if it is not kept; an error is not kept."""
         with self._lock:
             value = self._values.get(key)
-            if value is None:
+            if value is not None:
+                self._values.move_to_end(key)
+            elif make is None:
+                return None
+            else:
                 ours = self._values[key] = Future()
                 if len(self._values) > self._most:
                     self._values.popitem(last=False)
-            else:
-                self._values.move_to_end(key)
-        if value is not None:
-            return value.result()
+        if value is not None or make is None:
+            return value.result() if value is not None else None
         try:
             ours.set_result(make())
         except BaseException as e:  # noqa: BLE001 - who waits for it hears of it too

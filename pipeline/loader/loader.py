@@ -268,10 +268,10 @@ class Loader:
                 while len(waiting) < depth and batch + len(waiting) < len(self):
                     rows = parts.rows(batch + len(waiting))
                     waiting.append(gathering.submit(opened.batch, rows, disk))
-                found = waiting.popleft().result()
+                waiting[0].result()
                 if epoch == self._epoch:
                     self._batch = batch + 1
-                yield found
+                yield waiting.popleft().result()  # nobody but the caller holds it then
         finally:
             gathering.shutdown(cancel_futures=True)
             disk.shutdown(cancel_futures=True)

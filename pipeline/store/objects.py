@@ -59,6 +59,9 @@ class Objects(Protocol):
             FileNotFoundError: There is none.
         """
 
+    def read_cached(self, name: str, start: int, to: memoryview) -> bool:
+        """Fill *to* with a part of the object if that takes no waiting; whether it was done."""
+
     def open(self, name: str) -> BinaryIO:
         """The object as a file that can be read anywhere.
 
@@ -141,6 +144,19 @@ class LocalObjects:
             while len(found) < num_bytes and (piece := file.read(num_bytes - len(found))):
                 found += piece
             return found
+
+    def read_cached(self, name: str, start: int, to: memoryview) -> bool:
+        """See `Objects`: what is in the page cache."""
+        try:
+            file = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # who reads and waits will hear of it
+            return False
+        try:
+            return os.preadv(file, [to], start, os.RWF_NOWAIT) == len(to)
+        except (AttributeError, OSError):  # it is not there, or this system cannot say
+            return False
+        finally:
+            os.close(file)
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""

@@ -34,6 +34,10 @@ class RemoteObjects:
         with self._in_words("read", name):
             return bytes(self._files.cat_file(self._path(name)))
 
+    def read_cached(self, name: str, start: int, to: memoryview) -> bool:
+        """See `Objects`: nothing."""
+        return False
+
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""
         with self._in_words("read", name):

@@ -26,7 +26,7 @@ from pipeline.store.commit import Written
 ABSENT = np.uint64(2**64 - 1)
 
 Compress = Callable[[NDArray[np.uint8]], bytes]
-Decompress = Callable[[bytes], bytes]
+Decompress = Callable[[memoryview, NDArray[np.uint8]], None]
 
 
 class Writer(Protocol):
@@ -125,15 +125,40 @@ def parse_codec(codec: str) -> tuple[str, int]:
 
 
 def decompressor(codec: str) -> Decompress | None:
-    """The function that undoes `compressor`, or None for `none`."""
+    """The function that undoes `compressor`, or None for `none`.
+
+    It writes to an array, and raises ValueError if there is not just as much as fits in it.
+    """
     name, _ = parse_codec(codec)
     if name == "none":
         return None
     import numcodecs
 
-    made = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
     numcodecs.blosc.use_threads = False  # a loader has threads of its own
-    return cast(Decompress, made.decode)
+    made = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
+    content_bytes = _zstd_bytes if name == "zstd" else _blosc_bytes
+
+    def decompress(data: memoryview, out: NDArray[np.uint8]) -> None:
+        if content_bytes(data) != len(out):  # of less than that, numcodecs would say nothing
+            raise ValueError(f"it unpacks to {content_bytes(data)} bytes: expected {len(out)}.")
+        made.decode(data, out)
+
+    return decompress
+
+
+def _zstd_bytes(frame: memoryview) -> int:
+    """Bytes that a zstd frame says it unpacks to (RFC 8878, 3.1.1.1); -1 if it does not say."""
+    descriptor = frame[4]
+    single = descriptor >> 5 & 1
+    start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    more = 256 if width == 2 else 0
+    return int.from_bytes(frame[start : start + width], "little") + more if width else -1
+
+
+def _blosc_bytes(data: memoryview) -> int:
+    """Bytes that a Blosc buffer says it unpacks to."""
+    return int.from_bytes(data[4:8], "little")
 
 
 def compressor(codec: str) -> Compress | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, chunks
 from pipeline.store import layout
 from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.shard import decompressor
 from tests.pictures import make_folder, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}
@@ -49,13 +53,32 @@ def check_same(found: list[Any], expected: list[Any]) -> None:
 
 @pytest.mark.parametrize("codec", ["zstd:3", "blosc-lz4", "blosc-zstd:1"])
 @pytest.mark.parametrize("chunk_rows", [1, 4])
+@pytest.mark.parametrize("cache_bytes", [1, 2**20])
+@pytest.mark.parametrize("cached", [True, False, None], ids=["warm", "cold", "both"])
 def test_a_compressed_store_gives_the_same_batches(
-    source: Path, plain: Path, tmp_path: Path, codec: str, chunk_rows: int
+    source: Path,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    chunk_rows: int,
+    cache_bytes: int,
+    cached: bool | None,
 ) -> None:
-    """Of every epoch, with a cache that holds next to nothing."""
+    """Of every epoch, with a cache that holds next to nothing, or all."""
     choices = {**CHOICES, "chunk_rows": chunk_rows, "codec": codec}
     prepare_inline(source, str(tmp_path / "store"), **choices)
-    found, how = epochs(tmp_path / "store", cache_bytes=1)
+    turns = itertools.cycle([True, True, False])
+    read_cached = LocalObjects.read_cached
+
+    def some(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+        done = read_cached(self, name, start, to)
+        return done and next(turns)  # what was not done may have been begun
+
+    if cached is not True:
+        stand_in = some if cached is None else lambda *_: False
+        monkeypatch.setattr(LocalObjects, "read_cached", stand_in)
+    found, how = epochs(tmp_path / "store", cache_bytes=cache_bytes)
     assert how == {"chunks"}
     check_same(found, epochs(plain)[0])
 
@@ -72,19 +95,26 @@ def test_a_remote_store_gives_the_same_batches(
     check_same(found, epochs(plain)[0])
 
 
+@pytest.mark.parametrize("cached", [True, False], ids=["warm", "cold"])
 def test_a_chunk_is_read_once_while_it_is_kept(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
 ) -> None:
     """In windows that the cache holds, no chunk is read a second time in an epoch."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     seen: list[tuple[str, int]] = []
-    read = LocalObjects.read
+    read, read_cached = LocalObjects.read, LocalObjects.read_cached
 
     def note(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
         seen.append((name, start))
         return read(self, name, start, num_bytes)
 
+    def note_cached(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+        if cached:
+            seen.append((name, start))
+        return cached and read_cached(self, name, start, to)
+
     monkeypatch.setattr(LocalObjects, "read", note)
+    monkeypatch.setattr(LocalObjects, "read_cached", note_cached)
     window = 4 * 4 * 8 * 8 * 3
     loader = Loader(
         tmp_path / "store",
@@ -142,9 +172,43 @@ def test_a_chunk_of_another_length_is_an_error(
 ) -> None:
     """Its checksum may be right."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
-    monkeypatch.setattr(chunks, "decompressor", lambda codec: lambda data: bytes(17))
+    shorter = decompressor("zstd:3")
+    assert shorter is not None
+    stand_in = lambda codec: lambda data, out: shorter(data, out[:-1])  # noqa: E731
+    monkeypatch.setattr(chunks, "decompressor", stand_in)
     with pytest.raises(StoreDamagedError, match=r"is damaged \(chunk"):
         epochs(tmp_path / "store")
+
+
+def test_an_error_leaves_nobody_writing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged chunk that is at hand, and others that must be waited for: the buffer is free."""
+    prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
+    loader = Loader(tmp_path / "store", size=8, cache_bytes=1)
+    gatherer = loader._open()._gatherers[0]
+    rows = loader.epoch_order(0).rows(0, 20)
+    out = np.zeros((20, 8, 8, 3), np.uint8)
+    turns = iter([False] * 10 + [True] * 10)
+
+    def damaged(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+        to[:] = bytes(len(to))
+        return next(turns)
+
+    def slow(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        time.sleep(0.05)
+        return read(self, name, start, num_bytes)
+
+    read = LocalObjects.read
+    with ThreadPoolExecutor(4) as disk:
+        gatherer.gather(rows, out, disk)  # the indexes are read now
+        monkeypatch.setattr(LocalObjects, "read_cached", damaged)
+        monkeypatch.setattr(LocalObjects, "read", slow)
+        out[:] = 0
+        with pytest.raises(StoreDamagedError):
+            gatherer.gather(rows, out, disk)
+        out[:] = 7
+    assert (out == 7).all()
 
 
 def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
@@ -156,5 +220,10 @@ def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
         objects.put("a", data)
         assert objects.read("a", 0, 5) == data[:5]
         assert objects.read("a", 190, 50) == data[190:]
+        part = bytearray(5)
+        if objects.read_cached("a", 3, memoryview(part)):
+            assert part == data[3:8]
+        assert not objects.read_cached("a", 197, memoryview(part))
+        assert not objects.read_cached("b", 0, memoryview(part))
         with pytest.raises(FileNotFoundError):
             objects.read("b", 0, 5)

@@ -278,7 +278,7 @@ def test_few_shards_may_be_mapped(
 ) -> None:
     """The others are read as files."""
     monkeypatch.setattr(mapping, "_mappings_limit", lambda: 4 * few)
-    loader = Loader(store, size=8, batch_size=3, drop_last=False)
+    loader = Loader(store, size=8, batch_size=1)
     for batch in loader:
         check_pixels(batch, plain, 8)
     assert set(loader.readers) == ({"mapped", "preadv"} if few else {"preadv"})

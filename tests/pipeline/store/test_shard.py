@@ -15,7 +15,7 @@ from pipeline.store import arrays, layout
 from pipeline.store.objects import LocalObjects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.shard import ShardComposer, parse_codec
+from pipeline.store.shard import ShardComposer, compressor, decompressor, parse_codec
 
 CODECS = ["none", "zstd:3", "blosc-lz4", "blosc-zstd:1"]
 
@@ -164,3 +164,26 @@ def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
     """With the value, and with what was expected."""
     with pytest.raises(ValueError, match=r"codec is .*expected none"):
         parse_codec(codec)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.one_of(st.integers(1, 70_000), st.sampled_from([255, 256, 65_791, 65_792, 2**20])),
+    codec=st.sampled_from(["zstd:1", "zstd:9", "blosc-lz4", "blosc-zstd:3"]),
+    off=st.sampled_from([-1, 1, 100]),
+)
+def test_a_chunk_is_unpacked_if_it_is_as_long_as_it_should_be(
+    length: int, codec: str, off: int
+) -> None:
+    """A shorter one would leave old pixels, of which the codec says nothing."""
+    compress, decompress = compressor(codec), decompressor(codec)
+    assert compress is not None
+    assert decompress is not None
+    pixels = np.arange(length, dtype=np.uint32).astype(np.uint8)
+    data = memoryview(compress(pixels))
+    out = np.zeros(length, np.uint8)
+    decompress(data, out)
+    assert (out == pixels).all()
+    if length + off > 0:
+        with pytest.raises(ValueError, match=f"{length} bytes: expected {length + off}"):
+            decompress(data, np.zeros(length + off, np.uint8))
