@@ -76,6 +76,12 @@ class EpochOrder(Protocol):
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """The rows at places *start* to *stop* of the epoch, (stop - start,) int64."""
 
+    def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """From the window that place *start* is in on: its first place, and its chunks, (n,) int64.
+
+        Rows of no other chunks are at the places up to the next window. None in random order.
+        """
+
 
 def epoch_order(
     kind: str,
@@ -98,7 +104,7 @@ def epoch_order(
         seed: 0 to 2^64 - 1.
         epoch: 0 to 2^64 - 1.
         chunk_rows: Rows of a chunk.
-        window_chunks: Chunks of a window.
+        window_chunks: Chunks of a window, in windowed and sequential order.
 
     Raises:
         ValueError: A number is out of its range, or there is no such order.
@@ -108,7 +114,7 @@ def epoch_order(
             raise ValueError(f"{name} is {value}: expected 0 to 2^64 - 1.")
     present = _Present(num_rows, absent)
     if kind == "sequential":
-        return present
+        return _Sequential(present, chunk_rows, window_chunks)
     if kind == "random":
         return _Random(present, key(_RANDOM, seed, epoch))
     if kind == "windowed":
@@ -186,8 +192,28 @@ class _Present:
         """The rows at *places* among those that are there."""
         return places + np.searchsorted(self._before, places, side="right")
 
+
+class _Sequential:
+    def __init__(self, present: _Present, chunk_rows: int, window_chunks: int) -> None:
+        self.num_rows = present.num_rows
+        self._present = present
+        self._chunk_rows = chunk_rows
+        self._window_chunks = window_chunks
+
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        return self.at(np.arange(start, stop))
+        """See `EpochOrder`."""
+        return self._present.at(np.arange(start, stop))
+
+    def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """See `EpochOrder`."""
+        if start >= self.num_rows:
+            return
+        num_chunks = -(-self._present.all_rows // self._chunk_rows)
+        window = int(self.rows(start, start + 1)[0]) // (self._window_chunks * self._chunk_rows)
+        for chunk in range(window * self._window_chunks, num_chunks, self._window_chunks):
+            row = chunk * self._chunk_rows
+            place = row - int(np.searchsorted(self._present.absent, row))
+            yield place, np.arange(chunk, min(chunk + self._window_chunks, num_chunks))
 
 
 class _Random:
@@ -198,6 +224,10 @@ class _Random:
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         return self._present.at(self._permutation(np.arange(start, stop)))
+
+    def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """See `EpochOrder`."""
+        return iter(())
 
 
 class _Windowed:
@@ -225,6 +255,11 @@ class _Windowed:
             found.append(rows[first : first + stop - start])
             start = end
         return np.concatenate(found)
+
+    def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """See `EpochOrder`."""
+        for window in range(int(np.searchsorted(self._ends, start, side="right")), len(self._ends)):
+            yield int(self._ends[window - 1]) if window else 0, self._chunks_of(window)
 
     def _counts(self) -> Iterator[int]:
         absent = self._present.absent // self._chunk_rows

@@ -29,6 +29,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
 from pipeline.loader.chunks import ChunkReader
 from pipeline.loader.gather import Gatherer
+from pipeline.loader.readahead import ReadAhead
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import LocalObjects, open_objects
 from pipeline.store.split import Split, open_split
@@ -141,6 +142,8 @@ class Loader:
         self.window_bytes = window_bytes
         self.cache_bytes = cache_bytes
         self.checksum = checksum
+        # On several nodes each needs only some rows of a chunk.
+        self._read_ahead = hasattr(os, "posix_fadvise") and self.world == _ranks_here(self.world)
         self.readers: dict[str, int] = {}
         """How many batches each reader has gathered: `mapped`, `preadv`, `chunks`."""
         self._check()
@@ -258,13 +261,17 @@ class Loader:
 
     def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
         opened = self._open()
-        parts = _Parts(self, self.epoch_order(epoch))
+        order = self.epoch_order(epoch)
+        parts = _Parts(self, order)
         depth = max(2, self.prefetch_bytes // opened.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
         gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
         disk = ThreadPoolExecutor(DISK_THREADS, "disk")
+        windows = order.windows(first * self.batch_size) if self._read_ahead else iter(())
+        ahead = ReadAhead(windows, opened.of_files(), disk)
         try:
             for batch in range(first, len(self)):
+                ahead.reached(batch * self.batch_size)
                 while len(waiting) < depth and batch + len(waiting) < len(self):
                     rows = parts.rows(batch + len(waiting))
                     waiting.append(gathering.submit(opened.batch, rows, disk))
@@ -273,6 +280,7 @@ class Loader:
                     self._batch = batch + 1
                 yield waiting.popleft().result()  # nobody but the caller holds it then
         finally:
+            ahead.stop()
             gathering.shutdown(cancel_futures=True)
             disk.shutdown(cancel_futures=True)
 
@@ -319,6 +327,12 @@ def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank} of a world of {world}: expected 0 to {world - 1}.")
     return rank, world
+
+
+def _ranks_here(world: int) -> int:
+    """How many ranks of *world* are on this machine, as far as a launcher says."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    return min(int(ranks), world) if ranks.isdecimal() else 1
 
 
 class _Parts:
@@ -381,6 +395,10 @@ class _Opened:
             gatherer_of(self.split, size, cache_bytes=loader.cache_bytes, check=check)
             for size in loader.sizes
         ]
+
+    def of_files(self) -> list[Gatherer]:
+        """Those of the gatherers that read uncompressed files."""
+        return [gatherer for gatherer in self._gatherers if isinstance(gatherer, Gatherer)]
 
     def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
         """Gather *rows*."""

@@ -176,6 +176,35 @@ def test_every_row_that_is_there_comes_once(
     assert again.rows(start, stop).tolist() == rows[start:stop]
 
 
+@given(
+    kind=st.sampled_from(ORDERS),
+    num_rows=st.integers(0, 300),
+    chunk_rows=st.integers(1, 20),
+    window_chunks=st.integers(1, 20),
+    data=st.data(),
+)
+def test_windows_say_which_chunks_are_wanted_when(
+    kind: str, num_rows: int, chunk_rows: int, window_chunks: int, data: st.DataObject
+) -> None:
+    """From any place on: no row of another chunk, none too late, and no chunk twice."""
+    absent = data.draw(st.sets(st.integers(0, max(0, num_rows - 1)), max_size=num_rows))
+    order = make(kind, num_rows, absent, chunk_rows=chunk_rows, window_chunks=window_chunks)
+    start = data.draw(st.integers(0, order.num_rows))
+    windows = [(place, chunks.tolist()) for place, chunks in order.windows(start)]
+    if kind == "random" or start == order.num_rows:
+        assert not any(order.num_rows > place for place, _ in windows)
+        return
+    places = [place for place, _ in windows]
+    assert places == sorted(places)
+    assert places[0] <= start
+    wanted = [chunk for _, chunks in windows for chunk in chunks]
+    assert len(wanted) == len(set(wanted))
+    assert all(len(chunks) <= window_chunks for _, chunks in windows)
+    for (place, chunks), end in zip(windows, [*places, order.num_rows][1:], strict=True):
+        rows = order.rows(place, end)
+        assert set((rows // chunk_rows).tolist()) <= set(chunks)
+
+
 @given(num_rows=st.integers(1, 300), chunk_rows=st.integers(1, 9), window=st.integers(1, 9))
 def test_a_window_is_made_of_whole_chunks(num_rows: int, chunk_rows: int, window: int) -> None:
     """Whoever reads a window reads each of its chunks, and no other."""

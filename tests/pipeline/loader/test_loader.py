@@ -8,6 +8,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -128,6 +129,71 @@ def test_ranks_share_each_global_batch(
         assert sorted(rows) == plain["readable"]
     sizes = {len(part) for batch in zip(*parts, strict=True) for part in batch[:-1]}
     assert not sizes or max(sizes) - min(sizes) <= batch_size // world + 1
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+    """Folders of pictures, some of them broken, by their numbers."""
+    folder = tmp_path_factory.mktemp("sources")
+    numbers = ((1, 0), (2, 1), (7, 0), (16, 3), (23, 9), (40, 1))
+    return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
+def test_the_laws_hold_for_stores_of_any_shape(
+    sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
+) -> None:
+    """Rows, shards, chunks, codecs, broken pictures, batches, ranks: all of them any."""
+    (num_rows, bad), source = data.draw(st.sampled_from(sorted(sources.items())))
+    chunk_rows = data.draw(st.integers(1, 6))
+    shape: dict[str, Any] = {
+        "chunk_rows": chunk_rows,
+        "shard_rows": chunk_rows * data.draw(st.integers(1, 5)),
+        "codec": data.draw(st.sampled_from(["none", "none", "zstd:1", "blosc-lz4"])),
+    }
+    world = data.draw(st.sampled_from([1, 2, 3, 8]))
+    words: dict[str, Any] = {
+        "size": 8,
+        "batch_size": data.draw(st.integers(world, 20)),
+        "order": data.draw(st.sampled_from(["random", "windowed", "sequential"])),
+        "drop_last": data.draw(st.booleans()),
+        "window_bytes": data.draw(st.integers(1, 4000)),
+        "checksum": data.draw(st.sampled_from(["never", "once"])),
+        "seed": seed,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_inline(source, folder, sizes=(8,), **shape)
+        objects = open_objects(folder)
+        pixels = arrays.read_rows(objects, "train", 8, 0, num_rows)
+        readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0).tolist()
+        labels = arrays.read_small(objects, "train", "label")
+        parts = []
+        for rank in range(world):
+            loader = Loader(folder, **words, rank=rank, world=world)
+            loader.set_epoch(epoch)
+            parts.append(list(loader))
+        alone = Loader(folder, **words, rank=0, world=1)
+        alone.set_epoch(epoch)
+        place = data.draw(st.integers(0, len(alone)))
+        batches = [batch for _, batch in zip(range(place), alone, strict=False)]
+        again = Loader(folder, **words, rank=0, world=1)
+        again.load_state_dict(alone.state_dict())
+        batches += list(again) if place < len(alone) else []
+    assert rows_of(batches) == [flat(rows) for rows in zip(*map(rows_of, parts), strict=True)]
+    assert len(readable) == num_rows - bad
+    found = flat(rows_of(batches))
+    size = words["batch_size"]
+    if words["drop_last"]:
+        assert len(set(found)) == len(found) == len(readable) // size * size
+        assert set(found) <= set(readable)
+    else:
+        assert sorted(found) == readable
+    for batch in batches + flat(parts):
+        rows = batch.rows.numpy()
+        assert isinstance(batch.images, torch.Tensor)
+        assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), pixels[rows])
+        assert np.array_equal(batch.labels.numpy(), labels[rows])
 
 
 @settings(deadline=None, max_examples=40)

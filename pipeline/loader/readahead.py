@@ -1,0 +1,65 @@
+"""Has the disk read the next window of an order while rows of this one are gathered.
+
+Rows of a window come in random order, but they fill whole chunks: who reads those in one go asks a
+slow disk for megabytes, and not for a row at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.loader.gather import Gatherer
+
+
+class ReadAhead:
+    """A thread that stays one window ahead, at most."""
+
+    def __init__(
+        self,
+        windows: Iterator[tuple[int, NDArray[np.int64]]],
+        gatherers: Sequence[Gatherer],
+        disk: Executor,
+    ) -> None:
+        """Begin with the first of *windows* (`EpochOrder.windows`)."""
+        self._windows = windows
+        self._gatherers = gatherers
+        self._disk = disk
+        self._changed = threading.Condition()
+        self._place = 0
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="readahead", daemon=True)
+        self._thread.start()
+
+    def reached(self, place: int) -> None:
+        """Rows up to *place* of the epoch are wanted now."""
+        with self._changed:
+            self._place = place
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End, and wait for the end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        before = 0
+        for place, chunks in self._windows:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._place >= before)  # noqa: B023
+            for gatherer in self._gatherers:
+                for chunk in chunks.tolist():
+                    if self._stopped:
+                        return
+                    try:
+                        gatherer.expect(chunk, self._disk)
+                    except (StoreError, RuntimeError):  # who gathers hears of it; or all is ending
+                        return
+            before = place

@@ -1,0 +1,131 @@
+"""Reading ahead: every chunk of the order, whole, in time, and never more than a window early."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreDamagedError
+from pipeline.loader import Loader, gather
+from pipeline.loader.readahead import ReadAhead
+from pipeline.store import layout
+from tests.pictures import make_folder, prepare_inline
+
+NUM_ROWS = 61
+CHUNK_ROWS = 4
+CHUNK_BYTES = CHUNK_ROWS * 8 * 8 * 3
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """61 pictures in 16 chunks."""
+    folder = tmp_path_factory.mktemp("readahead")
+    choices: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": CHUNK_ROWS}
+    prepare_inline(make_folder(folder / "train", NUM_ROWS), str(folder / "store"), **choices)
+    return folder / "store"
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Asked:
+    """Stands in for a `Gatherer`, and notes what it is told to expect."""
+
+    def __init__(self) -> None:
+        self.chunks: list[int] = []
+
+    def expect(self, chunk: int, disk: Executor) -> None:
+        self.chunks.append(chunk)
+
+
+def windows() -> Iterator[tuple[int, Any]]:
+    """Four of two chunks, of ten rows each."""
+    for window in range(4):
+        yield 10 * window, np.array([2 * window, 2 * window + 1])
+
+
+def test_it_stays_one_window_ahead() -> None:
+    """The first two at once; each further one when the one before it is being gathered."""
+    asked = Asked()
+    with ThreadPoolExecutor(1) as disk:
+        ahead = ReadAhead(windows(), [cast(gather.Gatherer, asked)], disk)
+        for place, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
+            ahead.reached(place)
+            until(lambda: len(asked.chunks) >= expected)  # noqa: B023
+            time.sleep(0.01)
+            assert asked.chunks == list(range(expected))
+        ahead.stop()
+
+
+def test_it_ends_when_it_is_told_to() -> None:
+    """Though there is more to read."""
+    threads = threading.active_count()
+    with ThreadPoolExecutor(1) as disk:
+        ahead = ReadAhead(windows(), [cast(gather.Gatherer, Asked())], disk)
+        ahead.stop()
+        assert threading.active_count() <= threads + 1
+
+
+@pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
+@pytest.mark.parametrize(("world", "here"), [(1, None), (2, None), (2, "2"), (2, "1")])
+def test_each_chunk_is_read_once_and_whole(
+    store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, here: str | None
+) -> None:
+    """Unless rows are wanted one by one: in random order, or where other nodes want the others."""
+    seen: list[tuple[int, int]] = []
+    fadvise = os.posix_fadvise
+
+    def note(file: int, start: int, num_bytes: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_WILLNEED:
+            seen.append((os.fstat(file).st_ino, start))
+            assert num_bytes == CHUNK_BYTES
+            assert start % (CHUNK_BYTES + 4) == 0
+        fadvise(file, start, num_bytes, advice)
+
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    if here is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    loader = Loader(
+        store,
+        size=8,
+        batch_size=4,
+        order=order,
+        window_bytes=3 * CHUNK_BYTES,
+        rank=0,
+        world=world,
+    )
+    whole = order != "random" and (world == 1 or here == str(world))
+    for _ in range(2):
+        seen.clear()
+        for batch, _ in enumerate(loader):
+            if batch + 1 == len(loader):  # it may be slower than so small a store is read
+                until(lambda: len(set(seen)) == (16 if whole else 0))
+        assert len(seen) == len(set(seen))
+
+
+def test_what_cannot_be_read_ahead_is_an_error_of_who_reads_it(
+    store: Path, tmp_path: Path
+) -> None:
+    """The error of the reader, and no other."""
+    copy = shutil.copytree(store, tmp_path / "copy")
+    loader = Loader(copy, size=16, batch_size=4, order="sequential")
+    (copy / layout.shard("train", 16, 3)).unlink()
+    with pytest.raises(StoreDamagedError, match=r"16/c\.3\.0\.0\.0 is missing"):
+        list(loader)
