@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import dask
-import psutil
 from distributed import LocalCluster, Scheduler
 
 from cluster.dashboard import offer
@@ -64,15 +63,6 @@ def cores() -> int:
         return allowed
 
 
-def memory() -> int:
-    """Bytes of memory this process may use, by the machine and by the container's limit."""
-    total = psutil.virtual_memory().total
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return total
-
-
 def settings(allowed_losses: int) -> dict[str, Any]:
     """The Dask configuration that the cluster and its client run under."""
     environment = dask.config.get("distributed.nanny.pre-spawn-environ", {})
@@ -99,6 +89,7 @@ class Local:
         threads: int,
         *,
         allowed_losses: int,
+        memory_limit: int = 0,
         dashboard: bool = True,
         preload: Sequence[str] = (),
     ) -> None:
@@ -108,6 +99,7 @@ class Local:
             workers: Processes.
             threads: Tasks that each of them runs at once.
             allowed_losses: Workers that a task may lose and be run again.
+            memory_limit: Bytes that a worker may use before it is replaced; 0 for any.
             dashboard: Whether to serve the dashboard.
             preload: Modules that the fork server imports for all workers.
         """
@@ -127,7 +119,7 @@ class Local:
             dashboard_address=_dashboard_address() if dashboard else "127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},  # without an address it takes port 8787
             worker_dashboard_address=None,
-            memory_limit=memory() // workers,
+            memory_limit=memory_limit,
             silence_logs="CRITICAL",
         )
         if dashboard:

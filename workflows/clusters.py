@@ -10,6 +10,7 @@ from distributed import Client
 from cluster.local import Local
 from pipeline.errors import TesseraeError
 from pipeline.ingest import graph
+from pipeline.memory import limit_bytes
 from workflows.interrupts import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
@@ -51,6 +52,7 @@ class Cluster:
                 local = Local(
                     *self._shape,
                     allowed_losses=graph.ALLOWED_LOSSES,
+                    memory_limit=limit_bytes() // self._shape[0],
                     dashboard=self._dashboard,
                     preload=PRELOAD,
                 )

@@ -98,8 +98,8 @@ def measure(loader: Loader, epoch: int) -> str:
 def _limit(loader: Loader, cores: float) -> str:
     how = max(loader.readers, key=lambda name: loader.readers[name])
     if cores >= BUSY * min(loader.threads, len(os.sched_getaffinity(0))):
-        what = {"mapped": "copying from memory", "preadv": "reading", "chunks": "unpacking chunks"}
-        return f"the processor limits it, {what[how]}"
+        what = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
+        return f"the processor limits it, {what.get(how, 'reading')}"
     if how == "mapped":
         return "memory limits it"
     return "the disk or the network limits it"

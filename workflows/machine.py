@@ -56,9 +56,10 @@ def gpu_found() -> Iterator[Finding]:
 
 def machine_found() -> Iterator[Finding]:
     """Say how many cores and how much memory this process may use."""
-    from cluster.local import cores, memory
+    from cluster.local import cores
+    from pipeline.memory import limit_bytes
 
-    workers, limit = cores(), memory()
+    workers, limit = cores(), limit_bytes()
     yield Finding("cores", "ok", f"{workers} of {os.cpu_count()} may be used")
     each = limit / workers
     state = "ok" if each >= WORKER_BYTES else "note"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.local import cores, memory
+from cluster.local import cores
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
@@ -23,6 +23,7 @@ from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
 from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
+from pipeline.memory import limit_bytes
 from pipeline.sources import Source, spool
 from pipeline.store import layout, records
 from pipeline.store.commit import Commit
@@ -427,7 +428,7 @@ def _check_memory(options: Options, objects: Objects, recipe: Recipe) -> None:
     else:  # an object is PUT whole
         task = 2 * sum(planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes)
     needed = WORKER_BYTES + options.threads * task
-    there = memory() // options.workers
+    there = limit_bytes() // options.workers
     if needed > there:
         raise StoreError(
             f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB are"

@@ -5,6 +5,10 @@ system call, nothing but a copy. Where they are not, a mapping would fault page 
 thread waits at each; `preadv` asks for a whole row at once, from many threads. Which of the two is
 asked of the kernel (mincore) for a few rows of each batch.
 
+Of a split that is larger than memory, full random order would find few rows in the page cache, and
+keeping that up costs half of the processor's time. So only so many shards as fit go through the
+page cache, always the same ones, which soon are in it whole. All others are read past it.
+
 Reading a mapping beyond the end of a file kills the process. So the size of a shard is checked
 when it is opened, and again whenever rows of it are copied.
 """
@@ -12,6 +16,7 @@ when it is opened, and again whenever rows of it are copied.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 import threading
@@ -37,12 +42,26 @@ OTHER_FILES = 512
 PIECE_ROWS = 8
 """Rows that one thread reads from a disk before another takes the next."""
 
+ALIGNMENT = 4096
+"""Of reads past the page cache: a multiple of what any file system asks for."""
+
+_STEP = 0x9E3779B97F4A7C15
+
 
 class Shard:
     """One shard object, open. Closed when nobody holds it."""
 
-    def __init__(self, path: Path, name: str, geometry: Geometry, shard: int) -> None:
+    def __init__(
+        self, path: Path, name: str, geometry: Geometry, shard: int, *, cached: bool = True
+    ) -> None:
         """Open it, and check that rows lie where they are computed to lie.
+
+        Args:
+            path: Where it is.
+            name: What errors call it.
+            geometry: Of the split.
+            shard: Its number.
+            cached: Whether the page cache is to hold it.
 
         Raises:
             StoreDamagedError: It is missing, of another size, or its index says otherwise.
@@ -61,6 +80,10 @@ class Shard:
         self._check_index(geometry, shard)
         if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
+        self.direct = None if cached else _open_direct(path)
+        """The same file, for reads past the page cache; None where there are none."""
+        if self.direct is not None:
+            weakref.finalize(self, os.close, self.direct).atexit = False
         self._chunk_bytes = geometry.chunk_bytes
         self.checked = bytearray(geometry.num_chunks(shard))
         """1 for each chunk whose checksum was found right."""
@@ -108,7 +131,9 @@ class Shard:
 class Gatherer:
     """Gathers rows of one size. Used by many threads at once."""
 
-    def __init__(self, split: Split, size: int, root: Path, *, check: bool = False) -> None:
+    def __init__(
+        self, split: Split, size: int, root: Path, *, check: bool = False, cached: float = 1.0
+    ) -> None:
         """Open nothing yet.
 
         Args:
@@ -116,8 +141,11 @@ class Gatherer:
             size: Side of the squares in pixels.
             root: The store's folder, or another that holds its image arrays.
             check: Compare each chunk with its checksum when a row of it is first wanted.
+            cached: Share of the shards that the page cache is to hold.
         """
         self._check = check
+        self._cached = cached
+        self._aligned = threading.local()
         self._geometry = geometry(split, size)
         self._split = split.plan.split
         self._size = size
@@ -138,7 +166,7 @@ class Gatherer:
             disk: Threads that wait for the disk, where it is asked.
 
         Returns:
-            `mapped` or `preadv`: how it was done.
+            `mapped`, `preadv`, or `direct` if some of it was read past the page cache.
 
         Raises:
             StoreDamagedError: A shard is not what it should be.
@@ -165,7 +193,7 @@ class Gatherer:
             for at in pieces
         ]
         finish_all(reads)
-        return "preadv"
+        return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """Have the disk begin to read all of chunk number *chunk* of the split."""
@@ -187,16 +215,28 @@ class Gatherer:
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
     ) -> None:
         for shard, offset, to in zip(shards, offsets, flat, strict=True):
-            left = memoryview(to)
-            while left:
-                try:
-                    got = os.preadv(shard.file, [left], offset)
-                except OSError as e:
-                    raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
-                if not got:
-                    shard.check_size()
-                    raise StoreDamagedError(f"{shard.name} ends at byte {offset}.")
-                left, offset = left[got:], offset + got
+            if shard.direct is not None and self._read_direct(shard, shard.direct, offset, to):
+                continue
+            _fill(shard, shard.file, memoryview(to), offset, len(to))
+
+    def _read_direct(self, shard: Shard, file: int, offset: int, to: NDArray[np.uint8]) -> bool:
+        """Read a row past the page cache; False where that cannot be done."""
+        start = offset // ALIGNMENT * ALIGNMENT
+        before = offset - start
+        memory = getattr(self._aligned, "memory", None)
+        if memory is None:  # each thread's own
+            most = -(-(ALIGNMENT + len(to)) // ALIGNMENT) * ALIGNMENT
+            memory = self._aligned.memory = mmap.mmap(-1, most)
+        view = memoryview(memory)[: -(-(before + len(to)) // ALIGNMENT) * ALIGNMENT]
+        try:
+            _fill(shard, file, view, start, before + len(to))
+        except StoreError as e:
+            if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.EINVAL:
+                shard.direct = None
+                return False
+            raise
+        to[:] = np.frombuffer(view, np.uint8)[before : before + len(to)]
+        return True
 
     def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, Shard]:
         with self._lock:
@@ -214,7 +254,8 @@ class Gatherer:
 
     def _open_one(self, number: int) -> Shard:
         name = layout.shard(self._split, self._size, number)
-        opened = Shard(self._root / name, name, self._geometry, number)
+        cached = number * _STEP % 2**64 < self._cached * 2**64
+        opened = Shard(self._root / name, name, self._geometry, number, cached=cached)
         with self._lock:
             found = self._shards.setdefault(number, opened)
             if found is opened and self._mapping is not None:
@@ -223,6 +264,27 @@ class Gatherer:
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
         return found
+
+
+def _fill(shard: Shard, file: int, to: memoryview, offset: int, least: int) -> None:
+    """Read to fill *to*, or at least so many bytes of it, where the file ends."""
+    done = 0
+    while done < least:
+        try:
+            got = os.preadv(file, [to[done:]], offset + done)
+        except OSError as e:
+            raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
+        if not got:
+            shard.check_size()
+            raise StoreDamagedError(f"{shard.name} ends at byte {offset + done}.")
+        done += got
+
+
+def _open_direct(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except (AttributeError, OSError):  # this system or file system has no such reads
+        return None
 
 
 def finish_all(parts: Sequence[Future[Any]]) -> None:

@@ -30,6 +30,7 @@ from pipeline.loader.buffers import Buffers
 from pipeline.loader.chunks import ChunkReader
 from pipeline.loader.gather import Gatherer
 from pipeline.loader.readahead import ReadAhead
+from pipeline.memory import free_bytes
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import LocalObjects, open_objects
 from pipeline.store.split import Split, open_split
@@ -46,8 +47,11 @@ WINDOW_BYTES = 2**30
 CACHE_BYTES = 2**30
 """Of decompressed chunks."""
 
-DISK_THREADS = 16
+DISK_THREADS = 32
 """Threads that wait for a disk at once."""
+
+CACHE_SHARE = 0.8
+"""Of the memory that is free: what the page cache is taken to hold of a split."""
 
 ORDER_BLOCK_ROWS = 16_384
 """Rows of the order that are computed at once: one by one they would cost five times as much."""
@@ -145,7 +149,7 @@ class Loader:
         # On several nodes each needs only some rows of a chunk.
         self._read_ahead = hasattr(os, "posix_fadvise") and self.world == _ranks_here(self.world)
         self.readers: dict[str, int] = {}
-        """How many batches each reader has gathered: `mapped`, `preadv`, `chunks`."""
+        """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
         self._opened: _Opened | None = None
         self._epoch = 0
@@ -360,7 +364,7 @@ class _Parts:
 
 
 def gatherer_of(
-    split: Split, size: int, *, cache_bytes: int, check: bool = False
+    split: Split, size: int, *, cache_bytes: int, check: bool = False, cached: float = 1.0
 ) -> Gatherer | ChunkReader:
     """What reads rows of one size of *split*.
 
@@ -369,9 +373,11 @@ def gatherer_of(
         size: Side of the squares in pixels.
         cache_bytes: Most bytes of pixels that are kept of a compressed or remote store.
         check: Compare each chunk of another store with its checksum once.
+        cached: Share of another store's shards that the page cache is to hold.
     """
     if isinstance(split.objects, LocalObjects) and split.recipe.codec == "none":
-        return Gatherer(split, size, Path(split.objects.url), check=check)
+        root = Path(split.objects.url)
+        return Gatherer(split, size, root, check=check, cached=cached)
     return ChunkReader(split, size, cache_bytes=cache_bytes)
 
 
@@ -391,8 +397,14 @@ class _Opened:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
+        row_bytes = sum(size * size * 3 for size in loader.sizes)
+        cached = 1.0
+        if loader.order == "random":  # the others read whole chunks ahead, to the page cache
+            cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
         self._gatherers = [
-            gatherer_of(self.split, size, cache_bytes=loader.cache_bytes, check=check)
+            gatherer_of(
+                self.split, size, cache_bytes=loader.cache_bytes, check=check, cached=cached
+            )
             for size in loader.sizes
         ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import pickle
@@ -26,6 +28,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard import prepare_shard
 from pipeline.loader import Batch, Loader, gather, mapping
+from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.objects import open_objects
 from tests.commands import ROOT
@@ -247,19 +250,78 @@ def test_all_batches_kept_are_what_zarr_reads(
     assert len({tensor.data_ptr() for batch in kept for tensor in batch.images}) == 2 * len(kept)
 
 
+@pytest.mark.parametrize("cached", [1.0, 0.0])
 def test_a_read_that_comes_in_pieces_is_put_together(
-    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, cached: float
 ) -> None:
     """A system may give less than it was asked for."""
     preadv = os.preadv
 
     def little(file: int, buffers: list[memoryview], offset: int) -> int:
-        return preadv(file, [buffers[0][:100]], offset)
+        return preadv(file, [buffers[0][: 512 if offset % 512 == 0 else 100]], offset)
 
     monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
     monkeypatch.setattr(gather.os, "preadv", little)
+    free_memory(monkeypatch, cached)
     for batch in Loader(store, size=8, batch_size=9):
         check_pixels(batch, plain, 8)
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """As much as *share* of the store's two sizes."""
+    free = share * NUM_ROWS * (8 * 8 + 16 * 16) * 3 / loader_module.CACHE_SHARE
+    monkeypatch.setattr(loader_module, "free_bytes", lambda: free)
+
+
+def watch_direct(monkeypatch: pytest.MonkeyPatch, refused: str | None) -> set[str]:
+    """Which files are read past the page cache from now on; a file system may refuse it."""
+    opened, preadv = os.open, os.preadv
+    past: set[str] = set()
+
+    def open_(path: Any, flags: int, *words: Any) -> int:
+        if flags & os.O_DIRECT and refused == "open":
+            raise OSError(errno.EINVAL, "no")
+        return opened(path, flags, *words)
+
+    def read(file: int, buffers: list[memoryview], offset: int) -> int:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            assert offset % gather.ALIGNMENT == len(buffers[0]) % gather.ALIGNMENT == 0
+            if refused == "read":
+                raise OSError(errno.EINVAL, "no")
+            past.add(str(Path(f"/proc/self/fd/{file}").readlink()))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(gather.os, "open", open_)
+    monkeypatch.setattr(gather.os, "preadv", read)
+    return past
+
+
+@pytest.mark.parametrize("refused", [None, "open", "read"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_memory_cannot_hold_is_read_past_the_page_cache(
+    store: Path,
+    plain: dict[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    refused: str | None,
+) -> None:
+    """The same shards in every epoch; where a file system has no such reads, as all others."""
+    past = watch_direct(monkeypatch, refused)
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
+    free_memory(monkeypatch, share)
+    words: dict[str, Any] = {"sizes": (16, 8), "batch_size": 9, "drop_last": False}
+    for order in ("random", "windowed"):
+        loader = Loader(store, **words, order=order)
+        seen = []
+        for _ in range(2):
+            past.clear()
+            for batch in loader:
+                check_pixels(batch, plain, 16, 8)
+            seen.append(set(past))
+        assert seen[0] == seen[1]
+        direct = 0 if refused or order == "windowed" else 16 - round(16 * share)
+        assert direct - 2 <= len(seen[0]) <= direct + 2
+        assert len(seen[0]) == direct or share == 0.5
 
 
 def test_a_failed_gather_leaves_nobody_writing() -> None:

@@ -120,9 +120,7 @@ def test_each_chunk_is_read_once_and_whole(
         assert len(seen) == len(set(seen))
 
 
-def test_what_cannot_be_read_ahead_is_an_error_of_who_reads_it(
-    store: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_ahead_is_an_error_of_who_reads_it(store: Path, tmp_path: Path) -> None:
     """The error of the reader, and no other."""
     copy = shutil.copytree(store, tmp_path / "copy")
     loader = Loader(copy, size=16, batch_size=4, order="sequential")
