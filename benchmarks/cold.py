@@ -9,7 +9,7 @@ cache. Each feeds for --seconds.
     fio random      reads of one row's bytes at random places, sixteen under way: `direct` past the
                     page cache, `cached` through it
     fio sequential  reads of 1 MiB, one after the other
-    tesserae        full random order, and windows of 128 MiB
+    tesserae        full random order, and windows of 96 MiB
     ffcv            raw: RANDOM through the page cache; QUASI_RANDOM with memory of its own (0 where
                     that is too much, and the kernel kills it)
     mds             MosaicML Streaming: JPEG, a sixth of the bytes, so decoding limits it

@@ -353,7 +353,7 @@ FEEDS: dict[str, Callable[[Path], Batches]] = {
     "tesserae augment": tesserae_augmented,
     "tesserae cold": tesserae("raw", prefetch_bytes=MEMORY),
     "tesserae windowed cold": tesserae(
-        "raw", order="windowed", prefetch_bytes=MEMORY, window_bytes=2 * MEMORY
+        "raw", order="windowed", prefetch_bytes=MEMORY, window_bytes=3 * MEMORY // 2
     ),
     "ffcv": ffcv("RANDOM"),
     "ffcv quasi": ffcv("QUASI_RANDOM"),

@@ -22,11 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
+from pipeline.loader.buffers import Buffers
 from pipeline.loader.gather import finish_all
 from pipeline.store import layout
-from pipeline.store.objects import Objects
+from pipeline.store.objects import ALIGNMENT, Objects
 from pipeline.store.shard import ABSENT, decompressor
 from pipeline.store.split import Split, geometry
+
+SPARE_CHUNKS = 64
+"""Memory of so many chunks is kept for the next, where chunks are read past the page cache."""
 
 Where = tuple[int, int]
 """The numbers of a shard and of a chunk in it."""
@@ -38,13 +42,16 @@ Rows = list[tuple[int, int]]
 class ChunkReader:
     """Gathers rows of one size. Used by many threads at once."""
 
-    def __init__(self, split: Split, size: int, *, cache_bytes: int) -> None:
+    def __init__(
+        self, split: Split, size: int, *, cache_bytes: int, page_cache: bool = True
+    ) -> None:
         """Read nothing yet.
 
         Args:
             split: Any split.
             size: Side of the squares in pixels.
             cache_bytes: Most bytes of pixels that are kept.
+            page_cache: Whether what is read may stay in the page cache.
         """
         self._geometry = geometry(split, size)
         self._objects: Objects = split.objects
@@ -55,6 +62,10 @@ class ChunkReader:
         keep = self._geometry.chunk_rows > 1 or most >= split.plan.num_rows
         self._chunks: _Kept[Where, NDArray[np.uint8]] | None = _Kept(max(1, most)) if keep else None
         self._scratch = threading.local()
+        self._memory: Buffers | None = None
+        if not page_cache:
+            num_bytes = self._geometry.chunk_bytes + 4 + 3 * ALIGNMENT
+            self._memory = Buffers((num_bytes,), pinned=False, keep=SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
@@ -80,6 +91,15 @@ class ChunkReader:
         finish_all([disk.submit(self._copy, w, flat, at, wait=True) for w, at in missing.items()])
         return "chunks"
 
+    def keeps(self, num_chunks: int) -> bool:
+        """Whether so many chunks are kept at once."""
+        return self._chunks is not None and num_chunks <= self._chunks.most
+
+    def expect(self, chunk: int, disk: Executor) -> None:
+        """Read chunk number *chunk* of the split, and keep it; this waits for it."""
+        per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        self._copy(divmod(chunk, per_shard), np.empty((0, 0), np.uint8), [], wait=True)
+
     def _copy(self, where: Where, flat: NDArray[np.uint8], rows: Rows, *, wait: bool) -> bool:
         """Copy the rows of one chunk, as (place, place in the chunk), if it need not be waited for.
 
@@ -94,8 +114,10 @@ class ChunkReader:
                 self._unpack(where, data, flat[place])
             return True
         pixels = self._chunks.get(where)
+        if pixels is None and wait:
+            pixels = self._chunks.get(where, lambda: self._unpacked(where, self._wait_for(where)))
         if pixels is None:
-            data = self._read_chunk(where, wait=wait)
+            data = self._read_chunk(where, wait=False)
             if data is None:
                 return False
             pixels = self._chunks.get(where, lambda: self._unpacked(where, data))
@@ -103,8 +125,16 @@ class ChunkReader:
             flat[place] = pixels[at]
         return True
 
+    def _wait_for(self, where: Where) -> memoryview:
+        data = self._read_chunk(where, wait=True)
+        assert data is not None
+        return data
+
     def _read_chunk(self, where: Where, *, wait: bool) -> memoryview | None:
-        """A chunk as it is stored; None where it must be waited for. Overwritten by the next."""
+        """A chunk as it is stored; None where it must be waited for.
+
+        What was not waited for is overwritten by the next.
+        """
         shard, chunk = where
         name = self._name(shard)
         index = self._indexes.get(shard)
@@ -113,20 +143,30 @@ class ChunkReader:
                 return None
             index = self._indexes.get(shard, lambda: self._read_index(shard, name))
         start, num_bytes = (int(number) for number in index[chunk])
-        if wait:
-            data = memoryview(self._read(name, start, num_bytes))
-        else:
-            scratch = getattr(self._scratch, "bytes", b"")
-            if len(scratch) < num_bytes:
-                scratch = self._scratch.bytes = bytearray(2 * num_bytes)
-            data = memoryview(scratch)[:num_bytes]
-            if not self._objects.read_cached(name, start, data):
-                return None
+        data = (self._fetch if wait else self._fetch_cached)(name, start, num_bytes)
+        if data is None:
+            return None
         body = data[:-4]
         checksum = google_crc32c.value(np.frombuffer(body, np.uint8))  # it takes no memoryview
         if len(data) != num_bytes or checksum != int.from_bytes(data[-4:], "little"):
             raise _damaged(name, f"chunk {chunk}")
         return body
+
+    def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
+        if self._memory is not None:
+            data = self._objects.read_direct(name, start, num_bytes, self._memory.take())
+            if data is not None:
+                return data
+        return memoryview(self._read(name, start, num_bytes))
+
+    def _fetch_cached(self, name: str, start: int, num_bytes: int) -> memoryview | None:
+        if self._memory is not None:
+            return None
+        scratch = getattr(self._scratch, "bytes", b"")
+        if len(scratch) < num_bytes:
+            scratch = self._scratch.bytes = bytearray(2 * num_bytes)
+        data = memoryview(scratch)[:num_bytes]
+        return data if self._objects.read_cached(name, start, data) else None
 
     def _unpack(self, where: Where, data: memoryview, out: NDArray[np.uint8]) -> None:
         try:
@@ -138,8 +178,13 @@ class ChunkReader:
             raise _damaged(self._name(where[0]), f"chunk {where[1]}") from None
 
     def _unpacked(self, where: Where, data: memoryview) -> NDArray[np.uint8]:
-        pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
-        self._unpack(where, data, pixels)
+        if self._memory is not None and self._decompress is None:  # nobody else will write there
+            pixels = np.frombuffer(data, np.uint8)
+            if len(pixels) != self._geometry.chunk_bytes:
+                raise _damaged(self._name(where[0]), f"chunk {where[1]}")
+        else:
+            pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
+            self._unpack(where, data, pixels)
         return pixels.reshape(self._geometry.chunk_rows, -1)
 
     def _name(self, shard: int) -> str:
@@ -180,7 +225,7 @@ class _Kept(Generic[Key, Made]):
     """The values that were wanted last. Whoever wants one that is just being made waits for it."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Future[Made]] = OrderedDict()
 
@@ -200,7 +245,7 @@ class _Kept(Generic[Key, Made]):
                 return None
             else:
                 ours = self._values[key] = Future()
-                if len(self._values) > self._most:
+                if len(self._values) > self.most:
                     self._values.popitem(last=False)
         if value is not None or make is None:
             return value.result() if value is not None else None

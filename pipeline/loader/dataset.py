@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.loader.loader import CACHE_BYTES, gatherer_of
+from pipeline.loader.loader import CACHE_BYTES, reader_of
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, open_split
 
@@ -66,7 +66,7 @@ class SplitDataset(Dataset[Item]):
         rows = opened.rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(1) as disk:
-            opened.gatherer.gather(rows, out, disk)
+            opened.reader.gather(rows, out, disk)
         images = torch.from_numpy(out).permute(0, 3, 1, 2)
         labels = opened.split.labels[rows]
         return list(zip(images, labels.tolist(), rows.tolist(), strict=True))
@@ -85,4 +85,4 @@ class _Opened:
         there = np.ones(self.split.plan.num_rows, bool)
         there[self.split.absent] = False
         self.rows: NDArray[np.int64] = np.flatnonzero(there)
-        self.gatherer = gatherer_of(self.split, data.size, cache_bytes=CACHE_BYTES)
+        self.reader = reader_of(self.split, data.size, cache_bytes=CACHE_BYTES)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mapping import Mapping
 from pipeline.store import layout
+from pipeline.store.objects import ALIGNMENT
 from pipeline.store.split import Geometry, Split, geometry
 
 OTHER_FILES = 512
@@ -41,9 +42,6 @@ OTHER_FILES = 512
 
 PIECE_ROWS = 8
 """Rows that one thread reads from a disk before another takes the next."""
-
-ALIGNMENT = 4096
-"""Of reads past the page cache: a multiple of what any file system asks for."""
 
 _STEP = 0x9E3779B97F4A7C15
 
@@ -194,6 +192,10 @@ class Gatherer:
         ]
         finish_all(reads)
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
+
+    def keeps(self, num_chunks: int) -> bool:
+        """Whether so many chunks are kept at once: by the page cache, as far as one can say."""
+        return hasattr(os, "posix_fadvise")
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """Have the disk begin to read all of chunk number *chunk* of the split."""

@@ -45,7 +45,7 @@ WINDOW_BYTES = 2**30
 """Of a window of the windowed order, at the largest size."""
 
 CACHE_BYTES = 2**30
-"""Of decompressed chunks."""
+"""Of chunks that were read whole, in random order."""
 
 DISK_THREADS = 32
 """Threads that wait for a disk at once."""
@@ -95,7 +95,7 @@ class Loader:
         pin: bool | None = None,
         prefetch_bytes: int = PREFETCH_BYTES,
         window_bytes: int = WINDOW_BYTES,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
         checksum: str = "never",
     ) -> None:
         """Check what can be checked without opening anything.
@@ -118,8 +118,9 @@ class Loader:
             pin: Whether batches are in page-locked memory (if there is a GPU).
             prefetch_bytes: Most bytes of batches that are gathered ahead.
             window_bytes: Bytes of a window, at the largest size.
-            cache_bytes: Most bytes of pixels, for each size, that are kept of a store that is
-                compressed or remote.
+            cache_bytes: Most bytes of pixels, for each size, that are kept of a store that is read
+                by whole chunks: one that is compressed or remote, or larger than memory and read
+                in windows (two windows; 1 GiB in random order).
             checksum: `once`: each chunk of an uncompressed local store is read whole and compared
                 with its checksum when a row of it is first wanted. `never`: `tesserae verify` does
                 that for all. Chunks of other stores are compared whenever they are read.
@@ -144,7 +145,7 @@ class Loader:
         self.pin = pin
         self.prefetch_bytes = prefetch_bytes
         self.window_bytes = window_bytes
-        self.cache_bytes = cache_bytes
+        self.cache_bytes = _cache_bytes(order, window_bytes) if cache_bytes is None else cache_bytes
         self.checksum = checksum
         # On several nodes each needs only some rows of a chunk.
         self._read_ahead = hasattr(os, "posix_fadvise") and self.world == _ranks_here(self.world)
@@ -272,7 +273,7 @@ class Loader:
         gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
         disk = ThreadPoolExecutor(DISK_THREADS, "disk")
         windows = order.windows(first * self.batch_size) if self._read_ahead else iter(())
-        ahead = ReadAhead(windows, opened.of_files(), disk)
+        ahead = ReadAhead(windows, opened.readers, disk)
         try:
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
@@ -309,6 +310,10 @@ class Loader:
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _Opened(self)  # a child that was forked has none of the threads
         return self._opened
+
+
+def _cache_bytes(order: str, window_bytes: int) -> int:
+    return CACHE_BYTES if order == "random" else 2 * window_bytes
 
 
 def _copy_alone() -> None:
@@ -363,22 +368,29 @@ class _Parts:
         return rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
 
 
-def gatherer_of(
-    split: Split, size: int, *, cache_bytes: int, check: bool = False, cached: float = 1.0
+def reader_of(
+    split: Split,
+    size: int,
+    *,
+    cache_bytes: int,
+    check: bool = False,
+    cached: float = 1.0,
+    windows: bool = False,
 ) -> Gatherer | ChunkReader:
     """What reads rows of one size of *split*.
 
     Args:
         split: Any split.
         size: Side of the squares in pixels.
-        cache_bytes: Most bytes of pixels that are kept of a compressed or remote store.
-        check: Compare each chunk of another store with its checksum once.
-        cached: Share of another store's shards that the page cache is to hold.
+        cache_bytes: Most bytes of pixels that are kept, if they are read by whole chunks.
+        check: Compare each chunk with its checksum, if rows are read one by one.
+        cached: Share of the split that memory can hold.
+        windows: Whether all rows of a chunk are wanted soon after each other.
     """
-    if isinstance(split.objects, LocalObjects) and split.recipe.codec == "none":
-        root = Path(split.objects.url)
-        return Gatherer(split, size, root, check=check, cached=cached)
-    return ChunkReader(split, size, cache_bytes=cache_bytes)
+    local = isinstance(split.objects, LocalObjects)
+    if local and split.recipe.codec == "none" and (cached >= 1 or not windows):
+        return Gatherer(split, size, Path(split.objects.url), check=check, cached=cached)
+    return ChunkReader(split, size, cache_bytes=cache_bytes, page_cache=cached >= 1)
 
 
 class _Opened:
@@ -389,7 +401,7 @@ class _Opened:
         objects = open_objects(loader.store)
         self.split: Split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
         self._single = loader.single
-        self._readers = loader.readers
+        self._how = loader.readers
         check = loader.checksum == "once"
         pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
         most = -(-loader.batch_size // loader.world)
@@ -398,27 +410,26 @@ class _Opened:
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
         row_bytes = sum(size * size * 3 for size in loader.sizes)
-        cached = 1.0
-        if loader.order == "random":  # the others read whole chunks ahead, to the page cache
-            cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
-        self._gatherers = [
-            gatherer_of(
-                self.split, size, cache_bytes=loader.cache_bytes, check=check, cached=cached
+        num_bytes = max(1, self.split.plan.num_rows * row_bytes)
+        self.readers = [
+            reader_of(
+                self.split,
+                size,
+                cache_bytes=loader.cache_bytes,
+                check=check,
+                cached=CACHE_SHARE * free_bytes() / num_bytes,
+                windows=loader.order != "random",
             )
             for size in loader.sizes
         ]
 
-    def of_files(self) -> list[Gatherer]:
-        """Those of the gatherers that read uncompressed files."""
-        return [gatherer for gatherer in self._gatherers if isinstance(gatherer, Gatherer)]
-
     def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
         """Gather *rows*."""
         images = []
-        for gatherer, buffers in zip(self._gatherers, self._buffers, strict=True):
+        for reader, buffers in zip(self.readers, self._buffers, strict=True):
             out = buffers.take()
-            how = gatherer.gather(rows, out[: len(rows)], disk)
-            self._readers[how] = self._readers.get(how, 0) + 1
+            how = reader.gather(rows, out[: len(rows)], disk)
+            self._how[how] = self._how.get(how, 0) + 1
             images.append(torch.from_numpy(out)[: len(rows)].permute(0, 3, 1, 2))
         return Batch(
             images[0] if self._single else tuple(images),

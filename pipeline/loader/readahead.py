@@ -1,20 +1,26 @@
 """Has the disk read the next window of an order while rows of this one are gathered.
 
 Rows of a window come in random order, but they fill whole chunks: who reads those in one go asks a
-slow disk for megabytes, and not for a row at a time.
+slow disk or a network for megabytes, and not for a row at a time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.loader.chunks import ChunkReader
 from pipeline.loader.gather import Gatherer
+
+THREADS = 8
+"""That read ahead at once."""
 
 
 class ReadAhead:
@@ -23,12 +29,12 @@ class ReadAhead:
     def __init__(
         self,
         windows: Iterator[tuple[int, NDArray[np.int64]]],
-        gatherers: Sequence[Gatherer],
+        readers: Sequence[Gatherer | ChunkReader],
         disk: Executor,
     ) -> None:
         """Begin with the first of *windows* (`EpochOrder.windows`)."""
         self._windows = windows
-        self._gatherers = gatherers
+        self._readers = readers
         self._disk = disk
         self._changed = threading.Condition()
         self._place = 0
@@ -51,15 +57,19 @@ class ReadAhead:
 
     def _run(self) -> None:
         before = 0
-        for place, chunks in self._windows:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopped or self._place >= before)  # noqa: B023
-            for gatherer in self._gatherers:
-                for chunk in chunks.tolist():
-                    if self._stopped:
-                        return
-                    try:
-                        gatherer.expect(chunk, self._disk)
-                    except (StoreError, RuntimeError):  # who gathers hears of it; or all is ending
-                        return
-            before = place
+        with ThreadPoolExecutor(THREADS, "ahead") as pool:
+            for place, chunks in self._windows:
+                self._wait(before)
+                for reader in self._readers:
+                    if reader.keeps(2 * len(chunks)) and not self._stopped:
+                        list(pool.map(self._read, repeat(reader), chunks.tolist()))
+                before = place
+
+    def _wait(self, place: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._place >= place)
+
+    def _read(self, reader: Gatherer | ChunkReader, chunk: int) -> None:
+        if not self._stopped:
+            with suppress(StoreError):  # who gathers hears of it
+                reader.expect(chunk, self._disk)

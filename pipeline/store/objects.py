@@ -23,9 +23,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.shard import Writer
+
+ALIGNMENT = 4096
+"""Of reads past the page cache: a multiple of what any file system asks for."""
 
 BLOCK_BYTES = 4194304
 """What is gathered before it is written: a multiple of any disk's block."""
@@ -61,6 +67,18 @@ class Objects(Protocol):
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
         """Fill *to* with a part of the object if that takes no waiting; whether it was done."""
+
+    def read_direct(
+        self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
+    ) -> memoryview | None:
+        """A part of the object past the page cache; None where that cannot be done.
+
+        Args:
+            name: Which.
+            start: Byte at which it begins.
+            num_bytes: How many.
+            memory: (at least num_bytes + 3 * ALIGNMENT,) uint8, where it is read to.
+        """
 
     def open(self, name: str) -> BinaryIO:
         """The object as a file that can be read anywhere.
@@ -157,6 +175,28 @@ class LocalObjects:
             return False
         finally:
             os.close(file)
+
+    def read_direct(
+        self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
+    ) -> memoryview | None:
+        """See `Objects`."""
+        first = start // ALIGNMENT * ALIGNMENT
+        stop = start + num_bytes - first
+        skipped = -memory.ctypes.data % ALIGNMENT
+        to = memory.data[skipped : skipped - (-stop // ALIGNMENT) * ALIGNMENT]
+        try:
+            file = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except (AttributeError, OSError):  # who reads in another way hears what is wrong
+            return None
+        try:
+            done = 0
+            while done < stop and (got := os.preadv(file, [to[done:]], first + done)):
+                done += got
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return to[start - first : min(stop, max(done, start - first))]
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""

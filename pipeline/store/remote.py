@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 import fsspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
@@ -37,6 +39,12 @@ class RemoteObjects:
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
         """See `Objects`: nothing."""
         return False
+
+    def read_direct(
+        self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
+    ) -> memoryview | None:
+        """See `Objects`: nothing."""
+        return None
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 
 from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, chunks
+from pipeline.loader import loader as loader_module
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
 from pipeline.store.shard import decompressor
 from tests.pictures import make_folder, prepare_inline
 
@@ -180,13 +182,34 @@ def test_a_chunk_of_another_length_is_an_error(
         epochs(tmp_path / "store")
 
 
+def test_a_split_that_memory_cannot_hold_is_read_by_checked_chunks_in_windows(
+    source: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the page cache, into memory that is used again; a flipped bit is found."""
+    monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
+    words: dict[str, Any] = {"order": "windowed", "window_bytes": 2 * 4 * 16 * 16 * 3}
+    found, how = epochs(plain, **words)
+    assert how == {"chunks"}
+    monkeypatch.undo()
+    expected, how = epochs(plain, **words)
+    assert how <= {"mapped", "preadv"}
+    check_same(found, expected)
+    monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
+    copy = shutil.copytree(plain, tmp_path / "copy")
+    data = bytearray((copy / SHARD).read_bytes())
+    data[1000] ^= 1
+    (copy / SHARD).write_bytes(data)
+    with pytest.raises(StoreDamagedError, match=rf"{SHARD} is damaged \(chunk 1\)"):
+        epochs(copy, **words)
+
+
 def test_an_error_leaves_nobody_writing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged chunk that is at hand, and others that must be waited for: the buffer is free."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
     loader = Loader(tmp_path / "store", size=8, cache_bytes=1)
-    gatherer = loader._open()._gatherers[0]
+    gatherer = loader._open().readers[0]
     rows = loader.epoch_order(0).rows(0, 20)
     out = np.zeros((20, 8, 8, 3), np.uint8)
     turns = iter([False] * 10 + [True] * 10)
@@ -225,5 +248,10 @@ def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
             assert part == data[3:8]
         assert not objects.read_cached("a", 197, memoryview(part))
         assert not objects.read_cached("b", 0, memoryview(part))
+        memory = np.zeros(200 + 3 * ALIGNMENT, np.uint8)
+        for start, num_bytes in ((0, 5), (3, 150), (190, 50), (200, 1), (5000, 1)):
+            direct = objects.read_direct("a", start, num_bytes, memory)
+            assert direct is None or direct == data[start : start + num_bytes]
+        assert objects.read_direct("b", 0, 5, memory) is None
         with pytest.raises(FileNotFoundError):
             objects.read("b", 0, 5)

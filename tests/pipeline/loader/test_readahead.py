@@ -48,6 +48,10 @@ class Asked:
     def __init__(self) -> None:
         self.chunks: list[int] = []
 
+    def keeps(self, num_chunks: int) -> bool:
+        assert num_chunks == 4
+        return True
+
     def expect(self, chunk: int, disk: Executor) -> None:
         self.chunks.append(chunk)
 
@@ -67,7 +71,7 @@ def test_it_stays_one_window_ahead() -> None:
             ahead.reached(place)
             until(lambda: len(asked.chunks) >= expected)  # noqa: B023
             time.sleep(0.01)
-            assert asked.chunks == list(range(expected))
+            assert sorted(asked.chunks) == list(range(expected))
         ahead.stop()
 
 
