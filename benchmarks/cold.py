@@ -32,6 +32,8 @@ from feeds import ROW_BYTES
 from pictureset import MADE, PictureSet, opened
 
 ARMS = ("tesserae cold", "tesserae windowed cold", "ffcv", "ffcv quasi cold", "mds")
+BETWEEN = {"fio random direct": "tesserae cold", "fio sequential direct": "tesserae windowed cold"}
+"""Disks are not the same from one minute to the next, so ours runs between its two of fio."""
 PAGE = 4096
 FIO = {
     "fio random direct": ("randread", ROW_BYTES // PAGE * PAGE, 1, 1),
@@ -132,7 +134,9 @@ def main() -> int:
         pictures.make(args.data, args.images, {arm.split()[0] for arm in args.arms} & set(MADE))
         limit = int(args.share * pictures.num_images() * ROW_BYTES)
         print(f"{pictures.num_images():,} pictures, {limit / 2**20:,.0f} MiB of memory", flush=True)
-        speeds: dict[str, list[float]] = {name: [] for name in (*FIO, *args.arms)}
+        names = [found for fio_arm in FIO for found in (fio_arm, BETWEEN.get(fio_arm))]
+        names += [arm for arm in args.arms if arm not in names]
+        speeds: dict[str, list[float]] = {name: [] for name in names if name in (*FIO, *args.arms)}
         rss = dict.fromkeys(args.arms, 0.0)
         group = MemoryGroup(limit)
         try:
@@ -164,9 +168,14 @@ def report(speeds: dict[str, list[float]], rss: dict[str, float]) -> None:
             f"{median[name] / ROW_BYTES:10,.0f} {memory}"
         )
     print()
+    print("of the rounds:                                      min  median    max")
     for one, other in RATIOS:
-        if one in median and other in median:
-            print(f"{one + ' / ' + other:<46} {median[one] / median[other]:6.2f}")
+        if one in speeds and other in speeds and min(speeds[other]):
+            found = [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
+            print(
+                f"{one + ' / ' + other:<48} {min(found):6.2f}  {statistics.median(found):6.2f} "
+                f"{max(found):6.2f}"
+            )
 
 
 if __name__ == "__main__":
