@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
     parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
+    parser.add_argument("--stage", metavar="FOLDER", help="copy shards to a disk of this node")
     parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
     parser.add_argument(
         "--cold", action="store_true", help="drop the store from the page cache first"
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         partial=args.partial,
         threads=args.threads,
+        stage=args.stage,
         rank=0,
         world=1,
     )

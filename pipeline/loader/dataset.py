@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.loader.loader import CACHE_BYTES, reader_of
+from pipeline.loader.loader import CACHE_BYTES
+from pipeline.loader.reader import reader_of
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, open_split
 

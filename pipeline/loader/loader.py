@@ -27,12 +27,12 @@ from threadpoolctl import ThreadpoolController
 
 from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
-from pipeline.loader.chunks import ChunkReader
-from pipeline.loader.gather import Gatherer
 from pipeline.loader.readahead import ReadAhead
+from pipeline.loader.reader import Reader, reader_of
+from pipeline.loader.staging import StagedReader, Staging
 from pipeline.memory import free_bytes
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, open_split
 
 STATE_VERSION = 1
@@ -97,6 +97,8 @@ class Loader:
         window_bytes: int = WINDOW_BYTES,
         cache_bytes: int | None = None,
         checksum: str = "never",
+        stage: str | os.PathLike[str] | None = None,
+        stage_bytes: int | None = None,
     ) -> None:
         """Check what can be checked without opening anything.
 
@@ -124,6 +126,11 @@ class Loader:
             checksum: `once`: each chunk of an uncompressed local store is read whole and compared
                 with its checksum when a row of it is first wanted. `never`: `tesserae verify` does
                 that for all. Chunks of other stores are compared whenever they are read.
+            stage: Folder on a disk of this node to which shards are copied once, checked, for all
+                ranks and later runs, while the first epoch reads them from the store.
+            stage_bytes: Most bytes of all that is in that folder (nine tenths of what is free).
+                Copies of other stores that nobody reads are evicted; of a split that does not fit
+                a part is copied.
 
         Raises:
             ValueError: An argument makes no sense.
@@ -147,6 +154,8 @@ class Loader:
         self.window_bytes = window_bytes
         self.cache_bytes = _cache_bytes(order, window_bytes) if cache_bytes is None else cache_bytes
         self.checksum = checksum
+        self.stage = None if stage is None else os.fspath(stage)
+        self.stage_bytes = stage_bytes
         # On several nodes each needs only some rows of a chunk.
         self._read_ahead = hasattr(os, "posix_fadvise") and self.world == _ranks_here(self.world)
         self.readers: dict[str, int] = {}
@@ -170,8 +179,8 @@ class Loader:
                 f"batch_size is {self.batch_size}: expected at least one row for each of"
                 f" {self.world} ranks; it is that of the global batch."
             )
-        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "threads"):
-            if getattr(self, name) < 1:
+        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "stage_bytes", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -274,6 +283,8 @@ class Loader:
         disk = ThreadPoolExecutor(DISK_THREADS, "disk")
         windows = order.windows(first * self.batch_size) if self._read_ahead else iter(())
         ahead = ReadAhead(windows, opened.readers, disk)
+        if opened.staging is not None:
+            opened.staging.start()
         try:
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
@@ -286,6 +297,8 @@ class Loader:
                 yield waiting.popleft().result()  # nobody but the caller holds it then
         finally:
             ahead.stop()
+            if opened.staging is not None:
+                opened.staging.stop()
             gathering.shutdown(cancel_futures=True)
             disk.shutdown(cancel_futures=True)
 
@@ -368,31 +381,6 @@ class _Parts:
         return rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
 
 
-def reader_of(
-    split: Split,
-    size: int,
-    *,
-    cache_bytes: int,
-    check: bool = False,
-    cached: float = 1.0,
-    windows: bool = False,
-) -> Gatherer | ChunkReader:
-    """What reads rows of one size of *split*.
-
-    Args:
-        split: Any split.
-        size: Side of the squares in pixels.
-        cache_bytes: Most bytes of pixels that are kept, if they are read by whole chunks.
-        check: Compare each chunk with its checksum, if rows are read one by one.
-        cached: Share of the split that memory can hold.
-        windows: Whether all rows of a chunk are wanted soon after each other.
-    """
-    local = isinstance(split.objects, LocalObjects)
-    if local and split.recipe.codec == "none" and (cached >= 1 or not windows):
-        return Gatherer(split, size, Path(split.objects.url), check=check, cached=cached)
-    return ChunkReader(split, size, cache_bytes=cache_bytes, page_cache=cached >= 1)
-
-
 class _Opened:
     """What a loader holds open from its first batch on."""
 
@@ -410,18 +398,33 @@ class _Opened:
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
         row_bytes = sum(size * size * 3 for size in loader.sizes)
-        num_bytes = max(1, self.split.plan.num_rows * row_bytes)
-        self.readers = [
-            reader_of(
-                self.split,
+        cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
+
+        def reader(split: Split, size: int) -> Reader:
+            return reader_of(
+                split,
                 size,
                 cache_bytes=loader.cache_bytes,
                 check=check,
-                cached=CACHE_SHARE * free_bytes() / num_bytes,
+                cached=cached,
                 windows=loader.order != "random",
             )
-            for size in loader.sizes
-        ]
+
+        self.staging: Staging | None = None
+        self.readers = [reader(self.split, size) for size in loader.sizes]
+        if loader.stage is not None:
+            self.staging = Staging(
+                self.split,
+                Path(loader.stage).expanduser(),
+                limit_bytes=loader.stage_bytes,
+                rank=loader.rank,
+                world=loader.world,
+            )
+            near = self.staging.split
+            self.readers = [
+                StagedReader(self.staging, self.split, size, reader(near, size), far)
+                for size, far in zip(loader.sizes, self.readers, strict=True)
+            ]
 
     def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
         """Gather *rows*."""

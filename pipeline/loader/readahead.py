@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.loader.chunks import ChunkReader
-from pipeline.loader.gather import Gatherer
+from pipeline.loader.reader import Reader
 
 THREADS = 8
 """That read ahead at once."""
@@ -29,7 +28,7 @@ class ReadAhead:
     def __init__(
         self,
         windows: Iterator[tuple[int, NDArray[np.int64]]],
-        readers: Sequence[Gatherer | ChunkReader],
+        readers: Sequence[Reader],
         disk: Executor,
     ) -> None:
         """Begin with the first of *windows* (`EpochOrder.windows`)."""
@@ -69,7 +68,7 @@ class ReadAhead:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._place >= place)
 
-    def _read(self, reader: Gatherer | ChunkReader, chunk: int) -> None:
+    def _read(self, reader: Reader, chunk: int) -> None:
         if not self._stopped:
             with suppress(StoreError):  # who gathers hears of it
                 reader.expect(chunk, self._disk)

@@ -394,8 +394,8 @@ import os, resource
 from pipeline.loader import Loader, gather
 loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, threads=1)
 loader.num_rows
-gather.OTHER_FILES = 5
-most = len(os.listdir("/proc/self/fd")) + 8
+gather.OTHER_FILES = 8
+most = len(os.listdir("/proc/self/fd")) + 13
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 for _ in range(3):
     assert sum(len(batch.rows) for batch in loader) == len(loader) * 2

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.errors import StoreDamagedError
-from pipeline.loader import Loader, gather
+from pipeline.loader import Loader
 from pipeline.loader.readahead import ReadAhead
 from pipeline.store import layout
 from tests.pictures import make_folder, prepare_inline
@@ -43,10 +43,13 @@ def until(true: Callable[[], bool]) -> None:
 
 
 class Asked:
-    """Stands in for a `Gatherer`, and notes what it is told to expect."""
+    """Stands in for a reader, and notes what it is told to expect."""
 
     def __init__(self) -> None:
         self.chunks: list[int] = []
+
+    def gather(self, rows: Any, out: Any, disk: Executor) -> str:
+        raise NotImplementedError
 
     def keeps(self, num_chunks: int) -> bool:
         assert num_chunks == 4
@@ -66,7 +69,7 @@ def test_it_stays_one_window_ahead() -> None:
     """The first two at once; each further one when the one before it is being gathered."""
     asked = Asked()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [cast(gather.Gatherer, asked)], disk)
+        ahead = ReadAhead(windows(), [asked], disk)
         for place, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
             ahead.reached(place)
             until(lambda: len(asked.chunks) >= expected)  # noqa: B023
@@ -79,7 +82,7 @@ def test_it_ends_when_it_is_told_to() -> None:
     """Though there is more to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [cast(gather.Gatherer, Asked())], disk)
+        ahead = ReadAhead(windows(), [Asked()], disk)
         ahead.stop()
         assert threading.active_count() <= threads + 1
 

@@ -1,0 +1,283 @@
+"""Staging: copies that are whole, made once, shared, bounded, and never in the way of training."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.loader import Batch, Loader, staging
+from pipeline.store import layout
+from pipeline.store.objects import LocalObjects, open_objects
+from tests.pictures import make_folder, prepare_inline
+
+CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
+NUM_SHARDS = 2 * 8  # of both sizes
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """61 pictures, 3 of them broken."""
+    return make_folder(tmp_path_factory.mktemp("staging") / "train", 61, bad=3)
+
+
+@pytest.fixture(scope="module")
+def store(source: Path) -> Path:
+    """Their store, on a disk, uncompressed."""
+    folder = source.parent / "store"
+    prepare_inline(source, str(folder), **CHOICES)
+    return folder
+
+
+def loader_of(store: Path | str, **words: Any) -> Loader:
+    return Loader(store, **{"sizes": (8, 16), "batch_size": 9, "drop_last": False, **words})
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def staged(loader: Loader) -> int:
+    found = loader._open().staging
+    assert found is not None
+    return found.num_staged
+
+
+def stage_all(loader: Loader) -> list[Batch]:
+    """An epoch that lasts until all is copied."""
+    found = []
+    for place, batch in enumerate(loader):
+        found.append(batch)
+        if place + 1 == len(loader):
+            until(lambda: staged(loader) == NUM_SHARDS)
+    return found
+
+
+def check_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.rows, theirs.rows)
+        assert torch.equal(ours.labels, theirs.labels)
+        for one, other in zip(ours.images, theirs.images, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+@pytest.mark.parametrize("codec", ["none", "zstd:1"])
+@pytest.mark.parametrize("order", ["random", "windowed"])
+def test_staged_batches_are_those_of_the_store(
+    source: Path, store: Path, tmp_path: Path, where: str, codec: str, order: str
+) -> None:
+    """While shards are copied, and when the store has gone."""
+    url = f"memory://{tmp_path}/store" if where == "memory" else str(tmp_path / "store")
+    prepare_inline(source, url, **CHOICES, codec=codec)
+    words: dict[str, Any] = {"order": order, "window_bytes": 3 * 4 * 16 * 16 * 3}
+    plain = loader_of(store, **words)
+    expected = [list(plain), list(plain)]
+    loader = loader_of(url, stage=tmp_path / "stage", **words)
+    check_same(stage_all(loader), expected[0])
+    objects = open_objects(url)
+    for shard in range(8):
+        for size in (8, 16):
+            objects.remove(layout.shard("train", size, shard))
+    check_same(list(loader), expected[1])
+    again = loader_of(url, stage=tmp_path / "stage", **words)
+    again.set_epoch(1)
+    check_same(list(again), expected[1])
+
+
+def test_rows_are_put_together_of_copies_and_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever shards happen to be there."""
+    monkeypatch.setattr(staging.Staging, "_going", lambda self: False)
+    loader = loader_of(store, stage=tmp_path / "stage")
+    expected = list(loader)
+    opened = loader._open()
+    assert opened.staging is not None
+    for size, shard in ((8, 1), (8, 4), (16, 1), (16, 7)):
+        name = layout.shard("train", size, shard)
+        copy = opened.staging._root / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store / name, copy)
+    opened.staging._take_what_is_there()
+    assert opened.staging.num_staged == 4
+    loader.set_epoch(0)
+    check_same(list(loader), expected)
+
+
+def test_ranks_share_the_copies(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard is read once for all of them, though all begin at the same time."""
+    seen: list[str] = []
+    read = LocalObjects.read
+
+    def note(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        if num_bytes == staging.PIECE_BYTES:
+            seen.append(name)
+            time.sleep(0.01)
+        return read(self, name, start, num_bytes)
+
+    monkeypatch.setattr(LocalObjects, "read", note)
+    monkeypatch.setattr(staging, "LOOK_SECONDS", 0.01)
+    loaders = [loader_of(store, stage=tmp_path / "stage", rank=r, world=3) for r in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(stage_all, loaders))
+    assert len(seen) == len(set(seen)) == NUM_SHARDS
+    assert not list((tmp_path / "stage").rglob("*.copy"))
+
+
+def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> None:
+    """And stays: nothing of it is evicted for the rest of it."""
+    stage = tmp_path / "stage"
+    sizes = [(store / layout.shard("train", 8, n)).stat().st_size for n in range(8)]
+    loader = loader_of(store, sizes=(8,), stage=stage, stage_bytes=sum(sizes[:3]) + 100)
+    expected = list(loader_of(store, sizes=(8,)))
+    for _ in range(2):
+        loader.set_epoch(0)
+        check_same(list(loader), expected)
+        loader.set_epoch(0)
+        for _ in loader:
+            until(lambda: staged(loader) == 3)
+        there = [file for file in stage.rglob("c.*") if file.suffix != ".copy"]
+        assert len(there) == 3
+        assert (
+            sum(f.stat().st_size for f in stage.rglob("*") if f.is_file()) <= sum(sizes[:3]) + 100
+        )
+
+
+def test_other_stores_are_evicted_unless_somebody_reads_them(
+    source: Path, store: Path, tmp_path: Path
+) -> None:
+    """The one that was read longest ago first."""
+    stage = tmp_path / "stage"
+    others = []
+    for seed in (1, 2, 3):
+        prepare_inline(source, str(tmp_path / f"{seed}"), **CHOICES, seed=seed)
+        others.append(loader_of(tmp_path / f"{seed}", stage=stage))
+        stage_all(others[-1])
+    roots = [other._open().staging._root for other in others]  # type: ignore[union-attr]
+    one = sum(file.stat().st_size for file in roots[0].rglob("c.*"))
+    os.utime(roots[1] / ".use", (1, 1))
+    del others[1:]
+    stage_all(loader_of(store, stage=stage, stage_bytes=3 * one + 1000))
+    assert [root.exists() for root in roots] == [True, False, True]
+    others[0].set_epoch(0)
+    check_same(list(others[0]), list(loader_of(tmp_path / "1")))
+
+
+def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> None:
+    """It is compared with its commit, and no copy of it is kept."""
+    copy = shutil.copytree(store, tmp_path / "store")
+    shard = copy / layout.shard("train", 16, 3)
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    loader = loader_of(copy, stage=tmp_path / "stage", prefetch_bytes=1, threads=1)
+    with pytest.raises(StoreDamagedError, match=r"16/c\.3\.0\.0\.0 is damaged"):
+        list(chain.from_iterable(loader for _ in range(200)))
+    assert not list((tmp_path / "stage").rglob("16/c.3.*"))
+
+
+def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None:
+    """Half a copy is made anew; one that is being made is waited for."""
+    loader = loader_of(store, stage=tmp_path / "stage")
+    opened = loader._open()
+    assert opened.staging is not None
+    halves = [opened.staging._root / layout.shard("train", 8, n) for n in (2, 5)]
+    for half in halves:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.with_name(half.name + ".copy").write_bytes(b"half a shard")
+    with halves[1].with_name(halves[1].name + ".copy").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        running = iter(loader)
+        next(running)
+        until(lambda: staged(loader) == NUM_SHARDS - 1)
+        assert not halves[1].exists()
+    until(lambda: staged(loader) == NUM_SHARDS)
+    for half, shard in zip(halves, (2, 5), strict=True):
+        assert half.read_bytes() == (store / layout.shard("train", 8, shard)).read_bytes()
+    running.close()  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_stops_copying_and_nothing_else(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is still there to be read."""
+
+    def full(file: int, data: bytes, start: int) -> int:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(staging.os, "pwrite", full)
+    loader = loader_of(store, stage=tmp_path / "stage")
+    check_same(list(loader), list(loader_of(store)))
+    assert staged(loader) == 0
+    assert not list((tmp_path / "stage").rglob("c.*"))
+
+
+def test_where_nothing_can_be_written_it_says_so(store: Path, tmp_path: Path) -> None:
+    """Before training."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot stage in"):
+        list(loader_of(store, stage=tmp_path / "file" / "stage"))
+
+
+def test_an_epoch_that_is_broken_off_leaves_no_thread(store: Path, tmp_path: Path) -> None:
+    """The next one goes on copying."""
+    threads = threading.active_count()
+    loader = loader_of(store, stage=tmp_path / "stage")
+    for _ in range(3):
+        for _ in loader:
+            break
+        assert threading.active_count() == threads
+    stage_all(loader)
+    assert threading.active_count() == threads
+
+
+def test_two_epochs_at_once_copy_until_the_last_has_ended(store: Path, tmp_path: Path) -> None:
+    """One loader may be iterated twice."""
+    loader = loader_of(store, stage=tmp_path / "stage")
+    one, other = iter(loader), iter(loader)
+    next(one), next(other)
+    one.close()  # type: ignore[attr-defined]
+    until(lambda: staged(loader) == NUM_SHARDS)
+    other.close()  # type: ignore[attr-defined]
+
+
+def test_a_split_that_grows_is_staged_as_far_as_it_is(source: Path, tmp_path: Path) -> None:
+    """Of a partial one only what is committed."""
+    from pipeline.ingest.shard import prepare_shard
+    from tests.pictures import plan_inline
+
+    objects, _, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
+    for shard in (0, 3):
+        prepare_shard(work, shard)
+    objects.end()
+    words: dict[str, Any] = {"partial": True, "drop_last": False}
+    expected = list(loader_of(tmp_path / "store", **words))
+    loader = loader_of(tmp_path / "store", stage=tmp_path / "stage", **words)
+    for batch, other in zip(loader, expected, strict=True):
+        check_same([batch], [other])
+        if batch is other:
+            break
+    loader.set_epoch(0)
+    for _ in loader:
+        until(lambda: staged(loader) == 4)
+    loader.set_epoch(0)
+    check_same(list(loader), expected)
