@@ -91,9 +91,16 @@ class ChunkReader:
         finish_all([disk.submit(self._copy, w, flat, at, wait=True) for w, at in missing.items()])
         return "chunks"
 
-    def keeps(self, num_chunks: int) -> bool:
-        """Whether so many chunks are kept at once."""
-        return self._chunks is not None and num_chunks <= self._chunks.most
+    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of *chunks*, (n,) int64, that are worth reading ahead.
+
+        None, if the chunks that are wanted now and these are more than are kept.
+        """
+        kept = self._chunks
+        if kept is None or 2 * len(chunks) > kept.most:
+            return chunks[:0]
+        per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        return np.array([c for c in chunks.tolist() if divmod(c, per_shard) not in kept], np.int64)
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """Read chunk number *chunk* of the split, and keep it; this waits for it."""
@@ -228,6 +235,10 @@ class _Kept(Generic[Key, Made]):
         self.most = most
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Future[Made]] = OrderedDict()
+
+    def __contains__(self, key: Key) -> bool:
+        with self._lock:
+            return key in self._values
 
     @overload
     def get(self, key: Key) -> Made | None: ...

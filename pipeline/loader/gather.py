@@ -193,9 +193,12 @@ class Gatherer:
         finish_all(reads)
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
-    def keeps(self, num_chunks: int) -> bool:
-        """Whether so many chunks are kept at once: by the page cache, as far as one can say."""
-        return hasattr(os, "posix_fadvise")
+    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of *chunks*, (n,) int64, that are worth reading ahead: all, or none."""
+        geometry = self._geometry
+        shards, offsets = geometry.places(chunks * geometry.chunk_rows)
+        there = self._mapping is not None and self._mapping.resident(shards, offsets)
+        return chunks[:0] if there or not hasattr(os, "posix_fadvise") else chunks
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """Have the disk begin to read all of chunk number *chunk* of the split."""

@@ -31,6 +31,9 @@ PIECE_BYTES = 2**15
 """torch copies pieces shorter than this with memcpy, and longer ones element by element: a fifth
 slower."""
 
+HUGE_PAGE = 2**21
+"""Shards begin at multiples of this: so a large page of the page cache can be mapped as one."""
+
 _PAGE = mmap.PAGESIZE
 _PROT_NONE = 0
 _MAP_FIXED = 0x10
@@ -59,10 +62,12 @@ class Mapping:
         if sys.platform != "linux":
             raise OSError("shards are mapped on Linux only.")
         self._geometry = geometry
-        self._slot = -(-geometry.num_bytes(0) // _PAGE) * _PAGE
-        num_bytes = self._slot * geometry.num_shards
-        self._base = _mapped(0, num_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        weakref.finalize(self, _libc.munmap, self._base, num_bytes).atexit = False
+        self._slot = -(-geometry.num_bytes(0) // HUGE_PAGE) * HUGE_PAGE
+        num_bytes = self._slot * geometry.num_shards + HUGE_PAGE
+        found = _mapped(0, num_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        weakref.finalize(self, _libc.munmap, found, num_bytes).atexit = False
+        self._base = -(-found // HUGE_PAGE) * HUGE_PAGE
+        num_bytes -= HUGE_PAGE
         self._left = _mappings_limit() // 4
         self._there = np.zeros(geometry.num_shards, bool)
         # Piece i of the rows as torch sees them is the bytes from base + i on.

@@ -60,8 +60,7 @@ class ReadAhead:
             for place, chunks in self._windows:
                 self._wait(before)
                 for reader in self._readers:
-                    if reader.keeps(2 * len(chunks)) and not self._stopped:
-                        list(pool.map(self._read, repeat(reader), chunks.tolist()))
+                    list(pool.map(self._read, repeat(reader), reader.missing(chunks).tolist()))
                 before = place
 
     def _wait(self, place: int) -> None:

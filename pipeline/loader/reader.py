@@ -33,8 +33,8 @@ class Reader(Protocol):
             StoreDamagedError: A shard is not what it should be.
         """
 
-    def keeps(self, num_chunks: int) -> bool:
-        """Whether so many chunks are kept at once."""
+    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of *chunks*, (n,) int64, that are worth reading ahead."""
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """Have chunk number *chunk* of the split read, to be kept."""

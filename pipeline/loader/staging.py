@@ -302,9 +302,10 @@ class StagedReader:
             out[which] = part
         return how
 
-    def keeps(self, num_chunks: int) -> bool:
+    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """See `Reader`."""
-        return self._near.keeps(num_chunks) and self._far.keeps(num_chunks)
+        near = self._staged[chunks // self._per_shard]
+        return np.concatenate([self._near.missing(chunks[near]), self._far.missing(chunks[~near])])
 
     def expect(self, chunk: int, disk: Executor) -> None:
         """See `Reader`."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreDamagedError
-from pipeline.loader import Loader
+from pipeline.loader import Loader, gather, mapping
 from pipeline.loader.readahead import ReadAhead
 from pipeline.store import layout
 from tests.pictures import make_folder, prepare_inline
@@ -51,9 +51,8 @@ class Asked:
     def gather(self, rows: Any, out: Any, disk: Executor) -> str:
         raise NotImplementedError
 
-    def keeps(self, num_chunks: int) -> bool:
-        assert num_chunks == 4
-        return True
+    def missing(self, chunks: Any) -> Any:
+        return chunks
 
     def expect(self, chunk: int, disk: Executor) -> None:
         self.chunks.append(chunk)
@@ -103,6 +102,7 @@ def test_each_chunk_is_read_once_and_whole(
             assert start % (CHUNK_BYTES + 4) == 0
         fadvise(file, start, num_bytes, advice)
 
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
     if here is None:
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -125,6 +125,15 @@ def test_each_chunk_is_read_once_and_whole(
             if batch + 1 == len(loader):  # it may be slower than so small a store is read
                 until(lambda: len(set(seen)) == (16 if whole else 0))
         assert len(seen) == len(set(seen))
+
+
+def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page cache is asked at some places of each window."""
+    loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
+    list(loader)
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: True)
+    monkeypatch.setattr(gather.Gatherer, "expect", lambda *_: pytest.fail("it was read again"))
+    list(loader)
 
 
 def test_what_cannot_be_read_ahead_is_an_error_of_who_reads_it(store: Path, tmp_path: Path) -> None:
