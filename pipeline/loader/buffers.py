@@ -50,7 +50,7 @@ class Buffers:
             self._free.appendleft((memory, copied))
         if self._pinned:
             pinned: NDArray[np.uint8] = torch.empty(
-                self._shape, dtype=torch.uint8, pin_memory=True
+                self._shape, dtype=torch.uint8, device="cpu", pin_memory=True
             ).numpy()
             return pinned
         return np.empty(self._shape, np.uint8)  # in huge pages, where there are such

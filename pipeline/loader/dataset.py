@@ -73,14 +73,14 @@ class SplitDataset(Dataset[Item]):
         return list(zip(images, labels.tolist(), rows.tolist(), strict=True))
 
     def _open(self) -> _Opened:
-        # A child that was forked reads through its parent's files: preadv and mappings allow that.
-        if self._opened is None:
-            self._opened = _Opened(self)
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _Opened(self)  # a child that was forked has none of the threads
         return self._opened
 
 
 class _Opened:
     def __init__(self, data: SplitDataset) -> None:
+        self.process = os.getpid()
         objects = open_objects(data.store)
         self.split: Split = open_split(objects, data.split, [data.size], partial=data.partial)
         there = np.ones(self.split.plan.num_rows, bool)

@@ -74,7 +74,7 @@ class Mapping:
         piece = _piece_bytes(geometry.row_bytes)
         area = np.ctypeslib.as_array((ctypes.c_ubyte * num_bytes).from_address(self._base))
         self._pieces = torch.from_numpy(area).as_strided((num_bytes - piece + 1, piece), (1, 1))
-        self._inside = torch.arange(0, geometry.row_bytes, piece)
+        self._inside = torch.arange(0, geometry.row_bytes, piece, device="cpu")
         self._piece = piece
 
     def add(self, shard: int, file: int) -> None:

@@ -59,6 +59,8 @@ class ReadAhead:
         with ThreadPoolExecutor(THREADS, "ahead") as pool:
             for place, chunks in self._windows:
                 self._wait(before)
+                if self._stopped:
+                    return
                 for reader in self._readers:
                     list(pool.map(self._read, repeat(reader), reader.missing(chunks).tolist()))
                 before = place

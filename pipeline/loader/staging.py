@@ -88,10 +88,8 @@ class Staging:
                 weakref.finalize(self, os.close, use).atexit = False
                 fcntl.flock(use, fcntl.LOCK_SH)
                 os.utime(use)
-            free = shutil.disk_usage(folder).free
-            self._limit = (
-                int(FREE_SHARE * free) + self._used() if limit_bytes is None else limit_bytes
-            )
+                free = int(FREE_SHARE * shutil.disk_usage(folder).free)
+                self._limit = free + self._used() if limit_bytes is None else limit_bytes
         except OSError as e:
             raise StoreError(f"cannot stage in {folder}: {e.strerror or e}") from e
         wanted = [(size, n) for n in range(split.plan.num_shards) for size in split.sizes]
@@ -253,6 +251,7 @@ class Staging:
                 still = False
             yield file if still else None
         finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked may have the file too
             os.close(file)
 
     @contextlib.contextmanager
@@ -262,6 +261,7 @@ class Staging:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked may have the file too
             os.close(file)
 
 

@@ -456,6 +456,18 @@ def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPat
         torch.set_num_threads(before)
 
 
+def test_another_default_device_changes_nothing(store: Path) -> None:
+    """Batches are made where they are made."""
+    code = f"""
+import torch
+from pipeline.loader import Loader
+torch.set_default_device("meta")
+for batch in Loader({str(store)!r}, size=8, batch_size=4):
+    assert batch.images.device.type == batch.labels.device.type == "cpu"
+"""
+    run_alone(code)
+
+
 @given(parts=st.integers(1, 64), odd=st.integers(1, 700))
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
     """Each short enough for memcpy."""

@@ -216,6 +216,26 @@ def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None
     running.close()  # type: ignore[attr-defined]
 
 
+def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> None:
+    """Though it was forked while room was made, and lives on."""
+    loader = loader_of(store, stage=tmp_path / "stage")
+    made = loader._open().staging
+    assert made is not None
+    with made._locked(tmp_path / "stage" / ".lock"):
+        held = os.dup(max(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_lock(fd)))
+    try:
+        stage_all(loader)
+    finally:
+        os.close(held)
+
+
+def is_lock(fd: Path) -> bool:
+    try:
+        return fd.readlink().name == ".lock"
+    except FileNotFoundError:  # of the listing itself
+        return False
+
+
 def test_a_full_disk_stops_copying_and_nothing_else(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
