@@ -47,6 +47,9 @@ PIECE_BYTES = 8 * 2**20
 FREE_SHARE = 0.9
 """Of the disk's free bytes that are filled if there is no limit."""
 
+LOCK_SECONDS = 0.02
+"""Between two tries to get a lock that another holds."""
+
 LOOK_SECONDS = 0.5
 """Between two looks at what others are copying."""
 
@@ -72,7 +75,8 @@ class Staging:
         identity = f"{split.recipe.digest} {split.plan.digest}"
         self._split = split
         self._folder = folder
-        self._root = folder / hashlib.sha256(identity.encode()).hexdigest()[:32]
+        self.root = folder / hashlib.sha256(identity.encode()).hexdigest()[:32]
+        """Where the copies of this split are."""
         self._error: StoreError | None = None
         self._full = False
         self._stopping = threading.Event()
@@ -82,9 +86,10 @@ class Staging:
         self._staged = {size: np.zeros(split.plan.num_shards, bool) for size in split.sizes}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(folder / ".lock"):
-                self._root.mkdir(exist_ok=True)
-                use = os.open(self._root / ".use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with self._alone() as alone:
+                assert alone  # nobody has asked to stop yet
+                self.root.mkdir(exist_ok=True)
+                use = os.open(self.root / ".use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 weakref.finalize(self, os.close, use).atexit = False
                 fcntl.flock(use, fcntl.LOCK_SH)
                 os.utime(use)
@@ -100,7 +105,7 @@ class Staging:
     @property
     def split(self) -> Split:
         """The split, as it is in the copies."""
-        return replace(self._split, objects=open_objects(str(self._root)))
+        return replace(self._split, objects=open_objects(str(self.root)))
 
     @property
     def num_staged(self) -> int:
@@ -155,7 +160,7 @@ class Staging:
 
     def _take_what_is_there(self) -> None:
         for size, shard in self._wanted:
-            if (self._root / self._name(size, shard)).exists():
+            if (self.root / self._name(size, shard)).exists():
                 self._staged[size][shard] = True
         self._wanted = [(size, n) for size, n in self._wanted if not self._staged[size][n]]
 
@@ -163,7 +168,7 @@ class Staging:
         """Copy one shard, unless somebody else does."""
         if not self._going():
             return
-        target = self._root / self._name(*which)
+        target = self.root / self._name(*which)
         copy = target.with_name(target.name + ".copy")
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +178,7 @@ class Staging:
                 try:
                     if not target.exists() and self._copy(*which, file):
                         copy.rename(target)
+                        self._staged[which[0]][which[1]] = True
                 finally:
                     copy.unlink(missing_ok=True)
         except StoreError as e:
@@ -182,24 +188,25 @@ class Staging:
 
     def _copy(self, size: int, shard: int, file: int) -> bool:
         """Copy a shard to *file*; whether all of it was."""
-        name = self._name(size, shard)
         kept = records.load_commit(self._split.objects, self._split.plan.split, shard)
         if kept is None or str(size) not in kept.arrays:
             return False  # nor are its rows handed out
         written = kept.arrays[str(size)]
         if not self._reserve(file, written.num_bytes):
-            self._full = True
             return False
         hashed = xxhash.xxh3_128()
         for start in range(0, written.num_bytes, PIECE_BYTES):
-            if not self._going():
+            if self._stopping.is_set():  # but not because another found no room
                 return False
-            data = self._split.objects.read(name, start, PIECE_BYTES)
+            try:
+                data = self._split.objects.read(written.name, start, PIECE_BYTES)
+            except Exception:  # noqa: BLE001 - any of a network's; who reads rows hears of it too
+                return False
             hashed.update(data)
             if os.pwrite(file, data, start) < len(data):
                 raise OSError(errno.ENOSPC, "the disk is full")
         if hashed.hexdigest() != written.digest:
-            raise StoreDamagedError(f"{name} is damaged. Run `tesserae repair`.")
+            raise StoreDamagedError(f"{written.name} is damaged. Run `tesserae repair`.")
         os.fsync(file)
         return True
 
@@ -210,26 +217,31 @@ class Staging:
 
     def _reserve(self, file: int, num_bytes: int) -> bool:
         """Make *file* so long, if that much is left or can be evicted."""
-        with self._locked(self._folder / ".lock"):
-            os.ftruncate(file, 0)
-            if not self._make_room(num_bytes):
+        with self._alone() as alone:
+            if not alone:
                 return False
-            os.ftruncate(file, num_bytes)
-            return True
+            os.ftruncate(file, 0)
+            if self._make_room(num_bytes):
+                os.ftruncate(file, num_bytes)
+                return True
+            self._full = True
+            return False
 
     def _make_room(self, num_bytes: int) -> bool:
-        used = self._used()
-        if used + num_bytes <= self._limit:
-            return True
-        others = [use for use in self._folder.glob("*/.use") if use.parent != self._root]
-        for use in sorted(others, key=lambda path: path.stat().st_mtime):  # none goes without us
-            with self._claimed(use) as held:
+        """Evict stores that nobody reads until so much is left. To be called alone."""
+
+        def read(root: Path) -> float:
+            use = root / ".use"  # not there if who evicted it was killed
+            return use.stat().st_mtime if use.exists() else 0
+
+        others = [root for root in self._folder.iterdir() if root.is_dir() and root != self.root]
+        for root in sorted(others, key=read):
+            if self._used() + num_bytes <= self._limit:
+                break
+            with self._claimed(root / ".use") as held:
                 if held is not None:
-                    shutil.rmtree(use.parent)
-            used = self._used()
-            if used + num_bytes <= self._limit:
-                return True
-        return False
+                    shutil.rmtree(root)
+        return self._used() + num_bytes <= self._limit
 
     def _used(self) -> int:
         used = 0
@@ -255,14 +267,15 @@ class Staging:
             os.close(file)
 
     @contextlib.contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked may have the file too
-            os.close(file)
+    def _alone(self) -> Iterator[bool]:
+        """Wait to be the one who counts and makes room in the folder; false if told to stop."""
+        while not self._stopping.is_set():
+            with self._claimed(self._folder / ".lock") as held:
+                if held is not None:
+                    yield True
+                    return
+            self._stopping.wait(LOCK_SECONDS)
+        yield False
 
 
 class StagedReader:
@@ -292,15 +305,24 @@ class StagedReader:
         self._staging.check()
         near = self._staged[rows // self._shard_rows]
         if near.all():
-            return self._near.gather(rows, out, disk)
+            return self._gather_near(rows, out, disk)
         if not near.any():
             return self._far.gather(rows, out, disk)
         how = ""
-        for reader, which in ((self._near, near), (self._far, ~near)):
+        for gather, which in ((self._gather_near, near), (self._far.gather, ~near)):
             part = np.empty((int(which.sum()), *out.shape[1:]), np.uint8)
-            how = reader.gather(rows[which], part, disk)
+            how = gather(rows[which], part, disk)
             out[which] = part
         return how
+
+    def _gather_near(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
+        try:
+            return self._near.gather(rows, out, disk)
+        except StoreDamagedError as e:  # the store need not be
+            raise StoreDamagedError(
+                f"of the copies in {self._staging.root}: {str(e).partition(' Run ')[0]} Delete that"
+                " folder."
+            ) from None
 
     def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """See `Reader`."""

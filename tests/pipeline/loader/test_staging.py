@@ -112,7 +112,7 @@ def test_rows_are_put_together_of_copies_and_the_store(
     assert opened.staging is not None
     for size, shard in ((8, 1), (8, 4), (16, 1), (16, 7)):
         name = layout.shard("train", size, shard)
-        copy = opened.staging._root / name
+        copy = opened.staging.root / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store / name, copy)
     opened.staging._take_what_is_there()
@@ -162,6 +162,88 @@ def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> Non
         )
 
 
+def test_who_finds_no_room_breaks_off_nobody_elses_copy(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three shards fit, and four threads begin at once."""
+    reserve = staging.Staging._reserve
+    found: list[bool] = []
+
+    def together(self: staging.Staging, file: int, num_bytes: int) -> bool:
+        fits = reserve(self, file, num_bytes)
+        found.append(fits)
+        until(lambda: len(found) >= 4)
+        return fits
+
+    monkeypatch.setattr(staging.Staging, "_reserve", together)
+    size = (store / layout.shard("train", 8, 0)).stat().st_size
+    loader = loader_of(store, sizes=(8,), stage=tmp_path / "stage", stage_bytes=3 * size + 100)
+    running = iter(loader)
+    next(running)
+    until(lambda: staged(loader) == 3)
+    assert sorted(found) == [False, True, True, True]
+    running.close()  # type: ignore[attr-defined]
+
+
+def test_a_copy_is_read_as_soon_as_it_is_there(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when all others are."""
+    copy, go_on = staging.Staging._copy, threading.Event()
+
+    def slow(self: staging.Staging, size: int, shard: int, file: int) -> bool:
+        return (shard == 0 or go_on.wait(20)) and copy(self, size, shard, file)
+
+    monkeypatch.setattr(staging.Staging, "_copy", slow)
+    loader = loader_of(store, sizes=(8,), stage=tmp_path / "stage")
+    running = iter(loader)
+    next(running)
+    until(lambda: staged(loader) == 1)
+    go_on.set()
+    until(lambda: staged(loader) == 8)
+    running.close()  # type: ignore[attr-defined]
+
+
+def test_a_store_that_cannot_be_read_for_a_while_is_copied_later(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the disk that is copied to."""
+    read, tries = LocalObjects.read, iter([OSError(errno.EIO, "no"), RuntimeError("a timeout")])
+
+    def shaky(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        error = next(tries, None) if num_bytes == staging.PIECE_BYTES else None
+        if error is not None:
+            raise error
+        return read(self, name, start, num_bytes)
+
+    monkeypatch.setattr(LocalObjects, "read", shaky)
+    monkeypatch.setattr(staging, "LOOK_SECONDS", 0.01)
+    stage_all(loader_of(store, stage=tmp_path / "stage"))
+
+
+def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Path) -> None:
+    """The error says what to delete."""
+    loader = loader_of(store, stage=tmp_path / "stage")
+    stage_all(loader)
+    made = loader._open().staging
+    assert made is not None
+    again = loader_of(store, stage=tmp_path / "stage")
+    again._open()
+    (made.root / layout.shard("train", 8, 3)).unlink()
+    expected = rf"copies in {made.root}: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
+    with pytest.raises(StoreDamagedError, match=expected):
+        list(again)
+
+
+def test_what_is_left_of_an_eviction_is_evicted(store: Path, tmp_path: Path) -> None:
+    """Who was killed in the middle of it had removed the lock already."""
+    left = tmp_path / "stage" / "other" / "images.zarr"
+    left.mkdir(parents=True)
+    (left / "c.0.0.0.0").write_bytes(bytes(10_000_000))
+    stage_all(loader_of(store, stage=tmp_path / "stage", stage_bytes=9_000_000))
+    assert not left.exists()
+
+
 def test_other_stores_are_evicted_unless_somebody_reads_them(
     source: Path, store: Path, tmp_path: Path
 ) -> None:
@@ -172,7 +254,7 @@ def test_other_stores_are_evicted_unless_somebody_reads_them(
         prepare_inline(source, str(tmp_path / f"{seed}"), **CHOICES, seed=seed)
         others.append(loader_of(tmp_path / f"{seed}", stage=stage))
         stage_all(others[-1])
-    roots = [other._open().staging._root for other in others]  # type: ignore[union-attr]
+    roots = [other._open().staging.root for other in others]  # type: ignore[union-attr]
     one = sum(file.stat().st_size for file in roots[0].rglob("c.*"))
     os.utime(roots[1] / ".use", (1, 1))
     del others[1:]
@@ -200,7 +282,7 @@ def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None
     loader = loader_of(store, stage=tmp_path / "stage")
     opened = loader._open()
     assert opened.staging is not None
-    halves = [opened.staging._root / layout.shard("train", 8, n) for n in (2, 5)]
+    halves = [opened.staging.root / layout.shard("train", 8, n) for n in (2, 5)]
     for half in halves:
         half.parent.mkdir(parents=True, exist_ok=True)
         half.with_name(half.name + ".copy").write_bytes(b"half a shard")
@@ -221,7 +303,7 @@ def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> No
     loader = loader_of(store, stage=tmp_path / "stage")
     made = loader._open().staging
     assert made is not None
-    with made._locked(tmp_path / "stage" / ".lock"):
+    with made._alone():
         held = os.dup(max(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_lock(fd)))
     try:
         stage_all(loader)
