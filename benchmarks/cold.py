@@ -17,7 +17,6 @@ cache. Each feeds for --seconds.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ import uuid
 from pathlib import Path
 
 from feeds import ROW_BYTES
-from pictureset import MADE, PictureSet, opened
+from pictureset import MADE, PictureSet, opened, parser_of
 
 ARMS = ("tesserae cold", "tesserae windowed cold", "ffcv", "ffcv quasi cold", "mds")
 BETWEEN = {"fio random direct": "tesserae cold", "fio sequential direct": "tesserae windowed cold"}
@@ -112,19 +111,8 @@ def fed(
 
 def main() -> int:
     """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    named = os.environ.get("TESSERAE_DATA")
-    photographs = Path(named) / "imagenet/train" if named else None
-    parser.add_argument("--data", type=Path, default=photographs)
-    parser.add_argument("--set", type=Path, help="folder of a set that is kept")
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to write to")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser = parser_of(__doc__, ARMS, rounds=3)
     parser.add_argument("--share", type=float, default=0.25, help="of the store's bytes (0.25)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM")
     args = parser.parse_args()
     if args.data is None:
         parser.error("say where photographs are: --data FOLDER of class folders")

@@ -27,13 +27,10 @@ pkg-config.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
-from pathlib import Path
 
-from pictureset import MADE, Figure, opened
+from pictureset import MADE, Figure, opened, parser_of
 
 ARMS = (
     "by hand",
@@ -63,19 +60,8 @@ RATIOS = (
 
 def main() -> int:
     """Run the rounds and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    named = os.environ.get("TESSERAE_DATA")
-    photographs = Path(named) / "imagenet/train" if named else None
-    parser.add_argument("--data", type=Path, default=photographs)
-    parser.add_argument("--set", type=Path, help="folder of a set that is kept")
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to write to")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__, ARMS, rounds=5)
     parser.add_argument("--warm", type=float, default=30.0, help="seconds at most (30)")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM")
     args = parser.parse_args()
     if args.data is None:
         parser.error("say where photographs are: --data FOLDER of class folders")

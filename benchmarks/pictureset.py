@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -145,6 +146,23 @@ def prepare(photographs: Path, out: Path, words: tuple[str, ...]) -> None:
     subprocess.run(
         [*command, "--no-dashboard", *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
     )
+
+
+def parser_of(text: str, arms: tuple[str, ...], *, rounds: int) -> argparse.ArgumentParser:
+    """The words that both benchmarks know."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    named = os.environ.get("TESSERAE_DATA")
+    photographs = Path(named) / "imagenet/train" if named else None
+    parser.add_argument("--data", type=Path, default=photographs)
+    parser.add_argument("--set", type=Path, help="folder of a set that is kept")
+    parser.add_argument("--scratch", type=Path, help="a folder on the disk to write to")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, metavar="ARM")
+    return parser
 
 
 @contextlib.contextmanager

@@ -162,6 +162,7 @@ class _PlainDisplay:
         self._next = 0.0
 
     def open(self) -> None:
+        """Begin to show it: a live display in a terminal, lines elsewhere."""
         meter = self._progress._meter
         self._next = meter.start + self._interval
         count = "" if meter.total is None else f", {meter.total:,} {self._progress.unit}"
@@ -196,6 +197,7 @@ class _LiveDisplay:
         self._thread = threading.Thread(target=self._redraw, name="progress", daemon=True)
 
     def open(self) -> None:
+        """Begin to show it: a live display in a terminal, lines elsewhere."""
         # Here, not above: who writes to a pipe does not pay for rich.
         from rich.console import Console
         from rich.live import Live

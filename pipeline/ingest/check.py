@@ -101,6 +101,8 @@ class _Reader:
         return kept
 
     def done(self, split: str, planned: Plan | None) -> Done | None:
+        """The finish step's record, if it is there, whole, and of this plan."""
+
         def fits(kept: Done) -> bool:
             return planned is None or kept.plan == planned.digest
 
@@ -115,6 +117,8 @@ class _Reader:
         return kept
 
     def commits(self, planned: Plan, *, expected: bool) -> dict[int, Commit]:
+        """The whole commits of *planned*, by shard; all must be there if they are *expected*."""
+
         def read(shard: int) -> Commit | None:
             name = layout.commit(planned.split, shard)
             fits = functools.partial(_belongs, planned, shard)

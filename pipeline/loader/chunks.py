@@ -68,19 +68,7 @@ class ChunkReader:
             self._memory = Buffers((num_bytes,), pinned=False, keep=SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
-
-        Args:
-            rows: Which.
-            out: Where to.
-            disk: Threads that wait for the store.
-
-        Returns:
-            `chunks`: how it was done.
-
-        Raises:
-            StoreDamagedError: A shard is not what it should be.
-        """
+        """See `pipeline.loader.reader.Reader`."""
         wanted: dict[Where, Rows] = defaultdict(list)
         for place, row in enumerate(rows.tolist()):
             shard, inside = divmod(row, self._geometry.shard_rows)
@@ -113,67 +101,56 @@ class ChunkReader:
         Returns:
             Whether it was done.
         """
-        if self._chunks is None:
-            data = self._read_chunk(where, wait=wait)
+        pixels = None if self._chunks is None else self._chunks.get(where)
+        data = None
+        if pixels is None and not wait:
+            data = self._at_hand(where)
             if data is None:
                 return False
+        if self._chunks is None:
+            data = self._wait_for(where) if data is None else data
             for place, _ in rows:
                 self._unpack(where, data, flat[place])
             return True
-        pixels = self._chunks.get(where)
-        if pixels is None and wait:
-            pixels = self._chunks.get(where, lambda: self._unpacked(where, self._wait_for(where)))
         if pixels is None:
-            data = self._read_chunk(where, wait=False)
-            if data is None:
-                return False
             pixels = self._chunks.get(where, lambda: self._unpacked(where, data))
         for place, at in rows:
             flat[place] = pixels[at]
         return True
 
     def _wait_for(self, where: Where) -> memoryview:
-        data = self._read_chunk(where, wait=True)
-        assert data is not None
-        return data
+        """A chunk as it is stored."""
+        index = self._indexes.get(where[0], lambda: self._read_index(where[0]))
+        start, num_bytes = (int(number) for number in index[where[1]])
+        return self._checked(where, self._fetch(self._name(where[0]), start, num_bytes), num_bytes)
 
-    def _read_chunk(self, where: Where, *, wait: bool) -> memoryview | None:
-        """A chunk as it is stored; None where it must be waited for.
-
-        What was not waited for is overwritten by the next.
-        """
-        shard, chunk = where
-        name = self._name(shard)
-        index = self._indexes.get(shard)
-        if index is None:
-            if not wait:
-                return None
-            index = self._indexes.get(shard, lambda: self._read_index(shard, name))
-        start, num_bytes = (int(number) for number in index[chunk])
-        data = (self._fetch if wait else self._fetch_cached)(name, start, num_bytes)
-        if data is None:
+    def _at_hand(self, where: Where) -> memoryview | None:
+        """The same, until this thread asks for another; None where it must be waited for."""
+        index = self._indexes.get(where[0])
+        if index is None or self._memory is not None:
             return None
-        body = data[:-4]
-        checksum = google_crc32c.value(np.frombuffer(body, np.uint8))  # it takes no memoryview
-        if len(data) != num_bytes or checksum != int.from_bytes(data[-4:], "little"):
-            raise _damaged(name, f"chunk {chunk}")
-        return body
-
-    def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
-        if self._memory is not None:
-            data = self._objects.read_direct(name, start, num_bytes, self._memory.take())
-            if data is not None:
-                return data
-        return memoryview(self._read(name, start, num_bytes))
-
-    def _fetch_cached(self, name: str, start: int, num_bytes: int) -> memoryview | None:
-        if self._memory is not None:
-            return None
+        start, num_bytes = (int(number) for number in index[where[1]])
         scratch = getattr(self._scratch, "bytes", b"")
         if len(scratch) < num_bytes:
             scratch = self._scratch.bytes = bytearray(2 * num_bytes)
         data = memoryview(scratch)[:num_bytes]
-        return data if self._objects.read_cached(name, start, data) else None
+        if not self._objects.read_cached(self._name(where[0]), start, data):
+            return None
+        return self._checked(where, data, num_bytes)
+
+    def _checked(self, where: Where, data: memoryview, num_bytes: int) -> memoryview:
+        body = data[:-4]
+        checksum = google_crc32c.value(np.frombuffer(body, np.uint8))  # it takes no memoryview
+        if len(data) != num_bytes or checksum != int.from_bytes(data[-4:], "little"):
+            raise _damaged(self._name(where[0]), f"chunk {where[1]}")
+        return body
+
+    def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
+        if self._memory is not None and num_bytes <= self._geometry.chunk_bytes + 4:
+            data = self._objects.read_direct(name, start, num_bytes, self._memory.take())
+            if data is not None:
+                return data
+        return memoryview(self._read(name, start, num_bytes))
 
     def _unpack(self, where: Where, data: memoryview, out: NDArray[np.uint8]) -> None:
         try:
@@ -184,7 +161,8 @@ class ChunkReader:
         except (IndexError, RuntimeError, ValueError):
             raise _damaged(self._name(where[0]), f"chunk {where[1]}") from None
 
-    def _unpacked(self, where: Where, data: memoryview) -> NDArray[np.uint8]:
+    def _unpacked(self, where: Where, data: memoryview | None) -> NDArray[np.uint8]:
+        data = self._wait_for(where) if data is None else data
         if self._memory is not None and self._decompress is None:  # nobody else will write there
             pixels = np.frombuffer(data, np.uint8)
             if len(pixels) != self._geometry.chunk_bytes:
@@ -197,7 +175,8 @@ class ChunkReader:
     def _name(self, shard: int) -> str:
         return layout.shard(self._split, self._geometry.size, shard)
 
-    def _read_index(self, shard: int, name: str) -> NDArray[np.uint64]:
+    def _read_index(self, shard: int) -> NDArray[np.uint64]:
+        name = self._name(shard)
         size = self._objects.size(name)
         if size is None:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")

@@ -6,8 +6,8 @@ thread waits at each; `preadv` asks for a whole row at once, from many threads. 
 asked of the kernel (mincore) for a few rows of each batch.
 
 Of a split that is larger than memory, full random order would find few rows in the page cache, and
-keeping that up costs half of the processor's time. So only so many shards as fit go through the
-page cache, always the same ones, which soon are in it whole. All others are read past it.
+keeping that up takes a quarter of the processor's time. So only so many shards as fit go through
+the page cache, always the same ones, which soon are in it whole. All others are read past it.
 
 Reading a mapping beyond the end of a file kills the process. So the size of a shard is checked
 when it is opened, and again whenever rows of it are copied.
@@ -16,7 +16,6 @@ when it is opened, and again whenever rows of it are copied.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import resource
 import threading
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mapping import Mapping
 from pipeline.store import layout
-from pipeline.store.objects import ALIGNMENT
+from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
 from pipeline.store.split import Geometry, Split, geometry
 
 OTHER_FILES = 512
@@ -78,7 +77,7 @@ class Shard:
         self._check_index(geometry, shard)
         if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
-        self.direct = None if cached else _open_direct(path)
+        self.direct = None if cached else open_direct(path)
         """The same file, for reads past the page cache; None where there are none."""
         if self.direct is not None:
             weakref.finalize(self, os.close, self.direct).atexit = False
@@ -156,19 +155,7 @@ class Gatherer:
             self._mapping = None
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
-
-        Args:
-            rows: Which.
-            out: Where to.
-            disk: Threads that wait for the disk, where it is asked.
-
-        Returns:
-            `mapped`, `preadv`, or `direct` if some of it was read past the page cache.
-
-        Raises:
-            StoreDamagedError: A shard is not what it should be.
-        """
+        """See `pipeline.loader.reader.Reader`; `direct` if any row was read past the page cache."""
         numbers, offsets = self._geometry.places(rows)
         shards = self._open(set(numbers.tolist()), disk)
         found, places = [shards[number] for number in numbers.tolist()], offsets.tolist()
@@ -220,27 +207,24 @@ class Gatherer:
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
     ) -> None:
         for shard, offset, to in zip(shards, offsets, flat, strict=True):
-            if shard.direct is not None and self._read_direct(shard, shard.direct, offset, to):
-                continue
-            _fill(shard, shard.file, memoryview(to), offset, len(to))
+            if not self._read_direct(shard, offset, to):
+                _fill(shard, memoryview(to), offset)
 
-    def _read_direct(self, shard: Shard, file: int, offset: int, to: NDArray[np.uint8]) -> bool:
-        """Read a row past the page cache; False where that cannot be done."""
-        start = offset // ALIGNMENT * ALIGNMENT
-        before = offset - start
+    def _read_direct(self, shard: Shard, offset: int, to: NDArray[np.uint8]) -> bool:
+        """Read a row past the page cache; False where that is not to be done, or cannot be."""
+        if shard.direct is None:
+            return False
         memory = getattr(self._aligned, "memory", None)
         if memory is None:  # each thread's own
-            most = -(-(ALIGNMENT + len(to)) // ALIGNMENT) * ALIGNMENT
-            memory = self._aligned.memory = mmap.mmap(-1, most)
-        view = memoryview(memory)[: -(-(before + len(to)) // ALIGNMENT) * ALIGNMENT]
+            memory = self._aligned.memory = np.empty(len(to) + 3 * ALIGNMENT, np.uint8)
         try:
-            _fill(shard, file, view, start, before + len(to))
-        except StoreError as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.EINVAL:
-                shard.direct = None
-                return False
-            raise
-        to[:] = np.frombuffer(view, np.uint8)[before : before + len(to)]
+            data = read_direct(shard.direct, offset, len(to), memory)
+        except OSError:  # not on this file system; or else the other way fails too
+            shard.direct = None
+            return False
+        if len(data) < len(to):
+            return False
+        to[:] = np.frombuffer(data, np.uint8)
         return True
 
     def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, Shard]:
@@ -271,25 +255,16 @@ class Gatherer:
         return found
 
 
-def _fill(shard: Shard, file: int, to: memoryview, offset: int, least: int) -> None:
-    """Read to fill *to*, or at least so many bytes of it, where the file ends."""
-    done = 0
-    while done < least:
+def _fill(shard: Shard, to: memoryview, offset: int) -> None:
+    while to:
         try:
-            got = os.preadv(file, [to[done:]], offset + done)
+            got = os.preadv(shard.file, [to], offset)
         except OSError as e:
             raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
         if not got:
             shard.check_size()
-            raise StoreDamagedError(f"{shard.name} ends at byte {offset + done}.")
-        done += got
-
-
-def _open_direct(path: Path) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    except (AttributeError, OSError):  # this system or file system has no such reads
-        return None
+            raise StoreDamagedError(f"{shard.name} ends at byte {offset}. Run `tesserae repair`.")
+        to, offset = to[got:], offset + got
 
 
 def finish_all(parts: Sequence[Future[Any]]) -> None:

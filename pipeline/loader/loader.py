@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,7 +158,7 @@ class Loader:
         self.stage = None if stage is None else os.fspath(stage)
         self.stage_bytes = stage_bytes
         # On several nodes each needs only some rows of a chunk.
-        self._read_ahead = hasattr(os, "posix_fadvise") and self.world == _ranks_here(self.world)
+        self._read_ahead = self.world == _ranks_here(self.world)
         self.readers: dict[str, int] = {}
         """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
@@ -279,13 +280,17 @@ class Loader:
         parts = _Parts(self, order)
         depth = max(2, self.prefetch_bytes // opened.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
-        gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
-        disk = ThreadPoolExecutor(DISK_THREADS, "disk")
         windows = order.windows(first * self.batch_size) if self._read_ahead else iter(())
-        ahead = ReadAhead(windows, opened.readers, disk)
-        if opened.staging is not None:
-            opened.staging.start()
-        try:
+        with ExitStack() as at_end:
+            disk = ThreadPoolExecutor(DISK_THREADS, "disk")
+            at_end.callback(disk.shutdown, cancel_futures=True)
+            gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
+            at_end.callback(gathering.shutdown, cancel_futures=True)
+            ahead = ReadAhead(windows, opened.readers, disk)
+            at_end.callback(ahead.stop)
+            if opened.staging is not None:
+                opened.staging.start()
+                at_end.callback(opened.staging.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
                 while len(waiting) < depth and batch + len(waiting) < len(self):
@@ -295,12 +300,6 @@ class Loader:
                 if epoch == self._epoch:
                     self._batch = batch + 1
                 yield waiting.popleft().result()  # nobody but the caller holds it then
-        finally:
-            ahead.stop()
-            if opened.staging is not None:
-                opened.staging.stop()
-            gathering.shutdown(cancel_futures=True)
-            disk.shutdown(cancel_futures=True)
 
     def epoch_order(self, epoch: int) -> EpochOrder:
         """The rows of one epoch, of all ranks, in order."""
@@ -401,6 +400,7 @@ class _Opened:
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
         def reader(split: Split, size: int) -> Reader:
+            """Of this loader's words."""
             return reader_of(
                 split,
                 size,

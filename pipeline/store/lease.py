@@ -76,6 +76,7 @@ class _Lock:
         self._file = -1
 
     def acquire(self) -> str | None:
+        """Take the lease if it is free; otherwise who holds it."""
         store = self._path.parent.parent
         try:
             make_folders(self._path.parent, store)
@@ -109,6 +110,7 @@ class _Record:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def acquire(self) -> str | None:
+        """Take the lease if it is free; otherwise who holds it."""
         if not self._objects.put_new(self._name, self._text()):
             holder = self._holder()
             if holder is not None:

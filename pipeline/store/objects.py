@@ -140,6 +140,36 @@ def open_objects(url: str, run: str = "reader") -> Objects:
     return LocalObjects(os.path.abspath(Path(url.removeprefix("file://")).expanduser()), run)
 
 
+def open_direct(path: Path) -> int | None:
+    """A file for `read_direct`; None where the system or the file system has no such reads."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except (AttributeError, OSError):
+        return None
+
+
+def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]) -> memoryview:
+    """A part of a file past the page cache; less than was asked for where it ends before.
+
+    Args:
+        file: As `open_direct` opens it.
+        start: Byte at which the part begins.
+        num_bytes: How many.
+        memory: (at least num_bytes + 3 * ALIGNMENT,) uint8, where it is read to.
+
+    Raises:
+        OSError: It cannot be read, or not in this way.
+    """
+    first = start // ALIGNMENT * ALIGNMENT
+    stop = start + num_bytes - first
+    skipped = -memory.ctypes.data % ALIGNMENT
+    to = memory.data[skipped : skipped - (-stop // ALIGNMENT) * ALIGNMENT]
+    done = 0
+    while done < stop and (got := os.preadv(file, [to[done:]], first + done)):
+        done += got
+    return to[start - first : min(stop, max(done, start - first))]
+
+
 class LocalObjects:
     """Objects as files under a folder."""
 
@@ -180,23 +210,15 @@ class LocalObjects:
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
         """See `Objects`."""
-        first = start // ALIGNMENT * ALIGNMENT
-        stop = start + num_bytes - first
-        skipped = -memory.ctypes.data % ALIGNMENT
-        to = memory.data[skipped : skipped - (-stop // ALIGNMENT) * ALIGNMENT]
-        try:
-            file = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        except (AttributeError, OSError):  # who reads in another way hears what is wrong
+        file = open_direct(self._root / name)
+        if file is None:
             return None
         try:
-            done = 0
-            while done < stop and (got := os.preadv(file, [to[done:]], first + done)):
-                done += got
-        except OSError:
+            return read_direct(file, start, num_bytes, memory)
+        except OSError:  # who reads in another way hears what is wrong
             return None
         finally:
             os.close(file)
-        return to[start - first : min(stop, max(done, start - first))]
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""

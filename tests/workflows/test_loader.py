@@ -70,3 +70,13 @@ def test_what_cannot_be_measured_is_said(
     said = capsys.readouterr().err
     assert what in said
     assert said.count("\n") == 1
+
+
+def test_it_measures_copies_on_a_disk_of_the_node(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are where it was told to put them."""
+    words = ["--size", "8", "--batch", "10", "--epochs", "9", "--stage", str(tmp_path / "stage")]
+    assert main(["loader", str(store), *words]) == 0
+    assert "epoch 8: " in capsys.readouterr().out
+    assert list((tmp_path / "stage").glob("*/.use"))
