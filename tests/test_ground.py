@@ -149,11 +149,11 @@ BREACHES = {
     "workflows run on": ("cluster/local.py", "import pipeline.errors"),
     "workflows run on pipeline": ("pipeline/order.py", "import cluster"),
     "the data path": ("pipeline/errors.py", "import pipeline.order"),
-    "the data path reads": ("pipeline/store/layout.py", "import pipeline.decode"),
+    "the data path reads": ("pipeline/store/arrays.py", "import pipeline.decode"),
     "and every module of it has a place": ("pipeline/odds.py", "import json"),
     "who prepares": ("pipeline/ingest/shard.py", "import torch"),
     "zarr enters": ("pipeline/ingest/shard.py", "import zarr"),
-    "Pillow enters": ("pipeline/store/layout.py", "import PIL.Image"),
+    "Pillow enters": ("pipeline/store/arrays.py", "import PIL.Image"),
     "Dask enters": ("pipeline/sources/reader.py", "import distributed"),
     "the environment is made": ("workflows/pillow.py", "import numpy"),
 }
