@@ -35,6 +35,10 @@ repair: .store .ready ## Rebuild what is damaged in STORE, and nothing else
 info: .store .ready ## Say what is in STORE
 	$(TESSERAE) info "$(STORE)" $(ARGS)
 
+.PHONY: loader
+loader: .store .ready-train ## Measure what a loader delivers from STORE, and how well it mixes
+	$(TESSERAE) loader "$(STORE)" $(ARGS)
+
 .PHONY: sample
 sample: .ready ## Make a small ImageNet-shaped folder of photographs in DATA (./sample)
 	$(TESSERAE) sample "$(or $(DATA),sample)" $(ARGS)
@@ -83,9 +87,11 @@ help: ## Show this list
 # --- What the targets stand on ---------------------------------------------------------------------
 
 # 0.2 s when all is there.
-.PHONY: .ready .ready-dev
+.PHONY: .ready .ready-train .ready-dev
 .ready:
 	@$(PYTHON) $(SETUP) --quiet
+.ready-train:
+	@$(PYTHON) $(SETUP) --quiet --need train
 .ready-dev:
 	@$(PYTHON) $(SETUP) --quiet --need dev
 

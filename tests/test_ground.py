@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "setup", "demo", "test", "test-all", "lint", "doctor", "prepare", "verify", "repair", "info",
-    "sample", "bench", "clean", "help",
+    "loader", "sample", "bench", "clean", "help",
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def test_no_target_is_a_file():
         (["verify", "STORE=/a b", "ARGS=--source"], 'verify "/a b" --source'),
         (["repair", "STORE=/s"], 'repair "/s"'),
         (["info", "STORE=/s", "ARGS=--json"], 'info "/s" --json'),
+        (["loader", "STORE=/s", "ARGS=--cold"], 'loader "/s" --cold'),
         (["doctor"], "doctor"),
         (["sample"], 'sample "sample"'),
         (["sample", "DATA=/d", "ARGS=--images 9"], 'sample "/d" --images 9'),

@@ -28,6 +28,7 @@ from threadpoolctl import ThreadpoolController
 
 from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
+from pipeline.loader.ranks import place, ranks_here
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.loader.staging import StagedReader, Staging
@@ -56,9 +57,6 @@ CACHE_SHARE = 0.8
 
 ORDER_BLOCK_ROWS = 16_384
 """Rows of the order that are computed at once: one by one they would cost five times as much."""
-
-_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-"""Where torchrun and Slurm say who is who."""
 
 
 class Batch(NamedTuple):
@@ -145,7 +143,7 @@ class Loader:
         self.batch_size = batch_size
         self.order = order
         self.seed = seed
-        self.rank, self.world = _place(rank, world)
+        self.rank, self.world = place(rank, world)
         self.drop_last = drop_last
         self.partial = partial
         cores = len(os.sched_getaffinity(0))
@@ -158,7 +156,7 @@ class Loader:
         self.stage = None if stage is None else os.fspath(stage)
         self.stage_bytes = stage_bytes
         # On several nodes each needs only some rows of a chunk.
-        self._read_ahead = self.world == _ranks_here(self.world)
+        self._read_ahead = self.world == ranks_here(self.world)
         self.readers: dict[str, int] = {}
         """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
@@ -337,23 +335,6 @@ def _copy_alone() -> None:
 @cache
 def _openmp() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def _place(rank: int | None, world: int | None) -> tuple[int, int]:
-    if (rank is None) != (world is None):
-        raise ValueError(f"rank is {rank}, world is {world}: expected both or none.")
-    if rank is None or world is None:
-        found = ((os.environ.get(r), os.environ.get(w)) for r, w in _RANKS)
-        rank, world = next(((int(r), int(w)) for r, w in found if r and w), (0, 1))
-    if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank} of a world of {world}: expected 0 to {world - 1}.")
-    return rank, world
-
-
-def _ranks_here(world: int) -> int:
-    """How many ranks of *world* are on this machine, as far as a launcher says."""
-    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
-    return min(int(ranks), world) if ranks.isdecimal() else 1
 
 
 class _Parts:

@@ -747,16 +747,3 @@ def test_a_state_of_another_loader_is_refused(store: Path, other: dict[str, Any]
     state = Loader(store, size=8, batch_size=10).state_dict()
     with pytest.raises(StoreMismatchError, match=f"{next(iter(other))} is "):
         Loader(store, **{"size": 8, "batch_size": 10, **other}).load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    ("rank", "world"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")]
-)
-def test_rank_and_world_are_those_of_the_launcher(
-    store: Path, monkeypatch: pytest.MonkeyPatch, rank: str, world: str
-) -> None:
-    """Torchrun's or Slurm's, unless they are given."""
-    monkeypatch.setenv(rank, "2")
-    monkeypatch.setenv(world, "5")
-    assert (Loader(store).rank, Loader(store).world) == (2, 5)
-    assert Loader(store, rank=0, world=1).world == 1

@@ -103,7 +103,7 @@ def test_each_chunk_is_read_once_and_whole(
         fadvise(file, start, num_bytes, advice)
 
     monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
-    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
     if here is None:
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     else:
