@@ -27,6 +27,12 @@ class NoCluster:
     def keep(self) -> None:
         """Nothing to look after."""
 
+    def look(self) -> None:
+        """Nothing to connect to."""
+
+    def worker_bytes(self) -> None:
+        """Nobody's memory is limited."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from cluster.errors import ClusterError
 from pipeline.errors import TesseraeError
 from workflows import interrupts
 from workflows.figures import printable
@@ -28,6 +29,7 @@ COMMANDS = {
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
     "loader": "measure what a loader delivers from a store",
+    "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",
     "demo": "sample, prepare, verify and show, in one go",
     "doctor": "say what is active on this machine, and what is missing",
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 1
-    except (TesseraeError, ValueError, OSError, MemoryError) as e:
+    except (TesseraeError, ClusterError, ValueError, OSError, MemoryError) as e:
         if debug:
             raise
         print(f"tesserae: {_sentence(e)}", file=sys.stderr)
@@ -127,7 +129,7 @@ def _version() -> str:
 
 def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
-    if isinstance(error, TesseraeError | ValueError):
+    if isinstance(error, TesseraeError | ClusterError | ValueError):
         return printable(text)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")

@@ -1,33 +1,93 @@
-"""The cluster a command runs on, started when it is first needed and no earlier."""
+"""The cluster a command runs on: one of its own, or one that stands already.
+
+    local                  workers on this machine, for as long as the command runs (default)
+    tcp://... tls://...    a scheduler that runs already
+
+It is started, or connected to, when it is first needed and no earlier.
+"""
 
 from __future__ import annotations
 
+import argparse
+import getpass
+import socket
 from contextlib import ExitStack
 from types import TracebackType
 
 from distributed import Client
 
-from cluster.local import Local
+from cluster import certificates
+from cluster.errors import ClusterError
+from cluster.local import Local, cores
+from cluster.remote import check_address, connect, wait_for
 from pipeline.errors import TesseraeError
-from pipeline.ingest import graph
 from pipeline.memory import limit_bytes
 from workflows.interrupts import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
 """Imported once by the fork server, not once by every worker."""
 
+WAIT_SECONDS = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The words that say where a command runs."""
+    parser.add_argument(
+        "--cluster",
+        default="local",
+        metavar="WHERE",
+        help="local, or a scheduler that runs: tls://HOST:8786 (local)",
+    )
+    parser.add_argument(
+        "--certs", metavar="DIR", help="certificates for tls:// ($TESSERAE_CERTS, or this user's)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="local processes (one a core)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="of each local worker (1)"
+    )
+    parser.add_argument(
+        "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
+    )
+
+
+def of(args: argparse.Namespace) -> Cluster:
+    """The cluster that a command line asks for."""
+    return Cluster(
+        workers=cores() if args.workers is None else args.workers,
+        threads=args.threads,
+        dashboard=args.dashboard,
+        where=args.cluster,
+        certs=args.certs,
+    )
+
 
 class Cluster:
     """A cluster and its client. Use as a context manager."""
 
-    def __init__(self, *, workers: int, threads: int, dashboard: bool) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        threads: int,
+        dashboard: bool,
+        where: str = "local",
+        certs: str | None = None,
+    ) -> None:
         """Start nothing yet.
 
         Args:
-            workers: Processes.
+            workers: Processes of a local cluster.
             threads: Tasks that each of them runs at once.
-            dashboard: Whether to serve the dashboard, and say where.
+            dashboard: Whether a local cluster serves the dashboard.
+            where: `local`, or the address of a scheduler.
+            certs: The folder of certificates, for an address with TLS.
+
+        Raises:
+            ClusterError: *where* is neither.
         """
+        check_where(where)
+        self._where = where
+        self._certs = certs
         self._shape = (workers, threads)
         self._dashboard = dashboard
         self._stack = ExitStack()
@@ -38,20 +98,32 @@ class Cluster:
     def client(self) -> Client:
         """The client, and with it workers that are there."""
         if self._client is None:
-            self._client = self._start()
+            self._client = self._start() if self._where == "local" else self._connect()
+            wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
         return self._client
 
+    def look(self) -> None:
+        """Connect to a cluster that stands: that it cannot be reached is said before work begins."""
+        if self._where != "local":
+            _ = self.client
+
     def keep(self) -> None:
-        """Replace workers that are gone for good."""
+        """Replace workers that are gone for good, where they are ours to replace."""
         if self._local is not None:
             self._local.keep()
+
+    def worker_bytes(self) -> int | None:
+        """Memory that each worker may use; None if nobody limits it."""
+        if self._where == "local":
+            return limit_bytes() // self._shape[0]
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return min((w["memory_limit"] for w in workers if w["memory_limit"]), default=None)
 
     def _start(self) -> Client:
         with held_back():  # half a cluster cannot be closed
             try:
                 local = Local(
                     *self._shape,
-                    allowed_losses=graph.ALLOWED_LOSSES,
                     memory_limit=limit_bytes() // self._shape[0],
                     dashboard=self._dashboard,
                     preload=PRELOAD,
@@ -65,8 +137,12 @@ class Cluster:
             client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
             print(f"dashboard: {local.dashboard}", flush=True)
-        graph.wait_for_workers(client)
         return client
+
+    def _connect(self) -> Client:
+        folder = certificates.folder(self._certs)
+        with held_back():
+            return self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
 
     def __enter__(self) -> Cluster:
         return self
@@ -79,3 +155,27 @@ class Cluster:
     ) -> None:
         with held_back():
             self._stack.__exit__(kind, error, trace)
+
+
+def check_where(where: str) -> None:
+    """Refuse what names no cluster.
+
+    Raises:
+        ClusterError: It is neither `local` nor an address.
+    """
+    if where == "local":
+        return
+    try:
+        check_address(where)
+    except ClusterError as e:
+        raise ClusterError(f"--cluster: {e} Or local.") from None
+
+
+def say_dashboard(host: str, port: int, *, tls: bool) -> None:
+    """Print where a dashboard is, and how to come to it from elsewhere."""
+    if tls:
+        print(f"dashboard: https://{host}:{port}/status?token=... (in the file token)")
+        return
+    print(f"dashboard: http://127.0.0.1:{port}/status")
+    me, here = getpass.getuser(), socket.gethostname()
+    print(f"  from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {me}@{here}")

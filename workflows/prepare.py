@@ -23,7 +23,6 @@ from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
 from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
-from pipeline.memory import limit_bytes
 from pipeline.sources import Source, spool
 from pipeline.store import layout, records
 from pipeline.store.commit import Commit
@@ -32,6 +31,7 @@ from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import FILTERS, FITS, Recipe
 from pipeline.store.records import Done
+from workflows import clusters
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted
 from workflows.interrupts import held_back
@@ -82,8 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
     )
-    how.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
-    how.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (1)")
     how.add_argument(
         "--max-bad",
         type=float,
@@ -95,9 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-seconds", type=float, default=60.0, help="after which a picture is hung (60)"
     )
     how.add_argument("--wait", action="store_true", help="wait for another run of the split")
-    how.add_argument(
-        "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
-    )
+    clusters.add_arguments(parser.add_argument_group("where"))
 
 
 def _size(word: str) -> int:
@@ -170,12 +166,15 @@ class Options:
     image_seconds: float = 60.0
     wait: bool = False
     dashboard: bool = True
+    cluster: str = "local"
+    certs: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense, before anything is read."""
         for name in ("source", "store"):
             if not getattr(self, name):
                 raise ValueError(f"{name.upper()} is empty: expected a path or a URL.")
+        clusters.check_where(self.cluster)
         for split in self.splits:
             layout.check_split(split)
         if len(set(self.splits)) != len(self.splits):
@@ -219,6 +218,8 @@ def read_options(args: argparse.Namespace) -> Options:
         image_seconds=args.image_seconds,
         wait=args.wait,
         dashboard=args.dashboard,
+        cluster=args.cluster,
+        certs=args.certs,
     )
 
 
@@ -247,8 +248,13 @@ def prepare(options: Options) -> dict[str, RunReport]:
     for split in options.splits:  # one that is not there is said before hours of the others
         sources.open_source(options.source, split, options.kind)
     with Cluster(
-        workers=options.workers, threads=options.threads, dashboard=options.dashboard
+        workers=options.workers,
+        threads=options.threads,
+        dashboard=options.dashboard,
+        where=options.cluster,
+        certs=options.certs,
     ) as cluster:
+        cluster.look()
         runs = {split: prepare_split(options, split, cluster) for split in options.splits}
     return {split: run for split, run in runs.items() if run.num_rows}
 
@@ -306,7 +312,7 @@ def _prepare(
         s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)
     ]
     if todo:
-        _check(options, objects, recipe, plan, commits, todo)
+        _check(options, objects, recipe, plan, commits, todo, cluster)
     planning.write_metadata(objects, recipe, plan, options.choices.sizes)
     work = Work(
         store=objects.url,
@@ -402,6 +408,7 @@ def _check(
     plan: Plan,
     commits: dict[int, Commit],
     todo: Sequence[int],
+    cluster: Cluster,
 ) -> None:
     room = objects.room()
     total = 0
@@ -414,26 +421,25 @@ def _check(
     free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
     print(f"  {plan.num_rows:,} rows in all; {bytes_text(total)} to write, {free}", flush=True)
     planning.check_room(objects, recipe, total)
-    _check_memory(options, objects, recipe)
+    _check_memory(options, objects, recipe, cluster)
 
 
 def _extent(rows: int, shards: int) -> str:
     return f"{counted(rows, 'row')} in {counted(shards, 'shard')}"
 
 
-def _check_memory(options: Options, objects: Objects, recipe: Recipe) -> None:
+def _check_memory(options: Options, objects: Objects, recipe: Recipe, cluster: Cluster) -> None:
     sizes = options.choices.sizes
     if isinstance(objects, LocalObjects):  # a chunk of every size
         task = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
     else:  # an object is PUT whole
         task = 2 * sum(planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes)
     needed = WORKER_BYTES + options.threads * task
-    there = limit_bytes() // options.workers
-    if needed > there:
+    there = cluster.worker_bytes()
+    if there is not None and needed > there:
         raise StoreError(
             f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB are"
-            f" there for each of {options.workers}. Pass fewer --workers, or a new store fewer"
-            " --shard-rows."
+            " there for each. Have fewer workers, or a new store with fewer --shard-rows."
         )
 
 

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.local import cores
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import mend, planning
@@ -26,6 +25,7 @@ from pipeline.store import layout, records
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
+from workflows import clusters
 from workflows.clusters import Cluster
 from workflows.figures import counted, printable
 from workflows.prepare import Options, settle
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
     )
-    parser.add_argument("--workers", type=int, help="processes (one a core)")
     parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
+    clusters.add_arguments(parser.add_argument_group("where"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ class Repair:
 def run(args: argparse.Namespace) -> int:
     """Repair what is damaged; 1 if anything is left."""
     left = 0
-    workers = args.workers or cores()
-    with Cluster(workers=workers, threads=1, dashboard=False) as cluster:
+    with clusters.of(args) as cluster:
+        cluster.look()
         for split in chosen_splits(open_objects(args.store), args.split):
             run_name = planning.new_run(split)
             repair = Repair(

@@ -19,7 +19,6 @@ What may go wrong with a task, and what is done:
 from __future__ import annotations
 
 import asyncio
-import time
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,6 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from dask.utils import parse_timedelta
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
@@ -198,24 +196,3 @@ def _failed(job: Job, error: BaseException) -> Failed:
     if isinstance(error, CancelledError):
         raise StoreError("the scheduler was lost. Run the same command again to go on.") from error
     raise StoreError(f"task {job.name} failed: {type(error).__name__}: {error}") from error
-
-
-def wait_for_workers(client: Client, seconds: str = "60s") -> int:
-    """Wait until there is a worker.
-
-    Returns:
-        How many threads the workers have, all together.
-
-    Raises:
-        StoreError: None came.
-    """
-    until = time.monotonic() + parse_timedelta(seconds)
-    while time.monotonic() < until:
-        threads = sum(client.nthreads().values())
-        if threads:
-            return int(threads)
-        time.sleep(TICK)
-    raise StoreError(
-        f"no Dask worker came within {seconds}. Look at the scheduler's dashboard and at the"
-        " workers' logs."
-    )

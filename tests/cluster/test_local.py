@@ -17,14 +17,15 @@ import pytest
 from distributed import Client
 
 from cluster import local
-from cluster.local import ALLOCATOR, Local
+from cluster.local import Local
+from cluster.settings import allocator
 from tests.commands import wait_until
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Local]:
     """Two workers, as `tesserae prepare` has them."""
-    with Local(2, 1, allowed_losses=1, dashboard=True) as made:
+    with Local(2, 1, dashboard=True) as made:
         yield made
 
 
@@ -59,7 +60,7 @@ def test_the_dashboard_is_there_for_whoever_looks() -> None:
     code = """
 import sys, urllib.request
 from cluster.local import Local
-with Local(1, 1, allowed_losses=1) as made:
+with Local(1, 1) as made:
     assert "bokeh" not in sys.modules
     root = made.dashboard.removesuffix("status")
     for page in ("", "status", "tasks", "individual-task-stream", "static/js/bokeh.min.js"):
@@ -87,7 +88,7 @@ with Local(1, 1, allowed_losses=1) as made:
 def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
     """What reads its settings when a process starts is the fork server: it has them."""
     for environment in client.run(lambda: dict(os.environ)).values():
-        assert ALLOCATOR.items() <= environment.items()
+        assert allocator().items() <= environment.items()
 
 
 def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) -> None:
@@ -157,7 +158,7 @@ def test_workers_that_are_gone_for_good_are_replaced(
 
 def test_without_a_dashboard_none_is_served() -> None:
     """And port 8787, which Dask takes when it is told nothing, is left to others."""
-    with Local(1, 1, allowed_losses=1, dashboard=False) as quiet:
+    with Local(1, 1, dashboard=False) as quiet:
         port = quiet.cluster.scheduler.http_server.port
         assert port != local.DASHBOARD_PORT
         routes = quiet.cluster.scheduler.http_application.applications
@@ -167,7 +168,7 @@ def test_without_a_dashboard_none_is_served() -> None:
 def test_closing_leaves_no_process() -> None:
     """Nor one that a nanny was just about to start."""
     before = set(multiprocessing.active_children())
-    made = Local(2, 1, allowed_losses=1, dashboard=False)
+    made = Local(2, 1, dashboard=False)
     for nanny in made.cluster.workers.values():
         os.kill(nanny.process.process.pid, signal.SIGKILL)
     made.close()
@@ -178,7 +179,7 @@ def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask refuses while a nanny is starting a worker; what is left dies with this process."""
-    made = Local(1, 1, allowed_losses=1, dashboard=False)
+    made = Local(1, 1, dashboard=False)
     close = made.cluster.close
 
     def refuse(timeout: float) -> None:

@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
-from cluster.local import Local, settings
+from cluster.local import Local
+from cluster.settings import in_force
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
 from pipeline.ingest import graph
-from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs, wait_for_workers
+from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from tests.commands import wait_until
@@ -28,7 +28,7 @@ from tests.pictures import make_folder, plan_inline
 def client() -> Iterator[Client]:
     """Two threads of this process."""
     with (
-        dask.config.set(settings(graph.ALLOWED_LOSSES)),
+        in_force(),
         LocalCluster(
             n_workers=1,
             threads_per_worker=2,
@@ -47,10 +47,10 @@ def client() -> Iterator[Client]:
 def workers() -> Iterator[tuple[Local, Client]]:
     """Two processes that can be killed."""
     with (
-        Local(2, 1, allowed_losses=graph.ALLOWED_LOSSES, dashboard=False) as cluster,
+        Local(2, 1, dashboard=False) as cluster,
         Client(cluster.cluster) as made,
     ):
-        wait_for_workers(made)
+        made.wait_for_workers(1, timeout=60)
         yield cluster, made
 
 
@@ -247,20 +247,3 @@ def test_keys_name_the_stage(tmp_path: Path) -> None:
         "prepare-train-000001",
         "prepare-train-000002",
     ]
-
-
-def test_a_cluster_without_workers_is_refused() -> None:
-    """In a sentence, after a while."""
-    with (
-        LocalCluster(
-            n_workers=0,
-            processes=False,
-            protocol="tcp://",
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-        ) as empty,
-        Client(empty) as client,
-        pytest.raises(StoreError, match="no Dask worker came within 300ms"),
-    ):
-        wait_for_workers(client, "300ms")

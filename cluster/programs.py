@@ -1,0 +1,218 @@
+"""The command lines of a scheduler and of workers: the base that every way to run reduces to.
+
+Nothing binds to an address that nobody named: a scheduler and its dashboard to the loopback
+address unless told otherwise, a worker to the address by which its machine reaches the scheduler.
+Beyond the loopback address there is no comm without TLS, and no dashboard without HTTPS and a
+token.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distributed.utils import get_ip
+
+from cluster import certificates
+from cluster.errors import CertificateError
+from cluster.gate import TOKEN_FILE
+from cluster.keeper import Program
+from cluster.remote import check_address
+from cluster.serve import PRELOAD
+
+LOOPBACK = "127.0.0.1"
+SCHEDULER_PORT = 8786
+DASHBOARD_PORT = 8787
+
+DEATH_TIMEOUT = "60s"
+"""So long a worker asks for its scheduler before it ends, to be started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerWish:
+    """What a scheduler shall be."""
+
+    host: str = LOOPBACK
+    port: int = SCHEDULER_PORT
+    dashboard_host: str = LOOPBACK
+    dashboard_port: int = DASHBOARD_PORT
+    certificates: Path | None = None
+    insecure: bool = False
+    preload: Sequence[str] = ()
+    """Modules that put pages on the dashboard."""
+
+    @property
+    def address(self) -> str:
+        """Where it will be."""
+        return f"{_protocol(self.certificates)}://{_bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerWish:
+    """What the workers of a machine shall be."""
+
+    address: str
+    """Of the scheduler."""
+    workers: int
+    """Processes that decode; 0 for none."""
+    threads: int = 1
+    memory_limit: int = 0
+    """Bytes that each may use before it is replaced; 0 for any."""
+    gpus: Sequence[str] = ()
+    """Devices, as CUDA_VISIBLE_DEVICES names them: each has a worker of its own."""
+    host: str | None = None
+    """Where they listen; None = the address by which the scheduler is reached."""
+    scratch: Path | None = None
+    lifetime: str | None = None
+    certificates: Path | None = None
+    insecure: bool = False
+    preload: Sequence[str] = field(default=())
+    """Modules that all workers of the machine share."""
+
+
+def scheduler(wish: SchedulerWish) -> Program:
+    """The scheduler.
+
+    Raises:
+        CertificateError: It would take anybody, or show its dashboard to anybody.
+    """
+    _check_open(wish.host, "a scheduler", wish.certificates, insecure=wish.insecure)
+    environment: dict[str, str] = {}
+    preload = list(wish.preload)
+    if not _is_loopback(wish.dashboard_host):
+        if wish.certificates is None:
+            raise CertificateError(
+                f"a dashboard on {wish.dashboard_host} shows code, logs and paths to whoever asks."
+                " Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1 and"
+                " reach it through ssh."
+            )
+        preload.append("cluster.gate")
+        environment[TOKEN_FILE] = str(wish.certificates / certificates.TOKEN)
+        tls = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
+        environment[tls + "CERT"] = str(wish.certificates / "scheduler.pem")
+        environment[tls + "KEY"] = str(wish.certificates / "scheduler.key")
+    words = [
+        *_serve("scheduler"),
+        *("--host", wish.host),
+        *("--port", str(wish.port)),
+        *("--protocol", _protocol(wish.certificates)),
+        *("--dashboard-address", f"{_bracketed(wish.dashboard_host)}:{wish.dashboard_port}"),
+        *_tls(wish.certificates, "scheduler"),
+        *(word for module in preload for word in ("--preload", module)),
+    ]
+    return Program("scheduler", words, environment | _encrypted(wish.certificates))
+
+
+def workers(wish: WorkerWish) -> list[Program]:
+    """The workers of this machine: one program that decodes, and one for each GPU.
+
+    A worker with a GPU holds the resource `GPU: 1` and one thread. Decoding carries no resource, so
+    it runs on both kinds.
+
+    Raises:
+        CertificateError: They would work for anybody.
+    """
+    check_address(wish.address)
+    split = urlsplit(wish.address)
+    if split.scheme == "tls" and wish.certificates is None:
+        raise CertificateError(
+            f"{wish.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
+            " the machine that made them, and name their folder with --certs."
+        )
+    if split.scheme == "tcp" and wish.certificates is not None:
+        raise CertificateError(
+            f"{wish.address} is not encrypted, and certificates were named: expected tls://."
+        )
+    host = wish.host or get_ip(str(split.hostname), split.port)
+    _check_open(host, "a worker", wish.certificates, insecure=wish.insecure)
+    words = [
+        *_serve("worker"),
+        wish.address,
+        *("--host", host),
+        *("--memory-limit", str(wish.memory_limit)),
+        # Not 0.0.0.0, as it would be; metrics are read on the machine itself.
+        *("--dashboard-address", f"{LOOPBACK}:0", "--no-dashboard"),
+        *("--death-timeout", DEATH_TIMEOUT),
+        *_tls(wish.certificates, "worker"),
+        *(("--local-directory", str(wish.scratch)) if wish.scratch else ()),
+        *(("--lifetime", wish.lifetime) if wish.lifetime else ()),
+    ]
+    environment = {PRELOAD: " ".join(wish.preload)} | _encrypted(wish.certificates)
+    programs = []
+    if wish.workers:
+        shape = ["--nworkers", str(wish.workers), "--nthreads", str(wish.threads)]
+        programs.append(Program("workers", [*words, *shape], environment))
+    for gpu in wish.gpus:
+        shape = ["--nworkers", "1", "--nthreads", "1", "--resources", "GPU=1"]
+        one = environment | {"CUDA_VISIBLE_DEVICES": gpu}
+        programs.append(Program(f"worker of GPU {gpu}", [*words, *shape], one))
+    return programs
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def _serve(role: str) -> list[str]:
+    return [sys.executable, "-m", "cluster.serve", role]
+
+
+def _protocol(folder: Path | None) -> str:
+    return "tcp" if folder is None else "tls"
+
+
+def _tls(folder: Path | None, role: str) -> list[str]:
+    if folder is None:
+        return []
+    certificates.security(folder, [role])
+    return [
+        *("--tls-ca-file", str(folder / certificates.AUTHORITY)),
+        *("--tls-cert", str(folder / f"{role}.pem")),
+        *("--tls-key", str(folder / f"{role}.key")),
+    ]
+
+
+def _encrypted(folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    return {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        "DASK_DISTRIBUTED__COMM__TLS__MIN_VERSION": "1.3",
+    }
+
+
+def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) -> None:
+    if folder is None and not insecure and not _is_loopback(host):
+        raise CertificateError(
+            f"{what} on {host} without certificates runs code for whoever reaches it. Make them"
+            " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
+            " --insecure."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

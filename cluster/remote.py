@@ -1,0 +1,101 @@
+"""A scheduler that runs already: connected to, and asked who works for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distributed import Client, Scheduler
+
+from cluster import certificates
+from cluster.errors import CertificateError, ClusterError
+from cluster.settings import in_force
+
+LOOK_SECONDS = 0.1
+
+
+def check_address(address: str) -> None:
+    """Refuse what is no scheduler's address.
+
+    Raises:
+        ClusterError: With what was expected.
+    """
+    try:
+        split = urlsplit(address)
+        whole = split.scheme in ("tcp", "tls") and split.hostname and split.port
+    except ValueError:  # a port that is no number
+        whole = False
+    if not whole:
+        raise ClusterError(
+            f"{address!r} is no scheduler's address: expected e.g. tls://10.0.0.1:8786."
+        )
+
+
+@contextmanager
+def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Client]:
+    """A client of the scheduler at *address*, under our settings for as long as it is open.
+
+    Args:
+        address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
+        certs: The folder of certificates, for TLS.
+        seconds: How long it may take to answer.
+
+    Raises:
+        CertificateError: There is none to show.
+        ClusterError: The scheduler does not answer.
+    """
+    check_address(address)
+    tls = address.startswith("tls://")
+    if tls and certs is None:
+        raise CertificateError(
+            f"{address} asks for a certificate. Copy ca.pem, client.pem and client.key from the"
+            f" machine that made them to {certificates.named(None)}, or name their folder with"
+            " --certs."
+        )
+    security = certificates.security(certs, ["client"]) if tls and certs else None
+    with in_force():
+        try:
+            client = Client(address, security=security, timeout=f"{seconds:.0f}s")
+        except (OSError, RuntimeError) as e:
+            raise ClusterError(
+                f"the scheduler {address} does not answer ({_first_line(e.__cause__ or e)}). See"
+                " that it runs, that this machine reaches it, and, with TLS, that both hold"
+                " certificates of one authority."
+            ) from e
+        with client:
+            yield client
+
+
+def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:
+    """Wait until so many workers and GPUs are there.
+
+    Raises:
+        ClusterError: They did not come.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        there, with_gpu = client.run_on_scheduler(_count)
+        if there >= workers and with_gpu >= gpus:
+            return
+        if time.monotonic() > until:
+            break
+        time.sleep(LOOK_SECONDS)
+    missing = f"{workers} worker{'s' * (workers != 1)} ({there} there)"
+    if gpus:
+        missing += f" and {gpus} GPU{'s' * (gpus != 1)} ({with_gpu} there)"
+    raise ClusterError(
+        f"the cluster did not have {missing} within {seconds:.0f} s. Look at the logs of"
+        " `tesserae cluster worker`; `tesserae cluster status` says which of them hold a GPU."
+    )
+
+
+def _count(dask_scheduler: Scheduler) -> tuple[int, int]:
+    found = dask_scheduler.workers.values()
+    return len(found), int(sum(worker.resources.get("GPU", 0) for worker in found))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,62 @@
+"""systemd units for machines where a cluster stands for good."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_UNIT = """\
+[Unit]
+Description=Tesserae: {what}
+After=network-online.target
+Wants=network-online.target
+# However often it ended.
+StartLimitIntervalSec=0
+
+[Service]
+User={user}
+Environment=TESSERAE_CERTS={certs}
+ExecStart={command}
+# A worker that has lost its scheduler ends, and nobody but this can bring it back.
+Restart=always
+RestartSec=2
+# Dask closes its workers on SIGTERM; what still runs after so long is killed.
+KillMode=mixed
+TimeoutStopSec=30
+# What a worker holds open: its shards, its pictures, its peers.
+LimitNOFILE=65536
+NoNewPrivileges=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def texts(address: str, user: str, certs: Path) -> dict[str, str]:
+    """The units, by file name: of a scheduler, and of the workers of a machine.
+
+    Args:
+        address: Of the scheduler, as workers reach it.
+        user: Who runs them.
+        certs: The folder of certificates on each machine.
+    """
+    tesserae = f"{sys.executable} -m workflows cluster"
+    host = address.rpartition("://")[2].rpartition(":")[0]
+    wanted = {
+        "tesserae-scheduler.service": ("scheduler", f"scheduler --host {host} --once"),
+        "tesserae-worker.service": ("workers", f"worker {address}"),
+    }
+    return {
+        name: _UNIT.format(what=what, user=user, certs=certs, command=f"{tesserae} {words}")
+        for name, (what, words) in wanted.items()
+    }
+
+
+def write(folder: Path, address: str, user: str, certs: Path) -> list[Path]:
+    """Write them into *folder*; returns the files."""
+    paths = []
+    for name, text in texts(address, user, certs).items():
+        (folder / name).write_text(text)
+        paths.append(folder / name)
+    return paths

@@ -1,0 +1,359 @@
+"""Start, look at and stop the parts of a cluster that stands for more than one command.
+
+    tesserae cluster up                 a scheduler and workers on this machine, in the background
+    tesserae cluster status             what runs, what it listens on, and how to see its dashboard
+    tesserae cluster down               stop them
+    tesserae cluster certs              certificates: an authority, one for each role, a token
+    tesserae cluster scheduler          a scheduler, until Ctrl-C
+    tesserae cluster worker ADDRESS     the workers of this machine, until Ctrl-C
+    tesserae cluster wait ADDRESS       until so many workers, or GPUs, are there
+    tesserae cluster units FOLDER       systemd units for a scheduler and for workers
+
+A command is pointed at it with `--cluster tls://...`; without, it has a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster import background, certificates, keeper, ports, programs, units
+from cluster.errors import ClusterError
+from cluster.local import cores
+from cluster.programs import SchedulerWish, WorkerWish
+from cluster.remote import connect, wait_for
+from pipeline.errors import TesseraeError
+from pipeline.memory import limit_bytes
+from workflows.clusters import PRELOAD, say_dashboard
+from workflows.figures import bytes_text, counted
+
+SCHEDULER, WORKERS = "scheduler", "workers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae cluster`."""
+    words = parser.add_subparsers(dest="word", metavar="WORD", required=True)
+    for name, (what, call, parts) in _words().items():
+        one = words.add_parser(name, help=what, description=what, allow_abbrev=False)
+        one.set_defaults(call=call)
+        for part in parts:
+            part(one)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the word says."""
+    return int(args.call(args))
+
+
+Part = Callable[[argparse.ArgumentParser], None]
+
+
+def _words() -> dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[Part, ...]]]:
+    return {
+        "up": (
+            "Start a scheduler and workers on this machine, in the background.",
+            _up,
+            (_add_scheduler, _add_workers, _add_certificates, _add_state),
+        ),
+        "status": (
+            "Say what runs, what it listens on, and who works.",
+            _status,
+            (_add_known, _add_certificates, _add_state),
+        ),
+        "down": ("Stop what `up` started.", _down, (_add_state,)),
+        "certs": (
+            "Make an authority, a certificate for each role, and a token.",
+            _certs,
+            (_add_new_certificates, _add_certificates),
+        ),
+        "scheduler": (
+            "Run a scheduler until Ctrl-C; start it again if it ends.",
+            _scheduler,
+            (_add_scheduler, _add_certificates, _add_once),
+        ),
+        "worker": (
+            "Run this machine's workers until Ctrl-C; start them again if they end.",
+            _worker,
+            (_add_address, _add_workers, _add_certificates, _add_once),
+        ),
+        "wait": (
+            "Wait until so many workers, or GPUs, are there.",
+            _wait,
+            (_add_wanted, _add_certificates),
+        ),
+        "units": (
+            "Write systemd units for a scheduler and for workers.",
+            _units,
+            (_add_units,),
+        ),
+    }
+
+
+def _add_known(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="(that of `up`)")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler: tls://10.0.0.1:8786")
+    parser.add_argument("--host", help="to listen on (by which the scheduler is reached)")
+
+
+def _add_wanted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler")
+    parser.add_argument("--workers", type=int, default=1, help="at least (1)")
+    parser.add_argument("--gpus", type=int, default=0, help="at least (0)")
+    parser.add_argument("--seconds", type=float, default=600, help="at most (600)")
+
+
+def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hosts", nargs="+", default=[], help="names that browsers will use")
+    parser.add_argument("--days", type=float, default=certificates.DAYS, help="good for (30)")
+    parser.add_argument("--renew", action="store_true", help="replace those that are there")
+
+
+def _add_units(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="where to, e.g. /etc/systemd/system")
+    parser.add_argument("--address", default="tls://SCHEDULER:8786", help="that workers look for")
+    parser.add_argument("--user", default="tesserae", help="who runs them (tesserae)")
+    parser.add_argument(
+        "--certs", metavar="DIR", default="/etc/tesserae/certs", help="of each machine"
+    )
+
+
+def _add_scheduler(parser: argparse.ArgumentParser) -> None:
+    here = parser.add_argument_group("scheduler")
+    here.add_argument("--host", default=programs.LOOPBACK, help="to listen on (127.0.0.1)")
+    here.add_argument("--port", type=int, default=programs.SCHEDULER_PORT, help="(8786)")
+    here.add_argument("--dashboard-host", default=programs.LOOPBACK, help="(127.0.0.1)")
+    here.add_argument("--dashboard-port", type=int, default=programs.DASHBOARD_PORT, help="(8787)")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    here = parser.add_argument_group("workers")
+    here.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    here.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (1)")
+    here.add_argument("--gpus", default="all", help="all, none, or devices 0,1 (all)")
+    here.add_argument(
+        "--scratch", metavar="DIR", help="on a disk of this machine, for Dask's files"
+    )
+    here.add_argument("--lifetime", help="after which workers end by themselves, e.g. 55m")
+
+
+def _add_certificates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--certs", metavar="DIR", help="$TESSERAE_CERTS, or those of this user")
+    parser.add_argument("--insecure", action="store_true", help="without any certificates")
+
+
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", metavar="DIR", help="where it is known what runs")
+
+
+def _add_once(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="a supervisor starts it again")
+
+
+def _folder(args: argparse.Namespace) -> Path | None:
+    return None if args.insecure else certificates.folder(args.certs)
+
+
+def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
+    return SchedulerWish(
+        host=args.host,
+        port=args.port,
+        dashboard_host=args.dashboard_host,
+        dashboard_port=args.dashboard_port,
+        certificates=_folder(args),
+        insecure=args.insecure,
+    )
+
+
+def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
+    workers = cores() if args.workers is None else args.workers
+    gpus = programs.gpus() if args.gpus == "all" else args.gpus.split(",")
+    gpus = [] if args.gpus == "none" else gpus
+    if workers < 0 or args.threads < 1 or not workers + len(gpus):
+        raise ValueError(
+            f"--workers is {workers}, --threads is {args.threads}: expected at least one of each,"
+            " or GPUs."
+        )
+    return WorkerWish(
+        address=address,
+        workers=workers,
+        threads=args.threads,
+        memory_limit=limit_bytes() // (workers + len(gpus)),
+        gpus=gpus,
+        host=args.host,
+        scratch=None if args.scratch is None else Path(args.scratch),
+        lifetime=args.lifetime,
+        certificates=_folder(args),
+        insecure=args.insecure,
+        preload=PRELOAD,
+    )
+
+
+def _run(wanted: Sequence[keeper.Program], *, once: bool) -> int:
+    if once and len(wanted) == 1:
+        keeper.run_once(wanted[0])
+    if once:
+        raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
+    keeper.keep(wanted, say=lambda line: print(f"tesserae: {line}", file=sys.stderr, flush=True))
+    return 0
+
+
+def _scheduler(args: argparse.Namespace) -> int:
+    wish = _scheduler_wish(args)
+    program = programs.scheduler(wish)
+    _say_scheduler(wish)
+    return _run([program], once=args.once)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    wanted = programs.workers(_worker_wish(args, args.address))
+    return _run(wanted, once=args.once)
+
+
+def _say_scheduler(wish: SchedulerWish) -> None:
+    print(f"scheduler: {wish.address}")
+    if wish.certificates is None:
+        print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
+    else:
+        print(f"  certificates: {wish.certificates}; workers and clients elsewhere need copies of")
+        print("    ca.pem and of their own role's .pem and .key")
+        print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
+    say_dashboard(
+        wish.dashboard_host, wish.dashboard_port, tls=wish.dashboard_host != programs.LOOPBACK
+    )
+    sys.stdout.flush()
+
+
+def _certs(args: argparse.Namespace) -> int:
+    if args.insecure:
+        raise ValueError("--insecure is to have no certificates.")
+    folder = certificates.named(args.certs)
+    files = certificates.make(hosts=args.hosts, days=args.days)
+    if args.renew:
+        certificates.remove(folder)
+    try:
+        certificates.write(folder, files)
+    except FileExistsError:
+        raise TesseraeError(
+            f"{folder} holds certificates. Name another folder with --certs, or pass --renew: a"
+            " cluster that runs with them goes on only among those that have them."
+        ) from None
+    until = certificates.expiry(folder / certificates.AUTHORITY)
+    print(f"{folder}: good until {until:%Y-%m-%d %H:%M} UTC")
+    print("  scheduler.*  stays where the scheduler runs, and so does token")
+    print("  worker.*     goes to machines that work, with ca.pem")
+    print("  client.*     goes to whoever runs commands, with ca.pem")
+    return 0
+
+
+def _state(args: argparse.Namespace) -> Path:
+    return background.default_folder() if args.state is None else Path(args.state).absolute()
+
+
+def _up(args: argparse.Namespace) -> int:
+    state = _state(args)
+    for name in (SCHEDULER, WORKERS):
+        if background.process(state, name) is not None:
+            raise TesseraeError(
+                f"{name} of {state} run already. See `tesserae cluster status`; stop them with"
+                " `tesserae cluster down`."
+            )
+    if not args.insecure and certificates.folder(args.certs) is None:
+        folder = certificates.named(args.certs)
+        certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
+        print(f"made certificates: {folder}")
+    wish = _scheduler_wish(args)
+    programs.scheduler(wish)  # what makes no sense is said here, and not in a log
+    workers = _worker_wish(args, wish.address)
+    programs.workers(workers)
+    trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
+    _start(
+        state,
+        SCHEDULER,
+        *("--host", wish.host, "--port", str(wish.port), *trust),
+        *("--dashboard-host", wish.dashboard_host, "--dashboard-port", str(wish.dashboard_port)),
+    )
+    _start(
+        state,
+        WORKERS,
+        wish.address,
+        *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
+        *("--gpus", ",".join(workers.gpus) or "none"),
+        *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
+        *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
+    )
+    _say_scheduler(wish)
+    _address_file(state).write_text(wish.address)
+    try:
+        with connect(wish.address, _folder(args), seconds=60) as client:
+            wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
+    except ClusterError as e:
+        raise ClusterError(f"{e} See {background.log(state, SCHEDULER).parent}/*.log.") from None
+    shown = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
+    shown += f" and {bytes_text(workers.memory_limit)}"
+    print(f"up: {shown}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
+    print(f"  run on it: make prepare ... CLUSTER={wish.address}")
+    return 0
+
+
+def _start(state: Path, name: str, *words: str) -> None:
+    word = {SCHEDULER: "scheduler", WORKERS: "worker"}[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    background.start(state, name, [sys.executable, "-m", "workflows", "cluster", word, *words])
+
+
+def _down(args: argparse.Namespace) -> int:
+    state = _state(args)
+    stopped = [name for name in (WORKERS, SCHEDULER) if background.stop(state, name)]
+    print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing runs that {state} knows of")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    state = _state(args)
+    running = [(n, background.process(state, n)) for n in (SCHEDULER, WORKERS)]
+    for name, process in running:
+        if process is not None:
+            print(f"{name}: process {process.pid}, {background.log(state, name)}")
+    where = _address_file(state)
+    address = args.address
+    if address is None and where.exists() and running[0][1] is not None:
+        address = where.read_text().strip()
+    if address is None:
+        print(f"no scheduler runs that {state} knows of. Start it with `tesserae cluster up`.")
+        return 1
+    with connect(address, _folder(args), seconds=20) as client:
+        info = client.scheduler_info(n_workers=-1)["workers"]
+        threads = sum(worker["nthreads"] for worker in info.values())
+        gpus = sum(worker["resources"].get("GPU", 0) for worker in info.values())
+        hosts = {urlsplit(name).hostname for name in info}
+        print(
+            f"{address}: {counted(len(info), 'worker')} with {counted(threads, 'thread')} on"
+            f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
+        )
+        for port in ports.listening(client):
+            reach = "reached from elsewhere" if port.open else "this machine only"
+            print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
+    return 0
+
+
+def _address_file(state: Path) -> Path:
+    return state / "address"
+
+
+def _wait(args: argparse.Namespace) -> int:
+    with connect(args.address, _folder(args), seconds=args.seconds) as client:
+        wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
+    return 0
+
+
+def _units(args: argparse.Namespace) -> int:
+    for path in units.write(Path(args.folder), args.address, args.user, Path(args.certs)):
+        print(path)
+    return 0
