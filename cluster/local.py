@@ -11,7 +11,6 @@ What differs from `LocalCluster()`, beside what `dask.yaml` sets, and why:
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -26,7 +25,7 @@ from distributed import LocalCluster, Scheduler
 
 from cluster.dashboard import offer
 from cluster.forking import start_fork_server
-from cluster.settings import in_force
+from cluster.settings import hush, in_force
 
 DASHBOARD_PORT = 8787
 KEEP_SECONDS = 5.0
@@ -71,9 +70,7 @@ class Local:
         self.threads = threads
         self._checked = time.monotonic()
         self._config = in_force()
-        for name in ("distributed", "distributed.client"):
-            # Not `silence_logs`, which ends with the cluster, before the last connections do.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        hush()
         start_fork_server(preload)
         self.cluster = LocalCluster(
             n_workers=workers,

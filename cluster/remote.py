@@ -12,7 +12,7 @@ from distributed import Client, Scheduler
 
 from cluster import certificates
 from cluster.errors import CertificateError, ClusterError
-from cluster.settings import in_force
+from cluster.settings import hush, in_force
 
 LOOK_SECONDS = 0.1
 
@@ -56,6 +56,7 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
             " --certs."
         )
     security = certificates.security(certs, ["client"]) if tls and certs else None
+    hush()
     with in_force():
         try:
             client = Client(address, security=security, timeout=f"{seconds:.0f}s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def in_force() -> dask.config.set:
     """
     ours = [dask.config.config, settings(), dask.config.collect_env()]
     return dask.config.set(dask.config.merge(*ours))
+
+
+def hush() -> None:
+    """Keep to itself what a client logs: what it means for a person is said by the command."""
+    for name in ("distributed", "distributed.client"):
+        # Not Dask's `silence_logs`, which ends with a cluster, before the last connections do.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def allocator() -> dict[str, str]:

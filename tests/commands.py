@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,13 +101,20 @@ class Command:
             return False
 
 
-def start(*words: object, scratch: Path, extra_path: Path | None = None, **env: str) -> Command:
+def start(
+    *words: object,
+    scratch: Path,
+    extra_path: Path | None = None,
+    within: Sequence[str] = (),
+    **env: str,
+) -> Command:
     """Start `tesserae <words>` in a process group of its own.
 
     Args:
         words: The command line.
         scratch: A folder for what it says.
         extra_path: A folder of modules that all its processes find first.
+        within: A command line that runs another, elsewhere.
         env: More environment variables.
     """
     mark = uuid.uuid4().hex
@@ -116,7 +123,7 @@ def start(*words: object, scratch: Path, extra_path: Path | None = None, **env: 
     out_file, err_file = scratch / f"{mark}.out", scratch / f"{mark}.err"
     with out_file.open("wb") as out, err_file.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workflows", *map(str, words)],
+            [*within, sys.executable, "-m", "workflows", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -141,10 +148,11 @@ def run(
     scratch: Path,
     seconds: float = PATIENCE,
     extra_path: Path | None = None,
+    within: Sequence[str] = (),
     **env: str,
 ) -> Ended:
     """Run `tesserae <words>` to its end."""
-    with start(*words, scratch=scratch, extra_path=extra_path, **env) as command:
+    with start(*words, scratch=scratch, extra_path=extra_path, within=within, **env) as command:
         status = command.wait(seconds)
         return Ended(status, command.out, command.err)
 

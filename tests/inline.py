@@ -24,6 +24,8 @@ class NoCluster:
     def __init__(self, **shape: Any) -> None:
         """Nothing to start."""
 
+    stands = False
+
     def keep(self) -> None:
         """Nothing to look after."""
 

@@ -264,8 +264,8 @@ def _up(args: argparse.Namespace) -> int:
                 f"{name} of {state} run already. See `tesserae cluster status`; stop them with"
                 " `tesserae cluster down`."
             )
-    if not args.insecure and certificates.folder(args.certs) is None:
-        folder = certificates.named(args.certs)
+    folder = certificates.named(args.certs)
+    if not args.insecure and not (folder / certificates.AUTHORITY).exists():
         certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
         print(f"made certificates: {folder}")
     wish = _scheduler_wish(args)

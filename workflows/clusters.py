@@ -20,12 +20,22 @@ from cluster import certificates
 from cluster.errors import ClusterError
 from cluster.local import Local, cores
 from cluster.remote import check_address, connect, wait_for
+from cluster.versions import compare
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.interrupts import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
 """Imported once by the fork server, not once by every worker."""
+
+PACKAGES = (
+    "dask", "distributed", "msgpack", "cloudpickle", "numpy", "numcodecs", "pyarrow", "simplejpeg",
+    "xxhash", "zarr",
+)  # fmt: skip
+"""Compared on every machine. Pillow is not: its pixels are (`pipeline.probe`)."""
+
+CODE = ("pipeline",)
+"""Whose tasks run on workers."""
 
 WAIT_SECONDS = 60.0
 
@@ -98,14 +108,20 @@ class Cluster:
     def client(self) -> Client:
         """The client, and with it workers that are there."""
         if self._client is None:
-            self._client = self._start() if self._where == "local" else self._connect()
+            self._client = self._start() if not self.stands else self._connect()
             wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
         return self._client
 
+    @property
+    def stands(self) -> bool:
+        """Whether it was there before, on machines that need not be like this one."""
+        return self._where != "local"
+
     def look(self) -> None:
-        """Connect to a cluster that stands: that it cannot be reached is said before work begins."""
-        if self._where != "local":
-            _ = self.client
+        """Connect to a cluster that stands: what is wrong with it is said before work begins."""
+        if self.stands:
+            for difference in compare(self.client, PACKAGES, CODE):
+                print(f"notice: {difference}", flush=True)
 
     def keep(self) -> None:
         """Replace workers that are gone for good, where they are ours to replace."""
@@ -114,7 +130,7 @@ class Cluster:
 
     def worker_bytes(self) -> int | None:
         """Memory that each worker may use; None if nobody limits it."""
-        if self._where == "local":
+        if not self.stands:
             return limit_bytes() // self._shape[0]
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return min((w["memory_limit"] for w in workers if w["memory_limit"]), default=None)

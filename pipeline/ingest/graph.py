@@ -28,9 +28,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from distributed import Client, Future
-from distributed.scheduler import KilledWorker
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from pipeline.errors import ReadError, StoreError, TesseraeError
+from pipeline.ingest.joining import join
 from pipeline.ingest.shard import Work, prepare_shard
 
 ALLOWED_LOSSES = 1
@@ -80,6 +82,21 @@ def shard_jobs(work: Work, shards: Iterable[int]) -> list[Job]:
         return Job(name, prepare_shard, (work, shard), isolated=isolated)
 
     return [job(shard) for shard in shards]
+
+
+def ask_workers(client: Client, work: Work) -> None:
+    """Have every worker that is there look at the store and the source, before it gets a shard.
+
+    Raises:
+        StoreError: One of them sees another store, or makes other pixels.
+        SourceError: One of them does not see the source.
+    """
+    answers = client.run(join, work, on_error="return")
+    for worker, answer in sorted(answers.items()):
+        if isinstance(answer, TesseraeError):
+            raise type(answer)(f"worker {worker}: {answer}")
+        if isinstance(answer, BaseException):
+            raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
 
 def run_jobs(
@@ -189,10 +206,15 @@ def _failed(job: Job, error: BaseException) -> Failed:
     if isinstance(error, KilledWorker):
         losses = (ALLOWED_LOSSES + 1) * (ISOLATED_TRIES + 1)
         return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))
+    if isinstance(error, NoValidWorkerError):
+        raise StoreError(
+            "no worker was left to work, for as long as is waited for one (no-workers-timeout). See"
+            " their logs; then run the same command again to go on."
+        ) from error
     if isinstance(error, ReadError):
         return Failed(job, error)
     if isinstance(error, TesseraeError):
         raise error
-    if isinstance(error, CancelledError):
+    if isinstance(error, CancelledError | FutureCancelledError):
         raise StoreError("the scheduler was lost. Run the same command again to go on.") from error
     raise StoreError(f"task {job.name} failed: {type(error).__name__}: {error}") from error

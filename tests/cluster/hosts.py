@@ -5,6 +5,7 @@ They share files, as machines with a network file system do, and nothing else of
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
+
+_count = itertools.count()
+"""Links of namespaces that are gone go a little later."""
 
 
 class Hosts:
@@ -76,7 +80,7 @@ class Hosts:
 @contextmanager
 def hosts(*names: str) -> Iterator[Hosts]:
     """Hosts, for the time of a test."""
-    made = Hosts(names, f"t{os.getpid() % 10_000}")
+    made = Hosts(names, f"t{os.getpid() % 10_000}n{next(_count)}")
     try:
         made.make()
         yield made

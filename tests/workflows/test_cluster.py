@@ -1,0 +1,307 @@
+"""A cluster that stands: started, used, looked at and stopped as a person does it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.commands import PATIENCE, ROOT, Command, Ended, run, saboteur, start, wait_until
+from tests.pictures import contents, make_folder
+
+TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Standing:
+    """A scheduler and two workers that `tesserae cluster up` has started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"tls://127.0.0.1:{self.port}"
+        self.certs = folder / "certs"
+
+    def run(self, *words: object, **options: object) -> Ended:
+        """Run `tesserae WORDS` with its certificates."""
+        return run(*words, scratch=self.folder, TESSERAE_CERTS=str(self.certs), **options)
+
+    def cluster(self, word: str, *words: object) -> Ended:
+        """Run `tesserae cluster WORD` for it."""
+        return self.run("cluster", word, *words, "--state", self.folder / "state")
+
+    def up(self) -> Ended:
+        """Start it, to stay when the command has ended."""
+        words = (
+            *("cluster", "up", "--port", self.port, "--dashboard-port", free_port()),
+            *("--workers", 2, "--gpus", "none", "--scratch", self.folder / "scratch"),
+            *("--state", self.folder / "state"),
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "workflows", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(self.certs)},
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belongs to it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TESSERAE_CERTS") == str(self.certs):
+                    found.append(process)
+            except psutil.Error:
+                pass
+        return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+    @contextmanager
+    def worker(self, *within: str, extra_path: Path | None = None) -> Iterator[Command]:
+        """One more worker."""
+        words = ("cluster", "worker", self.address, "--workers", 1, "--gpus", "none")
+        with start(
+            *words,
+            scratch=self.folder,
+            within=within,
+            extra_path=extra_path,
+            TESSERAE_CERTS=str(self.certs),
+        ) as command:
+            there = self.run("cluster", "wait", self.address, "--workers", 3)
+            assert there.status == 0, there.err
+            yield command
+        assert wait_until(lambda: self.workers() == 2)
+
+    def workers(self) -> int:
+        """How many workers are there."""
+        said = self.run("cluster", "status", self.address).out
+        return int(said.split(": ", 1)[1].split()[0])
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """One for all tests that leave it as it was."""
+    made = Standing(tmp_path_factory.mktemp("standing"))
+    try:
+        done = made.up()
+        assert done.status == 0, done.err
+        assert f"CLUSTER={made.address}" in done.out
+        assert "ssh -N -L" in done.out
+        yield made
+    finally:
+        made.cluster("down")
+        assert wait_until(lambda: not made.processes())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few pictures."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 80)
+
+
+def test_it_makes_what_a_run_of_its_own_makes(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """Byte for byte, and no word of versions, which are the same."""
+    done = standing.run("prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address)
+    assert (done.status, done.err) == (0, "")
+    assert "notice" not in done.out
+
+    alone = run("prepare", source, tmp_path / "alone", *TINY, scratch=tmp_path)
+    assert alone.status == 0, alone.err
+    assert contents(tmp_path / "store") == contents(tmp_path / "alone")
+
+
+def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
+    standing: Standing,
+) -> None:
+    """Scheduler, dashboard, two nannies, two workers, their figures: all that the system knows."""
+    said = standing.cluster("status")
+    assert said.status == 0, said.err
+    lines = [line.split() for line in said.out.splitlines() if line.startswith("  ")]
+    named = {line[1] for line in lines}
+    open_ = {
+        f"{entry.laddr.ip}:{entry.laddr.port}"
+        for process in standing.processes()
+        for entry in process.net_connections("inet")
+        if entry.status == psutil.CONN_LISTEN
+    }
+    assert named == open_
+    assert len(named) == 8
+    assert all(name.startswith("127.0.0.1:") for name in named)
+    assert "not known" not in said.out
+    assert "elsewhere" not in said.out
+
+
+def test_keys_are_nobody_elses(standing: Standing) -> None:
+    """And the folder cannot be looked into."""
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in standing.certs.iterdir()}
+    assert {name for name, mode in modes.items() if mode == 0o600} == {
+        "scheduler.key", "worker.key", "client.key", "token",
+    }  # fmt: skip
+    assert stat.S_IMODE(standing.certs.stat().st_mode) == 0o700
+
+
+def test_it_is_not_started_twice(standing: Standing) -> None:
+    """Nor are its certificates replaced in passing."""
+    again = standing.up()
+    assert again.status == 1
+    assert "scheduler of" in again.err
+    assert "tesserae cluster down" in again.err
+    made = standing.run("cluster", "certs")
+    assert (made.status, "holds certificates" in made.err) == (1, True)
+
+
+def test_workers_that_end_are_started_again(standing: Standing) -> None:
+    """By the keeper beside them: killed, or left by their scheduler."""
+    serving = [p for p in standing.processes() if _serves(p, "worker")]
+    assert len(serving) == 1
+    serving[0].send_signal(signal.SIGKILL)
+    assert wait_until(lambda: [p for p in standing.processes() if _serves(p, "worker")] != serving)
+    assert wait_until(lambda: standing.workers() == 2)
+
+    schedulers = [p for p in standing.processes() if _serves(p, "scheduler")]
+    schedulers[0].send_signal(signal.SIGKILL)
+    assert standing.run("cluster", "wait", standing.address, "--workers", 2).status == 0
+    assert [p for p in standing.processes() if _serves(p, "scheduler")] != schedulers
+
+
+def _serves(process: psutil.Process, role: str) -> bool:
+    try:
+        return process.cmdline()[1:4] == ["-m", "cluster.serve", role]
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--workers", 3), "did not have 3 workers (2 there) within 1 s"),
+        (("--gpus", 1), "and 1 GPU (0 there) within 1 s"),
+    ],
+)
+def test_what_does_not_come_is_said_after_a_while(
+    standing: Standing, words: tuple[object, ...], says: str
+) -> None:
+    """And nothing hangs."""
+    done = standing.run("cluster", "wait", standing.address, *words, "--seconds", 1)
+    assert (done.status, done.out) == (1, "")
+    assert says in done.err
+
+
+def test_a_worker_with_other_code_is_refused(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """Before anything is listed: its tasks would be others."""
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "pipeline", other / "pipeline")
+    with (other / "pipeline" / "errors.py").open("a") as file:
+        file.write("# another line\n")
+    with standing.worker(extra_path=other):
+        done = standing.run(
+            "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
+        )
+    assert done.status == 1
+    assert "has other code in pipeline/ than this machine" in done.err
+    assert not (tmp_path / "store").exists()
+
+
+OTHER_NUMPY = """
+def change(module):
+    version = module.version
+    module.version = lambda name: "1.0" if name == "numpy" else version(name)
+
+after_import("importlib.metadata", change)
+"""
+
+
+def test_another_version_is_said_and_no_more(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """What decides the pixels is looked at by itself."""
+    with saboteur(tmp_path / "other", OTHER_NUMPY) as other, standing.worker(extra_path=other):
+        done = standing.run(
+            "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
+        )
+    assert done.status == 0, done.err
+    assert "notice: numpy is " in done.out
+    assert " here and 1.0 on worker tls://127.0.0.1:" in done.out
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or os.geteuid() != 0
+    or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs root, and mounts of its own",
+)
+@pytest.mark.parametrize("hidden", ["store", "source"])
+def test_a_folder_that_a_worker_does_not_see_is_named(
+    standing: Standing, source: Path, tmp_path: Path, hidden: str
+) -> None:
+    """Before it gets a shard; a folder of the same name does not deceive."""
+    store = tmp_path / "store"
+    store.mkdir()
+    path = {"store": store, "source": source.parent}[hidden]
+    mount = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{path}" && exec "$@"', "sh")
+    with standing.worker(*mount):
+        done = standing.run("prepare", source, store, *TINY, "--cluster", standing.address)
+    assert done.status == 1
+    assert "worker tls://127.0.0.1:" in done.err
+    assert "Every machine must have" in done.err
+    assert str(store if hidden == "store" else source) in done.err
+    assert not list((store / "commits").rglob("*.json"))
+
+
+def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -> None:
+    """Anything else is a sentence, before anything is read."""
+    for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
+        done = run("prepare", source, tmp_path / "s", "--cluster", where, scratch=tmp_path)
+        assert (done.status, done.out) == (1, "")
+        assert f"{where!r} is no scheduler's address" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("scheduler", "--host", "0.0.0.0", "--insecure"), ""),
+        (("scheduler", "--host", "0.0.0.0"), "without certificates runs code for whoever"),
+        (("scheduler", "--dashboard-host", "0.0.0.0"), "shows code, logs and paths to whoever"),
+        (("worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"), "a worker on 10.0.0.2 without"),
+        (("worker", "tls://10.0.0.1:8786"), "asks for a certificate"),
+        (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
+        (("certs", "--days", "0"), "--days is 0"),
+    ],
+)
+def test_nothing_is_open_to_everybody_unless_that_was_said(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    """Certificates, or the word --insecure."""
+    port = ("--port", free_port()) if words[0] == "scheduler" else ()
+    with start(
+        "cluster", *words, *port, scratch=tmp_path, XDG_CONFIG_HOME=str(tmp_path)
+    ) as command:
+        if says:
+            assert command.wait() == 1
+            assert says in command.err
+        else:
+            assert wait_until(lambda: "Scheduler at:" in command.err)
+            assert command.running()

@@ -1,0 +1,245 @@
+"""A cluster of four hosts, its links encrypted: what it makes, and what it survives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import certificates
+from tests.cluster.hosts import Hosts, hosts, why_not
+from tests.commands import Command, committed, run, saboteur, start, wait_until
+from tests.pictures import contents
+from tests.workflows.test_faults import linked_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.timeout(600),
+]
+
+SMALL = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16)
+IMAGES = 3_200
+SILENCE = "11s"
+"""So long a link may be silent here; 30 s where people work. Dask allows no less."""
+
+OPTIONS = {
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": SILENCE,
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": SILENCE,
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that take half a minute."""
+    folder = tmp_path_factory.mktemp("source")
+    done = run("sample", folder / "few", "--images", 200, scratch=folder)
+    assert done.status == 0, done.err
+    originals = sorted((folder / "few" / "train").rglob("*.JPEG"))
+    return linked_folder(folder / "many", originals, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
+    """The store of a run on one machine."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run("prepare", source, folder / "store", *SMALL, "--max-bad", 1, scratch=folder)
+    assert done.status == 0, done.err
+    return contents(folder / "store")
+
+
+class Network:
+    """Scheduler `s`, workers `w1` and `w2`, and client `c`, each with only what its role needs."""
+
+    def __init__(self, made: Hosts, folder: Path, stack: ExitStack) -> None:
+        self.hosts = made
+        self._folder = folder
+        self._stack = stack
+        self.address = f"tls://{made.addresses['s']}:8786"
+        certificates.write(folder / "certs", certificates.make())
+        for role in certificates.ROLES:
+            (folder / role).mkdir(mode=0o700)
+            for name in (certificates.AUTHORITY, f"{role}.pem", f"{role}.key"):
+                shutil.copy(folder / "certs" / name, folder / role)
+
+    def start(
+        self, host: str, role: str, *words: object, extra_path: Path | None = None
+    ) -> Command:
+        """Run `tesserae WORDS` on a host, as one of the roles."""
+        return self._stack.enter_context(
+            start(
+                *words,
+                scratch=self._folder / host,
+                within=self.hosts.words(host),
+                extra_path=extra_path,
+                TESSERAE_CERTS=str(self._folder / role),
+                **OPTIONS,
+            )
+        )
+
+    def scheduler(self) -> Command:
+        """The scheduler."""
+        host = self.hosts.addresses["s"]
+        return self.start("s", "scheduler", "cluster", "scheduler", "--host", host)
+
+    def worker(self, host: str, extra_path: Path | None = None) -> Command:
+        """A host's worker, of one process."""
+        scratch = self._folder / host / "scratch"
+        words = ("cluster", "worker", self.address, "--workers", 1, "--scratch", scratch)
+        return self.start(host, "worker", *words, extra_path=extra_path)
+
+    def prepare(self, source: Path, store: Path) -> Command:
+        """The client's command."""
+        words = ("prepare", source, store, *SMALL, "--max-bad", 1, "--cluster", self.address)
+        return self.start("c", "client", *words)
+
+    def wait(self, workers: int, seconds: float = 60) -> float:
+        """Wait for so many workers; returns after how many seconds they were there."""
+        words = ("cluster", "wait", self.address, "--workers", workers, "--seconds", seconds)
+        started = time.monotonic()
+        waiting = self.start("c", "client", *words)
+        assert waiting.wait(seconds + 30) == 0, waiting.err
+        return time.monotonic() - started
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    """Four hosts, a scheduler and two workers."""
+    with hosts("s", "w1", "w2", "c") as made, ExitStack() as stack:
+        yield Network(made, tmp_path, stack)
+
+
+TAKE_TIME = """
+import time
+
+def slow(module):
+    prepare = module.prepare_shard
+
+    def prepare_shard(*words, **options):
+        time.sleep(1.5)
+        return prepare(*words, **options)
+
+    prepare_shard.__module__, prepare_shard.__qualname__ = prepare.__module__, "prepare_shard"
+    module.prepare_shard = prepare_shard
+
+after_import("pipeline.ingest.shard", slow)
+"""
+"""So that there is time to break something while a run lasts."""
+
+
+def worker_processes(command: Command) -> list[psutil.Process]:
+    """The processes that work, of `tesserae cluster worker`."""
+    return [p for p in command.processes() if "forkserver" in _parent_line(p)]
+
+
+def _parent_line(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        parent = process.parent()
+        return "" if parent is None else " ".join(parent.cmdline())
+    return ""
+
+
+def say(what: str, seconds: float) -> None:
+    """A figure, for whoever runs the test with -s."""
+    sys.stderr.write(f"{what}: {seconds:.1f} s\n")
+
+
+def test_hosts_make_what_one_machine_makes(
+    network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
+) -> None:
+    """Byte for byte; and nothing listens where nobody said."""
+    network.scheduler()
+    network.worker("w1")
+    network.worker("w2")
+    say("two workers there", network.wait(2))
+
+    command = network.prepare(source, tmp_path / "store")
+    assert wait_until(lambda: committed(tmp_path / "store") > 2)
+    for host, address in network.hosts.addresses.items():
+        for bound, port in network.hosts.listening(host):
+            assert bound in (address, "127.0.0.1"), (host, bound, port)
+    assert command.wait(300) == 0, command.err
+
+    assert contents(tmp_path / "store") == expected
+
+
+def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
+    network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
+) -> None:
+    """And heal: the worker that was cut off comes back by itself, the command goes on."""
+    store = tmp_path / "store"
+    shards = IMAGES // 64
+    scheduler = network.scheduler()
+    with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
+        network.worker("w1", slow)
+        second = network.worker("w2", slow)
+    network.wait(2)
+    command = network.prepare(source, store)
+
+    assert wait_until(lambda: committed(store) > 3)
+    network.hosts.cut("w1")
+    cut = time.monotonic()
+    before = committed(store)
+    assert wait_until(lambda: committed(store) > before + 2), command.err
+    workers = worker_processes(second)
+    assert workers
+    workers[0].send_signal(signal.SIGKILL)
+    killed, before = time.monotonic(), committed(store)
+    assert wait_until(lambda: committed(store) > before), command.err
+    say("first shard after the only other worker was killed", time.monotonic() - killed)
+    time.sleep(max(0.0, 3 * float(SILENCE[:-1]) - (time.monotonic() - cut)))
+    network.hosts.restore("w1")
+    say("both workers there after the link was restored", network.wait(2))
+
+    assert command.running()
+    assert committed(store) < shards
+    for process in scheduler.processes():
+        if "cluster.serve" in " ".join(process.cmdline()):
+            process.kill()
+    killed = time.monotonic()
+    assert command.wait(60) == 1
+    assert "the scheduler was lost" in command.err
+    say("the command ended after the scheduler was killed", time.monotonic() - killed)
+    network.wait(2)
+    say("both workers there after the scheduler was killed", time.monotonic() - killed)
+    command = network.prepare(source, store)
+    assert command.wait(300) == 0, command.err
+
+    assert contents(store) == expected
+
+
+def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> None:
+    """In a sentence: without one, with a foreign one, without encryption."""
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    network.scheduler()
+    network.worker("w1")
+    network.wait(1)
+    certificates.write(tmp_path / "foreign", certificates.make())
+    port = network.address.rpartition("://")[2]
+    for words, says in [
+        (("--certs", tmp_path / "foreign"), "does not answer"),
+        (("--certs", tmp_path / "nothing"), "there is no"),
+        (("--insecure",), "does not answer"),
+    ]:
+        address = f"tcp://{port}" if "--insecure" in words else network.address
+        asked = network.start("c", "client", "cluster", "wait", address, *words, "--seconds", 5)
+        assert asked.wait(60) == 1
+        assert says in asked.err
+    code = f"""
+from distributed import Client
+Client("tcp://{port}", timeout="5s")
+"""
+    plain = subprocess.run(
+        network.hosts.words("c", sys.executable, "-c", code),
+        capture_output=True, text=True, timeout=60, env={**os.environ}, check=False,
+    )  # fmt: skip
+    assert plain.returncode
