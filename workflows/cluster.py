@@ -168,6 +168,7 @@ def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
         dashboard_port=args.dashboard_port,
         certificates=_folder(args),
         insecure=args.insecure,
+        preload=["workflows.board.plugin"],
     )
 
 

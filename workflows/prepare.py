@@ -32,6 +32,8 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import FILTERS, FITS, Recipe
 from pipeline.store.records import Done
 from workflows import clusters
+from workflows.board.looking import Look
+from workflows.board.sending import Sender
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted
 from workflows.interrupts import held_back
@@ -328,9 +330,7 @@ def _prepare(
             _stream(split, source, objects, cluster)
         if cluster.stands:
             ask_workers(cluster.client, work)
-        make_shards(options, objects, plan, work, todo, cluster, tally)
-    if tally.failed:
-        raise TesseraeError(_failures(tally.failed, split))
+        make_shards(options, objects, plan, work, todo, commits, cluster, tally)
     done = _finish(objects, plan, work)
     if done is not None and source.access == "blocks":
         shutil.rmtree(_spool_folder(objects, split), ignore_errors=True)
@@ -451,20 +451,34 @@ def make_shards(
     plan: Plan,
     work: Work,
     todo: Sequence[int],
+    commits: dict[int, Commit],
     cluster: Cluster,
     tally: Tally,
 ) -> None:
-    """Run the tasks of *todo* and count what they say.
+    """Run the tasks of *todo*, count what they say, and show it here and on the dashboard.
 
     Raises:
-        TesseraeError: More rows were quarantined than may be.
+        TesseraeError: A shard was not made, or more rows were quarantined than may be.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
     all_rows = num_rows + tally.before.total()
-    client = cluster.client
     started = time.monotonic()
-    with Progress(f"{work.split}: prepare", rows=num_rows) as progress:
-        for result in run_jobs(client, work.run, shard_jobs(work, todo), tick=cluster.keep):
+    jobs = shard_jobs(work, todo)
+    look = Look(objects, plan, min(work.sizes))
+    with (
+        Sender(
+            cluster.client, work.run, pictures=look.pictures, quarantined=look.quarantined
+        ) as sender,
+        Progress(f"{work.split}: prepare", rows=num_rows) as progress,
+    ):
+        sender.begin(
+            split=work.split,
+            store=work.store,
+            rows=num_rows,
+            sizes=_sizes_before(plan, work, commits),
+            before=tally.before,
+        )
+        for result in run_jobs(cluster.client, work.run, jobs, tick=cluster.keep):
             if isinstance(result, Failed):
                 tally.fail(result)
                 progress.note(f"{result.job.name}: {result.error}")
@@ -472,6 +486,7 @@ def make_shards(
                     break
                 continue
             tally.add(result)
+            sender.shard(result, set(work.sizes) - _sizes(commits, result.shard))
             progress.update(
                 rows=result.num_rows,
                 bytes_in=result.bytes_in,
@@ -480,7 +495,25 @@ def make_shards(
             )
             if tally.bad.total() > options.max_bad * all_rows:
                 raise TesseraeError(_too_bad(tally, options.max_bad, all_rows))
-    tally.elapsed = time.monotonic() - started
+        tally.elapsed = sender.seconds = time.monotonic() - started
+        if tally.failed:
+            raise TesseraeError(_failures(tally.failed, work.split))
+
+
+def _sizes(commits: dict[int, Commit], shard: int) -> set[int]:
+    return set(commits[shard].sizes) if shard in commits else set()
+
+
+def _sizes_before(plan: Plan, work: Work, commits: dict[int, Commit]) -> list[tuple[int, int, int]]:
+    """Of each size: side in pixels, rows that are stored, rows of the split."""
+    return [
+        (
+            size,
+            sum(kept.stop - kept.start for kept in commits.values() if size in kept.sizes),
+            plan.num_rows,
+        )
+        for size in work.sizes
+    ]
 
 
 def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:

@@ -1,0 +1,246 @@
+"""What a scheduler knows of runs: summed up as it comes, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workflows.meter import Meter
+
+RUNS = 8
+QUARANTINED = 50
+PICTURES = 24
+HISTORY = 1_800
+HISTORY_SECONDS = 1.0
+"""Between two points of a curve, at least; when there are too many, half of them go."""
+WORKERS = 2_000
+PENDING = 10_000
+CURVES = 32
+POINTS = 2_000
+GRIDS = 8
+PICTURE_BYTES = 512 * 1024
+WORKER_SECONDS = 60.0
+"""How far back the rate of a worker reaches."""
+
+_KEY = re.compile(r"prepare-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
+"""The key of a task: its split, shard, losses and run."""
+
+
+@dataclass
+class Worker:
+    """What one worker has done of a run."""
+
+    rows: int = 0
+    shards: int = 0
+    ends: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+    """When its last shards ended, and how many rows they had."""
+
+    def rate(self, now: float, since: float) -> float:
+        """Rows a second, of late."""
+        late = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
+        seconds = min(WORKER_SECONDS, now - since)
+        return sum(rows for _, rows in late) / seconds if seconds > 0 else 0.0
+
+
+@dataclass
+class Run:
+    """One run of one split."""
+
+    name: str
+    split: str
+    store: str
+    rows: int
+    sizes: dict[int, list[int]]
+    """Side in pixels -> rows that are stored, rows there are to be."""
+    before: Counter[str]
+    """Rows that earlier runs committed, by status."""
+    meter: Meter
+    started: float
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    shards: int = 0
+    state: str = "running"
+    why: str = ""
+    elapsed: float | None = None
+    """Seconds, as the command itself measured them; None while it runs."""
+    ended: float | None = None
+    workers: OrderedDict[str, Worker] = field(default_factory=OrderedDict)
+    quarantine: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=QUARANTINED))
+    history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it, as plain values."""
+        last = self.meter.last
+        clock = now if self.ended is None else self.ended
+        elapsed = clock - self.started if self.elapsed is None else self.elapsed
+        rates = [getattr(last, name) / elapsed if elapsed > 0 else 0.0 for name in _SUMS]
+        running = self.state == "running"
+        of_late = self.meter.window(now) if running else (0.0, 0.0, 0.0)
+        return {
+            "run": self.name,
+            "split": self.split,
+            "store": self.store,
+            "state": self.state,
+            "why": self.why,
+            "rows": self.rows,
+            "rows_done": last.rows,
+            "shards_done": self.shards,
+            "bytes_in": last.bytes_in,
+            "bytes_out": last.bytes_out,
+            "seconds": elapsed,
+            "seconds_left": self.meter.seconds_left(now) if running else None,
+            "images_per_second": {"now": of_late[0], "run": rates[0]},
+            "bytes_in_per_second": {"now": of_late[1], "run": rates[1]},
+            "bytes_out_per_second": {"now": of_late[2], "run": rates[2]},
+            "sizes": {str(s): {"done": d, "rows": n} for s, (d, n) in self.sizes.items()},
+            "counts": dict(self.counts + self.before),
+            "counts_of_run": dict(self.counts),
+            "stage_seconds": dict(self.seconds),
+            "quarantine": list(self.quarantine),
+            "workers": {
+                name: {
+                    "rows": worker.rows,
+                    "shards": worker.shards,
+                    "images_per_second": worker.rate(now, self.started) if running else 0.0,
+                }
+                for name, worker in self.workers.items()
+            },
+        }
+
+
+_SUMS = ("rows", "bytes_in", "bytes_out")
+
+
+class Board:
+    """Everything that is shown. Times are passed in, in seconds of one clock."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.runs: OrderedDict[str, Run] = OrderedDict()
+        self.pictures: deque[dict[str, Any]] = deque(maxlen=PICTURES)
+        """run, row, caption, jpeg: the last images stored, the newest last."""
+        self.curves: OrderedDict[tuple[str, str], deque[tuple[float, float]]] = OrderedDict()
+        """(run, name) -> (step, value), of training."""
+        self.grids: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+        """(run, name) -> step, png: the last grid of samples."""
+        self.version = 0
+        """Grows with each change."""
+        self._by: OrderedDict[tuple[str, int], str] = OrderedDict()
+        """(run, shard) -> the worker that made it, until the command says how many rows it had."""
+
+    def finished(self, key: object, worker: str) -> None:
+        """Note which worker ended a task; called for every task there is."""
+        match = _KEY.fullmatch(key) if isinstance(key, str) else None
+        if match is not None:
+            self._by[match[2], int(match[1])] = worker
+            if len(self._by) > PENDING:
+                self._by.popitem(last=False)
+
+    def take(self, message: Mapping[str, Any], now: float) -> None:
+        """Add what a command has sent. What is not known is for a later version, and left alone."""
+        taken = _TAKEN.get(message["what"])
+        if taken is not None:
+            taken(self, message, now)
+            self.version += 1
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All but pictures, as plain values."""
+        return {
+            "runs": [run.snapshot(now) for run in self.runs.values()],
+            "curves": [
+                {"run": run, "name": name, "points": list(points)}
+                for (run, name), points in self.curves.items()
+            ],
+        }
+
+    def _run(self, message: Mapping[str, Any], now: float) -> None:
+        name = str(message["run"])
+        self.runs[name] = Run(
+            name=name,
+            split=str(message["split"]),
+            store=str(message["store"]),
+            rows=int(message["rows"]),
+            sizes={int(size): [int(done), int(rows)] for size, done, rows in message["sizes"]},
+            before=Counter(message["before"]),
+            meter=Meter(int(message["rows"]), now),
+            started=now,
+        )
+        while len(self.runs) > RUNS:
+            self.runs.popitem(last=False)
+
+    def _shard(self, message: Mapping[str, Any], now: float) -> None:
+        run = self.runs.get(message["run"])
+        if run is None:
+            return
+        rows, counts = int(message["rows"]), Counter(message["counts"])
+        bad = rows - counts.get("readable", 0)
+        run.meter.add(now, rows, int(message["bytes_in"]), int(message["bytes_out"]), bad)
+        run.counts.update(counts)
+        for stage, spent in message["seconds"].items():
+            run.seconds[stage] += spent
+        run.shards += 1
+        for size in message["sizes"]:
+            if size in run.sizes:
+                run.sizes[size][0] += rows
+        if not run.history or now - run.history[-1][0] >= HISTORY_SECONDS:
+            _add_thinned(run.history, (now, run.meter.window(now)[0]))
+        worker = self._by.pop((run.name, int(message["shard"])), None)
+        if worker is not None:
+            one = run.workers.setdefault(worker, Worker())
+            one.rows += rows
+            one.shards += 1
+            one.ends.append((now, rows))
+            while len(run.workers) > WORKERS:
+                run.workers.popitem(last=False)
+
+    def _quarantined(self, message: Mapping[str, Any], now: float) -> None:
+        run = self.runs.get(message["run"])
+        if run is not None:
+            run.quarantine.extend(message["rows"])
+
+    def _end(self, message: Mapping[str, Any], now: float) -> None:
+        run = self.runs.get(message["run"])
+        if run is not None:
+            run.state, run.why = str(message["state"]), str(message["why"])
+            run.elapsed, run.ended = float(message["seconds"]), now
+
+    def _pictures(self, message: Mapping[str, Any], now: float) -> None:
+        kept = [one for one in message["pictures"] if len(one["jpeg"]) <= PICTURE_BYTES]
+        self.pictures.extend({"run": message["run"], **one} for one in kept)
+
+    def _curve(self, message: Mapping[str, Any], now: float) -> None:
+        key = (str(message["run"]), str(message["name"]))
+        points = self.curves.setdefault(key, deque(maxlen=POINTS))
+        _add_thinned(points, (float(message["step"]), float(message["value"])))
+        while len(self.curves) > CURVES:
+            self.curves.popitem(last=False)
+
+    def _grid(self, message: Mapping[str, Any], now: float) -> None:
+        if len(message["png"]) <= PICTURE_BYTES:
+            key = (str(message["run"]), str(message["name"]))
+            self.grids[key] = {"step": message["step"], "png": message["png"]}
+            while len(self.grids) > GRIDS:
+                self.grids.popitem(last=False)
+
+
+_TAKEN = {
+    "run": Board._run,
+    "shard": Board._shard,
+    "quarantined": Board._quarantined,
+    "end": Board._end,
+    "pictures": Board._pictures,
+    "curve": Board._curve,
+    "grid": Board._grid,
+}
+
+
+def _add_thinned(points: deque[tuple[float, float]], point: tuple[float, float]) -> None:
+    """Add a point; where there are too many, every second goes, so that the whole stays."""
+    if len(points) == points.maxlen:
+        kept = list(points)[::2]
+        points.clear()
+        points.extend(kept)
+    points.append(point)
