@@ -178,9 +178,8 @@ def graph(args: argparse.Namespace) -> None:
     print(f"{num_shards:,} tasks ({rows:,} rows) on {args.workers} workers in {wall:.1f} s")
     print(f"  tasks last {spread.mean():.2f} s on average, {spread.max():.2f} s at most")
     all_at = np.sort(began)[min(args.workers, num_shards) - 1] - first
-    print(
-        f"  busy until the tail, for {tail - first:.1f} s: {busy:.1%}; all at work {all_at:.2f} s on"
-    )
+    print(f"  busy until the tail, for {tail - first:.1f} s: {busy:.1%}")
+    print(f"  all at work after {all_at:.2f} s")
     print(f"  the tail: {ended.max() - tail:.1f} s")
     print(f"  the sleeping alone takes {ideal:.1f} s: {ideal / wall:.0%} of the time was work")
     print(f"  scheduler and client: {cpu:.1f} s CPU, {cpu / num_shards * 1e3:.2f} ms a task")

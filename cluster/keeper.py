@@ -77,12 +77,18 @@ class _Kept:
                 self.process.send_signal(number)
 
 
-def keep(programs: Sequence[Program], *, say: Callable[[str], None]) -> dict[str, int]:
+def keep(
+    programs: Sequence[Program],
+    *,
+    say: Callable[[str], None],
+    done: Callable[[], bool] = lambda: False,
+) -> dict[str, int]:
     """Run *programs* until SIGINT or SIGTERM, and start each again that ends.
 
     Args:
         programs: What to run.
         say: Told, in a line, when one has ended.
+        done: Asked all the time whether that is enough.
 
     Returns:
         How often each was started.
@@ -95,7 +101,7 @@ def keep(programs: Sequence[Program], *, say: Callable[[str], None]) -> dict[str
 
     before = {number: signal.signal(number, stop) for number in STOPS}
     try:
-        while not stopped:
+        while not stopped and not done():
             now = time.monotonic()
             for one in kept:
                 one.look(now)

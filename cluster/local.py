@@ -77,7 +77,7 @@ class Local:
             threads_per_worker=threads,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=_dashboard_address() if dashboard else "127.0.0.1:0",
+            dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},  # without an address it takes port 8787
             worker_dashboard_address=None,
             memory_limit=memory_limit,
@@ -126,7 +126,8 @@ class Local:
         self.close()
 
 
-def _dashboard_address() -> str:
+def dashboard_address() -> str:
+    """Dask's usual port on the loopback address, or any if that is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

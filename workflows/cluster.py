@@ -15,13 +15,18 @@ A command is pointed at it with `--cluster tls://...`; without, it has a cluster
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster import background, certificates, keeper, ports, programs, units
+from cluster import background, certificates, keeper, ports, programs, ssh, units
 from cluster.errors import ClusterError
 from cluster.local import cores
 from cluster.programs import SchedulerWish, WorkerWish
@@ -100,6 +105,7 @@ def _add_known(parser: argparse.ArgumentParser) -> None:
 def _add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="of the scheduler: tls://10.0.0.1:8786")
     parser.add_argument("--host", help="to listen on (by which the scheduler is reached)")
+    parser.add_argument("--stdin", action="store_true", help="as `--cluster ssh:` calls it")
 
 
 def _add_wanted(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +207,7 @@ def _run(wanted: Sequence[keeper.Program], *, once: bool) -> int:
         keeper.run_once(wanted[0])
     if once:
         raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
-    keeper.keep(wanted, say=lambda line: print(f"tesserae: {line}", file=sys.stderr, flush=True))
+    keeper.keep(wanted, say=_say)
     return 0
 
 
@@ -213,8 +219,37 @@ def _scheduler(args: argparse.Namespace) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
+    if args.stdin:
+        return _work_for_a_caller(args)
     wanted = programs.workers(_worker_wish(args, args.address))
     return _run(wanted, once=args.once)
+
+
+def _work_for_a_caller(args: argparse.Namespace) -> int:
+    """Work with the certificates that standard input begins with, until it ends or falls silent."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = json.loads(sys.stdin.buffer.readline())
+        certificates.write(folder, {file: text.encode() for file, text in files.items()})
+        wish = replace(_worker_wish(args, args.address), certificates=folder)
+        heard = [time.monotonic()]
+
+        def listen() -> None:
+            while sys.stdin.buffer.readline():
+                heard[0] = time.monotonic()
+            heard[0] = float("-inf")
+
+        threading.Thread(target=listen, daemon=True).start()
+        keeper.keep(
+            programs.workers(wish),
+            say=_say,
+            done=lambda: time.monotonic() - heard[0] > ssh.SILENCE_SECONDS,
+        )
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
 def _say_scheduler(wish: SchedulerWish) -> None:

@@ -2,6 +2,7 @@
 
     local                  workers on this machine, for as long as the command runs (default)
     tcp://... tls://...    a scheduler that runs already
+    ssh:FILE               workers on the machines that FILE names, for as long as the command runs
 
 It is started, or connected to, when it is first needed and no earlier.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import getpass
 import socket
+import time
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 
 from distributed import Client
@@ -20,6 +23,7 @@ from cluster import certificates
 from cluster.errors import ClusterError
 from cluster.local import Local, cores
 from cluster.remote import check_address, connect, wait_for
+from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
@@ -38,6 +42,7 @@ CODE = ("pipeline",)
 """Whose tasks run on workers."""
 
 WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -46,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
         "--cluster",
         default="local",
         metavar="WHERE",
-        help="local, or a scheduler that runs: tls://HOST:8786 (local)",
+        help="local, a scheduler that runs: tls://HOST:8786, or ssh:hosts.txt (local)",
     )
     parser.add_argument(
         "--certs", metavar="DIR", help="certificates for tls:// ($TESSERAE_CERTS, or this user's)"
@@ -101,14 +106,15 @@ class Cluster:
         self._shape = (workers, threads)
         self._dashboard = dashboard
         self._stack = ExitStack()
-        self._local: Local | None = None
+        self._kept: Local | Ssh | None = None
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         """The client, and with it workers that are there."""
         if self._client is None:
-            self._client = self._start() if not self.stands else self._connect()
+            start = {"local": self._start, "ssh": self._start_ssh}.get(_way(self._where))
+            self._client = self._connect() if start is None else start()
             wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
         return self._client
 
@@ -121,12 +127,12 @@ class Cluster:
         """Connect to a cluster that stands: what is wrong with it is said before work begins."""
         if self.stands:
             for difference in compare(self.client, PACKAGES, CODE):
-                print(f"notice: {difference}", flush=True)
+                _notice(difference)
 
     def keep(self) -> None:
         """Replace workers that are gone for good, where they are ours to replace."""
-        if self._local is not None:
-            self._local.keep()
+        if self._kept is not None:
+            self._kept.keep()
 
     def worker_bytes(self) -> int | None:
         """Memory that each worker may use; None if nobody limits it."""
@@ -149,10 +155,24 @@ class Cluster:
                     f"the {self._shape[0]} workers do not start ({e.__cause__ or e}). Pass fewer"
                     " --workers, and see `tesserae doctor`."
                 ) from e
-            self._local = self._stack.enter_context(local)
+            self._kept = self._stack.enter_context(local)
             client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
             print(f"dashboard: {local.dashboard}", flush=True)
+        return client
+
+    def _start_ssh(self) -> Client:
+        hosts = read_hosts(Path(self._where.removeprefix("ssh:")))
+        with held_back():
+            made = self._stack.enter_context(Ssh(hosts, dashboard=self._dashboard, say=_notice))
+            self._kept = made
+            client: Client = self._stack.enter_context(made.client())
+        if self._dashboard:
+            print(f"dashboard: {made.dashboard}", flush=True)
+        until = time.monotonic() + WAIT_SECONDS
+        while not client.nthreads() and time.monotonic() < until:
+            made.check()
+            time.sleep(LOOK_SECONDS)
         return client
 
     def _connect(self) -> Client:
@@ -181,10 +201,21 @@ def check_where(where: str) -> None:
     """
     if where == "local":
         return
+    if where.startswith("ssh:"):
+        read_hosts(Path(where.removeprefix("ssh:")))
+        return
     try:
         check_address(where)
     except ClusterError as e:
-        raise ClusterError(f"--cluster: {e} Or local.") from None
+        raise ClusterError(f"--cluster: {e} Or local, or ssh:FILE.") from None
+
+
+def _way(where: str) -> str:
+    return "ssh" if where.startswith("ssh:") else where
+
+
+def _notice(line: str) -> None:
+    print(f"notice: {line}", flush=True)
 
 
 def say_dashboard(host: str, port: int, *, tls: bool) -> None:

@@ -1,0 +1,195 @@
+"""Workers over ssh: a real sshd, keys, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.ssh import read_hosts
+from tests.commands import PATIENCE, committed, run, start, wait_until
+from tests.pictures import contents, make_folder
+from tests.workflows.test_cluster import free_port
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+SSH = shutil.which("ssh")
+
+TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A server of this user's, and what makes `ssh` find it."""
+
+    process: subprocess.Popen[bytes]
+    path: str
+
+    def descendants(self) -> list[psutil.Process]:
+        """What runs behind it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """It takes one key, and answers as host `near` and as host `far`."""
+    if SSHD is None or SSH is None or os.geteuid() != 0:
+        pytest.skip("needs Debian's openssh-server and openssh-client, and root")
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(words, check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    (folder / "authorized").chmod(0o600)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    port = free_port()
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPasswordAuthentication no\nStrictModes no\n"
+        f"PidFile {folder}/pid\nPermitRootLogin prohibit-password\n"
+    )
+    (folder / "ssh_config").write_text(
+        f"Host near far\n HostName 127.0.0.1\n Port {port}\n IdentityFile {folder}/user\n"
+        f" StrictHostKeyChecking no\n UserKnownHostsFile {folder}/known\n LogLevel ERROR\n"
+    )
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {SSH} -F {folder}/ssh_config "$@"\n')
+    (bin_ / "ssh").chmod(0o755)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log
+        )
+    try:
+        assert wait_until(lambda: b"Server listening" in (folder / "log").read_bytes())
+        yield Sshd(process, f"{bin_}:{os.environ['PATH']}")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few pictures."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 320)
+
+
+def hosts_file(folder: Path, *lines: str) -> Path:
+    """A file of hosts."""
+    file = folder / "hosts.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
+    sshd: Sshd, source: Path, tmp_path: Path
+) -> None:
+    """Two of them; when the command has ended no process of it is left there."""
+    file = hosts_file(tmp_path, "# two", "near workers=1 gpus=none", "far workers=2 gpus=none")
+    where = ("--cluster", f"ssh:{file}")
+    done = run(
+        "prepare", source, tmp_path / "store", *TINY, *where, scratch=tmp_path, PATH=sshd.path
+    )
+    assert (done.status, done.err) == (0, "")
+    assert not sshd.descendants()
+
+    alone = run("prepare", source, tmp_path / "alone", *TINY, scratch=tmp_path)
+    assert alone.status == 0, alone.err
+    assert contents(tmp_path / "store") == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_command_that_is_ended_leaves_nothing_there(
+    sshd: Sshd, source: Path, tmp_path: Path, number: int
+) -> None:
+    """Whether it could tidy up or not; the same command goes on."""
+    where = ("--cluster", f"ssh:{hosts_file(tmp_path, 'near workers=1 gpus=none')}")
+    words = ("prepare", source, tmp_path / "store", *TINY, *where)
+    with start(*words, scratch=tmp_path, PATH=sshd.path) as command:
+        assert wait_until(lambda: committed(tmp_path / "store") > 0), command.err
+        command.process.send_signal(number)
+        command.wait()
+        assert wait_until(lambda: not sshd.descendants())
+    assert run(*words, scratch=tmp_path, PATH=sshd.path).status == 0
+
+
+def test_a_machine_that_is_lost_is_tried_again(sshd: Sshd, tmp_path: Path) -> None:
+    """Its connection broke: what ran there ends, and the command says so and goes on."""
+    from cluster import ssh
+
+    before = os.environ["PATH"]
+    os.environ["PATH"] = sshd.path
+    try:
+        said: list[str] = []
+        hosts = read_hosts(hosts_file(tmp_path, "near workers=1 gpus=none"))
+        with ssh.Ssh(hosts, dashboard=False, say=said.append) as made, made.client() as client:
+            client.wait_for_workers(1, timeout=60)
+            [first] = client.run(os.getpid).values()
+            link = made._links[0]
+            link._process.kill()
+            assert wait_until(lambda: not psutil.pid_exists(first))
+            link.begun -= ssh.AGAIN_SECONDS
+            made._checked -= ssh.KEEP_SECONDS
+            made.keep()
+            assert said
+            assert wait_until(lambda: client.nthreads() and client.run(os.getpid))
+    finally:
+        os.environ["PATH"] = before
+    assert wait_until(lambda: not sshd.descendants())
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["nowhere.invalid"], "nowhere.invalid cannot be reached"),
+        (["near python=/nowhere/python gpus=none"], "near: "),
+    ],
+)
+def test_a_machine_that_cannot_work_is_named(
+    sshd: Sshd, source: Path, tmp_path: Path, lines: list[str], says: str
+) -> None:
+    """With what it said, and nothing is left."""
+    where = ("--cluster", f"ssh:{hosts_file(tmp_path, *lines)}")
+    began = time.monotonic()
+    done = run("prepare", source, tmp_path / "s", *TINY, *where, scratch=tmp_path, PATH=sshd.path)
+    assert done.status == 1
+    assert says in done.err
+    assert time.monotonic() - began < PATIENCE
+    assert wait_until(lambda: not sshd.descendants())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "names none"),
+        ("# nobody\n\n", "names none"),
+        ("host speed=9\n", "line 1: 'speed' makes no sense"),
+        ("host workers=\n", "line 1: 'workers' makes no sense"),
+        ("\n-oProxyCommand=evil\n", "line 2: '-oProxyCommand=evil' makes no sense"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """With the line."""
+    file = tmp_path / "hosts"
+    file.write_text(text)
+    with pytest.raises(ClusterError, match=says):
+        read_hosts(file)
+
+
+def test_a_file_of_hosts_says_how_each_works(tmp_path: Path) -> None:
+    """In words of `tesserae cluster worker`."""
+    file = hosts_file(tmp_path, "scheduler=10.0.0.1", "me@a workers=4 threads=2  # big", "b")
+    found = read_hosts(file)
+    assert found.scheduler == "10.0.0.1"
+    assert [host.name for host in found.hosts] == ["me@a", "b"]
+    assert found.hosts[0].settings == {"workers": "4", "threads": "2"}
+    with pytest.raises(ClusterError, match="cannot be read"):
+        read_hosts(tmp_path / "nothing")
