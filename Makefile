@@ -9,7 +9,8 @@ SETUP := -m workflows.install
 RUN := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 
-options = --split $(or $(SPLIT),all) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+where = $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(CERTS),--certs "$(CERTS)")
+options = --split $(or $(SPLIT),all) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: setup
 setup: ## Make .venv and install the project in it, with Pillow-SIMD where it can be compiled
@@ -29,7 +30,7 @@ verify: .store .ready ## Check every file of STORE
 
 .PHONY: repair
 repair: .store .ready ## Rebuild what is damaged in STORE, and nothing else
-	$(TESSERAE) repair "$(STORE)" $(ARGS)
+	$(TESSERAE) repair "$(STORE)" $(where) $(ARGS)
 
 .PHONY: info
 info: .store .ready ## Say what is in STORE
@@ -38,6 +39,18 @@ info: .store .ready ## Say what is in STORE
 .PHONY: loader
 loader: .store .ready-train ## Measure what a loader delivers from STORE, and how well it mixes
 	$(TESSERAE) loader "$(STORE)" $(ARGS)
+
+.PHONY: cluster-up
+cluster-up: .ready ## Start a scheduler and workers on this machine, in the background, with TLS
+	$(TESSERAE) cluster up $(if $(WORKERS),--workers $(WORKERS)) $(if $(CERTS),--certs "$(CERTS)") $(ARGS)
+
+.PHONY: cluster-status
+cluster-status: .ready ## Say what runs of a cluster, what it listens on, and who works
+	$(TESSERAE) cluster status $(CLUSTER) $(if $(CERTS),--certs "$(CERTS)") $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: .ready ## Stop what cluster-up started
+	$(TESSERAE) cluster down $(ARGS)
 
 .PHONY: sample
 sample: .ready ## Make a small ImageNet-shaped folder of photographs in DATA (./sample)
@@ -75,12 +88,13 @@ clean: ## Remove .venv, caches and what the demo made; no store and no data of y
 help: ## Show this list
 	@echo "make TARGET [KNOB=value ...]"
 	@echo
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  DATA      the images: a folder, an archive or a URL, e.g. DATA=/path/to/ILSVRC2012"
 	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
 	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
-	@echo "  WORKERS   processes (one a core)          ARGS     anything else for the command"
+	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:hosts.txt"
+	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"
 

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 import psutil
 from distributed import Client, Nanny, Scheduler, Worker
 
+TLS = "TLS with a certificate"
+HTTPS = "HTTPS with a token"
+
 
 @dataclass(frozen=True, order=True)
 class Port:
@@ -25,6 +28,11 @@ class Port:
     def open(self) -> bool:
         """Whether other machines reach it."""
         return not ipaddress.ip_address(self.address.split("%")[0]).is_loopback
+
+    @property
+    def safe(self) -> bool:
+        """Whether it asks who is there."""
+        return self.why.endswith((TLS, HTTPS))
 
 
 def listening(client: Client) -> list[Port]:
@@ -76,8 +84,8 @@ def _http_port(server: Scheduler | Worker) -> int:
 
 
 def _kind(scheme: str) -> str:
-    return "TLS with a certificate" if scheme == "tls" else "NOT encrypted, for everybody"
+    return TLS if scheme == "tls" else "NOT encrypted, for everybody"
 
 
 def _web(scheduler: Scheduler) -> str:
-    return "HTTPS" if scheduler.http_server.ssl_options is not None else "plain HTTP"
+    return HTTPS if scheduler.http_server.ssl_options is not None else "plain HTTP"

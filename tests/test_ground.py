@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "setup", "demo", "test", "test-all", "lint", "doctor", "prepare", "verify", "repair", "info",
-    "loader", "sample", "bench", "clean", "help",
+    "loader", "sample", "bench", "cluster-up",
+    "cluster-down", "cluster-status", "clean", "help",
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_make_alone_lists_every_target_with_what_it_is_for(tmp_path):
     assert done.returncode == 0
     assert set(listed) == TARGETS
     assert done.stdout == _make(tmp_path, "help").stdout
-    for knob in ("DATA", "STORE", "SPLIT", "SIZES", "WORKERS", "ARGS"):
+    for knob in ("DATA", "STORE", "SPLIT", "SIZES", "WORKERS", "CLUSTER", "CERTS", "ARGS"):
         assert f" {knob} " in done.stdout
 
 
@@ -56,12 +57,20 @@ def test_no_target_is_a_file():
         (["repair", "STORE=/s"], 'repair "/s"'),
         (["info", "STORE=/s", "ARGS=--json"], 'info "/s" --json'),
         (["loader", "STORE=/s", "ARGS=--cold"], 'loader "/s" --cold'),
+        (["cluster-up", "WORKERS=2"], "cluster up --workers 2"),
+        (["cluster-status"], "cluster status"),
+        (["cluster-down"], "cluster down"),
+        (["repair", "STORE=/s", "CLUSTER=tls://h:8786"], 'repair "/s" --cluster "tls://h:8786"'),
         (["doctor"], "doctor"),
         (["sample"], 'sample "sample"'),
         (["sample", "DATA=/d", "ARGS=--images 9"], 'sample "/d" --images 9'),
         (
             ["prepare", "DATA=/a b", "STORE=/s", "SPLIT=val", "SIZES=72 224", "WORKERS=3"],
             'prepare "/a b" "/s" --split val --sizes 72 224 --workers 3',
+        ),
+        (
+            ["prepare", "DATA=/a", "STORE=/s", "SPLIT=val", "CLUSTER=ssh:/h", "CERTS=/c d"],
+            'prepare "/a" "/s" --split val --cluster "ssh:/h" --certs "/c d"',
         ),
     ],
 )

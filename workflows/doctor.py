@@ -21,6 +21,7 @@ from workflows import pillow
 from workflows.environment import Environment
 from workflows.machine import (
     Finding,
+    cluster_found,
     files_found,
     gpu_found,
     machine_found,
@@ -46,11 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words of `tesserae doctor`."""
     parser.add_argument("store", metavar="STORE", nargs="?", help="where room is looked for (here)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="say what is open of a cluster, too")
+    parser.add_argument("--certs", metavar="DIR", help="certificates for tls://")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything and show it; see the module's text."""
     findings = examine(args.store or ".")
+    if args.cluster:
+        findings += safely("cluster", lambda: cluster_found(args.cluster, args.certs))
     broken = any(finding.state == "broken" for finding in findings)
     if args.json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}, indent=1))

@@ -83,6 +83,28 @@ def ports_found() -> Iterator[Finding]:
         yield Finding("ports", "note", found, advice)
 
 
+def cluster_found(address: str, certs: str | None) -> Iterator[Finding]:
+    """Say what scheduler and workers of a cluster listen on, and which of it others reach."""
+    from cluster import certificates, ports
+    from cluster.errors import ClusterError
+    from cluster.remote import connect
+
+    try:
+        with connect(address, certificates.folder(certs), seconds=20) as client:
+            found = ports.listening(client)
+    except ClusterError as e:
+        yield Finding("cluster", "broken", f"{address} cannot be looked at", str(e))
+        return
+    for port in found:
+        reach = "reached from elsewhere" if port.open else "this machine only"
+        what = f"{port.host} {port.address}:{port.port}: {port.why}; {reach}"
+        if port.open and not port.safe:
+            advice = "It asks nobody who they are. Start the cluster with certificates."
+            yield Finding("cluster", "note", what, advice)
+        else:
+            yield Finding("cluster", "ok", what)
+
+
 def is_free(port: int) -> bool:
     """Say whether a server could listen on *port* of the loopback address."""
     with socket.socket() as probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -150,6 +151,16 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     assert all(name.startswith("127.0.0.1:") for name in named)
     assert "not known" not in said.out
     assert "elsewhere" not in said.out
+
+
+def test_the_doctor_says_what_is_open(standing: Standing) -> None:
+    """The same ports, none of which needs advice."""
+    done = standing.run("doctor", "--cluster", standing.address, "--json")
+    lines = [f for f in json.loads(done.out)["findings"] if f["subject"] == "cluster"]
+    assert len(lines) == 8
+    assert {line["state"] for line in lines} == {"ok"}
+    nobody = standing.run("doctor", "--cluster", "tls://127.0.0.1:1")
+    assert "does not answer" in nobody.out
 
 
 def test_keys_are_nobody_elses(standing: Standing) -> None:
