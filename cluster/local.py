@@ -3,6 +3,8 @@
 What differs from `LocalCluster()`, beside what `dask.yaml` sets, and why:
 
 * All of it listens on the loopback address; the dashboard too.
+* Its comms are encrypted, with certificates made for it: other users of this machine reach the
+  loopback address too, and whoever reaches a scheduler runs code as its user.
 * Workers come out of a fork server (`cluster.forking`).
 * The dashboard is loaded when somebody opens it (`cluster.dashboard`).
 * Workers have no dashboards of their own: each would import bokeh for a page that nobody opens.
@@ -23,11 +25,14 @@ from typing import cast
 
 from distributed import LocalCluster, Scheduler
 
+from cluster import certificates
 from cluster.dashboard import offer
 from cluster.forking import start_fork_server
 from cluster.settings import hush, in_force
 
 DASHBOARD_PORT = 8787
+DAYS = 365.0
+"""A certificate's life, which no run outlives."""
 KEEP_SECONDS = 5.0
 """Between two looks at whether workers are gone."""
 
@@ -69,6 +74,7 @@ class Local:
         self.workers = workers
         self.threads = threads
         self._checked = time.monotonic()
+        self.security = certificates.in_memory(certificates.make(days=DAYS))
         self._config = in_force()
         hush()
         start_fork_server(preload)
@@ -77,6 +83,8 @@ class Local:
             threads_per_worker=threads,
             processes=True,
             host="127.0.0.1",
+            protocol="tls://",
+            security=self.security,
             dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},  # without an address it takes port 8787
             worker_dashboard_address=None,

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from cluster import local
+from cluster import certificates, local
 from cluster.local import Local
 from cluster.settings import allocator
 from tests.commands import wait_until
@@ -53,6 +53,16 @@ def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
     ]
     assert len(listening) >= 6
     assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_nobody_without_its_certificate_is_let_in(cluster: Local) -> None:
+    """Other users of the machine reach the loopback address too."""
+    address = cluster.cluster.scheduler_address
+    assert address.startswith("tls://127.0.0.1:")
+    foreign = certificates.in_memory(certificates.make())
+    for where, security in [(address, foreign), (address.replace("tls:", "tcp:"), None)]:
+        with pytest.raises(OSError, match=r"."):
+            Client(where, security=security, timeout="5s")
 
 
 def test_the_dashboard_is_there_for_whoever_looks() -> None:
