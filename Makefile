@@ -93,7 +93,7 @@ help: ## Show this list
 	@echo "  DATA      the images: a folder, an archive or a URL, e.g. DATA=/path/to/ILSVRC2012"
 	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
 	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
-	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:hosts.txt"
+	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
 	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
 from cluster.dashboard import offer
+from cluster.errors import ClusterError
 from cluster.forking import start_fork_server
 from cluster.settings import hush, in_force
 
@@ -132,6 +133,38 @@ class Local:
         if kind is not None:
             self.abandon()
         self.close()
+
+
+def scheduler_here(host: str, files: Mapping[str, bytes], *, dashboard: bool) -> LocalCluster:
+    """A scheduler in this process that listens on *host*, without workers.
+
+    Args:
+        host: The address by which workers reach it.
+        files: Its certificates, as `certificates.make` makes them.
+        dashboard: Whether to serve the dashboard, on the loopback address.
+
+    Raises:
+        ClusterError: It cannot listen there.
+    """
+    try:
+        made = LocalCluster(
+            n_workers=0,
+            processes=False,
+            host=host,
+            protocol="tls://",
+            security=certificates.in_memory(files),
+            dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs="CRITICAL",
+        )
+    except (OSError, RuntimeError) as e:
+        raise ClusterError(
+            f"no scheduler can listen on {host} ({e.__cause__ or e}): is it an address of this"
+            " machine?"
+        ) from e
+    if dashboard:
+        offer(cast(Scheduler, made.scheduler))
+    return made
 
 
 def dashboard_address() -> str:

@@ -20,14 +20,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from distributed import Client, LocalCluster, Scheduler
+from distributed import Client
 
 from cluster import certificates
-from cluster.dashboard import offer
 from cluster.errors import ClusterError
-from cluster.local import dashboard_address
+from cluster.local import scheduler_here
 from cluster.settings import hush, in_force
 
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
@@ -114,22 +112,11 @@ class Ssh:
         self._say = say
         self._hosts = hosts.hosts
         self._files = certificates.make()
-        self.security = certificates.in_memory(self._files)
         self._config = in_force()
         hush()
         self._links: list[_Link] = []
-        self.cluster = LocalCluster(
-            n_workers=0,
-            processes=False,
-            host=hosts.scheduler or _seen_address(hosts.hosts),
-            protocol="tls://",
-            security=self.security,
-            dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs="CRITICAL",
-        )
-        if dashboard:
-            offer(cast(Scheduler, self.cluster.scheduler))
+        host = hosts.scheduler or _seen_address(hosts.hosts)
+        self.cluster = scheduler_here(host, self._files, dashboard=dashboard)
         self._checked = self._beaten = time.monotonic()
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
 
@@ -145,7 +132,7 @@ class Ssh:
 
     def client(self) -> Client:
         """A client of it."""
-        return Client(self.cluster, security=self.security)
+        return Client(self.cluster)
 
     def check(self) -> None:
         """See that no machine has given up while nobody works yet.

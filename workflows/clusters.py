@@ -3,6 +3,7 @@
     local                  workers on this machine, for as long as the command runs (default)
     tcp://... tls://...    a scheduler that runs already
     ssh:FILE               workers on the machines that FILE names, for as long as the command runs
+    slurm:FILE             workers of a batch system, as the profile FILE says
 
 It is started, or connected to, when it is first needed and no earlier.
 """
@@ -19,10 +20,11 @@ from types import TracebackType
 
 from distributed import Client
 
-from cluster import certificates
+from cluster import allocation, certificates, keeper, programs
 from cluster.errors import ClusterError
 from cluster.local import Local, cores
 from cluster.remote import check_address, connect, wait_for
+from cluster.slurm import SlurmJobs, read_profile
 from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
 from pipeline.errors import TesseraeError
@@ -44,6 +46,9 @@ CODE = ("pipeline",)
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 
+FAR = ("ssh:", "slurm:")
+"""Workers on other machines, for as long as a command runs."""
+
 
 def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The words that say where a command runs."""
@@ -51,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
         "--cluster",
         default="local",
         metavar="WHERE",
-        help="local, a scheduler that runs: tls://HOST:8786, or ssh:hosts.txt (local)",
+        help="local, tls://HOST:8786 that runs, ssh:hosts.txt, slurm:profile.yaml (local)",
     )
     parser.add_argument(
         "--certs", metavar="DIR", help="certificates for tls:// ($TESSERAE_CERTS, or this user's)"
@@ -74,6 +79,33 @@ def of(args: argparse.Namespace) -> Cluster:
         where=args.cluster,
         certs=args.certs,
     )
+
+
+def work_for_first(args: argparse.Namespace) -> bool:
+    """In a process that srun started to work, do so until the first has ended; whether it is one.
+
+    Of the processes of a step of Slurm the first alone runs the command.
+    """
+    if not args.cluster.startswith("slurm:"):
+        return False
+    profile = read_profile(Path(args.cluster.removeprefix("slurm:")))
+    if profile.way != "allocation" or allocation.place_in_step() == 0:
+        return False
+    address, folder, ended = allocation.wait_for_first(profile)
+    workers = cores() if args.workers is None else args.workers
+    gpus = programs.gpus()
+    wish = programs.WorkerWish(
+        address=address,
+        workers=workers,
+        threads=args.threads,
+        memory_limit=limit_bytes() // (workers + len(gpus)),
+        gpus=gpus,
+        scratch=None if profile.scratch is None else Path(profile.scratch),
+        certificates=folder,
+        preload=PRELOAD,
+    )
+    keeper.keep(programs.workers(wish), say=_notice, done=ended)
+    return True
 
 
 class Cluster:
@@ -106,15 +138,19 @@ class Cluster:
         self._shape = (workers, threads)
         self._dashboard = dashboard
         self._stack = ExitStack()
-        self._kept: Local | Ssh | None = None
+        self._kept: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         """The client, and with it workers that are there."""
         if self._client is None:
-            start = {"local": self._start, "ssh": self._start_ssh}.get(_way(self._where))
-            self._client = self._connect() if start is None else start()
+            if self._where == "local":
+                self._client = self._start()
+            elif self._where.startswith(FAR):
+                self._client = self._start_far()
+            else:
+                self._client = self._connect()
             wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
         return self._client
 
@@ -161,19 +197,28 @@ class Cluster:
             print(f"dashboard: {local.dashboard}", flush=True)
         return client
 
-    def _start_ssh(self) -> Client:
-        hosts = read_hosts(Path(self._where.removeprefix("ssh:")))
+    def _start_far(self) -> Client:
         with held_back():
-            made = self._stack.enter_context(Ssh(hosts, dashboard=self._dashboard, say=_notice))
+            made = self._make()
+            self._stack.push(made)
             self._kept = made
             client: Client = self._stack.enter_context(made.client())
         if self._dashboard:
             print(f"dashboard: {made.dashboard}", flush=True)
-        until = time.monotonic() + WAIT_SECONDS
-        while not client.nthreads() and time.monotonic() < until:
+        while not client.nthreads():  # a batch system may take its time
             made.check()
+            made.keep()
             time.sleep(LOOK_SECONDS)
         return client
+
+    def _make(self) -> Ssh | SlurmJobs | allocation.Allocation:
+        way, _, file = self._where.partition(":")
+        if way == "ssh":
+            return Ssh(read_hosts(Path(file)), dashboard=self._dashboard, say=_notice)
+        profile = read_profile(Path(file))
+        if profile.way == "allocation":
+            return allocation.Allocation(profile, dashboard=self._dashboard)
+        return SlurmJobs(profile, dashboard=self._dashboard, say=_notice)
 
     def _connect(self) -> Client:
         folder = certificates.folder(self._certs)
@@ -204,14 +249,13 @@ def check_where(where: str) -> None:
     if where.startswith("ssh:"):
         read_hosts(Path(where.removeprefix("ssh:")))
         return
+    if where.startswith("slurm:"):
+        read_profile(Path(where.removeprefix("slurm:")))
+        return
     try:
         check_address(where)
     except ClusterError as e:
-        raise ClusterError(f"--cluster: {e} Or local, or ssh:FILE.") from None
-
-
-def _way(where: str) -> str:
-    return "ssh" if where.startswith("ssh:") else where
+        raise ClusterError(f"--cluster: {e} Or local, ssh:FILE or slurm:FILE.") from None
 
 
 def _notice(line: str) -> None:

@@ -228,6 +228,8 @@ def read_options(args: argparse.Namespace) -> Options:
 def run(args: argparse.Namespace) -> int:
     """Prepare every split that was asked for."""
     options = read_options(args)
+    if clusters.work_for_first(args):
+        return 0
     try:
         runs = prepare(options)
         report_store(options.store, runs)

@@ -62,6 +62,8 @@ class Repair:
 def run(args: argparse.Namespace) -> int:
     """Repair what is damaged; 1 if anything is left."""
     left = 0
+    if clusters.work_for_first(args):
+        return 0
     with clusters.of(args) as cluster:
         cluster.look()
         for split in chosen_splits(open_objects(args.store), args.split):

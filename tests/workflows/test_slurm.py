@@ -1,0 +1,275 @@
+"""Workers of Slurm: of a real one of three nodes on this machine, in both ways."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.slurm import read_profile
+from tests.commands import PATIENCE, ROOT, committed, run, saboteur, start, wait_until
+from tests.pictures import contents, make_folder
+from tests.workflows.test_cluster import free_port
+from tests.workflows.test_hosts import TAKE_TIME
+
+TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
+NODES = 3
+
+CONFIGURATION = """
+ClusterName=tesserae
+SlurmctldHost={host}(127.0.0.1)
+AuthType=auth/munge
+CryptoType=crypto/munge
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPort={port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+KillWait=2
+OverTimeLimit=0
+SlurmdParameters=config_overrides
+"""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm of this test's."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Which leads to it."""
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def ask(self, *words: str) -> str:
+        """What one of its commands says."""
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, timeout=PATIENCE,
+            env={**os.environ, **self.environment},
+        )  # fmt: skip
+        return done.stdout
+
+    def profile(self, text: str) -> Path:
+        """A profile for it."""
+        file = self.folder / "profile.yaml"
+        file.write_text(f"host: 127.0.0.1\nshared: {self.folder}/shared\n{text}")
+        return file
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """Three nodes of four cores, as many as are said to be."""
+    tools = ("slurmctld", "slurmd", "munged", "sbatch")
+    if os.geteuid() != 0 or not all(map(shutil.which, tools)):
+        pytest.skip("needs Debian's slurm-wlm and munge, and root")
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    host = os.uname().nodename.partition(".")[0]
+    lines = [CONFIGURATION.format(host=host, port=free_port(), folder=folder)]
+    lines += [
+        f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=4"
+        " RealMemory=4000 State=UNKNOWN"
+        for i in range(NODES)
+    ]
+    lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+    (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+    made = Slurm(folder)
+    munge_was = subprocess.run(["pgrep", "munged"], check=False, capture_output=True).returncode
+    if munge_was:
+        key = Path("/etc/munge/munge.key")
+        if not key.exists():
+            key.write_bytes(os.urandom(1024))
+        for path in (key, Path("/run/munge")):
+            path.mkdir(exist_ok=True) if path.suffix == "" else path.chmod(0o400)
+            shutil.chown(path, "munge", "munge")
+        subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", shutil.which("munged")], check=True)
+    environment = {**os.environ, **made.environment}
+    daemons = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", f"n{i}"] for i in range(NODES))]
+    processes = [
+        subprocess.Popen(
+            words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for words in daemons
+    ]
+    try:
+        assert wait_until(lambda: _idle(made) == NODES)
+        yield made
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(PATIENCE)
+        if munge_was:
+            subprocess.run(["pkill", "munged"], check=False)
+
+
+def _idle(slurm: Slurm) -> int:
+    try:
+        return slurm.ask("sinfo", "--noheader", "--Node", "--states=idle").count("idle")
+    except subprocess.CalledProcessError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 shards."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 1_120)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
+    """The store of a run on this machine."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = run("prepare", source, folder / "store", *TINY, scratch=folder)
+    assert done.status == 0, done.err
+    return contents(folder / "store")
+
+
+def left_over(mark: str) -> list[psutil.Process]:
+    """Processes of workers that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TESSERAE_SLURM_TEST") == mark:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_jobs_that_reach_their_walltime_are_submitted_again(
+    slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """In the middle of shards: the same bytes, and nothing in the queue afterwards."""
+    file = slurm.profile("jobs:\n  cpu: {count: 1, cores: 1, memory: 1GB, walltime: '00:01:00'}\n")
+    store = tmp_path / "store"
+    with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
+        done = run(
+            *("prepare", source, store, *TINY, "--cluster", f"slurm:{file}"),
+            scratch=tmp_path,
+            extra_path=slow,
+            seconds=300,
+            TESSERAE_SLURM_TEST="jobs",
+            **slurm.environment,
+        )
+    assert done.status == 0, done.err + done.out
+    assert done.out.count("has ended; another is submitted") >= 1
+    assert contents(store) == expected
+    assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
+    assert not left_over("jobs")
+    assert not list((slurm.folder / "shared").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_killed_command_leaves_jobs_that_end(slurm: Slurm, source: Path, tmp_path: Path) -> None:
+    """Ctrl-C cancels them."""
+    file = slurm.profile("jobs:\n  cpu: {count: 2, cores: 1, memory: 1GB}\n")
+    words = ("prepare", source, tmp_path / "store", *TINY, "--cluster", f"slurm:{file}")
+    with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
+        environment = {"TESSERAE_SLURM_TEST": "stopped", **slurm.environment}
+        with start(*words, scratch=tmp_path, extra_path=slow, **environment) as command:
+            assert wait_until(lambda: committed(tmp_path / "store") > 0), command.err
+            command.process.send_signal(signal.SIGINT)
+            assert command.wait() == 130
+            assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
+            assert wait_until(lambda: not left_over("stopped"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_one_allocation_holds_everything(
+    slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """Scheduler, command and workers, all started by srun; the job ends with the command."""
+    file = slurm.profile("way: allocation\n")
+    words = ["prepare", source, tmp_path / "store", *TINY, "--workers", 1]
+    words += ["--cluster", f"slurm:{file}"]
+    command = " ".join([sys.executable, "-m", "workflows", *map(str, words)])
+    script = tmp_path / "prepare.sh"
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH -N{NODES} --ntasks-per-node=1 -o {tmp_path}/out\n"
+        f"cd {ROOT}\nexport TESSERAE_SLURM_TEST=allocation\nsrun {command}\n"
+        f"echo ended $? > {tmp_path}/ended\n"
+    )
+    slurm.ask("sbatch", str(script))
+    assert wait_until((tmp_path / "ended").exists, 2 * PATIENCE), (tmp_path / "out").read_text()
+    assert (tmp_path / "ended").read_text() == "ended 0\n", (tmp_path / "out").read_text()
+    assert contents(tmp_path / "store") == expected
+    assert wait_until(lambda: not left_over("allocation"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_jobs_that_cannot_work_are_not_submitted_for_ever(
+    slurm: Slurm, source: Path, tmp_path: Path
+) -> None:
+    """Three that end at once are said, with their logs."""
+    file = slurm.profile(
+        "python: /nowhere/python\njobs:\n  cpu: {count: 1, cores: 1, memory: 1GB}\n"
+    )
+    words = ("prepare", source, tmp_path / "store", *TINY, "--cluster", f"slurm:{file}")
+    started = time.monotonic()
+    done = run(*words, scratch=tmp_path, seconds=150, **slurm.environment)
+    assert done.status == 1
+    assert "end as soon as they begin" in done.err
+    assert time.monotonic() - started < 120
+    assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "makes no sense"),
+        ("{", "cannot be read"),
+        ("speed: 9", "'speed' makes no sense"),
+        ("way: wings", "way is 'wings'"),
+        ("way: jobs", "jobs names none"),
+        ("jobs: 3", "jobs is 3"),
+        ("jobs: {cpu: {count: 1, cores: 1}}", "memory is missing"),
+        ("jobs: {cpu: {count: -1, cores: 1, memory: 1GB}}", "count is -1"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}", "'colour' makes no sense"),
+    ],
+)
+def test_a_profile_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """With the value."""
+    file = tmp_path / "profile.yaml"
+    file.write_text(text)
+    with pytest.raises(ClusterError, match=says):
+        read_profile(file)
+
+
+def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
+    """Anything else is a sentence."""
+    file = tmp_path / "profile.yaml"
+    file.write_text("way: allocation\n")
+    words = ("prepare", tmp_path, tmp_path / "s", "--cluster", f"slurm:{file}")
+    done = run(*words, scratch=tmp_path)
+    assert (done.status, "for what srun starts" in done.err) == (1, True)
+    alone = {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+    done = run(*words, scratch=tmp_path, **alone)
+    assert (done.status, "srun started one process" in done.err) == (1, True)
