@@ -18,6 +18,7 @@ from distributed import Client
 
 from cluster import certificates
 from cluster.errors import ClusterError
+from cluster.heartbeat import Heartbeat
 from cluster.local import scheduler_here
 from cluster.settings import hush, in_force
 from cluster.slurm import Profile, host_of, workers_part
@@ -43,7 +44,7 @@ class Allocation:
         self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
         certificates.write(self._folder, workers_part(files))
         _write(self._folder / ADDRESS, str(self.cluster.scheduler_address))
-        self._beaten = time.monotonic()
+        self._heart = Heartbeat((self._folder / ADDRESS).touch, BEAT_SECONDS)
 
     @property
     def dashboard(self) -> str:
@@ -58,14 +59,11 @@ class Allocation:
         """Nothing to look after."""
 
     def keep(self) -> None:
-        """Say that we live."""
-        if time.monotonic() - self._beaten > BEAT_SECONDS:
-            self._beaten = time.monotonic()
-            with suppress(OSError):
-                (self._folder / ADDRESS).touch()
+        """Nothing to look after."""
 
     def close(self) -> None:
         """Send the others home, and stop the scheduler."""
+        self._heart.stop()
         with suppress(OSError):
             (self._folder / ADDRESS).unlink(missing_ok=True)
         until = time.monotonic() + LEAVE_SECONDS

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -101,6 +102,9 @@ def write(place: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         FileExistsError: There are some already.
     """
+    for name in files:
+        if (place / name).exists():  # or half of them would be of one authority, half of another
+            raise FileExistsError(f"{place / name} is there already.")
     place.mkdir(parents=True, mode=0o700, exist_ok=True)
     for name, data in files.items():
         secret = name == TOKEN or name.endswith(".key")
@@ -139,9 +143,39 @@ def security(place: Path, roles: Sequence[str] = ROLES) -> Security:
                 f"others than you can read {path}. If nobody has: chmod 600 {path}; else make"
                 " new ones with `tesserae cluster certs --renew`."
             )
+    authority = _load(place / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
         _check_age(path)
+        try:
+            _load(path).verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            raise CertificateError(
+                f"{path} is not of the authority in {place / AUTHORITY}. Copy both from one place,"
+                " or make all of them again with `tesserae cluster certs --renew`."
+            ) from None
     return Security(require_encryption=True, tls_min_version=ssl.TLSVersion.TLSv1_3, **fields)
+
+
+def check_token(place: Path) -> None:
+    """Refuse a dashboard whose token is missing, empty or known to others.
+
+    Raises:
+        CertificateError: With what to do.
+    """
+    path = place / TOKEN
+    try:
+        known = path.stat().st_mode & 0o077
+        text = path.read_text().strip()
+    except OSError as e:
+        raise CertificateError(
+            f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from where the"
+            " certificates were made, or make all of them again."
+        ) from None
+    if not text or known:
+        raise CertificateError(
+            f"the dashboard's token {path} is {'read by others' if text else 'empty'}. Make new"
+            " certificates with `tesserae cluster certs --renew`."
+        )
 
 
 def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
@@ -159,8 +193,12 @@ def expiry(path: Path) -> datetime:
     Raises:
         CertificateError: It is none.
     """
+    return _load(path).not_valid_after_utc
+
+
+def _load(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
         raise CertificateError(f"{path} is no certificate.") from None
 

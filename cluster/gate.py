@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ OPEN = ("/health",)
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Close the gate of *scheduler*, as Dask loads this module."""
-    close(scheduler.http_application, Path(os.environ[TOKEN_FILE]).read_text().strip())
+    """Close the gate of *scheduler*, as Dask loads this module.
+
+    Dask goes on without a module that fails: then nobody is let in at all.
+    """
+    try:
+        token = Path(os.environ[TOKEN_FILE]).read_text().strip()
+    except (KeyError, OSError):
+        token = ""
+    close(scheduler.http_application, token or secrets.token_urlsafe(32))
 
 
 def close(application: web.Application, token: str) -> None:
@@ -58,7 +66,9 @@ class _Refuse(web.RequestHandler):
     def prepare(self) -> None:
         self.set_status(401)
         self.set_header("WWW-Authenticate", "Bearer")
-        self.finish("Open this address with ?token=... once; `tesserae cluster status` says it.\n")
+        self.finish(
+            "Open this with ?token=... once; it is in the file token beside the certificates.\n"
+        )
 
 
 class _Welcome(web.RequestHandler):

@@ -25,6 +25,9 @@ STOP_SECONDS = 20.0
 """Between being asked to stop and being killed."""
 LOOK_SECONDS = 0.2
 
+PARENT = "TESSERAE_KEEPER"
+"""The environment variable with the number of the keeper, which what it starts does not outlive."""
+
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -67,7 +70,7 @@ class _Kept:
         if now >= self._again:
             self._begun = now
             self.starts += 1
-            environment = {**os.environ, **self.program.environment}
+            environment = {**os.environ, **self.program.environment, PARENT: str(os.getpid())}
             self.process = subprocess.Popen(self.program.words, env=environment)
 
     def signal(self, number: int) -> None:

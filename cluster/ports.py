@@ -38,9 +38,12 @@ class Port:
 def listening(client: Client) -> list[Port]:
     """Every port that scheduler, nannies and workers of *client* listen on, each asked itself."""
     found = list(client.run_on_scheduler(_of_scheduler))
-    for answers in (client.run(_of_worker), client.run(_of_nanny, nanny=True)):
+    for answers in (
+        client.run(_of_worker, on_error="return"),
+        client.run(_of_nanny, nanny=True, on_error="return"),
+    ):
         for ports in answers.values():
-            found += ports
+            found += ports if isinstance(ports, list) else []
     # Nannies of one process each know their own; what none of them knows is still open.
     known = {(port.host, port.address, port.port): port for port in found if port.why}
     others = {(port.host, port.address, port.port): port for port in found}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 from distributed.utils import get_ip
 
 from cluster import certificates
-from cluster.errors import CertificateError
+from cluster.errors import CertificateError, ClusterError
 from cluster.gate import TOKEN_FILE
 from cluster.keeper import Program
 from cluster.remote import check_address
@@ -83,17 +84,22 @@ def scheduler(wish: SchedulerWish) -> Program:
     Raises:
         CertificateError: It would take anybody, or show its dashboard to anybody.
     """
+    for name, port in (("--port", wish.port), ("--dashboard-port", wish.dashboard_port)):
+        if not 1 <= port <= 65_535:
+            raise ValueError(f"{name} is {port}: expected 1 to 65535.")
     _check_open(wish.host, "a scheduler", wish.certificates, insecure=wish.insecure)
     environment: dict[str, str] = {}
     preload = list(wish.preload)
-    if not _is_loopback(wish.dashboard_host):
+    if not is_loopback(wish.dashboard_host):
         if wish.certificates is None:
             raise CertificateError(
                 f"a dashboard on {wish.dashboard_host} shows code, logs and paths to whoever asks."
                 " Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1 and"
                 " reach it through ssh."
             )
-        preload.append("cluster.gate")
+        certificates.check_token(wish.certificates)
+        # First: what is loaded before it would be open if the next one failed.
+        preload.insert(0, "cluster.gate")
         environment[TOKEN_FILE] = str(wish.certificates / certificates.TOKEN)
         tls = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
         environment[tls + "CERT"] = str(wish.certificates / "scheduler.pem")
@@ -197,7 +203,7 @@ def _encrypted(folder: Path | None) -> dict[str, str]:
 
 
 def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) -> None:
-    if folder is None and not insecure and not _is_loopback(host):
+    if folder is None and not insecure and not is_loopback(host):
         raise CertificateError(
             f"{what} on {host} without certificates runs code for whoever reaches it. Make them"
             " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
@@ -205,7 +211,26 @@ def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) ->
         )
 
 
-def _is_loopback(host: str) -> bool:
+def check_free(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on.
+
+    Raises:
+        ClusterError: With what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            raise ClusterError(
+                f"nothing can listen on {host}:{port} ({e.strerror}). Name another with --host and"
+                " --port, or --dashboard-host and --dashboard-port."
+            ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*."""
     if host == "localhost":
         return True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from distributed import Client, Scheduler
+from distributed.security import Security
 
 from cluster import certificates
 from cluster.errors import CertificateError, ClusterError
 from cluster.settings import hush, in_force
 
 LOOK_SECONDS = 0.1
+GRACE_SECONDS = 2.0
 
 
 def check_address(address: str) -> None:
@@ -48,6 +51,8 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
         ClusterError: The scheduler does not answer.
     """
     check_address(address)
+    if not 0 < seconds <= 10_000_000:
+        raise ValueError(f"--seconds is {seconds:g}: expected more than 0.")
     tls = address.startswith("tls://")
     if tls and certs is None:
         raise CertificateError(
@@ -57,17 +62,34 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
         )
     security = certificates.security(certs, ["client"]) if tls and certs else None
     hush()
-    with in_force():
+    with in_force(), _client(address, security, seconds) as client:
+        yield client
+
+
+def _client(address: str, security: Security | None, seconds: float) -> Client:
+    # In a thread: Dask waits for ever for a peer that takes a connection and then says nothing, and
+    # a person's Ctrl-C is for this one.
+    made: list[Client | Exception] = []
+
+    def make() -> None:
         try:
-            client = Client(address, security=security, timeout=f"{seconds:.0f}s")
-        except (OSError, RuntimeError) as e:
-            raise ClusterError(
-                f"the scheduler {address} does not answer ({_first_line(e.__cause__ or e)}). See"
-                " that it runs, that this machine reaches it, and, with TLS, that both hold"
-                " certificates of one authority."
-            ) from e
-        with client:
-            yield client
+            made.append(Client(address, security=security, timeout=max(1.0, seconds)))
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is told below
+            made.append(e)
+
+    thread = threading.Thread(target=make, name="connect", daemon=True)
+    thread.start()
+    thread.join(seconds + GRACE_SECONDS)
+    found = made[0] if made else TimeoutError("it takes the connection, and says nothing")
+    if isinstance(found, Client):
+        return found
+    if not isinstance(found, OSError | RuntimeError):
+        raise found
+    raise ClusterError(
+        f"the scheduler {address} does not answer ({_first_line(found.__cause__ or found)}). See"
+        " that it runs, that this machine reaches it, and, with TLS, that both hold certificates of"
+        " one authority."
+    ) from found
 
 
 def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:

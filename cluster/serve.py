@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cluster.forking import start_fork_server
+from cluster.keeper import PARENT
 from cluster.settings import in_force
 
 _PR_SET_PDEATHSIG = 1
@@ -36,11 +37,10 @@ def main(words: Sequence[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before we asked
-        sys.exit(1)
+    if str(os.getppid()) != os.environ.get(PARENT, str(os.getppid())):
+        sys.exit(1)  # it ended before we asked
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from distributed import Client
 
 from cluster import certificates
 from cluster.errors import ClusterError
+from cluster.heartbeat import Heartbeat
 from cluster.local import scheduler_here
 from cluster.settings import hush, in_force
 
@@ -117,8 +118,9 @@ class Ssh:
         self._links: list[_Link] = []
         host = hosts.scheduler or _seen_address(hosts.hosts)
         self.cluster = scheduler_here(host, self._files, dashboard=dashboard)
-        self._checked = self._beaten = time.monotonic()
+        self._checked = time.monotonic()
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
+        self._heart = Heartbeat(self._beat, BEAT_SECONDS)
 
     @property
     def address(self) -> str:
@@ -148,12 +150,8 @@ class Ssh:
                 )
 
     def keep(self) -> None:
-        """Say that we live, and try machines again that were lost. May be called all the time."""
+        """Try machines again that were lost. May be called all the time."""
         now = time.monotonic()
-        if now - self._beaten > BEAT_SECONDS:
-            self._beaten = now
-            for link in self._links:
-                link.beat()
         if now - self._checked > KEEP_SECONDS:
             self._checked = now
             for place, link in enumerate(self._links):
@@ -163,8 +161,13 @@ class Ssh:
                     link.wait(0)
                     self._links[place] = _Link(link.host, self.address, self._files)
 
+    def _beat(self) -> None:
+        for link in list(self._links):
+            link.beat()
+
     def close(self) -> None:
         """Stop workers everywhere, and the scheduler."""
+        self._heart.stop()
         for link in self._links:
             link.hang_up()
         until = time.monotonic() + CLOSE_SECONDS

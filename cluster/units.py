@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster.remote import check_address
 
 _UNIT = """\
 [Unit]
@@ -42,9 +45,13 @@ def texts(address: str, user: str, certs: Path) -> dict[str, str]:
         certs: The folder of certificates on each machine.
     """
     tesserae = f"{sys.executable} -m workflows cluster"
-    host = address.rpartition("://")[2].rpartition(":")[0]
+    check_address(address)
+    if any(not c.isprintable() or c in ' "\\%' for c in f"{user}{certs}"):
+        raise ValueError("--user and --certs: expected no spaces, quotes, % or control characters.")
+    split = urlsplit(address)
+    where = f"--host {split.hostname} --port {split.port}"
     wanted = {
-        "tesserae-scheduler.service": ("scheduler", f"scheduler --host {host} --once"),
+        "tesserae-scheduler.service": ("scheduler", f"scheduler {where} --once"),
         "tesserae-worker.service": ("workers", f"worker {address}"),
     }
     return {

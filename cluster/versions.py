@@ -30,6 +30,8 @@ def compare(client: Client, packages: Sequence[str], code: Sequence[str]) -> lis
     answers = client.run(installed, tuple(packages), tuple(code), on_error="return")
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, found in sorted(answers.items()):
+        if isinstance(found, OSError):
+            continue  # it is just ending, or does not answer: nothing is known of it
         if not isinstance(found, dict):
             raise ClusterError(
                 f"worker {worker} cannot run what is asked of it ({type(found).__name__}: {found})."

@@ -32,8 +32,9 @@ class NoCluster:
     def look(self) -> None:
         """Nothing to connect to."""
 
-    def worker_bytes(self) -> None:
+    def worker_memory(self) -> list[tuple[int, int]]:
         """Nobody's memory is limited."""
+        return []
 
     def __enter__(self) -> Self:
         return self

@@ -260,9 +260,8 @@ def _say_scheduler(wish: SchedulerWish) -> None:
         print(f"  certificates: {wish.certificates}; workers and clients elsewhere need copies of")
         print("    ca.pem and of their own role's .pem and .key")
         print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
-    say_dashboard(
-        wish.dashboard_host, wish.dashboard_port, tls=wish.dashboard_host != programs.LOOPBACK
-    )
+    beyond = not programs.is_loopback(wish.dashboard_host)
+    say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
     sys.stdout.flush()
 
 
@@ -306,6 +305,8 @@ def _up(args: argparse.Namespace) -> int:
         print(f"made certificates: {folder}")
     wish = _scheduler_wish(args)
     programs.scheduler(wish)  # what makes no sense is said here, and not in a log
+    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+        programs.check_free(host, port)
     workers = _worker_wish(args, wish.address)
     programs.workers(workers)
     trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
@@ -325,11 +326,15 @@ def _up(args: argparse.Namespace) -> int:
         *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
     )
     _say_scheduler(wish)
-    _address_file(state).write_text(wish.address)
     try:
+        _address_file(state).write_text(wish.address)
         with connect(wish.address, _folder(args), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
-    except ClusterError as e:
+    except BaseException as e:
+        for name in (WORKERS, SCHEDULER):
+            background.stop(state, name)
+        if not isinstance(e, ClusterError):
+            raise
         raise ClusterError(f"{e} See {background.log(state, SCHEDULER).parent}/*.log.") from None
     shown = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     shown += f" and {bytes_text(workers.memory_limit)}"

@@ -170,12 +170,13 @@ class Cluster:
         if self._kept is not None:
             self._kept.keep()
 
-    def worker_bytes(self) -> int | None:
-        """Memory that each worker may use; None if nobody limits it."""
+    def worker_memory(self) -> list[tuple[int, int]]:
+        """Bytes and threads of each worker whose memory is limited."""
         if not self.stands:
-            return limit_bytes() // self._shape[0]
+            workers, threads = self._shape
+            return [(limit_bytes() // workers, threads)]
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return min((w["memory_limit"] for w in workers if w["memory_limit"]), default=None)
+        return [(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
 
     def _start(self) -> Client:
         with held_back():  # half a cluster cannot be closed
@@ -222,8 +223,7 @@ class Cluster:
 
     def _connect(self) -> Client:
         folder = certificates.folder(self._certs)
-        with held_back():
-            return self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
+        return self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
 
     def __enter__(self) -> Cluster:
         return self

@@ -438,13 +438,14 @@ def _check_memory(options: Options, objects: Objects, recipe: Recipe, cluster: C
         task = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
     else:  # an object is PUT whole
         task = 2 * sum(planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes)
-    needed = WORKER_BYTES + options.threads * task
-    there = cluster.worker_bytes()
-    if there is not None and needed > there:
-        raise StoreError(
-            f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB are"
-            " there for each. Have fewer workers, or a new store with fewer --shard-rows."
-        )
+    for there, threads in cluster.worker_memory():
+        needed = WORKER_BYTES + threads * task
+        if needed > there:
+            raise StoreError(
+                f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB"
+                " are there for one. Have fewer workers or threads, or a new store with fewer"
+                " --shard-rows."
+            )
 
 
 def make_shards(

@@ -95,6 +95,8 @@ def ask_workers(client: Client, work: Work) -> None:
     for worker, answer in sorted(answers.items()):
         if isinstance(answer, TesseraeError):
             raise type(answer)(f"worker {worker}: {answer}")
+        if isinstance(answer, OSError):
+            continue  # it is just ending, or does not answer; its tasks are asked again
         if isinstance(answer, BaseException):
             raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 

@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import google_crc32c
 import pyarrow as pa
 
 from pipeline import probe
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
-from pipeline.errors import DecodeError, ReadError, StoreMismatchError
+from pipeline.errors import DecodeError, ReadError, StoreError, StoreMismatchError
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.rows import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
@@ -118,6 +119,7 @@ class Workspace:
             StoreMismatchError: It does not.
         """
         self.work = work
+        _check_begun(work)
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)
@@ -129,6 +131,16 @@ class Workspace:
 
 
 workspace = functools.lru_cache(maxsize=2)(Workspace)
+
+
+def _check_begun(work: Work) -> None:
+    begun = Path(work.store) / layout.TEMPORARY / work.run
+    if "://" not in work.store and not begun.is_dir():
+        raise StoreError(
+            f"on {socket.gethostname()} {work.store} is not the folder in which the run was begun,"
+            " or the run has ended. Every machine must have the same folder under the same path:"
+            " use a network file system, or an object store."
+        )
 
 
 def _check_pixels(kept: recipe.Recipe) -> None:

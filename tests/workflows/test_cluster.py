@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -282,6 +282,62 @@ def test_a_folder_that_a_worker_does_not_see_is_named(
     assert not list((store / "commits").rglob("*.json"))
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("")])
+def test_a_dashboard_without_its_token_is_not_served(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """Nobody would be asked for it."""
+    certs = tmp_path / "certs"
+    assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
+    spoil(certs / "token")
+    words = ("scheduler", "--certs", certs, "--dashboard-host", "0.0.0.0", "--port", free_port())
+    done = run("cluster", *words, scratch=tmp_path)
+    assert done.status == 1
+    assert "the dashboard's token" in done.err
+
+
+def test_certificates_of_two_authorities_are_not_mixed(tmp_path: Path) -> None:
+    """Neither made so, nor taken so."""
+    for name in ("one", "two"):
+        done = run("cluster", "certs", "--certs", tmp_path / name, scratch=tmp_path)
+        assert done.status == 0
+    shutil.copy(tmp_path / "two" / "ca.pem", tmp_path / "one")
+    words = ("wait", "tls://127.0.0.1:1", "--certs", tmp_path / "one")
+    assert "is not of the authority in" in run("cluster", *words, scratch=tmp_path).err
+    (tmp_path / "one" / "ca.pem").unlink()
+    done = run("cluster", "certs", "--certs", tmp_path / "one", scratch=tmp_path)
+    assert (done.status, (tmp_path / "one" / "ca.pem").exists()) == (1, False)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
+    tmp_path: Path, stop: bool
+) -> None:
+    """After the limit it is said; Ctrl-C ends it before."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        seconds = 600 if stop else 1
+        words = ("cluster", "wait", address, "--insecure", "--seconds", seconds)
+        with start(*words, scratch=tmp_path) as command:
+            silent.accept()[0].detach()
+            if stop:
+                command.process.send_signal(signal.SIGINT)
+            assert command.wait() == (130 if stop else 1)
+            assert ("stopped" if stop else "does not answer") in command.err
+
+
+def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
+    """A port that is taken: said at once, and nothing runs."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        state = ("--state", tmp_path / "state")
+        words = ("up", "--port", port, "--certs", tmp_path / "certs", "--workers", 1, *state)
+        done = run("cluster", *words, scratch=tmp_path)
+        assert done.status == 1
+        assert f"nothing can listen on 127.0.0.1:{port}" in done.err
+        assert "nothing runs" in run("cluster", "down", *state, scratch=tmp_path).out
+
+
 def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -> None:
     """Anything else is a sentence, before anything is read."""
     for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
@@ -300,6 +356,10 @@ def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -
         (("worker", "tls://10.0.0.1:8786"), "asks for a certificate"),
         (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
         (("certs", "--days", "0"), "--days is 0"),
+        (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
+        (("wait", "tcp://127.0.0.1:1", "--seconds", "nan"), "--seconds is nan"),
+        (("units", ".", "--address", "foo"), "is no scheduler's address"),
+        (("units", ".", "--certs", "/a b"), "expected no spaces"),
     ],
 )
 def test_nothing_is_open_to_everybody_unless_that_was_said(
