@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from pipeline.errors import SourceError
-from pipeline.ingest.shard import Work, workspace
+from pipeline.ingest.shard import Work, check_begun, workspace
 
 
 def join(work: Work) -> None:
@@ -17,6 +17,7 @@ def join(work: Work) -> None:
         StoreMismatchError: Pictures come out otherwise here.
         SourceError: The source is not here.
     """
+    check_begun(work)
     space = workspace(work)
     root = space.rows.origin.root
     if not space.remote and not Path(root).exists():

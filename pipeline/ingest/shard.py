@@ -119,7 +119,6 @@ class Workspace:
             StoreMismatchError: It does not.
         """
         self.work = work
-        _check_begun(work)
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)
@@ -133,7 +132,12 @@ class Workspace:
 workspace = functools.lru_cache(maxsize=2)(Workspace)
 
 
-def _check_begun(work: Work) -> None:
+def check_begun(work: Work) -> None:
+    """Refuse a folder that is not the one in which the run was begun, or whose run has ended.
+
+    Raises:
+        StoreError: With what every machine needs.
+    """
     begun = Path(work.store) / layout.TEMPORARY / work.run
     if "://" not in work.store and not begun.is_dir():
         raise StoreError(
@@ -166,6 +170,7 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
         StoreMismatchError: The source's bytes are not those of before.
         StoreError: The store could not be written.
     """
+    check_begun(work)
     space = workspace(work)
     before = records.load_commit(space.objects, work.split, shard)
     if before is not None and before.plan != space.plan.digest:
