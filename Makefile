@@ -72,6 +72,10 @@ test: .ready-dev ## Run the quick tests
 test-all: .ready-dev ## Run every test this machine can, with many more examples of each law
 	$(RUN) -m pytest -m "" --hypothesis-profile=thorough $(ARGS)
 
+.PHONY: chaos
+chaos: .ready-dev ## Prepare for ten minutes while everything goes wrong, and compare every byte
+	$(RUN) -m tests.chaos $(ARGS)
+
 .PHONY: lint
 lint: .ready-dev ## Check style, types and the direction of imports
 	$(RUN) -m ruff check .

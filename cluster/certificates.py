@@ -9,10 +9,12 @@ was stolen is answered by making all of them again.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import secrets
 import ssl
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,23 +98,33 @@ def make(*, hosts: Iterable[str] = (), days: float = DAYS) -> dict[str, bytes]:
     return files
 
 
-def write(place: Path, files: Mapping[str, bytes]) -> None:
+def write(place: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write what `make` made, for nobody else to read.
+
+    Args:
+        place: A folder, which is made.
+        files: Their bytes, by name.
+        replace: Whether to replace what is there: once all of the new is written.
 
     Raises:
         FileExistsError: There are some already.
     """
     for name in files:
-        if (place / name).exists():  # or half of them would be of one authority, half of another
+        # Or half of them would be of one authority, half of another.
+        if not replace and (place / name).exists():
             raise FileExistsError(f"{place / name} is there already.")
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     place.mkdir(parents=True, mode=0o700, exist_ok=True)
-    for name, data in files.items():
-        secret = name == TOKEN or name.endswith(".key")
-        path = place / name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        file = os.open(path, flags, 0o600 if secret else 0o644)
-        with os.fdopen(file, "wb") as out:
-            out.write(data)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as new:
+        for name, data in files.items():
+            secret = name == TOKEN or name.endswith(".key")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            file = os.open(Path(new) / name, flags, 0o600 if secret else 0o644)
+            with os.fdopen(file, "wb") as out:
+                out.write(data)
+        for name in files:
+            (Path(new) / name).rename(place / name)
 
 
 def remove(place: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -125,7 +126,16 @@ class _Json(web.RequestHandler):
         """Say it."""
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(self._answer()))
+        self.finish(json.dumps(_finite(self._answer())))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity, and no NaN: a loss that diverged is null."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Loading(web.RequestHandler):

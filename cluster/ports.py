@@ -10,8 +10,14 @@ from urllib.parse import urlsplit
 import psutil
 from distributed import Client, Nanny, Scheduler, Worker
 
+from cluster.asking import ask
+
 TLS = "TLS with a certificate"
 HTTPS = "HTTPS with a token"
+DASHBOARD = "dashboard"
+
+LOOK_SECONDS = 10.0
+"""So long a worker may take to look."""
 
 
 @dataclass(frozen=True, order=True)
@@ -39,8 +45,8 @@ def listening(client: Client) -> list[Port]:
     """Every port that scheduler, nannies and workers of *client* listen on, each asked itself."""
     found = list(client.run_on_scheduler(_of_scheduler))
     for answers in (
-        client.run(_of_worker, on_error="return"),
-        client.run(_of_nanny, nanny=True, on_error="return"),
+        ask(client, _of_worker, seconds=LOOK_SECONDS),
+        ask(client, _of_nanny, nanny=True, seconds=LOOK_SECONDS),
     ):
         for ports in answers.values():
             found += ports if isinstance(ports, list) else []
@@ -55,7 +61,7 @@ def _of_scheduler(dask_scheduler: Scheduler) -> list[Port]:
     return _mine(
         {
             comm.port: f"scheduler, {_kind(comm.scheme)}",
-            _http_port(dask_scheduler): f"dashboard, {_web(dask_scheduler)}",
+            _http_port(dask_scheduler): f"{DASHBOARD}, {_web(dask_scheduler)}",
         }
     )
 

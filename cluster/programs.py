@@ -14,12 +14,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from distributed.utils import get_ip
+from dask.utils import parse_timedelta
+from distributed.utils import get_ip, get_ipv6
 
 from cluster import certificates
 from cluster.errors import CertificateError, ClusterError
@@ -106,7 +108,7 @@ def scheduler(wish: SchedulerWish) -> Program:
         environment[tls + "KEY"] = str(wish.certificates / "scheduler.key")
     words = [
         *_serve("scheduler"),
-        *("--host", wish.host),
+        *("--host", _bracketed(wish.host)),
         *("--port", str(wish.port)),
         *("--protocol", _protocol(wish.certificates)),
         *("--dashboard-address", f"{_bracketed(wish.dashboard_host)}:{wish.dashboard_port}"),
@@ -124,6 +126,7 @@ def workers(wish: WorkerWish) -> list[Program]:
 
     Raises:
         CertificateError: They would work for anybody.
+        ClusterError: They would end again and again.
     """
     check_address(wish.address)
     split = urlsplit(wish.address)
@@ -136,12 +139,13 @@ def workers(wish: WorkerWish) -> list[Program]:
         raise CertificateError(
             f"{wish.address} is not encrypted, and certificates were named: expected tls://."
         )
-    host = wish.host or get_ip(str(split.hostname), split.port)
+    _check_work(wish, str(split.hostname))
+    host = wish.host or _seen_by(str(split.hostname), split.port)
     _check_open(host, "a worker", wish.certificates, insecure=wish.insecure)
     words = [
         *_serve("worker"),
         wish.address,
-        *("--host", host),
+        *("--host", _bracketed(host)),
         *("--memory-limit", str(wish.memory_limit)),
         # Not 0.0.0.0, as it would be; metrics are read on the machine itself.
         *("--dashboard-address", f"{LOOPBACK}:0", "--no-dashboard"),
@@ -209,6 +213,36 @@ def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) ->
             " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
             " --insecure."
         )
+
+
+def _check_work(wish: WorkerWish, scheduler: str) -> None:
+    # What each start would meet again: said here, once.
+    try:
+        socket.getaddrinfo(scheduler, None)
+    except OSError as e:
+        raise ClusterError(f"no machine is known as {scheduler!r} here ({e.strerror}).") from None
+    if wish.lifetime is not None:
+        try:
+            lasts = float(parse_timedelta(wish.lifetime))
+        except (ValueError, KeyError, TypeError):
+            lasts = 0.0
+        if not lasts > 0:
+            raise ClusterError(f"--lifetime is {wish.lifetime!r}: expected e.g. 55m or 4h.")
+    if wish.scratch is not None:
+        try:
+            wish.scratch.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=wish.scratch).close()
+        except OSError as e:
+            raise ClusterError(
+                f"--scratch {wish.scratch}: nothing can be written there ({e.strerror})."
+            ) from None
+
+
+def _seen_by(host: str, port: int | None) -> str:
+    """The address of this machine by which it reaches another."""
+    if ":" in host:
+        return str(get_ipv6(host, port))
+    return str(get_ip(host, port))
 
 
 def check_free(host: str, port: int) -> None:

@@ -39,8 +39,11 @@ KEEP_SECONDS = 5.0
 AGAIN_SECONDS = 30.0
 """Before a machine that was lost is tried again."""
 CLOSE_SECONDS = 30.0
+SAYS = "tesserae: "
+"""So begins what our command says of an error."""
 
 _SETTINGS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
+_NUMBERS = {"workers", "threads"}
 
 
 @dataclass(frozen=True)
@@ -75,23 +78,31 @@ def read_hosts(path: Path) -> Hosts:
         raise ClusterError(f"the file of hosts {path} cannot be read ({e}).") from None
     hosts, scheduler = [], None
     for number, line in enumerate(lines, 1):
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
-        if words[0].startswith("scheduler="):
-            scheduler = words[0].partition("=")[2]
-            continue
-        settings = dict(word.partition("=")[::2] for word in words[1:])
-        unknown = [name for name in settings if name not in _SETTINGS or not settings[name]]
-        if unknown or words[0].startswith("-") or "=" in words[0]:
-            raise ClusterError(
-                f"{path}, line {number}: {(unknown or words)[0]!r} makes no sense: expected"
-                f" [user@]host, and any of {', '.join(f'{name}=...' for name in _SETTINGS)}."
-            )
-        hosts.append(Host(words[0], settings))
+        try:
+            words = shlex.split(line, comments=True)
+            if words and words[0].startswith("scheduler="):
+                scheduler = words[0].partition("=")[2]
+            elif words:
+                hosts.append(_read_host(words))
+        except ValueError as e:
+            raise ClusterError(f"{path}, line {number}: {e}.") from None
     if not hosts:
         raise ClusterError(f"the file of hosts {path} names none.")
     return Hosts(tuple(hosts), scheduler)
+
+
+def _read_host(words: Sequence[str]) -> Host:
+    settings = dict(word.partition("=")[::2] for word in words[1:])
+    unknown = [name for name in settings if name not in _SETTINGS or not settings[name]]
+    if unknown or words[0].startswith("-") or "=" in words[0]:
+        raise ValueError(
+            f"{(unknown or words)[0]!r} makes no sense: expected [user@]host, and any of"
+            f" {', '.join(f'{name}=...' for name in _SETTINGS)}"
+        )
+    for name in sorted(_NUMBERS & settings.keys()):
+        if not settings[name].isdecimal():
+            raise ValueError(f"{name} is {settings[name]!r}: expected a number")
+    return Host(words[0], settings)
 
 
 class Ssh:
@@ -144,6 +155,8 @@ class Ssh:
         """
         for link in self._links:
             if (said := link.ended()) is not None:
+                if said.startswith(SAYS):  # it is there, and knows better what is wrong
+                    raise ClusterError(f"{link.host.name}: {said.removeprefix(SAYS)}")
                 raise ClusterError(
                     f"{link.host.name}: {said or 'the connection ended'}. It needs the same"
                     " Tesserae under the same path, or python=PATH in the file of hosts."

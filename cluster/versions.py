@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distributed import Client
 
+from cluster.asking import ask
 from cluster.errors import ClusterError
 
 
@@ -27,7 +28,7 @@ def compare(client: Client, packages: Sequence[str], code: Sequence[str]) -> lis
         ClusterError: A worker cannot say, or its code is another.
     """
     here = installed(tuple(packages), tuple(code))
-    answers = client.run(installed, tuple(packages), tuple(code), on_error="return")
+    answers = ask(client, installed, tuple(packages), tuple(code))
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, found in sorted(answers.items()):
         if isinstance(found, OSError):

@@ -24,13 +24,14 @@ class NoCluster:
     def __init__(self, **shape: Any) -> None:
         """Nothing to start."""
 
-    stands = False
-
     def keep(self) -> None:
         """Nothing to look after."""
 
     def look(self) -> None:
         """Nothing to connect to."""
+
+    def ask_workers(self, work: Any) -> None:
+        """Nobody to ask."""
 
     def worker_memory(self) -> list[tuple[int, int]]:
         """Nobody's memory is limited."""

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
-    "setup", "demo", "test", "test-all", "lint", "doctor", "prepare", "verify", "repair", "info",
+    "chaos", "setup", "demo", "test", "test-all", "lint", "doctor", "prepare", "verify", "repair", "info",
     "loader", "sample", "bench", "cluster-up",
     "cluster-down", "cluster-status", "clean", "help",
 }  # fmt: skip

@@ -26,6 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from distributed import Client
+
 from cluster import background, certificates, keeper, ports, programs, ssh, units
 from cluster.errors import ClusterError
 from cluster.local import cores
@@ -180,8 +182,7 @@ def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
 
 def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
     workers = cores() if args.workers is None else args.workers
-    gpus = programs.gpus() if args.gpus == "all" else args.gpus.split(",")
-    gpus = [] if args.gpus == "none" else gpus
+    gpus = _gpus(args.gpus)
     if workers < 0 or args.threads < 1 or not workers + len(gpus):
         raise ValueError(
             f"--workers is {workers}, --threads is {args.threads}: expected at least one of each,"
@@ -202,6 +203,15 @@ def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
     )
 
 
+def _gpus(named: str) -> list[str]:
+    if named in ("all", "none"):
+        return programs.gpus() if named == "all" else []
+    gpus = named.split(",")
+    if not all(gpus) or len(set(gpus)) != len(gpus):
+        raise ValueError(f"--gpus is {named!r}: expected all, none, or devices such as 0,1.")
+    return gpus
+
+
 def _run(wanted: Sequence[keeper.Program], *, once: bool) -> int:
     if once and len(wanted) == 1:
         keeper.run_once(wanted[0])
@@ -214,8 +224,14 @@ def _run(wanted: Sequence[keeper.Program], *, once: bool) -> int:
 def _scheduler(args: argparse.Namespace) -> int:
     wish = _scheduler_wish(args)
     program = programs.scheduler(wish)
+    _check_free(wish)
     _say_scheduler(wish)
     return _run([program], once=args.once)
+
+
+def _check_free(wish: SchedulerWish) -> None:
+    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+        programs.check_free(host, port)
 
 
 def _worker(args: argparse.Namespace) -> int:
@@ -270,10 +286,8 @@ def _certs(args: argparse.Namespace) -> int:
         raise ValueError("--insecure is to have no certificates.")
     folder = certificates.named(args.certs)
     files = certificates.make(hosts=args.hosts, days=args.days)
-    if args.renew:
-        certificates.remove(folder)
     try:
-        certificates.write(folder, files)
+        certificates.write(folder, files, replace=args.renew)
     except FileExistsError:
         raise TesseraeError(
             f"{folder} holds certificates. Name another folder with --certs, or pass --renew: a"
@@ -305,8 +319,7 @@ def _up(args: argparse.Namespace) -> int:
         print(f"made certificates: {folder}")
     wish = _scheduler_wish(args)
     programs.scheduler(wish)  # what makes no sense is said here, and not in a log
-    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
-        programs.check_free(host, port)
+    _check_free(wish)
     workers = _worker_wish(args, wish.address)
     programs.workers(workers)
     trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
@@ -330,6 +343,7 @@ def _up(args: argparse.Namespace) -> int:
         _address_file(state).write_text(wish.address)
         with connect(wish.address, _folder(args), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
+            _check_dashboard(client, wish)
     except BaseException as e:
         for name in (WORKERS, SCHEDULER):
             background.stop(state, name)
@@ -341,6 +355,15 @@ def _up(args: argparse.Namespace) -> int:
     print(f"up: {shown}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
     print(f"  run on it: make prepare ... CLUSTER={wish.address}")
     return 0
+
+
+def _check_dashboard(client: Client, wish: SchedulerWish) -> None:
+    # Where its port is taken, Dask takes another; the one that was printed is somebody else's.
+    if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
+        raise ClusterError(
+            f"port {wish.dashboard_port} was taken before the dashboard had it. Try again, or name"
+            " another with --dashboard-port."
+        )
 
 
 def _start(state: Path, name: str, *words: str) -> None:
@@ -378,9 +401,12 @@ def _status(args: argparse.Namespace) -> int:
             f"{address}: {counted(len(info), 'worker')} with {counted(threads, 'thread')} on"
             f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
         )
-        for port in ports.listening(client):
+        there = ports.listening(client)
+        for port in there:
             reach = "reached from elsewhere" if port.open else "this machine only"
             print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
+    for port in (port for port in there if port.why.startswith(ports.DASHBOARD)):
+        say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
 
 

@@ -21,13 +21,16 @@ from types import TracebackType
 from distributed import Client
 
 from cluster import allocation, certificates, keeper, programs
+from cluster.asking import ask
 from cluster.errors import ClusterError
 from cluster.local import Local, cores
 from cluster.remote import check_address, connect, wait_for
 from cluster.slurm import SlurmJobs, read_profile
 from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.ingest.joining import join
+from pipeline.ingest.shard import Work
 from pipeline.memory import limit_bytes
 from workflows.interrupts import held_back
 
@@ -165,6 +168,23 @@ class Cluster:
             for difference in compare(self.client, PACKAGES, CODE):
                 _notice(difference)
 
+    def ask_workers(self, work: Work) -> None:
+        """Have every worker of a cluster that stands look at store and source, before its shards.
+
+        Raises:
+            StoreError: One of them sees another store, or makes other pixels.
+            SourceError: One of them does not see the source.
+        """
+        if not self.stands:
+            return
+        for worker, answer in sorted(ask(self.client, join, work).items()):
+            if isinstance(answer, TesseraeError):
+                raise type(answer)(f"worker {worker}: {answer}")
+            if isinstance(answer, OSError):
+                continue  # it is just ending, or does not answer; its tasks are asked again
+            if isinstance(answer, BaseException):
+                raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
+
     def keep(self) -> None:
         """Replace workers that are gone for good, where they are ours to replace."""
         if self._kept is not None:
@@ -262,11 +282,20 @@ def _notice(line: str) -> None:
     print(f"notice: {line}", flush=True)
 
 
-def say_dashboard(host: str, port: int, *, tls: bool) -> None:
-    """Print where a dashboard is, and how to come to it from elsewhere."""
+def say_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
+    """Print where a dashboard is, and how to come to it from elsewhere.
+
+    Args:
+        host: The address that it is on.
+        port: The port.
+        tls: Whether it is HTTPS, with a token.
+        machine: The name of the machine that it is on; None = this one.
+    """
+    machine = machine or socket.gethostname()
     if tls:
-        print(f"dashboard: https://{host}:{port}/status?token=... (in the file token)")
+        shown = machine if host in ("0.0.0.0", "::") else host
+        shown = f"[{shown}]" if ":" in shown else shown
+        print(f"dashboard: https://{shown}:{port}/status?token=... (in the file token)")
         return
     print(f"dashboard: http://127.0.0.1:{port}/status")
-    me, here = getpass.getuser(), socket.gethostname()
-    print(f"  from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {me}@{here}")
+    print(f"  from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}")

@@ -19,7 +19,7 @@ from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.graph import Failed, Job, ask_workers, run_jobs, shard_jobs
+from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
 from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
@@ -330,8 +330,7 @@ def _prepare(
     if todo:
         if source.access == "blocks":
             _stream(split, source, objects, cluster)
-        if cluster.stands:
-            ask_workers(cluster.client, work)
+        cluster.ask_workers(work)
         make_shards(options, objects, plan, work, todo, commits, cluster, tally)
     done = _finish(objects, plan, work)
     if done is not None and source.access == "blocks":

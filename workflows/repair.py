@@ -150,6 +150,8 @@ def _rebuild(repair: Repair, found: Found, plan: Plan, rest: Sequence[Problem]) 
     jobs += shard_jobs(work, mend.lost_shards(found, rest))
     if jobs or repair.data is not None:
         _find_source(repair, plan, work.sizes)
+    if jobs:
+        repair.cluster.ask_workers(work)
     _run(repair, jobs)
 
 

@@ -32,7 +32,6 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from pipeline.errors import ReadError, StoreError, TesseraeError
-from pipeline.ingest.joining import join
 from pipeline.ingest.shard import Work, prepare_shard
 
 ALLOWED_LOSSES = 1
@@ -82,23 +81,6 @@ def shard_jobs(work: Work, shards: Iterable[int]) -> list[Job]:
         return Job(name, prepare_shard, (work, shard), isolated=isolated)
 
     return [job(shard) for shard in shards]
-
-
-def ask_workers(client: Client, work: Work) -> None:
-    """Have every worker that is there look at the store and the source, before it gets a shard.
-
-    Raises:
-        StoreError: One of them sees another store, or makes other pixels.
-        SourceError: One of them does not see the source.
-    """
-    answers = client.run(join, work, on_error="return")
-    for worker, answer in sorted(answers.items()):
-        if isinstance(answer, TesseraeError):
-            raise type(answer)(f"worker {worker}: {answer}")
-        if isinstance(answer, OSError):
-            continue  # it is just ending, or does not answer; its tasks are asked again
-        if isinstance(answer, BaseException):
-            raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
 
 def run_jobs(

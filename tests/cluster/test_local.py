@@ -17,6 +17,7 @@ import pytest
 from distributed import Client
 
 from cluster import certificates, local
+from cluster.asking import ask
 from cluster.local import Local
 from cluster.settings import allocator
 from tests.commands import wait_until
@@ -131,6 +132,22 @@ def test_ctrl_c_is_the_commands_to_answer(client: Client) -> None:
         os.kill(pid, signal.SIGTERM)
     assert client.submit(sum, [1, 2], pure=False).result(30) == 3
     assert worker_pids(client) == before
+
+
+def test_one_that_says_nothing_holds_nobody_up(client: Client) -> None:
+    """It is told apart, and is asked again when it goes on."""
+    pids = client.run(os.getpid)
+    silent, other = sorted(pids)
+    psutil.Process(pids[silent]).suspend()
+    try:
+        answers = ask(client, os.getpid, seconds=1)
+        assert isinstance(answers[silent], OSError)
+        assert answers[other] == pids[other]
+    finally:
+        psutil.Process(pids[silent]).resume()
+    assert ask(client, os.getpid) == pids
+    assert isinstance(ask(client, divmod, 1, 0)[other], ZeroDivisionError)
+    assert ask(client, os.getpid, nanny=True).keys() == pids.keys()
 
 
 def test_a_killed_worker_is_replaced(client: Client) -> None:

@@ -138,7 +138,7 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     """Scheduler, dashboard, two nannies, two workers, their figures: all that the system knows."""
     said = standing.cluster("status")
     assert said.status == 0, said.err
-    lines = [line.split() for line in said.out.splitlines() if line.startswith("  ")]
+    lines = [line.split() for line in said.out.splitlines() if "this machine only" in line]
     named = {line[1] for line in lines}
     open_ = {
         f"{entry.laddr.ip}:{entry.laddr.port}"
@@ -150,7 +150,7 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     assert len(named) == 8
     assert all(name.startswith("127.0.0.1:") for name in named)
     assert "not known" not in said.out
-    assert "elsewhere" not in said.out
+    assert "reached from elsewhere" not in said.out
 
 
 def test_the_doctor_says_what_is_open(standing: Standing) -> None:
@@ -161,6 +161,35 @@ def test_the_doctor_says_what_is_open(standing: Standing) -> None:
     assert {line["state"] for line in lines} == {"ok"}
     nobody = standing.run("doctor", "--cluster", "tls://127.0.0.1:1")
     assert "does not answer" in nobody.out
+
+
+def test_a_port_that_is_taken_is_said_at_once(standing: Standing) -> None:
+    """And not tried again and again."""
+    done = standing.run("cluster", "scheduler", "--port", standing.port)
+    assert done.status == 1
+    assert f"nothing can listen on 127.0.0.1:{standing.port}" in done.err
+
+
+def test_where_the_dashboard_is_can_be_asked(standing: Standing) -> None:
+    """With the way to it from elsewhere."""
+    said = standing.cluster("status").out
+    assert "dashboard: http://127.0.0.1:" in said
+    assert "ssh -N -L" in said
+
+
+def test_new_certificates_replace_the_old_ones_whole(tmp_path: Path) -> None:
+    """When they are asked for."""
+    certs = tmp_path / "certs"
+    seen = []
+    for words in ((), ("--renew",), ("--renew", "--days", 0)):
+        run("cluster", "certs", "--certs", certs, *words, scratch=tmp_path)
+        seen.append({path.name: path.read_bytes() for path in certs.iterdir()})
+    old, new, last = seen
+    assert old.keys() == new.keys()
+    assert all(old[name] != new[name] for name in old)
+    assert last == new
+    modes = {stat.S_IMODE((certs / f"{role}.key").stat().st_mode) for role in ("client", "worker")}
+    assert modes == {0o600}
 
 
 def test_keys_are_nobody_elses(standing: Standing) -> None:
@@ -355,6 +384,13 @@ def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -
         (("worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"), "a worker on 10.0.0.2 without"),
         (("worker", "tls://10.0.0.1:8786"), "asks for a certificate"),
         (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", ""), "--gpus is ''"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", "0,0"), "--gpus is '0,0'"),
+        (("worker", "tcp://127.0.0.1:1", "--lifetime", "soon"), "--lifetime is 'soon'"),
+        (("worker", "tcp://127.0.0.1:1", "--scratch", "/proc/no"), "--scratch /proc/no: nothing"),
+        (("worker", "tcp://nowhere.invalid:1", "--insecure"), "no machine is known as 'nowhere"),
+        (("scheduler", "--host", "::1", "--insecure"), ""),
+        (("certs", "--certs", "/dev/null"), "/dev/null: Not a directory"),
         (("certs", "--days", "0"), "--days is 0"),
         (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
         (("wait", "tcp://127.0.0.1:1", "--seconds", "nan"), "--seconds is nan"),

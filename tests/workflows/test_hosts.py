@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cluster import certificates
-from tests.cluster.hosts import Hosts, hosts, why_not
-from tests.commands import Command, committed, run, saboteur, start, wait_until
+from tests.cluster.hosts import hosts, why_not
+from tests.cluster.network import SILENCE, Network, serving_processes, worker_processes
+from tests.commands import Command, committed, run, saboteur, wait_until
 from tests.pictures import contents
 from tests.workflows.test_faults import linked_folder
 
@@ -29,13 +28,6 @@ pytestmark = [
 
 SMALL = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16)
 IMAGES = 3_200
-SILENCE = "11s"
-"""So long a link may be silent here; 30 s where people work. Dask allows no less."""
-
-OPTIONS = {
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": SILENCE,
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": SILENCE,
-}
 
 
 @pytest.fixture(scope="module")
@@ -57,65 +49,16 @@ def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str
     return contents(folder / "store")
 
 
-class Network:
-    """Scheduler `s`, workers `w1` and `w2`, and client `c`, each with only what its role needs."""
-
-    def __init__(self, made: Hosts, folder: Path, stack: ExitStack) -> None:
-        self.hosts = made
-        self._folder = folder
-        self._stack = stack
-        self.address = f"tls://{made.addresses['s']}:8786"
-        certificates.write(folder / "certs", certificates.make())
-        for role in certificates.ROLES:
-            (folder / role).mkdir(mode=0o700)
-            for name in (certificates.AUTHORITY, f"{role}.pem", f"{role}.key"):
-                shutil.copy(folder / "certs" / name, folder / role)
-
-    def start(
-        self, host: str, role: str, *words: object, extra_path: Path | None = None
-    ) -> Command:
-        """Run `tesserae WORDS` on a host, as one of the roles."""
-        return self._stack.enter_context(
-            start(
-                *words,
-                scratch=self._folder / host,
-                within=self.hosts.words(host),
-                extra_path=extra_path,
-                TESSERAE_CERTS=str(self._folder / role),
-                **OPTIONS,
-            )
-        )
-
-    def scheduler(self) -> Command:
-        """The scheduler."""
-        host = self.hosts.addresses["s"]
-        return self.start("s", "scheduler", "cluster", "scheduler", "--host", host)
-
-    def worker(self, host: str, extra_path: Path | None = None) -> Command:
-        """A host's worker, of one process."""
-        scratch = self._folder / host / "scratch"
-        words = ("cluster", "worker", self.address, "--workers", 1, "--scratch", scratch)
-        return self.start(host, "worker", *words, extra_path=extra_path)
-
-    def prepare(self, source: Path, store: Path) -> Command:
-        """The client's command."""
-        words = ("prepare", source, store, *SMALL, "--max-bad", 1, "--cluster", self.address)
-        return self.start("c", "client", *words)
-
-    def wait(self, workers: int, seconds: float = 60) -> float:
-        """Wait for so many workers; returns after how many seconds they were there."""
-        words = ("cluster", "wait", self.address, "--workers", workers, "--seconds", seconds)
-        started = time.monotonic()
-        waiting = self.start("c", "client", *words)
-        assert waiting.wait(seconds + 30) == 0, waiting.err
-        return time.monotonic() - started
-
-
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """Four hosts, a scheduler and two workers."""
     with hosts("s", "w1", "w2", "c") as made, ExitStack() as stack:
         yield Network(made, tmp_path, stack)
+
+
+def prepare(network: Network, source: Path, store: Path) -> Command:
+    """The client's command."""
+    return network.client("prepare", source, store, *SMALL, "--max-bad", 1)
 
 
 TAKE_TIME = """
@@ -136,18 +79,6 @@ after_import("pipeline.ingest.shard", slow)
 """So that there is time to break something while a run lasts."""
 
 
-def worker_processes(command: Command) -> list[psutil.Process]:
-    """The processes that work, of `tesserae cluster worker`."""
-    return [p for p in command.processes() if "forkserver" in _parent_line(p)]
-
-
-def _parent_line(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        parent = process.parent()
-        return "" if parent is None else " ".join(parent.cmdline())
-    return ""
-
-
 def say(what: str, seconds: float) -> None:
     """A figure, for whoever runs the test with -s."""
     sys.stderr.write(f"{what}: {seconds:.1f} s\n")
@@ -162,7 +93,7 @@ def test_hosts_make_what_one_machine_makes(
     network.worker("w2")
     say("two workers there", network.wait(2))
 
-    command = network.prepare(source, tmp_path / "store")
+    command = prepare(network, source, tmp_path / "store")
     assert wait_until(lambda: committed(tmp_path / "store") > 2)
     for host, address in network.hosts.addresses.items():
         for bound, port in network.hosts.listening(host):
@@ -180,10 +111,10 @@ def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
     shards = IMAGES // 64
     scheduler = network.scheduler()
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
-        network.worker("w1", slow)
-        second = network.worker("w2", slow)
+        network.worker("w1", extra_path=slow)
+        second = network.worker("w2", extra_path=slow)
     network.wait(2)
-    command = network.prepare(source, store)
+    command = prepare(network, source, store)
 
     assert wait_until(lambda: committed(store) > 3)
     network.hosts.cut("w1")
@@ -202,16 +133,15 @@ def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
 
     assert command.running()
     assert committed(store) < shards
-    for process in scheduler.processes():
-        if "cluster.serve" in " ".join(process.cmdline()):
-            process.kill()
+    for process in serving_processes(scheduler):
+        process.kill()
     killed = time.monotonic()
     assert command.wait(60) == 1
     assert "the scheduler was lost" in command.err
     say("the command ended after the scheduler was killed", time.monotonic() - killed)
     network.wait(2)
     say("both workers there after the scheduler was killed", time.monotonic() - killed)
-    command = network.prepare(source, store)
+    command = prepare(network, source, store)
     assert command.wait(300) == 0, command.err
 
     assert contents(store) == expected

@@ -173,6 +173,8 @@ def test_a_machine_that_cannot_work_is_named(
         ("# nobody\n\n", "names none"),
         ("host speed=9\n", "line 1: 'speed' makes no sense"),
         ("host workers=\n", "line 1: 'workers' makes no sense"),
+        ("host\nhost scratch='/a b\n", "line 2: No closing quotation"),
+        ("host workers=many\n", "line 1: workers is 'many': expected a number"),
         ("\n-oProxyCommand=evil\n", "line 2: '-oProxyCommand=evil' makes no sense"),
     ],
 )

@@ -51,6 +51,10 @@ class BoardPlugin(SchedulerPlugin):
             with suppress(AttributeError):  # an internal of Dask's
                 self._scheduler._broker.truncate(topic)
 
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Note that a command has gone: what it had to say, it has said before."""
+        self.board.lose(client, time.monotonic())
+
 
 def put_on(dask_scheduler: Scheduler) -> bool:
     """Put the page on a scheduler that does not have it; whether it has it then."""

@@ -84,6 +84,7 @@ class Sender:
         self._begun = monotonic()
         self._put(
             what="run",
+            client=self._client.id,
             split=split,
             store=store,
             rows=rows,

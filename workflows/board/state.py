@@ -59,6 +59,8 @@ class Run:
     """Rows that earlier runs committed, by status."""
     meter: Meter
     started: float
+    client: str = ""
+    """Of the command: when it has gone, so has the run."""
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     shards: int = 0
@@ -146,6 +148,14 @@ class Board:
             taken(self, message, now)
             self.version += 1
 
+    def lose(self, client: str, now: float) -> None:
+        """Note that a command has gone without a word."""
+        for run in self.runs.values():
+            if run.client == client and run.state == "running":
+                run.state, run.ended = "lost", now
+                run.why = "The command was killed, or its connection was. Give it again to go on."
+                self.version += 1
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """All but pictures, as plain values."""
         return {
@@ -167,6 +177,7 @@ class Board:
             before=Counter(message["before"]),
             meter=Meter(int(message["rows"]), now),
             started=now,
+            client=str(message.get("client", "")),
         )
         while len(self.runs) > RUNS:
             self.runs.popitem(last=False)

@@ -87,6 +87,18 @@ def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool
     assert bool(board.runs["train-1"].workers) is counts
 
 
+def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
+    """Its run alone, and only if it was not over."""
+    board = Board()
+    for number, client in enumerate(("a", "a", "b")):
+        begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
+        board.take(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
+    board.take({"what": "end", "run": "0", "state": "finished", "why": "", "seconds": 1.0}, 2.0)
+    board.lose("a", 3.0)
+    assert [run["state"] for run in board.snapshot(9.0)["runs"]] == ["finished", "lost", "running"]
+    assert board.snapshot(9.0)["runs"][1]["seconds"] == 2.0
+
+
 def test_memory_does_not_grow_with_what_is_sent() -> None:
     """Neither with runs, nor with shards, nor with what stages send."""
     board = Board()

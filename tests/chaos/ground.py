@@ -1,0 +1,85 @@
+"""What chaos is played on: photographs, a disk, and the store that nothing happened to."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.hosts import why_not as why_no_hosts
+from tests.commands import run
+
+SHAPE = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16, "--max-bad", 1)
+ROW_BYTES = (72 * 72 + 224 * 224) * 3
+ORIGINALS = 200
+
+NOT_PROMISED = (".tmp", ".cache", "report.html", "commits", "splits")
+"""Who made what and when, and scratch."""
+
+
+def why_not() -> str | None:
+    """What keeps this machine from it; None = nothing."""
+    if (why := why_no_hosts()) is not None:
+        return why
+    if shutil.which("mkfs.ext4") is None:
+        return "needs e2fsprogs, for a disk that can be filled"
+    try:
+        with tempfile.TemporaryDirectory() as name, disk(Path(name), 16 * 2**20):
+            return None
+    except subprocess.CalledProcessError as e:
+        return f"a disk of its own cannot be mounted here ({e.stderr.decode().strip()})"
+
+
+@contextmanager
+def disk(folder: Path, num_bytes: int) -> Iterator[Path]:
+    """A file system of so many bytes, on a loop device."""
+    image, place = folder / "disk.img", folder / "disk"
+    with image.open("wb") as file:
+        file.truncate(num_bytes)
+    place.mkdir()
+    for words in (("mkfs.ext4", "-q", "-m", "0", image), ("mount", "-o", "loop", image, place)):
+        subprocess.run(words, check=True, capture_output=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True, capture_output=True)
+        image.unlink()
+
+
+def make_source(folder: Path, images: int) -> Path:
+    """Class folders of photographs, which appear over and over, as links."""
+    done = run("sample", folder / "few", "--images", ORIGINALS, scratch=folder)
+    if done.status:
+        raise RuntimeError(done.err)
+    originals = sorted((folder / "few" / "train").rglob("*.JPEG"))
+    root = folder / "train"
+    for place in range(images):
+        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(originals[place % len(originals)])
+    return root
+
+
+def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
+    """The hashes of a store that is made on this machine alone."""
+    done = run("prepare", source, folder / "alone", *SHAPE, scratch=folder, seconds=900)
+    if done.status:
+        raise RuntimeError(done.err)
+    expected = hashes(folder / "alone")
+    shutil.rmtree(folder / "alone")
+    return expected
+
+
+def hashes(store: Path) -> dict[str, str]:
+    """A hash of each file that the promises of a store cover, by name."""
+    found = {}
+    for file in sorted(store.rglob("*")):
+        name = file.relative_to(store)
+        if file.is_file() and name.parts[0] not in NOT_PROMISED:
+            with file.open("rb") as data:
+                found[str(name)] = hashlib.file_digest(data, "sha256").hexdigest()
+    return found

@@ -1,0 +1,216 @@
+"""A command given again and again while things break, and what is asked of it."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.ground import ROW_BYTES, SHAPE, disk, hashes, make_source, make_undisturbed
+from tests.chaos.monkey import FAULTS, Monkey, Scene, struck
+from tests.cluster.hosts import hosts
+from tests.cluster.network import Network
+from tests.commands import Command, committed, saboteur
+
+STUCK_SECONDS = 240.0
+"""Without a shard or the end of a command: then something hangs."""
+LOOK_SECONDS = 0.05
+SAY_SECONDS = 15.0
+PAUSE_SECONDS = 0.5
+"""Before a command is given again."""
+INTERRUPTED = 130
+KILLED = -9
+
+FAULTY = """
+from pathlib import Path
+from tests.chaos.faulty import make_faulty
+make_faulty(after_import, Path({control!r}))
+"""
+
+
+class Broken(Exception):
+    """A defect was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done."""
+
+    folder: Path
+    seconds: float
+    seed: int
+    images: int
+    """Of each store."""
+    workers: int
+    """Hosts that work."""
+    pace: float = 1.0
+    """How many times as often as usual something breaks."""
+
+
+@dataclass
+class Account:
+    """What happened."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    lasted: dict[str, float] = field(default_factory=dict)
+    """Seconds that a kind of fault lasted, in all."""
+    struck: dict[str, int] = field(default_factory=dict)
+    stores: int = 0
+    """That were made, with the bytes they should have."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """How commands ended."""
+    sentences: Counter[str] = field(default_factory=Counter)
+    """What they said then, without paths and numbers."""
+    longest: float = 0.0
+    """Seconds without a shard."""
+    seconds: float = 0.0
+
+
+def play(plan: Plan) -> Account:
+    """Make stores while things break, until the time is over and the last store is whole.
+
+    Raises:
+        Broken: A store has other bytes, a command ended otherwise than in a sentence, left
+            processes, or hung.
+    """
+    source = make_source(plan.folder, plan.images)
+    expected = make_undisturbed(plan.folder, source)
+    note(f"the store that nothing happened to has {len(expected)} files")
+    with _scene(plan, source) as (scene, begin):
+        faults = [fault.at_pace(plan.pace) for fault in FAULTS]
+        monkey = Monkey(scene, faults, random.Random(plan.seed))
+        one = _Play(plan, scene, monkey, expected, begin)
+        try:
+            while not one.look():
+                time.sleep(LOOK_SECONDS)
+        finally:
+            monkey.stop()
+    return one.close()
+
+
+@contextmanager
+def _scene(plan: Plan, source: Path) -> Iterator[tuple[Scene, Callable[[], Command]]]:
+    control = plan.folder / "control"
+    control.mkdir()
+    names = [f"w{number}" for number in range(1, plan.workers + 1)]
+    with (
+        disk(plan.folder, 2 * plan.images * ROW_BYTES + 64 * 2**20) as place,
+        hosts("s", "c", *names) as made,
+        saboteur(plan.folder / "faulty", FAULTY.format(control=str(control))) as faulty,
+        ExitStack() as stack,
+    ):
+        network = Network(made, plan.folder, stack)
+        scheduler = network.scheduler()
+        workers = {name: network.worker(name, extra_path=faulty) for name in names}
+        network.wait(plan.workers)
+
+        def begin() -> Command:
+            return network.client("prepare", source, place / "store", *SHAPE, extra_path=faulty)
+
+        yield Scene(network, scheduler, workers, place, control, begin()), begin
+
+
+class _Play:
+    """One play, looked at all the time."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        scene: Scene,
+        monkey: Monkey,
+        expected: dict[str, str],
+        begin: Callable[[], Command],
+    ) -> None:
+        self._plan = plan
+        self._scene = scene
+        self._monkey = monkey
+        self._expected = expected
+        self._begin = begin
+        self._store = scene.disk / "store"
+        self._account = Account()
+        self._started = self._moved = time.monotonic()
+        self._said = float("-inf")
+        self._shards = 0
+        self._over = False
+
+    def look(self) -> bool:
+        """Break, mend, and see how the command fares; whether all is done."""
+        now = time.monotonic()
+        if not self._over and now - self._started > self._plan.seconds:
+            self._over = True
+            self._monkey.stop()
+            note("from here on nothing breaks")
+        self._monkey.look()
+        self._watch(now)
+        if self._scene.command.running():
+            return False
+        self._moved = now
+        if self._ended(self._scene.command):
+            self._compare()
+            if self._over:
+                return True
+            shutil.rmtree(self._store)
+        time.sleep(PAUSE_SECONDS)
+        self._scene.command = self._begin()
+        return False
+
+    def close(self) -> Account:
+        """What happened."""
+        account = self._account
+        account.faults, account.lasted = self._monkey.counts, dict(self._monkey.seconds)
+        account.struck = struck(self._scene.control)
+        account.seconds = time.monotonic() - self._started
+        return account
+
+    def _watch(self, now: float) -> None:
+        if (there := committed(self._store)) != self._shards:
+            self._account.longest = max(self._account.longest, now - self._moved)
+            self._moved, self._shards = now, there
+        if now - self._said > SAY_SECONDS:
+            self._said = now
+            broken = ", ".join(sorted(self._scene.broken)) or "nothing"
+            note(f"{now - self._started:4.0f} s, {there:4} shards; broken: {broken}")
+        if now - self._moved > STUCK_SECONDS:
+            what = self._scene.command.err_file
+            raise Broken(f"nothing has moved for {STUCK_SECONDS:.0f} s: {what}")
+
+    def _ended(self, command: Command) -> bool:
+        """Note how a command ended; whether it has done its work."""
+        status, said = command.wait(), command.err.strip()
+        if not command.gone(15):
+            raise Broken(f"a command left processes: {command.processes()}")
+        if "Traceback" in said:
+            raise Broken(f"a command ended with a traceback: {command.err_file}")
+        ends = {0: "finished", 1: "with a sentence", INTERRUPTED: "interrupted", KILLED: "killed"}
+        if status not in ends:
+            raise Broken(f"a command ended with {status}: {command.err_file}")
+        self._account.ends[ends[status]] += 1
+        if status in (1, INTERRUPTED):
+            lines = [line for line in said.splitlines() if line.startswith("tesserae: ")]
+            if not lines:
+                raise Broken(f"a command ended with {status} and no word: {command.err_file}")
+            if status == 1:
+                sentence = re.sub(r"\S*/\S*", "...", lines[-1].removeprefix("tesserae: "))
+                self._account.sentences[re.sub(r"\d+", "N", sentence)] += 1
+        return status == 0
+
+    def _compare(self) -> None:
+        found = hashes(self._store)
+        if found != self._expected:
+            names = sorted(found.keys() | self._expected.keys())
+            other = [name for name in names if found.get(name) != self._expected.get(name)]
+            raise Broken(f"{len(other)} files are not as they should be, such as {other[:3]}")
+        self._account.stores += 1
+        note(f"store {self._account.stores} has the bytes it should have")
+
+
+def note(line: str) -> None:
+    """Say how it goes."""
+    sys.stderr.write(f"chaos: {line}\n")

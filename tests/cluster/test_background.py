@@ -1,0 +1,98 @@
+"""Programs without a terminal: found whatever has happened, and stopped with all they started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import background
+from tests.commands import wait_until
+
+# Starts a child that has a session of its own, and pays no attention to a wish to end.
+FAMILY = """
+import signal, subprocess, sys, time
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+print("there", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where they are known; nothing of them is left."""
+    monkeypatch.setattr(background, "STOP_SECONDS", 2.0)
+    yield tmp_path
+    background.stop(tmp_path, "one")
+
+
+def start(folder: Path, name: str = "one") -> list[psutil.Process]:
+    """A program with a child; returns both."""
+    background.start(folder, name, [sys.executable, "-c", FAMILY])
+    assert wait_until(lambda: "there" in background.log(folder, name).read_text())
+    first = background.process(folder, name)
+    assert first is not None
+    assert wait_until(first.children)
+    return [first, *first.children()]
+
+
+def test_it_is_stopped_with_all_that_it_started(folder: Path) -> None:
+    """Also what does not want to."""
+    family = start(folder)
+    assert background.stop(folder, "one")
+    assert not any(one.is_running() for one in family)
+    assert background.process(folder, "one") is None
+    assert not background.stop(folder, "one")
+
+
+def test_what_a_killed_program_leaves_is_still_known(folder: Path) -> None:
+    """And stopped."""
+    first, child = start(folder)
+    first.kill()
+    first.wait()
+    assert background.process(folder, "one") == child
+    with pytest.raises(FileExistsError, match="runs already"):
+        background.start(folder, "one", ["true"])
+    assert background.stop(folder, "one")
+    assert not child.is_running()
+
+
+def test_others_are_let_alone(folder: Path) -> None:
+    """One with the same number, one of another name, one whose record is torn."""
+    family = start(folder)
+    background.start(folder, "two", [sys.executable, "-c", FAMILY])
+    try:
+        (folder / "three.json").write_text(json.dumps({"mark": "another", "pid": os.getpid()}))
+        (folder / "four.json").write_text("{")
+        assert background.process(folder, "three") is background.process(folder, "four") is None
+        assert background.stop(folder, "one")
+        assert not any(one.is_running() for one in family)
+        assert background.process(folder, "two") is not None
+    finally:
+        background.stop(folder, "two")
+
+
+def test_who_starts_one_may_be_killed_meanwhile(folder: Path) -> None:
+    """What runs is known from before it does."""
+    code = f"""
+import os, subprocess
+from pathlib import Path
+from cluster import background
+class Killed(subprocess.Popen):
+    def __init__(self, *words, **options):
+        super().__init__(*words, **options)
+        os.kill(os.getpid(), 9)
+subprocess.Popen = Killed
+background.start(Path({str(folder)!r}), "one", ["sleep", "600"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    assert background.process(folder, "one") is not None
+    assert background.stop(folder, "one")
