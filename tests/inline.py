@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -19,7 +20,7 @@ from workflows import cli, prepare, repair
 class NoCluster:
     """Stands in for `workflows.clusters.Cluster`."""
 
-    client = None
+    client = SimpleNamespace(id="nobody")
 
     def __init__(self, **shape: Any) -> None:
         """Nothing to start."""

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
-    "chaos", "setup", "demo", "test", "test-all", "lint", "doctor", "prepare", "verify", "repair", "info",
-    "loader", "sample", "bench", "cluster-up",
-    "cluster-down", "cluster-status", "clean", "help",
+    "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "demo", "doctor",
+    "help", "info", "lint", "loader", "prepare", "repair", "sample", "setup", "test", "test-all",
+    "verify",
 }  # fmt: skip
 
 
