@@ -9,12 +9,14 @@ that holds everything, is in `cluster.allocation`.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -26,8 +28,10 @@ from distributed import Client
 from distributed.utils import get_ip, get_ip_interface
 
 from cluster import certificates
+from cluster.asking import ask
 from cluster.errors import ClusterError
 from cluster.local import scheduler_here
+from cluster.scaling import need
 from cluster.settings import hush, in_force
 
 KEEP_SECONDS = 10.0
@@ -36,6 +40,8 @@ BRIEF_SECONDS = 20.0
 """A job that ended so soon did not work."""
 BRIEF_JOBS = 3
 """So many of them, one after the other, and it is said instead of tried again."""
+SPARE_LOOKS = 3
+"""So many looks in a row must find a job too many before one is let go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class Kind:
     count: int
     cores: int
     memory: str
+    least: int | None = None
+    """So many jobs however little there is to do, `count` at most; None = always `count`."""
     workers: int | None = None
     """Processes of each job; None = one a core, 0 = those of GPUs alone."""
     gpus: int = 0
@@ -53,6 +61,11 @@ class Kind:
     account: str | None = None
     directives: Sequence[str] = ()
     """More lines for sbatch, e.g. `--constraint=skylake`."""
+
+    @property
+    def processes(self) -> int:
+        """That decode, of each job."""
+        return self.cores if self.workers is None else self.workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +125,15 @@ def _kind(found: dict[str, Any], where: str) -> Kind:
     for name in ("count", "cores", "memory"):
         if name not in found:
             raise ClusterError(f"{where}: {name} is missing.")
-    for name in ("count", "cores", "workers", "gpus"):
+    for name in ("count", "cores", "workers", "gpus", "least"):
         if name in found and (type(found[name]) is not int or found[name] < 0):
             raise ClusterError(f"{where}: {name} is {found[name]!r}: expected a number.")
-    return Kind(**found)
+    kind = Kind(**found)
+    if kind.least is not None and (kind.gpus or not kind.processes):
+        raise ClusterError(
+            f"{where}: least is for jobs that decode: expected no gpus, and workers."
+        )
+    return kind
 
 
 class SlurmJobs:
@@ -137,12 +155,17 @@ class SlurmJobs:
         files = certificates.make()
         certificates.write(self._folder, workers_part(files))
         self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
+        self._client: Client | None = None
         self._jobs: list[_Job] = []
+        self._brief = 0
+        """Jobs, one after the other, that ended as soon as they began."""
+        self._spare: Counter[str] = Counter()
+        """Of a kind of job: looks, one after the other, at which there were too many."""
         self._checked = time.monotonic()
         try:
-            for kind in profile.jobs.values():
-                for _ in range(kind.count):
-                    self._jobs.append(self._submit(kind))
+            for name, kind in profile.jobs.items():
+                for _ in range(self._target(kind)):
+                    self._jobs.append(self._submit(name))
         except BaseException:
             self.close()
             raise
@@ -154,14 +177,17 @@ class SlurmJobs:
 
     def client(self) -> Client:
         """A client of it."""
-        return Client(self.cluster)
+        self._client = Client(self.cluster)
+        return self._client
 
     def check(self) -> None:
         """Look after the jobs while nobody works yet."""
         self.keep()
 
     def keep(self) -> None:
-        """Submit again what has ended. May be called all the time.
+        """Submit again what has ended, and have as many jobs as there is work for.
+
+        May be called all the time.
 
         Raises:
             ClusterError: Jobs end as soon as they have begun.
@@ -170,27 +196,57 @@ class SlurmJobs:
         if now - self._checked < KEEP_SECONDS:
             return
         self._checked = now
-        there = _queued([job.number for job in self._jobs])
+        there = _queued()
         if there is None:  # Slurm does not answer: nothing is known
             return
-        for place, job in enumerate(self._jobs):
-            if job.number in there:
-                continue
-            brief = job.brief + 1 if now - job.submitted < BRIEF_SECONDS + KEEP_SECONDS else 0
-            if brief >= BRIEF_JOBS:
+        self._note_ended(there, now)
+        for name, kind in self._profile.jobs.items():
+            mine = [job for job in self._jobs if job.name == name]
+            target = self._target(kind)
+            for _ in range(target - len(mine)):
+                self._jobs.append(self._submit(name))
+                self._say(f"job {self._jobs[-1].number} is submitted")
+            # Not at once: between two splits, say, there is nothing to do for a moment.
+            self._spare[name] = self._spare[name] + 1 if len(mine) > target else 0
+            if self._spare[name] >= SPARE_LOOKS:
+                self._let_go(mine, len(mine) - target)
+
+    def _note_ended(self, there: set[str], now: float) -> None:
+        for job in [job for job in self._jobs if job.number not in there]:
+            self._jobs.remove(job)
+            if now - job.submitted >= BRIEF_SECONDS + KEEP_SECONDS:
+                self._brief = 0
+            else:
+                self._brief += 1
+            if self._brief >= BRIEF_JOBS:
                 raise ClusterError(
                     f"jobs of Slurm end as soon as they begin. See {self._folder}/*.err; what is"
                     " committed stays."
                 )
-            self._say(f"job {job.number} has ended; another is submitted")
-            self._jobs[place] = self._submit(job.kind, brief)
+            self._say(f"job {job.number} has ended")
+
+    def _target(self, kind: Kind) -> int:
+        """How many jobs of a kind there shall be now."""
+        if kind.least is None or self._client is None:
+            return kind.count if kind.least is None else max(1, kind.least)
+        wanted = -(-need(self._client).workers // max(1, kind.processes))
+        return min(kind.count, max(1, kind.least, wanted))
+
+    def _let_go(self, mine: Sequence[_Job], surplus: int) -> None:
+        if self._client is None:
+            return
+        idle = need(self._client).idle
+        at = ask(self._client, os.environ.get, "SLURM_JOB_ID", seconds=KEEP_SECONDS)
+        busy = {number for worker, number in at.items() if worker not in idle}
+        free = [job for job in reversed(mine) if job.number not in busy][:surplus]
+        for job in free:
+            self._jobs.remove(job)
+            self._say(f"job {job.number} is let go: nothing is left for it to do")
+        _cancel([job.number for job in free])
 
     def close(self) -> None:
         """Cancel the jobs, and stop the scheduler."""
-        numbers = [job.number for job in self._jobs]
-        if numbers:
-            with suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)
+        _cancel([job.number for job in self._jobs])
         self.cluster.close(timeout=30)
         certificates.remove(self._folder)
         self._config.__exit__(None, None, None)
@@ -205,13 +261,14 @@ class SlurmJobs:
         if kind is None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _submit(self, kind: Kind, brief: int = 0) -> _Job:
+    def _submit(self, name: str) -> _Job:
         from dask_jobqueue.slurm import SLURMJob
 
+        kind = self._profile.jobs[name]
         words = [self._profile.python, "-m", "workflows", "cluster", "worker"]
         words += [str(self.cluster.scheduler_address), "--certs", str(self._folder)]
         words += ["--gpus", "all" if kind.gpus else "none"]
-        words += ["--workers", str(kind.cores if kind.workers is None else kind.workers)]
+        words += ["--workers", str(kind.processes)]
         words += ["--scratch", self._profile.scratch] if self._profile.scratch else []
         gres = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []
         try:
@@ -233,16 +290,15 @@ class SlurmJobs:
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
             raise ClusterError(f"Slurm does not take the job ({_last_line(e)}).") from e
-        return _Job(str(job.job_id), kind, time.monotonic(), brief)
+        return _Job(str(job.job_id), name, time.monotonic())
 
 
 @dataclass
 class _Job:
     number: str
-    kind: Kind
+    name: str
+    """Of its kind."""
     submitted: float
-    brief: int
-    """Jobs before it, one after the other, that ended as soon as they began."""
 
 
 def workers_part(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -259,8 +315,14 @@ def host_of(profile: Profile) -> str:
     return str(get_ip())
 
 
-def _queued(numbers: Sequence[str]) -> set[str] | None:
-    """Those of *numbers* that wait or run; None if Slurm does not say."""
+def _cancel(numbers: Sequence[str]) -> None:
+    if numbers:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)
+
+
+def _queued() -> set[str] | None:
+    """Our jobs that wait or run; None if Slurm does not say."""
     words = ["squeue", "--noheader", "--format=%A", "--me"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)

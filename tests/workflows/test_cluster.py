@@ -17,7 +17,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import PATIENCE, ROOT, Command, Ended, run, saboteur, start, wait_until
+from tests.commands import (
+    PATIENCE,
+    ROOT,
+    Command,
+    Ended,
+    run,
+    saboteur,
+    start,
+    wait_until,
+)
 from tests.pictures import contents, make_folder
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -81,6 +82,45 @@ def shard_seconds(undisturbed: Path) -> float:
     )
     spent = [sum(commit.provenance["seconds"].values()) for commit in kept.values()]
     return sum(spent) / len(spent)
+
+
+COUNTED = """
+import os, time
+
+def counted(module):
+    make = module._make
+
+    def _make(space, shard, *words, **options):
+        with open({log!r}, "a") as file:
+            file.write(f"{{os.getpid()}} {{shard}}\\n")
+        time.sleep(0.2)
+        return make(space, shard, *words, **options)
+
+    module._make = _make
+
+after_import("pipeline.ingest.shard", counted)
+"""
+
+
+def test_a_workers_death_costs_one_shard_a_thread(
+    tmp_path: Path, source: Path, expected: dict[str, bytes]
+) -> None:
+    """What waits does so in the scheduler: no more is begun again than was being made."""
+    log, store, threads = tmp_path / "begun", tmp_path / "store", 2
+    words = ("prepare", source, store, *SMALL, "--workers", 2, "--threads", threads)
+    with (
+        saboteur(tmp_path / "counted", COUNTED.format(log=str(log))) as slow,
+        start(*words, scratch=tmp_path, extra_path=slow) as command,
+    ):
+        assert wait_until(lambda: committed(store) > 3)
+        victim = command.workers()[0]
+        victim.kill()
+        assert command.wait() == 0, command.err
+    begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    twice = Counter(shard for _, shard in begun) - Counter({shard for _, shard in begun})
+    assert 1 <= twice.total() <= threads
+    assert set(twice) <= {shard for pid, shard in begun if pid == victim.pid}
+    assert contents(store) == expected
 
 
 # --- killed ---------------------------------------------------------------------------------------

@@ -147,6 +147,32 @@ def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
     assert contents(store) == expected
 
 
+def test_workers_that_are_to_end_do_so_in_passing(
+    network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
+) -> None:
+    """After their lifetime, or when a batch system says so: the run does not notice."""
+    store = tmp_path / "store"
+    network.scheduler()
+    with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
+        first = network.worker("w1", "--lifetime", "8s", extra_path=slow)
+        second = network.worker("w2", extra_path=slow)
+    network.wait(2)
+    command = prepare(network, source, store)
+    for asked, worker in ((False, first), (True, second)):
+        before = committed(store)
+        assert wait_until(lambda before=before: committed(store) > before), command.err
+        working = worker_processes(worker)
+        if asked:
+            for process in serving_processes(worker):
+                process.terminate()
+        assert wait_until(lambda these=working: not any(one.is_running() for one in these))
+        assert wait_until(lambda worker=worker: worker_processes(worker))
+    assert command.running()
+    assert command.wait(300) == 0
+    assert command.err == ""
+    assert contents(store) == expected
+
+
 def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> None:
     """In a sentence: without one, with a foreign one, without encryption."""
     (tmp_path / "source" / "a").mkdir(parents=True)
