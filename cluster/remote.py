@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from distributed import Client, Scheduler
+from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from cluster import certificates
@@ -48,7 +49,7 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
 
     Raises:
         CertificateError: There is none to show.
-        ClusterError: The scheduler does not answer.
+        ClusterError: The scheduler does not answer, or is lost while it is asked something.
     """
     check_address(address)
     if not 0 < seconds <= 10_000_000:
@@ -63,7 +64,12 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
     security = certificates.security(certs, ["client"]) if tls and certs else None
     hush()
     with in_force(), _client(address, security, seconds) as client:
-        yield client
+        try:
+            yield client
+        except CommClosedError as e:
+            raise ClusterError(
+                f"the scheduler {address} was lost. Run the same command again to go on."
+            ) from e
 
 
 def _client(address: str, security: Security | None, seconds: float) -> Client:

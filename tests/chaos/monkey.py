@@ -220,6 +220,7 @@ FAULTS = (
     Fault("command stopped", 60, (0.5, 15), _stop_command),
     Fault("link cut", 30, (1, 25), _cut_link),
     Fault("source fails", 30, (0.5, 4), _spell("source", "fail 0.3")),
+    Fault("source is gone", 60, (10, 40), _spell("source", "fail 1")),
     Fault("source stalls", 40, (1, 8), _spell("source", "stall 0.2 2")),
     Fault("disk fails", 60, (0.5, 3), _spell("disk", "fail 0.2")),
     Fault("disk stalls", 40, (1, 8), _spell("disk", "stall 0.2 2")),

@@ -194,8 +194,8 @@ class _Play:
         self._account.ends[ends[status]] += 1
         if status in (1, INTERRUPTED):
             lines = [line for line in said.splitlines() if line.startswith("tesserae: ")]
-            if not lines:
-                raise Broken(f"a command ended with {status} and no word: {command.err_file}")
+            if not lines or re.match(r"tesserae: \w*(Error|Exception)\b", lines[-1]):
+                raise Broken(f"a command ended without a sentence: {command.err_file}")
             if status == 1:
                 sentence = re.sub(r"\S*/\S*", "...", lines[-1].removeprefix("tesserae: "))
                 self._account.sentences[re.sub(r"\d+", "N", sentence)] += 1
