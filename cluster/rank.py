@@ -1,0 +1,127 @@
+"""A rank: the process in which a stage trains, and its bonds to the task that supervises it.
+
+`python -m cluster.rank` reads from standard input what it is to do, and afterwards whether it is
+to stop; it says what happens on a pipe of its own, as lines of JSON. When standard input ends, the
+task has gone, and the rank goes at once with all that it started; when the rank goes in any way, a
+guard sees to what it started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+EVENTS = "TESSERAE_RANK_EVENTS"
+"""The environment variable with the number of the pipe that events go to."""
+
+HEADER = struct.Struct("<Q")
+STOP = b"stop\n"
+GUARD_SECONDS = 0.2
+"""Between two looks of the guard."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank knows of itself."""
+
+    rank: int
+    world: int
+    generation: int
+    """How often the world was made, this time included."""
+    host: str
+    """The address of its machine, by which other ranks reach it."""
+    gpu: bool
+    """Whether it has a GPU, which is `cuda:0` here."""
+    place: int
+    """Which of the ranks of its machine it is."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when it is to save what it has and return."""
+
+    def emit(self, **message: Any) -> None:
+        """Say something to whoever started the world: values that JSON knows."""
+        line = json.dumps(message).encode() + b"\n"
+        with _lock:
+            os.write(int(os.environ[EVENTS]), line)
+
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a rank is to do."""
+
+    entry: str
+    """`module:function`, which is called with the `Rank` and the arguments."""
+    arguments: bytes
+    """A pickled tuple: unpickled once the module is there."""
+    who: dict[str, Any]
+    """The fields of its `Rank`."""
+
+
+def main() -> int:
+    """Do it; 0 if the function returned."""
+    _guard()
+    life = sys.stdin.buffer
+    order = _read(life)
+    rank = Rank(**order.who)
+    threading.Thread(target=_listen, args=(life, rank.stopping), daemon=True).start()
+    try:
+        module, _, name = order.entry.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        result = function(rank, *pickle.loads(order.arguments))
+    except BaseException as e:  # noqa: BLE001 - whatever it is, it is told
+        traceback.print_exc()
+        rank.emit(what="failed", error=f"{type(e).__name__}: {e}"[:2000])
+        return 1
+    rank.emit(what="ended", result=result)
+    return 0
+
+
+def _read(life: BinaryIO) -> Order:
+    (length,) = HEADER.unpack(life.read(HEADER.size))
+    order: Order = pickle.loads(life.read(length))
+    return order
+
+
+def _listen(life: BinaryIO, stopping: threading.Event) -> None:
+    while line := life.readline():
+        if line == STOP:
+            stopping.set()
+    os.killpg(0, signal.SIGKILL)  # nobody is there any more: neither are we, nor what we started
+
+
+def _guard() -> None:
+    """Leave a small process behind that ends what this one has started, when this one has ended."""
+    rank = os.getpid()
+    if os.fork():
+        return
+    os.setsid()  # not to end with them
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, 256)
+    while os.getppid() == rank:
+        time.sleep(GUARD_SECONDS)
+    try:
+        os.killpg(rank, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    from cluster import rank as this  # not a second module of the same
+
+    status = this.main()
+    sys.stdout.flush()
+    os._exit(status)  # threads of a collective that hangs would hold up any other end

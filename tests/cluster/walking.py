@@ -1,0 +1,47 @@
+"""What ranks do in tests: steps, each saved, until they have done enough or are told to stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cluster.rank import Rank
+
+
+def walk(rank: Rank, folder: Path, steps: int, seconds: float = 0.05) -> str:
+    """Take *steps* steps, going on from those that were saved."""
+    saved = folder / str(rank.rank)
+    done = int(saved.read_text()) if saved.exists() else 0
+    (folder / f"pid-{rank.generation}-{rank.rank}").write_text(str(os.getpid()))
+    for step in range(done + 1, steps + 1):
+        if rank.stopping.is_set():
+            return "stopped"
+        time.sleep(seconds)
+        new = saved.with_suffix(".new")
+        new.write_text(str(step))
+        new.replace(saved)
+        rank.emit(step=step, world=rank.world)
+    return "done"
+
+
+def start_others(rank: Rank, folder: Path) -> None:
+    """Start a process in a session of this rank's, and wait."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder / f"child-{rank.rank}").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(600)
+
+
+def fail(rank: Rank) -> None:
+    """Say something, and fail; the others wait."""
+    if rank.rank == 0:
+        sys.stderr.write("it was the third picture\n")
+        raise ZeroDivisionError("no more of this")
+    time.sleep(600)
+
+
+def end_by_itself(rank: Rank) -> None:
+    """End as what is killed does."""
+    os.kill(os.getpid(), 9)
