@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Client
 
 ANSWER_SECONDS = 60.0
 """A worker that is stopped or wedged keeps its connections, and never answers."""
+
+
+class Silent(OSError):
+    """A worker that does not answer: it is stopped or wedged, cut off, or has just ended."""
 
 
 def ask(
@@ -29,21 +34,33 @@ def ask(
         seconds: How long an answer may take.
 
     Returns:
-        By worker, what it returned; or the exception that it raised, OSError if it does not answer.
+        By worker, what it returned; or the exception that it raised; `Silent` without an answer.
     """
     workers = list(client.scheduler_info(n_workers=-1)["workers"])
 
     async def one(worker: str) -> Any:
         question = client._run(  # `run` of one worker waits for ever
-            call, *arguments, workers=[worker], nanny=nanny, on_error="return"
+            _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:
             answers = await asyncio.wait_for(question, seconds)
         except TimeoutError:
-            return TimeoutError(f"no answer within {seconds:.0f} s")
-        return answers.get(worker, OSError("it has just ended"))
+            return Silent(f"no answer within {seconds:.0f} s")
+        answer = answers.get(worker, Silent("it has just ended"))
+        if isinstance(answer, list):
+            return answer[0]
+        # Not of the call, but of the way to it.
+        return Silent(str(answer)) if isinstance(answer, OSError) else answer
 
     async def every() -> list[Any]:
-        return await asyncio.gather(*map(one, workers), return_exceptions=True)
+        return await asyncio.gather(*map(one, workers))
 
     return dict(zip(workers, client.sync(every), strict=True))
+
+
+def _answer(call: Callable[..., Any], arguments: Sequence[Any], dask_worker: Any) -> list[Any]:
+    knows = "dask_worker" in inspect.signature(call).parameters
+    try:
+        return [call(*arguments, **({"dask_worker": dask_worker} if knows else {}))]
+    except Exception as e:  # noqa: BLE001 - told apart from what goes wrong on the way
+        return [e]

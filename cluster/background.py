@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from cluster.errors import ClusterError
 
 STOP_SECONDS = 30.0
 MARK = "TESSERAE_BACKGROUND"
@@ -34,12 +38,15 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
 
     Raises:
         FileExistsError: It runs already.
+        ClusterError: It was started where this process cannot look.
     """
+    check_here(folder, name)
     if process(folder, name) is not None:
         raise FileExistsError(f"{name} runs already: {folder / name}.json says which.")
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     mark = uuid.uuid4().hex
-    _file(folder, name).write_text(json.dumps({"mark": mark}))  # first: what runs is found
+    record = {"mark": mark, "where": _where()}
+    _file(folder, name).write_text(json.dumps(record))  # first: what runs is found
     with log(folder, name).open("ab") as out:
         started = subprocess.Popen(
             list(words),
@@ -48,7 +55,8 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
-            env={**os.environ, MARK: mark},
+            # Or a library that writes into the line of `ps` would write over the mark.
+            env={**os.environ, MARK: mark, "SPT_NOENV": "1"},
         )
     _started.append(started)
 
@@ -65,7 +73,12 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all that it started; whether it ran."""
+    """Stop a program and all that it started; whether it ran.
+
+    Raises:
+        ClusterError: It was started where this process cannot look.
+    """
+    check_here(folder, name)
     first = process(folder, name)
     if first is not None:
         with suppress(psutil.NoSuchProcess):
@@ -80,6 +93,22 @@ def stop(folder: Path, name: str) -> bool:
     return first is not None
 
 
+def check_here(folder: Path, name: str) -> None:
+    """Refuse to speak of a program of another machine, or container, that shares the folder.
+
+    Raises:
+        ClusterError: With where it was started.
+    """
+    where = _record(folder, name).get("where", _where())
+    if where["machine"] != _where()["machine"] or (
+        where["boot"] == _where()["boot"] and where["space"] != _where()["space"]
+    ):
+        raise ClusterError(
+            f"{_file(folder, name)} is of {where['machine']}, in another container or on another"
+            " machine: ask there, or name another folder with --state."
+        )
+
+
 def log(folder: Path, name: str) -> Path:
     """What a program has said."""
     return folder / f"{name}.log"
@@ -91,11 +120,28 @@ _started: list[subprocess.Popen[bytes]] = []
 
 def _family(folder: Path, name: str) -> list[psutil.Process]:
     """The program and all that it started, which runs."""
-    try:
-        mark = json.loads(_file(folder, name).read_text())["mark"]
-    except (OSError, ValueError, KeyError, TypeError):
+    mark = _record(folder, name).get("mark")
+    if mark is None:
         return []
     return [one for one in psutil.process_iter() if _has(one, mark)]
+
+
+def _record(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_file(folder, name).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _where() -> dict[str, str]:
+    """This machine, since when it runs, and which of its processes can be seen from here."""
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return {
+        "machine": socket.gethostname(),
+        "boot": boot.read_text().strip() if boot.exists() else "",
+        "space": str(space.readlink()) if space.exists() else "",
+    }
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

@@ -124,7 +124,10 @@ def write(place: Path, files: Mapping[str, bytes], *, replace: bool = False) -> 
             with os.fdopen(file, "wb") as out:
                 out.write(data)
         for name in files:
-            (Path(new) / name).rename(place / name)
+            if replace:
+                (Path(new) / name).replace(place / name)
+            else:
+                os.link(Path(new) / name, place / name)  # not over one that has just come
 
 
 def remove(place: Path) -> None:

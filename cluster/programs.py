@@ -219,8 +219,9 @@ def _check_work(wish: WorkerWish, scheduler: str) -> None:
     # What each start would meet again: said here, once.
     try:
         socket.getaddrinfo(scheduler, None)
-    except OSError as e:
-        raise ClusterError(f"no machine is known as {scheduler!r} here ({e.strerror}).") from None
+    except socket.gaierror as e:
+        if e.errno == socket.EAI_NONAME:  # and not that no name is known yet, at a machine's start
+            raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
     if wish.lifetime is not None:
         try:
             lasts = float(parse_timedelta(wish.lifetime))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from cluster.settings import hush, in_force
 
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 2.0
+REACH_SECONDS = 10.0
+"""Between two looks at whether a scheduler can be reached."""
 
 
 def check_address(address: str) -> None:
@@ -96,6 +99,26 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
         " that it runs, that this machine reaches it, and, with TLS, that both hold certificates of"
         " one authority."
     ) from found
+
+
+class Patience:
+    """Notes when a scheduler has not been reached for too long."""
+
+    def __init__(self, address: str, seconds: float) -> None:
+        split = urlsplit(address)
+        self._at = (str(split.hostname), split.port or 0)
+        self._seconds = seconds
+        self._reached = self._looked = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether it has. May be asked all the time."""
+        now = time.monotonic()
+        if now - self._looked > REACH_SECONDS:
+            self._looked = now
+            with suppress(OSError):
+                socket.create_connection(self._at, timeout=GRACE_SECONDS).close()
+                self._reached = now
+        return now - self._reached > self._seconds
 
 
 def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:

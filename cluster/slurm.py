@@ -16,13 +16,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import dask
 import yaml
 from distributed import Client
 from distributed.utils import get_ip, get_ip_interface
@@ -30,18 +30,17 @@ from distributed.utils import get_ip, get_ip_interface
 from cluster import certificates
 from cluster.asking import ask
 from cluster.errors import ClusterError
+from cluster.jobs import Jobs, Shape
 from cluster.local import scheduler_here
 from cluster.scaling import need
 from cluster.settings import hush, in_force
 
 KEEP_SECONDS = 10.0
 """Between two looks at the queue."""
-BRIEF_SECONDS = 20.0
-"""A job that ended so soon did not work."""
-BRIEF_JOBS = 3
-"""So many of them, one after the other, and it is said instead of tried again."""
-SPARE_LOOKS = 3
-"""So many looks in a row must find a job too many before one is let go."""
+PATIENCE = "600"
+"""So many seconds a job's workers look for a scheduler that is gone before the job ends."""
+PENDING = "PD"
+"""Slurm's word for a job that waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +128,8 @@ def _kind(found: dict[str, Any], where: str) -> Kind:
         if name in found and (type(found[name]) is not int or found[name] < 0):
             raise ClusterError(f"{where}: {name} is {found[name]!r}: expected a number.")
     kind = Kind(**found)
+    if kind.least is not None and kind.least > kind.count:
+        raise ClusterError(f"{where}: least is {kind.least}, count is {kind.count}.")
     if kind.least is not None and (kind.gpus or not kind.processes):
         raise ClusterError(
             f"{where}: least is for jobs that decode: expected no gpus, and workers."
@@ -154,18 +155,18 @@ class SlurmJobs:
         self._folder = Path(profile.shared).expanduser() / secrets.token_hex(4)
         files = certificates.make()
         certificates.write(self._folder, workers_part(files))
-        self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
+        # However long the queue is: who is to come is known here.
+        with dask.config.set({"distributed.scheduler.no-workers-timeout": None}):
+            self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
         self._client: Client | None = None
-        self._jobs: list[_Job] = []
-        self._brief = 0
-        """Jobs, one after the other, that ended as soon as they began."""
-        self._spare: Counter[str] = Counter()
-        """Of a kind of job: looks, one after the other, at which there were too many."""
+        shapes = {
+            name: Shape(kind.count, kind.processes, kind.least)
+            for name, kind in profile.jobs.items()
+        }
+        self._jobs = Jobs(shapes, self, say)
         self._checked = time.monotonic()
         try:
-            for name, kind in profile.jobs.items():
-                for _ in range(self._target(kind)):
-                    self._jobs.append(self._submit(name))
+            self._jobs.begin()
         except BaseException:
             self.close()
             raise
@@ -196,57 +197,15 @@ class SlurmJobs:
         if now - self._checked < KEEP_SECONDS:
             return
         self._checked = now
-        there = _queued()
-        if there is None:  # Slurm does not answer: nothing is known
-            return
-        self._note_ended(there, now)
-        for name, kind in self._profile.jobs.items():
-            mine = [job for job in self._jobs if job.name == name]
-            target = self._target(kind)
-            for _ in range(target - len(mine)):
-                self._jobs.append(self._submit(name))
-                self._say(f"job {self._jobs[-1].number} is submitted")
-            # Not at once: between two splits, say, there is nothing to do for a moment.
-            self._spare[name] = self._spare[name] + 1 if len(mine) > target else 0
-            if self._spare[name] >= SPARE_LOOKS:
-                self._let_go(mine, len(mine) - target)
-
-    def _note_ended(self, there: set[str], now: float) -> None:
-        for job in [job for job in self._jobs if job.number not in there]:
-            self._jobs.remove(job)
-            if now - job.submitted >= BRIEF_SECONDS + KEEP_SECONDS:
-                self._brief = 0
-            else:
-                self._brief += 1
-            if self._brief >= BRIEF_JOBS:
-                raise ClusterError(
-                    f"jobs of Slurm end as soon as they begin. See {self._folder}/*.err; what is"
-                    " committed stays."
-                )
-            self._say(f"job {job.number} has ended")
-
-    def _target(self, kind: Kind) -> int:
-        """How many jobs of a kind there shall be now."""
-        if kind.least is None or self._client is None:
-            return kind.count if kind.least is None else max(1, kind.least)
-        wanted = -(-need(self._client).workers // max(1, kind.processes))
-        return min(kind.count, max(1, kind.least, wanted))
-
-    def _let_go(self, mine: Sequence[_Job], surplus: int) -> None:
-        if self._client is None:
-            return
-        idle = need(self._client).idle
-        at = ask(self._client, os.environ.get, "SLURM_JOB_ID", seconds=KEEP_SECONDS)
-        busy = {number for worker, number in at.items() if worker not in idle}
-        free = [job for job in reversed(mine) if job.number not in busy][:surplus]
-        for job in free:
-            self._jobs.remove(job)
-            self._say(f"job {job.number} is let go: nothing is left for it to do")
-        _cancel([job.number for job in free])
+        try:
+            self._jobs.look(now, None if self._client is None else _Tasks(self._client))
+        except ClusterError as e:
+            raise ClusterError(f"{e}. See {self._folder}/*.err; what is committed stays.") from None
 
     def close(self) -> None:
         """Cancel the jobs, and stop the scheduler."""
-        _cancel([job.number for job in self._jobs])
+        if left := self._jobs.close():
+            self._say(f"Slurm has not let go of jobs {', '.join(left)}: scancel {' '.join(left)}")
         self.cluster.close(timeout=30)
         certificates.remove(self._folder)
         self._config.__exit__(None, None, None)
@@ -261,13 +220,14 @@ class SlurmJobs:
         if kind is None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _submit(self, name: str) -> _Job:
+    def submit(self, name: str) -> str:
+        """See `Batch`."""
         from dask_jobqueue.slurm import SLURMJob
 
         kind = self._profile.jobs[name]
         words = [self._profile.python, "-m", "workflows", "cluster", "worker"]
         words += [str(self.cluster.scheduler_address), "--certs", str(self._folder)]
-        words += ["--gpus", "all" if kind.gpus else "none"]
+        words += ["--gpus", "all" if kind.gpus else "none", "--patience", PATIENCE]
         words += ["--workers", str(kind.processes)]
         words += ["--scratch", self._profile.scratch] if self._profile.scratch else []
         gres = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []
@@ -290,15 +250,49 @@ class SlurmJobs:
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
             raise ClusterError(f"Slurm does not take the job ({_last_line(e)}).") from e
-        return _Job(str(job.job_id), name, time.monotonic())
+        return str(job.job_id)
+
+    def queued(self) -> Mapping[str, bool] | None:
+        """See `Batch`."""
+        words = ["squeue", "--noheader", "--format=%A %t", "--me"]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        found = (line.partition(" ") for line in done.stdout.splitlines())
+        return {number: state.strip() != PENDING for number, _, state in found}
+
+    def cancel(self, numbers: Sequence[str]) -> None:
+        """See `Batch`."""
+        if numbers:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)
 
 
-@dataclass
-class _Job:
-    number: str
-    name: str
-    """Of its kind."""
-    submitted: float
+class _Tasks:
+    """What there is to do, as a scheduler knows."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def wanted(self) -> int:
+        """See `Load`."""
+        return need(self._client).workers
+
+    def idle(self) -> set[str]:
+        """See `Load`."""
+        numbers = ask(self._client, _job_number, seconds=KEEP_SECONDS)
+        if not all(isinstance(number, str) for number in numbers.values()):
+            return set()  # one that says nothing may be of any of them
+        idle = need(self._client).idle  # after that: the answers took a while
+        busy = {number for worker, number in numbers.items() if worker not in idle}
+        return set(numbers.values()) - busy
+
+
+def _job_number() -> str | None:
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def workers_part(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -313,22 +307,6 @@ def host_of(profile: Profile) -> str:
     if profile.interface is not None:
         return str(get_ip_interface(profile.interface))
     return str(get_ip())
-
-
-def _cancel(numbers: Sequence[str]) -> None:
-    if numbers:
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)
-
-
-def _queued() -> set[str] | None:
-    """Our jobs that wait or run; None if Slurm does not say."""
-    words = ["squeue", "--noheader", "--format=%A", "--me"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return set(done.stdout.split()) if done.returncode == 0 else None
 
 
 def _last_line(error: BaseException) -> str:

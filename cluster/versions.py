@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from distributed import Client
 
-from cluster.asking import ask
+from cluster.asking import Silent, ask
 from cluster.errors import ClusterError
 
+CODE = "code"
 
-def compare(client: Client, packages: Sequence[str], code: Sequence[str]) -> list[str]:
+
+def compare(client: Client, packages: Sequence[str], code: Callable[[], str]) -> list[str]:
     """A sentence for each package that is another one on some worker.
 
     Args:
         client: Of the cluster.
         packages: Distributions whose versions are compared, and Python's.
-        code: Packages of which every source file must be the same: tasks are theirs.
+        code: Says which code it is, where it is called: tasks are of that, so it must be the same.
 
     Raises:
         ClusterError: A worker cannot say, or its code is another.
     """
-    here = installed(tuple(packages), tuple(code))
-    answers = ask(client, installed, tuple(packages), tuple(code))
+    here = installed(tuple(packages), code)
+    answers = ask(client, installed, tuple(packages), code)
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, found in sorted(answers.items()):
-        if isinstance(found, OSError):
+        if isinstance(found, Silent):
             continue  # it is just ending, or does not answer: nothing is known of it
         if not isinstance(found, dict):
             raise ClusterError(
@@ -42,10 +41,10 @@ def compare(client: Client, packages: Sequence[str], code: Sequence[str]) -> lis
             if found.get(name) != kept:
                 others[name, str(found.get(name))].append(worker)
     for (name, _), workers in others.items():
-        if name in code:
+        if name == CODE:
             raise ClusterError(
-                f"{_named(workers)} has other code in {name}/ than this machine. Install the same"
-                " Tesserae on both, and start the worker again."
+                f"{_named(workers)} has another Tesserae than this machine. Install the same on"
+                " both, and start the worker again."
             )
     return [
         f"{name} is {here[name] or 'missing'} here and {theirs} on {_named(workers)}"
@@ -53,25 +52,15 @@ def compare(client: Client, packages: Sequence[str], code: Sequence[str]) -> lis
     ]
 
 
-def installed(packages: Sequence[str], code: Sequence[str]) -> dict[str, str]:
-    """Versions of *packages* and of Python, and digests of *code*, in this process."""
-    found = {"Python": platform.python_version()}
+def installed(packages: Sequence[str], code: Callable[[], str]) -> dict[str, str]:
+    """Versions of *packages* and of Python, and what *code* says, in this process."""
+    found = {"Python": platform.python_version(), CODE: code()}
     for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = ""
-    return found | {name: _digest(name) for name in code}
-
-
-def _digest(package: str) -> str:
-    spec = importlib.util.find_spec(package)
-    digest = hashlib.blake2b(digest_size=16)
-    for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{path.relative_to(folder)}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return found
 
 
 def _named(workers: Sequence[str]) -> str:

@@ -70,6 +70,8 @@ class Command:
 
     def signal_all(self, number: int) -> None:
         """Send a signal to the whole process group, as a terminal does."""
+        if not self.running():  # then its number may be somebody else's
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from cluster import background, certificates, keeper, ports, programs, ssh, unit
 from cluster.errors import ClusterError
 from cluster.local import cores
 from cluster.programs import SchedulerWish, WorkerWish
-from cluster.remote import connect, wait_for
+from cluster.remote import Patience, connect, wait_for
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.clusters import PRELOAD, say_dashboard
@@ -107,6 +108,13 @@ def _add_known(parser: argparse.ArgumentParser) -> None:
 def _add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="of the scheduler: tls://10.0.0.1:8786")
     parser.add_argument("--host", help="to listen on (by which the scheduler is reached)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="end when the scheduler was not reached for so long (never)",
+    )
     parser.add_argument("--stdin", action="store_true", help="as `--cluster ssh:` calls it")
 
 
@@ -212,12 +220,14 @@ def _gpus(named: str) -> list[str]:
     return gpus
 
 
-def _run(wanted: Sequence[keeper.Program], *, once: bool) -> int:
+def _run(
+    wanted: Sequence[keeper.Program], *, once: bool, done: Callable[[], bool] = lambda: False
+) -> int:
     if once and len(wanted) == 1:
         keeper.run_once(wanted[0])
     if once:
         raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
-    keeper.keep(wanted, say=_say)
+    keeper.keep(wanted, say=_say, done=done)
     return 0
 
 
@@ -238,7 +248,8 @@ def _worker(args: argparse.Namespace) -> int:
     if args.stdin:
         return _work_for_a_caller(args)
     wanted = programs.workers(_worker_wish(args, args.address))
-    return _run(wanted, once=args.once)
+    patience = Patience(args.address, args.patience)
+    return _run(wanted, once=args.once, done=patience.over)
 
 
 def _work_for_a_caller(args: argparse.Namespace) -> int:

@@ -21,13 +21,14 @@ from types import TracebackType
 from distributed import Client
 
 from cluster import allocation, certificates, keeper, programs
-from cluster.asking import ask
+from cluster.asking import Silent, ask
 from cluster.errors import ClusterError
 from cluster.local import Local, cores
 from cluster.remote import check_address, connect, wait_for
 from cluster.slurm import SlurmJobs, read_profile
 from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
+from pipeline import identity
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.joining import join
 from pipeline.ingest.shard import Work
@@ -42,9 +43,6 @@ PACKAGES = (
     "xxhash", "zarr",
 )  # fmt: skip
 """Compared on every machine. Pillow is not: its pixels are (`pipeline.probe`)."""
-
-CODE = ("pipeline",)
-"""Whose tasks run on workers."""
 
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.1
@@ -165,7 +163,7 @@ class Cluster:
     def look(self) -> None:
         """Connect to a cluster that stands: what is wrong with it is said before work begins."""
         if self.stands:
-            for difference in compare(self.client, PACKAGES, CODE):
+            for difference in compare(self.client, PACKAGES, identity.digest):
                 _notice(difference)
 
     def ask_workers(self, work: Work) -> None:
@@ -180,7 +178,7 @@ class Cluster:
         for worker, answer in sorted(ask(self.client, join, work).items()):
             if isinstance(answer, TesseraeError):
                 raise type(answer)(f"worker {worker}: {answer}")
-            if isinstance(answer, OSError):
+            if isinstance(answer, Silent):
                 continue  # it is just ending, or does not answer; its tasks are asked again
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")

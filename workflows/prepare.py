@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.local import cores
-from pipeline import sources
+from pipeline import identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
@@ -324,6 +324,7 @@ def _prepare(
         run=run_name,
         sizes=options.choices.sizes,
         image_seconds=options.image_seconds,
+        code=identity.digest(),
     )
     left_alone = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
     tally = Tally(before=sum(map(Counter, left_alone), Counter()))

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline import sources
+from pipeline import identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import mend, planning
 from pipeline.ingest.check import Found, Problem
@@ -145,6 +145,7 @@ def _rebuild(repair: Repair, found: Found, plan: Plan, rest: Sequence[Problem]) 
         split=repair.split,
         run=repair.run,
         sizes=mend.planned_sizes(repair.objects, found),
+        code=identity.digest(),
     )
     jobs = mend.rebuild_jobs(work, mend.plan_rebuilds(found, rest))
     jobs += shard_jobs(work, mend.lost_shards(found, rest))

@@ -24,7 +24,7 @@ from pathlib import Path
 import google_crc32c
 import pyarrow as pa
 
-from pipeline import probe
+from pipeline import identity, probe
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.errors import DecodeError, ReadError, StoreError, StoreMismatchError
 from pipeline.ingest.readahead import read_ahead
@@ -54,6 +54,8 @@ class Work:
     """Bytes that the child may use that decodes pictures one by one."""
     watched: bool = True
     """Whether somebody restarts a worker that a picture has hung."""
+    code: str = ""
+    """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
     read_tries: int = 4
     read_pause: float = 0.5
     """Seconds before the second try to read an image."""
@@ -119,6 +121,11 @@ class Workspace:
             StoreMismatchError: It does not.
         """
         self.work = work
+        if work.code not in ("", identity.digest()):
+            raise StoreMismatchError(
+                f"on {socket.gethostname()} there is another Tesserae than where the run was begun."
+                " Install the same on both, and start the worker again."
+            )
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)

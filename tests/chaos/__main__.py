@@ -55,7 +55,9 @@ def main() -> int:
         note(f"{e}\nseed {plan.seed}; what the processes said is in {folder}")
         return 1
     except KeyboardInterrupt:
-        note("stopped")
+        note("stopped: nothing was shown")
+        shutil.rmtree(folder)
+        return 130
     shutil.rmtree(folder)
     return 0
 

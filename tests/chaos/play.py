@@ -17,10 +17,10 @@ from tests.chaos.ground import ROW_BYTES, SHAPE, disk, hashes, make_source, make
 from tests.chaos.monkey import FAULTS, Monkey, Scene, struck
 from tests.cluster.hosts import hosts
 from tests.cluster.network import Network
-from tests.commands import Command, committed, saboteur
+from tests.commands import Command, committed, run, saboteur
 
 STUCK_SECONDS = 240.0
-"""Without a shard or the end of a command: then something hangs."""
+"""Without a new shard: then something hangs, or fails again and again."""
 LOOK_SECONDS = 0.05
 SAY_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
@@ -139,6 +139,8 @@ class _Play:
         self._said = float("-inf")
         self._shards = 0
         self._over = False
+        self._calm = False
+        """Whether the command was begun after the last fault."""
 
     def look(self) -> bool:
         """Break, mend, and see how the command fares; whether all is done."""
@@ -151,15 +153,24 @@ class _Play:
         self._watch(now)
         if self._scene.command.running():
             return False
-        self._moved = now
         if self._ended(self._scene.command):
+            self._moved = now
             self._compare()
             if self._over:
                 return True
-            shutil.rmtree(self._store)
+            self._forget()
+        elif self._calm:
+            raise Broken(f"a command failed in the calm: {self._scene.command.err_file}")
         time.sleep(PAUSE_SECONDS)
+        self._calm = self._over
         self._scene.command = self._begin()
         return False
+
+    def _forget(self) -> None:
+        # Renamed first: one that was stopped, or cut off, may still write to it.
+        gone = self._store.with_name(f"gone-{self._account.stores}")
+        self._store.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def close(self) -> Account:
         """What happened."""
@@ -184,14 +195,16 @@ class _Play:
     def _ended(self, command: Command) -> bool:
         """Note how a command ended; whether it has done its work."""
         status, said = command.wait(), command.err.strip()
+        mine = {KILLED: "command killed", INTERRUPTED: "command interrupted"}.get(status)
+        if mine is not None and self._account.ends[_ENDS[status]] >= self._monkey.counts[mine]:
+            raise Broken(f"a command ended with {status} by itself: {command.err_file}")
         if not command.gone(15):
             raise Broken(f"a command left processes: {command.processes()}")
         if "Traceback" in said:
             raise Broken(f"a command ended with a traceback: {command.err_file}")
-        ends = {0: "finished", 1: "with a sentence", INTERRUPTED: "interrupted", KILLED: "killed"}
-        if status not in ends:
+        if status not in _ENDS:
             raise Broken(f"a command ended with {status}: {command.err_file}")
-        self._account.ends[ends[status]] += 1
+        self._account.ends[_ENDS[status]] += 1
         if status in (1, INTERRUPTED):
             lines = [line for line in said.splitlines() if line.startswith("tesserae: ")]
             if not lines or re.match(r"tesserae: \w*(Error|Exception)\b", lines[-1]):
@@ -202,6 +215,10 @@ class _Play:
         return status == 0
 
     def _compare(self) -> None:
+        # Commits and plan too, whose bytes say who made what and when.
+        done = run("verify", self._store, scratch=self._plan.folder, seconds=STUCK_SECONDS)
+        if done.status:
+            raise Broken(f"a finished store is not whole: {done.out}{done.err}")
         found = hashes(self._store)
         if found != self._expected:
             names = sorted(found.keys() | self._expected.keys())
@@ -209,6 +226,9 @@ class _Play:
             raise Broken(f"{len(other)} files are not as they should be, such as {other[:3]}")
         self._account.stores += 1
         note(f"store {self._account.stores} has the bytes it should have")
+
+
+_ENDS = {0: "finished", 1: "with a sentence", INTERRUPTED: "interrupted", KILLED: "killed"}
 
 
 def note(line: str) -> None:

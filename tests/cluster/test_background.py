@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cluster import background
+from cluster.errors import ClusterError
 from tests.commands import wait_until
 
 # Starts a child that has a session of its own, and pays no attention to a wish to end.
@@ -77,6 +78,26 @@ def test_others_are_let_alone(folder: Path) -> None:
         assert background.process(folder, "two") is not None
     finally:
         background.stop(folder, "two")
+
+
+@pytest.mark.parametrize("field", ["machine", "space"])
+def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, field: str) -> None:
+    """By another machine, or in another container, that shares the folder; a reboot ends all."""
+    family = start(folder)
+    file = folder / "one.json"
+    record = json.loads(file.read_text())
+    other = record | {"where": record["where"] | {field: "another"}}
+    file.write_text(json.dumps(other))
+    for call in (lambda: background.stop(folder, "one"), lambda: start(folder)):
+        with pytest.raises(ClusterError, match="ask there"):
+            call()
+    assert json.loads(file.read_text()) == other
+    file.write_text(json.dumps(record))
+    assert background.stop(folder, "one")
+    assert not any(one.is_running() for one in family)
+    rebooted = record["where"] | {"boot": "before", "space": "another"}
+    file.write_text(json.dumps(record | {"where": rebooted}))
+    assert not background.stop(folder, "one")
 
 
 def test_who_starts_one_may_be_killed_meanwhile(folder: Path) -> None:

@@ -25,3 +25,4 @@ def test_stores_that_are_made_in_chaos_have_the_bytes_they_should_have(tmp_path:
     assert account.stores == account.ends["finished"]
     often = {fault.name for fault in FAULTS if fault.every <= 40}
     assert often <= {name for name, count in account.faults.items() if count}
+    assert all(account.struck.values()), account.struck

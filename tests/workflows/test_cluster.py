@@ -270,7 +270,7 @@ def test_a_worker_with_other_code_is_refused(
             "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
         )
     assert done.status == 1
-    assert "has other code in pipeline/ than this machine" in done.err
+    assert "has another Tesserae than this machine" in done.err
     assert not (tmp_path / "store").exists()
 
 

@@ -169,7 +169,7 @@ for number in os.listdir(folder):
     except FileNotFoundError:
         dead = True
     if not dead:
-        print(number)
+        print(number, "R")
 """
 SCANCEL = """
 import os, signal, sys

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline import identity
+from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.ingest.shard import prepare_shard
 from pipeline.store import layout, records
 from pipeline.store.objects import LocalObjects, LocalWriter
@@ -20,6 +22,15 @@ ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("t
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10 pictures: a full shard and a short one."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 10)
+
+
+def test_another_tesserae_makes_no_shard(source: Path, tmp_path: Path) -> None:
+    """A worker that came when all others had been asked."""
+    _, _, work = plan_inline(source, str(tmp_path / "store"))
+    with pytest.raises(StoreMismatchError, match="another Tesserae"):
+        prepare_shard(replace(work, code="another"), 0)
+    assert not list((tmp_path / "store" / "commits").rglob("*.json"))
+    assert prepare_shard(replace(work, code=identity.digest()), 0).num_rows == 8
 
 
 @pytest.mark.parametrize("name", ALL)
