@@ -150,7 +150,7 @@ def scheduler_here(host: str, files: Mapping[str, bytes], *, dashboard: bool) ->
         made = LocalCluster(
             n_workers=0,
             processes=False,
-            host=host,
+            host=f"[{host}]" if ":" in host and not host.startswith("[") else host,
             protocol="tls://",
             security=certificates.in_memory(files),
             dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",

@@ -89,6 +89,10 @@ def scheduler(wish: SchedulerWish) -> Program:
     for name, port in (("--port", wish.port), ("--dashboard-port", wish.dashboard_port)):
         if not 1 <= port <= 65_535:
             raise ValueError(f"{name} is {port}: expected 1 to 65535.")
+    if wish.port == wish.dashboard_port:
+        raise ValueError(f"--port and --dashboard-port are both {wish.port}: expected two.")
+    if ":" in wish.dashboard_host:
+        raise ValueError("--dashboard-host: Dask serves it on IPv4 alone.")
     _check_open(wish.host, "a scheduler", wish.certificates, insecure=wish.insecure)
     environment: dict[str, str] = {}
     preload = list(wish.preload)
@@ -139,6 +143,8 @@ def workers(wish: WorkerWish) -> list[Program]:
         raise CertificateError(
             f"{wish.address} is not encrypted, and certificates were named: expected tls://."
         )
+    if wish.host is not None:
+        _check_open(wish.host, "a worker", wish.certificates, insecure=wish.insecure)
     _check_work(wish, str(split.hostname))
     host = wish.host or _seen_by(str(split.hostname), split.port)
     _check_open(host, "a worker", wish.certificates, insecure=wish.insecure)
@@ -170,7 +176,12 @@ def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        return [name.strip() for name in named.split(",") if name.strip()] if devices() else []
+    return devices()
+
+
+def devices() -> list[str]:
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them when it names them well."""
     if shutil.which("nvidia-smi") is None:
         return []
     asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
@@ -216,27 +227,46 @@ def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) ->
 
 
 def _check_work(wish: WorkerWish, scheduler: str) -> None:
-    # What each start would meet again: said here, once.
+    """Refuse what each start would meet again: it is said here, once."""
     try:
         socket.getaddrinfo(scheduler, None)
     except socket.gaierror as e:
         if e.errno == socket.EAI_NONAME:  # and not that no name is known yet, at a machine's start
             raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
+    if wish.host is not None:
+        _check_own(wish.host)
     if wish.lifetime is not None:
-        try:
-            lasts = float(parse_timedelta(wish.lifetime))
-        except (ValueError, KeyError, TypeError):
-            lasts = 0.0
-        if not lasts > 0:
-            raise ClusterError(f"--lifetime is {wish.lifetime!r}: expected e.g. 55m or 4h.")
+        _check_lifetime(wish.lifetime)
     if wish.scratch is not None:
-        try:
-            wish.scratch.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=wish.scratch).close()
-        except OSError as e:
-            raise ClusterError(
-                f"--scratch {wish.scratch}: nothing can be written there ({e.strerror})."
-            ) from None
+        _check_scratch(wish.scratch)
+
+
+def _check_own(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError as e:
+        raise ClusterError(f"--host {host}: {e.strerror}.") from None
+
+
+def _check_lifetime(text: str) -> None:
+    try:
+        lasts = float(parse_timedelta(text))
+    except (ValueError, KeyError, TypeError):
+        lasts = 0.0
+    if not lasts > 0:
+        raise ClusterError(f"--lifetime is {text!r}: expected e.g. 55m or 4h.")
+
+
+def _check_scratch(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise ClusterError(
+            f"--scratch {folder}: nothing can be written there ({e.strerror})."
+        ) from None
 
 
 def _seen_by(host: str, port: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -32,7 +33,8 @@ def check_address(address: str) -> None:
     """
     try:
         split = urlsplit(address)
-        whole = split.scheme in ("tcp", "tls") and split.hostname and split.port
+        whole = split.hostname and split.port and address == f"{split.scheme}://{split.netloc}"
+        whole = whole and split.scheme in ("tcp", "tls")
     except ValueError:  # a port that is no number
         whole = False
     if not whole:
@@ -92,8 +94,6 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
     found = made[0] if made else TimeoutError("it takes the connection, and says nothing")
     if isinstance(found, Client):
         return found
-    if not isinstance(found, OSError | RuntimeError):
-        raise found
     raise ClusterError(
         f"the scheduler {address} does not answer ({_first_line(found.__cause__ or found)}). See"
         " that it runs, that this machine reaches it, and, with TLS, that both hold certificates of"
@@ -135,12 +135,15 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> 
         if time.monotonic() > until:
             break
         time.sleep(LOOK_SECONDS)
-    missing = f"{workers} worker{'s' * (workers != 1)} ({there} there)"
-    if gpus:
-        missing += f" and {gpus} GPU{'s' * (gpus != 1)} ({with_gpu} there)"
+    wanted = {"worker": (workers, there), "GPU": (gpus, with_gpu)}
+    missing = " and ".join(
+        f"{count} {what}{'s' * (count != 1)} ({found} there)"
+        for what, (count, found) in wanted.items()
+        if count > found
+    )
     raise ClusterError(
         f"the cluster did not have {missing} within {seconds:.0f} s. Look at the logs of"
-        " `tesserae cluster worker`; `tesserae cluster status` says which of them hold a GPU."
+        " `tesserae cluster worker`, and at `tesserae cluster status`."
     )
 
 
@@ -150,4 +153,5 @@ def _count(dask_scheduler: Scheduler) -> tuple[int, int]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    text = re.sub(r"^in <.*?>: ", "", str(error))
+    return (text or type(error).__name__).strip().splitlines()[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import dask
 import yaml
+from dask.utils import parse_bytes
 from distributed import Client
 from distributed.utils import get_ip, get_ip_interface
 
@@ -39,6 +41,7 @@ KEEP_SECONDS = 10.0
 """Between two looks at the queue."""
 PATIENCE = "600"
 """So many seconds a job's workers look for a scheduler that is gone before the job ends."""
+WALLTIME = re.compile(r"(\d+-)?\d+(:\d\d){1,2}|\d+-\d+")
 PENDING = "PD"
 """Slurm's word for a job that waits."""
 
@@ -104,7 +107,10 @@ def read_profile(path: Path) -> Profile:
         str(name): _kind(_checked(kind, Kind, f"{path}, jobs, {name}"), f"{path}, jobs, {name}")
         for name, kind in kinds.items()
     }
+    _check_lines(made.get("prologue", ()), f"{path}: prologue")
     profile = Profile(**made)
+    if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
+        raise ClusterError(f"{path}: count is 0 of every kind of job.")
     if profile.way == "jobs" and not profile.jobs:
         raise ClusterError(
             f"{path}: jobs names none: expected e.g. cpu: with count, cores, memory."
@@ -120,6 +126,21 @@ def _checked(found: object, shape: type, where: str) -> dict[str, Any]:
     return found
 
 
+def _check_request(found: dict[str, Any], where: str) -> None:
+    walltime = found.get("walltime")
+    if walltime is not None and not (isinstance(walltime, str) and WALLTIME.fullmatch(walltime)):
+        raise ClusterError(f'{where}: walltime is {walltime!r}: expected "HH:MM:SS", in quotes.')
+    try:
+        parse_bytes(str(found["memory"]) if isinstance(found["memory"], str) else "?")
+    except ValueError:
+        raise ClusterError(f"{where}: memory is {found['memory']!r}: expected e.g. 64GB.") from None
+
+
+def _check_lines(found: object, what: str) -> None:
+    if not isinstance(found, list | tuple) or not all(isinstance(line, str) for line in found):
+        raise ClusterError(f"{what} is {found!r}: expected a list of lines.")
+
+
 def _kind(found: dict[str, Any], where: str) -> Kind:
     for name in ("count", "cores", "memory"):
         if name not in found:
@@ -127,6 +148,8 @@ def _kind(found: dict[str, Any], where: str) -> Kind:
     for name in ("count", "cores", "workers", "gpus", "least"):
         if name in found and (type(found[name]) is not int or found[name] < 0):
             raise ClusterError(f"{where}: {name} is {found[name]!r}: expected a number.")
+    _check_request(found, where)
+    _check_lines(found.get("directives", ()), f"{where}: directives")
     kind = Kind(**found)
     if kind.least is not None and kind.least > kind.count:
         raise ClusterError(f"{where}: least is {kind.least}, count is {kind.count}.")

@@ -244,7 +244,8 @@ class _Link:
             return None
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        sentences = [line for line in lines if line.startswith(SAYS)]
+        return (sentences or lines or [""])[-1]
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None

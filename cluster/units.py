@@ -50,9 +50,10 @@ def texts(address: str, user: str, certs: Path) -> dict[str, str]:
         raise ValueError("--user and --certs: expected no spaces, quotes, % or control characters.")
     split = urlsplit(address)
     where = f"--host {split.hostname} --port {split.port}"
+    trust = " --insecure" if split.scheme == "tcp" else ""
     wanted = {
-        "tesserae-scheduler.service": ("scheduler", f"scheduler {where} --once"),
-        "tesserae-worker.service": ("workers", f"worker {address}"),
+        "tesserae-scheduler.service": ("scheduler", f"scheduler {where}{trust} --once"),
+        "tesserae-worker.service": ("workers", f"worker {address}{trust}"),
     }
     return {
         name: _UNIT.format(what=what, user=user, certs=certs, command=f"{tesserae} {words}")

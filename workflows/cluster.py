@@ -41,6 +41,9 @@ from workflows.figures import bytes_text, counted
 
 SCHEDULER, WORKERS = "scheduler", "workers"
 
+SILENT_SECONDS = 15.0
+"""Workers give signs of life more often than that."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `tesserae cluster`."""
@@ -133,7 +136,9 @@ def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where to, e.g. /etc/systemd/system")
-    parser.add_argument("--address", default="tls://SCHEDULER:8786", help="that workers look for")
+    parser.add_argument(
+        "--address", required=True, help="of the scheduler, e.g. tls://10.0.0.1:8786"
+    )
     parser.add_argument("--user", default="tesserae", help="who runs them (tesserae)")
     parser.add_argument(
         "--certs", metavar="DIR", default="/etc/tesserae/certs", help="of each machine"
@@ -215,8 +220,15 @@ def _gpus(named: str) -> list[str]:
     if named in ("all", "none"):
         return programs.gpus() if named == "all" else []
     gpus = named.split(",")
-    if not all(gpus) or len(set(gpus)) != len(gpus):
-        raise ValueError(f"--gpus is {named!r}: expected all, none, or devices such as 0,1.")
+    there = programs.devices()
+    known = [str(place) for place in range(len(there))]
+    if len(set(gpus)) != len(gpus) or not all(
+        gpu in known or gpu.startswith("MIG-") or gpu in there for gpu in gpus
+    ):
+        raise ValueError(
+            f"--gpus is {named!r}: expected all, none, or devices of this machine, which has"
+            f" {', '.join(known) or 'none'}."
+        )
     return gpus
 
 
@@ -262,7 +274,8 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
         heard = [time.monotonic()]
 
         def listen() -> None:
-            while sys.stdin.buffer.readline():
+            # Not through a buffer, whose lock the end of the interpreter would wait for.
+            while os.read(sys.stdin.fileno(), 4096):
                 heard[0] = time.monotonic()
             heard[0] = float("-inf")
 
@@ -364,7 +377,8 @@ def _up(args: argparse.Namespace) -> int:
     shown = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     shown += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {shown}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
-    print(f"  run on it: make prepare ... CLUSTER={wish.address}")
+    named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
+    print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
     return 0
 
 
@@ -401,24 +415,33 @@ def _status(args: argparse.Namespace) -> int:
     if address is None and where.exists() and running[0][1] is not None:
         address = where.read_text().strip()
     if address is None:
-        print(f"no scheduler runs that {state} knows of. Start it with `tesserae cluster up`.")
+        rest = "its workers are stopped with `tesserae cluster down`; start it again"
+        how = rest if running[1][1] is not None else "start it"
+        print(f"no scheduler runs that {state} knows of: {how} with `tesserae cluster up`.")
         return 1
     with connect(address, _folder(args), seconds=20) as client:
-        info = client.scheduler_info(n_workers=-1)["workers"]
-        threads = sum(worker["nthreads"] for worker in info.values())
-        gpus = sum(worker["resources"].get("GPU", 0) for worker in info.values())
-        hosts = {urlsplit(name).hostname for name in info}
-        print(
-            f"{address}: {counted(len(info), 'worker')} with {counted(threads, 'thread')} on"
-            f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
-        )
+        _say_workers(client, address)
         there = ports.listening(client)
-        for port in there:
-            reach = "reached from elsewhere" if port.open else "this machine only"
-            print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
+    for port in there:
+        reach = "reached from elsewhere" if port.open else "this machine only"
+        print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
     for port in (port for port in there if port.why.startswith(ports.DASHBOARD)):
         say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
+
+
+def _say_workers(client: Client, address: str) -> None:
+    info = client.scheduler_info(n_workers=-1)["workers"]
+    threads = sum(worker["nthreads"] for worker in info.values())
+    gpus = sum(worker["resources"].get("GPU", 0) for worker in info.values())
+    hosts = {urlsplit(name).hostname for name in info}
+    print(
+        f"{address}: {counted(len(info), 'worker')} with {counted(threads, 'thread')} on"
+        f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
+    )
+    for name, worker in sorted(info.items()):
+        if (silent := time.time() - worker["last_seen"]) > SILENT_SECONDS:
+            print(f"  {name}  no sign of it for {silent:.0f} s")
 
 
 def _address_file(state: Path) -> Path:
@@ -432,6 +455,9 @@ def _wait(args: argparse.Namespace) -> int:
 
 
 def _units(args: argparse.Namespace) -> int:
-    for path in units.write(Path(args.folder), args.address, args.user, Path(args.certs)):
+    for path in units.write(
+        Path(args.folder), args.address, args.user, Path(args.certs).absolute()
+    ):
         print(path)
+    print("  next: systemctl daemon-reload, then systemctl enable --now of the one that is for it")
     return 0

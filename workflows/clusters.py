@@ -241,7 +241,10 @@ class Cluster:
 
     def _connect(self) -> Client:
         folder = certificates.folder(self._certs)
-        return self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
+        client = self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
+        if self._dashboard:
+            print(f"dashboard: `tesserae cluster status {self._where}` says where", flush=True)
+        return client
 
     def __enter__(self) -> Cluster:
         return self

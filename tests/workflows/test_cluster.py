@@ -245,7 +245,7 @@ def _serves(process: psutil.Process, role: str) -> bool:
     ("words", "says"),
     [
         (("--workers", 3), "did not have 3 workers (2 there) within 1 s"),
-        (("--gpus", 1), "and 1 GPU (0 there) within 1 s"),
+        (("--gpus", 1), "did not have 1 GPU (0 there) within 1 s"),
     ],
 )
 def test_what_does_not_come_is_said_after_a_while(
@@ -395,6 +395,10 @@ def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -
         (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", ""), "--gpus is ''"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", "0,0"), "--gpus is '0,0'"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", "99"), "--gpus is '99': expected all, none, or"),
+        (("worker", "tcp://127.0.0.1:1", "--host", "192.0.2.1", "--insecure"), "--host 192.0.2.1"),
+        (("worker", "tcp://127.0.0.1:1/"), "is no scheduler's address"),
+        (("scheduler", "--dashboard-host", "::1"), "IPv4 alone"),
         (("worker", "tcp://127.0.0.1:1", "--lifetime", "soon"), "--lifetime is 'soon'"),
         (("worker", "tcp://127.0.0.1:1", "--scratch", "/proc/no"), "--scratch /proc/no: nothing"),
         (("worker", "tcp://nowhere.invalid:1", "--insecure"), "no machine is known as 'nowhere"),
@@ -404,7 +408,7 @@ def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -
         (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
         (("wait", "tcp://127.0.0.1:1", "--seconds", "nan"), "--seconds is nan"),
         (("units", ".", "--address", "foo"), "is no scheduler's address"),
-        (("units", ".", "--certs", "/a b"), "expected no spaces"),
+        (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
     ],
 )
 def test_nothing_is_open_to_everybody_unless_that_was_said(
