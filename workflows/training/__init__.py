@@ -1,0 +1,1 @@
+"""What every stage that trains stands on: its world of ranks, its run folder, its checkpoints."""
