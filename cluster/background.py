@@ -58,7 +58,7 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
             # Or a library that writes into the line of `ps` would write over the mark.
             env={**os.environ, MARK: mark, "SPT_NOENV": "1"},
         )
-    _started.append(started)
+    started.returncode = 0  # not to be waited for: it is to outlive this process
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
@@ -112,10 +112,6 @@ def check_here(folder: Path, name: str) -> None:
 def log(folder: Path, name: str) -> Path:
     """What a program has said."""
     return folder / f"{name}.log"
-
-
-_started: list[subprocess.Popen[bytes]] = []
-"""Kept: Python warns of one that is let go while it runs."""
 
 
 def _family(folder: Path, name: str) -> list[psutil.Process]:

@@ -419,7 +419,7 @@ def _status(args: argparse.Namespace) -> int:
         how = rest if running[1][1] is not None else "start it"
         print(f"no scheduler runs that {state} knows of: {how} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(args), seconds=20) as client:
+    with connect(address, _folder(args), seconds=10) as client:
         _say_workers(client, address)
         there = ports.listening(client)
     for port in there:

@@ -221,9 +221,9 @@ FAULTS = (
     Fault("link cut", 30, (1, 25), _cut_link),
     Fault("source fails", 30, (0.5, 4), _spell("source", "fail 0.3")),
     Fault("source is gone", 60, (10, 40), _spell("source", "fail 1")),
-    Fault("source stalls", 40, (1, 8), _spell("source", "stall 0.2 2")),
-    Fault("disk fails", 60, (0.5, 3), _spell("disk", "fail 0.2")),
-    Fault("disk stalls", 40, (1, 8), _spell("disk", "stall 0.2 2")),
+    Fault("source stalls", 40, (1, 8), _spell("source", "stall 0.5 2")),
+    Fault("disk fails", 40, (0.5, 3), _spell("disk", "fail 0.5")),
+    Fault("disk stalls", 40, (1, 8), _spell("disk", "stall 0.5 2")),
     Fault("disk full", 75, (1, 8), _fill_disk),
 )
 """Links are cut, and processes stopped, for less and for more than it takes to be given up."""
