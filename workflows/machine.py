@@ -90,7 +90,7 @@ def cluster_found(address: str, certs: str | None) -> Iterator[Finding]:
     from cluster.remote import connect
 
     try:
-        with connect(address, certificates.folder(certs), seconds=20) as client:
+        with connect(address, certificates.folder(certs), seconds=5) as client:
             found = ports.listening(client)
     except ClusterError as e:
         yield Finding("cluster", "broken", f"{address} cannot be looked at", str(e))

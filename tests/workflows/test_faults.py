@@ -118,7 +118,8 @@ def test_a_workers_death_costs_one_shard_a_thread(
         assert command.wait() == 0, command.err
     begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     twice = Counter(shard for _, shard in begun) - Counter({shard for _, shard in begun})
-    assert 1 <= twice.total() <= threads
+    assert len(begun) >= 25
+    assert twice.total() <= threads
     assert set(twice) <= {shard for pid, shard in begun if pid == victim.pid}
     assert contents(store) == expected
 

@@ -106,7 +106,9 @@ def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
     assert contents(tmp_path / "store") == contents(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_a_command_that_is_ended_leaves_nothing_there(
     sshd: Sshd, source: Path, tmp_path: Path, number: int
 ) -> None:
