@@ -14,13 +14,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from distributed import Client
-
 from cluster import certificates
 from cluster.errors import ClusterError
 from cluster.heartbeat import Heartbeat
-from cluster.local import scheduler_here
-from cluster.settings import hush, in_force
+from cluster.here import Here
 from cluster.slurm import Profile, host_of, workers_part
 
 BEAT_SECONDS = 15.0
@@ -31,35 +28,18 @@ LEAVE_SECONDS = 5.0
 ADDRESS = "address"
 
 
-class Allocation:
+class Allocation(Here):
     """The first process of a step of Slurm: the scheduler, for which the others work."""
 
     def __init__(self, profile: Profile, *, dashboard: bool) -> None:
         """Start the scheduler, and tell the others where it is."""
-        self._config = in_force()
-        hush()
         self._folder = _meeting(profile)
         shutil.rmtree(self._folder, ignore_errors=True)
         files = certificates.make()
-        self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
+        super().__init__(host_of(profile), files, dashboard=dashboard)
         certificates.write(self._folder, workers_part(files))
-        _write(self._folder / ADDRESS, str(self.cluster.scheduler_address))
+        _write(self._folder / ADDRESS, self.address)
         self._heart = Heartbeat((self._folder / ADDRESS).touch, BEAT_SECONDS)
-
-    @property
-    def dashboard(self) -> str:
-        """The dashboard's address."""
-        return str(self.cluster.dashboard_link)
-
-    def client(self) -> Client:
-        """A client of it."""
-        return Client(self.cluster)
-
-    def check(self) -> None:
-        """Nothing to look after."""
-
-    def keep(self) -> None:
-        """Nothing to look after."""
 
     def close(self) -> None:
         """Send the others home, and stop the scheduler."""
@@ -69,17 +49,8 @@ class Allocation:
         until = time.monotonic() + LEAVE_SECONDS
         while self.cluster.scheduler_info["workers"] and time.monotonic() < until:
             time.sleep(0.1)  # one that loses its scheduler first is in no hurry
-        self.cluster.close(timeout=30)
+        super().close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._config.__exit__(None, None, None)
-
-    def __enter__(self) -> Allocation:
-        """Start nothing: that is done."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop it."""
-        self.close()
 
 
 def place_in_step() -> int:

@@ -21,6 +21,7 @@ def ask(
     client: Client,
     call: Callable[..., Any],
     *arguments: Any,
+    workers: Sequence[str] | None = None,
     nanny: bool = False,
     seconds: float = ANSWER_SECONDS,
 ) -> dict[str, Any]:
@@ -30,15 +31,18 @@ def ask(
         client: Of the cluster.
         call: What each runs.
         arguments: Its arguments.
+        workers: Which are asked; None = all that are there.
         nanny: Whether nannies are asked instead.
         seconds: How long an answer may take.
 
     Returns:
         By worker, what it returned; or the exception that it raised; `Silent` without an answer.
     """
-    workers = list(client.scheduler_info(n_workers=-1)["workers"])
+    if workers is None:
+        workers = list(client.scheduler_info(n_workers=-1)["workers"])
 
     async def one(worker: str) -> Any:
+        """What one worker answers, or `Silent`."""
         question = client._run(  # `run` of one worker waits for ever
             _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )

@@ -42,8 +42,6 @@ class Rank:
     """The address of its machine, by which other ranks reach it."""
     gpu: bool
     """Whether it has a GPU, which is `cuda:0` here."""
-    place: int
-    """Which of the ranks of its machine it is."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when it is to save what it has and return."""
 

@@ -1,9 +1,7 @@
-"""Training processes of one world, each supervised by a Dask task on the worker beside it.
+"""Training processes of one world: placed by Dask, and begun again when one of them is lost.
 
-Dask decides where, and sees who dies; the ranks talk to each other by themselves. A task does not
-train: it starts a child process (`cluster.rank`), and ends it, whatever happens to either. So the
-worker's heartbeats go on, a GPU's memory is free when the task has ended, and a collective that
-hangs is ended by ending the process.
+Dask decides where, and sees who dies; the ranks talk to each other by themselves. Each is a child
+of a Dask task (`cluster.supervisor`), which does not train.
 
 When a rank, a worker or a machine dies, all ranks of that generation are ended, and another
 generation begins, with as many as there are: what it goes on from is the stage's to know. When the
@@ -12,33 +10,22 @@ client has gone, ranks are told to stop, as by Ctrl-C: they save and return.
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 import secrets
-import subprocess
-import sys
-import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import cloudpickle
-import psutil
-from distributed import Client, Future, Scheduler, Worker, get_worker
+from distributed import Client, Future, Scheduler
 from distributed.core import Status
 
 from cluster.asking import ask
-from cluster.errors import ClusterError
-from cluster.rank import EVENTS, HEADER, STOP, Order
+from cluster.errors import ClusterError, RankError
+from cluster.rank import Order
+from cluster.supervisor import give_up, supervise, supervised
 
-POLL_SECONDS = 0.1
-SAVE_SECONDS = 50.0
-"""So long a rank that is told to stop may take to save."""
 END_SECONDS = 90.0
 """So long the ranks of a generation may take to end."""
 LOOK_SECONDS = 0.5
@@ -49,11 +36,6 @@ AGAIN_SECONDS = 30.0
 """So long a new generation waits for as many workers as there were."""
 FAILURES = 3
 """Generations, one after the other, that may fail without a step forward."""
-TAIL_LINES = 40
-
-
-class RankError(ClusterError):
-    """A rank has failed by itself: its error, and the last lines that it said."""
 
 
 @dataclass(frozen=True)
@@ -75,174 +57,6 @@ class Wanted:
     gpu: bool = False
     seconds: float = 600.0
     """How long the first may take to come."""
-
-
-# --- on the worker --------------------------------------------------------------------------------
-
-
-def supervise(order: Order, topic: str) -> dict[str, Any]:
-    """Run one rank to its end. What the task of a rank does.
-
-    Args:
-        order: What the rank is to do.
-        topic: Under which its events are logged.
-
-    Returns:
-        What its function returned, under `result`.
-
-    Raises:
-        RankError: It failed.
-    """
-    worker = get_worker()
-    key = worker.get_current_task()
-    who = {name: order.who[name] for name in ("rank", "generation")}
-    _topics[topic] += 1
-    try:
-        child = _Child(order, lambda message: worker.log_event(topic, message | who))
-        try:
-            while child.running():
-                if topic in _given_up:
-                    break
-                if worker.status != Status.running or _is_cancelled(worker, key):
-                    child.stop(SAVE_SECONDS)
-                time.sleep(POLL_SECONDS)
-        finally:
-            child.close()
-    finally:
-        _topics[topic] -= 1
-    if child.error is not None:
-        raise RankError(child.error)
-    return {"result": child.result}
-
-
-def supervised(topic: str) -> bool:
-    """Whether this worker still supervises a rank of *topic*."""
-    return _topics[topic] > 0
-
-
-def give_up(topic: str) -> None:
-    """End the ranks of *topic* here without letting them save: one of the others is lost."""
-    _given_up.add(topic)
-
-
-_topics: Counter[str] = Counter()
-_given_up: set[str] = set()
-
-
-def _is_cancelled(worker: Worker, key: object) -> bool:
-    """Whether nobody wants a running task any more: it was cancelled, or its client has gone."""
-    task = worker.state.tasks.get(key)  # type: ignore[call-overload]
-    return task is None or task.state == "cancelled"
-
-
-class _Child:
-    """The process of a rank."""
-
-    def __init__(self, order: Order, say: Callable[[dict[str, Any]], None]) -> None:
-        self._order = order
-        self._say = say
-        self._told: float | None = None
-        self._ended: dict[str, Any] | None = None
-        self._failed: str | None = None
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        events, theirs = os.pipe()
-        environment = {**os.environ, **_network(order.who["host"]), EVENTS: str(theirs)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.rank"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(theirs,),
-            start_new_session=True,
-            env=environment,
-        )
-        os.close(theirs)
-        self._pumps = [
-            threading.Thread(target=pump, args=(file,), daemon=True)
-            for pump, file in (
-                (self._pump_events, os.fdopen(events, "rb")),
-                (self._pump_output, self.process.stdout),
-            )
-        ]
-        for pump in self._pumps:
-            pump.start()
-        data = pickle.dumps(order)
-        self._write(HEADER.pack(len(data)) + data)
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed; None if it did not."""
-        if self._ended is not None:
-            return None
-        status = self.process.returncode
-        why = self._failed or f"ended with {status}"
-        lines = "\n    ".join(self._tail)
-        return f"rank {self._order.who['rank']}: {why}\n    {lines}".rstrip()
-
-    @property
-    def result(self) -> Any:
-        """What its function returned."""
-        return None if self._ended is None else self._ended["result"]
-
-    def running(self) -> bool:
-        """Whether it runs."""
-        return self.process.poll() is None
-
-    def stop(self, seconds: float) -> None:
-        """Tell it to save and return; end it after *seconds* if it has not. Called again."""
-        now = time.monotonic()
-        if self._told is None:
-            self._told = now
-            self._write(STOP)
-        if now - self._told > seconds:
-            self._kill()
-
-    def close(self) -> None:
-        """End it, and all that it started."""
-        self._kill()
-        self.process.wait()
-        for pump in self._pumps:
-            pump.join(POLL_SECONDS * 20)
-        with suppress(OSError):
-            self.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, 9)
-
-    def _write(self, data: bytes) -> None:
-        assert self.process.stdin is not None
-        with suppress(OSError):
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-
-    def _pump_events(self, file: Any) -> None:
-        with file:
-            for line in file:
-                with suppress(ValueError):
-                    message = json.loads(line)
-                    if message.get("what") == "ended":
-                        self._ended = message
-                    elif message.get("what") == "failed":
-                        self._failed = message["error"]
-                    else:
-                        self._say(message)
-
-    def _pump_output(self, file: Any) -> None:
-        with file:
-            for line in file:
-                self._tail.append(line.decode(errors="replace").rstrip())
-
-
-def _network(host: str) -> dict[str, str]:
-    """Have collectives use the interface with the address *host*, and no other."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address.split("%")[0] == host for address in addresses):
-            return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
-    return {}
-
-
-# --- where the client is --------------------------------------------------------------------------
 
 
 Begin = Callable[[int], tuple[int, tuple[Any, ...]]]
@@ -322,9 +136,9 @@ class _World:
             failed = self._watch(places, futures)
             if failed is None:
                 return [future.result()["result"] for future in futures]
-            ask(self._client, give_up, topic, seconds=ANSWER_SECONDS)
+            self._ask(places, give_up, topic)
         finally:
-            self._end(futures, topic)
+            self._end(places, futures, topic)
             self._client.unsubscribe_topic(topic)
         self._failures = 0 if self._furthest > before else self._failures + 1
         if self._failures >= FAILURES:
@@ -355,7 +169,6 @@ class _World:
         self, places: Sequence[Place], number: int, arguments: tuple[Any, ...], topic: str
     ) -> list[Future[Any]]:
         data = cloudpickle.dumps(arguments)
-        on_host: Counter[str] = Counter()
         futures = []
         for rank, place in enumerate(places):
             who = {
@@ -364,9 +177,7 @@ class _World:
                 "generation": number,
                 "host": place.host,
                 "gpu": place.gpu,
-                "place": on_host[place.host],
             }
-            on_host[place.host] += 1
             futures.append(
                 self._client.submit(
                     supervise,
@@ -395,30 +206,33 @@ class _World:
             for place, state in zip(places, states, strict=True):
                 if state in ("error", "cancelled", "lost"):
                     return self._why(place, futures)
-            there = set(self._client.scheduler_info(n_workers=-1)["workers"])
-            gone = [place.worker for place in places if place.worker not in there]
-            if gone:
+            workers = [place.worker for place in places]
+            if gone := self._client.run_on_scheduler(_gone, workers):
                 return ClusterError(f"worker {gone[0]} is gone")
             time.sleep(LOOK_SECONDS)
 
     def _why(self, place: Place, futures: Sequence[Future[Any]]) -> ClusterError:
-        # One that fails by itself is told before those that then miss it.
+        # One that was killed, or fails by itself, is told before those that then miss it.
         time.sleep(LOOK_SECONDS)
         errors = [f.exception(timeout=5) for f in futures if f.status == "error"]
         told = [e for e in errors if isinstance(e, RankError)]
         if told:
-            return min(told, key=lambda e: ("ended with" not in str(e), "onnection" in str(e)))
+            return min(told, key=lambda e: (not e.killed, "onnection" in str(e)))
         return ClusterError(f"the rank on {place.worker} was lost ({errors or 'no reason given'})")
 
-    def _end(self, futures: Sequence[Future[Any]], topic: str) -> None:
+    def _ask(self, places: Sequence[Place], call: Callable[[str], Any], topic: str) -> list[Any]:
+        workers = [place.worker for place in places]
+        answers = ask(self._client, call, topic, workers=workers, seconds=ANSWER_SECONDS)
+        return list(answers.values())
+
+    def _end(self, places: Sequence[Place], futures: Sequence[Future[Any]], topic: str) -> None:
         """Stop what still runs, and wait for it where it can be waited for."""
         self._client.cancel(list(futures))
         # A task that was cancelled ends its rank by itself; what is on a worker that is cut off
         # ends when that notices. Nobody waits for those: their generation counts for nothing.
         until = time.monotonic() + END_SECONDS
         while time.monotonic() < until:
-            answers = ask(self._client, supervised, topic, seconds=ANSWER_SECONDS)
-            if not any(answer is True for answer in answers.values()):
+            if not any(answer is True for answer in self._ask(places, supervised, topic)):
                 return
             self._tick()
             time.sleep(LOOK_SECONDS)
@@ -428,6 +242,10 @@ class _World:
         if "step" in message:
             self._furthest = max(self._furthest, float(message["step"]))
         self._on_event(message)
+
+
+def _gone(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:
+    return [worker for worker in workers if worker not in dask_scheduler.workers]
 
 
 def _places(client: Client, *, gpu: bool) -> list[Place]:

@@ -113,7 +113,7 @@ class Patience:
     def over(self) -> bool:
         """Whether it has. May be asked all the time."""
         now = time.monotonic()
-        if now - self._looked > REACH_SECONDS:
+        if now - self._looked > min(REACH_SECONDS, self._seconds / 4):
             self._looked = now
             with suppress(OSError):
                 socket.create_connection(self._at, timeout=GRACE_SECONDS).close()

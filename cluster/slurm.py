@@ -32,10 +32,9 @@ from distributed.utils import get_ip, get_ip_interface
 from cluster import certificates
 from cluster.asking import ask
 from cluster.errors import ClusterError
+from cluster.here import Here
 from cluster.jobs import Jobs, Shape
-from cluster.local import scheduler_here
 from cluster.scaling import need
-from cluster.settings import hush, in_force
 
 KEEP_SECONDS = 10.0
 """Between two looks at the queue."""
@@ -160,7 +159,7 @@ def _kind(found: dict[str, Any], where: str) -> Kind:
     return kind
 
 
-class SlurmJobs:
+class SlurmJobs(Here):
     """A scheduler here, and jobs of workers. Use as a context manager."""
 
     def __init__(
@@ -173,14 +172,12 @@ class SlurmJobs:
         """
         self._say = say
         self._profile = profile
-        self._config = in_force()
-        hush()
         self._folder = Path(profile.shared).expanduser() / secrets.token_hex(4)
         files = certificates.make()
-        certificates.write(self._folder, workers_part(files))
         # However long the queue is: who is to come is known here.
         with dask.config.set({"distributed.scheduler.no-workers-timeout": None}):
-            self.cluster = scheduler_here(host_of(profile), files, dashboard=dashboard)
+            super().__init__(host_of(profile), files, dashboard=dashboard)
+        certificates.write(self._folder, workers_part(files))
         self._client: Client | None = None
         shapes = {
             name: Shape(kind.count, kind.processes, kind.least)
@@ -194,14 +191,9 @@ class SlurmJobs:
             self.close()
             raise
 
-    @property
-    def dashboard(self) -> str:
-        """The dashboard's address."""
-        return str(self.cluster.dashboard_link)
-
     def client(self) -> Client:
         """A client of it."""
-        self._client = Client(self.cluster)
+        self._client = super().client()
         return self._client
 
     def check(self) -> None:
@@ -229,13 +221,8 @@ class SlurmJobs:
         """Cancel the jobs, and stop the scheduler."""
         if left := self._jobs.close():
             self._say(f"Slurm has not let go of jobs {', '.join(left)}: scancel {' '.join(left)}")
-        self.cluster.close(timeout=30)
+        super().close()
         certificates.remove(self._folder)
-        self._config.__exit__(None, None, None)
-
-    def __enter__(self) -> SlurmJobs:
-        """Start nothing: that is done."""
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop it. The jobs' logs stay where something went wrong."""
@@ -249,14 +236,14 @@ class SlurmJobs:
 
         kind = self._profile.jobs[name]
         words = [self._profile.python, "-m", "workflows", "cluster", "worker"]
-        words += [str(self.cluster.scheduler_address), "--certs", str(self._folder)]
+        words += [self.address, "--certs", str(self._folder)]
         words += ["--gpus", "all" if kind.gpus else "none", "--patience", PATIENCE]
         words += ["--workers", str(kind.processes)]
         words += ["--scratch", self._profile.scratch] if self._profile.scratch else []
         gres = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []
         try:
             job = SLURMJob(  # type: ignore[no-untyped-call]
-                scheduler=self.cluster.scheduler_address,
+                scheduler=self.address,
                 name="tesserae",
                 job_name="tesserae",
                 cores=kind.cores,

@@ -21,13 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed import Client
-
 from cluster import certificates
 from cluster.errors import ClusterError
 from cluster.heartbeat import Heartbeat
-from cluster.local import scheduler_here
-from cluster.settings import hush, in_force
+from cluster.here import Here
 
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
@@ -105,7 +102,7 @@ def _read_host(words: Sequence[str]) -> Host:
     return Host(words[0], settings)
 
 
-class Ssh:
+class Ssh(Here):
     """A cluster over ssh. Use as a context manager."""
 
     def __init__(
@@ -124,28 +121,12 @@ class Ssh:
         self._say = say
         self._hosts = hosts.hosts
         self._files = certificates.make()
-        self._config = in_force()
-        hush()
         self._links: list[_Link] = []
         host = hosts.scheduler or _seen_address(hosts.hosts)
-        self.cluster = scheduler_here(host, self._files, dashboard=dashboard)
+        super().__init__(host, self._files, dashboard=dashboard)
         self._checked = time.monotonic()
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
         self._heart = Heartbeat(self._beat, BEAT_SECONDS)
-
-    @property
-    def address(self) -> str:
-        """The scheduler's."""
-        return str(self.cluster.scheduler_address)
-
-    @property
-    def dashboard(self) -> str:
-        """The dashboard's address."""
-        return str(self.cluster.dashboard_link)
-
-    def client(self) -> Client:
-        """A client of it."""
-        return Client(self.cluster)
 
     def check(self) -> None:
         """See that no machine has given up while nobody works yet.
@@ -186,16 +167,7 @@ class Ssh:
         until = time.monotonic() + CLOSE_SECONDS
         for link in self._links:
             link.wait(max(0.1, until - time.monotonic()))
-        self.cluster.close(timeout=CLOSE_SECONDS)
-        self._config.__exit__(None, None, None)
-
-    def __enter__(self) -> Ssh:
-        """Start nothing: that is done."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop it."""
-        self.close()
+        super().close()
 
 
 class _Link:

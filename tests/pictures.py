@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,27 @@ def prepare_inline(source: Path, store: str, **choices: Any) -> list[Report]:
     return reports
 
 
-def contents(store: Path, *, provenance: bool = False) -> dict[str, bytes]:
-    """Every file of a store that its promises cover, by name; commits only if asked."""
+def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
+    """Class folders in which *originals* appear over and over, as links."""
+    for place in range(images):
+        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(originals[place % len(originals)])
+    return root
+
+
+def promised(store: Path, *, provenance: bool = False) -> Iterator[tuple[str, Path]]:
+    """Every file of a store that its promises cover, with its name; commits only if asked.
+
+    Who made what, and when, is no promise; nor are scratch and the report.
+    """
     left_out = (".tmp", ".cache", "report.html") + (() if provenance else ("commits", "splits"))
-    return {
-        str(file.relative_to(store)): file.read_bytes()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and file.relative_to(store).parts[0] not in left_out
-    }
+    for file in sorted(store.rglob("*")):
+        name = file.relative_to(store)
+        if file.is_file() and name.parts[0] not in left_out:
+            yield str(name), file
+
+
+def contents(store: Path, *, provenance: bool = False) -> dict[str, bytes]:
+    """The bytes of every file that is promised, by name."""
+    return {name: file.read_bytes() for name, file in promised(store, provenance=provenance)}

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from tests.cluster.hosts import why_not as why_no_hosts
 from tests.commands import run
+from tests.pictures import linked_folder, promised
 
 SHAPE = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16, "--max-bad", 1)
 ROW_BYTES = (72 * 72 + 224 * 224) * 3
 ORIGINALS = 200
-
-NOT_PROMISED = (".tmp", ".cache", "report.html", "commits", "splits")
-"""Who made what and when, and scratch."""
 
 
 def why_not() -> str | None:
@@ -56,12 +54,7 @@ def make_source(folder: Path, images: int) -> Path:
     if done.status:
         raise RuntimeError(done.err)
     originals = sorted((folder / "few" / "train").rglob("*.JPEG"))
-    root = folder / "train"
-    for place in range(images):
-        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.symlink_to(originals[place % len(originals)])
-    return root
+    return linked_folder(folder / "train", originals, images)
 
 
 def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
@@ -75,11 +68,9 @@ def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
 
 
 def hashes(store: Path) -> dict[str, str]:
-    """A hash of each file that the promises of a store cover, by name."""
+    """A hash of each file that is promised, by name."""
     found = {}
-    for file in sorted(store.rglob("*")):
-        name = file.relative_to(store)
-        if file.is_file() and name.parts[0] not in NOT_PROMISED:
-            with file.open("rb") as data:
-                found[str(name)] = hashlib.file_digest(data, "sha256").hexdigest()
+    for name, file in promised(store):
+        with file.open("rb") as data:
+            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
     return found

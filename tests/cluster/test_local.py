@@ -20,6 +20,7 @@ from cluster import certificates, local
 from cluster.asking import ask
 from cluster.local import Local
 from cluster.settings import allocator
+from cluster.slurm import _Tasks
 from tests.commands import wait_until
 
 
@@ -54,6 +55,25 @@ def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
     ]
     assert len(listening) >= 6
     assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_jobs_whose_workers_have_nothing_to_do_are_told_by_the_workers(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is in their environment, whatever is in that of who asks."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert _Tasks(client).idle() == set()  # they are in no job
+    numbers = dict(zip(sorted(client.run(os.getpid)), ("11", "12"), strict=True))
+    for worker, number in numbers.items():
+        client.run(lambda n=number: os.environ.update(SLURM_JOB_ID=n), workers=[worker])
+    assert _Tasks(client).idle() == {"11", "12"}
+    busy = min(numbers)
+    future = client.submit(time.sleep, 5, workers=[busy], pure=False)
+    try:
+        assert wait_until(lambda: _Tasks(client).idle() == {"12"})
+    finally:
+        client.run(lambda: os.environ.pop("SLURM_JOB_ID"))
+        client.cancel([future], force=True)
 
 
 def test_nobody_without_its_certificate_is_let_in(cluster: Local) -> None:

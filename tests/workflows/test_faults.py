@@ -25,20 +25,11 @@ from pipeline.decode import STATUS_WORDS
 from pipeline.store import arrays, records, table
 from pipeline.store.objects import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
-from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_inline
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
 TINY = (*SMALL, "--sizes", 16, 24)
 TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
-
-
-def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
-    """Class folders in which *originals* appear over and over, as links."""
-    for place in range(images):
-        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.symlink_to(originals[place % len(originals)])
-    return root
 
 
 @pytest.fixture(scope="module")

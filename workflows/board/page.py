@@ -40,6 +40,7 @@ def draw(document: Any, board: Board) -> None:
     drawn = -1
 
     def update() -> None:
+        """Draw again what has changed."""
         nonlocal drawn
         now = time.monotonic()
         running = any(run.state == "running" for run in board.runs.values())
@@ -90,6 +91,7 @@ class _Lines:
         self.plot.legend.background_fill_alpha = 0.6
 
     def show(self, curves: dict[str, list[tuple[float, float]]]) -> None:
+        """Draw these and no others; a single point is not a curve yet."""
         curves = {name: points for name, points in curves.items() if len(points) > 1}
         self.plot.visible = bool(curves)
         colours = Category10[10]

@@ -57,16 +57,6 @@ class World:
         drawn = torch.randn(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
-    def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """The same of uniform values, 0 <= x < 1."""
-        drawn = torch.rand(batch, *shape, generator=_generator(key))
-        return drawn[self.part(batch)].to(self.device)
-
-    def integers(self, below: int, batch: int, *, key: tuple[Any, ...]) -> Tensor:
-        """The same of int64 (rows of this rank,), 0 <= x < *below*."""
-        drawn = torch.randint(below, (batch,), generator=_generator(key))
-        return drawn[self.part(batch)].to(self.device)
-
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make gradients those of the mean over the whole batch, in one exchange."""
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -78,21 +68,6 @@ class World:
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean over ranks, without a gradient."""
-        shared = value.detach().clone()
-        if self.size > 1:
-            dist.all_reduce(shared)
-        return shared / self.size
-
-    def agree(self, wish: bool) -> bool:
-        """Whether any rank wishes it: asked by all of them together."""
-        if self.size == 1:
-            return wish
-        said = torch.tensor(float(wish), device=self.device)
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        return bool(said.item())
 
 
 def _generator(key: tuple[Any, ...]) -> torch.Generator:

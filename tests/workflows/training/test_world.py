@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 def _run(work: Callable[..., Any], rank: int, world: int, folder: Path, file: Path) -> None:
     torch.set_num_threads(1)
-    me = Rank(rank=rank, world=world, generation=1, host="127.0.0.1", gpu=False, place=rank)
+    me = Rank(rank=rank, world=world, generation=1, host="127.0.0.1", gpu=False)
     with join(me, folder) as joined:
         file.write_bytes(pickle.dumps(work(joined)))
 
