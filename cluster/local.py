@@ -20,7 +20,6 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import cast
 
 from distributed import LocalCluster, Scheduler
@@ -39,16 +38,6 @@ KEEP_SECONDS = 5.0
 
 CLOSE_SECONDS = 10.0
 """Until workers that do not stop are killed."""
-
-
-def cores() -> int:
-    """Processors this process may use, by affinity and by the container's quota."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return allowed
 
 
 class Local:

@@ -42,6 +42,8 @@ class Rank:
     """The address of its machine, by which other ranks reach it."""
     gpu: bool
     """Whether it has a GPU, which is `cuda:0` here."""
+    beside: int = 1
+    """How many ranks are on its machine, this one included."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when it is to save what it has and return."""
 

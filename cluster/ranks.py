@@ -55,8 +55,15 @@ class Wanted:
     ranks: int
     """At most; as many as there are workers for it, at least one."""
     gpu: bool = False
+    batch: int = 0
+    """Rows that they are to share evenly: fewer ranks, where they could not; 0 = any number."""
     seconds: float = 600.0
     """How long the first may take to come."""
+
+    def of(self, there: int) -> int:
+        """How many ranks there are where *there* workers are."""
+        most = min(self.ranks, there)
+        return next(n for n in range(most, 0, -1) if self.batch % n == 0)
 
 
 Begin = Callable[[int], tuple[int, tuple[Any, ...]]]
@@ -98,6 +105,11 @@ def run_world(
         results = world.generation()
         if results is not None:
             return results
+
+
+def gpus_there(client: Client) -> int:
+    """How many workers have a GPU."""
+    return len(_places(client, gpu=True))
 
 
 class _World:
@@ -155,7 +167,7 @@ class _World:
             found = _places(self._client, gpu=wanted.gpu)
             enough = len(found) >= wanted.ranks
             if enough or (found and time.monotonic() > until):
-                return found[: wanted.ranks]
+                return found[: wanted.of(len(found))]
             if time.monotonic() > last:
                 kind = "worker with a GPU" if wanted.gpu else "worker"
                 raise ClusterError(
@@ -177,6 +189,7 @@ class _World:
                 "generation": number,
                 "host": place.host,
                 "gpu": place.gpu,
+                "beside": sum(other.host == place.host for other in places),
             }
             futures.append(
                 self._client.submit(

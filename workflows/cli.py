@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
+    "train": "train a stage on a store: wgan",
     "loader": "measure what a loader delivers from a store",
     "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",

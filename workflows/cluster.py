@@ -30,8 +30,8 @@ from urllib.parse import urlsplit
 from distributed import Client
 
 from cluster import background, certificates, keeper, ports, programs, ssh, units
+from cluster.cores import cores
 from cluster.errors import ClusterError
-from cluster.local import cores
 from cluster.programs import SchedulerWish, WorkerWish
 from cluster.remote import Patience, connect, wait_for
 from pipeline.errors import TesseraeError

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,8 +23,9 @@ from distributed import Client
 
 from cluster import allocation, certificates, keeper, programs
 from cluster.asking import Silent, ask
+from cluster.cores import cores
 from cluster.errors import ClusterError
-from cluster.local import Local, cores
+from cluster.local import Local
 from cluster.remote import check_address, connect, wait_for
 from cluster.slurm import SlurmJobs, read_profile
 from cluster.ssh import Ssh, read_hosts
@@ -141,6 +143,7 @@ class Cluster:
         self._stack = ExitStack()
         self._kept: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
         self._client: Client | None = None
+        self._interrupted = False
 
     @property
     def client(self) -> Client:
@@ -183,8 +186,18 @@ class Cluster:
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
+    def shrink(self, workers: int) -> None:
+        """Have at most so many local workers, before it is started."""
+        self._shape = (min(workers, self._shape[0]), self._shape[1])
+
+    def interrupt(self) -> None:
+        """Have other threads that work on it stop at their next `keep`, as by Ctrl-C."""
+        self._interrupted = True
+
     def keep(self) -> None:
         """Replace workers that are gone for good, where they are ours to replace."""
+        if self._interrupted and threading.current_thread() is not threading.main_thread():
+            raise KeyboardInterrupt
         if self._kept is not None:
             self._kept.keep()
 

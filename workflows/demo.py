@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cluster.local import cores
+from cluster.cores import cores
 from pipeline import sources
 from pipeline.errors import TesseraeError
 from pipeline.ingest.planning import Choices

@@ -56,7 +56,7 @@ def gpu_found() -> Iterator[Finding]:
 
 def machine_found() -> Iterator[Finding]:
     """Say how many cores and how much memory this process may use."""
-    from cluster.local import cores
+    from cluster.cores import cores
     from pipeline.memory import limit_bytes
 
     workers, limit = cores(), limit_bytes()

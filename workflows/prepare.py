@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.local import cores
+from cluster.cores import cores
 from pipeline import identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning

@@ -35,6 +35,11 @@ class _Display(Protocol):
     def close(self, *, whole: bool) -> None: ...
 
 
+def _alone(stream: TextIO) -> bool:
+    # A second display, of another thread, would be drawn over the first.
+    return is_terminal(stream) and threading.current_thread() is threading.main_thread()
+
+
 def say_waiting(holder: str) -> None:
     """That nothing happens because *holder* has what is needed."""
     print(f"waiting for {holder}", flush=True)
@@ -75,7 +80,7 @@ class Progress:
         self._lock = threading.RLock()
         self._meter = Meter(rows, clock())
         stream = sys.stdout if stream is None else stream
-        live = is_terminal(stream) if live is None else live
+        live = _alone(stream) if live is None else live
         self._display: _Display = (
             _LiveDisplay(self, stream) if live else _PlainDisplay(self, stream, interval_seconds)
         )

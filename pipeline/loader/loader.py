@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,6 +186,26 @@ class Loader:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open files."""
         return {**vars(self), "_opened": None}
+
+    def for_rank(self, rank: int, world: int, *, here: int = 1) -> Loader:
+        """The same for one of the ranks of a world, at the start.
+
+        Args:
+            rank: Which.
+            world: How many there are.
+            here: How many of them are on its machine.
+
+        Raises:
+            ValueError: An argument makes no sense.
+        """
+        made = copy(self)
+        made.rank, made.world = place(rank, world)
+        made._read_ahead = here == world
+        made.readers = {}
+        made._opened = None
+        made._check()
+        made.set_epoch(0)
+        return made
 
     # --- what there is ------------------------------------------------------------------------
 

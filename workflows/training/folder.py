@@ -5,6 +5,8 @@
     checkpoints/<generation>-<step>.pt, .json
                                       the state, and its digest, written last
     metrics.jsonl                     what ranks said, a line each
+    samples/<name>-<step>.png         what was made then
+    meetings/                         where the ranks of a generation met
 
 A run goes on where its folder is given again. Who begins claims the next generation; from then on
 what an older one still writes, being cut off from whoever could stop it, counts for nothing.
@@ -16,7 +18,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +61,14 @@ class RunFolder:
         self._checkpoints = path / "checkpoints"
         self._generations = path / "generations"
 
-    def begin(self, options: Mapping[str, Any], versions: Mapping[str, str]) -> None:
-        """Make it, or see that it is of a run with the same options.
+    def begin(
+        self,
+        options: Mapping[str, Any],
+        versions: Mapping[str, str],
+        *,
+        free: Collection[str] = (),
+    ) -> None:
+        """Make it, or see that it is of a run with the same options, but for those that are *free*.
 
         Raises:
             TesseraeError: It is of another, or holds other files.
@@ -68,14 +76,18 @@ class RunFolder:
         file = self.path / "options.json"
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
-            found = json.loads(file.read_text())["options"]
-            other = sorted(n for n in found.keys() | wanted if found.get(n) != wanted.get(n))
+            kept = json.loads(file.read_text())
+            found = kept["options"]
+            names = (found.keys() | wanted) - set(free)
+            other = sorted(n for n in names if found.get(n) != wanted.get(n))
             if other:
                 name = other[0]
                 raise TesseraeError(
                     f"{self.path} is of a run with {name} {found.get(name)!r}, not"
                     f" {wanted.get(name)!r}. Name another folder, or give it the same options."
                 )
+            if found != wanted:
+                _write(file, json.dumps({**kept, "options": wanted}, indent=1).encode())
             return
         if self.path.is_dir() and any(self.path.iterdir()):
             raise TesseraeError(
@@ -84,6 +96,18 @@ class RunFolder:
         for folder in (self._checkpoints, self._generations):
             folder.mkdir(parents=True, exist_ok=True)
         _write(file, json.dumps({"options": wanted, "versions": dict(versions)}, indent=1).encode())
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for: `options`, and with which `versions`.
+
+        Raises:
+            TesseraeError: It is no run's folder.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.path / "options.json").read_text())
+        except (OSError, ValueError) as e:
+            raise TesseraeError(f"{self.path} is no folder of a run ({e}).") from None
+        return found
 
     def claim(self) -> tuple[int, Checkpoint | None]:
         """Claim the next generation; returns its number, and what it goes on from."""
@@ -138,6 +162,12 @@ class RunFolder:
         file = self._checkpoints / f"{checkpoint.name}.pt"
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         return state
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Keep a picture of what is made after *step*."""
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        _write(folder / f"{name}-{step:09d}.png", png)
 
     def say(self, message: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""

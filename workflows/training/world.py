@@ -40,6 +40,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: Any = None
+    """The group in which ranks agree on what to do, through processors, whatever they train on."""
 
     def part(self, batch: int) -> slice:
         """The rows of a batch, of all ranks, that are this rank's.
@@ -56,6 +58,32 @@ class World:
         """Standard normal float32 (rows of this rank, *shape), of a batch that *key* decides."""
         drawn = torch.randn(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
+
+    def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
+        """From 0 to 1, without 1; float32 (rows of this rank, *shape), as `normal`."""
+        drawn = torch.rand(batch, *shape, generator=_generator(key))
+        return drawn[self.part(batch)].to(self.device)
+
+    def integers(self, batch: int, high: int, *, key: tuple[Any, ...]) -> Tensor:
+        """From 0 to *high*, without it; int64 (rows of this rank,), as `normal`."""
+        drawn = torch.randint(high, (batch,), generator=_generator(key))
+        return drawn[self.part(batch)].to(self.device)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over ranks, of each of *values*."""
+        if self.size == 1:
+            return values
+        shared = values.clone()
+        dist.all_reduce(shared)
+        return shared / self.size
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Of each flag, whether a rank has it set: all ranks get the same answer."""
+        if self.size == 1:
+            return flags
+        shared = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(flag) for flag in shared)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make gradients those of the mean over the whole batch, in one exchange."""
@@ -101,7 +129,8 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
         timeout=silence,
         device_id=device if rank.gpu else None,
     )
-    yield World(rank.rank, rank.world, device)
+    control = dist.new_group(backend="gloo", timeout=silence) if rank.gpu else None
+    yield World(rank.rank, rank.world, device, control)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,0 +1,178 @@
+"""The updates of a critic and of a generator, each of which leaves the other as it is.
+
+A stage that has a generator of its own, from noise or from pictures, with or without other losses,
+takes these in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workflows.adversarial import penalties
+from workflows.adversarial.layers import frozen
+from workflows.adversarial.objectives import Objective
+from workflows.training.world import World
+
+Inputs = tuple[Tensor, ...]
+Condition = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How it is played."""
+
+    objective: Objective
+    clip: float | None = None
+    """To what the critic's parameters are clipped after its update; None = they are not."""
+    penalty: float = 0.0
+    """The weight of the gradient penalty."""
+    precision: torch.dtype = torch.float32
+    """Of what can do with less than float32, as autocast decides; a penalty is float32."""
+
+
+class Game:
+    """A generator and a critic, their optimisers, and what they play."""
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        generator_optimiser: torch.optim.Optimizer,
+        critic_optimiser: torch.optim.Optimizer,
+        rules: Rules,
+        world: World,
+    ) -> None:
+        """Take them as they are.
+
+        Args:
+            generator: Called with inputs (n, ...); its output is what the critic looks at.
+            critic: Called with what was made, or the real rows, and a condition -> (n,).
+            generator_optimiser: Of the generator's parameters.
+            critic_optimiser: Of the critic's.
+            rules: What is played.
+            world: Whose gradients are averaged.
+        """
+        self.generator = generator
+        self.critic = critic
+        self.generator_optimiser = generator_optimiser
+        self.critic_optimiser = critic_optimiser
+        self.rules = rules
+        self.world = world
+        if rules.clip is not None:  # as it will be after every update
+            penalties.clip(critic.parameters(), rules.clip)
+
+    def critic_update(
+        self,
+        real: Tensor,
+        inputs: Inputs,
+        condition: Condition = (),
+        *,
+        share: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of the critic. Nothing of the generator changes.
+
+        Args:
+            real: (n, ...).
+            inputs: Of the generator, for as many rows.
+            condition: What else the critic is given, with the real and with the made rows.
+            share: (n,) from 0 to 1, for the gradient penalty.
+
+        Returns:
+            `critic_loss`; `estimate`, the mean score of real less that of made rows; `penalty`,
+            where there is one: 0-d, of this rank's rows.
+        """
+        with self._cast(), torch.no_grad(), frozen(self.generator):
+            fake = self.generator(*inputs)
+        with self._cast():
+            real_scores = self.critic(real, *condition).float()
+            fake_scores = self.critic(fake, *condition).float()
+        loss = self.rules.objective.critic(real_scores, fake_scores)
+        found = {"critic_loss": loss.detach()}
+        if self.rules.penalty:
+            assert share is not None
+            slope = penalties.gradient_penalty(
+                lambda rows: self.critic(rows, *condition), real.float(), fake.float(), share
+            )
+            loss = loss + self.rules.penalty * slope
+            found["penalty"] = slope.detach()
+        self._step(loss, self.critic, self.critic_optimiser)
+        if self.rules.clip is not None:
+            penalties.clip(self.critic.parameters(), self.rules.clip)
+        found["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
+        return found
+
+    def generator_update(
+        self,
+        inputs: Inputs,
+        condition: Condition = (),
+        *,
+        weight: float = 1.0,
+        other: Callable[[Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of the generator. Nothing of the critic changes.
+
+        Args:
+            inputs: Of the generator.
+            condition: What else the critic is given.
+            weight: Of the critic's judgement.
+            other: What else is to be minimised, given what was made.
+
+        Returns:
+            `generator_loss`, and `other_loss` where there is one: 0-d, of this rank's rows.
+        """
+        with frozen(self.critic):
+            with self._cast():
+                fake = self.generator(*inputs)
+                scores = self.critic(fake, *condition).float()
+            loss = weight * self.rules.objective.generator(scores)
+            found = {"generator_loss": loss.detach()}
+            if other is not None:
+                extra = other(fake.float())
+                found["other_loss"] = extra.detach()
+                loss = loss + extra
+            self._step(loss, self.generator, self.generator_optimiser)
+        return found
+
+    @torch.no_grad()
+    def judge(self, real: Tensor, inputs: Inputs, condition: Condition = ()) -> dict[str, Tensor]:
+        """`critic_loss` and `estimate` on other rows, as `critic_update`; nothing changes."""
+        with self._cast(), frozen(self.generator), frozen(self.critic):
+            fake = self.generator(*inputs)
+            real_scores = self.critic(real, *condition).float()
+            fake_scores = self.critic(fake, *condition).float()
+        return {
+            "estimate": real_scores.mean() - fake_scores.mean(),
+            "critic_loss": self.rules.objective.critic(real_scores, fake_scores),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an update depends on."""
+        return {
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "generator_optimiser": self.generator_optimiser.state_dict(),
+            "critic_optimiser": self.critic_optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+    def _step(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.world.average_gradients(network.parameters())
+        optimiser.step()
+
+    def _cast(self) -> contextlib.AbstractContextManager[object]:
+        lower = self.rules.precision != torch.float32
+        if not lower:
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, self.rules.precision)

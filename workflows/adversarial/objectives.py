@@ -1,0 +1,65 @@
+"""What a critic and a generator minimise, given the critic's scores.
+
+Scores are (n,), high for what the critic takes for real. A critic's loss is the mean over the rows
+of a batch, so that the mean over ranks is that of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A pair of losses."""
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    """Of the scores of real and of made rows, to be minimised by the critic."""
+    generator: Callable[[Tensor], Tensor]
+    """Of the scores of made rows, to be minimised by the generator."""
+    clip: float | None = None
+    """To what a critic's parameters are clipped, unless something else is asked for."""
+    penalty: float = 0.0
+    """The weight of the gradient penalty, unless something else is asked for."""
+
+
+def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
+    return fake.mean() - real.mean()
+
+
+def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+
+
+def _squares(real: Tensor, fake: Tensor) -> Tensor:
+    return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+
+
+def _hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def _score(fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+OBJECTIVES = MappingProxyType(
+    {
+        # Arjovsky et al.: Wasserstein GAN, ICML 2017 (arXiv 1701.07875), algorithm 1.
+        "wgan": Objective(_wasserstein, _score, clip=0.01),
+        # Gulrajani et al.: Improved Training of Wasserstein GANs, NIPS 2017 (arXiv 1704.00028).
+        "wgan-gp": Objective(_wasserstein, _score, penalty=10.0),
+        # Goodfellow et al. 2014, with the generator's loss that does not saturate, as in Radford
+        # et al.: DCGAN, ICLR 2016 (arXiv 1511.06434).
+        "dcgan": Objective(_cross_entropy, lambda fake: functional.softplus(-fake).mean()),
+        # Mao et al.: Least Squares GANs, ICCV 2017 (arXiv 1611.04076), a = 0, b = c = 1.
+        "lsgan": Objective(_squares, lambda fake: 0.5 * (fake - 1).square().mean()),
+        # Lim and Ye: Geometric GAN (arXiv 1705.02894).
+        "hinge": Objective(_hinge, _score),
+    }
+)

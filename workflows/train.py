@@ -1,0 +1,269 @@
+"""Train a stage on a store, as ranks of a cluster.
+
+The run goes on from its last checkpoint when the same command is given again: after Ctrl-C, after
+a crash, with more or fewer ranks. With --data the store is prepared first, on the same cluster:
+training begins when its split is there, and the other splits are made meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from cluster.cores import cores
+from cluster.ranks import Wanted, gpus_there
+from pipeline import sources
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.ingest.planning import Choices
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from workflows import clusters, prepare
+from workflows.clusters import Cluster
+from workflows.training.options import Training, add_flags
+
+if TYPE_CHECKING:  # it loads torch, which --help does not need
+    from workflows.training.loop import Data
+
+
+@dataclass(frozen=True)
+class StageName:
+    """Where a stage is."""
+
+    what: str
+    options: str
+    """`module:class`."""
+    stage: str
+
+
+STAGES = MappingProxyType(
+    {
+        "wgan": StageName(
+            "pictures from noise: WGAN and its family",
+            "workflows.wgan.options:Options",
+            "workflows.wgan.stage:Wgan",
+        ),
+    }
+)
+
+HELD_OUT = ("val", "test")
+"""Splits that nothing is learned from, if there are such."""
+LOOK_SECONDS = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae train`."""
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name, stage in STAGES.items():
+        one = stages.add_parser(
+            name,
+            help=stage.what,
+            description=f"{stage.what[0].upper()}{stage.what[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        one.add_argument("store", metavar="STORE", help="folder or URL of the store")
+        data = one.add_argument_group("from what, to where")
+        data.add_argument("--run", metavar="DIR", help=f"folder of the run (runs/{name})")
+        data.add_argument("--data", metavar="SOURCE", help="images to prepare STORE from first")
+        data.add_argument("--source-kind", choices=sources.SOURCE_KINDS, help="what it is")
+        data.add_argument("--split", default="train", help="to learn from (train)")
+        data.add_argument("--held-out", help="split to judge by, or none (val or test)")
+        add_flags(one, _options_of(name))
+        where = one.add_argument_group("where")
+        where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
+        where.add_argument("--gpus", type=int, metavar="N", help="ranks that have a GPU (all)")
+        clusters.add_arguments(where)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare, if that is asked for, and train."""
+    options = _options_of(args.stage).read(args)
+    _check(args)
+    if clusters.work_for_first(args):
+        return 0
+    folder = Path(args.run or f"runs/{args.stage}")
+    try:
+        with _cluster(args) as cluster, _prepared(args, options, cluster):
+            state = _train(args, options, cluster, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
+    samples = sorted((folder / "samples").glob("*.png"))
+    print(f"{folder}: {state}. `tesserae report {folder}` shows it.")
+    if samples:
+        print(f"Look at {samples[-1]}.")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("ranks", "gpus", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < (name != "gpus"):
+            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
+    if args.ranks and args.gpus and args.ranks != args.gpus:
+        raise ValueError(f"--ranks is {args.ranks}, --gpus {args.gpus}: name one of them.")
+    clusters.check_where(args.cluster)
+
+
+def _options_of(stage: str) -> type[Training]:
+    module, _, name = STAGES[stage].options.partition(":")
+    found: type[Training] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _cluster(args: argparse.Namespace) -> Cluster:
+    made = clusters.of(args)
+    if args.data is None and args.workers is None:
+        made.shrink(args.ranks or 1)  # nobody decodes
+    return made
+
+
+# --- preparing ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> Iterator[None]:
+    """Make the split that is learned from; then make the others while the block runs."""
+    if args.data is None:
+        yield
+        return
+    splits = sources.splits(args.data, args.source_kind) or [args.split]
+    if args.split not in splits:
+        raise ValueError(f"--split is {args.split!r}: {args.data} has {', '.join(splits)}.")
+    wish = prepare.Options(
+        source=args.data,
+        store=args.store,
+        splits=(args.split, *(split for split in splits if split != args.split)),
+        choices=Choices(sizes=(_size_to_prepare(args.store, options),)),
+        kind=args.source_kind,
+        workers=args.workers or cores(),
+        cluster=args.cluster,
+        certs=args.certs,
+    )
+    cluster.look()
+    prepare.prepare_split(wish, args.split, cluster)
+    others = _Others(wish, cluster)
+    others.start()
+    try:
+        yield
+    except BaseException:
+        cluster.interrupt()
+        others.join()
+        raise
+    others.wait()
+
+
+class _Others(threading.Thread):
+    """Makes the splits that are not learned from."""
+
+    def __init__(self, wish: prepare.Options, cluster: Cluster) -> None:
+        super().__init__(name="prepare", daemon=True)
+        self._wish = wish
+        self._cluster = cluster
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Prepare one after the other."""
+        try:
+            for split in self._wish.splits[1:]:
+                prepare.prepare_split(self._wish, split, self._cluster)
+        except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
+            self._error = e
+
+    def wait(self) -> None:
+        """Wait for the end, and raise what went wrong."""
+        while self.is_alive():
+            self._cluster.keep()
+            self.join(LOOK_SECONDS)
+        if self._error is not None:
+            raise self._error
+
+
+def _size_to_prepare(store: str, options: Training) -> int:
+    wanted = _image_size(options)
+    try:
+        found = _sizes(store)
+    except StoreError:
+        found = []
+    fitting = [size for size in found if size >= wanted]
+    return min(fitting) if fitting else 72 if 64 <= wanted <= 72 else wanted
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder: Path) -> str:
+    from workflows.training.folder import RunFolder
+    from workflows.training.launching import train_on
+
+    data = _data(args, options)
+    there = gpus_there(cluster.client)
+    if args.gpus and not cluster.stands and args.gpus > there:
+        raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
+    gpus = there if args.gpus is None and args.ranks is None else (args.gpus or 0)
+    wanted = Wanted(gpus or args.ranks or 1, gpu=bool(gpus), batch=options.batch_size)
+    return train_on(cluster, wanted, STAGES[args.stage].stage, options, data, RunFolder(folder))
+
+
+def _data(args: argparse.Namespace, options: Training) -> Data:
+    from pipeline.loader import Loader
+    from workflows.training.loop import Data
+
+    wanted = _image_size(options)
+    size = min((size for size in _sizes(args.store) if size >= wanted), default=None)
+    if size is None:
+        held = ", ".join(map(str, _sizes(args.store)))
+        raise StoreError(
+            f"{args.store} holds pictures of {held} px: expected at least {wanted}. Prepare that"
+            " size too, or pass a smaller --image-size."
+        )
+    loader = Loader(
+        Path(args.store).absolute() if "://" not in args.store else args.store,
+        args.split,
+        size=size,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    if not len(loader):
+        raise StoreError(
+            f"split {args.split!r} has {loader.num_rows} pictures: expected at least one batch of"
+            f" {options.batch_size}."
+        )
+    held_out = _held_out(args)
+    other = None
+    if held_out is not None:
+        other = Loader(
+            loader.store, held_out, size=size, batch_size=options.batch_size, order="sequential"
+        )
+        other = other if len(other) else None
+    return Data(loader, other, tuple(words or wnid for wnid, words in loader.classes))
+
+
+def _held_out(args: argparse.Namespace) -> str | None:
+    objects = open_objects(args.store)
+    finished = [s for s in records.splits(objects) if records.load_done(objects, s) is not None]
+    if args.held_out == "none":
+        return None
+    if args.held_out is not None:
+        if args.held_out not in finished:
+            raise StoreError(
+                f"--held-out is {args.held_out!r}: finished splits are {', '.join(finished)}."
+            )
+        return str(args.held_out)
+    return next((s for s in HELD_OUT if s in finished and s != args.split), None)
+
+
+def _image_size(options: Training) -> int:
+    return int(getattr(options, "image_size", 0) or 224)
+
+
+def _sizes(store: str) -> list[int]:
+    objects = open_objects(store)
+    records.load_recipe(objects)
+    done = (records.load_done(objects, split) for split in records.splits(objects))
+    return sorted({size for one in done if one is not None for size in one.sizes})

@@ -1,0 +1,226 @@
+"""What a rank does: step after step, until there are enough or it is told to stop.
+
+A stage takes one update after the other; some of them complete a step. Between two updates all
+ranks agree whether to save and whether to stop, and what a checkpoint holds is all that the rest
+depends on: who goes on from one makes what would have been made.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster.cores import cores
+from cluster.rank import Rank
+from pipeline.loader import Loader
+from workflows.training.batches import Batches
+from workflows.training.folder import Checkpoint, RunFolder
+from workflows.training.options import Training
+from workflows.training.pictures import grid_png
+from workflows.training.world import World, join
+
+GRID_BYTES = 48 * 2**10
+"""Of a grid that is sent to the page: larger ones are in the folder alone."""
+
+
+class Stage(Protocol):
+    """What is trained. Made in every rank, of the same seed."""
+
+    step: int
+    """Steps that are complete."""
+    batches: Batches
+    """What it takes."""
+
+    def __init__(self, options: Any, data: Data, world: World) -> None:
+        """Make it as it is before the first step."""
+
+    def advance(self) -> dict[str, Tensor] | None:
+        """Take the next update.
+
+        Returns:
+            Where it completed a step: what is told of it, each a 0-d tensor of this rank's rows,
+            whose mean over ranks is told.
+        """
+
+    def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
+        """How good it is now: figures, the same in all ranks, and (n, h, w, 3) pictures.
+
+        Called in all ranks at the same step; changes nothing.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage learns from."""
+
+    train: Loader
+    """Of the whole batch: a stage takes its rank's part of it."""
+    held_out: Loader | None
+    """Of a split that nothing is learned from."""
+    classes: tuple[str, ...]
+    """In words, of label 0, 1, ..."""
+    beside: int = 1
+    """Ranks that are on this machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ranks are to do."""
+
+    stage: str
+    """`module:class`."""
+    folder: str
+    options: Training
+    data: Data
+    resumed: str | None
+    """The checkpoint that they go on from."""
+
+
+def train(rank: Rank, job: Job) -> str:
+    """Do it: what runs in each rank. Returns `done` or `stopped`."""
+    torch.set_num_threads(max(1, cores() // rank.beside))
+    if rank.gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    folder = RunFolder(Path(job.folder))
+    with join(rank, folder.path / "meetings") as world:
+        return _Loop(rank, job, folder, world).run()
+
+
+def make_stage(job: Job, world: World, *, beside: int = 1) -> Stage:
+    """The stage of *job*, as it is before its first step."""
+    module, _, name = job.stage.partition(":")
+    torch.manual_seed(job.options.seed)
+    data = Data(job.data.train, job.data.held_out, job.data.classes, beside)
+    made: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
+    return made
+
+
+class _Loop:
+    def __init__(self, rank: Rank, job: Job, folder: RunFolder, world: World) -> None:
+        self._rank = rank
+        self._options = job.options
+        self._folder = folder
+        self._world = world
+        self._updates = 0
+        self._told: list[tuple[int, dict[str, Tensor]]] = []
+        self._stage = make_stage(job, world, beside=rank.beside)
+        if job.resumed is not None:
+            state = folder.load(Checkpoint.named(job.resumed))
+            self._stage.load_state_dict(state["stage"])
+            self._updates = state["updates"]
+        self._saved_at = time.monotonic()
+        self._clock = _Clock(self._stage)
+
+    def run(self) -> str:
+        options, stage = self._options, self._stage
+        self._rank.emit(what="begun", step=stage.step, world=self._world.size)
+        while stage.step < options.steps:
+            told = stage.advance()
+            self._updates += 1
+            if told is not None:
+                self._told.append((stage.step, told))
+                if stage.step % options.look_every == 0 or stage.step == options.steps:
+                    self._look()
+            due = time.monotonic() - self._saved_at > 60 * options.save_minutes
+            stop, save = self._world.any(self._rank.stopping.is_set(), due)
+            if told is not None and stage.step % options.save_every == 0:
+                save = True
+            if len(self._told) >= options.tell_every:
+                self._tell()
+            if save or stop:
+                self._save()
+            if stop:
+                return "stopped"
+        self._save()
+        return "done"
+
+    def _look(self) -> None:
+        self._tell()
+        figures, pictures = self._stage.look()
+        step = self._stage.step
+        if self._world.rank:
+            return
+        if figures:
+            self._say({"what": "look", "step": step, **figures})
+        for name, images in pictures.items():
+            png = grid_png(images)
+            self._folder.picture(name, step, png)
+            data = base64.b64encode(png).decode() if len(png) <= GRID_BYTES else ""
+            self._rank.emit(what="grid", step=step, name=name, png=data)
+        self._rank.emit(what="told", step=step, lines=[{"step": step, **figures}])
+
+    def _tell(self) -> None:
+        """Say what the steps since the last time were like."""
+        if not self._told:
+            return
+        names = sorted(self._told[0][1])
+        rows = torch.stack(
+            [torch.stack([told[name].float() for name in names]) for _, told in self._told]
+        )
+        values = self._world.mean(rows).tolist()
+        steps = [step for step, _ in self._told]
+        self._told = []
+        if self._world.rank:
+            return
+        lines = [
+            {"step": step, **dict(zip(names, row, strict=True))}
+            for step, row in zip(steps, values, strict=True)
+        ]
+        for line in lines:
+            self._say(line)
+        speed = self._clock.since()
+        self._say({"what": "speed", "step": steps[-1], **speed})
+        self._rank.emit(what="told", step=steps[-1], lines=lines, speed=speed)
+
+    def _say(self, line: dict[str, Any]) -> None:
+        self._folder.say({**line, "generation": self._rank.generation})
+
+    def _save(self) -> None:
+        self._tell()
+        self._saved_at = time.monotonic()
+        if self._world.rank:
+            return
+        state = {"stage": self._stage.state_dict(), "updates": self._updates}
+        self._folder.save(Checkpoint(self._rank.generation, self._updates), state)
+
+
+class _Clock:
+    """How fast it goes."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._mark()
+
+    def _mark(self) -> None:
+        self._at = time.perf_counter()
+        self._step = self._stage.step
+        self._taken = self._stage.batches.taken
+        self._waited = self._stage.batches.waited
+
+    def since(self) -> dict[str, float]:
+        """Steps and images a second, and the share of time that the loader was waited for."""
+        before = (self._at, self._step, self._taken, self._waited)
+        self._mark()
+        seconds = max(1e-9, self._at - before[0])
+        return {
+            "steps_per_second": (self._step - before[1]) / seconds,
+            "images_per_second": (self._taken - before[2]) / seconds,
+            "wait_share": (self._waited - before[3]) / seconds,
+        }

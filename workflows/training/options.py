@@ -1,0 +1,148 @@
+"""What a stage can be asked for: the fields of a frozen dataclass, each of them a flag.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Asked):
+        width: int = option(64, "channels of the first layer", least=1)
+
+is `--width 64` on the command line, a range that is checked wherever the options come from, a line
+of the help text, and a value in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+def option(
+    default: Any,
+    what: str,
+    *,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    group: str = "how it is trained",
+) -> Any:
+    """A field of the options of a stage.
+
+    Args:
+        default: Its value if nothing is said; None = something that `what` says.
+        what: What it is, for the help text.
+        choices: What it may be.
+        least: The least that it may be.
+        most: The most.
+        group: The heading that it stands under.
+    """
+    metadata = {"what": what, "choices": choices, "least": least, "most": most, "group": group}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The base of all options."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ValueError: A value is none that it may be.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                _check(field, value)
+
+    @classmethod
+    def read(cls, args: argparse.Namespace) -> Self:
+        """From a command line with the flags of `add_flags`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(args, name) for name in names})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From what `as_dict` gave."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, by name."""
+        return dataclasses.asdict(self)
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    flag = _flag(field.name)
+    choices, least, most = (field.metadata[name] for name in ("choices", "least", "most"))
+    if choices and value not in choices:
+        raise ValueError(f"{flag} is {value!r}: expected one of {', '.join(choices)}.")
+    if (least is not None and not value >= least) or (most is not None and not value <= most):
+        expected = (
+            f"{least:g} to {most:g}"
+            if least is not None and most is not None
+            else f"at least {least:g}"
+            if least is not None
+            else f"at most {most:g}"
+        )
+        raise ValueError(f"{flag} is {value}: expected {expected}.")
+
+
+def add_flags(parser: argparse.ArgumentParser, options: type[Asked]) -> None:
+    """Add a flag for each field."""
+    kinds = typing.get_type_hints(options)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        name = field.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add(groups[name], field, kinds[field.name])
+
+
+def _add(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
+    words = [kind] if not isinstance(kind, types.UnionType) else list(typing.get_args(kind))
+    plain = next(word for word in words if word is not type(None))
+    what, choices = field.metadata["what"], field.metadata["choices"]
+    if field.default is not None and plain is not bool:
+        what = f"{what} ({field.default})"
+    flag = _flag(field.name)
+    if plain is bool:
+        if field.default is not None:
+            what = f"{what} ({'yes' if field.default else 'no'})"
+        group.add_argument(
+            flag, action=argparse.BooleanOptionalAction, default=field.default, help=what
+        )
+    elif choices:
+        group.add_argument(flag, choices=choices, default=field.default, help=what)
+    else:
+        metavar = {int: "N", float: "X"}.get(plain, "WORD")
+        group.add_argument(flag, type=plain, metavar=metavar, default=field.default, help=what)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Asked):
+    """What every stage that trains can be asked for."""
+
+    steps: int = option(10_000, "steps to train", least=1)
+    batch_size: int = option(64, "rows of a batch, of all ranks together", least=1)
+    seed: int = option(0, "of all that is drawn", least=0, most=2**63 - 1)
+    tell_every: int = option(10, "steps that are told at once", least=1, group="what is seen of it")
+    look_every: int = option(
+        500, "steps between two looks at what it makes", least=1, group="what is seen of it"
+    )
+    save_every: int = option(
+        2_000, "steps between two checkpoints, at most", least=1, group="what is seen of it"
+    )
+    save_minutes: float = option(
+        5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
+    )
+
+
+FREE = ("steps", "tell_every", "look_every", "save_every", "save_minutes")
+"""What may be another in a run that goes on."""

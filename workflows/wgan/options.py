@@ -1,0 +1,153 @@
+"""What a GAN can be asked for. What is not said follows from the objective and the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from workflows.training.options import Training, option
+
+NETWORKS = ("conv", "residual", "perceptron")
+OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
+CRITIC_NORMS = ("batch", "layer", "spectral", "none")
+CONDITIONS = ("none", "projection", "concatenation")
+
+_WHAT = "what is made"
+_PLAY = "what is played"
+_SPEED = "how fast"
+
+_OF_OBJECTIVE: dict[str, dict[str, Any]] = {
+    # Arjovsky et al. 2017 and their code: momentum would make the critic unstable.
+    "wgan": {
+        "optimiser": "rmsprop", "rate": 5e-5, "critic_steps": 5, "warm_critic_steps": 100,
+    },
+    # Gulrajani et al. 2017, algorithm 1; no batch norm, since the penalty is of each row.
+    "wgan-gp": {
+        "rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5, "critic_norm": "layer",
+    },
+    # Miyato et al. 2018, setting C.
+    "hinge": {"beta1": 0.0, "beta2": 0.9, "critic_steps": 5},
+}  # fmt: skip
+_OTHERWISE = {
+    # Radford et al. 2016.
+    "optimiser": "adam", "rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "critic_steps": 1, "warm_critic_steps": 0, "critic_norm": "batch",
+}  # fmt: skip
+_CLIP = {"wgan": 0.01}
+_PENALTY = {"wgan-gp": 10.0}
+_WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Training):
+    """The flags of `tesserae train wgan`."""
+
+    image_size: int = option(64, "side of the pictures, in pixels", least=8, most=512, group=_WHAT)
+    crop: str = option(
+        "none",
+        "where they are cut out of larger ones: none = in the middle",
+        choices=("none", "random"),
+        group=_WHAT,
+    )
+    flip: bool = option(False, "mirror half of them", group=_WHAT)
+    condition: str = option(
+        "none", "whether and how classes are looked at", choices=CONDITIONS, group=_WHAT
+    )
+    noise: int = option(100, "numbers that a picture is made of", least=1, group=_WHAT)
+
+    objective: str = option("wgan", "what is minimised", choices=OBJECTIVES, group=_PLAY)
+    clip: float | None = option(
+        None, "to what the critic is clipped; 0 = not (wgan: 0.01, others: 0)", least=0, group=_PLAY
+    )
+    penalty: float | None = option(
+        None, "weight of the gradient penalty; 0 = none (wgan-gp: 10)", least=0, group=_PLAY
+    )
+    critic_steps: int | None = option(
+        None, "updates of the critic in a step (wgan, wgan-gp, hinge: 5, others: 1)", least=1,
+        group=_PLAY,
+    )  # fmt: skip
+    warm_critic_steps: int | None = option(
+        None, "of them in the first 25 steps and in every 500th; 0 = as in others (wgan: 100)",
+        least=0, group=_PLAY,
+    )  # fmt: skip
+
+    generator: str = option("conv", "its network", choices=NETWORKS, group=_PLAY)
+    generator_width: int | None = option(
+        None, "its narrowest layer (conv 64, residual 128, perceptron 512)", least=1, group=_PLAY
+    )
+    generator_norm: bool = option(True, "batch norm in it", group=_PLAY)
+    critic: str = option("conv", "its network", choices=NETWORKS, group=_PLAY)
+    critic_width: int | None = option(None, "its narrowest layer (as the generator)", least=1,
+                                      group=_PLAY)  # fmt: skip
+    critic_norm: str | None = option(
+        None, "in it (wgan-gp: layer; a perceptron: none; others: batch)", choices=CRITIC_NORMS,
+        group=_PLAY,
+    )  # fmt: skip
+    extra_layers: int = option(0, "of 3 x 3, in both conv networks", least=0, group=_PLAY)
+
+    optimiser: str | None = option(
+        None, "of both (wgan: rmsprop, others: adam)", choices=("rmsprop", "adam")
+    )
+    rate: float | None = option(
+        None, "learning rate (wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4)", least=0
+    )
+    beta1: float | None = option(
+        None, "of Adam (wgan-gp, hinge: 0, others: 0.5)", least=0, most=0.9999
+    )
+    beta2: float | None = option(
+        None, "of Adam (wgan-gp, hinge: 0.9, others: 0.999)", least=0, most=0.999999
+    )
+    decay: bool = option(False, "let the learning rate fall to 0 until the last step")
+    ema: float = option(
+        0.999, "of the generator that is looked at: share of what it was; 0 = none", least=0,
+        most=0.999999,
+    )  # fmt: skip
+    generator_batches: int = option(1, "batches that the generator makes in its update", least=1)
+
+    precision: str = option(
+        "auto",
+        "auto = bfloat16 where the machine computes with it, else float32",
+        choices=("auto", "float32", "bfloat16"),
+        group=_SPEED,
+    )
+    channels_last: bool = option(True, "in memory", group=_SPEED)
+    compile: bool = option(False, "let torch compile the networks", group=_SPEED)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense together."""
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise ValueError("--batch-size is 1: expected at least 2, for batch norm.")
+        if self.compile and self.penalty_weight:
+            raise ValueError(
+                "--compile with a gradient penalty: torch compiles no gradient of a gradient."
+                " Leave one of them out."
+            )
+        if self.critic == "perceptron" and self.critic_norm in ("batch", "layer"):
+            raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
+
+    @property
+    def penalty_weight(self) -> float:
+        """Of the gradient penalty; 0 = none."""
+        return _PENALTY.get(self.objective, 0.0) if self.penalty is None else self.penalty
+
+    @property
+    def clip_limit(self) -> float | None:
+        """To what the critic's parameters are clipped; None = they are not."""
+        limit = _CLIP.get(self.objective, 0.0) if self.clip is None else self.clip
+        return limit or None
+
+    def filled(self) -> Options:
+        """The same, with what follows from the objective and the networks in place of None."""
+        follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
+        if self.critic == "perceptron":
+            follows["critic_norm"] = "none"
+        follows |= {
+            "generator_width": _WIDTH[self.generator],
+            "critic_width": _WIDTH[self.critic],
+            "clip": self.clip_limit or 0.0,
+            "penalty": self.penalty_weight,
+        }
+        left = {name: value for name, value in follows.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **left)
