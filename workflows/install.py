@@ -32,7 +32,7 @@ from workflows.environment import (
     project_tables,
 )
 
-DEFAULT_EXTRAS = ("devkit", "s3", "sample", "slurm")
+DEFAULT_EXTRAS = ("devkit", "lsun", "s3", "sample", "slurm")
 
 
 def make_fresh(place: Environment) -> None:

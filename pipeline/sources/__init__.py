@@ -2,7 +2,8 @@
 
     open_source  detects what is there    listing  the Arrow table of samples
     reader       bytes of one sample      spool    record files of what is streamed
-    folder, ilsvrc, webdataset, parquet   the kinds; archives and layouts: what tars share
+    folder, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
+    archives, layouts   what tars share
     naming       canonical keys           beside   tables of words and classes near the images
     place        a folder, local or not   remote   files behind fsspec, by byte range
     tarfiles     walks a tar              tarheader   reads one header of it
@@ -91,6 +92,8 @@ _KINDS = (
     _Kind("webdataset", "*.tar shards of samples"),
     _Kind("tar", "a tar with a tree of <class>/<file>"),
     _Kind("parquet", "*.parquet files with a column of image bytes"),
+    _Kind("cifar", "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's"),
+    _Kind("lsun", "<class>_<split>_lmdb folders, or one LMDB of image files"),
     _Kind("folder", "<class>/<image>, here or in train/, val/, ..."),
 )
 
@@ -98,7 +101,7 @@ SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
 
 
 def _finders() -> dict[str, Find]:
-    from pipeline.sources import folder, ilsvrc, parquet, webdataset  # here: they load Arrow
+    from pipeline.sources import cifar, folder, ilsvrc, lsun, parquet, webdataset  # they load Arrow
 
     return {
         "kaggle": ilsvrc.find_kaggle,
@@ -109,6 +112,8 @@ def _finders() -> dict[str, Find]:
         "webdataset": webdataset.find_shards,
         "tar": webdataset.find_trees,
         "parquet": parquet.find_parquet,
+        "cifar": cifar.find_cifar,
+        "lsun": lsun.find_lmdbs,
         "folder": folder.find_folders,
     }
 

@@ -19,6 +19,7 @@ dependencies = ["numpy"]
 s3 = ["s3fs"]
 sample = ["scikit-image"]
 devkit = ["scipy"]
+lsun = ["lmdb"]
 slurm = ["dask-jobqueue"]
 [dependency-groups]
 dev = ["pytest"]
@@ -363,8 +364,15 @@ def _wish(place, *words):
 
 def test_what_is_not_said_stays_as_it_was(place, steps, able):
     """A target that needs more adds it; nothing that was chosen before is undone."""
-    assert _wish(place) == Wish(extras=("devkit", "s3", "sample", "slurm"), pillow="auto")
-    assert _wish(place, "--need", "dev").extras == ("dev", "devkit", "s3", "sample", "slurm")
+    assert _wish(place) == Wish(extras=("devkit", "lsun", "s3", "sample", "slurm"), pillow="auto")
+    assert _wish(place, "--need", "dev").extras == (
+        "dev",
+        "devkit",
+        "lsun",
+        "s3",
+        "sample",
+        "slurm",
+    )
 
     _stock(able)
     install.set_up(place, _wish(place, "--extras", "s3", "--pillow", "stock"), system=True)

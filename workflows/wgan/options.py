@@ -124,6 +124,12 @@ class Options(Training):
                 "--compile with a gradient penalty: torch compiles no gradient of a gradient."
                 " Leave one of them out."
             )
+        perceptrons = self.generator == self.critic == "perceptron"
+        if not perceptrons and self.image_size & (self.image_size - 1):
+            raise ValueError(
+                f"--image-size is {self.image_size}: expected 8, 16, 32, 64, 128, ..., or"
+                " perceptrons, which make any size."
+            )
         if self.critic == "perceptron" and self.critic_norm in ("batch", "layer"):
             raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
 

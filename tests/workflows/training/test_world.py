@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,34 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cluster.rank import Rank
-from workflows.training.world import BatchNorm, World, join
+from tests.workflows.training.worlds import in_ranks
+from workflows.training.world import BatchNorm, World
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 """Sums over ranks are in another order than over rows."""
-
-
-def _run(work: Callable[..., Any], rank: int, world: int, folder: Path, file: Path) -> None:
-    torch.set_num_threads(1)
-    me = Rank(rank=rank, world=world, generation=1, host="127.0.0.1", gpu=False)
-    with join(me, folder) as joined:
-        file.write_bytes(pickle.dumps(work(joined)))
-
-
-def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any]:
-    """What *work* returns in each rank of a world of processes."""
-    context = multiprocessing.get_context("spawn")
-    files = [folder / f"{world}-{rank}.pickle" for rank in range(world)]
-    processes = [
-        context.Process(target=_run, args=(work, rank, world, folder / f"meet-{world}", file))
-        for rank, file in enumerate(files)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    return [pickle.loads(file.read_bytes()) for file in files]
 
 
 def net() -> nn.Sequential:

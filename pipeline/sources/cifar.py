@@ -1,0 +1,217 @@
+"""CIFAR-10 and CIFAR-100 in the layout of their Python version: a few pickled batches.
+
+A pickle may run anything. These are read by an unpickler that knows arrays of bytes, lists, texts
+and numbers, and calls nothing; what names something else is refused before it is looked up.
+
+Each picture becomes a sample of the plain PPM format, its pixels as they are.
+"""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import SourceError
+from pipeline.sources.listing import Row
+from pipeline.sources.place import Place, fingerprint_of
+from pipeline.sources.remote import reading
+from pipeline.sources.spool import Blocks, Put
+
+SIDE = 32
+_BYTES = 3 * SIDE * SIDE
+_HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
+
+_LAYOUTS = {
+    "batches.meta": ({"train": "data_batch_", "test": "test_batch"}, b"label_names", b"labels"),
+    "meta": ({"train": "train", "test": "test"}, b"fine_label_names", b"fine_labels"),
+}
+"""Table of names -> split -> what its files begin with; what names and labels are called."""
+
+
+class _Kind:
+    """Stands for `numpy.dtype`: which numbers an array holds, as far as that can be bytes."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Know nothing of byte order: bytes have none."""
+
+
+class _Array:
+    """Stands for `numpy.ndarray`: keeps what the pickle says of it, and calls nothing."""
+
+    def __init__(self, *_: object) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.data = b""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take an array of bytes, and no other."""
+        _, shape, kind, fortran, data = state
+        plain = isinstance(kind, _Kind) and kind.name in ("u1", b"u1") and not fortran
+        if not plain or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("an array that is none of bytes, row by row")
+        self.shape, self.data = shape, data
+
+
+def _latin1(text: object, encoding: object) -> bytes:
+    """Stands for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError("a text that is none of bytes")
+    return text.encode("latin1")
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _latin1,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what a batch is made of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for arrays; nothing else has a name here."""
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: object) -> Any:
+        """Refuse what lies elsewhere."""
+        raise pickle.UnpicklingError("it names what lies elsewhere")
+
+
+def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
+    try:
+        found = _Unpickler(file, encoding="bytes").load()
+    except OSError:
+        raise
+    except Exception as e:  # a pickle can be wrong in any way
+        raise SourceError(
+            f"{where} is no batch of CIFAR ({type(e).__name__}: {e}): expected a pickle of arrays"
+            " of bytes, lists and texts. Nothing in it was run. Fetch it again."
+        ) from e
+    if not isinstance(found, dict):
+        raise SourceError(f"{where} is no batch of CIFAR: expected a table of names.")
+    return found
+
+
+def _load(place: Place, path: str) -> dict[bytes, Any]:
+    with place.open(path) as file, reading(place.full(path)):
+        return _unpickle(file, place.full(path))
+
+
+def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
+    values = found.get(name)
+    if not isinstance(values, list) or not all(isinstance(v, bytes | str) for v in values):
+        raise SourceError(f"{where} has no {name.decode()}: expected a list of names.")
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+
+
+@dataclass(frozen=True)
+class CifarBlock:
+    """One file of pictures."""
+
+    name: str
+    place: Place
+    path: str
+    table: str
+    num_bytes: int
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read all of it, handing each picture as a PPM to *put*."""
+        where = self.place.full(self.path)
+        _, names, labels = _LAYOUTS[self.table]
+        classes = _texts(_load(self.place, self.table), names, self.place.full(self.table))
+        found = _load(self.place, self.path)
+        pixels = _pixels(found.get(b"data"), where)
+        numbers = found.get(labels)
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != len(pixels)
+            or any(type(n) is not int or not 0 <= n < len(classes) for n in numbers)
+        ):
+            raise SourceError(
+                f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
+                f" to {len(classes) - 1}."
+            )
+        for place, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
+            data = picture.tobytes()
+            key = f"{classes[label]}/{self.path}_{place:05d}.ppm"
+            yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)))
+
+
+def _pixels(array: object, where: str) -> NDArray[np.uint8]:
+    """(n, 32, 32, 3) uint8 RGB, of the planes of red, green and blue that a batch holds."""
+    if not isinstance(array, _Array) or array.shape != (len(array.data) // _BYTES, _BYTES):
+        raise SourceError(f"{where} has no data: expected an array of (n, {_BYTES}) bytes.")
+    planes = np.frombuffer(array.data, np.uint8).reshape(-1, 3, SIDE, SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+
+@dataclass(frozen=True)
+class CifarSource:
+    """Pictures in CIFAR's batches."""
+
+    kind: str
+    place: Place
+    table: str
+    paths: tuple[str, ...]
+    access: Literal["random", "blocks"] = "blocks"
+
+    @property
+    def root(self) -> str:
+        """The folder of the files."""
+        return self.place.root
+
+    def fingerprint(self) -> str:
+        """Digest of the files' names, sizes and times."""
+        marks = map(self.place.mark, (self.table, *self.paths))
+        return fingerprint_of([self.kind, self.root, *marks])
+
+    def words(self) -> dict[str, str]:
+        """Nothing: the names of classes are their words."""
+        return {}
+
+    def list(self, progress: object) -> pa.Table:
+        """Not possible: a picture's bytes lie in three places."""
+        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+
+    def blocks(self) -> Blocks:
+        """The files."""
+        return [
+            CifarBlock(path, self.place, path, self.table, self.place.size(path))
+            for path in self.paths
+        ]
+
+
+def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]:
+    """Find CIFAR's table of names and batches in *place*."""
+    if place.only:
+        return {}
+    files = place.names().files
+    for table, (splits, _, _) in _LAYOUTS.items():
+        if table not in files:
+            continue
+        found = {
+            split: tuple(name for name in files if _is_batch(name, start))
+            for split, start in splits.items()
+        }
+        if any(found.values()):
+            return {
+                split: CifarSource("cifar", place, table, paths)
+                for split, paths in found.items()
+                if paths
+            }
+    return {}
+
+
+def _is_batch(name: str, start: str) -> bool:
+    return name == start or (start.endswith("_") and name.removeprefix(start).isdecimal())

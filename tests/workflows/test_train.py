@@ -1,0 +1,240 @@
+"""`tesserae train` as a person runs it, and as the world treats it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.commands import Command, run, start, wait_until
+from tests.pictures import jpeg
+from tests.workflows.training.small import small_store
+from workflows.cli import main
+from workflows.training.folder import RunFolder
+
+SMALL = (
+    *("--image-size", 16, "--batch-size", 8, "--noise", 5, "--generator-width", 4),
+    *("--critic-width", 4, "--critic-steps", 2, "--warm-critic-steps", 0, "--rate", "1e-3"),
+    *("--precision", "float32", "--no-dashboard"),
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 and 18 pictures of 16 px."""
+    return small_store(tmp_path_factory.mktemp("small"))
+
+
+def curve(folder: Path) -> dict[int, dict[str, Any]]:
+    """What was said of each step, by step."""
+    found = {}
+    for line in RunFolder(folder).metrics():
+        if line.get("what", "") == "":
+            found[line["step"]] = {k: v for k, v in line.items() if k != "generation"}
+    return found
+
+
+def ranks(command: Command) -> list[psutil.Process]:
+    """The processes that train for *command*."""
+    found = []
+    for process in command.processes():
+        try:
+            if "cluster.rank" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            pass
+    # A guard has the command line of its rank, which is its parent.
+    pids = {process.pid for process in found}
+    return [process for process in found if process.ppid() not in pids]
+
+
+def step_of(folder: Path) -> int:
+    """How far a run is, by what it has written."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
+
+
+def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
+    """It prepares, trains while the other split is made, and says where to look."""
+    for split in ("train", "val"):
+        for place in range(40):
+            file = tmp_path / "source" / split / f"n{place % 2:08d}" / f"{place}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(jpeg(place, 30, 24))
+    done = run(
+        *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
+        *("--run", tmp_path / "run", "--steps", 12, "--look-every", 6, *SMALL, "--workers", 2),
+        scratch=tmp_path,
+        seconds=120,
+    )
+    assert (done.status, done.err) == (0, "")
+    assert "train: prepare: 40 images" in done.out
+    assert "val: prepare: 40 images" in done.out
+    assert f"Look at {tmp_path}/run/samples/samples-000000012.png." in done.out
+    assert sorted(curve(tmp_path / "run")) == list(range(1, 13))
+    again = run(
+        *("train", "wgan", tmp_path / "store", "--run", tmp_path / "run", "--steps", 14),
+        *("--look-every", 6, *SMALL),
+        scratch=tmp_path,
+    )
+    assert (again.status, again.err) == (0, "")
+    assert "from step 12" in again.out
+    assert sorted(curve(tmp_path / "run")) == list(range(1, 15))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """The run of two ranks that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run(*command(store, folder / "run"), scratch=folder, seconds=120)
+    assert (done.status, done.err) == (0, "")
+    assert len(curve(folder / "run")) == STEPS
+    return folder / "run"
+
+
+STEPS = 100
+
+
+def command(store: Path, folder: Path) -> tuple[object, ...]:
+    return (
+        *("train", "wgan", store, "--run", folder, "--ranks", 2, "--steps", STEPS, *SMALL),
+        *("--save-every", 20, "--look-every", 100),
+    )
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tmp_path: Path, store: Path, undisturbed: Path
+) -> None:
+    """To the same curve, bit for bit; and nobody is left behind."""
+    words = command(store, tmp_path / "run")
+    with start(*words, scratch=tmp_path) as first:
+        assert wait_until(lambda: step_of(tmp_path / "run") > 20)
+        first.signal_all(signal.SIGINT)
+        assert first.wait(90) == 130
+        assert f"Run the same command again to go on in {tmp_path}/run" in first.err
+        assert first.gone()
+    saved = sorted((tmp_path / "run" / "checkpoints").glob("*.json"))
+    assert saved
+    again = run(*words, scratch=tmp_path, seconds=120)
+    assert (again.status, again.err) == (0, "")
+    assert "2 ranks, from step" in again.out
+    assert curve(tmp_path / "run") == curve(undisturbed)
+
+
+def strike(found: Command, what: str, rng: random.Random) -> None:
+    """Kill a rank, a worker or the client; or stop a rank for a while."""
+    if what == "client":
+        found.process.kill()
+        return
+    victim = rng.choice(ranks(found))
+    if what == "worker":
+        victim = psutil.Process(victim.ppid())
+    if what == "stopped":
+        victim.suspend()
+        time.sleep(2)
+        victim.resume()
+        return
+    victim.kill()
+
+
+def reaches(found: Command, folder: Path, step: int) -> bool:
+    """Wait until a run is at *step*, with both its ranks; False where it has ended before."""
+    wait_until(lambda: step_of(folder) >= step or not found.running(), 120)
+    return wait_until(lambda: len(ranks(found)) == 2 or not found.running()) and found.running()
+
+
+def faults(seed: int, count: int) -> Iterator[tuple[str, random.Random]]:
+    rng = random.Random(seed)
+    for place in range(count):
+        yield ("rank", "worker", "client", "stopped")[place % 4], rng
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undisturbed: Path) -> None:
+    """Of a rank, a worker, a client; four of them in each run, at random steps."""
+    expected = curve(undisturbed)
+    struck = 0
+    for turn in range(5):
+        folder = tmp_path / f"run{turn}"
+        words = command(store, folder)
+        waiting = list(faults(turn, 4))
+        ended = False
+        while not ended:
+            with start(*words, scratch=tmp_path) as found:
+                while waiting:
+                    what, rng = waiting[0]
+                    if not reaches(found, folder, step_of(folder) + rng.randrange(2, 20)):
+                        break
+                    strike(found, what, rng)
+                    waiting.pop(0)
+                    struck += 1
+                    if what == "client":
+                        assert found.gone(90), "somebody was left behind"
+                        break
+                else:
+                    assert found.wait(180) == 0, found.err
+                    ended = True
+                if not found.running() and found.process.returncode == 0:
+                    ended = True
+                assert found.gone(90), "somebody was left behind"
+        assert curve(folder) == expected
+    assert struck >= 18
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
+        (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
+        (["wgan", "{store}", "--image-size", "64"], "holds pictures of 16 px"),
+        (["wgan", "{store}", "--batch-size", "64"], "has 36 pictures: expected at least one batch"),
+        (["wgan", "{store}", "--split", "no"], "no"),
+        (["wgan", "{store}", "--held-out", "test"], "finished splits are train, val"),
+        (["wgan", "{store}", "--steps", "0"], "--steps is 0: expected at least 1"),
+        (["wgan", "{store}", "--beta1", "1"], "--beta1 is 1.0: expected 0 to 0.9999"),
+        (["wgan", "{store}", "--ranks", "0"], "--ranks is 0"),
+        (["wgan", "{store}", "--gpus", "99"], "this machine has"),
+        (["wgan", "nowhere"], "nowhere"),
+        (["dcgan", "{store}"], "invalid choice"),
+        (["wgan", "{store}", "--objective", "wgan-gp", "--compile"], "Leave one of them out"),
+        (["wgan", "{store}", "--data", "nowhere"], "nowhere"),
+        (["wgan", "{store}", "--cluster", "nowhere"], "--cluster"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_runs(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """In one sentence, naming it."""
+    os.chdir(tmp_path)
+    given = [word.format(store=store) for word in words]
+    if "--image-size" not in given:
+        given += ["--image-size", "16"]
+    if "--batch-size" not in given:
+        given += ["--batch-size", "8"]
+    status = main(["train", *given, "--no-dashboard"])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_another_run_is_left_alone(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What differs is named."""
+    words = ["--image-size", "16", "--batch-size", "8", "--no-dashboard"]
+    RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
+    status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
+    assert status == 1
+    assert "Name another folder" in capsys.readouterr().err

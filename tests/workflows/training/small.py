@@ -1,0 +1,69 @@
+"""A small store, and a stage that runs in this process without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.loader import Loader
+from tests.pictures import jpeg, prepare_inline
+from workflows.training.loop import Data
+from workflows.training.world import World
+from workflows.wgan.options import Options
+from workflows.wgan.stage import Wgan
+
+SIZE, BATCH = 16, 8
+
+SMALL = {
+    "image_size": SIZE,
+    "batch_size": BATCH,
+    "noise": 5,
+    "generator_width": 4,
+    "critic_width": 4,
+    "critic_steps": 2,
+    "warm_critic_steps": 0,
+    "rate": 1e-3,
+    "precision": "float32",
+}
+
+
+def small_store(folder: Path, rows: int = 36) -> Path:
+    """*rows* pictures of three classes, in splits train and val."""
+    for split, count in (("train", rows), ("val", 18)):
+        for place in range(count):
+            file = folder / "source" / split / f"n{place % 3:08d}" / f"{split}{place}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(jpeg(place, 24, 24))
+        prepare_inline(
+            folder / "source", str(folder / "store"), split=split, sizes=(SIZE,), serves=SIZE
+        )
+    return folder / "store"
+
+
+def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan:
+    """A stage of *store*, before its first step."""
+    options = Options(**{**SMALL, **choices})
+    torch.manual_seed(options.seed)
+    train = Loader(store, size=SIZE, batch_size=options.batch_size)
+    val = Loader(store, "val", size=SIZE, batch_size=options.batch_size, order="sequential")
+    data = Data(train, val, tuple(wnid for wnid, _ in train.classes))
+    return Wgan(options, data, world or World())
+
+
+def advance(stage: Wgan, updates: int) -> list[dict[str, float]]:
+    """Take updates; what was told of the steps that they completed."""
+    told = (stage.advance() for _ in range(updates))
+    return [{name: float(v) for name, v in one.items()} for one in told if one is not None]
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    """All tensors of a state, in order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [tensor for value in state.values() for tensor in tensors(value)]
+    if isinstance(state, list | tuple):
+        return [tensor for value in state for tensor in tensors(value)]
+    return []

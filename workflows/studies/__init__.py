@@ -1,0 +1,1 @@
+"""Small experiments on what papers claim, from data that every machine has."""
