@@ -29,6 +29,8 @@ COMMANDS = {
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
     "train": "train a stage on a store: wgan",
+    "report": "show how a training run went, and judge what it makes",
+    "sample-images": "make pictures with a run that was trained to",
     "loader": "measure what a loader delivers from a store",
     "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",
@@ -82,7 +84,7 @@ def _run(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise TesseraeError(f"{name!r} is no command: expected one of {', '.join(COMMANDS)}.")
-    module = _load(f"workflows.{name}")
+    module = _load(f"workflows.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
         description=module.__doc__,
@@ -107,7 +109,7 @@ def _load(module: str) -> ModuleType:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<13} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "Usage: tesserae COMMAND ...",

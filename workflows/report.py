@@ -1,252 +1,213 @@
-"""What a store holds and how a run went: `report.html`, and the same facts for the terminal.
+"""How a training run went: curves, samples and figures on one page, `report.html` in its folder.
 
-Whoever has the figures fills a `ReportModel`; here they are only shown. Names that come from data
-may hold markup, escapes of terminals or newlines: they are shown as they are spelled, and do
-nothing. The lines of `terminal_summary` are plain text: print them, do not render them.
+The page needs nothing else. With --backbone the figures that need a network's features are there
+too, each with the network's name: published ones are of Inception-v3, and no other network's can
+stand beside them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import argparse
+import base64
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from workflows.figures import bytes_text, per_second, printable, seconds_text, share_text
-from workflows.page import (
-    ContactSheet,
-    bar,
-    code,
-    contact_sheet,
-    facts,
-    page,
-    sheet_figures,
-    sheet_style,
-    table,
-    text,
-)
-from workflows.report_model import Quarantined, ReportModel, RunReport, SplitReport
+import numpy as np
+from scipy import ndimage
 
-NAMES_ON_PAGE = 1_000
-NAMES_IN_TERMINAL = 10
+from workflows import charts, page
+from workflows.training.folder import RunFolder
+
+if TYPE_CHECKING:  # what judges pictures loads more than a page needs
+    from workflows.wgan.judging import Judged
+
+MEDIAN = 101
+"""Steps of the median filter of the critic's curves, as in the paper of WGAN."""
+GRIDS = 8
+"""Grids over time that are shown."""
 
 
-def write_report(path: Path, model: ReportModel) -> None:
-    """Write the page, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(render_report(model), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae report`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--backbone", metavar="MODEL", help="folder or name of a model: FID, KID, precision, recall"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=1_000, help="pictures that are judged (1000)"
+    )
 
 
-def render_report(model: ReportModel) -> str:
-    """The page: one HTML text that needs nothing else."""
-    names = [f"sheet{place}" for place in range(len(model.sheets))]
-    style = "".join(map(sheet_style, model.sheets, names))
-    body = [
-        f'<p class="quiet">Tesserae store</p><h1 class="mono">{text(model.store)}</h1>',
-        f'<p class="notice">{text(model.notice)}</p>' if model.notice else "",
-        facts(_key_figures(model)),
-        *_splits(model),
-        *_runs(model),
-        *_stages(model),
-        *_quarantine(model),
-        *_sheets(model, names),
-        *_made_with(model),
-    ]
-    return page(f"{model.store} - Tesserae", filter(None, body), style)
+def run(args: argparse.Namespace) -> int:
+    """Judge what can be judged, and write the page."""
+    if args.samples < 8:
+        raise ValueError(f"--samples is {args.samples}: expected at least 8.")
+    folder = RunFolder(args.run)
+    asked = folder.asked()
+    judged = _judge(folder, asked, args)
+    file = args.run / "report.html"
+    new = file.with_suffix(".new")
+    new.write_text(render(folder, asked, judged), encoding="utf-8")
+    new.replace(file)
+    for line in summary(folder, judged):
+        print(line)
+    print(f"report: {file}")
+    return 0
 
 
-def _key_figures(model: ReportModel) -> list[tuple[str, str, str]]:
-    committed = sum(split.num_committed for split in model.splits)
-    bad = sum(split.num_quarantined for split in model.splits)
-    on_disk = sum(sum(split.bytes_by_size.values()) for split in model.splits)
-    planned = sum(split.num_rows for split in model.splits)
-    return [
-        ("Rows", f"{committed:,}", "" if committed == planned else f"of {planned:,}"),
-        ("Readable", f"{committed - bad:,}", share_text(committed - bad, committed)),
-        ("Quarantined", f"{bad:,}", share_text(bad, committed) if bad else ""),
-        ("Classes", f"{model.num_classes:,}", ""),
-        ("Arrays on disk", bytes_text(on_disk), ""),
-    ]
+def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace) -> Judged | None:
+    if not asked["options"]["stage"].startswith("workflows.wgan.") or folder.newest() is None:
+        return None
+    from workflows.wgan.judging import judge_run
+
+    return judge_run(folder, samples=args.samples, backbone=args.backbone)
 
 
-def _splits(model: ReportModel) -> list[str]:
-    sizes = sorted({size for split in model.splits for size in split.bytes_by_size})
-    columns = ["=Split", "=State", ">Rows", ">Readable", ">Quarantined"]
-    columns += [f">{size} px on disk" for size in sizes]
-    rows = (_split_row(split, sizes) for split in model.splits)
-    return ["<h2>Splits</h2>", table(columns, rows)]
+def summary(folder: RunFolder, judged: Judged | None) -> Iterator[str]:
+    """The same in a few lines."""
+    steps = [line for line in folder.metrics() if line.get("what", "") == ""]
+    if steps:
+        last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}
+        said = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+        yield f"  step {steps[-1]['step']:,}: {said}"
+    if judged is not None:
+        for name, value in judged.figures():
+            yield f"  {name}: {value}"
 
 
-def _split_row(split: SplitReport, sizes: list[int]) -> list[str]:
-    missing = split.num_rows - split.num_committed
-    to_go = f"{missing:,} rows to go" if missing else "not finished"
-    readable = split.num_committed - split.num_quarantined
-    return [
-        text(split.name),
-        "finished" if split.finished else to_go,
-        f"{split.num_committed:,}",
-        f"{readable:,}",
-        f"{split.num_quarantined:,}",
-        *(_bytes(split.bytes_by_size.get(size)) for size in sizes),
-    ]
-
-
-def _runs(model: ReportModel) -> list[str]:
-    rows = [_run_row(split.name, split.run) for split in model.splits if split.run is not None]
-    columns = ["=Split", ">Rows", ">Time", ">Images/s", ">MB/s in", ">MB/s out", "=Slowest stage"]
-    return ["<h2>This run</h2>", table(columns, rows)] if rows else []
-
-
-def _run_row(name: str, run: RunReport) -> list[str]:
-    return [
-        text(name),
-        f"{run.num_rows:,}",
-        seconds_text(run.seconds),
-        per_second(run.num_rows, run.seconds),
-        per_second(run.bytes_in / 1e6, run.seconds),
-        per_second(run.bytes_out / 1e6, run.seconds),
-        text(run.slowest or "-"),
-    ]
-
-
-def _stages(model: ReportModel) -> list[str]:
-    out = []
-    for split in model.splits:
-        run = split.run
-        if run is None or run.slowest is None:
-            continue
-        spent = sum(run.stage_seconds.values())
-        rows = [
-            [text(stage), bar(_part(part, spent)), seconds_text(part), share_text(part, spent)]
-            for stage, part in run.stage_seconds.items()
-        ]
-        out += [
-            f"<h2>Where the time went: {text(split.name)}</h2>",
-            f'<p class="quiet">{seconds_text(spent)} of all workers together.</p>',
-            table(["=Stage", "|", ">Time", ">Share"], rows),
-        ]
-    return out
-
-
-def _quarantine(model: ReportModel) -> list[str]:
-    bad = sum(split.num_quarantined for split in model.splits)
-    if not bad:
-        return ["<h2>Quarantine</h2>", '<p class="quiet">Every row could be read.</p>']
-    reasons = [
-        [text(split.name), text(why), f"{count:,}"]
-        for split in model.splits
-        for why, count in split.reasons
-    ]
-    shown = model.quarantined[:NAMES_ON_PAGE]
-    names = [
-        [text(row.split), f"{row.row:,}", code(row.key), text(row.status), text(row.reason)]
-        for row in shown
-    ]
-    said = "All of them" if len(shown) == bad else f"{len(shown):,} of {bad:,}"
-    return [
-        "<h2>Quarantine</h2>",
-        '<p class="quiet">These rows keep their place, as zeros. What tells them apart is the array'
-        " <code>status</code>, and the table.</p>",
-        table(["=Split", "=Reason", ">Rows"], reasons),
-        f"<h3>{said}, by name</h3>",
-        table(["=Split", ">Row", "Name", "=Reason", "What the decoder says"], names),
-    ]
-
-
-def _sheets(model: ReportModel, names: list[str]) -> list[str]:
-    out = ["<h2>Pictures, as stored</h2>"] if model.sheets else []
-    for sheet, name in zip(model.sheets, names, strict=True):
-        title = f"{sheet.title}, {sheet.size} px" if sheet.title else f"{sheet.size} px"
-        out += [f"<h3>{text(title)}</h3>", sheet_figures(sheet, name)]
-    return out
-
-
-def _made_with(model: ReportModel) -> list[str]:
-    made_at = f"<footer>{text(model.made_at)}</footer>" if model.made_at else ""
-    return [
-        "<h2>Recipe</h2>",
-        table(["=What", "How"], _pairs(model.recipe)),
+def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -> str:
+    """The page as one HTML text."""
+    lines = folder.metrics()
+    steps = [line for line in lines if line.get("what", "") == ""]
+    looks = [line for line in lines if line.get("what") == "look"]
+    speeds = [line for line in lines if line.get("what") == "speed"]
+    body: list[str] = [
+        '<p class="quiet">Tesserae run</p>',
+        f'<h1 class="mono">{page.text(folder.path.absolute().name)}</h1>',
+        page.facts(_facts(asked["options"], steps, speeds)),
+        "<h2>Curves</h2>",
+        charts.charts(list(_curves(steps, looks, speeds))),
+        *_grids(folder),
+        *_judged(judged),
+        "<h2>Asked for</h2>",
+        _table({**asked["options"], **asked.get("data", {})}),
         "<h2>Made with</h2>",
-        table(["=Software", "Version"], _pairs(model.versions)),
-        made_at,
+        _table(asked["versions"]),
     ]
+    title = f"{folder.path.absolute().name} - Tesserae"
+    return page.page(title, filter(None, body), charts.STYLE + STYLE)
 
 
-def _pairs(entries: Mapping[str, str]) -> Iterable[list[str]]:
-    return ([text(name), code(value)] for name, value in entries.items())
+STYLE = """
+.grids { display: flex; flex-wrap: wrap; gap: 16px; }
+.grids figure { margin: 0; max-width: 100%; }
+.grids img { display: block; max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
+.grids figcaption { font-size: 13px; color: var(--quiet); padding-top: 4px; }
+"""
 
 
-def terminal_summary(model: ReportModel) -> list[str]:
-    """The same facts as lines of plain text."""
-    out = [f"{model.store}: {model.num_classes:,} classes"]
-    if model.notice:
-        out.append(f"  Note: {model.notice}")
-    for split in model.splits:
-        out += _split_lines(split)
-    out += _quarantine_lines(model)
-    out += [f"  recipe: {', '.join(f'{k} {v}' for k, v in model.recipe.items())}"]
-    return [printable(line) for line in out]
+def _facts(
+    options: Mapping[str, Any], steps: list[dict[str, Any]], speeds: list[dict[str, Any]]
+) -> Iterator[tuple[str, str, str]]:
+    done = steps[-1]["step"] if steps else 0
+    yield "steps", f"{done:,}", f"of {options['steps']:,}"
+    if "objective" in options:
+        yield "objective", str(options["objective"]), f"{options['image_size']} px"
+    if speeds:
+        rate = float(np.median([line["images_per_second"] for line in speeds]))
+        wait = float(np.median([line["wait_share"] for line in speeds]))
+        yield "images/s", f"{rate:,.0f}", f"{wait:.1%} of the time waiting for the loader"
+    if steps:
+        yield "begun", str(steps[-1]["generation"]), "times, at a checkpoint or at the start"
 
 
-def _split_lines(split: SplitReport) -> list[str]:
-    state = "finished" if split.finished else "not finished"
-    readable = split.num_committed - split.num_quarantined
-    of = "" if split.num_committed == split.num_rows else f" of {split.num_rows:,}"
-    out = [
-        f"  {split.name}: {state}, {split.num_committed:,}{of} rows, {readable:,} readable,"
-        f" {split.num_quarantined:,} quarantined"
+def _curves(
+    steps: list[dict[str, Any]], looks: list[dict[str, Any]], speeds: list[dict[str, Any]]
+) -> Iterator[str]:
+    trained = _series(steps)
+    judged = _series(looks)
+    if "estimate" in trained:
+        both = {f"of training rows, median of {MEDIAN}": smoothed(trained.pop("estimate"))}
+        both["of held-out rows"] = judged.pop("held_out_estimate", [])
+        yield charts.chart("the critic's estimate", both)
+    judged.pop("held_out_critic_loss", None)
+    distances = {k: judged.pop(k) for k in list(judged) if k.endswith("_distance")}
+    words = {"held_out_distance": "to held-out rows", "train_distance": "to training rows"}
+    yield charts.chart(
+        "sliced Wasserstein distance of samples",
+        {words.get(name, name): points for name, points in distances.items()},
+    )
+    for name, points in {**trained, **judged}.items():
+        yield charts.chart(name.replace("_", " "), {f"median of {MEDIAN}": smoothed(points)})
+    speed = _series(speeds)
+    yield charts.chart("images/s", {"images/s": speed.get("images_per_second", [])})
+
+
+def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in ("step", "generation", "what"):
+                found.setdefault(name, []).append((float(line["step"]), float(value)))
+    return found
+
+
+def smoothed(points: list[tuple[float, float]], width: int = MEDIAN) -> list[tuple[float, float]]:
+    """A curve with each value the median of those around it; the ends are repeated outwards."""
+    if not points:
+        return []
+    values = ndimage.median_filter([y for _, y in points], size=width, mode="nearest")
+    return [(x, float(y)) for (x, _), y in zip(points, values, strict=True)]
+
+
+def _grids(folder: RunFolder) -> Iterator[str]:
+    files = sorted((folder.path / "samples").glob("*.png"), key=lambda file: file.stem[-9:])
+    if not files:
+        return
+    places = sorted({round(i * (len(files) - 1) / max(1, GRIDS - 1)) for i in range(GRIDS)})
+    yield "<h2>What it makes</h2>"
+    figures = [
+        picture(files[place].read_bytes(), f"step {int(files[place].stem[-9:]):,}")
+        for place in reversed(places)
     ]
-    if split.reasons:
-        reasons = ", ".join(f"{count:,} {why}" for why, count in split.reasons)
-        out.append(f"    quarantined  {reasons}")
-    sizes = sorted(split.bytes_by_size.items())
-    if sizes:
-        on_disk = ", ".join(f"{size} px {bytes_text(count)}" for size, count in sizes)
-        out.append(f"    on disk      {on_disk}")
-    return out if split.run is None else out + _run_lines(split.run)
+    yield f'<div class="grids">{"".join(figures)}</div>'
 
 
-def _run_lines(run: RunReport) -> list[str]:
-    rate = per_second(run.num_rows, run.seconds)
-    mb_in = per_second(run.bytes_in / 1e6, run.seconds)
-    mb_out = per_second(run.bytes_out / 1e6, run.seconds)
-    out = [
-        f"    this run     {run.num_rows:,} rows in {seconds_text(run.seconds)}, {rate} images/s,"
-        f" {mb_in} MB/s in, {mb_out} MB/s out"
+def picture(png: bytes, caption: str) -> str:
+    """A picture inside the page."""
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><img alt="{page.text(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{page.text(caption)}</figcaption></figure>"
+    )
+
+
+def _judged(judged: Judged | None) -> Iterator[str]:
+    if judged is None:
+        return
+    yield f"<h2>Judged at step {judged.step:,}</h2>"
+    rows = [(page.text(name), page.text(value)) for name, value in judged.figures()]
+    yield page.table(["=figure", ">value"], rows)
+    if judged.distances is not None:
+        yield (
+            f'<p class="notice">Fr&eacute;chet and kernel distance, precision and recall are of the'
+            f" features of {page.text(judged.distances.network)}. Published figures are of"
+            " Inception-v3, and cannot stand beside them.</p>"
+        )
+    yield f'<div class="grids">{"".join(picture(png, what) for what, png in judged.pictures)}</div>'
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [
+        (page.text(name.replace("_", " ")), page.code(_shown(value)))
+        for name, value in values.items()
     ]
-    if run.slowest is not None:
-        spent = sum(run.stage_seconds.values())
-        stages = (f"{name} {share_text(part, spent)}" for name, part in run.stage_seconds.items())
-        out.append(f"    stages       {', '.join(stages)}; slowest: {run.slowest}")
-    return out
+    return page.table(["=", ""], rows)
 
 
-def _quarantine_lines(model: ReportModel) -> list[str]:
-    shown = model.quarantined[:NAMES_IN_TERMINAL]
-    out = [f"    {r.split} row {r.row}  {r.key}  {r.status}: {r.reason}" for r in shown]
-    more = sum(split.num_quarantined for split in model.splits) - len(shown)
-    return [*out, f"    ... and {more:,} more in quarantine"] if out and more > 0 else out
-
-
-def _bytes(num_bytes: int | None) -> str:
-    return "-" if num_bytes is None else bytes_text(num_bytes)
-
-
-def _part(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-__all__ = [
-    "ContactSheet",
-    "Quarantined",
-    "ReportModel",
-    "RunReport",
-    "SplitReport",
-    "contact_sheet",
-    "render_report",
-    "terminal_summary",
-    "write_report",
-]
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        rest = f", ... ({len(value)})" if len(value) > 12 else ""
+        return ", ".join(map(str, value[:12])) + rest
+    return str(value)

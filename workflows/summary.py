@@ -15,8 +15,8 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from workflows.info import describe
 from workflows.page import ContactSheet, contact_sheet
-from workflows.report import render_report, terminal_summary
 from workflows.report_model import Quarantined, ReportModel, RunReport, SplitReport
+from workflows.store_report import render_report, terminal_summary
 
 SHEET_PIXELS = 288 * 4
 """A contact sheet has as many pictures of a size as fit side by side into this."""

@@ -1,6 +1,6 @@
 """The folder of a run that trains: what was asked for, how far it came, what it said.
 
-    options.json                      what was asked for, and with which versions
+    options.json                      what was asked for, of what, and with which versions
     generations/<generation>.json     each time the ranks began: from which checkpoint
     checkpoints/<generation>-<step>.pt, .json
                                       the state, and its digest, written last
@@ -64,11 +64,16 @@ class RunFolder:
     def begin(
         self,
         options: Mapping[str, Any],
-        versions: Mapping[str, str],
+        facts: Mapping[str, Any],
         *,
         free: Collection[str] = (),
     ) -> None:
         """Make it, or see that it is of a run with the same options, but for those that are *free*.
+
+        Args:
+            options: What was asked for.
+            facts: What else is kept of it, as it was at the beginning.
+            free: Options that may be others when it goes on.
 
         Raises:
             TesseraeError: It is of another, or holds other files.
@@ -95,10 +100,10 @@ class RunFolder:
             )
         for folder in (self._checkpoints, self._generations):
             folder.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps({"options": wanted, "versions": dict(versions)}, indent=1).encode())
+        _write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
 
     def asked(self) -> dict[str, Any]:
-        """What was asked for: `options`, and with which `versions`.
+        """What was asked for: `options`, and the facts that were given with them.
 
         Raises:
             TesseraeError: It is no run's folder.

@@ -6,7 +6,6 @@ import base64
 import platform
 from collections import deque
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cluster.ranks import Wanted, run_world
@@ -47,7 +46,8 @@ def train_on(
         ClusterError: No worker comes.
         TesseraeError: The folder is of another run.
     """
-    folder.begin({"stage": stage, **options.as_dict()}, versions(), free=FREE)
+    facts = {"versions": versions(), "data": _described(data)}
+    folder.begin({"stage": stage, **options.as_dict()}, facts, free=FREE)
 
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim()
@@ -68,6 +68,16 @@ def train_on(
         )
         watcher.tick()
     return str(results[0])
+
+
+def _described(data: Data) -> dict[str, Any]:
+    return {
+        "store": data.train.store,
+        "split": data.train.split,
+        "size": data.train.sizes[0],
+        "held_out": None if data.held_out is None else data.held_out.split,
+        "classes": list(data.classes),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -127,8 +137,3 @@ class _Watcher:
         if step > self._step:  # after a loss some are taken again
             self._progress.update(rows=step - self._step)
             self._step = step
-
-
-def default_folder(stage: str) -> Path:
-    """Of a run for which none is named."""
-    return Path("runs") / stage

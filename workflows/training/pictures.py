@@ -38,4 +38,4 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """(n, c, h, w) in [-1, 1], c 1 or 3, as (n, h, w, 3) uint8 RGB."""
     levels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()
     made: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(np.broadcast_to(made, (*made.shape[:3], 3)))
+    return np.repeat(made, 3, axis=3) if made.shape[3] == 1 else np.ascontiguousarray(made)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workflows.report import (
+from workflows.store_report import (
     NAMES_IN_TERMINAL,
     NAMES_ON_PAGE,
     Quarantined,

@@ -1,0 +1,61 @@
+"""Make pictures with a run that was trained to: a grid of them in one PNG.
+
+The same run, step and --seed make the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import TesseraeError
+from workflows.training.folder import RunFolder
+from workflows.training.pictures import grid_png, to_uint8
+from workflows.wgan.sampling import open_painter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae sample-images`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument("-n", "--n", type=int, default=64, metavar="N", help="how many (64)")
+    parser.add_argument("-o", "--out", type=Path, default=Path("samples.png"), help="(samples.png)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
+    parser.add_argument("--label", help="of one class, by number, wnid or words")
+    parser.add_argument(
+        "--interpolate", action="store_true", help="lines, each from one picture to another"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make them."""
+    if not 1 <= args.n <= 10_000:
+        raise ValueError(f"--n is {args.n}: expected 1 to 10,000.")
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {args.out}: expected a name that ends in .png.")
+    painter = open_painter(RunFolder(args.run))
+    columns = None
+    if args.interpolate:
+        columns = 10
+        noise = painter.between(max(1, args.n // columns), columns, args.seed)
+    else:
+        noise = painter.noise(args.n, args.seed)
+    labels = None
+    if args.label is not None:
+        labels = torch.full((len(noise),), _label(args.label, painter.classes))
+    elif painter.classes and columns is not None:
+        labels = torch.arange(len(noise)) // columns % len(painter.classes)
+    args.out.write_bytes(grid_png(to_uint8(painter.paint(noise, labels)), columns=columns))
+    print(f"{args.out}: {len(noise)} pictures of step {painter.step:,} of {args.run}")
+    return 0
+
+
+def _label(named: str, classes: tuple[str, ...]) -> int:
+    if not classes:
+        raise TesseraeError("--label: the run does not tell classes apart.")
+    if named.isdecimal() and int(named) < len(classes):
+        return int(named)
+    if named in classes:
+        return classes.index(named)
+    raise TesseraeError(f"--label is {named!r}: expected one of {', '.join(classes[:20])}.")
