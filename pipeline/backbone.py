@@ -91,7 +91,7 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
         ) from e
     folder = Path(where)
     said.set_verbosity(logging.CRITICAL)
-    said.disable_progress_bar()
+    said.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
-    "train": "train a stage on a store: wgan",
+    "train": "train a stage on a store: wgan, colourise",
     "report": "show how a training run went, and judge what it makes",
     "sample-images": "make pictures with a run that was trained to",
     "loader": "measure what a loader delivers from a store",

@@ -49,6 +49,11 @@ STAGES = MappingProxyType(
             "workflows.wgan.options:Options",
             "workflows.wgan.stage:Wgan",
         ),
+        "colourise": StageName(
+            "colour for grey pictures, with or without a critic",
+            "workflows.colourise.options:Options",
+            "workflows.colourise.stage:Colourise",
+        ),
     }
 )
 

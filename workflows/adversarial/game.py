@@ -129,8 +129,8 @@ class Game:
         with frozen(self.critic):
             with self._cast():
                 fake = self.generator(*inputs)
-                scores = self.critic(fake, *condition).float()
-            loss = weight * self.rules.objective.generator(scores)
+                scores = self.critic(fake, *condition).float() if weight else fake.new_zeros(0)
+            loss = weight * self.rules.objective.generator(scores) if weight else fake.new_zeros(())
             found = {"generator_loss": loss.detach()}
             if other is not None:
                 extra = other(fake.float())

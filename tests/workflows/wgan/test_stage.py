@@ -33,14 +33,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_store(tmp_path_factory.mktemp("small"))
 
 
-@pytest.fixture(autouse=True)
-def _few_threads() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     """As a checkpoint brings it back."""
     file = io.BytesIO()
