@@ -17,7 +17,7 @@ setup: ## Make .venv and install the project in it, with Pillow-SIMD where it ca
 	$(PYTHON) $(SETUP) $(if $(EXTRAS),--need $(EXTRAS)) $(if $(PILLOW),--pillow $(PILLOW))
 
 .PHONY: demo
-demo: .ready ## From photographs to a verified store with pictures to look at; DATA= for your own
+demo: .ready-train ## From photographs to a verified store with pictures to look at; DATA= for your own
 	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: prepare
@@ -39,6 +39,20 @@ info: .store .ready ## Say what is in STORE
 .PHONY: loader
 loader: .store .ready-train ## Measure what a loader delivers from STORE, and how well it mixes
 	$(TESSERAE) loader "$(STORE)" $(ARGS)
+
+training = $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
+
+.PHONY: wgan
+wgan: .store .ready-train ## Train a GAN on STORE, made from DATA first if that is given; goes on in RUN
+	$(TESSERAE) train wgan "$(STORE)" $(training)
+
+.PHONY: colourise
+colourise: .store .ready-train ## Train a network that colours grey pictures, on STORE, as wgan
+	$(TESSERAE) train colourise "$(STORE)" $(training)
+
+.PHONY: report
+report: .ready-train ## Show how RUN went and what it makes, on one page
+	$(TESSERAE) report "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: cluster-up
 cluster-up: .ready ## Start a scheduler and workers on this machine, in the background, with TLS
@@ -98,6 +112,7 @@ help: ## Show this list
 	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
 	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
 	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
+	@echo "  RUN       folder of a training run        GPUS     ranks with a GPU (all there are, or none)"
 	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"

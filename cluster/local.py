@@ -51,6 +51,7 @@ class Local:
         memory_limit: int = 0,
         dashboard: bool = True,
         preload: Sequence[str] = (),
+        gpus: Sequence[str] = (),
     ) -> None:
         """Start it.
 
@@ -60,6 +61,7 @@ class Local:
             memory_limit: Bytes that a worker may use before it is replaced; 0 for any.
             dashboard: Whether to serve the dashboard.
             preload: Modules that the fork server imports for all workers.
+            gpus: As CUDA_VISIBLE_DEVICES names them: a worker more for each, that holds `GPU: 1`.
         """
         self.workers = workers
         self.threads = threads
@@ -81,8 +83,23 @@ class Local:
             memory_limit=memory_limit,
             silence_logs="CRITICAL",
         )
+        if gpus:
+            self._add(gpus)
         if dashboard:
             offer(cast(Scheduler, self.cluster.scheduler))
+
+    def _add(self, gpus: Sequence[str]) -> None:
+        plain = next(iter(self.cluster.worker_spec.values()))
+        for place, gpu in enumerate(gpus):
+            options = {
+                **plain["options"],
+                "nthreads": 1,
+                "resources": {"GPU": 1},
+                "env": {"CUDA_VISIBLE_DEVICES": gpu},
+            }
+            self.cluster.worker_spec[f"gpu-{place}"] = {**plain, "options": options}
+        self.workers += len(gpus)
+        self.cluster.sync(self.cluster._correct_state)
 
     @property
     def dashboard(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,7 @@ class _World:
             found = _places(self._client, gpu=wanted.gpu)
             enough = len(found) >= wanted.ranks
             if enough or (found and time.monotonic() > until):
-                return found[: wanted.of(len(found))]
+                return sorted(found[: wanted.of(len(found))], key=lambda place: place.host)
             if time.monotonic() > last:
                 kind = "worker with a GPU" if wanted.gpu else "worker"
                 raise ClusterError(
@@ -262,8 +263,17 @@ def _gone(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:
 
 
 def _places(client: Client, *, gpu: bool) -> list[Place]:
+    """Those that there are, the better ones first."""
     found: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
-    return [Place(address, host, gpu) for host, address, gpus in sorted(found) if gpus or not gpu]
+    places = [Place(address, host, gpu) for host, address, gpus in sorted(found) if gpus or not gpu]
+    if gpu:
+        return places  # those of a machine together: they are nearer to each other
+    before: Counter[str] = Counter()
+    turns = []
+    for place in places:
+        turns.append((before[place.host], place))
+        before[place.host] += 1
+    return [place for _, place in sorted(turns, key=lambda turn: turn[0])]  # machine by machine
 
 
 def _workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:

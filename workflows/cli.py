@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that it cannot encode stops nothing
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run([word for word in words if word != "--debug"])
+        return dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt as e:
         interrupts.ignore()
         print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(words: list[str]) -> int:
+def dispatch(words: Sequence[str]) -> int:
+    """Run one command; what goes wrong is raised."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -93,7 +94,7 @@ def _run(words: list[str]) -> int:
         allow_abbrev=False,  # half a word that is clear today is not when there are more
     )
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(words[1:])))
+    return int(module.run(parser.parse_args(list(words[1:]))))
 
 
 def _load(module: str) -> ModuleType:

@@ -144,6 +144,7 @@ class Cluster:
         self._kept: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
         self._client: Client | None = None
         self._interrupted = False
+        self._gpus: list[str] = []
 
     @property
     def client(self) -> Client:
@@ -187,8 +188,13 @@ class Cluster:
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
     def shrink(self, workers: int) -> None:
-        """Have at most so many local workers, before it is started."""
+        """Have at most so many local workers that decode, before it is started."""
         self._shape = (min(workers, self._shape[0]), self._shape[1])
+
+    def use_gpus(self, most: int | None) -> None:
+        """Have a local worker for each GPU of this machine too, or for the first *most*."""
+        if self._where == "local":
+            self._gpus = programs.gpus()[:most]
 
     def interrupt(self) -> None:
         """Have other threads that work on it stop at their next `keep`, as by Ctrl-C."""
@@ -217,6 +223,7 @@ class Cluster:
                     memory_limit=limit_bytes() // self._shape[0],
                     dashboard=self._dashboard,
                     preload=PRELOAD,
+                    gpus=self._gpus,
                 )
             except (RuntimeError, OSError) as e:
                 raise TesseraeError(

@@ -1,4 +1,4 @@
-"""From photographs to a verified store in one go: sample, prepare, verify, and pictures.
+"""From photographs to a store and a trained net in one go: sample, prepare, verify, train, show.
 
 Without --data it works on an embedded sample, made from photographs inside scikit-image: a check
 of the plumbing, not a result. `--data imagenette` fetches a public set; any other --data names a
@@ -8,6 +8,8 @@ folder or archive of yours.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import shutil
 from pathlib import Path
 
 from cluster.cores import cores
@@ -16,11 +18,14 @@ from pipeline.errors import TesseraeError
 from pipeline.ingest.planning import Choices
 from pipeline.store import layout
 from pipeline.store.objects import open_objects
-from workflows import imagenette, prepare, sample
+from workflows import cli, imagenette, prepare, sample
 from workflows.summary import report_store
 from workflows.verify import verify_split
 
 SAMPLE_IMAGES = 400
+TRAINED = 32
+"""Side in pixels of what the small GAN makes."""
+SIZES = (TRAINED, 72, 224, 288)
 SHARD_ROWS = 128
 """Less than usual, so that even a sample has several shards to deal out."""
 
@@ -34,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to work (demo)")
     parser.add_argument("--images", type=int, default=SAMPLE_IMAGES, help="of the sample (400)")
     parser.add_argument("--workers", type=int, help="processes (one a core)")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="to train a small GAN; 0 = do not (1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         source=source,
         store=str(store),
         splits=tuple(sources.splits(source)) or ("train",),
-        choices=Choices(shard_rows=SHARD_ROWS),
+        choices=Choices(sizes=SIZES, shard_rows=SHARD_ROWS),
         workers=args.workers or cores(),
         max_bad=MAX_BAD,
     )
@@ -55,10 +63,31 @@ def run(args: argparse.Namespace) -> int:
     wrong = [p for split in options.splits for p in verify_split(objects, split)[1]]
     if wrong:
         raise TesseraeError(f"{wrong[0].name}: {wrong[0].what}. Run `tesserae repair {store}`.")
+    trained = args.minutes > 0 and _train(store, args.dir / "run", args.minutes)
     print("== what is there", flush=True)
     report_store(str(store), runs, notice=notice)
     print(f"Look at {store / layout.REPORT} in a browser; open {store / layout.IMAGES} with zarr.")
+    if trained:
+        print(f"Look at {args.dir / 'run' / 'report.html'}: what a minute of training makes.")
     return 0
+
+
+def _train(store: Path, folder: Path, minutes: float) -> bool:
+    """Train a GAN for a while, or say why not; whether it was trained."""
+    print(f"== train a GAN for {minutes:g} min", flush=True)
+    if importlib.util.find_spec("torch") is None:
+        print("torch is not installed: run `make setup EXTRAS=train`, and this again.")
+        return False
+    shutil.rmtree(folder, ignore_errors=True)  # a run of the demo's own, which is made anew
+    words = [
+        *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(TRAINED)),
+        *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),
+        *("--generator-width", "32", "--critic-width", "32", "--ema", "0.99", "--ranks", "1"),
+        *("--look-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
+    ]
+    cli.dispatch(words)
+    cli.dispatch(["report", str(folder)])
+    return True
 
 
 def _source(data: str, folder: Path, images: int) -> tuple[str, str]:

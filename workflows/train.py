@@ -123,6 +123,8 @@ def _options_of(stage: str) -> type[Training]:
 
 def _cluster(args: argparse.Namespace) -> Cluster:
     made = clusters.of(args)
+    if args.ranks is None or args.gpus:
+        made.use_gpus(args.gpus)
     if args.data is None and args.workers is None:
         made.shrink(args.ranks or 1)  # nobody decodes
     return made

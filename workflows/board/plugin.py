@@ -117,6 +117,22 @@ def metrics(board: Board) -> Iterator[dashboard.Metric]:
             for status, count in run["counts"].items()
         ],
     )
+    last = {key: points[-1] for key, points in list(board.curves.items()) if points}
+    yield dashboard.Metric(
+        "tesserae_training",
+        "the newest value of a curve of training",
+        "gauge",
+        [({"run": run, "curve": name}, value) for (run, name), (_, value) in last.items()],
+    )
+    yield dashboard.Metric(
+        "tesserae_training_step",
+        "how far training is",
+        "gauge",
+        [
+            ({"run": run}, max(step for (of, _), (step, _) in last.items() if of == run))
+            for run in {run for run, _ in last}
+        ],
+    )
     yield dashboard.Metric(
         "tesserae_running",
         "whether the run goes on",

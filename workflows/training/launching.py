@@ -39,7 +39,7 @@ def train_on(
         folder: Of the run, which all machines see: it goes on from what is there.
 
     Returns:
-        `done`, or `stopped`.
+        `done`, or where it stopped.
 
     Raises:
         RankError: It fails.
@@ -55,7 +55,8 @@ def train_on(
         return number, (Job(stage, str(folder.path.absolute()), options, data, name),)
 
     name = folder.path.name
-    with Progress(f"{name}: train", rows=options.steps, unit="steps") as progress:
+    rows = options.steps if options.minutes is None else None
+    with Progress(f"{name}: train", rows=rows, unit="steps") as progress:
         watcher = _Watcher(cluster, name, progress)
         results = run_world(
             cluster.client,

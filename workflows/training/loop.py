@@ -93,8 +93,8 @@ class Job:
 
 
 def train(rank: Rank, job: Job) -> str:
-    """Do it: what runs in each rank. Returns `done` or `stopped`."""
-    torch.set_num_threads(max(1, cores() // rank.beside))
+    """Do it: what runs in each rank. Returns `done`, or where it stopped."""
+    torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
     if rank.gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -125,7 +125,7 @@ class _Loop:
             state = folder.load(Checkpoint.named(job.resumed))
             self._stage.load_state_dict(state["stage"])
             self._updates = state["updates"]
-        self._saved_at = time.monotonic()
+        self._began = self._saved_at = time.monotonic()
         self._clock = _Clock(self._stage)
 
     def run(self) -> str:
@@ -138,8 +138,7 @@ class _Loop:
                 self._told.append((stage.step, told))
                 if stage.step % options.look_every == 0 or stage.step == options.steps:
                     self._look()
-            due = time.monotonic() - self._saved_at > 60 * options.save_minutes
-            stop, save = self._world.any(self._rank.stopping.is_set(), due)
+            stop, save = self._world.any(*self._wishes())
             if told is not None and stage.step % options.save_every == 0:
                 save = True
             if len(self._told) >= options.tell_every:
@@ -147,9 +146,16 @@ class _Loop:
             if save or stop:
                 self._save()
             if stop:
-                return "stopped"
+                return f"stopped at step {stage.step:,}"
         self._save()
         return "done"
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether this rank would stop, and whether it would save."""
+        now, options = time.monotonic(), self._options
+        over = options.minutes is not None and now - self._began > 60 * options.minutes
+        due = now - self._saved_at > 60 * options.save_minutes
+        return self._rank.stopping.is_set() or over, due
 
     def _look(self) -> None:
         self._tell()

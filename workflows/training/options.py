@@ -132,6 +132,10 @@ class Training(Asked):
     steps: int = option(10_000, "steps to train", least=1)
     batch_size: int = option(64, "rows of a batch, of all ranks together", least=1)
     seed: int = option(0, "of all that is drawn", least=0, most=2**63 - 1)
+    rank_threads: int | None = option(
+        None, "of a rank on processors: another number sums in another order (cores / ranks there)",
+        least=1,
+    )  # fmt: skip
     tell_every: int = option(10, "steps that are told at once", least=1, group="what is seen of it")
     look_every: int = option(
         500, "steps between two looks at what it makes", least=1, group="what is seen of it"
@@ -139,10 +143,11 @@ class Training(Asked):
     save_every: int = option(
         2_000, "steps between two checkpoints, at most", least=1, group="what is seen of it"
     )
+    minutes: float | None = option(None, "stop after so many, as after Ctrl-C", least=0)
     save_minutes: float = option(
         5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
     )
 
 
-FREE = ("steps", "tell_every", "look_every", "save_every", "save_minutes")
+FREE = ("steps", "minutes", "tell_every", "look_every", "save_every", "save_minutes")
 """What may be another in a run that goes on."""

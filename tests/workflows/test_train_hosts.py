@@ -1,0 +1,154 @@
+"""One cluster of several hosts prepares and trains: pictures in, a trained net out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from tests.cluster.hosts import Hosts, hosts, why_not
+from tests.cluster.network import Network
+from tests.commands import run, saboteur, wait_until
+from tests.pictures import jpeg, linked_folder
+from tests.workflows.test_train import SMALL, curve, ranks, step_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.timeout(600),
+]
+
+STEPS = 150
+WORDS = (
+    "--steps",
+    STEPS,
+    "--look-every",
+    50,
+    "--save-every",
+    20,
+    "--ranks",
+    2,
+    "--rank-threads",
+    1,
+    *SMALL,
+)
+
+SLOW_VAL = """
+import time
+
+def slow(module):
+    prepare = module.prepare_shard
+
+    def prepare_shard(work, *words, **options):
+        if work.split == "val":
+            time.sleep(20)
+        return prepare(work, *words, **options)
+
+    prepare_shard.__module__, prepare_shard.__qualname__ = prepare.__module__, "prepare_shard"
+    module.prepare_shard = prepare_shard
+
+after_import("pipeline.ingest.shard", slow)
+"""
+"""So that the other split is not done before training begins."""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    """A scheduler, two hosts that work, and the client's."""
+    with hosts("s", "w1", "w2", "c") as made, ExitStack() as stack:
+        yield Network(made, tmp_path, stack)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 pictures to learn from, 100 others."""
+    folder = tmp_path_factory.mktemp("source")
+    originals = []
+    for seed in range(20):
+        file = folder / f"{seed}.JPEG"
+        file.write_bytes(jpeg(seed, 40, 30))
+        originals.append(file)
+    linked_folder(folder / "set" / "train", originals, 200)
+    linked_folder(folder / "set" / "val", originals[:10], 100)
+    return folder / "set"
+
+
+def page(made: Hosts) -> dict[str, Any]:
+    """What the Tesserae page of the scheduler says, as JSON."""
+    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+    words = made.words("s", sys.executable, "-c", code, "http://127.0.0.1:8787/tesserae.json")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    return json.loads(done.stdout) if done.returncode == 0 else {"runs": [], "curves": []}
+
+
+def test_one_command_prepares_and_trains_on_other_hosts(
+    network: Network, tmp_path: Path, source: Path
+) -> None:
+    """Ranks train on two hosts while these still decode another split; the page shows both.
+
+    Nothing listens but on the loopback address and on that by which its host is reached. The same
+    data, prepared and trained on one machine, gives the same curve.
+    """
+    network.scheduler()
+    with saboteur(tmp_path / "slow", SLOW_VAL) as slow:
+        for host in ("w1", "w2"):
+            network.worker(host, "--workers", 2, extra_path=slow)
+    network.wait(4)
+    store, folder = tmp_path / "store", tmp_path / "run"
+    command = network.client("train", "wgan", store, "--data", source, "--run", folder, *WORDS)
+
+    assert wait_until(lambda: step_of(folder) > 10, 120), command.err
+    assert records.load_done(open_objects(str(store)), "val") is None
+    assert wait_until(lambda: page(network.hosts)["curves"])
+    shown = page(network.hosts)
+    assert ("val", "running") in {(one["split"], one["state"]) for one in shown["runs"]}
+    assert {one["name"] for one in shown["curves"]} >= {"estimate", "generator_loss"}
+    for host, address in network.hosts.addresses.items():
+        for bound, port in network.hosts.listening(host):
+            assert bound in (address, "127.0.0.1"), (host, bound, port)
+    assert command.wait(300) == 0, command.err
+    assert command.gone()
+    assert records.load_done(open_objects(str(store)), "val") is not None
+
+    alone = run(
+        *("train", "wgan", store, "--run", tmp_path / "alone", "--held-out", "none", *WORDS),
+        scratch=tmp_path,
+        seconds=200,
+    )
+    assert alone.status == 0, alone.err
+    assert curve(folder) == curve(tmp_path / "alone")
+
+
+def test_a_cut_link_is_survived(network: Network, tmp_path: Path, source: Path) -> None:
+    """Ranks that cannot reach each other begin again where both are, on one host if need be."""
+    store, folder = tmp_path / "store", tmp_path / "run"
+    done = run("prepare", source, store, "--sizes", 16, "--no-dashboard", scratch=tmp_path)
+    assert done.status == 0, done.err
+    words = ("train", "wgan", store, "--held-out", "none", *WORDS)
+    alone = run(*words, "--run", tmp_path / "alone", scratch=tmp_path, seconds=200)
+    assert alone.status == 0, alone.err
+
+    network.scheduler()
+    workers = {host: network.worker(host, "--workers", 2) for host in ("w1", "w2")}
+    network.wait(4)
+    command = network.client(*words, "--run", folder)
+    assert wait_until(lambda: step_of(folder) > 25, 120), command.err
+    network.hosts.cut("w1")
+    cut = time.monotonic()
+    before = step_of(folder)
+    assert wait_until(lambda: step_of(folder) > before + 30, 200), command.err
+    sys.stderr.write(f"training went on after a cut link: {time.monotonic() - cut:.1f} s\n")
+    network.hosts.restore("w1")
+    assert command.wait(300) == 0, command.err
+    assert curve(folder) == curve(tmp_path / "alone")
+    for worker in workers.values():
+        assert wait_until(lambda worker=worker: not ranks(worker)), "a rank was left behind"
