@@ -27,7 +27,14 @@ class Backbone:
     """Features of pictures, without gradients."""
 
     def __init__(
-        self, model: nn.Module, *, name: str, size: int, mean: Tensor, std: Tensor
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        size: int,
+        mean: Tensor,
+        std: Tensor,
+        pooler: bool = True,
     ) -> None:
         """Take a model as it is.
 
@@ -37,10 +44,13 @@ class Backbone:
             size: Side of the pictures that it takes, in pixels.
             mean: (3,) float32, subtracted from each channel, as a share of 255.
             std: (3,) float32, what each is divided by then.
+            pooler: Whether its `pooler_output`, where it has one, was trained; otherwise the mean
+                of `last_hidden_state` is taken.
         """
         self.model = model.eval().requires_grad_(False)
         self.name = name
         self.size = size
+        self._pooler = pooler
         self._mean = mean.view(1, 3, 1, 1)
         self._std = std.view(1, 3, 1, 1)
 
@@ -64,7 +74,7 @@ class Backbone:
             ).clamp(0, 255)
         mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
         found = self.model((pixels / 255 - mean) / std)
-        pooled: Tensor | None = getattr(found, "pooler_output", None)
+        pooled: Tensor | None = getattr(found, "pooler_output", None) if self._pooler else None
         if pooled is None:
             hidden: Tensor = found.last_hidden_state
             # (n, d, h, w) of convolutions, (n, places, d) of transformers
@@ -95,8 +105,9 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModel.from_pretrained(
+            model, loaded = AutoModel.from_pretrained(
                 str(where),
+                output_loading_info=True,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=folder.is_dir(),
@@ -107,9 +118,19 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
             f"{where} is no backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
+    missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
+    if missing:  # they would be random ones
+        raise TesseraeError(f"{where} has no weights for {missing[0]}: it is of another model.")
     size, mean, std = _transform(folder, model.config)
     name = f"{type(model).__name__} ({folder.name})"
-    return Backbone(model.to(device or "cpu"), name=name, size=size, mean=mean, std=std)
+    return Backbone(
+        model.to(device or "cpu"),
+        name=name,
+        size=size,
+        mean=mean,
+        std=std,
+        pooler=not loaded["missing_keys"],
+    )
 
 
 def _transform(folder: Path, config: Any) -> tuple[int, Tensor, Tensor]:

@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "train a stage on a store: wgan, colourise",
     "report": "show how a training run went, and judge what it makes",
     "sample-images": "make pictures with a run that was trained to",
+    "study": "try what papers claim, on data that every machine has",
     "loader": "measure what a loader delivers from a store",
     "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",

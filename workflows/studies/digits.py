@@ -24,6 +24,7 @@ from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
 SIZE, NOISE, BATCH = 8, 32, 64
+STEPS = 1_500
 LOOKS = 60
 SETTLING = 0.2
 """Share of a run in which the critic finds its way: left out."""
@@ -79,8 +80,8 @@ def gaussian(digits: Digits, seed: int = 0) -> float:
 
 
 def run(
-    objective: str, digits: Digits, *, steps: int = 1_500, seed: int = 0, width: int = 32,
-    rate: float = 1e-4,
+    objective: str, digits: Digits, *, steps: int = STEPS, seed: int = 0, width: int = 32,
+    rate: float = 2e-4,
 ) -> Course:  # fmt: skip
     """Train a small network, and look at it now and then."""
     torch.manual_seed(seed)

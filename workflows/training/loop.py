@@ -135,27 +135,32 @@ class _Loop:
             told = stage.advance()
             self._updates += 1
             if told is not None:
-                self._told.append((stage.step, told))
-                if stage.step % options.look_every == 0 or stage.step == options.steps:
-                    self._look()
-            stop, save = self._world.any(*self._wishes())
-            if told is not None and stage.step % options.save_every == 0:
-                save = True
-            if len(self._told) >= options.tell_every:
-                self._tell()
-            if save or stop:
+                self._note(told)
+            stop, over, save = self._world.any(*self._wishes())
+            if over:
+                self._look()
+            if save or over or stop or (told is not None and stage.step % options.save_every == 0):
                 self._save()
-            if stop:
+            if over or stop:
                 return f"stopped at step {stage.step:,}"
         self._save()
         return "done"
 
-    def _wishes(self) -> tuple[bool, bool]:
-        """Whether this rank would stop, and whether it would save."""
+    def _note(self, told: dict[str, Tensor]) -> None:
+        """A step is complete."""
+        options, step = self._options, self._stage.step
+        self._told.append((step, told))
+        if step % options.look_every == 0 or step == options.steps:
+            self._look()
+        if len(self._told) >= options.tell_every:
+            self._tell()
+
+    def _wishes(self) -> tuple[bool, bool, bool]:
+        """Whether this rank is to stop, whether its time is over, and whether it would save."""
         now, options = time.monotonic(), self._options
         over = options.minutes is not None and now - self._began > 60 * options.minutes
         due = now - self._saved_at > 60 * options.save_minutes
-        return self._rank.stopping.is_set() or over, due
+        return self._rank.stopping.is_set(), over, due
 
     def _look(self) -> None:
         self._tell()

@@ -1,0 +1,100 @@
+"""Networks that see, from a folder: small ones with random weights, and a real one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pipeline.backbone import open_backbone
+from pipeline.errors import TesseraeError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision transformer of two thin layers."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTConfig(image_size=32, patch_size=8, intermediate_size=32, **sizes)
+    made = tmp_path_factory.mktemp("vit") / "tiny"
+    ViTModel(config, add_pooling_layer=False).save_pretrained(made)
+    (made / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3],
+                    "image_std": [1, 1, 2]})
+    )  # fmt: skip
+    return made
+
+
+def test_features_are_those_of_the_model(folder: Path) -> None:
+    """Of pixels as it wants them, whatever the batch; its name is told."""
+    from transformers import ViTModel
+
+    found = open_backbone(folder)
+    assert found.name == "ViTModel (tiny)"
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    features = found.features(images)
+    assert features.shape == (40, 16)
+    torch.testing.assert_close(features[:3], found.features(images[:3]), rtol=1e-4, atol=1e-5)
+    mean = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    pixels = (images[:3] / 255 - mean) / torch.tensor([1.0, 1, 2]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()(pixels)
+    # Its pooler was never trained, and would be another each time.
+    torch.testing.assert_close(
+        features[:3], expected.last_hidden_state.mean(1), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_pictures_of_other_sizes_are_brought_to_its_own(folder: Path) -> None:
+    """Enlarged or reduced."""
+    found = open_backbone(folder)
+    plain = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
+    for size in (8, 100):
+        other = torch.full((1, 3, size, size), 90, dtype=torch.uint8)
+        torch.testing.assert_close(
+            found.features(plain), found.features(other), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_what_is_no_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A pickle in place of safetensors among it."""
+    for bad in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(TesseraeError, match="is no backbone"):
+            open_backbone(bad)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "query.weight" in name or "q_proj.weight" in name))
+    partly = tmp_path / "partly"
+    partly.mkdir()
+    (partly / "config.json").write_text((folder / "config.json").read_text())
+    save_file(weights, partly / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TesseraeError, match="has no weights for"):
+        open_backbone(partly)
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text((folder / "config.json").read_text())
+    torch.save({"x": torch.zeros(1)}, pickled / "pytorch_model.bin")
+    with pytest.raises(TesseraeError, match="is no backbone"):
+        open_backbone(pickled)
+
+
+def test_a_real_one_tells_dogs_from_trucks(real_data: Path) -> None:
+    """Pictures of a class are nearer to each other than to those of another."""
+    backbone = open_backbone(real_data / "mobilenet_v1_0.75_224")
+    assert backbone.name == "MobileNetV1Model (mobilenet_v1_0.75_224)"
+
+    def pictures(wnid: str) -> torch.Tensor:
+        files = sorted((real_data / "imagenette" / "val" / wnid).glob("*.JPEG"))[:8]
+        rows = [np.asarray(Image.open(file).convert("RGB").resize((224, 224))) for file in files]
+        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
+
+    dogs, trucks = (backbone.features(pictures(wnid)) for wnid in ("n02102040", "n03417042"))
+    dogs, trucks = (torch.nn.functional.normalize(rows, dim=1) for rows in (dogs, trucks))
+    within = (dogs @ dogs.T).fill_diagonal_(0).sum() / 56
+    assert float(within) > float((dogs @ trucks.T).mean()) + 0.1
