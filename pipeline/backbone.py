@@ -101,6 +101,7 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
         ) from e
     folder = Path(where)
     said.set_verbosity(logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says, we say
     said.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():

@@ -26,6 +26,7 @@ SMALL = {
     "warm_critic_steps": 0,
     "rate": 1e-3,
     "precision": "float32",
+    "rank_threads": 1,
 }
 
 

@@ -1,0 +1,167 @@
+"""What is shown of a run, and made with it."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.rank import Rank
+from pipeline.loader import Loader
+from tests.workflows.training.small import BATCH, SIZE, SMALL, small_store
+from workflows import report
+from workflows.cli import main
+from workflows.training.folder import RunFolder
+from workflows.training.launching import _described, versions
+from workflows.training.loop import Data, Job, train
+from workflows.wgan.options import Options
+from workflows.wgan.sampling import STAGE, open_painter
+
+
+def train_here(store: Path, folder: Path, **choices: object) -> RunFolder:
+    """A run of one rank, in this process."""
+    options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
+    data = Data(
+        Loader(store, size=SIZE, batch_size=BATCH),
+        Loader(store, "val", size=SIZE, batch_size=BATCH, order="sequential"),
+        ("zero", "one", "two"),
+    )
+    made = RunFolder(folder)
+    facts = {"versions": versions(), "data": _described(data)}
+    made.begin({"stage": STAGE, **options.as_dict()}, facts)
+    number, _ = made.claim()
+    rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
+    object.__setattr__(rank, "emit", lambda **_: None)
+    assert train(rank, Job(STAGE, str(folder), options, data, None)) == "done"
+    return made
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_store(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    return train_here(store, tmp_path_factory.mktemp("runs") / "plain<b>").path
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "conditional"
+    return train_here(store, folder, condition="concatenation").path
+
+
+class Check(html.parser.HTMLParser):
+    """Every element that is opened is closed, and nothing is asked for outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        for name, value in attrs:
+            if name in ("src", "href"):
+                assert value is not None
+                assert value.startswith("data:")
+        if tag not in ("meta", "img", "br", "line", "polyline", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_report_shows_curves_samples_and_figures(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a page that needs nothing else; names are text."""
+    assert main(["report", str(plain), "--samples", "16"]) == 0
+    said = capsys.readouterr().out
+    assert "sliced Wasserstein distance" in said
+    assert "Frechet" not in said
+    made = (plain / "report.html").read_text()
+    check = Check()
+    check.feed(made)
+    assert not check.open
+    for word in ("the critic&#x27;s estimate", "of held-out rows", "step 6", "nearest to it"):
+        assert word in made
+    assert made.count("data:image/png") == 4
+    assert "<b>" not in made.replace("<b style", "")
+
+
+def test_smoothing_is_a_median() -> None:
+    """One wild value is not seen."""
+    points = [(float(x), 1.0) for x in range(300)]
+    points[150] = (150.0, 1e9)
+    assert {y for _, y in report.smoothed(points)} == {1.0}
+    assert report.smoothed([]) == []
+
+
+def test_samples_are_those_of_seed_and_step(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as were asked for."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample-images", str(plain), "--n", "9", "-o", "one.png"]) == 0
+    assert main(["sample-images", str(plain), "--n", "9", "-o", "two.png", "--seed", "0"]) == 0
+    assert main(["sample-images", str(plain), "--n", "9", "-o", "other.png", "--seed", "1"]) == 0
+    one, two, other = ((tmp_path / f"{n}.png").read_bytes() for n in ("one", "two", "other"))
+    assert one == two != other
+    assert Image.open(io.BytesIO(one)).size == (3 * SIZE + 4, 3 * SIZE + 4)
+    assert main(["sample-images", str(plain), "--n", "20", "--interpolate"]) == 0
+    with Image.open("samples.png") as image:
+        assert image.size == (10 * SIZE + 18, 2 * SIZE + 2)
+    assert "9 pictures of step 6" in capsys.readouterr().out
+
+
+def test_classes_are_told_apart(
+    conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By number or words."""
+    out = tmp_path / "x.png"
+    made = []
+    for label in ("0", "zero", "2"):
+        assert main(["sample-images", str(conditional), "-o", str(out), "--label", label]) == 0
+        made.append(out.read_bytes())
+    assert made[0] == made[1] != made[2]
+    assert main(["sample-images", str(conditional), "-o", str(out), "--label", "nine"]) == 1
+    assert "expected one of zero, one, two" in capsys.readouterr().err
+
+
+def test_ways_begin_and_end_at_samples(plain: Path) -> None:
+    """And are as long as noise is, all along."""
+    painter = open_painter(RunFolder(plain))
+    ways = painter.between(3, 7, seed=4).view(3, 7, -1)
+    ends = painter.noise(6, 4)
+    np.testing.assert_allclose(ways[:, 0], ends[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ways[:, -1], ends[3:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "nowhere"], "no folder of a run"),
+        (["report", "{run}", "--samples", "1"], "--samples is 1"),
+        (["report", "{run}", "--backbone", "nowhere"], "no backbone"),
+        (["sample-images", "nowhere"], "no folder of a run"),
+        (["sample-images", "{run}", "--n", "0"], "--n is 0"),
+        (["sample-images", "{run}", "-o", "x.jpg"], "ends in .png"),
+        (["sample-images", "{run}", "--label", "one"], "does not tell classes apart"),
+    ],
+)
+def test_what_makes_no_sense_is_said(
+    plain: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """In one sentence."""
+    assert main([word.format(run=plain) for word in words]) == 1
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1

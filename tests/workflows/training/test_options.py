@@ -1,0 +1,86 @@
+"""Options: the same on a command line, in code and in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.colourise.options import Options as Colours
+from workflows.training.options import Asked, Training, add_flags, option
+from workflows.wgan.options import OBJECTIVES
+from workflows.wgan.options import Options as Gan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some(Asked):
+    count: int = option(3, "how many", least=1, most=9)
+    rate: float | None = option(None, "how fast (as it goes)", least=0)
+    kind: str = option("a", "which", choices=("a", "b"))
+    loud: bool = option(False, "noise")
+
+
+def parsed(kind: type[Asked], *words: str) -> Asked:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, kind)
+    return kind.read(parser.parse_args(words))
+
+
+def test_flags_are_fields() -> None:
+    """With their defaults."""
+    assert parsed(Some) == Some()
+    words = ("--count", "4", "--rate", "0.5", "--kind", "b", "--loud")
+    assert parsed(Some, *words) == Some(count=4, rate=0.5, kind="b", loud=True)
+    assert parsed(Some, "--no-loud") == Some()
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"count": 0}, "--count is 0: expected 1 to 9"),
+        ({"count": 10}, "--count is 10: expected 1 to 9"),
+        ({"rate": -0.1}, "--rate is -0.1: expected at least 0"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"kind": "c"}, "--kind is 'c': expected one of a, b"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(choices: dict[str, object], said: str) -> None:
+    """Wherever they come from."""
+    with pytest.raises(ValueError, match=said):
+        Some(**choices)
+
+
+@pytest.mark.parametrize("kind", [Training, Gan, Colours], ids=["all", "wgan", "colourise"])
+def test_every_option_is_explained_and_survives_json(kind: type[Training]) -> None:
+    """And nothing stands in one that the other does not know."""
+    asked = kind()
+    assert kind.of(json.loads(json.dumps(asked.as_dict()))) == asked
+    assert all(field.metadata["what"] for field in fields(kind))
+    parser = argparse.ArgumentParser(prog="x")
+    add_flags(parser, kind)
+    for field in fields(kind):
+        assert f"--{field.name.replace('_', '-')}" in parser.format_help()
+
+
+@given(objective=st.sampled_from(OBJECTIVES), critic=st.sampled_from(["conv", "perceptron"]))
+def test_what_is_not_said_follows_from_the_rest(objective: str, critic: str) -> None:
+    """And what was said stays."""
+    filled = Gan(objective=objective, critic=critic).filled()
+    assert all(
+        getattr(filled, field.name) is not None
+        for field in fields(filled)
+        if field.name not in ("minutes", "rank_threads")
+    )
+    assert filled.filled() == filled
+    said = Gan(objective=objective, critic=critic, rate=0.5, clip=0.0, critic_steps=7).filled()
+    assert (said.rate, said.clip_limit, said.critic_steps) == (0.5, None, 7)
+    papers = {"wgan": (5e-5, 0.01, 0.0, 5, 100), "wgan-gp": (1e-4, None, 10.0, 5, 0)}
+    if objective in papers:
+        assert papers[objective] == (
+            filled.rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
+            filled.warm_critic_steps,
+        )  # fmt: skip
