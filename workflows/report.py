@@ -203,7 +203,7 @@ def _table(values: Mapping[str, Any]) -> str:
         (page.text(name.replace("_", " ")), page.code(_shown(value)))
         for name, value in values.items()
     ]
-    return page.table(["=", ""], rows)
+    return page.table(["=name", "value"], rows)
 
 
 def _shown(value: Any) -> str:

@@ -36,7 +36,7 @@ def draw(document: Any, board: Board) -> None:
     head = Div(stylesheets=[sheet], sizing_mode="stretch_width", name="tesserae-head")
     foot = Div(stylesheets=[sheet], sizing_mode="stretch_width", name="tesserae-foot")
     rates = _Lines("images/s", "datetime")
-    training = _Lines("training", "linear")
+    training = {title: _Lines(title, "linear") for title in (*_KINDS.values(), REST)}
     drawn = -1
 
     def update() -> None:
@@ -58,14 +58,37 @@ def draw(document: Any, board: Board) -> None:
                 for run in board.runs.values()
             }
         )
-        training.show({f"{run}, {name}": list(p) for (run, name), p in board.curves.items()})
+        for title, lines in training.items():
+            lines.show(
+                {
+                    f"{run}, {name.replace('_', ' ')}": list(points)
+                    for (run, name), points in board.curves.items()
+                    if _title(name) == title
+                }
+            )
 
     update()
     document.title = "Dask: Tesserae"
     document.add_root(
-        column(head, rates.plot, training.plot, foot, sizing_mode="stretch_width", margin=(0, 20))
+        column(
+            head,
+            rates.plot,
+            *(lines.plot for lines in training.values()),
+            foot,
+            sizing_mode="stretch_width",
+            margin=(0, 20),
+        )
     )
     document.add_periodic_callback(update, REDRAW_MILLISECONDS)
+
+
+_KINDS = {"estimate": "what the critic says", "distance": "distance", "error": "error"}
+"""Part of a curve's name -> the plot that it is in."""
+REST = "training"
+
+
+def _title(name: str) -> str:
+    return next((title for part, title in _KINDS.items() if part in name), REST)
 
 
 class _Lines:
@@ -87,8 +110,7 @@ class _Lines:
         self.plot.multi_line(
             "xs", "ys", color="colour", legend_field="name", line_width=2, source=self._source
         )
-        self.plot.legend.location = "bottom_left"
-        self.plot.legend.background_fill_alpha = 0.6
+        self.plot.add_layout(self.plot.legend[0], "right")
 
     def show(self, curves: dict[str, list[tuple[float, float]]]) -> None:
         """Draw these and no others; a single point is not a curve yet."""
@@ -109,11 +131,36 @@ def _plain(name: str) -> str:
 
 
 def _head(board: Board, now: float) -> Iterator[str]:
-    if not board.runs:
+    if not board.runs and not board.trainings:
         yield "<h2>Tesserae</h2><p class='quiet'>No run has told this scheduler of itself yet."
         yield " <code>tesserae prepare ... --cluster ADDRESS</code> does.</p>"
+    for training in reversed(board.trainings.values()):
+        yield from _training(training.snapshot(now))
     for run in reversed(board.runs.values()):
         yield from _run(run, run.snapshot(now))
+
+
+def _training(now: dict[str, Any]) -> Iterator[str]:
+    yield f"<h2>Training of <code>{text(now['run'])}</code>: {text(now['state'])}</h2>"
+    if now["why"]:
+        yield f'<p class="notice">{text(now["why"])}</p>'
+    wait = now.get("wait_share")
+    left = now["seconds_left"]
+    entries = [
+        ("Step", f"{now['step']:,}", f"of {now['steps']:,}"),
+        ("Ranks", f"{now['ranks']}", ""),
+        (
+            "Images/s",
+            three_digits(now.get("images_per_second", 0.0)),
+            "" if wait is None else f"{wait:.1%} waiting for the loader",
+        ),
+        (
+            ("Time", seconds_text(now["seconds"]), "")
+            if left is None
+            else ("Time left", seconds_text(left), f"after {seconds_text(now['seconds'])}")
+        ),
+    ]
+    yield facts(entries)
 
 
 def _run(run: Run, now: dict[str, Any]) -> Iterator[str]:
@@ -139,7 +186,7 @@ def _foot(board: Board, now: float) -> Iterator[str]:
     if board.grids:
         yield '<h2>Samples</h2><div class="pictures">'
         for (name, grid), kept in board.grids.items():
-            yield _picture(kept["png"], "png", f"{name}, {grid}, step {kept['step']}")
+            yield _picture(kept["jpeg"], "jpeg", f"{name}, {grid}, step {kept['step']}")
         yield "</div>"
     for run in reversed(board.runs.values()):
         yield from _run_foot(run, run.snapshot(now))

@@ -113,6 +113,43 @@ class Run:
         }
 
 
+@dataclass
+class Training:
+    """One run that trains."""
+
+    name: str
+    folder: str
+    steps: int
+    started: float
+    client: str = ""
+    step: int = 0
+    first: int = 0
+    """The step that it went on from."""
+    ranks: int = 0
+    speed: dict[str, float] = field(default_factory=dict)
+    state: str = "running"
+    why: str = ""
+    ended: float | None = None
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it, as plain values."""
+        seconds = (now if self.ended is None else self.ended) - self.started
+        done = self.step - self.first
+        left = seconds / done * (self.steps - self.step) if done and self.ended is None else None
+        return {
+            "run": self.name,
+            "folder": self.folder,
+            "state": self.state,
+            "why": self.why,
+            "step": self.step,
+            "steps": self.steps,
+            "ranks": self.ranks,
+            "seconds": seconds,
+            "seconds_left": left,
+            **self.speed,
+        }
+
+
 _SUMS = ("rows", "bytes_in", "bytes_out")
 
 
@@ -124,10 +161,11 @@ class Board:
         self.runs: OrderedDict[str, Run] = OrderedDict()
         self.pictures: deque[dict[str, Any]] = deque(maxlen=PICTURES)
         """run, row, caption, jpeg: the last images stored, the newest last."""
+        self.trainings: OrderedDict[str, Training] = OrderedDict()
         self.curves: OrderedDict[tuple[str, str], deque[tuple[float, float]]] = OrderedDict()
         """(run, name) -> (step, value), of training."""
         self.grids: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
-        """(run, name) -> step, png: the last grid of samples."""
+        """(run, name) -> step, jpeg: the last grid of samples."""
         self.version = 0
         """Grows with each change."""
         self._by: OrderedDict[tuple[str, int], str] = OrderedDict()
@@ -150,7 +188,8 @@ class Board:
 
     def lose(self, client: str, now: float) -> None:
         """Note that a command has gone without a word."""
-        for run in self.runs.values():
+        every: list[Run | Training] = [*self.runs.values(), *self.trainings.values()]
+        for run in every:
             if run.client == client and run.state == "running":
                 run.state, run.ended = "lost", now
                 run.why = "The command was killed, or its connection was. Give it again to go on."
@@ -160,6 +199,7 @@ class Board:
         """All but pictures, as plain values."""
         return {
             "runs": [run.snapshot(now) for run in self.runs.values()],
+            "trainings": [one.snapshot(now) for one in self.trainings.values()],
             "curves": [
                 {"run": run, "name": name, "points": list(points)}
                 for (run, name), points in self.curves.items()
@@ -213,10 +253,37 @@ class Board:
             run.quarantine.extend(message["rows"])
 
     def _end(self, message: Mapping[str, Any], now: float) -> None:
-        run = self.runs.get(message["run"])
+        name, state, why = message["run"], str(message["state"]), str(message["why"])
+        run = self.runs.get(name)
         if run is not None:
-            run.state, run.why = str(message["state"]), str(message["why"])
+            run.state, run.why = state, why
             run.elapsed, run.ended = float(message["seconds"]), now
+        training = self.trainings.get(name)
+        if training is not None:
+            training.state, training.why, training.ended = state, why, now
+
+    def _training(self, message: Mapping[str, Any], now: float) -> None:
+        name = str(message["run"])
+        self.trainings[name] = Training(
+            name, str(message["folder"]), int(message["steps"]), now, str(message["client"])
+        )
+        for key in [key for key in self.curves if key[0] == name]:
+            del self.curves[key]  # of another run of the same name, or told again
+        while len(self.trainings) > RUNS:
+            self.trainings.popitem(last=False)
+
+    def _begun(self, message: Mapping[str, Any], now: float) -> None:
+        training = self.trainings.get(message["run"])
+        if training is not None:
+            training.ranks, training.started = int(message["ranks"]), now
+            training.step = training.first = int(message["step"])
+
+    def _speed(self, message: Mapping[str, Any], now: float) -> None:
+        training = self.trainings.get(message["run"])
+        if training is not None:
+            training.step = int(message["step"])
+            names = ("images_per_second", "steps_per_second", "wait_share")
+            training.speed = {name: float(message[name]) for name in names}
 
     def _pictures(self, message: Mapping[str, Any], now: float) -> None:
         kept = [one for one in message["pictures"] if len(one["jpeg"]) <= PICTURE_BYTES]
@@ -230,9 +297,9 @@ class Board:
             self.curves.popitem(last=False)
 
     def _grid(self, message: Mapping[str, Any], now: float) -> None:
-        if len(message["png"]) <= PICTURE_BYTES:
+        if len(message["jpeg"]) <= PICTURE_BYTES:
             key = (str(message["run"]), str(message["name"]))
-            self.grids[key] = {"step": message["step"], "png": message["png"]}
+            self.grids[key] = {"step": message["step"], "jpeg": message["jpeg"]}
             while len(self.grids) > GRIDS:
                 self.grids.popitem(last=False)
 
@@ -243,6 +310,9 @@ _TAKEN = {
     "quarantined": Board._quarantined,
     "end": Board._end,
     "pictures": Board._pictures,
+    "training": Board._training,
+    "begun": Board._begun,
+    "speed": Board._speed,
     "curve": Board._curve,
     "grid": Board._grid,
 }

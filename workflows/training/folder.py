@@ -170,9 +170,13 @@ class RunFolder:
 
     def picture(self, name: str, step: int, png: bytes) -> None:
         """Keep a picture of what is made after *step*."""
-        folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        _write(folder / f"{name}-{step:09d}.png", png)
+        file = self.picture_file(name, step)
+        file.parent.mkdir(exist_ok=True)
+        _write(file, png)
+
+    def picture_file(self, name: str, step: int) -> Path:
+        """Where such a picture lies."""
+        return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def say(self, message: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""

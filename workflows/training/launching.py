@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from cluster.ranks import Wanted, run_world
 from workflows.board.plugin import TOPIC, put_on
@@ -15,6 +17,7 @@ from workflows.progress import Progress
 from workflows.training.folder import RunFolder
 from workflows.training.loop import Data, Job
 from workflows.training.options import FREE, Training
+from workflows.training.pictures import smaller
 
 ENTRY = "workflows.training.loop:train"
 PACKAGES = ("torch", "numpy", "zarr", "tesserae")
@@ -56,8 +59,10 @@ def train_on(
 
     name = folder.path.name
     rows = options.steps if options.minutes is None else None
-    with Progress(f"{name}: train", rows=rows, unit="steps") as progress:
-        watcher = _Watcher(cluster, name, progress)
+    with (
+        Progress(f"{name}: train", rows=rows, unit="steps") as progress,
+        _Watcher(cluster, folder, options.steps, progress) as watcher,
+    ):
         results = run_world(
             cluster.client,
             wanted,
@@ -67,7 +72,6 @@ def train_on(
             say=progress.note,
             tick=watcher.tick,
         )
-        watcher.tick()
     return str(results[0])
 
 
@@ -92,47 +96,75 @@ def versions() -> dict[str, str]:
 class _Watcher:
     """Shows what ranks say: here, and on the page."""
 
-    def __init__(self, cluster: Cluster, name: str, progress: Progress) -> None:
+    def __init__(self, cluster: Cluster, folder: RunFolder, steps: int, progress: Progress) -> None:
         self._cluster = cluster
-        self._name = name
+        self._folder = folder
+        self._name = folder.path.name
         self._progress = progress
         self._step = 0
         self.heard: deque[dict[str, Any]] = deque()
         """Filled by another thread."""
-        self._page = bool(cluster.client.run_on_scheduler(put_on))
+        client = cluster.client
+        self._page = bool(client.run_on_scheduler(put_on))
+        self._send(
+            {"what": "training", "client": client.id, "folder": str(folder.path), "steps": steps}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        state = "finished" if error is None else "failed"
+        if isinstance(error, KeyboardInterrupt):
+            state = "stopped"
+        why = "" if error is None else str(error)[:500]
+        with suppress(Exception):  # a page is worth no run, and no other error
+            self.tick()
+            self._send({"what": "end", "state": state, "why": why, "seconds": 0.0})
 
     def tick(self) -> None:
         """Show what was heard, and see to the cluster."""
         messages: list[dict[str, Any]] = []
         while self.heard:
             event = self.heard.popleft()
-            if event["what"] == "begun":
-                self._begun(event)
-            elif event["what"] == "told":
-                messages += self._told(event)
-            elif event["what"] == "grid" and event["png"]:
-                png = base64.b64decode(event["png"])
-                messages.append({"what": "grid", "name": event["name"], "step": event["step"],
-                                 "png": png})  # fmt: skip
-        if messages and self._page:
-            self._cluster.client.log_event(TOPIC, [{"run": self._name, **m} for m in messages])
+            show = {"begun": self._begun, "told": self._told, "grid": self._grid}.get(event["what"])
+            if show is not None:
+                messages += show(event)
+        self._send(*messages)
         self._cluster.keep()
 
-    def _begun(self, event: dict[str, Any]) -> None:
+    def _send(self, *messages: dict[str, Any]) -> None:
+        if messages and self._page:
+            said = [{"run": self._name, **message} for message in messages]
+            self._cluster.client.log_event(TOPIC, said)
+
+    def _begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if event["rank"] == 0:
             self._to(event["step"])
             ranks = f"{event['world']} rank{'s' * (event['world'] != 1)}"
             where = "from the beginning" if not event["step"] else f"from step {event['step']:,}"
             self._progress.note(f"{self._name}: {ranks}, {where}")
+            yield {"what": "begun", "step": event["step"], "ranks": event["world"]}
 
-    def _told(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+    def _told(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         self._to(event["step"])
-        return [
-            {"what": "curve", "name": name, "step": line["step"], "value": value}
-            for line in event["lines"]
-            for name, value in line.items()
-            if name != "step"
-        ]
+        for line in event["lines"]:
+            for name, value in line.items():
+                if name != "step":
+                    yield {"what": "curve", "name": name, "step": line["step"], "value": value}
+        if "speed" in event:
+            yield {"what": "speed", "step": event["step"], **event["speed"]}
+
+    def _grid(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        name, step = event["name"], event["step"]
+        with suppress(OSError):  # a file system may be late
+            jpeg = smaller(self._folder.picture_file(name, step).read_bytes())
+            yield {"what": "grid", "name": name, "step": step, "jpeg": jpeg}
 
     def _to(self, step: int) -> None:
         if step > self._step:  # after a loss some are taken again

@@ -7,7 +7,6 @@ depends on: who goes on from one makes what would have been made.
 
 from __future__ import annotations
 
-import base64
 import importlib
 import time
 from collections.abc import Mapping
@@ -28,9 +27,6 @@ from workflows.training.folder import Checkpoint, RunFolder
 from workflows.training.options import Training
 from workflows.training.pictures import grid_png
 from workflows.training.world import World, join
-
-GRID_BYTES = 48 * 2**10
-"""Of a grid that is sent to the page: larger ones are in the folder alone."""
 
 
 class Stage(Protocol):
@@ -173,8 +169,7 @@ class _Loop:
         for name, images in pictures.items():
             png = grid_png(images)
             self._folder.picture(name, step, png)
-            data = base64.b64encode(png).decode() if len(png) <= GRID_BYTES else ""
-            self._rank.emit(what="grid", step=step, name=name, png=data)
+            self._rank.emit(what="grid", step=step, name=name)
         self._rank.emit(what="told", step=step, lines=[{"step": step, **figures}])
 
     def _tell(self) -> None:

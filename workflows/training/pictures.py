@@ -34,6 +34,17 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
     return file.getvalue()
 
 
+def smaller(png: bytes, limit: int = 300 * 2**10) -> bytes:
+    """A grid as a JPEG of at most *limit* bytes, to be looked at in passing."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    while True:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=85)
+        if file.tell() <= limit:
+            return file.getvalue()
+        image = image.reduce(2)
+
+
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """(n, c, h, w) in [-1, 1], c 1 or 3, as (n, h, w, 3) uint8 RGB."""
     levels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()

@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_what_is_sent() -> None:
         for name in ("loss", f"curve {i}"):
             curve = {"what": "curve", "run": last, "name": name, "step": i, "value": 0.5}
             board.take(curve, 0.0)
-        grid = {"what": "grid", "run": last, "name": f"{i}", "step": i, "png": b"x"}
+        grid = {"what": "grid", "run": last, "name": f"{i}", "step": i, "jpeg": b"x"}
         board.take(grid, 0.0)
     run = board.runs[last]
     assert len(board.runs) == state.RUNS
@@ -135,7 +135,31 @@ def test_what_is_too_large_or_not_known_is_left_alone() -> None:
     board = Board()
     large = {"row": 0, "caption": "k", "jpeg": bytes(state.PICTURE_BYTES + 1)}
     board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
-    board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "png": large["jpeg"]}, 0.0)
+    board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
     board.take({"what": "hologram", "run": "r"}, 0.0)
     board.take(shard_message(0, 1, run="gone"), 0.0)
     assert (len(board.pictures), len(board.grids), len(board.runs)) == (0, 0, 0)
+
+
+def test_training_is_told_from_beginning_to_end() -> None:
+    """Where it went on from counts for the time that is left."""
+    board = Board()
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
+    board.take({"what": "begun", "run": "r", "step": 40, "ranks": 2}, 10.0)
+    speed = {"images_per_second": 9.0, "steps_per_second": 2.0, "wait_share": 0.01}
+    board.take({"what": "speed", "run": "r", "step": 60, **speed}, 20.0)
+    (now,) = board.snapshot(20.0)["trainings"]
+    assert (now["step"], now["ranks"], now["state"]) == (60, 2, "running")
+    assert now["seconds_left"] == 20.0
+    assert now["images_per_second"] == 9.0
+    board.take({"what": "end", "run": "r", "state": "finished", "why": "", "seconds": 0.0}, 30.0)
+    (now,) = board.snapshot(99.0)["trainings"]
+    assert (now["state"], now["seconds"], now["seconds_left"]) == ("finished", 20.0, None)
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    assert not board.curves
+    board.lose("c", 40.0)
+    assert board.trainings["r"].state == "lost"
+    for i in range(3 * state.RUNS):
+        board.take({"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0)
+    assert len(board.trainings) == state.RUNS
