@@ -186,13 +186,21 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """What was said of each step by the generation that counts, by step.
 
-        A step that was taken twice, since a rank was lost after its last checkpoint, is there once.
+        What an older one said of steps that a newer one has taken, or has not come to yet since it
+        went on from before them, is left out.
         """
-        found: dict[tuple[int, str], dict[str, Any]] = {}
-        for message in self._lines():
-            key = (message["step"], message.get("what", ""))
-            if key not in found or found[key]["generation"] <= message["generation"]:
-                found[key] = message
+        lines = list(self._lines())
+        limits: dict[int, float] = {}
+        limit = math.inf
+        for generation in sorted({line["generation"] for line in lines}, reverse=True):
+            limits[generation] = limit
+            steps = (line["step"] for line in lines if line["generation"] == generation)
+            limit = min(limit, *steps)
+        found = {
+            (line["step"], line.get("what", "")): line
+            for line in lines
+            if line["step"] < limits[line["generation"]]
+        }
         return [found[key] for key in sorted(found)]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
