@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from workflows.adversarial.critics import ConvCritic
 from workflows.adversarial.game import Game, Rules
@@ -24,7 +25,9 @@ from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
 SIZE, NOISE, BATCH = 8, 32, 64
-STEPS = 1_500
+STEPS = 2_000
+AVERAGED = 0.99
+"""Share of what the judged average was a step before."""
 LOOKS = 60
 SETTLING = 0.2
 """Share of a run in which the critic finds its way: left out."""
@@ -98,6 +101,8 @@ def run(
         return torch.optim.Adam(network.parameters(), rate, (0.5, 0.9), fused=True)
 
     game = Game(generator, critic, optimiser(generator), optimiser(critic), rules, world)
+    averaging = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
+    average = AveragedModel(generator, multi_avg_fn=averaging, use_buffers=True)
     course = Course()
     for step in range(1, steps + 1):
         for turn in range(CRITIC_STEPS.get(objective, 1)):
@@ -107,19 +112,20 @@ def run(
             share = world.uniform(BATCH, key=(*key, "share"))
             game.critic_update(digits.train[rows], (noise,), share=share)
         game.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
+        average.update_parameters(generator)
         if step % (steps // LOOKS) == 0:
-            _look(game, digits, course, step, objective)
+            _look(game, average, digits, course, step, objective)
     return course
 
 
-def _look(game: Game, digits: Digits, course: Course, step: int, objective: str) -> None:
+def _look(
+    game: Game, average: nn.Module, digits: Digits, course: Course, step: int, objective: str
+) -> None:
     noise = World().normal(len(digits.held_out), NOISE, key=("look",))
     judged = game.judge(digits.held_out, (noise,))
     says = "estimate" if objective.startswith("wgan") else "critic_loss"
-    game.generator.eval()
     with torch.no_grad():
-        made = game.generator(noise)
-    game.generator.train()
+        made = average.eval()(noise)
     course.steps.append(step)
     course.says.append(float(judged[says]) * (1 if says == "estimate" else -1))
     course.distance.append(sliced_wasserstein(made, digits.held_out))

@@ -111,6 +111,12 @@ class Options(Training):
         choices=("auto", "float32", "bfloat16"),
         group=_SPEED,
     )
+    optimiser_loop: str = option(
+        "auto",
+        "over parameters: auto = fused for adam, foreach for rmsprop",
+        choices=("auto", "fused", "foreach", "single"),
+        group=_SPEED,
+    )
     channels_last: bool = option(True, "in memory", group=_SPEED)
     compile: bool = option(False, "let torch compile the networks", group=_SPEED)
 
@@ -124,6 +130,9 @@ class Options(Training):
                 "--compile with a gradient penalty: torch compiles no gradient of a gradient."
                 " Leave one of them out."
             )
+        optimiser = self.optimiser or ("rmsprop" if self.objective == "wgan" else "adam")
+        if self.optimiser_loop == "fused" and optimiser == "rmsprop":
+            raise ValueError("--optimiser-loop is fused: torch has no fused rmsprop.")
         perceptrons = self.generator == self.critic == "perceptron"
         if not perceptrons and self.image_size & (self.image_size - 1):
             raise ValueError(

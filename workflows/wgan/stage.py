@@ -265,11 +265,16 @@ def make_critic(options: Options, classes: int) -> nn.Module:
 def _optimiser(options: Options, network: nn.Module) -> torch.optim.Optimizer:
     rate, beta1, beta2 = options.rate, options.beta1, options.beta2
     assert rate is not None
-    if options.optimiser == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), rate)
+    rmsprop = options.optimiser == "rmsprop"
+    loop = options.optimiser_loop
+    if loop == "auto":
+        loop = "foreach" if rmsprop else "fused"
+    if rmsprop:
+        return torch.optim.RMSprop(network.parameters(), rate, foreach=loop == "foreach")
     assert beta1 is not None
     assert beta2 is not None
-    return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), fused=True)
+    how = {"fused": loop == "fused", "foreach": loop == "foreach"}
+    return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), **how)
 
 
 def _precision(wanted: str, device: torch.device) -> torch.dtype:
