@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import dask
 import psutil
@@ -238,11 +237,18 @@ def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
     close(timeout=10)
 
 
-def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quota counts where it is lower than the machine."""
-    limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
-    monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert local.cores() == 2
-    limits.update({"/sys/fs/cgroup/cpu.max": "max 100000\n"})
-    assert local.cores() == 64
+def test_a_gpu_has_a_worker_of_its_own() -> None:
+    """Beside those that decode: it holds `GPU: 1`, and sees that device alone."""
+    with (
+        Local(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as made,
+        Client(made.cluster) as client,
+    ):
+        client.wait_for_workers(3, timeout=60)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+        held = sorted((seen[worker] or "", of["resources"]) for worker, of in workers.items())
+        assert held == [("", {}), ("3", {"GPU": 1}), ("GPU-abc", {"GPU": 1})]
+        made._checked = -1e9
+        made.keep()
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 3
+        assert client.submit(lambda: 7, resources={"GPU": 1}).result(30) == 7

@@ -1,0 +1,20 @@
+"""How much of a machine a process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster.cores import cores
+
+
+def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota counts where it is lower than the machine."""
+    limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cores() == 2
+    limits.update({"/sys/fs/cgroup/cpu.max": "max 100000\n"})
+    assert cores() == 64
