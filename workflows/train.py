@@ -241,6 +241,8 @@ def _data(args: argparse.Namespace, options: Training) -> Data:
             f"split {args.split!r} has {loader.num_rows} pictures: expected at least one batch of"
             f" {options.batch_size}."
         )
+    unlabelled = int((loader.labels < 0).sum())
+    options.check_labels(len(loader.classes), unlabelled)
     held_out = _held_out(args)
     other = None
     if held_out is not None:

@@ -238,3 +238,23 @@ def test_a_folder_of_another_run_is_left_alone(
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
     assert "Name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
+    """Real pictures, from their pickles to samples: nearer to held-out ones with every look."""
+    done = run(
+        *("train", "wgan", tmp_path / "store", "--data", real_data / "cifar-10-batches-py"),
+        *("--run", tmp_path / "run", "--image-size", 32, "--objective", "hinge"),
+        *("--critic-steps", 1, "--generator-width", 32, "--critic-width", 32, "--steps", 400),
+        *("--look-every", 100, "--held-out", "none", "--no-dashboard"),
+        scratch=tmp_path,
+        seconds=600,
+    )
+    assert (done.status, done.err) == (0, "")
+    looks = [line for line in RunFolder(tmp_path / "run").metrics() if line.get("what") == "look"]
+    distances = [line["train_distance"] for line in looks]
+    assert len(distances) == 4
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.6 * distances[0]

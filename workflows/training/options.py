@@ -148,6 +148,17 @@ class Training(Asked):
         5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
     )
 
+    def check_labels(self, classes: int, unlabelled: int) -> None:
+        """Refuse a split whose labels are not enough.
+
+        Args:
+            classes: How many there are.
+            unlabelled: Rows without one.
+
+        Raises:
+            ValueError: What is asked for needs others.
+        """
+
 
 FREE = ("steps", "minutes", "tell_every", "look_every", "save_every", "save_minutes")
 """What may be another in a run that goes on."""

@@ -142,6 +142,14 @@ class Options(Training):
         if self.critic == "perceptron" and self.critic_norm in ("batch", "layer"):
             raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
 
+    def check_labels(self, classes: int, unlabelled: int) -> None:
+        """Refuse to tell classes apart where there are none."""
+        if self.condition != "none" and (classes < 2 or unlabelled):
+            raise ValueError(
+                f"--condition is {self.condition}: expected labels of every picture, and at least"
+                f" two classes; the split has {classes}, and {unlabelled:,} pictures without one."
+            )
+
     @property
     def penalty_weight(self) -> float:
         """Of the gradient penalty; 0 = none."""

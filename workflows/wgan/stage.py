@@ -122,7 +122,7 @@ class Wgan:
         return self.game.generator_update((noise, *condition), condition)
 
     def _condition(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return (labels.clamp_min(0),) if self.classes else ()
+        return (labels,) if self.classes else ()
 
     def _set_rate(self, optimiser: torch.optim.Optimizer) -> None:
         if self.options.decay:

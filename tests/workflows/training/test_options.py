@@ -84,3 +84,12 @@ def test_what_is_not_said_follows_from_the_rest(objective: str, critic: str) -> 
             filled.rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
             filled.warm_critic_steps,
         )  # fmt: skip
+
+
+def test_classes_are_told_apart_where_there_are_some() -> None:
+    """And every row has one."""
+    Gan().check_labels(0, 5)
+    Gan(condition="projection").check_labels(2, 0)
+    for classes, unlabelled in ((1, 0), (0, 0), (9, 1)):
+        with pytest.raises(ValueError, match="at least two classes"):
+            Gan(condition="concatenation").check_labels(classes, unlabelled)
