@@ -6,7 +6,7 @@ PILLOW ?=
 EXTRAS ?=
 
 SETUP := -m workflows.install
-RUN := .venv/bin/python
+VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 
 where = $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(CERTS),--certs "$(CERTS)")
@@ -76,25 +76,25 @@ doctor: .ready ## Say what is active on this machine, and what to do about what 
 
 .PHONY: bench
 bench: .ready ## Measure preparing against the bare floor and against other ways
-	$(RUN) benchmarks/prepare.py $(ARGS)
+	$(VENV_PYTHON) benchmarks/prepare.py $(ARGS)
 
 .PHONY: test
 test: .ready-dev ## Run the quick tests
-	$(RUN) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest $(ARGS)
 
 .PHONY: test-all
 test-all: .ready-dev ## Run every test this machine can, with many more examples of each law
-	$(RUN) -m pytest -m "" --hypothesis-profile=thorough $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "" --hypothesis-profile=thorough $(ARGS)
 
 .PHONY: chaos
 chaos: .ready-dev ## Prepare for ten minutes while everything goes wrong, and compare every byte
-	$(RUN) -m tests.chaos $(ARGS)
+	$(VENV_PYTHON) -m tests.chaos $(ARGS)
 
 .PHONY: lint
 lint: .ready-dev ## Check style, types and the direction of imports
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
 
 .PHONY: clean

@@ -221,6 +221,7 @@ def test_it_is_not_started_twice(standing: Standing) -> None:
     assert (made.status, "holds certificates" in made.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_workers_that_end_are_started_again(standing: Standing) -> None:
     """By the keeper beside them: killed, or left by their scheduler."""
     serving = [p for p in standing.processes() if _serves(p, "worker")]

@@ -224,7 +224,7 @@ def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) 
     """And so does asking for help; the version is said too."""
     for words in ([], ["--help"], ["help"]):
         assert main(words) == 0
-        assert "prepare   decode and resize" in capsys.readouterr().out
+        assert "prepare       decode and resize" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("tesserae")
 

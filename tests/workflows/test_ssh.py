@@ -107,7 +107,7 @@ def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+    "number", [pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL)]
 )
 def test_a_command_that_is_ended_leaves_nothing_there(
     sshd: Sshd, source: Path, tmp_path: Path, number: int

@@ -81,14 +81,6 @@ def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
     assert "val: prepare: 40 images" in done.out
     assert f"Look at {tmp_path}/run/samples/samples-000000012.png." in done.out
     assert sorted(curve(tmp_path / "run")) == list(range(1, 13))
-    again = run(
-        *("train", "wgan", tmp_path / "store", "--run", tmp_path / "run", "--steps", 14),
-        *("--look-every", 6, *SMALL),
-        scratch=tmp_path,
-    )
-    assert (again.status, again.err) == (0, "")
-    assert "from step 12" in again.out
-    assert sorted(curve(tmp_path / "run")) == list(range(1, 15))
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +93,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
     return folder / "run"
 
 
-STEPS = 100
+STEPS = 60
 
 
 def command(store: Path, folder: Path) -> tuple[object, ...]:
     return (
         *("train", "wgan", store, "--run", folder, "--ranks", 2, "--steps", STEPS, *SMALL),
-        *("--save-every", 20, "--look-every", 100),
+        *("--save-every", 20, "--look-every", 40, "--tell-every", 5),
     )
 
 
@@ -117,7 +109,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     """To the same curve, bit for bit; and nobody is left behind."""
     words = command(store, tmp_path / "run")
     with start(*words, scratch=tmp_path) as first:
-        assert wait_until(lambda: step_of(tmp_path / "run") > 20)
+        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
         first.signal_all(signal.SIGINT)
         assert first.wait(90) == 130
         assert f"Run the same command again to go on in {tmp_path}/run" in first.err
@@ -173,7 +165,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
             with start(*words, scratch=tmp_path) as found:
                 while waiting:
                     what, rng = waiting[0]
-                    if not reaches(found, folder, step_of(folder) + rng.randrange(2, 20)):
+                    if not reaches(found, folder, step_of(folder) + rng.randrange(2, 12)):
                         break
                     strike(found, what, rng)
                     waiting.pop(0)
