@@ -35,6 +35,8 @@ ANSWER_SECONDS = 5.0
 """So long a worker may take to say whether it still supervises a rank."""
 AGAIN_SECONDS = 30.0
 """So long a new generation waits for as many workers as there were."""
+SAY_SECONDS = 5.0
+"""So long a person may wonder what is waited for."""
 FAILURES = 3
 """Generations, one after the other, that may fail without a step forward."""
 
@@ -164,11 +166,15 @@ class _World:
         wanted = self._wanted
         until = time.monotonic() + (wanted.seconds if self._first else AGAIN_SECONDS)
         last = time.monotonic() + wanted.seconds
+        say = time.monotonic() + SAY_SECONDS
         while True:
             found = _places(self._client, gpu=wanted.gpu)
             enough = len(found) >= wanted.ranks
             if enough or (found and time.monotonic() > until):
                 return sorted(found[: wanted.of(len(found))], key=lambda place: place.host)
+            if time.monotonic() > say:
+                say = last
+                self._say(f"waiting for workers: {len(found)} of {wanted.ranks} are there")
             if time.monotonic() > last:
                 kind = "worker with a GPU" if wanted.gpu else "worker"
                 raise ClusterError(

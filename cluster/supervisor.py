@@ -32,6 +32,8 @@ PUMP_SECONDS = 2.0
 SAVE_SECONDS = 50.0
 """So long a rank that is told to stop may take to save."""
 TAIL_LINES = 40
+ENDING = (Status.closing, Status.closing_gracefully, Status.closed)
+"""Of a worker that is to end. One that is paused, for want of memory, goes on with what it has."""
 
 
 def supervise(order: Order, topic: str) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
             while child.running():
                 if topic in _given_up:
                     break
-                if worker.status != Status.running or _is_cancelled(worker, key):
+                if worker.status in ENDING or _is_cancelled(worker, key):
                     child.stop(SAVE_SECONDS)
                 time.sleep(POLL_SECONDS)
         finally:

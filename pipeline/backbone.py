@@ -122,7 +122,7 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
     missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
     if missing:  # they would be random ones
         raise TesseraeError(f"{where} has no weights for {missing[0]}: it is of another model.")
-    size, mean, std = _transform(folder, model.config)
+    size, mean, std = _transform(str(where), model.config)
     name = f"{type(model).__name__} ({folder.name})"
     return Backbone(
         model.to(device or "cpu"),
@@ -134,9 +134,22 @@ def open_backbone(where: str | os.PathLike[str], device: torch.device | None = N
     )
 
 
-def _transform(folder: Path, config: Any) -> tuple[int, Tensor, Tensor]:
-    file = folder / "preprocessor_config.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
+def _transform(where: str, config: Any) -> tuple[int, Tensor, Tensor]:
+    from transformers.utils.hub import cached_file
+
+    local = Path(where).is_dir()
+    file = cached_file(
+        where,
+        "preprocessor_config.json",
+        local_files_only=local,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if file is None:
+        raise TesseraeError(
+            f"{where} has no preprocessor_config.json: nothing says how pictures are to be"
+            " normalised for it."
+        )
+    found = json.loads(Path(file).read_text())
     crop = found.get("crop_size") or found.get("size") or {}
     side = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge")
     size = int(side) if side else int(getattr(config, "image_size", 224))

@@ -39,6 +39,12 @@ COMMANDS = {
     "doctor": "say what is active on this machine, and what is missing",
 }
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
+    **dict.fromkeys(("torchmetrics", "transformers"), "features"),
+}
+"""Package -> the extra that has it."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -86,6 +92,18 @@ def dispatch(words: Sequence[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise TesseraeError(f"{name!r} is no command: expected one of {', '.join(COMMANDS)}.")
+    try:
+        return _call(name, words[1:])
+    except ModuleNotFoundError as e:
+        extra = EXTRAS.get(str(e.name))
+        if extra is None:
+            raise
+        raise TesseraeError(
+            f"tesserae {name} needs {e.name}: run `make setup EXTRAS={extra}`."
+        ) from e
+
+
+def _call(name: str, words: Sequence[str]) -> int:
     module = _load(f"workflows.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
@@ -95,7 +113,7 @@ def dispatch(words: Sequence[str]) -> int:
         allow_abbrev=False,  # half a word that is clear today is not when there are more
     )
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(list(words[1:]))))
+    return int(module.run(parser.parse_args(list(words))))
 
 
 def _load(module: str) -> ModuleType:

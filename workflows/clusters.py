@@ -187,9 +187,9 @@ class Cluster:
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
-    def shrink(self, workers: int) -> None:
-        """Have at most so many local workers that decode, before it is started."""
-        self._shape = (min(workers, self._shape[0]), self._shape[1])
+    def shape(self, workers: int) -> None:
+        """Have so many local workers, before it is started."""
+        self._shape = (workers, self._shape[1])
 
     def use_gpus(self, most: int | None) -> None:
         """Have a local worker for each GPU of this machine too, or for the first *most*."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cluster.cores import cores
 from pipeline import sources
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices
 from pipeline.store import layout
 from pipeline.store.objects import open_objects
@@ -78,14 +78,21 @@ def _train(store: Path, folder: Path, minutes: float) -> bool:
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: run `make setup EXTRAS=train`, and this again.")
         return False
-    shutil.rmtree(folder, ignore_errors=True)  # a run of the demo's own, which is made anew
+    if folder.exists():
+        if not (folder / "options.json").is_file():
+            raise TesseraeError(f"{folder} is no run of the demo: move it away, or pass --dir.")
+        shutil.rmtree(folder)  # a run of the demo's own, which is made anew
     words = [
         *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(TRAINED)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),
         *("--generator-width", "32", "--critic-width", "32", "--ema", "0.99", "--ranks", "1"),
         *("--look-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
     ]
-    cli.dispatch(words)
+    try:
+        cli.dispatch(words)
+    except StoreError as e:  # of few pictures there is no batch
+        print(f"not trained: {e}")
+        return False
     cli.dispatch(["report", str(folder)])
     return True
 

@@ -44,12 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print."""
     if args.epochs < 1:
         raise ValueError(f"--epochs is {args.epochs}: expected at least 1.")
-    try:
-        from pipeline.loader import Loader  # here: --help need not wait for torch
-    except ModuleNotFoundError as e:
-        raise StoreError(
-            f"a loader needs {e.name}. Run `make setup EXTRAS=train`, and try again."
-        ) from None
+    from pipeline.loader import Loader  # here: --help need not wait for torch
+
     loader = Loader(
         args.store,
         args.split,

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge what can be judged, and write the page."""
-    if args.samples < 8:
-        raise ValueError(f"--samples is {args.samples}: expected at least 8.")
+    if not 8 <= args.samples <= 10_000:
+        raise ValueError(f"--samples is {args.samples}: expected 8 to 10,000.")
     folder = RunFolder(args.run)
     asked = folder.asked()
     judged = _judge(folder, asked, args)
@@ -138,8 +138,10 @@ def _curves(
         "sliced Wasserstein distance of samples",
         {words.get(name, name): points for name, points in distances.items()},
     )
-    for name, points in {**trained, **judged}.items():
+    for name, points in trained.items():
         yield charts.chart(name.replace("_", " "), {f"median of {MEDIAN}": smoothed(points)})
+    for name, points in judged.items():
+        yield charts.chart(name.replace("_", " "), {"at each look": points})
     speed = _series(speeds)
     yield charts.chart("images/s", {"images/s": speed.get("images_per_second", [])})
 

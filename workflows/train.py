@@ -78,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         data.add_argument("--run", metavar="DIR", help=f"folder of the run (runs/{name})")
         data.add_argument("--data", metavar="SOURCE", help="images to prepare STORE from first")
         data.add_argument("--source-kind", choices=sources.SOURCE_KINDS, help="what it is")
+        data.add_argument(
+            "--max-bad", type=float, default=0.01, metavar="SHARE", help="as of prepare (0.01)"
+        )
         data.add_argument("--split", default="train", help="to learn from (train)")
         data.add_argument("--held-out", help="split to judge by, or none (val or test)")
         add_flags(one, _options_of(name))
@@ -97,13 +100,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         with _cluster(args) as cluster, _prepared(args, options, cluster):
             state = _train(args, options, cluster, folder)
+            _say_result(folder, state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
-    samples = sorted((folder / "samples").glob("*.png"))
-    print(f"{folder}: {state}. `tesserae report {folder}` shows it.")
-    if samples:
-        print(f"Look at {samples[-1]}.")
     return 0
+
+
+def _say_result(folder: Path, state: str) -> None:
+    samples = sorted((folder / "samples").glob("*.png"))
+    print(f"{folder}: {state}. `tesserae report {folder}` shows it.", flush=True)
+    if samples:
+        print(f"Look at {samples[-1]}.", flush=True)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -126,7 +133,9 @@ def _cluster(args: argparse.Namespace) -> Cluster:
     if args.ranks is None or args.gpus:
         made.use_gpus(args.gpus)
     if args.data is None and args.workers is None:
-        made.shrink(args.ranks or 1)  # nobody decodes
+        made.shape(args.ranks or 1)  # nobody decodes
+    elif args.ranks is not None and args.ranks > (args.workers or cores()):
+        made.shape(args.ranks)
     return made
 
 
@@ -148,6 +157,7 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
         splits=(args.split, *(split for split in splits if split != args.split)),
         choices=Choices(sizes=(_size_to_prepare(args.store, options),)),
         kind=args.source_kind,
+        max_bad=args.max_bad,
         workers=args.workers or cores(),
         cluster=args.cluster,
         certs=args.certs,
@@ -181,6 +191,8 @@ class _Others(threading.Thread):
                 prepare.prepare_split(self._wish, split, self._cluster)
         except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
             self._error = e
+            if isinstance(e, Exception):
+                print(f"notice: {e} Training goes on.", flush=True)
 
     def wait(self) -> None:
         """Wait for the end, and raise what went wrong."""
@@ -208,7 +220,7 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder
     from workflows.training.folder import RunFolder
     from workflows.training.launching import train_on
 
-    data = _data(args, options)
+    data = _data(args, options, folder)
     there = gpus_there(cluster.client)
     if args.gpus and not cluster.stands and args.gpus > there:
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
@@ -217,12 +229,23 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder
     return train_on(cluster, wanted, STAGES[args.stage].stage, options, data, RunFolder(folder))
 
 
-def _data(args: argparse.Namespace, options: Training) -> Data:
+def _size_before(folder: Path) -> int | None:
+    """The stored size that a run has learned from so far: the store may have others by now."""
+    from workflows.training.folder import RunFolder
+
+    try:
+        return int(RunFolder(folder).asked()["options"]["stored_size"])
+    except (TesseraeError, KeyError):
+        return None
+
+
+def _data(args: argparse.Namespace, options: Training, folder: Path) -> Data:
     from pipeline.loader import Loader
     from workflows.training.loop import Data
 
     wanted = _image_size(options)
-    size = min((size for size in _sizes(args.store) if size >= wanted), default=None)
+    fitting = [size for size in _sizes(args.store) if size >= wanted]
+    size = _size_before(folder) if _size_before(folder) in fitting else min(fitting, default=None)
     if size is None:
         held = ", ".join(map(str, _sizes(args.store)))
         raise StoreError(
@@ -249,6 +272,11 @@ def _data(args: argparse.Namespace, options: Training) -> Data:
         other = Loader(
             loader.store, held_out, size=size, batch_size=options.batch_size, order="sequential"
         )
+        if not len(other) and args.held_out is not None:
+            raise StoreError(
+                f"--held-out {held_out} has {other.num_rows} pictures: expected at least one batch"
+                f" of {options.batch_size}."
+            )
         other = other if len(other) else None
     return Data(loader, other, tuple(words or wnid for wnid, words in loader.classes))
 

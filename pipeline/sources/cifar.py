@@ -58,15 +58,20 @@ class _Array:
         self.shape, self.data = shape, data
 
 
-def _latin1(text: object, encoding: object) -> bytes:
+class _Latin1:
     """Stands for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError("a text that is none of bytes")
-    return text.encode("latin1")
+
+    def __new__(cls, text: object, encoding: object) -> Any:
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError("a text that is none of bytes")
+        return text.encode("latin1")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a text that is more than bytes")
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _latin1,
+    ("_codecs", "encode"): _Latin1,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _Array,
@@ -74,8 +79,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows what a batch is made of."""
+class _Unpickler(pickle._Unpickler):
+    """Knows what a batch is made of. The slow one: the other makes room for what a pickle names."""
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for arrays; nothing else has a name here."""
@@ -150,7 +155,8 @@ class CifarBlock:
 
 def _pixels(array: object, where: str) -> NDArray[np.uint8]:
     """(n, 32, 32, 3) uint8 RGB, of the planes of red, green and blue that a batch holds."""
-    if not isinstance(array, _Array) or array.shape != (len(array.data) // _BYTES, _BYTES):
+    whole = isinstance(array, _Array) and array.shape == (len(array.data) // _BYTES, _BYTES)
+    if not isinstance(array, _Array) or not whole or len(array.data) % _BYTES:
         raise SourceError(f"{where} has no data: expected an array of (n, {_BYTES}) bytes.")
     planes = np.frombuffer(array.data, np.uint8).reshape(-1, 3, SIDE, SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))

@@ -4,6 +4,8 @@ Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files is rea
 """
 
 import importlib.util
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,15 +28,38 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
+_tables: dict[tuple[int, str], tuple[Any, int]] = {}
+"""(process, folder) -> a table that is open, and how many read it: one may be open once."""
+_lock = threading.Lock()
+
+
+@contextmanager
+def _opened(folder: str) -> Iterator[Any]:
+    import lmdb
+
+    key = (os.getpid(), os.path.realpath(folder))
+    with _lock:
+        table, readers = _tables.get(key, (None, 0))
+        if table is None:
+            table = lmdb.open(folder, readonly=True, lock=False, readahead=False, create=False)
+        _tables[key] = (table, readers + 1)
+    try:
+        yield table
+    finally:
+        with _lock:
+            readers = _tables.pop(key)[1] - 1
+            if readers:
+                _tables[key] = (table, readers)
+            else:
+                table.close()
+
+
 @contextmanager
 def _reading(folder: str) -> Iterator[Any]:
     import lmdb
 
     try:
-        with (
-            lmdb.open(folder, readonly=True, lock=False, readahead=False, create=False) as table,
-            table.begin() as view,
-        ):
+        with _opened(folder) as table, table.begin() as view:
             yield view
     except lmdb.DiskError as e:
         raise ReadError(f"cannot read {folder}: {e}") from e

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from distributed import Client
+from distributed.core import Status
 
 from cluster import ranks
 from cluster.errors import ClusterError
@@ -190,6 +191,7 @@ def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: 
 LEAVE = """
 import sys
 from distributed import Client
+from distributed.core import Status
 from cluster.ranks import Wanted, run_world
 from tests.cluster.walking import walk
 from pathlib import Path
@@ -228,3 +230,28 @@ def test_ranks_whose_client_has_gone_save_and_stop(tmp_path: Path) -> None:
         assert wait_until(lambda: not rank_processes())
         saved = [int((folder / str(rank)).read_text()) for rank in (0, 1)]
         assert all(step > 0 for step in saved)
+
+
+def test_a_worker_that_is_paused_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
+    """It takes no new tasks for want of memory; what it has goes on."""
+    heard = Heard()
+
+    def pause() -> None:
+        assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        client.run(_pause)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        assert heard.run(client, 1, "walk", tmp_path, 40) == ["done"]
+    finally:
+        thread.join()
+        client.run(_resume)
+
+
+def _pause(dask_worker: Any) -> None:
+    dask_worker.status = Status.paused
+
+
+def _resume(dask_worker: Any) -> None:
+    dask_worker.status = Status.running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,11 @@ def test_what_is_no_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
     save_file(weights, partly / "model.safetensors", {"format": "pt"})
     with pytest.raises(TesseraeError, match="has no weights for"):
         open_backbone(partly)
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    (bare / "preprocessor_config.json").unlink()
+    with pytest.raises(TesseraeError, match="how pictures are to be normalised"):
+        open_backbone(bare)
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text((folder / "config.json").read_text())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cluster.rank import Rank
@@ -15,9 +16,11 @@ from pipeline.loader import Loader
 from tests.workflows.training.small import BATCH, SIZE, SMALL, small_store
 from workflows import report
 from workflows.cli import main
+from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.folder import RunFolder
 from workflows.training.launching import _described, versions
 from workflows.training.loop import Data, Job, train
+from workflows.wgan.judging import judge_run
 from workflows.wgan.options import Options
 from workflows.wgan.sampling import STAGE, open_painter
 
@@ -165,3 +168,24 @@ def test_what_makes_no_sense_is_said(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_figures_of_a_run_are_what_they_say(plain: Path, store: Path) -> None:
+    """Counted again by hand."""
+    folder = RunFolder(plain)
+    judged = judge_run(folder, samples=16, backbone=None)
+    painter = open_painter(folder)
+    made = painter.paint(painter.noise(16, 1))
+
+    def rows(split: str) -> torch.Tensor:
+        loader = Loader(store, split, size=SIZE, batch_size=4, order="sequential")
+        return torch.cat([images for images, _, _ in loader]).float() / 127.5 - 1
+
+    train, val = rows("train"), rows("val")[:16]
+    assert (judged.made, judged.real, judged.split) == (16, 16, "val")
+    assert judged.sliced == pytest.approx(sliced_wasserstein(made, val), rel=1e-4)
+
+    def far(some: torch.Tensor) -> float:
+        return float(torch.cdist(some.flatten(1), train.flatten(1)).min(1).values.median())
+
+    assert judged.neighbour == pytest.approx(far(made) / far(val), rel=1e-3)

@@ -221,6 +221,34 @@ def test_what_makes_no_sense_is_said_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_two_ranks_say_is_what_one_says(
+    tmp_path: Path, store: Path, undisturbed: Path
+) -> None:
+    """Of the first steps, within rounding: figures are means over all ranks."""
+    words = [word if word != 2 else 1 for word in command(store, tmp_path / "run")[:7]]
+    done = run(*words, "--steps", 6, *SMALL, "--tell-every", 5, scratch=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    expected = curve(undisturbed)
+    for step, one in curve(tmp_path / "run").items():
+        assert one == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
+
+
+def test_a_store_of_other_rows_is_another_run(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even before anything was saved; and the size that was learned from stays."""
+    folder = tmp_path / "run"
+    words = ["train", "wgan", str(store), "--run", str(folder), "--steps", "2", *map(str, SMALL)]
+    assert run(*words, scratch=tmp_path).status == 0
+    asked = RunFolder(folder).asked()
+    assert asked["options"]["stored_size"] == 16
+    assert asked["data"]["held_out"] == "val"
+    other = small_store(tmp_path / "other", rows=40)
+    words[2] = str(other)
+    assert main(words) == 1
+    assert "is of a run with rows" in capsys.readouterr().err
+
+
 def test_a_folder_of_another_run_is_left_alone(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,6 +269,8 @@ class Board:
         )
         for key in [key for key in self.curves if key[0] == name]:
             del self.curves[key]  # of another run of the same name, or told again
+        for key in [key for key in self.grids if key[0] == name]:
+            del self.grids[key]
         while len(self.trainings) > RUNS:
             self.trainings.popitem(last=False)
 
@@ -277,6 +279,9 @@ class Board:
         if training is not None:
             training.ranks, training.started = int(message["ranks"]), now
             training.step = training.first = int(message["step"])
+            for (of, _), points in self.curves.items():
+                while of == training.name and points and points[-1][0] > training.step:
+                    points.pop()  # they are taken again
 
     def _speed(self, message: Mapping[str, Any], now: float) -> None:
         training = self.trainings.get(message["run"])

@@ -11,7 +11,7 @@ OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
 class Options(Training):
     """The flags of `tesserae train colourise`."""
 
-    image_size: int = option(64, "side of the pictures, in pixels", least=8, most=512)
+    image_size: int = option(64, "side of the pictures, in pixels", choices=(8, 16, 32, 64, 128))
     width: int = option(32, "channels of the first layer", least=1)
     rate: float = option(2e-4, "learning rate, of Adam", least=0)
     adversarial: float = option(0.01, "weight of a critic's judgement; 0 = without one", least=0)

@@ -76,6 +76,7 @@ class Colourise:
         self.batches = Batches(data.train, augment, world, here=data.beside)
         self._plain = replace(augment, crop="none", flip=False)
         self._judged = data.held_out or data.train
+        self._named = "held_out_error" if data.held_out else "train_error"
 
     def advance(self) -> dict[str, Tensor]:
         """An update of the critic, if there is one, and one of the painter."""
@@ -102,7 +103,7 @@ class Colourise:
         self.game.generator.eval()
         made = torch.cat([self.game.generator(part) for part in torch.split(to_grey(real), 64)])
         self.game.generator.train()
-        figures = {"held_out_error": (made - real).abs().mean(), "saturation": saturation(made),
+        figures = {self._named: (made - real).abs().mean(), "saturation": saturation(made),
                    "true_saturation": saturation(real)}  # fmt: skip
         grey = to_grey(real).expand_as(real)
         shown = torch.stack([grey[:24], made[:24], real[:24]], 1).flatten(0, 1)

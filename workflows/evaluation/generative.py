@@ -16,6 +16,9 @@ from pipeline.backbone import Backbone
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET = 50, 500
+"""Of the kernel distance; of fewer rows, half of them."""
+AT_ONCE = 256
+"""Rows whose neighbours are looked for at once."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def compare(made: Tensor, real: Tensor, network: str, *, seed: int = 0) -> Dista
         warnings.simplefilter("ignore")  # that it keeps the features: so it shall
         frechet = FrechetInceptionDistance(feature=features).set_dtype(torch.float64)
         kernel = KernelInceptionDistance(
-            feature=features, subsets=SUBSETS, subset_size=min(SUBSET, least)
+            feature=features, subsets=SUBSETS, subset_size=min(SUBSET, least // 2)
         )
     for metric in (frechet, kernel):
         metric.update(real, real=True)
@@ -131,6 +134,9 @@ def nearest(rows: Tensor, others: Tensor, count: int = 1) -> tuple[Tensor, Tenso
     Returns:
         (n, count) which, nearest first, and (n, count) how far.
     """
-    found = torch.cdist(rows.flatten(1).float(), others.flatten(1).float())
-    far, which = found.topk(count, dim=1, largest=False)
-    return which, far
+    others = others.flatten(1).float()
+    found = [
+        torch.cdist(some, others).topk(count, dim=1, largest=False)
+        for some in torch.split(rows.flatten(1).float(), AT_ONCE)
+    ]
+    return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])

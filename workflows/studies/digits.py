@@ -115,7 +115,7 @@ def run(
             game.critic_update(digits.train[rows], (noise,), share=share)
         game.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
         average.update_parameters(generator)
-        if step % (steps // LOOKS) == 0:
+        if step % max(1, steps // LOOKS) == 0:
             _look(game, average, digits, course, step, objective)
     return course
 

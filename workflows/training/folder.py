@@ -72,7 +72,7 @@ class RunFolder:
 
         Args:
             options: What was asked for.
-            facts: What else is kept of it, as it was at the beginning.
+            facts: What else is kept of it: `versions` of the beginning, `data` of the last time.
             free: Options that may be others when it goes on.
 
         Raises:
@@ -91,8 +91,9 @@ class RunFolder:
                     f"{self.path} is of a run with {name} {found.get(name)!r}, not"
                     f" {wanted.get(name)!r}. Name another folder, or give it the same options."
                 )
-            if found != wanted:
-                _write(file, json.dumps({**kept, "options": wanted}, indent=1).encode())
+            new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
+            if new != kept:
+                _write(file, json.dumps(new, indent=1).encode())
             return
         if self.path.is_dir() and any(self.path.iterdir()):
             raise TesseraeError(
@@ -121,7 +122,10 @@ class RunFolder:
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
             new = self._generations / f".{os.getpid()}-{number}"
-            new.write_text(json.dumps(record))
+            with new.open("w") as out:
+                out.write(json.dumps(record))
+                out.flush()
+                os.fsync(out.fileno())
             try:
                 os.link(new, self._generations / f"{number:06d}.json")  # not over another's
             except FileExistsError:

@@ -50,14 +50,19 @@ def train_on(
         TesseraeError: The folder is of another run.
     """
     facts = {"versions": versions(), "data": _described(data)}
-    folder.begin({"stage": stage, **options.as_dict()}, facts, free=FREE)
+    learned = {
+        "split": data.train.split,
+        "stored_size": data.train.sizes[0],
+        "rows": data.train.state_dict()["split"],
+    }
+    folder.begin({"stage": stage, **learned, **options.as_dict()}, facts, free=FREE)
 
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim()
         name = None if resumed is None else resumed.name
         return number, (Job(stage, str(folder.path.absolute()), options, data, name),)
 
-    name = folder.path.name
+    name = folder.path.absolute().name
     rows = options.steps if options.minutes is None else None
     with (
         Progress(f"{name}: train", rows=rows, unit="steps") as progress,
@@ -99,7 +104,7 @@ class _Watcher:
     def __init__(self, cluster: Cluster, folder: RunFolder, steps: int, progress: Progress) -> None:
         self._cluster = cluster
         self._folder = folder
-        self._name = folder.path.name
+        self._name = folder.path.absolute().name
         self._progress = progress
         self._step = 0
         self.heard: deque[dict[str, Any]] = deque()

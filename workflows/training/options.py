@@ -23,7 +23,7 @@ def option(
     default: Any,
     what: str,
     *,
-    choices: Sequence[str] = (),
+    choices: Sequence[str] | Sequence[int] = (),
     least: float | None = None,
     most: float | None = None,
     group: str = "how it is trained",
@@ -78,7 +78,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     flag = _flag(field.name)
     choices, least, most = (field.metadata[name] for name in ("choices", "least", "most"))
     if choices and value not in choices:
-        raise ValueError(f"{flag} is {value!r}: expected one of {', '.join(choices)}.")
+        raise ValueError(f"{flag} is {value!r}: expected one of {', '.join(map(str, choices))}.")
     if (least is not None and not value >= least) or (most is not None and not value <= most):
         expected = (
             f"{least:g} to {most:g}"
@@ -115,7 +115,7 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
             flag, action=argparse.BooleanOptionalAction, default=field.default, help=what
         )
     elif choices:
-        group.add_argument(flag, choices=choices, default=field.default, help=what)
+        group.add_argument(flag, type=plain, choices=choices, default=field.default, help=what)
     else:
         metavar = {int: "N", float: "X"}.get(plain, "WORD")
         group.add_argument(flag, type=plain, metavar=metavar, default=field.default, help=what)

@@ -203,6 +203,7 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
+        kind, input = input.dtype, input.float()  # sums and running figures want more than bfloat16
         over = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
         count = input.numel() // input.shape[1] * dist.get_world_size()
@@ -217,6 +218,6 @@ class BatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_(unbiased, share)  # type: ignore[union-attr]
                 self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         normal: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
-        if not self.affine:
-            return normal
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(kind)

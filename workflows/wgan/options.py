@@ -26,7 +26,7 @@ _OF_OBJECTIVE: dict[str, dict[str, Any]] = {
     "wgan-gp": {
         "rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5, "critic_norm": "layer",
     },
-    # Miyato et al. 2018, setting C.
+    # Miyato et al. 2018, for their residual networks.
     "hinge": {"beta1": 0.0, "beta2": 0.9, "critic_steps": 5},
 }  # fmt: skip
 _OTHERWISE = {
@@ -81,8 +81,8 @@ class Options(Training):
     critic_width: int | None = option(None, "its narrowest layer (as the generator)", least=1,
                                       group=_PLAY)  # fmt: skip
     critic_norm: str | None = option(
-        None, "in it (wgan-gp: layer; a perceptron: none; others: batch)", choices=CRITIC_NORMS,
-        group=_PLAY,
+        None, "in it (wgan-gp: layer, residual none; a perceptron: none; others: batch)",
+        choices=CRITIC_NORMS, group=_PLAY,
     )  # fmt: skip
     extra_layers: int = option(0, "of 3 x 3, in both conv networks", least=0, group=_PLAY)
 
@@ -164,8 +164,8 @@ class Options(Training):
     def filled(self) -> Options:
         """The same, with what follows from the objective and the networks in place of None."""
         follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
-        if self.critic == "perceptron":
-            follows["critic_norm"] = "none"
+        if self.critic == "perceptron" or (self.critic == "residual" and self.penalty_weight):
+            follows["critic_norm"] = "none"  # as Gulrajani et al. have it, appendix F
         follows |= {
             "generator_width": _WIDTH[self.generator],
             "critic_width": _WIDTH[self.critic],

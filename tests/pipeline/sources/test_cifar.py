@@ -160,3 +160,15 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
         cifar._pixels(found.get(b"data"), "x")
     except SourceError:
         pass
+
+
+def test_what_a_pickle_only_names_takes_no_memory() -> None:
+    """A place far away in its memory; a change of what stands for arrays; bytes that are left."""
+    for data in (b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
+                 b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub."):  # fmt: skip
+        with pytest.raises(SourceError):
+            cifar._unpickle(io.BytesIO(data), "x")
+    array = cifar._Array()
+    array.shape, array.data = (1, 3072), bytes(3073)
+    with pytest.raises(SourceError, match="has no data"):
+        cifar._pixels(array, "x")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -24,8 +26,8 @@ def write(folder: Path, rows: dict[bytes, bytes]) -> Path:
 
 
 def hashes(count: int, seed: int = 0) -> dict[bytes, bytes]:
-    return {b"%040x" % (place * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**160): jpeg(place + seed)
-            for place in range(count)}  # fmt: skip
+    names = (hashlib.sha1(b"%d" % place).hexdigest().encode() for place in range(count))
+    return {name: jpeg(place + seed) for place, name in enumerate(names)}
 
 
 def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
@@ -82,3 +84,21 @@ def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lsun.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SourceError, match="EXTRAS=lsun"):
         open_source(tmp_path / "bad", "train").blocks()
+
+
+def test_threads_of_a_worker_read_one_table(tmp_path: Path) -> None:
+    """At once, and again after it was closed."""
+    rows = hashes(400)
+    blocks = open_source(write(tmp_path / "mine", rows), "train").blocks()
+    assert len(blocks) > 50
+    for _ in range(2):
+        taken: list[bytes] = []
+
+        def put(pieces: tuple[bytes, ...], taken: list[bytes] = taken) -> int:
+            taken.extend(pieces)
+            return 0
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda block: list(block.samples(put)), blocks))
+        assert sorted(taken) == sorted(rows.values())
+    assert not lsun._tables

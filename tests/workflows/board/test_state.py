@@ -163,3 +163,14 @@ def test_training_is_told_from_beginning_to_end() -> None:
     for i in range(3 * state.RUNS):
         board.take({"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0)
     assert len(board.trainings) == state.RUNS
+
+
+def test_steps_that_are_taken_again_are_drawn_once() -> None:
+    """After a loss training goes on from before them."""
+    board = Board()
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
+    for step in (1, 2, 3, 4):
+        board.take({"what": "curve", "run": "r", "name": "a", "step": step, "value": 0.0}, 0.0)
+    board.take({"what": "begun", "run": "r", "step": 2, "ranks": 1}, 0.0)
+    board.take({"what": "curve", "run": "r", "name": "a", "step": 3, "value": 1.0}, 0.0)
+    assert [step for step, _ in board.curves["r", "a"]] == [1, 2, 3]

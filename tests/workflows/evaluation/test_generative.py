@@ -69,3 +69,8 @@ def test_too_few_are_refused() -> None:
     """A neighbour needs others."""
     with pytest.raises(ValueError, match="more than 3"):
         compare(gaussians(0, 3), gaussians(1, 9), "features")
+
+
+def test_of_few_rows_a_spread_is_one_of_subsets() -> None:
+    """Not of the same rows again and again."""
+    assert compare(gaussians(0, 300), gaussians(1, 300), "features").kernel_spread > 1e-4

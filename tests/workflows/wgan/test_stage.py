@@ -173,3 +173,24 @@ def test_the_average_follows_the_generator(store: Path) -> None:
         newest = dict(stage.game.generator.named_parameters())[name]
         share = min(0.9, 2 / 11)
         torch.testing.assert_close(now, before[name] * share + newest * (1 - share))
+
+
+def test_two_ranks_compute_with_less_too(store: Path, tmp_path: Path) -> None:
+    """In bfloat16, batch norm over both: near what one makes in float32."""
+    choices = {"rate": 1e-4, "critic_steps": 1}
+    _, told, *_ = in_world(World(), store, (6,), **choices)
+    work = partial(in_world, store=store, parts=(6,), precision="bfloat16", **choices)
+    first, second = (made[1] for made in in_ranks(work, 2, tmp_path))
+    for one, other, expected in zip(first, second, told, strict=True):
+        for name, value in expected.items():
+            assert (one[name] + other[name]) / 2 == pytest.approx(value, abs=0.05)
+
+
+def test_it_is_judged_by_rows_that_nothing_is_learned_from(store: Path) -> None:
+    """Those of the other split, as they are."""
+    stage = small_stage(store)
+    seen = torch.cat([taken.images for taken in stage._rows(World(), 16)])
+    held_out = stage._data.held_out
+    assert held_out is not None
+    expected = torch.cat([images for images, _, _ in held_out])[:16]
+    torch.testing.assert_close(seen, expected.float() / 127.5 - 1)

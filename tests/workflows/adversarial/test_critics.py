@@ -1,0 +1,105 @@
+"""Networks that judge and make, against what papers say of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from workflows.adversarial.critics import ConvCritic, ResidualCritic, VectorCritic
+from workflows.adversarial.layers import Residual
+from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
+
+
+def size_of(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_they_are_as_large_as_those_of_the_papers() -> None:
+    """Those of DCGAN for 64 px, counted by layer; with an extra layer, as a notebook printed it."""
+    critic = 3 * 64 * 16 + sum(64 * 2**i * 128 * 2**i * 16 + 2 * 128 * 2**i for i in range(3))
+    assert size_of(ConvCritic(64)) == critic + 512 * 16
+    generator = 100 * 512 * 16 + 2 * 512 + 64 * 3 * 16
+    generator += sum(128 * 2**i * 64 * 2**i * 16 + 2 * 64 * 2**i for i in range(3))
+    assert size_of(ConvGenerator(64)) == generator
+    assert size_of(ConvCritic(64, extra=1)) == size_of(ConvCritic(64)) + 64 * 64 * 9 + 128
+    assert size_of(ConvGenerator(64, extra=1)) == 3_613_696
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_shapes(size: int, classes: int) -> None:
+    """Of every size, with and without classes, by both ways to look at them."""
+    labels = torch.tensor([0, 2]) if classes else None
+    noise = torch.randn(2, 5)
+    for condition in ("projection", "concatenation"):
+        how = {"classes": classes, "condition": condition}
+        for generator in (
+            ConvGenerator(size, 5, width=4, classes=classes),
+            ResidualGenerator(size, 5, width=4, classes=classes),
+            VectorGenerator((3, size, size), 5, width=4, classes=classes),
+        ):
+            made = generator(noise, labels)
+            assert made.shape == (2, 3, size, size)
+            assert float(made.detach().abs().max()) <= 1
+        for critic in (
+            ConvCritic(size, width=4, **how),
+            ResidualCritic(size, width=4, **how),
+            VectorCritic(3 * size * size, width=4, **how),
+        ):
+            assert critic(made, labels).shape == (2,)
+
+
+def test_a_projection_is_added_to_the_score() -> None:
+    """The features of a row times the vector of its label (Miyato and Koyama 2018)."""
+    torch.manual_seed(0)
+    critic = ConvCritic(16, width=4, norm="none", classes=3)
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 1])
+    features = critic.body(images)
+    plain = functional.conv2d(features, critic.last.weight).flatten()
+    vectors = critic.labelled.vectors.weight[labels]
+    expected = plain + (features.flatten(1) * vectors).sum(1)
+    torch.testing.assert_close(critic(images, labels), expected)
+
+
+def test_labels_are_channels_of_ones() -> None:
+    """One for each class (Mirza and Osindero 2014)."""
+    critic = ConvCritic(16, width=4, classes=3, condition="concatenation")
+    joined = critic.labelled.join(torch.zeros(2, 3, 16, 16), torch.tensor([2, 0]))
+    assert joined.shape == (2, 6, 16, 16)
+    assert joined[:, 3:].mean((2, 3)).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("change", ["", "up", "down"])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_residual_block_adds_to_what_it_was_given(change: str, first: bool) -> None:
+    """Written out; the shortcut is there where nothing is added."""
+    torch.manual_seed(0)
+    block = Residual(3, 5, change=change, first=first)
+    rows = torch.randn(2, 3, 8, 8)
+
+    def larger(x: torch.Tensor) -> torch.Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3) if change == "up" else x
+
+    def smaller(x: torch.Tensor) -> torch.Tensor:
+        return functional.avg_pool2d(x, 2) if change == "down" else x
+
+    made = rows if first else rows.relu()
+    made = smaller(block.conv2(block.conv1(larger(made)).relu()))
+    expected = made + smaller(block.shortcut(larger(rows)))
+    torch.testing.assert_close(block(rows), expected, rtol=1e-4, atol=1e-5)
+    same = Residual(3, 3)
+    for conv in (same.conv1, same.conv2):
+        torch.nn.init.zeros_(conv.weight)
+    torch.testing.assert_close(same(rows), rows)
+
+
+def test_sizes_that_cannot_be_made_are_refused() -> None:
+    """By name."""
+    for size in (4, 12, 48):
+        with pytest.raises(ValueError, match=f"pictures of {size} px"):
+            ConvCritic(size)
+    with pytest.raises(ValueError, match="perceptron"):
+        VectorCritic(4, norm="batch")
+    with pytest.raises(ValueError, match="condition is 'x'"):
+        ConvCritic(8, classes=2, condition="x")
