@@ -96,7 +96,11 @@ def train(rank: Rank, job: Job) -> str:
         torch.set_float32_matmul_precision("high")
     folder = RunFolder(Path(job.folder))
     with join(rank, folder.path / "meetings") as world:
-        return _Loop(rank, job, folder, world).run()
+        loop = _Loop(rank, job, folder, world)
+        try:
+            return loop.run()
+        finally:
+            loop.close()
 
 
 def make_stage(job: Job, world: World, *, beside: int = 1) -> Stage:
@@ -141,6 +145,10 @@ class _Loop:
                 return f"stopped at step {stage.step:,}"
         self._save()
         return "done"
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+        self._stage.batches.close()
 
     def _note(self, told: dict[str, Tensor]) -> None:
         """A step is complete."""

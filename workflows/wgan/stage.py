@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -63,7 +64,9 @@ class Wgan:
             generator, critic, _optimiser(options, generator), _optimiser(options, critic),
             rules, world,
         )  # fmt: skip
-        self.average = AveragedModel(generator, multi_avg_fn=self._blend, use_buffers=True)
+        self.average = AveragedModel(
+            generator, multi_avg_fn=partial(_blend, options.ema), use_buffers=True
+        )
         if options.compile:
             generator.compile()
             critic.compile()
@@ -132,16 +135,6 @@ class Wgan:
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
-
-    def _blend(self, averaged: Any, now: Any, updates: Tensor | int) -> None:
-        # Less of what it was at first: an average of few is not to be of its beginning.
-        steps = int(updates)
-        share = min(self.options.ema, (1 + steps) / (10 + steps)) if self.options.ema else 0.0
-        if torch.is_floating_point(averaged[0]):
-            torch._foreach_lerp_(averaged, now, 1 - share)
-        else:
-            for one, other in zip(averaged, now, strict=True):
-                one.copy_(other)
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -224,6 +217,17 @@ class Wgan:
         self.step = state["step"]
         self._critic_updates = state["critic_updates"]
         self._told = {name: value.to(self.world.device) for name, value in state["told"].items()}
+
+
+def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) -> None:
+    # Less of what it was at first: an average of few is not to be of its beginning.
+    steps = int(updates)
+    share = min(share_of_old, (1 + steps) / (10 + steps)) if share_of_old else 0.0
+    if torch.is_floating_point(averaged[0]):
+        torch._foreach_lerp_(averaged, now, 1 - share)
+    else:
+        for one, other in zip(averaged, now, strict=True):
+            one.copy_(other)
 
 
 def make_generator(options: Options, classes: int) -> nn.Module:

@@ -36,7 +36,7 @@ def small_store(folder: Path, rows: int = 36) -> Path:
         for place in range(count):
             file = folder / "source" / split / f"n{place % 3:08d}" / f"{split}{place}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(jpeg(place, 24, 24))
+            file.write_bytes(jpeg(place + 1_000 * (split == "val"), 24, 24))
         prepare_inline(
             folder / "source", str(folder / "store"), split=split, sizes=(SIZE,), serves=SIZE
         )

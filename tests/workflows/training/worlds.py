@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ def _run(work: Callable[..., Any], rank: int, world: int, folder: Path, file: Pa
     me = Rank(rank=rank, world=world, generation=1, host="127.0.0.1", gpu=False)
     with join(me, folder) as joined:
         file.write_bytes(pickle.dumps(work(joined)))
+    os._exit(0)  # as a rank does
 
 
 def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any]:
@@ -27,12 +29,18 @@ def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any
     folder.mkdir(exist_ok=True)
     files = [folder / f"{world}-{rank}.pickle" for rank in range(world)]
     processes = [
-        context.Process(target=_run, args=(work, rank, world, folder / f"meet-{world}", file))
+        context.Process(
+            target=_run, args=(work, rank, world, folder / f"meet-{world}", file), daemon=True
+        )
         for rank, file in enumerate(files)
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(90)
-        assert process.exitcode == 0
+    try:
+        for process in processes:
+            process.join(90)
+        assert [process.exitcode for process in processes] == [0] * world
+    finally:
+        for process in processes:
+            process.kill()
     return [pickle.loads(file.read_bytes()) for file in files]

@@ -74,10 +74,12 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
     for place, part in enumerate(parts):
         if place:
             state = through_a_file(stage.state_dict())
+            stage.batches.close()
             stage = small_stage(store, world, **choices)
             stage.load_state_dict(state)
         told += advance(stage, part)
     figures = stage.look()[0]
+    stage.batches.close()
     return tensors(stage.state_dict()), told, figures, through_a_file(stage.state_dict())
 
 
