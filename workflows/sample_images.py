@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import TesseraeError
 from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png, to_uint8
-from workflows.wgan.sampling import open_painter
+from workflows.wgan.sampling import Painter, open_painter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         noise = painter.noise(args.n, args.seed)
     labels = None
     if args.label is not None:
-        labels = torch.full((len(noise),), _label(args.label, painter.classes))
+        labels = torch.full((len(noise),), _label(args.label, painter))
     elif painter.classes and columns is not None:
         labels = torch.arange(len(noise)) // columns % len(painter.classes)
     args.out.write_bytes(grid_png(to_uint8(painter.paint(noise, labels)), columns=columns))
@@ -51,11 +51,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _label(named: str, classes: tuple[str, ...]) -> int:
+def _label(named: str, painter: Painter) -> int:
+    classes = painter.classes
     if not classes:
         raise TesseraeError("--label: the run does not tell classes apart.")
     if named.isdecimal() and int(named) < len(classes):
         return int(named)
-    if named in classes:
+    if named in painter.wnids:
+        return painter.wnids.index(named)
+    if classes.count(named) == 1:
         return classes.index(named)
+    if named in classes:
+        raise TesseraeError(f"--label is {named!r}: several classes are called so; name its wnid.")
     raise TesseraeError(f"--label is {named!r}: expected one of {', '.join(classes[:20])}.")

@@ -131,10 +131,10 @@ def test_classes_are_told_apart(
     """By number or words."""
     out = tmp_path / "x.png"
     made = []
-    for label in ("0", "zero", "2"):
+    for label in ("0", "zero", "n00000000", "2"):
         assert main(["sample-images", str(conditional), "-o", str(out), "--label", label]) == 0
         made.append(out.read_bytes())
-    assert made[0] == made[1] != made[2]
+    assert made[0] == made[1] == made[2] != made[3]
     assert main(["sample-images", str(conditional), "-o", str(out), "--label", "nine"]) == 1
     assert "expected one of zero, one, two" in capsys.readouterr().err
 

@@ -87,6 +87,7 @@ def _described(data: Data) -> dict[str, Any]:
         "size": data.train.sizes[0],
         "held_out": None if data.held_out is None else data.held_out.split,
         "classes": list(data.classes),
+        "wnids": [wnid for wnid, _ in data.train.classes],
     }
 
 

@@ -25,7 +25,9 @@ class Painter:
     generator: nn.Module
     options: Options
     classes: tuple[str, ...]
-    """Those that it tells apart; () = none."""
+    """Those that it tells apart, in words; () = none."""
+    wnids: tuple[str, ...]
+    """Of the same."""
     checkpoint: Checkpoint
     step: int
 
@@ -90,4 +92,5 @@ def open_painter(folder: RunFolder) -> Painter:
         if name.startswith("module.")
     }
     generator.load_state_dict(average)
-    return Painter(generator.eval(), options, classes, newest, state["step"])
+    wnids = tuple(asked["data"]["wnids"]) if classes else ()
+    return Painter(generator.eval(), options, classes, wnids, newest, state["step"])
