@@ -8,6 +8,9 @@ EXTRAS ?=
 SETUP := -m workflows.install
 VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
+# Quick tests mostly wait for processes, so more of them run than a small machine has cores; those of
+# one file share what they set up. Slow ones need the machine for themselves.
+AT_ONCE := --numprocesses=3 --dist=loadfile
 
 where = $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(CERTS),--certs "$(CERTS)")
 options = --split $(or $(SPLIT),all) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
@@ -80,11 +83,12 @@ bench: .ready ## Measure preparing against the bare floor and against other ways
 
 .PHONY: test
 test: .ready-dev ## Run the quick tests
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest $(AT_ONCE) $(ARGS)
 
 .PHONY: test-all
 test-all: .ready-dev ## Run every test this machine can, with many more examples of each law
-	$(VENV_PYTHON) -m pytest -m "" --hypothesis-profile=thorough $(ARGS)
+	$(VENV_PYTHON) -m pytest $(AT_ONCE) --hypothesis-profile=thorough $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "slow or gpu" --hypothesis-profile=thorough $(ARGS)
 
 .PHONY: chaos
 chaos: .ready-dev ## Prepare for ten minutes while everything goes wrong, and compare every byte
