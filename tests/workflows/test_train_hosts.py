@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from tests.cluster.hosts import Hosts, hosts, why_not
 from tests.cluster.network import Network
-from tests.commands import run, saboteur, wait_until
+from tests.commands import Command, run, saboteur, wait_until
 from tests.pictures import jpeg, linked_folder
 from tests.workflows.test_train import SMALL, curve, ranks, step_of
 
@@ -128,27 +130,61 @@ def test_one_command_prepares_and_trains_on_other_hosts(
     assert curve(folder) == curve(tmp_path / "alone")
 
 
-def test_a_cut_link_is_survived(network: Network, tmp_path: Path, source: Path) -> None:
-    """Ranks that cannot reach each other begin again where both are, on one host if need be."""
-    store, folder = tmp_path / "store", tmp_path / "run"
+@pytest.mark.timeout(1800)
+def test_twenty_strikes_leave_the_same_curve(
+    network: Network, tmp_path: Path, source: Path
+) -> None:
+    """A rank, a worker and the client are killed, a link is cut, at random steps of five runs.
+
+    Ranks that cannot reach each other begin again where both are, on one host if need be; who runs
+    the command again after its client was killed goes on.
+    """
+    store = tmp_path / "store"
     done = run("prepare", source, store, "--sizes", 16, "--no-dashboard", scratch=tmp_path)
     assert done.status == 0, done.err
     words = ("train", "wgan", store, "--held-out", "none", *WORDS)
     alone = run(*words, "--run", tmp_path / "alone", scratch=tmp_path, seconds=200)
     assert alone.status == 0, alone.err
+    expected = curve(tmp_path / "alone")
+    assert sorted(expected) == list(range(1, STEPS + 1))
 
     network.scheduler()
     workers = {host: network.worker(host, "--workers", 2) for host in ("w1", "w2")}
     network.wait(4)
-    command = network.client(*words, "--run", folder)
-    assert wait_until(lambda: step_of(folder) > 25, 120), command.err
-    network.hosts.cut("w1")
-    cut = time.monotonic()
-    before = step_of(folder)
-    assert wait_until(lambda: step_of(folder) > before + 30, 200), command.err
-    sys.stderr.write(f"training went on after a cut link: {time.monotonic() - cut:.1f} s\n")
-    network.hosts.restore("w1")
-    assert command.wait(300) == 0, command.err
-    assert curve(folder) == curve(tmp_path / "alone")
-    for worker in workers.values():
-        assert wait_until(lambda worker=worker: not ranks(worker)), "a rank was left behind"
+    rng = random.Random(11)
+    for turn in range(5):
+        folder = tmp_path / f"run{turn}"
+        command = network.client(*words, "--run", folder)
+        for what in rng.sample(["rank", "worker", "client", "link"], 4):
+            step = step_of(folder) + rng.randrange(2, 15)
+            assert passes(folder, step), command.err
+            assert wait_until(lambda: len(found(workers)) == 2, 60), command.err
+            host, victim = rng.choice(found(workers))
+            struck = time.monotonic()
+            if what == "client":
+                command.process.kill()
+                assert command.gone()
+                assert wait_until(lambda: not found(workers), 90), "a rank was left behind"
+                command = network.client(*words, "--run", folder)
+            elif what == "link":
+                network.hosts.cut(host)
+            else:
+                (psutil.Process(victim.ppid()) if what == "worker" else victim).kill()
+            before = step_of(folder)
+            assert passes(folder, before), command.err
+            after = time.monotonic() - struck
+            sys.stderr.write(f"run {turn}: {what} at step {before}: on after {after:.1f} s\n")
+            network.hosts.restore(host)
+        assert command.wait(300) == 0, command.err
+        assert curve(folder) == expected
+        assert wait_until(lambda: not found(workers), 90), "a rank was left behind"
+
+
+def passes(folder: Path, step: int) -> bool:
+    """Wait until the run in *folder* is beyond *step*."""
+    return wait_until(lambda: step_of(folder) > step, 240)
+
+
+def found(workers: dict[str, Command]) -> list[tuple[str, psutil.Process]]:
+    """The ranks there are, and on which host."""
+    return [(host, rank) for host, worker in workers.items() for rank in ranks(worker)]

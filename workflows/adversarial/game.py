@@ -7,7 +7,7 @@ takes these in turn.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Rules:
     """The weight of the gradient penalty."""
     precision: torch.dtype = torch.float32
     """Of what can do with less than float32, as autocast decides; a penalty is float32."""
+    micro_batch: int | None = None
+    """Most rows that are computed at once; gradients of the others are added. None = all."""
 
 
 class Game:
@@ -87,25 +89,29 @@ class Game:
             `critic_loss`; `estimate`, the mean score of real less that of made rows; `penalty`,
             where there is one: 0-d, of this rank's rows.
         """
-        with self._cast(), torch.no_grad(), frozen(self.generator):
-            fake = self.generator(*inputs)
-        with self._cast():
-            real_scores = self.critic(real, *condition).float()
-            fake_scores = self.critic(fake, *condition).float()
-        loss = self.rules.objective.critic(real_scores, fake_scores)
-        found = {"critic_loss": loss.detach()}
-        if self.rules.penalty:
-            assert share is not None
-            slope = penalties.gradient_penalty(
-                lambda rows: self.critic(rows, *condition), real.float(), fake.float(), share
-            )
-            loss = loss + self.rules.penalty * slope
-            found["penalty"] = slope.detach()
-        self._step(loss, self.critic, self.critic_optimiser)
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        parts = []
+        for rows, weight in self._parts(len(real)):
+            given = tuple(each[rows] for each in condition)
+            with self._cast(), torch.no_grad(), frozen(self.generator):
+                fake = self.generator(*(each[rows] for each in inputs))
+            with self._cast():
+                real_scores = self.critic(real[rows], *given).float()
+                fake_scores = self.critic(fake, *given).float()
+            loss = self.rules.objective.critic(real_scores, fake_scores)
+            found = {"critic_loss": loss.detach()}
+            if self.rules.penalty:
+                assert share is not None
+                slope = self._slope(real[rows], fake, given, share[rows])
+                loss = loss + self.rules.penalty * slope
+                found["penalty"] = slope.detach()
+            found["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            parts.append((weight, found))
+        self._step(self.critic, self.critic_optimiser)
         if self.rules.clip is not None:
             penalties.clip(self.critic.parameters(), self.rules.clip)
-        found["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
-        return found
+        return _joined(parts)
 
     def generator_update(
         self,
@@ -113,7 +119,7 @@ class Game:
         condition: Condition = (),
         *,
         weight: float = 1.0,
-        other: Callable[[Tensor], Tensor] | None = None,
+        other: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """One step of the generator. Nothing of the critic changes.
 
@@ -121,23 +127,32 @@ class Game:
             inputs: Of the generator.
             condition: What else the critic is given.
             weight: Of the critic's judgement.
-            other: What else is to be minimised, given what was made.
+            other: What else is to be minimised, given what was made of which rows: a mean over
+                them.
 
         Returns:
             `generator_loss`, and `other_loss` where there is one: 0-d, of this rank's rows.
         """
+        self.generator_optimiser.zero_grad(set_to_none=True)
+        parts = []
         with frozen(self.critic):
-            with self._cast():
-                fake = self.generator(*inputs)
-                scores = self.critic(fake, *condition).float() if weight else fake.new_zeros(0)
-            loss = weight * self.rules.objective.generator(scores) if weight else fake.new_zeros(())
-            found = {"generator_loss": loss.detach()}
-            if other is not None:
-                extra = other(fake.float())
-                found["other_loss"] = extra.detach()
-                loss = loss + extra
-            self._step(loss, self.generator, self.generator_optimiser)
-        return found
+            for rows, share in self._parts(len(inputs[0])):
+                with self._cast():
+                    fake = self.generator(*(each[rows] for each in inputs))
+                loss = fake.new_zeros((), dtype=torch.float32)
+                if weight:
+                    with self._cast():
+                        scores = self.critic(fake, *(each[rows] for each in condition)).float()
+                    loss = weight * self.rules.objective.generator(scores)
+                found = {"generator_loss": loss.detach()}
+                if other is not None:
+                    extra = other(fake.float(), rows)
+                    found["other_loss"] = extra.detach()
+                    loss = loss + extra
+                (share * loss).backward()
+                parts.append((share, found))
+            self._step(self.generator, self.generator_optimiser)
+        return _joined(parts)
 
     @torch.no_grad()
     def judge(self, real: Tensor, inputs: Inputs, condition: Condition = ()) -> dict[str, Tensor]:
@@ -165,9 +180,22 @@ class Game:
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
 
-    def _step(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _slope(self, real: Tensor, fake: Tensor, condition: Condition, share: Tensor) -> Tensor:
+        def score(between: Tensor) -> Tensor:
+            scores: Tensor = self.critic(between, *condition)
+            return scores
+
+        return penalties.gradient_penalty(score, real.float(), fake.float(), share)
+
+    def _parts(self, rows: int) -> Iterator[tuple[slice, float]]:
+        """What is computed at once, and its share of all: as many parts in every rank."""
+        at_once = self.rules.micro_batch or rows
+        count = -(-rows // at_once)
+        for part in range(count):
+            taken = slice(part * rows // count, (part + 1) * rows // count)
+            yield taken, (taken.stop - taken.start) / rows
+
+    def _step(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.world.average_gradients(network.parameters())
         optimiser.step()
 
@@ -176,3 +204,9 @@ class Game:
         if not lower:
             return contextlib.nullcontext()
         return torch.autocast(self.world.device.type, self.rules.precision)
+
+
+def _joined(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The figures of all rows, of those of each part and its share."""
+    names = parts[0][1]
+    return {name: sum(share * told[name] for share, told in parts) for name in names}  # type: ignore[misc]

@@ -69,7 +69,7 @@ class Colourise:
         critic = PairCritic(options.image_size, 4, width=options.width, norm=norm).to(world.device)
         optimisers = [torch.optim.Adam(n.parameters(), options.rate, (0.5, 0.999))
                       for n in (painter, critic)]  # fmt: skip
-        rules = Rules(chosen, clip=chosen.clip, penalty=chosen.penalty)
+        rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch)
         self.game = Game(painter, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed)  # fmt: skip
@@ -88,7 +88,7 @@ class Colourise:
             told = self.game.critic_update(real, (grey,), (grey,), share=share)
         told |= self.game.generator_update(
             (grey,), (grey,), weight=self.options.adversarial,
-            other=lambda made: (made - real).abs().mean(),
+            other=lambda made, rows: (made - real[rows]).abs().mean(),
         )  # fmt: skip
         self.step += 1
         return told

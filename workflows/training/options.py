@@ -131,6 +131,10 @@ class Training(Asked):
 
     steps: int = option(10_000, "steps to train", least=1)
     batch_size: int = option(64, "rows of a batch, of all ranks together", least=1)
+    micro_batch: int | None = option(
+        None, "most rows that a rank computes at once, to bound its memory; the batch and its"
+        " gradients stay what they are, but batch norm looks at these rows (all)", least=2,
+    )  # fmt: skip
     seed: int = option(0, "of all that is drawn", least=0, most=2**63 - 1)
     rank_threads: int | None = option(
         None, "of a rank on processors: another number sums in another order (cores / ranks there)",
@@ -160,5 +164,5 @@ class Training(Asked):
         """
 
 
-FREE = ("steps", "minutes", "tell_every", "look_every", "save_every", "save_minutes")
+FREE = ("steps", "minutes", "micro_batch", "tell_every", "look_every", "save_every", "save_minutes")
 """What may be another in a run that goes on."""

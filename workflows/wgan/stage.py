@@ -59,6 +59,7 @@ class Wgan:
             clip=options.clip_limit,
             penalty=options.penalty_weight,
             precision=_precision(options.precision, world.device),
+            micro_batch=options.micro_batch,
         )
         self.game = Game(
             generator, critic, _optimiser(options, generator), _optimiser(options, critic),
