@@ -23,6 +23,8 @@ STUCK_SECONDS = 240.0
 """Without a new shard: then something hangs, or fails again and again."""
 LOOK_SECONDS = 0.05
 SAY_SECONDS = 15.0
+LONGER = 4
+"""Times as long as was asked for, at most, until all was struck that is to be."""
 PAUSE_SECONDS = 0.5
 """Before a command is given again."""
 INTERRUPTED = 130
@@ -52,6 +54,8 @@ class Plan:
     """Hosts that work."""
     pace: float = 1.0
     """How many times as often as usual something breaks."""
+    struck: frozenset[str] = frozenset()
+    """Kinds of calls that are to be struck: while one was not, a busy machine has longer."""
 
 
 @dataclass
@@ -145,7 +149,7 @@ class _Play:
     def look(self) -> bool:
         """Break, mend, and see how the command fares; whether all is done."""
         now = time.monotonic()
-        if not self._over and now - self._started > self._plan.seconds:
+        if not self._over and now - self._started > self._plan.seconds and self._enough(now):
             self._over = True
             self._monkey.stop()
             note("from here on nothing breaks")
@@ -165,6 +169,11 @@ class _Play:
         self._calm = self._over
         self._scene.command = self._begin()
         return False
+
+    def _enough(self, now: float) -> bool:
+        counts = struck(self._scene.control)
+        missing = [kind for kind in self._plan.struck if not counts[kind]]
+        return not missing or now - self._started > LONGER * self._plan.seconds
 
     def _forget(self) -> None:
         # Renamed first: one that was stopped, or cut off, may still write to it.
