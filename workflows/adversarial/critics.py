@@ -79,24 +79,26 @@ class ConvCritic(nn.Module):
             channels: Of the pictures; for pictures given a picture, those of both.
             width: Channels after the first layer.
             extra: Layers of 3 x 3 after the first.
-            norm: Of all layers but the first.
+            norm: Of all layers but the first. Where it has no shift (spectral, none) layers have a
+                bias: a score that is proportional to the picture cannot tell grey from anything.
             classes: 0 = labels are not looked at.
             condition: How they are looked at.
         """
         super().__init__()
         count = levels(size)
         self.labelled = _Labelled(classes, condition, width * 2 ** (count - 1) * 16)
-        first = nn.Conv2d(channels + self.labelled.more, width, 4, 2, 1, bias=False)
+        bias = norm in ("spectral", "none")
+        first = nn.Conv2d(channels + self.labelled.more, width, 4, 2, 1, bias=bias)
         layers = [*normed(first, "spectral" if norm == "spectral" else "none", width), _leaky()]
         for _ in range(extra):
-            conv = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            conv = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
             layers += [*normed(conv, norm, width), _leaky()]
         for _ in range(count - 1):
-            conv = nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False)
+            conv = nn.Conv2d(width, 2 * width, 4, 2, 1, bias=bias)
             layers += [*normed(conv, norm, 2 * width), _leaky()]
             width *= 2
         self.body = nn.Sequential(*layers)
-        last = nn.Conv2d(width, 1, 4, 1, 0, bias=False)
+        last = nn.Conv2d(width, 1, 4, 1, 0, bias=bias)
         initialise(self)
         initialise(last)
         self.last = spectral_norm(last) if norm == "spectral" else last

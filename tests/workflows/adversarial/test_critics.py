@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -103,3 +105,22 @@ def test_sizes_that_cannot_be_made_are_refused() -> None:
         VectorCritic(4, norm="batch")
     with pytest.raises(ValueError, match="condition is 'x'"):
         ConvCritic(8, classes=2, condition="x")
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "spectral", "none"])
+@pytest.mark.parametrize("kind", [ConvCritic, ResidualCritic])
+def test_grey_can_be_told_from_pictures(kind: Any, norm: str) -> None:
+    """A generator that makes nothing but grey is found out.
+
+    A score that is proportional to the picture would be 0 for it, whatever is learned.
+    """
+    torch.manual_seed(0)
+    critic = kind(16, width=4, norm=norm)
+    optimiser = torch.optim.Adam(critic.parameters(), 1e-2)
+    real, grey = torch.randn(16, 3, 16, 16).tanh(), torch.zeros(16, 3, 16, 16)
+    for _ in range(80):
+        optimiser.zero_grad()
+        loss = torch.relu(1 - critic(real)).mean() + torch.relu(1 + critic(grey)).mean()
+        loss.backward()
+        optimiser.step()
+    assert torch.relu(1 + critic(grey)).mean().item() < 0.6
