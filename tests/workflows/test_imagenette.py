@@ -219,7 +219,9 @@ def test_nothing_is_unpacked_outside_its_folder(server, tmp_path, members):
 
 
 @pytest.mark.parametrize(
-    "data", [b"no archive", GOOD[: len(GOOD) // 2], archive({"x": b"x"}, "else")]
+    "data",
+    [b"no archive", GOOD[: len(GOOD) // 2], archive({"x": b"x"}, "else")],
+    ids=["no archive", "cut off", "no class folders"],  # names without the archive's time in them
 )
 def test_what_is_no_archive_of_class_folders_is_a_sentence(server, tmp_path, data):
     """And no half of a folder is left."""
