@@ -101,8 +101,10 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 def ticks(low: float, high: float) -> list[float]:
     """Some round numbers from at most *low* to at least *high*."""
-    if low == high:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    most = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * most, 1e-300):  # nothing that numbers of this size could show
+        margin = most / 2 if most > 1e-300 else 0.5
+        low, high = low - margin, high + margin
     rough = (high - low) / 4
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workflows import charts
@@ -15,6 +15,9 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(low=NUMBERS, high=NUMBERS)
+@example(low=0.0, high=5e-324)
+@example(low=5e-324, high=5e-324)
+@example(low=1e6, high=1e6 + 1e-9)
 def test_ticks_are_few_and_hold_what_is_between(low: float, high: float) -> None:
     """At equal distances."""
     low, high = min(low, high), max(low, high)

@@ -190,7 +190,12 @@ sys.stdin.read()
 
 @pytest.mark.parametrize(
     ("host", "word", "seen"),
-    [("0.0.0.0", "dask", True), ("127.0.0.1", "dask", False), ("0.0.0.0", "other", False)],
+    [
+        ("0.0.0.0", "dask", True),
+        ("0.0.0.0", "/srv/bin/tesserae", True),
+        ("127.0.0.1", "dask", False),
+        ("0.0.0.0", "/srv/tesserae/other", False),
+    ],
 )
 def test_a_dask_that_listens_to_all_is_seen(host, word, seen):
     """Whoever reaches it could run code; what listens to this machine alone is no matter."""
