@@ -1,0 +1,618 @@
+"""Figures of answers, beside plain loops over all orders of what is tied, and by their laws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workflows.evaluation import ranking
+from workflows.evaluation.ranking import (
+    KS,
+    UNJOINED,
+    Generalised,
+    PerClass,
+    Places,
+    bootstrap,
+    chance,
+    compare,
+    generalised,
+    hierarchical_precision,
+    hit_rates,
+    hops,
+    per_class,
+    places,
+    same_class,
+    top,
+)
+
+
+def scored(n: int, candidates: int, seed: int, *, levels: int = 0):
+    """Scores, of so many levels if there are to be ties, and labels."""
+    draw = np.random.default_rng(seed)
+    scores = draw.standard_normal((n, candidates)).astype(np.float32)
+    if levels:
+        scores = draw.integers(0, levels, (n, candidates)).astype(np.float32)
+    return scores, draw.integers(0, candidates, n)
+
+
+def some_sets(candidates: int, seed: int, ks=KS) -> dict[int, dict[int, set[int]]]:
+    """For each k and label: itself and as many others as chance has it."""
+    draw = np.random.default_rng(seed)
+    return {
+        k: {
+            label: {label, *draw.integers(0, candidates, draw.integers(0, candidates)).tolist()}
+            for label in range(candidates)
+        }
+        for k in ks
+        if k <= candidates
+    }
+
+
+def orders(scores: np.ndarray) -> list[list[int]]:
+    """The lists of answers that a row of scores allows, each as often as the next."""
+    columns = range(len(scores))
+    return [sorted(order, key=lambda c: -scores[c]) for order in itertools.permutations(columns)]
+
+
+small = st.tuples(
+    st.integers(1, 6), st.integers(1, 5), st.integers(0, 10_000), st.sampled_from([0, 1, 2, 3])
+)
+large = st.tuples(
+    st.integers(1, 40), st.integers(1, 30), st.integers(0, 10_000), st.sampled_from([0, 1, 2, 9])
+)
+
+
+def test_a_small_example_by_hand() -> None:
+    """Four pictures among four classes: three kinds of dog and a violin."""
+    scores = np.array(
+        [
+            [0.9, 0.5, 0.1, 0.0],  # right at once
+            [0.5, 0.9, 0.1, 0.0],  # the right dog is the second
+            [0.1, 0.3, 0.3, 0.3],  # one of three that are first
+            [0.4, 0.3, 0.2, 0.1],  # the last
+        ]
+    )
+    labels = np.array([0, 0, 2, 3])
+    found = places(scores, labels)
+    assert found.above.tolist() == [0, 1, 0, 3]
+    assert found.tied.tolist() == [1, 1, 3, 1]
+    assert found.mean.tolist() == [0, 1, 1, 3]
+    assert found.hits(1).tolist() == [1, 0, 1 / 3, 0]
+    assert found.hits(2).tolist() == [1, 1, 2 / 3, 0]
+    assert hit_rates(found, (1, 2, 3)) == {1: (4 / 3) / 4, 2: (8 / 3) / 4, 3: 3 / 4}
+
+    dogs = {0: {0, 1, 2}, 1: {0, 1, 2}, 2: {0, 1, 2}, 3: {3}}
+    precise = hierarchical_precision(scores, labels, {1: dogs, 2: dogs})
+    assert precise[1].tolist() == pytest.approx([1, 1, 2 / 3, 0])
+    assert precise[2].tolist() == pytest.approx([1, 1, 2 / 3, 0])
+
+    of_classes = per_class(found.hits(1), labels, 4)
+    assert of_classes.counts.tolist() == [2, 0, 1, 1]
+    assert of_classes.sums.tolist() == [1, 0, 1 / 3, 0]
+    assert of_classes.micro == pytest.approx((1 + 1 / 3) / 4)
+    assert of_classes.macro == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+    judged = generalised(found, labels, np.array([True, True, False, False]), ks=(1,))[1]
+    assert (judged.seen, judged.unseen) == pytest.approx((1 / 2, 1 / 6))
+    assert judged.harmonic == pytest.approx(1 / 4)
+
+    apart = np.array([[0, 1, 1, 6], [1, 0, 1, 6], [1, 1, 0, 6], [6, 6, 6, 0]], np.int16)
+    far = hops(scores, labels, apart)
+    assert far.shares == pytest.approx({0: (1 + 1 / 3) / 4, 1: (1 + 1 / 3) / 4, 6: (1 + 1 / 3) / 4})
+    assert far.mean == pytest.approx(7 * (1 + 1 / 3) / 4)
+
+
+@given(small, st.integers(1, 6))
+def test_a_place_is_the_mean_over_all_orders_of_what_is_tied(of, k: int) -> None:
+    """So is a hit: as one counts them in every list that the scores allow."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    found = places(scores, labels)
+    for row, label in enumerate(labels):
+        lists = orders(scores[row])
+        assert found.mean[row] == pytest.approx(np.mean([order.index(label) for order in lists]))
+        hit = np.mean([label in order[:k] for order in lists])
+        assert found.hits(k)[row] == pytest.approx(hit)
+
+
+@given(small)
+def test_hierarchical_precision_is_that_of_every_list(of) -> None:
+    """The share of its first k in the label's set, k of them whatever the set holds."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    sets = some_sets(scores.shape[1], of[2], ks=(1, 2, 3, 5))
+    found = hierarchical_precision(scores, labels, sets)
+    assert found.keys() == sets.keys()
+    for (k, made), (row, label) in itertools.product(found.items(), enumerate(labels.tolist())):
+        expected = [len(sets[k][label] & set(order[:k])) / k for order in orders(scores[row])]
+        assert made[row] == pytest.approx(np.mean(expected))
+
+
+@given(small)
+def test_hops_are_those_of_every_first_answer(of) -> None:
+    """Each of several that are first has its part of the picture."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    apart = np.random.default_rng(of[2]).integers(0, 4, (of[1], of[1])).astype(np.int16)
+    expected: Counter[int] = Counter()
+    for row, label in enumerate(labels):
+        lists = orders(scores[row])
+        for order in lists:
+            expected[int(apart[label, order[0]])] += 1 / len(lists) / len(labels)
+    found = hops(scores, labels, apart)
+    assert found.shares == pytest.approx(dict(expected))
+    assert list(found.shares) == sorted(found.shares)
+    assert found.mean == pytest.approx(sum(far * share for far, share in expected.items()))
+
+
+@given(large, st.integers(0, 1000))
+def test_figures_keep_their_laws(of, seed: int) -> None:
+    """More answers hit more, all of them always; the order of columns decides nothing."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    candidates = of[1]
+    found = places(scores, labels)
+    hits = np.stack([found.hits(k) for k in range(1, candidates + 1)])
+    assert (np.diff(hits, axis=0) >= 0).all()
+    assert (hits[-1] == 1).all()
+    assert found.hits(candidates + 5).tolist() == hits[-1].tolist()
+    np.testing.assert_allclose(hits.sum(axis=0), candidates - found.mean)
+
+    shuffled = np.random.default_rng(seed).permutation(candidates)
+    moved = np.argsort(shuffled)  # the class of column c is now at moved[c]
+    again = places(scores[:, shuffled], moved[labels])
+    assert (again.above == found.above).all()
+    assert (again.tied == found.tied).all()
+    sets = some_sets(candidates, seed)
+    moved_sets = {
+        k: {int(moved[label]): moved[list(right)].tolist() for label, right in of_labels.items()}
+        for k, of_labels in sets.items()
+    }
+    one = hierarchical_precision(scores, labels, sets)
+    other = hierarchical_precision(scores[:, shuffled], moved[labels], moved_sets)
+    for k in sets:
+        np.testing.assert_allclose(one[k], other[k])
+    apart = np.random.default_rng(seed).integers(0, 9, (candidates,) * 2).astype(np.int16)
+    there = hops(scores[:, shuffled], moved[labels], apart[np.ix_(shuffled, shuffled)])
+    assert there.shares == pytest.approx(hops(scores, labels, apart).shares)
+
+
+@given(large)
+def test_when_only_the_class_itself_is_right_precision_is_a_hit(of) -> None:
+    """At k = 1; at others, a k-th of one. No hop is the same once more. All right: always right."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    candidates = of[1]
+    found = places(scores, labels)
+    ks = [k for k in KS if k <= candidates]
+    alone = {k: {label: [label] for label in range(candidates)} for k in ks}
+    precise = hierarchical_precision(scores, labels, alone)
+    assert precise[1].tolist() == found.hits(1).tolist()
+    for k in ks:
+        np.testing.assert_allclose(precise[k], found.hits(k) / k)
+    apart = 1 - np.eye(candidates, dtype=np.int16)
+    assert hops(scores, labels, apart).shares.get(0, 0) == pytest.approx(hit_rates(found)[1])
+    everything = {k: dict.fromkeys(range(candidates), range(candidates)) for k in ks}
+    for made in hierarchical_precision(scores, labels, everything).values():
+        np.testing.assert_allclose(made, 1)
+
+
+@given(st.integers(1, 20), st.integers(1, 40), st.floats(-1, 1, width=32))
+def test_scores_that_say_nothing_give_chance(n: int, candidates: int, score: float) -> None:
+    """And not everything, as counting what is strictly better would."""
+    labels = np.arange(n) % candidates
+    nothing = np.full((n, candidates), score, np.float32)
+    for k, rate in hit_rates(places(nothing, labels)).items():
+        assert rate == pytest.approx(chance(k, candidates))
+    sets = some_sets(candidates, n)
+    for k, made in hierarchical_precision(nothing, labels, sets).items():
+        expected = [chance(len(sets[k][label]), candidates) for label in labels.tolist()]
+        np.testing.assert_allclose(made, expected)
+
+
+def test_scores_of_chance_hit_by_chance() -> None:
+    """Random ones, on average; and the sets of Frome et al. give the chance of their table 1."""
+    found = places(*scored(20_000, 50, 0))
+    for k, rate in hit_rates(found).items():
+        sigma = math.sqrt(k / 50 * (1 - k / 50) / 20_000)
+        assert rate == pytest.approx(chance(k, 50), abs=4 * sigma)
+    assert list(hit_rates(found)) == [1, 2, 5, 10, 20]
+    sizes, table = (6.5, 12.5, 22.5, 41.7), (0.007, 0.013, 0.022, 0.042)
+    assert [chance(size, 1000) for size in sizes] == pytest.approx(table, abs=6e-4)
+    assert chance(20, 10) == 1
+
+
+def test_classes_of_one_name_are_equal_whatever_the_last_bit_says() -> None:
+    """Three classes "crib": as their term is expanded, each is first in a third of the orders."""
+    scores = np.array([[0.1, 0.7, 0.7 + 1e-9, 0.7 - 1e-9, 0.3], [0.8, 0.1, 0.2, 0.1, 0.9]])
+    labels = np.array([3, 1])
+    before = scores.copy()
+    cribs = [[1, 3, 2]]
+    found = places(scores, labels, groups=cribs)
+    assert found.above.tolist() == [0, 2]
+    assert found.tied.tolist() == [3, 3]
+    assert found.hits(1).tolist() == [1 / 3, 0]
+    assert places(scores, labels).above.tolist() == [2, 3]
+    assert top(scores, 3, groups=cribs).tolist() == [[1, 2, 3], [4, 0, 1]]
+    alone = {1: {label: [label] for label in range(5)}}
+    assert hierarchical_precision(scores, labels, alone, groups=cribs)[1].tolist() == [1 / 3, 0]
+    near = hops(scores, labels, 1 - np.eye(5, dtype=np.int16), groups=cribs)
+    assert near.shares == pytest.approx({0: 1 / 6, 1: 5 / 6})
+    assert (scores == before).all()
+
+
+@given(large, st.data())
+def test_groups_are_scores_that_were_made_equal(of, data) -> None:
+    """To the best of each; pictures are independent of each other."""
+    scores, labels = scored(*of[:3], levels=of[3])
+    order = np.random.default_rng(of[2]).permutation(of[1]).tolist()
+    cuts = sorted(data.draw(st.sets(st.integers(0, of[1]))))
+    groups = [order[start:stop] for start, stop in itertools.pairwise(cuts)]
+    level = scores.copy()
+    for group, row in itertools.product(groups, range(len(scores))):
+        level[row, group] = max(scores[row, column] for column in group)
+    found, expected = places(scores, labels, groups=groups), places(level, labels)
+    assert (found.above == expected.above).all()
+    assert (found.tied == expected.tied).all()
+    assert (top(scores, of[1], groups=groups) == top(level, of[1])).all()
+
+
+@given(large, st.integers(1, 30))
+def test_the_first_answers_are_those_of_a_sort(of, k: int) -> None:
+    """Ties in the order of columns."""
+    scores, _ = scored(*of[:3], levels=of[3])
+    k = min(k, of[1])
+    found = top(scores, k)
+    for row, made in zip(scores, found.tolist(), strict=True):
+        assert made == sorted(range(of[1]), key=lambda c: -row[c])[:k]
+
+
+def test_parts_are_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of any size give the same; the last may be smaller. So do draws."""
+    scores, labels = scored(50, 13, 4, levels=5)
+    sets, groups = some_sets(13, 1), [[0, 5], [7, 2]]
+    apart = np.random.default_rng(0).integers(0, 9, (13, 13)).astype(np.int16)
+
+    def everything():
+        found = places(scores, labels, groups=groups)
+        of_classes = per_class(found.hits(2), labels, 13)
+        return (
+            found.above.tolist(),
+            found.tied.tolist(),
+            top(scores, 4).tolist(),
+            {
+                k: made.tolist()
+                for k, made in hierarchical_precision(scores, labels, sets, groups=groups).items()
+            },
+            hops(scores, labels, apart).shares,
+            bootstrap([of_classes], draws=150, seed=3),
+        )
+
+    whole = everything()
+    for at_once in (1, 13 * 7, 13 * 50):
+        monkeypatch.setattr(ranking, "AT_ONCE", at_once)
+        parts = everything()
+        assert parts[:4] == whole[:4]
+        assert parts[4] == pytest.approx(whole[4])
+        ends = (parts[5].mean, parts[5].low, parts[5].high)
+        assert ends == pytest.approx((whole[5].mean, whole[5].low, whole[5].high))
+
+
+def test_what_is_masked_is_last() -> None:
+    """Minus infinity is a score: of candidates that are not asked about."""
+    scores = np.array([[-np.inf, 0.2, -np.inf, 0.1]])
+    found = places(scores, np.array([0]))
+    assert (found.above.tolist(), found.tied.tolist()) == ([2], [2])
+    assert top(scores, 4).tolist() == [[1, 3, 0, 2]]
+    precise = hierarchical_precision(scores, np.array([0]), {3: {0: [0, 1]}})
+    assert precise[3].tolist() == [1.5 / 3]
+
+
+def test_two_that_no_path_joins_are_counted_apart() -> None:
+    """They are in no mean; with none that is joined there is none."""
+    scores = np.array([[0.9, 0.1, 0.0]] * 4)
+    apart = np.array([[0, UNJOINED, 3], [UNJOINED, 0, 1], [3, 1, 0]], np.int16)
+    found = hops(scores, np.array([0, 1, 2, 2]), apart)
+    assert found.shares == {0: 0.25, 3: 0.5, UNJOINED: 0.25}
+    assert found.mean == (0 + 3 + 3) / 3
+    assert math.isnan(hops(scores[:1], np.array([1]), apart).mean)
+
+
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 12), st.integers(0, 1000))
+def test_precision_of_a_search_is_that_of_a_loop(q: int, k: int, rows: int, seed: int) -> None:
+    """The query's own row is left out wherever it stands; nothing found is a miss."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(-1, 3, rows)
+    wanted = draw.integers(0, 3, q)
+    own = draw.integers(0, rows, q)
+    found = np.stack([draw.permutation(max(rows, k + 1))[: k + 1] for _ in range(q)])
+    found[found >= rows] = -1
+    made = same_class(found, wanted, labels, k, own=own)
+    for query in range(q):
+        others = [row for row in found[query].tolist() if row != own[query]][:k]
+        right = [row != -1 and labels[row] == wanted[query] for row in others]
+        assert made[query] == sum(right) / k
+    plain = same_class(found, wanted, labels, k)
+    for query in range(q):
+        right = [row != -1 and labels[row] == wanted[query] for row in found[query, :k].tolist()]
+        assert plain[query] == sum(right) / k
+
+
+def test_a_search_that_found_too_little_is_refused() -> None:
+    """As are rows and classes that are not there."""
+    labels, wanted = np.array([0, 1, 0]), np.array([0])
+    found = np.array([[0, 2]])
+    assert same_class(found, wanted, labels, 1, own=np.array([0])).tolist() == [1]
+    with pytest.raises(ValueError, match="1 other rows were found for a query: expected 2"):
+        same_class(found, wanted, labels, 2, own=np.array([0]))
+    with pytest.raises(ValueError, match="0 other rows"):
+        same_class(np.empty((1, 0), np.int64), wanted, labels, 1)
+    with pytest.raises(ValueError, match="the first 0 answers"):
+        same_class(found, wanted, labels, 0)
+    with pytest.raises(ValueError, match="a query has class -1"):
+        same_class(found, np.array([-1]), labels, 1)
+    for row in (3, -2):
+        with pytest.raises(ValueError, match=r"expected 0\.\.2, and -1"):
+            same_class(np.array([[0, row]]), wanted, labels, 1)
+
+
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))
+def test_averages_are_those_of_loops(n: int, classes: int, seed: int) -> None:
+    """Over pictures, and over the classes that have any."""
+    draw = np.random.default_rng(seed)
+    values, labels = draw.random(n), draw.integers(0, classes, n)
+    found = per_class(values, labels, classes)
+    means = [
+        float(np.mean([v for v, one in zip(values, labels, strict=True) if one == label]))
+        for label in range(classes)
+        if label in labels
+    ]
+    assert found.micro == pytest.approx(sum(values) / n)
+    assert found.macro == pytest.approx(sum(means) / len(means))
+    assert found.means[found.counts > 0].tolist() == pytest.approx(means)
+    assert np.isnan(found.means[found.counts == 0]).all()
+
+
+@given(st.lists(st.integers(0, 3), min_size=5, max_size=5), st.integers(0, 1000))
+def test_a_class_that_is_drawn_twice_is_there_twice(drawn: list[int], seed: int) -> None:
+    """With all its pictures: as if they were copied under another name."""
+    draw = np.random.default_rng(seed)
+    values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no pictures
+    found = per_class(values, labels, 5)
+    copied, names = [], []
+    for label, times in enumerate(drawn):
+        for again in range(times):
+            copied.extend(values[labels == label])
+            names.extend([4 * label + again] * int((labels == label).sum()))
+    weights = np.array([drawn], np.float64)
+    made = [float(found.redrawn(weights, macro=macro)[0]) for macro in (True, False)]
+    if copied:
+        expected = per_class(np.array(copied), np.array(names), 20)
+        assert made == pytest.approx([expected.macro, expected.micro])
+    else:
+        assert np.isnan(made).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from([0, 2]))
+def test_seen_and_unseen_are_judged_apart_among_all(seed: int, levels: int) -> None:
+    """Each as if its pictures were alone, with the same candidates."""
+    scores, labels = scored(60, 7, seed, levels=levels)
+    seen = np.array([True, False, True, True, False, False, True])
+    found = places(scores, labels)
+    for macro in (True, False):
+        made = generalised(found, labels, seen, macro=macro)
+        assert list(made) == list(KS)
+        for k, judged in made.items():
+            for kind, figure in ((seen, judged.seen), (~seen, judged.unseen)):
+                of = kind[labels]
+                alone = per_class(found.hits(k)[of], labels[of], 7)
+                assert figure == pytest.approx(alone.macro if macro else alone.micro)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_harmonic_mean_is_near_the_lesser(seen: float, unseen: float) -> None:
+    """Between it and its double, and under the other means; 0 as soon as one is."""
+    found = Generalised(seen, unseen).harmonic
+    low, high = sorted((seen, unseen))
+    assert low - 1e-9 <= found <= min(2 * low, (low + high) / 2) + 1e-9
+    assert found <= math.sqrt(low * high) + 1e-9
+    assert Generalised(seen, 0).harmonic == 0
+    assert Generalised(0.6, 0.3).harmonic == pytest.approx(0.4)
+
+
+def test_pictures_of_one_kind_are_no_generalised_figure() -> None:
+    """Neither seen ones alone nor unseen ones."""
+    found = Places(np.array([0, 1]), np.array([1, 1]))
+    for kind, many in ((True, 2), (False, 0)):
+        with pytest.raises(ValueError, match=f"of 2 pictures {many} are of seen classes"):
+            generalised(found, np.array([0, 0]), np.array([kind, not kind]))
+
+
+def of_means(means, pictures: int = 4) -> PerClass:
+    """Classes of as many pictures."""
+    counts = np.full(len(means), pictures)
+    return PerClass(np.asarray(means) * counts, counts)
+
+
+def held(of_classes: PerClass, classes) -> PerClass:
+    """The same in a split that holds out only some classes."""
+    keep = np.isin(np.arange(len(of_classes.counts)), classes)
+    return PerClass(of_classes.sums * keep, of_classes.counts * keep)
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 40), st.integers(0, 1000), st.booleans())
+def test_an_interval_holds_the_figure_and_shrinks_with_classes(
+    classes: int, seed: int, macro: bool
+) -> None:
+    """As their root; more of the draws need more room."""
+    draw = np.random.default_rng(seed)
+    few = PerClass(draw.random(classes) * 5, draw.integers(5, 9, classes))
+    many = PerClass(np.tile(few.sums, 16), np.tile(few.counts, 16))
+    narrow, wide = (bootstrap([of], macro=macro, seed=seed) for of in (many, few))
+    assert wide.mean == pytest.approx(few.macro if macro else few.micro)
+    assert wide.low <= wide.mean <= wide.high
+    assert narrow.low <= narrow.mean <= narrow.high
+    assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
+    half = bootstrap([few], macro=macro, seed=seed, level=0.5)
+    assert wide.low <= half.low <= half.high <= wide.high
+    assert bootstrap([few], macro=macro, seed=seed) == wide
+
+
+def test_an_interval_is_as_wide_as_theory_has_it() -> None:
+    """Of many classes: 1.96 standard errors to either side, of the mean over classes."""
+    means = np.random.default_rng(0).random(400)
+    error = means.std() / math.sqrt(400)
+    found = bootstrap([of_means(means)], draws=5_000)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert found.mean - found.low == pytest.approx(1.96 * error, rel=0.05)
+    assert bootstrap([of_means(means)], draws=5_000, seed=1) != found
+    more_pictures = bootstrap([of_means(means, 4000)], draws=5_000)
+    assert more_pictures.low == pytest.approx(found.low)
+    assert more_pictures.high == pytest.approx(found.high)
+
+
+@pytest.mark.parametrize("macro", [True, False])
+def test_an_interval_holds_the_truth_as_often_as_it_says(macro: bool) -> None:
+    """Of 60 classes drawn again and again from some with a known mean."""
+    draw = np.random.default_rng(7)
+    inside = 0
+    for again in range(300):
+        means = draw.beta(1, 3, 60)  # of mean 1/4
+        found = bootstrap([of_means(means)], macro=macro, draws=300, seed=again)
+        inside += found.low <= 0.25 <= found.high
+    assert 0.90 < inside / 300 < 0.98
+
+
+def test_over_splits_classes_are_drawn_once() -> None:
+    """The same split five times says no more than once; splits that share nothing say more."""
+    means = np.random.default_rng(1).random(100)
+    once = bootstrap([of_means(means)], draws=4000)
+    five = bootstrap([of_means(means)] * 5, draws=4000)
+    assert five.low == pytest.approx(once.low)
+    assert five.high == pytest.approx(once.high)
+    whole = of_means(means)
+    apart = bootstrap([held(whole, range(s, 100, 5)) for s in range(5)], draws=4000)
+    assert apart.mean == pytest.approx(once.mean)
+    assert apart.high - apart.low == pytest.approx(once.high - once.low, rel=0.1)
+
+
+def test_two_splits_that_overlap_by_hand() -> None:
+    """Of class 0 in one split and class 1 in both, the four draws that there are.
+
+    0 and 0: the first split is -6, the second has nothing: -6. One of each, twice as likely: the
+    first is their mean, (-6 + 2) / 2 = -2, the second 2: 0. 1 and 1: 2 in both.
+    """
+    ours, theirs = of_means([0.0, 3.0, 9.0]), of_means([6.0, 1.0, 0.0])
+    splits = [[held(one, [0, 1]), held(one, [1])] for one in (ours, theirs)]
+    found = compare(*splits, draws=20_000)
+    assert found.mean == pytest.approx((-2 + 2) / 2)
+    assert found.not_better == pytest.approx(3 / 4, abs=0.02)
+    for level, low, high in ((0.95, -6, 2), (0.45, 0, 0), (0.55, -6, 2)):
+        between = compare(*splits, draws=20_000, level=level)
+        assert (between.low, between.high) == pytest.approx((low, high))
+
+
+def test_over_pictures_a_class_weighs_as_much_as_it_has() -> None:
+    """Of two classes with 1 and 3 pictures: three figures in a half and two quarters of draws."""
+    split = PerClass(np.array([1.0, 0.0]), np.array([1, 3]))
+    for macro, middle in ((True, 0.5), (False, 0.25)):
+        found = bootstrap([split], macro=macro, draws=20_000, level=0.45)
+        assert (found.low, found.high) == (middle, middle)
+        assert found.mean == middle
+        wide = bootstrap([split], macro=macro, draws=20_000)
+        assert (wide.low, wide.high) == (0, 1)
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 1000), st.booleans())
+def test_a_method_is_no_better_than_itself(
+    classes: int, splits: int, seed: int, macro: bool
+) -> None:
+    """The difference is nothing, everywhere."""
+    draw = np.random.default_rng(seed)
+    ours = [PerClass(draw.random(classes), draw.integers(0, 9, classes) + 1) for _ in range(splits)]
+    found = compare(ours, ours, macro=macro, draws=50, seed=seed)
+    assert (found.mean, found.low, found.high, found.not_better) == (0, 0, 0, 1)
+
+
+def test_what_is_hard_for_both_is_not_in_their_difference() -> None:
+    """A little better in every class is better in every draw, though either interval is wide."""
+    hard = np.random.default_rng(2).random(50)
+    ours, theirs = of_means(hard + 0.01), of_means(hard)
+    found = compare([ours], [theirs])
+    assert (found.mean, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert found.not_better == 0
+    assert bootstrap([ours]).low < bootstrap([theirs]).high
+    back = compare([theirs], [ours])
+    assert (back.low, back.high) == pytest.approx((-0.01, -0.01))
+    assert back.not_better == 1
+
+
+@given(st.integers(0, 1000))
+def test_the_other_way_round_a_difference_turns(seed: int) -> None:
+    """Ends and all."""
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(1, 9, 20)
+    ours, theirs = (PerClass(draw.random(20) * counts, counts) for _ in range(2))
+    found, back = compare([ours], [theirs], draws=101), compare([theirs], [ours], draws=101)
+    assert (back.mean, back.low, back.high) == pytest.approx((-found.mean, -found.high, -found.low))
+    assert back.not_better == pytest.approx(1 - found.not_better)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """By what it is, what was expected and what to do."""
+    scores, labels = scored(3, 4, 0)
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
+            places(scores, np.array([0, wrong, 1]))
+        with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
+            per_class(np.ones(1), np.array([wrong]), 4)
+        with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
+            places(scores, labels, groups=[[0, wrong]])
+        with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
+            hierarchical_precision(scores, labels, {1: {label: [wrong] for label in range(4)}})
+    with pytest.raises(ValueError, match=r"labels of shape \(2,\)"):
+        places(scores, labels[:2])
+    with pytest.raises(ValueError, match=r"scores of shape \(3,\)"):
+        places(scores[:, 0], labels)
+    nan = np.where(np.eye(3, 4) > 0, np.nan, scores)
+    with pytest.raises(ValueError, match="rows 0 to 2 have scores that are no numbers"):
+        places(nan, labels)
+    with pytest.raises(ValueError, match="class 2 is in two groups"):
+        places(scores, labels, groups=[[0, 2], [2, 1]])
+    with pytest.raises(ValueError, match="the first 0 answers: expected 1 or more"):
+        places(scores, labels).hits(0)
+    alone = {label: [label] for label in range(4)}
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=rf"{k} answers"):
+            top(scores, k)
+        with pytest.raises(ValueError, match=rf"{k} answers"):
+            hierarchical_precision(scores, labels, {1: alone, k: alone})
+    with pytest.raises(ValueError, match="1 answers among 0 candidates"):
+        top(scores[:, :0], 1)
+    with pytest.raises(ValueError, match="has no correct set at k = 1"):
+        hierarchical_precision(scores, labels, {1: {}})
+    with pytest.raises(ValueError, match=r"distances of shape \(3, 3\)"):
+        hops(scores, labels, np.zeros((3, 3), np.int16))
+    with pytest.raises(ValueError, match="0 pictures, 4 candidates"):
+        hops(scores[:0], labels[:0], np.zeros((4, 4), np.int16))
+
+
+def test_methods_of_other_pictures_are_not_compared() -> None:
+    """Nor splits of other classes, nor nothing."""
+    ours = of_means([0.5, 0.2])
+    with pytest.raises(ValueError, match="8 and 10 pictures, or of other classes"):
+        compare([ours], [of_means([0.5, 0.2], 5)])
+    with pytest.raises(ValueError, match="expected the same pictures"):
+        compare([held(ours, [0])], [held(ours, [1])])
+    with pytest.raises(ValueError, match=r"splits of \[2, 3\] classes"):
+        bootstrap([ours, of_means([1.0, 1.0, 0.0])])
+    with pytest.raises(ValueError, match=r"splits of \[\] classes"):
+        bootstrap([])
+    with pytest.raises(ValueError, match="0 pictures"):
+        per_class(np.empty(0), np.empty(0, np.int64), 3)
+    with pytest.raises(ValueError, match="expected a sum for each class"):
+        PerClass(np.zeros(2), np.ones(3, np.int64))
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        compare([ours, ours], [ours])
