@@ -20,7 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of ImageNet's training images, as fractions of 255."""
 
-_FLIP, _AREA, _RATIO, _LEFT, _TOP = range(5)  # what a draw is for
+MIRROR, _AREA, _RATIO, _LEFT, _TOP = range(5)  # what a draw is for
 _STEP = 0x9E3779B97F4A7C15
 _FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 CROPS = ("none", "random", "resized")
@@ -87,7 +87,7 @@ class Augment:
         else:
             made = self._cut(images, drawn(_LEFT), drawn(_TOP)).float()
         if self.flip:
-            mirrored = (drawn(_FLIP) < 0.5)[:, None, None, None]
+            mirrored = (drawn(MIRROR) < 0.5)[:, None, None, None]
             made = torch.where(mirrored, made.flip(3), made)
         return normalise(made, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 

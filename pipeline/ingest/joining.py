@@ -17,7 +17,7 @@ def join(work: Work) -> None:
         StoreMismatchError: Pictures come out otherwise here.
         SourceError: The source is not here.
     """
-    check_begun(work)
+    check_begun(work.store, work.run)
     space = workspace(work)
     root = space.rows.origin.root
     if not space.remote and not Path(root).exists():

@@ -139,16 +139,16 @@ class Workspace:
 workspace = functools.lru_cache(maxsize=2)(Workspace)
 
 
-def check_begun(work: Work) -> None:
+def check_begun(store: str, run: str) -> None:
     """Refuse a folder that is not the one in which the run was begun, or whose run has ended.
 
     Raises:
         StoreError: With what every machine needs.
     """
-    begun = Path(work.store) / layout.TEMPORARY / work.run
-    if "://" not in work.store and not begun.is_dir():
+    begun = Path(store) / layout.TEMPORARY / run
+    if "://" not in store and not begun.is_dir():
         raise StoreError(
-            f"on {socket.gethostname()} {work.store} is not the folder in which the run was begun,"
+            f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
             " or the run has ended. Every machine must have the same folder under the same path:"
             " use a network file system, or an object store."
         )
@@ -177,7 +177,7 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
         StoreMismatchError: The source's bytes are not those of before.
         StoreError: The store could not be written.
     """
-    check_begun(work)
+    check_begun(work.store, work.run)
     space = workspace(work)
     before = records.load_commit(space.objects, work.split, shard)
     if before is not None and before.plan != space.plan.digest:
@@ -283,7 +283,7 @@ def _composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer
     try:
         yield ShardComposer(
             writer,
-            size=size,
+            row_bytes=size * size * 3,
             shard_rows=recipe.shard_rows,
             chunk_rows=recipe.chunk_rows,
             codec=recipe.codec,

@@ -54,6 +54,7 @@ class ChunkReader:
             page_cache: Whether what is read may stay in the page cache.
         """
         self._geometry = geometry(split, size)
+        self._size = size
         self._objects: Objects = split.objects
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
@@ -173,7 +174,7 @@ class ChunkReader:
         return pixels.reshape(self._geometry.chunk_rows, -1)
 
     def _name(self, shard: int) -> str:
-        return layout.shard(self._split, self._geometry.size, shard)
+        return layout.shard(self._split, self._size, shard)
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
         name = self._name(shard)

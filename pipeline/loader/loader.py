@@ -36,7 +36,7 @@ from pipeline.loader.staging import StagedReader, Staging
 from pipeline.memory import free_bytes
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import open_objects
-from pipeline.store.split import Split, open_split
+from pipeline.store.split import Split, only_labels, open_split
 
 STATE_VERSION = 1
 CHECKSUMS = ("never", "once")
@@ -99,6 +99,7 @@ class Loader:
         checksum: str = "never",
         stage: str | os.PathLike[str] | None = None,
         stage_bytes: int | None = None,
+        only: Sequence[int] | None = None,
     ) -> None:
         """Check what can be checked without opening anything.
 
@@ -131,6 +132,7 @@ class Loader:
             stage_bytes: Most bytes of all that is in that folder (nine tenths of what is free).
                 Copies of other stores that nobody reads are evicted; of a split that does not fit
                 a part is copied.
+            only: Labels whose rows are handed out (all).
 
         Raises:
             ValueError: An argument makes no sense.
@@ -156,6 +158,7 @@ class Loader:
         self.checksum = checksum
         self.stage = None if stage is None else os.fspath(stage)
         self.stage_bytes = stage_bytes
+        self.only = None if only is None else tuple(only)
         # On several nodes each needs only some rows of a chunk.
         self._read_ahead = self.world == ranks_here(self.world)
         self.readers: dict[str, int] = {}
@@ -388,7 +391,8 @@ class _Opened:
     def __init__(self, loader: Loader) -> None:
         self.process = os.getpid()
         objects = open_objects(loader.store)
-        self.split: Split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
+        split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
+        self.split: Split = split if loader.only is None else only_labels(split, loader.only)
         self._single = loader.single
         self._how = loader.readers
         check = loader.checksum == "once"

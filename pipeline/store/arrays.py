@@ -13,7 +13,7 @@ it but in one fixed form of JSON, so that the same store has the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import google_crc32c
@@ -26,6 +26,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from pipeline.store import layout
+from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -47,22 +48,66 @@ def groups(split: str) -> list[Named]:
 
 def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
     """The metadata of one size's array, as (name, bytes)."""
+    name = f"{layout.array(plan.split, str(size))}/zarr.json"
+    dimensions = ("row", "height", "width", "channel")
+    text = _sharded(
+        plan.num_rows,
+        (size, size, 3),
+        "uint8",
+        (recipe.shard_rows, recipe.chunk_rows),
+        _compressors(recipe.codec),
+        dimensions,
+    )
+    return name, text
+
+
+def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[Named]:
+    """The metadata of a split's features and of the groups that they are in, as (name, bytes)."""
     store = MemoryStore()
-    square = (size, size, 3)
+    zarr.create_group(store)
+    group = _json(_contents(store)["zarr.json"])
+    root = layout.features_array(recipe.name, "", "").rstrip("/")
+    text = _sharded(
+        plan.num_rows,
+        (recipe.dim,),
+        recipe.dtype,
+        (recipe.shard_rows, recipe.chunk_rows),
+        _compressors("none"),
+        ("row", "feature"),
+    )
+    return [
+        (f"{root}/zarr.json", group),
+        (f"{root}/{plan.split}/zarr.json", group),
+        *(
+            (f"{layout.features_array(recipe.name, plan.split, kind)}/zarr.json", text)
+            for kind in kinds
+        ),
+    ]
+
+
+def _sharded(
+    num_rows: int,
+    shape: tuple[int, ...],
+    dtype: str,
+    shard_and_chunk_rows: tuple[int, int],
+    compressors: list[Any],
+    dimensions: tuple[str, ...],
+) -> bytes:
+    store = MemoryStore()
+    shard_rows, chunk_rows = shard_and_chunk_rows
     # Never shorter than a shard, and the grid decides nothing else: zarr wants chunks that divide.
     zarr.create_array(
         store,
-        shape=(plan.num_rows, *square),
-        dtype="uint8",
-        chunks=(recipe.chunk_rows, *square),
-        shards=(recipe.shard_rows, *square),
-        compressors=_compressors(recipe.codec),
+        shape=(num_rows, *shape),
+        dtype=dtype,
+        chunks=(chunk_rows, *shape),
+        shards=(shard_rows, *shape),
+        compressors=compressors,
         fill_value=0,
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
-        dimension_names=("row", "height", "width", "channel"),
+        dimension_names=dimensions,
     )
-    name = f"{layout.array(plan.split, str(size))}/zarr.json"
-    return name, _json(_contents(store)["zarr.json"])
+    return _json(_contents(store)["zarr.json"])
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:

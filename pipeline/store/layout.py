@@ -97,3 +97,37 @@ def rows_record(split: str) -> str:
 def spool(split: str) -> str:
     """The folder of record files of a source that can only be streamed."""
     return f"{CACHE}/{split}.spool"
+
+
+FEATURES = "features"
+"""The folder of what networks made of the images: a folder for each network, cut and transform."""
+
+
+def features_recipe(name: str) -> str:
+    """What made the features *name*."""
+    return f"{FEATURES}/{name}/recipe.json"
+
+
+def features_array(name: str, split: str, kind: str) -> str:
+    """The zarr array of a split's features: `plain` or `mirrored`."""
+    return f"{FEATURES}/{name}/features.zarr/{split}/{kind}"
+
+
+def features_shard(name: str, split: str, kind: str, shard: int) -> str:
+    """The object of one shard of a split's features: chunk (shard, 0)."""
+    return f"{features_array(name, split, kind)}/c.{shard}.0"
+
+
+def features_commits(name: str, split: str) -> str:
+    """The folder of the commits of a split's features."""
+    return f"{FEATURES}/{name}/commits/{split}"
+
+
+def features_commit(name: str, split: str, shard: int) -> str:
+    """The commit of one shard's features."""
+    return f"{features_commits(name, split)}/{shard:06d}.json"
+
+
+def features_done(name: str, split: str) -> str:
+    """The record that a split's features are all there."""
+    return f"{FEATURES}/{name}/splits/{split}.done.json"

@@ -1,4 +1,4 @@
-"""Image rows -> one shard object, byte for byte as zarr's sharding codec writes it.
+"""Rows -> one shard object, byte for byte as zarr's sharding codec writes it.
 
 Layout, for C chunks a shard of which the first K hold rows:
 
@@ -6,9 +6,9 @@ Layout, for C chunks a shard of which the first K hold rows:
     index: C x (offset, length) uint64 little-endian, 2^64-1 twice for a chunk that is absent
     crc32c of the index, 4 bytes little-endian
 
-A chunk is (chunk_rows, size, size, 3) uint8 in C order, compressed if the recipe says so; the
-length in the index counts the checksum. Rows past the end of the split are zeros. What is full
-leaves at once, so that composing holds one chunk at most in memory, never a shard.
+A chunk is (chunk_rows, ...) in C order, of pixels or of features, compressed if the recipe says
+so; the length in the index counts the checksum. Rows past the end of the split are zeros. What is
+full leaves at once, so that composing holds one chunk at most in memory, never a shard.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Writer(Protocol):
 
 
 class ShardComposer:
-    """Composes one shard of one size out of its rows, in order."""
+    """Composes one shard of one array out of its rows, in order."""
 
     def __init__(
-        self, writer: Writer, *, size: int, shard_rows: int, chunk_rows: int, codec: str
+        self, writer: Writer, *, row_bytes: int, shard_rows: int, chunk_rows: int, codec: str
     ) -> None:
-        self.row_bytes = size * size * 3
+        self.row_bytes = row_bytes
         """Bytes of a row."""
         self._writer = writer
         self._compress = compressor(codec)
@@ -61,7 +61,7 @@ class ShardComposer:
         self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
-        """Add a row: (size, size, 3) uint8 in C order.
+        """Add a row: its values in C order, little-endian.
 
         An uncompressed one leaves at once, while the processor's caches still hold it.
         """

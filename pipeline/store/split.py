@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import google_crc32c
@@ -82,6 +82,31 @@ def open_split(
     )
 
 
+def only_labels(split: Split, labels: Iterable[int]) -> Split:
+    """The same split, of which only the rows of some classes are to be read.
+
+    Args:
+        split: Any split.
+        labels: Of the classes that stay.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    wanted = np.array(sorted(set(labels)), np.int64)
+    classes = len(split.recipe.classes)
+    if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < classes):
+        raise ValueError(
+            f"labels are {wanted[0]} to {wanted[-1]}: expected 0 to {classes - 1}."
+        )
+    others = np.flatnonzero(~np.isin(split.labels, wanted))
+    facts = f"{split.digest} {' '.join(map(str, wanted.tolist()))}"
+    return replace(
+        split,
+        absent=np.union1d(split.absent, others),
+        digest=hashlib.sha256(facts.encode()).hexdigest(),
+    )
+
+
 def _unfinished(split: str, wanted: tuple[int, ...], there: Iterable[int]) -> str:
     missing = [size for size in wanted if size not in there]
     if not there:
@@ -132,20 +157,16 @@ def _quarantined(objects: Objects, kept: Commit) -> NDArray[np.bool_] | bool:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where rows lie in the shard objects of one size, if they are not compressed.
+    """Where rows lie in the shard objects of one array, if they are not compressed.
 
     Chunk k of a shard begins at k * (chunk_bytes + 4): each is followed by its checksum.
     """
 
-    size: int
+    row_bytes: int
+    """Bytes of one square, or of one picture's features."""
     shard_rows: int
     chunk_rows: int
     num_rows: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one square."""
-        return self.size * self.size * 3
 
     @property
     def chunk_bytes(self) -> int:
@@ -181,4 +202,4 @@ class Geometry:
 def geometry(split: Split, size: int) -> Geometry:
     """The geometry of one size of a split."""
     recipe = split.recipe
-    return Geometry(size, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows)
+    return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows)

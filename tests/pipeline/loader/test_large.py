@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Path:
         *arrays.status_array("train", np.zeros(NUM_ROWS, np.uint8)),
     ):
         (folder / name).write_bytes(data)
-    geometry = Geometry(SIZE, 1024, 16, NUM_ROWS)
+    geometry = Geometry(SIZE * SIZE * 3, 1024, 16, NUM_ROWS)
     framed = geometry.chunk_bytes + 4
     for shard in range(geometry.num_shards):
         index = np.full((64, 2), 2**64 - 1, "<u8")

@@ -58,7 +58,7 @@ def compose(objects: LocalObjects, recipe: Recipe, plan: Plan, images: NDArray[n
         writer = objects.create(layout.shard("train", size, shard))
         composer = ShardComposer(
             writer,
-            size=size,
+            row_bytes=size * size * 3,
             shard_rows=recipe.shard_rows,
             chunk_rows=recipe.chunk_rows,
             codec=recipe.codec,
@@ -150,7 +150,7 @@ def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
 def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
     """All that follow would lie at the wrong place."""
     writer = begun(tmp_path).create("object")
-    composer = ShardComposer(writer, size=2, shard_rows=4, chunk_rows=4, codec="none")
+    composer = ShardComposer(writer, row_bytes=12, shard_rows=4, chunk_rows=4, codec="none")
     with pytest.raises(ValueError, match="a row has 13 bytes: expected 12"):
         composer.append(bytes(13))
     writer.abort()

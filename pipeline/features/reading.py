@@ -1,0 +1,154 @@
+"""Rows of finished features, out of files that are mapped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.store import features, layout
+from pipeline.store.features import FeatureRecipe
+from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.split import Geometry, Split, open_split
+
+
+class Features:
+    """The features of one split. Files are opened when rows of them are first wanted."""
+
+    def __init__(
+        self, objects: Objects, recipe: FeatureRecipe, split: Split, kinds: tuple[str, ...]
+    ) -> None:
+        """See `open_features`."""
+        self.recipe = recipe
+        self.split = split
+        self.kinds = kinds
+        self._objects = objects
+        self._geometry = Geometry(
+            recipe.row_bytes, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows
+        )
+        self._shards: dict[tuple[str, int], NDArray[np.floating]] = {}
+
+    def __len__(self) -> int:
+        return self.split.plan.num_rows
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a picture."""
+        return self.recipe.dim
+
+    @cached_property
+    def readable(self) -> NDArray[np.int64]:
+        """(n,) int64: the rows that are not in quarantine."""
+        return np.setdiff1d(np.arange(len(self)), self.split.absent)
+
+    def rows(self, rows: NDArray[np.int64], kind: str = "plain") -> NDArray[np.float32]:
+        """Features of some rows.
+
+        Args:
+            rows: (n,) int64.
+            kind: `plain` or `mirrored`.
+
+        Returns:
+            (n, d) float32; zeros for those in quarantine.
+
+        Raises:
+            StoreError: There are none of that kind.
+            StoreDamagedError: A shard is not what it should be.
+        """
+        if kind not in self.kinds:
+            raise StoreError(
+                f"features {self.recipe.name} of split {self.split.plan.split!r} are"
+                f" {' and '.join(self.kinds)} ones: {kind} ones are missing. Make them with"
+                " `tesserae features --mirrored`."
+            )
+        rows = np.asarray(rows, np.int64)
+        shards, inside = np.divmod(rows, self._geometry.shard_rows)
+        chunks, at = np.divmod(inside, self._geometry.chunk_rows)
+        found = np.empty((len(rows), self.dim), np.float32)
+        for shard in np.unique(shards).tolist():
+            there = shards == shard
+            found[there] = self._shard(kind, shard)[chunks[there], at[there]]
+        return found
+
+    def _shard(self, kind: str, shard: int) -> NDArray[np.floating]:
+        """One shard's rows: (chunks, rows of a chunk, d), in the file itself."""
+        made = self._shards.get((kind, shard))
+        if made is None:
+            name = layout.features_shard(self.recipe.name, self.split.plan.split, kind, shard)
+            made = self._shards[kind, shard] = _rows_of(
+                self._bytes(name), self._geometry, shard, self.recipe.dtype, name
+            )
+        return made
+
+    def _bytes(self, name: str) -> NDArray[np.uint8]:
+        try:
+            if isinstance(self._objects, LocalObjects):
+                return np.memmap(Path(self._objects.url) / name, np.uint8, "r")
+            return np.frombuffer(self._objects.get(name), np.uint8)
+        except (FileNotFoundError, ValueError):  # ValueError: an empty file
+            raise StoreDamagedError(
+                f"{name} is missing. Run `tesserae features` again to make it."
+            ) from None
+
+
+def _rows_of(
+    data: NDArray[np.uint8], geometry: Geometry, shard: int, dtype: str, name: str
+) -> NDArray[np.floating]:
+    chunks, framed = geometry.num_chunks(shard), geometry.chunk_bytes + 4
+    index = data[chunks * framed :]
+    expected = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
+    expected[:chunks, 0] = np.arange(chunks) * framed
+    expected[:chunks, 1] = framed
+    text = expected.tobytes()
+    if index.tobytes() != text + google_crc32c.value(text).to_bytes(4, "little"):
+        raise StoreDamagedError(
+            f"{name} is damaged. `tesserae verify` says what else is; run `tesserae features`"
+            " again to make it anew."
+        )
+    bodies = data[: chunks * framed].reshape(chunks, framed)[:, : geometry.chunk_bytes]
+    item = np.dtype(dtype).newbyteorder("<")
+    shape = (chunks, geometry.chunk_rows, geometry.row_bytes // item.itemsize)
+    strides = (framed, geometry.row_bytes, item.itemsize)
+    return np.lib.stride_tricks.as_strided(bodies.view(item), shape, strides, writeable=False)
+
+
+def open_features(store: str | os.PathLike[str], name: str, split: str) -> Features:
+    """Open a split's features.
+
+    Args:
+        store: The store.
+        name: Of the features.
+        split: Which split.
+
+    Raises:
+        StoreError: There are none, or they are not finished.
+        StoreMismatchError: They are of other images than the store has now.
+        StoreDamagedError: A record is damaged.
+    """
+    objects = open_objects(os.fspath(store))
+    recipe = features.load_recipe(objects, name)
+    done = features.load_done(objects, name, split)
+    if done is None:
+        raise StoreError(
+            f"features {name} of split {split!r} are not finished. Run `tesserae features` again"
+            " to go on."
+        )
+    opened = open_split(objects, split, [recipe.stored_size])
+    here = (recipe.digest, opened.plan.digest, opened.recipe.digest)
+    if here != (done.features, done.plan, recipe.images):
+        raise StoreMismatchError(
+            f"features {name} of split {split!r} are of other images than the store holds now."
+            " Make them anew with `tesserae features`."
+        )
+    return Features(objects, recipe, opened, done.kinds)
+
+
+def finished(objects: Objects, split: str) -> Iterable[str]:
+    """The names of features of a split that are finished."""
+    return [n for n in features.names(objects) if features.load_done(objects, n, split) is not None]

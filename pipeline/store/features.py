@@ -1,0 +1,222 @@
+"""The records of features: what a network made of a store's images, row for row.
+
+    features/<name>/recipe.json                 what made them; the name has its digest
+    features/<name>/features.zarr/<split>/plain, mirrored
+                                                float (N, d), sharded, of the images' rows
+    features/<name>/commits/<split>/<shard>.json
+                                                written last, as of images
+    features/<name>/splits/<split>.done.json    that they are all there
+
+Rows that are in quarantine are zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.store import document, layout, records
+from pipeline.store.commit import Written
+from pipeline.store.objects import Objects
+from pipeline.store.plan import Plan
+
+KINDS = ("plain", "mirrored")
+"""Of the picture as it is stored, and of its mirror image."""
+
+DTYPES = ("float32", "float16")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRecipe:
+    """What decides features: two stores with equal images and recipes hold equal ones."""
+
+    trunk: str
+    """The network, in words. Not part of the identity."""
+    weights: str
+    """SHA-256 of its weights."""
+    cut: str
+    """The block whose output they are; empty = the end."""
+    pooling: str
+    """As `pipeline.backbone` names it."""
+    stored_size: int
+    """Side of the stored pictures in pixels."""
+    input_size: int
+    """Side of what the network takes."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel, as a share of 255."""
+    precision: str
+    """What the network computed in."""
+    dtype: str
+    """What is stored."""
+    dim: int
+    """Numbers of a picture."""
+    images: str
+    """Digest of the store's recipe."""
+    shard_rows: int
+    chunk_rows: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no features can be."""
+        if self.dtype not in DTYPES or self.precision not in PRECISIONS or self.dim < 1:
+            raise ValueError(
+                f"features of {self.dim} numbers, {self.dtype}, computed in {self.precision}:"
+                f" expected at least 1, {' or '.join(DTYPES)}, and {' or '.join(PRECISIONS)}."
+            )
+
+    @property
+    def digest(self) -> str:
+        """By which commits refer to this recipe."""
+        return document.digest({k: v for k, v in self._fields().items() if k != "trunk"})
+
+    @property
+    def name(self) -> str:
+        """Of the folder: the network's, to be read, and the beginning of the digest."""
+        word = re.sub(r"[^A-Za-z0-9.]+", "-", self.trunk).strip("-.")[:40] or "trunk"
+        return f"{word}-{self.digest[:12]}"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one picture's features."""
+        return self.dim * (4 if self.dtype == "float32" else 2)
+
+    def encode(self) -> bytes:
+        """The text of `recipe.json`."""
+        return document.encode(self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        return {**asdict(self), "format": layout.FORMAT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCommit:
+    """The features of one shard of a split: that they are whole and durable."""
+
+    features: str
+    """Digest of the recipe."""
+    split: str
+    shard: int
+    plan: str
+    """Digest of the split's plan."""
+    pixels: str
+    """Digest of the shard object that they were made of."""
+    arrays: dict[str, Written]
+    """`plain`, `mirrored` -> its shard object."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Seconds, host and versions. Decides nothing."""
+
+    def encode(self) -> bytes:
+        """The text of the commit."""
+        return document.encode({**asdict(self), "format": layout.FORMAT})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesDone:
+    """That all commits of a split's features are there."""
+
+    features: str
+    split: str
+    plan: str
+    num_rows: int
+    kinds: tuple[str, ...]
+    objects: tuple[Written, ...]
+    """zarr metadata."""
+
+    def encode(self) -> bytes:
+        """The text of the record."""
+        return document.encode({**asdict(self), "format": layout.FORMAT})
+
+
+Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeaturesDone)
+
+
+def decode(kind: type[Record], data: bytes, name: str) -> Record:
+    """Read a record back.
+
+    Raises:
+        StoreDamagedError: The text is not what was written, or of another kind.
+    """
+
+    def made(found: dict[str, Any]) -> Record:
+        if found.keys() != {one.name for one in fields(kind)}:
+            raise KeyError(name)
+        return kind(**{key: _value(key, value) for key, value in found.items()})
+
+    return document.decode_as(made, data, name)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "mean": tuple,
+    "std": tuple,
+    "kinds": tuple,
+    "arrays": lambda found: {kind: Written(**written) for kind, written in found.items()},
+    "objects": lambda found: tuple(Written(**written) for written in found),
+}
+
+
+def _value(key: str, value: Any) -> Any:
+    return _READ.get(key, lambda found: found)(value)
+
+
+def names(objects: Objects) -> list[str]:
+    """The names of all features of a store."""
+    found = (name.split("/") for name in objects.names(layout.FEATURES))
+    return sorted({parts[1] for parts in found if len(parts) > 2})
+
+
+def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
+    """What made the features *name*.
+
+    Raises:
+        StoreError: There are none of that name.
+        StoreDamagedError: The record is damaged.
+    """
+    file = layout.features_recipe(name)
+    try:
+        return decode(FeatureRecipe, objects.get(file), file)
+    except FileNotFoundError:
+        known = ", ".join(names(objects)) or "none"
+        raise StoreError(
+            f"the store {objects.url} has no features {name!r}: it has {known}. Make them with"
+            " `tesserae features`."
+        ) from None
+
+
+def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
+    """The record that a split's features are all there; None while they are not.
+
+    Raises:
+        StoreDamagedError: The record is damaged.
+    """
+    file = layout.features_done(name, split)
+    try:
+        return decode(FeaturesDone, objects.get(file), file)
+    except FileNotFoundError:
+        return None
+
+
+def load_commit(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan, shard: int
+) -> FeatureCommit | None:
+    """The commit of one shard's features; None where there is none that is whole and of these."""
+    file = layout.features_commit(recipe.name, plan.split, shard)
+    try:
+        kept = decode(FeatureCommit, objects.get(file), file)
+    except (FileNotFoundError, StoreDamagedError):
+        return None
+    found = (kept.features, kept.split, kept.shard, kept.plan)
+    return kept if found == (recipe.digest, plan.split, shard, plan.digest) else None
+
+
+def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[int, FeatureCommit]:
+    """Every whole commit of a split's features, by shard."""
+    with ThreadPoolExecutor(records.READERS) as pool:
+        found = pool.map(
+            lambda shard: load_commit(objects, recipe, plan, shard), range(plan.num_shards)
+        )
+        return {kept.shard: kept for kept in found if kept is not None}

@@ -1,0 +1,227 @@
+"""Run a network over a whole store once, and keep what it makes of each picture beside the images.
+
+Tasks of the cluster do it, a shard each, on its GPUs if there are any. What is committed stays: a
+run that was broken off goes on where it was when the same command is given again. DeViSE trains on
+what is kept here, in minutes rather than hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from cluster.cores import cores
+from cluster.ranks import gpus_there
+from pipeline import identity
+from pipeline.backbone import POOLINGS, open_backbone
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.features import making
+from pipeline.features.making import FeatureChoices
+from pipeline.features.task import FeatureWork
+from pipeline.ingest.graph import Failed, run_jobs
+from pipeline.store import features, records
+from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureRecipe
+from pipeline.store.lease import lease
+from pipeline.store.objects import Objects, open_objects
+from pipeline.store.plan import Plan
+from workflows import clusters
+from workflows.clusters import Cluster
+from workflows.figures import bytes_text, counted
+from workflows.progress import Progress, say_waiting
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `tesserae features`."""
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    what = parser.add_argument_group("what is made")
+    add_trunk(what)
+    what.add_argument("--split", nargs="+", default=["all"], help="splits, or `all` (all)")
+    what.add_argument("--mirrored", action="store_true", help="of each picture's mirror image too")
+    how = parser.add_argument_group("how")
+    how.add_argument("--gpus", type=int, metavar="N", help="use GPUs, N here (all; 0 = none)")
+    how.add_argument("--wait", action="store_true", help="wait for another run of the same")
+    clusters.add_arguments(parser.add_argument_group("where"))
+
+
+def add_trunk(group: argparse._ArgumentGroup) -> None:
+    """The words that say which network, and what of it."""
+    group.add_argument(
+        "--trunk", required=True, metavar="MODEL", help="vision model of transformers: folder, name"
+    )
+    group.add_argument("--cut", metavar="BLOCK", help="block whose output is taken (the end)")
+    group.add_argument("--pooling", choices=POOLINGS, default="end", help="how it is pooled (end)")
+    group.add_argument(
+        "--size", type=int, metavar="PIXELS", help="stored size it is given (what fits it best)"
+    )
+    group.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="it computes in (float32)"
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="stored (float32)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What features of a store are wanted."""
+
+    store: str
+    trunk: str
+    cut: str | None = None
+    pooling: str = "end"
+    choices: FeatureChoices = FeatureChoices()
+    mirrored: bool = False
+    wait: bool = False
+    gpus: int | None = None
+    """None: on the GPUs of the cluster, if it has any."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of features."""
+        return KINDS if self.mirrored else KINDS[:1]
+
+
+def read_wish(args: argparse.Namespace) -> Wish:
+    """From a command line with the words of `add_trunk`."""
+    choices = FeatureChoices(stored_size=args.size, precision=args.precision, dtype=args.dtype)
+    return Wish(
+        store=args.store,
+        trunk=args.trunk,
+        cut=args.cut,
+        pooling=args.pooling,
+        choices=choices,
+        mirrored=args.mirrored,
+        wait=args.wait,
+        gpus=args.gpus,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the features of every split that was asked for."""
+    for name in ("gpus", "workers", "size"):
+        if getattr(args, name) is not None and getattr(args, name) < (name != "gpus"):
+            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
+    clusters.check_where(args.cluster)
+    wish = read_wish(args)
+    objects = open_objects(args.store)
+    splits = _splits(objects, args.split)
+    if clusters.work_for_first(args):
+        return 0
+    made = clusters.of(args)
+    made.use_gpus(args.gpus)
+    if args.workers is None:
+        made.shape(cores())
+    try:
+        with made as cluster:
+            for split in splits:
+                recipe = make(wish, split, cluster)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Run the same command again to go on.") from None
+    print(f"{args.store}: features {recipe.name}, {recipe.dim} numbers of each picture", flush=True)
+    return 0
+
+
+def _splits(objects: Objects, asked: list[str]) -> list[str]:
+    records.load_recipe(objects)
+    there = records.splits(objects)
+    if asked != ["all"]:
+        for split in asked:
+            records.load_plan(objects, split)
+        return list(dict.fromkeys(asked))
+    finished = [split for split in there if records.load_done(objects, split) is not None]
+    if not finished:
+        raise StoreError(
+            f"{objects.url} has no finished split. Run `tesserae prepare` again to go on."
+        )
+    return finished
+
+
+def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
+    """Make what is missing of a split's features; returns what they are.
+
+    Raises:
+        StoreError: The split is not finished, or somebody else is making the same.
+        TesseraeError: A shard was not made, or there is no such network.
+    """
+    objects = open_objects(wish.store)
+    plan = records.load_plan(objects, split)
+    backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
+    recipe = making.settle(objects, split, backbone, wish.choices)
+    del backbone  # tasks open their own
+    if _is_done(objects, recipe, plan, wish.kinds):
+        print(f"{split}: features {recipe.name} are there", flush=True)
+        return recipe
+    run_name = making.new_run(recipe.name, split)
+    objects = open_objects(wish.store, run_name)
+    with lease(objects, making.held(recipe.name, split), wait=wish.wait, waiting=say_waiting):
+        objects.begin()
+        try:
+            _make(wish, objects, recipe, plan, run_name, cluster)
+            making.finish(objects, recipe, plan)
+        finally:
+            objects.end()
+    return recipe
+
+
+def _is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: tuple[str, ...]) -> bool:
+    done = features.load_done(objects, recipe.name, plan.split)
+    if done is None or not set(kinds) <= set(done.kinds):
+        return False
+    return not making.missing(objects, recipe, plan, kinds)
+
+
+def _make(
+    wish: Wish,
+    objects: Objects,
+    recipe: FeatureRecipe,
+    plan: Plan,
+    run_name: str,
+    cluster: Cluster,
+) -> None:
+    todo = making.missing(objects, recipe, plan, wish.kinds)
+    _check_room(objects, recipe, sum(len(plan.rows(s)) for s in todo) * len(wish.kinds))
+    making.begin(objects, recipe, plan, wish.kinds)
+    if not todo:
+        return
+    cluster.look()
+    gpu = wish.gpus != 0 and gpus_there(cluster.client) > 0
+    work = FeatureWork(
+        store=objects.url,
+        split=plan.split,
+        run=run_name,
+        name=recipe.name,
+        trunk=wish.trunk,
+        kinds=wish.kinds,
+        gpu=gpu,
+        code=identity.digest(),
+    )
+    rows = sum(len(plan.rows(shard)) for shard in todo)
+    jobs = making.feature_jobs(work, todo)
+    failed: list[Failed] = []
+    with Progress(f"{plan.split}: features", rows=rows) as progress:
+        for result in run_jobs(cluster.client, run_name, jobs, tick=cluster.keep):
+            if isinstance(result, Failed):
+                failed.append(result)
+                progress.note(f"{result.job.name}: {result.error}")
+                continue
+            progress.update(rows=result.num_rows, bytes_out=result.bytes_out)
+    if failed:
+        raise TesseraeError(
+            f"the features of {counted(len(failed), 'shard')} could not be made;"
+            f" {failed[0].job.name}: {failed[0].error}. What is committed stays: run the same"
+            " command again to go on."
+        )
+
+
+def _check_room(objects: Objects, recipe: FeatureRecipe, rows: int) -> None:
+    needed = rows * recipe.row_bytes
+    room = objects.room()
+    free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
+    print(
+        f"features {recipe.name}: {rows:,} rows of {recipe.dim} numbers, {bytes_text(needed)};"
+        f" {free}",
+        flush=True,
+    )
+    if room is not None and needed > room:
+        raise StoreError(
+            f"{objects.url} has room for {bytes_text(room)}, and {bytes_text(needed)} are to be"
+            " written. Free some, or store --dtype float16."
+        )
