@@ -20,7 +20,7 @@ setup: ## Make .venv and install the project in it, with Pillow-SIMD where it ca
 	$(PYTHON) $(SETUP) $(if $(EXTRAS),--need $(EXTRAS)) $(if $(PILLOW),--pillow $(PILLOW))
 
 .PHONY: demo
-demo: .ready-train ## From photographs to a verified store with pictures to look at; DATA= for your own
+demo: .ready-devise ## From photographs to a verified store, nets and answers; DATA= for your own
 	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: prepare
@@ -52,6 +52,22 @@ wgan: .store .ready-train ## Train a GAN on STORE, made from DATA first if that 
 .PHONY: colourise
 colourise: .store .ready-train ## Train a network that colours grey pictures, on STORE, as wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
+
+.PHONY: features
+features: .store .trunk .ready-devise ## Run a network, TRUNK, over STORE once, and keep what it makes
+	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
+
+.PHONY: devise
+devise: .store .ready-devise ## Train DeViSE on STORE: pictures into the space of WORDS; goes on in RUN
+	$(TESSERAE) train devise "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--words "$(WORDS)") $(training)
+
+.PHONY: search
+search: .ready-devise ## Serve a page that searches with RUN: words, pictures, both
+	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
+
+.PHONY: words
+words: .store .ready-devise ## Say which classes of STORE have vectors in WORDS
+	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
 report: .ready-train ## Show how RUN went and what it makes, on one page
@@ -117,6 +133,7 @@ help: ## Show this list
 	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
 	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
 	@echo "  RUN       folder of a training run        GPUS     ranks with a GPU (all there are, or none)"
+	@echo "  TRUNK     a vision model: folder or name    WORDS    file of word vectors"
 	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"
@@ -124,17 +141,21 @@ help: ## Show this list
 # --- What the targets stand on ---------------------------------------------------------------------
 
 # 0.2 s when all is there.
-.PHONY: .ready .ready-train .ready-dev
+.PHONY: .ready .ready-train .ready-devise .ready-dev
 .ready:
 	@$(PYTHON) $(SETUP) --quiet
 .ready-train:
 	@$(PYTHON) $(SETUP) --quiet --need train
+.ready-devise:
+	@$(PYTHON) $(SETUP) --quiet --need train,devise
 .ready-dev:
 	@$(PYTHON) $(SETUP) --quiet --need dev
 
 # Asked before a minute is spent on .venv.
-.PHONY: .data .store
+.PHONY: .data .store .trunk
 .data:
 	@$(if $(DATA),:,$(error say where the images are: make $(MAKECMDGOALS) DATA=/path/to/ILSVRC2012 STORE=/path/to/store))
 .store:
 	@$(if $(STORE),:,$(error say where the store is: make $(MAKECMDGOALS) $(if $(filter prepare,$(MAKECMDGOALS)),DATA=/path/to/ILSVRC2012 )STORE=/path/to/store))
+.trunk:
+	@$(if $(TRUNK),:,$(error say which network: make $(MAKECMDGOALS) STORE=/path/to/store TRUNK=/path/to/model))

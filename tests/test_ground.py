@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "colourise", "demo",
-    "doctor", "help", "info", "lint", "loader", "prepare", "repair", "report", "sample", "setup",
-    "test", "test-all", "verify", "wgan",
+    "devise", "doctor", "features", "help", "info", "lint", "loader", "prepare", "repair", "report",
+    "sample", "search", "setup", "test", "test-all", "verify", "wgan", "words",
 }  # fmt: skip
 
 
@@ -92,6 +92,13 @@ def test_no_target_is_a_file():
             'train wgan "/s" --data "/a b" --run "/r" --gpus 2 --cluster "tls://h:1" --flip',
         ),
         (["colourise", "STORE=/s"], 'train colourise "/s"'),
+        (
+            ["devise", "STORE=/s", "TRUNK=/t", "WORDS=/w", "RUN=/r"],
+            'train devise "/s" --trunk "/t" --words "/w" --run "/r"',
+        ),
+        (["features", "STORE=/s", "TRUNK=/t", "GPUS=1"], 'features "/s" --trunk "/t" --gpus 1'),
+        (["search", "RUN=/r", "ARGS=--port 9"], 'search "/r" --serve --port 9'),
+        (["words", "STORE=/s", "WORDS=/w"], 'words "/s" --vectors "/w"'),
         (["report", "RUN=/r", "ARGS=--samples 9"], 'report "/r" --samples 9'),
         (
             ["prepare", "DATA=/a", "STORE=/s", "SPLIT=val", "CLUSTER=ssh:/h", "CERTS=/c d"],

@@ -28,20 +28,24 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "bring damaged files of a store back",
     "info": "say what a store holds",
-    "train": "train a stage on a store: wgan, colourise",
+    "train": "train a stage on a store: wgan, colourise, devise",
+    "features": "run a network over a store, and keep what it makes of each picture",
+    "search": "find pictures by words, words by pictures, pictures by pictures",
+    "words": "say which classes of a store have word vectors",
     "report": "show how a training run went, and judge what it makes",
     "sample-images": "make pictures with a run that was trained to",
     "study": "try what papers claim, on data that every machine has",
     "loader": "measure what a loader delivers from a store",
     "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",
-    "demo": "sample, prepare, verify and show, in one go",
+    "demo": "sample, prepare, verify, train and search, in one go",
     "doctor": "say what is active on this machine, and what is missing",
 }
 
 EXTRAS = {
     **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
     **dict.fromkeys(("torchmetrics", "transformers"), "features"),
+    **dict.fromkeys(("gensim", "faiss"), "devise"),
 }
 """Package -> the extra that has it."""
 

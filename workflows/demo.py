@@ -1,4 +1,4 @@
-"""From photographs to a store and a trained net in one go: sample, prepare, verify, train, show.
+"""From photographs to a store, trained nets and answers: sample, prepare, verify, train, search.
 
 Without --data it works on an embedded sample, made from photographs inside scikit-image: a check
 of the plumbing, not a result. `--data imagenette` fetches a public set; any other --data names a
@@ -29,6 +29,8 @@ SIZES = (TRAINED, 72, 224, 288)
 SHARD_ROWS = 128
 """Less than usual, so that even a sample has several shards to deal out."""
 
+GAN_SHARE = 0.6
+"""Of the minutes of training."""
 MAX_BAD = 0.1
 """The sample has an empty and a truncated file in it."""
 
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=SAMPLE_IMAGES, help="of the sample (400)")
     parser.add_argument("--workers", type=int, help="processes (one a core)")
     parser.add_argument(
-        "--minutes", type=float, default=1.0, help="to train a small GAN; 0 = do not (1)"
+        "--minutes", type=float, default=1.0, help="to train two small nets; 0 = do not (1)"
     )
 
 
@@ -63,13 +65,44 @@ def run(args: argparse.Namespace) -> int:
     wrong = [p for split in options.splits for p in verify_split(objects, split)[1]]
     if wrong:
         raise TesseraeError(f"{wrong[0].name}: {wrong[0].what}. Run `tesserae repair {store}`.")
-    trained = args.minutes > 0 and _train(store, args.dir / "run", args.minutes)
+    trained = args.minutes > 0 and _train(store, args.dir / "run", GAN_SHARE * args.minutes)
+    hierarchy = Path(source) / sample.HIERARCHY
+    searched = trained and hierarchy.is_file()
+    if searched:
+        _search(store, hierarchy, args.dir / "search", (1 - GAN_SHARE) * args.minutes)
     print("== what is there", flush=True)
     report_store(str(store), runs, notice=notice)
     print(f"Look at {store / layout.REPORT} in a browser; open {store / layout.IMAGES} with zarr.")
     if trained:
         print(f"Look at {args.dir / 'run' / 'report.html'}: what a minute of training makes.")
+    if searched:
+        print(f"Look at {args.dir / 'search' / 'report.html'}: pictures that words find. Or ask:")
+        print(f"  make search RUN={args.dir / 'search'}")
     return 0
+
+
+def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
+    """Train a small net to map pictures to what they are kinds of, and ask it."""
+    print(f"== train DeViSE for {minutes:g} min, and search", flush=True)
+    _clear(folder)
+    words = [
+        *("train", "devise", str(store), "--run", str(folder), "--trunk", "new", "--learn", "all"),
+        *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-rate", "1e-3"),
+        *("--feature-size", "72", "--width", "16", "--hidden", "256", "--ranks", "1"),
+        *("--look-every", "50", "--minutes", str(minutes), "--steps", "200"),
+    ]
+    cli.dispatch(words)
+    cli.dispatch(["report", str(folder)])
+    cli.dispatch(["search", str(folder), "vehicle", "--k", "5"])
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run of the demo's own, which is made anew."""
+    if not folder.exists():
+        return
+    if not (folder / "options.json").is_file():
+        raise TesseraeError(f"{folder} is no run of the demo: move it away, or pass --dir.")
+    shutil.rmtree(folder)
 
 
 def _train(store: Path, folder: Path, minutes: float) -> bool:
@@ -78,10 +111,7 @@ def _train(store: Path, folder: Path, minutes: float) -> bool:
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: run `make setup EXTRAS=train`, and this again.")
         return False
-    if folder.exists():
-        if not (folder / "options.json").is_file():
-            raise TesseraeError(f"{folder} is no run of the demo: move it away, or pass --dir.")
-        shutil.rmtree(folder)  # a run of the demo's own, which is made anew
+    _clear(folder)
     words = [
         *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(TRAINED)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),

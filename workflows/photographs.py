@@ -102,6 +102,26 @@ CLASSES = (
     ),
 )
 
+TAXONOMY = (
+    ("n00001740", "n00001930"),  # entity -> physical entity
+    ("n00001740", "n00002137"),  # entity -> abstraction
+    ("n00001930", "n00002684"),  # physical entity -> object
+    ("n00001930", "n00002452"),  # physical entity -> thing
+    ("n00002684", "n00003553"),  # object -> whole
+    ("n00002684", "n09334396"),  # object -> land
+    ("n00003553", "n00004258"),  # whole -> living thing
+    ("n00003553", "n00021939"),  # whole -> artifact
+    ("n00003553", "n00019128"),  # whole -> natural object
+    ("n00004258", "n00007846"),  # living thing -> ... -> person
+    ("n00021939", "n03575240"),  # artifact -> instrumentality
+    ("n03575240", "n04524313"),  # instrumentality -> ... -> vehicle
+    ("n03575240", "n02997391"),  # instrumentality -> ceramic
+    ("n00019128", "n09239740"),  # natural object -> celestial body
+    ("n00002452", "n05311054"),  # thing -> ... -> eye
+    ("n00002137", "n06387980"),  # abstraction -> ... -> text
+)
+"""What the classes are kinds of, as WordNet has it: (parent, child), with some between left out."""
+
 ODD = (("grey", 8), ("png", 16), ("cmyk", 24), ("truncated", 32), ("empty", 40))
 """What some of the train files are instead, and from how many images on there is one."""
 GREY_EVERY = 50

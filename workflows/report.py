@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -19,8 +19,29 @@ from scipy import ndimage
 from workflows import charts, page
 from workflows.training.folder import RunFolder
 
-if TYPE_CHECKING:  # what judges pictures loads more than a page needs
-    from workflows.wgan.judging import Judged
+
+class Judged(Protocol):
+    """What came of judging a run, whatever its stage."""
+
+    @property
+    def step(self) -> int:
+        """Of the checkpoint."""
+
+    @property
+    def notice(self) -> str:
+        """What figures must not be taken for; or nothing."""
+
+    @property
+    def tables(self) -> Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """(title, columns, rows)."""
+
+    @property
+    def pictures(self) -> Sequence[tuple[str, bytes]]:
+        """(what, PNG)."""
+
+    def figures(self) -> Iterator[tuple[str, str]]:
+        """(name, value), for people."""
+
 
 MEDIAN = 101
 """Steps of the median filter of the critic's curves, as in the paper of WGAN."""
@@ -57,11 +78,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace) -> Judged | None:
-    if not asked["options"]["stage"].startswith("workflows.wgan.") or folder.newest() is None:
+    stage = asked["options"]["stage"]
+    if folder.newest() is None:
         return None
-    from workflows.wgan.judging import judge_run
+    if stage.startswith("workflows.wgan."):
+        from workflows.wgan.judging import judge_run
 
-    return judge_run(folder, samples=args.samples, backbone=args.backbone)
+        return judge_run(folder, samples=args.samples, backbone=args.backbone)
+    if stage.startswith("workflows.devise.") and asked["data"]["held_out"] is not None:
+        from workflows.devise import reporting
+
+        return reporting.judge_run(folder, samples=args.samples)
+    return None
 
 
 def summary(folder: RunFolder, judged: Judged | None) -> Iterator[str]:
@@ -191,12 +219,11 @@ def _judged(judged: Judged | None) -> Iterator[str]:
     yield f"<h2>Judged at step {judged.step:,}</h2>"
     rows = [(page.text(name), page.text(value)) for name, value in judged.figures()]
     yield page.table(["=figure", ">value"], rows)
-    if judged.distances is not None:
-        yield (
-            f'<p class="notice">Fr&eacute;chet and kernel distance, precision and recall are of the'
-            f" features of {page.text(judged.distances.network)}. Published figures are of"
-            " Inception-v3, and cannot stand beside them.</p>"
-        )
+    if judged.notice:
+        yield f'<p class="notice">{page.text(judged.notice)}</p>'
+    for title, columns, lines in judged.tables:
+        yield f"<h2>{page.text(title)}</h2>"
+        yield page.table(columns, [[page.text(cell) for cell in line] for line in lines])
     yield f'<div class="grids">{"".join(picture(png, what) for what, png in judged.pictures)}</div>'
 
 

@@ -3,6 +3,7 @@
     DIR/train/<wnid>/<wnid>_<number>.JPEG
     DIR/val/<wnid>/val_<number>.JPEG
     DIR/LOC_synset_mapping.txt              wnid and words of each class
+    DIR/is-a.txt                            what they are kinds of: parent and child
     DIR/sample.json                         what was asked for, and what was made; written last
 
 Crops, mirrored or not, a little brighter or darker, scaled to ImageNet's spread of sizes; among
@@ -34,11 +35,12 @@ from PIL import Image
 
 from pipeline.errors import TesseraeError
 from workflows.figures import bytes_text
-from workflows.photographs import CLASSES, VERSION, Class, paint, plan_pictures
+from workflows.photographs import CLASSES, TAXONOMY, VERSION, Class, paint, plan_pictures
 from workflows.progress import Progress
 
 NOTICE = "made from 15 photographs to check the plumbing: what is learned from it is no result"
 RECORD = "sample.json"
+HIERARCHY = "is-a.txt"
 SPLITS = ("train", "val")
 
 
@@ -221,6 +223,8 @@ def _make(directory: Path, photographs: Path, options: dict[str, int]) -> None:
             progress.update(rows=1, bytes_out=len(data))
     mapping = "".join(f"{each.wnid} {each.words}\n" for each in sorted(classes, key=_wnid))
     (directory / "LOC_synset_mapping.txt").write_text(mapping, encoding="utf-8")
+    edges = "".join(f"{parent} {child}\n" for parent, child in TAXONOMY)
+    (directory / HIERARCHY).write_text(edges, encoding="utf-8")
     record = {
         "notice": NOTICE,
         "options": options,

@@ -1,7 +1,11 @@
-"""Try what papers claim, on data that every machine has: a table of what came out.
+"""Try what papers claim, and print a table of what came out.
 
 gaussians   25 Gaussians on a grid: how many of them does a generator find?
 digits      does the critic's estimate track how good samples are, and a discriminator's loss?
+devise      does DeViSE name classes that it never learned from, better than simpler ways do?
+
+The first two are of data that every machine has; devise is of a store, of its features, and of a
+file of word vectors.
 """
 
 from __future__ import annotations
@@ -9,10 +13,14 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-STUDIES = ("gaussians", "digits")
+if TYPE_CHECKING:  # it loads torch
+    from workflows.studies.devise import Ground
+
+STUDIES = ("gaussians", "digits", "devise")
 OBJECTIVES = ("wgan-gp", "dcgan")
 
 
@@ -25,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objectives", nargs="+", default=list(OBJECTIVES), help=f"({' '.join(OBJECTIVES)})"
     )
     parser.add_argument("--threads", type=int, default=1, help="of a run: small nets want one (1)")
+    devise = parser.add_argument_group("devise")
+    devise.add_argument("--store", help="with finished splits train and val")
+    devise.add_argument("--features", help="name of its features (the only ones)")
+    devise.add_argument("--words", metavar="FILE", help="of word vectors")
+    devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
+    devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
+    devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")
+    devise.add_argument("--validation", type=int, default=30, help="classes to choose by (30)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    (_gaussians if args.study == "gaussians" else _digits)(args)
+    {"gaussians": _gaussians, "digits": _digits, "devise": _devise}[args.study](args)
     return 0
 
 
@@ -81,3 +97,55 @@ def _digits(args: argparse.Namespace) -> None:
         low, high = interval(correlations)
         mean = statistics.mean(correlations)
         print(f"{objective:<10} mean {mean:>12.3f}   95 % of {low:.3f} to {high:.3f}", flush=True)
+
+
+def _devise(args: argparse.Namespace) -> None:
+    from workflows.devise.judging import lines
+    from workflows.studies import devise
+
+    ground = _devise_ground(args)
+    found: dict[str, list[Any]] = {}
+    for seed in range(args.seeds):
+        outcomes = list(devise.run_split(ground, seed, steps=args.steps or devise.STEPS))
+        for one in [*outcomes, devise.chosen_devise(outcomes)]:
+            found.setdefault(one.method, []).append(one.judged)
+            said = ", ".join(f"{name} {value}" for name, value in one.setting.items())
+            hits = one.judged.unseen[5].micro
+            print(
+                f"split {seed}  {one.method:<16} chosen by {one.chosen_by:.3f}  hit@5 {hits:.3f}"
+                f"  {said}",
+                flush=True,
+            )
+    print()
+    for name, *cells in lines(found):
+        print(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
+    print()
+    for said in devise.differences(found):
+        print(said, flush=True)
+
+
+def _devise_ground(args: argparse.Namespace) -> Ground:
+    from pipeline.features.reading import finished
+    from pipeline.hierarchy import read_hierarchy
+    from pipeline.store import records
+    from pipeline.store.objects import open_objects
+    from pipeline.words import class_vectors, read_words
+    from workflows.studies import devise
+
+    for name in ("store", "words"):
+        if getattr(args, name) is None:
+            raise ValueError(f"--{name} is missing: study devise needs it.")
+    objects = open_objects(args.store)
+    names = [args.features] if args.features else list(finished(objects, "train"))
+    if len(names) != 1:
+        known = ", ".join(names) or "none: make some with `tesserae features`"
+        raise ValueError(f"--features is missing: {args.store} has {known}.")
+    classes = records.load_recipe(objects).classes
+    return devise.open_ground(
+        args.store,
+        names[0],
+        class_vectors(read_words(args.words), classes, synonyms=args.synonyms),
+        None if args.hierarchy is None else read_hierarchy(args.hierarchy),
+        unseen=args.unseen,
+        validation=args.validation,
+    )

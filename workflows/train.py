@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.cores import cores
 from cluster.ranks import Wanted, gpus_there
@@ -40,6 +40,8 @@ class StageName:
     options: str
     """`module:class`."""
     stage: str
+    gather: str | None = None
+    """What opens what it learns from, if that is more than pictures of a size."""
 
 
 STAGES = MappingProxyType(
@@ -53,6 +55,12 @@ STAGES = MappingProxyType(
             "colour for grey pictures, with or without a critic",
             "workflows.colourise.options:Options",
             "workflows.colourise.stage:Colourise",
+        ),
+        "devise": StageName(
+            "pictures into word space: DeViSE",
+            "workflows.devise.options:Options",
+            "workflows.devise.stage:Devise",
+            "workflows.devise.gather:gather",
         ),
     }
 )
@@ -123,9 +131,13 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _options_of(stage: str) -> type[Training]:
-    module, _, name = STAGES[stage].options.partition(":")
-    found: type[Training] = getattr(importlib.import_module(module), name)
+    found: type[Training] = _named(STAGES[stage].options)
     return found
+
+
+def _named(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
@@ -220,13 +232,18 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder
     from workflows.training.folder import RunFolder
     from workflows.training.launching import train_on
 
-    data = _data(args, options, folder)
+    stage = STAGES[args.stage]
+    files: dict[str, bytes] = {}
+    if stage.gather is None:
+        data = _data(args, options, folder)
+    else:
+        data, files = _named(stage.gather)(args, options, cluster, _held_out(args))
     there = gpus_there(cluster.client)
     if args.gpus and not cluster.stands and args.gpus > there:
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
     gpus = there if args.gpus is None and args.ranks is None else (args.gpus or 0)
     wanted = Wanted(gpus or args.ranks or 1, gpu=bool(gpus), batch=options.batch_size)
-    return train_on(cluster, wanted, STAGES[args.stage].stage, options, data, RunFolder(folder))
+    return train_on(cluster, wanted, stage.stage, options, data, RunFolder(folder), files=files)
 
 
 def _size_before(folder: Path) -> int | None:

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pipeline.augment import Augment
+from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
 from pipeline.loader.loader import Batch
 from workflows.training.world import World
+
+AnyLoader = Loader | FeatureLoader
+
+Augmenting = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def unchanged(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
+    """What is done to features."""
+    return images
 
 
 class Taken(NamedTuple):
     """This rank's part of a batch of n rows."""
 
     images: Tensor
-    """(n, 3, size, size) float32, augmented, channels last in memory."""
+    """(n, 3, size, size) float32, augmented, channels last in memory; or (n, d) features."""
     labels: Tensor
     """(n,) int64; -1 where there is no class."""
+    rows: Tensor
+    """(n,) int64: which rows of the split they are."""
 
 
 class Batches:
     """One batch after the other, epoch after epoch."""
 
-    def __init__(self, loader: Loader, augment: Augment, world: World, *, here: int = 1) -> None:
+    def __init__(
+        self, loader: AnyLoader, augment: Augmenting, world: World, *, here: int = 1
+    ) -> None:
         """Open nothing yet.
 
         Args:
-            loader: Of the whole batch, at one size.
-            augment: What is done to it, on the device.
+            loader: Of the whole batch, at one size, or of features.
+            augment: What is done to it, on the device: (images, rows, epoch) -> images.
             world: Whose rank takes its part.
             here: Ranks that are on its machine.
         """
@@ -52,7 +65,8 @@ class Batches:
         self.taken += self.loader.batch_size
         images = batch.images.to(self._device, non_blocking=True)  # type: ignore[union-attr]
         labels = batch.labels.to(self._device, non_blocking=True)
-        return Taken(self._augment(images, batch.rows, self.loader.epoch), labels)
+        made = self._augment(images, batch.rows, self.loader.epoch)
+        return Taken(made, labels, batch.rows)
 
     def _next(self) -> Batch:
         while True:

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ class RunFolder:
         facts: Mapping[str, Any],
         *,
         free: Collection[str] = (),
+        files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Make it, or see that it is of a run with the same options, but for those that are *free*.
 
@@ -74,6 +76,7 @@ class RunFolder:
             options: What was asked for.
             facts: What else is kept of it: `versions` of the beginning, `data` of the last time.
             free: Options that may be others when it goes on.
+            files: What else is written when it is made: name -> bytes.
 
         Raises:
             TesseraeError: It is of another, or holds other files.
@@ -101,6 +104,8 @@ class RunFolder:
             )
         for folder in (self._checkpoints, self._generations):
             folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            _write(self.path / name, data)
         _write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
 
     def asked(self) -> dict[str, Any]:

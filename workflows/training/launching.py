@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from cluster.ranks import Wanted, run_world
+from pipeline.features.loader import FeatureLoader
 from workflows.board.plugin import TOPIC, put_on
 from workflows.clusters import Cluster
 from workflows.progress import Progress
@@ -30,6 +31,8 @@ def train_on(
     options: Training,
     data: Data,
     folder: RunFolder,
+    *,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
     """Train until it is done, on ranks of *cluster*; begin again where one is lost.
 
@@ -40,6 +43,7 @@ def train_on(
         options: Of it.
         data: What it learns from.
         folder: Of the run, which all machines see: it goes on from what is there.
+        files: What else a new run's folder holds: name -> bytes.
 
     Returns:
         `done`, or where it stopped.
@@ -55,7 +59,7 @@ def train_on(
         "stored_size": data.train.sizes[0],
         "rows": data.train.state_dict()["split"],
     }
-    folder.begin({"stage": stage, **learned, **options.as_dict()}, facts, free=FREE)
+    folder.begin({"stage": stage, **learned, **options.as_dict()}, facts, free=FREE, files=files)
 
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim()
@@ -85,6 +89,7 @@ def _described(data: Data) -> dict[str, Any]:
         "store": data.train.store,
         "split": data.train.split,
         "size": data.train.sizes[0],
+        "features": data.train.name if isinstance(data.train, FeatureLoader) else None,
         "held_out": None if data.held_out is None else data.held_out.split,
         "classes": list(data.classes),
         "wnids": [wnid for wnid, _ in data.train.classes],

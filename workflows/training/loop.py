@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from cluster.cores import cores
 from cluster.rank import Rank
-from pipeline.loader import Loader
-from workflows.training.batches import Batches
+from workflows.training.batches import AnyLoader, Batches
 from workflows.training.folder import Checkpoint, RunFolder
 from workflows.training.options import Training
 from workflows.training.pictures import grid_png
@@ -65,14 +64,16 @@ class Stage(Protocol):
 class Data:
     """What a stage learns from."""
 
-    train: Loader
+    train: AnyLoader
     """Of the whole batch: a stage takes its rank's part of it."""
-    held_out: Loader | None
+    held_out: AnyLoader | None
     """Of a split that nothing is learned from."""
     classes: tuple[str, ...]
     """In words, of label 0, 1, ..."""
     beside: int = 1
     """Ranks that are on this machine."""
+    folder: str = ""
+    """Of the run, with whatever else the stage was given there."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def make_stage(job: Job, world: World, *, beside: int = 1) -> Stage:
     """The stage of *job*, as it is before its first step."""
     module, _, name = job.stage.partition(":")
     torch.manual_seed(job.options.seed)
-    data = Data(job.data.train, job.data.held_out, job.data.classes, beside)
+    data = replace(job.data, beside=beside, folder=job.folder)
     made: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
     return made
 

@@ -44,6 +44,22 @@ class Judged:
     pictures: tuple[tuple[str, bytes], ...]
     """(what, PNG)."""
 
+    @property
+    def tables(self) -> tuple[()]:
+        """None."""
+        return ()
+
+    @property
+    def notice(self) -> str:
+        """Whose features figures are of."""
+        if self.distances is None:
+            return ""
+        return (
+            "Fréchet and kernel distance, precision and recall are of the features of"
+            f" {self.distances.network}. Published figures are of Inception-v3, and cannot stand"
+            " beside them."
+        )
+
     def figures(self) -> Iterator[tuple[str, str]]:
         """(name, value), for people."""
         yield "samples", f"{self.made:,} beside {self.real:,} of split {self.split}"

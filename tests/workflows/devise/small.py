@@ -1,0 +1,145 @@
+"""A small store with features of a small network, and words for its classes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.backbone import open_backbone
+from pipeline.features import making
+from pipeline.features.loader import FeatureLoader
+from pipeline.features.making import FeatureChoices
+from pipeline.features.task import FeatureWork, make_features, workspace
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from tests.pictures import jpeg, prepare_inline
+from workflows.devise.options import Options
+from workflows.devise.space import FILE
+from workflows.devise.stage import Devise
+from workflows.training.loop import Data
+from workflows.training.world import World
+
+SIZE, CLASSES = 32, 6
+WORDS = ("ant", "bee", "great cat", "dog", "eel", "fox")
+WNIDS = [f"n{label:08d}" for label in range(CLASSES)]
+KINDS = ("plain", "mirrored")
+
+
+@dataclass(frozen=True)
+class Small:
+    """Where things are."""
+
+    root: Path
+    store: Path
+    trunk: Path
+    words: Path
+    features: str
+
+
+def small_trunk(folder: Path) -> Path:
+    """A MobileNet of random weights, 32 px."""
+    from transformers import MobileNetV1Config, MobileNetV1Model
+
+    torch.manual_seed(3)
+    config = MobileNetV1Config(image_size=SIZE, depth_multiplier=0.25, min_depth=4)
+    model = MobileNetV1Model(config)
+    with torch.no_grad():  # batch norm learns what pictures are like: else features would vanish
+        model.train()(torch.rand(64, 3, SIZE, SIZE) * 2 - 1)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": SIZE, "width": SIZE}, "image_mean": [0.5] * 3,
+                    "image_std": [0.5] * 3})
+    )  # fmt: skip
+    return folder
+
+
+def small_words(file: Path, dim: int = 8) -> Path:
+    """word2vec's text format: a vector for each word of the classes, and some others."""
+    rng = np.random.default_rng(5)
+    tokens = ["ant", "bee", "great_cat", "dog", "eel", "fox", "boat", "engine"]
+    lines = [f"{len(tokens)} {dim}"]
+    lines += [f"{t} {' '.join(f'{v:.4f}' for v in rng.standard_normal(dim) + 1)}" for t in tokens]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def make_small(root: Path, rows: int = 48) -> Small:
+    """Pictures of six classes in splits train and val, with features of both kinds."""
+    table = root / "source" / "words.txt"
+    table.parent.mkdir(parents=True)
+    pairs = zip(WNIDS, WORDS, strict=True)
+    table.write_text("".join(f"{wnid}\t{words}\n" for wnid, words in pairs))
+    for split, count in (("train", rows), ("val", 24)):
+        for place in range(count):
+            wnid = WNIDS[place % CLASSES]
+            file = root / "source" / split / wnid / f"{split}{place}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(jpeg(place + 1_000 * (split == "val"), 40, 40))
+        prepare_inline(
+            root / "source", str(root / "store"), split=split, sizes=(SIZE,), serves=SIZE
+        )
+    trunk = small_trunk(root / "trunk")
+    names = [features_inline(root / "store", trunk, split) for split in ("train", "val")]
+    assert names[0] == names[1]
+    return Small(root, root / "store", trunk, small_words(root / "words.txt"), names[0])
+
+
+def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str:
+    """Make a split's features in this process; returns their name."""
+    objects = open_objects(str(store))
+    backbone = open_backbone(trunk)
+    recipe = making.settle(objects, split, backbone, FeatureChoices(**choices))
+    plan = records.load_plan(objects, split)
+    run = making.new_run(recipe.name, split)
+    objects = open_objects(str(store), run)
+    objects.begin()
+    making.begin(objects, recipe, plan, KINDS)
+    work = FeatureWork(
+        store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
+    )
+    workspace.cache_clear()
+    for shard in making.missing(objects, recipe, plan, KINDS):
+        make_features(work, shard)
+    making.finish(objects, recipe, plan)
+    objects.end()
+    return recipe.name
+
+
+SMALL = {"batch_size": 8, "hidden": 16, "rank_threads": 1, "steps": 12, "rate": 1e-2}
+
+
+def small_stage(small: Small, folder: Path, world: World | None = None, **choices: Any) -> Devise:
+    """A stage before its first step, of a folder that has its space."""
+    from workflows.devise.gather import seen_features, vectors_of
+    from workflows.devise.space import load_space, make_space
+    from workflows.devise.splits import SEEN, VALIDATION, class_parts
+
+    options = Options(**{**SMALL, "trunk": str(small.trunk), "words": str(small.words), **choices})
+    listed = records.load_recipe(open_objects(str(small.store))).classes
+    vectors = vectors_of(options, listed)
+    parts = class_parts(
+        vectors.wnids, vectors.known, unseen=options.unseen, validation=options.validation,
+        seed=options.class_seed,
+    )  # fmt: skip
+    if not (folder / FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        seen = np.flatnonzero(parts == SEEN)
+        features = seen_features(str(small.store), "train", small.features, seen)
+        space = make_space(vectors, parts, features, centre=options.centre)
+        (folder / FILE).write_bytes(space.encode())
+    space = load_space(folder)
+    train = FeatureLoader(
+        small.store, small.features, batch_size=options.batch_size, seed=options.seed,
+        mirrored=options.mirrored, only=space.labels(SEEN).tolist(), rank=0, world=1,
+    )  # fmt: skip
+    held_out = FeatureLoader(
+        small.store, small.features, "val", batch_size=8, order="sequential",
+        only=space.labels(SEEN, VALIDATION).tolist(), drop_last=False, rank=0, world=1,
+    )  # fmt: skip
+    torch.manual_seed(options.seed)
+    return Devise(options, Data(train, held_out, WORDS, folder=str(folder)), world or World())

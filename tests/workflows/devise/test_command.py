@@ -1,0 +1,141 @@
+"""`tesserae train devise`, from a store to a report, as a person runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands import Ended
+from tests.commands import run as run_command
+from tests.workflows.devise.small import SIZE, Small, make_small
+from workflows.devise.model import open_model
+from workflows.training.folder import RunFolder
+
+WORDS = (
+    *("--batch-size", 8, "--hidden", 16, "--steps", 20, "--look-every", 10),
+    *("--rank-threads", 1, "--no-dashboard"),
+)
+
+
+SECONDS = 110.0
+
+
+def run(*words: object, scratch: Path) -> Ended:
+    """Run a command to its end."""
+    return run_command(*words, scratch=scratch, seconds=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """48 and 24 pictures of six classes."""
+    return make_small(tmp_path_factory.mktemp("devise"))
+
+
+@pytest.fixture(scope="module")
+def trained(small: Small) -> Path:
+    """A run of 20 steps, with two classes unseen."""
+    folder = small.root / "run"
+    done = run(
+        "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--words",
+        small.words, "--unseen", 2, *WORDS, scratch=small.root,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "classes: 4 seen, 0 for validation, 2 unseen" in done.out
+    assert "features" in done.out
+    return folder
+
+
+def test_a_run_maps_pictures_and_words_into_one_space(small: Small, trained: Path) -> None:
+    """Pictures by their pixels come out where their features do."""
+    from pipeline.features.reading import open_features
+    from pipeline.store import arrays
+    from pipeline.store.objects import open_objects
+
+    model = open_model(trained)
+    assert (model.step, model.dim, model.size) == (20, 8, SIZE)
+    rows, vectors = next(model.rows("val"))
+    assert rows.tolist() == open_features(small.store, small.features, "val").readable.tolist()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    pixels = arrays.read_rows(open_objects(str(small.store)), "val", SIZE, 0, 5)
+    np.testing.assert_allclose(model.images(pixels), vectors[:5], atol=1e-4)
+    cat = model.phrase("great cat")
+    assert cat is not None
+    label = [words for _, words in model.classes].index("great cat")
+    np.testing.assert_allclose(cat, model.class_vectors[label], atol=1e-5)
+    assert model.phrase("xyzzy") is None
+    names, vocabulary = model.vocabulary()
+    assert "boat" in names
+    assert vocabulary.shape == (8, 8)
+
+
+def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> None:
+    """Beside simpler ways; with what must not be said of a trunk that has seen the classes."""
+    done = run("report", trained, scratch=tmp_path)
+    assert done.status == 0, done.err
+    page = (trained / "report.html").read_text()
+    for word in ("Beside simpler ways", "ridge", "ConSE", "random codes", "(never learned)",
+                 "no zero-shot recognition", "hit@1 of unseen classes"):  # fmt: skip
+        assert word in page
+    assert "hit@1 of unseen classes" in done.out
+
+
+def test_the_same_command_goes_on_and_another_is_refused(
+    small: Small, trained: Path, tmp_path: Path
+) -> None:
+    """Other words, or other classes, are another run."""
+    command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
+               "--words", small.words, *WORDS)  # fmt: skip
+    longer = run(*command, "--unseen", 2, "--steps", 25, scratch=tmp_path)
+    assert longer.status == 0, longer.err
+    steps = [line["step"] for line in RunFolder(trained).metrics() if not line.get("what")]
+    assert steps == list(range(1, 26))
+    other = run(*command, "--unseen", 3, scratch=tmp_path)
+    assert other.status == 1
+    assert "is of a run with unseen '2', not '3'" in other.err
+
+
+def test_what_is_missing_is_a_sentence(small: Small, tmp_path: Path) -> None:
+    """Which, and what to name."""
+    start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
+    for words, says in (
+        ((), "--trunk is missing"),
+        (("--trunk", small.trunk), "--words is missing"),
+        (("--trunk", small.trunk, "--words", tmp_path / "none"), "none"),
+        (("--trunk", tmp_path / "none", "--words", small.words), "is no backbone"),
+        (("--trunk", small.trunk, "--words", small.words, "--unseen", "5"), "1 of 6 classes"),
+        (("--trunk", small.trunk, "--words", small.words, "--cut", "nowhere"), "no block"),
+        (("--loss", "none"), "--loss"),
+    ):
+        done = run(*start, *words, scratch=tmp_path)
+        assert done.status == 1, words
+        assert says in done.err
+        assert "Traceback" not in done.err
+        assert not (tmp_path / "run" / "options.json").exists()
+
+
+def test_the_trunk_can_learn_too(small: Small, trained: Path, tmp_path: Path) -> None:
+    """From pixels, beginning with the head of another run; batch norm stays as it was."""
+    import torch
+
+    done = run(
+        "train", "devise", small.store, "--run", tmp_path / "run", "--trunk", small.trunk,
+        "--words", small.words, "--unseen", 2, "--learn", "all", "--start", trained,
+        "--trunk-rate", "1e-3", *WORDS, scratch=tmp_path,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    model, before = open_model(tmp_path / "run"), open_model(trained)
+    assert model.features is None
+    assert model.trunk_state is not None
+    state = before.trunk.model.state_dict()
+    moved = {
+        name for name, value in model.trunk_state.items() if not torch.equal(value, state[name])
+    }
+    assert moved
+    assert not any("running" in name for name in moved)
+    rows, vectors = next(model.rows("val"))
+    assert len(rows) == len(vectors) > 0
+    first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
+    assert first["learn"] == "all"

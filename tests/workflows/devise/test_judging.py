@@ -1,0 +1,83 @@
+"""What is judged by whom: unseen among unseen, seen among seen, both among all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.hierarchy import Hierarchy
+from workflows.devise.judging import Pictures, alike, hits_among, judge, lines
+from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS
+
+WNIDS = [f"n{label:08d}" for label in range(6)]
+PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, WORDLESS], np.int8)
+
+
+def test_each_question_has_its_own_candidates() -> None:
+    """By hand: a picture of class 2 whose best is 0, then 2, then 3; and so on."""
+    scores = np.array(
+        [
+            [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 2: first among unseen, second among all
+            [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 3: second among unseen, third among all
+            [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 0: first
+            [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 1: second among seen, last among all
+            [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 4: to choose by, in no figure
+        ],
+        np.float32,
+    )
+    found = judge(scores, Pictures(np.array([2, 3, 0, 1, 4]), WNIDS, PARTS))
+    assert [found.unseen[k].micro for k in (1, 2)] == [0.5, 1.0]
+    assert [found.seen[k].micro for k in (1, 2)] == [0.5, 1.0]
+    assert set(found.unseen) == set(found.seen) == {1, 2}
+    assert (found.generalised[1].seen, found.generalised[1].unseen) == (0.5, 0.0)
+    assert (found.generalised[2].seen, found.generalised[2].unseen) == (0.5, 0.5)
+    assert found.generalised[2].harmonic == 0.5
+    assert found.unseen[1].counts.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_hits_among_looks_at_one_part() -> None:
+    """Those to choose by are compared with each other alone."""
+    scores = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1]], np.float32)
+    pictures = Pictures(np.array([4, 2]), WNIDS, PARTS)
+    assert hits_among(scores, pictures, VALIDATION, 1) == 1.0
+
+
+def test_precision_is_of_the_hierarchy_among_unseen_classes() -> None:
+    """Two of three siblings count as right at k = 2, and the label alone at k = 1."""
+    wnids = ["a", "b", "c", "d"]
+    hierarchy = Hierarchy([("top", "left"), ("top", "right"), ("left", "a"), ("left", "b"),
+                           ("right", "c"), ("right", "d")])  # fmt: skip
+    parts = np.full(4, UNSEEN, np.int8)
+    parts = np.append(parts, SEEN).astype(np.int8)
+    scores = np.array([[0.8, 0.7, 0.1, 0.2, 0.0], [0.8, 0.1, 0.7, 0.2, 0.0]], np.float32)
+    labels = np.array([1, 1])
+    pictures = Pictures(np.append(labels, 4), [*wnids, "e"], parts, hierarchy=hierarchy)
+    found = judge(np.vstack([scores, scores[:1]]), pictures)
+    assert found.precision[1].micro == 0.0
+    assert found.precision[2].micro == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_classes_that_share_a_vector_share_what_is_right() -> None:
+    """Either is first in half of the orders."""
+    vectors = np.array([[1, 0], [0, 1], [0, 1], [0, 0], [0, 0]], np.float32)
+    assert alike(vectors) == [[1, 2]]
+    parts = np.array([SEEN, UNSEEN, UNSEEN, WORDLESS, WORDLESS], np.int8)
+    labels = np.array([1, 0])
+    pictures = Pictures(labels, WNIDS[:5], parts, alike(vectors))
+    found = judge(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
+    assert found.unseen[1].micro == 0.5
+
+
+def test_the_table_has_a_line_for_each_method() -> None:
+    """Means over splits, in per cent."""
+    parts = np.array([SEEN] * 5 + [UNSEEN] * 5, np.int8)
+    labels = np.arange(10)
+    pictures = Pictures(labels, [f"w{place}" for place in range(10)], parts)
+    right, wrong = np.eye(10, dtype=np.float32), -np.eye(10, dtype=np.float32)
+    head, first, second = lines(
+        {"right": [judge(right, pictures)],
+         "half": [judge(right, pictures), judge(wrong, pictures)]}
+    )  # fmt: skip
+    assert head[:4] == ("method", "hit@1", "hit@2", "hit@5")
+    assert first[:4] == ("right", "100.0", "100.0", "100.0")
+    assert second[:4] == ("half", "50.0", "50.0", "100.0")

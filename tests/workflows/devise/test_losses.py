@@ -1,0 +1,93 @@
+"""Losses against the paper's definition, written as plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from workflows.devise.losses import Loss, hinge_rank
+
+
+def drawn(seed: int, rows: int, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Outputs, truths, vectors of classes, and an order of classes for each row."""
+    torch.manual_seed(seed)
+    targets = torch.nn.functional.normalize(torch.randn(classes, dim, dtype=torch.float64), dim=1)
+    return (
+        torch.randn(rows, dim, dtype=torch.float64),
+        torch.randint(classes, (rows,)),
+        targets,
+        torch.rand(rows, classes),
+    )
+
+
+def paper(made: Tensor, truth: int, targets: Tensor, order: Tensor, margin: float) -> float:
+    """Section 3.3: wrong classes one after the other, until one violates the margin."""
+    right = float(targets[truth] @ made)
+    for place in sorted(range(len(targets)), key=lambda place: float(order[place])):
+        if place == truth:
+            continue
+        term = margin - right + float(targets[place] @ made)
+        if term > 0:
+            return term
+    return 0.0
+
+
+@given(
+    seed=st.integers(0, 2**31), rows=st.integers(1, 6), classes=st.integers(2, 9),
+    margin=st.sampled_from([0.0, 0.1, 1.0, 20.0]),
+)  # fmt: skip
+def test_hinge_is_the_papers(seed: int, rows: int, classes: int, margin: float) -> None:
+    """The first that violates the margin, in random order; nothing where none does."""
+    made, truth, targets, order = drawn(seed, rows, classes, 4)
+    found = Loss("hinge", margin)(made, truth, targets, order)
+    for row in range(rows):
+        expected = paper(made[row], int(truth[row]), targets, order[row], margin)
+        assert math.isclose(float(found[row]), expected, abs_tol=1e-12)
+
+
+def test_hinge_moves_one_wrong_class_alone() -> None:
+    """Truncated: the others that violate the margin too get no gradient."""
+    scores = torch.tensor([[0.0, 1.0, 2.0, -5.0]], requires_grad=True)
+    order = torch.tensor([[0.0, 0.9, 0.5, 0.1]])
+    hinge_rank(scores, torch.tensor([0]), order, 0.1).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[-1.0, 0.0, 1.0, 0.0]]
+
+
+def test_hinge_takes_any_class_that_violates_first_equally_often() -> None:
+    """By the order that is drawn."""
+    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(30_000, 4)
+    order = torch.rand(30_000, 4, generator=torch.Generator().manual_seed(1))
+    found = hinge_rank(scores, torch.zeros(30_000, dtype=torch.int64), order, 0.1)
+    for value in (1.1, 2.1, 3.1):
+        assert abs(float(torch.isclose(found, torch.tensor(value)).float().mean()) - 1 / 3) < 0.02
+
+
+def test_the_other_losses_are_their_formulas() -> None:
+    """Row by row."""
+    made, truth, targets, order = drawn(7, 5, 4, 3)
+    cosine, l2, infonce = (
+        Loss(kind, temperature=0.5)(made, truth, targets, order)
+        for kind in ("cosine", "l2", "infonce")
+    )
+    for row, label in enumerate(truth.tolist()):
+        own = made[row] / made[row].norm()
+        torch.testing.assert_close(cosine[row], 1 - own @ targets[label])
+        torch.testing.assert_close(l2[row], ((made[row] - targets[label]) ** 2).sum())
+        shares = torch.exp(targets @ own / 0.5)
+        torch.testing.assert_close(infonce[row], -torch.log(shares[label] / shares.sum()))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "infonce"])
+def test_length_says_nothing_where_only_direction_counts(kind: str) -> None:
+    """Twice as long, as wrong."""
+    made, truth, targets, order = drawn(2, 5, 4, 3)
+    loss = Loss(kind)
+    torch.testing.assert_close(
+        loss(made, truth, targets, order), loss(2 * made, truth, targets, order)
+    )

@@ -1,0 +1,245 @@
+"""What DeViSE learns from, before the training: classes' vectors, features, loaders."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backbone import NEW, new_backbone
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.features.loader import FeatureLoader
+from pipeline.features.making import FeatureChoices
+from pipeline.features.reading import open_features
+from pipeline.hierarchy import read_hierarchy
+from pipeline.loader import Loader
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from pipeline.words import ClassVectors, class_vectors, read_words, taxonomy_vectors
+from workflows import features
+from workflows.clusters import Cluster
+from workflows.devise.options import Options
+from workflows.devise.space import FILE, Space, load_space, make_space
+from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS, class_parts
+from workflows.figures import counted, printable
+from workflows.training.loop import Data
+
+LEAST = 32
+"""Side of pictures, in pixels, that a new trunk can be given."""
+MEASURED_ROWS = 50_000
+"""Whose features say where they lie and how far they spread."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a trunk is given, or has been."""
+
+    size: int
+    """Of stored pictures, in pixels."""
+    features: str | None
+    """Name of what it made of them; None = it has learned nothing yet."""
+
+
+def gather(
+    args: argparse.Namespace, options: Options, cluster: Cluster, held_out: str | None
+) -> tuple[Data, dict[str, bytes]]:
+    """Make what is missing on the cluster, and open what there is.
+
+    Args:
+        args: `store`, `split` and `run` of the command line.
+        options: Of the stage.
+        cluster: Where features are made.
+        held_out: The split to judge by.
+
+    Returns:
+        What ranks are handed, and what the run's folder holds from the beginning.
+
+    Raises:
+        TesseraeError: Words, classes, network or rows are missing.
+    """
+    store = _absolute(args.store)
+    listed = records.load_recipe(open_objects(store)).classes
+    before = Path(args.run) if args.run else Path("runs/devise")
+    wish = feature_wish(options, store)
+    words = None if (before / FILE).exists() else _words(options, listed)
+    taken = _new_input(options, store, args.split)
+    if taken is None:
+        made = [features.make(wish, split, cluster) for split in _names(args, held_out)]
+        taken = Input(made[0].stored_size, made[0].name)
+    space, files = _space(options, store, args.split, taken, words, before)
+    seen = space.labels(SEEN).tolist()
+    judged = space.labels(SEEN, VALIDATION).tolist()
+    train = _loader(options, store, args.split, taken, seen)
+    if not len(train):
+        raise StoreError(
+            f"split {args.split!r} has {train.num_rows} pictures of {len(seen)} seen classes:"
+            f" expected at least one batch of {options.batch_size}."
+        )
+    other = None
+    if held_out is not None:
+        other = _loader(options, store, held_out, taken, judged, plain=True)
+    classes = tuple(words or wnid for wnid, words in listed)
+    return Data(train, other if other and other.num_rows else None, classes), files
+
+
+def _absolute(store: str) -> str:
+    return store if "://" in store else str(Path(store).absolute())
+
+
+def _names(args: argparse.Namespace, held_out: str | None) -> list[str]:
+    return [args.split, *([held_out] if held_out is not None else [])]
+
+
+def feature_wish(options: Options, store: str) -> features.Wish:
+    """The features that *options* learn from."""
+    if options.trunk is None:
+        raise TesseraeError(
+            "--trunk is missing: name a vision model of transformers, a folder or of the model hub."
+        )
+    choices = FeatureChoices(
+        stored_size=options.feature_size,
+        precision=options.feature_precision,
+        dtype=options.feature_dtype,
+    )
+    return features.Wish(
+        store=store,
+        trunk=options.trunk,
+        cut=options.cut,
+        pooling=options.pooling,
+        choices=choices,
+        mirrored=options.mirrored and options.learn == "head",
+    )
+
+
+def _new_input(options: Options, store: str, split: str) -> Input | None:
+    """What a trunk takes that has learned nothing; None of another."""
+    if options.trunk != NEW:
+        return None
+    if options.learn != "all":
+        raise TesseraeError(
+            f"--trunk {NEW} has learned nothing yet: expected --learn all, or another trunk."
+        )
+    done = records.load_done(open_objects(store), split)
+    sizes = () if done is None else done.sizes
+    wanted = options.feature_size or min(
+        (s for s in sizes if s >= LEAST), default=max(sizes, default=0)
+    )
+    if wanted not in sizes or wanted < LEAST:
+        held = ", ".join(map(str, sizes)) or "no finished size"
+        raise StoreError(f"split {split!r} has {held}: --trunk {NEW} wants {LEAST} px or more.")
+    return Input(wanted, None)
+
+
+def _words(
+    options: Options, listed: Sequence[tuple[str, str]]
+) -> tuple[ClassVectors, NDArray[np.int8]]:
+    """The vector of each class, and what each is: before hours of features."""
+    vectors = vectors_of(options, listed)
+    parts = class_parts(
+        vectors.wnids,
+        vectors.known,
+        unseen=options.unseen,
+        validation=options.validation,
+        seed=options.class_seed,
+    )
+    _say(vectors, parts)
+    return vectors, parts
+
+
+def _space(
+    options: Options,
+    store: str,
+    split: str,
+    taken: Input,
+    words: tuple[ClassVectors, NDArray[np.int8]] | None,
+    run: Path,
+) -> tuple[Space, dict[str, bytes]]:
+    if words is None:  # it goes on
+        return load_space(run), {}
+    vectors, parts = words
+    seen = np.flatnonzero(parts == SEEN)
+    if taken.features is None:
+        blank = new_backbone(width=options.width, cut=options.cut, pooling=options.pooling)
+        measured = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
+    else:
+        measured = seen_features(store, split, taken.features, seen)
+    space = make_space(vectors, parts, measured, centre=options.centre)
+    return space, {FILE: space.encode()}
+
+
+def vectors_of(options: Options, listed: Sequence[tuple[str, str]]) -> ClassVectors:
+    """The vectors of classes that *options* ask for.
+
+    Raises:
+        TesseraeError: Neither words nor a hierarchy are named, or they cannot be read.
+    """
+    if options.words is not None:
+        return class_vectors(read_words(options.words), listed, synonyms=options.synonyms)
+    if options.hierarchy is not None:
+        return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
+    raise TesseraeError(
+        "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+        " --hierarchy, to have vectors made from what classes are kinds of."
+    )
+
+
+def seen_features(
+    store: str, split: str, name: str, seen: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(n, D) float32: features of pictures of seen classes, of `MEASURED_ROWS` at most."""
+    found = open_features(store, name, split)
+    rows = found.readable[np.isin(found.split.labels[found.readable], seen)]
+    if not len(rows):
+        raise StoreError(f"split {split!r} has no readable picture of {len(seen)} seen classes.")
+    step = -(-len(rows) // MEASURED_ROWS)  # rows are in random order: any of them are a sample
+    return found.rows(rows[::step])
+
+
+def _say(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
+    counts = {name: count for name, count in vectors.coverage().items() if count}
+    print("words: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
+    without = [vectors.names[label] for label in np.flatnonzero(parts == WORDLESS)]
+    if without:
+        shown = "; ".join(without[:5]) + ("; ..." if len(without) > 5 else "")
+        print(printable(f"notice: {counted(len(without), 'class')} without a vector: {shown}"))
+    seen, kept, unseen = (int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN))
+    print(f"classes: {seen:,} seen, {kept:,} for validation, {unseen:,} unseen", flush=True)
+
+
+def _loader(
+    options: Options,
+    store: str,
+    split: str,
+    taken: Input,
+    only: Sequence[int],
+    *,
+    plain: bool = False,
+) -> FeatureLoader | Loader:
+    order = "sequential" if plain else "random"
+    if options.learn == "head":
+        assert taken.features is not None
+        return FeatureLoader(
+            store,
+            taken.features,
+            split,
+            batch_size=options.batch_size,
+            order=order,
+            seed=options.seed,
+            mirrored=options.mirrored and not plain,
+            only=only,
+            drop_last=not plain,
+        )
+    return Loader(
+        store,
+        split,
+        size=taken.size,
+        batch_size=options.batch_size,
+        order=order,
+        seed=options.seed,
+        only=only,
+        drop_last=not plain,
+    )

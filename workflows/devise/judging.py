@@ -1,0 +1,183 @@
+"""How good answers are of classes that were learned from, and of those that were never seen.
+
+Three questions of the same scores: unseen pictures among unseen classes; seen among seen; and both
+among all, which is the generalised form, where a model that has learned from some classes prefers
+them. Zero-shot is a word for a trunk that has not seen the classes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hierarchy import Hierarchy
+from workflows.devise.splits import SEEN, UNSEEN
+from workflows.evaluation.ranking import (
+    KS,
+    Generalised,
+    PerClass,
+    chance,
+    generalised,
+    hierarchical_precision,
+    per_class,
+    places,
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is judged, and by which classes."""
+
+    labels: NDArray[np.int64]
+    """(n,) the true class of each picture."""
+    wnids: Sequence[str]
+    """Of all C classes."""
+    parts: NDArray[np.int8]
+    """(C,) what each is."""
+    groups: Sequence[Sequence[int]] = ()
+    """Classes that have one and the same vector."""
+    hierarchy: Hierarchy | None = None
+
+    def classes(self, *parts: int) -> NDArray[np.int64]:
+        """(m,) ascending: the classes that are one of *parts*."""
+        return np.flatnonzero(np.isin(self.parts, parts))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What came out for one method."""
+
+    unseen: Mapping[int, PerClass]
+    """k -> hits of pictures of unseen classes, among those."""
+    seen: Mapping[int, PerClass]
+    generalised: Mapping[int, Generalised]
+    precision: Mapping[int, PerClass] = field(default_factory=dict)
+    """k -> hierarchical precision, of unseen pictures among unseen classes."""
+
+
+def judge(scores: Floats, pictures: Pictures) -> Judgement:
+    """Judge a method.
+
+    Args:
+        scores: (n, C), higher is nearer.
+        pictures: What they are of.
+    """
+    unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
+    both = pictures.classes(SEEN, UNSEEN)
+    return Judgement(
+        unseen=_hits(scores, pictures, unseen) if len(unseen) else {},
+        seen=_hits(scores, pictures, seen),
+        generalised=_generalised(scores, pictures, both) if len(unseen) else {},
+        precision=_precision(scores, pictures, unseen) if len(unseen) else {},
+    )
+
+
+def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
+    """Mean over pictures of hit@k of those of one part's classes, among these classes."""
+    return _hits(scores, pictures, pictures.classes(part), ks=(k,))[k].micro
+
+
+def _among(
+    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
+    """Scores of these classes' pictures among these classes; their columns; what is alike."""
+    there = np.isin(pictures.labels, classes)
+    columns = np.searchsorted(classes, pictures.labels[there])
+    place = {label: column for column, label in enumerate(classes.tolist())}
+    groups = [[place[label] for label in group if label in place] for group in pictures.groups]
+    alike = [group for group in groups if len(group) > 1]
+    return scores[np.ix_(np.flatnonzero(there), classes)], columns, alike
+
+
+def _hits(
+    scores: Floats,
+    pictures: Pictures,
+    classes: NDArray[np.int64],
+    ks: Sequence[int] = KS,
+) -> dict[int, PerClass]:
+    among, columns, alike = _among(scores, pictures, classes)
+    found = places(among, columns, groups=alike)
+    labels, count = classes[columns], len(pictures.parts)
+    return {k: per_class(found.hits(k), labels, count) for k in ks if k <= len(classes)}
+
+
+def _generalised(
+    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+) -> dict[int, Generalised]:
+    among, columns, alike = _among(scores, pictures, classes)
+    found = places(among, columns, groups=alike)
+    learned = pictures.parts[classes] == SEEN
+    ks = [k for k in KS if k <= len(classes)]
+    return generalised(found, columns, learned, ks=ks, macro=False)
+
+
+def _precision(
+    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+) -> dict[int, PerClass]:
+    hierarchy = pictures.hierarchy
+    wnids = [pictures.wnids[label] for label in classes.tolist()]
+    if hierarchy is None or any(wnid not in hierarchy for wnid in wnids):
+        return {}
+    among, columns, alike = _among(scores, pictures, classes)
+    valid, place = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
+    correct = {
+        k: {
+            column: {place[w] for w in hierarchy.correct_set(wnids[column], k, valid)}
+            for column in np.unique(columns).tolist()
+        }
+        for k in KS
+        if k <= len(classes)
+    }
+    found = hierarchical_precision(among, columns, correct, groups=alike)
+    labels, count = classes[columns], len(pictures.parts)
+    return {k: per_class(values, labels, count) for k, values in found.items()}
+
+
+def alike(vectors: Floats) -> list[list[int]]:
+    """Classes that have one and the same vector, so that nothing can tell them apart."""
+    kinds: dict[bytes, list[int]] = {}
+    for label, vector in enumerate(vectors):
+        if vector.any():
+            kinds.setdefault(vector.tobytes(), []).append(label)
+    return [labels for labels in kinds.values() if len(labels) > 1]
+
+
+def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
+    """A table: for each method its means over splits, in per cent of pictures.
+
+    Among unseen classes hit@k and hp@k; then, at 5 or what there are, of seen classes among
+    themselves, and of both among all.
+    """
+    every = [one for some in judged.values() for one in some]
+    ks = [k for k in KS if all(k in one.unseen for one in every)]
+    exact = [k for k in KS if k > 1 and all(k in one.precision for one in every)]
+    last = max(k for k in KS if k <= 5 and all(k in one.seen and k in one.unseen for one in every))
+    yield (
+        "method", *(f"hit@{k}" for k in ks), *(f"hp@{k}" for k in exact), f"seen@{last}",
+        f"all: seen@{last}", f"unseen@{last}", "harmonic",
+    )  # fmt: skip
+    for name, some in judged.items():
+        mixed = [one.generalised[last] for one in some]
+        yield (
+            name,
+            *(_percent(one.unseen[k].micro for one in some) for k in ks),
+            *(_percent(one.precision[k].micro for one in some) for k in exact),
+            _percent(one.seen[last].micro for one in some),
+            _percent(one.seen for one in mixed),
+            _percent(one.unseen for one in mixed),
+            _percent(one.harmonic for one in mixed),
+        )
+
+
+def chances(classes: int) -> dict[int, float]:
+    """hit@k when nothing is known, among so many classes."""
+    return {k: chance(k, classes) for k in KS if k <= classes}
+
+
+def _percent(values: Iterable[float]) -> str:
+    return f"{100 * float(np.mean(list(values))):.1f}"

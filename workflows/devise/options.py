@@ -1,0 +1,80 @@
+"""What DeViSE can be asked for."""
+
+from dataclasses import dataclass
+
+from pipeline.backbone import POOLINGS
+from pipeline.store.features import DTYPES, PRECISIONS
+from pipeline.words import SYNONYMS
+from workflows.training.options import Training, option
+
+LOSSES = ("hinge", "cosine", "l2", "infonce")
+HEADS = ("linear", "mlp")
+LEARNS = ("head", "all")
+SCHEDULES = ("cosine", "constant")
+
+WORDS = "words and classes"
+TRUNK = "the trunk, and what of it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Training):
+    """The flags of `tesserae train devise`."""
+
+    steps: int = option(500, "steps to train", least=1)
+    batch_size: int = option(256, "rows of a batch, of all ranks together", least=1)
+    look_every: int = option(
+        100, "steps between two looks at how good it is", least=1, group="what is seen of it"
+    )
+
+    trunk: str | None = option(
+        None, "vision model of transformers: folder or name; new = a small one that has learned"
+        " nothing yet", group=TRUNK,
+    )  # fmt: skip
+    width: int = option(32, "channels of the first layers of a new trunk", least=8, group=TRUNK)
+    cut: str | None = option(None, "block whose output is taken (the end)", group=TRUNK)
+    pooling: str = option("end", "how it is pooled", choices=POOLINGS, group=TRUNK)
+    feature_size: int | None = option(
+        None, "stored size that it is given, in pixels (what fits it best)", least=1, group=TRUNK
+    )
+    feature_precision: str = option(
+        "float32", "features are computed in", choices=PRECISIONS, group=TRUNK
+    )
+    feature_dtype: str = option("float32", "features are stored as", choices=DTYPES, group=TRUNK)
+    learn: str = option(
+        "head",
+        "head: on features that are stored first; all: through the trunk, from pixels",
+        choices=LEARNS,
+        group=TRUNK,
+    )
+    start: str | None = option(None, "run whose weights it begins with", group=TRUNK)
+    trunk_rate: float = option(1e-5, "learning rate of the trunk's weights", least=0, group=TRUNK)
+
+    words: str | None = option(
+        None, "file of word vectors: word2vec, GloVe, fastText (from --hierarchy)", group=WORDS
+    )
+    synonyms: str = option("mean", "which names of a class count", choices=SYNONYMS, group=WORDS)
+    centre: bool = option(
+        True, "subtract the mean of the learned classes' vectors from all words", group=WORDS
+    )
+    hierarchy: str | None = option(
+        None, "is-a edges: file, or WordNet's folder; for vectors without --words", group=WORDS
+    )
+    unseen: str = option(
+        "0", "classes that are not learned from: how many, or a file that names them", group=WORDS
+    )
+    validation: int = option(
+        0, "of the others, classes kept back to choose options by", least=0, group=WORDS
+    )
+    class_seed: int = option(0, "of which classes those are", least=0, group=WORDS)
+
+    loss: str = option("cosine", "what is minimised", choices=LOSSES)
+    margin: float = option(0.1, "of hinge", least=0)
+    temperature: float = option(0.3, "of infonce", least=1e-3)
+    head: str = option("mlp", "from features to word space", choices=HEADS)
+    hidden: int = option(1024, "units of an mlp's layer", least=1)
+    dropout: float = option(0.4, "share of what enters a layer that is dropped", least=0, most=0.95)
+    mirrored: bool = option(True, "learn from mirror images too")
+    rate: float = option(2e-3, "learning rate, of AdamW", least=0)
+    schedule: str = option("cosine", "of the learning rate, after warming up", choices=SCHEDULES)
+    warm_share: float = option(0.1, "share of the steps in which it rises", least=0, most=1)
+    weight_decay: float = option(1e-2, "of AdamW", least=0)

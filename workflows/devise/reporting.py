@@ -1,0 +1,237 @@
+"""What a run is worth, for its report: beside simpler ways, by distance, and in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import neighbours
+from pipeline.errors import TesseraeError
+from pipeline.features.reading import open_features
+from pipeline.hierarchy import Hierarchy, read_hierarchy
+from pipeline.loader.reader import reader_of
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from pipeline.store.split import open_split
+from pipeline.words import split_names
+from workflows.devise import baselines
+from workflows.devise.baselines import Learned
+from workflows.devise.judging import Judgement, Pictures, alike, judge, lines
+from workflows.devise.model import DeviseModel, open_model
+from workflows.devise.space import Floats
+from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
+from workflows.evaluation.ranking import UNJOINED, bootstrap, hops, same_class
+from workflows.training.folder import RunFolder
+from workflows.training.pictures import grid_png
+
+PENALTY, LIKELY_PENALTY, LIKELIEST = 1.0, 1e-4, 10
+"""Of the ways beside it. They were not chosen on this store: `tesserae study devise` does."""
+THUMBNAIL = 64
+QUERIES, FOUND = 10, 8
+"""Galleries, and pictures in each."""
+NEAREST = 10
+SEED = 1
+
+
+@dataclass(frozen=True)
+class JudgedDevise:
+    """Figures, tables and pictures."""
+
+    step: int
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[tuple[str, Sequence[str], Sequence[Sequence[str]]], ...]
+    """(title, columns, rows)."""
+    pictures: tuple[tuple[str, bytes], ...]
+    notice: str
+
+    def figures(self) -> Iterator[tuple[str, str]]:
+        """(name, value), for people."""
+        return iter(self.facts)
+
+
+def judge_run(folder: RunFolder, *, samples: int) -> JudgedDevise:
+    """Judge the newest checkpoint of a run.
+
+    Args:
+        folder: Of the run.
+        samples: Pictures that are looked for among all others, at most.
+
+    Raises:
+        TesseraeError: The run or its store cannot be opened, or nothing is held out.
+    """
+    model = open_model(folder.path)
+    split = folder.asked()["data"]["held_out"]
+    if split is None:
+        raise TesseraeError(
+            f"{folder.path} has no split to be judged by: prepare val or test, and train with it."
+        )
+    judged = _read(model, split)
+    methods = {"DeViSE": judge(judged.vectors @ model.class_vectors.T, judged.pictures)}
+    methods |= _others(model, judged)
+    return JudgedDevise(
+        step=model.step,
+        facts=tuple(_facts(methods["DeViSE"], judged, split, samples)),
+        tables=tuple(_tables(methods, judged, model)),
+        pictures=tuple(_galleries(model, judged, split)),
+        notice=_notice(model),
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The rows of a split, as a model sees them."""
+
+    rows: NDArray[np.int64]
+    vectors: Floats
+    features: Floats | None
+    pictures: Pictures
+
+
+def _read(model: DeviseModel, split: str) -> _Judged:
+    blocks = list(model.rows(split))
+    rows = np.concatenate([block for block, _ in blocks])
+    vectors = np.concatenate([block for _, block in blocks])
+    objects = open_objects(model.store)
+    labels = open_split(objects, split, [model.size]).labels[rows].astype(np.int64)
+    there = np.flatnonzero(np.isin(labels, model.space.labels(SEEN, VALIDATION, UNSEEN)))
+    features = None
+    if model.features is not None:
+        features = open_features(model.store, model.features, split).rows(rows[there])
+    pictures = Pictures(
+        labels[there],
+        model.space.wnids.tolist(),
+        model.space.parts,
+        alike(model.class_vectors),
+        _hierarchy(model),
+    )
+    return _Judged(rows[there], vectors[there], features, pictures)
+
+
+def _hierarchy(model: DeviseModel) -> Hierarchy | None:
+    where = model.options.hierarchy
+    return None if where is None else read_hierarchy(where)
+
+
+def _others(model: DeviseModel, judged: _Judged) -> dict[str, Judgement]:
+    """The simpler ways, on the same features; none where it learned from pixels."""
+    if model.features is None or judged.features is None:
+        return {}
+    train = open_features(model.store, model.features, model.split)
+    labels = train.split.labels[train.readable].astype(np.int64)
+    seen = np.isin(labels, model.space.labels(SEEN))
+    learned = Learned(train.rows(train.readable[seen]), labels[seen])
+    classes, vectors = len(model.space.wnids), model.class_vectors
+    softmax = baselines.fit_softmax(learned, penalty=LIKELY_PENALTY)
+    ways = {
+        "ridge": baselines.ridge(learned, vectors, penalty=PENALTY),
+        "ConSE": baselines.conse(softmax, vectors, likeliest=LIKELIEST),
+        "softmax": baselines.softmax_scores(softmax, classes),
+        "random codes": baselines.random_codes(learned, classes, penalty=PENALTY, seed=SEED),
+    }
+    return {name: judge(score(judged.features), judged.pictures) for name, score in ways.items()}
+
+
+def _facts(
+    found: Judgement, judged: _Judged, split: str, samples: int
+) -> Iterator[tuple[str, str]]:
+    yield "pictures", f"{len(judged.rows):,} of split {split}"
+    for k in (1, 5):
+        if k in found.seen:
+            yield f"hit@{k} of seen classes", f"{found.seen[k].micro:.1%}"
+        if k in found.unseen:
+            wide = bootstrap([found.unseen[k]], macro=False)
+            chance = k / len(judged.pictures.classes(UNSEEN))
+            yield (
+                f"hit@{k} of unseen classes",
+                f"{wide.mean:.1%} (95 % {wide.low:.1%} to {wide.high:.1%}; chance {chance:.1%})",
+            )
+    if 5 in found.generalised:
+        mixed = found.generalised[5]
+        yield (
+            "hit@5 among all: seen, unseen, harmonic mean",
+            f"{mixed.seen:.1%}, {mixed.unseen:.1%}, {mixed.harmonic:.1%}",
+        )
+    for name, vectors in (("word space", judged.vectors), ("features", judged.features)):
+        if vectors is not None and len(vectors) > NEAREST:
+            share = _same(vectors, judged.pictures.labels, samples)
+            yield f"{NEAREST} nearest pictures of the same class, by {name}", f"{share:.1%}"
+
+
+def _same(vectors: Floats, labels: NDArray[np.int64], samples: int) -> float:
+    own = np.arange(min(samples, len(vectors)))  # rows are in random order
+    found = neighbours.build("exact", vectors).search(vectors[own], NEAREST + 1)
+    return float(same_class(found.rows, labels[own], labels, NEAREST, own=own).mean())
+
+
+def _tables(
+    methods: Mapping[str, Judgement], judged: _Judged, model: DeviseModel
+) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    if methods["DeViSE"].unseen:
+        heads, *rows = lines({name: [found] for name, found in methods.items()})
+        columns = ["=method", *(f">{head}" for head in heads[1:])]
+        yield "Beside simpler ways, in per cent of unseen pictures", columns, rows
+    far = _by_distance(judged, model)
+    if far:
+        yield (
+            "How far first answers are from the truth, unseen pictures among unseen classes",
+            ["=hops in the hierarchy", ">pictures, %"],
+            far,
+        )
+
+
+def _by_distance(judged: _Judged, model: DeviseModel) -> list[tuple[str, str]]:
+    hierarchy, unseen = judged.pictures.hierarchy, judged.pictures.classes(UNSEEN)
+    wnids = [judged.pictures.wnids[label] for label in unseen.tolist()]
+    if hierarchy is None or not wnids or any(wnid not in hierarchy for wnid in wnids):
+        return []
+    there = np.isin(judged.pictures.labels, unseen)
+    columns = np.searchsorted(unseen, judged.pictures.labels[there])
+    scores = judged.vectors[there] @ model.class_vectors[unseen].T
+    shares = hops(scores, columns, hierarchy.distances(wnids)).shares
+    return [
+        ("no path" if far == UNJOINED else str(far), f"{100 * share:.1f}")
+        for far, share in shares.items()
+    ]
+
+
+def _galleries(model: DeviseModel, judged: _Judged, split: str) -> Iterator[tuple[str, bytes]]:
+    labels = model.space.labels(UNSEEN)
+    kind = "never learned"
+    if not len(labels):
+        labels, kind = model.space.labels(SEEN), "learned"
+    labels = labels[np.isin(labels, judged.pictures.labels)]
+    chosen = labels[:: max(1, len(labels) // QUERIES)][:QUERIES]
+    index = neighbours.build("exact", judged.vectors)
+    count = min(FOUND, len(judged.rows))
+    for label in chosen.tolist():
+        found = index.search(model.class_vectors[label][None], count).rows[0]
+        right = int((judged.pictures.labels[found] == label).sum())
+        wnid, words = model.classes[label]
+        name = (split_names(words) or [wnid])[0]
+        png = grid_png(_thumbnails(model, split, judged.rows[found]), columns=count)
+        yield f'"{name}" ({kind}): {right} of {count} right', png
+
+
+def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    objects = open_objects(model.store)
+    done = records.load_done(objects, split)
+    sizes = [model.size] if done is None else done.sizes
+    size = min((size for size in sizes if size >= THUMBNAIL), default=max(sizes))
+    opened = open_split(objects, split, [size])
+    out = np.empty((len(rows), size, size, 3), np.uint8)
+    with ThreadPoolExecutor(1) as disk:
+        reader_of(opened, size, cache_bytes=2**20).gather(rows, out, disk)
+    step = max(1, size // (2 * THUMBNAIL))
+    return np.ascontiguousarray(out[:, ::step, ::step])
+
+
+def _notice(model: DeviseModel) -> str:
+    return (
+        f"Unseen classes are such that DeViSE never learned from. Its trunk, {model.options.trunk},"
+        " may have: one that was trained on ImageNet has seen the labels of all of ImageNet's"
+        " classes, and what it then makes of them is no zero-shot recognition."
+    )

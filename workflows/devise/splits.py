@@ -1,0 +1,83 @@
+"""Which classes are learned from, which are kept back to choose by, and which are never seen.
+
+Whole classes are kept back, with all their pictures and the mirror images of those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import TesseraeError
+
+SEEN, VALIDATION, UNSEEN, WORDLESS = range(4)
+"""What a class is: learned from; kept back to choose by; never seen; without a word vector, so that
+nothing can be learned from it or said of it."""
+
+
+def class_parts(
+    wnids: Sequence[str],
+    known: NDArray[np.bool_],
+    *,
+    unseen: str,
+    validation: int,
+    seed: int,
+) -> NDArray[np.int8]:
+    """What each class is.
+
+    Args:
+        wnids: Of label 0, 1, ...
+        known: (C,) bool: which have a word vector.
+        unseen: How many are never seen, drawn by *seed*; or a file of wnids, a line each, or of
+            JSON with a list `unseen`.
+        validation: How many of the others are kept back, drawn by *seed*.
+        seed: Of what is drawn. The same unseen ones are drawn whatever *validation* is.
+
+    Returns:
+        (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `WORDLESS`.
+
+    Raises:
+        TesseraeError: The file names none of the classes, or fewer than two classes are left.
+    """
+    parts = np.where(known, SEEN, WORDLESS).astype(np.int8)
+    there = np.flatnonzero(known)
+    chosen = _drawn(there, int(unseen), seed) if unseen.isdecimal() else _named(wnids, unseen)
+    parts[[label for label in chosen if known[label]]] = UNSEEN
+    rest = np.flatnonzero(parts == SEEN)
+    parts[_drawn(rest, validation, seed + 1)] = VALIDATION
+    left = int((parts == SEEN).sum())
+    if left < 2:
+        raise TesseraeError(
+            f"{left} of {len(wnids)} classes are left to learn from, after {len(chosen)} unseen"
+            f" and {validation} for validation, of {len(there)} with a word vector:"
+            " expected 2 or more."
+        )
+    return parts
+
+
+def _drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    order = np.random.Generator(np.random.PCG64(seed)).random(len(labels)).argsort(kind="stable")
+    return np.sort(labels[order[:count]])
+
+
+def _named(wnids: Sequence[str], file: str) -> NDArray[np.int64]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise TesseraeError(
+            f"--unseen is {file!r}, which cannot be read ({e}): expected a number of classes, or a"
+            " file that names them."
+        ) from e
+    try:
+        found = json.loads(text)
+        names = {str(name) for name in found["unseen"]}
+    except (ValueError, TypeError, KeyError):
+        names = {line.split()[0] for line in text.splitlines() if line.strip()}
+    labels = [label for label, wnid in enumerate(wnids) if wnid in names]
+    if not labels:
+        raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")
+    return np.array(labels, np.int64)
