@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", metavar="MODEL", help="folder or name of a model: FID, KID, precision, recall"
     )
+    parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
     parser.add_argument(
         "--samples", type=int, default=1_000, help="pictures that are judged (1000)"
     )
@@ -88,7 +89,7 @@ def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace
     if stage.startswith("workflows.devise.") and asked["data"]["held_out"] is not None:
         from workflows.devise import reporting
 
-        return reporting.judge_run(folder, samples=args.samples)
+        return reporting.judge_run(folder, samples=args.samples, clip=args.clip)
     return None
 
 

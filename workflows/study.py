@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devise.add_argument("--features", help="name of its features (the only ones)")
     devise.add_argument("--words", metavar="FILE", help="of word vectors")
     devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
+    devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
     devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
     devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")
     devise.add_argument("--validation", type=int, default=30, help="classes to choose by (30)")
@@ -148,4 +149,5 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
         None if args.hierarchy is None else read_hierarchy(args.hierarchy),
         unseen=args.unseen,
         validation=args.validation,
+        clip=args.clip,
     )

@@ -20,6 +20,7 @@ from pipeline.store.split import open_split
 from pipeline.words import split_names
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
+from workflows.devise.clip import Clip
 from workflows.devise.judging import Judgement, Pictures, alike, judge, lines
 from workflows.devise.model import DeviseModel, open_model
 from workflows.devise.space import Floats
@@ -53,12 +54,13 @@ class JudgedDevise:
         return iter(self.facts)
 
 
-def judge_run(folder: RunFolder, *, samples: int) -> JudgedDevise:
+def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> JudgedDevise:
     """Judge the newest checkpoint of a run.
 
     Args:
         folder: Of the run.
         samples: Pictures that are looked for among all others, at most.
+        clip: Folder or name of a CLIP model to put beside it.
 
     Raises:
         TesseraeError: The run or its store cannot be opened, or nothing is held out.
@@ -72,6 +74,9 @@ def judge_run(folder: RunFolder, *, samples: int) -> JudgedDevise:
     judged = _read(model, split)
     methods = {"DeViSE": judge(judged.vectors @ model.class_vectors.T, judged.pictures)}
     methods |= _others(model, judged)
+    if clip is not None:
+        scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
+        methods["CLIP"] = judge(scores[judged.places], judged.pictures)
     return JudgedDevise(
         step=model.step,
         facts=tuple(_facts(methods["DeViSE"], judged, split, samples)),
@@ -88,6 +93,8 @@ class _Judged:
     rows: NDArray[np.int64]
     vectors: Floats
     features: Floats | None
+    places: NDArray[np.int64]
+    """Of these rows among all that are readable."""
     pictures: Pictures
 
 
@@ -108,7 +115,7 @@ def _read(model: DeviseModel, split: str) -> _Judged:
         alike(model.class_vectors),
         _hierarchy(model),
     )
-    return _Judged(rows[there], vectors[there], features, pictures)
+    return _Judged(rows[there], vectors[there], features, there, pictures)
 
 
 def _hierarchy(model: DeviseModel) -> Hierarchy | None:

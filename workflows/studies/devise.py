@@ -24,6 +24,7 @@ from pipeline.hierarchy import Hierarchy
 from pipeline.words import ClassVectors
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
+from workflows.devise.clip import Clip
 from workflows.devise.judging import Judgement, Pictures, alike, hits_among, judge
 from workflows.devise.options import Options
 from workflows.devise.space import FILE, Space, make_space, unit
@@ -81,6 +82,8 @@ class Ground:
     mirrored: bool
     unseen: str = "40"
     validation: int = 30
+    clip: Floats | None = None
+    """(n, C) scores of the judged pictures by a CLIP model."""
 
 
 def open_ground(
@@ -93,6 +96,7 @@ def open_ground(
     held_out: str = "val",
     unseen: str = "40",
     validation: int = 30,
+    clip: str | None = None,
 ) -> Ground:
     """Read the features of both splits, mirrored ones too where there are such."""
     train, judged = (open_features(store, features, name) for name in (split, held_out))
@@ -103,9 +107,13 @@ def open_ground(
         np.concatenate([labels] * len(kinds)),
     )
     there = judged.split.labels[judged.readable].astype(np.int64)
+    scores = None
+    if clip is not None:
+        size, listed = judged.recipe.stored_size, judged.split.recipe.classes
+        scores = Clip(clip).scores(store, held_out, size, listed)
     return Ground(
         store, features, classes, hierarchy, learned, Learned(judged.rows(judged.readable), there),
-        mirrored=len(kinds) > 1, unseen=unseen, validation=validation,
+        mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
     )  # fmt: skip
 
 
@@ -193,6 +201,12 @@ def _random(arena: Arena, setting: Mapping[str, Any]) -> Floats:
     return made(arena.ground.judged.features)
 
 
+def _clip(arena: Arena, setting: Mapping[str, Any]) -> Floats:
+    """Learns nothing here."""
+    assert arena.ground.clip is not None
+    return arena.ground.clip
+
+
 class _Softmaxes:
     """Fitted once for each penalty: ConSE in all its settings, and the softmax alone, share it."""
 
@@ -235,6 +249,8 @@ def run_split(ground: Ground, seed: int, *, steps: int = STEPS) -> Iterator[Outc
         ("softmax", softmaxes.alone, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
         ("random codes", _random, penalties),
     ]
+    if ground.clip is not None:
+        methods.append(("CLIP", _clip, [{}]))
     for name, learn, settings in methods:
         setting, reached = choose(choosing, learn, settings)
         scores = learn(final, setting)

@@ -1,0 +1,100 @@
+"""A CLIP model from a folder, beside what `transformers` itself makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import TesseraeError
+from tests.pictures import make_folder, prepare_inline
+from workflows.devise.clip import MEAN, STD, Clip
+
+CLASSES = [("n1", "cat, kitty"), ("n2", "boat")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thin towers of random weights, and a tokenizer that knows letters."""
+    from transformers import CLIPConfig, CLIPModel
+
+    made = tmp_path_factory.mktemp("clip") / "tiny"
+    letters = [*"abcdefghijklmnopqrstuvwxyz."]
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**tower, "vocab_size": len(tokens), "max_position_embeddings": 40,
+                     "bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1},
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(made)
+    (made / "vocab.json").write_text(json.dumps({t: place for place, t in enumerate(tokens)}))
+    (made / "merges.txt").write_text("#version: 0.2\n")
+    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    return made
+
+
+def test_scores_are_those_of_the_model(folder: Path) -> None:
+    """Cosines of pictures and of captions with the first names of classes."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    clip = Clip(folder)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    found = clip.images(images) @ clip.names(CLASSES).T
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokens = CLIPTokenizer.from_pretrained(folder)(
+        ["a photo of a cat.", "a photo of a boat."], padding=True, return_tensors="pt"
+    )
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    with torch.no_grad():
+        expected = model(pixel_values=(images / 255 - mean) / std, **tokens)
+    scale = model.logit_scale.exp().item()
+    np.testing.assert_allclose(found, expected.logits_per_image.numpy() / scale, atol=1e-5)
+
+
+def test_it_scores_a_split_in_the_order_of_its_rows(folder: Path, tmp_path: Path) -> None:
+    """Without those in quarantine."""
+    from pipeline.store import arrays
+    from pipeline.store.objects import open_objects
+
+    store = tmp_path / "store"
+    prepare_inline(make_folder(tmp_path / "train", 10, bad=1), str(store), sizes=(16,))
+    clip = Clip(folder)
+    found = clip.scores(str(store), "train", 16, CLASSES)
+    objects = open_objects(str(store))
+    readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0)
+    pixels = arrays.read_rows(objects, "train", 16, 0, 10)[readable]
+    images = clip.images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(found, images @ clip.names(CLASSES).T, atol=1e-5)
+    assert found.shape == (9, 2)
+
+
+def test_what_is_no_clip_is_a_sentence(tmp_path: Path) -> None:
+    """A folder with nothing in it."""
+    with pytest.raises(TesseraeError, match="is no CLIP model"):
+        Clip(tmp_path)
+
+
+def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Random ones would give figures, too."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    state = load_file(file)
+    del state["visual_projection.weight"]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(TesseraeError, match=r"no weights for visual_projection\.weight"):
+        Clip(tmp_path / "clip")
