@@ -129,7 +129,7 @@ def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -
 
 
 STYLE = """
-.grids { display: flex; flex-wrap: wrap; gap: 16px; }
+.grids { display: flex; flex-wrap: wrap; gap: 16px; margin-top: 16px; }
 .grids figure { margin: 0; max-width: 100%; }
 .grids img { display: block; max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
 .grids figcaption { font-size: 13px; color: var(--quiet); padding-top: 4px; }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import neighbours
+from pipeline.backbone import NEW
 from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
 from pipeline.hierarchy import Hierarchy, read_hierarchy
@@ -237,6 +238,11 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
 
 
 def _notice(model: DeviseModel) -> str:
+    if model.options.trunk == NEW:
+        return (
+            "Unseen classes are such that neither DeViSE nor its trunk, which began with random"
+            " weights, ever learned from: what is right of them is zero-shot recognition."
+        )
     return (
         f"Unseen classes are such that DeViSE never learned from. Its trunk, {model.options.trunk},"
         " may have: one that was trained on ImageNet has seen the labels of all of ImageNet's"

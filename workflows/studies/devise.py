@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.errors import TesseraeError
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.reading import open_features
 from pipeline.hierarchy import Hierarchy
@@ -80,6 +81,7 @@ class Ground:
     judged: Learned
     """Of the split that is judged."""
     mirrored: bool
+    batch_size: int = 256
     unseen: str = "40"
     validation: int = 30
     clip: Floats | None = None
@@ -97,6 +99,7 @@ def open_ground(
     unseen: str = "40",
     validation: int = 30,
     clip: str | None = None,
+    batch_size: int = 256,
 ) -> Ground:
     """Read the features of both splits, mirrored ones too where there are such."""
     train, judged = (open_features(store, features, name) for name in (split, held_out))
@@ -114,6 +117,7 @@ def open_ground(
     return Ground(
         store, features, classes, hierarchy, learned, Learned(judged.rows(judged.readable), there),
         mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
+        batch_size=batch_size,
     )  # fmt: skip
 
 
@@ -155,7 +159,8 @@ class Arena:
 
     def devise(self, setting: Mapping[str, Any]) -> Floats:
         """Train the stage itself."""
-        options = Options(**{"batch_size": 256, "mirrored": self.ground.mirrored, **setting})
+        given = {"batch_size": self.ground.batch_size, "mirrored": self.ground.mirrored}
+        options = Options(**{**given, **setting})
         made = train_head(self.ground, options, self.space)
         return unit(made(self.ground.judged.features)) @ self.space.vectors.T
 
@@ -262,11 +267,18 @@ def choose(
 ) -> tuple[Mapping[str, Any], float]:
     """The setting with the most hits among the classes to choose by, and how many those are."""
     reached = [
-        hits_among(learn(arena, setting), arena.pictures, VALIDATION, CHOSEN_BY)
+        hits_among(learn(arena, setting), arena.pictures, VALIDATION, _chosen_by(arena))
         for setting in settings
     ]
     best = int(np.argmax(reached))
     return settings[best], reached[best]
+
+
+def _chosen_by(arena: Arena) -> int:
+    classes = len(arena.pictures.classes(VALIDATION))
+    if classes < 1:
+        raise TesseraeError("no classes are left to choose by: pass a larger --validation.")
+    return min(CHOSEN_BY, max(1, classes - 1))
 
 
 def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:
@@ -283,6 +295,8 @@ def differences(found: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:
     """How far DeViSE is ahead of what is simpler: intervals by drawing classes again."""
     for name in BESIDE:
         for k in (1, 5):
+            if any(k not in one.unseen for one in found["DeViSE, chosen"]):
+                continue
             ours, theirs = (
                 [one.unseen[k] for one in found[method]] for method in ("DeViSE, chosen", name)
             )
