@@ -337,7 +337,7 @@ def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:
 
 def _write(chunks: Iterator[bytes], descriptor: int) -> None:
     try:
-        with os.fdopen(descriptor, "wb", CHUNK_BYTES) as pipe:
+        with os.fdopen(descriptor, "wb") as pipe:
             pipe.writelines(chunks)
     except BrokenPipeError:
         return  # the reader has failed, and says why

@@ -8,7 +8,7 @@ what is kept here, in minutes rather than hours.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.cores import cores
 from cluster.ranks import gpus_there
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--mirrored", action="store_true", help="of each picture's mirror image too")
     how = parser.add_argument_group("how")
     how.add_argument("--gpus", type=int, metavar="N", help="use GPUs, N here (all; 0 = none)")
+    how.add_argument(
+        "--repair", action="store_true", help="read what is there, make anew what is damaged"
+    )
     how.add_argument("--wait", action="store_true", help="wait for another run of the same")
     clusters.add_arguments(parser.add_argument_group("where"))
 
@@ -67,9 +70,10 @@ class Wish:
     trunk: str
     cut: str | None = None
     pooling: str = "end"
-    choices: FeatureChoices = FeatureChoices()
+    choices: FeatureChoices = field(default_factory=FeatureChoices)
     mirrored: bool = False
     wait: bool = False
+    repair: bool = False
     gpus: int | None = None
     """None: on the GPUs of the cluster, if it has any."""
 
@@ -90,6 +94,7 @@ def read_wish(args: argparse.Namespace) -> Wish:
         choices=choices,
         mirrored=args.mirrored,
         wait=args.wait,
+        repair=args.repair,
         gpus=args.gpus,
     )
 
@@ -146,7 +151,7 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
     recipe = making.settle(objects, split, backbone, wish.choices)
     del backbone  # tasks open their own
-    if _is_done(objects, recipe, plan, wish.kinds):
+    if not wish.repair and _is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
     run_name = making.new_run(recipe.name, split)
@@ -176,7 +181,7 @@ def _make(
     run_name: str,
     cluster: Cluster,
 ) -> None:
-    todo = making.missing(objects, recipe, plan, wish.kinds)
+    todo = making.missing(objects, recipe, plan, wish.kinds, repair=wish.repair)
     _check_room(objects, recipe, sum(len(plan.rows(s)) for s in todo) * len(wish.kinds))
     making.begin(objects, recipe, plan, wish.kinds)
     if not todo:
@@ -191,6 +196,7 @@ def _make(
         trunk=wish.trunk,
         kinds=wish.kinds,
         gpu=gpu,
+        repair=wish.repair,
         code=identity.digest(),
     )
     rows = sum(len(plan.rows(shard)) for shard in todo)

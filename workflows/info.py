@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.decode import STATUS_WORDS
+from pipeline.errors import StoreError
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
-from pipeline.store import layout, records, table
+from pipeline.store import features, layout, records, table
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe
@@ -55,6 +56,7 @@ def describe(objects: Objects) -> dict[str, Any]:
         "format": layout.FORMAT,
         "recipe": None if recipe is None else _describe_recipe(recipe),
         "splits": {one.split: _describe_split(objects, one) for one in found},
+        "features": {name: _describe_features(objects, name) for name in features.names(objects)},
     }
 
 
@@ -100,6 +102,22 @@ def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
     }
 
 
+def _describe_features(objects: Objects, name: str) -> dict[str, Any]:
+    try:
+        recipe = features.load_recipe(objects, name)
+        done = {s: features.load_done(objects, name, s) for s in records.splits(objects)}
+    except StoreError as e:
+        return {"problem": str(e)}
+    splits = {split: list(one.kinds) for split, one in done.items() if one is not None}
+    rows = sum(len(one.kinds) * one.num_rows for one in done.values() if one is not None)
+    kept = ("trunk", "cut", "pooling", "stored_size", "precision", "dtype", "dim", "weights")
+    return {
+        **{key: getattr(recipe, key) for key in kept},
+        "splits": splits,
+        "num_bytes": rows * recipe.row_bytes,
+    }
+
+
 def _bad(counts: dict[str, int]) -> bool:
     return any(count for word, count in counts.items() if word != "readable")
 
@@ -128,6 +146,8 @@ def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     out = [f"{facts['store']}  (format {facts['format']})", *_recipe_lines(facts["recipe"])]
     for split, what in facts["splits"].items():
         out += _split_lines(split, what, limit)
+    for name, what in facts["features"].items():
+        out += _feature_lines(name, what)
     return [printable(line) for line in out]
 
 
@@ -139,6 +159,18 @@ def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
         f" {recipe['shard_rows']:,} rows a shard, {recipe['chunk_rows']:,} a chunk,"
         f" codec {recipe['codec']}",
         *(f"  {part}  {what}" for part, what in sorted(recipe["software"].items())),
+    ]
+
+
+def _feature_lines(name: str, what: dict[str, Any]) -> list[str]:
+    if "problem" in what:
+        return [f"  features {name}  {what['problem']}"]
+    finished = (f"{split} ({', '.join(kinds)})" for split, kinds in what["splits"].items())
+    return [
+        f"  features {name}  {', '.join(finished) or 'not finished'}",
+        f"    {what['trunk']}, {what['cut'] or 'the end'}, pooling {what['pooling']}, of"
+        f" {what['stored_size']} px: {what['dim']:,} numbers, {what['dtype']},"
+        f" {bytes_text(what['num_bytes'])}",
     ]
 
 

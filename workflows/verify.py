@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 
 from pipeline.errors import StoreError
+from pipeline.features.check import check_features
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.recheck import recheck_rows
-from pipeline.store import records
+from pipeline.store import features, records
 from pipeline.store.objects import Objects, open_objects
 from workflows.figures import bytes_text, counted, printable, seconds_text
 from workflows.progress import Progress
@@ -53,7 +54,29 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {_advice(problems)}")
         elif args.source is not None:
             whole = _recheck(objects, split, args.source) and whole
+    for name in features.names(objects):
+        whole = verify_features(objects, name) and whole
     return 0 if whole else 1
+
+
+def verify_features(objects: Objects, name: str) -> bool:
+    """Check features, and say what is wrong with them; whether they are whole."""
+    started = time.monotonic()
+    problems, files = [], 0
+    with Progress(f"{name}: verify", unit="files") as progress:
+        for _, problem in check_features(objects, name):
+            files += 1
+            progress.update(rows=1)
+            if problem is not None:
+                problems.append(problem)
+    wrong = sum(not problem.unfinished for problem in problems)
+    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    seconds = seconds_text(time.monotonic() - started)
+    print(printable(f"features {name}: {state}; {counted(files, 'file')} in {seconds}"))
+    say_problems(sorted(set(problems)))
+    if problems:
+        print("  `tesserae features` with the same options and --repair makes them anew.")
+    return not problems
 
 
 def say_problems(problems: Sequence[Problem]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.backbone import Backbone
 from pipeline.errors import StoreError
-from pipeline.features.task import FeatureWork, make_features
+from pipeline.features.task import FeatureWork, make_features, still_there
 from pipeline.ingest.finish import put_changed
 from pipeline.ingest.graph import Job
 from pipeline.store import arrays, features, layout, records
@@ -84,22 +85,39 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
         put_changed(objects, name, data)
 
 
-def missing(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[int]:
-    """The shards that lack features of one of *kinds*, or whose images are others by now."""
+def missing(
+    objects: Objects,
+    recipe: FeatureRecipe,
+    plan: Plan,
+    kinds: Iterable[str],
+    *,
+    repair: bool = False,
+) -> list[int]:
+    """The shards that lack features of one of *kinds*, or whose images are others by now.
+
+    Args:
+        objects: The store.
+        recipe: What features.
+        plan: Of which split.
+        kinds: `plain`, `mirrored`.
+        repair: Read what is committed, and count what is damaged as missing; otherwise what has
+            another size.
+    """
     made = features.load_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
     size = str(recipe.stored_size)
 
     def whole(shard: int) -> bool:
         kept = made.get(shard)
-        return (
-            kept is not None
-            and set(kinds) <= kept.arrays.keys()
-            and shard in images
-            and kept.pixels == images[shard].arrays[size].digest
-        )
+        if kept is None or shard not in images:
+            return False
+        if kept.pixels != images[shard].arrays[size].digest:
+            return False
+        return set(kinds) <= still_there(objects, kept, repair=repair).keys()
 
-    return [shard for shard in range(plan.num_shards) if not whole(shard)]
+    with ThreadPoolExecutor(records.READERS) as pool:
+        found = list(pool.map(whole, range(plan.num_shards)))
+    return [shard for shard, there in enumerate(found) if not there]
 
 
 def feature_jobs(work: FeatureWork, shards: Iterable[int]) -> list[Job]:

@@ -53,6 +53,8 @@ class FeatureWork:
     """Folder or name of the network."""
     kinds: tuple[str, ...]
     gpu: bool = False
+    repair: bool = False
+    """Whether to read what is committed, and make anew what is damaged."""
     code: str = ""
     """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
 
@@ -130,7 +132,9 @@ def make_features(work: FeatureWork, shard: int) -> FeatureReport:
         raise StoreError(f"shard {shard} of split {work.split!r} is not committed.")
     pixels = images.arrays[str(space.recipe.stored_size)].digest
     before = features.load_commit(space.objects, space.recipe, plan, shard)
-    kept = {} if before is None or before.pixels != pixels else before.arrays
+    kept = {}
+    if before is not None and before.pixels == pixels:
+        kept = still_there(space.objects, before, repair=work.repair)
     missing = [kind for kind in work.kinds if kind not in kept]
     written = dict(kept)
     if missing:
@@ -157,6 +161,16 @@ def make_features(work: FeatureWork, shard: int) -> FeatureReport:
         bytes_out=sum(written[kind].num_bytes for kind in missing),
         seconds=time.monotonic() - began,
     )
+
+
+def still_there(objects: Objects, kept: FeatureCommit, *, repair: bool) -> dict[str, Written]:
+    """What a commit vouches for and is there: of its size, or just as it was written."""
+    return {
+        kind: written
+        for kind, written in kept.arrays.items()
+        if objects.size(written.name) == written.num_bytes
+        and (not repair or records.is_there(objects, written))
+    }
 
 
 def _make(
@@ -205,7 +219,9 @@ def _compute(
             images = _images(space, rows[places], disk)
             for kind in kinds:
                 mirrored = images.flip(3) if kind == "mirrored" else images
-                out[kind][places] = features_of(space.backbone, mirrored, recipe.precision)
+                made = features_of(space.backbone, mirrored, recipe.precision)
+                with np.errstate(over="ignore"):  # it is seen below, with its row
+                    out[kind][places] = made
     for kind, values in out.items():
         bad = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad):

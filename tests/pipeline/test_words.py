@@ -209,6 +209,16 @@ def test_only_the_first_are_read_when_a_limit_is_set(
 
 
 @each_kind
+def test_a_limit_holds_in_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
+    """Also where a token came twice long before."""
+    tokens = ["t0", *(f"t{number}" for number in range(2999))]
+    vectors = np.arange(3000 * 30, dtype=np.float32).reshape(3000, 30)
+    read = read_words(kept(tmp_path, write(tokens, vectors)), limit=2000)
+    assert list(read.tokens) == tokens[1:2000]
+    assert np.array_equal(read.vectors, vectors[[0, *range(2, 2000)]])
+
+
+@each_kind
 def test_a_token_without_a_direction_is_no_token(tmp_path: Path, write: Writer) -> None:
     """NaN, infinite, larger than a float32, or nothing but zeros."""
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3, 4]], np.float32)
@@ -458,9 +468,9 @@ def test_a_name_without_a_token_is_the_mean_of_its_words() -> None:
     assert words.phrase("fishing nets") is None  # no endings are cut off
     assert words.phrase("") is None
     assert some(hot=[1, 0], cold=[-1, 0]).phrase("hot cold") is None  # it has no direction
-    third = 0.75**0.5
-    around = some(north=[0, 1], east=[third, -0.5], west=[-third, -0.5])
-    assert around.phrase("north east west") is None  # but for what rounding leaves
+    turns = 2 * np.pi * np.arange(7) / 7
+    around = Words("abcdefg", np.stack([np.cos(turns), np.sin(turns)], 1).astype(np.float32))
+    assert around.phrase("a b c d e f g") is None  # but for what rounding leaves
     assert unit_mean([]) is None
 
 
@@ -480,9 +490,7 @@ def test_a_query_that_is_not_known_names_what_is_spelled_alike() -> None:
 
 def test_spellings_are_those_of_the_more_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the case of the most frequent, up to so many, and none that is far longer."""
-    words = some(
-        NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], netball_court=[1, 0]
-    )
+    words = some(NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], nete_area=[1, 0])
     assert set(words.nearest_spellings("nete", 9)) == {"NET", "nets", "neat", "nett"}
     assert len(words.nearest_spellings("nete")) == 3
     monkeypatch.setattr(module, "SPELLINGS_OF", 3)

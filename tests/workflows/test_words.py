@@ -117,15 +117,26 @@ def test_where_the_classes_stand_is_told(
 def test_a_program_gets_everything(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the first names alone."""
+    """Also with the first names alone; who shares a name need not share a vector."""
     glove = table.parent / "glove.txt"
+    table.write_text(TABLE + "n01514668 hen, great\nn02017213 great, crane\n")
+    found = facts(monkeypatch, capsys, table, "--vectors", glove)
+    assert found["coverage"] == {"token": 4, "words": 1, "taxonomy": 0, "none": 1}
+    assert found["homonyms"] == [
+        {"name": "crane", "wnids": ["n02012849", "n03126707", "n02017213"], "alike": False},
+        {"name": "great", "wnids": ["n01514668", "n02017213"], "alike": False},
+    ]
+    table.write_text(TABLE + "n01514668 hen, great\n")
     found = facts(monkeypatch, capsys, table, "--vectors", glove, "--synonyms", "first")
     assert found == {
         "source": str(table),
-        "classes": 4,
+        "classes": 5,
         "vectors": {"file": str(glove), "tokens": 5, "dim": 3, "synonyms": "first"},
-        "coverage": {"token": 2, "words": 1, "taxonomy": 0, "none": 1},
-        "missing": [{"wnid": "n01440764", "words": "tench, Tinca tinca"}],
+        "coverage": {"token": 2, "words": 1, "taxonomy": 0, "none": 2},
+        "missing": [
+            {"wnid": "n01440764", "words": "tench, Tinca tinca"},
+            {"wnid": "n01514668", "words": "hen, great"},
+        ],
         "homonyms": [{"name": "crane", "wnids": ["n02012849", "n03126707"], "alike": True}],
         "alike": [["n02012849", "n03126707"]],
         "hierarchy": None,
