@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone import open_backbone
+from pipeline.backbone import new_backbone, open_backbone
 from pipeline.errors import TesseraeError
 
 
@@ -104,3 +104,80 @@ def test_a_real_one_tells_dogs_from_trucks(real_data: Path) -> None:
     dogs, trucks = (torch.nn.functional.normalize(rows, dim=1) for rows in (dogs, trucks))
     within = (dogs @ dogs.T).fill_diagonal_(0).sum() / 56
     assert float(within) > float((dogs @ trucks.T).mean()) + 0.1
+
+
+def test_a_cut_is_what_the_model_computes_there(folder: Path) -> None:
+    """The block's own output, pooled; and what lies behind it is not computed."""
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    found = open_backbone(folder, cut="layers.0", pooling="mean")
+    seen, later = [], []
+    blocks = dict(found.model.named_modules())
+    first = blocks["layers.0"].register_forward_hook(lambda *a: seen.append(a[2]), prepend=True)
+    second = blocks["layers.1"].register_forward_hook(lambda *a: later.append(a[2]))
+    features = found.features(images)
+    first.remove()
+    second.remove()
+    hidden = seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
+    assert later == []
+    torch.testing.assert_close(features, hidden.mean(1))
+    assert found.dim == 16
+    whole = open_backbone(folder, cut="layers.1", pooling="mean").features(images)
+    assert not torch.allclose(features, whole)
+
+
+def test_poolings_are_what_they_say(folder: Path) -> None:
+    """Over places, of tokens; of maps by quarters."""
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+
+    def pooled(pooling: str) -> torch.Tensor:
+        return open_backbone(folder, cut="layers.1", pooling=pooling).features(images)
+
+    found = open_backbone(folder, cut="layers.1")
+    hidden = found.model(found.normal(images), output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(pooled("token"), hidden[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled("max"), hidden.amax(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled("end"), hidden.mean(1), rtol=1e-4, atol=1e-5)
+    torch.manual_seed(1)
+    maps = new_backbone(size=64, width=8, cut="encoder.stages.1", pooling="grid")
+    whole = new_backbone(size=64, width=8, cut="encoder.stages.1", pooling="mean")
+    whole.model.load_state_dict(maps.model.state_dict())
+    grid = maps.features(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert grid.shape == (2, 4 * whole.dim)
+    with pytest.raises(TesseraeError, match="has no tokens"):
+        _ = new_backbone(pooling="token", width=8).dim
+    with pytest.raises(TesseraeError, match="no map to pool by quarters"):
+        _ = open_backbone(folder, pooling="grid").dim
+
+
+def test_blocks_and_poolings_that_are_not_there_are_named(folder: Path) -> None:
+    """With those that are."""
+    with pytest.raises(TesseraeError, match=r"has no block 'layers.7': expected one of .*layers"):
+        open_backbone(folder, cut="layers.7")
+    with pytest.raises(TesseraeError, match="pooling is 'sum': expected one of end, mean"):
+        open_backbone(folder, pooling="sum")
+
+
+def test_its_digest_is_of_what_was_trained(folder: Path, tmp_path: Path) -> None:
+    """The same each time it is opened; another for another weight."""
+    assert open_backbone(folder).digest == open_backbone(folder).digest
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    state = load_file(changed / "model.safetensors")
+    name = max(state)
+    state[name] = state[name] + 1e-6
+    save_file(state, changed / "model.safetensors", metadata={"format": "pt"})
+    assert open_backbone(changed).digest != open_backbone(folder).digest
+
+
+def test_a_new_one_has_learned_nothing_and_takes_gradients() -> None:
+    """Its weights are those that torch draws then."""
+    torch.manual_seed(5)
+    one = new_backbone(size=32, width=8)
+    torch.manual_seed(5)
+    other = new_backbone(size=32, width=8)
+    assert one.digest == other.digest
+    assert one.dim == 64
+    assert open_backbone("new").name == "new"
+    one.model.train().requires_grad_(True)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    one.pooled(one.normal(images)).square().sum().backward()
+    assert all(p.grad is not None for p in one.model.parameters())
