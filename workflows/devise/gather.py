@@ -65,7 +65,8 @@ def gather(
     listed = records.load_recipe(open_objects(store)).classes
     before = Path(args.run) if args.run else Path("runs/devise")
     wish = feature_wish(options, store)
-    words = None if (before / FILE).exists() else _words(options, listed)
+    goes_on = (before / "options.json").exists()  # else what is there is of a beginning
+    words = None if goes_on else _words(options, listed)
     taken = _new_input(options, store, args.split)
     if taken is None:
         made = [features.make(wish, split, cluster) for split in _names(args, held_out)]

@@ -98,7 +98,11 @@ class RunFolder:
             if new != kept:
                 _write(file, json.dumps(new, indent=1).encode())
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A run that was killed as it began has left some of these.
+        written = {file.name, *files}
+        ours = {self._checkpoints.name, self._generations.name, *written}
+        ours |= {Path(name).with_suffix(".new").name for name in written}
+        if self.path.is_dir() and any(one.name not in ours for one in self.path.iterdir()):
             raise TesseraeError(
                 f"{self.path} holds other files: expected a new or an empty folder."
             )

@@ -111,3 +111,23 @@ def test_a_step_that_was_taken_twice_is_told_once(folder: RunFolder) -> None:
         out.write('{"generation": 2, "st')
     assert [m["loss"] for m in folder.metrics()] == [11, 22, 23]
     assert json.loads((folder.path / "options.json").read_text())["versions"] == {"torch": "1"}
+
+
+@pytest.mark.parametrize("left", [(), ("space.new",), ("space.npz",), ("space.npz", "options.new")])
+def test_a_beginning_that_was_broken_off_is_begun_again(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    """What else a run is given is written before its options; other files are somebody's."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in left:
+        (run / name).write_text("half")
+    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+    assert (run / "space.npz").read_bytes() == b"whole"
+    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"other"})
+    assert (run / "space.npz").read_bytes() == b"whole"  # of a run that goes on
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(TesseraeError, match="holds other files"):
+        RunFolder(other).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
