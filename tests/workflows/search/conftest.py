@@ -1,0 +1,50 @@
+"""A small store and an engine over it, made once for each file of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workflows.search.toy import SIZE, Toy, make_store
+from workflows.search import engine as engine_room
+from workflows.search.engine import Engine, open_engine
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two splits of painted pictures, three of them broken."""
+    return make_store(tmp_path_factory.mktemp("search"))
+
+
+@pytest.fixture(scope="module")
+def toy(store: str) -> Toy:
+    """Knows colours."""
+    return Toy(store)
+
+
+Opener = Callable[..., Engine]
+
+
+@pytest.fixture
+def open_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """Opens engines over a model, as a command would of its run; closes them at the end."""
+    with ExitStack() as stack:
+
+        def opens(model: Toy, run: Path = tmp_path, **options: Any) -> Engine:
+            assert model.size == SIZE
+            monkeypatch.setattr(engine_room, "open_model", lambda _: model)
+            made = open_engine(run, **options)
+            stack.callback(made.close)
+            return made
+
+        yield opens
+
+
+@pytest.fixture
+def engine(toy: Toy, open_run: Opener) -> Engine:
+    """Over both splits."""
+    return open_run(toy)

@@ -1,0 +1,162 @@
+"""The query language: what is typed is understood as it is meant, or refused with what to type."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from workflows.search.query import (
+    MOST_CHARACTERS,
+    MOST_TERMS,
+    Between,
+    Given,
+    Part,
+    Phrase,
+    Picture,
+    Query,
+    QueryError,
+    parse,
+)
+
+WORDS = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters='"'), min_size=1
+)
+PHRASES = st.lists(WORDS, min_size=1, max_size=4).map(" ".join).map(Phrase)
+SPLITS = st.text("abcXYZ-_é", min_size=1, max_size=8)
+PICTURES = st.builds(Picture, st.none() | SPLITS, st.integers(0, 10**12))
+TERMS = PHRASES | PICTURES | st.just(Given())
+FIGURES = st.floats(0.001, 1000, allow_subnormal=False)
+PARTS = st.builds(
+    Part,
+    TERMS | st.builds(Between, TERMS, TERMS, st.floats(0, 1)),
+    st.just(1.0) | st.just(-1.0) | FIGURES | FIGURES.map(lambda weight: -weight),
+)
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> Query:
+    """Any query, as a value."""
+    first, *others = draw(st.lists(PARTS, min_size=1, max_size=5))
+    return Query((Part(first.what, abs(first.weight)), *others))
+
+
+@given(queries())
+def test_a_query_is_read_as_it_is_written(query: Query) -> None:
+    """Whatever words it is made of, signs among them."""
+    text = str(query)
+    assume(len(text) <= MOST_CHARACTERS)
+    assert parse(text, given=True) == _with_given(query)
+
+
+def _with_given(query: Query) -> Query:
+    return query if Given() in query.terms else Query((Part(Given()), *query.parts))
+
+
+@given(st.text(max_size=80) | st.text(' ab"#@~+-*0.3:', max_size=40), st.booleans())
+def test_whatever_is_typed_is_understood_or_refused(text: str, with_picture: bool) -> None:
+    """With a sentence; what is understood means the same when it is typed as it is shown."""
+    try:
+        query = parse(text, given=with_picture)
+    except QueryError:
+        return
+    assert query.parts[0].weight > 0
+    assert parse(str(query), given=with_picture) == query
+
+
+@given(st.lists(PHRASES, min_size=1, max_size=5), st.data())
+def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> None:
+    """Around operators and between words."""
+    text = " + ".join(map(str, phrases))
+    assume(len(text) <= 200)
+    assume('"' not in text)
+    spaces = st.text(" \t\n\u00a0", min_size=1, max_size=2)
+    spaced = "".join(data.draw(spaces) if c == " " else c for c in text)
+    assert parse(f"  {spaced} ") == parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("fishing net", [(1, Phrase("fishing net"))]),
+        ("man-eater", [(1, Phrase("man-eater"))]),
+        ("engine + boat", [(1, Phrase("engine")), (1, Phrase("boat"))]),
+        (
+            "king - man + woman",
+            [(1, Phrase("king")), (-1, Phrase("man")), (1, Phrase("woman"))],
+        ),
+        ("2*boat + .5 * engine", [(2, Phrase("boat")), (0.5, Phrase("engine"))]),
+        ("paddle ~ boat", [(1, Between(Phrase("paddle"), Phrase("boat"), 0.5))]),
+        ("2*paddle ~0.3 boat", [(2, Between(Phrase("paddle"), Phrase("boat"), 0.3))]),
+        ("a - b ~1 c", [(1, Phrase("a")), (-1, Between(Phrase("b"), Phrase("c"), 1))]),
+        ("#1234 + snow", [(1, Picture(None, 1234)), (1, Phrase("snow"))]),
+        ("#val:7", [(1, Picture("val", 7))]),
+        ('"rock - paper"', [(1, Phrase("rock - paper"))]),
+        ('3*"#1"', [(3, Phrase("#1"))]),
+        ("c++", [(1, Phrase("c++"))]),
+    ],
+)
+def test_the_language_is_what_the_manual_says(text: str, meant: list[tuple[float, object]]) -> None:
+    """Each form of it."""
+    assert [(part.weight, part.what) for part in parse(text).parts] == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("", "@"),
+        ("snow", "@ + snow"),
+        ("- snow", "@ - snow"),
+        ("~0.3 beach", "@ ~0.3 beach"),
+        ("snow - @", "snow - @"),
+        ("snow + 2*@", "snow + 2*@"),
+        ('"@"', '@ + "@"'),
+    ],
+)
+def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> None:
+    """It is never forgotten, and never there twice."""
+    assert str(parse(text, given=True)) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "type words"),
+        ("  ", "type words"),
+        ("+ boat", "at the beginning"),
+        ("boat +", "behind +: the query ends"),
+        ("boat + - snow", "behind +: found -"),
+        ("a ~ b ~ c", "two terms around each ~"),
+        ("a ~1.5 b", "from ~0 to ~1"),
+        ("a ~ 2*b", "weight before the first"),
+        ("king -man", "-man needs a space behind its sign: boat - man"),
+        ("~boat", "needs a space"),
+        ("#12 boat", "no + or - beside it"),
+        ("#", "expected #1234"),
+        ("#val:", "expected #1234"),
+        ("@ snow", "@ + snow"),
+        ("@", "give one"),
+        ('"net', "quotes open"),
+        ('"net"s + boat', "quotes open"),
+        ('""', "nothing in the quotes"),
+        ('"a" b', "between what is in quotes"),
+        ("0*boat", "more than 0"),
+        ("2000*boat", "at most 1000"),
+        ("2*", "weighs nothing"),
+        ("x" * 501, "501 characters"),
+        (" + ".join("abcdefghijklmnopq"), "17 terms"),
+    ],
+)
+def test_a_mistake_is_told_with_what_to_type(text: str, says: str) -> None:
+    """Not with a place in a grammar."""
+    with pytest.raises(QueryError) as refused:
+        parse(text)
+    assert says in str(refused.value)
+
+
+def test_as_many_terms_as_there_may_be_are_read() -> None:
+    """And a term on each side of ~ counts."""
+    text = " + ".join(["a"] * MOST_TERMS)
+    assert len(parse(text).terms) == MOST_TERMS
+    with pytest.raises(QueryError, match="17 terms"):
+        parse(f"{text[:-1]}a ~ b")

@@ -1,0 +1,147 @@
+"""A model that knows colours, the same each time, and a small store to search with it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.loader.reader import reader_of
+from pipeline.store.objects import open_objects
+from pipeline.store.split import open_split
+from tests.pictures import prepare_inline
+
+SIZES = (8, 16)
+SIZE = 16
+"""Whose rows the model takes."""
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 180, 40),
+    "blue": (30, 50, 220),
+    "yellow": (230, 220, 40),
+    "dark blue": (10, 15, 90),
+    "man-eater": (120, 10, 90),
+    "white": (245, 245, 245),
+    "black": (8, 8, 8),
+}
+CLASSES = (
+    ("n00000000", "red, crimson thing"),
+    ("n00000001", "green"),
+    ("n00000002", "blue, blue thing"),
+    ("n00000003", "yellow"),
+    ("n00000004", "crane"),
+    ("n00000005", "crane"),
+    ("n00000006", "nameless"),
+)
+PAINT = {0: "red", 1: "green", 2: "blue", 3: "yellow", 4: "white", 5: "black", 6: "dark blue"}
+"""Label -> what its pictures look like."""
+
+
+def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 16) of length 1: the colour of each quarter, and how bright it is."""
+    count, size = images.shape[:2]
+    half = images.reshape(count, 2, size // 2, 2, size // 2, 3).astype(np.float64)
+    colours = half.mean((2, 4)) / 127.5 - 1  # (n, 2, 2, 3)
+    found = np.concatenate([colours, np.full((count, 2, 2, 1), 0.3)], 3).reshape(count, 16)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def colour(name: str) -> NDArray[np.float32]:
+    """(16,) of length 1: a picture that is all of it."""
+    return features(np.full((1, SIZE, SIZE, 3), COLOURS[name], np.uint8))[0]
+
+
+class Toy:
+    """Words are colours. Both cranes have one vector; one class has none."""
+
+    dim = 16
+    size = SIZE
+
+    def __init__(self, store: str, classes: tuple[tuple[str, str], ...] = CLASSES) -> None:
+        self.store = store
+        self.classes = classes
+        named = ["red", "green", "blue", "yellow", "white", "white"]
+        self.class_vectors = np.zeros((len(classes), self.dim), np.float32)
+        self.class_vectors[: len(named)] = [colour(name) for name in named]
+        self.words = {name: colour(name) for name in COLOURS} | {"crane": colour("white")}
+        self.mirrored = False
+        self.embedded = 0
+        """Rows that were embedded."""
+
+    @property
+    def digest(self) -> str:
+        said = f"{self.classes} {sorted(self.words)} {self.mirrored}"
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert images.shape[1:] == (SIZE, SIZE, 3)
+        return features(images)
+
+    def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        rows, images = pixels(self.store, split)
+        for start in range(0, len(rows), 5):
+            part = slice(start, start + 5)
+            self.embedded += len(rows[part])
+            yield rows[part], self.images(images[part])
+            if self.mirrored:
+                yield rows[part], self.images(images[part, :, ::-1])
+
+    def phrase(self, text: str) -> NDArray[np.float32] | None:
+        return self.words.get(text.casefold())
+
+    def suggest(self, text: str) -> list[str]:
+        return difflib.get_close_matches(text, self.words, 3)
+
+    def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
+        names = sorted(COLOURS)
+        return names, np.array([3 * colour(name) for name in names])
+
+
+def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """All readable rows, and (n, 16, 16, 3) uint8 RGB."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    opened = open_split(open_objects(store), split, [SIZE])
+    rows = np.setdiff1d(np.arange(opened.plan.num_rows), opened.absent)
+    out = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+    with ThreadPoolExecutor(1) as disk:
+        reader_of(opened, SIZE, cache_bytes=2**20).gather(rows, out, disk)
+    return rows, out
+
+
+def paint(label: int, seed: int, side: int = 40) -> Image.Image:
+    """A picture of a class: its colour, with light from somewhere and some noise."""
+    rng = np.random.default_rng([label, seed])
+    base = np.array(COLOURS[PAINT[label]], np.float64)
+    light = rng.normal(0, 25, (2, 2, 1)).repeat(side // 2, 0).repeat(side // 2, 1)
+    noise = rng.normal(0, 6, (side, side, 3))
+    return Image.fromarray(np.clip(base + light + noise, 0, 255).astype(np.uint8))
+
+
+def make_source(root: Path, images: int, *, bad: int = 0, first: int = 0) -> Path:
+    """Class folders of painted pictures, the last *bad* of which are broken."""
+    for place in range(images):
+        label = place % len(PAINT)
+        wnid = CLASSES[label][0]
+        file = root / wnid / f"{wnid}_{first + place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        paint(label, first + place).save(file)
+        if place >= images - bad:
+            file.write_bytes(file.read_bytes()[:60])
+    return root
+
+
+def make_store(root: Path, *, train: int = 42, val: int = 14, bad: int = 3) -> str:
+    """A store with two splits; returns its path."""
+    store = str(root / "store")
+    options = {"sizes": SIZES, "shard_rows": 16, "chunk_rows": 4}
+    prepare_inline(make_source(root / "train", train, bad=bad), store, **options)
+    source = make_source(root / "val", val, first=1000)
+    prepare_inline(source, store, split="val", run="val-inline", **options)
+    return store
