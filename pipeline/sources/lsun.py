@@ -157,8 +157,8 @@ def _after(start: bytes) -> bytes | None:
     """The least key behind all that begin with *start*."""
     if len(start) < _START:
         return start + b"\0"
-    number = int.from_bytes(start, "big") + 1
-    return None if number >> (8 * _START) else number.to_bytes(_START, "big")
+    rest = start.rstrip(b"\xff")  # behind "K\xff..." comes "L", not "L\0"
+    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None
 
 
 def find_lmdbs(place: Place, wanted: str, named: bool) -> dict[str, LmdbSource]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
@@ -54,6 +54,7 @@ def test_one_table_is_a_source_too(tmp_path: Path) -> None:
     assert list(read(tmp_path / "mine", "train", tmp_path / "other")) == ["mine/00ff.jpg"]
 
 
+@example(rows={b"K\xff": b"1", b"L": b"2", b"\xff\xff": b"3"})
 @given(
     rows=st.dictionaries(
         st.binary(min_size=1, max_size=5), st.binary(min_size=1, max_size=9), max_size=40
