@@ -1,32 +1,35 @@
 """Run a network over a whole store once, and keep what it makes of each picture beside the images.
 
 Tasks of the cluster do it, a shard each, on its GPUs if there are any. What is committed stays: a
-run that was broken off goes on where it was when the same command is given again. DeViSE trains on
-what is kept here, in minutes rather than hours.
+run that was broken off goes on where it was when the same command is given again, and what is
+missing or of other images by now is made anew. --repair reads all that is there first, and makes
+anew what is damaged. DeViSE trains on what is kept here, in minutes rather than hours.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from cluster.cores import cores
 from cluster.ranks import gpus_there
 from pipeline import identity
-from pipeline.backbone import POOLINGS, open_backbone
+from pipeline.backbone import NEW, POOLINGS, open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import making
 from pipeline.features.making import FeatureChoices
 from pipeline.features.task import FeatureWork
-from pipeline.ingest.graph import Failed, run_jobs
-from pipeline.store import features, records
+from pipeline.ingest.graph import Failed, Job, run_jobs
+from pipeline.store import records
 from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureRecipe
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 from workflows import clusters
 from workflows.clusters import Cluster
-from workflows.figures import bytes_text, counted
+from workflows.figures import bytes_text, counted, printable
 from workflows.progress import Progress, say_waiting
 
 
@@ -101,9 +104,9 @@ def read_wish(args: argparse.Namespace) -> Wish:
 
 def run(args: argparse.Namespace) -> int:
     """Make the features of every split that was asked for."""
-    for name in ("gpus", "workers", "size"):
-        if getattr(args, name) is not None and getattr(args, name) < (name != "gpus"):
-            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
+    for name, least in (("gpus", 0), ("workers", 1), ("threads", 1), ("size", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least {least}.")
     clusters.check_where(args.cluster)
     wish = read_wish(args)
     objects = open_objects(args.store)
@@ -146,12 +149,19 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
         StoreError: The split is not finished, or somebody else is making the same.
         TesseraeError: A shard was not made, or there is no such network.
     """
+    if wish.trunk == NEW:
+        raise TesseraeError(
+            f"--trunk {NEW} has learned nothing yet, and is another one each time: expected a model"
+            " that is kept, a folder or of the model hub."
+        )
+    if Path(wish.trunk).is_dir():  # workers are in other folders
+        wish = replace(wish, trunk=str(Path(wish.trunk).absolute()))
     objects = open_objects(wish.store)
     plan = records.load_plan(objects, split)
     backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
     recipe = making.settle(objects, split, backbone, wish.choices)
     del backbone  # tasks open their own
-    if not wish.repair and _is_done(objects, recipe, plan, wish.kinds):
+    if not wish.repair and making.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
     run_name = making.new_run(recipe.name, split)
@@ -159,51 +169,79 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     with lease(objects, making.held(recipe.name, split), wait=wish.wait, waiting=say_waiting):
         objects.begin()
         try:
-            _make(wish, objects, recipe, plan, run_name, cluster)
+            _make(wish, Run(objects, recipe, plan, run_name), cluster)
             making.finish(objects, recipe, plan)
         finally:
             objects.end()
     return recipe
 
 
-def _is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: tuple[str, ...]) -> bool:
-    done = features.load_done(objects, recipe.name, plan.split)
-    if done is None or not set(kinds) <= set(done.kinds):
-        return False
-    return not making.missing(objects, recipe, plan, kinds)
+@dataclass(frozen=True)
+class Run:
+    """One run over one split."""
+
+    objects: Objects
+    recipe: FeatureRecipe
+    plan: Plan
+    name: str
+
+    @property
+    def what(self) -> tuple[Objects, FeatureRecipe, Plan]:
+        """Of which features of which split of which store."""
+        return self.objects, self.recipe, self.plan
 
 
-def _make(
-    wish: Wish,
-    objects: Objects,
-    recipe: FeatureRecipe,
-    plan: Plan,
-    run_name: str,
-    cluster: Cluster,
-) -> None:
-    todo = making.missing(objects, recipe, plan, wish.kinds, repair=wish.repair)
-    _check_room(objects, recipe, sum(len(plan.rows(s)) for s in todo) * len(wish.kinds))
-    making.begin(objects, recipe, plan, wish.kinds)
+def _make(wish: Wish, run: Run, cluster: Cluster) -> None:
+    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *making.promised(*run.what)})
+    making.begin(*run.what, kinds)
+    if wish.repair:
+        _remove_damaged(run)
+    todo = making.missing(*run.what, kinds)
     if not todo:
         return
+    _check_room(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
+    making.clear(*run.what, making.leftovers(*run.what, kinds))
     cluster.look()
-    gpu = wish.gpus != 0 and gpus_there(cluster.client) > 0
+    gpu = _gpus(wish, cluster) > 0
     work = FeatureWork(
-        store=objects.url,
-        split=plan.split,
-        run=run_name,
-        name=recipe.name,
+        store=run.objects.url,
+        split=run.plan.split,
+        run=run.name,
+        name=run.recipe.name,
         trunk=wish.trunk,
-        kinds=wish.kinds,
+        kinds=kinds,
         gpu=gpu,
-        repair=wish.repair,
         code=identity.digest(),
     )
-    rows = sum(len(plan.rows(shard)) for shard in todo)
-    jobs = making.feature_jobs(work, todo)
+    slots = 1 if gpu or cluster.stands else sum(cluster.client.nthreads().values())
+    _run(run, making.feature_jobs(work, todo, max(1, slots)), cluster)
+
+
+def _remove_damaged(run: Run) -> None:
+    damaged = making.damaged(*run.what)
+    for name in damaged:
+        print(printable(f"  {name}: missing or damaged"), flush=True)
+    making.clear(*run.what, damaged)
+
+
+def _gpus(wish: Wish, cluster: Cluster) -> int:
+    """Workers with a GPU that are to be used."""
+    if wish.gpus == 0:
+        return 0
+    there = gpus_there(cluster.client)
+    if there < (wish.gpus or 0):
+        raise TesseraeError(
+            f"--gpus is {wish.gpus}: the cluster has {counted(there, 'worker')} with a GPU. Pass"
+            " fewer, or 0 to use processors."
+        )
+    return there
+
+
+def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
+    rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
-    with Progress(f"{plan.split}: features", rows=rows) as progress:
-        for result in run_jobs(cluster.client, run_name, jobs, tick=cluster.keep):
+    with Progress(f"{run.plan.split}: features", rows=rows) as progress:
+        for result in run_jobs(cluster.client, run.name, jobs, tick=cluster.keep):
             if isinstance(result, Failed):
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
@@ -212,22 +250,22 @@ def _make(
     if failed:
         raise TesseraeError(
             f"the features of {counted(len(failed), 'shard')} could not be made;"
-            f" {failed[0].job.name}: {failed[0].error}. What is committed stays: run the same"
+            f" {failed[0].job.name}: {failed[0].error} What is committed stays: run the same"
             " command again to go on."
         )
 
 
-def _check_room(objects: Objects, recipe: FeatureRecipe, rows: int) -> None:
-    needed = rows * recipe.row_bytes
-    room = objects.room()
+def _check_room(run: Run, rows: int) -> None:
+    needed = rows * run.recipe.row_bytes
+    room = run.objects.room()
     free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
     print(
-        f"features {recipe.name}: {rows:,} rows of {recipe.dim} numbers, {bytes_text(needed)};"
-        f" {free}",
+        f"features {run.recipe.name}: {rows:,} rows of {run.recipe.dim} numbers,"
+        f" {bytes_text(needed)}; {free}",
         flush=True,
     )
     if room is not None and needed > room:
         raise StoreError(
-            f"{objects.url} has room for {bytes_text(room)}, and {bytes_text(needed)} are to be"
+            f"{run.objects.url} has room for {bytes_text(room)}, and {bytes_text(needed)} are to be"
             " written. Free some, or store --dtype float16."
         )

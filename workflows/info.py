@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.decode import STATUS_WORDS
-from pipeline.errors import StoreError
+from pipeline.features import check as feature_check
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
 from pipeline.store import features, layout, records, table
@@ -56,7 +56,10 @@ def describe(objects: Objects) -> dict[str, Any]:
         "format": layout.FORMAT,
         "recipe": None if recipe is None else _describe_recipe(recipe),
         "splits": {one.split: _describe_split(objects, one) for one in found},
-        "features": {name: _describe_features(objects, name) for name in features.names(objects)},
+        "features": {
+            name: _describe_features(objects, name, [one for one in found if one.split in splits])
+            for name, splits in features.splits_of(objects).items()
+        },
     }
 
 
@@ -102,19 +105,32 @@ def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
     }
 
 
-def _describe_features(objects: Objects, name: str) -> dict[str, Any]:
-    try:
-        recipe = features.load_recipe(objects, name)
-        done = {s: features.load_done(objects, name, s) for s in records.splits(objects)}
-    except StoreError as e:
-        return {"problem": str(e)}
-    splits = {split: list(one.kinds) for split, one in done.items() if one is not None}
-    rows = sum(len(one.kinds) * one.num_rows for one in done.values() if one is not None)
-    kept = ("trunk", "cut", "pooling", "stored_size", "precision", "dtype", "dim", "weights")
+TOLD = (
+    *("trunk", "cut", "pooling", "stored_size", "input_size", "precision", "dtype", "dim"),
+    *("weights", "digest"),
+)
+"""Of a recipe of features."""
+
+
+def _describe_features(objects: Objects, name: str, images: list[Found]) -> dict[str, Any]:
+    found = [feature_check.read_records(objects, name, one) for one in images]
+    recipe = next((one.recipe for one in found if one.recipe is not None), None)
+    splits = {
+        one.split: {
+            "finished": one.done is not None,
+            "kinds": list(one.kinds if one.done is None else one.done.kinds),
+            "shards_committed": len(one.commits),
+            "num_bytes": sum(
+                w.num_bytes for kept in one.commits.values() for w in kept.arrays.values()
+            ),
+            "problems": [asdict(problem) for problem in one.problems if not problem.unfinished],
+        }
+        for one in found
+    }
     return {
-        **{key: getattr(recipe, key) for key in kept},
+        **{key: None if recipe is None else getattr(recipe, key) for key in TOLD},
         "splits": splits,
-        "num_bytes": rows * recipe.row_bytes,
+        "num_bytes": sum(what["num_bytes"] for what in splits.values()),
     }
 
 
@@ -163,15 +179,19 @@ def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
 
 
 def _feature_lines(name: str, what: dict[str, Any]) -> list[str]:
-    if "problem" in what:
-        return [f"  features {name}  {what['problem']}"]
-    finished = (f"{split} ({', '.join(kinds)})" for split, kinds in what["splits"].items())
-    return [
-        f"  features {name}  {', '.join(finished) or 'not finished'}",
-        f"    {what['trunk']}, {what['cut'] or 'the end'}, pooling {what['pooling']}, of"
-        f" {what['stored_size']} px: {what['dim']:,} numbers, {what['dtype']},"
-        f" {bytes_text(what['num_bytes'])}",
-    ]
+    out = [f"  features {name}  {bytes_text(what['num_bytes'])}"]
+    if what["dim"] is not None:
+        out.append(
+            f"    {what['dim']:,} numbers, {what['dtype']}, of {what['trunk']},"
+            f" {what['cut'] or 'the end'}, pooling {what['pooling']}; of {what['stored_size']} px,"
+            f" computed in {what['precision']}"
+        )
+    for split, made in what["splits"].items():
+        state = "finished" if made["finished"] else "not finished"
+        done = f"{made['shards_committed']:,} shards, {bytes_text(made['num_bytes'])}"
+        out.append(f"    {split}  {state}: {', '.join(made['kinds']) or 'nothing'}; {done}")
+        out += [f"      {bad['name']}: {bad['what']}" for bad in made["problems"]]
+    return out
 
 
 def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[str]:

@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 
 from pipeline.errors import StoreError
-from pipeline.features.check import check_features
+from pipeline.features import check as feature_check
+from pipeline.features.check import FoundFeatures
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.recheck import recheck_rows
-from pipeline.store import features, records
+from pipeline.store import features, layout, records
 from pipeline.store.objects import Objects, open_objects
 from workflows.figures import bytes_text, counted, printable, seconds_text
 from workflows.progress import Progress
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--source is {args.source}: expected at least 1 row.")
     objects = open_objects(args.store)
     whole = True
+    made = features.splits_of(objects)
     for split in chosen_splits(objects, args.split):
         found, problems = verify_split(objects, split, threads=args.threads)
         say_problems(problems)
@@ -54,29 +56,69 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {_advice(problems)}")
         elif args.source is not None:
             whole = _recheck(objects, split, args.source) and whole
-    for name in features.names(objects):
-        whole = verify_features(objects, name) and whole
-    return 0 if whole else 1
+        for name in (name for name, splits in made.items() if split in splits):
+            whole = verify_features(objects, name, found, threads=args.threads) and whole
+    return 0 if _say_rest(objects, made, asked=args.split) and whole else 1
 
 
-def verify_features(objects: Objects, name: str) -> bool:
-    """Check features, and say what is wrong with them; whether they are whole."""
+def _say_rest(objects: Objects, made: dict[str, list[str]], *, asked: list[str] | None) -> bool:
+    """Name features of splits that the store has not; whether there are none."""
+    known = records.splits(objects)
+    rest = [one for name in made for one in feature_check.unknown_splits(known, made[name], name)]
+    if asked is None:
+        say_problems(rest)
+    return asked is not None or not rest
+
+
+def verify_features(objects: Objects, name: str, images: Found, *, threads: int = 0) -> bool:
+    """Check one split's features, and say what is wrong with them; whether they are whole.
+
+    Args:
+        objects: The store.
+        name: Of the features.
+        images: The records of the split that they are of.
+        threads: Readers (one a core).
+    """
     started = time.monotonic()
-    problems, files = [], 0
-    with Progress(f"{name}: verify", unit="files") as progress:
-        for _, problem in check_features(objects, name):
-            files += 1
-            progress.update(rows=1)
+    found = feature_check.read_records(objects, name, images)
+    problems = list(found.problems)
+    with Progress(
+        f"{images.split}: verify features", rows=len(found.objects), unit="files"
+    ) as progress:
+        for written, problem in feature_check.check_objects(objects, found, threads=threads):
+            progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)
-    wrong = sum(not problem.unfinished for problem in problems)
-    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    problems = sorted(set(problems))
+    files = counted(len(found.objects) + len(found.commits), "file")
+    total = bytes_text(sum(written.num_bytes for written in found.objects))
     seconds = seconds_text(time.monotonic() - started)
-    print(printable(f"features {name}: {state}; {counted(files, 'file')} in {seconds}"))
-    say_problems(sorted(set(problems)))
+    state = _state(problems)
+    print(printable(f"{images.split}: features {name}: {state}; {files}, {total} in {seconds}"))
+    say_problems(problems)
+    for stranger in feature_check.strangers(objects, found):
+        print(printable(f"  note: {stranger} is in no record. It does no harm."))
     if problems:
-        print("  `tesserae features` with the same options and --repair makes them anew.")
+        print(printable(f"  {_features_advice(found, problems)}"))
     return not problems
+
+
+def _features_advice(found: FoundFeatures, problems: Sequence[Problem]) -> str:
+    if found.recipe is None:
+        return (
+            "The same `tesserae features` as before brings it back. Or delete the folder"
+            f" {layout.FEATURES}/{found.name} if nobody needs it."
+        )
+    words = found.recipe.words(found.kinds)
+    command = f"tesserae features STORE --trunk MODEL {words} --split {found.split}"
+    if all(problem.unfinished for problem in problems):
+        return f"`{command}` goes on with what is not finished."
+    return f"`{command} --repair` makes anew what is damaged or missing, and nothing else."
+
+
+def _state(problems: Sequence[Problem]) -> str:
+    wrong = sum(not problem.unfinished for problem in problems)
+    return f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
@@ -128,10 +170,8 @@ def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Fou
                 problems.append(problem)
     seconds = time.monotonic() - started
     problems = sorted(set(problems))
-    wrong = sum(not problem.unfinished for problem in problems)
-    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
     files = counted(len(found.objects) + len(found.commits), "file")
-    print(f"{split}: {state}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
+    print(f"{split}: {_state(problems)}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
     _say_rows(found)
     return found, problems
 

@@ -1,97 +1,194 @@
-"""What is damaged of features: every file against its commit, and commits against images."""
+"""What is damaged of features: every file against its commit, and commits against images.
+
+As with images, nothing is trusted but digests. A document carries its own; done.json has those of
+recipe and metadata, commits have those of shard objects and of the pixels that they were made of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.ingest.check import Problem, check_object
+from pipeline.ingest import check
+from pipeline.ingest.check import Found, Problem, check_object
 from pipeline.store import features, layout, records
-from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.commit import Written
+from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
+AGAIN = "run the same `tesserae features` again"
 
-def check_features(objects: Objects, name: str) -> Iterator[tuple[str, Problem | None]]:
-    """Read every file of the features *name*, and yield its name with what is wrong with it.
+
+@dataclass(kw_only=True)
+class FoundFeatures:
+    """Features of one split, as far as their records can be read."""
+
+    name: str
+    split: str
+    recipe: FeatureRecipe | None = None
+    done: FeaturesDone | None = None
+    commits: dict[int, FeatureCommit] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def objects(self) -> list[Written]:
+        """Every object that some record vouches for."""
+        finished = () if self.done is None else self.done.objects
+        made = [one for kept in self.commits.values() for one in kept.arrays.values()]
+        return [*finished, *made]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that there is something of."""
+        return [kind for kind in KINDS if any(kind in one.arrays for one in self.commits.values())]
+
+
+def read_records(objects: Objects, name: str, images: Found) -> FoundFeatures:
+    """Read the records of the features *name* of the split of *images*.
 
     Features that are not finished are a problem too, as are such that were made of other images
     than the store has now.
     """
-    file = layout.features_recipe(name)
+    found = FoundFeatures(name=name, split=images.split)
+    found.problems += _read_recipe(objects, found, images)
+    if found.recipe is None:
+        return found
+    if images.plan is None:
+        what = "cannot be checked before the plan of its split is brought back"
+        found.problems.append(Problem(layout.features_done(name, found.split), what))
+        return found
+    found.problems += _read_done(objects, found, images, images.plan)
+    found.problems += _read_commits(objects, found, found.recipe, images, images.plan)
+    if found.done is None and found.commits:
+        found.problems += _metadata(objects, found, found.recipe, images.plan)
+    return found
+
+
+def _read_recipe(objects: Objects, found: FoundFeatures, images: Found) -> Iterator[Problem]:
+    file = layout.features_recipe(found.name)
     try:
-        recipe = features.load_recipe(objects, name)
-        images = records.load_recipe(objects)
-    except StoreError as e:
-        missing = objects.size(file) is None
-        what = "missing" if missing else "damaged" if isinstance(e, StoreDamagedError) else str(e)
-        yield file, Problem(file, what)
-        return
-    wrong = recipe.images != images.digest or recipe.name != name
-    yield file, Problem(file, "is of another store, or of other features") if wrong else None
-    if wrong:
-        return
-    for split in _splits(objects, name):
-        yield from _check_split(objects, recipe, split)
-
-
-def _splits(objects: Objects, name: str) -> list[str]:
-    root = f"{layout.FEATURES}/{name}"
-    listed = objects.names(f"{root}/features.zarr") + objects.names(f"{root}/commits")
-    found = {file.removeprefix(f"{root}/").split("/")[1] for file in listed}
-    done = objects.names(f"{root}/splits")
-    found |= {file.rpartition("/")[2].removesuffix(".done.json") for file in done}
-    return sorted(found - {"zarr.json"})
-
-
-def _check_split(
-    objects: Objects, recipe: FeatureRecipe, split: str
-) -> Iterator[tuple[str, Problem | None]]:
-    name = layout.features_done(recipe.name, split)
-    try:
-        plan = records.load_plan(objects, split)
-        images = records.load_commits(objects, plan)
-        done = features.load_done(objects, recipe.name, split)
+        recipe = features.load_recipe(objects, found.name)
     except StoreDamagedError:
-        yield name, Problem(name, "damaged")
-        return
-    except StoreError:
-        yield name, Problem(name, "is of a split that the store has not")
-        return
-    yield name, _of_done(name, done, recipe, plan)
-    for written in done.objects if done else ():
-        yield written.name, check_object(objects, written)
-    size = str(recipe.stored_size)
-    kinds = set(done.kinds) if done else set()
-    for shard in range(plan.num_shards):
-        file = layout.features_commit(recipe.name, split, shard)
-        kept = features.load_commit(objects, recipe, plan, shard)
-        pixels = images[shard].arrays[size].digest if shard in images else ""
-        yield file, _of_commit(objects, file, kept, kinds, pixels)
-        for written in kept.arrays.values() if kept else ():
-            yield written.name, check_object(objects, written)
+        yield Problem(file, "damaged")
+    except StoreError as e:
+        yield Problem(file, "missing" if objects.size(file) is None else str(e))
+    except OSError as e:
+        yield Problem(file, _unreadable(e))
+    else:
+        if images.recipe is not None and recipe.images != images.recipe.digest:
+            yield Problem(file, "is of images of another store")
+            return
+        found.recipe = recipe
 
 
-def _of_done(
-    name: str, done: FeaturesDone | None, recipe: FeatureRecipe, plan: Plan
-) -> Problem | None:
+def _read_done(
+    objects: Objects, found: FoundFeatures, images: Found, plan: Plan
+) -> Iterator[Problem]:
+    file = layout.features_done(found.name, found.split)
+    try:
+        done = features.load_done(objects, found.name, found.split)
+    except StoreDamagedError:
+        yield Problem(file, "damaged")
+        return
+    except OSError as e:
+        yield Problem(file, _unreadable(e))
+        return
     if done is None:
-        return Problem(name, "not finished: run `tesserae features` again")
-    if (done.features, done.plan, done.num_rows) != (recipe.digest, plan.digest, plan.num_rows):
-        return Problem(name, "is of other features or another plan")
-    return None
+        yield Problem(file, f"not finished: {AGAIN}")
+        return
+    digest = found.recipe.digest if found.recipe else ""
+    if (done.features, done.plan, done.num_rows) != (digest, plan.digest, plan.num_rows):
+        yield Problem(file, "is of other features or another plan")
+        return
+    if images.done is not None and done.parts != images.done.parts:
+        yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
+    found.done = done
 
 
-def _of_commit(
-    objects: Objects, name: str, kept: FeatureCommit | None, kinds: set[str], pixels: str
-) -> Problem | None:
-    if kept is None:
-        missing = objects.size(name) is None
-        if missing and not kinds:
-            return Problem(name, "not finished: run `tesserae features` again")
-        return Problem(name, "missing" if missing else "damaged")
-    if not kinds <= kept.arrays.keys():
-        return Problem(name, f"has no {', '.join(sorted(kinds - kept.arrays.keys()))} features")
-    if kept.pixels != pixels:
-        return Problem(name, "is of other images than the store holds now")
-    return None
+def _read_commits(
+    objects: Objects, found: FoundFeatures, recipe: FeatureRecipe, images: Found, plan: Plan
+) -> Iterator[Problem]:
+    found.commits = features.load_commits(objects, recipe, plan)
+    size = str(recipe.stored_size)
+    kinds = set(found.done.kinds) if found.done else set()
+    lost = [shard for shard in range(plan.num_shards) if shard not in found.commits]
+    files = {shard: layout.features_commit(found.name, found.split, shard) for shard in lost}
+    absent = [file for file in files.values() if objects.size(file) is None]
+    if absent and not kinds:
+        what = f"not finished: {len(absent)} of {plan.num_shards} shards are not committed"
+        yield Problem(layout.features_commits(found.name, found.split), what)
+    for file in files.values():
+        if file not in absent:
+            yield Problem(file, "damaged, or of other features or another plan")
+        elif kinds:
+            yield Problem(file, "missing")
+    for shard, kept in found.commits.items():
+        file = layout.features_commit(found.name, found.split, shard)
+        pixels = images.commits[shard].arrays.get(size) if shard in images.commits else None
+        if pixels is not None and pixels.digest != kept.pixels:
+            yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
+        elif not kinds <= kept.arrays.keys():
+            yield Problem(file, f"has no {', '.join(sorted(kinds - kept.arrays.keys()))} features")
+
+
+def _metadata(
+    objects: Objects, found: FoundFeatures, recipe: FeatureRecipe, plan: Plan
+) -> Iterator[Problem]:
+    """Of metadata that no finish step vouches for yet."""
+    from pipeline.store import arrays  # here: who only reads records needs no zarr
+
+    for name, data in arrays.feature_arrays(recipe, plan, found.kinds):
+        problem = check_object(objects, records.fingerprint(name, data))
+        if problem is not None:
+            yield problem
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
+
+
+def check_objects(
+    objects: Objects, found: FoundFeatures, *, threads: int = 0
+) -> Iterator[tuple[Written, Problem | None]]:
+    """Read every object that a record vouches for, and yield it with what is wrong with it."""
+    workers = threads or min(records.READERS, os.cpu_count() or 1)
+    todo = iter(found.objects)
+    with ThreadPoolExecutor(workers, "check") as pool:
+        while group := list(islice(todo, 8 * workers)):
+            yield from pool.map(lambda one: (one, check_object(objects, one)), group)
+
+
+def check_features(objects: Objects, name: str) -> Iterator[tuple[str, Problem | None]]:
+    """Read every file of the features *name*; yields its name with what is wrong with it."""
+    for split in features.splits_of(objects).get(name, []):
+        found = read_records(objects, name, check.read_records(objects, split))
+        for problem in found.problems:
+            yield problem.name, problem
+        for written, wrong in check_objects(objects, found):
+            yield written.name, wrong
+
+
+def unknown_splits(known: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
+    """Those of *splits*, of the features *name*, that the store has not."""
+    return [
+        Problem(layout.features_commits(name, split), "is of a split that the store has not")
+        for split in splits
+        if split not in known
+    ]
+
+
+def strangers(objects: Objects, found: FoundFeatures) -> list[str]:
+    """Objects in the folders of finished features that no record knows. They do no harm."""
+    if found.done is None:
+        return []
+    known = {written.name for written in found.objects}
+    commits = layout.features_commits(found.name, found.split)
+    known |= {layout.features_commit(found.name, found.split, shard) for shard in found.commits}
+    arrays = layout.features_array(found.name, found.split, "").rstrip("/")
+    listed = [*objects.names(arrays), *objects.names(commits)]
+    return [name for name in listed if name not in known]

@@ -1,4 +1,7 @@
-"""Rows of finished features, out of files that are mapped."""
+"""Rows of finished features, out of files that are mapped.
+
+Of a store that is no folder the shards of which rows are wanted are fetched whole, and kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.store import features, layout
+from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.split import Geometry, Split, open_split
@@ -58,6 +61,7 @@ class Features:
             (n, d) float32; zeros for those in quarantine.
 
         Raises:
+            ValueError: There are no such rows.
             StoreError: There are none of that kind.
             StoreDamagedError: A shard is not what it should be.
         """
@@ -68,6 +72,10 @@ class Features:
                 " `tesserae features --mirrored`."
             )
         rows = np.asarray(rows, np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise ValueError(
+                f"rows are {rows.min()} to {rows.max()}: expected 0 to {len(self) - 1}."
+            )
         shards, inside = np.divmod(rows, self._geometry.shard_rows)
         chunks, at = np.divmod(inside, self._geometry.chunk_rows)
         found = np.empty((len(rows), self.dim), np.float32)
@@ -93,7 +101,7 @@ class Features:
             return np.frombuffer(self._objects.get(name), np.uint8)
         except (FileNotFoundError, ValueError):  # ValueError: an empty file
             raise StoreDamagedError(
-                f"{name} is missing. Run `tesserae features` again to make it."
+                f"{name} is missing. Run the same `tesserae features` again to make it."
             ) from None
 
 
@@ -108,8 +116,7 @@ def _rows_of(
     text = expected.tobytes()
     if index.tobytes() != text + google_crc32c.value(text).to_bytes(4, "little"):
         raise StoreDamagedError(
-            f"{name} is damaged. `tesserae verify` says what else is; run `tesserae features`"
-            " again to make it anew."
+            f"{name} is damaged. `tesserae verify` says what else is, and how to make it anew."
         )
     bodies = data[: chunks * framed].reshape(chunks, framed)[:, : geometry.chunk_bytes]
     item = np.dtype(dtype).newbyteorder("<")
@@ -136,15 +143,17 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     done = features.load_done(objects, name, split)
     if done is None:
         raise StoreError(
-            f"features {name} of split {split!r} are not finished. Run `tesserae features` again"
-            " to go on."
+            f"features {name} of split {split!r} are not finished. Run the same `tesserae features`"
+            " again to go on."
         )
     opened = open_split(objects, split, [recipe.stored_size])
-    here = (recipe.digest, opened.plan.digest, opened.recipe.digest)
-    if here != (done.features, done.plan, recipe.images):
+    images = records.load_done(objects, split)
+    parts = None if images is None else images.parts
+    here = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
+    if here != (done.features, done.plan, recipe.images, done.parts):
         raise StoreMismatchError(
             f"features {name} of split {split!r} are of other images than the store holds now."
-            " Make them anew with `tesserae features`."
+            " Run the same `tesserae features` again: it makes anew what is of others."
         )
     return Features(objects, recipe, opened, done.kinds)
 

@@ -1,8 +1,12 @@
 """What one task does: the features of one shard, from its pixels to a commit.
 
 As with images, a task may run twice or beside its own ghost, what it writes appears whole or not at
-all, and the commit comes last. A network's sums depend on how pictures are batched and on how many
-threads take part; so batches begin anew with each shard, and there is one thread.
+all, and the commit comes last. But two machines may make other bytes of the same pixels. So an
+object is never replaced: of two tasks that make the same shard the first to write it wins, and the
+other commits what the first wrote.
+
+A network's sums depend on how pictures are batched and on how many threads take part in a sum. So
+batches begin anew with each shard, and each is computed by one thread; several may compute several.
 """
 
 from __future__ import annotations
@@ -11,10 +15,11 @@ import contextlib
 import functools
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -23,21 +28,14 @@ from numpy.typing import NDArray
 from pipeline import identity
 from pipeline.backbone import Backbone, open_backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.features.pixels import Shared, batches, read_chunks
 from pipeline.ingest.shard import check_begun
-from pipeline.loader.reader import Reader, reader_of
 from pipeline.store import features, layout, records
-from pipeline.store.commit import Written
+from pipeline.store.commit import Commit, Written
 from pipeline.store.features import FeatureCommit, FeatureRecipe
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.shard import ShardComposer
 from pipeline.store.split import open_split
-
-CACHE_BYTES = 2**26
-"""Of pixels that are kept of a store that is read by whole chunks: the task's own come once."""
-
-
-BATCH = 64
-"""Pictures that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,6 @@ class FeatureWork:
     """Folder or name of the network."""
     kinds: tuple[str, ...]
     gpu: bool = False
-    repair: bool = False
-    """Whether to read what is committed, and make anew what is damaged."""
     code: str = ""
     """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
 
@@ -83,19 +79,26 @@ class Workspace:
                 f"on {socket.gethostname()} there is another Tesserae than where the run was begun."
                 " Install the same on both, and start the worker again."
             )
+        self.work = work
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = features.load_recipe(self.objects, work.name)
-        size = self.recipe.stored_size
-        self.split = open_split(self.objects, work.split, [size])
-        self.reader: Reader = reader_of(self.split, size, cache_bytes=CACHE_BYTES)
-        self.device = torch.device("cuda" if work.gpu else "cpu")
-        self.backbone = open_recipe(self.recipe, work.trunk, self.device)
-        self.lost = np.zeros(self.split.plan.num_rows, bool)
-        self.lost[self.split.absent] = True
-        """(num_rows,) bool: rows in quarantine."""
+        self.split = open_split(self.objects, work.split, [self.recipe.stored_size])
+        self.backbone = open_recipe(self.recipe, work.trunk, _device(gpu=work.gpu))
+        self.readable = np.ones(self.split.plan.num_rows, bool)
+        self.readable[self.split.absent] = False
+        """(num_rows,) bool: rows that are not in quarantine."""
 
 
 workspace = functools.lru_cache(maxsize=1)(Workspace)
+
+
+def _device(*, gpu: bool) -> torch.device:
+    if gpu and not torch.cuda.is_available():
+        raise StoreError(
+            f"on {socket.gethostname()} a worker has a GPU that torch {torch.__version__} cannot"
+            " use: install a torch for it there, or pass --gpus 0."
+        )
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
@@ -106,18 +109,25 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
         TesseraeError: There is none.
     """
     found = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
-    here = (found.digest, found.size, found.mean, found.std)
-    if here != (recipe.weights, recipe.input_size, recipe.mean, recipe.std):
+    here = (found.digest, found.size, found.mean, found.std, found.transform.channels)
+    wanted = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
+    if here != wanted:
         raise StoreMismatchError(
             f"on {socket.gethostname()} {trunk} is another network than the one that the features"
-            f" {recipe.name} are of: it has other weights or another transform."
+            f" {recipe.name} are of: it has other weights or another transform, or is read by"
+            f" another transformers than {version('transformers')}."
         )
     found.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return found
 
 
-def make_features(work: FeatureWork, shard: int) -> FeatureReport:
+def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
     """Make the features of one shard, of each kind that it lacks, and commit them.
+
+    Args:
+        work: What the run is.
+        shard: Which shard.
+        threads: How many compute, each its own batches.
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
@@ -126,102 +136,142 @@ def make_features(work: FeatureWork, shard: int) -> FeatureReport:
     began = time.monotonic()
     check_begun(work.store, work.run)
     space = workspace(work)
-    plan = space.split.plan
-    images = records.load_commit(space.objects, work.split, shard)
-    if images is None:
-        raise StoreError(f"shard {shard} of split {work.split!r} is not committed.")
-    pixels = images.arrays[str(space.recipe.stored_size)].digest
-    before = features.load_commit(space.objects, space.recipe, plan, shard)
-    kept = {}
-    if before is not None and before.pixels == pixels:
-        kept = still_there(space.objects, before, repair=work.repair)
+    images = _images(space, shard)
+    pixels = images.arrays[str(space.recipe.stored_size)]
+    before = features.load_commit(space.objects, space.recipe, space.split.plan, shard)
+    kept: dict[str, Written] = {}
+    if before is not None and before.pixels == pixels.digest:
+        kept = still_there(space.objects, before)
     missing = [kind for kind in work.kinds if kind not in kept]
-    written = dict(kept)
+    written = kept | (_make(space, shard, pixels, missing, threads) if missing else {})
     if missing:
-        written |= _make(space, work, shard, missing)
         after = FeatureCommit(
             features=space.recipe.digest,
             split=work.split,
             shard=shard,
-            plan=plan.digest,
-            pixels=pixels,
+            plan=space.split.plan.digest,
+            pixels=pixels.digest,
             arrays=written,
-            provenance={
-                "seconds": round(time.monotonic() - began, 3),
-                "host": socket.gethostname(),
-                "torch": torch.__version__,
-                "device": space.device.type,
-            },
+            provenance=_provenance(space, time.monotonic() - began),
         )
         name = layout.features_commit(work.name, work.split, shard)
         space.objects.put(name, after.encode())
     return FeatureReport(
         shard=shard,
-        num_rows=len(plan.rows(shard)),
+        num_rows=images.stop - images.start,
         bytes_out=sum(written[kind].num_bytes for kind in missing),
         seconds=time.monotonic() - began,
     )
 
 
-def still_there(objects: Objects, kept: FeatureCommit, *, repair: bool) -> dict[str, Written]:
-    """What a commit vouches for and is there: of its size, or just as it was written."""
+def _provenance(space: Workspace, seconds: float) -> dict[str, object]:
+    return {
+        "seconds": round(seconds, 3),
+        "host": socket.gethostname(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "device": space.backbone.device.type,
+    }
+
+
+def _images(space: Workspace, shard: int) -> Commit:
+    """The commit of the shard's images.
+
+    Raises:
+        StoreError: There is none, or the split says otherwise which of its rows can be read.
+    """
+    plan = space.split.plan
+    rows = plan.rows(shard)
+    found = records.load_commit(space.objects, plan.split, shard)
+    if found is None or found.plan != plan.digest:
+        raise StoreError(
+            f"shard {shard} of split {plan.split!r} is not committed. Run `tesserae verify`."
+        )
+    readable = int(space.readable[rows.start : rows.stop].sum())
+    if readable != found.counts.get("readable", 0):
+        raise StoreError(
+            f"shard {shard} of split {plan.split!r} was made anew since the split was finished."
+            " When `tesserae verify` says that it is whole, run the same command again."
+        )
+    return found
+
+
+def still_there(objects: Objects, kept: FeatureCommit) -> dict[str, Written]:
+    """What a commit vouches for and is there, as large as it was."""
     return {
         kind: written
         for kind, written in kept.arrays.items()
         if objects.size(written.name) == written.num_bytes
-        and (not repair or records.is_there(objects, written))
     }
 
 
 def _make(
-    space: Workspace, work: FeatureWork, shard: int, kinds: Sequence[str]
+    space: Workspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
 ) -> dict[str, Written]:
-    rows = space.split.plan.rows(shard)
-    made = _compute(space, np.arange(rows.start, rows.stop), kinds)
-    found = {}
-    with ExitStack() as stack:
-        for kind in kinds:
-            name = layout.features_shard(work.name, work.split, kind, shard)
-            composer = stack.enter_context(_composer(space, name))
-            for row in made[kind]:
-                composer.append(row.tobytes())
-            found[kind] = composer.end()
-            composer.finish()
+    work, found = space.work, {}
+    for kind, rows in _compute(space, shard, pixels, kinds, threads).items():
+        name = layout.features_shard(work.name, work.split, kind, shard)
+        found[kind] = _write(space, name, rows)
     return found
 
 
-@contextmanager
-def _composer(space: Workspace, name: str) -> Iterator[ShardComposer]:
-    writer = space.objects.create(name)
+class _Memory:
+    """Where a shard of features is composed: it is small, and written in one go."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        """Append *data*."""
+        self.data += data
+
+    def finish(self) -> None:
+        """Nothing: only all of it is an object."""
+
+
+def _write(space: Workspace, name: str, rows: NDArray[np.floating]) -> Written:
     recipe = space.recipe
-    try:
-        yield ShardComposer(
-            writer,
-            row_bytes=recipe.row_bytes,
-            shard_rows=recipe.shard_rows,
-            chunk_rows=recipe.chunk_rows,
-            codec="none",
-        )
-    finally:
-        writer.abort()
+    memory = _Memory(name)
+    composer = ShardComposer(
+        memory,
+        row_bytes=recipe.row_bytes,
+        shard_rows=recipe.shard_rows,
+        chunk_rows=recipe.chunk_rows,
+        codec="none",
+    )
+    for row in rows:
+        composer.append(row.tobytes())
+    written = composer.end()
+    if space.objects.put_new(name, bytes(memory.data)):
+        return written
+    there = records.fingerprint(name, space.objects.get(name))
+    if there.num_bytes != written.num_bytes:
+        raise StoreDamagedError(f"{name} appeared damaged. Run the same command again.")
+    return there
 
 
 def _compute(
-    space: Workspace, rows: NDArray[np.int64], kinds: Sequence[str]
+    space: Workspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
 ) -> dict[str, NDArray[np.floating]]:
-    """Features of *rows*, zeros for those in quarantine: kind -> (n, d) little-endian."""
-    recipe = space.recipe
+    """Features of a shard's rows, zeros for those in quarantine: kind -> (n, d) little-endian."""
+    recipe, rows = space.recipe, space.split.plan.rows(shard)
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     out = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    there = np.flatnonzero(~space.lost[rows])
-    with _one_thread(space.device), ThreadPoolExecutor(1, "disk") as disk:
-        for places in np.array_split(there, range(BATCH, len(there), BATCH)):
-            images = _images(space, rows[places], disk)
+    readable = space.readable[rows.start : rows.stop]
+    chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
+    shared = Shared(batches(chunks, readable, space.backbone.batch))
+
+    def compute() -> None:
+        for places, batch in shared:
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(space.backbone.device)
             for kind in kinds:
-                mirrored = images.flip(3) if kind == "mirrored" else images
-                made = features_of(space.backbone, mirrored, recipe.precision)
-                with np.errstate(over="ignore"):  # it is seen below, with its row
+                seen = images.flip(3) if kind == "mirrored" else images
+                made = features_of(space.backbone, seen, recipe.precision)
+                with np.errstate(over="ignore"):  # it is looked for below, and its row is named
                     out[kind][places] = made
+
+    _in_threads(compute, threads, space.backbone.device)
     for kind, values in out.items():
         bad = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad):
@@ -232,31 +282,41 @@ def _compute(
     return out
 
 
-def _images(space: Workspace, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> torch.Tensor:
-    size = space.recipe.stored_size
-    pixels = np.empty((len(rows), size, size, 3), np.uint8)
-    try:
-        space.reader.gather(rows, pixels, disk)
-    except StoreDamagedError as e:
-        raise StoreDamagedError(f"{e} Features are made of whole images alone.") from e
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+def _in_threads(compute: Callable[[], None], threads: int, device: torch.device) -> None:
+    with _exact(device):
+        if device.type == "cuda":
+            threads = 2  # one reads and copies while the other waits for the GPU
+        if threads == 1:
+            compute()
+            return
 
+        def alone(_: int) -> None:
+            torch.set_num_threads(1)  # of each thread by itself
+            compute()
 
-def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
-    """Features of pictures, (n, 3, h, w) uint8 -> (n, d) float32, in the given precision."""
-    device = next(backbone.model.parameters()).device
-    lower = precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16) if lower else contextlib.nullcontext():
-        made: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
-    return made
+        with ThreadPoolExecutor(threads, "features") as pool:
+            list(pool.map(alone, range(threads)))
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def _exact(device: torch.device) -> Iterator[None]:
+    """The same sums each time: by one thread, and on a GPU in what was asked for, no shorter."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
-        yield
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
+    """Features of pictures, (n, 3, h, w) uint8 -> (n, d) float32, in the given precision."""
+    device = backbone.device
+    lower = precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16) if lower else contextlib.nullcontext():
+        made: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
+    return made

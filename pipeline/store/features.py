@@ -5,7 +5,7 @@
                                                 float (N, d), sharded, of the images' rows
     features/<name>/commits/<split>/<shard>.json
                                                 written last, as of images
-    features/<name>/splits/<split>.done.json    that they are all there
+    features/<name>/splits/<split>.done.json    that they are all there, and of which images
 
 Rows that are in quarantine are zeros.
 """
@@ -13,12 +13,12 @@ Rows that are in quarantine are zeros.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import document, layout, records
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects
@@ -38,7 +38,7 @@ class FeatureRecipe:
     trunk: str
     """The network, in words. Not part of the identity."""
     weights: str
-    """SHA-256 of its weights."""
+    """SHA-256 of its kind, settings and weights."""
     cut: str
     """The block whose output they are; empty = the end."""
     pooling: str
@@ -50,6 +50,8 @@ class FeatureRecipe:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Of each channel, as a share of 255."""
+    channels: str
+    """The order in which the network takes them: RGB or BGR."""
     precision: str
     """What the network computed in."""
     dtype: str
@@ -84,6 +86,14 @@ class FeatureRecipe:
     def row_bytes(self) -> int:
         """Bytes of one picture's features."""
         return self.dim * (4 if self.dtype == "float32" else 2)
+
+    def words(self, kinds: Iterable[str] = ()) -> str:
+        """What `tesserae features` was told, beside the network, to make these."""
+        told = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
+        told += [("--precision", self.precision), ("--dtype", self.dtype)]
+        usual = ("", "end", "float32")
+        said = [f"{flag} {value}" for flag, value in told if value not in usual]
+        return " ".join([*said, *(["--mirrored"] if "mirrored" in kinds else [])])
 
     def encode(self) -> bytes:
         """The text of `recipe.json`."""
@@ -124,8 +134,10 @@ class FeaturesDone:
     plan: str
     num_rows: int
     kinds: tuple[str, ...]
+    parts: str
+    """As the images' record has it: says of each row which picture it is of."""
     objects: tuple[Written, ...]
-    """zarr metadata."""
+    """The recipe, and zarr metadata."""
 
     def encode(self) -> bytes:
         """The text of the record."""
@@ -140,6 +152,7 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
 
     Raises:
         StoreDamagedError: The text is not what was written, or of another kind.
+        StoreError: It was written by a format this version does not know.
     """
 
     def made(found: dict[str, Any]) -> Record:
@@ -147,7 +160,12 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
             raise KeyError(name)
         return kind(**{key: _value(key, value) for key, value in found.items()})
 
-    return document.decode_as(made, data, name)
+    try:
+        return document.decode_as(made, data, name)
+    except StoreDamagedError:
+        raise StoreDamagedError(
+            f"{name} is damaged. Run the same `tesserae features` again: it makes anew what is."
+        ) from None
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -165,8 +183,22 @@ def _value(key: str, value: Any) -> Any:
 
 def names(objects: Objects) -> list[str]:
     """The names of all features of a store."""
-    found = (name.split("/") for name in objects.names(layout.FEATURES))
-    return sorted({parts[1] for parts in found if len(parts) > 2})
+    return sorted(splits_of(objects))
+
+
+def splits_of(objects: Objects) -> dict[str, list[str]]:
+    """The splits of which something is there, of each features by name."""
+    found: dict[str, set[str]] = {}
+    for file in objects.names(layout.FEATURES):
+        _, name, *rest = file.split("/")
+        if not rest:
+            continue  # no folder
+        splits = found.setdefault(name, set())
+        if rest[0] in ("commits", "features.zarr") and len(rest) > 2:
+            splits.add(rest[1])
+        elif rest[0] == "splits":
+            splits.add(rest[1].partition(".")[0])
+    return {name: sorted(splits) for name, splits in found.items()}
 
 
 def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
@@ -174,17 +206,24 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
 
     Raises:
         StoreError: There are none of that name.
+        StoreMismatchError: They had another name once.
         StoreDamagedError: The record is damaged.
     """
     file = layout.features_recipe(name)
     try:
-        return decode(FeatureRecipe, objects.get(file), file)
-    except FileNotFoundError:
+        found = decode(FeatureRecipe, objects.get(file), file)
+    except (FileNotFoundError, NotADirectoryError):
         known = ", ".join(names(objects)) or "none"
         raise StoreError(
             f"the store {objects.url} has no features {name!r}: it has {known}. Make them with"
             " `tesserae features`."
         ) from None
+    if found.name != name:
+        raise StoreMismatchError(
+            f"{file} is of features {found.name}: their name says what they are of. Name the folder"
+            " so again."
+        )
+    return found
 
 
 def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:

@@ -1,26 +1,35 @@
-"""`tesserae features` as a person runs it."""
+"""`tesserae features` as a person runs it, and what `verify` and `info` say of what it made."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.backbone import open_backbone
+from pipeline.errors import TesseraeError
+from pipeline.features.reading import open_features
+from pipeline.loader import Loader
 from pipeline.store import features, layout
 from pipeline.store.objects import open_objects
 from tests.commands import Ended, start, wait_until
 from tests.commands import run as run_command
+from tests.damage import damage
+from tests.inline import tesserae
 from tests.pictures import make_folder, prepare_inline
-from tests.workflows.devise.small import SIZE, small_trunk
+from tests.workflows.devise.small import SIZE, features_inline, small_trunk
+from workflows import cli
 
 SECONDS = 110.0
 
 
 def run(*words: object, scratch: Path) -> Ended:
     """Run a command to its end."""
-    return run_command(*words, scratch=scratch, seconds=SECONDS)
+    return run_command(*words, "--no-dashboard", scratch=scratch, seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -47,83 +56,257 @@ def promised(store: Path) -> dict[str, bytes]:
     }
 
 
-def test_all_finished_splits_are_run_over_once(trunk: Path, tmp_path: Path) -> None:
-    """Again is nothing; verify and info know of them; what is damaged is made anew."""
+def test_all_finished_splits_are_run_over_once(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Again is nothing, and starts no cluster."""
     store = store_of(tmp_path, 20)
-    command = ("features", store, "--trunk", trunk, "--no-dashboard")
-    done = run(*command, scratch=tmp_path)
+    done = run("features", store, "--trunk", trunk, scratch=tmp_path)
     assert done.status == 0, done.err
     assert "train: features: 20 images" in done.out
     (name,) = features.names(open_objects(str(store)))
     assert f"features {name}, 256 numbers of each picture" in done.out
-    again = run(*command, scratch=tmp_path)
-    assert again.out.count("are there") == 2
-    whole = promised(store)
-
-    checked = run("verify", store, scratch=tmp_path)
-    assert checked.status == 0
-    assert f"features {name}: whole" in checked.out
-    facts = json.loads(run("info", store, "--json", scratch=tmp_path).out)["features"]
-    assert facts[name]["splits"] == {"train": ["plain"], "val": ["plain"]}
-    assert (facts[name]["dim"], facts[name]["num_bytes"]) == (256, 30 * 1024)
-    assert name in run("info", store, scratch=tmp_path).out
-
-    shard = store / layout.features_shard(name, "train", "plain", 1)
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    checked = run("verify", store, scratch=tmp_path)
-    assert checked.status == 1
-    assert f"{layout.features_shard(name, 'train', 'plain', 1)}: damaged" in checked.out
-    assert "--repair makes them anew" in checked.out
-    mended = run(*command, "--repair", scratch=tmp_path)
-    assert mended.status == 0, mended.err
-    assert promised(store) == whole
-    assert run("verify", store, scratch=tmp_path).status == 0
+    assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
+    monkeypatch.chdir(trunk.parent)
+    status, out = said(monkeypatch, capsys, "features", store, "--trunk", trunk.name)
+    assert (status, out.count("are there")) == (0, 2)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path: Path) -> None:
+    """And nothing else; without being asked, what is missing or of another size."""
+    store = store_of(tmp_path, 20)
+    command = ("features", store, "--trunk", trunk, "--mirrored")
+    assert run(*command, scratch=tmp_path).status == 0
+    (name,) = features.names(open_objects(str(store)))
+    whole = promised(store)
+    shard = layout.features_shard(name, "train", "mirrored", 1)
+    damage(store, shard, "flip", np.random.default_rng(0))
+    blind = run(*command, scratch=tmp_path)
+    assert blind.out.count("are there") == 2
+    mended = run(*command[:-1], "--repair", scratch=tmp_path)  # what was promised once is kept
+    assert mended.status == 0, mended.err
+    assert f"  {shard}: missing or damaged" in mended.out
+    assert "train: features: 8 images" in mended.out
+    assert promised(store) == whole
+    damage(store, shard, "remove", np.random.default_rng(0))
+    assert run(*command, scratch=tmp_path).status == 0
+    assert promised(store) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int) -> None:
     """And comes to the same bytes, with another number of workers."""
-    store, other = store_of(tmp_path / "one", 150), store_of(tmp_path / "other", 150)
-    whole = run("features", other, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
+    store = store_of(tmp_path, 150)
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    whole = run("features", other, "--trunk", trunk, "--mirrored", "--workers", 1, scratch=tmp_path)
     assert whole.status == 0, whole.err
     words = ("features", store, "--trunk", trunk, "--mirrored", "--workers", 2)
 
     def committed() -> int:
         return len(list(store.glob(f"{layout.FEATURES}/*/commits/train/*.json")))
 
-    with start(*words, scratch=tmp_path) as command:
+    with start(*words, "--no-dashboard", scratch=tmp_path) as command:
         assert wait_until(lambda: committed() >= 2, SECONDS)
         command.process.send_signal(how)
         status = command.wait(SECONDS)
+        assert command.gone()
     assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
         assert "Run the same command again to go on." in command.err
     done = run(*words, scratch=tmp_path)
     assert done.status == 0, done.err
-    made = promised(store)
-    plain = {name: data for name, data in promised(other).items() if "/plain/" in name}
-    assert plain
-    assert {name: made[name] for name in plain} == plain
+    assert promised(store) == promised(other)
 
 
-def test_what_makes_no_sense_is_a_sentence(trunk: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_runs_at_once_are_one_after_the_other(trunk: Path, tmp_path: Path) -> None:
+    """The second is refused, or waits and finds all done."""
+    store = store_of(tmp_path, 150)
+    words = ("features", store, "--trunk", trunk, "--workers", 1, "--split", "train")
+    locks = f"{layout.TEMPORARY}/features.*.train.lock"
+    with start(*words, "--no-dashboard", scratch=tmp_path) as first:
+        assert wait_until(lambda: list(store.glob(locks)), SECONDS)
+        refused = run(*words, scratch=tmp_path)
+        with start(*words, "--wait", "--no-dashboard", scratch=tmp_path) as second:
+            assert (first.wait(SECONDS), second.wait(SECONDS)) == (0, 0)
+    assert refused.status == 1
+    assert "is being written by process" in refused.err
+    assert "Wait for it to end, or pass --wait" in refused.err
+
+
+def test_what_makes_no_sense_is_a_sentence(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before a cluster is started."""
+    monkeypatch.setattr("workflows.clusters.Cluster._start", lambda _: pytest.fail("started"))
     store = store_of(tmp_path, 9)
     for words, says in (
         ((), "--trunk"),
         (("--trunk", tmp_path / "none"), "is no backbone"),
+        (("--trunk", "new"), "--trunk new has learned nothing yet"),
         (("--trunk", trunk, "--cut", "nowhere"), "has no block 'nowhere': expected one of"),
-        (("--trunk", trunk, "--pooling", "token"), "has no tokens"),
-        (("--trunk", trunk, "--size", 99), "has no 99 px"),
+        (("--trunk", trunk, "--pooling", "token"), "has no tokens there: use mean"),
+        (("--trunk", trunk, "--size", 99), "has no 99 px: it has 32"),
+        (("--trunk", trunk, "--size", 0), "--size is 0: expected at least 1"),
+        (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
         (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
-        (("--trunk", trunk, "--workers", 0), "--workers is 0"),
+        (("--trunk", trunk, "--workers", 0), "--workers is 0: expected at least 1"),
+        (("--trunk", trunk, "--threads", 0), "--threads is 0: expected at least 1"),
     ):
-        done = run("features", store, *words, "--no-dashboard", scratch=tmp_path)
-        assert done.status == 1, words
-        assert says in done.err
-        assert "Traceback" not in done.err
-    assert "no store at" in run("features", tmp_path / "none", "--trunk", trunk,
-                                scratch=tmp_path).err  # fmt: skip
+        with pytest.raises((TesseraeError, ValueError), match=says):
+            cli.main(["--debug", "features", str(store), *map(str, words)])
+    done = run("features", tmp_path / "none", "--trunk", trunk, scratch=tmp_path)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "no store at" in done.err
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path) -> None:
+    """Nor is the work done without them."""
+    store = store_of(tmp_path, 9)
+    done = run("features", store, "--trunk", trunk, "--workers", 1, "--gpus", 40, scratch=tmp_path)
+    assert done.status == 1
+    assert "--gpus is 40: the cluster has" in done.err
+    assert not promised(store).keys() & {"c.0.0"}
+
+
+@pytest.fixture(scope="module")
+def made(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store with features of both kinds of both splits, and their name."""
+    store = store_of(tmp_path_factory.mktemp("made"), 20)
+    names = {features_inline(store, trunk, split) for split in ("train", "val")}
+    return store, names.pop()
+
+
+@pytest.fixture
+def store(made: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(made[0], tmp_path / "store"))
+
+
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str]:
+    """Exit status and output of a command."""
+    capsys.readouterr()
+    status = tesserae(monkeypatch, *words)
+    return status, capsys.readouterr().out
+
+
+def test_verify_looks_at_features_too(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """How many files and how much; what is wrong; and how to ask for the same again."""
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 0
+    # recipe and metadata (5), shards of two kinds and their commits (3 of each)
+    assert f"train: features {made[1]}: whole; 14 files, " in out
+    assert f"val: features {made[1]}: whole; 11 files" in out
+    shard = layout.features_shard(made[1], "train", "mirrored", 1)
+    damage(store, shard, "flip", np.random.default_rng(0))
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert f"train: features {made[1]}: 1 wrong" in out
+    assert f"  {shard}: damaged\n" in out
+    assert (
+        "`tesserae features STORE --trunk MODEL --size 32 --mirrored --split train --repair` makes"
+        " anew what is damaged or missing"
+    ) in out
+    assert said(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
+
+
+def test_verify_tells_what_is_not_finished_from_what_is_damaged(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Both fail."""
+    (store / layout.features_done(made[1], "val")).unlink()
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert f"val: features {made[1]}: not finished; " in out
+    assert "--split val` goes on with what is not finished" in out
+    (store / layout.features_recipe(made[1])).unlink()
+    _, out = said(monkeypatch, capsys, "verify", store)
+    assert f"  {layout.features_recipe(made[1])}: missing\n" in out
+    assert "The same `tesserae features` as before brings it back." in out
+
+
+def test_verify_names_features_of_a_split_that_is_not_there(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """And strangers, which do no harm."""
+    stray = layout.features_shard(made[1], "train", "plain", 99)
+    (store / stray).write_bytes(b"x")
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 0
+    assert f"note: {stray} is in no record. It does no harm." in out
+    for folder in ("splits", "commits", "samples", "images.zarr"):
+        for path in (store / folder).glob("val*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert "is of a split that the store has not" in out
+
+
+def test_info_says_what_features_there_are(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of which network, what of it, how large; for a program too; and if they are damaged."""
+    facts = json.loads(said(monkeypatch, capsys, "info", store, "--json")[1])["features"]
+    told = facts[made[1]]
+    assert (told["dim"], told["dtype"], told["pooling"], told["cut"]) == (256, "float32", "end", "")
+    assert told["trunk"] == "MobileNetV1Model (small)"
+    train = told["splits"]["train"]
+    assert (train["finished"], train["kinds"]) == (True, ["plain", "mirrored"])
+    folder = store / layout.FEATURES / made[1] / "features.zarr"
+    shards = [file.stat().st_size for file in folder.rglob("c.*")]
+    assert told["num_bytes"] == sum(shards)
+    _, out = said(monkeypatch, capsys, "info", store)
+    assert f"  features {made[1]}  " in out
+    assert (
+        "256 numbers, float32, of MobileNetV1Model (small), the end, pooling end; of 32 px" in out
+    )
+    assert "train  finished: plain, mirrored; 3 shards" in out
+    (store / layout.features_commit(made[1], "train", 2)).write_bytes(b"x")
+    (store / layout.features_done(made[1], "val")).unlink()
+    _, out = said(monkeypatch, capsys, "info", store)
+    assert f"{layout.features_commit(made[1], 'train', 2)}: damaged" in out
+    assert "val  not finished: plain, mirrored; 2 shards" in out
+    (store / layout.features_recipe(made[1])).write_bytes(b"x")
+    status, out = said(monkeypatch, capsys, "info", store)
+    assert status == 0
+    assert f"{layout.features_recipe(made[1])}: damaged" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_photographs_through_a_real_network(real_data: Path, tmp_path: Path) -> None:
+    """From files to features, by commands alone: those of the pixels that a loader hands out."""
+    trunk = real_data / "mobilenet_v1_0.75_224"
+    files = sorted((real_data / "imagenet" / "train").glob("*/*.JPEG"))[:24]
+    for file in files:
+        target = tmp_path / "images" / file.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / file.name)
+    store = tmp_path / "store"
+    sizes = ("--sizes", 72, 224, "--shard-rows", 16, "--workers", 1)
+    done = run("prepare", tmp_path / "images", store, *sizes, scratch=tmp_path)
+    assert done.status == 0, done.err
+    done = run("features", store, "--trunk", trunk, scratch=tmp_path)
+    assert done.status == 0, done.err
+    (name,) = features.names(open_objects(str(store)))
+    found = open_features(store, name, "train")
+    assert (found.recipe.stored_size, found.dim) == (224, 768)
+    backbone = open_backbone(trunk)
+    for batch in Loader(store, size=224, batch_size=8, rank=0, world=1):
+        expected = backbone.features(batch.images)  # type: ignore[arg-type]
+        made = found.rows(batch.rows.numpy())
+        np.testing.assert_allclose(made, expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0

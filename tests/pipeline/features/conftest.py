@@ -1,0 +1,40 @@
+"""A network and a store that tests of features share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.disk import careless
+from tests.pictures import make_folder, prepare_inline
+from tests.pipeline.features.small import ROWS, SIZE, small_trunk
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network."""
+    return small_trunk(tmp_path_factory.mktemp("vit") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """21 pictures, the last two broken."""
+    return make_folder(tmp_path_factory.mktemp("images") / "train", ROWS, bad=2)
+
+
+@pytest.fixture(scope="session")
+def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of them, at 8 and 16 px."""
+    store = tmp_path_factory.mktemp("images") / "store"
+    with pytest.MonkeyPatch.context() as patch, careless(patch):
+        prepare_inline(source, str(store), sizes=(8, SIZE))
+    return store
+
+
+@pytest.fixture
+def store(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that may be spoilt."""
+    monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
+    return Path(shutil.copytree(images, tmp_path / "store"))

@@ -1,0 +1,172 @@
+"""Features of a store on an object store: in memory, and S3 as moto speaks it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreBusyError, StoreError
+from pipeline.features import making, task
+from pipeline.features.reading import open_features
+from pipeline.features.task import make_features, workspace
+from pipeline.store import records
+from pipeline.store.lease import lease
+from pipeline.store.objects import open_objects
+from pipeline.store.remote import RemoteObjects
+from tests.pipeline.features.small import BOTH, ROWS, begin, files, make, problems
+
+
+def upload(images: Path, url: str) -> str:
+    """The same store elsewhere."""
+    there = open_objects(url)
+    for file in sorted(images.rglob("*")):
+        name = str(file.relative_to(images))
+        if file.is_file() and not name.startswith("."):
+            there.put(name, file.read_bytes())
+    return url
+
+
+@pytest.fixture
+def url(images: Path) -> Iterator[str]:
+    """A store in this process's memory."""
+    name = uuid.uuid4().hex
+    yield upload(images, f"memory://{name}")
+    fsspec.filesystem("memory").rm(name, recursive=True)
+
+
+def test_features_are_the_same_bytes_as_on_a_disk(url: str, store: Path, trunk: Path) -> None:
+    """Read again, and checked."""
+    name = make(url, trunk, kinds=BOTH)
+    assert make(store, trunk, kinds=BOTH) == name
+    assert files(url, name) == files(store, name)
+    assert problems(url) == {}
+    rows = np.arange(ROWS)
+    for kind in BOTH:
+        here, there = (
+            open_features(where, name, "train").rows(rows, kind) for where in (store, url)
+        )
+        assert np.array_equal(here, there)
+    run = begin(url, trunk, kinds=BOTH)
+    assert making.is_done(*run.what, BOTH)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_line_that_dies_at_any_object_is_gone_on_with(
+    images: Path, trunk: Path, store: Path, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the object arrived or not."""
+    name = make(store, trunk)
+    whole = files(store, name)
+    pipe = RemoteObjects._pipe
+    for place in itertools.count():
+        url = upload(images, f"memory://{uuid.uuid4().hex}")
+        numbers = itertools.count()
+
+        def broken(
+            self: RemoteObjects, name: str, data: bytes, mode: str, *, place: int = place,
+            numbers: Iterator[int] = numbers,
+        ) -> None:  # fmt: skip
+            number = next(numbers)
+            if number != place or arrives:
+                pipe(self, name, data, mode)
+            if number == place:
+                raise StoreError("the line is dead")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteObjects, "_pipe", broken)
+            try:
+                make(url, trunk)
+            except StoreError as e:
+                assert "the line is dead" in str(e)  # noqa: PT017 - it may also come to the end
+        broke = next(numbers) > place
+        make(url, trunk)
+        assert files(url, name) == whole
+        assert problems(url) == {}
+        fsspec.filesystem("memory").rm(url.removeprefix("memory://"), recursive=True)
+        if not broke:
+            break
+    assert place == 1 + 3 + 2 * 3 + 1  # recipe, metadata, shards and commits, the record
+
+
+def test_a_ghost_that_nothing_shuts_out_does_no_harm(url: str, trunk: Path) -> None:
+    """Its object comes late, and it commits the one that is there."""
+    ghost = begin(url, trunk)
+    run = begin(url, trunk)
+    make_features(run.work, 1)
+    name = run.shard("plain", 1)
+    first = run.objects.get(name)
+    others = np.ones((8, run.recipe.dim), np.float32)
+    written = task._write(workspace(ghost.work), name, others)
+    assert written == records.fingerprint(name, first)
+    assert run.objects.get(name) == first
+    for shard in (0, 2):
+        make_features(run.work, shard)
+    making.finish(*run.what)
+    assert problems(url) == {}
+
+
+def test_one_run_at_a_time(url: str, trunk: Path) -> None:
+    """Of the same features of the same split; of others at once."""
+    run = begin(url, trunk)
+    held = making.held(run.recipe.name, "train")
+    other = making.held(run.recipe.name, "val")
+    with (
+        lease(run.objects, held, wait=False),
+        lease(run.objects, other, wait=False),
+        pytest.raises(StoreBusyError, match="is being written by process"),
+        lease(open_objects(url), held, wait=False),
+    ):
+        pytest.fail("both hold it")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server on the loopback address."""
+    moto_server = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("features")
+        yield "s3://features"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_s3_has_the_same_bytes_and_the_first_writer_wins(
+    bucket: str, images: Path, store: Path, trunk: Path
+) -> None:
+    """Objects are created there and not replaced."""
+    url = upload(images, f"{bucket}/store")
+    run = begin(url, trunk)
+    make_features(run.work, 0)
+    first = run.objects.get(run.shard("plain", 0))
+    assert not run.objects.put_new(run.shard("plain", 0), b"late")
+    assert run.objects.get(run.shard("plain", 0)) == first
+    name = make(url, trunk)
+    assert make(store, trunk) == name
+    assert files(url, name) == files(store, name)
+    assert problems(url) == {}
+    run.objects.remove(run.shard("plain", 0))
+    make(url, trunk)
+    assert files(url, name) == files(store, name)
+    shutil.rmtree(store)
