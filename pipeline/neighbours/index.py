@@ -140,7 +140,7 @@ class Index:
 
     def _answer(self, asked: Asked, count: int) -> Found:
         found = nothing(len(asked.queries), asked.k)
-        possible = int(np.count_nonzero(asked.allowed))
+        possible = self._possible(asked.allowed)
         waiting = np.arange(len(asked.queries) if possible else 0)
         nominator = self.nominator
         while len(waiting):
@@ -156,6 +156,11 @@ class Index:
             waiting = np.concatenate(unsettled)
             count *= WIDER
         return found
+
+    def _possible(self, allowed: Mask) -> int:
+        if allowed is self.vectors.usable:  # to count a million takes a tenth of a search
+            return self.vectors.num_usable
+        return int(np.count_nonzero(allowed))
 
     def _attempt(
         self, nominator: Nominator, asked: Asked, count: int, possible: int

@@ -53,7 +53,7 @@ class HnswOptions:
     """Of a vector on each level, twice as many on the lowest: M."""
     ef_construction: int = 200
     """Rows among which its neighbours are looked for."""
-    ef_search: int = 160
+    ef_search: int = 192
     """Rows among which those of a query are, and that are compared exactly."""
     dims: int | None = None
     """Numbers of the shorter vectors, best a multiple of 16; None: as `ENERGY` has it."""
@@ -112,6 +112,7 @@ class Hnsw:
         """
         self._graph = graph
         self._axes = axes
+        self._asking = np.pad(axes, ((0, 0), (0, 1)))  # of the rest's direction nothing is known
         self._rows = rows
 
     @classmethod
@@ -135,9 +136,8 @@ class Hnsw:
     def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
         """As of `Scan`, but without a bound."""
         how = faiss().SearchParametersHNSW(efSearch=count)
-        shorter = queries.astype(np.float32) @ self._axes
-        asked = np.pad(shorter, ((0, 0), (0, 1)))  # of the rest's direction nothing is known
-        _, places = self._graph.search(asked, count, params=how)
+        shorter = queries.astype(np.float32) @ self._asking
+        _, places = self._graph.search(shorter, count, params=how)
         return _named(np.where(places < 0, -1, self._rows[places]), allowed)
 
     def state(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Asked:
     allowed: Mask
     """(n,): which rows may be answered."""
     but: Rows
-    """(q,) or (q, 0): an id that may not, of each query."""
+    """(q, 1): an id that may not, of each query; (q, 0): there is none."""
     ids: int | NDArray[Any] | None
     """Of each row; None: each row has its own."""
     extra: Doubles = field(default_factory=lambda: np.empty(0))
@@ -48,7 +48,8 @@ def rank(vectors: Vectors, asked: Asked, rows: Rows) -> tuple[Floats, Rows, Doub
     if asked.shift is not None:
         scores -= asked.shift[:, None]
     scores = scores.astype(np.float32)
-    rows = np.where(_excluded(rows, asked), -1, rows)
+    if asked.but.shape[1]:
+        rows = np.where(_excluded(rows, asked), -1, rows)
     order = np.lexsort((named, np.where(rows < 0, np.inf, -scores)))
     rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
     if asked.ids is not None:
@@ -66,8 +67,7 @@ def rank(vectors: Vectors, asked: Asked, rows: Rows) -> tuple[Floats, Rows, Doub
 
 def _excluded(rows: Rows, asked: Asked) -> Mask:
     mine = rows if asked.ids is None else identify(rows, asked.ids)
-    but = asked.but[:, None, :]
-    return np.asarray(np.any((mine[:, :, None] == but) & (but >= 0), 2), np.bool_)
+    return np.asarray((mine == asked.but) & (asked.but >= 0), np.bool_)
 
 
 def _take(values: NDArray[Any], order: Rows) -> NDArray[Any]:

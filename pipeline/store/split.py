@@ -95,9 +95,7 @@ def only_labels(split: Split, labels: Iterable[int]) -> Split:
     wanted = np.array(sorted(set(labels)), np.int64)
     classes = len(split.recipe.classes)
     if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < classes):
-        raise ValueError(
-            f"labels are {wanted[0]} to {wanted[-1]}: expected 0 to {classes - 1}."
-        )
+        raise ValueError(f"labels are {wanted[0]} to {wanted[-1]}: expected 0 to {classes - 1}.")
     others = np.flatnonzero(~np.isin(split.labels, wanted))
     facts = f"{split.digest} {' '.join(map(str, wanted.tolist()))}"
     return replace(

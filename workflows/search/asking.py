@@ -12,7 +12,7 @@ from tornado import web
 from workflows.search.engine import Wanted
 from workflows.search.handed import Handed
 from workflows.search.pictures import FORMATS, MOST_BYTES, format_of
-from workflows.search.query import QueryError, parse
+from workflows.search.query import Query, QueryError, parse
 from workflows.search.service import UPLOADS, Handler, Service
 
 BODY_SECONDS = 60.0
@@ -72,14 +72,12 @@ class Search(Handler):
 
     async def get(self) -> None:
         """Of words and stored pictures, and of a picture that was handed in before."""
-        given = None
         name = self.get_query_argument("given", "")
-        if name:
-            given = self.service.handed.get(name)
-            if given is None:
-                self.refuse(410, "that picture is no longer remembered: hand it in again.")
-                return
-        await self._answer(given)
+        given = self.service.handed.get(name) if name else None
+        if name and given is None:
+            self.refuse(410, "that picture is no longer remembered: hand it in again.")
+            return
+        await self._answer(*self._asked(given=given is not None), given)
 
     async def post(self) -> None:
         """Of a picture, and of what goes with it."""
@@ -88,20 +86,22 @@ class Search(Handler):
         if format_of(bytes(self._body[:16])) is None:
             self.refuse(415, f"that is no picture: expected {', '.join(FORMATS)}.")
             return
-        service = self.service
-        await self._answer(
-            await self.in_thread(service.uploads, service.handed.take, bytes(self._body))
-        )
+        asked = self._asked(given=True)  # a mistake in it is told before a picture is decoded
+        take = self.service.handed.take
+        given = await self.in_thread(self.service.uploads, take, bytes(self._body))
+        await self._answer(*asked, given)
 
-    async def _answer(self, given: Handed | None) -> None:
-        text = self.get_query_argument("q", "")
+    def _asked(self, *, given: bool) -> tuple[Query, Wanted]:
         wanted = read_wanted(self.get_query_argument, self.get_query_arguments)
         if wanted.csls and not self.service.csls:
             raise QueryError("csls was not measured: start the server with --csls.")
-        query = parse(text, given=given is not None)
-        engine, vector = self.service.engine, None if given is None else given.vector
+        return parse(self.get_query_argument("q", ""), given=given), wanted
+
+    async def _answer(self, query: Query, wanted: Wanted, given: Handed | None) -> None:
+        engine = self.service.engine
 
         def search() -> dict[str, Any]:
+            vector = None if given is None else given.vector
             return asdict(engine.search(query, wanted, given=vector))
 
         found = await self.in_thread(self.service.searches, search)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours import KINDS
+from pipeline.probe import probe
 from workflows.figures import encodable, printable
 from workflows.search.engine import DIRECTIONS, Answer, Engine, Wanted, open_engine
 from workflows.search.guard import is_loopback
@@ -86,8 +87,22 @@ def _splits(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
+    _compare_pixels(engine)
     with closing(Squarer(engine.gallery.recipe, engine.model.size)) as squarer:
         return engine.embed(squarer.square(data))
+
+
+def _compare_pixels(engine: Engine) -> None:
+    """Say so where a picture comes out otherwise than it would have in the store."""
+    recipe = engine.gallery.recipe
+    here = probe(recipe.filter)
+    if (here.decoder, here.resizer) != (recipe.decoder, recipe.resizer):
+        print(
+            "notice: pictures come out a little otherwise here than in the store"
+            f" ({recipe.software.get('resizer', 'unnamed')}): see `tesserae doctor`",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def describe(answer: Answer) -> Iterator[str]:
@@ -161,6 +176,7 @@ def serve(args: argparse.Namespace) -> int:
             stack.callback(one.close)
         engine = open_engine(args.run, _splits(args), args.index)
         stack.callback(engine.close)
+        _compare_pixels(engine)
         if args.csls:
             print("measuring what is near to everything", flush=True)
             engine.measure_hubs()

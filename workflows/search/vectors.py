@@ -9,6 +9,7 @@ row r. An index belongs to one model and one state of the split: another makes i
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from cluster.cores import cores
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load
+from pipeline.neighbours.files import HEADER
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects
@@ -161,7 +163,7 @@ class _Making:
     def make(self, kind: str) -> Index:
         """An index of a kind that is not there, from the vectors of another if there is one."""
         for other in KINDS:
-            if self.load(other, digests=False) is None:
+            if not self._is_there(other):
                 shutil.rmtree(self.place / other, ignore_errors=True)
         found = (self.load(other, digests=True) for other in KINDS)
         source = next((index for index in found if index is not None), None)
@@ -178,6 +180,14 @@ class _Making:
         if embedded:  # the other has all of its vectors
             shutil.rmtree(self.place / "exact", ignore_errors=True)
         return load(self.place / kind, self.identity, digests=False)
+
+    def _is_there(self, kind: str) -> bool:
+        """Whether there is an index of these vectors, though it may not be possible to load it."""
+        try:
+            said = json.loads((self.place / kind / HEADER).read_bytes())
+            return bool(said["identity"] == self.identity)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _embed(self) -> Index:
         name, num_rows = self.split.plan.split, self.split.plan.num_rows
@@ -207,7 +217,7 @@ def _fill(
 ) -> None:
     seen = np.zeros(len(readable), np.bool_)
     for rows, vectors in model.rows(split):
-        again = seen[rows]
+        again = seen[rows] | _repeated(rows)
         seen[rows] = True
         if again.any() and not scratch.mirrored:
             scratch.mirror()
@@ -220,6 +230,12 @@ def _fill(
             f"the model has no vectors of {len(missing):,} of {int(readable.sum()):,} rows of"
             f" {split}, such as row {missing[0]:,}: it does not fit the store."
         )
+
+
+def _repeated(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found = np.ones(len(rows), np.bool_)
+    found[np.unique(rows, return_index=True)[1]] = False
+    return found
 
 
 class _Scratch:

@@ -59,7 +59,9 @@ class Words:
         self._model = model
         names, vectors = model.vocabulary()
         self.classes = [Word(words or wnid, wnid) for wnid, words in model.classes]
-        self._all = [*self.classes, *(Word(name, "") for name in names)]
+        # Files of word vectors have _ in names of several words, and a phrase need not.
+        spaced = (name.replace("_", " ").strip() or name for name in names)
+        self._all = [*self.classes, *(Word(name, "") for name in spaced)]
         every = np.concatenate([model.class_vectors, np.reshape(vectors, (len(names), model.dim))])
         self._index: Index | None = build("exact", every) if len(every) else None
         pairs = zip(self.classes, model.class_vectors, strict=True)

@@ -161,6 +161,19 @@ def test_csls_of_a_large_index_is_as_its_paper_says(device: str | None, side: in
     assert found.rows.tolist() == np.argsort(-wanted, 1)[:, :5].tolist()
 
 
+def test_csls_of_a_row_among_others_leaves_out_itself() -> None:
+    """From r(query) too, which its cosine with itself would raise."""
+    rng = np.random.default_rng(0)
+    vectors, references = ((rng.standard_normal((n, 8)) + 0.5).astype(np.float32) for n in (30, 10))
+    index = build("exact", vectors)
+    hubs = measure(index, references, 4)
+    found = index.search(vectors[:5], 3, hubs=hubs, but=np.arange(5))
+    for row in range(5):
+        others = np.delete(vectors, row, 0)
+        wanted = csls(others, vectors[row : row + 1], references, 4)[0]
+        np.testing.assert_allclose(found.scores[row], np.sort(wanted)[::-1][:3], atol=1e-6)
+
+
 def test_csls_has_fewer_hubs() -> None:
     """Among vectors of which some lie in the middle of all."""
     rng = np.random.default_rng(0)

@@ -82,17 +82,18 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.float32], int]:
     dtype = draw(st.sampled_from([np.float32, np.float16]))
     with np.errstate(over="ignore"):
         vectors = vectors.astype(dtype)
-    return vectors, queries, draw(st.integers(1, 35))
+    few = st.integers(1, 4)  # of which most rows are not candidates
+    return vectors, queries, draw(few | few | st.integers(1, 35))
 
 
 @pytest.mark.parametrize("way", ["exact", "torch"])
-@given(case=cases(), small=st.booleans())
-def test_exact_answers_are_those_of_brute_force(way: str, case: Any, small: bool) -> None:
+@given(case=cases(), margin=st.sampled_from([0, 1, 3, 16]))
+def test_exact_answers_are_those_of_brute_force(way: str, case: Any, margin: int) -> None:
     """Of equal scores the lower row; rows that are zero or not finite never; -1 beyond the last."""
     vectors, queries, k = case
     index = made(way, vectors)
     scores, rows = oracle(vectors, queries, k, np.ones((len(queries), len(vectors)), np.bool_))
-    with small_blocks() if small else patch.object(index_room, "MARGIN", 16):
+    with small_blocks(margin):
         found = index.search(queries, k)
     assert found.rows.tolist() == rows.tolist()
     np.testing.assert_array_equal(found.scores, scores)
@@ -100,8 +101,10 @@ def test_exact_answers_are_those_of_brute_force(way: str, case: Any, small: bool
 
 
 @pytest.mark.parametrize("way", WAYS)
-@given(case=cases(), data=st.data())
-def test_only_rows_that_may_be_answered_are(way: str, case: Any, data: st.DataObject) -> None:
+@given(case=cases(), margin=st.sampled_from([0, 2]), data=st.data())
+def test_only_rows_that_may_be_answered_are(
+    way: str, case: Any, margin: int, data: st.DataObject
+) -> None:
     """Those that are kept, but the one of each query; as a mask and as rows."""
     vectors, queries, k = case
     total = len(vectors)
@@ -111,7 +114,7 @@ def test_only_rows_that_may_be_answered_are(way: str, case: Any, data: st.DataOb
     may = mask & (np.arange(total) != own[:, None])
     _, rows = oracle(vectors, queries, k, may)
     index = made(way, vectors)
-    with small_blocks():
+    with small_blocks(margin):
         for keep in (mask, np.flatnonzero(mask)):
             found = index.search(queries, k, keep=keep, but=own)
             if way in ("exact", "torch"):
@@ -156,9 +159,39 @@ def test_with_copies_the_row_itself_is_all_of_them() -> None:
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((20, 8)).astype(np.float32)
     mirrored = np.concatenate([pictures, pictures + 0.01])
-    found = build("exact", mirrored).search(pictures, 5, but=np.arange(20), ids=20)
-    assert not np.any(found.rows % 20 == np.arange(20)[:, None])
-    assert (found.rows >= 0).all()
+    for own in (np.arange(20), np.arange(20, 40)):
+        found = build("exact", mirrored).search(pictures, 5, but=own, ids=20)
+        assert not np.any(found.rows % 20 == np.arange(20)[:, None])
+        assert (found.rows >= 0).all()
+
+
+@pytest.mark.parametrize("way", ["exact", "torch"])
+def test_of_equal_vectors_the_lowest_rows_are_answered(way: str) -> None:
+    """Whether all but one are asked for, or one."""
+    for total in range(1, 9):
+        index = made(way, np.ones((total, 3), np.float32))
+        for k in range(1, total + 1):
+            for margin in (0, 1):
+                with small_blocks(margin):
+                    found = index.search(np.ones((3, 3), np.float32), k)
+                assert found.rows.tolist() == [list(range(k))] * 3
+
+
+@pytest.mark.parametrize("way", ["exact", "torch"])
+def test_many_vectors_and_queries_have_the_answers_of_brute_force(way: str) -> None:
+    """In blocks as they are."""
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((20_000, 16)).astype(np.float32)
+    queries = rng.standard_normal((300, 16)).astype(np.float32)
+    vectors[10_000:10_050] = vectors[:50]
+    keep = rng.random(20_000) < 0.6
+    index = made(way, vectors)
+    for may in (np.ones(20_000, np.bool_), keep, np.arange(20_000) % 50 == 7):
+        found = index.search(queries, 10, keep=may)
+        for query in range(0, 300, 30):
+            scores, rows = oracle(vectors, queries[query : query + 1], 10, may[None])
+            assert found.rows[query].tolist() == rows[0].tolist()
+            assert found.scores[query].tolist() == scores[0].tolist()
 
 
 @pytest.mark.parametrize("way", ["exact", "torch"])

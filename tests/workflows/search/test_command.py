@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.probe import Probe
 from tests.commands import saboteur, start, wait_until
 from tests.workflows.search.toy import CLASSES, Toy, make_store, paint
 from workflows import cli
+from workflows.search import command
 from workflows.search import engine as engine_room
 
 Told = Callable[..., tuple[int, str, str]]
@@ -98,6 +100,19 @@ def test_a_picture_is_combined_with_words(search: Told, tmp_path: Path) -> None:
     assert json.loads(search("- red", *image)[1])["query"] == "@ - red"
     assert search("- red", *image)[1] == search("@ - red", *image)[1]
     assert {hit["label"] for hit in json.loads(search("--k", 3, *image)[1])["images"]} == {3}
+
+
+def test_another_decoder_than_the_store_was_made_with_is_told(
+    search: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it makes of a picture is not quite what lies there."""
+    paint(3, 9).save(tmp_path / "yellow.png")
+    assert "notice" not in search("--image", tmp_path / "yellow.png")[2]
+    monkeypatch.setattr(command, "probe", lambda _: Probe("other", "pixels"))
+    status, said, beside = search("--image", tmp_path / "yellow.png", "--json")
+    assert (status, json.loads(said)["query"]) == (0, "@")
+    assert "notice: pictures come out a little otherwise here" in beside
+    assert "notice" not in search("yellow")[2]
 
 
 def test_the_pictures_found_are_put_in_one(search: Told, tmp_path: Path) -> None:

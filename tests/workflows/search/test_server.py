@@ -404,6 +404,15 @@ def test_what_is_no_picture_is_refused(
     assert reply.error
 
 
+def test_a_mistake_is_told_before_a_picture_is_decoded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would be work for nothing."""
+    monkeypatch.setattr(running.service.handed, "take", None)
+    assert "behind +" in running.search("red +", body=png()).error
+    assert "k is 'x'" in running.search("red", body=png(), k="x").error
+
+
 def test_every_format_that_is_named_is_taken(running: Running) -> None:
     """By its bytes."""
     picture = paint(2, 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_what_is_there_is_not_made_again(toy: Toy, split: Split, tmp_path: Path)
         again = opened(toy, tmp_path, split, kind)
         np.testing.assert_array_equal(again.index.vectors.array, first.index.vectors.array)
     assert toy.embedded == 39
+
+
+def test_who_comes_second_waits_for_who_came_first(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """And has the same, made once."""
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: opened(toy, tmp_path, split, "lsh"), range(3)))
+    assert toy.embedded == 39
+    assert [one.index.kind for one in made] == ["lsh"] * 3
 
 
 def test_an_index_that_is_not_exact_leaves_no_second_copy(
@@ -148,6 +157,43 @@ def test_mirrored_copies_lie_behind_all_rows(toy: Toy, split: Split, tmp_path: P
     )
     np.testing.assert_array_equal(np.flatnonzero(made.readable), rows)
     assert not made.index.vectors.usable[42 + split.absent].any()
+
+
+def test_a_copy_in_the_same_block_is_a_copy(
+    toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a model hands them out."""
+    toy.mirrored = True
+    expected = np.array(opened(toy, tmp_path / "one", split).index.vectors.array)
+    rows = Toy.rows
+
+    def at_once(self: Toy, name: str) -> Any:
+        blocks = list(rows(self, name))
+        yield tuple(np.concatenate([block[part] for block in blocks]) for part in (0, 1))
+
+    monkeypatch.setattr(Toy, "rows", at_once)
+    made = opened(toy, tmp_path / "two", split)
+    np.testing.assert_array_equal(made.index.vectors.array, expected)
+
+
+def test_a_graph_is_kept_where_its_library_is_missing(
+    toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took its time, and the library may come back."""
+    opened(toy, tmp_path, split, "hnsw")
+    load = vectors.load
+
+    def without(place: Path, *words: Any, **options: Any) -> Index:
+        if place.name == "hnsw":
+            raise TesseraeError("nearest neighbours other than exact need the package faiss-cpu")
+        return load(place, *words, **options)
+
+    monkeypatch.setattr(vectors, "load", without)
+    opened(toy, tmp_path, split, "exact")
+    monkeypatch.setattr(vectors, "load", load)
+    embedded = toy.embedded
+    opened(toy, tmp_path, split, "hnsw")
+    assert toy.embedded == embedded == 78
 
 
 def test_a_run_that_was_broken_off_leaves_nothing_to_be_taken_for_vectors(

@@ -100,7 +100,8 @@ class Toy:
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
         names = sorted(COLOURS)
-        return names, np.array([3 * colour(name) for name in names])
+        vectors = np.array([3 * colour(name) for name in names])
+        return [name.replace(" ", "_") for name in names], vectors
 
 
 def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
