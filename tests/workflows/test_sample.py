@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import TesseraeError
+from pipeline.hierarchy import read_hierarchy
 from workflows import photographs, sample
 from workflows.photographs import CLASSES
 from workflows.sample import make_sample
@@ -48,9 +49,11 @@ def test_the_folder_is_shaped_as_imagenet(painted):
     mapping = (root / "LOC_synset_mapping.txt").read_text().splitlines()
 
     assert 60 == len(names) == painted.num_train + painted.num_val
-    assert {"LOC_synset_mapping.txt", "sample.json", "train", "val"} == {
+    assert {"LOC_synset_mapping.txt", "is-a.txt", "sample.json", "train", "val"} == {
         p.name for p in root.iterdir()
     }
+    hierarchy = read_hierarchy(root / "is-a.txt")
+    assert all(each.wnid in hierarchy for each in CLASSES)
     assert sorted(f"{each.wnid} {each.words}" for each in CLASSES) == mapping
     assert "train/n00007846/n00007846_0.JPEG" in names
     assert "val/n00007846/val_00000001.JPEG" in names
