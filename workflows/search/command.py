@@ -177,6 +177,7 @@ def serve(args: argparse.Namespace) -> int:
         engine = open_engine(args.run, _splits(args), args.index)
         stack.callback(engine.close)
         _compare_pixels(engine)
+        engine.gallery.read_keys()
         if args.csls:
             print("measuring what is near to everything", flush=True)
             engine.measure_hubs()

@@ -152,6 +152,17 @@ class Gallery:
         """
         return self._keys[split].key(row)
 
+    def read_keys(self) -> None:
+        """Have all keys in memory that will stay there: the first searches would wait for them.
+
+        Raises:
+            StoreDamagedError: A table cannot be read.
+        """
+        for name, split in self.splits.items():
+            groups = -(-split.plan.num_rows // GROUP_ROWS)
+            for group in range(min(groups, KEPT_GROUPS)):
+                self.key(name, group * GROUP_ROWS)
+
     def close(self) -> None:
         """Let go of threads and files."""
         self._disk.shutdown()

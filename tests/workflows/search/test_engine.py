@@ -346,6 +346,16 @@ def test_a_table_that_is_damaged_is_named(tmp_path: Path, open_run: Opener) -> N
     assert asked(engine, "red", splits=("val",)).images
 
 
+def test_keys_that_were_read_are_not_read_again(tmp_path: Path, open_run: Opener) -> None:
+    """Who serves reads them before the first visitor comes."""
+    store = make_store(tmp_path, train=14, val=7, bad=0)
+    engine = open_run(Toy(store), tmp_path / "run")
+    engine.gallery.read_keys()
+    for table in (Path(store) / "samples").glob("*.parquet"):
+        table.write_bytes(b"gone")
+    assert all(hit.key for hit in asked(engine, "red", k=21).images)
+
+
 def test_a_store_that_cannot_be_searched_is_told(
     toy: Toy, open_run: Opener, tmp_path: Path
 ) -> None:
