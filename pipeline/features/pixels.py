@@ -7,6 +7,7 @@ features of a damaged shard, of another one, or of half of each are not made.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -90,11 +91,10 @@ def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, l
     if google_crc32c.value(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
         raise _damaged(written)
     index = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
-    lengths = index[index[:, 0] != 2**64 - 1, 1].astype(np.int64)
-    ends = np.cumsum(lengths).tolist()
-    if not ends or min(lengths) <= 4 or ends[-1] != written.num_bytes - num_bytes:
+    lengths: list[int] = index[index[:, 0] != 2**64 - 1, 1].tolist()
+    if sum(lengths) != written.num_bytes - num_bytes:  # else any number of bytes would be read
         raise _damaged(written)
-    return tail, ends
+    return tail, list(itertools.accumulate(lengths))
 
 
 def _read(objects: Objects, written: Written, start: int, num_bytes: int) -> bytes:

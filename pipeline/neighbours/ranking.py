@@ -67,7 +67,7 @@ def rank(vectors: Vectors, asked: Asked, rows: Rows) -> tuple[Floats, Rows, Doub
 
 def _excluded(rows: Rows, asked: Asked) -> Mask:
     mine = rows if asked.ids is None else identify(rows, asked.ids)
-    return np.asarray((mine == asked.but) & (asked.but >= 0), np.bool_)
+    return np.asarray(mine == asked.but, np.bool_)  # no row has -1, which stands for none
 
 
 def _take(values: NDArray[Any], order: Rows) -> NDArray[Any]:

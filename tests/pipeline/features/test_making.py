@@ -131,6 +131,21 @@ def test_features_of_other_pixels_are_made_anew(store: Path, trunk: Path) -> Non
     assert making.is_done(*run.what, BOTH)
 
 
+def test_kinds_of_other_pixels_are_not_kept(store: Path, trunk: Path) -> None:
+    """A commit is of one shard of pixels, also where only some kinds are asked for."""
+    make(store, trunk, kinds=BOTH, finish=False)
+    run = begin(store, trunk)
+    kept = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    assert kept is not None
+    file = layout.features_commit(run.recipe.name, "train", 1)
+    run.objects.put(file, replace(kept, pixels="0" * 32).encode())
+    make(store, trunk)
+    after = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    assert after is not None
+    assert after.arrays.keys() == {"plain"}
+    assert problems(store) == {}
+
+
 def test_features_of_other_pictures_cannot_be_read(store: Path, trunk: Path) -> None:
     """The split's record says of each row which picture it is of."""
     name = make(store, trunk)

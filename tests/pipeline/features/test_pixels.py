@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,6 +65,41 @@ def test_any_byte_that_is_another_is_found(store: Path) -> None:
         file.write_bytes(changed)
         with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 is not what was committed"):
             shard_of(store, 1)
+
+
+def test_any_byte_of_a_compressed_shard_that_is_another_is_found(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is unpacked, which may do anything with it."""
+    monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
+    prepare_inline(source, str(tmp_path), sizes=(SIZE,), serves=SIZE, codec="zstd:3")
+    file = tmp_path / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
+    data = file.read_bytes()
+    for place in range(0, len(data), 5):
+        changed = bytearray(data)
+        changed[place] ^= 16
+        file.write_bytes(changed)
+        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+            shard_of(tmp_path, 0)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2_000), min_size=2, max_size=2))
+@example(lengths=[771, 773])
+@example(lengths=[0, 1_544])
+def test_an_index_that_lies_is_found(store: Path, lengths: list[int]) -> None:
+    """Though its own checksum is right."""
+    file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
+    data = file.read_bytes()
+    index = np.array([[0, lengths[0]], [772, lengths[1]]], np.uint64).tobytes()
+    tail = index + google_crc32c.value(index).to_bytes(4, "little")
+    assume(tail != data[-len(tail) :])
+    try:
+        file.write_bytes(data[: -len(tail)] + tail)
+        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+            shard_of(store, 0)
+    finally:
+        file.write_bytes(data)
 
 
 def test_a_file_of_another_length_and_none_are_found(store: Path) -> None:
@@ -119,10 +156,16 @@ def test_batches_are_the_readable_rows_in_order(
 
 def test_many_threads_take_each_thing_once() -> None:
     """And an error ends it for all."""
-    taken = Shared(iter(range(1_000)))
+
+    def slow() -> Iterator[int]:
+        for one in range(200):
+            time.sleep(1e-5)  # another thread may come in here
+            yield one
+
+    taken = Shared(slow())
     with ThreadPoolExecutor(8) as pool:
         parts = list(pool.map(lambda _: list(taken), range(8)))
-    assert sorted(one for part in parts for one in part) == list(range(1_000))
+    assert sorted(one for part in parts for one in part) == list(range(200))
 
     def broken() -> Iterator[int]:
         yield 1

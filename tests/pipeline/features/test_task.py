@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,12 +92,19 @@ def test_any_number_of_threads_makes_the_same_bytes(
 ) -> None:
     """Each batch is computed by one of them."""
     monkeypatch.setattr("pipeline.backbone.network.BATCH", 2)
+    seen = set()
+
+    def noted(*told: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return features_of(*told)
+
+    monkeypatch.setattr(task, "features_of", noted)
     other = Path(shutil.copytree(store, store.parent / "other"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     name = make(store, trunk, kinds=BOTH)
     assert make(other, trunk, kinds=BOTH, threads=4) == name
-    assert torch.get_num_threads() == 3
+    assert (torch.get_num_threads(), seen) == (3, {1})
     torch.set_num_threads(before)
     assert files(store, name) == files(other, name)
 

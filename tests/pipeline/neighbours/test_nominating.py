@@ -100,6 +100,8 @@ def test_vectors_without_direction_do_no_harm(kind: str) -> None:
     assert (found.rows % 4 >= 2).all()
     assert recall(found, build("exact", vectors).search(queries, 10)) > 0.9
     assert index.facts["usable"] == 2000
+    odd = index.search(queries, 10, keep=np.arange(1, 4000, 2))
+    assert (odd.rows % 4 == 3).all()
 
 
 def saved(index: Index, folder: Path) -> list[bytes]:
