@@ -19,7 +19,6 @@ from workflows.evaluation.ranking import (
     KS,
     Generalised,
     PerClass,
-    chance,
     generalised,
     hierarchical_precision,
     per_class,
@@ -172,11 +171,6 @@ def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]
             _percent(one.unseen for one in mixed),
             _percent(one.harmonic for one in mixed),
         )
-
-
-def chances(classes: int) -> dict[int, float]:
-    """hit@k when nothing is known, among so many classes."""
-    return {k: chance(k, classes) for k in KS if k <= classes}
 
 
 def _percent(values: Iterable[float]) -> str:
