@@ -227,7 +227,7 @@ def ours(kind: str, vectors: Floats, args: argparse.Namespace, folder: Path) -> 
     except TesseraeError:
         index = build(kind, vectors, threads=args.build_threads)
         said = (
-            f"built in {index.facts['seconds']:.1f} s, with its recall in"
+            f"built in {index.facts['seconds']:.2f} s, with its recall in"
             f" {time.perf_counter() - started:.1f} s ({time.process_time() - cpu:.1f} s of"
             f" processor), {(anonymous_bytes() - before) / 1e6:.0f} MB"
         )

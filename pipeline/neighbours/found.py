@@ -90,7 +90,7 @@ def deduplicate(found: Found, ids: int | NDArray[Any]) -> Found:
 
 
 def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:
-    """(q, k) bool: whether an answer has the id of one before it; never where there is none."""
+    """(q, k) bool: whether an answer has the id of one before it; so does a -1 after another."""
     named = identify(rows, ids)
     order = np.argsort(named, 1, kind="stable")  # of equal ids the first answer comes first
     sorted_ids = np.take_along_axis(named, order, 1)
@@ -98,7 +98,7 @@ def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:
     same[:, 1:] = sorted_ids[:, 1:] == sorted_ids[:, :-1]
     found = np.empty(rows.shape, np.bool_)
     np.put_along_axis(found, order, same, 1)
-    return found & (rows >= 0)
+    return found
 
 
 def identify(rows: Rows, ids: int | NDArray[Any]) -> Rows:

@@ -121,6 +121,17 @@ def test_damage_anywhere_is_an_error_that_names_the_file(whole: Path, data: st.D
     load(whole, IDENTITY)
 
 
+def test_no_byte_of_the_header_is_taken_on_trust(tmp_path: Path) -> None:
+    """Not of what it only says: facts, options, white space."""
+    made("exact").save(tmp_path, {})
+    header = tmp_path / room.HEADER
+    intact = header.read_bytes()
+    for place in range(len(intact)):
+        header.write_bytes(intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :])
+        with pytest.raises(TesseraeError, match="does not match its own digest"):
+            load(tmp_path, {})
+
+
 def test_without_digests_only_the_bytes_of_vectors_are_taken_on_trust(whole: Path) -> None:
     """Their size, and all other parts, are checked."""
     for file in sorted(whole.glob("*-*")):

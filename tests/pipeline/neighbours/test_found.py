@@ -62,6 +62,7 @@ def test_an_equal_answer_counts_and_a_lower_one_does_not() -> None:
     assert recall(answers([[1, 7, 2]], [[0.9, 0.5, 0.4]]), exact) == 1  # 2 is named
     assert recall(answers([[1, 7, 8]], [[0.9, 0.5, 0.4]]), exact) == pytest.approx(2 / 3)
     assert recall(answers([[5, 6, 7]], [[0.4, 0.3, 0.2]]), exact) == 0
+    assert recall(answers([[5, 6]], [[0.9, 0.9]]), answers([[1, -1]], [[0.9, 0]])) == 1
 
 
 def test_recall_looks_at_no_more_answers_than_the_exact_ones() -> None:
