@@ -249,7 +249,9 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
         objects=tuple(records.fingerprint(name, data) for name, data in written),
     )
     _sync(objects, done, layout.features_commits(recipe.name, plan.split))
-    put_changed(objects, layout.features_done(recipe.name, plan.split), done.encode())
+    name = layout.features_done(recipe.name, plan.split)
+    put_changed(objects, name, done.encode())
+    objects.sync(name.rpartition("/")[0])
     return done
 
 

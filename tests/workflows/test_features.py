@@ -23,6 +23,7 @@ from tests.inline import tesserae
 from tests.pictures import make_folder, prepare_inline
 from tests.workflows.devise.small import SIZE, features_inline, small_trunk
 from workflows import cli
+from workflows import features as command
 
 SECONDS = 110.0
 
@@ -67,8 +68,7 @@ def test_all_finished_splits_are_run_over_once(
     (name,) = features.names(open_objects(str(store)))
     assert f"features {name}, 256 numbers of each picture" in done.out
     assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
-    monkeypatch.chdir(trunk.parent)
-    status, out = said(monkeypatch, capsys, "features", store, "--trunk", trunk.name)
+    status, out = said(monkeypatch, capsys, "features", store, "--trunk", trunk)
     assert (status, out.count("are there")) == (0, 2)
 
 
@@ -163,6 +163,18 @@ def test_what_makes_no_sense_is_a_sentence(
     done = run("features", tmp_path / "none", "--trunk", trunk, scratch=tmp_path)
     assert (done.status, done.err.count("\n")) == (1, 1)
     assert "no store at" in done.err
+
+
+def test_workers_are_told_where_a_network_is_from_wherever_they_are(
+    trunk: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is named in full; a name of the hub as it is."""
+    told: list[str] = []
+    monkeypatch.setattr(command, "_make", lambda wish, *_: told.append(wish.trunk))
+    monkeypatch.chdir(trunk.parent)
+    wish = command.Wish(store=str(made[0]), trunk=trunk.name, repair=True)
+    command.make(wish, "train", None)  # type: ignore[arg-type]
+    assert told == [str(trunk)]
 
 
 def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path) -> None:

@@ -114,6 +114,48 @@ def test_a_run_cut_off_by_the_power_is_gone_on_with(
     check_goes_on(run, tmp_path, monkeypatch, max(1, len(run.ops) // 4))
 
 
+def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+    """Kill the run at an operation, go on, and lose the power while going on."""
+    disk = run.after(killed)
+    root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
+    monkeypatch.setattr(door, "_durable", set())  # what a process knows of that dies with it
+    with recording(monkeypatch, root, max(disk.data)) as ops:
+        make(root / "store", run.trunk, kinds=BOTH)
+    mended = layout.features_shard(run.name, "train", "mirrored", 1)
+    for op in (op for op in ops if not (op[0] == "rename" and ".tmp/" in op[2])):
+        disk.apply(op)
+        assert set(unkept(run.name, disk.lose("strict"))) <= {mended}, (killed, op)
+    left = lay_out(disk.lose("strict"), tmp_path / f"lost-{killed}")
+    assert files(left / "store", run.name) == files(root / "store", run.name)
+    for folder in (root, left):
+        shutil.rmtree(folder)
+
+
+def named(run: Run) -> list[int]:
+    """The moments between a name and its sync."""
+    return [place for place, op in enumerate(run.ops, 1) if op[0] in ("mkdir", "rename", "link")]
+
+
+def test_a_run_killed_and_gone_on_with_is_durable_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the dead did not sync yet, the living does before anything relies on it."""
+    moments = named(run)
+    committed = [place for place in moments if "/commits/" in run.ops[place - 1][-1]]
+    for killed in (committed[-1], moments[-1]):
+        check_killed(run, tmp_path, monkeypatch, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_anywhere_and_gone_on_with_is_durable_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any name and its sync."""
+    for killed in named(run):
+        check_killed(run, tmp_path, monkeypatch, killed)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_cut_off_by_the_power_anywhere_is_gone_on_with(

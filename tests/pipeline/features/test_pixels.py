@@ -102,6 +102,19 @@ def test_an_index_that_lies_is_found(store: Path, lengths: list[int]) -> None:
         file.write_bytes(data)
 
 
+def test_a_chunk_of_another_length_is_found(store: Path) -> None:
+    """Though all checksums are right."""
+    file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
+    data = file.read_bytes()
+    index = np.array([[0, 4], [4, 1_540]], np.uint64).tobytes()
+    pieces = [b"", bytes(1_536), index]
+    forged = b"".join(p + google_crc32c.value(p).to_bytes(4, "little") for p in pieces)
+    assert len(forged) == len(data)
+    file.write_bytes(forged)
+    with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        shard_of(store, 0)
+
+
 def test_a_file_of_another_length_and_none_are_found(store: Path) -> None:
     """Also one that is cut off while it is read."""
     file = store / "images.zarr/train" / str(SIZE) / "c.1.0.0.0"
