@@ -1,9 +1,11 @@
 """What all tests share: the profiles of the laws, and where real photographs are."""
 
+import logging
 import os
 import shutil
 import subprocess
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: how long an example takes says something about the machine, nothing about the code.
 settings.register_profile(
-    "quick", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
 
@@ -47,3 +49,34 @@ def stock_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     if done.returncode:
         pytest.skip(f"stock Pillow cannot be installed: {done.stderr.strip()[-200:]}")
     return python
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """S3 as moto speaks it, on the loopback address.
+
+    It outlives every connection that s3fs keeps for reuse.
+    """
+    moto_server = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3_environment(s3_server: str) -> Iterator[dict[str, str]]:
+    """What tells s3fs where the server is, here and in every process of a command."""
+    found = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in found.items():
+            patch.setenv(name, value)
+        yield found

@@ -132,7 +132,8 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
     from pipeline.hierarchy import read_hierarchy
     from pipeline.store import records
     from pipeline.store.objects import open_objects
-    from pipeline.words import class_vectors, read_words
+    from pipeline.word_files import read_words
+    from pipeline.words import class_vectors
     from workflows.studies import devise
 
     for name in ("store", "words"):

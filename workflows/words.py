@@ -18,7 +18,8 @@ from pipeline.hierarchy import WORDNET, Hierarchy, read_hierarchy
 from pipeline.sources.beside import parse_words
 from pipeline.store import records
 from pipeline.store.objects import open_objects
-from pipeline.words import SYNONYMS, ClassVectors, class_vectors, read_words, taxonomy_vectors
+from pipeline.word_files import read_words
+from pipeline.words import SYNONYMS, ClassVectors, class_vectors, taxonomy_vectors
 from workflows.figures import counted, printable, share_text
 
 SHOWN = 20

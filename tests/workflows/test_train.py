@@ -234,19 +234,17 @@ def test_what_two_ranks_say_is_what_one_says(
 
 
 def test_a_store_of_other_rows_is_another_run(
-    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even before anything was saved; and the size that was learned from stays."""
-    folder = tmp_path / "run"
-    words = ["train", "wgan", str(store), "--run", str(folder), "--steps", "2", *map(str, SMALL)]
-    assert run(*words, scratch=tmp_path).status == 0
-    asked = RunFolder(folder).asked()
+    """And the size that was learned from stays."""
+    asked = RunFolder(undisturbed).asked()
     assert asked["options"]["stored_size"] == 16
     assert asked["data"]["held_out"] == "val"
-    other = small_store(tmp_path / "other", rows=40)
-    words[2] = str(other)
+    before = (undisturbed / "options.json").read_bytes()
+    words = [str(word) for word in command(small_store(tmp_path / "other", rows=40), undisturbed)]
     assert main(words) == 1
     assert "is of a run with rows" in capsys.readouterr().err
+    assert (undisturbed / "options.json").read_bytes() == before
 
 
 def test_a_folder_of_another_run_is_left_alone(

@@ -19,7 +19,8 @@ from pipeline.hierarchy import read_hierarchy
 from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.objects import open_objects
-from pipeline.words import ClassVectors, class_vectors, read_words, taxonomy_vectors
+from pipeline.word_files import read_words
+from pipeline.words import ClassVectors, class_vectors, taxonomy_vectors
 from workflows import features
 from workflows.clusters import Cluster
 from workflows.devise.options import Options

@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.hierarchy import Hierarchy
 from workflows.devise.splits import SEEN, UNSEEN
-from workflows.evaluation.ranking import (
-    KS,
-    Generalised,
-    PerClass,
-    generalised,
-    hierarchical_precision,
-    per_class,
-    places,
-)
+from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
+from workflows.evaluation.ranking import KS, hierarchical_precision, places
 
 Floats = NDArray[np.float32]
 

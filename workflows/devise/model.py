@@ -20,7 +20,8 @@ from pipeline.features.task import features_of
 from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.objects import open_objects
-from pipeline.words import Words, read_words, split_names
+from pipeline.word_files import read_words
+from pipeline.words import Words, split_names
 from workflows.devise.heads import Head
 from workflows.devise.options import Options
 from workflows.devise.space import Space, load_space, unit

@@ -26,7 +26,8 @@ from workflows.devise.judging import Judgement, Pictures, alike, judge, lines
 from workflows.devise.model import DeviseModel, open_model
 from workflows.devise.space import Floats
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
-from workflows.evaluation.ranking import UNJOINED, bootstrap, hops, same_class
+from workflows.evaluation.per_class import bootstrap
+from workflows.evaluation.ranking import UNJOINED, hops, same_class
 from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png
 

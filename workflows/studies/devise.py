@@ -31,7 +31,7 @@ from workflows.devise.options import Options
 from workflows.devise.space import FILE, Space, make_space, unit
 from workflows.devise.splits import SEEN, VALIDATION, class_parts
 from workflows.devise.stage import Devise
-from workflows.evaluation.ranking import compare
+from workflows.evaluation.per_class import compare
 from workflows.training.loop import Data
 from workflows.training.world import World
 

@@ -111,7 +111,7 @@ def test_a_run_cut_off_by_the_power_is_gone_on_with(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At some operations, whichever of the unsynced is lost."""
-    check_goes_on(run, tmp_path, monkeypatch, max(1, len(run.ops) // 4))
+    check_goes_on(run, tmp_path, monkeypatch, max(1, len(run.ops) // 2))
 
 
 def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -128,28 +127,10 @@ def test_one_run_at_a_time(url: str, trunk: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """An S3 server on the loopback address."""
-    moto_server = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    told = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("features")
-        yield "s3://features"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket(s3_environment: dict[str, str]) -> str:
+    """On an S3 server."""
+    pytest.importorskip("s3fs").S3FileSystem().mkdir("features")
+    return "s3://features"
 
 
 def test_s3_has_the_same_bytes_and_the_first_writer_wins(

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from tests.inline import repair_inline
 from tests.pictures import contents, make_folder, prepare_inline
 from workflows.verify import verify_split
 
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 
 CHOICES = {"shard_rows": 4, "chunk_rows": 2}
@@ -40,30 +39,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, b
     return contents(store)
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def environment(endpoint: str) -> Iterator[dict[str, str]]:
-    """What tells s3fs where the server is, here and in every process of a command."""
-    found = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in found.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield found
+def bucket(s3_environment: dict[str, str]) -> None:
+    """What all stores here lie in."""
+    s3fs.S3FileSystem().mkdir("bucket")
 
 
 @pytest.fixture
@@ -281,7 +260,7 @@ def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
     source: Path,
     url: str,
     whole: dict[str, bytes],
-    environment: dict[str, str],
+    s3_environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     """On a cluster, whose workers find the server by the same environment."""
@@ -291,14 +270,14 @@ def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
             *("prepare", source, url, "--sizes", *sizes, *options),
             scratch=tmp_path,
             seconds=120,
-            **environment,
+            **s3_environment,
         )
         assert ran.status == 0, ran.err
     assert held(url) == whole
     open_objects(url).remove(layout.shard("train", 8, 0))
-    ran = commands.run("verify", url, scratch=tmp_path, **environment)
+    ran = commands.run("verify", url, scratch=tmp_path, **s3_environment)
     assert ran.status == 1
     assert layout.shard("train", 8, 0) in ran.out
-    ran = commands.run("repair", url, scratch=tmp_path, seconds=120, **environment)
+    ran = commands.run("repair", url, scratch=tmp_path, seconds=120, **s3_environment)
     assert ran.status == 0, ran.err
     assert held(url) == whole
