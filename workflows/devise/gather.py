@@ -144,6 +144,7 @@ def _words(
     parts = class_parts(
         vectors.wnids,
         vectors.known,
+        seen=options.seen,
         unseen=options.unseen,
         validation=options.validation,
         seed=options.class_seed,

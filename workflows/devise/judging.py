@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.hierarchy import Hierarchy
 from workflows.devise.splits import SEEN, UNSEEN
 from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
-from workflows.evaluation.ranking import KS, hierarchical_precision, places
+from workflows.evaluation.ranking import KS, chance, hierarchical_precision, places
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +50,8 @@ class Judgement:
     generalised: Mapping[int, Generalised]
     precision: Mapping[int, PerClass] = field(default_factory=dict)
     """k -> hierarchical precision, of unseen pictures among unseen classes."""
+    candidates: int = 0
+    """Unseen classes."""
 
 
 def judge(scores: Floats, pictures: Pictures) -> Judgement:
@@ -66,7 +68,58 @@ def judge(scores: Floats, pictures: Pictures) -> Judgement:
         seen=_hits(scores, pictures, seen),
         generalised=_generalised(scores, pictures, both) if len(unseen) else {},
         precision=_precision(scores, pictures, unseen) if len(unseen) else {},
+        candidates=len(unseen),
     )
+
+
+@dataclass(frozen=True)
+class Near:
+    """How good answers are of the unseen classes that are near to seen ones."""
+
+    hops: int | None
+    """At most so many, by the hierarchy, from the nearest seen class; None = all there are."""
+    classes: int
+    pictures: int
+    alone: Mapping[int, PerClass]
+    """k -> hits of their pictures among these classes."""
+    beside_seen: Mapping[int, PerClass]
+    """The same, with the seen classes as further candidates."""
+
+
+def by_nearness(scores: Floats, pictures: Pictures) -> Iterator[Near]:
+    """Judge unseen classes within 1, 2 and 3 hops of the seen ones, and all of them.
+
+    As in Frome et al. 2013, table 2, where sets are named "2-hop", "3-hop" and all of ImageNet
+    2011, each alone and with the 1,000 learned classes ("+1K"). Sets that are empty, or no larger
+    than the one before, are left out; without a hierarchy there is the last alone.
+    """
+    unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
+    before = 0
+    for hops in (1, 2, 3, None):
+        classes = unseen
+        if hops is not None:
+            near = _within(pictures, seen, hops)
+            classes = unseen[[pictures.wnids[label] in near for label in unseen.tolist()]]
+        there = np.isin(pictures.labels, classes)
+        if len(classes) == before or not there.any():
+            continue
+        before = len(classes)
+        beside = Pictures(pictures.labels[there], pictures.wnids, pictures.parts, pictures.groups)
+        both = np.sort(np.concatenate([seen, classes]))
+        yield Near(
+            hops=hops,
+            classes=len(classes),
+            pictures=int(there.sum()),
+            alone=_hits(scores, pictures, classes),
+            beside_seen=_hits(scores[there], beside, both),
+        )
+
+
+def _within(pictures: Pictures, seen: NDArray[np.int64], hops: int) -> set[str]:
+    if pictures.hierarchy is None:
+        return set()
+    known = [pictures.wnids[label] for label in seen.tolist()]
+    return pictures.hierarchy.within([w for w in known if w in pictures.hierarchy], hops)
 
 
 def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
@@ -143,7 +196,7 @@ def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]
     """A table: for each method its means over splits, in per cent of pictures.
 
     Among unseen classes hit@k and hp@k; then, at 5 or what there are, of seen classes among
-    themselves, and of both among all.
+    themselves, and of both among all. Last what hit@k is where nothing is known.
     """
     every = [one for some in judged.values() for one in some]
     ks = [k for k in KS if all(k in one.unseen for one in every)]
@@ -164,6 +217,8 @@ def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]
             _percent(one.unseen for one in mixed),
             _percent(one.harmonic for one in mixed),
         )
+    guessed = (_percent(chance(k, one.candidates) for one in every) for k in ks)
+    yield ("chance", *guessed, *[""] * (len(exact) + 4))
 
 
 def _percent(values: Iterable[float]) -> str:

@@ -59,6 +59,9 @@ class Options(Training):
     hierarchy: str | None = option(
         None, "is-a edges: file, or WordNet's folder; for vectors without --words", group=WORDS
     )
+    seen: str | None = option(
+        None, "file that names the classes to learn from; all others are unseen", group=WORDS
+    )
     unseen: str = option(
         "0", "classes that are not learned from: how many, or a file that names them", group=WORDS
     )

@@ -22,12 +22,12 @@ from pipeline.words import split_names
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
 from workflows.devise.clip import Clip
-from workflows.devise.judging import Judgement, Pictures, alike, judge, lines
+from workflows.devise.judging import Judgement, Near, Pictures, alike, by_nearness, judge, lines
 from workflows.devise.model import DeviseModel, open_model
 from workflows.devise.space import Floats
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
 from workflows.evaluation.per_class import bootstrap
-from workflows.evaluation.ranking import UNJOINED, hops, same_class
+from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
 from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png
 
@@ -37,6 +37,8 @@ THUMBNAIL = 64
 QUERIES, FOUND = 10, 8
 """Galleries, and pictures in each."""
 NEAREST = 10
+SHOWN = 50
+"""Classes at either end of a long list."""
 SEED = 1
 
 
@@ -183,6 +185,14 @@ def _tables(
         heads, *rows = lines({name: [found] for name, found in methods.items()})
         columns = ["=method", *(f">{head}" for head in heads[1:])]
         yield "Beside simpler ways, in per cent of unseen pictures", columns, rows
+    near = list(by_nearness(judged.vectors @ model.class_vectors.T, judged.pictures))
+    if len(near) > 1:
+        yield (
+            "Unseen classes by hops to the nearest seen one, alone and with the seen ones beside",
+            ["=hops", ">classes", ">pictures", *(f">hit@{k}, %" for k in KS)],
+            [row for one in near for row in _near(one)],
+        )
+    yield _one_by_one(methods["DeViSE"], judged, model)
     far = _by_distance(judged, model)
     if far:
         yield (
@@ -190,6 +200,49 @@ def _tables(
             ["=hops in the hierarchy", ">pictures, %"],
             far,
         )
+
+
+def _near(found: Near) -> Iterator[tuple[str, ...]]:
+    name = "all" if found.hops is None else f"at most {found.hops}"
+    for words, hits in (("", found.alone), (", and seen ones", found.beside_seen)):
+        yield (
+            name + words,
+            f"{found.classes:,}",
+            f"{found.pictures:,}",
+            *(f"{100 * hits[k].micro:.1f}" if k in hits else "" for k in KS),
+        )
+
+
+def _one_by_one(
+    found: Judgement, judged: _Judged, model: DeviseModel
+) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
+    """Each class: how much of it is right, and what it is most often taken for."""
+    part, kind = (UNSEEN, "Unseen") if found.unseen else (SEEN, "Seen")
+    hits = {k: of for k, of in (found.unseen or found.seen).items() if k in (1, 5)}
+    classes = judged.pictures.classes(part)
+    there = np.isin(judged.pictures.labels, classes)
+    labels = judged.pictures.labels[there]
+    scores = judged.vectors[there] @ model.class_vectors[classes].T
+    first = classes[top(scores, 1)[:, 0]]
+    rows = []
+    for label in np.unique(labels).tolist():
+        taken = np.bincount(first[(labels == label) & (first != label)])
+        wrong = f"{_name(model, int(taken.argmax()))} ({taken.max()})" if taken.any() else ""
+        rates = [float(of.means[label]) for of in hits.values()]
+        shown = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
+        rows.append((rates, (*shown, wrong)))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    title = f"{kind} classes one by one, among each other, the best first"
+    if len(rows) > 2 * SHOWN:
+        title += f": the {SHOWN} best and the {SHOWN} worst of {len(rows):,}"
+        rows = rows[:SHOWN] + rows[-SHOWN:]
+    heads = ["=class", ">pictures", *(f">hit@{k}" for k in hits), "=most often taken for"]
+    return title, heads, [row for _, row in rows]
+
+
+def _name(model: DeviseModel, label: int) -> str:
+    wnid, words = model.classes[label]
+    return (split_names(words) or [wnid])[0]
 
 
 def _by_distance(judged: _Judged, model: DeviseModel) -> list[tuple[str, str]]:
@@ -219,10 +272,8 @@ def _galleries(model: DeviseModel, judged: _Judged, split: str) -> Iterator[tupl
     for label in chosen.tolist():
         found = index.search(model.class_vectors[label][None], count).rows[0]
         right = int((judged.pictures.labels[found] == label).sum())
-        wnid, words = model.classes[label]
-        name = (split_names(words) or [wnid])[0]
         png = grid_png(_thumbnails(model, split, judged.rows[found]), columns=count)
-        yield f'"{name}" ({kind}): {right} of {count} right', png
+        yield f'"{_name(model, label)}" ({kind}): {right} of {count} right', png
 
 
 def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -23,7 +23,8 @@ def class_parts(
     wnids: Sequence[str],
     known: NDArray[np.bool_],
     *,
-    unseen: str,
+    seen: str | None = None,
+    unseen: str = "0",
     validation: int,
     seed: int,
 ) -> NDArray[np.int8]:
@@ -32,8 +33,10 @@ def class_parts(
     Args:
         wnids: Of label 0, 1, ...
         known: (C,) bool: which have a word vector.
-        unseen: How many are never seen, drawn by *seed*; or a file of wnids, a line each, or of
-            JSON with a list `unseen`.
+        seen: A file of wnids, a line each, or of JSON with a list `seen`: all others are never
+            seen.
+        unseen: Without *seen*: how many are never seen, drawn by *seed*; or such a file, with a
+            list `unseen`.
         validation: How many of the others are kept back, drawn by *seed*.
         seed: Of what is drawn. The same unseen ones are drawn whatever *validation* is.
 
@@ -41,11 +44,21 @@ def class_parts(
         (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `WORDLESS`.
 
     Raises:
-        TesseraeError: The file names none of the classes, or fewer than two classes are left.
+        TesseraeError: A file names none of the classes, fewer than two classes are left, or both
+            files are given.
     """
+    if seen is not None and unseen != "0":
+        raise TesseraeError(
+            "--seen says which classes are learned from, and --unseen which are not: leave one out."
+        )
     parts = np.where(known, SEEN, WORDLESS).astype(np.int8)
     there = np.flatnonzero(known)
-    chosen = _drawn(there, int(unseen), seed) if unseen.isdecimal() else _named(wnids, unseen)
+    if seen is not None:
+        chosen = np.setdiff1d(there, _named(wnids, seen, "seen"))
+    elif unseen.isdecimal():
+        chosen = _drawn(there, int(unseen), seed)
+    else:
+        chosen = _named(wnids, unseen, "unseen")
     parts[[label for label in chosen if known[label]]] = UNSEEN
     rest = np.flatnonzero(parts == SEEN)
     parts[_drawn(rest, validation, seed + 1)] = VALIDATION
@@ -64,17 +77,18 @@ def _drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64
     return np.sort(labels[order[:count]])
 
 
-def _named(wnids: Sequence[str], file: str) -> NDArray[np.int64]:
+def _named(wnids: Sequence[str], file: str, what: str) -> NDArray[np.int64]:
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
+        number = "a number of classes, or " if what == "unseen" else ""
         raise TesseraeError(
-            f"--unseen is {file!r}, which cannot be read ({e}): expected a number of classes, or a"
-            " file that names them."
+            f"--{what} is {file!r}, which cannot be read ({e}): expected {number}a file that names"
+            " them."
         ) from e
     try:
         found = json.loads(text)
-        names = {str(name) for name in found["unseen"]}
+        names = {str(name) for name in found[what]}
     except (ValueError, TypeError, KeyError):
         names = {line.split()[0] for line in text.splitlines() if line.strip()}
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]

@@ -123,8 +123,8 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
     listed = records.load_recipe(open_objects(str(small.store))).classes
     vectors = vectors_of(options, listed)
     parts = class_parts(
-        vectors.wnids, vectors.known, unseen=options.unseen, validation=options.validation,
-        seed=options.class_seed,
+        vectors.wnids, vectors.known, seen=options.seen, unseen=options.unseen,
+        validation=options.validation, seed=options.class_seed,
     )  # fmt: skip
     if not (folder / FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)

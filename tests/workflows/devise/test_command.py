@@ -10,9 +10,10 @@ import pytest
 
 from tests.commands import Ended
 from tests.commands import run as run_command
-from tests.workflows.devise.small import SIZE, Small, make_small
+from tests.workflows.devise.small import SIZE, WNIDS, Small, make_small
 from workflows.cli import main
 from workflows.devise.model import open_model
+from workflows.devise.splits import UNSEEN, class_parts
 from workflows.training.folder import RunFolder
 
 WORDS = (
@@ -38,10 +39,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.fixture(scope="module")
 def trained(small: Small) -> Path:
     """A run of 20 steps, with two classes unseen."""
-    folder = small.root / "run"
+    folder, kinds = small.root / "run", small.root / "is-a.txt"
+    parts = class_parts(WNIDS, np.ones(6, bool), unseen="2", validation=0, seed=0)
+    unseen = np.flatnonzero(parts == UNSEEN)
+    near, far = (WNIDS[label] for label in unseen)  # of those seen
+    others = [wnid for wnid in WNIDS if wnid not in (near, far)]
+    edges = [("animal", wnid) for wnid in (near, *others)] + [("pet", far), ("animal", "pet")]
+    kinds.write_text("".join(f"{parent} {child}\n" for parent, child in edges))
     done = run(
         "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--words",
-        small.words, "--unseen", 2, *WORDS, scratch=small.root,
+        small.words, "--unseen", 2, "--hierarchy", kinds, *WORDS, scratch=small.root,
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "classes: 4 seen, 0 for validation, 2 unseen" in done.out
@@ -78,7 +85,9 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
     for word in ("Beside simpler ways", "ridge", "ConSE", "random codes", "(never learned)",
-                 "no zero-shot recognition", "hit@1 of unseen classes"):  # fmt: skip
+                 "no zero-shot recognition", "hit@1 of unseen classes", "chance",
+                 "How far first answers are", "at most 2, and seen ones", "at most 3",
+                 "Unseen classes one by one", "most often taken for"):  # fmt: skip
         assert word in page
     assert "hit@1 of unseen classes" in done.out
 
@@ -88,7 +97,8 @@ def test_the_same_command_goes_on_and_another_is_refused(
 ) -> None:
     """Other words, or other classes, are another run."""
     command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
-               "--words", small.words, *WORDS)  # fmt: skip
+               "--words", small.words, "--hierarchy", small.root / "is-a.txt",
+               *WORDS)  # fmt: skip
     longer = run(*command, "--unseen", 2, "--steps", 25, scratch=tmp_path)
     assert longer.status == 0, longer.err
     steps = [line["step"] for line in RunFolder(trained).metrics() if not line.get("what")]

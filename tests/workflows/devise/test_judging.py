@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.hierarchy import Hierarchy
-from workflows.devise.judging import Pictures, alike, hits_among, judge, lines
+from workflows.devise.judging import Pictures, alike, by_nearness, hits_among, judge, lines
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
@@ -74,10 +74,41 @@ def test_the_table_has_a_line_for_each_method() -> None:
     labels = np.arange(10)
     pictures = Pictures(labels, [f"w{place}" for place in range(10)], parts)
     right, wrong = np.eye(10, dtype=np.float32), -np.eye(10, dtype=np.float32)
-    head, first, second = lines(
+    head, first, second, last = lines(
         {"right": [judge(right, pictures)],
          "half": [judge(right, pictures), judge(wrong, pictures)]}
     )  # fmt: skip
     assert head[:4] == ("method", "hit@1", "hit@2", "hit@5")
     assert first[:4] == ("right", "100.0", "100.0", "100.0")
     assert second[:4] == ("half", "50.0", "50.0", "100.0")
+    assert last[:4] == ("chance", "20.0", "40.0", "100.0")
+    assert len(last) == len(head)
+
+
+def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
+    """By hand: b is a sibling of the seen a, c a cousin, and nothing joins d to it."""
+    hierarchy = Hierarchy([("left", "a"), ("left", "b"), ("top", "left"), ("top", "c")])
+    parts = np.array([SEEN, UNSEEN, UNSEEN, UNSEEN], np.int8)
+    scores = np.array(
+        [
+            [0.0, 0.5, 0.9, 1.0],  # of b: right among b alone, and beside a
+            [0.9, 0.5, 0.4, 1.0],  # of b: right alone, second beside a
+            [0.2, 0.9, 0.5, 1.0],  # of c: second of b and c, and beside a
+            [0.2, 0.1, 0.5, 1.0],  # of d: first
+        ],
+        np.float32,
+    )
+    wnids = ["a", "b", "c", "d"]
+    pictures = Pictures(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
+    two, three, every = by_nearness(scores, pictures)
+    assert [(one.hops, one.classes, one.pictures) for one in (two, three, every)] == [
+        (2, 1, 2), (3, 2, 3), (None, 3, 4),
+    ]  # fmt: skip
+    assert (two.alone[1].micro, two.beside_seen[1].micro) == (1.0, 0.5)
+    assert two.beside_seen[2].micro == 1.0
+    assert three.alone[1].micro == pytest.approx(1 / 3)
+    assert three.alone[2].micro == 1.0
+    assert three.beside_seen[1].micro == 0.0
+    assert every.alone[1].micro == pytest.approx(1 / 4)
+    (alone,) = by_nearness(scores, Pictures(np.array([1, 1, 2, 3]), wnids, parts))
+    assert (alone.hops, alone.classes) == (None, 3)

@@ -68,3 +68,18 @@ def test_what_leaves_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     (tmp_path / "others").write_text("n99999999\n")
     with pytest.raises(TesseraeError, match="names none of the store's 50"):
         class_parts(WNIDS, known, unseen=str(tmp_path / "others"), validation=0, seed=0)
+
+
+def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> None:
+    """But those without a word, which are neither; to choose by, some of the seen are kept."""
+    file = tmp_path / "seen"
+    file.write_text("\n".join(WNIDS[:30]))
+    known = np.arange(50) != 40
+    parts = class_parts(WNIDS, known, seen=str(file), validation=4, seed=0)
+    assert np.flatnonzero(parts == UNSEEN).tolist() == [*range(30, 40), *range(41, 50)]
+    assert (parts == SEEN).sum() == 26
+    assert np.flatnonzero(parts == VALIDATION).max() < 30
+    with pytest.raises(TesseraeError, match="leave one out"):
+        class_parts(WNIDS, known, seen=str(file), unseen="3", validation=0, seed=0)
+    with pytest.raises(TesseraeError, match=r"--seen is .* expected a file that names them"):
+        class_parts(WNIDS, known, seen=str(tmp_path / "none"), validation=0, seed=0)
