@@ -7,7 +7,7 @@ iterates, and what would be gathered ahead is there before it could be asked for
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
-from pipeline.errors import StoreMismatchError
 from pipeline.features.reading import Features, open_features
-from pipeline.loader.loader import Batch
+from pipeline.loader.epochs import Batch, Epochs
 from pipeline.loader.ranks import place
-from pipeline.order import EPOCH_ORDER_VERSION, EpochOrder, epoch_order
+from pipeline.order import EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
+ORDERS = ("random", "sequential")
 
-class FeatureLoader:
+
+class FeatureLoader(Epochs):
     """Iterating gives one epoch of batches; iterating again, the next. See `Loader`.
 
     The images of a batch are features, (n, d) float32, each of the picture or of its mirror image.
@@ -63,8 +64,6 @@ class FeatureLoader:
         Raises:
             ValueError: An argument makes no sense.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: expected at least 1.")
         self.store = os.fspath(store)
         self.name = name
         self.split = split
@@ -75,10 +74,8 @@ class FeatureLoader:
         self.only = None if only is None else tuple(only)
         self.drop_last = drop_last
         self.rank, self.world = place(rank, world)
+        self._check_batches(ORDERS)
         self._opened: tuple[Features, Split] | None = None
-        self._epoch = 0
-        self._batch = 0
-        self._begun = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open files."""
@@ -88,6 +85,7 @@ class FeatureLoader:
         """The same for one of the ranks of a world, at the start."""
         made = copy(self)
         made.rank, made.world = place(rank, world)
+        made._check_batches(ORDERS)
         made._opened = None
         made.set_epoch(0)
         return made
@@ -108,84 +106,20 @@ class FeatureLoader:
         split = self._open()[1]
         return np.setdiff1d(np.arange(split.plan.num_rows), split.absent)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of an epoch, of all ranks, before the last batch is dropped."""
-        split = self._open()[1]
-        return split.plan.num_rows - len(split.absent)
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """Of all rows of the split; -1 where there is no class."""
-        return self._open()[1].labels
-
-    @property
-    def classes(self) -> tuple[tuple[str, str], ...]:
-        """(wnid, words) of label 0, 1, ..."""
-        return self._open()[1].recipe.classes
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that is being handed out, or will be next."""
-        return self._epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration begin at the start of *epoch*."""
-        self._epoch, self._batch, self._begun = epoch, 0, False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where we are. Plain values."""
-        return {**self._identity(), "epoch": self._epoch, "batch": self._batch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration go on right behind the last batch of *state*.
-
-        Raises:
-            StoreMismatchError: The state is of another store, or of other features.
-        """
-        wrong = [
-            f"{name} is {state.get(name)!r} in the state, {value!r} here"
-            for name, value in self._identity().items()
-            if state.get(name) != value
-        ]
-        if wrong:
-            raise StoreMismatchError(f"the state belongs to another loader: {'; '.join(wrong)}.")
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
-        self._begun = False
+    def _of_split(self) -> Split:
+        return self._open()[1]
 
     def _identity(self) -> dict[str, Any]:
-        return {
-            "split": self._open()[1].digest,
-            "features": self.name,
-            "order": f"{self.order} {EPOCH_ORDER_VERSION}",
-            "seed": self.seed,
-            "mirrored": self.mirrored,
-            "batch_size": self.batch_size,
-            "drop_last": self.drop_last,
-        }
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Go on behind a loaded state, or begin the next epoch."""
-        if self._begun or (self._batch and self._batch >= len(self)):
-            self._epoch, self._batch = self._epoch + 1, 0
-        self._begun = True
-        return self._hand_out(self._epoch, self._batch)
+        return {**super()._identity(), "features": self.name, "mirrored": self.mirrored}
 
     def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
         order = self._epoch_order(epoch)
         for batch in range(first, len(self)):
             start = batch * self.batch_size
             rows = order.rows(start, min(start + self.batch_size, order.num_rows))
-            count = len(rows)
-            own = rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
             if epoch == self._epoch:
                 self._batch = batch + 1
-            yield self._of(own, epoch)
+            yield self._of(self._own(rows), epoch)
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         split = self._open()[1]

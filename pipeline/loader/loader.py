@@ -5,40 +5,37 @@
         for images, labels, rows in loader:
             ...
 
-Global batch i of an epoch is rows [i * B, (i + 1) * B) of the epoch's order, whatever the number of
-ranks; rank r of W gets rows [r * B // W, (r + 1) * B // W) of it. Threads gather batches ahead of
-the training step; the interpreter is free while they copy.
+Threads gather batches ahead of the training step; the interpreter is free while they copy.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from pipeline.errors import StoreMismatchError
 from pipeline.loader.buffers import Buffers
+from pipeline.loader.epochs import Batch, Epochs
 from pipeline.loader.ranks import place, ranks_here
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.loader.staging import StagedReader, Staging
 from pipeline.memory import free_bytes
-from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
+from pipeline.order import ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, only_labels, open_split
 
-STATE_VERSION = 1
 CHECKSUMS = ("never", "once")
 
 PREFETCH_BYTES = 512 * 2**20
@@ -60,18 +57,7 @@ ORDER_BLOCK_ROWS = 16_384
 """Rows of the order that are computed at once: one by one they would cost five times as much."""
 
 
-class Batch(NamedTuple):
-    """One rank's part of a global batch of n rows."""
-
-    images: torch.Tensor | tuple[torch.Tensor, ...]
-    """(n, 3, size, size) uint8 RGB, channels last in memory; one for each of `sizes`."""
-    labels: torch.Tensor
-    """(n,) int64; -1 where there is no class."""
-    rows: torch.Tensor
-    """(n,) int64: which rows of the split they are."""
-
-
-class Loader:
+class Loader(Epochs):
     """Iterating gives one epoch of `Batch`es; iterating again, the next epoch.
 
     A small value that can be pickled: files and threads are opened when it is iterated.
@@ -165,23 +151,14 @@ class Loader:
         """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
         self._opened: _Opened | None = None
-        self._epoch = 0
-        self._batch = 0
-        self._begun = False
 
     def _check(self) -> None:
         if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}: expected one of {', '.join(ORDERS)}.")
+        self._check_batches(ORDERS)
         if self.checksum not in CHECKSUMS:
             expected = " or ".join(CHECKSUMS)
             raise ValueError(f"checksum is {self.checksum!r}: expected {expected}.")
-        if self.batch_size < self.world:
-            raise ValueError(
-                f"batch_size is {self.batch_size}: expected at least one row for each of"
-                f" {self.world} ranks; it is that of the global batch."
-            )
         for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "stage_bytes", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
@@ -210,91 +187,12 @@ class Loader:
         made.set_epoch(0)
         return made
 
-    # --- what there is ------------------------------------------------------------------------
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of an epoch, of all ranks, before the last batch is dropped."""
-        opened = self._open()
-        return opened.split.plan.num_rows - len(opened.split.absent)
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """(num_rows,) int32 of all rows of the split; -1 where there is no class."""
-        return self._open().split.labels
-
-    @property
-    def classes(self) -> tuple[tuple[str, str], ...]:
-        """(wnid, words) of label 0, 1, ..."""
-        return self._open().split.recipe.classes
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
-
-    # --- where we are -------------------------------------------------------------------------
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that is being handed out, or will be next."""
-        return self._epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration begin at the start of *epoch*."""
-        self._epoch, self._batch, self._begun = epoch, 0, False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where we are: batches that were handed out, not those gathered ahead. Plain values."""
-        return {
-            **self._identity(),
-            "version": STATE_VERSION,
-            "epoch": self._epoch,
-            "batch": self._batch,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration go on right behind the last batch of *state*.
-
-        Another world size, rank or number of threads changes nothing.
-
-        Raises:
-            StoreMismatchError: The state is of another store, order, seed or batch size.
-        """
-        expected = {**self._identity(), "version": STATE_VERSION}
-        wrong = [
-            f"{name} is {state.get(name)!r} in the state, {value!r} here"
-            for name, value in expected.items()
-            if state.get(name) != value
-        ]
-        if wrong:
-            raise StoreMismatchError(
-                f"the state belongs to another loader: {'; '.join(wrong)}. Make the loader with"
-                " the same store and arguments as then."
-            )
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
-        self._begun = False
+    def _of_split(self) -> Split:
+        return self._open().split
 
     def _identity(self) -> dict[str, Any]:
-        found = {
-            "split": self._open().split.digest,
-            "order": f"{self.order} {EPOCH_ORDER_VERSION}",
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "drop_last": self.drop_last,
-        }
-        if self.order == "windowed":
-            found["window_chunks"] = self._window_chunks()
-        return found
-
-    # --- handing out --------------------------------------------------------------------------
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Go on behind a loaded state, or begin the next epoch."""
-        if self._begun or (self._batch and self._batch >= len(self)):
-            self._epoch, self._batch = self._epoch + 1, 0
-        self._begun = True
-        return self._hand_out(self._epoch, self._batch)
+        windows = {"window_chunks": self._window_chunks()} if self.order == "windowed" else {}
+        return {**super()._identity(), **windows}
 
     def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
         opened = self._open()
@@ -380,9 +278,7 @@ class _Parts:
             self._start = start
             self._stop = min(start + blocks * size, self._order.num_rows)
             self._block = self._order.rows(self._start, self._stop)
-        rows = self._block[start - self._start : stop - self._start]
-        rank, world = self._loader.rank, self._loader.world
-        return rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
+        return self._loader._own(self._block[start - self._start : stop - self._start])
 
 
 class _Opened:

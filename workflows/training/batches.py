@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
-from pipeline.loader.loader import Batch
+from pipeline.loader.epochs import Batch
 from workflows.training.world import World
 
 AnyLoader = Loader | FeatureLoader

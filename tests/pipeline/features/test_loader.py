@@ -82,3 +82,14 @@ def test_half_of_an_epoch_is_mirrored(store: Path, trunk: Path) -> None:
     assert mirrored(4, 0) == mirrored(7, 0)
     assert mirrored(4, 0) != mirrored(4, 1)
     assert 3 <= len(mirrored(4, 0)) <= 16
+
+
+def test_what_makes_no_sense_is_said_before_anything_is_opened() -> None:
+    """An order that features are not read in; fewer rows than ranks, also of a world to come."""
+    with pytest.raises(ValueError, match="order is 'windowed': expected one of random, sequential"):
+        FeatureLoader("nowhere", "none", order="windowed")
+    with pytest.raises(ValueError, match="batch_size is 0: expected at least one row for each of"):
+        FeatureLoader("nowhere", "none", batch_size=0)
+    loader = FeatureLoader("nowhere", "none", batch_size=2)
+    with pytest.raises(ValueError, match="for each of 3 ranks"):
+        loader.for_rank(0, 3)
