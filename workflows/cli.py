@@ -33,6 +33,7 @@ COMMANDS = {
     "search": "find pictures by words, words by pictures, pictures by pictures",
     "words": "say which classes of a store have word vectors",
     "report": "show how a training run went, and judge what it makes",
+    "export": "write the network that a run has trained as a folder that others open",
     "sample-images": "make pictures with a run that was trained to",
     "study": "try what papers claim, on data that every machine has",
     "loader": "measure what a loader delivers from a store",

@@ -120,12 +120,15 @@ class Backbone:
         order of their names: name, kind, shape and values.
         """
         seen = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            if _untrained(name, pooler=self._pooler):
-                continue  # others each time it is opened
+        for name, value in sorted(self.trained().items()):
             seen.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            seen.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            seen.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return seen.hexdigest()
+
+    def trained(self) -> dict[str, Tensor]:
+        """Its weights by name, without those that are others each time it is opened."""
+        state = self.model.state_dict().items()
+        return {name: v for name, v in state if not _untrained(name, pooler=self._pooler)}
 
     def _settings(self) -> str:
         config: Any = getattr(self.model, "config", None)

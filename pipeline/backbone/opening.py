@@ -44,6 +44,11 @@ def open_backbone(
     if where == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
     folder = Path(where)
+    if (folder / "options.json").exists() and not (folder / "config.json").exists():
+        raise TesseraeError(
+            f"{where} is a training run: `tesserae export {where}` writes what it trained into a"
+            " folder to be named here."
+        )
     opened, missing = _load(str(where), local=folder.is_dir())
     model, inside = (getattr(opened, SEES), f"{SEES}.") if hasattr(opened, SEES) else (opened, "")
     takes = getattr(model, "main_input_name", "pixel_values")

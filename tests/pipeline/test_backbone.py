@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbone import Backbone, Transform, new_backbone, open_backbone
+from pipeline.backbone import Backbone, Transform, new_backbone, open_backbone, save_backbone
 from pipeline.backbone.cutting import pool
 from pipeline.backbone.transform import transform_of
 from pipeline.errors import TesseraeError
@@ -457,3 +457,49 @@ def test_a_new_one_has_learned_nothing_and_takes_gradients() -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     one.pooled(one.normal(images)).square().sum().backward()
     assert all(p.grad is not None for p in one.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["vit", "no pooler", "clip", "bgr", "new"])
+def test_what_is_saved_is_the_same_network_when_it_is_opened(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """Weights, settings, and pictures as it takes them."""
+    found = some_backbone(kind, folder, tmp_path / "first")
+    save_backbone(found, tmp_path / "there" / "saved")
+    opened = open_backbone(tmp_path / "there" / "saved")
+    assert opened.digest == found.digest
+    assert opened.transform == found.transform
+    images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    torch.testing.assert_close(opened.features(images), found.features(images))
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["saved"]
+    with pytest.raises(TesseraeError, match="is there already"):
+        save_backbone(found, tmp_path / "there" / "saved")
+
+
+def some_backbone(kind: str, folder: Path, made: Path) -> Backbone:
+    """One of a kind that is saved in its own way."""
+    from transformers import CLIPConfig, CLIPModel, MobileViTConfig, MobileViTModel
+
+    torch.manual_seed(1)
+    told: dict[str, Any] = {"size": 32, "image_mean": [0.4] * 3, "image_std": [0.2, 0.3, 0.4]}
+    if kind == "vit":
+        return open_backbone(folder)
+    if kind == "new":
+        return new_backbone(size=48, width=8)
+    if kind == "no pooler":
+        vit(made, pooler=False)
+        return open_backbone(made)
+    if kind == "clip":
+        thin = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "intermediate_size": 16}  # fmt: skip
+        words = {**thin, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
+        seen = {**thin, "image_size": 32, "patch_size": 8}
+        CLIPModel(CLIPConfig(text_config=words, vision_config=seen)).save_pretrained(made)
+    else:
+        sizes = {"hidden_sizes": [8] * 3, "neck_hidden_sizes": [4] * 6 + [8]}
+        MobileViTModel(
+            MobileViTConfig(image_size=32, num_attention_heads=2, **sizes)
+        ).save_pretrained(made)
+        told = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
+    (made / "preprocessor_config.json").write_text(json.dumps(told))
+    return open_backbone(made)

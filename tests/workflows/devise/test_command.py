@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.backbone import open_backbone
+from pipeline.errors import TesseraeError
 from tests.commands import Ended
 from tests.commands import run as run_command
 from tests.workflows.devise.small import SIZE, WNIDS, Small, make_small
@@ -128,8 +130,13 @@ def test_what_is_missing_is_a_sentence(
         assert not (tmp_path / "run" / "options.json").exists()
 
 
-def test_the_trunk_can_learn_too(small: Small, trained: Path, tmp_path: Path) -> None:
-    """From pixels, beginning with the head of another run; batch norm stays as it was."""
+def test_the_trunk_can_learn_too(
+    small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From pixels, beginning with the head of another run; batch norm stays as it was.
+
+    What it has learned can be opened by others.
+    """
     import torch
 
     done = run(
@@ -151,3 +158,17 @@ def test_the_trunk_can_learn_too(small: Small, trained: Path, tmp_path: Path) ->
     assert len(rows) == len(vectors) > 0
     first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
     assert first["learn"] == "all"
+    assert main(["export", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run")]) == 1  # it is there
+    assert main(["export", str(trained)]) == 1
+    said = capsys.readouterr()
+    assert "trunk: MobileNetV1Model (trunk) of step 20" in said.out
+    assert "is there already: name another folder" in said.err
+    assert "which is as it was: expected a run of --learn all" in said.err
+    opened = open_backbone(tmp_path / "run" / "trunk")
+    assert opened.transform == before.trunk.transform
+    assert opened.digest == model.trunk.digest != before.trunk.digest
+    images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    torch.testing.assert_close(opened.features(images), model.trunk.features(images))
+    with pytest.raises(TesseraeError, match="is a training run: `tesserae export"):
+        open_backbone(tmp_path / "run")
