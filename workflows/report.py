@@ -86,10 +86,14 @@ def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace
         from workflows.wgan.judging import judge_run
 
         return judge_run(folder, samples=args.samples, backbone=args.backbone)
-    if stage.startswith("workflows.devise.") and asked["data"]["held_out"] is not None:
+    if stage.startswith("workflows.devise."):
         from workflows.devise import reporting
 
-        return reporting.judge_run(folder, samples=args.samples, clip=args.clip)
+        found = reporting.judge_run(folder, samples=args.samples, clip=args.clip)
+        if found is None:
+            print("notice: nothing judges it: there is no split val or test with what it takes.")
+            print("  If one was finished since, run the same `tesserae train` again first.")
+        return found
     return None
 
 

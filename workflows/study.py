@@ -139,6 +139,10 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
     for name in ("store", "words"):
         if getattr(args, name) is None:
             raise ValueError(f"--{name} is missing: study devise needs it.")
+    if args.unseen == "0" or args.validation < 2:
+        raise ValueError(
+            f"--unseen is {args.unseen}, --validation {args.validation}: expected 1 and 2 or more."
+        )
     objects = open_objects(args.store)
     names = [args.features] if args.features else list(finished(objects, "train"))
     if len(names) != 1:

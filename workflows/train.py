@@ -26,7 +26,7 @@ from pipeline.store import records
 from pipeline.store.objects import open_objects
 from workflows import clusters, prepare
 from workflows.clusters import Cluster
-from workflows.training.options import Training, add_flags
+from workflows.training.options import FREE, Training, add_flags
 
 if TYPE_CHECKING:  # it loads torch, which --help does not need
     from workflows.training.loop import Data
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, if that is asked for, and train."""
-    options = _options_of(args.stage).read(args)
+    options = _options_of(args.stage).read(args).located()
     _check(args)
     if clusters.work_for_first(args):
         return 0
@@ -216,6 +216,8 @@ class _Others(threading.Thread):
 
 
 def _size_to_prepare(store: str, options: Training) -> int:
+    if options.prepared_size is not None:
+        return options.prepared_size
     wanted = _image_size(options)
     try:
         found = _sizes(store)
@@ -233,6 +235,7 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder
     from workflows.training.launching import train_on
 
     stage = STAGES[args.stage]
+    RunFolder(folder).check({"stage": stage.stage, **options.as_dict()}, free=FREE)
     files: dict[str, bytes] = {}
     if stage.gather is None:
         data = _data(args, options, folder)

@@ -7,7 +7,7 @@ takes these in turn.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workflows.adversarial import penalties
 from workflows.adversarial.layers import frozen
 from workflows.adversarial.objectives import Objective
+from workflows.training.batches import parts
 from workflows.training.world import World
 
 Inputs = tuple[Tensor, ...]
@@ -90,8 +91,8 @@ class Game:
             where there is one: 0-d, of this rank's rows.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
-        parts = []
-        for rows, weight in self._parts(len(real)):
+        told = []
+        for rows, weight in parts(len(real), self.rules.micro_batch):
             given = tuple(each[rows] for each in condition)
             with self._cast(), torch.no_grad(), frozen(self.generator):
                 fake = self.generator(*(each[rows] for each in inputs))
@@ -107,11 +108,11 @@ class Game:
                 found["penalty"] = slope.detach()
             found["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
             (weight * loss).backward()  # type: ignore[no-untyped-call]
-            parts.append((weight, found))
+            told.append((weight, found))
         self._step(self.critic, self.critic_optimiser)
         if self.rules.clip is not None:
             penalties.clip(self.critic.parameters(), self.rules.clip)
-        return _joined(parts)
+        return _joined(told)
 
     def generator_update(
         self,
@@ -134,9 +135,9 @@ class Game:
             `generator_loss`, and `other_loss` where there is one: 0-d, of this rank's rows.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
-        parts = []
+        told = []
         with frozen(self.critic):
-            for rows, share in self._parts(len(inputs[0])):
+            for rows, share in parts(len(inputs[0]), self.rules.micro_batch):
                 with self._cast():
                     fake = self.generator(*(each[rows] for each in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)
@@ -150,9 +151,9 @@ class Game:
                     found["other_loss"] = extra.detach()
                     loss = loss + extra
                 (share * loss).backward()
-                parts.append((share, found))
+                told.append((share, found))
             self._step(self.generator, self.generator_optimiser)
-        return _joined(parts)
+        return _joined(told)
 
     @torch.no_grad()
     def judge(self, real: Tensor, inputs: Inputs, condition: Condition = ()) -> dict[str, Tensor]:
@@ -186,14 +187,6 @@ class Game:
             return scores
 
         return penalties.gradient_penalty(score, real.float(), fake.float(), share)
-
-    def _parts(self, rows: int) -> Iterator[tuple[slice, float]]:
-        """What is computed at once, and its share of all: as many parts in every rank."""
-        at_once = self.rules.micro_batch or rows
-        count = -(-rows // at_once)
-        for part in range(count):
-            taken = slice(part * rows // count, (part + 1) * rows // count)
-            yield taken, (taken.stop - taken.start) / rows
 
     def _step(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.world.average_gradients(network.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,17 @@ from pipeline.hierarchy import read_hierarchy
 from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.objects import open_objects
+from pipeline.store.split import open_split
 from pipeline.word_files import read_words
 from pipeline.words import ClassVectors, class_vectors, taxonomy_vectors
 from workflows import features
 from workflows.clusters import Cluster
 from workflows.devise.options import Options
-from workflows.devise.space import FILE, Space, load_space, make_space
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS, class_parts
+from workflows.devise.space import FILE, Space, file_digest, load_space, make_space
+from workflows.devise.splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
+from workflows.devise.stage import check_start
 from workflows.figures import counted, printable
+from workflows.training.folder import RunFolder
 from workflows.training.loop import Data
 
 LEAST = 32
@@ -64,15 +67,17 @@ def gather(
     """
     store = _absolute(args.store)
     listed = records.load_recipe(open_objects(store)).classes
-    before = Path(args.run) if args.run else Path("runs/devise")
-    wish = feature_wish(options, store)
-    goes_on = (before / "options.json").exists()  # else what is there is of a beginning
-    words = None if goes_on else _words(options, listed)
-    taken = _new_input(options, store, args.split)
+    before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
+    goes_on = (before.path / "options.json").exists()  # else what is there is of a beginning
+    size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
+    wish = feature_wish(options, store, size)
+    words = None if goes_on else _words(options, store, args.split, listed)
+    taken = _new_input(options, store, args.split, size)
     if taken is None:
-        made = [features.make(wish, split, cluster) for split in _names(args, held_out)]
-        taken = Input(made[0].stored_size, made[0].name)
-    space, files = _space(options, store, args.split, taken, words, before)
+        found = features.make(wish, args.split, cluster)
+        taken = Input(found.stored_size, found.name)
+        held_out = _judged_by(wish, args, held_out, taken, cluster)
+    space, files = _space(options, store, args.split, taken, words, before.path)
     seen = space.labels(SEEN).tolist()
     judged = space.labels(SEEN, VALIDATION).tolist()
     train = _loader(options, store, args.split, taken, seen)
@@ -92,18 +97,36 @@ def _absolute(store: str) -> str:
     return store if "://" in store else str(Path(store).absolute())
 
 
-def _names(args: argparse.Namespace, held_out: str | None) -> list[str]:
-    return [args.split, *([held_out] if held_out is not None else [])]
+def _judged_by(
+    wish: features.Wish,
+    args: argparse.Namespace,
+    held_out: str | None,
+    taken: Input,
+    cluster: Cluster,
+) -> str | None:
+    """The split to judge by, with its features; None, and a notice, for one of other sizes."""
+    if held_out is None:
+        return None
+    done = records.load_done(open_objects(wish.store), held_out)
+    if done is not None and taken.size not in done.sizes:
+        told = f"split {held_out!r} has no pictures of {taken.size} px"
+        if args.held_out is not None:
+            raise StoreError(f"{told}, as {args.split!r} has: prepare that size of it too.")
+        print(f"notice: {told}: nothing judges this run.", flush=True)
+        return None
+    choices = replace(wish.choices, stored_size=taken.size)
+    features.make(replace(wish, choices=choices, mirrored=False), held_out, cluster)
+    return held_out
 
 
-def feature_wish(options: Options, store: str) -> features.Wish:
-    """The features that *options* learn from."""
+def feature_wish(options: Options, store: str, size: int | None) -> features.Wish:
+    """The features that *options* learn from, of pictures of a stored size (what fits best)."""
     if options.trunk is None:
         raise TesseraeError(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub."
         )
     choices = FeatureChoices(
-        stored_size=options.feature_size,
+        stored_size=size,
         precision=options.feature_precision,
         dtype=options.feature_dtype,
     )
@@ -117,7 +140,7 @@ def feature_wish(options: Options, store: str) -> features.Wish:
     )
 
 
-def _new_input(options: Options, store: str, split: str) -> Input | None:
+def _new_input(options: Options, store: str, split: str, size: int | None) -> Input | None:
     """What a trunk takes that has learned nothing; None of another."""
     if options.trunk != NEW:
         return None
@@ -127,30 +150,46 @@ def _new_input(options: Options, store: str, split: str) -> Input | None:
         )
     done = records.load_done(open_objects(store), split)
     sizes = () if done is None else done.sizes
-    wanted = options.feature_size or min(
-        (s for s in sizes if s >= LEAST), default=max(sizes, default=0)
-    )
+    wanted = size or min((s for s in sizes if s >= LEAST), default=max(sizes, default=0))
     if wanted not in sizes or wanted < LEAST:
         held = ", ".join(map(str, sizes)) or "no finished size"
-        raise StoreError(f"split {split!r} has {held}: --trunk {NEW} wants {LEAST} px or more.")
+        asked = f"{size} px" if size else f"{LEAST} px or more"
+        raise StoreError(f"split {split!r} has {held}: --trunk {NEW} wants {asked}.")
     return Input(wanted, None)
 
 
 def _words(
-    options: Options, listed: Sequence[tuple[str, str]]
+    options: Options, store: str, split: str, listed: Sequence[tuple[str, str]]
 ) -> tuple[ClassVectors, NDArray[np.int8]]:
     """The vector of each class, and what each is: before hours of features."""
     vectors = vectors_of(options, listed)
+    if options.words is not None and options.hierarchy is not None:
+        read_hierarchy(options.hierarchy)  # which reports will need
     parts = class_parts(
         vectors.wnids,
         vectors.known,
+        pictured=_pictured(store, split, len(listed)),
         seen=options.seen,
         unseen=options.unseen,
         validation=options.validation,
         seed=options.class_seed,
     )
+    if options.start is not None:
+        kept_back = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
+        check_start(options.start, [vectors.wnids[label] for label in kept_back.tolist()])
     _say(vectors, parts)
     return vectors, parts
+
+
+def _pictured(store: str, split: str, classes: int) -> NDArray[np.bool_]:
+    """(C,) bool: which classes have a picture of *split* that can be read."""
+    objects = open_objects(store)
+    done = records.load_done(objects, split)
+    if done is None:
+        raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
+    opened = open_split(objects, split, [min(done.sizes)])
+    labels = np.delete(opened.labels, opened.absent)
+    return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
 
 def _space(
@@ -170,7 +209,8 @@ def _space(
         measured = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
     else:
         measured = seen_features(store, split, taken.features, seen)
-    space = make_space(vectors, parts, measured, centre=options.centre)
+    digest = "" if options.words is None else file_digest(options.words)
+    space = make_space(vectors, parts, measured, centre=options.centre, words=digest)
     return space, {FILE: space.encode()}
 
 
@@ -205,10 +245,15 @@ def seen_features(
 def _say(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
     counts = {name: count for name, count in vectors.coverage().items() if count}
     print("words: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
-    without = [vectors.names[label] for label in np.flatnonzero(parts == WORDLESS)]
-    if without:
-        shown = "; ".join(without[:5]) + ("; ..." if len(without) > 5 else "")
-        print(printable(f"notice: {counted(len(without), 'class')} without a vector: {shown}"))
+    left_out = parts == LEFT_OUT
+    for what, those in (
+        ("vector", left_out & ~vectors.known),
+        ("picture to learn from", left_out & vectors.known),
+    ):
+        names = [vectors.names[label] for label in np.flatnonzero(those)]
+        if names:
+            shown = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
+            print(printable(f"notice: {counted(len(names), 'class')} without a {what}: {shown}"))
     seen, kept, unseen = (int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN))
     print(f"classes: {seen:,} seen, {kept:,} for validation, {unseen:,} unseen", flush=True)
 

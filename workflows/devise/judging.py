@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import TesseraeError
 from pipeline.hierarchy import Hierarchy
 from workflows.devise.splits import SEEN, UNSEEN
 from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
 from workflows.evaluation.ranking import KS, chance, hierarchical_precision, places
 
 Floats = NDArray[np.float32]
+
+AT = 5
+"""Where lists are cut, at most, in figures of seen and unseen classes together."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Judgement:
     generalised: Mapping[int, Generalised]
     precision: Mapping[int, PerClass] = field(default_factory=dict)
     """k -> hierarchical precision, of unseen pictures among unseen classes."""
-    candidates: int = 0
-    """Unseen classes."""
+    candidates: tuple[int, int] = (0, 0)
+    """Unseen classes, and seen ones."""
 
 
 def judge(scores: Floats, pictures: Pictures) -> Judgement:
@@ -68,7 +73,7 @@ def judge(scores: Floats, pictures: Pictures) -> Judgement:
         seen=_hits(scores, pictures, seen),
         generalised=_generalised(scores, pictures, both) if len(unseen) else {},
         precision=_precision(scores, pictures, unseen) if len(unseen) else {},
-        candidates=len(unseen),
+        candidates=(len(unseen), len(seen)),
     )
 
 
@@ -123,11 +128,22 @@ def _within(pictures: Pictures, seen: NDArray[np.int64], hops: int) -> set[str]:
 
 
 def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
-    """Mean over pictures of hit@k of those of one part's classes, among these classes."""
-    return _hits(scores, pictures, pictures.classes(part), ks=(k,))[k].micro
+    """Mean over pictures of hit@k of those of one part's classes, among these classes.
+
+    Raises:
+        TesseraeError: There are fewer than k of them, or no pictures of them.
+    """
+    classes = pictures.classes(part)
+    found = _hits(scores, pictures, classes, ks=(k,)) if len(classes) >= k else {}
+    if not found:
+        raise TesseraeError(
+            f"{len(classes)} classes to choose by, of which there may be no pictures: expected"
+            f" {k} or more, with pictures."
+        )
+    return found[k].micro
 
 
-def _among(
+def among(
     scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
     """Scores of these classes' pictures among these classes; their columns; what is alike."""
@@ -145,8 +161,10 @@ def _hits(
     classes: NDArray[np.int64],
     ks: Sequence[int] = KS,
 ) -> dict[int, PerClass]:
-    among, columns, alike = _among(scores, pictures, classes)
-    found = places(among, columns, groups=alike)
+    own, columns, groups = among(scores, pictures, classes)
+    if not len(columns):
+        return {}
+    found = places(own, columns, groups=groups)
     labels, count = classes[columns], len(pictures.parts)
     return {k: per_class(found.hits(k), labels, count) for k in ks if k <= len(classes)}
 
@@ -154,9 +172,11 @@ def _hits(
 def _generalised(
     scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
 ) -> dict[int, Generalised]:
-    among, columns, alike = _among(scores, pictures, classes)
-    found = places(among, columns, groups=alike)
+    own, columns, groups = among(scores, pictures, classes)
     learned = pictures.parts[classes] == SEEN
+    if learned[columns].all() or not learned[columns].any():
+        return {}
+    found = places(own, columns, groups=groups)
     ks = [k for k in KS if k <= len(classes)]
     return generalised(found, columns, learned, ks=ks, macro=False)
 
@@ -168,7 +188,9 @@ def _precision(
     wnids = [pictures.wnids[label] for label in classes.tolist()]
     if hierarchy is None or any(wnid not in hierarchy for wnid in wnids):
         return {}
-    among, columns, alike = _among(scores, pictures, classes)
+    own, columns, groups = among(scores, pictures, classes)
+    if not len(columns):
+        return {}
     valid, place = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
     correct = {
         k: {
@@ -178,7 +200,7 @@ def _precision(
         for k in KS
         if k <= len(classes)
     }
-    found = hierarchical_precision(among, columns, correct, groups=alike)
+    found = hierarchical_precision(own, columns, correct, groups=groups)
     labels, count = classes[columns], len(pictures.parts)
     return {k: per_class(values, labels, count) for k, values in found.items()}
 
@@ -196,29 +218,44 @@ def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]
     """A table: for each method its means over splits, in per cent of pictures.
 
     Among unseen classes hit@k and hp@k; then, at 5 or what there are, of seen classes among
-    themselves, and of both among all. Last what hit@k is where nothing is known.
+    themselves, and of both among all; of seen classes alone where there are no others. Last what
+    hit@k is where nothing is known.
     """
     every = [one for some in judged.values() for one in some]
+    if not all(one.unseen for one in every):
+        yield from _seen_lines(judged)
+        return
     ks = [k for k in KS if all(k in one.unseen for one in every)]
     exact = [k for k in KS if k > 1 and all(k in one.precision for one in every)]
-    last = max(k for k in KS if k <= 5 and all(k in one.seen and k in one.unseen for one in every))
-    yield (
-        "method", *(f"hit@{k}" for k in ks), *(f"hp@{k}" for k in exact), f"seen@{last}",
-        f"all: seen@{last}", f"unseen@{last}", "harmonic",
-    )  # fmt: skip
+    both = [k for k in ks if all(k in one.seen and k in one.generalised for one in every)]
+    last = [k for k in both if k <= AT][-1:]
+    heads = [(f"seen@{k}", f"all: seen@{k}", f"unseen@{k}", "harmonic") for k in last]
+    yield ("method", *(f"hit@{k}" for k in ks), *(f"hp@{k}" for k in exact), *chain(*heads))
     for name, some in judged.items():
-        mixed = [one.generalised[last] for one in some]
         yield (
             name,
             *(_percent(one.unseen[k].micro for one in some) for k in ks),
             *(_percent(one.precision[k].micro for one in some) for k in exact),
-            _percent(one.seen[last].micro for one in some),
-            _percent(one.seen for one in mixed),
-            _percent(one.unseen for one in mixed),
-            _percent(one.harmonic for one in mixed),
+            *(cell for k in last for cell in _mixed(some, k)),
         )
-    guessed = (_percent(chance(k, one.candidates) for one in every) for k in ks)
-    yield ("chance", *guessed, *[""] * (len(exact) + 4))
+    guessed = (_percent(chance(k, one.candidates[0]) for one in every) for k in ks)
+    yield ("chance", *guessed, *[""] * (len(exact) + 4 * len(last)))
+
+
+def _mixed(some: Sequence[Judgement], k: int) -> Iterator[str]:
+    yield _percent(one.seen[k].micro for one in some)
+    yield _percent(one.generalised[k].seen for one in some)
+    yield _percent(one.generalised[k].unseen for one in some)
+    yield _percent(one.generalised[k].harmonic for one in some)
+
+
+def _seen_lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
+    every = [one for some in judged.values() for one in some]
+    ks = [k for k in KS if all(k in one.seen for one in every)]
+    yield ("method", *(f"hit@{k}" for k in ks))
+    for name, some in judged.items():
+        yield (name, *(_percent(one.seen[k].micro for one in some) for k in ks))
+    yield ("chance", *(_percent(chance(k, one.candidates[1]) for one in every) for k in ks))
 
 
 def _percent(values: Iterable[float]) -> str:

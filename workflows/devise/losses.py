@@ -25,7 +25,14 @@ class Loss:
     margin: float = 0.1
     temperature: float = 0.3
 
-    def __call__(self, made: Tensor, truth: Tensor, targets: Tensor, order: Tensor) -> Tensor:
+    def __call__(
+        self,
+        made: Tensor,
+        truth: Tensor,
+        targets: Tensor,
+        order: Tensor,
+        same: Tensor | None = None,
+    ) -> Tensor:
         """The loss of each row.
 
         Args:
@@ -33,12 +40,13 @@ class Loss:
             truth: (n,) int64, each picture's place among *targets*.
             targets: (S, d) of length 1, the vectors of seen classes.
             order: (n, S) from 0 to 1, by which hinge takes wrong classes.
+            same: (S, S) bool, as of `same_vectors`: those are not wrong for each other.
 
         Returns:
             (n,) of the kind of *made*.
         """
         if self.kind == "hinge":
-            return hinge_rank(made @ targets.T, truth, order, self.margin)
+            return hinge_rank(made @ targets.T, truth, order, self.margin, same)
         if self.kind == "l2":
             return (made - targets[truth]).square().sum(1)
         made = functional.normalize(made, dim=1)
@@ -49,7 +57,16 @@ class Loss:
         )
 
 
-def hinge_rank(scores: Tensor, truth: Tensor, order: Tensor, margin: float) -> Tensor:
+def same_vectors(targets: Tensor) -> Tensor:
+    """(S, S) bool: which classes have one and the same vector."""
+    _, kind = torch.unique(targets, dim=0, return_inverse=True)
+    same: Tensor = kind[:, None] == kind
+    return same
+
+
+def hinge_rank(
+    scores: Tensor, truth: Tensor, order: Tensor, margin: float, same: Tensor | None = None
+) -> Tensor:
     """Hinge rank loss, truncated at the first class that violates the margin.
 
     Args:
@@ -57,12 +74,16 @@ def hinge_rank(scores: Tensor, truth: Tensor, order: Tensor, margin: float) -> T
         truth: (n,) int64.
         order: (n, S): wrong classes are taken in ascending order of it.
         margin: That the truth is to have over each wrong class.
+        same: (S, S) bool: classes with one vector (each its own), which are not wrong for each
+            other. The paper's terms have vectors of their own.
 
     Returns:
         (n,): 0 where none violates it.
     """
     terms = margin - scores.gather(1, truth[:, None]) + scores
     candidate = (terms > 0).scatter(1, truth[:, None], value=False)
+    if same is not None:
+        candidate &= ~same[truth]
     first = torch.where(candidate, order, torch.inf).argmin(1, keepdim=True)
     violated = candidate.gather(1, first)
     return torch.where(violated, terms.gather(1, first), 0.0).squeeze(1)

@@ -24,7 +24,7 @@ from pipeline.word_files import read_words
 from pipeline.words import Words, split_names
 from workflows.devise.heads import Head
 from workflows.devise.options import Options
-from workflows.devise.space import Space, load_space, unit
+from workflows.devise.space import Space, file_digest, load_space, unit
 from workflows.devise.stage import make_head, open_trunk
 from workflows.training.folder import RunFolder
 
@@ -129,7 +129,15 @@ class DeviseModel:
 
     @cached_property
     def _words(self) -> Words | None:
-        return None if self.options.words is None else read_words(self.options.words)
+        file = self.options.words
+        if file is None:
+            return None
+        found = read_words(file)
+        if file_digest(file) != self.space.words:
+            raise TesseraeError(
+                f"{file} is not the file that the run learned words from: put that back there."
+            )
+        return found
 
     @cached_property
     def _named(self) -> dict[str, int]:
@@ -205,7 +213,7 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
 
 def _digest(head: Head, trunk: dict[str, Tensor] | None, space: Space, options: Options) -> str:
     seen = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())
-    seen.update(repr((options.words, options.feature_precision)).encode())
+    seen.update(repr((str(space.words), options.feature_precision)).encode())
     for array in (space.vectors, space.centre):
         seen.update(np.ascontiguousarray(array).tobytes())
     for state in (head.state_dict(), trunk or {}):

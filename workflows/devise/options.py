@@ -1,8 +1,10 @@
 """What DeViSE can be asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
-from pipeline.backbone import POOLINGS
+from pipeline.backbone import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from pipeline.words import SYNONYMS
 from workflows.training.options import Training, option
@@ -11,6 +13,9 @@ LOSSES = ("hinge", "cosine", "l2", "infonce")
 HEADS = ("linear", "mlp")
 LEARNS = ("head", "all")
 SCHEDULES = ("cosine", "constant")
+
+SMALL_SIZE = 64
+"""Side of the pictures, in pixels, that a new trunk takes unless told."""
 
 WORDS = "words and classes"
 TRUNK = "the trunk, and what of it"
@@ -81,3 +86,19 @@ class Options(Training):
     schedule: str = option("cosine", "of the learning rate, after warming up", choices=SCHEDULES)
     warm_share: float = option(0.1, "share of the steps in which it rises", least=0, most=1)
     weight_decay: float = option(1e-2, "of AdamW", least=0)
+
+    @property
+    def prepared_size(self) -> int | None:
+        """Side of the pictures, in pixels, that are prepared for it; None = as usual."""
+        return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
+
+    def located(self) -> Self:
+        """The same, with files and folders of this machine named in full: ranks are elsewhere."""
+        named = {name: getattr(self, name) for name in ("words", "hierarchy", "start", "seen")}
+        named["unseen"] = None if self.unseen.isdecimal() else self.unseen
+        folder = self.trunk is not None and Path(self.trunk).is_dir()
+        named["trunk"] = self.trunk if folder else None
+        full: dict[str, Any] = {
+            name: str(Path(value).absolute()) for name, value in named.items() if value
+        }
+        return replace(self, **full)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import neighbours
 from pipeline.backbone import NEW
-from pipeline.errors import TesseraeError
-from pipeline.features.reading import open_features
+from pipeline.features.reading import finished, open_features
 from pipeline.hierarchy import Hierarchy, read_hierarchy
 from pipeline.loader.reader import reader_of
 from pipeline.store import records
@@ -22,7 +21,16 @@ from pipeline.words import split_names
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
 from workflows.devise.clip import Clip
-from workflows.devise.judging import Judgement, Near, Pictures, alike, by_nearness, judge, lines
+from workflows.devise.judging import (
+    Judgement,
+    Near,
+    Pictures,
+    alike,
+    among,
+    by_nearness,
+    judge,
+    lines,
+)
 from workflows.devise.model import DeviseModel, open_model
 from workflows.devise.space import Floats
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
@@ -33,6 +41,9 @@ from workflows.training.pictures import grid_png
 
 PENALTY, LIKELY_PENALTY, LIKELIEST = 1.0, 1e-4, 10
 """Of the ways beside it. They were not chosen on this store: `tesserae study devise` does."""
+LEARNED = 50_000
+"""Rows that they learn from, at most."""
+HELD_OUT = ("val", "test")
 THUMBNAIL = 64
 QUERIES, FOUND = 10, 8
 """Galleries, and pictures in each."""
@@ -58,8 +69,8 @@ class JudgedDevise:
         return iter(self.facts)
 
 
-def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> JudgedDevise:
-    """Judge the newest checkpoint of a run.
+def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> JudgedDevise | None:
+    """Judge the newest checkpoint of a run; None if there is no split to judge it by.
 
     Args:
         folder: Of the run.
@@ -67,16 +78,14 @@ def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> Ju
         clip: Folder or name of a CLIP model to put beside it.
 
     Raises:
-        TesseraeError: The run or its store cannot be opened, or nothing is held out.
+        TesseraeError: The run or its store cannot be opened.
     """
     model = open_model(folder.path)
-    split = folder.asked()["data"]["held_out"]
+    split = folder.asked()["data"]["held_out"] or _finished(model)
     if split is None:
-        raise TesseraeError(
-            f"{folder.path} has no split to be judged by: prepare val or test, and train with it."
-        )
+        return None
     judged = _read(model, split)
-    methods = {"DeViSE": judge(judged.vectors @ model.class_vectors.T, judged.pictures)}
+    methods = {"DeViSE": judge(_scores(judged, model), judged.pictures)}
     methods |= _others(model, judged)
     if clip is not None:
         scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
@@ -88,6 +97,18 @@ def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> Ju
         pictures=tuple(_galleries(model, judged, split)),
         notice=_notice(model),
     )
+
+
+def _finished(model: DeviseModel) -> str | None:
+    """A split to judge by that was finished after the run began, or holds other classes alone."""
+    objects = open_objects(model.store)
+    for split in HELD_OUT:
+        done = records.load_done(objects, split)
+        if done is None or split == model.split or model.size not in done.sizes:
+            continue
+        if model.features is None or model.features in finished(objects, split):
+            return split
+    return None
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,11 @@ def _read(model: DeviseModel, split: str) -> _Judged:
     return _Judged(rows[there], vectors[there], features, there, pictures)
 
 
+def _scores(judged: _Judged, model: DeviseModel) -> Floats:
+    """(n, C): pictures with classes."""
+    return np.asarray(judged.vectors @ model.class_vectors.T, np.float32)
+
+
 def _hierarchy(model: DeviseModel) -> Hierarchy | None:
     where = model.options.hierarchy
     return None if where is None else read_hierarchy(where)
@@ -133,7 +159,8 @@ def _others(model: DeviseModel, judged: _Judged) -> dict[str, Judgement]:
         return {}
     train = open_features(model.store, model.features, model.split)
     labels = train.split.labels[train.readable].astype(np.int64)
-    seen = np.isin(labels, model.space.labels(SEEN))
+    seen = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
+    seen = seen[:: -(-len(seen) // LEARNED)]  # rows are in random order: any of them are a sample
     learned = Learned(train.rows(train.readable[seen]), labels[seen])
     classes, vectors = len(model.space.wnids), model.class_vectors
     softmax = baselines.fit_softmax(learned, penalty=LIKELY_PENALTY)
@@ -181,18 +208,23 @@ def _same(vectors: Floats, labels: NDArray[np.int64], samples: int) -> float:
 def _tables(
     methods: Mapping[str, Judgement], judged: _Judged, model: DeviseModel
 ) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    if methods["DeViSE"].unseen:
+    kind = "unseen" if methods["DeViSE"].unseen else "seen"
+    if len(methods) > 1 or kind == "unseen":
         heads, *rows = lines({name: [found] for name, found in methods.items()})
         columns = ["=method", *(f">{head}" for head in heads[1:])]
-        yield "Beside simpler ways, in per cent of unseen pictures", columns, rows
-    near = list(by_nearness(judged.vectors @ model.class_vectors.T, judged.pictures))
+        title = f"Beside simpler ways, in per cent of pictures of {kind} classes"
+        if len(methods) > 1:
+            title += f"; those learn from {LEARNED:,} pictures at most"
+        yield title, columns, rows
+    near = list(by_nearness(_scores(judged, model), judged.pictures))
     if len(near) > 1:
         yield (
             "Unseen classes by hops to the nearest seen one, alone and with the seen ones beside",
             ["=hops", ">classes", ">pictures", *(f">hit@{k}, %" for k in KS)],
             [row for one in near for row in _near(one)],
         )
-    yield _one_by_one(methods["DeViSE"], judged, model)
+    if methods["DeViSE"].unseen or methods["DeViSE"].seen:
+        yield _one_by_one(methods["DeViSE"], judged, model)
     far = _by_distance(judged, model)
     if far:
         yield (
@@ -220,13 +252,15 @@ def _one_by_one(
     part, kind = (UNSEEN, "Unseen") if found.unseen else (SEEN, "Seen")
     hits = {k: of for k, of in (found.unseen or found.seen).items() if k in (1, 5)}
     classes = judged.pictures.classes(part)
-    there = np.isin(judged.pictures.labels, classes)
-    labels = judged.pictures.labels[there]
-    scores = judged.vectors[there] @ model.class_vectors[classes].T
-    first = classes[top(scores, 1)[:, 0]]
+    scores, columns, groups = among(_scores(judged, model), judged.pictures, classes)
+    labels = classes[columns]
+    first = classes[top(scores, 1, groups=groups)[:, 0]]
+    kinds = np.arange(len(model.classes))
+    for group in judged.pictures.groups:  # nothing tells these apart
+        kinds[list(group)] = group[0]
     rows = []
     for label in np.unique(labels).tolist():
-        taken = np.bincount(first[(labels == label) & (first != label)])
+        taken = np.bincount(first[(labels == label) & (kinds[first] != kinds[label])])
         wrong = f"{_name(model, int(taken.argmax()))} ({taken.max()})" if taken.any() else ""
         rates = [float(of.means[label]) for of in hits.values()]
         shown = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
@@ -250,10 +284,10 @@ def _by_distance(judged: _Judged, model: DeviseModel) -> list[tuple[str, str]]:
     wnids = [judged.pictures.wnids[label] for label in unseen.tolist()]
     if hierarchy is None or not wnids or any(wnid not in hierarchy for wnid in wnids):
         return []
-    there = np.isin(judged.pictures.labels, unseen)
-    columns = np.searchsorted(unseen, judged.pictures.labels[there])
-    scores = judged.vectors[there] @ model.class_vectors[unseen].T
-    shares = hops(scores, columns, hierarchy.distances(wnids)).shares
+    scores, columns, groups = among(_scores(judged, model), judged.pictures, unseen)
+    if not len(columns):
+        return []
+    shares = hops(scores, columns, hierarchy.distances(wnids), groups=groups).shares
     return [
         ("no path" if far == UNJOINED else str(far), f"{100 * share:.1f}")
         for far, share in shares.items()

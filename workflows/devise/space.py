@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,8 @@ class Space:
     feature_mean: Floats
     feature_spread: Floats
     """(D,) float32: of features of pictures that are learned from."""
+    words: NDArray[np.str_]
+    """() the SHA-256 of the file that words are read from; empty where there is none."""
 
     @property
     def dim(self) -> int:
@@ -55,6 +59,12 @@ class Space:
         return out.getvalue()
 
 
+def file_digest(file: str) -> str:
+    """The SHA-256 of a file of words, in hexadecimal."""
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def load_space(folder: Path) -> Space:
     """The space of a run.
 
@@ -62,9 +72,9 @@ def load_space(folder: Path) -> Space:
         TesseraeError: The folder has none that is whole.
     """
     try:
-        with np.load(folder / FILE, allow_pickle=False) as found:
+        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as found:
             return Space(**{field.name: found[field.name] for field in fields(Space)})
-    except (OSError, ValueError, KeyError, EOFError) as e:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
         raise TesseraeError(f"{folder / FILE} is no word space of a run ({e}).") from e
 
 
@@ -74,6 +84,7 @@ def make_space(
     features: Floats,
     *,
     centre: bool,
+    words: str = "",
 ) -> Space:
     """The space that classes and their vectors make.
 
@@ -83,10 +94,25 @@ def make_space(
         features: (n, D) float32 of pictures of seen classes.
         centre: Whether to move the origin to the centre of the seen classes' vectors. Vectors of
             words share a direction, which says nothing of any.
+        words: The SHA-256 of their file.
+
+    Raises:
+        TesseraeError: Seen classes all have one and the same vector; features are no numbers.
     """
+    if not np.isfinite(features).all():
+        raise TesseraeError(
+            "features to learn from have values that are no numbers: `tesserae verify` says whether"
+            " they are damaged, and `tesserae features --repair` makes those anew that are."
+        )
     seen = classes.vectors[parts == SEEN].mean(0)
     middle = seen if centre else np.zeros_like(seen)
     known = np.linalg.norm(classes.vectors, axis=1, keepdims=True) > 0
+    apart = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
+    if apart.max() < 1e-5:
+        raise TesseraeError(
+            f"all {len(apart)} classes to learn from have one and the same word vector: nothing can"
+            " tell them apart. Name other words."
+        )
     spread = features.std(0, dtype=np.float64)
     return Space(
         wnids=np.array(classes.wnids, np.str_),
@@ -95,6 +121,7 @@ def make_space(
         parts=parts,
         feature_mean=features.mean(0, dtype=np.float64).astype(np.float32),
         feature_spread=np.maximum(spread, 1e-3 * spread.mean() + 1e-12).astype(np.float32),
+        words=np.array(words, np.str_),
     )
 
 

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
+from workflows.figures import counted, printable
 
-SEEN, VALIDATION, UNSEEN, WORDLESS = range(4)
-"""What a class is: learned from; kept back to choose by; never seen; without a word vector, so that
-nothing can be learned from it or said of it."""
+SEEN, VALIDATION, UNSEEN, LEFT_OUT = range(4)
+"""What a class is: learned from; kept back to choose by; never seen; or left out: one without a
+word vector, or that is to be learned from and has no picture. Of that nothing can be said."""
 
 
 def class_parts(
     wnids: Sequence[str],
     known: NDArray[np.bool_],
     *,
+    pictured: NDArray[np.bool_] | None = None,
     seen: str | None = None,
     unseen: str = "0",
     validation: int,
@@ -33,6 +35,7 @@ def class_parts(
     Args:
         wnids: Of label 0, 1, ...
         known: (C,) bool: which have a word vector.
+        pictured: (C,) bool: which have a picture to learn from (all).
         seen: A file of wnids, a line each, or of JSON with a list `seen`: all others are never
             seen.
         unseen: Without *seen*: how many are never seen, drawn by *seed*; or such a file, with a
@@ -41,7 +44,7 @@ def class_parts(
         seed: Of what is drawn. The same unseen ones are drawn whatever *validation* is.
 
     Returns:
-        (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `WORDLESS`.
+        (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
 
     Raises:
         TesseraeError: A file names none of the classes, fewer than two classes are left, or both
@@ -51,7 +54,7 @@ def class_parts(
         raise TesseraeError(
             "--seen says which classes are learned from, and --unseen which are not: leave one out."
         )
-    parts = np.where(known, SEEN, WORDLESS).astype(np.int8)
+    parts = np.where(known, SEEN, LEFT_OUT).astype(np.int8)
     there = np.flatnonzero(known)
     if seen is not None:
         chosen = np.setdiff1d(there, _named(wnids, seen, "seen"))
@@ -60,6 +63,8 @@ def class_parts(
     else:
         chosen = _named(wnids, unseen, "unseen")
     parts[[label for label in chosen if known[label]]] = UNSEEN
+    if pictured is not None:
+        parts[(parts == SEEN) & ~pictured] = LEFT_OUT
     rest = np.flatnonzero(parts == SEEN)
     parts[_drawn(rest, validation, seed + 1)] = VALIDATION
     left = int((parts == SEEN).sum())
@@ -94,4 +99,8 @@ def _named(wnids: Sequence[str], file: str, what: str) -> NDArray[np.int64]:
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
         raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")
+    strange = sorted(names.difference(wnids))
+    if strange:
+        told = f"{len(strange):,} of {counted(len(names), 'name')} in {file} are of no class of the"
+        print(printable(f"notice: {told} store: {strange[0]}{', ...' * (len(strange) > 1)}"))
     return np.array(labels, np.int64)

@@ -8,7 +8,7 @@ a new one it is over the whole batch, of all ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,12 @@ from pipeline.augment import Augment
 from pipeline.backbone import NEW, Backbone, new_backbone, open_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.heads import Head
-from workflows.devise.losses import Loss
-from workflows.devise.options import Options
+from workflows.devise.losses import Loss, same_vectors
+from workflows.devise.options import SMALL_SIZE, Options
 from workflows.devise.space import Space, load_space, unit
-from workflows.devise.splits import SEEN, VALIDATION
+from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
 from workflows.evaluation.ranking import hit_rates, places
-from workflows.training.batches import AnyLoader, Batches, Taken, unchanged
+from workflows.training.batches import AnyLoader, Batches, Taken, parts, unchanged
 from workflows.training.folder import RunFolder
 from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World
@@ -36,8 +36,6 @@ from workflows.training.world import BatchNorm, World
 JUDGED = 5_000
 """Rows, at most, that a look judges."""
 HITS = (1, 5)
-NEW_SIZE = 64
-"""Side of the pictures, in pixels, that a new trunk takes unless told."""
 
 
 class Devise:
@@ -52,13 +50,14 @@ class Devise:
         if options.learn == "all":
             self.trunk = open_trunk(options, world.device, size=data.train.sizes[0])
         if options.start is not None:
-            begin_with(options.start, self.head, self.trunk)
+            begin_with(options.start, self.head, self.trunk, self.space)
         self._optimiser = torch.optim.AdamW(
             list(self._groups()), weight_decay=options.weight_decay, foreach=True
         )
         self._loss = Loss(options.loss, options.margin, options.temperature)
         seen = self.space.labels(SEEN)
         self._targets = torch.from_numpy(self.space.vectors[seen]).to(world.device)
+        self._same = same_vectors(self._targets)
         self._places = torch.full((len(self.space.wnids),), -1)
         self._places[torch.from_numpy(seen)] = torch.arange(len(seen))
         self.batches = Batches(data.train, self._augment(), world, here=data.beside)
@@ -91,17 +90,25 @@ class Devise:
         self._optimiser.zero_grad(set_to_none=True)
         if self.trunk is not None:
             self.trunk.model.train(self.options.trunk == NEW)
-        with self._precision():
-            features = taken.images if self.trunk is None else self.trunk.pooled(taken.images)
-            made = self.head(features.float(), self._draw)
-        losses = self._loss(made.float(), truth, self._targets, order)
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        told = []
+        for part, share in parts(len(truth), self.options.micro_batch):
+            made = self._made(taken.images[part], part)
+            loss = self._loss(made, truth[part], self._targets, order[part], self._same).mean()
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+            near = nn.functional.cosine_similarity(made.detach(), self._targets[truth[part]], dim=1)
+            told.append(share * torch.stack([loss.detach(), near.mean()]))
         self.world.average_gradients(p for g in self._optimiser.param_groups for p in g["params"])
         self._optimiser.step()
         self.step += 1
-        made = made.detach().float()
-        cosine = nn.functional.cosine_similarity(made, self._targets[truth], dim=1)
-        return {"loss": losses.detach().mean(), "cosine": cosine.mean()}
+        loss, cosine = torch.stack(told).sum(0)
+        return {"loss": loss, "cosine": cosine}
+
+    def _made(self, images: Tensor, part: slice) -> Tensor:
+        """(n, d) float32 of the rows of *part*, with gradients."""
+        with self._precision():
+            features = images if self.trunk is None else self.trunk.pooled(images)
+            made: Tensor = self.head(features.float(), lambda *what: self._draw(*what)[part])
+        return made.float()
 
     def _draw(self, purpose: str, count: int) -> Tensor:
         key = (self.options.seed, self.step, purpose)
@@ -223,7 +230,7 @@ def open_trunk(
         raise TesseraeError("--trunk is missing: name a vision model, a folder or of the hub.")
     if options.trunk == NEW:
         found = new_backbone(
-            device, size=size or NEW_SIZE, width=options.width, cut=options.cut,
+            device, size=size or SMALL_SIZE, width=options.width, cut=options.cut,
             pooling=options.pooling,
         )  # fmt: skip
         found.model = over_all_ranks(found.model)
@@ -240,23 +247,51 @@ def over_all_ranks(model: nn.Module) -> nn.Module:
         if isinstance(child, nn.BatchNorm2d):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)
             norm.load_state_dict(child.state_dict())
-            setattr(model, name, norm)
+            setattr(model, name, norm.train(child.training))
         else:
             over_all_ranks(child)
     return model
 
 
-def begin_with(run: str, head: Head, trunk: Backbone | None) -> None:
+def check_start(run: str, kept_back: Sequence[str]) -> None:
+    """Refuse a run that has learned from classes that this one keeps back.
+
+    Args:
+        run: Its folder.
+        kept_back: wnids of unseen classes and of those to choose by.
+
+    Raises:
+        TesseraeError: It has, or it is no run of DeViSE.
+    """
+    before = load_space(Path(run))
+    learned = set(before.wnids[before.labels(SEEN)].tolist())
+    both = [wnid for wnid in kept_back if wnid in learned]
+    if both:
+        raise TesseraeError(
+            f"--start is {run}, which has learned from {len(both)} of the {len(kept_back)} classes"
+            f" that are kept back here ({both[0]}, ...): keep back the same in both, by"
+            " --unseen, --validation and --class-seed."
+        )
+
+
+def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> None:
     """Take the weights of another run.
 
     Raises:
-        TesseraeError: It is none of DeViSE, has no checkpoint, or other layers.
+        TesseraeError: It is none of DeViSE, has no checkpoint, has other layers, or has learned
+            from classes that *space* keeps back.
     """
     folder = RunFolder(Path(run))
     newest = folder.newest()
     if newest is None:
         raise TesseraeError(f"--start is {run}, which has no checkpoint to begin with.")
+    check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
     state = folder.load(newest)["stage"]
+    if trunk is None and state["trunk"] is not None:
+        raise TesseraeError(
+            f"--start is {run}, whose head is for a trunk that it has trained: `tesserae export"
+            f" {run}` makes a folder of that, for --trunk; or --learn all goes on with both."
+        )
     try:
         head.load_state_dict(state["head"])
         if trunk is not None and state["trunk"] is not None:

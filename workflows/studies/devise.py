@@ -276,9 +276,12 @@ def choose(
 
 def _chosen_by(arena: Arena) -> int:
     classes = len(arena.pictures.classes(VALIDATION))
-    if classes < 1:
-        raise TesseraeError("no classes are left to choose by: pass a larger --validation.")
-    return min(CHOSEN_BY, max(1, classes - 1))
+    if classes < 2:
+        raise TesseraeError(
+            f"{classes} classes are left to choose by: expected 2 or more. Pass a larger"
+            " --validation."
+        )
+    return min(CHOSEN_BY, classes - 1)
 
 
 def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pipeline.errors import StoreError
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
 from pipeline.loader.epochs import Batch
@@ -21,6 +22,19 @@ Augmenting = Callable[[Tensor, Tensor, int], Tensor]
 def unchanged(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
     """What is done to features."""
     return images
+
+
+def parts(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
+    """What is computed at once, and its share of all: as many parts in every rank.
+
+    Args:
+        rows: Of this rank's part of a batch.
+        at_once: Most rows of a part (all).
+    """
+    count = -(-rows // (at_once or rows))
+    for part in range(count):
+        taken = slice(part * rows // count, (part + 1) * rows // count)
+        yield taken, (taken.stop - taken.start) / rows
 
 
 class Taken(NamedTuple):
@@ -69,6 +83,11 @@ class Batches:
         return Taken(made, labels, batch.rows)
 
     def _next(self) -> Batch:
+        if not len(self.loader):
+            raise StoreError(
+                f"split {self.loader.split!r} has {self.loader.num_rows} pictures to take batches"
+                f" of {self.loader.batch_size} from: expected at least one batch."
+            )
         while True:
             if self._iterator is None:
                 self._iterator = iter(self.loader)

@@ -85,15 +85,8 @@ class RunFolder:
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
             kept = json.loads(file.read_text())
-            found = kept["options"]
-            names = (found.keys() | wanted) - set(free)
-            other = sorted(n for n in names if found.get(n) != wanted.get(n))
-            if other:
-                name = other[0]
-                raise TesseraeError(
-                    f"{self.path} is of a run with {name} {found.get(name)!r}, not"
-                    f" {wanted.get(name)!r}. Name another folder, or give it the same options."
-                )
+            names = kept["options"].keys() | wanted
+            self._refuse_others(kept["options"], wanted, names - {*free})
             new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
             if new != kept:
                 _write(file, json.dumps(new, indent=1).encode())
@@ -111,6 +104,27 @@ class RunFolder:
         for name, data in files.items():
             _write(self.path / name, data)
         _write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
+
+    def check(self, options: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
+        """See, before anything is made for a run, whether it is one with other *options*.
+
+        Raises:
+            TesseraeError: It is.
+        """
+        if (self.path / "options.json").exists():
+            wanted = json.loads(json.dumps(dict(options)))
+            self._refuse_others(self.asked()["options"], wanted, wanted.keys() - {*free})
+
+    def _refuse_others(
+        self, found: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
+    ) -> None:
+        other = sorted(n for n in names if found.get(n) != wanted.get(n))
+        if other:
+            name = other[0]
+            raise TesseraeError(
+                f"{self.path} is of a run with {name} {found.get(name)!r}, not"
+                f" {wanted.get(name)!r}. Name another folder, or give it the same options."
+            )
 
     def asked(self) -> dict[str, Any]:
         """What was asked for: `options`, and the facts that were given with them.

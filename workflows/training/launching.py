@@ -54,10 +54,12 @@ def train_on(
         TesseraeError: The folder is of another run.
     """
     facts = {"versions": versions(), "data": _described(data)}
+    state = data.train.state_dict()
     learned = {
         "split": data.train.split,
         "stored_size": data.train.sizes[0],
-        "rows": data.train.state_dict()["split"],
+        "rows": state["split"],
+        "features": state.get("features"),
     }
     folder.begin({"stage": stage, **learned, **options.as_dict()}, facts, free=FREE, files=files)
 

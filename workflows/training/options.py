@@ -152,6 +152,15 @@ class Training(Asked):
         5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
     )
 
+    @property
+    def prepared_size(self) -> int | None:
+        """Side of the pictures, in pixels, that are prepared for it; None = as it looks at them."""
+        return None
+
+    def located(self) -> Self:
+        """The same, with files and folders of this machine named in full."""
+        return self
+
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse a split whose labels are not enough.
 

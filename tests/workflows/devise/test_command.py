@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,18 @@ from pipeline.backbone import open_backbone
 from pipeline.errors import TesseraeError
 from tests.commands import Ended
 from tests.commands import run as run_command
-from tests.workflows.devise.small import SIZE, WNIDS, Small, make_small
+from tests.workflows.devise.small import (
+    SIZE,
+    WNIDS,
+    Small,
+    features_inline,
+    make_small,
+    small_words,
+)
 from workflows.cli import main
 from workflows.devise.model import open_model
 from workflows.devise.splits import UNSEEN, class_parts
+from workflows.devise.stage import begin_with
 from workflows.training.folder import RunFolder
 
 WORDS = (
@@ -114,6 +123,7 @@ def test_what_is_missing_is_a_sentence(
 ) -> None:
     """Which, and what to name."""
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
+    both = ("--trunk", small.trunk, "--words", small.words)
     for words, says in (
         ((), "--trunk is missing"),
         (("--trunk", small.trunk), "--words is missing"),
@@ -122,6 +132,10 @@ def test_what_is_missing_is_a_sentence(
         (("--trunk", small.trunk, "--words", small.words, "--unseen", "5"), "1 of 6 classes"),
         (("--trunk", small.trunk, "--words", small.words, "--cut", "nowhere"), "no block"),
         (("--loss", "none"), "--loss"),
+        ((*both, "--hierarchy", tmp_path / "none"), "cannot be read"),
+        ((*both, "--unseen", 2, "--seen", small.words), "leave one out"),
+        ((*both, "--start", tmp_path / "none"), "is no word space of a run"),
+        ((*both, "--held-out", "test"), "--held-out is 'test': finished splits are train, val"),
     ):
         assert main([str(word) for word in (*start, *words)]) == 1, words
         said = capsys.readouterr().err
@@ -158,6 +172,16 @@ def test_the_trunk_can_learn_too(
     assert len(rows) == len(vectors) > 0
     first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
     assert first["learn"] == "all"
+    begin = ("train", "devise", small.store, "--trunk", small.trunk, "--words", small.words)
+    for words, says in (
+        (("--unseen", 2, "--class-seed", 9), "has learned from"),
+        (("--unseen", 2, "--validation", 1), "has learned from 1 of the 3 classes that are kept"),
+    ):
+        command = (*begin, "--run", tmp_path / "b", "--start", tmp_path / "run", *words, *WORDS)
+        assert main([str(word) for word in command]) == 1
+        assert says in capsys.readouterr().err
+    with pytest.raises(TesseraeError, match="whose head is for a trunk that it has trained"):
+        begin_with(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there
     assert main(["export", str(trained)]) == 1
@@ -172,3 +196,51 @@ def test_the_trunk_can_learn_too(
     torch.testing.assert_close(opened.features(images), model.trunk.features(images))
     with pytest.raises(TesseraeError, match="is a training run: `tesserae export"):
         open_backbone(tmp_path / "run")
+
+
+def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path: Path) -> None:
+    """Their vectors would be taken for those that it learned."""
+    whole = small.words.read_bytes()
+    try:
+        small_words(small.words, dim=5)
+        with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
+            open_model(trained).phrase("ant")
+    finally:
+        small.words.write_bytes(whole)
+    assert open_model(trained).phrase("ant") is not None
+
+
+def test_another_network_under_the_same_name_is_another_run(
+    small: Small, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused, and what is kept of the run stays."""
+    from safetensors.torch import load_file, save_file
+
+    before = (trained / "options.json").read_bytes()
+    weights = small.trunk / "model.safetensors"
+    whole = weights.read_bytes()
+    try:
+        save_file({name: value * 1.5 for name, value in load_file(weights).items()}, weights)
+        for split in ("train", "val"):
+            features_inline(small.store, small.trunk, split)
+        command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
+                   "--words", small.words, "--hierarchy", small.root / "is-a.txt", "--unseen", 2,
+                   *WORDS)  # fmt: skip
+        assert main([str(word) for word in command]) == 1
+    finally:
+        weights.write_bytes(whole)
+    assert "is of a run with features" in capsys.readouterr().err
+    assert (trained / "options.json").read_bytes() == before
+
+
+def test_a_split_of_unseen_classes_alone_judges_a_run(
+    small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that was finished after it had begun."""
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "options.json"
+    kept = json.loads(file.read_text())
+    kept["data"]["held_out"] = None
+    file.write_text(json.dumps(kept))
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "24 of split val" in capsys.readouterr().out

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.hierarchy import Hierarchy
 from workflows.devise.judging import Pictures, alike, by_nearness, hits_among, judge, lines
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS
+from workflows.devise.splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
-PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, WORDLESS], np.int8)
+PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
 
 
 def test_each_question_has_its_own_candidates() -> None:
@@ -61,7 +61,7 @@ def test_classes_that_share_a_vector_share_what_is_right() -> None:
     """Either is first in half of the orders."""
     vectors = np.array([[1, 0], [0, 1], [0, 1], [0, 0], [0, 0]], np.float32)
     assert alike(vectors) == [[1, 2]]
-    parts = np.array([SEEN, UNSEEN, UNSEEN, WORDLESS, WORDLESS], np.int8)
+    parts = np.array([SEEN, UNSEEN, UNSEEN, LEFT_OUT, LEFT_OUT], np.int8)
     labels = np.array([1, 0])
     pictures = Pictures(labels, WNIDS[:5], parts, alike(vectors))
     found = judge(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
@@ -112,3 +112,30 @@ def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
     assert every.alone[1].micro == pytest.approx(1 / 4)
     (alone,) = by_nearness(scores, Pictures(np.array([1, 1, 2, 3]), wnids, parts))
     assert (alone.hops, alone.classes) == (None, 3)
+
+
+@pytest.mark.parametrize("part", [SEEN, UNSEEN])
+def test_pictures_of_one_kind_are_judged_alone(part: int) -> None:
+    """What cannot be said is left out."""
+    hierarchy = Hierarchy([("top", wnid) for wnid in WNIDS])
+    parts = np.array([SEEN] * 4 + [UNSEEN] * 2, np.int8)
+    labels = np.flatnonzero(part == parts)
+    pictures = Pictures(labels, WNIDS, parts, hierarchy=hierarchy)
+    found = judge(np.eye(6, dtype=np.float32)[labels], pictures)
+    assert (len(found.seen) > 0) == (part == SEEN)
+    assert (len(found.unseen) > 0) == (len(found.precision) > 0) == (part == UNSEEN)
+    assert found.generalised == {}
+    head, line, last = lines({"right": [found]})
+    assert head[:2] == ("method", "hit@1")
+    assert line[1] == "100.0"
+    assert last[:2] == ("chance", "25.0" if part == SEEN else "50.0")
+    assert len(head) == len(line) == len(last)
+
+
+def test_without_unseen_classes_the_table_is_of_seen_ones() -> None:
+    """Hits among them."""
+    parts = np.full(4, SEEN, np.int8)
+    found = judge(np.eye(4, dtype=np.float32), Pictures(np.arange(4), WNIDS[:4], parts))
+    assert list(lines({"right": [found]})) == [
+        ("method", "hit@1", "hit@2"), ("right", "100.0", "100.0"), ("chance", "25.0", "50.0"),
+    ]  # fmt: skip

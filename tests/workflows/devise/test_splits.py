@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION, WORDLESS, class_parts
+from workflows.devise.splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 
 WNIDS = [f"n{label:08d}" for label in range(50)]
 
@@ -26,7 +26,7 @@ def test_every_class_is_one_thing(unseen: int, validation: int, seed: int, lost:
     parts = class_parts(WNIDS, known, unseen=str(unseen), validation=validation, seed=seed)
     assert (parts == UNSEEN).sum() == unseen
     assert (parts == VALIDATION).sum() == validation
-    assert set(np.flatnonzero(parts == WORDLESS).tolist()) == lost
+    assert set(np.flatnonzero(parts == LEFT_OUT).tolist()) == lost
     again = class_parts(WNIDS, known, unseen=str(unseen), validation=0, seed=seed)
     assert np.array_equal(parts == UNSEEN, again == UNSEEN)  # whatever is chosen by
     assert np.array_equal(again == SEEN, (parts == SEEN) | (parts == VALIDATION))
@@ -83,3 +83,28 @@ def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> 
         class_parts(WNIDS, known, seen=str(file), unseen="3", validation=0, seed=0)
     with pytest.raises(TesseraeError, match=r"--seen is .* expected a file that names them"):
         class_parts(WNIDS, known, seen=str(tmp_path / "none"), validation=0, seed=0)
+
+
+def test_a_class_without_a_picture_is_not_learned_from() -> None:
+    """It is left out; an unseen one needs none."""
+    pictured = np.arange(50) >= 10
+    known = np.arange(50) != 49
+    parts = class_parts(WNIDS, known, pictured=pictured, unseen="20", validation=5, seed=1)
+    assert (parts == UNSEEN).sum() == 20
+    assert (parts == UNSEEN)[:10].any()
+    assert set(np.flatnonzero(parts == LEFT_OUT)) == {
+        *np.flatnonzero(~pictured & (parts != UNSEEN)).tolist(), 49
+    }  # fmt: skip
+    assert pictured[(parts == SEEN) | (parts == VALIDATION)].all()
+    assert (parts == VALIDATION).sum() == 5
+
+
+def test_names_that_are_of_no_class_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comma behind a name would else make a class that is to be unseen a seen one."""
+    file = tmp_path / "unseen"
+    file.write_text(f"{WNIDS[0]},tench\n{WNIDS[1]}\n")
+    class_parts(WNIDS, np.ones(50, bool), unseen=str(file), validation=0, seed=0)
+    said = capsys.readouterr().out
+    assert f"notice: 1 of 2 names in {file} are of no class of the store: n00000000,tench" in said

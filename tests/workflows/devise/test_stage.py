@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workflows.devise.small import Small, make_small, small_stage
+from pipeline.errors import TesseraeError
+from pipeline.loader import Loader
+from pipeline.words import ClassVectors
+from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_stage
 from tests.workflows.training.worlds import in_ranks
+from workflows.devise.options import Options
+from workflows.devise.space import FILE, load_space, make_space
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
-from workflows.training.world import World
+from workflows.devise.stage import Devise, open_trunk
+from workflows.training.loop import Data
+from workflows.training.world import BatchNorm, World
 
 KINDS: dict[str, dict[str, Any]] = {
     "paper": {"loss": "hinge", "head": "linear", "dropout": 0.0, "mirrored": False},
@@ -139,3 +146,98 @@ def test_the_rate_rises_and_falls() -> None:
     assert shares[10:] == sorted(shares[10:], reverse=True)
     constant = Options(steps=100, schedule="constant")
     assert schedule(constant, 99) == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("at_once", [2, 3, 7])
+def test_parts_of_a_batch_make_the_step_of_the_whole(
+    small: Small, tmp_path: Path, kind: str, at_once: int
+) -> None:
+    """Within rounding, and with the same figures."""
+    whole = small_stage(small, tmp_path, **KINDS[kind])
+    parts = small_stage(small, tmp_path, micro_batch=at_once, **KINDS[kind])
+    for _ in range(4):
+        told, other = whole.advance(), parts.advance()
+        torch.testing.assert_close(told, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_bound_what_goes_through_the_trunk_at_once(small: Small, tmp_path: Path) -> None:
+    """And its weights move as they would."""
+    options = {"learn": "all", "trunk_rate": 1e-2, "dropout": 0.0}
+    whole, parts = (
+        small_pixel_stage(small, tmp_path, micro_batch=most, **options) for most in (None, 3)
+    )
+    seen: list[int] = []
+    assert parts.trunk is not None
+    parts.trunk.model.register_forward_hook(lambda *what: seen.append(len(what[2][0])))
+    for _ in range(2):
+        one, other = whole.advance(), parts.advance()
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    assert max(seen) == 3
+    assert sum(seen) == 16
+
+
+def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
+    """A stage that learns from pixels."""
+    ready = small_stage(small, folder)
+    options = Options(**{**vars(ready.options), **choices})
+    only = ready.space.labels(SEEN).tolist()
+    loader = Loader(small.store, size=SIZE, batch_size=8, only=only, rank=0, world=1)
+    torch.manual_seed(0)
+    return Devise(options, Data(loader, None, WORDS, folder=str(folder)), World())
+
+
+def test_a_new_trunk_looks_at_each_picture_by_itself_when_it_is_opened() -> None:
+    """Its batch norm is over all ranks while it learns, and as it learned to be afterwards."""
+    options = Options(trunk="new", learn="all", width=8)
+    trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
+    norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    images = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
+    together, alone = trunk.features(images), trunk.features(images[:1])
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_learned_in_is_refused(small: Small, tmp_path: Path) -> None:
+    """Features that are no numbers; classes that are all one; a file that is cut off."""
+    stage = small_stage(small, tmp_path)
+    labels = len(stage.space.wnids)
+    vectors = np.tile(np.eye(1, 4, dtype=np.float32), (labels, 1))
+    classes = ClassVectors(
+        wnids=tuple(stage.space.wnids),
+        names=WORDS,
+        vectors=vectors,
+        how=("token",) * labels,
+        used=((),) * labels,
+    )
+    parts = np.full(labels, SEEN, np.int8)
+    features = np.ones((3, 2), np.float32)
+    for centre in (True, False):
+        with pytest.raises(TesseraeError, match="all 6 classes to learn from have one"):
+            make_space(classes, parts, features, centre=centre)
+    features[1, 1] = np.nan
+    with pytest.raises(TesseraeError, match="no numbers: `tesserae verify`"):
+        make_space(classes, parts, features, centre=True)
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(TesseraeError, match="is no word space of a run"):
+        load_space(tmp_path)
+
+
+def test_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are in other folders; names of the model hub and numbers stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net").mkdir()
+    named = Options(trunk="net", words="w.bin", hierarchy="h", start="runs/a", unseen="u").located()
+    full = [named.trunk, named.words, named.hierarchy, named.start, named.unseen]
+    assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
+    other = Options(trunk="some/model", unseen="40").located()
+    assert (other.trunk, other.unseen, other.words) == ("some/model", "40", None)
+    assert Options(trunk="new").prepared_size == 64
+    assert Options(trunk="new", feature_size=32).prepared_size == 32
+    assert Options(trunk="some/model").prepared_size is None

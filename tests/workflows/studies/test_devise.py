@@ -94,7 +94,7 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
     """And how far DeViSE is ahead, with intervals."""
     done = run(
         "study", "devise", "--store", small.store, "--words", small.words, "--unseen", 2,
-        "--validation", 1, "--seeds", 2, "--steps", 2, "--batch-size", 8,
+        "--validation", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
         scratch=tmp_path, seconds=110,
     )  # fmt: skip
     assert done.status == 0, done.err
