@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devise.add_argument("--store", help="with finished splits train and val")
     devise.add_argument("--features", help="name of its features (the only ones)")
     devise.add_argument("--words", metavar="FILE", help="of word vectors")
+    devise.add_argument("--names", metavar="FILE", help="of `wnid words` lines (the store's)")
     devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
     devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
     devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
@@ -135,6 +136,7 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
     from pipeline.word_files import read_words
     from pipeline.words import class_vectors
     from workflows.studies import devise
+    from workflows.words import named
 
     for name in ("store", "words"):
         if getattr(args, name) is None:
@@ -148,7 +150,7 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
     if len(names) != 1:
         known = ", ".join(names) or "none: make some with `tesserae features`"
         raise ValueError(f"--features is missing: {args.store} has {known}.")
-    classes = records.load_recipe(objects).classes
+    classes = named(records.load_recipe(objects).classes, args.names)
     return devise.open_ground(
         args.store,
         names[0],

@@ -118,6 +118,29 @@ def describe(
     }
 
 
+def named(classes: Sequence[tuple[str, str]], file: str | None) -> tuple[tuple[str, str], ...]:
+    """(wnid, words) of classes, with the words that a file of `wnid words` lines has for them.
+
+    Raises:
+        SourceError: The file has no such line.
+        TesseraeError: It names none of them; or, without a file, they have no words.
+    """
+    if file is None:
+        if not any(words for _, words in classes):
+            raise TesseraeError(
+                f"the store has no names of its {len(classes)} classes, only wnids such as"
+                f" {classes[0][0]}: pass --names, a file of `wnid words` lines, such as ImageNet's"
+                " LOC_synset_mapping.txt."
+            )
+        return tuple(classes)
+    if not Path(file).is_file():
+        raise TesseraeError(f"--names is {file}, which is no file: expected `wnid words` lines.")
+    table = dict(read_classes(file))
+    if not any(wnid in table for wnid, _ in classes):
+        raise TesseraeError(f"{file} names none of the store's {len(classes)} classes.")
+    return tuple((wnid, table.get(wnid, words)) for wnid, words in classes)
+
+
 def read_classes(where: str) -> list[tuple[str, str]]:
     """(wnid, words) of a store's classes, or of the lines of a file.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import TesseraeError
 from tests.inline import tesserae
 from tests.pictures import make_folder, prepare_inline
 from workflows import cli, words
@@ -250,3 +251,20 @@ def test_the_thousand_classes_and_real_vectors(
     means = found["hierarchy"]["correct_sets"]
     assert [round(mean, 1) for mean in means.values()] == [4.5, 9.5, 18.0, 33.8]
     assert "panda" in [one["name"] for one in found["homonyms"]]
+
+
+def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
+    """Those that it does not name keep the names they have."""
+    classes = [("n00000001", ""), ("n00000002", "old"), ("n00000003", "")]
+    file = tmp_path / "names.txt"
+    file.write_text("n00000001 tench, Tinca tinca\nn00000009\tother\n")
+    assert words.named(classes, str(file)) == (
+        ("n00000001", "tench, Tinca tinca"), ("n00000002", "old"), ("n00000003", ""),
+    )  # fmt: skip
+    assert words.named(classes, None) == tuple(classes)
+    with pytest.raises(TesseraeError, match="no names of its 1 classes, only wnids such as n0000"):
+        words.named(classes[:1], None)
+    with pytest.raises(TesseraeError, match="names none of the store's 1 classes"):
+        words.named(classes[1:2], str(file))
+    with pytest.raises(TesseraeError, match="which is no file"):
+        words.named(classes, str(tmp_path))

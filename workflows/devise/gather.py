@@ -31,6 +31,7 @@ from workflows.devise.stage import check_start
 from workflows.figures import counted, printable
 from workflows.training.folder import RunFolder
 from workflows.training.loop import Data
+from workflows.words import named
 
 LEAST = 32
 """Side of pictures, in pixels, that a new trunk can be given."""
@@ -67,6 +68,8 @@ def gather(
     """
     store = _absolute(args.store)
     listed = records.load_recipe(open_objects(store)).classes
+    if options.words is not None or options.names is not None:
+        listed = named(listed, options.names)
     before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
     goes_on = (before.path / "options.json").exists()  # else what is there is of a beginning
     size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size

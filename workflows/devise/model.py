@@ -18,8 +18,6 @@ from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
 from pipeline.features.task import features_of
 from pipeline.loader import Loader
-from pipeline.store import records
-from pipeline.store.objects import open_objects
 from pipeline.word_files import read_words
 from pipeline.words import Words, split_names
 from workflows.devise.heads import Head
@@ -66,7 +64,8 @@ class DeviseModel:
     @cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
         """(wnid, words) of label 0, 1, ..."""
-        return records.load_recipe(open_objects(self.store)).classes
+        pairs = zip(self.space.wnids.tolist(), self.space.names.tolist(), strict=True)
+        return tuple((str(wnid), str(words)) for wnid, words in pairs)
 
     @property
     def class_vectors(self) -> NDArray[np.float32]:

@@ -57,6 +57,9 @@ class Options(Training):
     words: str | None = option(
         None, "file of word vectors: word2vec, GloVe, fastText (from --hierarchy)", group=WORDS
     )
+    names: str | None = option(
+        None, "file of `wnid words` lines: names of classes (the store's)", group=WORDS
+    )
     synonyms: str = option("mean", "which names of a class count", choices=SYNONYMS, group=WORDS)
     centre: bool = option(
         True, "subtract the mean of the learned classes' vectors from all words", group=WORDS
@@ -94,7 +97,9 @@ class Options(Training):
 
     def located(self) -> Self:
         """The same, with files and folders of this machine named in full: ranks are elsewhere."""
-        named = {name: getattr(self, name) for name in ("words", "hierarchy", "start", "seen")}
+        named = {
+            name: getattr(self, name) for name in ("words", "names", "hierarchy", "start", "seen")
+        }
         named["unseen"] = None if self.unseen.isdecimal() else self.unseen
         folder = self.trunk is not None and Path(self.trunk).is_dir()
         named["trunk"] = self.trunk if folder else None

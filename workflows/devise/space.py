@@ -36,6 +36,8 @@ class Space:
     feature_mean: Floats
     feature_spread: Floats
     """(D,) float32: of features of pictures that are learned from."""
+    names: NDArray[np.str_]
+    """(C,) of each class, its synonyms with commas between them."""
     words: NDArray[np.str_]
     """() the SHA-256 of the file that words are read from; empty where there is none."""
 
@@ -121,6 +123,7 @@ def make_space(
         parts=parts,
         feature_mean=features.mean(0, dtype=np.float64).astype(np.float32),
         feature_spread=np.maximum(spread, 1e-3 * spread.mean() + 1e-12).astype(np.float32),
+        names=np.array(classes.names, np.str_),
         words=np.array(words, np.str_),
     )
 
