@@ -84,7 +84,8 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
 
 
 @pytest.mark.parametrize(
-    "kind", ["gp", "conditional", pytest.param("wgan", marks=pytest.mark.slow)]
+    "kind",
+    ["gp", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan"))],
 )
 def test_two_ranks_make_what_one_makes(store: Path, tmp_path: Path, kind: str) -> None:
     """Within 1e-4 after three steps, batch norm and penalties included; and so do those that stop.
