@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
 from pipeline.words import ClassVectors
 from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_stage
-from tests.workflows.training.worlds import in_ranks
+from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.devise.options import Options
 from workflows.devise.space import FILE, load_space, make_space
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
@@ -35,15 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """48 and 24 pictures of six classes."""
     return make_small(tmp_path_factory.mktemp("devise"))
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint brings it back."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
 
 
 def weights(stage: Any) -> list[torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from tests.workflows.training.small import BATCH, SIZE, advance, small_stage, small_store, tensors
-from tests.workflows.training.worlds import in_ranks
+from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.training.world import World
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -31,15 +30,6 @@ KINDS: dict[str, dict[str, Any]] = {
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 and 18 pictures: an epoch is four batches, and ends between two steps' updates."""
     return small_store(tmp_path_factory.mktemp("small"))
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint brings it back."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
 
 
 @pytest.mark.parametrize("kind", KINDS)
