@@ -211,6 +211,7 @@ after_import("cluster.scaling", short)
 """
 
 
+@pytest.mark.slow
 def test_as_many_jobs_as_there_is_work_for(
     fake_slurm: dict[str, str], tmp_path: Path, source: Path, expected: dict[str, bytes]
 ) -> None:

@@ -221,6 +221,7 @@ def test_what_makes_no_sense_is_said_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_two_ranks_say_is_what_one_says(
     tmp_path: Path, store: Path, undisturbed: Path
 ) -> None:
