@@ -163,8 +163,9 @@ def _new_input(options: Options, store: str, split: str, size: int | None) -> In
 
 def _words(
     options: Options, store: str, split: str, listed: Sequence[tuple[str, str]]
-) -> tuple[ClassVectors, NDArray[np.int8]]:
-    """The vector of each class, and what each is: before hours of features."""
+) -> tuple[ClassVectors, NDArray[np.int8], str]:
+    """Vectors of classes, what each is, the digest of the words: before hours of features."""
+    digest = "" if options.words is None else file_digest(options.words)
     vectors = vectors_of(options, listed)
     if options.words is not None and options.hierarchy is not None:
         read_hierarchy(options.hierarchy)  # which reports will need
@@ -181,7 +182,7 @@ def _words(
         kept_back = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
         check_start(options.start, [vectors.wnids[label] for label in kept_back.tolist()])
     _say(vectors, parts)
-    return vectors, parts
+    return vectors, parts, digest
 
 
 def _pictured(store: str, split: str, classes: int) -> NDArray[np.bool_]:
@@ -200,19 +201,18 @@ def _space(
     store: str,
     split: str,
     taken: Input,
-    words: tuple[ClassVectors, NDArray[np.int8]] | None,
+    words: tuple[ClassVectors, NDArray[np.int8], str] | None,
     run: Path,
 ) -> tuple[Space, dict[str, bytes]]:
     if words is None:  # it goes on
         return load_space(run), {}
-    vectors, parts = words
+    vectors, parts, digest = words
     seen = np.flatnonzero(parts == SEEN)
     if taken.features is None:
         blank = new_backbone(width=options.width, cut=options.cut, pooling=options.pooling)
         measured = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
     else:
         measured = seen_features(store, split, taken.features, seen)
-    digest = "" if options.words is None else file_digest(options.words)
     space = make_space(vectors, parts, measured, centre=options.centre, words=digest)
     return space, {FILE: space.encode()}
 

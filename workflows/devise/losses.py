@@ -31,7 +31,7 @@ class Loss:
         truth: Tensor,
         targets: Tensor,
         order: Tensor,
-        same: Tensor | None = None,
+        kinds: Tensor | None = None,
     ) -> Tensor:
         """The loss of each row.
 
@@ -40,13 +40,13 @@ class Loss:
             truth: (n,) int64, each picture's place among *targets*.
             targets: (S, d) of length 1, the vectors of seen classes.
             order: (n, S) from 0 to 1, by which hinge takes wrong classes.
-            same: (S, S) bool, as of `same_vectors`: those are not wrong for each other.
+            kinds: (S,) int64, as of `kinds_of`: classes of one kind are not wrong for each other.
 
         Returns:
             (n,) of the kind of *made*.
         """
         if self.kind == "hinge":
-            return hinge_rank(made @ targets.T, truth, order, self.margin, same)
+            return hinge_rank(made @ targets.T, truth, order, self.margin, kinds)
         if self.kind == "l2":
             return (made - targets[truth]).square().sum(1)
         made = functional.normalize(made, dim=1)
@@ -57,15 +57,14 @@ class Loss:
         )
 
 
-def same_vectors(targets: Tensor) -> Tensor:
-    """(S, S) bool: which classes have one and the same vector."""
-    _, kind = torch.unique(targets, dim=0, return_inverse=True)
-    same: Tensor = kind[:, None] == kind
-    return same
+def kinds_of(targets: Tensor) -> Tensor:
+    """(S,) int64: classes with one and the same vector, (S, d), are of one kind."""
+    kinds: Tensor = torch.unique(targets, dim=0, return_inverse=True)[1]
+    return kinds
 
 
 def hinge_rank(
-    scores: Tensor, truth: Tensor, order: Tensor, margin: float, same: Tensor | None = None
+    scores: Tensor, truth: Tensor, order: Tensor, margin: float, kinds: Tensor | None = None
 ) -> Tensor:
     """Hinge rank loss, truncated at the first class that violates the margin.
 
@@ -74,16 +73,16 @@ def hinge_rank(
         truth: (n,) int64.
         order: (n, S): wrong classes are taken in ascending order of it.
         margin: That the truth is to have over each wrong class.
-        same: (S, S) bool: classes with one vector (each its own), which are not wrong for each
-            other. The paper's terms have vectors of their own.
+        kinds: (S,) int64: classes of one kind have one vector, and are not wrong for each other.
+            The paper's terms have vectors of their own.
 
     Returns:
         (n,): 0 where none violates it.
     """
     terms = margin - scores.gather(1, truth[:, None]) + scores
     candidate = (terms > 0).scatter(1, truth[:, None], value=False)
-    if same is not None:
-        candidate &= ~same[truth]
+    if kinds is not None:
+        candidate &= kinds[truth][:, None] != kinds
     first = torch.where(candidate, order, torch.inf).argmin(1, keepdim=True)
     violated = candidate.gather(1, first)
     return torch.where(violated, terms.gather(1, first), 0.0).squeeze(1)

@@ -131,12 +131,11 @@ class DeviseModel:
         file = self.options.words
         if file is None:
             return None
-        found = read_words(file)
-        if file_digest(file) != self.space.words:
+        if Path(file).is_file() and file_digest(file) != self.space.words:
             raise TesseraeError(
                 f"{file} is not the file that the run learned words from: put that back there."
             )
-        return found
+        return read_words(file)
 
     @cached_property
     def _named(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pipeline.augment import Augment
 from pipeline.backbone import NEW, Backbone, new_backbone, open_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.heads import Head
-from workflows.devise.losses import Loss, same_vectors
+from workflows.devise.losses import Loss, kinds_of
 from workflows.devise.options import SMALL_SIZE, Options
 from workflows.devise.space import Space, load_space, unit
 from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
@@ -57,7 +57,7 @@ class Devise:
         self._loss = Loss(options.loss, options.margin, options.temperature)
         seen = self.space.labels(SEEN)
         self._targets = torch.from_numpy(self.space.vectors[seen]).to(world.device)
-        self._same = same_vectors(self._targets)
+        self._kinds = kinds_of(self._targets) if options.loss == "hinge" else None
         self._places = torch.full((len(self.space.wnids),), -1)
         self._places[torch.from_numpy(seen)] = torch.arange(len(seen))
         self.batches = Batches(data.train, self._augment(), world, here=data.beside)
@@ -93,7 +93,7 @@ class Devise:
         told = []
         for part, share in parts(len(truth), self.options.micro_batch):
             made = self._made(taken.images[part], part)
-            loss = self._loss(made, truth[part], self._targets, order[part], self._same).mean()
+            loss = self._loss(made, truth[part], self._targets, order[part], self._kinds).mean()
             (share * loss).backward()  # type: ignore[no-untyped-call]
             near = nn.functional.cosine_similarity(made.detach(), self._targets[truth[part]], dim=1)
             told.append(share * torch.stack([loss.detach(), near.mean()]))

@@ -181,6 +181,7 @@ class _Keys:
         self._lock = threading.Lock()  # one file, with one place in it
 
     def key(self, row: int) -> str:
+        """Of a row; StoreDamagedError where it cannot be read."""
         group, place = divmod(row, GROUP_ROWS)
         try:
             with self._lock:

@@ -83,18 +83,21 @@ class Batches:
         return Taken(made, labels, batch.rows)
 
     def _next(self) -> Batch:
-        if not len(self.loader):
-            raise StoreError(
-                f"split {self.loader.split!r} has {self.loader.num_rows} pictures to take batches"
-                f" of {self.loader.batch_size} from: expected at least one batch."
-            )
         while True:
             if self._iterator is None:
+                self._check()
                 self._iterator = iter(self.loader)
             batch = next(self._iterator, None)
             if batch is not None:
                 return batch
             self._iterator = None
+
+    def _check(self) -> None:
+        if not len(self.loader):  # there would never be one
+            raise StoreError(
+                f"split {self.loader.split!r} has {self.loader.num_rows} pictures to take batches"
+                f" of {self.loader.batch_size} from: expected at least one batch."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Where they are: plain values."""

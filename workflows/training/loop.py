@@ -130,6 +130,7 @@ class _Loop:
         self._clock = _Clock(self._stage)
 
     def run(self) -> str:
+        """Train to the last step, or until it is to stop; says which."""
         options, stage = self._options, self._stage
         self._rank.emit(what="begun", step=stage.step, world=self._world.size)
         while stage.step < options.steps:

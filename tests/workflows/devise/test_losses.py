@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workflows.devise.losses import Loss, hinge_rank, same_vectors
+from workflows.devise.losses import Loss, hinge_rank, kinds_of
 
 
 def drawn(seed: int, rows: int, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,12 +96,12 @@ def test_length_says_nothing_where_only_direction_counts(kind: str) -> None:
 def test_classes_of_one_vector_are_not_wrong_for_each_other() -> None:
     """The one that comes behind is found; without a second vector there is no loss."""
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    same = same_vectors(targets)
-    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    kinds = kinds_of(targets)
+    assert kinds[0] == kinds[1] != kinds[2]
     made, truth = torch.tensor([[0.5, 0.45]]), torch.tensor([0])
     order = torch.tensor([[0.9, 0.1, 0.5]])  # the duplicate would be first
     assert hinge_rank(made @ targets.T, truth, order, 0.1).item() == pytest.approx(0.1)
-    found = hinge_rank(made @ targets.T, truth, order, 0.1, same)
+    found = hinge_rank(made @ targets.T, truth, order, 0.1, kinds)
     assert found.item() == pytest.approx(0.05)
-    assert Loss("hinge")(made, truth, targets, order, same).item() == pytest.approx(0.05)
-    assert hinge_rank(made @ targets[:2].T, truth, order[:, :2], 0.1, same[:2, :2]).item() == 0
+    assert Loss("hinge")(made, truth, targets, order, kinds).item() == pytest.approx(0.05)
+    assert hinge_rank(made @ targets[:2].T, truth, order[:, :2], 0.1, kinds[:2]).item() == 0

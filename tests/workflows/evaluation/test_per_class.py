@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workflows.evaluation.scores import scored
 from workflows.evaluation.per_class import (
     Generalised,
     PerClass,
@@ -18,15 +19,6 @@ from workflows.evaluation.per_class import (
     per_class,
 )
 from workflows.evaluation.ranking import KS, Places, places
-
-
-def scored(n: int, candidates: int, seed: int, *, levels: int = 0):
-    """Scores, of so many levels if there are to be ties, and labels."""
-    draw = np.random.default_rng(seed)
-    scores = draw.standard_normal((n, candidates)).astype(np.float32)
-    if levels:
-        scores = draw.integers(0, levels, (n, candidates)).astype(np.float32)
-    return scores, draw.integers(0, candidates, n)
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workflows.evaluation.scores import scored
 from workflows.evaluation import ranking
 from workflows.evaluation.per_class import bootstrap, generalised, per_class
 from workflows.evaluation.ranking import (
@@ -24,15 +25,6 @@ from workflows.evaluation.ranking import (
     same_class,
     top,
 )
-
-
-def scored(n: int, candidates: int, seed: int, *, levels: int = 0):
-    """Scores, of so many levels if there are to be ties, and labels."""
-    draw = np.random.default_rng(seed)
-    scores = draw.standard_normal((n, candidates)).astype(np.float32)
-    if levels:
-        scores = draw.integers(0, levels, (n, candidates)).astype(np.float32)
-    return scores, draw.integers(0, candidates, n)
 
 
 def some_sets(candidates: int, seed: int, ks=KS) -> dict[int, dict[int, set[int]]]:
