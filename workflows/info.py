@@ -53,7 +53,7 @@ def describe(objects: Objects) -> dict[str, Any]:
         recipe = records.load_recipe(objects)
     return {
         "store": objects.url,
-        "format": layout.FORMAT,
+        "format": None if recipe is None else recipe.format,
         "recipe": None if recipe is None else _describe_recipe(recipe),
         "splits": {one.split: _describe_split(objects, one) for one in found},
         "features": {
@@ -76,6 +76,8 @@ def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "decoder": recipe.decoder,
         "resizer": recipe.resizer,
         "software": recipe.software,
+        "decode_rules": recipe.decode_rules,
+        "listing_rules": recipe.listing_rules,
         "digest": recipe.digest,
     }
 
@@ -159,7 +161,10 @@ def quarantine(
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     """The same for a person."""
-    out = [f"{facts['store']}  (format {facts['format']})", *_recipe_lines(facts["recipe"])]
+    out = [
+        f"{facts['store']}  (format {facts['format'] or 'unknown'})",
+        *_recipe_lines(facts["recipe"]),
+    ]
     for split, what in facts["splits"].items():
         out += _split_lines(split, what, limit)
     for name, what in facts["features"].items():

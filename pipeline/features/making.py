@@ -65,6 +65,7 @@ def settle(
         images=images.digest,
         shard_rows=images.shard_rows,
         chunk_rows=images.chunk_rows,
+        format=images.format,
     )
     return _known(objects, made) or made
 
@@ -247,6 +248,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
         kinds=kinds,
         parts=_parts(objects, plan),
         objects=tuple(records.fingerprint(name, data) for name, data in written),
+        format=recipe.format,
     )
     _sync(objects, done, layout.features_commits(recipe.name, plan.split))
     name = layout.features_done(recipe.name, plan.split)

@@ -153,6 +153,7 @@ def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
             pixels=pixels.digest,
             arrays=written,
             provenance=_provenance(space, time.monotonic() - began),
+            format=space.recipe.format,
         )
         name = layout.features_commit(work.name, work.split, shard)
         space.objects.put(name, after.encode())

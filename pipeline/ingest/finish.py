@@ -62,6 +62,7 @@ def finish_split(store: str, split: str, run: str) -> Done:
         counts=dict(sum((Counter(kept.counts) for kept in commits), Counter())),
         parts=parts,
         objects=tuple(sorted(set(written), key=lambda kept: kept.name)),
+        format=recipe.format,
     )
     sync_vouched(objects, done, commits)
     put_changed(objects, layout.done(split), done.encode())

@@ -135,7 +135,14 @@ def _asked_recipe(
         resizer=made.resizer,
         software=probe.description(),
         classes=tuple((wnid, words.get(wnid, "")) for wnid in sorted(wnids)),
+        **_versions(kept),
     )
+
+
+def _versions(kept: Recipe | None) -> dict[str, int]:
+    """Return the versions that the store of recipe *kept* goes on with; none for a new store."""
+    names = ("format", "decode_rules", "listing_rules")
+    return {} if kept is None else {name: getattr(kept, name) for name in names}
 
 
 def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:
@@ -199,6 +206,7 @@ def make_plan(
         order_version=ROW_ORDER_VERSION,
         seed=seed,
         shard_rows=recipe.shard_rows,
+        format=recipe.format,
     )
     if not objects.put_new(layout.plan(split), asked.encode()):
         plan.check_same(records.load_plan(objects, split), asked)

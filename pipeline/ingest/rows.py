@@ -105,7 +105,7 @@ def write_rows(
         writer.finish()
     finally:
         writer.abort()
-    record = {"rows": asdict(noting.written()), "format": layout.FORMAT}
+    record = {"rows": asdict(noting.written()), "format": plan.format}
     objects.put(layout.rows_record(plan.split), document.encode(record))
 
 

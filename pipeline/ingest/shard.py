@@ -480,6 +480,7 @@ def _commit(
             "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
             "software": _software(),
         },
+        format=space.plan.format,
     )
 
 

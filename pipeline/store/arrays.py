@@ -49,7 +49,9 @@ def groups(split: str) -> list[Named]:
 def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
     """The metadata of one size's array, as (name, bytes)."""
     name = f"{layout.array(plan.split, str(size))}/zarr.json"
-    dimensions = ("row", "height", "width", "channel")
+    # One dimension has one length in all arrays of a group, or xarray does not open the group.
+    names = ("height", "width") if recipe.format == 1 else (f"height_{size}", f"width_{size}")
+    dimensions = ("row", *names, "channel")
     text = _sharded(
         plan.num_rows,
         (size, size, 3),

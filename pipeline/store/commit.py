@@ -37,6 +37,8 @@ class Commit:
     """Rows by status, in words: `readable`, `empty`, `truncated`, ..."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Seconds of each stage, host and versions. Differs from run to run; decides nothing."""
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     @property
     def sizes(self) -> set[int]:
@@ -50,7 +52,7 @@ class Commit:
 
     def encode(self) -> bytes:
         """The text of `commits/<split>/<shard>.json`."""
-        return document.encode({**asdict(self), "format": layout.FORMAT})
+        return document.encode(asdict(self))
 
 
 def decode(data: bytes, name: str) -> Commit:

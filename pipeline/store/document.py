@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.store.layout import FORMAT
+from pipeline.store.layout import READABLE_FORMATS
 
 Made = TypeVar("Made")
 
@@ -45,22 +45,22 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
         raise StoreDamagedError(
             f"{name} is damaged: its text does not match its own digest. Run `tesserae repair`."
         )
-    if fields.get("format") != FORMAT:
+    if fields.get("format") not in READABLE_FORMATS:
+        known = " and ".join(map(str, READABLE_FORMATS))
         raise StoreError(
-            f"{name} has format {fields.get('format')!r}: this version reads {FORMAT}."
+            f"{name} has format {fields.get('format')!r}: this version reads {known}."
             " Use the version of Tesserae that made the store."
         )
     return dict(fields)
 
 
 def decode_as(make: Callable[[dict[str, Any]], Made], data: bytes, name: str) -> Made:
-    """Read a document back as what *make* makes of its fields, without digest and format.
+    """Read a document back as what *make* makes of its fields, without the digest.
 
     Raises:
         StoreDamagedError: It is not what was written, or a document of another kind.
     """
     fields = decode(data, name)
-    del fields["format"]
     try:
         return make(fields)
     except (KeyError, TypeError, ValueError, AttributeError) as e:

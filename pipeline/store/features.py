@@ -62,6 +62,8 @@ class FeatureRecipe:
     """Digest of the store's recipe."""
     shard_rows: int
     chunk_rows: int
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     def __post_init__(self) -> None:
         """Refuse what no features can be."""
@@ -100,7 +102,7 @@ class FeatureRecipe:
         return document.encode(self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        return {**asdict(self), "format": layout.FORMAT}
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +121,12 @@ class FeatureCommit:
     """`plain`, `mirrored` -> its shard object."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Seconds, host and versions. Decides nothing."""
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
         """The text of the commit."""
-        return document.encode({**asdict(self), "format": layout.FORMAT})
+        return document.encode(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +142,12 @@ class FeaturesDone:
     """As the images' record has it: says of each row which picture it is of."""
     objects: tuple[Written, ...]
     """The recipe, and zarr metadata."""
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
         """The text of the record."""
-        return document.encode({**asdict(self), "format": layout.FORMAT})
+        return document.encode(asdict(self))
 
 
 Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeaturesDone)

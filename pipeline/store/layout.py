@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-FORMAT = 1
-"""Version of everything below. A reader refuses a number it does not know."""
+FORMAT = 2
+"""Version of the stores that are made now. Documents that are added to a store keep its version."""
+
+READABLE_FORMATS = (1, 2)
+"""Versions that this code reads, resumes, repairs and grows; `docs/format.md` says how they differ."""
 
 RECIPE = "recipe.json"
 IMAGES = "images.zarr"

@@ -22,6 +22,8 @@ class Plan:
     """Which rule puts the sorted keys into rows (`pipeline.order`)."""
     seed: int
     shard_rows: int
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     @property
     def num_shards(self) -> int:
@@ -34,12 +36,12 @@ class Plan:
 
     def encode(self) -> bytes:
         """The text of `splits/<split>.json`."""
-        return document.encode({**asdict(self), "format": layout.FORMAT})
+        return document.encode(asdict(self))
 
     @property
     def digest(self) -> str:
         """By which commits refer to this plan."""
-        return document.digest({**asdict(self), "format": layout.FORMAT})
+        return document.digest(asdict(self))
 
 
 def decode(data: bytes, name: str) -> Plan:

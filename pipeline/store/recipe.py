@@ -11,6 +11,12 @@ from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
 from pipeline.store.shard import parse_codec
 
+DECODE_RULES = 2
+"""Version of the rules that turn a picture's bytes into pixels or into a reason for quarantine."""
+
+LISTING_RULES = 2
+"""Version of the rules that say which files of a source are samples, and of which class."""
+
 FITS = ("crop", "pad", "squish")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 
@@ -41,6 +47,12 @@ class Recipe:
     """Compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
     classes: tuple[tuple[str, str], ...]
     """(wnid, words) of label 0, 1, ..."""
+    format: int = layout.FORMAT
+    """Version of the store and of every document in it."""
+    decode_rules: int = DECODE_RULES
+    """Which version of the rules decoded, and decodes, the pictures of this store."""
+    listing_rules: int = LISTING_RULES
+    """Which version of the rules listed, and lists, the samples of this store."""
 
     def __post_init__(self) -> None:
         """Refuse what no store can be made of."""
@@ -57,6 +69,16 @@ class Recipe:
                 f" {self.chunk_rows}: choose --shard-rows as a multiple of --chunk-rows."
             )
         parse_codec(self.codec)
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        for name, newest in (("decode_rules", DECODE_RULES), ("listing_rules", LISTING_RULES)):
+            highest = 1 if self.format == 1 else newest
+            if not 1 <= getattr(self, name) <= highest:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: expected 1 to {highest} in a store of"
+                    f" format {self.format}."
+                )
 
     def encode(self) -> bytes:
         """The text of `recipe.json`."""
@@ -73,7 +95,10 @@ class Recipe:
         return [wnid for wnid, _ in self.classes]
 
     def _fields(self) -> dict[str, Any]:
-        return {**vars(self), "format": layout.FORMAT}
+        fields = dict(vars(self))
+        if self.format == 1:  # before there were rules to choose between
+            del fields["decode_rules"], fields["listing_rules"]
+        return fields
 
 
 @functools.lru_cache(maxsize=2)
@@ -88,7 +113,8 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
 
 def _from_fields(fields: dict[str, Any]) -> Recipe:
     classes = tuple((wnid, words) for wnid, words in fields["classes"])
-    return Recipe(**{**fields, "classes": classes})
+    rules = {"decode_rules": 1, "listing_rules": 1} if fields["format"] == 1 else {}
+    return Recipe(**{**rules, **fields, "classes": classes})
 
 
 def check_same(kept: Recipe, asked: Recipe) -> None:

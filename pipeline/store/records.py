@@ -46,10 +46,12 @@ class Done:
     """XXH3-128 over the digests of the table's parts, in order."""
     objects: tuple[Written, ...]
     """Labels, status, table and zarr metadata."""
+    format: int = layout.FORMAT
+    """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
         """The text of `splits/<split>.done.json`."""
-        return document.encode({**asdict(self), "format": layout.FORMAT})
+        return document.encode(asdict(self))
 
 
 def decode_done(data: bytes, name: str) -> Done:

@@ -48,7 +48,7 @@ def test_a_whole_store_is_described(
     """Splits, sizes, rows, recipe, and why rows are in quarantine."""
     before = snapshot(store)
     said = told(monkeypatch, capsys, store)
-    assert f"{store}  (format 1)" in said
+    assert f"{store}  (format 2)" in said
     assert "crop, bicubic, 3 classes, 4 rows a shard, 2 a chunk, codec none" in said
     assert "train  finished: 11 of 11 rows, 3 of 3 shards" in said
     assert "in quarantine: 2 truncated" in said

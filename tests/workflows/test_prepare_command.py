@@ -56,7 +56,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, whole: 
     newer = shutil.copytree(whole, tmp_path / "newer")
     fields = json.loads((newer / "recipe.json").read_text())
     del fields["digest"]
-    (newer / "recipe.json").write_bytes(document.encode({**fields, "format": 2}))
+    (newer / "recipe.json").write_bytes(document.encode({**fields, "format": 3}))
     lost = shutil.copytree(whole, tmp_path / "lost")
     (lost / "recipe.json").unlink()
     return tmp_path

@@ -227,10 +227,10 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
 ) -> None:
     """Nobody should repair what is only too new."""
     fields = document.decode((store / layout.RECIPE).read_bytes(), layout.RECIPE)
-    (store / layout.RECIPE).write_bytes(document.encode({**fields, "format": 2}))
+    (store / layout.RECIPE).write_bytes(document.encode({**fields, "format": 3}))
     status, _, err = verify(monkeypatch, capsys, store)
     assert status == 1
-    assert "recipe.json has format 2: this version reads 1" in err
+    assert "recipe.json has format 3: this version reads 1 and 2" in err
     assert err.count("\n") == 1
 
 

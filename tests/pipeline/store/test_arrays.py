@@ -45,8 +45,19 @@ def test_zarr_opens_the_hierarchy_by_its_root(objects: LocalObjects, tmp_path: P
     assert isinstance(images, zarr.Array)
     assert (images.shape, images.dtype) == ((11, 16, 16, 3), np.uint8)
     assert (images.shards, images.chunks) == ((8, 16, 16, 3), (4, 16, 16, 3))
+    assert images.metadata.dimension_names == ("row", "height_16", "width_16", "channel")  # type: ignore[union-attr]
     assert group["label"][:].tolist() == [-1] * 11  # type: ignore[index,union-attr]
     assert group["status"][:].tolist() == [255] * 11  # type: ignore[index,union-attr]
+
+
+def test_xarray_opens_a_split_of_several_sizes(objects: LocalObjects, tmp_path: Path) -> None:
+    """It refuses a group in which one dimension has several lengths."""
+    xarray = pytest.importorskip("xarray")
+    write(objects, [*arrays.groups("train"), *arrays.small_metadata(PLAN)])
+    write(objects, [arrays.image_array(RECIPE, PLAN, size) for size in (8, 16)])
+    opened = xarray.open_zarr(tmp_path / layout.IMAGES / "train", consolidated=False)
+    sides = {f"{side}_{size}": size for side in ("height", "width") for size in (8, 16)}
+    assert dict(opened.sizes) == {"row": 11, "channel": 3, **sides}
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd:3", "blosc-lz4", "blosc-zstd:5"])

@@ -33,5 +33,5 @@ def test_any_cut_is_found(length: int) -> None:
 
 def test_a_format_of_the_future_is_refused_by_number() -> None:
     """It is not damaged: another version made it."""
-    with pytest.raises(StoreError, match="format 2: this version reads 1"):
-        document.decode(document.encode({**FIELDS, "format": 2}), "recipe.json")
+    with pytest.raises(StoreError, match="format 3: this version reads 1 and 2"):
+        document.decode(document.encode({**FIELDS, "format": 3}), "recipe.json")

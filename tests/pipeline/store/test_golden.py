@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline import probe
 from pipeline.ingest import check
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.objects import open_objects
 from tests.damage import snapshot
+from tests.golden.regenerate import CHOICES, make_source
+from tests.pictures import prepare_inline
 
 STORE = Path(__file__).parents[2] / "golden" / "format-1"
 SPLITS = {"train": 11, "val": 5}
@@ -110,6 +114,34 @@ def test_its_table_is_read(split: str) -> None:
     assert whole["status"].to_pylist() == STATUS[split]
     bad = whole.filter(table.pa.compute.not_equal(whole["status"], 0)).to_pylist()
     assert [line["reason"] is not None for line in bad] == [True] * STATUS[split].count(3)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_it_grows_by_a_size_and_stays_what_it_was(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every document that is added has the store's format, and every object of before its bytes."""
+    recipe = records.load_recipe(open_objects(str(STORE)))
+    software = probe.Probe(
+        recipe.decoder, recipe.resizer
+    )  # as if it were the one that made the store
+    monkeypatch.setattr(probe, "probe", lambda _filter: software)
+    grown = tmp_path / "store"
+    shutil.copytree(STORE, grown)
+    source = make_source(tmp_path / "images")
+    prepare_inline(source / split, str(grown), split=split, **{**CHOICES, "sizes": (8, 16, 24)})
+    found = check.read_records(open_objects(str(grown)), split)
+    problems = [p for _, p in check.check_objects(open_objects(str(grown)), found) if p is not None]
+    assert [*found.problems, *problems, *check.check_whole(found)] == []
+    documents = [*grown.glob(f"splits/{split}*.json"), *grown.glob(f"commits/{split}/*.json")]
+    texts = [json.loads(file.read_text()) for file in documents]
+    assert len(texts) == 2 + len(found.commits)
+    assert {fields["format"] for fields in texts} == {1}
+    dimensions = json.loads((grown / f"images.zarr/{split}/24/zarr.json").read_text())
+    assert dimensions["dimension_names"] == ["row", "height", "width", "channel"]
+    for size in SIZES:
+        pixels = arrays.read_rows(open_objects(str(grown)), split, size, 0, SPLITS[split])
+        assert sha256(pixels) == PIXELS[f"{split}/{size}"]
 
 
 # --- A reader made from docs/format.md alone: the standard library and numpy ----------------------

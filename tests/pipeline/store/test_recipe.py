@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
 from pipeline.store import recipe
-from pipeline.store.recipe import FILTERS, FITS, Recipe
+from pipeline.store.recipe import DECODE_RULES, FILTERS, FITS, LISTING_RULES, Recipe
 
 MADE = Recipe(
     fit="crop",
@@ -39,10 +39,13 @@ recipes = st.builds(
     chunk_rows=st.sampled_from([1, 2, 16, 64]),
     codec=st.sampled_from(["none", "zstd:3", "blosc-lz4", "blosc-zstd:5"]),
     classes=st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
+    decode_rules=st.integers(1, DECODE_RULES),
+    listing_rules=st.integers(1, LISTING_RULES),
 )
+first_recipes = recipes.map(lambda kept: replace(kept, format=1, decode_rules=1, listing_rules=1))
 
 
-@given(recipes)
+@given(recipes | first_recipes)
 def test_a_recipe_comes_back_as_it_was(made: Recipe) -> None:
     """And its text does, to the byte."""
     data = made.encode()
@@ -51,6 +54,16 @@ def test_a_recipe_comes_back_as_it_was(made: Recipe) -> None:
     assert kept.encode() == data
     assert kept.digest == made.digest
     assert f'"digest": "{made.digest}"'.encode() in data
+
+
+def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
+    """Its recipe has no field that could say which others it follows."""
+    first = replace(MADE, format=1, decode_rules=1, listing_rules=1)
+    assert b"rules" not in first.encode()
+    with pytest.raises(ValueError, match="decode_rules is 2: expected 1 to 1"):
+        replace(first, decode_rules=2)
+    with pytest.raises(ValueError, match="listing_rules is 3: expected 1 to 2"):
+        replace(MADE, listing_rules=3)
 
 
 @given(recipes, st.data())
