@@ -12,7 +12,7 @@ from pipeline.decode import STATUS_WORDS
 from pipeline.features import check as feature_check
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
-from pipeline.store import features, layout, records, table
+from pipeline.store import features, records, table
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe

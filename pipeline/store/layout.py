@@ -6,7 +6,7 @@ FORMAT = 2
 """Version of the stores that are made now. Documents that are added to a store keep its version."""
 
 READABLE_FORMATS = (1, 2)
-"""Versions that this code reads, resumes, repairs and grows; `docs/format.md` says how they differ."""
+"""Versions that this code reads, resumes, repairs and grows (`docs/format.md`)."""
 
 RECIPE = "recipe.json"
 IMAGES = "images.zarr"
