@@ -135,7 +135,7 @@ def _asked_recipe(
         resizer=made.resizer,
         software=probe.description(),
         classes=tuple((wnid, words.get(wnid, "")) for wnid in sorted(wnids)),
-        **_versions(kept),
+        **_versions(kept),  # type: ignore[arg-type]
     )
 
 
