@@ -16,10 +16,11 @@ from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words, parse_words
 from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
+from pipeline.sources.magic import COMPRESSIONS, content_of
 from pipeline.sources.naming import known_split, split_in_name
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.spool import Block, Blocks, Put
-from pipeline.sources.tarfiles import Member, Tar, is_compressed, open_tar, stem_of
+from pipeline.sources.tarfiles import Member, Tar, open_tar, stem_of
 
 PEEK_MEMBERS = 64
 
@@ -70,8 +71,9 @@ class TarSource:
     @property
     def access(self) -> Literal["random", "blocks"]:
         """Random for plain local tars."""
-        packed = any(is_compressed(part.path) for part in self.parts)
-        return "blocks" if packed or self.place.remote else "random"
+        if self.place.remote or any(is_compressed(self.place, part.path) for part in self.parts):
+            return "blocks"
+        return "random"
 
     def fingerprint(self) -> str:
         """Digest of the archives' names, sizes and times, and of how they are read."""
@@ -115,7 +117,7 @@ class TarSource:
 
     def _blocks_of(self, part: Part) -> Iterator[Block]:
         name = block_name(part.path)
-        if not isinstance(part.layout, TarOfTars) or is_compressed(part.path):
+        if not isinstance(part.layout, TarOfTars) or is_compressed(self.place, part.path):
             size = self.place.size(part.path)
             yield TarBlock(name, self.place, part.path, part.layout, size)
             return
@@ -146,6 +148,11 @@ def _words_inside(place: Place, path: str) -> dict[str, str]:
     return {}
 
 
+def is_compressed(place: Place, path: str) -> bool:
+    """Return True if the file's first bytes are those of a compressed one."""
+    return content_of(place.head(path)) in COMPRESSIONS
+
+
 def block_name(path: str) -> str:
     """A file name for what is made from *path*."""
     return path.replace("%", "%25").replace("/", "%2F")
@@ -153,7 +160,8 @@ def block_name(path: str) -> str:
 
 def peek(place: Place, path: str) -> list[Member]:
     """The first members of a tar; fewer when the tar is short."""
-    if place.remote and not is_compressed(path):  # headers alone: a stream would fetch the data
+    if place.remote and not is_compressed(place, path):
+        # headers alone: a stream would fetch the data
         with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
             return list(islice(tar.members(), PEEK_MEMBERS // 4))
     with open_tar(place, path) as tar:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.errors import SourceError
+from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.naming import may_be_image
 from pipeline.sources.remote import RangeFile, is_remote, reading, reading_remote
 
@@ -45,6 +46,7 @@ class Place:
     only: str = ""
     """Name of the one file that is the source; empty: all of the folder."""
     _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
+    _heads: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type["Place"], tuple[str, str]]:
         return Place, (self.root, self.only)  # what was seen stays here
@@ -189,6 +191,14 @@ class Place:
         end = self.size(path) if stop is None else stop
         piece = RangeFile(self._filesystem[0], self._remote_path(path), self.full(path), start, end)
         return cast("BinaryIO", piece)
+
+    def head(self, path: str) -> bytes:
+        """Return the first `magic.HEAD_BYTES` of a file; one look, remembered."""
+        if path not in self._heads:
+            stop = min(HEAD_BYTES, self.size(path))
+            with self.open(path, stop=stop) as file, reading(self.full(path)):
+                self._heads[path] = file.read(stop)
+        return self._heads[path]
 
     def read_text(self, path: str) -> str:
         """All of a small text file. Bytes that are no UTF-8 are kept as surrogates."""

@@ -5,21 +5,29 @@ blocks of zeros. The walk seeks from header to header, so a plain tar costs one 
 member, and a compressed or remote one is read once from front to back. Understood are the
 formats ustar, GNU (long names, sizes over 8 GiB) and pax; sparse members are refused. A tar that
 stops before its end is refused, with the last member's name: half an archive never passes for a
-whole one.
+whole one. Members that follow the closing zeros (`cat a.tar b.tar`) are members like the others;
+anything else that follows them is refused.
 """
 
-import bz2
-import gzip
 import io
-import lzma
-import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from pipeline.errors import SourceError
+from pipeline.sources.compression import BrokenCompressionError, decompressed
+from pipeline.sources.magic import (
+    COMPRESSIONS,
+    HEAD_BYTES,
+    TAR,
+    UNKNOWN,
+    content_of,
+    cure_for,
+    description_of,
+)
 from pipeline.sources.place import Place
 from pipeline.sources.remote import STREAM_BYTES, reading
 from pipeline.sources.tarheader import (
+    BLOCK,
     name_of,
     number_of,
     pax_records,
@@ -28,17 +36,21 @@ from pipeline.sources.tarheader import (
     target_of,
 )
 
-BLOCK = 512
 PIECE_BYTES = 1 << 20
 _MAX_EXTENDED_BYTES = 1 << 20  # a long name or a pax header; more is no header
+_MAX_MEMBER_BYTES = 1 << 62
 _REGULAR = frozenset(b"0\x007")
 _LINKS = frozenset(b"12")
 _EMPTY = frozenset(b"123456V")  # also devices, folders, pipes, a volume's label: no data behind
-_EXTENDING = frozenset(b"LKxg")
-_CUT = "The archive was cut off or damaged: fetch it again."
+_PASSED_OVER = _EMPTY | frozenset(b"D")  # what GNU tar says of a folder's names is no file
+_EXTENDING = frozenset(b"LKxgX")
+_CUT = "The archive was cut off or damaged: download it again."
 
 PLAIN = ".tar"
-COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+COMPRESSED = (
+    *(".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"),
+    *(".gz", ".zst", ".bz2", ".xz"),
+)
 
 
 class Member(NamedTuple):
@@ -54,13 +66,8 @@ class Member(NamedTuple):
 
 
 def is_tar(name: str) -> bool:
-    """Say whether a file's name is that of a tar, compressed or not."""
+    """Return True if a file's name ends as those of tars do, compressed or not."""
     return name.lower().endswith((PLAIN, *COMPRESSED))
-
-
-def is_compressed(name: str) -> bool:
-    """Say whether a file's name is that of a compressed tar."""
-    return name.lower().endswith(COMPRESSED)
 
 
 def stem_of(name: str) -> str:
@@ -144,11 +151,11 @@ class Tar:
                 if not more:
                     break
                 data += more
-        except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+        except BrokenCompressionError as e:
             raise self._cut(f"its compression is broken near byte {self._at}: {e}") from e
         except OSError as e:
             with reading(self.name):
-                raise _as_damage(self, e) from e
+                raise e from e
         self._at += len(data)
         return data
 
@@ -171,10 +178,10 @@ class Tar:
         at = start
         every: dict[str, str] = {}  # what extended headers say of all members, and of the next
         pax: dict[str, str] = {}
-        while stop is None or at < stop:
-            header = self._header(at)
-            if header is None:
-                return
+        while (found := self._next_header(at, start, stop)) is not None:
+            if found.after_end:  # what the archive before said of all its members ends with it
+                pax, every = {}, {}
+            at, header = found.at, found.header
             num_bytes = self._num_bytes(header, at, end, pax)
             if header[156] in _EXTENDING:
                 self._extend(header, at, num_bytes, pax, every)
@@ -189,10 +196,13 @@ class Tar:
         """Size in bytes of the data behind a header; they must lie before *end*."""
         if header[156] in _EMPTY:
             return 0
-        num_bytes = (
-            number_of(pax["size"].encode(), 10) if "size" in pax else size_of(header[124:136])
-        )
-        if num_bytes < 0 or (end is not None and at + BLOCK + num_bytes > end):
+        if "size" in pax:
+            num_bytes = number_of(pax["size"].encode("utf-8", "surrogateescape"), 10)
+        else:
+            num_bytes = size_of(header[124:136])
+        if not 0 <= num_bytes <= _MAX_MEMBER_BYTES:
+            raise self._cut(f"the header at byte {at} has no size that can be")
+        if end is not None and at + BLOCK + num_bytes > end:
             raise SourceError(
                 f"{self.name} is not a whole tar: its member {name_of(header, pax)!r} at byte {at} "
                 f"needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
@@ -209,25 +219,52 @@ class Tar:
             return None if name.endswith("/") else Member(name, at + BLOCK, num_bytes, None)
         if kind in _LINKS:
             return Member(name, at + BLOCK, 0, target_of(header, pax, name))
-        if kind in _EMPTY:
+        if kind in _PASSED_OVER:
             return None
+        if kind == ord("M"):
+            raise self._refused(name, "the rest of a file that begins on another volume")
         raise self._refused(name, f"of the kind {chr(kind)!r}")
 
-    def _header(self, at: int) -> bytes | None:
-        """The header at *at*; None at the end of the archive."""
-        self._move(at)
-        header = self._take(BLOCK)
-        if len(header) < BLOCK:
-            raise self._cut(f"it ends at byte {self._at} without the blocks of zeros that close it")
-        if header[0] == 0 and not header.strip(b"\0"):
-            return None
-        if not sum_is_right(header):
-            raise self._cut(f"no header of a member is at byte {at}")
-        return header
+    def _next_header(self, at: int, start: int, stop: int | None) -> "_Header | None":
+        """Find the header at *at* or behind the zeros there; None at the end of the archive."""
+        end = None  # where the archive's first block of zeros is
+        while stop is None or at < stop:
+            self._move(at)
+            block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))
+            if block.strip(b"\0"):
+                if len(block) == BLOCK and sum_is_right(block):
+                    return _Header(at, block, end is not None)
+                raise self._no_header(block, at, start, end)
+            if len(block) < BLOCK:
+                if end is None:
+                    raise self._cut(
+                        f"it ends at byte {self._at} without the blocks of zeros that close it"
+                    )
+                return None
+            end = at if end is None else end
+            at += BLOCK
+        return None
 
-    def _refused(self, name: str, what: str) -> SourceError:
+    def _no_header(self, block: bytes, at: int, start: int, end: int | None) -> SourceError:
+        """Say what lies at *at* in the place of a header; *end* is where the archive ended."""
+        if end is not None:
+            return SourceError(
+                f"{self.name}: the archive ends at byte {end}, and what follows at byte {at} is no "
+                f"member of a tar ({block[:16]!r}). Cut it off (head -c {at}), or download the "
+                "archive again."
+            )
+        if at == start and content_of(block) not in (TAR, UNKNOWN):
+            inner = f", the member {self._last!r}," if self._last else ""
+            return SourceError(
+                f"{self.name}{inner} is no tar: it is {description_of(block)}. {cure_for(block)}"
+            )
+        if len(block) < BLOCK:
+            return self._cut(f"it ends at byte {at + len(block)}, in the middle of a header")
+        return self._cut(f"no header of a member is at byte {at}")
+
+    def _refused(self, name: str, description: str) -> SourceError:
         return SourceError(
-            f"{self.name}: the member {name!r} is {what}, which cannot be read in place. "
+            f"{self.name}: the member {name!r} is {description}, which cannot be read in place. "
             "Unpack the archive and pass the folder."
         )
 
@@ -252,11 +289,13 @@ class Tar:
             outer_pax.update(records)
 
 
-def _as_damage(tar: Tar, error: OSError) -> Exception:
-    """bz2 and zstd report broken data as an OSError without a number; a disk's have one."""
-    if error.errno is None and type(error) is OSError:
-        return tar._cut(f"its compression is broken near byte {tar._at}: {error}")
-    return error
+class _Header(NamedTuple):
+    """The header of a member or of an extension of the next one."""
+
+    at: int
+    header: bytes
+    after_end: bool
+    """Whether the zeros that end an archive lie before it."""
 
 
 def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
@@ -264,42 +303,35 @@ def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None
 
     Args:
         place: Folder it lies in.
-        path: Its name in there.
+        path: Its name in there, which may say anything: its first bytes tell its compression.
         start: First byte that will be asked for.
         stop: Nothing behind this byte is fetched from afar.
+
+    Raises:
+        SourceError: It is something else, such as a page of HTML.
     """
     name = place.full(path)
+    if not place.remote:
+        head = place.head(path)
+        if content_of(head) not in COMPRESSIONS:
+            check_is_tar(head, name)
+            return Tar(place.open(path), name, place.size(path), seeks=True)
     raw = place.open(path, start=start, stop=stop)
-    if is_compressed(path):
-        return Tar(_decompressed(raw, path), name)
-    if place.remote:
-        stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
-        return Tar(cast("BinaryIO", stream), name).starting_at(start)
-    return Tar(raw, name, place.size(path), seeks=True)
+    stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
+    if start == 0:
+        with reading(name):
+            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if content_of(head) in COMPRESSIONS:
+            return Tar(decompressed(cast("BinaryIO", stream), content_of(head)), name)
+        check_is_tar(head, name)
+    return Tar(cast("BinaryIO", stream), name).starting_at(start)
 
 
-def _decompressed(raw: BinaryIO, path: str) -> BinaryIO:
-    suffix = path.lower().rpartition(".")[2]
-    packed: Any = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
-    if suffix in ("gz", "tgz"):
-        return cast("BinaryIO", _Owning(gzip.GzipFile(fileobj=packed), packed))
-    if suffix == "bz2":
-        return cast("BinaryIO", _Owning(bz2.BZ2File(packed), packed))
-    if suffix == "xz":
-        return cast("BinaryIO", _Owning(lzma.LZMAFile(packed), packed))
-    import pyarrow as pa  # its zstd spares a dependency
+def check_is_tar(head: bytes, name: str) -> None:
+    """Refuse a file that begins with *head* and is known to be something else than a tar.
 
-    return cast("BinaryIO", _Owning(pa.CompressedInputStream(packed, "zstd"), packed))
-
-
-class _Owning:
-    """A decompressing file that closes what it reads from; Python's own leave that open."""
-
-    def __init__(self, file: Any, packed: Any) -> None:
-        self.read = file.read
-        self._files = (file, packed)
-
-    def close(self) -> None:
-        """Close both."""
-        for file in self._files:
-            file.close()
+    Raises:
+        SourceError: Saying what it is.
+    """
+    if content_of(head) not in (TAR, UNKNOWN):
+        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")

@@ -3,7 +3,12 @@
 import zlib
 from collections.abc import Iterator
 
+BLOCK = 512
+"""Bytes of a header; the data of a member are padded to a multiple of it."""
+
 _ADLER = 65521
+_MAX_DIGITS = 24  # of 2^63 there are 21 octal ones
+_DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 
 
 def sum_is_right(header: bytes) -> bool:
@@ -30,11 +35,10 @@ def size_of(field: bytes) -> int:
 
 
 def number_of(digits: bytes, base: int) -> int:
-    """*digits* as a number; -1: they are none."""
-    try:
-        return int(digits, base)
-    except ValueError:
+    """Return *digits* as a number, or -1 where they are none: no sign, space or underscore is."""
+    if not digits or len(digits) > _MAX_DIGITS or not _DIGITS[base].issuperset(digits):
         return -1
+    return int(digits, base)
 
 
 def name_of(header: bytes, pax: dict[str, str]) -> str:
@@ -69,9 +73,10 @@ def pax_records(data: bytes) -> Iterator[tuple[str, str]]:
     at = 0
     while at < len(data) and data[at]:
         space = data.index(b" ", at)
-        length = int(data[at:space])
-        word, sign, value = data[space + 1 : at + length - 1].partition(b"=")
-        if length <= 0 or not sign:
+        length = number_of(data[at:space], 10)
+        line = data[at : at + length]
+        word, sign, value = line[space + 1 - at : -1].partition(b"=")
+        if len(line) != length or not line.endswith(b"\n") or not sign:
             raise ValueError("no length or no value")
         yield word.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")
         at += length

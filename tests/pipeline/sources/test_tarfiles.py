@@ -1,16 +1,21 @@
 """The walk over a tar's headers, against Python's own tarfile."""
 
+import bz2
 import gzip
 import io
+import lzma
 import tarfile
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ReadError, SourceError
+from pipeline.sources.compression import decompressed
+from pipeline.sources.magic import COMPRESSIONS, content_of
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Tar, is_tar, open_tar, stem_of
 from tests.pipeline.sources.layouts import tar_bytes
@@ -28,6 +33,9 @@ class FrontToBack(io.RawIOBase):
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
 
     def read(self, size: int = -1) -> bytes:
         return self._inner.read(min(size, 700))
@@ -145,7 +153,8 @@ def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
 
 def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_path):
     """The first is a SourceError; EIO is a ReadError, which may pass."""
-    (tmp_path / "t.tgz").write_bytes(b"this is no gzip at all")
+    packed = tar_bytes({f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}, "w:gz")
+    (tmp_path / "t.tgz").write_bytes(packed[:200] + b"this is no gzip" + packed[215:])
     place = Place(str(tmp_path))
     with open_tar(place, "t.tgz") as tar, pytest.raises(SourceError, match="compression is broken"):
         walked(tar)
@@ -257,3 +266,168 @@ def test_open_files_are_closed(tmp_path):
     with open_tar(Place(str(tmp_path)), "t.tgz") as tar:
         list(tar.members())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def packings(data: bytes) -> dict[str, bytes]:
+    """The same bytes as they are, and by every compression."""
+    return {
+        "plain": data,
+        "gz": gzip.compress(data),
+        "bz2": bz2.compress(data),
+        "xz": lzma.compress(data),
+        "zst": pa.compress(data, "zstd", asbytes=True),
+    }
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
+@given(parts=st.lists(members, min_size=2, max_size=4), data=st.data())
+def test_archives_that_were_put_together_are_read_to_their_end(packing, parts, data):
+    """`cat a.tar b.tar`, also of compressed ones: `tar --ignore-zeros` finds the same members."""
+    whole = b"".join(packings(tar_bytes(part))[packing] for part in parts)
+    if packing in ("plain", "gz"):
+        whole += bytes(data.draw(st.integers(0, 3)) * 512)
+    expected = [name for part in parts for name in part]
+    content = content_of(whole[:1024])
+    file = (
+        decompressed(FrontToBack(whole), content) if content in COMPRESSIONS else FrontToBack(whole)
+    )
+    found = list(Tar(file, "t").members())
+    assert [one.name for one in found] == expected
+    if packing == "plain":
+        seeking = Tar(io.BytesIO(whole), "t", len(whole), seeks=True)
+        assert [one.name for one in seeking.members()] == expected
+        sizes = [len(data) for part in parts for data in part.values()]
+        assert [one.num_bytes for one in found] == sizes
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
+def test_what_follows_the_end_and_is_no_archive_is_refused(packing):
+    """Nothing is left out in silence: neither bytes behind the zeros nor behind the compression."""
+    data = tar_bytes({"a.jpg": b"1" * 600})
+    for whole in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
+        content = content_of(whole[:1024])
+        file = (
+            decompressed(FrontToBack(whole), content)
+            if content in COMPRESSIONS
+            else FrontToBack(whole)
+        )
+        with pytest.raises(
+            SourceError, match=r"what follows at byte \d+ is no|compression is brok"
+        ):
+            walked(Tar(file, "t"))
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
+@given(cut=st.floats(0, 1, exclude_max=True))
+def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
+    """In its data, or in the check sums behind them, of the second stream as of the first."""
+    one = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
+    two = one + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
+    keep = len(one) + 1 + int(cut * (len(two) - len(one) - 1))
+    with pytest.raises(SourceError, match="not a whole tar"):
+        walked(Tar(decompressed(FrontToBack(two[:keep]), content_of(two)), "t"))
+
+
+def test_what_a_global_header_says_ends_with_its_archive():
+    """The second archive of a file is as it is alone."""
+    first = tar_bytes({"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"path": "all/of/them"})
+    found = list(Tar(io.BytesIO(first + tar_bytes({"b": b"2"})), "t").members())
+    assert [one.name for one in found] == ["all/of/them", "b"]
+
+
+def header_with(**fields: bytes) -> bytes:
+    """A header whose size field, or all of it, is what a test says; the sum is right."""
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136] = fields["size"].ljust(12, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "size", [b"-1", b"+7", b"1_0", b"0x10", b"9", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"1e3"]
+)
+def test_a_size_that_no_file_has_is_refused(size):
+    """Signs, separators, other digits, below zero, beyond any disk: never read as a number."""
+    data = header_with(size=size) + bytes(1024)
+    for tar in (Tar(io.BytesIO(data), "t", len(data), seeks=True), Tar(FrontToBack(data), "t")):
+        with pytest.raises(SourceError, match="not a whole tar"):
+            walked(tar)
+
+
+@pytest.mark.parametrize("size", ["-1", "1_0", " 5", "9" * 30, "5\udcff"])
+def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
+    """It counts for more than the header's own field, so it is looked at as closely."""
+    value = size.encode("utf-8", "surrogateescape")
+    record = b"%d size=%s\n" % (len(value) + 9, value)
+    assert len(record) == len(value) + 9
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
+    with pytest.raises(SourceError, match="not a whole tar"):
+        walked(Tar(io.BytesIO(data), "t"))
+
+
+@pytest.mark.parametrize(
+    "record", [b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"8 path=x\n", b"10 path=xy\n"]
+)
+def test_a_pax_record_of_another_length_than_it_says_is_refused(record):
+    """Its name or size would be those of something else."""
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
+    with pytest.raises(SourceError, match="extended header at byte 0 cannot be read"):
+        walked(Tar(io.BytesIO(data), "t"))
+
+
+def test_the_rest_of_a_file_on_another_volume_is_refused():
+    """Such a member has the middle of a picture."""
+    member = tarfile.TarInfo("a.jpg")
+    member.type = b"M"
+    data = member.tobuf() + bytes(1024)
+    with pytest.raises(SourceError, match=r"'a\.jpg' is the rest of a file that begins on another"):
+        list(Tar(io.BytesIO(data), "t").members())
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>" + b" " * 3000, "it is an HTML page"),
+        (b"\n\n  <html>" + b" " * 3000, "it is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "it is an XML document"),
+        (b'{"error": "not found"}', "it is a JSON document"),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(600), "a RAR archive, which is not read. Unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive"),
+        (b"\x04\x22\x4d\x18" + bytes(600), "compressed with lz4"),
+        (b"PAR1" + bytes(600), "it is a Parquet file"),
+        (b"", "it is empty. Download it again"),
+    ],
+)
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, said, where):
+    """A login page, an LFS pointer, an error of a server: the message says it, and what helps."""
+    if where == "local":
+        place = Place(str(tmp_path))
+        (tmp_path / "t.tar").write_bytes(data)
+    else:
+        place = Place(f"memory://{tmp_path}")
+        fsspec.filesystem("memory").pipe_file(f"{tmp_path}/t.tar", data)
+    with pytest.raises(SourceError, match=f"t.tar is no tar: .*{said}"):
+        open_tar(place, "t.tar")
+
+
+@pytest.mark.parametrize("name", ["t.tar", "t.tgz", "t.zip", "t", "t.jpg"])
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_the_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path, name, where):
+    """People rename archives, and browsers unpack them without a new name."""
+    files = {"c/a.jpg": b"1" * 600}
+    for packed in packings(tar_bytes(files)).values():
+        if where == "local":
+            (tmp_path / name).write_bytes(packed)
+            place = Place(str(tmp_path))
+        else:
+            place = Place(f"memory://{tmp_path}")
+            fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", packed)
+        with open_tar(place, name) as tar:
+            assert walked(tar) == files

@@ -1,0 +1,155 @@
+"""Compressed files read from front to back, to their very end.
+
+Python's own readers stop in silence at whatever follows the first stream of bzip2 or xz. Here a
+file is a row of streams (`cat a.gz b.gz`, pigz, pbzip2), each of which must be whole, and nothing
+but zeros may lie between or behind them.
+"""
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol, cast
+
+from pipeline.sources.magic import BZIP2, GZIP, XZ
+
+_READ_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 18  # headers are read by 512 bytes, and a decoder copies its input each time
+
+
+class BrokenCompressionError(ValueError):
+    """A compressed file is cut off, damaged, or followed by something else."""
+
+
+class _Decoder(Protocol):
+    """One compressed stream, as `bz2.BZ2Decompressor` and `lzma.LZMADecompressor` have it."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipDecoder:
+    """A gzip stream with the face of the other decoders; zlib checks its checksum and length."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail and not self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    GZIP: _GzipDecoder,
+    BZIP2: bz2.BZ2Decompressor,
+    XZ: lzma.LZMADecompressor,
+}
+
+
+class _Decompressing(io.RawIOBase):
+    """The plain bytes of a compressed file, read once from front to back.
+
+    Args:
+        packed: The compressed file, positioned at its start; closed together with this one.
+        content: One of `magic.COMPRESSIONS`.
+    """
+
+    def __init__(self, packed: BinaryIO, content: str) -> None:
+        self._packed = packed
+        self._content = content
+        self._make = _DECODERS.get(content)
+        self._decoder: _Decoder | None = None
+        self._rest = b""  # compressed bytes that were read and not decoded yet
+        self._zstd: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._next(len(buffer)) if self._make is not None else self._read_zstd(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the compressed file, too."""
+        if not self.closed:
+            if self._zstd is not None:
+                self._zstd.close()
+            self._packed.close()
+        super().close()
+
+    def _next(self, num_bytes: int) -> bytes:
+        """Return the next plain bytes, at most *num_bytes*; none at the end."""
+        while True:
+            decoder = self._decoder or self._next_stream()
+            if decoder is None:
+                return b""
+            data = self._decode(decoder, num_bytes)
+            if decoder.eof:
+                self._rest, self._decoder = decoder.unused_data, None
+            if data:
+                return data
+
+    def _next_stream(self) -> _Decoder | None:
+        """Begin the next stream; None where only zeros are left."""
+        self._rest = self._rest.lstrip(b"\0")
+        while not self._rest:
+            piece = self._packed.read(_READ_BYTES)
+            if not piece:
+                return None
+            self._rest = piece.lstrip(b"\0")
+        self._decoder = self._make() if self._make else None
+        return self._decoder
+
+    def _decode(self, decoder: _Decoder, num_bytes: int) -> bytes:
+        data, self._rest = self._rest, b""
+        if not data and decoder.needs_input:
+            data = self._packed.read(_READ_BYTES)
+            if not data:
+                raise BrokenCompressionError(f"the {self._content} data end in the middle")
+        try:
+            return decoder.decompress(data, num_bytes)
+        except (zlib.error, lzma.LZMAError, OSError, EOFError) as e:
+            raise BrokenCompressionError(f"{e} ({self._content})") from e
+
+    def _read_zstd(self, num_bytes: int) -> bytes:
+        import pyarrow as pa  # its zstd spares a dependency
+
+        if self._zstd is None:
+            self._zstd = pa.CompressedInputStream(self._packed, "zstd")
+        try:
+            return cast("bytes", self._zstd.read(num_bytes))
+        except OSError as e:
+            # pyarrow reports broken data as an OSError without a number; a disk's have one
+            if e.errno is not None or type(e) is not OSError:
+                raise
+            raise BrokenCompressionError(str(e)) from e
+
+
+def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
+    """Open the plain bytes of *packed*, whose content is one of `magic.COMPRESSIONS`.
+
+    Reading raises `BrokenCompressionError` where the file is cut off or damaged, or where something
+    but zeros follows its end.
+    """
+    return cast("BinaryIO", io.BufferedReader(_Decompressing(packed, content), _BUFFER_BYTES))
