@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.objects import LocalObjects, Objects, make_folders
@@ -79,8 +80,11 @@ class _Lock:
         """Take the lease if it is free; otherwise who holds it."""
         store = self._path.parent.parent
         try:
+            confined.check_inside(self._path.parent, store)
             make_folders(self._path.parent, store)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # It is cut to nothing below: what a link leads to would lose all that it holds.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            file = confined.open_regular(self._path, flags)
         except OSError as e:
             raise StoreError(
                 f"cannot write to {store}: {e.strerror or e}. Choose a folder that can be written."

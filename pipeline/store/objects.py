@@ -6,13 +6,16 @@ An object appears whole and durable, or not at all:
                     parent of each folder made on the way)
     object store    one PUT
 
-Names are relative, with `/` between parts. Errors of the disk become one sentence.
+Names are relative, with `/` between parts. One that would lead out of the store, by itself or by
+a link in a store that somebody else made, is refused (`pipeline.confined`). Errors of the disk
+become one sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import mmap
 import os
 import shutil
@@ -26,7 +29,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
+from pipeline import confined
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.shard import Writer
 
@@ -51,11 +55,17 @@ class Objects(Protocol):
     finish_together: bool
     """Whether several objects are best finished at once: each waits, and holds no memory."""
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, limit: int | None = None) -> bytes:
         """The whole object.
+
+        Args:
+            name: Which.
+            limit: Bytes that it may have at most.
 
         Raises:
             FileNotFoundError: There is none.
+            StoreDamagedError: It is longer than *limit*, is no file, or its name leads out of the
+                store.
         """
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
@@ -140,10 +150,52 @@ def open_objects(url: str, run: str = "reader") -> Objects:
     return LocalObjects(os.path.abspath(Path(url.removeprefix("file://")).expanduser()), run)
 
 
+def check_length(name: str, num_bytes: int, limit: int) -> None:
+    """Refuse an object that is longer than one of its kind can be.
+
+    Raises:
+        StoreDamagedError: It is.
+    """
+    if num_bytes > limit:
+        raise StoreDamagedError(
+            f"{name} has {num_bytes:,} bytes: expected at most {limit:,}. It is not read."
+        )
+
+
+def write_file(path: Path, data: bytes, root: Path) -> None:
+    """Write a small file, durable, whole or not at all.
+
+    Args:
+        path: Which; its folder is there.
+        data: All of it.
+        root: The folder that must not be left, such as a run's.
+
+    Raises:
+        OSError: It cannot be written.
+        StoreError: A link leads out of *root*.
+    """
+    confined.check_inside(path.parent, root)
+    # A name that could be foreseen may lie there as a link already.
+    new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.new")
+    try:
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(file, memoryview(data))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
+    sync_folder(path.parent)
+
+
 def open_direct(path: Path) -> int | None:
     """A file for `read_direct`; None where the system or the file system has no such reads."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
     except (AttributeError, OSError):
         return None
 
@@ -180,13 +232,19 @@ class LocalObjects:
         self._root = Path(url)
         self._run = run
 
-    def get(self, name: str) -> bytes:
+    def _path(self, name: str) -> Path:
+        return self._root / confined.check_name(name)
+
+    def get(self, name: str, limit: int | None = None) -> bytes:
         """See `Objects`."""
-        return (self._root / name).read_bytes()
+        with self.open(name) as file:
+            if limit is not None:
+                check_length(name, os.fstat(file.fileno()).st_size, limit)
+            return file.read()
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
         """See `Objects`."""
-        with (self._root / name).open("rb", buffering=0) as file:
+        with self.open(name) as file:
             file.seek(start)
             found = b""
             while len(found) < num_bytes and (piece := file.read(num_bytes - len(found))):
@@ -196,8 +254,8 @@ class LocalObjects:
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
         """See `Objects`: what is in the page cache."""
         try:
-            file = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # who reads and waits will hear of it
+            file = confined.open_regular(self._path(name))
+        except (OSError, StoreError):  # who reads and waits will hear of it
             return False
         try:
             return os.preadv(file, [to], start, os.RWF_NOWAIT) == len(to)
@@ -210,7 +268,7 @@ class LocalObjects:
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
         """See `Objects`."""
-        file = open_direct(self._root / name)
+        file = open_direct(self._path(name))
         if file is None:
             return None
         try:
@@ -222,12 +280,12 @@ class LocalObjects:
 
     def open(self, name: str) -> BinaryIO:
         """See `Objects`."""
-        return (self._root / name).open("rb")
+        return os.fdopen(confined.open_regular(self._path(name)), "rb")
 
     def size(self, name: str) -> int | None:
         """See `Objects`."""
         try:
-            there = (self._root / name).stat()
+            there = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return there.st_size if stat.S_ISREG(there.st_mode) else None
@@ -235,7 +293,7 @@ class LocalObjects:
     def names(self, folder: str) -> list[str]:
         """See `Objects`."""
         found = []
-        for where, _, files in os.walk(self._root / folder):
+        for where, _, files in os.walk(self._path(folder) if folder else self._root):
             found += [os.path.relpath(os.path.join(where, file), self._root) for file in files]
         return sorted(found)
 
@@ -259,15 +317,16 @@ class LocalObjects:
 
     def remove(self, name: str) -> None:
         """See `Objects`."""
-        path = self._root / name
+        path = confined.confined(self._root, name)
         with _in_words(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             sync_folder(path.parent)
 
     def sync(self, folder: str) -> None:
         """See `Objects`."""
-        path = self._root / folder
+        path = confined.confined(self._root, folder) if folder else self._root
         if path.is_dir():
+            confined.check_inside(path, self._root)
             with _in_words(f"cannot write to {path}"):
                 make_folders(path, self._root)
                 sync_folder(path)
@@ -275,16 +334,17 @@ class LocalObjects:
     def begin(self) -> None:
         """See `Objects`."""
         split = self._run.rpartition("-")[0]
-        for folder in (self._root / TEMPORARY).glob(f"{split}-*"):
+        confined.check_inside(self._root / TEMPORARY, self._root)
+        for folder in (self._root / TEMPORARY).glob(f"{glob.escape(split)}-*"):
             if folder.is_dir() and folder.name.rpartition("-")[0] == split:
-                _drop(folder, split)
+                _drop(folder, split, self._root)
         with _in_words(f"cannot write to {self._root}"):
             make_folders(self._root / TEMPORARY / self._run, self._root)
 
     def end(self) -> None:
         """See `Objects`."""
         with contextlib.suppress(StoreError):  # the next run does it
-            _drop(self._root / TEMPORARY / self._run, self._run.rpartition("-")[0])
+            _drop(self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root)
 
     def room(self) -> int | None:
         """See `Objects`."""
@@ -309,8 +369,9 @@ class LocalWriter:
 
     def __init__(self, root: Path, name: str, run: str) -> None:
         self.name = name
-        self._final = root / name
+        self._final = confined.confined(root, name)
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
+        confined.check_inside(self._temporary.parent, root)
         self._gone = False
         """Whether the temp file is one no more."""
         self._blocks: list[mmap.mmap] = []
@@ -487,12 +548,13 @@ def make_folders(folder: Path, root: Path) -> None:
     _durable.add(folder)
 
 
-def _drop(folder: Path, split: str) -> None:
+def _drop(folder: Path, split: str, root: Path) -> None:
     # Renamed first, which happens at once: a ghost may put files into it faster than they go.
+    confined.check_inside(folder.parent, root)
     gone = folder.with_name(f"{split}-{uuid.uuid4().hex}")
     with _in_words(f"cannot remove {folder}"), contextlib.suppress(FileNotFoundError):
         os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    confined.remove_folder(gone, root)
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,9 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.confined import check_name
 from pipeline.errors import StoreError
+from pipeline.store.objects import check_length
 
 
 class RemoteObjects:
@@ -29,12 +31,15 @@ class RemoteObjects:
             raise StoreError(f"cannot open {url}: {e}.") from e
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{check_name(name)}"
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, limit: int | None = None) -> bytes:
         """See `Objects`."""
         with self._in_words("read", name):
-            return bytes(self._files.cat_file(self._path(name)))
+            data = bytes(self._files.cat_file(self._path(name)))
+        if limit is not None:
+            check_length(name, len(data), limit)
+        return data
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
         """See `Objects`: nothing."""
@@ -66,7 +71,7 @@ class RemoteObjects:
     def names(self, folder: str) -> list[str]:
         """See `Objects`."""
         with self._in_words("list", folder):
-            found = self._files.find(self._path(folder))
+            found = self._files.find(self._path(folder) if folder else self._root)
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
     def put(self, name: str, data: bytes) -> None:
@@ -83,7 +88,7 @@ class RemoteObjects:
 
     def create(self, name: str) -> RemoteWriter:
         """See `Objects`."""
-        return RemoteWriter(self, name)
+        return RemoteWriter(self, check_name(name))
 
     def remove(self, name: str) -> None:
         """See `Objects`."""

@@ -1,0 +1,272 @@
+"""Nothing outside a folder is written or removed, whatever names and links somebody left in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import confined
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.store import lease
+from pipeline.store.objects import LocalObjects, open_objects, write_file
+
+OUTSIDE = (
+    "../victim/keys",
+    "samples/../../victim/keys",
+    "/etc/passwd",
+    "//etc/passwd",
+    "samples//train.parquet",
+    "./recipe.json",
+    "samples/.",
+    "samples/",
+    "",
+    "samples\\..\\..\\keys",
+    "samples/train\0.parquet",
+    "samples/train\n.parquet",
+    "a" * 5_000,
+)
+"""Names that no object has."""
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder beside the store that a command must leave as it is."""
+    folder = tmp_path / "victim"
+    (folder / "train-x").mkdir(parents=True)
+    (folder / "keys").write_text("mine")
+    (folder / "train-x" / "thesis").write_text("mine too")
+    return folder
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """All files of *folder* with their bytes and time of change, and all folders."""
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes() if path.is_file() else b"",
+            path.lstat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_leaves_the_folder_is_refused(name):
+    with pytest.raises(StoreDamagedError, match="no name of an object"):
+        confined.check_name(name)
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "\\", "~", "a\0"]), max_size=6))
+def test_a_name_that_is_taken_stays_inside(parts):
+    """Whatever parts a name has: it is refused, or its path lies in the folder."""
+    name = "/".join(parts)
+    try:
+        confined.check_name(name)
+    except StoreDamagedError:
+        return
+    assert Path(os.path.normpath(f"/root/{name}")).is_relative_to("/root/")
+    assert os.path.normpath(f"/root/{name}") != "/root"
+
+
+OPERATIONS: dict[str, Callable[[LocalObjects, str], object]] = {
+    "get": lambda objects, name: objects.get(name),
+    "read": lambda objects, name: objects.read(name, 0, 1),
+    "open": lambda objects, name: objects.open(name),
+    "size": lambda objects, name: objects.size(name),
+    "put": lambda objects, name: objects.put(name, b"x"),
+    "put_new": lambda objects, name: objects.put_new(name, b"x"),
+    "create": lambda objects, name: objects.create(name),
+    "remove": lambda objects, name: objects.remove(name),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("url", ["folder", "memory"])
+def test_objects_refuse_such_names(tmp_path, victim, url, operation):
+    """On a disk and on an object store alike."""
+    at = str(tmp_path / "store") if url == "folder" else f"memory://{tmp_path.name}/store"
+    objects = open_objects(at, "train-1")
+    objects.begin()
+    before = everything(victim)
+    for name in OUTSIDE:
+        with pytest.raises(StoreDamagedError):
+            OPERATIONS[operation](objects, name)
+    assert everything(victim) == before
+
+
+WRITES = ("put", "put_new", "create", "remove")
+
+
+@pytest.mark.parametrize("operation", WRITES)
+@pytest.mark.parametrize("link", ["samples", "samples/train.parts"])
+def test_no_write_follows_a_link_to_another_folder(tmp_path, victim, link, operation):
+    """A folder of the store that is a link leads nowhere; a sentence names both."""
+    store = tmp_path / "store"
+    objects = LocalObjects(str(store), "train-1")
+    objects.begin()
+    (store / link).parent.mkdir(exist_ok=True)
+    (store / link).symlink_to(victim)
+    before = everything(victim)
+    with pytest.raises(StoreError, match=f"leads to {victim}"):
+        OPERATIONS[operation](objects, f"{link}/keys")
+    assert everything(victim) == before
+
+
+def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
+    """Folders are not made outside, either."""
+    store = tmp_path / "store"
+    objects = LocalObjects(str(store), "train-1")
+    objects.begin()
+    (store / "samples").symlink_to(victim / "new")
+    with pytest.raises(StoreError, match="by a link"):
+        objects.put("samples/train.parts/000000.parquet", b"x")
+    assert not (victim / "new").exists()
+
+
+def test_a_link_in_the_place_of_an_object_is_replaced(tmp_path, victim):
+    """What it leads to keeps its bytes; afterwards there is a file."""
+    objects = LocalObjects(str(tmp_path / "store"), "train-1")
+    objects.begin()
+    (tmp_path / "store" / "recipe.json").symlink_to(victim / "keys")
+    objects.put("recipe.json", b"new")
+    assert (victim / "keys").read_text() == "mine"
+    assert not (tmp_path / "store" / "recipe.json").is_symlink()
+    (tmp_path / "store" / "other.json").symlink_to(victim / "keys")
+    objects.remove("other.json")
+    assert (victim / "keys").read_text() == "mine"
+
+
+def test_links_inside_the_store_and_to_it_stay_allowed(tmp_path):
+    """A store may be reached through a link, and one folder of it be another's."""
+    (tmp_path / "disk" / "store" / "a").mkdir(parents=True)
+    (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
+    (tmp_path / "store" / "b").symlink_to("a")
+    objects = LocalObjects(str(tmp_path / "store"), "train-1")
+    objects.begin()
+    objects.put("b/file", b"x")
+    assert (tmp_path / "disk" / "store" / "a" / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("link", [".tmp", ".tmp/train-0"])
+def test_sweeping_follows_no_link(tmp_path, victim, link):
+    """A new run removes what earlier ones left in `.tmp`, and nothing that a link names."""
+    store = tmp_path / "store"
+    (store / link).parent.mkdir(parents=True)
+    (store / link).symlink_to(victim)
+    before = everything(victim)
+    objects = LocalObjects(str(store), "train-1")
+    if link == ".tmp":
+        with pytest.raises(StoreError, match="by a link"):
+            objects.begin()
+    else:
+        objects.begin()
+        assert not (store / link).is_symlink()
+    objects.end()
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize("link", [".tmp", ".tmp/train.lock"])
+def test_the_lock_is_no_link(tmp_path, victim, link):
+    """The lock's file is cut to nothing and written: that of somebody else is not."""
+    store = tmp_path / "store"
+    (store / link).parent.mkdir(parents=True)
+    (store / link).symlink_to(victim / "keys" if link.endswith("lock") else victim)
+    (victim / "train.lock").write_text("mine")
+    before = everything(victim)
+    objects = LocalObjects(str(store), "train-1")
+    with pytest.raises(StoreError), lease.lease(objects, "train", wait=False):
+        pass
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    """A pipe would never end, `/dev/zero` neither."""
+    objects = LocalObjects(str(tmp_path), "train-1")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "recipe.json")
+    else:
+        (tmp_path / "recipe.json").symlink_to("/dev/zero")
+    for read in (
+        lambda: objects.get("recipe.json"),
+        lambda: objects.open("recipe.json"),
+        lambda: objects.read("recipe.json", 0, 10),
+    ):
+        with pytest.raises(StoreDamagedError, match="no file but"):
+            read()
+    assert objects.size("recipe.json") is None
+    assert not objects.read_cached("recipe.json", 0, memoryview(bytearray(4)))
+
+
+def test_a_document_beyond_its_limit_is_not_read(tmp_path):
+    """A file of a terabyte takes no room on a disk: its length is looked at first."""
+    with (tmp_path / "recipe.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(StoreDamagedError, match="expected at most 1,000"):
+        LocalObjects(str(tmp_path), "train-1").get("recipe.json", 1_000)
+
+
+def test_a_small_file_is_written_whole(tmp_path, victim):
+    """Links in its place are replaced, those on the way refused, and nothing else is left."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "options.json").symlink_to(victim / "keys")
+    (run / "options.new").symlink_to(victim / "keys")  # what a temp file might be called
+    write_file(run / "options.json", b"{}", run)
+    assert (victim / "keys").read_text() == "mine"
+    assert (run / "options.json").read_bytes() == b"{}"
+    assert stat.S_IMODE((run / "options.json").stat().st_mode) == 0o666 & ~_umask()
+    (run / "samples").symlink_to(victim)
+    with pytest.raises(StoreError, match="by a link"):
+        write_file(run / "samples" / "keys", b"x", run)
+    assert (victim / "keys").read_text() == "mine"
+    assert sorted(path.name for path in run.iterdir()) == ["options.json", "options.new", "samples"]
+
+
+def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    """A folder is in the way."""
+    (tmp_path / "options.json").mkdir()
+    with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
+        write_file(tmp_path / "options.json", b"{}", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
+
+
+def test_lines_are_added_to_no_link(tmp_path, victim):
+    """A log may be a link to a file that a shell reads."""
+    run = tmp_path / "run"
+    run.mkdir()
+    confined.append(run / "metrics.jsonl", b"one\n", run)
+    confined.append(run / "metrics.jsonl", b"two\n", run)
+    assert (run / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
+    (run / "other.jsonl").symlink_to(victim / "keys")
+    with pytest.raises(OSError, match=r"other\.jsonl"):
+        confined.append(run / "other.jsonl", b"x", run)
+    assert (victim / "keys").read_text() == "mine"
+
+
+def test_a_folder_is_removed_without_what_links_in_it_lead_to(tmp_path, victim):
+    """Links inside go; a link in its place goes; one on the way is refused."""
+    root = tmp_path / "store"
+    (root / "spool").mkdir(parents=True)
+    (root / "spool" / "link").symlink_to(victim)
+    before = everything(victim)
+    confined.remove_folder(root / "spool", root)
+    assert not (root / "spool").exists()
+    (root / "spool").symlink_to(victim)
+    confined.remove_folder(root / "spool", root)
+    assert not (root / "spool").is_symlink()
+    (root / ".cache").symlink_to(victim)
+    with pytest.raises(StoreError, match="by a link"):
+        confined.remove_folder(root / ".cache" / "train-x", root)
+    assert everything(victim) == before
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
