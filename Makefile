@@ -12,8 +12,15 @@ TESSERAE := .venv/bin/tesserae
 # one file share what they set up. Slow ones need the machine for themselves.
 AT_ONCE := --numprocesses=3 --dist=loadfile
 
+# A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
+KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE TRUNK WORDS WORKERS
+unknown := $(filter-out $(KNOBS) -%,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+alike = $(foreach knob,$(KNOBS),$(if $(or $(findstring $(1),$(knob)),$(findstring $(knob),$(1))),$(knob)))
+$(foreach name,$(unknown),$(error there is no variable $(name)$(addprefix : did you mean ,$(firstword $(call alike,$(name))))? \
+  `make help` lists them. Options of the command go into ARGS, e.g. ARGS="--limit 1000"))
+
 where = $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(CERTS),--certs "$(CERTS)")
-options = --split $(or $(SPLIT),all) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
+options = $(if $(SPLIT),--split $(SPLIT)) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: setup
 setup: ## Make .venv and install the project in it, with Pillow-SIMD where it can be compiled
@@ -24,7 +31,7 @@ demo: .ready-devise ## From photographs to a verified store, nets and answers; D
 	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: prepare
-prepare: .data .store .ready ## Decode and resize DATA into STORE; goes on where it was broken off
+prepare: .store-data .ready ## Decode and resize DATA into STORE; goes on where it was broken off
 	$(TESSERAE) prepare "$(DATA)" "$(STORE)" $(options)
 
 .PHONY: verify
@@ -54,7 +61,7 @@ colourise: .store .ready-train ## Train a network that colours grey pictures, on
 	$(TESSERAE) train colourise "$(STORE)" $(training)
 
 .PHONY: features
-features: .store .trunk .ready-devise ## Run a network, TRUNK, over STORE once, and keep what it makes
+features: .store-trunk .ready-devise ## Run a network, TRUNK, over STORE once, and keep what it makes
 	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: devise
@@ -151,11 +158,16 @@ help: ## Show this list
 .ready-dev:
 	@$(PYTHON) $(SETUP) --quiet --need dev
 
-# Asked before a minute is spent on .venv.
-.PHONY: .data .store .trunk
-.data:
-	@$(if $(DATA),:,$(error say where the images are: make $(MAKECMDGOALS) DATA=/path/to/ILSVRC2012 STORE=/path/to/store))
+# What a target needs is said at once, all of it, before a minute is spent on .venv.
+EXAMPLE_DATA := DATA=/path/to/ILSVRC2012
+EXAMPLE_STORE := STORE=/path/to/store
+EXAMPLE_TRUNK := TRUNK=/path/to/model
+needs = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
+.PHONY: .store .store-data .store-trunk
 .store:
-	@$(if $(STORE),:,$(error say where the store is: make $(MAKECMDGOALS) $(if $(filter prepare,$(MAKECMDGOALS)),DATA=/path/to/ILSVRC2012 )STORE=/path/to/store))
-.trunk:
-	@$(if $(TRUNK),:,$(error say which network: make $(MAKECMDGOALS) STORE=/path/to/store TRUNK=/path/to/model))
+	@$(call check,STORE)
+.store-data:
+	@$(call check,DATA STORE)
+.store-trunk:
+	@$(call check,STORE TRUNK)
+check = $(if $(call needs,$(1)),$(error $(MAKECMDGOALS) needs $(call needs,$(1)): make $(MAKECMDGOALS) $(foreach name,$(1),$(if $($(name)),$(name)=$($(name)),$(EXAMPLE_$(name))))),:)

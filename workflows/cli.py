@@ -7,12 +7,13 @@ Dask. Whatever goes wrong is one sentence and exit status 1; `--debug` shows whe
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -55,8 +56,32 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are sentences, each raised by the parser that knows the options."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what this parser does not know: the one above would name its own help text."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._unknown(unknown))
+        return parsed, unknown
+
+    def _unknown(self, words: Sequence[str]) -> str:
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if not options:
+            return f"there is no place for {', '.join(map(repr, words))}"
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        return "there is " + ", ".join(f"no option {word}{_like(word, known)}" for word in options)
+
     def error(self, message: str) -> NoReturn:
-        raise TesseraeError(f"{message}. See `{self.prog} --help`.")
+        raise TesseraeError(f"{message.rstrip('.')}. See `{self.prog} --help`.")
+
+
+def _like(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` where *known* has something like *word*, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +121,9 @@ def dispatch(words: Sequence[str]) -> int:
         return 0
     name = words[0]
     if name not in COMMANDS:
-        raise TesseraeError(f"{name!r} is no command: expected one of {', '.join(COMMANDS)}.")
+        raise TesseraeError(
+            f"{name!r} is no command{_like(name, COMMANDS)}: expected one of {', '.join(COMMANDS)}."
+        )
     try:
         return _call(name, words[1:])
     except ModuleNotFoundError as e:

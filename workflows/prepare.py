@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder, archive or URL of the images")
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     what = parser.add_argument_group("what is stored")
-    what.add_argument("--split", nargs="+", help="splits to prepare, or `all` (train)")
+    what.add_argument("--split", nargs="+", help="splits to prepare (all)")
     what.add_argument("--sizes", nargs="+", type=_size, default=[72, 224, 288], help="in pixels")
     what.add_argument("--fit", choices=FITS, help="how a rectangle becomes a square (crop)")
     what.add_argument("--filter", choices=FILTERS, help="resampling filter (bicubic)")
@@ -194,7 +194,7 @@ def read_options(args: argparse.Namespace) -> Options:
     Raises:
         ValueError: Naming the one that makes no sense.
     """
-    splits = tuple(args.split or ["train"])
+    splits = tuple(args.split or ["all"])
     if splits == ("all",):
         splits = tuple(sources.splits(args.source, args.source_kind)) or ("train",)
     return Options(
@@ -233,18 +233,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         runs = prepare(options)
         report_store(options.store, runs)
-        if args.split is None:
-            _say_others(options)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(str(e) or "Run the same command again to go on.") from None
     return 0
-
-
-def _say_others(options: Options) -> None:
-    found = sources.splits(options.source, options.kind)
-    others = [split for split in found if split not in options.splits]
-    if others:
-        print(f"{options.source} also holds {', '.join(others)}: add --split {' '.join(others)}")
 
 
 def prepare(options: Options) -> dict[str, RunReport]:

@@ -1,0 +1,81 @@
+"""The command line: what is misspelt is named, with the option or variable that was meant."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from workflows.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("prepar a b", "'prepar' is no command (did you mean prepare?)"),
+        (
+            "prepare a b --spilt x --zzz",
+            "no option --spilt (did you mean --split?), no option --zzz.",
+        ),
+        ("prepare a b --spilt=x", "no option --spilt (did you mean --split?)"),
+        ("prepare a b c", "there is no place for 'c'. See `tesserae prepare --help`"),
+        ("cluster up --worker 3", "(did you mean --workers?). See `tesserae cluster up --help`"),
+        ("prepare", "required: SOURCE, STORE. See `tesserae prepare --help`"),
+    ],
+)
+def test_a_misspelt_word_is_named_by_the_command_that_it_was_for(
+    words: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option of `cluster up` is none of `cluster`, whose help text does not have it."""
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err
+    assert error in said
+    assert said.count("\n") == 1
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["prepare", "DATA=a", "STORE=b", "SIZE=224"],
+            "there is no variable SIZE: did you mean SIZES?",
+        ),
+        (["help", "NOSUCH=1"], "there is no variable NOSUCH? `make help` lists them."),
+        (["prepare"], "prepare needs DATA STORE: make prepare DATA=/path/to/ILSVRC2012 STORE="),
+        (
+            ["features", "TRUNK=t"],
+            "features needs STORE: make features STORE=/path/to/store TRUNK=t",
+        ),
+    ],
+)
+def test_make_refuses_what_it_would_pass_over(words: list[str], error: str) -> None:
+    """A misspelt variable makes nothing of what was meant, in silence."""
+    ended = make(*words)
+    assert ended.returncode == 2
+    assert error in ended.stderr
+
+
+def test_make_passes_its_variables_on() -> None:
+    """Each of them to the option of its name; no --split, so that the command's default holds."""
+    ended = make("prepare", "DATA=a b", "STORE=c", "SIZES=72 224", "WORKERS=3", "ARGS=--limit 5")
+    assert ended.returncode == 0, ended.stderr
+    command = next(line for line in ended.stdout.splitlines() if "tesserae prepare" in line)
+    words = command.split()
+    assert '"a b" "c"' in command
+    assert "--split" not in words
+    assert command.count("--sizes 72 224") == command.count("--workers 3") == 1
+    assert command.endswith("--limit 5")
+
+
+def test_every_command_has_a_target_or_is_in_the_list_of_make_help() -> None:
+    """A person who only knows `make help` reaches them all."""
+    text = (ROOT / "Makefile").read_text()
+    lacking = [name for name in COMMANDS if f"$(TESSERAE) {name}" not in text]
+    assert lacking in ([], ["export", "sample-images", "study"])
