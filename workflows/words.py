@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import SourceError, TesseraeError
 from pipeline.hierarchy import WORDNET, Hierarchy, read_hierarchy
-from pipeline.sources.beside import parse_words
+from pipeline.sources.text_tables import decode_table, parse_words
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.word_files import read_words
@@ -152,8 +152,8 @@ def read_classes(where: str) -> list[tuple[str, str]]:
     if not path.is_file():
         return list(records.load_recipe(open_objects(where)).classes)
     try:
-        classes = parse_words(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
+        classes = parse_words(decode_table(path.read_bytes(), where, lenient=True))
+    except SourceError:  # no text at all
         classes = {}
     if not classes:
         raise SourceError(

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import WORDS, find_words, parse_words
+from pipeline.sources.beside import WORDS, find_words
 from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
 from pipeline.sources.magic import COMPRESSIONS, content_of
@@ -21,6 +21,7 @@ from pipeline.sources.naming import known_split, split_in_name
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.tarfiles import Member, Tar, open_tar, stem_of
+from pipeline.sources.text_tables import decode_table, parse_words
 
 PEEK_MEMBERS = 64
 
@@ -142,9 +143,8 @@ def _words_inside(place: Place, path: str) -> dict[str, str]:
     with open_tar(place, path) as tar:
         for member in tar.members():
             if member.name.rpartition("/")[2] in WORDS:
-                return parse_words(
-                    tar.read(member.offset, member.num_bytes).decode(errors="replace")
-                )
+                data = tar.read(member.offset, member.num_bytes)
+                return parse_words(decode_table(data, f"{tar.name}: {member.name}", lenient=True))
     return {}
 
 

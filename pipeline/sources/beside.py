@@ -1,6 +1,5 @@
 """Tables that lie beside the images: words of classes, order of classes, truth of ILSVRC's val."""
 
-import csv
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,9 +7,15 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.naming import is_wnid
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import open_tar
+from pipeline.sources.text_tables import (
+    decode_table,
+    lines_of,
+    parse_numbers,
+    parse_solution,
+    parse_words,
+)
 
 LEVELS_ABOVE = 4
 """A Kaggle folder of images lies four levels under its tables."""
@@ -44,7 +49,7 @@ def _find(place: Place, *names: str) -> tuple[Place, str] | None:
 def find_words(place: Place) -> dict[str, str]:
     """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
     found = _find(place, *WORDS)
-    words = parse_words(found[0].read_text(found[1])) if found else {}
+    words = parse_words(found[0].read_text(found[1], lenient=True)) if found else {}
     if words:
         return words
     meta = _devkit_file(place, *_META)
@@ -56,12 +61,6 @@ def find_words(place: Place) -> dict[str, str]:
         return {}  # no scipy: words are welcome, not needed
 
 
-def parse_words(text: str) -> dict[str, str]:
-    """Read `<wnid><space or tab><words>` lines; others are passed over."""
-    lines = (line.replace("\t", " ", 1).partition(" ") for line in text.splitlines())
-    return {wnid: words.strip() for wnid, _, words in lines if is_wnid(wnid)}
-
-
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
     """Class names in the order of their numbers, from a table at *root* or one above; or ().
@@ -71,7 +70,7 @@ def find_class_names(root: str) -> tuple[str, ...]:
     place = Place(root)
     for folder in (place, place.above()):
         if folder.is_file("classes.txt"):
-            lines = folder.read_text("classes.txt").splitlines()
+            lines = lines_of(folder.read_text("classes.txt"))
             return tuple(line.strip() for line in lines if line.strip())
         if folder.is_file("LOC_synset_mapping.txt"):
             return tuple(parse_words(folder.read_text("LOC_synset_mapping.txt")))
@@ -100,9 +99,10 @@ class Truth:
         if not wnid and number.isdecimal() and 1 <= int(number) <= len(self.by_number):
             wnid = self.by_number[int(number) - 1]
         if not wnid:
+            lines = len(self.by_name) or len(self.by_number)
             raise SourceError(
-                f"the image {name!r} has no class in {self.where}: expected names from "
-                "ILSVRC2012_val_00000001.JPEG on. Move other files out of the folder."
+                f"{self.where} has {lines:,} lines and none for the image {name!r}. Download that "
+                "table again, or, if the image is none of ILSVRC2012's val split, move it away."
             )
         return wnid
 
@@ -119,8 +119,8 @@ def find_truth(place: Place) -> Truth:
     """
     found = _find(place, SOLUTION)
     if found:
-        by_name = _parse_solution(found[0].read_text(found[1]))
-        return Truth(by_name, (), found[0].full(found[1]))
+        where = found[0].full(found[1])
+        return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
     truth, meta = _devkit_file(place, TRUTH), _devkit_file(place, *_META)
     if truth is None or meta is None:
         lacking = " and ".join([TRUTH] * (truth is None) + ["meta.mat"] * (meta is None))
@@ -129,25 +129,15 @@ def find_truth(place: Place) -> Truth:
             f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
         )
     synsets = _synsets(meta)
-    text = truth[1]().decode("ascii", "replace")
-    try:
-        wnids = tuple(synsets[int(line)][0] for line in text.split())
-    except (ValueError, KeyError) as e:
+    numbers = parse_numbers(decode_table(truth[1](), truth[0]), truth[0])
+    unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
+    if unknown is not None:
         raise SourceError(
-            f"{truth[0]} has a line that is no class of {meta[0]}: {e}. Expected a number from 1 "
-            "to 1000 on each line; both files must come from the same devkit."
-        ) from e
-    return Truth({}, wnids, truth[0])
-
-
-def _parse_solution(text: str) -> dict[str, str]:
-    """Image name -> wnid: the first word of `PredictionString`."""
-    rows = csv.DictReader(io.StringIO(text))
-    return {
-        row["ImageId"]: (row.get("PredictionString") or "").split(" ", 1)[0]
-        for row in rows
-        if row.get("ImageId")
-    }
+            f"{truth[0]}: line {unknown + 1} is {numbers[unknown]}, which is no class of "
+            f"{meta[0]}. Expected a number from 1 to 1000 on each line; both files must come from "
+            "the same devkit."
+        )
+    return Truth({}, tuple(synsets[number][0] for number in numbers), truth[0])
 
 
 Found = tuple[str, Callable[[], bytes]]

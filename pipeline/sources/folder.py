@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_words, is_val_image
-from pipeline.sources.layouts import class_in, parse_annotations
+from pipeline.sources.layouts import class_in
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.naming import is_wnid, known_split, looks_like_image, may_be_image
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
+from pipeline.sources.text_tables import parse_annotations
 
 REMOTE_THREADS = 16
 ANNOTATIONS = "val_annotations.txt"
@@ -166,7 +167,8 @@ class AnnotatedFolder:
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into `images` once."""
-        classes = parse_annotations(self.place.read_text(ANNOTATIONS))
+        where = self.place.full(ANNOTATIONS)
+        classes = parse_annotations(self.place.read_text(ANNOTATIONS), where)
         sizes = self.place.sizes("images")
         return flat_listing(
             self.place, "images/", sizes, lambda name: class_in(classes, name, self.root), progress

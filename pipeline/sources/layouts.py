@@ -8,6 +8,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.listing import Row
 from pipeline.sources.naming import known_split, may_be_image
 from pipeline.sources.tarfiles import Member, Tar, stem_of
+from pipeline.sources.text_tables import decode_table, parse_annotations
 
 Take = Callable[[Member], int]
 """Keeps a member's bytes and says at which offset they can be found."""
@@ -86,8 +87,9 @@ class TreeTar:
         for member in tar.members(start, stop):
             folders, name = self._inside(member.name)
             if folders and name == "val_annotations.txt":
-                text = tar.read(member.offset, member.num_bytes).decode("utf-8", "replace")
-                classes.update(parse_annotations(text))
+                where = f"{tar.name}: {member.name}"
+                data = tar.read(member.offset, member.num_bytes)
+                classes.update(parse_annotations(decode_table(data, where), where))
             elif folders and may_be_image(name):
                 if self.split and len(folders) == 1:
                     waiting.append(row_of(name, member, take, ""))
@@ -130,12 +132,6 @@ def _with_class(row: Row, classes: dict[str, str], where: str) -> Row:
     return row._replace(key=key, same_as=target)
 
 
-def parse_annotations(text: str) -> dict[str, str]:
-    """File name -> wnid, of Tiny-ImageNet's `val_annotations.txt`."""
-    words = (line.split("\t") for line in text.splitlines())
-    return {line[0]: line[1] for line in words if len(line) >= 2}
-
-
 def class_in(classes: dict[str, str], name: str, where: str) -> str:
     """Class of the file *name*.
 
@@ -145,6 +141,7 @@ def class_in(classes: dict[str, str], name: str, where: str) -> str:
     if name not in classes:
         raise SourceError(
             f"{where}: the image {name!r} has no class: val_annotations.txt (file, tab, class on "
-            "each line) does not name it. Put that file beside the images folder."
+            f"each line) has {len(classes):,} files and not this one. Put the table that belongs "
+            "to the images beside their folder."
         )
     return classes[name]

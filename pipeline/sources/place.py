@@ -18,6 +18,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.naming import may_be_image
 from pipeline.sources.remote import RangeFile, is_remote, reading, reading_remote
+from pipeline.sources.text_tables import decode_table
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz", ".parquet")
 
@@ -200,10 +201,11 @@ class Place:
                 self._heads[path] = file.read(stop)
         return self._heads[path]
 
-    def read_text(self, path: str) -> str:
-        """All of a small text file. Bytes that are no UTF-8 are kept as surrogates."""
+    def read_text(self, path: str, *, lenient: bool = False) -> str:
+        """Read a text table, however it was saved (`text_tables.decode_table`)."""
         with self.open(path) as file, reading(self.full(path)):
-            return file.read().decode("utf-8", "surrogateescape")
+            data = file.read()
+        return decode_table(data, self.full(path), lenient=lenient)
 
 
 def _local_names(folder: str) -> Names:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.hierarchy import FAR, WORDNET, Hierarchy, read_hierarchy
-from pipeline.sources.beside import parse_words
+from pipeline.sources.text_tables import parse_words
 
 Edge = tuple[str, str]
 

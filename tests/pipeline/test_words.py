@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline import words as module
 from pipeline.errors import TesseraeError
 from pipeline.hierarchy import Hierarchy
-from pipeline.sources.beside import parse_words
+from pipeline.sources.text_tables import parse_words
 from pipeline.word_files import read_words
 from pipeline.words import (
     ClassVectors,

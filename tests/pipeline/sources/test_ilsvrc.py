@@ -94,7 +94,7 @@ def test_an_image_beyond_the_truth_is_refused(tmp_path):
     """More images than lines."""
     root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
     write_devkit(root)
-    with pytest.raises(SourceError, match=r"'ILSVRC2012_val_00000009\.JPEG' has no class in"):
+    with pytest.raises(SourceError, match=r"none for the image 'ILSVRC2012_val_00000009\.JPEG'"):
         keys(root)
 
 
@@ -102,7 +102,7 @@ def test_a_truth_of_another_devkit_is_refused(tmp_path):
     """A class number that the table does not have, and a table that is none."""
     root = write_folder(tmp_path, VAL)
     write_devkit(root, truth="1\n4\n")
-    with pytest.raises(SourceError, match=r"has a line that is no class of .*meta\.mat"):
+    with pytest.raises(SourceError, match=r"line 2 is 4, which is no class of .*meta\.mat"):
         keys(root)
     (root / "meta.mat").write_bytes(b"no such thing" * 20)
     with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):

@@ -1,0 +1,180 @@
+"""Text tables near the images, as people save them: any line end, any separator, BOM or none.
+
+Tables decide classes, so a byte that is no text is refused by table and line, and never replaced.
+Only words of classes, which are welcome and not needed, are read as Latin-1 where they are no
+UTF-8.
+"""
+
+import codecs
+import csv
+import re
+
+from pipeline.errors import SourceError
+from pipeline.sources.naming import is_wnid
+
+_MAX_SHOWN = 60
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_WORDS = re.compile(r'[ \t]*"?(n[0-9]{8})"?(?:[ \t,;]+(.*))?', re.ASCII)
+_ENCODINGS = (  # the mark of UTF-32 begins as that of UTF-16 does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+Rows = list[tuple[int, list[str]]]
+"""(number of the line, counted from 1; its cells) of the lines that are not blank."""
+
+
+def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
+    """Decode a table: UTF-8, or what its byte order mark says.
+
+    Args:
+        data: All of the file.
+        where: Its whole name, for a message.
+        lenient: Whether what is no UTF-8 is read as Windows' Latin-1, for words alone.
+
+    Raises:
+        SourceError: Naming the line that is no text.
+    """
+    encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as e:
+        if lenient and encoding == "utf-8":
+            return data.decode("cp1252", "replace")
+        line = len(_LINE_END.findall(data[: e.start].decode(encoding, "replace"))) + 1
+        raise SourceError(
+            f"{where}: line {line} is no {encoding.removesuffix('-sig').upper()} text"
+            f" ({data[e.start : e.start + 8]!r}). Save the table as UTF-8."
+        ) from None
+    if "\0" in text:
+        line = len(_LINE_END.findall(text[: text.index("\0")])) + 1
+        raise SourceError(
+            f"{where}: line {line} has a zero byte: it is no text, or UTF-16 without its byte order"
+            " mark. Save the table as UTF-8."
+        )
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    """Split *text* at the line ends of Unix, Windows and old Macs, and at nothing else."""
+    lines = _LINE_END.split(text.removeprefix("\ufeff"))
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def rows_of(text: str, where: str) -> Rows:
+    """Split a table into cells by the separator of its first line: tab, semicolon, comma, space.
+
+    Raises:
+        SourceError: A quote is opened and never closed.
+    """
+    lines = lines_of(text)
+    first = next((line for line in lines if line.strip()), "")
+    separator = next((one for one in "\t;," if one in first), " ")
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as e:
+        raise SourceError(
+            f"{where}: line {reader.line_num} cannot be split into cells ({e}): expected cells"
+            f' between {separator!r}, quoted by " or not. Correct the line.'
+        ) from e
+    return rows
+
+
+def shown_line(text: str) -> str:
+    """Return the beginning of a line for a message, quoted."""
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}...")
+
+
+def unquoted(cell: str) -> str:
+    """Return *cell* without the quotes that spreadsheets put around a cell with a comma."""
+    cell = cell.strip()
+    if len(cell) >= 2 and cell[0] == cell[-1] == '"':
+        return cell[1:-1].replace('""', '"')
+    return cell
+
+
+def parse_words(text: str) -> dict[str, str]:
+    """Read lines of a wnid, a space, tab, comma or semicolon, and words; others are passed over."""
+    matches = map(_WORDS.fullmatch, lines_of(text))
+    return {match[1]: unquoted(match[2] or "") for match in matches if match}
+
+
+def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str, str]:
+    """Read Tiny-ImageNet's `val_annotations.txt`: file name -> class.
+
+    Raises:
+        SourceError: A line has no class, or another one than an earlier line of the same file.
+    """
+    classes: dict[str, str] = {}
+    for number, cells in rows_of(text, where):
+        name, wnid = (*cells, "")[:2]
+        if not name or not wnid:
+            raise SourceError(
+                f"{where}: line {number} is {shown_line(' '.join(cells))}: expected a file's name"
+                " and its class, with a tab between them. Correct the line."
+            )
+        if classes.setdefault(name, wnid) != wnid:
+            raise SourceError(
+                f"{where}: line {number} says that {name!r} is of class {wnid!r}, an earlier line"
+                f" says {classes[name]!r}. Remove the one that is wrong."
+            )
+    return classes
+
+
+def parse_solution(text: str, where: str) -> dict[str, str]:
+    """Read Kaggle's `LOC_val_solution.csv`: image name -> wnid, the first word of its prediction.
+
+    Raises:
+        SourceError: The table lacks a column, or a line a class.
+    """
+    rows = rows_of(text, where)
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    missing = [name for name in ("ImageId", "PredictionString") if name.lower() not in header]
+    if missing:
+        first = next((line for line in lines_of(text) if line.strip()), "")
+        raise SourceError(
+            f"{where} has no column {missing[0]}: its first line is {shown_line(first)}, expected"
+            " 'ImageId,PredictionString'. Download the table again."
+        )
+    image, prediction = header.index("imageid"), header.index("predictionstring")
+    classes: dict[str, str] = {}
+    for number, cells in rows[1:]:
+        name = cells[image] if image < len(cells) else ""
+        words = cells[prediction].split() if prediction < len(cells) else []
+        if not name or not words or not is_wnid(words[0]):
+            raise SourceError(
+                f"{where}: line {number} is {shown_line(','.join(cells))}: expected an image's name"
+                " and a prediction that begins with its class (n########). Download it again."
+            )
+        if classes.setdefault(name.partition(".")[0], words[0]) != words[0]:
+            raise SourceError(
+                f"{where}: line {number} says that {name!r} is of class {words[0]}, an earlier line"
+                " says another. Download the table again."
+            )
+    return classes
+
+
+def parse_numbers(text: str, where: str) -> list[int]:
+    """Read a table of one number a line.
+
+    Raises:
+        SourceError: A line is none; a blank one before the last would move all behind it.
+    """
+    lines = [line.strip() for line in lines_of(text)]
+    while lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if not re.fullmatch(r"[0-9]{1,9}", line, re.ASCII):
+            raise SourceError(
+                f"{where}: line {number} is {shown_line(line)}: expected one number on each line."
+                " Download the table again."
+            )
+    return [int(line) for line in lines]
