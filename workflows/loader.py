@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
     parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
-    parser.add_argument("--stage", metavar="FOLDER", help="copy shards to a disk of this node")
+    parser.add_argument(
+        "--staging-dir",
+        "--stage",
+        metavar="DIR",
+        help="copy shards to this folder, on a disk of this node, and read them there",
+    )
     parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
     parser.add_argument(
         "--cold", action="store_true", help="drop the store from the page cache first"
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         partial=args.partial,
         threads=args.threads,
-        stage=args.stage,
+        staging_dir=args.staging_dir,
         rank=0,
         world=1,
     )

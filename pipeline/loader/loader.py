@@ -11,6 +11,7 @@ Threads gather batches ahead of the training step; the interpreter is free while
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,9 +84,11 @@ class Loader(Epochs):
         window_bytes: int = WINDOW_BYTES,
         cache_bytes: int | None = None,
         checksum: str = "never",
+        staging_dir: str | os.PathLike[str] | None = None,
+        staging_bytes: int | None = None,
+        only: Sequence[int] | None = None,
         stage: str | os.PathLike[str] | None = None,
         stage_bytes: int | None = None,
-        only: Sequence[int] | None = None,
     ) -> None:
         """Check what can be checked without opening anything.
 
@@ -113,16 +116,21 @@ class Loader(Epochs):
             checksum: `once`: each chunk of an uncompressed local store is read whole and compared
                 with its checksum when a row of it is first wanted. `never`: `tesserae verify` does
                 that for all. Chunks of other stores are compared whenever they are read.
-            stage: Folder on a disk of this node to which shards are copied once, checked, for all
-                ranks and later runs, while the first epoch reads them from the store.
-            stage_bytes: Most bytes of all that is in that folder (nine tenths of what is free).
-                Copies of other stores that nobody reads are evicted; of a split that does not fit
+            staging_dir: Folder on a disk of this node to which shards are copied once, checked, for
+                all ranks and later runs of this user, while the first epoch reads them from the
+                store. What else lies in that folder stays as it is.
+            staging_bytes: Most bytes of all that is in that folder (nine tenths of what is free).
+                Copies of other stores that nobody reads are removed; of a split that does not fit
                 a part is copied.
             only: Labels whose rows are handed out (all).
+            stage: Deprecated name of *staging_dir*.
+            stage_bytes: Deprecated name of *staging_bytes*.
 
         Raises:
             ValueError: An argument makes no sense.
         """
+        staging_dir = _renamed("stage", stage, "staging_dir", staging_dir)
+        staging_bytes = _renamed("stage_bytes", stage_bytes, "staging_bytes", staging_bytes)
         if size is not None and sizes is not None:
             raise ValueError("size and sizes were both given: expected one of them.")
         self.store = os.fspath(store)
@@ -142,8 +150,8 @@ class Loader(Epochs):
         self.window_bytes = window_bytes
         self.cache_bytes = _cache_bytes(order, window_bytes) if cache_bytes is None else cache_bytes
         self.checksum = checksum
-        self.stage = None if stage is None else os.fspath(stage)
-        self.stage_bytes = stage_bytes
+        self.staging_dir = None if staging_dir is None else os.fspath(staging_dir)
+        self.staging_bytes = staging_bytes
         self.only = None if only is None else tuple(only)
         # On several nodes each needs only some rows of a chunk.
         self._read_ahead = self.world == ranks_here(self.world)
@@ -159,13 +167,19 @@ class Loader(Epochs):
         if self.checksum not in CHECKSUMS:
             expected = " or ".join(CHECKSUMS)
             raise ValueError(f"checksum is {self.checksum!r}: expected {expected}.")
-        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "stage_bytes", "threads"):
+        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "staging_bytes", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open files."""
         return {**vars(self), "_opened": None}
+
+    @property
+    def staged_rows(self) -> int:
+        """Number of rows of this process that came from staged copies, counted for each size."""
+        staging = None if self._opened is None else self._opened.staging
+        return 0 if staging is None else staging.rows_read
 
     def for_rank(self, rank: int, world: int, *, here: int = 1) -> Loader:
         """The same for one of the ranks of a world, at the start.
@@ -209,7 +223,7 @@ class Loader(Epochs):
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.staging is not None:
-                opened.staging.start()
+                opened.staging.start(self.rank, self.world)
                 at_end.callback(opened.staging.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
@@ -242,6 +256,16 @@ class Loader(Epochs):
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _Opened(self)  # a child that was forked has none of the threads
         return self._opened
+
+
+def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
+    """Return the value of an argument that has a new name and a deprecated one."""
+    if old_value is None:
+        return value
+    if value is not None:
+        raise ValueError(f"{new} and {old} were both given: expected {new} alone.")
+    warnings.warn(f"{old}= is now {new}=: please rename it.", DeprecationWarning, stacklevel=3)
+    return old_value
 
 
 def _cache_bytes(order: str, window_bytes: int) -> int:
@@ -314,13 +338,11 @@ class _Opened:
 
         self.staging: Staging | None = None
         self.readers = [reader(self.split, size) for size in loader.sizes]
-        if loader.stage is not None:
+        if loader.staging_dir is not None:
             self.staging = Staging(
                 self.split,
-                Path(loader.stage).expanduser(),
-                limit_bytes=loader.stage_bytes,
-                rank=loader.rank,
-                world=loader.world,
+                Path(loader.staging_dir).expanduser(),
+                limit_bytes=loader.staging_bytes,
             )
             near = self.staging.split
             self.readers = [

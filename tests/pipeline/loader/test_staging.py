@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.loader import Batch, Loader, staging
+from pipeline.loader import Batch, Loader, staging, staging_area
 from pipeline.store import layout
 from pipeline.store.objects import LocalObjects, open_objects
-from tests.pictures import make_folder, prepare_inline
+from tests.pictures import jpeg, make_folder, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
 NUM_SHARDS = 2 * 8  # of both sizes
@@ -89,14 +89,14 @@ def test_staged_batches_are_those_of_the_store(
     words: dict[str, Any] = {"order": order, "window_bytes": 3 * 4 * 16 * 16 * 3}
     plain = loader_of(store, **words)
     expected = [list(plain), list(plain)]
-    loader = loader_of(url, stage=tmp_path / "stage", **words)
+    loader = loader_of(url, staging_dir=tmp_path / "stage", **words)
     check_same(stage_all(loader), expected[0])
     objects = open_objects(url)
     for shard in range(8):
         for size in (8, 16):
             objects.remove(layout.shard("train", size, shard))
     check_same(list(loader), expected[1])
-    again = loader_of(url, stage=tmp_path / "stage", **words)
+    again = loader_of(url, staging_dir=tmp_path / "stage", **words)
     again.set_epoch(1)
     check_same(list(again), expected[1])
 
@@ -106,7 +106,7 @@ def test_rows_are_put_together_of_copies_and_the_store(
 ) -> None:
     """Whichever shards happen to be there."""
     monkeypatch.setattr(staging.Staging, "_going", lambda self: False)
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     expected = list(loader)
     opened = loader._open()
     assert opened.staging is not None
@@ -115,7 +115,7 @@ def test_rows_are_put_together_of_copies_and_the_store(
         copy = opened.staging.root / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store / name, copy)
-    opened.staging._take_what_is_there()
+    opened.staging._take_complete_copies()
     assert opened.staging.num_staged == 4
     loader.set_epoch(0)
     check_same(list(loader), expected)
@@ -135,8 +135,8 @@ def test_ranks_share_the_copies(
         return read(self, name, start, num_bytes)
 
     monkeypatch.setattr(LocalObjects, "read", note)
-    monkeypatch.setattr(staging, "LOOK_SECONDS", 0.01)
-    loaders = [loader_of(store, stage=tmp_path / "stage", rank=r, world=3) for r in range(3)]
+    monkeypatch.setattr(staging, "COPY_POLL_SECONDS", 0.01)
+    loaders = [loader_of(store, staging_dir=tmp_path / "stage", rank=r, world=3) for r in range(3)]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(stage_all, loaders))
     assert len(seen) == len(set(seen)) == NUM_SHARDS
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> Non
     """And stays: nothing of it is evicted for the rest of it."""
     stage = tmp_path / "stage"
     sizes = [(store / layout.shard("train", 8, n)).stat().st_size for n in range(8)]
-    loader = loader_of(store, sizes=(8,), stage=stage, stage_bytes=sum(sizes[:3]) + 100)
+    loader = loader_of(store, sizes=(8,), staging_dir=stage, staging_bytes=sum(sizes[:3]) + 100)
     expected = list(loader_of(store, sizes=(8,)))
     for _ in range(2):
         loader.set_epoch(0)
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> Non
         there = [file for file in stage.rglob("c.*") if file.suffix != ".copy"]
         assert len(there) == 3
         assert (
-            sum(f.stat().st_size for f in stage.rglob("*") if f.is_file()) <= sum(sizes[:3]) + 100
+            sum(f.stat().st_size for f in stage.rglob("c.*") if f.is_file()) <= sum(sizes[:3]) + 100
         )
 
 
@@ -177,7 +177,9 @@ def test_who_finds_no_room_breaks_off_nobody_elses_copy(
 
     monkeypatch.setattr(staging.Staging, "_reserve", together)
     size = (store / layout.shard("train", 8, 0)).stat().st_size
-    loader = loader_of(store, sizes=(8,), stage=tmp_path / "stage", stage_bytes=3 * size + 100)
+    loader = loader_of(
+        store, sizes=(8,), staging_dir=tmp_path / "stage", staging_bytes=3 * size + 100
+    )
     running = iter(loader)
     next(running)
     until(lambda: staged(loader) == 3)
@@ -195,7 +197,7 @@ def test_a_copy_is_read_as_soon_as_it_is_there(
         return (shard == 0 or go_on.wait(20)) and copy(self, size, shard, file)
 
     monkeypatch.setattr(staging.Staging, "_copy", slow)
-    loader = loader_of(store, sizes=(8,), stage=tmp_path / "stage")
+    loader = loader_of(store, sizes=(8,), staging_dir=tmp_path / "stage")
     running = iter(loader)
     next(running)
     until(lambda: staged(loader) == 1)
@@ -217,17 +219,17 @@ def test_a_store_that_cannot_be_read_for_a_while_is_copied_later(
         return read(self, name, start, num_bytes)
 
     monkeypatch.setattr(LocalObjects, "read", shaky)
-    monkeypatch.setattr(staging, "LOOK_SECONDS", 0.01)
-    stage_all(loader_of(store, stage=tmp_path / "stage"))
+    monkeypatch.setattr(staging, "COPY_POLL_SECONDS", 0.01)
+    stage_all(loader_of(store, staging_dir=tmp_path / "stage"))
 
 
 def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Path) -> None:
     """The error says what to delete."""
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     stage_all(loader)
     made = loader._open().staging
     assert made is not None
-    again = loader_of(store, stage=tmp_path / "stage")
+    again = loader_of(store, staging_dir=tmp_path / "stage")
     again._open()
     (made.root / layout.shard("train", 8, 3)).unlink()
     expected = rf"copies in {made.root}: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
@@ -235,13 +237,194 @@ def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Pat
         list(again)
 
 
-def test_what_is_left_of_an_eviction_is_evicted(store: Path, tmp_path: Path) -> None:
-    """Who was killed in the middle of it had removed the lock already."""
-    left = tmp_path / "stage" / "other" / "images.zarr"
-    left.mkdir(parents=True)
-    (left / "c.0.0.0.0").write_bytes(bytes(10_000_000))
-    stage_all(loader_of(store, stage=tmp_path / "stage", stage_bytes=9_000_000))
-    assert not left.exists()
+def copy_sets(folder: Path) -> list[Path]:
+    """The folders that staging has made in *folder*."""
+    return sorted(mark.parent for mark in folder.glob(f"*/{staging_area.MARK}"))
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its bytes, and every folder and link, below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def other(source: Path) -> Path:
+    """Another store, of the same pictures in another order."""
+    folder = source.parent / "other"
+    prepare_inline(source, str(folder), **CHOICES, seed=1)
+    return folder
+
+
+def staged_set(store: Path, area: Path) -> Path:
+    """Stage all of *store* and return the copy set, which no process reads any more."""
+    loader = loader_of(store, staging_dir=area)
+    stage_all(loader)
+    opened = loader._open().staging
+    assert opened is not None
+    return opened.root
+
+
+def test_files_of_others_are_never_removed(store: Path, tmp_path: Path) -> None:
+    """They count as room that is taken; where they leave none, nothing is staged."""
+    area = tmp_path / "scratch"
+    for name in ("thesis", "0" * 32, ".hidden"):
+        (area / name / "images.zarr" / "train" / "8").mkdir(parents=True)
+        (area / name / "images.zarr" / "train" / "8" / "c.0.0.0.0").write_bytes(bytes(400_000))
+    (area / "results.csv").write_bytes(b"1,2,3")
+    (area / "elsewhere").symlink_to(store)
+    before = tree(area)
+    loader = loader_of(store, staging_dir=area, staging_bytes=1_000_000)
+    expected = list(loader_of(store))
+    check_same(list(loader), expected)
+    made = {name: data for name, data in tree(area).items() if name not in before}
+    assert {name: data for name, data in tree(area).items() if name in before} == before
+    assert not [name for name in made if "c." in name]
+    roomy = loader_of(store, staging_dir=area, staging_bytes=10_000_000)
+    stage_all(roomy)
+    assert {name: data for name, data in tree(area).items() if name in before} == before
+
+
+def test_copies_of_another_store_make_room_for_this_one(
+    store: Path, other: Path, tmp_path: Path
+) -> None:
+    """All of them go, with mark, lock and folder."""
+    area = tmp_path / "area"
+    root = staged_set(other, area)
+    assert copy_sets(area) == [root]
+    num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
+    assert staged_set(store, area) in copy_sets(area)
+    assert root.exists()
+    shutil.rmtree(area)
+    root = staged_set(other, area)
+    mine = loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000)
+    stage_all(mine)
+    assert not root.exists()
+    assert len(copy_sets(area)) == 1
+
+
+def test_an_eviction_that_was_killed_is_completed_by_the_next(
+    store: Path, other: Path, tmp_path: Path
+) -> None:
+    """The mark is the last to go, so that what is left is still known to be staging's."""
+    area = tmp_path / "area"
+    root = staged_set(other, area)
+    num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
+    (root / staging_area.USE).unlink()
+    (root / layout.shard("train", 8, 0)).unlink()
+    stage_all(loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000))
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    "disguise", ["no mark", "another set's mark", "mark of the folder it was copied from", "link"]
+)
+def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
+    store: Path, other: Path, tmp_path: Path, disguise: str
+) -> None:
+    """Its name is right, it holds files named like shards, and perhaps a mark."""
+    area, away = tmp_path / "area", tmp_path / "away"
+    root = staged_set(other, away)
+    num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
+    fake = area / root.name
+    area.mkdir()
+    if disguise == "link":
+        fake.symlink_to(root)
+    else:
+        shutil.copytree(root, fake)
+    if disguise == "no mark":
+        (fake / staging_area.MARK).unlink()
+    elif disguise == "another set's mark":
+        fake = fake.rename(area / ("a" * 32))
+    before = tree(away), tree(fake)
+    loader = loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000)
+    check_same(list(loader), list(loader_of(store)))
+    assert (tree(away), tree(fake)) == before
+
+
+def test_links_inside_a_copy_set_lead_nowhere(store: Path, other: Path, tmp_path: Path) -> None:
+    """Neither when copies are removed nor when they are written."""
+    area = tmp_path / "area"
+    root = staged_set(other, area)
+    num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
+    victim = shutil.copytree(root / "images.zarr", tmp_path / "victim")
+    before = tree(victim)
+    shutil.rmtree(root / "images.zarr" / "train" / "16")
+    (root / "images.zarr" / "train" / "16").symlink_to(victim / "train" / "16")
+    (root / "images.zarr" / "notes.txt").write_text("put here by somebody")
+    stage_all(loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000))
+    assert tree(victim) == before
+    assert not list(root.rglob("8/c.*"))
+    assert (root / "images.zarr" / "notes.txt").exists()
+    shutil.rmtree(area)
+    root = staged_set(other, area)
+    shutil.rmtree(root / "images.zarr" / "train" / "16")
+    (root / "images.zarr" / "train" / "16").symlink_to(victim / "train" / "16")
+    shutil.rmtree(victim / "train" / "16")
+    (victim / "train" / "16").mkdir()
+    list(loader_of(other, staging_dir=area))
+    assert not any((victim / "train" / "16").iterdir())
+
+
+def test_a_link_in_the_place_of_a_half_copy_is_not_written_through(
+    store: Path, tmp_path: Path
+) -> None:
+    """Whoever may write into the folder could otherwise have any file emptied."""
+    area = tmp_path / "area"
+    root = staged_set(store, area)
+    precious = tmp_path / "authorized_keys"
+    precious.write_text("ssh-ed25519 AAAA")
+    shard = root / layout.shard("train", 8, 3)
+    shard.unlink()
+    shard.with_name(shard.name + staging_area.COPYING).symlink_to(precious)
+    check_same(list(loader_of(store, staging_dir=area)), list(loader_of(store)))
+    assert precious.read_text() == "ssh-ed25519 AAAA"
+
+
+def test_a_folder_of_the_right_name_that_is_not_marked_is_refused(
+    store: Path, tmp_path: Path
+) -> None:
+    """By its path, and with what to do; nothing in it is read or written."""
+    root = staged_set(store, tmp_path / "area")
+    (root / staging_area.MARK).unlink()
+    before = tree(root)
+    with pytest.raises(StoreError, match=f"{root}: staging has not marked it .* Remove that"):
+        list(loader_of(store, staging_dir=tmp_path / "area"))
+    assert tree(root) == before
+    shutil.rmtree(root)
+    root.symlink_to(tmp_path)
+    with pytest.raises(StoreError, match=f"cannot stage in {root}: .* Remove it"):
+        list(loader_of(store, staging_dir=tmp_path / "area"))
+    root.unlink()
+    root.mkdir()  # by a process that was killed before it wrote the mark
+    (root / (staging_area.MARK + staging_area.COPYING)).write_text("half")
+    stage_all(loader_of(store, staging_dir=tmp_path / "area"))
+
+
+def test_a_copy_set_of_another_user_is_not_used(
+    store: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither read nor removed, and another user's copies have another name."""
+    area = tmp_path / "area"
+    root = staged_set(other, area)
+    before = tree(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.os, "geteuid", lambda: os.getuid() + 1)
+        assert loader_of(other, staging_dir=tmp_path / "b")._open().staging.root.name != root.name  # type: ignore[union-attr]
+    init = staging_area.StagingArea.__init__
+
+    def by_another_user(self: staging_area.StagingArea, *words: Any) -> None:
+        init(self, *words)
+        self._owner = os.getuid() + 1
+
+    monkeypatch.setattr(staging_area.StagingArea, "__init__", by_another_user)
+    with pytest.raises(StoreError, match=f"{root}: it belongs to user {os.getuid()}"):
+        list(loader_of(other, staging_dir=area))
+    (area / ("0" * 32)).mkdir()
+    assert not staging_area.StagingArea(area, 1).make_room(1, "0" * 32)
+    assert tree(root) == before
 
 
 def test_other_stores_are_evicted_unless_somebody_reads_them(
@@ -252,16 +435,87 @@ def test_other_stores_are_evicted_unless_somebody_reads_them(
     others = []
     for seed in (1, 2, 3):
         prepare_inline(source, str(tmp_path / f"{seed}"), **CHOICES, seed=seed)
-        others.append(loader_of(tmp_path / f"{seed}", stage=stage))
+        others.append(loader_of(tmp_path / f"{seed}", staging_dir=stage))
         stage_all(others[-1])
     roots = [other._open().staging.root for other in others]  # type: ignore[union-attr]
     one = sum(file.stat().st_size for file in roots[0].rglob("c.*"))
+    os.utime(roots[0] / ".use", (0, 0))  # the first to go, if nobody read it
     os.utime(roots[1] / ".use", (1, 1))
     del others[1:]
-    stage_all(loader_of(store, stage=stage, stage_bytes=3 * one + 1000))
+    stage_all(loader_of(store, staging_dir=stage, staging_bytes=3 * one + 1000))
     assert [root.exists() for root in roots] == [True, False, True]
     others[0].set_epoch(0)
     check_same(list(others[0]), list(loader_of(tmp_path / "1")))
+
+
+def test_no_copy_set_goes_where_its_room_would_not_be_enough(
+    store: Path, other: Path, tmp_path: Path
+) -> None:
+    """Files of others take most of it."""
+    area = tmp_path / "area"
+    root = staged_set(other, area)
+    (area / "film.mp4").write_bytes(bytes(500_000))
+    before = tree(root)
+    list(loader_of(store, staging_dir=area, staging_bytes=499_000))
+    assert tree(root) == before
+
+
+def test_copies_are_durable_before_they_have_their_name(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is what says that a copy is whole, also after the power has failed."""
+    synced: set[int] = set()
+    named: list[bool] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_sync(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def note_name(old: str, new: str, **folders: int) -> None:
+        if new.startswith("c."):
+            found = os.stat(old, dir_fd=folders["src_dir_fd"])
+            named.append(found.st_ino in synced)
+        rename(old, new, **folders)
+
+    monkeypatch.setattr(staging.os, "fsync", note_sync)
+    monkeypatch.setattr(staging.os, "rename", note_name)
+    stage_all(loader_of(store, staging_dir=tmp_path / "stage"))
+    assert named == [True] * NUM_SHARDS
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd:1"])
+def test_staged_rows_are_read_from_the_copies(source: Path, tmp_path: Path, codec: str) -> None:
+    """Copies that are swapped for those of other pictures are what is handed out."""
+    prepare_inline(source, str(tmp_path / "store"), **CHOICES, codec=codec)
+    others = shutil.copytree(source, tmp_path / "others")
+    for number, file in enumerate(sorted(others.rglob("*.JPEG"))):
+        if int(file.stem.rpartition("_")[2]) < 58:  # the last three are broken in both stores
+            file.write_bytes(jpeg(1000 + number))
+    prepare_inline(others, str(tmp_path / "twin"), **CHOICES, codec=codec)
+    root = staged_set(tmp_path / "store", tmp_path / "area")
+    for shard in range(8):
+        for size in (8, 16):
+            name = layout.shard("train", size, shard)
+            shutil.copyfile(tmp_path / "twin" / name, root / name)
+    loader = loader_of(tmp_path / "store", staging_dir=tmp_path / "area")
+    assert loader.staged_rows == 0
+    check_same(list(loader), list(loader_of(tmp_path / "twin")))
+    assert loader.staged_rows == 2 * 58
+    assert loader_of(tmp_path / "store").staged_rows == 0
+
+
+def test_old_names_of_the_arguments_still_work(store: Path, tmp_path: Path) -> None:
+    """With a warning that says the new ones; both at once are refused."""
+    with pytest.warns(DeprecationWarning, match="stage= is now staging_dir="):
+        loader = Loader(store, size=8, stage=tmp_path / "stage")
+    assert loader.staging_dir == str(tmp_path / "stage")
+    with pytest.warns(DeprecationWarning, match="stage_bytes= is now staging_bytes="):
+        assert Loader(store, size=8, stage_bytes=7).staging_bytes == 7
+    with pytest.raises(ValueError, match="staging_dir and stage were both given"):
+        Loader(store, size=8, stage=tmp_path, staging_dir=tmp_path)
+    with pytest.raises(ValueError, match="staging_bytes is 0"):
+        Loader(store, size=8, staging_bytes=0)
 
 
 def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> None:
@@ -271,7 +525,7 @@ def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> 
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    loader = loader_of(copy, stage=tmp_path / "stage", prefetch_bytes=1, threads=1)
+    loader = loader_of(copy, staging_dir=tmp_path / "stage", prefetch_bytes=1, threads=1)
     with pytest.raises(StoreDamagedError, match=r"16/c\.3\.0\.0\.0 is damaged"):
         list(chain.from_iterable(loader for _ in range(200)))
     assert not list((tmp_path / "stage").rglob("16/c.3.*"))
@@ -279,7 +533,7 @@ def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> 
 
 def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None:
     """Half a copy is made anew; one that is being made is waited for."""
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     opened = loader._open()
     assert opened.staging is not None
     halves = [opened.staging.root / layout.shard("train", 8, n) for n in (2, 5)]
@@ -300,10 +554,10 @@ def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None
 
 def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> None:
     """Though it was forked while room was made, and lives on."""
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     made = loader._open().staging
     assert made is not None
-    with made._alone():
+    with made._area_locked():
         held = os.dup(max(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_lock(fd)))
     try:
         stage_all(loader)
@@ -313,7 +567,7 @@ def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> No
 
 def is_lock(fd: Path) -> bool:
     try:
-        return fd.readlink().name == ".lock"
+        return fd.readlink().name == staging_area.LOCK
     except FileNotFoundError:  # of the listing itself
         return False
 
@@ -327,7 +581,7 @@ def test_a_full_disk_stops_copying_and_nothing_else(
         raise OSError(errno.ENOSPC, "the disk is full")
 
     monkeypatch.setattr(staging.os, "pwrite", full)
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     check_same(list(loader), list(loader_of(store)))
     assert staged(loader) == 0
     assert not list((tmp_path / "stage").rglob("c.*"))
@@ -337,13 +591,13 @@ def test_where_nothing_can_be_written_it_says_so(store: Path, tmp_path: Path) ->
     """Before training."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot stage in"):
-        list(loader_of(store, stage=tmp_path / "file" / "stage"))
+        list(loader_of(store, staging_dir=tmp_path / "file" / "stage"))
 
 
 def test_an_epoch_that_is_broken_off_leaves_no_thread(store: Path, tmp_path: Path) -> None:
     """The next one goes on copying."""
     threads = threading.active_count()
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     for _ in range(3):
         for _ in loader:
             break
@@ -354,7 +608,7 @@ def test_an_epoch_that_is_broken_off_leaves_no_thread(store: Path, tmp_path: Pat
 
 def test_two_epochs_at_once_copy_until_the_last_has_ended(store: Path, tmp_path: Path) -> None:
     """One loader may be iterated twice."""
-    loader = loader_of(store, stage=tmp_path / "stage")
+    loader = loader_of(store, staging_dir=tmp_path / "stage")
     one, other = iter(loader), iter(loader)
     next(one), next(other)
     one.close()  # type: ignore[attr-defined]
@@ -373,7 +627,7 @@ def test_a_split_that_grows_is_staged_as_far_as_it_is(source: Path, tmp_path: Pa
     objects.end()
     words: dict[str, Any] = {"partial": True, "drop_last": False}
     expected = list(loader_of(tmp_path / "store", **words))
-    loader = loader_of(tmp_path / "store", stage=tmp_path / "stage", **words)
+    loader = loader_of(tmp_path / "store", staging_dir=tmp_path / "stage", **words)
     for batch, other in zip(loader, expected, strict=True):
         check_same([batch], [other])
         if batch is other:
