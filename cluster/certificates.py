@@ -122,12 +122,38 @@ def write(place: Path, files: Mapping[str, bytes], *, replace: bool = False) -> 
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             file = os.open(Path(new) / name, flags, 0o600 if secret else 0o644)
             with os.fdopen(file, "wb") as out:
+                _check_private(file, place, name, secret=secret)
                 out.write(data)
         for name in files:
             if replace:
                 (Path(new) / name).replace(place / name)
             else:
-                os.link(Path(new) / name, place / name)  # not over one that has just come
+                _add(Path(new) / name, place / name)
+
+
+def _check_private(file: int, place: Path, name: str, *, secret: bool) -> None:
+    if secret and os.fstat(file).st_mode & 0o077:
+        raise CertificateError(
+            f"others could read {place / name}: the file system of {place} keeps no permissions."
+            " Name a folder on another with --certs."
+        )
+
+
+def _add(new: Path, final: Path) -> None:
+    """Give a file its name, but never over one that has just come.
+
+    Raises:
+        FileExistsError: One has.
+    """
+    try:
+        os.link(new, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: who looks now may see half of the file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        file = os.open(final, flags, new.stat().st_mode & 0o777)
+        with os.fdopen(file, "wb") as out:
+            out.write(new.read_bytes())
 
 
 def remove(place: Path) -> None:

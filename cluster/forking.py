@@ -13,13 +13,19 @@ from collections.abc import Sequence
 from multiprocessing import forkserver, resource_tracker
 
 from cluster.settings import allocator
+from cluster.sockets import use_socket_folder
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A task has one core. Dask sets this too, for workers, when the fork server's numpy is loaded."""
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start it, with *preload*, modules by name, imported."""
+    """Start it, with *preload*, modules by name, imported.
+
+    Raises:
+        ClusterError: No local socket can be made, by which it is told what to fork.
+    """
+    use_socket_folder()
     forkserver.set_forkserver_preload(["cluster.preload"])
     resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
     theirs = allocator() | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
+from pipeline import filesystem
 from pipeline.store import objects as door
 
 FOLDER = -1
@@ -196,6 +197,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
     recorder = Recorder(root, inode)
     with monkeypatch.context() as patch:
         patch.setattr(door, "os", recorder)
+        patch.setattr(filesystem, "os", recorder)
         yield recorder.ops
 
 

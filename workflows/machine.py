@@ -156,7 +156,9 @@ def files_found() -> Iterator[Finding]:
 
 def room_found(store: str) -> Iterator[Finding]:
     """Say how many images fit where the store is, and whether what is written there stays."""
-    if "://" in store:
+    from pipeline.urls import is_url
+
+    if is_url(store):
         yield Finding("room", "ok", f"{store} is an object store: its room is not asked for")
         return
     folder = Path(store).expanduser().absolute()
@@ -171,22 +173,59 @@ def room_found(store: str) -> Iterator[Finding]:
     advice = "" if images >= IMAGES_AT_LEAST else "Make room, or name another STORE."
     yield Finding("room", "ok" if images >= IMAGES_AT_LEAST else "note", found, advice)
     yield sync_found(folder)
+    yield from filesystem_found(folder)
+    yield sockets_found()
 
 
 def sync_found(folder: Path) -> Finding:
     """Write a small file in *folder*, make it durable as a shard is made, and remove it."""
+    from pipeline.filesystem import cure, sync_folder
+
     began = time.perf_counter()
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_folder(folder)
     except OSError as error:
         found = f"cannot write durably at {folder}: {error.strerror or error}"
-        return Finding("fsync", "broken", found, "Name a STORE on a disk that can be written to.")
+        advice = cure(error, "Name a STORE on a disk that can be written to")
+        return Finding("fsync", "broken", found, f"{advice}.")
     return Finding("fsync", "ok", f"a file and its folder in {time.perf_counter() - began:.3f} s")
+
+
+def filesystem_found(folder: Path) -> Iterator[Finding]:
+    """Lock and name files in *folder* as a store's are; say by which calls that is done."""
+    from pipeline.filesystem import cure, locking_way, naming_way
+
+    advice = {
+        "files created exclusively": "There is no flock here: a run that was killed on another"
+        " machine holds its split for two minutes. On Lustre, mount with -o flock.",
+        "a rename under a lock": "There are neither hard links nor renameat2 here: mount it alike"
+        " on all machines.",
+    }
+    for subject, way_of in (("locks", locking_way), ("new names", naming_way)):
+        try:
+            way = way_of(folder)
+        except OSError as error:
+            found = f"cannot be had at {folder}: {error.strerror or error}"
+            yield Finding(subject, "broken", found, f"{cure(error, 'Name another STORE')}.")
+        else:
+            state = "note" if way in advice else "ok"
+            yield Finding(subject, state, f"by {way}", advice.get(way, ""))
+
+
+def sockets_found() -> Finding:
+    """Say where the sockets of a run's processes are: not every TMPDIR is short enough."""
+    from cluster.errors import ClusterError
+    from cluster.sockets import find_socket_folder
+
+    usual = tempfile.gettempdir()
+    try:
+        folder = find_socket_folder(usual)
+    except ClusterError as error:
+        return Finding("sockets", "broken", str(error), "Set TMPDIR to a short folder.")
+    if str(folder) == usual:
+        return Finding("sockets", "ok", f"in {folder}")
+    return Finding("sockets", "ok", f"in {folder}: TMPDIR, {usual}, is too long for them")

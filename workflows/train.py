@@ -24,6 +24,7 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices
 from pipeline.store import records
 from pipeline.store.objects import open_objects
+from pipeline.urls import is_url
 from workflows import clusters, prepare
 from workflows.clusters import Cluster
 from workflows.training.options import FREE, Training, add_flags
@@ -273,7 +274,7 @@ def _data(args: argparse.Namespace, options: Training, folder: Path) -> Data:
             " size too, or pass a smaller --image-size."
         )
     loader = Loader(
-        Path(args.store).absolute() if "://" not in args.store else args.store,
+        Path(args.store).absolute() if not is_url(args.store) else args.store,
         args.split,
         size=size,
         batch_size=options.batch_size,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -97,7 +98,8 @@ class Features:
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         try:
             if isinstance(self._objects, LocalObjects):
-                return np.memmap(Path(self._objects.url) / name, np.uint8, "r")
+                with suppress(OSError):  # a file system that maps no files, or there is none
+                    return np.memmap(Path(self._objects.url) / name, np.uint8, "r")
             return np.frombuffer(self._objects.get(name), np.uint8)
         except (FileNotFoundError, ValueError):  # ValueError: an empty file
             raise StoreDamagedError(

@@ -24,6 +24,7 @@ from pipeline.store import document, layout, records
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
+from pipeline.urls import is_url
 
 SCHEMA = pa.schema(
     [
@@ -56,7 +57,7 @@ class Origin:
     @property
     def is_there(self) -> bool:
         """Whether there is anything at the root, as far as can be told without asking a server."""
-        return "://" in self.root or Path(self.root).exists()
+        return is_url(self.root) or Path(self.root).exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import Line
+from pipeline.urls import is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class Workspace:
         self.plan = records.load_plan(self.objects, work.split)
         self.rows = Rows(self.objects, self.plan)
         self.reader = Reader(self.rows.origin.root)
-        self.remote = "://" in self.rows.origin.root
+        self.remote = is_url(self.rows.origin.root)
         self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
         _check_pixels(self.recipe)
 
@@ -146,7 +147,7 @@ def check_begun(store: str, run: str) -> None:
         StoreError: With what every machine needs.
     """
     begun = Path(store) / layout.TEMPORARY / run
-    if "://" not in store and not begun.is_dir():
+    if not is_url(store) and not begun.is_dir():
         raise StoreError(
             f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
             " or the run has ended. Every machine must have the same folder under the same path:"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -31,6 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.filesystem import cure, try_lock
 from pipeline.loader.reader import Reader
 from pipeline.loader.staging_area import (
     COPYING,
@@ -94,10 +94,13 @@ class Staging:
                 weakref.finalize(self, os.close, self._folder).atexit = False
                 use = open_lockable(self._folder, USE)
                 weakref.finalize(self, os.close, use).atexit = False
-                fcntl.flock(use, fcntl.LOCK_SH)
+                try_lock(use, shared=True)  # nobody else has it: who evicts is alone too
                 os.utime(use)
         except OSError as e:
-            raise StoreError(f"cannot stage in {folder}: {e.strerror or e}") from e
+            raise StoreError(
+                f"cannot stage in {folder}: {e.strerror or e}."
+                f" {cure(e, 'Name a folder on a disk of this machine')}."
+            ) from e
         self._missing = [(size, n) for n in range(split.plan.num_shards) for size in split.sizes]
         self._take_complete_copies()
 

@@ -14,7 +14,6 @@ opened one level at a time, without following links, so no link leads out of the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import re
@@ -27,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import StoreError
+from pipeline.filesystem import try_lock, unlock
 from pipeline.store import layout
 
 LOCK = ".tesserae-staging.lock"
@@ -244,14 +244,14 @@ def locked(folder: int, name: str) -> Iterator[int | None]:
     file = open_lockable(folder, name)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = try_lock(file)
             named = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            held = named.st_ino == os.fstat(file).st_ino  # else it was removed meanwhile
-        except (BlockingIOError, FileNotFoundError):
+            held &= named.st_ino == os.fstat(file).st_ino  # else it was removed meanwhile
+        except FileNotFoundError:
             held = False
         yield file if held else None
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the descriptor too
+        unlock(file)  # a forked child may hold the descriptor too
         os.close(file)
 
 

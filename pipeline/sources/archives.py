@@ -5,6 +5,8 @@ once and read by byte range (access "random"). A compressed or a remote one is s
 by block (access "blocks"): a block is one tar, or one class of a remote tar of class tars.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +26,8 @@ from pipeline.sources.tarfiles import Member, Tar, open_tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
 
 PEEK_MEMBERS = 64
+MAX_BLOCK_NAME_BYTES = 160
+"""A file name may have 255 bytes, and the spool puts up to 60 around a block's."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,13 @@ def is_compressed(place: Place, path: str) -> bool:
 
 
 def block_name(path: str) -> str:
-    """A file name for what is made from *path*."""
-    return path.replace("%", "%25").replace("/", "%2F")
+    """A file name for what is made from *path*, short enough for what is put before and after."""
+    name = path.replace("%", "%25").replace("/", "%2F")
+    whole = os.fsencode(name)
+    if len(whole) <= MAX_BLOCK_NAME_BYTES:
+        return name
+    digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
+    return f"{whole[:80].decode(errors='ignore')}%{digest}"
 
 
 def peek(place: Place, path: str) -> list[Member]:

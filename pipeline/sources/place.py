@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from pipeline.errors import SourceError
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.naming import may_be_image
-from pipeline.sources.remote import RangeFile, is_remote, reading, reading_remote
+from pipeline.sources.remote import RangeFile, reading, reading_remote
 from pipeline.sources.text_tables import decode_table
+from pipeline.urls import is_url
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz", ".parquet")
 
@@ -56,7 +57,7 @@ class Place:
     def at(cls, root: str | os.PathLike[str]) -> "Place":
         """Look where *root* points: to a folder or to a single file."""
         text = os.fspath(root).removeprefix("file://")
-        if is_remote(text):
+        if is_url(text):
             place = cls(text.rstrip("/"))
         else:
             place = cls(str(Path(text).expanduser().absolute()))
@@ -74,7 +75,7 @@ class Place:
     @property
     def remote(self) -> bool:
         """Whether this place is behind fsspec."""
-        return is_remote(self.root)
+        return is_url(self.root)
 
     @property
     def shown(self) -> str:

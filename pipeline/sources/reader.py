@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 from pipeline.errors import ReadError
+from pipeline.urls import is_url
 
 MAX_OPEN_FILES = 32
 
@@ -42,7 +43,7 @@ class Reader:
     def __init__(self, root: str, max_open_files: int = MAX_OPEN_FILES) -> None:
         self.root = root.rstrip("/")
         self.max_open_files = max_open_files
-        self._remote = "://" in root or "::" in root
+        self._remote = is_url(root)
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
         self._filesystem: tuple[Any, str] | None = None

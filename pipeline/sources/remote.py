@@ -11,11 +11,6 @@ STREAM_BYTES = 8 << 20
 """One request when a remote file is read from front to back."""
 
 
-def is_remote(root: str) -> bool:
-    """Say whether *root* needs fsspec."""
-    return "://" in root or "::" in root
-
-
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turn whatever a file system raises into a `ReadError` that names *path*."""

@@ -13,7 +13,6 @@ rename puts the same bytes in place of the same bytes. What a killed task left i
 next one of its block: the lock on it is gone with the task.
 """
 
-import fcntl
 import glob
 import os
 import time
@@ -30,12 +29,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
+from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
 
 RECORDS = ".records"
 INDEX = ".index.arrow"
 _LENGTH = b"tesserae records bytes"
 _FRESH_SECONDS = 10.0  # a file is not locked in the moment it is made
+_ABANDONED_SECONDS = 3600.0
+"""Age at which a file is swept away that no lock can tell to be in use."""
 _SLACK = 1.05  # an index costs about 80 bytes a sample; packed images hardly shrink
 
 Put = Callable[[Iterable[bytes]], int]
@@ -89,7 +91,8 @@ def spool_block(block: Block, directory: str) -> None:
     records, index = folder / (mark + RECORDS), folder / (mark + INDEX)
     try:
         with records.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: somebody is at work on it
+            with suppress(LocksMissingError):  # then its age tells that somebody is at work on it
+                try_lock(file.fileno())  # until it is closed
             table = _write_records(block, file)
             _make_durable(file)
         with index.open("xb") as file:
@@ -97,9 +100,9 @@ def spool_block(block: Block, directory: str) -> None:
                 writer.write_table(table)
             _make_durable(file)
         records.rename(folder / (block.name + RECORDS))
-        _sync_folder(folder)
+        sync_folder(folder)
         index.rename(folder / (block.name + INDEX))  # last: its presence means the block is whole
-        _sync_folder(folder)
+        sync_folder(folder)
     finally:
         records.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
@@ -108,11 +111,21 @@ def spool_block(block: Block, directory: str) -> None:
 def _sweep(folder: Path, name: str) -> None:
     """Remove what killed tasks have left of this block: a spool holds no room for it twice."""
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
-        with suppress(OSError):  # gone, locked by a task at work, or a disk that knows no locks
-            if time.time() - path.stat().st_mtime > _FRESH_SECONDS:
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+        with suppress(OSError):  # gone, or another user's
+            age = time.time() - path.stat().st_mtime
+            if age > _FRESH_SECONDS and _is_left_behind(path, age):
+                path.unlink()
+
+
+def _is_left_behind(path: Path, age: float) -> bool:
+    """Return True if no task is at work on a file that was written *age* seconds ago."""
+    with path.open("r+b") as file:
+        try:
+            return try_lock(file.fileno())
+        except LocksMissingError:
+            # A task that was merely slow finds its file gone when it renames it, and fails: it is
+            # tried again, and nothing half is taken for whole.
+            return age > _ABANDONED_SECONDS
 
 
 def _write_records(block: Block, file: BinaryIO) -> pa.Table:
@@ -152,14 +165,6 @@ def _checksums_at(
 def _make_durable(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _is_whole(folder: Path, name: str) -> bool:

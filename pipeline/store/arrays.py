@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import google_crc32c
@@ -31,6 +32,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.shard import parse_codec
+from pipeline.urls import is_url
 
 NOT_PREPARED = 255
 """What `status` says of a row that no commit covers."""
@@ -205,11 +207,15 @@ def _json(text: bytes) -> bytes:
 
 def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) -> NDArray[np.uint8]:
     """Rows of one size as zarr itself reads them, (stop - start, size, size, 3) uint8."""
-    path = f"{objects.url}/{layout.array(split, str(size))}"
-    return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[start:stop])
+    return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
 
 def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
     """The label or status array as zarr itself reads it."""
-    path = f"{objects.url}/{layout.array(split, name)}"
-    return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[:])
+    return np.asarray(_open_array(objects, split, name)[:])
+
+
+def _open_array(objects: Objects, split: str, name: str) -> Any:
+    text = f"{objects.url}/{layout.array(split, name)}"
+    # As a path where it is one: of a text with `::` in it zarr makes a chain of fsspec.
+    return zarr.open_array(text if is_url(text) else Path(text), mode="r", zarr_format=3)

@@ -1,14 +1,16 @@
 """The lease of a split: one run writes it at a time.
 
-On a disk it is a lock that the system drops with the process, however that ends. On an object
-store it is an object that its holder renews; one that was not renewed for `EXPIRES` seconds is
-free.
+On a disk it is a lock that the system drops with the process, however that ends; where the file
+system has no locks, one made of files (`pipeline.filesystem.NumberedLock`). On an object store it
+is an object that its holder renews; one that was not renewed for `EXPIRES` seconds is free.
+
+A run that loses its lease while it is stopped can do no harm when it goes on: the run that took it
+has removed its folder of temporary files (`Objects.begin`), without which nothing is written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
+from pipeline.filesystem import LocksMissingError, NumberedLock, cure, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.objects import LocalObjects, Objects, make_folders
 
@@ -75,6 +78,7 @@ class _Lock:
     def __init__(self, objects: LocalObjects, split: str) -> None:
         self._path = Path(objects.url) / TEMPORARY / f"{split}.lock"
         self._file = -1
+        self._numbered: NumberedLock | None = None
 
     def acquire(self) -> str | None:
         """Take the lease if it is free; otherwise who holds it."""
@@ -82,16 +86,27 @@ class _Lock:
         try:
             confined.check_inside(self._path.parent, store)
             make_folders(self._path.parent, store)
-            # It is cut to nothing below: what a link leads to would lose all that it holds.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            file = confined.open_regular(self._path, flags)
+            return self._acquire()
         except OSError as e:
             raise StoreError(
-                f"cannot write to {store}: {e.strerror or e}. Choose a folder that can be written."
+                f"cannot write to {store}: {e.strerror or e}."
+                f" {cure(e, 'Choose a folder that can be written')}."
             ) from e
+
+    def _acquire(self) -> str | None:
+        # It is cut to nothing below: what a link leads to would lose all that it holds.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        file = confined.open_regular(self._path, flags)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            free = try_lock(file)
+        except LocksMissingError:
+            os.close(file)
+            self._numbered = NumberedLock(self._path.parent, self._path.name)
+            return self._numbered.acquire()
+        except OSError:
+            os.close(file)
+            raise
+        if not free:
             holder = os.pread(file, 200, 0).decode(errors="replace").strip()
             os.close(file)
             return holder or "another process"
@@ -102,7 +117,10 @@ class _Lock:
         return None
 
     def release(self) -> None:
-        os.close(self._file)
+        if self._numbered is not None:
+            self._numbered.release()
+        else:
+            os.close(self._file)
 
 
 class _Record:

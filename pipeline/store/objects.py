@@ -14,6 +14,7 @@ become one sentence.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import mmap
@@ -31,8 +32,10 @@ from numpy.typing import NDArray
 
 from pipeline import confined
 from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.filesystem import cure, name_exclusively, sync_folder
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.shard import Writer
+from pipeline.urls import is_url
 
 ALIGNMENT = 4096
 """Of reads past the page cache: a multiple of what any file system asks for."""
@@ -143,7 +146,7 @@ def open_objects(url: str, run: str = "reader") -> Objects:
         url: Where the store is, or will be.
         run: Names this run's temp files, `<split>-<anything>`.
     """
-    if "://" in url and not url.startswith("file://"):
+    if is_url(url) and not url.startswith("file://"):
         from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
 
         return RemoteObjects(url)
@@ -372,6 +375,7 @@ class LocalWriter:
         self._final = confined.confined(root, name)
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
         confined.check_inside(self._temporary.parent, root)
+        self._locks = root / TEMPORARY
         self._gone = False
         """Whether the temp file is one no more."""
         self._blocks: list[mmap.mmap] = []
@@ -415,14 +419,8 @@ class LocalWriter:
         """Make the object durable under its name, unless there is one."""
         with _in_words(f"cannot write {self._final}"):
             self._seal()
-            try:
-                os.link(self._temporary, self._final)
-                new = True
-            except FileExistsError:
-                new = False
-            finally:
-                os.unlink(self._temporary)
-                self._gone = True
+            new = name_exclusively(self._temporary, self._final, self._locks)
+            self._gone = True
             # Of the one that was there too: who made it may have been killed right after.
             sync_folder(self._final.parent)
             return new
@@ -492,8 +490,20 @@ def _set_direct(file: int, *, on: bool) -> bool:
 
 def _write_all(file: int, data: memoryview) -> None:
     while data.nbytes:
-        written = os.write(file, data)
+        try:
+            written = os.write(file, data)
+        except OSError as e:
+            # Some file systems take O_DIRECT and refuse the writes; and after a short write the
+            # rest is no whole number of blocks.
+            if e.errno != errno.EINVAL or not _is_direct(file):
+                raise
+            _set_direct(file, on=False)
+            continue
         data = data[written:]
+
+
+def _is_direct(file: int) -> bool:
+    return bool(fcntl.fcntl(file, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
 
 
 class WriterFile:
@@ -557,21 +567,12 @@ def _drop(folder: Path, split: str, root: Path) -> None:
     confined.remove_folder(gone, root)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* durable: a rename is not, before its folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _in_words(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
         raise StoreError(
-            f"{what}: {e.strerror or e}. Make room or mend the disk, then run the same command"
-            " again: it goes on from what is committed."
+            f"{what}: {e.strerror or e}. {cure(e)}, then run the same command again: it goes on"
+            " from what is committed."
         ) from e

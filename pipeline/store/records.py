@@ -93,12 +93,18 @@ def load_plan(objects: Objects, split: str) -> Plan:
     """
     name = layout.plan(split)
     try:
-        return plan.decode(objects.get(name), name)
+        kept = plan.decode(objects.get(name), name)
     except FileNotFoundError:
         known = ", ".join(map(repr, splits(objects))) or "none"
         raise StoreError(
             f"the store {objects.url} has no plan for split {split!r}: it has {known}."
         ) from None
+    if kept.split != split:  # a file system that takes Train for train, or a file that was renamed
+        raise StoreDamagedError(
+            f"{objects.url}/{name} is the plan of split {kept.split!r}, not of {split!r}. Pass"
+            f" --split {kept.split}, or another name."
+        )
+    return kept
 
 
 def load_done(objects: Objects, split: str) -> Done | None:

@@ -1,6 +1,7 @@
 """What the doctor finds, and what it says to do about it."""
 
 import argparse
+import errno
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from tests import lacking
 from workflows import doctor, machine
 from workflows.machine import Finding
 
@@ -28,7 +30,7 @@ def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):
     assert (status, shown["ok"]) == (0, True)
     assert {f["subject"] for f in shown["findings"]} >= {
         "Python", "Pillow", "libjpeg-turbo", "formats", "packages", "torch", "GPU", "cores",
-        "memory", "ports", "open files", "room", "fsync",
+        "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -70,7 +72,7 @@ def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_pa
     (jpeg,) = (f for f in findings if f.subject == "libjpeg-turbo")
     assert jpeg.state == "broken"
     assert "no libjpeg.so.62" in jpeg.found
-    assert findings[-1].subject == "fsync"
+    assert findings[-1].subject == "sockets"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_room_is_looked_for_where_the_store_will_be(tmp_path):
     """In the nearest folder that is there; nothing is made, nothing is left."""
     findings = list(machine.room_found(str(tmp_path / "not" / "yet")))
 
-    assert [f.subject for f in findings] == ["room", "fsync"]
+    assert [f.subject for f in findings] == ["room", "fsync", "locks", "new names", "sockets"]
     assert str(tmp_path) in findings[0].found
     assert list(tmp_path.iterdir()) == []
 
@@ -263,3 +265,42 @@ def test_a_place_that_cannot_be_written_is_broken(tmp_path):
 
     assert finding.state == "broken"
     assert "No such file" in finding.found
+
+
+def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monkeypatch):
+    """How a store would be locked and named there, in lines of their own."""
+    plain = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    assert (plain["locks"].state, plain["locks"].found) == ("ok", "by flock")
+    assert (plain["new names"].state, plain["new names"].found) == ("ok", "by link")
+
+    lacking.remove(lacking.SMB, monkeypatch.setattr)
+    share = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    assert share["fsync"].state == "ok"
+    assert (share["locks"].state, share["locks"].found) == ("note", "by files created exclusively")
+    assert "-o flock" in share["locks"].advice
+    assert (share["new names"].state, share["new names"].found) == (
+        "note",
+        "by a rename under a lock",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EROFS, "mounted read-only"), (errno.EDQUOT, "Your quota")]
+)
+def test_a_folder_that_cannot_be_written_is_broken_with_what_helps(
+    tmp_path, monkeypatch, number, says
+):
+    """Of a disk that is mounted read-only, and of one without room."""
+    monkeypatch.setattr(machine.os, "fsync", lacking._fail(number))
+    found = machine.sync_found(tmp_path)
+    assert found.state == "broken"
+    assert says in found.advice
+
+
+def test_where_sockets_go_is_said(tmp_path, monkeypatch):
+    """A long TMPDIR is passed over; where nothing helps, it is broken."""
+    monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    assert "is too long for them" in machine.sockets_found().found
+    monkeypatch.setattr("cluster.sockets.SHORT_FOLDERS", ())
+    assert machine.sockets_found().state == "broken"

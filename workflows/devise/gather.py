@@ -20,6 +20,7 @@ from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.store.split import open_split
+from pipeline.urls import is_url
 from pipeline.word_files import read_words
 from pipeline.words import ClassVectors, class_vectors, taxonomy_vectors
 from workflows import features
@@ -97,7 +98,7 @@ def gather(
 
 
 def _absolute(store: str) -> str:
-    return store if "://" in store else str(Path(store).absolute())
+    return store if is_url(store) else str(Path(store).absolute())
 
 
 def _judged_by(

@@ -22,6 +22,7 @@ from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
 from pipeline.store.table import GROUP_ROWS
+from pipeline.urls import is_url
 from workflows.search.query import QueryError
 
 CACHE_BYTES = 64 * 2**20
@@ -228,7 +229,7 @@ def read_picture(where: str) -> bytes:
     Raises:
         QueryError: There is no such file, or it is none that could be a picture.
     """
-    if "://" in where:
+    if is_url(where):
         raise QueryError(f"{where} is a URL: expected a file. Save the picture, and pass its name.")
     path = Path(where).expanduser()
     try:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import TesseraeError
-from pipeline.store.objects import sync_folder
+from pipeline.filesystem import name_exclusively, sync_folder
 
 KEPT = 3
 """Checkpoints of a run that stay."""
@@ -149,12 +149,10 @@ class RunFolder:
                 out.write(json.dumps(record))
                 out.flush()
                 os.fsync(out.fileno())
-            try:
-                os.link(new, self._generations / f"{number:06d}.json")  # not over another's
-            except FileExistsError:
-                continue
-            finally:
-                new.unlink()
+            if not name_exclusively(
+                new, self._generations / f"{number:06d}.json", self._generations
+            ):
+                continue  # another has claimed that one
             sync_folder(self._generations)
             return number, resumed
 

@@ -1,5 +1,6 @@
 """One run writes a split at a time, whatever became of the one before."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,9 +12,13 @@ from pipeline.errors import StoreBusyError
 from pipeline.store import lease as module
 from pipeline.store.lease import lease
 from pipeline.store.objects import open_objects
+from tests import lacking
+from tests.commands import ROOT
 
 HOLDER = """
 import sys, time
+from tests import lacking
+lacking.remove(sys.argv[2:], setattr)
 from pipeline.store.lease import lease
 from pipeline.store.objects import open_objects
 with lease(open_objects(sys.argv[1]), "train", wait=False):
@@ -22,9 +27,15 @@ with lease(open_objects(sys.argv[1]), "train", wait=False):
 """
 
 
-@pytest.fixture(params=["disk", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "disk" else f"memory://{tmp_path}"
+LACKING = {"disk": (), "disk without flock": ("flock",), "disk without locks": lacking.LINUX_NFS}
+
+
+@pytest.fixture(params=[*LACKING, "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "memory":
+        return f"memory://{tmp_path}"
+    lacking.remove(LACKING[request.param], monkeypatch.setattr)
+    return str(tmp_path)
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
@@ -65,10 +76,15 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert rest == ["first", "second"]
 
 
-def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    """The system drops it: nothing to clean up by hand."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+@pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
+def test_the_lease_of_a_killed_process_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
+) -> None:
+    """The system drops it, or shows that its process is gone: nothing to clean up by hand."""
+    lacking.remove(calls, monkeypatch.setattr)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path), *calls]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (

@@ -1,6 +1,7 @@
 """The one door for writing: whole or not at all, one writer, and sentences for what goes wrong."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.errors import StoreError
 from pipeline.store import objects as door
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.records import fingerprint
+from tests import lacking
 
 
 def begun(url: str, run: str = "train-1") -> Objects:
@@ -49,6 +51,19 @@ def test_what_is_not_there_is_said(objects: Objects) -> None:
         objects.get("a")
     assert objects.size("a") is None
     objects.remove("a")
+
+
+@pytest.mark.parametrize("calls", [lacking.EXFAT, lacking.SMB], ids=["exFAT", "SMB"])
+def test_a_disk_without_links_has_one_plan_of_two_planners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
+) -> None:
+    """And no temporary file of either."""
+    lacking.remove(calls, monkeypatch.setattr)
+    first, second = begun(str(tmp_path), "train-1"), begun(str(tmp_path), "val-1")
+    assert first.put_new("plan", b"mine")
+    assert not second.put_new("plan", b"yours")
+    assert first.get("plan") == b"mine"
+    assert [name for name in first.names(".tmp") if "held" not in name] == []
 
 
 def test_a_new_object_never_replaces_one(objects: Objects) -> None:
@@ -137,6 +152,33 @@ def test_a_file_system_without_direct_writes_is_written_too(
     writer.finish()
     writer.abort()
     assert objects.get("a") == bytes(9_000_001)
+
+
+def test_a_file_system_that_refuses_direct_writes_late_is_written_through_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some take the flag and refuse what is written."""
+    objects = begun(str(tmp_path))
+    write = os.write
+
+    def refuse_direct(file: int, data: memoryview) -> int:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return write(file, data)
+
+    monkeypatch.setattr(door, "_set_direct", _set_direct_flag)
+    monkeypatch.setattr(door.os, "write", refuse_direct)
+    writer = objects.create("a")
+    writer.write(memoryview(bytes(9_000_001)))
+    writer.finish()
+    writer.abort()
+    assert objects.get("a") == bytes(9_000_001)
+
+
+def _set_direct_flag(file: int, *, on: bool) -> bool:
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
+    return True
 
 
 def test_a_disk_that_fills_up_in_the_background_is_a_sentence(

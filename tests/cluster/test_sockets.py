@@ -1,0 +1,78 @@
+"""Local sockets are where they can be, however long TMPDIR is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import sockets
+from cluster.errors import ClusterError
+from cluster.sockets import find_socket_folder
+from tests.commands import ROOT
+
+
+def long_folder(tmp_path: Path) -> Path:
+    """As batch systems name it."""
+    folder = tmp_path / ("pbs.1234567.batch-01.cm.cluster.example.org" * 3)
+    folder.mkdir()
+    return folder
+
+
+def test_a_folder_that_holds_sockets_is_used(tmp_path: Path) -> None:
+    """And left as it was."""
+    assert find_socket_folder("/tmp") == Path("/tmp")
+    assert not [path for path in Path("/tmp").glob("pymp-*") if (path / sockets.NAME).exists()]
+
+
+def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
+    """Another is used, which its user alone can look into."""
+    code = (
+        "from cluster.sockets import use_socket_folder; import tempfile, os;"
+        "from multiprocessing import connection;"
+        "folder = use_socket_folder(); address = connection.arbitrary_address('AF_UNIX');"
+        "assert address.startswith(str(folder)), address;"
+        "connection.Listener(address, 'AF_UNIX').close();"
+        "print(folder, oct(os.stat(folder).st_mode), tempfile.gettempdir())"
+    )
+    environment = {**os.environ, "TMPDIR": str(long_folder(tmp_path)), "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout.split()
+    folder, mode, temporary = said
+    assert Path(folder).parent in map(Path, sockets.SHORT_FOLDERS)
+    assert stat.S_IMODE(int(mode, 8)) == 0o700
+    assert temporary == environment["TMPDIR"]  # large files stay where they were sent
+    assert not Path(folder).exists()
+
+
+def test_a_file_system_without_sockets_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FUSE may have none."""
+    bind = socket.socket.bind
+
+    class Refusing(socket.socket):
+        def bind(self, address: object) -> None:  # type: ignore[override]
+            if str(address).startswith(str(tmp_path)):
+                raise PermissionError(1, "Operation not permitted")
+            bind(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    assert find_socket_folder(str(tmp_path)) == Path("/tmp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_folder_will_do_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the length, and what is short enough."""
+    folder = long_folder(tmp_path)
+    monkeypatch.setattr(sockets, "SHORT_FOLDERS", ("/nowhere",))
+    with pytest.raises(ClusterError, match=rf"of {len(str(folder))} bytes: expected at most 75"):
+        find_socket_folder(str(folder))
