@@ -37,6 +37,7 @@ from pipeline.ingest.planning import Choices
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report
 from pipeline.order import row_order
+from pipeline.sources.class_order import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
 from pipeline.store.objects import open_objects
@@ -105,7 +106,8 @@ def plan(args: argparse.Namespace) -> None:
         objects = open_objects(f"{folder}/store", "train-scale")
         objects.begin()
         choices = Choices(shard_rows=args.shard_rows)
-        recipe = planning.settle_recipe(objects, choices, listed.wnids, {})
+        wnids = tuple(listed.wnids)
+        recipe = planning.settle_recipe(objects, choices, Classes(wnids, ("",) * len(wnids)))
         origin = Origin("made up", "folder", "/nowhere", "", listed.digest, listed.num_bytes)
         made = planning.make_plan(objects, "train", recipe, listed, origin, seed=0)
         planning.write_metadata(objects, recipe, made, choices.sizes)

@@ -16,6 +16,7 @@ from pipeline.ingest.finish import finish_split
 from pipeline.ingest.planning import Choices
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
+from pipeline.sources.options import SourceOptions
 from pipeline.store import records
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
@@ -51,9 +52,11 @@ def plan_inline(
     chosen = Choices(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
     objects = open_objects(store, run)
     objects.begin()
-    opened = sources.open_source(str(source), split)
+    rules = SourceOptions(rules=planning.source_rules(objects))
+    opened = sources.open_source(str(source), split, options=rules)
     listed = planning.read_listing(opened.list(lambda _: None))
-    recipe = planning.settle_recipe(objects, chosen, listed.wnids, opened.words())
+    classes = planning.classes_of({split: (opened, listed)}, rules.rules)
+    recipe = planning.settle_recipe(objects, chosen, classes)
     origin = Origin(
         source=str(source),
         kind=opened.kind,

@@ -23,9 +23,9 @@ def encodable(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 shard`, `1,252 shards`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "s") -> str:
+    """`1 shard`, `1,252 shards`; *plural* is what the noun ends in then."""
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def bytes_text(num_bytes: float) -> str:

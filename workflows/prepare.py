@@ -10,8 +10,9 @@ import argparse
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.cores import cores
@@ -24,6 +25,7 @@ from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
@@ -34,8 +36,9 @@ from pipeline.store.records import Done
 from workflows import clusters
 from workflows.board.looking import Look
 from workflows.board.sending import Sender
+from workflows.class_lines import class_lines
 from workflows.clusters import Cluster
-from workflows.figures import bytes_text, counted
+from workflows.figures import bytes_text, counted, printable
 from workflows.interrupts import held_back
 from workflows.progress import Progress, say_waiting
 from workflows.report_model import RunReport
@@ -162,6 +165,7 @@ class Options:
     choices: Choices
     workers: int
     kind: str | None = None
+    source_options: SourceOptions = DEFAULT_OPTIONS
     limit: int | None = None
     threads: int = 1
     max_bad: float = 0.01
@@ -241,7 +245,7 @@ def run(args: argparse.Namespace) -> int:
 def prepare(options: Options) -> dict[str, RunReport]:
     """Prepare every split that was asked for; returns what was done, by split."""
     for split in options.splits:  # one that is not there is said before hours of the others
-        sources.open_source(options.source, split, options.kind)
+        _opened(options, split)
     with Cluster(
         workers=options.workers,
         threads=options.threads,
@@ -250,27 +254,79 @@ def prepare(options: Options) -> dict[str, RunReport]:
         certs=options.certs,
     ) as cluster:
         cluster.look()
-        runs = {split: prepare_split(options, split, cluster) for split in options.splits}
+        plans = plan_splits(options, cluster)
+        runs = {split: prepare_split(options, split, cluster, plans) for split in options.splits}
     return {split: run for split, run in runs.items() if run.num_rows}
 
 
-def prepare_split(options: Options, split: str, cluster: Cluster) -> RunReport:
-    """Prepare one split; returns what was done."""
-    run_name = planning.new_run(split)
-    objects = open_objects(options.store, run_name)
-    source = sources.open_source(options.source, split, options.kind)
+@dataclass(frozen=True)
+class OpenSplit:
+    """A split that is being prepared: where it comes from, and where it goes."""
+
+    split: str
+    run: str
+    source: Source
+    objects: Objects
+
+
+Plans = dict[str, tuple[Recipe, Plan]]
+"""Split -> the recipe and the plan that it has."""
+
+
+def _opened(options: Options, split: str) -> OpenSplit:
+    """Open the source of one split, as the rules of its store have it, and check where it goes."""
+    run = planning.new_run(split)
+    objects = open_objects(options.store, run)
     _check_place(objects, options.source)
     planning.check_choices(objects, options.choices)
-    with lease(objects, split, wait=options.wait, waiting=say_waiting):
-        objects.begin()
+    rules = planning.source_rules(objects)
+    how = replace(options.source_options, rules=rules)
+    source = sources.open_source(options.source, split, options.kind, how)
+    return OpenSplit(split, run, source, objects)
+
+
+@contextmanager
+def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
+    with lease(part.objects, part.split, wait=wait, waiting=say_waiting):
+        part.objects.begin()
         try:
-            return _prepare(options, split, run_name, source, objects, cluster)
+            yield
         except KeyboardInterrupt:
             with held_back():
-                how_to_go_on = _how_to_go_on(objects, split)
+                how_to_go_on = _how_to_go_on(part.objects, part.split)
             raise KeyboardInterrupt(how_to_go_on) from None
         finally:
-            objects.end()
+            part.objects.end()
+
+
+def plan_splits(options: Options, cluster: Cluster) -> Plans:
+    """Plan every split that was asked for, so that a class of any of them has its label.
+
+    Raises:
+        TesseraeError: A source's classes cannot be told; nothing was decoded yet.
+    """
+    parts = [_opened(options, split) for split in options.splits]
+    with ExitStack() as leases:
+        for part in sorted(parts, key=lambda part: part.split):  # two commands take them alike
+            leases.enter_context(_leased(part, wait=options.wait))
+        return settle(options, parts, cluster)
+
+
+def prepare_split(
+    options: Options, split: str, cluster: Cluster, plans: Plans | None = None
+) -> RunReport:
+    """Prepare one split; returns what was done.
+
+    Args:
+        options: What was asked for.
+        split: One of its splits.
+        cluster: Where the work is done.
+        plans: What `plan_splits` gave; None plans this split alone.
+    """
+    part = _opened(options, split)
+    with _leased(part, wait=options.wait):
+        recipe, plan = (plans or settle(options, [part], cluster))[split]
+        return _prepare(options, part, recipe, plan, cluster)
 
 
 def _check_place(objects: Objects, source: str) -> None:
@@ -293,14 +349,9 @@ def _check_place(objects: Objects, source: str) -> None:
 
 
 def _prepare(
-    options: Options,
-    split: str,
-    run_name: str,
-    source: Source,
-    objects: Objects,
-    cluster: Cluster,
+    options: Options, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: Cluster
 ) -> RunReport:
-    recipe, plan = settle(options, split, source, objects, cluster)
+    split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
     target = _target(plan, options.limit)
     todo = [
@@ -312,7 +363,7 @@ def _prepare(
     work = Work(
         store=objects.url,
         split=split,
-        run=run_name,
+        run=part.run,
         sizes=options.choices.sizes,
         image_seconds=options.image_seconds,
         code=identity.digest(),
@@ -330,39 +381,64 @@ def _prepare(
     return tally.report()
 
 
-def settle(
-    options: Options, split: str, source: Source, objects: Objects, cluster: Cluster
-) -> tuple[Recipe, Plan]:
-    """The recipe and the plan of *split*: made, or checked against the store's."""
-    root = source.root if source.access == "random" else _spool_folder(objects, split)
-    kept = planning.kept_origin(objects, split, source, root)
-    if kept is not None:
-        recipe = planning.settle_recipe(objects, options.choices, [], {})
-        plan = records.load_plan(objects, split)
+def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
+    """The recipe of the store and the plan of each split: made, or checked against the store's.
+
+    Raises:
+        TesseraeError: The source is not what was prepared, or its classes cannot be told.
+    """
+    plans = {}
+    listed: dict[str, tuple[OpenSplit, Listed]] = {}
+    for part in parts:
+        kept = planning.kept_origin(part.objects, part.split, part.source, _root(part))
+        if kept is None:
+            listed[part.split] = part, _list(part, cluster)
+            continue
+        recipe = planning.settle_recipe(part.objects, options.choices)
+        plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
-        print(f"{split}: listed before, {plan.num_rows:,} images of kind {kept.kind}", flush=True)
-        return recipe, plan
-    listed = _list(split, source, objects, cluster)
-    recipe = planning.settle_recipe(objects, options.choices, listed.wnids, source.words())
-    origin = Origin(
-        source=options.source,
-        kind=source.kind,
-        root=root,
-        fingerprint=source.fingerprint(),
-        listing=listed.digest,
-        num_bytes=listed.num_bytes,
-    )
-    return recipe, planning.make_plan(objects, split, recipe, listed, origin, options.choices.seed)
+        plans[part.split] = recipe, plan
+        print(f"{part.split}: listed before, {plan.num_rows:,} images of kind {kept.kind}")
+    return plans | _planned(options, listed) if listed else plans
 
 
-def _list(split: str, source: Source, objects: Objects, cluster: Cluster) -> Listed:
+def _planned(options: Options, listed: Mapping[str, tuple[OpenSplit, Listed]]) -> Plans:
+    objects = next(iter(listed.values()))[0].objects
+    said = {split: (part.source, one) for split, (part, one) in listed.items()}
+    classes = planning.classes_of(said, planning.source_rules(objects))
+    recipe = planning.settle_recipe(objects, options.choices, classes)
+    for line in class_lines(classes, recipe, {split: one for split, (_, one) in listed.items()}):
+        print(printable(line), flush=True)
+    plans = {}
+    for split, (part, one) in listed.items():
+        origin = Origin(
+            source=options.source,
+            kind=part.source.kind,
+            root=_root(part),
+            fingerprint=part.source.fingerprint(),
+            listing=one.digest,
+            num_bytes=one.num_bytes,
+        )
+        seed = options.choices.seed
+        plans[split] = recipe, planning.make_plan(part.objects, split, recipe, one, origin, seed)
+    return plans
+
+
+def _root(part: OpenSplit) -> str:
+    """Where the bytes of a split's images are read."""
+    if part.source.access == "random":
+        return part.source.root
+    return _spool_folder(part.objects, part.split)
+
+
+def _list(part: OpenSplit, cluster: Cluster) -> Listed:
+    source = part.source
     if source.access == "random":
-        with Progress(f"{split}: listing {source.kind}", unit="images") as progress:
+        with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
         return planning.read_listing(table)
-    _stream(split, source, objects, cluster)
-    folder = _spool_folder(objects, split)
-    return planning.read_listing(spool.spool_listing(folder, source.blocks()))
+    _stream(part.split, source, part.objects, cluster)
+    return planning.read_listing(spool.spool_listing(_root(part), source.blocks()))
 
 
 def _stream(split: str, source: Source, objects: Objects, cluster: Cluster) -> None:

@@ -21,6 +21,7 @@ from pipeline.ingest.planning import Choices
 from pipeline.ingest.rows import Origin, known_origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import spool
+from pipeline.sources.options import SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
@@ -28,7 +29,7 @@ from pipeline.store.plan import Plan
 from workflows import clusters
 from workflows.clusters import Cluster
 from workflows.figures import counted, printable
-from workflows.prepare import Options, settle
+from workflows.prepare import OpenSplit, Options, settle
 from workflows.progress import say_waiting
 from workflows.verify import chosen_splits, say_problems, verify_split
 
@@ -180,8 +181,10 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
             choices=Choices(sizes=sizes or (1,), seed=plan.seed),
             workers=1,
         )
-        source = sources.open_source(repair.data, repair.split, repair.kind)
-        settle(options, repair.split, source, repair.objects, repair.cluster)
+        how = SourceOptions(rules=planning.source_rules(repair.objects))
+        source = sources.open_source(repair.data, repair.split, repair.kind, how)
+        part = OpenSplit(repair.split, repair.run, source, repair.objects)
+        settle(options, [part], repair.cluster)
     origin = known_origin(repair.objects, plan)
     if origin.is_there:
         return

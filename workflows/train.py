@@ -176,8 +176,9 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
         certs=args.certs,
     )
     cluster.look()
-    prepare.prepare_split(wish, args.split, cluster)
-    others = _Others(wish, cluster)
+    plans = prepare.plan_splits(wish, cluster)
+    prepare.prepare_split(wish, args.split, cluster, plans)
+    others = _Others(wish, cluster, plans)
     others.start()
     try:
         yield
@@ -191,17 +192,18 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
 class _Others(threading.Thread):
     """Makes the splits that are not learned from."""
 
-    def __init__(self, wish: prepare.Options, cluster: Cluster) -> None:
+    def __init__(self, wish: prepare.Options, cluster: Cluster, plans: prepare.Plans) -> None:
         super().__init__(name="prepare", daemon=True)
         self._wish = wish
         self._cluster = cluster
+        self._plans = plans
         self._error: BaseException | None = None
 
     def run(self) -> None:
         """Prepare one after the other."""
         try:
             for split in self._wish.splits[1:]:
-                prepare.prepare_split(self._wish, split, self._cluster)
+                prepare.prepare_split(self._wish, split, self._cluster, self._plans)
         except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
             self._error = e
             if isinstance(e, Exception):

@@ -7,8 +7,8 @@ writes is written again, the same, by a run that found a broken one's leftovers.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,13 @@ from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.rows import Origin, Rows, known_origin, write_rows
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources import Source
+from pipeline.sources.class_order import Classes, SplitClasses, settle_classes
+from pipeline.sources.classes import UNLABELLED, Basis, Evidence
 from pipeline.sources.listing import listing_digest
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-
-UNLABELLED = "-"
-"""The class part of the key of a sample that has no class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +69,24 @@ def new_run(split: str) -> str:
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
 
-def settle_recipe(
-    objects: Objects, choices: Choices, wnids: Sequence[str], words: dict[str, str]
-) -> Recipe:
-    """The store's recipe, made from *choices* if the store is new.
+NO_CLASSES = Classes((), ())
+"""Of a source that is not looked at, because its splits were listed before."""
+
+
+def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLASSES) -> Recipe:
+    """The store's recipe, made from *choices* and *classes* if the store is new.
 
     Raises:
         StoreMismatchError: The store has another one, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
     kept = _kept_recipe(objects)
-    asked = _asked_recipe(choices, kept, wnids, words)
     if kept is None:
-        if not objects.put_new(layout.RECIPE, asked.encode()):
-            kept = records.load_recipe(objects)  # another split's planner was faster
-        else:
+        asked = _asked_recipe(choices, None, classes)
+        if objects.put_new(layout.RECIPE, asked.encode()):
             return asked
-    recipe.check_same(kept, asked)
+        kept = records.load_recipe(objects)  # another split's planner was faster
+    recipe.check_same(kept, _asked_recipe(choices, kept, classes.shown()))
     return kept
 
 
@@ -99,9 +99,15 @@ def check_choices(objects: Objects, choices: Choices) -> None:
         StoreDamagedError: The store has data but no recipe.
     """
     kept = _kept_recipe(objects)
-    asked = _asked_recipe(choices, kept, [], {})
+    asked = _asked_recipe(choices, kept, NO_CLASSES)
     if kept is not None:
         recipe.check_same(kept, asked)
+
+
+def source_rules(objects: Objects) -> int:
+    """Return the version of the listing rules that the store's samples are listed by."""
+    kept = _kept_recipe(objects)
+    return recipe.LISTING_RULES if kept is None else kept.listing_rules
 
 
 def _kept_recipe(objects: Objects) -> Recipe | None:
@@ -114,9 +120,7 @@ def _kept_recipe(objects: Objects) -> Recipe | None:
     return None
 
 
-def _asked_recipe(
-    choices: Choices, kept: Recipe | None, wnids: Sequence[str], words: dict[str, str]
-) -> Recipe:
+def _asked_recipe(choices: Choices, kept: Recipe | None, classes: Classes) -> Recipe:
     def chosen(name: str) -> object:
         value = getattr(choices, name)
         if value is not None:
@@ -134,7 +138,8 @@ def _asked_recipe(
         decoder=made.decoder,
         resizer=made.resizer,
         software=probe.description(),
-        classes=tuple((wnid, words.get(wnid, "")) for wnid in sorted(wnids)),
+        classes=classes.pairs,
+        class_numbers=classes.numbers,
         **_versions(kept),  # type: ignore[arg-type]
     )
 
@@ -172,6 +177,8 @@ class Listed:
     digest: str
     runs: list[tuple[str, int, int]]
     """(class, start, stop) over the sorted samples."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """On what the samples' classes rest, and what was passed over."""
 
     @property
     def num_bytes(self) -> int:
@@ -187,7 +194,27 @@ class Listed:
 def read_listing(table: pa.Table) -> Listed:
     """Work out what a plan needs to know of a listing that is sorted by key."""
     pa.default_memory_pool().release_unused()  # the pieces it was sorted from: half of all memory
-    return Listed(table, listing_digest(table), class_runs(table["key"]))
+    runs = class_runs(table["key"])
+    evidence = Evidence.decode(table.schema.metadata)
+    if not evidence.seen:  # of class folders, whose names are all there is to say
+        for name, start, stop in runs:
+            evidence.add_class(name, Basis("folder"), stop - start)
+    return Listed(table, listing_digest(table), runs, evidence)
+
+
+def classes_of(listed: Mapping[str, tuple[Source, Listed]], rules: int) -> Classes:
+    """Put the classes of several splits in one order, by one version of the listing rules.
+
+    Raises:
+        SourceError: What their samples say is ambiguous or contradicts itself.
+    """
+    return settle_classes(
+        {
+            split: SplitClasses(one.evidence, source.class_table(), source.words())
+            for split, (source, one) in listed.items()
+        },
+        rules,
+    )
 
 
 def make_plan(

@@ -4,7 +4,9 @@
     reader       bytes of one sample      spool    record files of what is streamed
     folder, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
     archives, layouts   what tars share
-    naming       canonical keys           beside   tables of words and classes near the images
+    naming       names of files           beside   tables of words and truth near the images
+    classes      which class a sample is  class_order   the classes of all splits, in order
+    class_tables tables that number them  options  what a person may say about a source
     place        a folder, local or not   remote   files behind fsspec, by byte range
     tarfiles     walks a tar              tarheader   reads one header of it
 
@@ -18,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.errors import SourceError
 from pipeline.sources.naming import looks_like_image, split_named
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
 
 if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
     import pyarrow as pa
 
+    from pipeline.sources.classes import ClassTable
     from pipeline.sources.spool import Blocks
 
 
@@ -50,6 +54,10 @@ class Source(Protocol):
 
     def words(self) -> dict[str, str]:
         """Class -> words, as far as a table beside the images tells."""
+        ...
+
+    def class_table(self) -> "ClassTable | None":
+        """Return the classes that the samples' labels count, where the source has such a table."""
         ...
 
     def list(self, progress: Callable[[int], None]) -> "pa.Table":
@@ -118,18 +126,24 @@ def _finders() -> dict[str, Find]:
     }
 
 
-def open_source(root: str | os.PathLike[str], split: str, kind: str | None = None) -> Source:
+def open_source(
+    root: str | os.PathLike[str],
+    split: str,
+    kind: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> Source:
     """Find out what lies at *root* and open one split of it. Cheap: nothing is listed yet.
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
         split: Which split, where *root* holds several; any name where it is itself one.
         kind: One of `SOURCE_KINDS`; None detects.
+        options: How it is read.
 
     Raises:
         SourceError: Nothing is found there, or several kinds, or not this split.
     """
-    place = Place.at(root)
+    place = Place.at(root, options)
     split = split_named(split)
     found = _find(place, split, kind)
     fitting = {name: sources.get(split, sources.get("")) for name, sources in found.items()}
@@ -145,13 +159,17 @@ def open_source(root: str | os.PathLike[str], split: str, kind: str | None = Non
     raise _nothing(place, split, kind, found)
 
 
-def splits(root: str | os.PathLike[str], kind: str | None = None) -> list[str]:
+def splits(
+    root: str | os.PathLike[str],
+    kind: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> list[str]:
     """Name the splits at *root*, sorted; none when *root* is itself one split.
 
     Raises:
         SourceError: Nothing is found there.
     """
-    place = Place.at(root)
+    place = Place.at(root, options)
     found = _find(place, "", kind)
     if not found:
         raise _nothing(place, "", kind, found)

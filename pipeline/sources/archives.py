@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words
+from pipeline.sources.classes import ClassTable, folder_class
 from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
 from pipeline.sources.magic import COMPRESSIONS, content_of
@@ -82,8 +83,13 @@ class TarSource:
 
     def fingerprint(self) -> str:
         """Digest of the archives' names, sizes and times, and of how they are read."""
-        marks = (f"{self.place.mark(part.path)}\t{part.layout}" for part in self.parts)
-        return fingerprint_of([self.kind, self.root, *marks])
+        marks = [f"{self.place.mark(part.path)}\t{part.layout}" for part in self.parts]
+        marks += self.parts[0].layout.table_marks()
+        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that labels count: shards alone have labels."""
+        return self.parts[0].layout.class_table()
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the archives or in the tree one of them holds."""
@@ -131,7 +137,7 @@ class TarSource:
         size = self.place.size(part.path)
         with Tar(raw, self.place.full(part.path), size, seeks=True) as tar:
             for inner in class_tars_in(tar):
-                class_name = stem_of(inner.name)
+                class_name = folder_class(stem_of(inner.name), self.place.options)
                 yield TarBlock(
                     f"{name}-{class_name}",
                     self.place,

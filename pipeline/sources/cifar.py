@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
+from pipeline.sources.classes import ClassTable, Labeller
 from pipeline.sources.listing import Row
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
@@ -120,6 +121,12 @@ def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
 
 
+def _class_table(place: Place, path: str) -> ClassTable:
+    names = _LAYOUTS[path][1]
+    where = place.full(path)
+    return ClassTable(tuple(_texts(_load(place, path), names, where)), where)
+
+
 @dataclass(frozen=True)
 class CifarBlock:
     """One file of pictures."""
@@ -133,24 +140,26 @@ class CifarBlock:
     def samples(self, put: Put) -> Iterator[Row]:
         """Read all of it, handing each picture as a PPM to *put*."""
         where = self.place.full(self.path)
-        _, names, labels = _LAYOUTS[self.table]
-        classes = _texts(_load(self.place, self.table), names, self.place.full(self.table))
+        labels = _LAYOUTS[self.table][2]
+        classes = _class_table(self.place, self.table)
+        labeller = Labeller(classes, self.place.options)
         found = _load(self.place, self.path)
         pixels = _pixels(found.get(b"data"), where)
         numbers = found.get(labels)
         if (
             not isinstance(numbers, list)
             or len(numbers) != len(pixels)
-            or any(type(n) is not int or not 0 <= n < len(classes) for n in numbers)
+            or any(type(n) is not int or not 0 <= n < len(classes.names) for n in numbers)
         ):
             raise SourceError(
                 f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
-                f" to {len(classes) - 1}."
+                f" to {len(classes.names) - 1}."
             )
         for place, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
             data = picture.tobytes()
-            key = f"{classes[label]}/{self.path}_{place:05d}.ppm"
-            yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)))
+            name = f"{self.path}_{place:05d}.ppm"
+            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {place}")
+            yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)), basis=basis)
 
 
 def _pixels(array: object, where: str) -> NDArray[np.uint8]:
@@ -180,7 +189,11 @@ class CifarSource:
     def fingerprint(self) -> str:
         """Digest of the files' names, sizes and times."""
         marks = map(self.place.mark, (self.table, *self.paths))
-        return fingerprint_of([self.kind, self.root, *marks])
+        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the names in the order of the labels."""
+        return _class_table(self.place, self.table)
 
     def words(self) -> dict[str, str]:
         """Nothing: the names of classes are their words."""

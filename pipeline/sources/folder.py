@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_words, is_val_image
+from pipeline.sources.classes import ClassTable
 from pipeline.sources.layouts import class_in
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.naming import is_wnid, known_split, looks_like_image, may_be_image
@@ -94,7 +95,12 @@ class FolderSource:
             return _unlike_any()
         folders = ["", *self._classes()]
         inner = [f"{name}/images" for name in folders[1:] if self.place.is_folder(f"{name}/images")]
-        return fingerprint_of([self.kind, self.root, *map(self.place.mark, folders + inner)])
+        marks = [self.kind, self.root, *map(self.place.mark, folders + inner)]
+        return fingerprint_of(marks, self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the folders."""
@@ -157,9 +163,12 @@ class AnnotatedFolder:
         """Digest of the times of the folder and its table."""
         if self.place.remote:
             return _unlike_any()
-        return fingerprint_of(
-            [self.kind, self.root, *map(self.place.mark, ("images", ANNOTATIONS))]
-        )
+        marks = [self.kind, self.root, *map(self.place.mark, ("images", ANNOTATIONS))]
+        return fingerprint_of(marks, self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the folder."""

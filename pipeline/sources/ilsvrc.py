@@ -13,8 +13,9 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split, peek
 from pipeline.sources.beside import find_truth, find_words, is_val_image
+from pipeline.sources.classes import Basis, ClassTable, folder_class
 from pipeline.sources.folder import FolderSource, flat_listing
-from pipeline.sources.layouts import ClassTar, Take, TarOfTars, row_of
+from pipeline.sources.layouts import ClassTar, Layout, Take, TarOfTars, row_of
 from pipeline.sources.listing import Row
 from pipeline.sources.naming import is_wnid
 from pipeline.sources.place import Place, Sizes, fingerprint_of
@@ -26,7 +27,7 @@ _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
 @dataclass(frozen=True)
-class ValTar:
+class ValTar(Layout):
     """ILSVRC's val tar: flat, with the classes told by a table near *root*."""
 
     root: str
@@ -40,7 +41,8 @@ class ValTar:
                 continue
             target = (member.target or "").rpartition("/")[2]
             prefix = f"{truth.wnid(target)}/" if target else ""
-            yield row_of(f"{truth.wnid(name)}/{name}", member, take, prefix)
+            row = row_of(f"{truth.wnid(name)}/{name}", member, take, prefix)
+            yield row._replace(basis=Basis("table"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,13 @@ class ValFolder:
     def fingerprint(self) -> str:
         """Digest of the folder's time and of the name of the table with the classes."""
         where = find_truth(self.place).where
-        return fingerprint_of([self.kind, self.root, self.place.mark(""), where])
+        return fingerprint_of(
+            [self.kind, self.root, self.place.mark(""), where], self.place.options
+        )
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table near the folder."""
@@ -90,7 +98,7 @@ def find_train_tar(place: Place, wanted: str, named: bool) -> dict[str, TarSourc
         tars, split = [place.only], ""
     if not tars:
         return {}
-    return {split: TarSource("ilsvrc-tar", place, (Part(tars[0], TarOfTars()),))}
+    return {split: TarSource("ilsvrc-tar", place, (Part(tars[0], TarOfTars(place.options)),))}
 
 
 def _holds_tars(place: Place) -> bool:
@@ -105,10 +113,14 @@ def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSour
 
     return {
         split: TarSource(
-            "class-tars", place, tuple(Part(path, ClassTar(stem_of(path))) for path in paths)
+            "class-tars", place, tuple(Part(path, _class_tar(place, path)) for path in paths)
         )
         for split, paths in by_split(place, fits, wanted).items()
     }
+
+
+def _class_tar(place: Place, path: str) -> ClassTar:
+    return ClassTar(folder_class(stem_of(path), place.options))
 
 
 def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:

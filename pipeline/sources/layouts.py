@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from pipeline.errors import SourceError
+from pipeline.sources.classes import Basis, ClassTable, folder_class
 from pipeline.sources.listing import Row
 from pipeline.sources.naming import known_split, may_be_image
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_annotations
 
@@ -14,16 +15,24 @@ Take = Callable[[Member], int]
 """Keeps a member's bytes and says at which offset they can be found."""
 
 
-class Layout(Protocol):
+class Layout:
     """How the members of a tar become samples. A small picklable value."""
 
     def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Yield the samples among the members in bytes [start, stop)."""
-        ...
+        raise NotImplementedError
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that labels count; None where a sample has no label."""
+        return None
+
+    def table_marks(self) -> list[str]:
+        """Return marks of the tables that decide classes, for a fingerprint."""
+        return []
 
 
 @dataclass(frozen=True)
-class ClassTar:
+class ClassTar(Layout):
     """All images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
@@ -52,13 +61,15 @@ def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
 
 
 @dataclass(frozen=True)
-class TarOfTars:
+class TarOfTars(Layout):
     """ILSVRC's train tar: a tar that holds one `<class>.tar` for each class."""
+
+    options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Yield the members of each inner tar, which is never unpacked."""
         for inner in class_tars_in(tar, start, stop):
-            layout = ClassTar(stem_of(inner.name))
+            layout = ClassTar(folder_class(stem_of(inner.name), self.options))
             yield from layout.rows(tar, take, inner.offset, inner.offset + inner.num_bytes)
 
 
@@ -70,7 +81,7 @@ def class_tars_in(tar: Tar, start: int = 0, stop: int | None = None) -> Iterator
 
 
 @dataclass(frozen=True)
-class TreeTar:
+class TreeTar(Layout):
     """A folder tree in a tar: `<...>/<class>/<file>`, or `<...>/<class>/images/<file>`.
 
     Where the tree has folders for splits, only `<...>/<split>/<class>/` counts; Tiny-ImageNet's
@@ -79,6 +90,7 @@ class TreeTar:
 
     split: str = ""
     """Empty: the tree has no folders for splits."""
+    options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Yield every file under a class folder of the split."""
@@ -92,9 +104,12 @@ class TreeTar:
                 classes.update(parse_annotations(decode_table(data, where), where))
             elif folders and may_be_image(name):
                 if self.split and len(folders) == 1:
-                    waiting.append(row_of(name, member, take, ""))
+                    waiting.append(row_of(name, member, take, "")._replace(basis=Basis("table")))
                 else:
-                    yield row_of(f"{folders[-1]}/{name}", member, take, self._target_class(member))
+                    key = f"{folder_class(folders[-1], self.options)}/{name}"
+                    basis = Basis("folder", folder="/".join(folders))
+                    row = row_of(key, member, take, self._target_class(member))
+                    yield row._replace(basis=basis)
         for row in waiting:
             yield _with_class(row, classes, tar.name)
 
@@ -120,7 +135,7 @@ class TreeTar:
         if member.target is None:
             return ""
         folders, _ = self._inside(member.target)
-        return f"{folders[-1]}/" if folders else "?/"
+        return f"{folder_class(folders[-1], self.options)}/" if folders else "?/"
 
 
 def _with_class(row: Row, classes: dict[str, str], where: str) -> Row:

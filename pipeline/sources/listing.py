@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
+from pipeline.sources.classes import Basis, Evidence
 
 SLICE_ROWS = 1 << 18
 BATCH_ROWS = 1 << 14
@@ -33,6 +34,18 @@ class Row(NamedTuple):
     offset: int
     same_as: str = ""
     """Key of the sample whose bytes this one shares (a link in a tar); then the rest is 0."""
+    basis: Basis = Basis("folder")
+    """On what its class rests."""
+
+
+class PassedOver(NamedTuple):
+    """A file of a source that is no sample, or several on one ground."""
+
+    why: str
+    """In words, for a line that counts them."""
+    name: str
+    """Of the first of them."""
+    how_many: int = 1
 
 
 class ListingBuilder:
@@ -42,12 +55,19 @@ class ListingBuilder:
         self._tables: list[pa.Table] = []
         self._paths: list[str] = []
         self._links: list[tuple[str, str]] = []
+        self._evidence = Evidence()
 
-    def collect(self, path: str, rows: Iterable[Row], progress: Callable[[int], None]) -> None:
+    def collect(
+        self, path: str, rows: Iterable[Row | PassedOver], progress: Callable[[int], None]
+    ) -> None:
         """Append the samples of the file *path*, telling *progress* how many came."""
         self._paths.append(path)
         batch: list[Row] = []
         for row in rows:
+            if isinstance(row, PassedOver):
+                self._evidence.pass_over(*row)
+                continue
+            self._evidence.add(row.key, row.basis)
             if row.same_as:
                 self._links.append((row.key, row.same_as))
                 continue
@@ -61,7 +81,7 @@ class ListingBuilder:
             progress(len(batch))
 
     def _add(self, batch: list[Row]) -> None:
-        keys, num_bytes, offsets, _ = zip(*batch, strict=True)
+        keys, num_bytes, offsets, _, _ = zip(*batch, strict=True)
         columns = [
             string_array(keys, f"in {self._paths[-1]}"),
             pa.array(num_bytes, pa.int64()),
@@ -71,7 +91,10 @@ class ListingBuilder:
         self._tables.append(pa.table(columns, ["key", "num_bytes", "path", "offset"]))
 
     def finish(self) -> pa.Table:
-        """All samples as one table with dictionary paths, in the order they came; unsorted."""
+        """All samples as one table with dictionary paths, in the order they came; unsorted.
+
+        The metadata of its schema say on what their classes rest (`Evidence`).
+        """
         empty = pa.schema(
             [
                 ("key", pa.large_string()),
@@ -86,7 +109,8 @@ class ListingBuilder:
             table = pa.concat_tables([table, self._linked(table)]).combine_chunks()
         names = string_array(self._paths, "of an archive").cast(pa.string())
         codes = _one_chunk(table["path"])
-        return table.set_column(2, "path", pa.DictionaryArray.from_arrays(codes, names))
+        table = table.set_column(2, "path", pa.DictionaryArray.from_arrays(codes, names))
+        return table.replace_schema_metadata(self._evidence.encode())
 
     def _linked(self, table: pa.Table) -> pa.Table:
         """The rows of the links: their own keys, the bytes of what they stand for."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.errors import ReadError, SourceError
+from pipeline.sources.classes import ClassTable
 from pipeline.sources.listing import Row
 from pipeline.sources.naming import split_in_name
 from pipeline.sources.place import Place, fingerprint_of
@@ -112,7 +113,11 @@ class LmdbSource:
     def fingerprint(self) -> str:
         """Digest of the tables' names, sizes and times."""
         marks = (self.place.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
-        return fingerprint_of([self.kind, self.root, *marks])
+        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
 
     def words(self) -> dict[str, str]:
         """Nothing: the names of classes are their words."""

@@ -1,9 +1,7 @@
-"""How samples are named: which file may be an image, which class it has, which split it is in.
+"""How samples are named: which file may be an image, which split it is in.
 
-A key is `<class>/<file name>`. The class is the WordNet id (n########) wherever one can be
-found: in the folder, in the label, in the file name, in that order. Otherwise it is the label's
-name, the folder, or the label's number, in that order. The same rule serves every kind of
-source, so that one set of images has one set of keys.
+A key is `<class>/<file name>`. Which class it is of, `pipeline.sources.classes` decides for every
+kind of source, so that one set of images has one set of keys.
 """
 
 import re
@@ -78,6 +76,20 @@ def file_name_of(path: str) -> tuple[str, str]:
     return (hub[1] + hub[3], hub[2]) if hub else (name, "")
 
 
+def folders_of(path: str) -> list[str]:
+    """Folders of *path*, without a last one called `images`."""
+    folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
+    if folders and folders[-1] == "images":
+        folders.pop()
+    return folders
+
+
+def wnid_before(name: str) -> str:
+    """The wnid that a file's name begins with, or empty."""
+    prefix = _WNID_PREFIX.match(name)
+    return prefix[1] if prefix else ""
+
+
 def label_name(label: int | str | None, names: Sequence[str]) -> str:
     """Name of *label*: itself, or its entry in *names*; empty where it has no name."""
     if isinstance(label, str):
@@ -91,21 +103,18 @@ def label_name(label: int | str | None, names: Sequence[str]) -> str:
 
 
 def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ()) -> str:
-    """Key of the sample that its source calls *path*; empty when nothing tells its class.
+    """Key under listing rules 1, by which older stores were made; empty: nothing tells its class.
 
     Args:
         path: Name with folders, as the archive or table has it.
         label: Class as a number or a name, where the source says one.
         names: Class names in the order of the numbers.
     """
-    folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
-    if folders and folders[-1] == "images":
-        folders.pop()
+    folders = folders_of(path)
     folder = folders[-1] if folders else ""
     name, appended = file_name_of(path)
     told = label_name(label, names)
-    prefix = _WNID_PREFIX.match(name)
-    for candidate in (folder, told, appended, prefix[1] if prefix else ""):
+    for candidate in (folder, told, appended, wnid_before(name)):
         if is_wnid(candidate):
             return f"{candidate}/{name}"
     if folder and known_split(folder):

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives import block_name, by_split
-from pipeline.sources.beside import find_class_names, find_words
+from pipeline.sources.beside import find_words
+from pipeline.sources.class_tables import find_class_table, table_marks
+from pipeline.sources.classes import ClassTable, Labeller
 from pipeline.sources.listing import Row
-from pipeline.sources.naming import key_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
 from pipeline.sources.spool import Blocks, Put
@@ -108,8 +109,8 @@ class ParquetBlock:
         where = self.place.full(self.path)
         row = self.first_row
         for batch, columns in self._batches(where):
-            names = columns.names or find_class_names(self.place.root)
-            yield from _rows(batch, columns, names, _Origin(where, row), put)
+            labeller = Labeller(_table(columns, self.place, where), self.place.options)
+            yield from _rows(batch, columns, labeller, _Origin(where, row), put)
             row += len(batch)
 
     def _batches(self, where: str) -> Iterator[tuple[pa.RecordBatch, Columns]]:
@@ -135,8 +136,15 @@ class _Origin:
         return f"{stem}-{self.first_row + i:09d}"
 
 
+def _table(columns: Columns, place: Place, where: str) -> ClassTable | None:
+    """The classes that the label counts: those of the schema, else of a table beside the file."""
+    if columns.names:
+        return ClassTable(columns.names, f"the column {columns.label!r} of {where}")
+    return find_class_table(place)
+
+
 def _rows(
-    batch: pa.RecordBatch, columns: Columns, names: tuple[str, ...], origin: _Origin, put: Put
+    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, put: Put
 ) -> Iterator[Row]:
     images, paths = _images_and_paths(batch, columns)
     labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
@@ -147,20 +155,11 @@ def _rows(
         )
     for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
         path = str(path) if path is not None and path != "" else origin.missing_name(i)
-        key = key_of(path, _as_label(label), names)
-        if not key:
-            raise SourceError(
-                f"{origin.where}: nothing tells the class of row {origin.first_row + i} "
-                f"({path!r}): expected a column {', '.join(_LABEL[:3])}, or a name with a folder "
-                "or with n######## in front. Add the column."
-            )
+        sample = f"{origin.where}: row {origin.first_row + i} ({path!r})"
+        key, basis = labeller.key(path, {columns.label: label} if columns.label else {}, sample)
         image = images[i].as_buffer() if images[i].is_valid else b""
         data = bytes(image)
-        yield Row(key, len(data), put((data,)))
-
-
-def _as_label(value: Any) -> int | str | None:
-    return value if isinstance(value, (int, str)) or value is None else str(value)
+        yield Row(key, len(data), put((data,)), basis=basis)
 
 
 def _images_and_paths(batch: pa.RecordBatch, columns: Columns) -> tuple[pa.Array, list[Any]]:
@@ -225,11 +224,28 @@ class ParquetSource:
 
     def fingerprint(self) -> str:
         """Digest of the files' names, sizes and times."""
-        return fingerprint_of([self.kind, self.root, *map(self.place.mark, self.paths)])
+        marks = [self.kind, self.root, *map(self.place.mark, self.paths)]
+        return fingerprint_of([*marks, *table_marks(self.place)], self.place.options)
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the files; or the names of the labels."""
         return find_words(self.place)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that the labels count, which must be the same in all files.
+
+        Raises:
+            SourceError: Two files have other ones.
+        """
+        tables = [_table_of(self.place, path) for path in self.paths]
+        for path, table in zip(self.paths, tables, strict=True):
+            if (table and table.names) != (tables[0] and tables[0].names):
+                raise SourceError(
+                    f"{self.place.full(path)} has other names of classes than"
+                    f" {self.place.full(self.paths[0])}: expected the same in the same order. Pass"
+                    " one of the files at a time, or save them with the same names."
+                )
+        return tables[0]
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Not possible: a Parquet file keeps no place for a single image."""
@@ -241,6 +257,12 @@ class ParquetSource:
         for path in self.paths:
             found += _blocks_of(self.place, path)
         return found
+
+
+def _table_of(place: Place, path: str) -> ClassTable | None:
+    where = place.full(path)
+    with _reading_table(where), _open(place, path) as file:
+        return _table(columns_of(file.schema_arrow, where), place, where)
 
 
 def _blocks_of(place: Place, path: str) -> Iterator[ParquetBlock]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from pipeline.errors import SourceError
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.naming import may_be_image
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import RangeFile, reading, reading_remote
 from pipeline.sources.text_tables import decode_table
 from pipeline.urls import is_url
@@ -47,24 +48,26 @@ class Place:
     """Absolute local path, or an fsspec URL; no slash at the end."""
     only: str = ""
     """Name of the one file that is the source; empty: all of the folder."""
+    options: SourceOptions = DEFAULT_OPTIONS
+    """How what lies here is read."""
     _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
     _heads: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    def __reduce__(self) -> tuple[type["Place"], tuple[str, str]]:
-        return Place, (self.root, self.only)  # what was seen stays here
+    def __reduce__(self) -> tuple[type["Place"], tuple[str, str, SourceOptions]]:
+        return Place, (self.root, self.only, self.options)  # what was seen stays here
 
     @classmethod
-    def at(cls, root: str | os.PathLike[str]) -> "Place":
+    def at(cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS) -> "Place":
         """Look where *root* points: to a folder or to a single file."""
         text = os.fspath(root).removeprefix("file://")
         if is_url(text):
-            place = cls(text.rstrip("/"))
+            place = cls(text.rstrip("/"), "", options)
         else:
-            place = cls(str(Path(text).expanduser().absolute()))
+            place = cls(str(Path(text).expanduser().absolute()), "", options)
         # a web server calls any page a file, and finds out what a folder is by fetching it whole
         if place.is_file("") and (not place.remote or place.root.lower().endswith(_ARCHIVES)):
             folder, _, name = place.root.rpartition("/")
-            return cls(folder, name)
+            return cls(folder, name, options)
         if not place.is_folder(""):
             raise SourceError(
                 f"no source at {place.root!r}: neither a file nor a folder is there. "
@@ -97,11 +100,11 @@ class Place:
 
     def inside(self, path: str) -> "Place":
         """The folder *path* of this place."""
-        return Place(self.full(path)) if path else self
+        return Place(self.full(path), "", self.options) if path else self
 
     def above(self) -> "Place":
         """The folder that holds this place."""
-        return Place(self.root.rpartition("/")[0] or "/")
+        return Place(self.root.rpartition("/")[0] or "/", "", self.options)
 
     def _remote_path(self, path: str) -> str:
         base = self._filesystem[1]
@@ -239,7 +242,10 @@ def _local_sizes(folder: str) -> Sizes:
     return found
 
 
-def fingerprint_of(marks: list[str]) -> str:
+def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
     """One short digest of many marks, which also changes when the rules of listing do."""
-    text = "\n".join(["tesserae listing 1", *marks])
+    rules = f"tesserae listing {options.rules}"
+    if options.rules > 1:
+        rules = f"{rules}\t{options}"
+    text = "\n".join([rules, *marks])
     return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

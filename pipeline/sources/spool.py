@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
+from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
 
 RECORDS = ".records"
@@ -146,7 +147,8 @@ def _write_records(block: Block, file: BinaryIO) -> pa.Table:
     table = builder.finish().drop_columns(["path"])
     crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.uint32))
     table = table.append_column("crc32c", pa.array(crc32c))
-    return table.replace_schema_metadata({_LENGTH: str(file.tell()).encode()})
+    metadata = {**(table.schema.metadata or {}), _LENGTH: str(file.tell()).encode()}
+    return table.replace_schema_metadata(metadata)
 
 
 def _checksums_at(
@@ -206,6 +208,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     """
     folder = Path(directory)
     tables = []
+    evidence = Evidence()
     for block in blocks:
         try:
             table = _read_index(folder, block.name)
@@ -213,13 +216,15 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
             raise SourceError(
                 f"the spool {directory} lacks the block {block.name!r}: it was not streamed yet."
             ) from e
+        evidence.merge(Evidence.decode(table.schema.metadata))
         tables.append(_with_path(table, block.name + RECORDS))
     if not sum(map(len, tables)):
         raise SourceError(
             f"no images found in {len(blocks)} blocks of the source: nothing in them is an image "
             "of the split that was asked for."
         )
-    return sort_listing(pa.concat_tables(tables))
+    table = pa.concat_tables(tables).replace_schema_metadata(evidence.encode())
+    return sort_listing(table)
 
 
 def _with_path(table: pa.Table, path: str) -> pa.Table:

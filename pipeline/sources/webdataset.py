@@ -9,18 +9,17 @@ or `cls`) that tells its class, as `pipeline.sources.naming` says.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split, peek
-from pipeline.sources.beside import find_class_names
+from pipeline.sources.class_tables import find_class_table, table_marks
+from pipeline.sources.classes import ClassTable, Labeller
 from pipeline.sources.layouts import Layout, Take, TreeTar
 from pipeline.sources.listing import Row
-from pipeline.sources.naming import (
-    is_wnid,
-    key_of,
-    known_split,
-    looks_like_image,
-)
+from pipeline.sources.naming import is_wnid, known_split, looks_like_image
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Member, Tar, is_tar, open_tar, stem_of
 
@@ -35,7 +34,6 @@ class _Sample:
     name: str
     image: Member | None = None
     offset: int = 0
-    label: int | str | None = None
     texts: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,10 +45,11 @@ def sample_name(path: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Shard:
+class Shard(Layout):
     """A WebDataset shard; the order of its classes' numbers is told by a table near *root*."""
 
     root: str
+    options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Yield one row for each sample that has an image."""
@@ -77,9 +76,8 @@ class Shard:
             sample.image = member
             if member.target is None:
                 sample.offset = take(member)
-        elif suffix in ("cls", "json") and member.num_bytes <= _MAX_TABLE_BYTES:
-            text = tar.read(member.offset, member.num_bytes).decode("utf-8", "replace")
-            sample.texts[suffix] = text
+        elif suffix in ("cls", "json"):
+            sample.texts[suffix] = _text_of(member, tar)
 
     def _finished(self, sample: _Sample, tar: Tar) -> Iterator[Row]:
         if sample.image is None:
@@ -90,23 +88,48 @@ class Shard:
                 f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. "
                 "Make the shard again with the files themselves (tar --hard-dereference -h)."
             )
-        label = _label(sample, tar.name)
-        key = key_of(path, label, find_class_names(self.root) if label is not None else ())
-        if not key:
-            raise SourceError(
-                f"{tar.name}: nothing tells the class of the sample {path!r}: expected a folder, "
-                "a .cls or .json beside it, or a name that begins with n########. "
-                "Make the shard again with one of them."
-            )
-        yield Row(key, sample.image.num_bytes, sample.offset)
+        shown = f"{tar.name}: the sample {path!r}"
+        said = _labels_said(sample, tar.name)
+        labeller = Labeller(self.table if said else None, self.options)
+        key, basis = labeller.key(path, said, shown)
+        yield Row(key, sample.image.num_bytes, sample.offset, basis=basis)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that labels count."""
+        return self.table
+
+    def table_marks(self) -> list[str]:
+        """Return marks of the tables beside the shards."""
+        return table_marks(Place(self.root, "", self.options))
+
+    @cached_property
+    def table(self) -> ClassTable | None:
+        """The classes that labels count."""
+        return find_class_table(Place(self.root, "", self.options))
 
 
-def _label(sample: _Sample, where: str) -> int | str | None:
-    """What the sample's `.cls`, or else its `.json`, says."""
+def _text_of(member: Member, tar: Tar) -> str:
+    if member.num_bytes > _MAX_TABLE_BYTES:
+        raise SourceError(
+            f"{tar.name}: the member {member.name!r} has {member.num_bytes:,} bytes: expected a"
+            f" label or a table of at most {_MAX_TABLE_BYTES:,}. Make the shard again without it."
+        )
+    try:
+        return tar.read(member.offset, member.num_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise SourceError(
+            f"{tar.name}: the member {member.name!r} is no UTF-8 ({e.reason} at byte {e.start})."
+            " Make the shard again with the text in UTF-8."
+        ) from e
+
+
+def _labels_said(sample: _Sample, where: str) -> dict[str, Any]:
+    """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
+    said: dict[str, Any] = {}
     if "cls" in sample.texts:
-        return sample.texts["cls"].strip()
+        said[".cls"] = sample.texts["cls"]
     if "json" not in sample.texts:
-        return None
+        return said
     try:
         table = json.loads(sample.texts["json"])
     except ValueError as e:
@@ -114,11 +137,8 @@ def _label(sample: _Sample, where: str) -> int | str | None:
             f"{where}: the .json of the sample {sample.name!r} is no JSON: {e}"
         ) from e
     if isinstance(table, dict):
-        for word in _JSON_WORDS:
-            if isinstance(table.get(word), (int, str)):
-                label: int | str = table[word]
-                return label
-    return None
+        said |= {word: table[word] for word in _JSON_WORDS if word in table}
+    return said
 
 
 def shape_of(members: list[Member]) -> str:
@@ -155,7 +175,7 @@ def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, l
 def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
     return {
-        split: _source("webdataset", place, paths, Shard(place.root))
+        split: _source("webdataset", place, paths, Shard(place.root, place.options))
         for split, paths in _archives(place, wanted, "shard", named).items()
     }
 
@@ -169,10 +189,10 @@ def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     found: dict[str, TarSource] = {}
     for split, paths in _archives(place, wanted, "tree", named).items():
         if split:
-            found[split] = _source("tar", place, paths, TreeTar())
+            found[split] = _source("tar", place, paths, TreeTar(options=place.options))
             continue
         for inner in sorted(_splits_inside(place, paths[0], wanted)) or [""]:
-            found[inner] = _source("tar", place, paths, TreeTar(inner))
+            found[inner] = _source("tar", place, paths, TreeTar(inner, place.options))
     return found
 
 

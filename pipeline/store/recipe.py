@@ -47,6 +47,8 @@ class Recipe:
     """Compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
     classes: tuple[tuple[str, str], ...]
     """(wnid, words) of label 0, 1, ..."""
+    class_numbers: tuple[int, ...] = ()
+    """The source's own number of label 0, 1, ...; empty where it has no numbers."""
     format: int = layout.FORMAT
     """Version of the store and of every document in it."""
     decode_rules: int = DECODE_RULES
@@ -97,7 +99,7 @@ class Recipe:
     def _fields(self) -> dict[str, Any]:
         fields = dict(vars(self))
         if self.format == 1:  # before there were rules to choose between
-            del fields["decode_rules"], fields["listing_rules"]
+            del fields["decode_rules"], fields["listing_rules"], fields["class_numbers"]
         return fields
 
 
@@ -114,7 +116,8 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
 def _from_fields(fields: dict[str, Any]) -> Recipe:
     classes = tuple((wnid, words) for wnid, words in fields["classes"])
     rules = {"decode_rules": 1, "listing_rules": 1} if fields["format"] == 1 else {}
-    return Recipe(**{**rules, **fields, "classes": classes})
+    numbers = tuple(fields.get("class_numbers", ()))
+    return Recipe(**{**rules, **fields, "classes": classes, "class_numbers": numbers})
 
 
 def check_same(kept: Recipe, asked: Recipe) -> None:
@@ -138,6 +141,7 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
         and (name == "decoder" or kept.filter == asked.filter)  # another filter, other pixels
     ]
     found += _class_differences(kept.wnids, asked.wnids)
+    found += _number_differences(kept, asked)
     if found:
         raise StoreMismatchError(
             f"the store was made with another recipe: {'; '.join(found)}."
@@ -147,6 +151,16 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
 
 def _named(recipe: Recipe, part: str) -> str:
     return f"{recipe.software.get(part, 'unnamed')}, probe {getattr(recipe, part)[:12]}"
+
+
+def _number_differences(kept: Recipe, asked: Recipe) -> list[str]:
+    """Classes that the source numbers differently now."""
+    numbers = dict(zip(kept.wnids, kept.class_numbers, strict=False))
+    return [
+        f"the class {name!r} has the number {numbers[name]} in the store, {number} in the source"
+        for name, number in zip(asked.wnids, asked.class_numbers, strict=False)
+        if numbers.get(name, number) != number
+    ][:5]
 
 
 def _class_differences(kept: Sequence[str], asked: Sequence[str]) -> list[str]:

@@ -71,22 +71,23 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members
     ("members", "key"),
     [
         ({"n01440764/a.jpg": b""}, "n01440764/a.jpg"),
-        ({"train/n01440764/a.jpg": b"", "train/n01440764/a.cls": b"cat"}, "n01440764/a.jpg"),
+        ({"train/n01440764/a.jpg": b"", "train/n01440764/a.cls": b"dog"}, "n01440764/a.jpg"),
         ({"a.jpg": b"", "a.cls": b"1\n"}, "dog/a.jpg"),
         ({"a.cls": b"0", "a.jpg": b""}, "n02119789/a.jpg"),
-        ({"a.jpg": b"", "a.cls": b"bird"}, "bird/a.jpg"),
-        ({"a.jpg": b"", "a.cls": b"77"}, "77/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"\xef\xbb\xbfdog\r\n"}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.cls": b"-1"}, "-/a.jpg"),
+        ({"a.jpg": b""}, "-/a.jpg"),
         ({"a.jpg": b"", "a.json": json.dumps({"label": 1}).encode()}, "dog/a.jpg"),
         ({"a.jpg": b"", "a.json": b'{"wnid": "n01440764", "label": 1}'}, "n01440764/a.jpg"),
-        ({"a.jpg": b"", "a.cls": b"1", "a.json": b'{"cls": 0}'}, "dog/a.jpg"),
-        ({"n01440764_1.jpg": b"", "n01440764_1.cls": b"77"}, "n01440764/n01440764_1.jpg"),
+        ({"a.jpg": b"", "a.cls": b"1", "a.json": b'{"cls": "dog"}'}, "dog/a.jpg"),
+        ({"n01440764_1.jpg": b"", "n01440764_1.cls": b"1"}, "n01440764/n01440764_1.jpg"),
         ({"n01440764_1.JPEG": b""}, "n01440764/n01440764_1.JPEG"),
         ({"cats/a.jpg": b""}, "cats/a.jpg"),
-        ({"train/a.jpg": b"", "train/a.txt": b"words", "train/a.cls": b"7"}, "7/a.jpg"),
+        ({"train/a.jpg": b"", "train/a.txt": b"words", "train/a.cls": b"1"}, "dog/a.jpg"),
     ],
 )
 def test_the_class_is_found_where_a_shard_keeps_it(tmp_path, members, key):
-    """A wnid from anywhere wins; then a name; then a number."""
+    """In a label, which a table counts; in a folder or a name where there is none."""
     root = shard(tmp_path, members)
     (root / "classes.txt").write_text("n02119789\ndog\n")
     assert keys(root) == [key]
@@ -99,10 +100,33 @@ def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
     assert keys(root) == ["n01443537/a.jpg"]
 
 
-def test_a_sample_without_a_class_is_refused(tmp_path):
-    """With its name and what was expected."""
-    with pytest.raises(SourceError, match=r"class of the sample 'a\.jpg': expected a folder"):
-        keys(shard(tmp_path, {"a.jpg": b""}))
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.cls": b"2"}, r"'a\.jpg' has the label 2, and .*classes\.txt has 2 .* begin at 1\?"),
+        ({"a.cls": b"bird"}, r"label 'bird' is none of the 2 classes of .*classes\.txt"),
+        ({"a.cls": b"1", "a.json": b'{"cls": 0}'}, r"\.cls says '1' and cls says 0"),
+        ({"a.cls": b"-2"}, r"label '-2': expected a number from 0 on, or -1"),
+        ({"a.cls": b"0\n1\n"}, "of several lines"),
+        ({"a.cls": b"\xff"}, r"'a\.cls' is no UTF-8"),
+        ({"a.json": b'{"label": [0, 1]}'}, r"label \[0, 1\], which is a list"),
+        ({"a.json": b'{"label": 0.5}'}, r"label 0\.5: expected a whole number"),
+        ({"a.json": b'{"label": -1, "cls": 1}'}, "two classes"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused_with_the_sample(tmp_path, members, message):
+    """And with its value, before anything is decoded."""
+    root = shard(tmp_path, {"a.jpg": b"", **members})
+    (root / "classes.txt").write_text("n02119789\ndog\n")
+    with pytest.raises(SourceError, match=message):
+        keys(root)
+
+
+def test_a_folder_and_a_label_of_two_wnids_are_refused(tmp_path):
+    """Which of them is right is not for us to guess."""
+    members = {"n01440764/a.jpg": b"", "n01440764/a.cls": b"n02119789"}
+    with pytest.raises(SourceError, match=r"two classes: \.cls says 'n02119789' and its folder"):
+        keys(shard(tmp_path, members))
 
 
 def test_two_images_in_one_sample_are_refused(tmp_path):
