@@ -254,7 +254,7 @@ def prepare(options: Options) -> dict[str, RunReport]:
         certs=options.certs,
     ) as cluster:
         cluster.look()
-        plans = plan_splits(options, cluster)
+        plans = plan_splits(options, cluster) if len(options.splits) > 1 else None
         runs = {split: prepare_split(options, split, cluster, plans) for split in options.splits}
     return {split: run for split, run in runs.items() if run.num_rows}
 

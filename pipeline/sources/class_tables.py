@@ -11,6 +11,7 @@ from pipeline.sources.beside import find_class_names
 from pipeline.sources.classes import ClassTable
 from pipeline.sources.naming import is_wnid
 from pipeline.sources.place import Place
+from pipeline.sources.text_tables import lines_of
 
 CLASSES = "classes.txt"
 MAPPING = "LOC_synset_mapping.txt"
@@ -30,7 +31,7 @@ def find_class_table(place: Place) -> ClassTable | None:
         if folder.is_file(CLASSES):
             return parse_class_table(folder.read_text(CLASSES), folder.full(CLASSES))
         if folder.is_file(MAPPING):
-            return parse_mapping(folder.read_text(MAPPING), folder.full(MAPPING))
+            return parse_mapping(folder.read_text(MAPPING, lenient=True), folder.full(MAPPING))
     return None
 
 
@@ -109,7 +110,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
 
 def _lines(text: str, where: str) -> list[str]:
     """Lines without the blank ones at the end."""
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
+    lines = [line.strip() for line in lines_of(text.removeprefix("\ufeff"))]
     while lines and not lines[-1]:
         lines.pop()
     if "" in lines:
