@@ -6,6 +6,7 @@
         StoreMismatchError                another recipe, listing or size than the store's own
         StoreBusyError                    somebody else is writing the same split
         StoreDamagedError                 a file of the store is missing or not what was committed
+          WrongDocumentError              a document says what it cannot say
       ReadError            (OSError)      bytes could not be read now; the next try may succeed
       DecodeError          (ValueError)   bytes were read and are no picture; they never will be
 
@@ -35,6 +36,25 @@ class StoreBusyError(StoreError):
 
 class StoreDamagedError(StoreError):
     """A file of the store is missing, or differs from what was committed."""
+
+
+class WrongDocumentError(StoreDamagedError):
+    """A document has its own digest, and says what such a document cannot say.
+
+    Args:
+        name: The document.
+        what: Which field has which value, and what was expected.
+        cure: What to do, as a sentence.
+    """
+
+    def __init__(self, name: str, what: str, cure: str) -> None:
+        super().__init__(name, what, cure)
+        self.name = name
+        self.what = what
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.name} holds another document than its name says: {self.what}. {self.cure}"
 
 
 class ReadError(TesseraeError, OSError):

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pipeline.errors import StoreDamagedError
-from pipeline.store import commit, layout, plan, recipe, records
+from pipeline.errors import StoreDamagedError, WrongDocumentError
+from pipeline.store import commit, document, layout, plan, recipe, records
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -104,7 +104,8 @@ class _Reader:
         """The finish step's record, if it is there, whole, and of this plan."""
 
         def fits(kept: Done) -> bool:
-            return planned is None or kept.plan == planned.digest
+            named = kept.split, kept.plan, kept.num_rows
+            return planned is None or named == (split, planned.digest, planned.num_rows)
 
         shards = range(planned.num_shards if planned else 0)
         # The finish step copies every commit before it writes its own record.
@@ -140,14 +141,14 @@ class _Reader:
     ) -> Any:
         what = "missing" if expected else ""
         try:
-            kept = decode(self._objects.get(name), name)
+            kept = decode(self._objects.get(name, document.MAX_BYTES), name)
             if fits(kept):
                 return kept
             what = "belongs to another store, plan or shard"
         except FileNotFoundError:
             pass
-        except StoreDamagedError:
-            what = "damaged"
+        except StoreDamagedError as e:
+            what = _damage(e)
         except OSError as e:
             what = f"cannot be read: {e.strerror or e}"
         if what:
@@ -166,7 +167,11 @@ class _Reader:
 
 
 def _belongs(planned: Plan, shard: int, kept: Commit) -> bool:
-    return (kept.split, kept.shard, kept.plan) == (planned.split, shard, planned.digest)
+    return kept.shard == shard and records.belongs(planned, kept)
+
+
+def _damage(error: StoreDamagedError) -> str:
+    return f"damaged: {error.what}" if isinstance(error, WrongDocumentError) else "damaged"
 
 
 def check_objects(

@@ -130,7 +130,7 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
             raise StoreDamagedError(
                 f"{kept.table.name} is missing or damaged. Run `tesserae repair`."
             )
-        yield table.decode_part(data)
+        yield table.decode_part(data, kept.table.name, range(kept.start, kept.stop))
 
 
 def put_changed(objects: Objects, name: str, data: bytes) -> None:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import StoreDamagedError
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.graph import Job
@@ -54,13 +57,25 @@ def restore_parts(objects: Objects, found: Found, problems: Iterable[Problem]) -
         return []
     restored = []
     with objects.open(name) as file:
-        whole = pq.ParquetFile(file)
+        whole = _table(file, name, found)
+        if whole is None:  # vouched for by a record that somebody sealed: the source has the rows
+            return []
         for kept in damaged:
             data = table.encode_table(table.read_rows(whole, kept.start, kept.stop))
             if records.fingerprint(kept.table.name, data) == kept.table:
                 objects.put(kept.table.name, data)
                 restored.append(kept.table.name)
     return restored
+
+
+def _table(file: BinaryIO, name: str, found: Found) -> pq.ParquetFile | None:
+    rows = None if found.plan is None else range(found.plan.num_rows)
+    try:
+        whole = pq.ParquetFile(file)
+        table.check_rows(whole, name, rows)
+    except (pa.ArrowException, OSError, StoreDamagedError):
+        return None
+    return whole
 
 
 def plan_rebuilds(found: Found, problems: Iterable[Problem]) -> list[Rebuild]:

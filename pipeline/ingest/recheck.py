@@ -41,7 +41,8 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     chosen = sorted(row_order(done.num_rows, seed=1)[:num_rows].tolist())
     for shard in sorted({row // space.plan.shard_rows for row in chosen}):
         samples = {sample.row: sample for sample in space.rows.shard(shard)}
-        part = table.decode_part(objects.get(layout.part(split, shard)))
+        name = layout.part(split, shard)
+        part = table.decode_part(objects.get(name), name, space.plan.rows(shard))
         for row in (row for row in chosen if row in samples):
             line = part.slice(row - space.plan.rows(shard).start, 1).to_pylist()[0]
             yield from _differences(space, shard, samples[row], line)

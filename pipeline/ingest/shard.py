@@ -181,7 +181,7 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     check_begun(work.store, work.run)
     space = workspace(work)
     before = records.load_commit(space.objects, work.split, shard)
-    if before is not None and before.plan != space.plan.digest:
+    if before is not None and not records.belongs(space.plan, before):
         before = None
     missing = [size for size in work.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
@@ -217,12 +217,12 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
     """
     space = workspace(work)
     kept = records.load_commit(space.objects, work.split, shard)
-    if kept is None:
+    if kept is None or not records.belongs(space.plan, kept):
         raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
     # Which pictures must not be decoded again the part would say; that there are any, the commit.
     poisonous = part and any(STATUS_WORDS[word] in kept.counts for word in (CRASHED, TIMEOUT))
     # What was hung then is to be hung now.
-    limit = kept.provenance.get("image_seconds", work.image_seconds)
+    limit = work.image_seconds if kept.image_seconds is None else kept.image_seconds
     space = workspace(replace(work, image_seconds=limit))
 
     def approve(made: Made) -> None:
@@ -250,7 +250,7 @@ def _make(
     # What was kept has a table part; without it, there is one to be made. Nothing that is there
     # is replaced before it is approved.
     watch = Stopwatch()
-    known = None if kept is None else table.decode_part(space.objects.get(kept.table.name))
+    known = None if kept is None else _part(space, kept)
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
         paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
@@ -275,6 +275,11 @@ def _make(
                 finished.result()
     watch.lap("sync")
     return made, watch
+
+
+def _part(space: Workspace, kept: Commit) -> pa.Table:
+    name = kept.table.name
+    return table.decode_part(space.objects.get(name), name, space.plan.rows(kept.shard))
 
 
 @contextmanager

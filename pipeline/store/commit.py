@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.store import document, layout
+from pipeline.store.schema import Between, Count, Digest, Format, Shard, SizeText, Split
+
+IMAGE_SECONDS = Annotated[float, Between(0, 86_400)]
+"""The one value of the provenance that repair relies on: what was hung then is to be hung again."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,8 @@ class Written:
     """One object as it was written."""
 
     name: str
-    num_bytes: int
-    digest: str
+    num_bytes: Count
+    digest: Digest
     """XXH3-128 of all its bytes, in hexadecimal."""
 
 
@@ -22,23 +26,28 @@ class Written:
 class Commit:
     """One shard of a split, at every size it has."""
 
-    split: str
-    shard: int
-    plan: str
+    split: Split
+    shard: Shard
+    plan: Digest
     """Digest of the plan."""
-    start: int
-    stop: int
+    start: Count
+    stop: Count
     """The rows, as a half-open range."""
-    arrays: dict[str, Written]
+    arrays: dict[SizeText, Written]
     """Size in pixels, as text -> its shard object."""
     table: Written
     """The shard's part of the table."""
-    counts: dict[str, int]
+    counts: dict[str, Count]
     """Rows by status, in words: `readable`, `empty`, `truncated`, ..."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Seconds of each stage, host and versions. Differs from run to run; decides nothing."""
-    format: int = layout.FORMAT
+    """Seconds of each stage, host and versions. Differs from run to run; decides no pixel."""
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
+
+    @property
+    def image_seconds(self) -> Any:
+        """Seconds after which a picture counted as hung; None in commits that do not say so."""
+        return self.provenance.get("image_seconds")
 
     @property
     def sizes(self) -> set[int]:
@@ -59,11 +68,21 @@ def decode(data: bytes, name: str) -> Commit:
     """Read a commit back.
 
     Raises:
-        StoreDamagedError: The text is not what was written.
+        StoreDamagedError: The text is not what was written, or names objects that are not this
+            shard's own.
     """
-    return document.decode_as(_from_fields, data, name)
+    kept = document.decode_as(Commit, data, name)
+    _check_names(kept, name)
+    document.check_value(name, "stop", kept.stop, kept.start + sum(kept.counts.values()))
+    if kept.image_seconds is not None:
+        document.check_field(name, IMAGE_SECONDS, "provenance.image_seconds", kept.image_seconds)
+    return kept
 
 
-def _from_fields(fields: dict[str, Any]) -> Commit:
-    arrays = {size: Written(**written) for size, written in fields["arrays"].items()}
-    return Commit(**{**fields, "arrays": arrays, "table": Written(**fields["table"])})
+def _check_names(kept: Commit, name: str) -> None:
+    # Repair and readers open what a commit names: nothing but what the layout gives this shard.
+    for size, written in kept.arrays.items():
+        expected = layout.shard(kept.split, int(size), kept.shard)
+        document.check_value(name, f"arrays.{size}.name", written.name, expected)
+    expected = layout.part(kept.split, kept.shard)
+    document.check_value(name, "table.name", kept.table.name, expected)

@@ -12,10 +12,18 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.errors import StoreDamagedError, StoreError, WrongDocumentError
+from pipeline.store import schema
 from pipeline.store.layout import READABLE_FORMATS
+from pipeline.store.schema import SchemaError
 
-Made = TypeVar("Made")
+Kind = TypeVar("Kind")
+
+REPAIR = "Run `tesserae repair`."
+"""What is advised about most documents."""
+
+MAX_BYTES = 2**30
+"""Length of the longest document that is read: that of 2^22 shards is shorter."""
 
 
 def encode(fields: dict[str, Any]) -> bytes:
@@ -28,7 +36,7 @@ def digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(_text(fields)).hexdigest()
 
 
-def decode(data: bytes, name: str) -> dict[str, Any]:
+def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
     """Read a document back, without its digest.
 
     Raises:
@@ -36,37 +44,77 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
         StoreError: It was written by a format this version does not know.
     """
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, parse_constant=_refuse_constant)
         recorded = fields.pop("digest")
         intact = recorded == digest(fields) and _sealed(fields, recorded) == data
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         intact = False
     if not intact:
         raise StoreDamagedError(
-            f"{name} is damaged: its text does not match its own digest. Run `tesserae repair`."
+            f"{name} is damaged: its text does not match its own digest. {cure}"
         )
-    if fields.get("format") not in READABLE_FORMATS:
+    if type(fields.get("format")) is not int or fields["format"] not in READABLE_FORMATS:
         known = " and ".join(map(str, READABLE_FORMATS))
         raise StoreError(
-            f"{name} has format {fields.get('format')!r}: this version reads {known}."
+            f"{name} has format {schema.shown(fields.get('format'))}: this version reads {known}."
             " Use the version of Tesserae that made the store."
         )
     return dict(fields)
 
 
-def decode_as(make: Callable[[dict[str, Any]], Made], data: bytes, name: str) -> Made:
-    """Read a document back as what *make* makes of its fields, without the digest.
+def decode_as(
+    kind: type[Kind],
+    data: bytes,
+    name: str,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: fields,
+    *,
+    cure: str = REPAIR,
+) -> Kind:
+    """Read a document back as the dataclass *kind*, each of whose fields is checked.
+
+    Args:
+        kind: What it must be a document of (`pipeline.store.schema`).
+        data: Its text.
+        name: Its name, for messages.
+        complete: Adds the fields that an earlier format did not have.
+        cure: What the message advises.
 
     Raises:
-        StoreDamagedError: It is not what was written, or a document of another kind.
+        StoreDamagedError: It is not what was written, or a document of another kind, or a field of
+            it has a value that it cannot have.
     """
-    fields = decode(data, name)
+    fields = decode(data, name, cure)
     try:
-        return make(fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise StoreDamagedError(
-            f"{name} holds another document than its name says. Run `tesserae repair`."
-        ) from e
+        return schema.read(kind, complete(fields))
+    except SchemaError as e:
+        raise WrongDocumentError(name, str(e), cure) from None
+
+
+def check_value(name: str, key: str, value: object, expected: object, cure: str = REPAIR) -> None:
+    """Refuse a document whose field has another value than its other fields, or its name, demand.
+
+    Raises:
+        StoreDamagedError: Naming document, field, value and what was expected.
+    """
+    if value != expected:
+        what = f"{key} is {schema.shown(value)}: expected {schema.shown(expected)}"
+        raise WrongDocumentError(name, what, cure)
+
+
+def check_field(name: str, annotation: Any, key: str, value: object) -> None:
+    """Refuse a document one of whose free values is not what *annotation* allows.
+
+    Raises:
+        StoreDamagedError: Naming document, key, value and what was expected.
+    """
+    try:
+        schema.check(annotation, value, key)
+    except SchemaError as e:
+        raise WrongDocumentError(name, str(e), REPAIR) from None
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _sealed(fields: dict[str, Any], digest: str) -> bytes:

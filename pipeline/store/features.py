@@ -13,22 +13,40 @@ Rows that are in quarantine are zeros.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import document, layout, records
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
+from pipeline.store.schema import (
+    Between,
+    Count,
+    Digest,
+    Format,
+    Matching,
+    Rows,
+    Shard,
+    Size,
+    Split,
+)
 
 KINDS = ("plain", "mirrored")
 """Of the picture as it is stored, and of its mirror image."""
 
+AGAIN = "Run the same `tesserae features` again: it makes anew what is damaged."
+
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16")
+
+Kind = Annotated[str, Matching(KINDS.__contains__, " or ".join(KINDS))]
+"""One of `KINDS`."""
+Share = Annotated[float, Between(-1000, 1000)]
+"""Of 255: what a channel's values are shifted or divided by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +55,18 @@ class FeatureRecipe:
 
     trunk: str
     """The network, in words. Not part of the identity."""
-    weights: str
+    weights: Digest
     """SHA-256 of its kind, settings and weights."""
     cut: str
     """The block whose output they are; empty = the end."""
     pooling: str
     """As `pipeline.backbone` names it."""
-    stored_size: int
+    stored_size: Size
     """Side of the stored pictures in pixels."""
-    input_size: int
+    input_size: Size
     """Side of what the network takes."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Share, ...]
+    std: tuple[Share, ...]
     """Of each channel, as a share of 255."""
     channels: str
     """The order in which the network takes them: RGB or BGR."""
@@ -56,13 +74,13 @@ class FeatureRecipe:
     """What the network computed in."""
     dtype: str
     """What is stored."""
-    dim: int
+    dim: Annotated[int, Between(1, 2**24)]
     """Numbers of a picture."""
-    images: str
+    images: Digest
     """Digest of the store's recipe."""
-    shard_rows: int
-    chunk_rows: int
-    format: int = layout.FORMAT
+    shard_rows: Rows
+    chunk_rows: Rows
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
 
     def __post_init__(self) -> None:
@@ -71,6 +89,11 @@ class FeatureRecipe:
             raise ValueError(
                 f"features of {self.dim} numbers, {self.dtype}, computed in {self.precision}:"
                 f" expected at least 1, {' or '.join(DTYPES)}, and {' or '.join(PRECISIONS)}."
+            )
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(
+                f"shard_rows is {self.shard_rows}: expected a multiple of chunk_rows,"
+                f" {self.chunk_rows}."
             )
 
     @property
@@ -109,19 +132,19 @@ class FeatureRecipe:
 class FeatureCommit:
     """The features of one shard of a split: that they are whole and durable."""
 
-    features: str
+    features: Digest
     """Digest of the recipe."""
-    split: str
-    shard: int
-    plan: str
+    split: Split
+    shard: Shard
+    plan: Digest
     """Digest of the split's plan."""
-    pixels: str
+    pixels: Digest
     """Digest of the shard object that they were made of."""
-    arrays: dict[str, Written]
+    arrays: dict[Kind, Written]
     """`plain`, `mirrored` -> its shard object."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Seconds, host and versions. Decides nothing."""
-    format: int = layout.FORMAT
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
@@ -133,16 +156,16 @@ class FeatureCommit:
 class FeaturesDone:
     """That all commits of a split's features are there."""
 
-    features: str
-    split: str
-    plan: str
-    num_rows: int
-    kinds: tuple[str, ...]
-    parts: str
+    features: Digest
+    split: Split
+    plan: Digest
+    num_rows: Count
+    kinds: tuple[Kind, ...]
+    parts: Digest
     """As the images' record has it: says of each row which picture it is of."""
     objects: tuple[Written, ...]
     """The recipe, and zarr metadata."""
-    format: int = layout.FORMAT
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
@@ -160,31 +183,11 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
         StoreDamagedError: The text is not what was written, or of another kind.
         StoreError: It was written by a format this version does not know.
     """
-
-    def made(found: dict[str, Any]) -> Record:
-        if found.keys() != {one.name for one in fields(kind)}:
-            raise KeyError(name)
-        return kind(**{key: _value(key, value) for key, value in found.items()})
-
-    try:
-        return document.decode_as(made, data, name)
-    except StoreDamagedError:
-        raise StoreDamagedError(
-            f"{name} is damaged. Run the same `tesserae features` again: it makes anew what is."
-        ) from None
+    return document.decode_as(kind, data, name, cure=AGAIN)
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
-    "mean": tuple,
-    "std": tuple,
-    "kinds": tuple,
-    "arrays": lambda found: {kind: Written(**written) for kind, written in found.items()},
-    "objects": lambda found: tuple(Written(**written) for written in found),
-}
-
-
-def _value(key: str, value: Any) -> Any:
-    return _READ.get(key, lambda found: found)(value)
+def _read(kind: type[Record], objects: Objects, file: str) -> Record:
+    return decode(kind, objects.get(file, document.MAX_BYTES), file)
 
 
 def names(objects: Objects) -> list[str]:
@@ -204,7 +207,7 @@ def splits_of(objects: Objects) -> dict[str, list[str]]:
             splits.add(rest[1])
         elif rest[0] == "splits":
             splits.add(rest[1].partition(".")[0])
-    return {name: sorted(splits) for name, splits in found.items()}
+    return {name: sorted(filter(layout.is_split, splits)) for name, splits in found.items()}
 
 
 def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
@@ -217,7 +220,7 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     """
     file = layout.features_recipe(name)
     try:
-        found = decode(FeatureRecipe, objects.get(file), file)
+        found = _read(FeatureRecipe, objects, file)
     except (FileNotFoundError, NotADirectoryError):
         known = ", ".join(names(objects)) or "none"
         raise StoreError(
@@ -240,9 +243,14 @@ def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
     """
     file = layout.features_done(name, split)
     try:
-        return decode(FeaturesDone, objects.get(file), file)
+        done = _read(FeaturesDone, objects, file)
     except FileNotFoundError:
         return None
+    document.check_value(file, "split", done.split, split, AGAIN)
+    expected = layout.features_derived(name, split, done.kinds)
+    named = {written.name for written in done.objects}
+    document.check_value(file, "the names of objects", sorted(named), sorted(expected), AGAIN)
+    return done
 
 
 def load_commit(
@@ -251,7 +259,10 @@ def load_commit(
     """The commit of one shard's features; None where there is none that is whole and of these."""
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
-        kept = decode(FeatureCommit, objects.get(file), file)
+        kept = _read(FeatureCommit, objects, file)
+        for kind, written in kept.arrays.items():
+            expected = layout.features_shard(recipe.name, plan.split, kind, shard)
+            document.check_value(file, f"arrays.{kind}.name", written.name, expected, AGAIN)
     except (FileNotFoundError, StoreDamagedError):
         return None
     found = (kept.features, kept.split, kept.shard, kept.plan)

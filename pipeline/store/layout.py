@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FORMAT = 2
 """Version of the stores that are made now. Documents that are added to a store keep its version."""
 
@@ -15,6 +17,12 @@ CACHE = ".cache"
 REPORT = "report.html"
 
 
+MAX_SIZE = 4096
+"""Side in pixels of the largest pictures that a store can hold."""
+
+MAX_SHARDS = 2**22
+"""Shards that a split can have: each has documents of its own, which readers look through."""
+
 SMALL_CHUNK_ROWS = 4 * 2**20
 
 
@@ -26,13 +34,18 @@ def small_chunk_rows(num_rows: int) -> int:
     return max(1, min(num_rows, SMALL_CHUNK_ROWS))
 
 
+def is_split(name: str) -> bool:
+    """Return True if *name* can name a split: it becomes a part of paths."""
+    return 0 < len(name) <= 100 and all(c.isalnum() or c in "-_" for c in name)
+
+
 def check_split(split: str) -> str:
     """Return *split* if it can name a part of a store.
 
     Raises:
         ValueError: It cannot.
     """
-    if not split or not all(c.isalnum() or c in "-_" for c in split):
+    if not is_split(split):
         raise ValueError(f"split is {split!r}: expected letters, digits, '-' and '_'.")
     return split
 
@@ -45,6 +58,32 @@ def plan(split: str) -> str:
 def done(split: str) -> str:
     """The finish step's record that every commit is there."""
     return f"splits/{split}.done.json"
+
+
+def small_chunk(split: str, name: str, chunk: int) -> str:
+    """The object of one chunk of `label` or `status`."""
+    return f"{array(split, name)}/c.{chunk}"
+
+
+def metadata(split: str, sizes: Iterable[int]) -> list[str]:
+    """Every metadata document of zarr that a split with these sizes has."""
+    arrays = [array(split, name) for name in ("label", "status", *map(str, sizes))]
+    return [f"{folder}/zarr.json" for folder in (IMAGES, f"{IMAGES}/{split}", *arrays)]
+
+
+def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
+    """Every object that the finish step vouches for: the table, the small arrays, the metadata."""
+    chunks = range(-(-num_rows // small_chunk_rows(num_rows)))
+    small = {small_chunk(split, name, k) for name in ("label", "status") for k in chunks}
+    return {table(split), *small, *metadata(split, sizes)}
+
+
+def copied(split: str, name: str) -> bool:
+    """Return True if the ledger of *split* may hold a copy of the document *name*."""
+    shard = name.removeprefix(f"{commits(split)}/").removesuffix(".json")
+    if shard.isascii() and shard.isdecimal() and len(shard) < 12:
+        return name == commit(split, int(shard))
+    return name in (RECIPE, plan(split))
 
 
 def ledger(split: str) -> str:
@@ -119,6 +158,14 @@ def features_array(name: str, split: str, kind: str) -> str:
 def features_shard(name: str, split: str, kind: str, shard: int) -> str:
     """The object of one shard of a split's features: chunk (shard, 0)."""
     return f"{features_array(name, split, kind)}/c.{shard}.0"
+
+
+def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
+    """Every object that the record of finished features vouches for: recipe and metadata."""
+    root = f"{FEATURES}/{name}/features.zarr"
+    arrays = [features_array(name, split, kind) for kind in kinds]
+    folders = [root, f"{root}/{split}", *arrays]
+    return {features_recipe(name), *(f"{folder}/zarr.json" for folder in folders)}
 
 
 def features_commits(name: str, split: str) -> str:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
+from pipeline.store.schema import Between, Digest, Format, Rows, Split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A split's listing, by digest, and its order."""
 
-    split: str
-    recipe: str
+    split: Split
+    recipe: Digest
     """Digest of the recipe."""
-    num_rows: int
-    listing: str
+    num_rows: Annotated[int, Between(1, 2**40)]
+    listing: Digest
     """SHA-256 of the lines `<key>\\t<size in bytes>\\n`, sorted by key."""
-    order_version: int
+    order_version: Format
     """Which rule puts the sorted keys into rows (`pipeline.order`)."""
-    seed: int
-    shard_rows: int
-    format: int = layout.FORMAT
+    seed: Annotated[int, Between(0, 2**64 - 1)]
+    shard_rows: Rows
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no split can have."""
+        if self.num_shards > layout.MAX_SHARDS:
+            raise ValueError(
+                f"num_rows is {self.num_rows:,} at {self.shard_rows:,} rows a shard: expected at"
+                f" most {layout.MAX_SHARDS:,} shards. Choose more --shard-rows."
+            )
 
     @property
     def num_shards(self) -> int:
@@ -48,9 +58,9 @@ def decode(data: bytes, name: str) -> Plan:
     """Read a plan back.
 
     Raises:
-        StoreDamagedError: The text is not what was written.
+        StoreDamagedError: The text is not what was written, or is that of another document.
     """
-    return document.decode_as(lambda fields: Plan(**fields), data, name)
+    return document.decode_as(Plan, data, name)
 
 
 def check_same(kept: Plan, asked: Plan) -> None:

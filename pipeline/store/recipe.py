@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
+from pipeline.store.schema import Between, Digest, Format, Rows
 from pipeline.store.shard import parse_codec
 
 DECODE_RULES = 2
@@ -20,6 +21,8 @@ LISTING_RULES = 2
 FITS = ("crop", "pad", "squish")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 
+ClassNumber = Annotated[int, Between(-(2**63), 2**63 - 1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -29,31 +32,31 @@ class Recipe:
     """How a rectangle becomes a square: `crop`, `pad` or `squish`."""
     filter: str
     """The resampling filter."""
-    serves: int
+    serves: Annotated[int, Between(1, 2**31 - 1)]
     """Side in pixels up to which a picture may be decoded at a reduced DCT scale."""
     exif: bool
     """Whether pictures are turned by their EXIF orientation."""
-    decoder: str
+    decoder: Digest
     """Digest of the probe pictures as decoded."""
-    resizer: str
+    resizer: Digest
     """Digest of the probe pictures as resized with `filter`."""
     software: dict[str, str]
     """What made those digests, in words. Not part of the identity."""
-    shard_rows: int
+    shard_rows: Rows
     """Rows of every image array that one task writes and one object holds."""
-    chunk_rows: int
+    chunk_rows: Rows
     """Rows that are checksummed together; divides `shard_rows`."""
     codec: str
     """Compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
     classes: tuple[tuple[str, str], ...]
     """(wnid, words) of label 0, 1, ..."""
-    class_numbers: tuple[int, ...] = ()
+    class_numbers: tuple[ClassNumber, ...] = ()
     """The source's own number of label 0, 1, ...; empty where it has no numbers."""
-    format: int = layout.FORMAT
+    format: Format = layout.FORMAT
     """Version of the store and of every document in it."""
-    decode_rules: int = DECODE_RULES
+    decode_rules: Format = DECODE_RULES
     """Which version of the rules decoded, and decodes, the pictures of this store."""
-    listing_rules: int = LISTING_RULES
+    listing_rules: Format = LISTING_RULES
     """Which version of the rules listed, and lists, the samples of this store."""
 
     def __post_init__(self) -> None:
@@ -110,14 +113,14 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
     Raises:
         StoreDamagedError: The text is not what was written.
     """
-    return document.decode_as(_from_fields, data, name)
+    return document.decode_as(Recipe, data, name, _complete)
 
 
-def _from_fields(fields: dict[str, Any]) -> Recipe:
-    classes = tuple((wnid, words) for wnid, words in fields["classes"])
-    rules = {"decode_rules": 1, "listing_rules": 1} if fields["format"] == 1 else {}
-    numbers = tuple(fields.get("class_numbers", ()))
-    return Recipe(**{**rules, **fields, "classes": classes, "class_numbers": numbers})
+def _complete(fields: dict[str, Any]) -> dict[str, Any]:
+    added = {"decode_rules": 1, "listing_rules": 1, "class_numbers": []}
+    if fields["format"] == 1 and not fields.keys() & added.keys():
+        return {**fields, **added}
+    return fields
 
 
 def check_same(kept: Recipe, asked: Recipe) -> None:

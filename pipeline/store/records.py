@@ -11,16 +11,17 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated
 
 import xxhash
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.store import commit, document, layout, plan, recipe
+from pipeline.store import commit, document, layout, plan, recipe, schema
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from pipeline.store.schema import Between, Count, Digest, Format, Size, Split
 from pipeline.store.shard import Writer
 
 BLOCK_BYTES = 4 * 2**20
@@ -34,19 +35,19 @@ READERS = 16
 class Done:
     """The finish step's word that every commit of a split is there."""
 
-    split: str
-    recipe: str
-    plan: str
+    split: Split
+    recipe: Digest
+    plan: Digest
     """Digests of the two documents."""
-    num_rows: int
-    sizes: tuple[int, ...]
-    counts: dict[str, int]
+    num_rows: Annotated[int, Between(1, 2**40)]
+    sizes: tuple[Size, ...]
+    counts: dict[str, Count]
     """Rows by status, in words."""
-    parts: str
+    parts: Digest
     """XXH3-128 over the digests of the table's parts, in order."""
     objects: tuple[Written, ...]
     """Labels, status, table and zarr metadata."""
-    format: int = layout.FORMAT
+    format: Format = layout.FORMAT
     """Version of the store, as its recipe has it."""
 
     def encode(self) -> bytes:
@@ -58,14 +59,19 @@ def decode_done(data: bytes, name: str) -> Done:
     """Read a finish record back.
 
     Raises:
-        StoreDamagedError: The text is not what was written.
+        StoreDamagedError: The text is not what was written, or vouches for other objects than a
+            finish step writes.
     """
-    return document.decode_as(_from_fields, data, name)
-
-
-def _from_fields(fields: dict[str, Any]) -> Done:
-    objects = tuple(Written(**written) for written in fields["objects"])
-    return Done(**{**fields, "sizes": tuple(fields["sizes"]), "objects": objects})
+    done = document.decode_as(Done, data, name)
+    document.check_value(name, "sizes", done.sizes, tuple(sorted(set(done.sizes))))
+    document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
+    named = {written.name for written in done.objects}
+    expected = layout.derived(done.split, done.num_rows, done.sizes)
+    for other in sorted(named - expected):
+        document.check_value(name, "the name of an object", other, "one that the layout gives")
+    for missing in sorted(expected - named):
+        document.check_value(name, "the record of an object", "missing", missing)
+    return done
 
 
 def load_recipe(objects: Objects) -> Recipe:
@@ -76,7 +82,7 @@ def load_recipe(objects: Objects) -> Recipe:
         StoreDamagedError: The recipe is damaged.
     """
     try:
-        return recipe.decode(objects.get(layout.RECIPE))
+        return recipe.decode(objects.get(layout.RECIPE, document.MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"no store at {objects.url}: it has no {layout.RECIPE}. Pass the folder that"
@@ -93,7 +99,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
     """
     name = layout.plan(split)
     try:
-        kept = plan.decode(objects.get(name), name)
+        kept = plan.decode(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
         known = ", ".join(map(repr, splits(objects))) or "none"
         raise StoreError(
@@ -115,16 +121,18 @@ def load_done(objects: Objects, split: str) -> Done | None:
     """
     name = layout.done(split)
     try:
-        return decode_done(objects.get(name), name)
+        done = decode_done(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
         return None
+    document.check_value(name, "split", done.split, split)
+    return done
 
 
 def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
     """The commit of one shard, or None where there is none, or none that is whole."""
     name = layout.commit(split, shard)
     try:
-        kept = commit.decode(objects.get(name), name)
+        kept = commit.decode(objects.get(name, document.MAX_BYTES), name)
     except (FileNotFoundError, StoreDamagedError):
         return None
     return kept if (kept.split, kept.shard) == (split, shard) else None
@@ -143,7 +151,14 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
 
     with ThreadPoolExecutor(READERS) as pool:
         loaded = [kept for kept in pool.map(load, shards) if kept is not None]
-    return {kept.shard: kept for kept in loaded if kept.plan == planned.digest}
+    return {kept.shard: kept for kept in loaded if belongs(planned, kept)}
+
+
+def belongs(planned: Plan, kept: Commit) -> bool:
+    """Return True if a commit is one of *planned*, of just the rows that its shard has there."""
+    rows = planned.rows(kept.shard) if kept.shard < planned.num_shards else range(0)
+    expected = (planned.split, planned.digest, rows.start, rows.stop)
+    return (kept.split, kept.plan, kept.start, kept.stop) == expected
 
 
 def splits(objects: Objects) -> list[str]:
@@ -152,7 +167,7 @@ def splits(objects: Objects) -> list[str]:
     found = {split for split, _, rest in planned if rest in ("json", "done.json", "ledger.jsonl")}
     # A split that has lost its plan is still one.
     found |= {name.split("/")[1] for name in objects.names("commits") if name.count("/") == 2}
-    return sorted(found - {""})
+    return sorted(split for split in found if layout.is_split(split))
 
 
 def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
@@ -163,6 +178,14 @@ def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
     ).encode()
     last = json.dumps({"digest": hashlib.sha256(lines).hexdigest()}) + "\n"
     return lines + last.encode()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A line of a ledger."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -178,22 +201,24 @@ class Ledger:
 def read_ledger(objects: Objects, split: str) -> Ledger:
     """Read the ledger of *split*, or what is left of it."""
     try:
-        data = objects.get(layout.ledger(split))
+        data = objects.get(layout.ledger(split), document.MAX_BYTES)
     except FileNotFoundError:
         return Ledger({}, "missing")
-    copies = dict(_ledger_lines(data))
+    except StoreDamagedError:
+        return Ledger({}, "damaged")
+    copies = {name: text for name, text in _ledger_lines(data) if layout.copied(split, name)}
     return Ledger(copies, None if encode_ledger(copies.items()) == data else "damaged")
 
 
 def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
     for line in data.split(b"\n"):
         try:
-            kept = json.loads(line)
-            text = kept["text"].encode()
-            document.decode(text, kept["name"])
-        except (ValueError, KeyError, TypeError, StoreError):
+            kept = schema.read(Copy, json.loads(line))
+            text = kept.text.encode()
+            document.decode(text, kept.name)
+        except (ValueError, RecursionError, MemoryError, StoreError):
             continue
-        yield kept["name"], text
+        yield kept.name, text
 
 
 def digest_of(objects: Objects, name: str) -> str:

@@ -62,7 +62,12 @@ def open_split(
         raise StoreMismatchError(
             f"{layout.done(split)} belongs to another recipe or plan. Run `tesserae verify`."
         )
+    if (plan.recipe, plan.shard_rows) != (recipe.digest, recipe.shard_rows):
+        raise StoreMismatchError(
+            f"{layout.plan(split)} belongs to another recipe. Run `tesserae verify`."
+        )
     labels = _read_small(objects, plan, "label", np.dtype("<i4"))
+    _check_labels(labels, recipe, plan)
     if done is not None and set(wanted) <= set(done.sizes):
         status = _read_small(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
@@ -121,11 +126,18 @@ def _unfinished(split: str, wanted: tuple[int, ...], there: Iterable[int]) -> st
 def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     # Read here, not by zarr: it would be half of a loader's start.
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
-    values = np.empty(-(-plan.num_rows // chunk_rows) * chunk_rows, dtype)
-    for place in range(len(values) // chunk_rows):
-        path = f"{layout.array(plan.split, name)}/c.{place}"
+    chunks = -(-plan.num_rows // chunk_rows)
+    try:
+        values = np.empty(chunks * chunk_rows, dtype)
+    except MemoryError:
+        raise StoreError(
+            f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has no memory for"
+            " their labels."
+        ) from None
+    for place in range(chunks):
+        path = layout.small_chunk(plan.split, name, place)
         try:
-            data = objects.get(path)
+            data = objects.get(path, chunk_rows * dtype.itemsize + 4)
         except FileNotFoundError:
             raise StoreDamagedError(f"{path} is missing. Run `tesserae repair`.") from None
         body = data[:-4]
@@ -134,6 +146,15 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
             raise StoreDamagedError(f"{path} is damaged. Run `tesserae repair`.")
         values[place * chunk_rows : (place + 1) * chunk_rows] = np.frombuffer(body, dtype)
     return values[: plan.num_rows]
+
+
+def _check_labels(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
+    least, most = int(labels.min(initial=-1)), int(labels.max(initial=-1))
+    if not -1 <= least <= most < max(len(recipe.classes), 0):
+        raise StoreDamagedError(
+            f"{layout.array(plan.split, 'label')} holds labels {least} to {most}: expected -1 to"
+            f" {len(recipe.classes) - 1}. Run `tesserae repair`."
+        )
 
 
 def _absent_of_commits(objects: Objects, plan: Plan, wanted: tuple[int, ...]) -> NDArray[np.int64]:
@@ -149,7 +170,12 @@ def _quarantined(objects: Objects, kept: Commit) -> NDArray[np.bool_] | bool:
         return False
     from pipeline.store import table  # Arrow: only where a part must be looked into
 
-    part = table.decode_part(objects.get(kept.table.name))
+    name = kept.table.name
+    try:
+        data = objects.get(name)
+    except FileNotFoundError:
+        raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
+    part = table.decode_part(data, name, range(kept.start, kept.stop))
     return np.asarray(part["status"].to_numpy() != READABLE)
 
 

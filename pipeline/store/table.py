@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import StoreDamagedError
 from pipeline.store.objects import WriterFile
 from pipeline.store.shard import Writer
 
@@ -44,6 +45,9 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+
+REQUIRED = ("row", "key", "wnid", "label", "num_bytes", "crc32c", "status")
+"""Columns that are never null."""
 
 GROUP_ROWS = 65_536
 """Rows of a row group of the whole table, whatever the parts were."""
@@ -83,9 +87,52 @@ def encode_table(part: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def decode_part(data: bytes) -> pa.Table:
-    """A part, or a whole table, with the columns of `SCHEMA`."""
-    return pq.read_table(pa.BufferReader(data))
+def decode_part(data: bytes, name: str = "the table", rows: range | None = None) -> pa.Table:
+    """Read a part, or a whole table, with the columns of `SCHEMA`.
+
+    Args:
+        data: The Parquet file.
+        name: Its name, for messages.
+        rows: The rows that it must be of; None: whatever it holds.
+
+    Raises:
+        StoreDamagedError: It is no such file, or of other rows.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        check_rows(file, name, rows)
+        part = file.read()
+        wrong = _is_wrong(part, rows)
+    except (pa.ArrowException, OSError, MemoryError) as e:
+        raise StoreDamagedError(
+            f"{name} cannot be read ({str(e)[:200]}). Run `tesserae repair`."
+        ) from None
+    if wrong:
+        raise StoreDamagedError(
+            f"{name} is of other rows than its shard, or has rows without a key or a status. Run"
+            " `tesserae repair`."
+        )
+    return part
+
+
+def _is_wrong(part: pa.Table, rows: range | None) -> bool:
+    nulls = any(part[name].null_count for name in REQUIRED)
+    return nulls or (rows is not None and part["row"].to_pylist() != list(rows))
+
+
+def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
+    """Refuse a Parquet file that has other columns, or another number of rows, before it is read.
+
+    Raises:
+        StoreDamagedError: It has.
+    """
+    if not file.schema_arrow.equals(SCHEMA):
+        raise StoreDamagedError(f"{name} has other columns than a table. Run `tesserae repair`.")
+    if rows is not None and file.metadata.num_rows != len(rows):
+        raise StoreDamagedError(
+            f"{name} has {file.metadata.num_rows:,} rows: expected {len(rows):,}. Run `tesserae"
+            " repair`."
+        )
 
 
 def read_rows(whole: pq.ParquetFile, start: int, stop: int) -> pa.Table:

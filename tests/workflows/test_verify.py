@@ -181,8 +181,8 @@ def test_a_row_that_crashed_decoders_is_never_given_to_one_again(
 
     real = recheck.table.decode_part
 
-    def crashed(data: bytes):
-        part = real(data)
+    def crashed(data: bytes, name: str, rows: range):
+        part = real(data, name, rows)
         status = recheck.table.pa.array([7] * len(part), "uint8")
         return part.set_column(part.schema.get_field_index("status"), "status", status)
 

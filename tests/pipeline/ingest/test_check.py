@@ -86,7 +86,7 @@ def test_a_record_of_another_kind_or_store_is_named(objects: LocalObjects, whole
     assert kept.commits[0].shard == 0
     assert {p.name: p.what for p in kept.problems} == {
         layout.RECIPE: "belongs to another store, plan or shard",
-        layout.commit("train", 0): "damaged",
+        layout.commit("train", 0): "damaged: arrays is missing",
         layout.done("train"): "belongs to another store, plan or shard",
     }
 
@@ -113,10 +113,10 @@ def test_what_cannot_be_read_is_named(
             raise OSError(5, os.strerror(5))
         return real_open(self, name)
 
-    def fail_get(self: LocalObjects, name: str) -> bytes:
+    def fail_get(self: LocalObjects, name: str, limit: int | None = None) -> bytes:
         if name == layout.commit("train", 1):
             raise OSError(5, os.strerror(5))
-        return real_get(self, name)
+        return real_get(self, name, limit)
 
     monkeypatch.setattr(LocalObjects, "open", fail_open)
     monkeypatch.setattr(LocalObjects, "get", fail_get)

@@ -1,41 +1,53 @@
 """The commit: comes back as it was, with all it vouches for."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError
-from pipeline.store import commit
+from pipeline.store import commit, layout
 from pipeline.store.commit import Commit, Written
 
-written = st.builds(
-    Written,
-    name=st.text("abc/._0", min_size=1),
-    num_bytes=st.integers(0, 2**40),
-    digest=st.text("0123456789abcdef", min_size=32, max_size=32),
-)
+digests = st.text("0123456789abcdef", min_size=32, max_size=32)
 values = (
     st.none()
     | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
 )
-commits = st.builds(
-    Commit,
-    split=st.text("abc", min_size=1),
-    shard=st.integers(0, 10**6),
-    plan=st.text("0123456789abcdef", min_size=64, max_size=64),
-    start=st.integers(0, 10**8),
-    stop=st.integers(0, 10**8),
-    arrays=st.dictionaries(st.integers(1, 4096).map(str), written, max_size=4),
-    table=written,
-    counts=st.dictionaries(st.sampled_from(["readable", "empty"]), st.integers(0, 1024)),
-    provenance=st.dictionaries(st.text("abc"), values | st.lists(values), max_size=4),
-)
 
 
-@given(commits)
+@st.composite
+def commits(draw):
+    """A commit of any shard: what it vouches for has the names that the layout gives."""
+    split, shard = draw(st.text("abc", min_size=1)), draw(st.integers(0, 10**6))
+    sizes = draw(st.sets(st.integers(1, 4096), max_size=4))
+    counts = draw(st.dictionaries(st.sampled_from(["readable", "empty"]), st.integers(0, 1024)))
+    start = draw(st.integers(0, 10**8))
+
+    def written(name: str) -> Written:
+        return Written(name, draw(st.integers(0, 2**40)), draw(digests))
+
+    return Commit(
+        split=split,
+        shard=shard,
+        plan=draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+        start=start,
+        stop=start + sum(counts.values()),
+        arrays={str(size): written(layout.shard(split, size, shard)) for size in sizes},
+        table=written(layout.part(split, shard)),
+        counts=counts,
+        provenance=draw(
+            st.dictionaries(st.text("abc"), values | st.lists(values), max_size=4)
+            | st.fixed_dictionaries({"image_seconds": st.floats(0, 86_400)})
+        ),
+    )
+
+
+@given(commits())
 def test_a_commit_comes_back_as_it_was(made: Commit) -> None:
     """To the byte, whatever its provenance holds: so it can be restored from a copy."""
     data = made.encode()
@@ -44,17 +56,55 @@ def test_a_commit_comes_back_as_it_was(made: Commit) -> None:
     assert kept.encode() == data
 
 
-@given(commits)
+@given(commits())
 def test_a_commit_vouches_for_each_size_and_its_part(made: Commit) -> None:
     """No more, no less."""
     assert made.sizes == {int(size) for size in made.arrays}
     assert made.objects == [*made.arrays.values(), made.table]
 
 
-@given(commits, st.data())
+@given(commits(), st.data())
 def test_half_a_commit_is_none(made: Commit, data: st.DataObject) -> None:
     """Wherever it breaks off."""
     text = made.encode()
     length = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(StoreDamagedError, match="c is damaged"):
         commit.decode(text[:length], "c")
+
+
+MADE = Commit(
+    split="train",
+    shard=1,
+    plan="0" * 64,
+    start=4,
+    stop=8,
+    arrays={"8": Written(layout.shard("train", 8, 1), 5, "0" * 32)},
+    table=Written(layout.part("train", 1), 5, "0" * 32),
+    counts={"readable": 3, "empty": 1},
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"table": Written("../home/.ssh/authorized_keys", 5, "0" * 32)}, r"table\.name"),
+        ({"table": Written(layout.part("train", 0), 5, "0" * 32)}, r"table\.name"),
+        ({"arrays": {"8": Written("/etc/passwd", 5, "0" * 32)}}, r"arrays\.8\.name"),
+        ({"arrays": {"16": MADE.arrays["8"]}}, r"arrays\.16\.name"),
+        ({"arrays": {"abc": MADE.arrays["8"]}}, "a key of arrays"),
+        ({"arrays": {"08": MADE.arrays["8"]}}, "a key of arrays"),
+        ({"split": "../train"}, "split"),
+        ({"shard": True}, "shard"),
+        ({"shard": -1}, "shard"),
+        ({"stop": 9}, "stop"),
+        ({"counts": {"readable": 5, "empty": -1}}, r"counts\.empty"),
+        ({"table": Written(layout.part("train", 1), 10**400, "0" * 32)}, r"table\.num_bytes"),
+        ({"provenance": {"image_seconds": "long"}}, r"provenance\.image_seconds"),
+        ({"provenance": {"image_seconds": 1e300}}, r"provenance\.image_seconds"),
+    ],
+)
+def test_a_commit_that_was_sealed_with_other_names_or_values_is_refused(change, key):
+    """Its digest is right: whoever made it knows how. The file and the key are named."""
+    commit.decode(MADE.encode(), "c")
+    with pytest.raises(StoreDamagedError, match=f"^c holds another .*: {key} is .*: expected"):
+        commit.decode(replace(MADE, **change).encode(), "c")

@@ -1,6 +1,6 @@
 """The plan: comes back as it was, cuts rows into shards, and names every difference."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
-from pipeline.store import layout, plan
+from pipeline.store import document, layout, plan
 from pipeline.store.plan import Plan
 
 MADE = Plan(
@@ -26,7 +26,7 @@ plans = st.builds(
     Plan,
     split=st.text("abc-_1", min_size=1),
     recipe=st.text("0123456789abcdef", min_size=64, max_size=64),
-    num_rows=st.integers(1, 10**7),
+    num_rows=st.integers(1, 4 * 10**6),
     listing=st.text("0123456789abcdef", min_size=64, max_size=64),
     order_version=st.just(1),
     seed=st.integers(0, 2**64 - 1),
@@ -70,6 +70,37 @@ def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> Non
     plan.check_same(MADE, MADE)
     with pytest.raises(StoreMismatchError, match=f"split 'train' was planned .*{sentence}"):
         plan.check_same(MADE, replace(MADE, **changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"split": "../../home"}, "split"),
+        ({"split": "a" * 101}, "split"),
+        ({"num_rows": 0}, "num_rows"),
+        ({"num_rows": 10**400}, "num_rows is a number of 1329 bits"),
+        ({"num_rows": 1.0}, "num_rows"),
+        ({"num_rows": True}, "num_rows"),
+        ({"shard_rows": 10**30}, "shard_rows"),
+        ({"recipe": "x"}, "recipe"),
+        ({"listing": None}, "listing"),
+        ({"seed": 2**64}, "seed"),
+    ],
+)
+def test_a_plan_that_was_sealed_with_other_values_is_refused(change, key):
+    """Its digest is right. The file and the key are named, and nothing is computed with it."""
+    fields = {**asdict(MADE), **change}
+    with pytest.raises(StoreDamagedError, match=f"^p holds another .*: {key}.*: expected"):
+        plan.decode(document.encode(fields), "p")
+
+
+def test_a_plan_of_too_many_shards_is_refused():
+    """Readers look through the documents of all of them."""
+    with pytest.raises(ValueError, match=r"at most 4,194,304 shards\. Choose more --shard-rows"):
+        replace(MADE, num_rows=2**40, shard_rows=1)
+    fields = {**asdict(MADE), "num_rows": 2**40, "shard_rows": 1}
+    with pytest.raises(StoreDamagedError, match="at most 4,194,304 shards"):
+        plan.decode(document.encode(fields), "p")
 
 
 def test_a_damaged_plan_is_named() -> None:

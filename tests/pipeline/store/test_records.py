@@ -15,15 +15,14 @@ from pipeline.store.records import Done
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 
-WRITTEN = Written("a/b", 5, "0" * 32)
 COMMIT = Commit(
     split="train",
     shard=1,
     plan=PLAN.digest,
     start=4,
     stop=8,
-    arrays={"8": WRITTEN},
-    table=WRITTEN,
+    arrays={"8": Written(layout.shard("train", 8, 1), 5, "0" * 32)},
+    table=Written(layout.part("train", 1), 5, "0" * 32),
     counts={"readable": 4},
 )
 DONE = Done(
@@ -34,7 +33,9 @@ DONE = Done(
     sizes=(8, 16),
     counts={"readable": 11},
     parts="0" * 32,
-    objects=(WRITTEN,),
+    objects=tuple(
+        Written(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
+    ),
 )
 
 
@@ -103,12 +104,25 @@ def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObject
     assert records.load_commit(objects, "train", 0) is None
 
 
+def of(split: str, shard: int, **change: str) -> Commit:
+    """The commit of another shard."""
+    return replace(
+        COMMIT,
+        split=split,
+        shard=shard,
+        arrays={"8": Written(layout.shard(split, 8, shard), 5, "0" * 32)},
+        table=Written(layout.part(split, shard), 5, "0" * 32),
+        **change,
+    )
+
+
 def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects) -> None:
     """Not those of another plan, nor copies under other names, nor strangers."""
     objects.put(layout.commit("train", 0), COMMIT.encode())
     objects.put(layout.commit("train", 1), COMMIT.encode())
-    objects.put(layout.commit("train", 2), replace(COMMIT, shard=2, plan="x").encode())
-    objects.put(layout.commit("train", 3), replace(COMMIT, shard=3, split="val").encode())
+    objects.put(layout.commit("train", 2), of("train", 2, plan="0" * 64).encode())
+    objects.put(layout.commit("train", 3), of("val", 3).encode())
+    objects.put(layout.commit("train", 4), of("train", 4).encode())  # the plan has shards 0 to 2
     objects.put("commits/train/notes.json", b"{}")
     assert records.load_commits(objects, PLAN) == {1: COMMIT}
 

@@ -1,0 +1,297 @@
+"""What a document may say: its fields, their types and bounds, read off the dataclass it becomes.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Plan:
+        split: Split                                    # a str that can name a split
+        num_rows: Annotated[int, Between(1, 2**40)]
+
+    read(Plan, {"split": "train", "num_rows": 11})
+
+A digest says that a document is as somebody wrote it, not that he meant well: a store may be
+another person's. So each value is compared with the annotation of its field before anything relies
+on it, and what does not fit is a sentence with the field's name, its value, and what was expected.
+Nothing is converted but lists, to tuples: what was read encodes to the same text again.
+
+A library for this (pydantic, msgspec, jsonschema) would be another thing that each decoding worker
+has to load, pin and trust, for a few dataclasses of numbers and names; this module costs a
+millisecond once, and the dataclasses stay the only place where fields are written down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pipeline.store.layout import MAX_SIZE, is_split
+
+T = TypeVar("T")
+Read = Callable[[Any, str], Any]
+"""Takes a JSON value and the name of its field; returns the value, or raises `SchemaError`."""
+
+MAX_DEPTH = 16
+"""Objects and lists inside each other, where any value may stand."""
+MAX_SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+class SchemaError(ValueError):
+    """A value that its field cannot have, in words, without the document's name."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The bounds of a number, both included."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What a text must look like."""
+
+    fits: Callable[[str], object]
+    words: str
+    """What was expected, for the message."""
+
+
+def pattern(expression: str, words: str) -> Matching:
+    """Return the rule that a whole text matches a regular expression."""
+    return Matching(re.compile(expression).fullmatch, words)
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and text == str(int(text))
+
+
+Count = Annotated[int, Between(0, 2**63 - 1)]
+"""How many, or how large in bytes."""
+Shard = Annotated[int, Between(0, 2**32)]
+"""The number of a shard."""
+Size = Annotated[int, Between(1, MAX_SIZE)]
+"""Side of a square in pixels."""
+SizeText = Annotated[
+    str,
+    Matching(
+        lambda text: _is_size(text) and 1 <= int(text) <= MAX_SIZE,
+        f"a size in pixels, 1 to {MAX_SIZE}",
+    ),
+]
+"""The same as the key of an object."""
+Rows = Annotated[int, Between(1, 2**24)]
+"""Rows of a shard or a chunk."""
+Digest = Annotated[str, pattern(r"[0-9a-f]{32}|[0-9a-f]{64}", "32 or 64 hexadecimal digits")]
+"""A digest of another document, or of an object's bytes."""
+Split = Annotated[str, Matching(is_split, "letters, digits, '-' and '_'")]
+Format = Annotated[int, Between(1, 1000)]
+
+
+def read(kind: type[T], fields: Any, where: str = "") -> T:
+    """Return *fields*, an object of JSON, as the dataclass *kind*.
+
+    Args:
+        kind: Which; its fields are annotated with the types of this module.
+        fields: All of its fields, by name, and no others.
+        where: The name of the field that holds the object; empty at the top of a document.
+
+    Raises:
+        SchemaError: A field is missing, unknown, or has a value that it cannot have.
+    """
+    if type(fields) is not dict:
+        raise _unfit(where or "it", fields, "an object")
+    readers = _readers(typing.cast(Any, kind))  # mypy takes a type for unhashable
+    prefix = f"{where}." if where else ""
+    for name in sorted(readers.keys() - fields.keys()):
+        raise SchemaError(f"{prefix}{name} is missing")
+    for name in sorted(fields.keys() - readers.keys()):
+        raise SchemaError(f"{prefix}{_key(name)} is no field of it")
+    values = {name: readers[name](value, prefix + name) for name, value in fields.items()}
+    try:
+        return kind(**values)
+    except SchemaError:
+        raise
+    except ValueError as e:  # what the dataclass itself refuses
+        raise SchemaError(str(e).rstrip(".")) from e
+
+
+def check(annotation: Any, value: Any, where: str) -> Any:
+    """Return *value*, of JSON, if it is one that *annotation* allows.
+
+    Raises:
+        SchemaError: It is not; the message begins with *where*.
+    """
+    return _reader(annotation)(value, where)
+
+
+@functools.cache
+def _readers(kind: Any) -> dict[str, Read]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _reader(annotation: Any) -> Read:
+    rules: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *rest = typing.get_args(annotation)
+        rules = tuple(rest)
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return functools.partial(read, annotation)
+    origin = typing.get_origin(annotation)
+    if origin is not None:
+        return _COMPOUND[origin](*typing.get_args(annotation))
+    return _PLAIN[annotation](*rules)
+
+
+def _integer(bounds: Between = Between(0, 2**63 - 1)) -> Read:
+    def reader(value: Any, where: str) -> Any:
+        if type(value) is not int or not bounds.least <= value <= bounds.most:
+            expected = f"a whole number from {bounds.least} to {bounds.most}"
+            raise _unfit(where, value, expected)
+        return value
+
+    return reader
+
+
+def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
+    def reader(value: Any, where: str) -> Any:
+        # A number of 400 digits is no float: a comparison with bounds is not to convert it.
+        small = type(value) is float or (type(value) is int and abs(value) < 2**63)
+        if not small or not math.isfinite(value) or not bounds.least <= value <= bounds.most:
+            raise _unfit(where, value, f"a finite number from {bounds.least:g} to {bounds.most:g}")
+        return value
+
+    return reader
+
+
+def _text(rule: Matching | None = None) -> Read:
+    def reader(value: Any, where: str) -> Any:
+        if type(value) is not str or not (rule is None or rule.fits(value)):
+            raise _unfit(where, value, "a text" if rule is None else rule.words)
+        return value
+
+    return reader
+
+
+def _boolean() -> Read:
+    def reader(value: Any, where: str) -> Any:
+        if type(value) is not bool:
+            raise _unfit(where, value, "true or false")
+        return value
+
+    return reader
+
+
+def _null() -> Read:
+    def reader(value: Any, where: str) -> Any:
+        if value is not None:
+            raise _unfit(where, value, "null")
+
+    return reader
+
+
+def _any() -> Read:
+    def reader(value: Any, where: str, depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise SchemaError(f"{where} holds objects in objects, more than {MAX_DEPTH} deep")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _unfit(where, value, "a finite number")
+        if type(value) is int and not abs(value) < 2**64:
+            raise _unfit(where, value, "a number of at most 64 bits")
+        inside = value.values() if isinstance(value, dict) else value
+        for each in inside if isinstance(value, dict | list) else ():
+            reader(each, where, depth + 1)
+        return value
+
+    return reader
+
+
+def _tuple(*kinds: Any) -> Read:
+    if kinds[-1] is not Ellipsis:
+        readers = [_reader(kind) for kind in kinds]
+
+        def fixed(value: Any, where: str) -> Any:
+            if type(value) is not list or len(value) != len(readers):
+                raise _unfit(where, value, f"a list of {len(readers)}")
+            pairs = enumerate(zip(readers, value, strict=True))
+            return tuple(reader(each, f"{where}[{place}]") for place, (reader, each) in pairs)
+
+        return fixed
+    one = _reader(kinds[0])
+
+    def any_length(value: Any, where: str) -> Any:
+        if type(value) is not list:
+            raise _unfit(where, value, "a list")
+        return tuple(one(each, f"{where}[{place}]") for place, each in enumerate(value))
+
+    return any_length
+
+
+def _mapping(key: Any, value: Any) -> Read:
+    read_key, read_value = _reader(key), _reader(value)
+
+    def reader(found: Any, where: str) -> Any:
+        if type(found) is not dict:
+            raise _unfit(where, found, "an object")
+        return {
+            read_key(k, f"a key of {where}"): read_value(v, f"{where}.{_key(k)}")
+            for k, v in found.items()
+        }
+
+    return reader
+
+
+def _union(*kinds: Any) -> Read:
+    readers = [_reader(kind) for kind in kinds]
+
+    def reader(value: Any, where: str) -> Any:
+        errors = []
+        for each in readers:
+            try:
+                return each(value, where)
+            except SchemaError as e:
+                errors.append(e)
+        raise errors[0]
+
+    return reader
+
+
+_PLAIN: dict[Any, Callable[..., Read]] = {
+    int: _integer,
+    float: _number,
+    str: _text,
+    bool: _boolean,
+    types.NoneType: _null,
+    Any: _any,
+}
+_COMPOUND: dict[Any, Callable[..., Read]] = {
+    tuple: _tuple,
+    dict: _mapping,
+    Mapping: _mapping,
+    types.UnionType: _union,
+    typing.Union: _union,
+}
+
+
+def _unfit(where: str, value: Any, expected: str) -> SchemaError:
+    return SchemaError(f"{where} is {shown(value)}: expected {expected}")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]{1,60}", name) else shown(name)
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of a value's text: it may be endless, and a long number has none."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if type(value) is int and abs(value) >= 2**64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
