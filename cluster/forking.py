@@ -1,8 +1,8 @@
 """The server that workers are forked from: it has imported what they all need, once.
 
-Half the start-up of a worker. It starts with SIGINT and SIGTERM blocked, and they inherit that: a
-terminal's Ctrl-C and a batch system's SIGTERM reach all processes at once, and are the command's
-to answer.
+Half the start-up of a worker. It starts with SIGINT, SIGTERM and SIGHUP blocked, and they inherit
+that: a terminal's Ctrl-C or end and a batch system's SIGTERM reach all processes at once, and are
+the command's to answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from multiprocessing import forkserver, resource_tracker
 
 from cluster.settings import allocator
 from cluster.sockets import use_socket_folder
+
+BLOCKED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A task has one core. Dask sets this too, for workers, when the fork server's numpy is loaded."""
@@ -30,7 +32,7 @@ def start_fork_server(preload: Sequence[str]) -> None:
     resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
     theirs = allocator() | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
     ours = {name: os.environ.get(name) for name in theirs}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         # Read when a process starts: forked workers have the server's.
         os.environ.update(theirs)

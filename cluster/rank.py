@@ -18,8 +18,11 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+from cluster.errors import FinalError
 
 EVENTS = "TESSERAE_RANK_EVENTS"
 """The environment variable with the number of the pipe that events go to."""
@@ -28,6 +31,8 @@ HEADER = struct.Struct("<Q")
 STOP = b"stop\n"
 GUARD_SECONDS = 0.2
 """Between two looks of the guard."""
+SAVE_SECONDS = 50.0
+"""How long a rank that is to stop may take to save."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Rank:
     def emit(self, **message: Any) -> None:
         """Say something to whoever started the world: values that JSON knows."""
         line = json.dumps(message).encode() + b"\n"
-        with _lock:
+        # Nobody listens after the task has gone, and the rank has yet to save.
+        with _lock, suppress(BrokenPipeError):
             os.write(int(os.environ[EVENTS]), line)
 
 
@@ -67,6 +73,8 @@ class Order:
     """A pickled tuple: unpickled once the module is there."""
     who: dict[str, Any]
     """The fields of its `Rank`."""
+    save_seconds: float = SAVE_SECONDS
+    """How long it may take to save when it is to stop, or when its task has gone."""
 
 
 def main() -> int:
@@ -75,11 +83,15 @@ def main() -> int:
     life = sys.stdin.buffer
     order = _read(life)
     rank = Rank(**order.who)
-    threading.Thread(target=_listen, args=(life, rank.stopping), daemon=True).start()
+    listening = (life, rank.stopping, order.save_seconds)
+    threading.Thread(target=_listen, args=listening, daemon=True).start()
     try:
         module, _, name = order.entry.partition(":")
         function = getattr(importlib.import_module(module), name)
         result = function(rank, *pickle.loads(order.arguments))
+    except FinalError as e:
+        rank.emit(what="failed", error=str(e), final=True)
+        return 1
     except BaseException as e:  # noqa: BLE001 - whatever it is, it is told
         traceback.print_exc()
         rank.emit(what="failed", error=f"{type(e).__name__}: {e}"[:2000])
@@ -94,11 +106,25 @@ def _read(life: BinaryIO) -> Order:
     return order
 
 
-def _listen(life: BinaryIO, stopping: threading.Event) -> None:
+def _listen(life: BinaryIO, stopping: threading.Event, save_seconds: float) -> None:
     while line := life.readline():
         if line == STOP:
             stopping.set()
-    os.killpg(0, signal.SIGKILL)  # nobody is there any more: neither are we, nor what we started
+    # The task has gone, with its worker or with the whole command. Steps that were taken since the
+    # last checkpoint would be lost; whoever begins again claims a new generation, for which what
+    # is saved from then on counts for nothing.
+    _write_to_nobody()
+    stopping.set()
+    time.sleep(save_seconds)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _write_to_nobody() -> None:
+    """Point standard output and error away from pipes that nobody reads."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (1, 2):
+        os.dup2(null, number)
+    os.close(null)
 
 
 def _guard() -> None:

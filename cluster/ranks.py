@@ -24,7 +24,7 @@ from distributed.core import Status
 
 from cluster.asking import ask
 from cluster.errors import ClusterError, RankError
-from cluster.rank import Order
+from cluster.rank import SAVE_SECONDS, Order
 from cluster.supervisor import give_up, supervise, supervised
 
 END_SECONDS = 90.0
@@ -62,6 +62,8 @@ class Wanted:
     """Rows that they are to share evenly: fewer ranks, where they could not; 0 = any number."""
     seconds: float = 600.0
     """How long the first may take to come."""
+    save_seconds: float = SAVE_SECONDS
+    """How long ranks that are to stop may take to save."""
 
     def of(self, there: int) -> int:
         """How many ranks there are where *there* workers are."""
@@ -100,7 +102,7 @@ def run_world(
         What each rank returned.
 
     Raises:
-        RankError: A rank fails again and again without a step forward.
+        RankError: A rank fails again and again without a step forward, or with a `FinalError`.
         ClusterError: No worker comes.
     """
     world = _World(client, wanted, entry, begin, on_event, say, tick)
@@ -156,9 +158,9 @@ class _World:
             self._end(places, futures, topic)
             self._client.unsubscribe_topic(topic)
         self._failures = 0 if self._furthest > before else self._failures + 1
-        if self._failures >= FAILURES:
+        if self._failures >= FAILURES or _is_final(failed):
             raise failed
-        self._say(f"{str(failed).splitlines()[0]}; all ranks begin again where they last saved")
+        self._say(f"{failed}; all ranks begin again where they last saved")
         return None
 
     def _places(self) -> list[Place]:
@@ -201,7 +203,7 @@ class _World:
             futures.append(
                 self._client.submit(
                     supervise,
-                    Order(self._entry, data, who),
+                    Order(self._entry, data, who, self._wanted.save_seconds),
                     topic,
                     key=f"rank-{rank}-{topic}",
                     workers=[place.worker],
@@ -237,7 +239,7 @@ class _World:
         errors = [f.exception(timeout=5) for f in futures if f.status == "error"]
         told = [e for e in errors if isinstance(e, RankError)]
         if told:
-            return min(told, key=lambda e: (not e.killed, "onnection" in str(e)))
+            return min(told, key=lambda e: (not e.final, not e.killed, "onnection" in str(e)))
         return ClusterError(f"the rank on {place.worker} was lost ({errors or 'no reason given'})")
 
     def _ask(self, places: Sequence[Place], call: Callable[[str], Any], topic: str) -> list[Any]:
@@ -262,6 +264,10 @@ class _World:
         if "step" in message:
             self._furthest = max(self._furthest, float(message["step"]))
         self._on_event(message)
+
+
+def _is_final(error: ClusterError) -> bool:
+    return isinstance(error, RankError) and error.final
 
 
 def _gone(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:

@@ -29,8 +29,6 @@ from cluster.rank import EVENTS, HEADER, STOP, Order
 POLL_SECONDS = 0.1
 PUMP_SECONDS = 2.0
 """So long the last words of a rank that has ended are waited for."""
-SAVE_SECONDS = 50.0
-"""So long a rank that is told to stop may take to save."""
 TAIL_LINES = 40
 ENDING = (Status.closing, Status.closing_gracefully, Status.closed)
 """Of a worker that is to end. One that is paused, for want of memory, goes on with what it has."""
@@ -60,14 +58,14 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
                 if topic in _given_up:
                     break
                 if worker.status in ENDING or _is_cancelled(worker, key):
-                    child.stop(SAVE_SECONDS)
+                    child.stop(order.save_seconds)
                 time.sleep(POLL_SECONDS)
         finally:
             child.close()
     finally:
         _topics[topic] -= 1
     if child.error is not None:
-        raise RankError(child.error, killed=child.killed)
+        raise child.error
     return {"result": child.result}
 
 
@@ -99,7 +97,7 @@ class _Child:
         self._say = say
         self._told: float | None = None
         self._ended: dict[str, Any] | None = None
-        self._failed: str | None = None
+        self._failed: dict[str, Any] | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         events, theirs = os.pipe()
         environment = {**os.environ, **_network(order.who["host"]), EVENTS: str(theirs)}
@@ -126,19 +124,16 @@ class _Child:
         self._write(HEADER.pack(len(data)) + data)
 
     @property
-    def error(self) -> str | None:
+    def error(self) -> RankError | None:
         """Why it failed; None if it did not."""
         if self._ended is not None:
             return None
-        status = self.process.returncode
-        why = self._failed or f"ended with {status}"
-        lines = "\n    ".join(self._tail)
-        return f"rank {self._order.who['rank']}: {why}\n    {lines}".rstrip()
-
-    @property
-    def killed(self) -> bool:
-        """Whether a signal ended it."""
-        return self.process.returncode < 0
+        failed, status = self._failed, self.process.returncode
+        if failed is not None and failed.get("final"):
+            return RankError(failed["error"], final=True)
+        first = f"ended with {status}" if failed is None else failed["error"].splitlines()[0]
+        tail = "\n".join(self._tail)
+        return RankError(f"rank {self._order.who['rank']}: {first}", killed=status < 0, tail=tail)
 
     @property
     def result(self) -> Any:
@@ -185,7 +180,7 @@ class _Child:
                     if message.get("what") == "ended":
                         self._ended = message
                     elif message.get("what") == "failed":
-                        self._failed = message["error"]
+                        self._failed = message
                     else:
                         self._say(message)
 

@@ -1,8 +1,12 @@
-"""Ctrl-C and SIGTERM: either stops a command cleanly, however often it comes."""
+"""Ctrl-C, SIGTERM and the end of a terminal: each stops a command cleanly, however often it comes.
+
+A command that was started under `nohup` ignores the end of its terminal, as it was asked to.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,18 +15,28 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 REST_SECONDS = 3.0
 """What comes so soon after the first is the same wish; what comes later is one more."""
 
 _last = float("-inf")
+_terminals: list[int] = []
+"""Descriptors of standard output and error that were a terminal when the command began."""
 
 
 def listen() -> None:
     """Raise KeyboardInterrupt in the main thread for each wish to stop."""
-    for stop in STOPS:
+    _terminals[:] = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+    for stop in _answered():
         signal.signal(stop, _interrupt)
+
+
+def _answered() -> list[signal.Signals]:
+    """All of `STOPS`, without the end of the terminal where `nohup` has it ignored."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return [stop for stop in STOPS if stop != signal.SIGHUP]
+    return list(STOPS)
 
 
 def ignore() -> None:
@@ -41,19 +55,35 @@ def held_back() -> Iterator[None]:
         return
     stopping = isinstance(sys.exception(), KeyboardInterrupt)
     held: list[int] = []
-    before = {stop: signal.signal(stop, lambda number, _: held.append(number)) for stop in STOPS}
+    before = {
+        stop: signal.signal(stop, lambda number, _: held.append(number)) for stop in _answered()
+    }
     try:
         yield
     finally:
         for stop, handler in before.items():
             signal.signal(stop, handler)
     if held and not stopping:
-        _interrupt()
+        _interrupt(signal.SIGHUP if signal.SIGHUP in held else held[0])
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int = signal.SIGINT, *_: object) -> None:
     global _last
+    if number == signal.SIGHUP:
+        _leave_terminal()
     now = time.monotonic()
     if now - _last > REST_SECONDS:
         _last = now
         raise KeyboardInterrupt
+
+
+def _leave_terminal() -> None:
+    """Write to nobody where standard output or error was the terminal that has ended.
+
+    A write to it would raise an error in the midst of saving and tidying up.
+    """
+    for descriptor in _terminals:
+        if not os.isatty(descriptor):  # it was one, until now
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, descriptor)
+            os.close(null)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,18 @@ class Heard:
 
         return claim
 
-    def run(self, client: Client, count: int, entry: str, *arguments: object) -> list[Any]:
+    def run(
+        self,
+        client: Client,
+        count: int,
+        entry: str,
+        *arguments: object,
+        save_seconds: float = 50.0,
+    ) -> list[Any]:
         """Run a world."""
         return run_world(
             client,
-            Wanted(count, seconds=60),
+            Wanted(count, seconds=60, save_seconds=save_seconds),
             f"{HERE}:{entry}",
             self.begin(*arguments),
             on_event=self.events.append,
@@ -142,10 +150,22 @@ def test_an_error_of_a_rank_reaches_the_person(client: Client) -> None:
     heard = Heard()
     with pytest.raises(RankError, match="no more of this") as caught:
         heard.run(client, 2, "fail")
-    assert "it was the third picture" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "it was the third picture" in caught.value.tail
+    assert "it was the third picture" in "".join(traceback.format_exception(caught.value))
     assert len(heard.worlds) == ranks.FAILURES
     with pytest.raises(RankError, match="rank 0: ended with -9"):
         heard.run(client, 1, "end_by_itself")
+
+
+def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
+    """At once, as the sentence that it is: not the others' words about it."""
+    heard = Heard()
+    with pytest.raises(RankError) as caught:
+        heard.run(client, 2, "refuse")
+    assert str(caught.value) == "no rate is as high as 1e30."
+    assert heard.worlds == [2]
+    assert heard.lines == []
 
 
 def test_fewer_ranks_than_were_asked_for_go_on(
@@ -169,7 +189,7 @@ def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: 
 
     def work() -> None:
         try:
-            heard.run(client, 1, "start_others", tmp_path)
+            heard.run(client, 1, "start_others", tmp_path, save_seconds=1.0)
         except ClusterError as e:
             caught.append(e)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from cluster.errors import FinalError
 from cluster.rank import Rank
 
 
@@ -42,6 +43,20 @@ def fail(rank: Rank) -> None:
     time.sleep(600)
 
 
+def refuse(rank: Rank) -> None:
+    """Fail for good in one rank; the others miss it, as an error of theirs."""
+    if rank.rank == rank.world - 1:
+        raise FinalError("no rate is as high as 1e30.")
+    time.sleep(0.2)
+    raise ConnectionError("Connection closed by peer")
+
+
 def end_by_itself(rank: Rank) -> None:
     """End as what is killed does."""
     os.kill(os.getpid(), 9)
+
+
+def wait_to_stop(rank: Rank) -> str:
+    """Wait until it is to stop."""
+    rank.stopping.wait(60)
+    return "stopped"
