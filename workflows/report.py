@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,10 @@ import numpy as np
 from scipy import ndimage
 
 from workflows import charts, page
+from workflows.training.errors import DivergedError
+from workflows.training.finite import NotFiniteError
 from workflows.training.folder import RunFolder
+from workflows.training.writing import write
 
 
 class Judged(Protocol):
@@ -67,11 +71,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--samples is {args.samples}: expected 8 to 10,000.")
     folder = RunFolder(args.run)
     asked = folder.asked()
-    judged = _judge(folder, asked, args)
+    try:
+        judged = _judge(folder, asked, args)
+    except (DivergedError, NotFiniteError) as e:
+        judged = None
+        print(f"notice: nothing is judged: {e}", flush=True)
     file = args.run / "report.html"
-    new = file.with_suffix(".new")
-    new.write_text(render(folder, asked, judged), encoding="utf-8")
-    new.replace(file)
+    write(file, render(folder, asked, judged).encode())
     for line in summary(folder, judged):
         print(line)
     print(f"report: {file}")
@@ -102,11 +108,19 @@ def summary(folder: RunFolder, judged: Judged | None) -> Iterator[str]:
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
         last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}
-        said = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+        said = ", ".join(f"{name} {_figure(value)}" for name, value in last.items())
         yield f"  step {steps[-1]['step']:,}: {said}"
+    diverged = folder.diverged()
+    if diverged is not None:
+        yield f"  {diverged}"
     if judged is not None:
         for name, value in judged.figures():
             yield f"  {name}: {value}"
+
+
+def _figure(value: float | None) -> str:
+    """A figure of a step; `metrics.jsonl` has null for what is not finite."""
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -> str:
@@ -119,6 +133,7 @@ def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -
         '<p class="quiet">Tesserae run</p>',
         f'<h1 class="mono">{page.text(folder.path.absolute().name)}</h1>',
         page.facts(_facts(asked["options"], steps, speeds)),
+        _diverged(folder),
         "<h2>Curves</h2>",
         charts.charts(list(_curves(steps, looks, speeds))),
         *_grids(folder),
@@ -138,6 +153,11 @@ STYLE = """
 .grids img { display: block; max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
 .grids figcaption { font-size: 13px; color: var(--quiet); padding-top: 4px; }
 """
+
+
+def _diverged(folder: RunFolder) -> str:
+    why = folder.diverged()
+    return "" if why is None else f'<p class="notice">{page.text(str(why))}</p>'
 
 
 def _facts(
@@ -183,7 +203,7 @@ def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, f
     found: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line.items():
-            if name not in ("step", "generation", "what"):
+            if name not in ("step", "generation", "what") and value is not None:
                 found.setdefault(name, []).append((float(line["step"]), float(value)))
     return found
 

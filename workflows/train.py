@@ -30,6 +30,7 @@ from workflows.clusters import Cluster
 from workflows.training.options import FREE, Training, add_flags
 
 if TYPE_CHECKING:  # it loads torch, which --help does not need
+    from workflows.training.folder import RunFolder
     from workflows.training.loop import Data
 
 
@@ -92,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         data.add_argument("--split", default="train", help="to learn from (train)")
         data.add_argument("--held-out", help="split to judge by, or none (val or test)")
+        data.add_argument(
+            "--from-step",
+            type=int,
+            metavar="N",
+            help="go back to the checkpoint of step N, with other rates if you like; 0 begins anew"
+            " (the newest checkpoint)",
+        )
         add_flags(one, _options_of(name))
         where = one.add_argument_group("where")
         where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
@@ -105,11 +113,17 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if clusters.work_for_first(args):
         return 0
+    from workflows.training.folder import RunFolder
+    from workflows.training.holding import held
+
     folder = Path(args.run or f"runs/{args.stage}")
+    run = RunFolder(folder)
     try:
-        with _cluster(args) as cluster, _prepared(args, options, cluster):
-            state = _train(args, options, cluster, folder)
-            _say_result(folder, state)
+        with held(run):
+            _check_run(args, options, run)
+            with _cluster(args) as cluster, _prepared(args, options, cluster):
+                state = _train(args, options, cluster, run)
+        _say_result(folder, state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
     return 0
@@ -129,6 +143,18 @@ def _check(args: argparse.Namespace) -> None:
     if args.ranks and args.gpus and args.ranks != args.gpus:
         raise ValueError(f"--ranks is {args.ranks}, --gpus {args.gpus}: name one of them.")
     clusters.check_where(args.cluster)
+
+
+def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> None:
+    """Refuse a folder of a run with other options, before anything is made for it."""
+    changeable = () if args.from_step is None else options.changeable()
+    run.check(
+        {"stage": STAGES[args.stage].stage, **options.as_dict()},
+        free=(*FREE, *changeable),
+        before=options.before(),
+    )
+    if args.from_step is not None:
+        run.at(args.from_step)
 
 
 def _options_of(stage: str) -> type[Training]:
@@ -233,15 +259,13 @@ def _size_to_prepare(store: str, options: Training) -> int:
 # --- training -------------------------------------------------------------------------------------
 
 
-def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder: Path) -> str:
-    from workflows.training.folder import RunFolder
+def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: RunFolder) -> str:
     from workflows.training.launching import train_on
 
     stage = STAGES[args.stage]
-    RunFolder(folder).check({"stage": stage.stage, **options.as_dict()}, free=FREE)
     files: dict[str, bytes] = {}
     if stage.gather is None:
-        data = _data(args, options, folder)
+        data = _data(args, options, run)
     else:
         data, files = _named(stage.gather)(args, options, cluster, _held_out(args))
     there = gpus_there(cluster.client)
@@ -249,26 +273,26 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, folder
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
     gpus = there if args.gpus is None and args.ranks is None else (args.gpus or 0)
     wanted = Wanted(gpus or args.ranks or 1, gpu=bool(gpus), batch=options.batch_size)
-    return train_on(cluster, wanted, stage.stage, options, data, RunFolder(folder), files=files)
+    return train_on(
+        cluster, wanted, stage.stage, options, data, run, from_step=args.from_step, files=files
+    )
 
 
-def _size_before(folder: Path) -> int | None:
+def _size_before(run: RunFolder) -> int | None:
     """The stored size that a run has learned from so far: the store may have others by now."""
-    from workflows.training.folder import RunFolder
-
     try:
-        return int(RunFolder(folder).asked()["options"]["stored_size"])
+        return int(run.asked()["options"]["stored_size"])
     except (TesseraeError, KeyError):
         return None
 
 
-def _data(args: argparse.Namespace, options: Training, folder: Path) -> Data:
+def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.loop import Data
 
     wanted = _image_size(options)
     fitting = [size for size in _sizes(args.store) if size >= wanted]
-    size = _size_before(folder) if _size_before(folder) in fitting else min(fitting, default=None)
+    size = _size_before(run) if _size_before(run) in fitting else min(fitting, default=None)
     if size is None:
         held = ", ".join(map(str, _sizes(args.store)))
         raise StoreError(

@@ -11,36 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.rank import Rank
 from pipeline.loader import Loader
-from tests.workflows.training.small import BATCH, SIZE, SMALL, small_store
+from tests.workflows.training.small import SIZE, small_store, train_here
 from workflows import report
 from workflows.cli import main
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.folder import RunFolder
-from workflows.training.launching import _described, versions
-from workflows.training.loop import Data, Job, train
 from workflows.wgan.judging import judge_run
-from workflows.wgan.options import Options
-from workflows.wgan.sampling import STAGE, open_painter
-
-
-def train_here(store: Path, folder: Path, **choices: object) -> RunFolder:
-    """A run of one rank, in this process."""
-    options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
-    data = Data(
-        Loader(store, size=SIZE, batch_size=BATCH),
-        Loader(store, "val", size=SIZE, batch_size=BATCH, order="sequential"),
-        ("zero", "one", "two"),
-    )
-    made = RunFolder(folder)
-    facts = {"versions": versions(), "data": _described(data)}
-    made.begin({"stage": STAGE, **options.as_dict()}, facts)
-    number, _ = made.claim()
-    rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
-    object.__setattr__(rank, "emit", lambda **_: None)
-    assert train(rank, Job(STAGE, str(folder), options, data, None)) == "done"
-    return made
+from workflows.wgan.sampling import open_painter
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import Command, run, start, wait_until
+from tests.commands import ROOT, Command, run, start, wait_until
 from tests.pictures import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
 from workflows.training.folder import RunFolder
+from workflows.training.holding import held
 
 SMALL = (
     *("--image-size", 16, "--batch-size", 8, "--noise", 5, "--generator-width", 4),
@@ -103,14 +107,17 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
     )
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(
-    tmp_path: Path, store: Path, undisturbed: Path
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_or_the_end_of_the_terminal_saves_and_the_same_command_goes_on(
+    tmp_path: Path, store: Path, undisturbed: Path, number: int
 ) -> None:
     """To the same curve, bit for bit; and nobody is left behind."""
     words = command(store, tmp_path / "run")
     with start(*words, scratch=tmp_path) as first:
         assert wait_until(lambda: step_of(tmp_path / "run") > 15)
-        first.signal_all(signal.SIGINT)
+        first.signal_all(number)
         assert first.wait(90) == 130
         assert f"Run the same command again to go on in {tmp_path}/run" in first.err
         assert first.gone()
@@ -120,6 +127,78 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert (again.status, again.err) == (0, "")
     assert "2 ranks, from step" in again.out
     assert curve(tmp_path / "run") == curve(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_a_checkpoint(
+    tmp_path: Path, store: Path, undisturbed: Path
+) -> None:
+    """Its workers go with it at once; ranks notice, save, and are gone within a minute."""
+    words = command(store, tmp_path / "run")
+    with start(*words, "--save-every", 1_000, scratch=tmp_path) as first:
+        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
+        assert not list((tmp_path / "run" / "checkpoints").glob("*.json"))
+        first.process.kill()
+        assert first.gone(60)
+    (step,) = RunFolder(tmp_path / "run").steps()
+    assert step >= 15
+    again = run(*words, scratch=tmp_path, seconds=120)
+    assert (again.status, again.err) == (0, "")
+    assert f"2 ranks, from step {step}" in again.out
+    assert curve(tmp_path / "run") == curve(undisturbed)
+
+
+TERMINAL = """
+import os, pty, select, sys
+pid, terminal = pty.fork()
+if not pid:
+    os.execv(sys.argv[1], sys.argv[1:])
+while sys.stdin not in (ready := select.select([sys.stdin, terminal], [], [])[0]):
+    os.read(terminal, 65536)
+os.close(terminal)  # as a window that is closed
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, store: Path
+) -> None:
+    """Though nothing that is said is read any more."""
+    words = [*map(str, command(store, tmp_path / "run")), "--save-every", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, sys.executable, "-m", "workflows", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
+        said, _ = process.communicate("end\n", timeout=90)
+    finally:
+        process.kill()
+    assert said.strip() == "130"
+    assert RunFolder(tmp_path / "run").steps()[-1] >= 15
+
+
+@pytest.mark.parametrize("stage", ["wgan", pytest.param("colourise", marks=pytest.mark.slow)])
+def test_a_run_that_diverges_is_not_called_done(tmp_path: Path, store: Path, stage: str) -> None:
+    """It ends with a sentence, once; what it saved is finite, and it goes back from there."""
+    words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
+    words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--tell-every", 2]
+    words += ["--objective", "wgan-gp"]
+    done = run(*words, "--rate", "1e30", scratch=tmp_path, seconds=120)
+    assert done.status == 1
+    assert re.fullmatch(
+        r"tesserae: training diverged at step \d+: .*Lower --rate \(now 1e\+30\), and go on with"
+        r" --from-step \d+, or in another folder\.\n",
+        done.err,
+    )
+    assert "begin again" not in done.out
+    assert "done" not in done.out
+    (line,) = [m for m in RunFolder(tmp_path / "run").metrics() if m.get("what") == "diverged"]
+    assert line["why"] in done.err
 
 
 def strike(found: Command, what: str, rng: random.Random) -> None:
@@ -232,6 +311,17 @@ def test_what_two_ranks_say_is_what_one_says(
     expected = curve(undisturbed)
     for step, one in curve(tmp_path / "run").items():
         assert one == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
+
+
+def test_a_folder_that_is_trained_in_is_refused(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would work for nothing."""
+    with held(RunFolder(tmp_path / "run")):
+        assert main(["train", "wgan", str(store), "--run", str(tmp_path / "run")]) == 1
+    assert (
+        f"{tmp_path}/run is being trained in by process {os.getpid()} on" in capsys.readouterr().err
+    )
 
 
 def test_a_store_of_other_rows_is_another_run(

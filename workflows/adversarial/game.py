@@ -18,7 +18,7 @@ from workflows.adversarial import penalties
 from workflows.adversarial.layers import frozen
 from workflows.adversarial.objectives import Objective
 from workflows.training.batches import parts
-from workflows.training.world import World
+from workflows.training.world import World, load_optimiser
 
 Inputs = tuple[Tensor, ...]
 Condition = tuple[Tensor, ...]
@@ -178,8 +178,10 @@ class Game:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        self.generator.load_state_dict(state["generator"])
+        self.critic.load_state_dict(state["critic"])
+        load_optimiser(self.generator_optimiser, state["generator_optimiser"])
+        load_optimiser(self.critic_optimiser, state["critic_optimiser"])
 
     def _slope(self, real: Tensor, fake: Tensor, condition: Condition, share: Tensor) -> Tensor:
         def score(between: Tensor) -> Tensor:

@@ -16,3 +16,11 @@ class Options(Training):
     rate: float = option(2e-4, "learning rate, of Adam", least=0)
     adversarial: float = option(0.01, "weight of a critic's judgement; 0 = without one", least=0)
     objective: str = option("lsgan", "what the critic minimises", choices=OBJECTIVES)
+
+    def changeable(self) -> tuple[str, ...]:
+        """Options that may be others where a run goes back to an earlier step."""
+        return ("rate", "adversarial")
+
+    def to_lower(self) -> str:
+        """What a person lowers where a loss is not finite any more."""
+        return f"--rate (now {self.rate:g})"

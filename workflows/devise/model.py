@@ -190,7 +190,7 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     options, space = Options.of(asked["options"]), load_space(run)
-    state = folder.load(newest)["stage"]
+    state = folder.load_trained(newest, "head", "trunk")
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = make_head(options, space).to(where)
     head.load_state_dict(state["head"])

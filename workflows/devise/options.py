@@ -95,6 +95,18 @@ class Options(Training):
         """Side of the pictures, in pixels, that are prepared for it; None = as usual."""
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
 
+    def changeable(self) -> tuple[str, ...]:
+        """Options that may be others where a run goes back to an earlier step."""
+        return (
+            "rate", "trunk_rate", "schedule", "warm_share", "weight_decay", "dropout", "margin",
+            "temperature",
+        )  # fmt: skip
+
+    def to_lower(self) -> str:
+        """What a person lowers where a loss is not finite any more."""
+        trunk = f" or --trunk-rate (now {self.trunk_rate:g})" if self.learn == "all" else ""
+        return f"--rate (now {self.rate:g}){trunk}"
+
     def located(self) -> Self:
         """The same, with files and folders of this machine named in full: ranks are elsewhere."""
         named = {

@@ -31,7 +31,7 @@ from workflows.evaluation.ranking import hit_rates, places
 from workflows.training.batches import AnyLoader, Batches, Taken, parts, unchanged
 from workflows.training.folder import RunFolder
 from workflows.training.loop import Data
-from workflows.training.world import BatchNorm, World
+from workflows.training.world import BatchNorm, World, load_optimiser
 
 JUDGED = 5_000
 """Rows, at most, that a look judges."""
@@ -185,7 +185,7 @@ class Devise:
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
             self.trunk.model.load_state_dict(state["trunk"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        load_optimiser(self._optimiser, state["optimiser"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
 
@@ -286,7 +286,7 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
     if newest is None:
         raise TesseraeError(f"--start is {run}, which has no checkpoint to begin with.")
     check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
-    state = folder.load(newest)["stage"]
+    state = folder.load_trained(newest, "head", "trunk")
     if trunk is None and state["trunk"] is not None:
         raise TesseraeError(
             f"--start is {run}, whose head is for a trunk that it has trained: `tesserae export"

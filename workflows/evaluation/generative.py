@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Backbone
+from workflows.training.finite import refuse_not_finite
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET = 50, 500
@@ -76,6 +77,7 @@ def compare(made: Tensor, real: Tensor, network: str, *, seed: int = 0) -> Dista
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    refuse_not_finite(made, real)
     least = min(len(made), len(real))
     if least <= NEIGHBOURS:
         raise ValueError(f"{least} pictures: expected more than {NEIGHBOURS} of either kind.")

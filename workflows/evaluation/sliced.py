@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workflows.training.finite import refuse_not_finite
+
 DIRECTIONS = 512
 
 
@@ -27,8 +29,9 @@ def sliced_wasserstein(
         The root of the mean over directions of its square, in units of the rows.
 
     Raises:
-        ValueError: A set is empty, or rows are not as long.
+        ValueError: A set is empty, rows are not as long, or a value is not finite.
     """
+    refuse_not_finite(one, other)
     one, other = one.flatten(1).float(), other.flatten(1).float()
     if not len(one) or not len(other) or one.shape[1] != other.shape[1]:
         raise ValueError(

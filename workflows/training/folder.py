@@ -2,11 +2,12 @@
 
     options.json                      what was asked for, of what, and with which versions
     generations/<generation>.json     each time the ranks began: from which checkpoint
-    checkpoints/<generation>-<step>.pt, .json
-                                      the state, and its digest, written last
+    checkpoints/<generation>-<updates>.pt, .json
+                                      the state; its digest and step, written last
     metrics.jsonl                     what ranks said, a line each
     samples/<name>-<step>.png         what was made then
     meetings/                         where the ranks of a generation met
+    .tmp/                             the lock of the command that trains in it
 
 A run goes on where its folder is given again. Who begins claims the next generation; from then on
 what an older one still writes, being cut off from whoever could stop it, counts for nothing.
@@ -18,20 +19,31 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import name_exclusively, sync_folder
+from pipeline.store.layout import TEMPORARY
+from workflows.training import writing
+from workflows.training.errors import DivergedError
+from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
 
 KEPT = 3
 """Checkpoints of a run that stay."""
+
+LEASE = "run"
+"""The name of the lease that the command holds which trains in a folder."""
+
+_CHECKPOINT = re.compile(r"\d{6}-\d{12}")
+"""The name of a checkpoint's files, without the ending."""
 
 
 @dataclass(frozen=True, order=True)
@@ -61,6 +73,12 @@ class RunFolder:
         self.path = path
         self._checkpoints = path / "checkpoints"
         self._generations = path / "generations"
+        self._written: set[Path] = set()
+        """Files that `begin` wrote, since there was no run before."""
+
+    def begun(self) -> bool:
+        """Return True if it is a run's folder: one that `begin` wrote."""
+        return (self.path / "options.json").exists()
 
     def begin(
         self,
@@ -68,6 +86,8 @@ class RunFolder:
         facts: Mapping[str, Any],
         *,
         free: Collection[str] = (),
+        before: Mapping[str, Any] = MappingProxyType({}),
+        back_to: tuple[int, Collection[str]] | None = None,
         files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Make it, or see that it is of a run with the same options, but for those that are *free*.
@@ -76,6 +96,8 @@ class RunFolder:
             options: What was asked for.
             facts: What else is kept of it: `versions` of the beginning, `data` of the last time.
             free: Options that may be others when it goes on.
+            before: Values of options that runs of earlier versions do not name.
+            back_to: The step that a run goes back to, and options that may be others from there.
             files: What else is written when it is made: name -> bytes.
 
         Raises:
@@ -85,15 +107,20 @@ class RunFolder:
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
             kept = json.loads(file.read_text())
+            found = {**before, **kept["options"]}
             names = kept["options"].keys() | wanted
-            self._refuse_others(kept["options"], wanted, names - {*free})
+            step, changeable = back_to or (0, ())
+            self._refuse_others(found, wanted, names - {*free, *changeable})
             new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
+            were = {n: found.get(n) for n in changeable if found.get(n) != wanted.get(n)}
+            if were:
+                new["changed"] = [*kept.get("changed", []), {"from_step": step, "were": were}]
             if new != kept:
-                _write(file, json.dumps(new, indent=1).encode())
+                writing.write(file, json.dumps(new, indent=1).encode())
             return
         # A run that was killed as it began has left some of these.
         written = {file.name, *files}
-        ours = {self._checkpoints.name, self._generations.name, *written}
+        ours = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
         ours |= {Path(name).with_suffix(".new").name for name in written}
         if self.path.is_dir() and any(one.name not in ours for one in self.path.iterdir()):
             raise TesseraeError(
@@ -101,19 +128,53 @@ class RunFolder:
             )
         for folder in (self._checkpoints, self._generations):
             folder.mkdir(parents=True, exist_ok=True)
+        self._written = {self.path / name for name in written}
         for name, data in files.items():
-            _write(self.path / name, data)
-        _write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
+            writing.write(self.path / name, data)
+        writing.write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
 
-    def check(self, options: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
+    def discard(self, made: Sequence[Path]) -> None:
+        """Remove what a run wrote that never came to a step; where it did, leave all of it.
+
+        Args:
+            made: Folders that were made for it, which go too if nothing else is in them; the
+                innermost first.
+        """
+        if self._saved() or (self.path / "metrics.jsonl").exists():
+            return
+        ours = [self.path / TEMPORARY / f"{LEASE}.lock", *self._written]
+        if self._written:  # else it is somebody's folder, whatever lies in it
+            ours += self._generations.glob("??????.json")
+            ours += (self.path / "meetings").glob("??????.json")
+        for file in ours:
+            file.unlink(missing_ok=True)
+        names = (self._generations.name, self._checkpoints.name, "meetings", TEMPORARY)
+        folders = [self.path / name for name in names]
+        for path in (*folders, *made):
+            with suppress(OSError):  # it is not there, or somebody's file is in it
+                path.rmdir()
+
+    def check(
+        self,
+        options: Mapping[str, Any],
+        *,
+        free: Collection[str] = (),
+        before: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """See, before anything is made for a run, whether it is one with other *options*.
+
+        Args:
+            options: As of `begin`.
+            free: As of `begin`.
+            before: As of `begin`.
 
         Raises:
             TesseraeError: It is.
         """
         if (self.path / "options.json").exists():
             wanted = json.loads(json.dumps(dict(options)))
-            self._refuse_others(self.asked()["options"], wanted, wanted.keys() - {*free})
+            found = {**before, **self.asked()["options"]}
+            self._refuse_others(found, wanted, wanted.keys() - {*free})
 
     def _refuse_others(
         self, found: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
@@ -138,49 +199,113 @@ class RunFolder:
             raise TesseraeError(f"{self.path} is no folder of a run ({e}).") from None
         return found
 
-    def claim(self) -> tuple[int, Checkpoint | None]:
-        """Claim the next generation; returns its number, and what it goes on from."""
+    def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
+        """Claim the next generation; returns its number, and what it goes on from.
+
+        Args:
+            from_step: The step to go back to; None = the newest checkpoint.
+
+        Raises:
+            TesseraeError: There is no checkpoint of that step.
+        """
         while True:
-            resumed = self.newest()
+            resumed = self.newest() if from_step is None else self.at(from_step)
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
             new = self._generations / f".{os.getpid()}-{number}"
-            with new.open("w") as out:
-                out.write(json.dumps(record))
-                out.flush()
-                os.fsync(out.fileno())
+            writing.write(new, json.dumps(record).encode())
             if not name_exclusively(
                 new, self._generations / f"{number:06d}.json", self._generations
             ):
                 continue  # another has claimed that one
             sync_folder(self._generations)
+            self._sweep()
             return number, resumed
+
+    def _sweep(self) -> None:
+        """Remove what saving left behind that was broken off: it is as long as a checkpoint.
+
+        An older generation may be saving still. What it saves counts for nothing by now.
+        """
+        for file in self._checkpoints.iterdir():
+            torn = file.suffix == writing.NEW or (
+                file.suffix == ".pt" and not file.with_suffix(".json").exists()
+            )
+            if torn and _CHECKPOINT.fullmatch(file.stem):
+                file.unlink(missing_ok=True)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, and in the line of the last generation."""
+        return next(self._line(), None)
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The newest checkpoint of a step, in the line of the last generation.
+
+        Args:
+            step: Number of complete steps.
+
+        Returns:
+            The checkpoint; None for step 0, before which there is none.
+
+        Raises:
+            TesseraeError: No checkpoint of the line is of that step.
+        """
+        if step == 0:
+            return None
+        steps = {self.step_of(one): one for one in reversed(list(self._line()))}
+        if step not in steps:
+            raise TesseraeError(
+                f"--from-step is {step}: {self.path} has {_listed(steps)} to go back to, and 0 to"
+                " begin anew."
+            )
+        return steps[step]
+
+    def steps(self) -> list[int]:
+        """The steps that `--from-step` can go back to, ascending, beside 0."""
+        return sorted({self.step_of(one) for one in self._line()})
+
+    def finite_steps(self) -> list[int]:
+        """As `steps`, of checkpoints whose values are finite: all of them are read."""
+        loaded = ((one, self.load(one)) for one in self._line())
+        return sorted({self.step_of(one) for one, s in loaded if first_not_finite(s) is None})
+
+    def step_of(self, checkpoint: Checkpoint) -> int:
+        """How many steps were complete when *checkpoint* was saved."""
+        try:
+            found = json.loads((self._checkpoints / f"{checkpoint.name}.json").read_text())["step"]
+        except KeyError:  # earlier versions did not note it
+            found = self.load(checkpoint)["stage"]["step"]
+        return int(found)
+
+    def _line(self) -> Iterator[Checkpoint]:
+        """The whole checkpoints that led to the last generation, the newest first."""
         claimed = self._claimed()
         generation, most = max(claimed, default=0), math.inf
         while generation:
             for found in sorted(self._saved(generation), reverse=True):
                 if found.step <= most and self._whole(found):
-                    return found
+                    yield found
             resumed = claimed[generation]
             if resumed is None:
-                return None
+                return
             generation, most = resumed.generation, resumed.step
-        return None
 
-    def save(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
-        """Save a state durably, and let go of the oldest."""
+    def save(self, checkpoint: Checkpoint, state: Mapping[str, Any], *, step: int) -> None:
+        """Save a state durably, and let go of the oldest.
+
+        Args:
+            checkpoint: What it is called.
+            state: Plain values and tensors.
+            step: Number of complete steps.
+
+        Raises:
+            DiskFullError: There is no room for it. The checkpoints before it are as they were.
+        """
         file = self._checkpoints / f"{checkpoint.name}.pt"
-        new = file.with_suffix(".new")
-        with new.open("wb") as out:
-            torch.save(dict(state), out)
-            out.flush()
-            os.fsync(out.fileno())
-        digest = _digest(new)
-        new.replace(file)
-        _write(file.with_suffix(".json"), json.dumps({"blake2b": digest}).encode())
+        with writing.replacing(file, num_bytes=num_bytes(state)) as out:
+            torch.save(dict(state), cast(IO[bytes], out))
+        record = {"blake2b": _digest(file), "step": step}
+        writing.write(file.with_suffix(".json"), json.dumps(record).encode())
         if max(self._claimed(), default=0) == checkpoint.generation:  # else it is not ours to tidy
             whole = [found for found in sorted(self._saved()) if found <= checkpoint]
             for old in whole[:-KEPT]:
@@ -193,20 +318,46 @@ class RunFolder:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         return state
 
+    def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
+        """The state of the stage in *checkpoint*, for whoever uses or judges what it has learned.
+
+        Args:
+            checkpoint: Which.
+            parts: The parts of the state whose values must be finite.
+
+        Raises:
+            DivergedError: A value of these parts is not finite, which earlier versions saved.
+        """
+        stage: dict[str, Any] = self.load(checkpoint)["stage"]
+        bad = first_not_finite({name: stage[name] for name in parts})
+        if bad is not None:
+            steps = ", ".join(f"{step:,}" for step in [0, *self.finite_steps()])
+            raise DivergedError(
+                f"{self.path}: the checkpoint of step {stage['step']:,} holds weights that are not"
+                f" finite ({bad}): training has diverged. Train it again with a lower rate and"
+                f" --from-step, which can be one of {steps}."
+            )
+        return stage
+
     def picture(self, name: str, step: int, png: bytes) -> None:
         """Keep a picture of what is made after *step*."""
         file = self.picture_file(name, step)
         file.parent.mkdir(exist_ok=True)
-        _write(file, png)
+        writing.write(file, png)
 
     def picture_file(self, name: str, step: int) -> Path:
         """Where such a picture lies."""
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def say(self, message: Mapping[str, Any]) -> None:
-        """Add a line to the metrics."""
-        with (self.path / "metrics.jsonl").open("ab") as out:
-            out.write(json.dumps(dict(message)).encode() + b"\n")
+        """Add a line to the metrics; a number that is not finite is written as null."""
+        line = json.dumps(finite_or_none(message), allow_nan=False)
+        writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")
+
+    def diverged(self) -> DivergedError | None:
+        """Why the run ended, where a value was not finite; None if that is not how it ended."""
+        lines = [line for line in self.metrics() if line.get("what") == "diverged"]
+        return DivergedError(str(lines[-1]["why"])) if lines else None
 
     def metrics(self) -> list[dict[str, Any]]:
         """What was said of each step by the generation that counts, by step.
@@ -258,11 +409,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _write(file: Path, data: bytes) -> None:
-    new = file.with_suffix(".new")
-    with new.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(file)
-    sync_folder(file.parent)
+def _listed(steps: Collection[int]) -> str:
+    if not steps:
+        return "no checkpoint"
+    return f"checkpoints of steps {', '.join(f'{step:,}' for step in sorted(steps))}"

@@ -32,6 +32,7 @@ def train_on(
     data: Data,
     folder: RunFolder,
     *,
+    from_step: int | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
     """Train until it is done, on ranks of *cluster*; begin again where one is lost.
@@ -43,6 +44,7 @@ def train_on(
         options: Of it.
         data: What it learns from.
         folder: Of the run, which all machines see: it goes on from what is there.
+        from_step: The step of an earlier checkpoint to go back to; None = the newest.
         files: What else a new run's folder holds: name -> bytes.
 
     Returns:
@@ -61,10 +63,18 @@ def train_on(
         "rows": state["split"],
         "features": state.get("features"),
     }
-    folder.begin({"stage": stage, **learned, **options.as_dict()}, facts, free=FREE, files=files)
+    folder.begin(
+        {"stage": stage, **learned, **options.as_dict()},
+        facts,
+        free=FREE,
+        before=options.before(),
+        back_to=None if from_step is None else (from_step, options.changeable()),
+        files=files,
+    )
+    back = deque([] if from_step is None else [from_step])  # of the first generation alone
 
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
-        number, resumed = folder.claim()
+        number, resumed = folder.claim(from_step=back.popleft() if back else None)
         name = None if resumed is None else resumed.name
         return number, (Job(stage, str(folder.path.absolute()), options, data, name),)
 
@@ -168,7 +178,7 @@ class _Watcher:
         self._to(event["step"])
         for line in event["lines"]:
             for name, value in line.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     yield {"what": "curve", "name": name, "step": line["step"], "value": value}
         if "speed" in event:
             yield {"what": "speed", "step": event["step"], **event["speed"]}

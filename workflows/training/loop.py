@@ -8,11 +8,12 @@ depends on: who goes on from one makes what would have been made.
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor
 from cluster.cores import cores
 from cluster.rank import Rank
 from workflows.training.batches import AnyLoader, Batches
+from workflows.training.errors import DivergedError
+from workflows.training.finite import NotFiniteError, first_not_finite
 from workflows.training.folder import Checkpoint, RunFolder
 from workflows.training.options import Training
 from workflows.training.pictures import grid_png
@@ -122,8 +125,11 @@ class _Loop:
         self._updates = 0
         self._told: list[tuple[int, dict[str, Tensor]]] = []
         self._stage = make_stage(job, world, beside=rank.beside)
+        self._checked = -1
+        """Updates after which the state was last seen to be finite."""
         if job.resumed is not None:
             state = folder.load(Checkpoint.named(job.resumed))
+            self._refuse_resumed(state["stage"])
             self._stage.load_state_dict(state["stage"])
             self._updates = state["updates"]
         self._began = self._saved_at = time.monotonic()
@@ -170,8 +176,12 @@ class _Loop:
 
     def _look(self) -> None:
         self._tell()
-        figures, pictures = self._stage.look()
+        self._check_state()
         step = self._stage.step
+        try:
+            figures, pictures = self._stage.look()
+        except NotFiniteError as e:  # weights are finite, and what they make is not
+            self._diverge(step, str(e))
         if self._world.rank:
             return
         if figures:
@@ -193,12 +203,13 @@ class _Loop:
         values = self._world.mean(rows).tolist()
         steps = [step for step, _ in self._told]
         self._told = []
-        if self._world.rank:
-            return
         lines = [
             {"step": step, **dict(zip(names, row, strict=True))}
             for step, row in zip(steps, values, strict=True)
         ]
+        self._check_lines(lines)
+        if self._world.rank:
+            return
         for line in lines:
             self._say(line)
         speed = self._clock.since()
@@ -210,11 +221,61 @@ class _Loop:
 
     def _save(self) -> None:
         self._tell()
+        self._check_state()
         self._saved_at = time.monotonic()
         if self._world.rank:
             return
         state = {"stage": self._stage.state_dict(), "updates": self._updates}
-        self._folder.save(Checkpoint(self._rank.generation, self._updates), state)
+        checkpoint = Checkpoint(self._rank.generation, self._updates)
+        self._folder.save(checkpoint, state, step=self._stage.step)
+
+    # --- values that are not finite ---------------------------------------------------------------
+
+    def _check_lines(self, lines: list[dict[str, float]]) -> None:
+        """End the run at the first figure that is not finite. They are those of all ranks."""
+        for place, line in enumerate(lines):
+            for name, value in line.items():
+                if not math.isfinite(value):
+                    if not self._world.rank:
+                        for said in lines[: place + 1]:
+                            self._say(said)
+                    self._diverge(int(line["step"]), f"{name} is {value}")
+
+    def _check_state(self) -> None:
+        """End the run where what a checkpoint would hold is not finite.
+
+        At checkpoints and looks alone: it waits for the device, and reads all of the state.
+        """
+        if self._checked == self._updates:
+            return
+        self._checked = self._updates
+        bad = first_not_finite(self._stage.state_dict())
+        if self._world.any(bad is not None)[0]:
+            name = bad or "the state of another rank"
+            self._diverge(self._stage.step, f"{name} holds values that are not finite")
+
+    def _diverge(self, step: int, fault: str) -> NoReturn:
+        steps = self._folder.steps()
+        last = f"--from-step {steps[-1]}" if steps else "--from-step 0"
+        saved = f"the last checkpoint is of step {steps[-1]:,}" if steps else "nothing was saved"
+        why = (
+            f"training diverged at step {step:,}: {fault}; {saved}. Lower"
+            f" {self._options.to_lower()}, and go on with {last}, or in another folder."
+        )
+        if not self._world.rank:
+            self._say({"what": "diverged", "step": step, "why": why})
+        raise DivergedError(why)
+
+    def _refuse_resumed(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on from weights that earlier versions saved though they were not finite."""
+        bad = first_not_finite(state)
+        if bad is not None:
+            steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_steps()])
+            raise DivergedError(
+                f"the checkpoint of step {state['step']:,} holds values that are not finite"
+                f" ({bad}): lower {self._options.to_lower()}, and go back with --from-step to one"
+                f" of {steps}."
+            )
 
 
 class _Clock:

@@ -26,6 +26,7 @@ def option(
     choices: Sequence[str] | Sequence[int] = (),
     least: float | None = None,
     most: float | None = None,
+    before: Any = None,
     group: str = "how it is trained",
 ) -> Any:
     """A field of the options of a stage.
@@ -36,9 +37,13 @@ def option(
         choices: What it may be.
         least: The least that it may be.
         most: The most.
+        before: Its value in runs of earlier versions, which do not name it (the default).
         group: The heading that it stands under.
     """
-    metadata = {"what": what, "choices": choices, "least": least, "most": most, "group": group}
+    metadata = {
+        "what": what, "choices": choices, "least": least, "most": most, "group": group,
+        "before": default if before is None else before,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -65,9 +70,14 @@ class Asked:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gave."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        """From what `as_dict` gave, of this version or of an earlier one."""
+        known = cls.before()
+        return cls(**{name: values.get(name, default) for name, default in known.items()})
+
+    @classmethod
+    def before(cls) -> dict[str, Any]:
+        """The values of options in runs that do not name them, by name."""
+        return {field.name: field.metadata["before"] for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, by name."""
@@ -171,6 +181,14 @@ class Training(Asked):
         Raises:
             ValueError: What is asked for needs others.
         """
+
+    def changeable(self) -> tuple[str, ...]:
+        """Options that may be others where a run goes back to an earlier step."""
+        return ()
+
+    def to_lower(self) -> str:
+        """What a person lowers, with its value, where a loss or a weight is not finite any more."""
+        return "the learning rate"
 
 
 FREE = ("steps", "minutes", "micro_batch", "tell_every", "look_every", "save_every", "save_minutes")

@@ -98,6 +98,20 @@ class World:
             gradient.copy_(part.view_as(gradient))
 
 
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take what an optimiser has gathered from a state, and keep the rates that options ask for.
+
+    Args:
+        optimiser: As options made it.
+        state: A state of one with the same parameters, maybe with other rates.
+    """
+    groups = optimiser.param_groups
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    optimiser.load_state_dict(state)
+    for group, own in zip(optimiser.param_groups, settings, strict=True):
+        group.update(own)
+
+
 def _generator(key: tuple[Any, ...]) -> torch.Generator:
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

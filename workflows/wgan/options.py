@@ -150,6 +150,17 @@ class Options(Training):
                 f" two classes; the split has {classes}, and {unlabelled:,} pictures without one."
             )
 
+    def changeable(self) -> tuple[str, ...]:
+        """Options that may be others where a run goes back to an earlier step."""
+        return (
+            "rate", "beta1", "beta2", "decay", "clip", "penalty", "critic_steps",
+            "warm_critic_steps", "precision",
+        )  # fmt: skip
+
+    def to_lower(self) -> str:
+        """What a person lowers where a loss is not finite any more."""
+        return f"--rate (now {self.filled().rate:g})"
+
     @property
     def penalty_weight(self) -> float:
         """Of the gradient penalty; 0 = none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ def open_painter(folder: RunFolder) -> Painter:
         raise TesseraeError(f"{folder.path} has no checkpoint yet.")
     options = Options.of(asked["options"]).filled()
     classes = tuple(asked["data"]["classes"]) if options.condition != "none" else ()
-    state: dict[str, Any] = folder.load(newest)["stage"]
+    state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))
     average = {
         name.removeprefix("module."): value

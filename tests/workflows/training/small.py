@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 
+from cluster.rank import Rank
 from pipeline.loader import Loader
 from tests.pictures import jpeg, prepare_inline
-from workflows.training.loop import Data
+from workflows.training.folder import RunFolder
+from workflows.training.launching import _described, versions
+from workflows.training.loop import Data, Job, train
+from workflows.training.options import FREE
 from workflows.training.world import World
 from workflows.wgan.options import Options
+from workflows.wgan.sampling import STAGE
 from workflows.wgan.stage import Wgan
 
 SIZE, BATCH = 16, 8
@@ -68,3 +73,26 @@ def tensors(state: Any) -> list[torch.Tensor]:
     if isinstance(state, list | tuple):
         return [tensor for value in state for tensor in tensors(value)]
     return []
+
+
+def train_here(
+    store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
+) -> RunFolder:
+    """A run of one rank, in this process; it goes on where it was."""
+    options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
+    size = options.batch_size
+    data = Data(
+        Loader(store, size=SIZE, batch_size=size),
+        Loader(store, "val", size=SIZE, batch_size=size, order="sequential"),
+        ("zero", "one", "two"),
+    )
+    run = RunFolder(folder)
+    facts = {"versions": versions(), "data": _described(data)}
+    back = None if from_step is None else (from_step, options.changeable())
+    run.begin({"stage": STAGE, **options.as_dict()}, facts, free=FREE, back_to=back)
+    number, resumed = run.claim(from_step=from_step)
+    rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
+    object.__setattr__(rank, "emit", lambda **_: None)
+    name = None if resumed is None else resumed.name
+    assert train(rank, Job(STAGE, str(folder), options, data, name)) == "done"
+    return run

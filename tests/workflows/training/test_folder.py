@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
+from workflows.training import writing
+from workflows.training.errors import DiskFullError
 from workflows.training.folder import KEPT, Checkpoint, RunFolder
 
 
@@ -25,7 +31,8 @@ def folder(tmp_path: Path) -> RunFolder:
 def save(folder: RunFolder, generation: int, step: int) -> Checkpoint:
     """Save a state that says what it is."""
     found = Checkpoint(generation, step)
-    folder.save(found, {"weights": torch.full((3,), step), "step": step})
+    state = {"weights": torch.full((3,), step), "step": step}
+    folder.save(found, {"stage": state}, step=step)
     return found
 
 
@@ -34,7 +41,7 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(folder: RunFolder) -> None:
     assert folder.claim() == (1, None)
     saved = [save(folder, 1, step) for step in (10, 20, 30)]
     assert folder.newest() == saved[-1]
-    assert folder.load(saved[1])["weights"].tolist() == [20] * 3
+    assert folder.load(saved[1])["stage"]["weights"].tolist() == [20] * 3
     file = folder.path / "checkpoints" / f"{saved[2].name}.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert folder.claim() == (2, saved[1])
@@ -131,3 +138,155 @@ def test_a_beginning_that_was_broken_off_is_begun_again(
     (other / "thesis.txt").write_text("mine")
     with pytest.raises(TesseraeError, match="holds other files"):
         RunFolder(other).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+
+
+def test_a_checkpoint_is_durable_before_it_has_its_name(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes first, then its name; and its digest, which makes it whole, after both."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        done.append(("rename", target.name))
+        return replace(self, target)
+
+    folder.claim()
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    name = save(folder, 1, 10).name
+    assert done == [
+        *(("sync", f"{name}.new"), ("rename", f"{name}.pt"), ("sync", "checkpoints")),
+        *(("sync", f"{name}.new"), ("rename", f"{name}.json"), ("sync", "checkpoints")),
+    ]
+
+
+class _Full(FileIO):
+    """A file on a disk that takes so many bytes of it, a part of a write too, and no more."""
+
+    room = 0
+    error = errno.ENOSPC
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data)[: max(0, _Full.room)]
+        if not taken:
+            raise OSError(_Full.error, os.strerror(_Full.error))
+        _Full.room -= len(taken)
+        return super().write(taken)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errno.ENOSPC, "are free on its disk"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "files may not be so long here"),
+    ],
+)
+@pytest.mark.parametrize("room", [0, 1, 700, 3_000])
+def test_a_checkpoint_without_room_leaves_those_before_it(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: int, said: str, room: int
+) -> None:
+    """What needs how much is said, with what to do; no half of it is left."""
+    folder.claim()
+    whole = save(folder, 1, 10)
+    before = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(_Full, "room", room)
+    monkeypatch.setattr(_Full, "error", error)
+    state = {"weights": torch.zeros(1_000)}
+    with pytest.raises(DiskFullError) as caught:
+        folder.save(Checkpoint(1, 20), state, step=20)
+    text = str(caught.value)
+    assert said in text
+    assert f"{folder.path}/checkpoints/000001-000000000020.pt has no room: it needs 4.00 kB" in text
+    assert "give the same command again" in text
+    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == before
+    assert folder.newest() == whole
+
+
+def test_a_line_of_the_metrics_without_room_is_not_half_there(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would be spoilt by it."""
+    folder.say({"generation": 1, "step": 1})
+    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(_Full, "room", 9)
+    with pytest.raises(DiskFullError, match=r"metrics\.jsonl has no room: it needs 29 B"):
+        folder.say({"generation": 1, "step": 2})
+    monkeypatch.setattr(_Full, "room", 1_000)
+    folder.say({"generation": 1, "step": 3})
+    assert [line["step"] for line in folder.metrics()] == [1, 3]
+
+
+def test_what_was_half_saved_is_swept_at_the_next_start(folder: RunFolder) -> None:
+    """It is as long as a checkpoint. Files of other names are somebody's."""
+    folder.claim()
+    whole = save(folder, 1, 10)
+    checkpoints = folder.path / "checkpoints"
+    torn = [checkpoints / f"{Checkpoint(1, 20).name}{ending}" for ending in (".new", ".pt")]
+    mine = [checkpoints / name for name in ("mine.pt", "notes.new", "000001-20.pt")]
+    for file in (*torn, *mine):
+        file.write_bytes(b"half")
+    assert folder.claim() == (2, whole)
+    assert not any(file.exists() for file in torn)
+    assert all(file.exists() for file in mine)
+
+
+def test_metrics_are_json_as_others_read_it(folder: RunFolder) -> None:
+    """Which has no NaN."""
+    folder.say({"generation": 1, "step": 1, "loss": float("nan"), "far": [1.0, float("-inf")]})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (line,) = (folder.path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)["loss"] is None
+    assert json.loads(line)["far"] == [1.0, None]
+
+
+def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
+    """To one that is named, with other rates; and then on from there."""
+    folder.claim()
+    first, second = save(folder, 1, 10), save(folder, 1, 20)
+    assert folder.steps() == [10, 20]
+    with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20 to go back to"):
+        folder.claim(from_step=15)
+    with pytest.raises(TesseraeError, match="with seed 1, not 2"):
+        folder.begin({"seed": 2, "sizes": (1, 2)}, {}, back_to=(10, ("sizes",)))
+    folder.begin({"seed": 2, "sizes": (1, 2)}, {}, back_to=(10, ("seed",)))
+    assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
+    assert folder.claim(from_step=10) == (2, first)
+    assert folder.steps() == [10]
+    third = save(folder, 2, 12)
+    assert folder.claim() == (3, third)
+    assert folder.claim(from_step=0) == (4, None)
+    assert folder.claim() == (5, None)
+    assert second != third
+
+
+def test_steps_of_checkpoints_that_do_not_name_theirs(folder: RunFolder) -> None:
+    """Earlier versions did not: they are read from what was saved."""
+    folder.claim()
+    first = save(folder, 1, 10)
+    file = folder.path / "checkpoints" / f"{first.name}.json"
+    record = json.loads(file.read_text())
+    del record["step"]
+    file.write_text(json.dumps(record))
+    assert folder.claim(from_step=10) == (2, first)
+
+
+def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
+    """They have the value that such runs had."""
+    new = {"seed": 1, "sizes": (1, 2), "order": "random"}
+    with pytest.raises(TesseraeError, match="with order None, not 'random'"):
+        folder.begin(new, {})
+    folder.check(new, before={"order": "random"})
+    folder.begin(new, {}, before={"order": "random"})
+    assert folder.asked()["options"]["order"] == "random"
+    with pytest.raises(TesseraeError, match="with order 'random', not 'windowed'"):
+        folder.check({**new, "order": "windowed"}, before={"order": "random"})

@@ -1,0 +1,147 @@
+"""What a rank does from step to step: what it says, saves and refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.workflows.training.small import small_store, tensors, train_here
+from workflows.training import loop
+from workflows.training.errors import DivergedError
+from workflows.training.finite import first_not_finite
+from workflows.training.folder import Checkpoint, RunFolder
+from workflows.wgan.stage import Wgan
+
+WILD: dict[str, Any] = {"objective": "wgan-gp", "rate": 1e30, "penalty": 1e30, "critic_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 and 18 pictures."""
+    return small_store(tmp_path_factory.mktemp("small"))
+
+
+def states(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """All checkpoints that are there, by name."""
+    files = sorted((run.path / "checkpoints").glob("*.pt"))
+    return {file.stem: run.load(Checkpoint.named(file.stem)) for file in files}
+
+
+def test_a_run_that_goes_on_counts_its_updates_on(store: Path, tmp_path: Path) -> None:
+    """A checkpoint is called by updates: the newest of a line has the most."""
+    whole = train_here(store, tmp_path / "whole", save_every=2)
+    broken = train_here(store, tmp_path / "broken", steps=3)
+    assert broken.newest() == Checkpoint(1, 9)  # two of the critic and one of the generator a step
+    train_here(store, tmp_path / "broken")
+    assert broken.newest() == Checkpoint(2, 18)
+    first, second = (list(states(run).values())[-1] for run in (whole, broken))
+    assert first["updates"] == second["updates"] == 18
+    assert all(map(torch.equal, tensors(first), tensors(second)))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named with its step and what to lower; no checkpoint holds what came of it."""
+    run = train_here(store, tmp_path / "run", steps=2)
+    advance = Wgan.advance
+
+    def wild(self: Wgan) -> Any:
+        told = advance(self)
+        if told is not None and self.step >= 4:
+            told["estimate"] = torch.tensor(math.inf)
+        return told
+
+    monkeypatch.setattr(Wgan, "advance", wild)
+    with pytest.raises(DivergedError) as caught:
+        train_here(store, tmp_path / "run", steps=9, save_every=1, tell_every=2)
+    text = str(caught.value)
+    assert text.startswith(
+        "training diverged at step 4: estimate is inf; the last checkpoint is of"
+    )
+    assert "step 3. Lower --rate (now 0.001), and go on with --from-step 3" in text
+    assert run.steps() == [2, 3]
+    assert all(first_not_finite(state) is None for state in states(run).values())
+    assert str(run.diverged()) == text
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    said = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [line["estimate"] for line in said if line["step"] == 4 and "estimate" in line] == [None]
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though every loss was: those of a step are from before its update."""
+    advance = Wgan.advance
+
+    def spoil(self: Wgan) -> Any:
+        told = advance(self)
+        if told is not None and self.step == 5:
+            next(self.average.module.parameters()).data[0] = math.nan
+        return told
+
+    monkeypatch.setattr(Wgan, "advance", spoil)
+    with pytest.raises(DivergedError, match=r"at step 5: average\.module\.\S+ holds values"):
+        train_here(store, tmp_path / "run", save_every=1)
+    run = RunFolder(tmp_path / "run")
+    assert run.steps() == [2, 3, 4]
+    assert all(first_not_finite(state) is None for state in states(run).values())
+
+
+def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
+    """From the last finite checkpoint, or from the beginning; the rate is the new one."""
+    with pytest.raises(DivergedError, match=r"nothing was saved\. Lower --rate .* --from-step 0"):
+        train_here(store, tmp_path / "run", **WILD, steps=30, tell_every=1)
+    run = train_here(
+        store,
+        tmp_path / "run",
+        from_step=0,
+        **{**WILD, "rate": 1e-3, "penalty": 10.0},
+        save_every=1,
+    )
+    assert run.diverged() is None
+    assert run.asked()["changed"] == [{"from_step": 0, "were": {"rate": 1e30, "penalty": 1e30}}]
+    lowered = {**WILD, "rate": 1e-4, "penalty": 10.0}
+    train_here(store, tmp_path / "run", from_step=5, **lowered, steps=7)
+    groups = states(run)[Checkpoint(3, 14).name]["stage"]["game"]["generator_optimiser"]
+    assert [group["lr"] for group in groups["param_groups"]] == [1e-4]
+    assert [line["step"] for line in run.metrics() if "what" not in line] == [*range(1, 8)]
+
+
+def test_what_earlier_versions_saved_though_it_was_not_finite_is_not_gone_on_with(
+    store: Path, tmp_path: Path
+) -> None:
+    """Those that can be gone back to are named."""
+    run = train_here(store, tmp_path / "run", save_every=2)
+    newest = run.newest()
+    assert newest is not None
+    state = run.load(newest)
+    next(iter(state["stage"]["game"]["critic"].values()))[:] = math.inf
+    run.save(newest, state, step=6)
+    with pytest.raises(
+        DivergedError, match=r"step 6 .*game\.critic.*--from-step to one of 0, 2, 4"
+    ):
+        train_here(store, tmp_path / "run", steps=8)
+    train_here(store, tmp_path / "run", from_step=4, steps=8)
+    assert run.steps() == [4, 8]
+
+
+def test_states_are_looked_at_when_they_are_saved_and_no_more_often(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have a device that computes ahead wait."""
+    calls: list[int] = []
+    look = loop.first_not_finite
+
+    def count(state: Any) -> str | None:
+        calls.append(1)
+        return look(state)
+
+    monkeypatch.setattr(loop, "first_not_finite", count)
+    train_here(store, tmp_path / "run", steps=9, look_every=100, save_every=3)
+    assert len(calls) == 3
