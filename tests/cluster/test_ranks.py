@@ -125,6 +125,7 @@ def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path,
 
     def lose() -> None:
         assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        assert wait_until((tmp_path / "pid-1-1").exists)  # ranks of a walk do not wait for others
         seen.append(len(rank_processes()))
         victim = psutil.Process(int((tmp_path / "pid-1-1").read_text()))
         (victim if what == "rank" else victim.parent()).kill()
