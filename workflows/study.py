@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # it loads torch
     from workflows.studies.devise import Ground
 
 STUDIES = ("gaussians", "digits", "devise")
-OBJECTIVES = ("wgan-gp", "dcgan")
+OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
+SETTINGS = ("paper", "alike")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (5)")
     parser.add_argument("--steps", type=int, help="of each run (as the study was set up)")
     parser.add_argument(
-        "--objectives", nargs="+", default=list(OBJECTIVES), help=f"({' '.join(OBJECTIVES)})"
+        "--objectives",
+        nargs="+",
+        choices=OBJECTIVES,
+        default=list(OBJECTIVES),
+        metavar="NAME",
+        help=f"objectives to train with (all: {' '.join(OBJECTIVES)})",
+    )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="NAME",
+        help="paper = each objective as its paper has it; alike = one optimiser, rate, number of"
+        " critic updates and norm for all of them (both)",
     )
     parser.add_argument("--threads", type=int, default=1, help="of a run: small nets want one (1)")
     devise = parser.add_argument_group("devise")
@@ -48,14 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a study, and print its table."""
-    from workflows.adversarial.objectives import OBJECTIVES as known
-
     for name in ("seeds", "threads", "steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
-    for name in args.objectives:
-        if name not in known:
-            raise ValueError(f"--objectives: {name!r} is none of {', '.join(known)}.")
     import torch
 
     torch.set_num_threads(args.threads)
@@ -75,31 +85,50 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def _gaussians(args: argparse.Namespace) -> None:
     from workflows.studies import gaussians
 
-    print(f"{'objective':<10} {'seed':>4} {'modes':>6} {'good':>7}", flush=True)
-    for objective in args.objectives:
-        for seed in range(args.seeds):
-            found = gaussians.run(objective, seed=seed, steps=args.steps or gaussians.STEPS)
-            print(f"{objective:<10} {seed:>4} {found.modes:>6} {found.good:>7.1%}", flush=True)
+    print(f"{'':<16} {'seed':>4} {'modes':>6} {'good':>7} {'distance':>9}", flush=True)
+
+    def show(name: str, seed: int, grid: gaussians.Grid) -> None:
+        print(
+            f"{name:<16} {seed:>4} {grid.modes:>6} {grid.good:>7.1%} {grid.distance:>9.4f}",
+            flush=True,
+        )
+
+    for name, grid in gaussians.controls().items():
+        show(name, 0, grid)
+    for settings in args.settings:
+        for objective in args.objectives:
+            arm = gaussians.arm_of(objective, settings)
+            print(f"{arm.name}: {arm.describe()}", flush=True)
+            for seed in range(args.seeds):
+                grid = gaussians.run(arm, seed=seed, steps=args.steps or gaussians.STEPS)
+                show(arm.name, seed, grid)
 
 
 def _digits(args: argparse.Namespace) -> None:
     from workflows.studies import digits
 
-    print(f"{'objective':<10} {'seed':>4} {'correlation':>12} {'distance':>9} {'Gaussian':>9}")
-    for objective in args.objectives:
-        correlations = []
-        for seed in range(args.seeds):
-            data = digits.load(seed)
-            course = digits.run(objective, data, seed=seed, steps=args.steps or digits.STEPS)
-            correlations.append(course.correlation)
-            print(
-                f"{objective:<10} {seed:>4} {course.correlation:>12.3f} {course.distance[-1]:>9.4f}"
-                f" {digits.gaussian(data):>9.4f}",
-                flush=True,
-            )
-        low, high = interval(correlations)
-        mean = statistics.mean(correlations)
-        print(f"{objective:<10} mean {mean:>12.3f}   95 % of {low:.3f} to {high:.3f}", flush=True)
+    for seed in range(args.seeds):
+        apart = digits.controls(digits.load(seed))
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in apart.items())
+        print(f"seed {seed}, distance to held-out rows of {shown}", flush=True)
+    for settings in args.settings:
+        for objective in args.objectives:
+            arm = digits.arm_of(objective, settings)
+            print(f"{arm.name}: {arm.describe()}", flush=True)
+            correlations = []
+            for seed in range(args.seeds):
+                course = digits.run(
+                    arm, digits.load(seed), seed=seed, steps=args.steps or digits.STEPS
+                )
+                correlations.append(course.correlation)
+                print(
+                    f"{arm.name:<16} {seed:>4} correlation {course.correlation:>7.3f}"
+                    f" distance {course.distance[-1]:>7.4f}",
+                    flush=True,
+                )
+            low, high = interval(correlations)
+            mean = statistics.mean(correlations)
+            print(f"{arm.name:<16} mean correlation {mean:.3f} (95 % {low:.3f} to {high:.3f})")
 
 
 def _devise(args: argparse.Namespace) -> None:

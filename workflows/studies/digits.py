@@ -4,7 +4,8 @@ Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, a fifth of them held ou
 network learns to make such, two figures are taken again and again: what its critic says of rows
 that neither has learned from, and how far what is made is from them (sliced Wasserstein distance).
 The claim is that the first tracks the second, for a Wasserstein critic and not for the cross
-entropy of a discriminator; the rank correlation of the two says how well.
+entropy of a discriminator; the rank correlation of the two says how well. Beside the last distance
+stand those of a Gaussian fitted to the training rows, of the training rows and of uniform noise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from workflows.adversarial.critics import ConvCritic
 from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.evaluation.sliced import sliced_wasserstein
+from workflows.studies.arms import Arm, make_arm
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
@@ -33,7 +35,10 @@ MADE = 4_000
 """Rows that are compared with the held-out ones: of few, the distance is that of their chance."""
 SETTLING = 0.2
 """Share of a run in which the critic finds its way: left out."""
-CRITIC_STEPS = {"wgan": 5, "wgan-gp": 5}
+WIDTH = 32
+ALIKE_RATE = 2e-4
+ALIKE_NORM = "none"
+"""Norm of the critic in the arms that are alike: a gradient penalty allows no batch norm."""
 
 
 @dataclass(frozen=True)
@@ -73,41 +78,42 @@ def load(seed: int = 0) -> Digits:
     return Digits(images[order[cut:]], images[order[:cut]])
 
 
-def gaussian(digits: Digits, seed: int = 0) -> float:
-    """How far a Gaussian is from the held-out rows: one with the training rows' covariance."""
+def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
+    """Return how far from the held-out rows things are that no network has made.
+
+    Those are a Gaussian with the training rows' mean and covariance, the training rows, and uniform
+    noise in [-1, 1].
+    """
     rows = digits.train.flatten(1).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)
     values, vectors = torch.linalg.eigh(covariance)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(MADE, len(mean), generator=generator, dtype=torch.float64)
-    made = mean + (drawn * values.clamp_min(0).sqrt()) @ vectors.T
-    return sliced_wasserstein(made.float(), digits.held_out)
+    fitted = mean + (drawn * values.clamp_min(0).sqrt()) @ vectors.T
+    noise = torch.rand(MADE, len(mean), generator=generator) * 2 - 1
+    samples = {"Gaussian": fitted.float(), "training rows": rows.float(), "uniform noise": noise}
+    return {name: sliced_wasserstein(some, digits.held_out) for name, some in samples.items()}
 
 
-def run(
-    objective: str, digits: Digits, *, steps: int = STEPS, seed: int = 0, width: int = 32,
-    rate: float = 2e-4,
-) -> Course:  # fmt: skip
-    """Train a small network, and look at it now and then."""
+def arm_of(objective: str, settings: str) -> Arm:
+    """Return the arm of *objective* for these digits."""
+    return make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
+
+
+def run(arm: Arm, digits: Digits, *, steps: int = STEPS, seed: int = 0) -> Course:
+    """Train a small network, and measure it now and then."""
     torch.manual_seed(seed)
     world = World()
-    generator = ConvGenerator(SIZE, NOISE, 1, width=width)
-    norm = "layer" if objective == "wgan-gp" else "none"
-    critic = ConvCritic(SIZE, 1, width=width, extra=1, norm=norm)
-    chosen = OBJECTIVES[objective]
-    rules = Rules(chosen, clip=chosen.clip, penalty=chosen.penalty)
-
-    def optimiser(network: nn.Module) -> torch.optim.Optimizer:
-        if objective == "wgan":
-            return torch.optim.RMSprop(network.parameters(), rate)
-        return torch.optim.Adam(network.parameters(), rate, (0.5, 0.9), fused=True)
-
-    game = Game(generator, critic, optimiser(generator), optimiser(critic), rules, world)
+    generator = ConvGenerator(SIZE, NOISE, 1, width=WIDTH)
+    critic = ConvCritic(SIZE, 1, width=WIDTH, extra=1, norm=arm.norm)
+    rules = Rules(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
+    optimisers = (arm.make_optimiser(generator), arm.make_optimiser(critic))
+    game = Game(generator, critic, *optimisers, rules, world)
     averaging = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
     average = AveragedModel(generator, multi_avg_fn=averaging, use_buffers=True)
     course = Course()
     for step in range(1, steps + 1):
-        for turn in range(CRITIC_STEPS.get(objective, 1)):
+        for turn in range(arm.critic_steps):
             key = (seed, step, turn)
             rows = world.integers(BATCH, len(digits.train), key=(*key, "rows"))
             noise = world.normal(BATCH, NOISE, key=(*key, "noise"))
@@ -116,7 +122,7 @@ def run(
         game.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
         average.update_parameters(generator)
         if step % max(1, steps // LOOKS) == 0:
-            _look(game, average, digits, course, step, objective)
+            _look(game, average, digits, course, step, arm.objective)
     return course
 
 
