@@ -4,8 +4,9 @@
 
 Each round runs every arm once, one after the other, on the same images, page cache warm:
 
-    floor      simplejpeg and three Pillow-SIMD resizes (same filter, same box) into arrays that are
-               there already; one thread, no Dask, nothing written
+    floor      simplejpeg and three Pillow-SIMD resizes (same filter, same box, decoded to RGBX
+               without a copy, as Tesserae does) into arrays that are there already; one thread, no
+               Dask, nothing written
     tesserae   `tesserae prepare`: three sizes, checksums, durable, on --workers processes; the CPU
                of client, scheduler, fork server and workers is counted. `whole` is the command;
                `steady` is that less a run of one image
@@ -15,6 +16,7 @@ Each round runs every arm once, one after the other, on the same images, page ca
     hand 224   the best loop by hand at 224 px alone: simplejpeg, crop and resize in one, a thread a
                core, nothing written
     ours 224   `tesserae prepare --sizes 224`
+    resize     the three resizes alone, by Pillow-SIMD and by stock Pillow, of 200 decoded images
 
 Minimum and median over the rounds; ratios are of medians within the run. CPU is user and system
 time of all processes. Without --data the photographs of TESSERAE_DATA are used.
@@ -40,11 +42,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from environments import python_of
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 SIZES = (72, 224, 288)
+RESIZED = 200
+"""Images that the resizers alone are measured on."""
 STOCK = ("pillow==12.1.1 opencv-python-headless<5 zarr==3.1.6 numpy<2.3",)
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -80,41 +88,43 @@ def square(width: int, height: int) -> tuple[int, int, int, int]:
 def run_floor(folder: str, out: str, workers: int) -> None:
     """One thread, nothing written."""
     import numpy as np
-    import simplejpeg
     from PIL import Image
 
     arrays = {size: np.empty((16, size, size, 3), np.uint8) for size in SIZES}
     for place, file in enumerate(files_of(folder)):
-        with open(file, "rb") as stream:  # noqa: PTH123 - the floor counts microseconds
-            data = stream.read()
-        try:
-            image = Image.fromarray(simplejpeg.decode_jpeg(data))
-        except ValueError:
-            image = Image.open(file).convert("RGB")
+        image = decode_photograph(file)
         box = square(*image.size)
         for size, array in arrays.items():
             resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-            array[place % 16] = np.asarray(resized)
+            raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
+            array[place % 16] = raw.reshape(size, size, 3)
+
+
+def decode_photograph(file: str) -> Image.Image:
+    """Decode as every arm by hand does: RGBX, which Pillow resizes without another copy."""
+    import simplejpeg
+    from PIL import Image
+
+    with open(file, "rb") as stream:  # noqa: PTH123 - the floor counts microseconds
+        data = stream.read()
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGBX")
+    except ValueError:
+        return Image.open(file).convert("RGB")
+    height, width = pixels.shape[:2]
+    return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
 
 
 def run_hand224(folder: str, out: str, workers: int) -> None:
     """As many threads as cores, nothing written."""
     import numpy as np
-    import simplejpeg
     from PIL import Image
 
     files = files_of(folder)
     array = np.empty((16, 224, 224, 3), np.uint8)
 
     def one(place: int) -> None:
-        with open(files[place], "rb") as stream:  # noqa: PTH123
-            data = stream.read()
-        try:
-            pixels = simplejpeg.decode_jpeg(data, "RGBX")
-            height, width = pixels.shape[:2]
-            image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
-        except ValueError:
-            image = Image.open(files[place]).convert("RGB")
+        image = decode_photograph(files[place])
         box = square(*image.size)
         resized = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
         raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
@@ -123,6 +133,20 @@ def run_hand224(folder: str, out: str, workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(one, range(len(files)), chunksize=16):
             """Nothing is kept."""
+
+
+def run_resize(folder: str, out: str, workers: int) -> None:
+    """Resize what was decoded before the clock starts; prints seconds itself."""
+    from PIL import Image
+
+    images = [Image.open(file).convert("RGB") for file in files_of(folder)[:RESIZED]]
+    before, started = cpu_seconds(), time.perf_counter()
+    for image in images:
+        box = square(*image.size)
+        for size in SIZES:
+            image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    took = {"wall": time.perf_counter() - started, "cpu": cpu_seconds() - before}
+    print(json.dumps({**took, "images": len(images)}))
 
 
 def pool_pillow(file: str) -> list[object]:
@@ -177,6 +201,8 @@ def run_pool(work: Callable[[str], list[object]]) -> Callable[[str, str, int], N
 
 
 ARMS = {
+    "resize": run_resize,
+    "resize stock": run_resize,
     "floor": run_floor,
     "hand 224": run_hand224,
     "pool": run_pool(pool_pillow),
@@ -190,6 +216,8 @@ def run_arm(name: str, folder: str, out: str, workers: int) -> None:
         ARMS[name](str(next(Path(folder).parent.glob("one*"))), out, workers)
     before, started = cpu_seconds(), time.perf_counter()
     ARMS[name](folder, out, workers)
+    if name.startswith("resize"):  # it has a clock of its own
+        return
     print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu_seconds() - before}))
 
 
@@ -216,12 +244,13 @@ class Bench:
 
     def arm(self, name: str) -> Figure:
         """Run an arm that is a function of this file."""
-        python = self.stock if name in ("pool", "opencv") else sys.executable
+        stock = name in ("pool", "opencv", "resize stock")
+        python = self.stock if stock else sys.executable
         with self.out() as out:
             command = [python, __file__, "--arm", name, str(self.images), out, str(self.workers)]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         took = json.loads(said)
-        return Figure(self.num_images, took["wall"], took["cpu"])
+        return Figure(took.get("images", self.num_images), took["wall"], took["cpu"])
 
     def ours(self, source: Path, num_images: int, *sizes: int) -> Figure:
         """Run `tesserae prepare`, and count every process it starts."""
@@ -337,6 +366,8 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[Figure]]:
         "opencv": lambda: bench.arm("opencv"),
         "hand 224": lambda: bench.arm("hand 224"),
         "ours 224": lambda: bench.ours(bench.images, bench.num_images, 224),
+        "resize": lambda: bench.arm("resize"),
+        "resize stock": lambda: bench.arm("resize stock"),
     }
     figures: dict[str, list[Figure]] = {name: [] for name in runs}
     for place in range(rounds):
@@ -379,6 +410,7 @@ def report(figures: dict[str, list[Figure]]) -> None:
     print(f"images/s, whole / opencv         {rate['tesserae'] / rate['opencv']:.2f}")
     print(f"images/s at 224, whole / hand    {rate['ours 224'] / rate['hand 224']:.2f}")
     print(f"images/s at 224, steady / hand   {rate['steady 224'] / rate['hand 224']:.2f}")
+    print(f"CPU of resizing, stock / SIMD    {cpu['resize stock'] / cpu['resize']:.1f}")
     print(
         f"largest process of ours          {max(run.rss for run in figures['tesserae']):,.0f} MiB"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TesseraeError
+from tests.commands import run
 from workflows import demo
 
 
@@ -18,3 +19,17 @@ def test_a_folder_that_is_none_of_its_runs_is_left_alone(tmp_path: Path) -> None
     with pytest.raises(TesseraeError, match="no run of the demo"):
         demo._train(tmp_path / "store", folder, 1.0)
     assert (folder / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_ends_with_what_it_promises(tmp_path: Path) -> None:
+    """A verified store, two networks with a report each, and answers; also the second time."""
+    words = ("demo", "--dir", tmp_path / "demo", "--images", 200, "--minutes", 0.2)
+    for _ in range(2):
+        ended = run(*words, scratch=tmp_path, seconds=280)
+        assert ended.status == 0, ended.err
+        for page in ("store", "run", "search"):
+            assert (tmp_path / "demo" / page / "report.html").stat().st_size > 1_000
+        assert "== train DeViSE" in ended.out
+        assert "vehicle" in ended.out
