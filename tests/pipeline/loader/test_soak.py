@@ -18,6 +18,7 @@ from pipeline.loader import Loader
 from tests.pictures import make_folder, prepare_inline
 
 SECONDS = float(os.environ.get("TESSERAE_SOAK_SECONDS", "60"))
+"""How long all three run together: a minute, unless TESSERAE_SOAK_SECONDS says e.g. 600."""
 WARM = 0.25
 """Of the time: until then buffers and threads' stacks come to be."""
 
