@@ -23,6 +23,7 @@ from pipeline.ingest.check import Found, Problem
 from pipeline.ingest.graph import Job
 from pipeline.ingest.shard import Work, rebuild_shard
 from pipeline.store import layout, records, table
+from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import Objects
 
 
@@ -71,7 +72,7 @@ def restore_parts(objects: Objects, found: Found, problems: Iterable[Problem]) -
 def _table(file: BinaryIO, name: str, found: Found) -> pq.ParquetFile | None:
     rows = None if found.plan is None else range(found.plan.num_rows)
     try:
-        whole = pq.ParquetFile(file)
+        whole = open_parquet(file)
         table.check_rows(whole, name, rows)
     except (pa.ArrowException, OSError, StoreDamagedError):
         return None

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.store import document, layout, records
+from pipeline.store.arrow_files import open_for_arrow
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
@@ -159,7 +160,7 @@ class Rows:
         name = layout.rows(plan.split)
         self._plan = plan
         try:
-            self._raw = objects.open(name)
+            self._raw = open_for_arrow(objects.open(name))
             self._close = weakref.finalize(self, self._raw.close)
             self._file = pa.ipc.open_file(self._raw)
             self.origin = Origin(**json.loads(self._file.schema.metadata[b"origin"]))

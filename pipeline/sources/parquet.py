@@ -119,7 +119,10 @@ class ParquetBlock:
             columns = columns_of(file.schema_arrow, where)
             wanted = [name for name in (columns.image, columns.name, columns.label) if name]
             for group in range(self.first, self.first + self.count):
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted):
+                batches = file.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False
+                )
+                for batch in batches:
                     yield batch, columns
 
 
@@ -203,7 +206,8 @@ def _reading_table(where: str) -> Iterator[None]:
 def _open(place: Place, path: str) -> Iterator[pq.ParquetFile]:
     """Open for exact reads: the footer once, then the wanted columns."""
     with place.open(path) as raw:
-        file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=True)
+        # No read ahead: threads of Arrow's would hold Python objects when the process ends.
+        file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=False)
         with file:
             yield file
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
+from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import WriterFile
 from pipeline.store.shard import Writer
 
@@ -99,9 +100,9 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         StoreDamagedError: It is no such file, or of other rows.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = open_parquet(data)
         check_rows(file, name, rows)
-        part = file.read()
+        part = file.read(use_threads=False)
         wrong = _is_wrong(part, rows)
     except (pa.ArrowException, OSError, MemoryError) as e:
         raise StoreDamagedError(
@@ -138,7 +139,8 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
 def read_rows(whole: pq.ParquetFile, start: int, stop: int) -> pa.Table:
     """Rows *start* to *stop* of a whole table, reading no more of it than need be."""
     first = start // GROUP_ROWS
-    groups = whole.read_row_groups(list(range(first, -(-stop // GROUP_ROWS))))
+    numbers = list(range(first, -(-stop // GROUP_ROWS)))
+    groups = whole.read_row_groups(numbers, use_threads=False)
     return groups.slice(start - first * GROUP_ROWS, stop - start)
 
 

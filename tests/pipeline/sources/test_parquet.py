@@ -1,6 +1,7 @@
 """Parquet tables, plain and as the Hub has them."""
 
 import json
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -163,6 +164,25 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
     monkeypatch.setattr(Place, "open", lambda self, path, **_: Broken(self.full(path)))
     with pytest.raises(ReadError, match=r"cannot read .*parquet: Input/output error"):
         spool_block(blocks[0], str(tmp_path))
+
+
+def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
+    """Threads of Arrow's would still hold Python objects when the process ends, and abort it."""
+    import io
+
+    from pipeline.sources.place import Place
+
+    threads = set()
+
+    class Watched(io.FileIO):
+        def read(self, size=-1):
+            threads.add(threading.get_ident())
+            return super().read(size)
+
+    root = write_parquet_hub(tmp_path / "x", made_pictures())
+    monkeypatch.setattr(Place, "open", lambda self, path, **_: Watched(self.full(path)))
+    assert keys(root)
+    assert threads == {threading.get_ident()}
 
 
 def test_the_hubs_splits_are_told_from_the_files_names(tmp_path):

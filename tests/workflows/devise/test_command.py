@@ -103,6 +103,15 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     assert "hit@1 of unseen classes" in done.out
 
 
+@pytest.mark.slow
+def test_a_search_ends_with_status_0_each_time(trained: Path, tmp_path: Path) -> None:
+    """No thread of a library holds on to Python while the process ends: fifty times."""
+    assert run("search", trained, "dog", scratch=tmp_path).status == 0  # embeds the store
+    ended = [run("search", trained, "dog", "--k", 3, scratch=tmp_path) for _ in range(50)]
+    assert [(one.status, one.err) for one in ended] == [(0, "")] * 50
+    assert len({one.out for one in ended}) == 1
+
+
 def test_the_same_command_goes_on_and_another_is_refused(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,114 @@
+"""Arrow reads files without a Python object in the hands of its threads."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.store import arrow_files, table
+from pipeline.store.arrow_files import open_for_arrow, open_parquet
+from pipeline.store.objects import open_objects
+
+KEYS = [f"n00000000/picture_{number}.JPEG" for number in range(3_000)]
+ROWS = pa.table({"key": KEYS, "row": list(range(len(KEYS)))})
+
+
+class Watched(io.BytesIO):
+    """A file that notes in which threads it is read, and what a read returned."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.threads: set[int] = set()
+
+    def read(self, num_bytes: int | None = -1) -> bytes:
+        self.threads.add(threading.get_ident())
+        return super().read(num_bytes)
+
+
+def parquet(rows: pa.Table = ROWS) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(rows, out, row_group_size=1_000)
+    return out.getvalue()
+
+
+def ipc(rows: pa.Table = ROWS) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, rows.schema) as file:
+        file.write_table(rows, max_chunksize=1_000)
+    return out.getvalue()
+
+
+def _a_column(file: Any) -> pa.Table:
+    return open_parquet(file).read_row_group(1, columns=["key"], use_threads=False)
+
+
+def _row_groups(file: Any) -> pa.Table:
+    return table.read_rows(open_parquet(file), 0, 10)
+
+
+@pytest.mark.parametrize("read", [_a_column, _row_groups])
+def test_a_parquet_file_is_read_by_the_thread_that_asks(read: Callable[[Any], pa.Table]) -> None:
+    """Arrow's own threads would hold the file, or what it returned, when the process ends."""
+    file = Watched(parquet())
+    assert read(file).num_rows
+    assert file.threads == {threading.get_ident()}
+
+
+def test_what_a_read_returns_is_memory_of_arrow() -> None:
+    """It is freed without the GIL, whichever thread drops it last."""
+    file = open_for_arrow(Watched(b"0123456789"))
+    buffer = file.read_buffer(4)
+    # A buffer over Python's memory names the Python object that it keeps alive as its parent.
+    assert (buffer.to_pybytes(), buffer.parent) == (b"0123", None)
+    assert pa.py_buffer(b"0123").to_pybytes() == buffer.to_pybytes()
+    rows = pa.ipc.open_file(open_for_arrow(Watched(ipc())))
+    assert pa.Table.from_batches([rows.get_batch(1)])["row"][0].as_py() == 1_000
+
+
+def test_a_file_of_a_disk_is_read_without_python(tmp_path: Path) -> None:
+    """By Arrow itself, and the file that was handed over is closed."""
+    (tmp_path / "t.arrow").write_bytes(ipc())
+    objects = open_objects(str(tmp_path))
+    file = objects.open("t.arrow")
+    native = open_for_arrow(file)
+    assert file.closed
+    assert isinstance(native, pa.OSFile)
+    assert pa.ipc.open_file(native).read_all().equals(ROWS)
+    native.close()
+
+
+def test_a_part_in_memory_is_decoded_as_arrow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same values and the same schema, and out of Arrow's own memory."""
+    owned = []
+
+    def noted(data: bytes) -> pa.Buffer:
+        owned.append(len(data))
+        return pa.py_buffer(bytes(data))
+
+    line = table.Line(0, "k", "n", 1, 2, 3, "RGB", "JPEG", 4, 5, (0, 0, 1, 1), 0, None)
+    data = table.encode_part([line, line])
+    assert table.decode_part(data).equals(pq.read_table(pa.BufferReader(data)))
+    assert table.decode_part(data).schema.equals(table.SCHEMA)
+    monkeypatch.setattr(arrow_files, "_arrow_owned", noted)
+    assert table.decode_part(data).num_rows == 2
+    assert owned == [len(data)]
+
+
+def test_no_other_module_opens_parquet_over_python() -> None:
+    """Readers of a store go through one module; sources of Parquet files have a test of theirs."""
+    root = Path(__file__).parents[3]
+    opens = ("ParquetFile(", "read_table(", "BufferReader(", "pyarrow.dataset")
+    found = {
+        str(path.relative_to(root))
+        for part in ("pipeline", "workflows", "cluster")
+        for path in (root / part).rglob("*.py")
+        if any(call in path.read_text() for call in opens)
+    }
+    assert found == {"pipeline/store/arrow_files.py", "pipeline/sources/parquet.py"}
