@@ -156,6 +156,13 @@ class DeviseModel:
         found = self._words.phrase(text)
         return None if found is None else self.space.enter(found[None])[0]
 
+    def name(self, text: str) -> NDArray[np.float32] | None:
+        """(dim,) float32 of length 1: where one name lies; never made of its words."""
+        if self._words is None:
+            return self.phrase(text)
+        found = self._words.token(text)
+        return None if found is None else self.space.enter(found[None])[0]
+
     def suggest(self, text: str) -> list[str]:
         """Known words that are spelled nearly so."""
         if self._words is None:

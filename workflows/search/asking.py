@@ -11,7 +11,7 @@ from tornado import web
 
 from workflows.search.engine import Wanted
 from workflows.search.handed import Handed
-from workflows.search.pictures import FORMATS, MOST_BYTES, format_of
+from workflows.search.pictures import MOST_BYTES, format_of, unreadable
 from workflows.search.query import Query, QueryError, parse
 from workflows.search.service import UPLOADS, Handler, Service
 
@@ -61,6 +61,10 @@ class Search(Handler):
 
     def on_finish(self) -> None:
         """Let the next one in."""
+        super().on_finish()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._inside:
             self._inside = False
             self.service.uploading -= 1
@@ -68,7 +72,7 @@ class Search(Handler):
     def on_connection_close(self) -> None:
         """See `Handler`."""
         super().on_connection_close()
-        self.on_finish()
+        self._leave()
 
     async def get(self) -> None:
         """Of words and stored pictures, and of a picture that was handed in before."""
@@ -84,7 +88,7 @@ class Search(Handler):
         if self._finished:
             return
         if format_of(bytes(self._body[:16])) is None:
-            self.refuse(415, f"that is no picture: expected {', '.join(FORMATS)}.")
+            self.refuse(415, unreadable("that", bytes(self._body)))
             return
         asked = self._asked(given=True)  # a mistake in it is told before a picture is decoded
         take = self.service.handed.take

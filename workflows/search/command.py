@@ -21,7 +21,7 @@ from pipeline.neighbours import KINDS
 from pipeline.probe import probe
 from workflows.figures import encodable, printable
 from workflows.search.engine import DIRECTIONS, Answer, Engine, Wanted, open_engine
-from workflows.search.guard import is_loopback
+from workflows.search.guard import Guard, is_loopback
 from workflows.search.pictures import Squarer, read_picture
 from workflows.search.query import parse
 
@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--serve", action="store_true", help="a page to search on")
     how.add_argument("--host", default=HOST, help=f"name or address of this machine ({HOST})")
+    how.add_argument(
+        "--allow-host", dest="allowed_hosts", action="append", default=[], metavar="NAME",
+        help="a further name of the served page, as a reverse proxy or the DNS has it; one exact"
+        " name without a port, no wildcard; may be given several times",
+    )  # fmt: skip
     how.add_argument("--port", type=int, default=PORT, help=f"({PORT}; 0: any that is free)")
 
 
@@ -76,6 +81,9 @@ def ask(args: argparse.Namespace) -> int:
         answer = engine.search(query, wanted, given=given)
         if args.grid is not None:
             _write_grid(args.grid, engine, answer)
+    if answer.passed_over:
+        words = printable(", ".join(answer.passed_over))
+        print(f"notice: not known, and passed over: {words}", file=sys.stderr, flush=True)
     lines = [json.dumps(asdict(answer), indent=2)] if args.json else list(describe(answer))
     for line in lines:
         print(line if args.json else encodable(line, sys.stdout))
@@ -170,6 +178,7 @@ def serve(args: argparse.Namespace) -> int:
     for name in ("query", "image", "grid", "json"):
         if getattr(args, name):
             raise ValueError(f"--serve shows a page to search on: leave out {name}.")
+    Guard(args.host, args.allowed_hosts)  # a mistake in a name is told before hours of work
     with contextlib.ExitStack() as stack:
         sockets = server.bind(args.host, args.port)  # a taken port is known before hours of work
         for one in sockets:
@@ -181,7 +190,7 @@ def serve(args: argparse.Namespace) -> int:
         if args.csls:
             print("measuring what is near to everything", flush=True)
             engine.measure_hubs()
-        service = Service(engine, args.host, csls=args.csls)
+        service = Service(engine, args.host, csls=args.csls, allowed_hosts=args.allowed_hosts)
         stack.callback(service.close)
         address = server.address_of(sockets, args.host)
         started = functools.partial(_say, engine, args.host, address)

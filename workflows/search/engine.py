@@ -55,6 +55,8 @@ class Answer:
     """As it was understood."""
     images: tuple[ImageHit, ...]
     words: tuple[WordHit, ...]
+    passed_over: tuple[str, ...] = ()
+    """Words of the query that are not known: it was searched without them."""
 
 
 class Engine:
@@ -101,7 +103,8 @@ class Engine:
         vector = self._meaning.vector(query, given, splits[0].name)
         images = [] if wanted.to == "words" else self._images(query, vector, splits, wanted)
         words = [] if wanted.to == "images" else self._words(query, vector, wanted)
-        return Answer(str(query), tuple(images), tuple(words))
+        passed_over = self._meaning.passed_over(query)
+        return Answer(str(query), tuple(images), tuple(words), passed_over)
 
     def embed(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(dim,) of length 1: any picture, (size, size, 3) uint8 RGB, as the store's were made."""
@@ -145,11 +148,13 @@ class Engine:
 
     def _words(self, query: Query, vector: NDArray[np.float64], wanted: Wanted) -> list[WordHit]:
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
-        own = np.zeros((len(phrases), self.model.dim))
-        for place, text in enumerate(phrases):
-            own[place] = self._meaning.phrase(text)
+        meant = [self._meaning.understood(text) for text in phrases]
+        own = np.zeros((len(meant), self.model.dim))
+        for place, one in enumerate(meant):
+            own[place] = one.vector
+        named = [*phrases, *(name for one in meant for name in one.names)]
         hubs = self._hubs_of_words() if wanted.csls else None
-        return self.words.search(vector, wanted.k, but=own, named=phrases, hubs=hubs)
+        return self.words.search(vector, wanted.k, but=own, named=named, hubs=hubs)
 
     def _picture_hubs(self, one: Embedded, *, by_words: bool) -> Hubs | None:
         if by_words:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from workflows.search.free_text import Understood, understand
 from workflows.search.model import Model
 from workflows.search.pictures import Gallery
 from workflows.search.query import Between, Given, Phrase, Picture, Query, QueryError, Term
@@ -35,6 +36,8 @@ class Meaning:
         self._gallery = gallery
         self._embedded = embedded
         self._labels = {wnid: label for label, (wnid, _) in enumerate(model.classes)}
+        names = reversed(list(enumerate(model.classes)))
+        self._listed = {words.casefold(): label for label, (_, words) in names}
         self._lock = threading.Lock()  # nobody promises that a network bears two threads
 
     def vector(self, query: Query, given: NDArray[np.float32] | None, split: str) -> Doubles:
@@ -61,18 +64,41 @@ class Meaning:
             found: NDArray[np.float32] = self._model.images(square[None])[0]
             return found
 
-    def phrase(self, text: str) -> NDArray[np.float32]:
-        """(dim,) of length 1: a name or words, or the wnid of a class.
+    def understood(self, text: str) -> Understood:
+        """Look up a name or words, the wnid of a class or its names; else what is known of it.
 
         Raises:
-            QueryError: It is not known; names what is spelled nearly so.
+            QueryError: Nothing of it is known; names what is spelled nearly so.
         """
-        label = self._labels.get(text)
-        own = None if label is None else self._model.class_vectors[label]
-        found = own if own is not None and own.any() else self._model.phrase(text)
+        vector = self._phrase(text)
+        if vector is not None:
+            return Understood(vector, (text,))
+        found = understand(text, self._name, self._phrase)
         if found is None:
             raise QueryError(f"{text!r} is not known{self._hint(text)}")
         return found
+
+    def passed_over(self, query: Query) -> tuple[str, ...]:
+        """List the words of a query that are not known, each once."""
+        phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
+        words = [word for text in phrases for word in self.understood(text).passed_over]
+        return tuple(dict.fromkeys(words))
+
+    def _phrase(self, text: str) -> NDArray[np.float32] | None:
+        vector = self._class_vector(text)
+        return self._model.phrase(text) if vector is None else vector
+
+    def _name(self, text: str) -> NDArray[np.float32] | None:
+        vector = self._class_vector(text)
+        return self._model.name(text) if vector is None else vector
+
+    def _class_vector(self, text: str) -> NDArray[np.float32] | None:
+        """Return the vector of a class by its wnid, or by all of its names as tables show them."""
+        label = self._labels.get(text)
+        if label is None and "," in text:
+            label = self._listed.get(text.casefold())
+        vector = None if label is None else self._model.class_vectors[label]
+        return vector if vector is not None and vector.any() else None
 
     def _hint(self, text: str) -> str:
         near = " or ".join(self._model.suggest(text))
@@ -96,7 +122,7 @@ class Meaning:
         self, term: Term, given: NDArray[np.float32] | None, split: str
     ) -> NDArray[np.float32]:
         if isinstance(term, Phrase):
-            return self.phrase(term.text)
+            return self.understood(term.text).vector
         if isinstance(term, Picture):
             return self._stored(term.split or split, term.row)
         if given is None:

@@ -56,6 +56,9 @@ class Model(Protocol):
     def phrase(self, text: str) -> NDArray[np.float32] | None:
         """(dim,) of length 1: a name, or a word of several words; None: it is not known."""
 
+    def name(self, text: str) -> NDArray[np.float32] | None:
+        """(dim,) of length 1: a name that is known as one, never made of its words; None: none."""
+
     def suggest(self, text: str) -> list[str]:
         """Known words that are spelled nearly so."""
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.isolate import IsolatedDecoder
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.store import layout, records
+from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
@@ -45,6 +45,21 @@ _BEGINNINGS = (
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
 )
+_HEIC = "a HEIC picture"
+_OTHERS = (
+    *((4, b"ftyp" + brand, _HEIC) for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis")),
+    *((4, b"ftyp" + brand, "a HEIF picture") for brand in (b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "an AVIF picture") for brand in (b"avif", b"avis")),
+    (4, b"ftyp", "a video"),
+    (4, b"jP  \r\n", "a JPEG 2000 picture"),
+    (4, b"JXL \r\n", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"%PDF-", "a PDF document"),
+    (0, b"PK\x03\x04", "a zip archive"),
+)
+"""Place, bytes and name of files that people take for pictures."""
 
 
 # --- of the store --------------------------------------------------------------------------------
@@ -198,7 +213,7 @@ class _Keys:
         if group not in self._groups:
             if self._file is None:
                 self._file = self._open()
-            read = self._file.read_row_group(group, columns=["key"])
+            read = self._file.read_row_group(group, columns=["key"], use_threads=False)
             self._groups[group] = read.column("key").combine_chunks()
             if len(self._groups) > KEPT_GROUPS:
                 self._groups.popitem(last=False)
@@ -208,7 +223,7 @@ class _Keys:
     def _open(self) -> Any:
         file = self._objects.open(self._name)
         try:
-            return pq.ParquetFile(file)
+            return open_parquet(file)
         except BaseException:
             file.close()
             raise
@@ -246,6 +261,15 @@ def _too_large(what: str, num_bytes: int) -> str:
     return f"{what} has {num_bytes:,} bytes: expected at most {MOST_BYTES:,}."
 
 
+def unreadable(what: str, data: bytes) -> str:
+    """Say why a file that begins like none of `FORMATS` cannot be searched with."""
+    read = ", ".join(FORMATS)
+    name = next((name for at, begin, name in _OTHERS if data.startswith(begin, at)), None)
+    if name is None:
+        return f"{what} is no picture: expected {read}."
+    return f"{what} is {name}, which is not read here: save it as JPEG or PNG. Expected {read}."
+
+
 def format_of(data: bytes) -> str | None:
     """Which of `FORMATS` the bytes begin like."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -277,7 +301,7 @@ class Squarer:
             QueryError: It is no readable picture of a format that is taken.
         """
         if format_of(data) is None:
-            raise QueryError(f"the file is no picture: expected {', '.join(FORMATS)}.")
+            raise QueryError(unreadable("the file", data))
         recipe = self._recipe
         try:
             made = self._decoder.decode_resize(

@@ -8,9 +8,12 @@
     #1234, #val:1234         a picture of the store, by its row, and by split and row
     @                        the picture that is handed in with the query
     "rock - paper"           in quotes no sign means anything
+    a photo of a dog         free text: what is known of it counts, the rest is passed over
+    dog, church              pieces between commas count equally
 
 They go together: `@ - snow + 2*#val:7 ~0.3 beach`. An operator has spaces around it, so man-eater
-is a word. `~` joins two terms before + and - are looked at, and a weight is that of both.
+is a word. `~` joins two terms before + and - are looked at, and a weight is that of both. Quotes,
+apostrophes and dashes may be those that editors make of them.
 """
 
 from __future__ import annotations
@@ -29,7 +32,17 @@ MOST_TERMS = 16
 MOST_WEIGHT = 1000.0
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_TOKEN = re.compile(rf'(?:({_NUMBER})\*)?"([^"]*)"(?!\S)|(\S+)')
+_OPENING, _CLOSING = "\u201c\u201e\u00ab", "\u201c\u201d\u00bb"
+_QUOTED = rf'"([^"]*)"|[{_OPENING}]([^"{_OPENING}{_CLOSING}]*)[{_CLOSING}]'
+_TOKEN = re.compile(rf"(?:({_NUMBER})\*)?(?:{_QUOTED})(?!\S)|(\S+)")
+_TYPED = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+        **dict.fromkeys("\u2018\u2019\u201b", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", None),
+    }
+)
+"""What editors make of a hyphen, an apostrophe and a quote -> what the language has."""
 _WEIGHTED = re.compile(rf"({_NUMBER})\*(.*)", re.DOTALL)
 _SHARED = re.compile(rf"~({_NUMBER})")
 _PICTURE = re.compile(r"#(?:([^:#\s]+):)?([0-9]{1,15})")
@@ -171,11 +184,12 @@ class _Token(NamedTuple):
 
 def _tokens(text: str) -> list[_Token]:
     found = []
-    for weight, quoted, plain in _TOKEN.findall(text):
-        if plain:
-            found.append(_Token(plain))
-        else:
-            found.append(_Token(quoted, True, float(weight) if weight else None))
+    for weight, quoted, curly, plain in _TOKEN.findall(text):
+        if not plain:
+            inside = quoted or curly.strip()
+            found.append(_Token(inside, True, float(weight) if weight else None))
+        elif typed := plain.translate(_TYPED):
+            found.append(_Token(typed))
     return found
 
 

@@ -26,11 +26,10 @@ from tornado.iostream import IOStream
 
 from pipeline.errors import TesseraeError
 from workflows.search.asking import BODY_SECONDS, Search
+from workflows.search.connections import Connections
 from workflows.search.handlers import About, Files, Given, Icon, Nothing, Thumb
 from workflows.search.service import FILES, Service
 
-CONNECTIONS = 256
-"""That are open at once."""
 IDLE_SECONDS = 30.0
 """That a connection may be open without a word."""
 HEADER_BYTES, BODY_BYTES = 16 * 2**10, 64 * 2**10
@@ -56,19 +55,19 @@ def application(service: Service) -> web.Application:
 
 
 class _Server(HTTPServer):
-    """Closes what comes beyond `CONNECTIONS`: files would run out, and nothing could be read."""
+    """Keeps the number of open connections below a limit: beyond it files would run out."""
 
-    _open = 0
+    connections: Connections
+    """Set before the server listens."""
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        if self._open >= CONNECTIONS:
+        if not self.connections.admit(stream):
             stream.close()
             return
-        self._open += 1
         super().handle_stream(stream, address)
 
-    def on_close(self, server_conn: object) -> None:
-        self._open -= 1
+    def on_close(self, server_conn: Any) -> None:
+        self.connections.remove(server_conn.stream)
         super().on_close(server_conn)
 
 
@@ -146,6 +145,7 @@ async def serve(
         max_header_size=HEADER_BYTES,
         max_body_size=BODY_BYTES,
     )
+    server.connections = service.connections
     server.add_sockets(sockets)
     try:
         started()

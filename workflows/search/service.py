@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tornado import web
 from cluster.cores import cores
 from pipeline.errors import TesseraeError
 from workflows.figures import printable
+from workflows.search.connections import Connections
 from workflows.search.engine import Engine
 from workflows.search.guard import HEADERS, Guard
 from workflows.search.handed import HandedIn
@@ -29,22 +30,31 @@ FILES = {
 }
 UPLOADS = 4
 """Pictures that are handed in at once."""
+MAX_CONNECTIONS = 256
+"""How many may be open at once; beyond them the one that is idle for the longest is closed."""
 
 
 class Service:
     """What the handlers stand on."""
 
-    def __init__(self, engine: Engine, host: str, *, csls: bool) -> None:
+    def __init__(
+        self, engine: Engine, host: str, *, csls: bool, allowed_hosts: Sequence[str] = ()
+    ) -> None:
         """Start nothing yet.
 
         Args:
             engine: What is searched.
             host: The name or address that is listened on.
             csls: Whether answers can make up for hubs.
+            allowed_hosts: Further names that the server is called by, as a reverse proxy has them.
+
+        Raises:
+            ValueError: One of *allowed_hosts* is no name.
         """
         self.engine = engine
         self.csls = csls
-        self.guard = Guard(host)
+        self.guard = Guard(host, allowed_hosts)
+        self.connections = Connections(lambda: MAX_CONNECTIONS)
         self.handed = HandedIn(engine)
         self.uploading = 0
         self.searches = Pool("search", threads=max(2, cores()), line=64, seconds=10)
@@ -77,6 +87,8 @@ class Handler(web.RequestHandler):
 
     def prepare(self) -> None:
         """Turn away who is not let in."""
+        self._stream = getattr(self.request.connection, "stream", None)
+        self.service.connections.begin(self._stream)
         why = self.service.guard.refuses(
             self.request.headers,
             changes=self.request.method not in ("GET", "HEAD"),
@@ -106,6 +118,11 @@ class Handler(web.RequestHandler):
             if not self._gone:
                 raise
             raise web.Finish from None
+
+    def on_finish(self) -> None:
+        """Note that the connection is idle again."""
+        super().on_finish()
+        self.service.connections.end(self._stream)
 
     def on_connection_close(self) -> None:
         """Leave the line."""

@@ -92,6 +92,15 @@ def test_a_program_gets_everything(search: Told) -> None:
     assert {"split", "row", "score", "label", "wnid", "words", "key"} <= found["images"][0].keys()
 
 
+def test_free_text_is_searched_with_what_is_known(search: Told) -> None:
+    """What is passed over is said beside the answer."""
+    status, said, beside = search("a photo of red", "--k", 3)
+    assert status == 0
+    assert said == search("red", "--k", 3)[1]
+    assert beside.splitlines()[-1] == "notice: not known, and passed over: a, photo, of"
+    assert json.loads(search("dark blue, red", "--json")[1])["passed_over"] == []
+
+
 def test_a_picture_is_combined_with_words(search: Told, tmp_path: Path) -> None:
     """@ says where it belongs; without, it comes first."""
     paint(3, 9).save(tmp_path / "yellow.png")
@@ -165,6 +174,7 @@ def test_names_cannot_write_on_the_terminal(
         (["red", "--serve"], "leave out query"),
         (["--serve", "--json"], "leave out json"),
         (["--serve", "--port", "70000"], "--port is 70000"),
+        (["--serve", "--allow-host", "*.example.org"], "expected one name or address without"),
         (["--serve", "--host", "192.0.2.1"], "Choose a --host of this machine"),
     ],
 )

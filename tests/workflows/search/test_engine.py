@@ -405,3 +405,21 @@ def test_what_may_be_typed_is_told_by_example(engine: Engine) -> None:
     assert len(examples) == 3
     for text in examples:
         assert asked(engine, text).images
+
+
+def test_free_text_searches_with_what_is_known(engine: Engine) -> None:
+    """What is passed over is said; what the text names is no answer in words."""
+    answer = engine.search(parse("a photo of red, green"), Wanted(to="both", k=5))
+    assert answer.passed_over == ("a", "photo", "of")
+    both = engine.search(parse("red + green"), Wanted(to="both", k=5))
+    assert [hit.key for hit in answer.images] == [hit.key for hit in both.images]
+    assert {"red", "green"}.isdisjoint(hit.words for hit in answer.words)
+    assert both.passed_over == ()
+
+
+def test_the_names_of_a_class_as_a_table_prints_them_are_that_class(engine: Engine) -> None:
+    """Though no vector belongs to one of them."""
+    listed = engine.search(parse("red, crimson thing"), Wanted(k=5))
+    wnid = engine.search(parse("n00000000"), Wanted(k=5))
+    assert listed.images == wnid.images
+    assert listed.passed_over == ()

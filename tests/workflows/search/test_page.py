@@ -294,6 +294,7 @@ def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running
     ("data", "says"),
     [
         (b"hello", "that is no picture: expected JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "that is a HEIC picture"),
         (b"\xff\xd8\xff\xe0 cut off", "cannot be read"),
         (21 * 2**20, "is too large: expected at most 20 MB"),
         (None, "Only files can be dropped here"),
@@ -303,10 +304,19 @@ def test_what_is_no_picture_is_told(page: Page, data: bytes | int | None, says: 
     """And the page goes on."""
     page.drag(DROP, data)
     assert wait_until(lambda: says in page["error"].text, 10), page["error"].text
+    page.settled()
+    assert "Looking" not in page["status"].text  # nobody waits for an answer any more
     page.driver.get_log("browser")
     page["query"].send_keys("red")
     assert page.waits_for("red")
     assert not page["error"].is_displayed()
+
+
+def test_what_is_passed_over_is_said(page: Page) -> None:
+    """With what was found by the rest."""
+    page.open("?q=a+photo+of+red")
+    assert page.names()
+    assert "Not known, and passed over: a, photo, of." in page["status"].text
 
 
 def test_half_a_word_is_no_mistake_but_a_whole_one_is(page: Page) -> None:

@@ -160,3 +160,29 @@ def test_as_many_terms_as_there_may_be_are_read() -> None:
     assert len(parse(text).terms) == MOST_TERMS
     with pytest.raises(QueryError, match="17 terms"):
         parse(f"{text[:-1]}a ~ b")
+
+
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        ("\u201cfishing net\u201d", '"fishing net"'),
+        ("\u201efishing net\u201c", '"fishing net"'),
+        ("\u00ab fishing net \u00bb + boat", '"fishing net" + boat'),
+        ("2*\u201crock - paper\u201d", '2*"rock - paper"'),
+        ("boat \u2013 snow", "boat - snow"),
+        ("boat \u2212 snow \u2014 ice", "boat - snow - ice"),
+        ("man\u2013eater", "man-eater"),
+        ("shepherd\u2019s dog", "shepherd's dog"),
+        ("\u201cfishing net", "fishing net"),
+    ],
+)
+def test_what_editors_make_of_signs_is_read_as_the_signs(typed: str, plain: str) -> None:
+    """Phones and word processors turn quotes and hyphens into others."""
+    assert parse(typed) == parse(plain)
+
+
+def test_straight_quotes_keep_every_sign_as_it_is() -> None:
+    """So that a class with such a name can be typed."""
+    assert parse('"man\u2013eater \u201cx\u201d"').parts[0].what == Phrase(
+        "man\u2013eater \u201cx\u201d"
+    )

@@ -24,7 +24,8 @@ from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
-from workflows.search import asking, server
+from workflows.search import asking, server, service
+from workflows.search.connections import Connections
 from workflows.search.guard import HEADERS, Guard, is_loopback
 from workflows.search.handed import KEPT
 from workflows.search.pictures import MOST_BYTES
@@ -567,28 +568,75 @@ def test_who_hands_in_too_slowly_is_cut_off(
 def test_only_so_many_connections_are_open(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files would run out; who has one goes on."""
-    monkeypatch.setattr(server, "CONNECTIONS", 8)
+    """Files would run out. Of those that ask for nothing, the oldest gives way to a visitor."""
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 8)
+    connections = running.service.connections
+    assert wait_until(lambda: len(connections) == 0, 10)
     kept = [running.connect() for _ in range(8)]
     try:
-        assert wait_until(lambda: closes(running), 10)
-        kept[0].sendall(b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert wait_until(lambda: len(connections) == 8, 10)
+        kept[0].sendall(ABOUT)  # whoever asks for something is no longer the oldest
         assert kept[0].recv(20).startswith(b"HTTP/1.1 200")
+        for _ in range(5):
+            assert running.ask("/api/about").status == 200
+            assert len(connections) <= 8
+        assert kept[1].recv(10) == b""
+        kept[0].sendall(ABOUT)
+        assert kept[0].recv(10)
     finally:
         for opened in kept:
             opened.close()
-    assert wait_until(lambda: not closes(running), 10)
+    assert wait_until(lambda: len(connections) == 0, 10)
 
 
-def closes(running: Running) -> bool:
-    with running.connect() as opened:
-        try:
-            opened.sendall(
-                b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
-            return opened.recv(10) == b""
-        except OSError:
-            return True
+ABOUT = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_a_visitor_is_answered_though_others_hold_more_connections_than_there_may_be(
+    running: Running,
+) -> None:
+    """Three hundred that say nothing, some of them the beginning of a request."""
+    silent = []
+    try:
+        for number in range(300):
+            silent.append(running.connect())
+            if number % 3 == 0:
+                silent[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: loc")
+        assert running.search("red").json()["images"]
+        assert len(running.service.connections) <= service.MAX_CONNECTIONS
+    finally:
+        for opened in silent:
+            opened.close()
+
+
+class Stream:
+    """A connection that can be closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_connection_that_is_being_answered_never_gives_way() -> None:
+    """Where all are, another is not admitted; one that was answered is the newest idle one."""
+    connections = Connections(lambda: 2)
+    first, second, third, fourth = streams = [Stream() for _ in range(4)]
+    assert connections.admit(first)
+    assert connections.admit(second)
+    connections.begin(first)
+    connections.begin(second)
+    assert not connections.admit(third)
+    connections.end(second)
+    connections.end(first)
+    assert connections.admit(third)  # for the second, which has been idle for longer
+    connections.begin(first)
+    assert connections.admit(fourth)
+    assert [one.closed for one in streams] == [False, True, True, False]
+    for one in streams:
+        connections.remove(one)
+        connections.end(one)
+    assert len(connections) == 0
 
 
 # --- hostile files and names ---------------------------------------------------------------------
@@ -822,10 +870,96 @@ def test_who_listens_everywhere_is_called_by_any_number_or_its_own_name() -> Non
     ]:
         assert (guard.refuses({"Host": host}, changes=False) is None) is in_
     named = Guard("search.lan")
+    assert "--allow-host" in str(named.refuses({"Host": "10.0.0.1"}, changes=False))
     assert named.refuses({"Host": "Search.LAN:8780"}, changes=False) is None
     assert named.refuses({"Host": "10.0.0.1"}, changes=False) is not None
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
+
+
+@pytest.mark.parametrize(
+    ("headers", "changes", "in_"),
+    [
+        ({"Host": "search.example.org"}, False, True),
+        ({"Host": "Search.Example.ORG:8443"}, False, True),
+        ({"Host": "search.example.org:8443", "Origin": "https://search.example.org"}, True, True),
+        # A proxy that asks by the address that the server listens on, not by the name.
+        ({"Host": "127.0.0.1:8780", "Origin": "https://search.example.org"}, True, True),
+        ({"Host": "127.0.0.1:8780", "Origin": "https://search.example.org:8443"}, True, True),
+        ({"Host": "b\u00fccher.example".encode("idna").decode()}, False, True),
+        ({"Host": "www.search.example.org"}, False, False),
+        ({"Host": "example.org"}, False, False),
+        ({"Host": "search.example.org.evil.example"}, False, False),
+        ({"Host": "search.example.org", "Origin": "https://evil.example"}, True, False),
+        ({"Host": "search.example.org", "Origin": "https://search.example.org.evil"}, True, False),
+        ({"Host": "search.example.org", "Origin": "ftp://search.example.org"}, True, False),
+        ({"Host": "search.example.org", "Origin": "null"}, True, False),
+        ({"Host": "search.example.org", "Sec-Fetch-Site": "cross-site"}, False, False),
+        # The names of this machine are allowed as a host, and not as the origin of another port.
+        ({"Host": "search.example.org", "Origin": "http://localhost:9"}, True, False),
+    ],
+)
+def test_a_name_that_is_allowed_is_answered(
+    headers: dict[str, str], changes: bool, in_: bool
+) -> None:
+    """Exactly that name, at any port: as a host, and as the origin of what is handed in."""
+    guard = Guard("127.0.0.1", ["search.example.org", "B\u00fccher.example", "192.0.2.7"])
+    assert (guard.refuses(headers, changes=changes) is None) is in_
+    assert guard.refuses({"Host": "192.0.2.7:80"}, changes=False) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*",
+        "*.example.org",
+        "https://example.org",
+        "example.org:443",
+        "a b",
+        "",
+        "a/b",
+        "a..b",
+        "@x",
+    ],
+)
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    """No wildcard, no port, no address of a page."""
+    with pytest.raises(ValueError, match=r"--allow-host is .*: expected one name or address"):
+        Guard("127.0.0.1", [name])
+
+
+def test_a_page_behind_a_proxy_takes_pictures(running: Running, monkeypatch: Any) -> None:
+    """By the name that the proxy is called."""
+    named = {"Host": "search.example.org", "Origin": "https://search.example.org"}
+    path = "/api/search?q="
+    assert running.ask(path, method="POST", body=png(), **named).status == 403
+    monkeypatch.setattr(running.service, "guard", Guard("127.0.0.1", ["search.example.org"]))
+    assert running.ask(path, method="POST", body=png(), **named).status == 200
+    evil = {**named, "Origin": "https://evil.example"}
+    assert running.ask(path, method="POST", body=png(), **evil).status == 403
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (HEIC, "that is a HEIC picture, which is not read here: save it as JPEG or PNG"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "that is an AVIF picture"),
+        (b"%PDF-1.7\n", "that is a PDF document"),
+        (b"hello", "that is no picture: expected JPEG, PNG"),
+    ],
+)
+def test_what_is_no_picture_that_is_read_is_named(running: Running, data: bytes, says: str) -> None:
+    """By its first bytes, with what to do."""
+    reply = running.search("", body=data)
+    assert (reply.status, says in reply.error) == (415, True)
+
+
+def test_what_is_passed_over_is_told(running: Running) -> None:
+    """With the answer, which is found with the rest."""
+    assert running.search("a photo of red").json()["passed_over"] == ["a", "photo", "of"]
 
 
 def test_colours_are_colours() -> None:

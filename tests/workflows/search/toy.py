@@ -95,6 +95,9 @@ class Toy:
     def phrase(self, text: str) -> NDArray[np.float32] | None:
         return self.words.get(text.casefold())
 
+    def name(self, text: str) -> NDArray[np.float32] | None:
+        return self.phrase(text)
+
     def suggest(self, text: str) -> list[str]:
         return difflib.get_close_matches(text, self.words, 3)
 

@@ -128,9 +128,11 @@ function showAnswer(found, state, milliseconds) {
   showPictures(found.images, state);
   at("further").hidden = found.images.length < state.k || state.k >= MOST;
   const count = found.images.length;
-  at("status").textContent = count
-    ? `${count} ${count === 1 ? "picture" : "pictures"} for ${plain(found.query)}, in ${Math.round(milliseconds)} ms`
-    : `No picture was found for ${plain(found.query)}.`;
+  const without = found.passed_over?.length
+    ? ` Not known, and passed over: ${plain(found.passed_over.join(", "))}.` : "";
+  at("status").textContent = (count
+    ? `${count} ${count === 1 ? "picture" : "pictures"} for ${plain(found.query)}, in ${Math.round(milliseconds)} ms.`
+    : `No picture was found for ${plain(found.query)}.`) + without;
 }
 
 async function welcome(signal) {
@@ -249,6 +251,7 @@ async function take(file) {
   } catch (error) {
     if (mine.signal.aborted) return;
     busy("");
+    at("status").textContent = ""; // it no longer looks at the picture
     fail(error.message);
   }
 }
