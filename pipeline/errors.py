@@ -8,6 +8,7 @@
         StoreDamagedError                 a file of the store is missing or not what was committed
           WrongDocumentError              a document says what it cannot say
       ReadError            (OSError)      bytes could not be read now; the next try may succeed
+      RankError            (ValueError)   launchers disagree about which rank this process is
       DecodeError          (ValueError)   bytes were read and are no picture; they never will be
 
 Each takes its arguments by position only, so that it survives the way back from a worker.
@@ -55,6 +56,10 @@ class WrongDocumentError(StoreDamagedError):
 
     def __str__(self) -> str:
         return f"{self.name} holds another document than its name says: {self.what}. {self.cure}"
+
+
+class RankError(TesseraeError, ValueError):
+    """It cannot be told which rank this process is, or of how many."""
 
 
 class ReadError(TesseraeError, OSError):

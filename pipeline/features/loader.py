@@ -7,7 +7,7 @@ iterates, and what would be gathered ahead is there before it could be asked for
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reading import Features, open_features
-from pipeline.loader.epochs import Batch, Epochs
-from pipeline.loader.ranks import place
+from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
+from pipeline.loader.ranks import Place
 from pipeline.order import EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
@@ -52,14 +52,15 @@ class FeatureLoader(Epochs):
             store: The store.
             name: Of the features, which must be finished.
             split: Which split.
-            batch_size: Of the global batch, of all ranks together.
+            batch_size: Number of rows of the global batch, of all ranks together.
             order: `random` or `sequential`.
-            seed: Of the order, and of which pictures are mirrored.
+            seed: Seed of the order, and of which pictures are mirrored.
             mirrored: Whether half of the pictures of an epoch are mirrored.
             only: Labels whose rows are handed out (all).
             drop_last: Leave out the last batch of an epoch if it is smaller.
-            rank: Which part of each global batch is ours (what torchrun or Slurm say; 0).
-            world: How many parts there are (what they say; 1).
+            rank: Which part of each global batch is handed out. None asks when an iteration
+                begins, as `pipeline.loader.ranks` does.
+            world: Number of parts of a global batch. None asks as for *rank*.
 
         Raises:
             ValueError: An argument makes no sense.
@@ -67,14 +68,12 @@ class FeatureLoader(Epochs):
         self.store = os.fspath(store)
         self.name = name
         self.split = split
-        self.batch_size = batch_size
-        self.order = order
-        self.seed = seed
-        self.mirrored = mirrored
-        self.only = None if only is None else tuple(only)
-        self.drop_last = drop_last
-        self.rank, self.world = place(rank, world)
-        self._check_batches(ORDERS)
+        self.mirrored = bool(mirrored)
+        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        self._set_place(rank, world)
+        self._set_common(
+            batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
+        )
         self._opened: tuple[Features, Split] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,13 +81,22 @@ class FeatureLoader(Epochs):
         return {**vars(self), "_opened": None}
 
     def for_rank(self, rank: int, world: int, *, here: int = 1) -> FeatureLoader:
-        """The same for one of the ranks of a world, at the start."""
-        made = copy(self)
-        made.rank, made.world = place(rank, world)
-        made._check_batches(ORDERS)
-        made._opened = None
-        made.set_epoch(0)
-        return made
+        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
+
+        Args:
+            rank: Which rank.
+            world: Number of ranks.
+            here: Number of them on its machine.
+
+        Raises:
+            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
+        """
+        loader = copy(self)
+        loader._set_place(rank, world)
+        loader._check_world(loader.world)
+        loader._opened = None
+        loader.restart()
+        return loader
 
     @property
     def features(self) -> Features:
@@ -112,14 +120,15 @@ class FeatureLoader(Epochs):
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "features": self.name, "mirrored": self.mirrored}
 
-    def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
+    def _details(self) -> str:
+        return f", features={self.name!r}, mirrored={self.mirrored}"
+
+    def _hand_out(self, epoch: int, first: int, place: Place) -> Batches:
         order = self._epoch_order(epoch)
         for batch in range(first, len(self)):
             start = batch * self.batch_size
             rows = order.rows(start, min(start + self.batch_size, order.num_rows))
-            if epoch == self._epoch:
-                self._batch = batch + 1
-            yield self._of(self._own(rows), epoch)
+            yield self._of(place.part(rows), epoch, place.world / len(rows))
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         split = self._open()[1]
@@ -131,15 +140,17 @@ class FeatureLoader(Epochs):
             epoch=epoch,
         )
 
-    def _of(self, rows: NDArray[np.int64], epoch: int) -> Batch:
+    def _of(self, rows: NDArray[np.int64], epoch: int, row_weight: float) -> Batch:
         found = self.features.rows(rows)
         if self.mirrored:
             drawn = draws(self.seed, epoch, torch.from_numpy(rows), MIRROR).numpy() < 0.5
             found[drawn] = self.features.rows(rows[drawn], "mirrored")
         labels = self.labels[rows].astype(np.int64)
-        return Batch(
+        batch = Batch(
             torch.from_numpy(found), torch.from_numpy(labels), torch.from_numpy(rows.copy())
         )
+        batch.row_weight = row_weight
+        return batch
 
     def _open(self) -> tuple[Features, Split]:
         if self._opened is None:

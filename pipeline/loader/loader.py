@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from pipeline.loader.buffers import Buffers
-from pipeline.loader.epochs import Batch, Epochs
-from pipeline.loader.ranks import place, ranks_here
+from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
+from pipeline.loader.ranks import Place, ranks_here
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.loader.staging import StagedReader, Staging
@@ -98,11 +98,13 @@ class Loader(Epochs):
             size: Side of the squares in pixels (224).
             sizes: Several of them, in place of *size*: a batch then has one tensor of images for
                 each, of the same pictures.
-            batch_size: Of the global batch, of all ranks together.
+            batch_size: Number of rows of the global batch, of all ranks together.
             order: `random`, `windowed` or `sequential` (`pipeline.order.epoch_order`).
-            seed: Of the order.
-            rank: Which part of each global batch is ours (what torchrun or Slurm say; 0).
-            world: How many parts there are (what they say; 1).
+            seed: Seed of the order.
+            rank: Which part of each global batch is handed out. None asks when an iteration
+                begins: torch's process group, or else what torchrun, mpirun or srun have set
+                (`pipeline.loader.ranks`); a process that nobody launched has all of it.
+            world: Number of parts of a global batch. None asks as for *rank*.
             drop_last: Leave out the last batch of an epoch if it is smaller. Otherwise it is
                 handed out as it is: nothing is padded or repeated.
             partial: Hand out what is committed of a split that is not finished.
@@ -131,18 +133,15 @@ class Loader(Epochs):
         """
         staging_dir = _renamed("stage", stage, "staging_dir", staging_dir)
         staging_bytes = _renamed("stage_bytes", stage_bytes, "staging_bytes", staging_bytes)
-        if size is not None and sizes is not None:
-            raise ValueError("size and sizes were both given: expected one of them.")
         self.store = os.fspath(store)
         self.split = split
         self.single = sizes is None
-        self.sizes = tuple(sizes) if sizes is not None else (224 if size is None else size,)
-        self.batch_size = batch_size
-        self.order = order
-        self.seed = seed
-        self.rank, self.world = place(rank, world)
-        self.drop_last = drop_last
-        self.partial = partial
+        self.sizes = _sides(size, sizes)
+        self._set_place(rank, world)
+        self._set_common(
+            batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
+        )
+        self.partial = bool(partial)
         cores = len(os.sched_getaffinity(0))
         self.threads = min(4, cores) if threads is None else threads
         self.pin = pin
@@ -152,9 +151,8 @@ class Loader(Epochs):
         self.checksum = checksum
         self.staging_dir = None if staging_dir is None else os.fspath(staging_dir)
         self.staging_bytes = staging_bytes
-        self.only = None if only is None else tuple(only)
-        # On several nodes each needs only some rows of a chunk.
-        self._read_ahead = self.world == ranks_here(self.world)
+        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        self._here: int | None = None
         self.readers: dict[str, int] = {}
         """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
@@ -163,13 +161,16 @@ class Loader(Epochs):
     def _check(self) -> None:
         if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
-        self._check_batches(ORDERS)
         if self.checksum not in CHECKSUMS:
             expected = " or ".join(CHECKSUMS)
             raise ValueError(f"checksum is {self.checksum!r}: expected {expected}.")
         for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "staging_bytes", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+            value = getattr(self, name)
+            if value is None:
+                continue
+            setattr(self, name, whole_number(name, value))
+            if value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open files."""
@@ -182,24 +183,27 @@ class Loader(Epochs):
         return 0 if staging is None else staging.rows_read
 
     def for_rank(self, rank: int, world: int, *, here: int = 1) -> Loader:
-        """The same for one of the ranks of a world, at the start.
+        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
 
         Args:
-            rank: Which.
-            world: How many there are.
-            here: How many of them are on its machine.
+            rank: Which rank.
+            world: Number of ranks.
+            here: Number of them on its machine.
 
         Raises:
-            ValueError: An argument makes no sense.
+            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
         """
-        made = copy(self)
-        made.rank, made.world = place(rank, world)
-        made._read_ahead = here == world
-        made.readers = {}
-        made._opened = None
-        made._check()
-        made.set_epoch(0)
-        return made
+        loader = copy(self)
+        loader._set_place(rank, world)
+        loader._check_world(loader.world)
+        loader._here = here
+        loader.readers = {}
+        loader._opened = None
+        loader.restart()
+        return loader
+
+    def _details(self) -> str:
+        return f", size={self.sizes[0]}" if self.single else f", sizes={self.sizes}"
 
     def _of_split(self) -> Split:
         return self._open().split
@@ -208,13 +212,16 @@ class Loader(Epochs):
         windows = {"window_chunks": self._window_chunks()} if self.order == "windowed" else {}
         return {**super()._identity(), **windows}
 
-    def _hand_out(self, epoch: int, first: int) -> Iterator[Batch]:
+    def _hand_out(self, epoch: int, first: int, place: Place) -> Batches:
         opened = self._open()
         order = self.epoch_order(epoch)
-        parts = _Parts(self, order)
-        depth = max(2, self.prefetch_bytes // opened.batch_bytes)
+        parts = _Parts(self.batch_size, order, place)
+        memory = opened.memory_for(self, place.world)
+        depth = max(2, self.prefetch_bytes // memory.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
-        windows = order.windows(first * self.batch_size) if self._read_ahead else iter(())
+        # On several nodes each needs only some rows of a chunk.
+        here = ranks_here(place.world) if self._here is None else self._here
+        windows = order.windows(first * self.batch_size) if here == place.world else iter(())
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
@@ -223,16 +230,13 @@ class Loader(Epochs):
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.staging is not None:
-                opened.staging.start(self.rank, self.world)
+                opened.staging.start(place.rank, place.world)
                 at_end.callback(opened.staging.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
                 while len(waiting) < depth and batch + len(waiting) < len(self):
-                    rows = parts.rows(batch + len(waiting))
-                    waiting.append(gathering.submit(opened.batch, rows, disk))
-                waiting[0].result()
-                if epoch == self._epoch:
-                    self._batch = batch + 1
+                    rows, weight = parts.rows(batch + len(waiting))
+                    waiting.append(gathering.submit(opened.batch, rows, weight, memory, disk))
                 yield waiting.popleft().result()  # nobody but the caller holds it then
 
     def epoch_order(self, epoch: int) -> EpochOrder:
@@ -256,6 +260,29 @@ class Loader(Epochs):
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _Opened(self)  # a child that was forked has none of the threads
         return self._opened
+
+
+def _sides(size: Any, sizes: Any) -> tuple[int, ...]:
+    """Return the sides of the squares, in pixels, of the arguments *size* and *sizes*."""
+    if size is not None and sizes is not None:
+        raise ValueError("size and sizes were both given: expected one of them.")
+    if sizes is None:
+        return (_side("size", 224 if size is None else size),)
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        raise ValueError(  # noqa: TRY004 - like every other argument that makes no sense
+            f"sizes is {sizes!r}: expected several sides in pixels, as (72, 224)."
+        )
+    return tuple(_side("sizes", side) for side in sizes)
+
+
+def _side(name: str, side: Any) -> int:
+    try:
+        return whole_number(name, side)
+    except ValueError:
+        raise ValueError(
+            f"{name} is {side!r}: expected the side of a square in pixels, a whole number such as"
+            " size=224; for several squares of each picture, sizes=(72, 224)."
+        ) from None
 
 
 def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
@@ -284,17 +311,21 @@ def _openmp() -> ThreadpoolController:
 
 
 class _Parts:
-    """Our rows of each global batch. The order is computed in blocks; batches come in order."""
+    """One rank's rows of each global batch, one batch after the other.
 
-    def __init__(self, loader: Loader, order: EpochOrder) -> None:
-        self._loader = loader
+    The order is computed in blocks.
+    """
+
+    def __init__(self, batch_size: int, order: EpochOrder, place: Place) -> None:
+        self._batch_size = batch_size
         self._order = order
+        self._place = place
         self._start = self._stop = 0
         self._block = np.empty(0, np.int64)
 
-    def rows(self, batch: int) -> NDArray[np.int64]:
-        """Our rows of batch number *batch*, (n,) int64."""
-        size = self._loader.batch_size
+    def rows(self, batch: int) -> tuple[NDArray[np.int64], float]:
+        """Return the rank's rows of batch number *batch*, (n,) int64, and the weight of each."""
+        size = self._batch_size
         start = batch * size
         stop = min(start + size, self._order.num_rows)
         if not self._start <= start <= stop <= self._stop:
@@ -302,7 +333,20 @@ class _Parts:
             self._start = start
             self._stop = min(start + blocks * size, self._order.num_rows)
             self._block = self._order.rows(self._start, self._stop)
-        return self._loader._own(self._block[start - self._start : stop - self._start])
+        rows = self._block[start - self._start : stop - self._start]
+        return self._place.part(rows), self._place.world / len(rows)
+
+
+class _Memory:
+    """The buffers of one rank's batches, for each size."""
+
+    def __init__(self, loader: Loader, world: int) -> None:
+        most = -(-loader.batch_size // world)
+        shapes = [(most, size, size, 3) for size in loader.sizes]
+        self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
+        keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
+        pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
+        self.buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
 
 
 class _Opened:
@@ -316,12 +360,7 @@ class _Opened:
         self._single = loader.single
         self._how = loader.readers
         check = loader.checksum == "once"
-        pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
-        most = -(-loader.batch_size // loader.world)
-        shapes = [(most, size, size, 3) for size in loader.sizes]
-        self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
-        keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
-        self._buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
+        self._memory: dict[int, _Memory] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
@@ -350,16 +389,26 @@ class _Opened:
                 for size, far in zip(loader.sizes, self.readers, strict=True)
             ]
 
-    def batch(self, rows: NDArray[np.int64], disk: ThreadPoolExecutor) -> Batch:
+    def memory_for(self, loader: Loader, world: int) -> _Memory:
+        """Return the buffers for one rank's part, which the number of ranks decides."""
+        if world not in self._memory:
+            self._memory = {world: _Memory(loader, world)}
+        return self._memory[world]
+
+    def batch(
+        self, rows: NDArray[np.int64], row_weight: float, memory: _Memory, disk: ThreadPoolExecutor
+    ) -> Batch:
         """Gather *rows*."""
         images = []
-        for reader, buffers in zip(self.readers, self._buffers, strict=True):
+        for reader, buffers in zip(self.readers, memory.buffers, strict=True):
             out = buffers.take()
             how = reader.gather(rows, out[: len(rows)], disk)
             self._how[how] = self._how.get(how, 0) + 1
             images.append(torch.from_numpy(out)[: len(rows)].permute(0, 3, 1, 2))
-        return Batch(
+        batch = Batch(
             images[0] if self._single else tuple(images),
             torch.from_numpy(self.split.labels[rows].astype(np.int64)),
             torch.from_numpy(rows.copy()),
         )
+        batch.row_weight = row_weight
+        return batch

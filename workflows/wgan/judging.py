@@ -134,7 +134,14 @@ def _pictures(
 def _rows(data: dict[str, Any], split: str, painter: Painter, count: int) -> Tensor:
     """(at most count, 3, size, size) float32 in [-1, 1], in the order of the store."""
     loader = Loader(
-        data["store"], split, size=data["size"], batch_size=64, order="sequential", drop_last=False
+        data["store"],
+        split,
+        size=data["size"],
+        batch_size=64,
+        order="sequential",
+        drop_last=False,
+        rank=0,  # a report reads every row, also one that is made under a launcher of ranks
+        world=1,
     )
     plain = Augment(size=painter.options.image_size, crop="none", flip=False, mean=RGB, std=RGB)
     found: list[Tensor] = []

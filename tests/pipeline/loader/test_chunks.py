@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 import time
@@ -19,6 +20,7 @@ from pipeline.loader import loader as loader_module
 from pipeline.store import layout
 from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
 from pipeline.store.shard import decompressor
+from pipeline.store.split import open_split
 from tests.pictures import make_folder, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}
@@ -257,3 +259,35 @@ def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
         assert objects.read_direct("b", 0, 5, memory) is None
         with pytest.raises(FileNotFoundError):
             objects.read("b", 0, 5)
+
+
+def test_a_chunk_that_could_not_be_read_is_read_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of a network passes: nothing is kept of it, and the next batch has the rows."""
+    store = str(tmp_path / "store")
+    prepare_inline(source, store, **CHOICES, chunk_rows=4, codec="zstd:3")
+    split = open_split(open_objects(store), "train", [8])
+    reader = chunks.ChunkReader(split, 8, cache_bytes=2**20)
+    rows, out = np.array([0, 1, 5]), np.empty((3, 8, 8, 3), np.uint8)
+    read = LocalObjects.read
+    failing = True
+
+    def shaky(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        if failing:
+            raise OSError(errno.EIO, "no")
+        return read(self, name, start, num_bytes)
+
+    monkeypatch.setattr(LocalObjects, "read", shaky)
+    monkeypatch.setattr(LocalObjects, "read_cached", lambda *_: False)
+    with ThreadPoolExecutor(2) as disk:
+        for _ in range(2):
+            with pytest.raises(OSError, match="no"):
+                reader.gather(rows, out, disk)
+        failing = False
+        reader.gather(rows, out, disk)
+        monkeypatch.undo()
+        expected = np.empty_like(out)
+        chunks.ChunkReader(split, 8, cache_bytes=2**20).gather(rows, expected, disk)
+    assert np.array_equal(out, expected)
+    assert out.any()
