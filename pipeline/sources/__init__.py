@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.errors import SourceError
+from pipeline.sources.magic import description_of
 from pipeline.sources.naming import looks_like_image, split_named
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
@@ -212,8 +213,9 @@ def _nothing(
         )
     if place.only:
         return SourceError(
-            f"{place.shown} is no archive of images: expected a tar or a Parquet file. Pass the "
-            "folder or archive that holds the images."
+            f"{place.shown} is no archive of images: it is "
+            f"{description_of(place.head(place.only))}. Expected a tar, compressed or not, a zip "
+            "or a Parquet file. Pass the folder or archive that holds the images."
         )
     if any(map(looks_like_image, place.names().files)):
         return SourceError(

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import pyarrow as pa
@@ -19,14 +18,14 @@ from pipeline.sources.beside import WORDS, find_words
 from pipeline.sources.classes import ClassTable, folder_class
 from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
 from pipeline.sources.listing import ListingBuilder, Row, sort_listing
-from pipeline.sources.magic import COMPRESSIONS, content_of
+from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
 from pipeline.sources.naming import known_split, split_in_name
+from pipeline.sources.opening import open_tar
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.spool import Block, Blocks, Put
-from pipeline.sources.tarfiles import Member, Tar, open_tar, stem_of
+from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
 
-PEEK_MEMBERS = 64
 MAX_BLOCK_NAME_BYTES = 160
 """A file name may have 255 bytes, and the spool puts up to 60 around a block's."""
 
@@ -77,7 +76,7 @@ class TarSource:
     @property
     def access(self) -> Literal["random", "blocks"]:
         """Random for plain local tars."""
-        if self.place.remote or any(is_compressed(self.place, part.path) for part in self.parts):
+        if self.place.remote or any(is_streamed(self.place, part.path) for part in self.parts):
             return "blocks"
         return "random"
 
@@ -128,7 +127,7 @@ class TarSource:
 
     def _blocks_of(self, part: Part) -> Iterator[Block]:
         name = block_name(part.path)
-        if not isinstance(part.layout, TarOfTars) or is_compressed(self.place, part.path):
+        if not isinstance(part.layout, TarOfTars) or is_streamed(self.place, part.path):
             size = self.place.size(part.path)
             yield TarBlock(name, self.place, part.path, part.layout, size)
             return
@@ -158,9 +157,9 @@ def _words_inside(place: Place, path: str) -> dict[str, str]:
     return {}
 
 
-def is_compressed(place: Place, path: str) -> bool:
-    """Return True if the file's first bytes are those of a compressed one."""
-    return content_of(place.head(path)) in COMPRESSIONS
+def is_streamed(place: Place, path: str) -> bool:
+    """Return True if an archive's members cannot be read where they lie."""
+    return content_of(place.head(path)) in (*COMPRESSIONS, ZIP)
 
 
 def block_name(path: str) -> str:
@@ -173,22 +172,12 @@ def block_name(path: str) -> str:
     return f"{whole[:80].decode(errors='ignore')}%{digest}"
 
 
-def peek(place: Place, path: str) -> list[Member]:
-    """The first members of a tar; fewer when the tar is short."""
-    if place.remote and not is_compressed(place, path):
-        # headers alone: a stream would fetch the data
-        with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
-            return list(islice(tar.members(), PEEK_MEMBERS // 4))
-    with open_tar(place, path) as tar:
-        return list(islice(tar.members(), PEEK_MEMBERS))
-
-
 def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
     """Sort a place's archives by split: from the folder they are in, or a part of their names.
 
     Args:
         place: Where to look: in the folder itself, its `data` folder, and folders named as splits.
-        fits: Says whether a file's name is that of such an archive.
+        fits: Says whether the file of this path is such an archive.
         wanted: A further split that a folder or a name may tell.
 
     Returns:
@@ -201,9 +190,10 @@ def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str
         if folder and folder not in top.folders:
             continue
         for name in place.names(folder).files:
-            if fits(name):
+            path = f"{folder}/{name}" if folder else name
+            if fits(path):
                 split = known_split(folder, wanted) or split_in_name(name, wanted)
-                found.setdefault(split, []).append(f"{folder}/{name}" if folder else name)
+                found.setdefault(split, []).append(path)
     if len(found) > 1:
         found.pop("", None)
     return {split: sorted(paths) for split, paths in found.items()}

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import SourceError
+from pipeline.sources.opening import open_tar
 from pipeline.sources.place import Place
-from pipeline.sources.tarfiles import open_tar
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,

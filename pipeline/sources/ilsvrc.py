@@ -11,16 +11,19 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives import Part, TarSource, by_split, peek
+from pipeline.sources.archives import Part, TarSource, by_split
 from pipeline.sources.beside import find_truth, find_words, is_val_image
 from pipeline.sources.classes import Basis, ClassTable, folder_class
+from pipeline.sources.containers import container_of
 from pipeline.sources.folder import FolderSource, flat_listing
 from pipeline.sources.layouts import ClassTar, Layout, Take, TarOfTars, row_of
 from pipeline.sources.listing import Row
+from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import is_wnid
+from pipeline.sources.outline import TARS, VAL, outline_of
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
-from pipeline.sources.tarfiles import Tar, is_tar, stem_of
+from pipeline.sources.tarfiles import Tar, stem_of
 
 TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -86,30 +89,47 @@ class ValFolder:
         raise SourceError(f"{self.root} is read at random; it has no blocks")
 
 
+def _is_archive(place: Place, path: str) -> bool:
+    return container_of(place, path) in (TAR, ZIP)
+
+
 def _tars(place: Place, stem: str) -> list[str]:
-    return [name for name in place.names().files if is_tar(name) and stem_of(name) == stem]
+    files = place.names().files
+    return [name for name in files if stem_of(name) == stem and _is_archive(place, name)]
 
 
 def find_train_tar(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
-    """Find the tar of class tars: by its name, or any that is given alone and holds tars."""
-    tars = _tars(place, TRAIN_STEM)
-    split = "train"
-    if not tars and is_tar(place.only) and (named or _holds_tars(place)):
-        tars, split = [place.only], ""
-    if not tars:
-        return {}
-    return {split: TarSource("ilsvrc-tar", place, (Part(tars[0], TarOfTars(place.options)),))}
+    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
+    tars = {"train": _tars(place, TRAIN_STEM)}
+    if not tars["train"]:
+        tars = by_split(place, lambda path: _may_hold_tars(place, path), wanted)
+        if place.only:  # one file holds what it holds, whatever it is called
+            tars = {"": next(iter(tars.values()))} if tars else {}
+        if not named:
+            tars = {
+                split: paths
+                for split, paths in tars.items()
+                if outline_of(place, paths[0]).shape == TARS
+            }
+    return {
+        split: TarSource(
+            "ilsvrc-tar", place, tuple(Part(path, TarOfTars(place.options)) for path in paths)
+        )
+        for split, paths in tars.items()
+    }
 
 
-def _holds_tars(place: Place) -> bool:
-    return any(member.name.endswith(".tar") for member in peek(place, place.only))
+def _may_hold_tars(place: Place, path: str) -> bool:
+    stem = stem_of(path)
+    own = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
+    return (place.only != "" or not own) and _is_archive(place, path)
 
 
 def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
 
-    def fits(name: str) -> bool:
-        return is_tar(name) and (named or is_wnid(stem_of(name)))
+    def fits(path: str) -> bool:
+        return (named or is_wnid(stem_of(path))) and _is_archive(place, path)
 
     return {
         split: TarSource(
@@ -130,8 +150,9 @@ def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | Va
     if "val" in place.names().folders and any(map(is_val_image, place.names("val").files)):
         return {"val": ValFolder("ilsvrc-val", place.inside("val"))}
     tars = _tars(place, VAL_STEM)
-    if not tars and named and is_tar(place.only):
-        tars = [place.only]
+    if not tars and place.only and _is_archive(place, place.only):
+        fits = named or outline_of(place, place.only).shape == VAL
+        tars = [place.only] if fits else []
     if not tars:
         return {}
     return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}

@@ -19,7 +19,9 @@ from pipeline.sources.archives import block_name, by_split
 from pipeline.sources.beside import find_words
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import ClassTable, Labeller
+from pipeline.sources.containers import container_of
 from pipeline.sources.listing import Row
+from pipeline.sources.magic import PARQUET
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
 from pipeline.sources.spool import Blocks, Put
@@ -306,7 +308,7 @@ def _group_bytes(group: Any, image: str) -> int:
 
 def find_parquet(place: Place, wanted: str, named: bool) -> dict[str, ParquetSource]:
     """Find `*.parquet` in *place*, its `data` folder, or folders named as splits."""
-    found = by_split(place, lambda name: name.lower().endswith(".parquet"), wanted)
+    found = by_split(place, lambda path: container_of(place, path) == PARQUET, wanted)
     if place.only:
         found = {"": next(iter(found.values()))} if found else {}
     return {split: ParquetSource("parquet", place, tuple(paths)) for split, paths in found.items()}

@@ -7,7 +7,7 @@ system or of a remote client come out as `ReadError`, with the whole path in the
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -22,7 +22,10 @@ from pipeline.sources.remote import RangeFile, reading, reading_remote
 from pipeline.sources.text_tables import decode_table
 from pipeline.urls import is_url
 
-_ARCHIVES = (".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz", ".parquet")
+_ARCHIVES = (
+    *(".tar", ".tgz", ".gz", ".tzst", ".zst", ".tbz2", ".tbz", ".bz2", ".txz", ".xz"),
+    *(".zip", ".parquet"),
+)
 
 
 class Names(NamedTuple):
@@ -51,7 +54,7 @@ class Place:
     options: SourceOptions = DEFAULT_OPTIONS
     """How what lies here is read."""
     _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
-    _heads: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    _remembered: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type["Place"], tuple[str, str, SourceOptions]]:
         return Place, (self.root, self.only, self.options)  # what was seen stays here
@@ -199,11 +202,25 @@ class Place:
 
     def head(self, path: str) -> bytes:
         """Return the first `magic.HEAD_BYTES` of a file; one look, remembered."""
-        if path not in self._heads:
+
+        def look() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
             with self.open(path, stop=stop) as file, reading(self.full(path)):
-                self._heads[path] = file.read(stop)
-        return self._heads[path]
+                return file.read(stop)
+
+        data: bytes = self.remembered(("head", path), look)
+        return data
+
+    def remembered(self, key: tuple[str, str], look: Callable[[], Any]) -> Any:
+        """Return what *look* found of a file; each finder asks, and one look is enough.
+
+        Args:
+            key: What is looked for, and the path.
+            look: Called the first time.
+        """
+        if key not in self._remembered:
+            self._remembered[key] = look()
+        return self._remembered[key]
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
         """Read a text table, however it was saved (`text_tables.decode_table`)."""

@@ -9,23 +9,13 @@ whole one. Members that follow the closing zeros (`cat a.tar b.tar`) are members
 anything else that follows them is refused.
 """
 
-import io
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.sources.compression import BrokenCompressionError, decompressed
-from pipeline.sources.magic import (
-    COMPRESSIONS,
-    HEAD_BYTES,
-    TAR,
-    UNKNOWN,
-    content_of,
-    cure_for,
-    description_of,
-)
-from pipeline.sources.place import Place
-from pipeline.sources.remote import STREAM_BYTES, reading
+from pipeline.sources.compression import BrokenCompressionError
+from pipeline.sources.magic import TAR, UNKNOWN, content_of, cure_for, description_of
+from pipeline.sources.remote import reading
 from pipeline.sources.tarheader import (
     BLOCK,
     name_of,
@@ -48,9 +38,17 @@ _CUT = "The archive was cut off or damaged: download it again."
 
 PLAIN = ".tar"
 COMPRESSED = (
-    *(".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"),
-    *(".gz", ".zst", ".bz2", ".xz"),
+    ".tar.gz",
+    ".tgz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.bz2",
+    ".tbz2",
+    ".tbz",
+    ".tar.xz",
+    ".txz",
 )
+_OTHER_ENDS = (".zip", ".gz", ".zst", ".bz2", ".xz")
 
 
 class Member(NamedTuple):
@@ -71,9 +69,9 @@ def is_tar(name: str) -> bool:
 
 
 def stem_of(name: str) -> str:
-    """Name of a tar without folder and suffixes."""
+    """Return the name of an archive without folder and suffixes."""
     name = name.rpartition("/")[2]
-    for suffix in (PLAIN, *COMPRESSED):
+    for suffix in (PLAIN, *COMPRESSED, *_OTHER_ENDS):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -98,6 +96,11 @@ class Tar:
         self.seeks = seeks
         self._at = 0
         self._last = ""
+
+    @property
+    def walks_quickly(self) -> bool:
+        """Whether its members can be walked without reading what lies between."""
+        return self.seeks
 
     def __enter__(self) -> "Tar":
         return self
@@ -296,42 +299,3 @@ class _Header(NamedTuple):
     header: bytes
     after_end: bool
     """Whether the zeros that end an archive lie before it."""
-
-
-def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
-    """Open a tar for walking: at random if it is plain and local, else as a stream.
-
-    Args:
-        place: Folder it lies in.
-        path: Its name in there, which may say anything: its first bytes tell its compression.
-        start: First byte that will be asked for.
-        stop: Nothing behind this byte is fetched from afar.
-
-    Raises:
-        SourceError: It is something else, such as a page of HTML.
-    """
-    name = place.full(path)
-    if not place.remote:
-        head = place.head(path)
-        if content_of(head) not in COMPRESSIONS:
-            check_is_tar(head, name)
-            return Tar(place.open(path), name, place.size(path), seeks=True)
-    raw = place.open(path, start=start, stop=stop)
-    stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
-    if start == 0:
-        with reading(name):
-            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
-        if content_of(head) in COMPRESSIONS:
-            return Tar(decompressed(cast("BinaryIO", stream), content_of(head)), name)
-        check_is_tar(head, name)
-    return Tar(cast("BinaryIO", stream), name).starting_at(start)
-
-
-def check_is_tar(head: bytes, name: str) -> None:
-    """Refuse a file that begins with *head* and is known to be something else than a tar.
-
-    Raises:
-        SourceError: Saying what it is.
-    """
-    if content_of(head) not in (TAR, UNKNOWN):
-        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")

@@ -59,7 +59,13 @@ def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
     target = pax.get("linkpath")
     if target is None:
         target = header[157:257].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    parts = name.split("/")[:-1] if header[156:157] == b"2" else []  # a symbolic one is relative
+    # a symbolic link is relative to its own folder, a hard one to the archive
+    return resolved(name.split("/")[:-1] if header[156:157] == b"2" else [], target)
+
+
+def resolved(folders: list[str], target: str) -> str:
+    """Path of *target* as seen from *folders*, without '.' and '..'."""
+    parts = list(folders)
     for part in target.split("/"):
         if part == "..":
             parts = parts[:-1]

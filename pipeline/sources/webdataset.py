@@ -13,15 +13,18 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives import Part, TarSource, by_split, peek
+from pipeline.sources.archives import Part, TarSource, by_split
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import ClassTable, Labeller
+from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take, TreeTar
 from pipeline.sources.listing import Row
-from pipeline.sources.naming import is_wnid, known_split, looks_like_image
+from pipeline.sources.magic import TAR, ZIP
+from pipeline.sources.naming import is_wnid, looks_like_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.outline import SHARD, TREE, all_splits, outline_of, sample_name
 from pipeline.sources.place import Place
-from pipeline.sources.tarfiles import Member, Tar, is_tar, open_tar, stem_of
+from pipeline.sources.tarfiles import Member, Tar, stem_of
 
 _MAX_TABLE_BYTES = 16 << 20
 _JSON_WORDS = ("wnid", "label", "cls")
@@ -35,13 +38,6 @@ class _Sample:
     image: Member | None = None
     offset: int = 0
     texts: dict[str, str] = field(default_factory=dict)
-
-
-def sample_name(path: str) -> tuple[str, str]:
-    """Split a member's path at the first dot of its last part: (sample, suffix without dot)."""
-    folder, slash, name = path.rpartition("/")
-    base, _, suffix = name.partition(".")
-    return folder + slash + base, suffix
 
 
 @dataclass(frozen=True)
@@ -141,34 +137,21 @@ def _labels_said(sample: _Sample, where: str) -> dict[str, Any]:
     return said
 
 
-def shape_of(members: list[Member]) -> str:
-    """Tell from a tar's first members what it is: 'tars', 'shard', 'tree', or '' for neither."""
-    images = [member.name for member in members if looks_like_image(member.name)]
-    if any(member.name.endswith(".tar") for member in members):
-        return "tars"
-    samples = {sample_name(name)[0] for name in images}
-    told = (sample_name(member.name) for member in members)
-    if any(suffix in ("cls", "json", "txt") and name in samples for name, suffix in told):
-        return "shard"
-    if any("/" in name for name in images):
-        return "tree"
-    return "shard" if images else ""
-
-
-def _fits(name: str) -> bool:
-    stem = stem_of(name)
-    return is_tar(name) and not is_wnid(stem) and not stem.startswith("ILSVRC2012_")
-
-
 def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
     """The tars of *place* by split, if the first one of each split has this shape."""
-    found = by_split(place, is_tar if named else _fits, wanted)
+
+    def fits(path: str) -> bool:
+        stem = stem_of(path)
+        own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
+        return (named or place.only != "" or not own) and container_of(place, path) in (TAR, ZIP)
+
+    found = by_split(place, fits, wanted)
     if place.only:  # one file holds what it holds, whatever it is called
         found = {"": next(iter(found.values()))} if found else {}
     if named:
         return found
     return {
-        split: paths for split, paths in found.items() if shape_of(peek(place, paths[0])) == shape
+        split: paths for split, paths in found.items() if outline_of(place, paths[0]).shape == shape
     }
 
 
@@ -176,7 +159,7 @@ def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
     return {
         split: _source("webdataset", place, paths, Shard(place.root, place.options))
-        for split, paths in _archives(place, wanted, "shard", named).items()
+        for split, paths in _archives(place, wanted, SHARD, named).items()
     }
 
 
@@ -187,36 +170,8 @@ def _source(kind: str, place: Place, paths: list[str], layout: Layout) -> TarSou
 def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits."""
     found: dict[str, TarSource] = {}
-    for split, paths in _archives(place, wanted, "tree", named).items():
-        if split:
-            found[split] = _source("tar", place, paths, TreeTar(options=place.options))
-            continue
-        for inner in sorted(_splits_inside(place, paths[0], wanted)) or [""]:
-            found[inner] = _source("tar", place, paths, TreeTar(inner, place.options))
+    for split, paths in _archives(place, wanted, TREE, named).items():
+        for inner in sorted(all_splits(place, paths[0], wanted)) or [""]:
+            # a name may say `test-data`, and the folders in it know better
+            found[inner or split] = _source("tar", place, paths, TreeTar(inner, place.options))
     return found
-
-
-def _splits_inside(place: Place, path: str, wanted: str) -> set[str]:
-    """Splits that folders in a tar are named after.
-
-    When one of the first members tells a split, all headers of a plain local tar are looked at.
-    In one that must be streamed, the split that is *wanted* is taken to be there.
-    """
-    first = _splits_of(peek(place, path), wanted)
-    if not first:
-        return first
-    with open_tar(place, path) as tar:
-        if tar.seeks:
-            return _splits_of(tar.members(), wanted)
-    return first | ({wanted} if wanted else set())
-
-
-def _splits_of(members: Iterator[Member] | list[Member], wanted: str) -> set[str]:
-    found = set()
-    for member in members:
-        if looks_like_image(member.name):
-            folders = member.name.split("/")[:-1]
-            # <split>/<class>/<file>, <split>/images/<file>, <split>/<class>/images/<file>
-            depth = 3 if folders[-1:] == ["images"] else 2
-            found |= {known_split(name, wanted) for name in folders[-depth:-1]}
-    return found - {""}

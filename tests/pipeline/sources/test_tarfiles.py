@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.compression import decompressed
 from pipeline.sources.magic import COMPRESSIONS, content_of
+from pipeline.sources.opening import open_tar
 from pipeline.sources.place import Place
-from pipeline.sources.tarfiles import Tar, is_tar, open_tar, stem_of
+from pipeline.sources.tarfiles import Tar, is_tar, stem_of
 from tests.pipeline.sources.layouts import tar_bytes
 
 parts = st.text(

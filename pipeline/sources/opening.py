@@ -1,0 +1,64 @@
+"""Opens an archive for walking, as what its first bytes say that it is."""
+
+import io
+from typing import BinaryIO, cast
+
+from pipeline.errors import SourceError
+from pipeline.sources.compression import decompressed
+from pipeline.sources.magic import (
+    COMPRESSIONS,
+    HEAD_BYTES,
+    TAR,
+    UNKNOWN,
+    ZIP,
+    content_of,
+    cure_for,
+    description_of,
+)
+from pipeline.sources.place import Place
+from pipeline.sources.remote import STREAM_BYTES, reading
+from pipeline.sources.tarfiles import Tar
+from pipeline.sources.zipfiles import Zip
+
+
+def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
+    """Open an archive for walking: at random if it is plain and local, else as a stream.
+
+    Args:
+        place: Folder it lies in.
+        path: Its name in there, which may say anything: its first bytes tell its compression.
+        start: First byte that will be asked for.
+        stop: Nothing behind this byte is fetched from afar.
+
+    Raises:
+        SourceError: It is something else, such as a page of HTML.
+    """
+    name = place.full(path)
+    if not place.remote:
+        head = place.head(path)
+        if content_of(head) == ZIP:
+            return Zip(place.open(path), name)
+        if content_of(head) not in COMPRESSIONS:
+            _check_is_tar(head, name)
+            return Tar(place.open(path), name, place.size(path), seeks=True)
+    raw = place.open(path, start=start, stop=stop)
+    stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
+    if start == 0:
+        with reading(name):
+            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if content_of(head) in COMPRESSIONS:
+            return Tar(decompressed(cast("BinaryIO", stream), content_of(head)), name)
+        if content_of(head) == ZIP:
+            return Zip(cast("BinaryIO", stream), name)
+        _check_is_tar(head, name)
+    return Tar(cast("BinaryIO", stream), name).starting_at(start)
+
+
+def _check_is_tar(head: bytes, name: str) -> None:
+    """Refuse a file that begins with *head* and is known to be something else than a tar.
+
+    Raises:
+        SourceError: Saying what it is.
+    """
+    if content_of(head) not in (TAR, UNKNOWN):
+        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")

@@ -1,0 +1,153 @@
+"""What an archive holds, told by a look at its members before any of them is read.
+
+The look goes on until it has seen images, however many annotations lie before them, and stops as
+soon as what it saw decides. It is one for all finders (`Place.remembered`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
+from pipeline.sources.naming import is_wnid, known_split, looks_like_image
+from pipeline.sources.opening import open_tar
+from pipeline.sources.place import Place
+from pipeline.sources.tarfiles import PLAIN, Member, Tar
+
+MAX_IMAGES = 64
+"""After so many images a look has seen enough."""
+MAX_MEMBERS = 64
+"""So many members of any kind are kept; behind them only what decides."""
+MAX_REMOTE_MEMBERS = 64
+"""Each header of a remote tar is a request."""
+MAX_LOOK_BYTES = 8 << 30
+"""Of a compressed archive, which must be read to be looked at; Kaggle's has 1 GB before images."""
+
+LABELS = ("cls", "json", "txt")
+"""Suffixes that belong to an image of the same name in a WebDataset shard."""
+
+TARS, SHARD, TREE, VAL = "tars", "shard", "tree", "val"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The first members of an archive, as far as they say what it is."""
+
+    members: tuple[Member, ...]
+    whole: bool
+    """Whether these are all of its images."""
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the images."""
+        return [member.name for member in self.members if looks_like_image(member.name)]
+
+    @property
+    def shape(self) -> str:
+        """`TARS`, `SHARD`, `TREE`, `VAL` (ILSVRC's flat images), or nothing for none of them."""
+        names = [member.name for member in self.members]
+        if any(name.lower().endswith(PLAIN) for name in names):
+            return TARS
+        images = self.images
+        samples = {sample_name(name)[0] for name in images}
+        beside = map(sample_name, names)
+        if any(suffix in LABELS and sample in samples for sample, suffix in beside):
+            return SHARD
+        if images and all(map(_is_flat_val, images)):
+            return VAL
+        if any("/" in name for name in images):
+            return TREE
+        return SHARD if images else ""
+
+    def splits(self, wanted: str = "") -> set[str]:
+        """Return the splits that the folders of a tree are named after, as far as it was seen.
+
+        Where all images that were seen lie right in folders called `train`, `val` or `test`, these
+        are splits; beside other folders of images they are classes.
+        """
+        folders = [folders_of(name) for name in self.images]
+        found = {split for path in folders if (split := split_above(path, wanted))}
+        flat = [known_split(path[-1], wanted) if path else "" for path in folders]
+        if not found and not all(flat):
+            return set()
+        return (found | set(flat)) - {""}
+
+
+def folders_of(path: str) -> list[str]:
+    """Return the folders of a member, without a last one called `images`."""
+    folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
+    return folders[:-1] if folders[-1:] == ["images"] else folders
+
+
+def split_above(folders: list[str], wanted: str) -> str:
+    """Return the split of `<...>/<split>/<class>`, or nothing."""
+    return known_split(folders[-2], wanted) if len(folders) > 1 else ""
+
+
+def sample_name(path: str) -> tuple[str, str]:
+    """Split a member's path at the first dot of its last part: (sample, suffix without dot)."""
+    folder, slash, name = path.rpartition("/")
+    base, _, suffix = name.partition(".")
+    return folder + slash + base, suffix
+
+
+def _is_flat_val(path: str) -> bool:
+    folders = folders_of(path)
+    flat = not folders or not (is_wnid(folders[-1]) or known_split(folders[-1]))
+    name = path.rpartition("/")[2]
+    return flat and name.startswith("ILSVRC2012_val_")
+
+
+def outline_of(place: Place, path: str) -> Outline:
+    """Look at the members of an archive; one look, remembered."""
+    return cast("Outline", place.remembered(("outline", path), lambda: _look(place, path)))
+
+
+def _look(place: Place, path: str) -> Outline:
+    if place.remote and content_of(place.head(path)) not in (*COMPRESSIONS, ZIP):
+        # headers alone: a stream would fetch the data between them
+        with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
+            return _outline(tar, MAX_REMOTE_MEMBERS)
+    with open_tar(place, path) as tar:
+        return _outline(tar, None)
+
+
+def _outline(tar: Tar, max_members: int | None) -> Outline:
+    seen: list[Member] = []
+    images = 0
+    for number, member in enumerate(tar.members()):
+        decides = looks_like_image(member.name)
+        images += decides
+        if decides or number < MAX_MEMBERS:
+            seen.append(member)
+        enough = images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
+        too_far = not tar.walks_quickly and member.offset > MAX_LOOK_BYTES
+        if enough or too_far or number + 1 == max_members:
+            return Outline(tuple(seen), whole=False)
+    return Outline(tuple(seen), whole=True)
+
+
+def all_splits(place: Place, path: str, wanted: str) -> set[str]:
+    """Return every split that folders of the tree in an archive are named after.
+
+    When the first images tell a split, all headers of an archive that can be walked quickly are
+    looked at. In one that must be read to be walked, the split that is *wanted* is taken to be
+    there.
+    """
+    outline = outline_of(place, path)
+    splits = outline.splits(wanted)
+    if not splits or outline.whole:
+        return splits
+    with open_tar(place, path) as tar:
+        if tar.walks_quickly:
+            return splits | _splits_of(tar.members(), wanted)
+    return splits | ({wanted} if wanted else set())
+
+
+def _splits_of(members: Iterable[Member], wanted: str) -> set[str]:
+    found = set()
+    for member in members:
+        if looks_like_image(member.name):
+            folders = folders_of(member.name)
+            found.add(split_above(folders, wanted) or known_split((folders or [""])[-1], wanted))
+    return found - {""}
