@@ -16,15 +16,17 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words
 from pipeline.sources.classes import ClassTable, folder_class
-from pipeline.sources.layouts import ClassTar, Layout, TarOfTars, TreeTar, class_tars_in
-from pipeline.sources.listing import ListingBuilder, Row, sort_listing
+from pipeline.sources.layouts import ClassTar, InnerTars, Layout, TarOfTars
+from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
 from pipeline.sources.naming import known_split, split_in_name
 from pipeline.sources.opening import open_tar
+from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
+from pipeline.sources.trees import TreeTar
 
 MAX_BLOCK_NAME_BYTES = 160
 """A file name may have 255 bytes, and the spool puts up to 60 around a block's."""
@@ -50,7 +52,7 @@ class TarBlock:
     start: int = 0
     stop: int | None = None
 
-    def samples(self, put: Put) -> Iterator[Row]:
+    def samples(self, put: Put) -> Iterator[Row | PassedOver]:
         """Read the block from front to back, handing each sample's bytes to *put*."""
         with open_tar(self.place, self.path, start=self.start, stop=self.stop) as tar:
 
@@ -120,10 +122,20 @@ class TarSource:
         """One block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
             raise SourceError(f"{self.place.shown} is read at random; it has no blocks")
+        self.check()
         found: Blocks = []
         for part in self.parts:
             found += self._blocks_of(part)
         return found
+
+    def check(self) -> None:
+        """Refuse what cannot end well, before any of it is streamed.
+
+        Raises:
+            SourceError: A table is missing, or an archive is something else.
+        """
+        part = self.parts[0]
+        part.layout.check(lambda: outline_of(self.place, part.path))
 
     def _blocks_of(self, part: Part) -> Iterator[Block]:
         name = block_name(part.path)
@@ -135,7 +147,7 @@ class TarSource:
         raw = self.place.open(part.path)
         size = self.place.size(part.path)
         with Tar(raw, self.place.full(part.path), size, seeks=True) as tar:
-            for inner in class_tars_in(tar):
+            for inner in InnerTars(tar).members():
                 class_name = folder_class(stem_of(inner.name), self.place.options)
                 yield TarBlock(
                     f"{name}-{class_name}",

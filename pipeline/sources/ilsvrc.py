@@ -17,10 +17,10 @@ from pipeline.sources.classes import Basis, ClassTable, folder_class
 from pipeline.sources.containers import container_of
 from pipeline.sources.folder import FolderSource, flat_listing
 from pipeline.sources.layouts import ClassTar, Layout, Take, TarOfTars, row_of
-from pipeline.sources.listing import Row
+from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import is_wnid
-from pipeline.sources.outline import TARS, VAL, outline_of
+from pipeline.sources.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
 from pipeline.sources.tarfiles import Tar, stem_of
@@ -35,12 +35,19 @@ class ValTar(Layout):
 
     root: str
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    def check(self, outline: Callable[[], Outline]) -> None:
+        """Refuse val images whose table is missing."""
+        find_truth(Place(self.root))
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
         """Yield every `ILSVRC2012_val_########.JPEG`."""
         truth = find_truth(Place(self.root))
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             if not is_val_image(name):
+                yield PassedOver("files that are no images of ILSVRC2012's val", member.name)
                 continue
             target = (member.target or "").rpartition("/")[2]
             prefix = f"{truth.wnid(target)}/" if target else ""

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes import Basis, ClassTable, folder_class
-from pipeline.sources.listing import Row
+from pipeline.sources.classes import ClassTable, folder_class
+from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.naming import known_split, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.tarfiles import Member, Tar, stem_of
-from pipeline.sources.text_tables import decode_table, parse_annotations
+from pipeline.sources.outline import Outline
+from pipeline.sources.tarfiles import PLAIN, Member, Tar, is_tar, stem_of
 
 Take = Callable[[Member], int]
 """Keeps a member's bytes and says at which offset they can be found."""
@@ -18,9 +18,21 @@ Take = Callable[[Member], int]
 class Layout:
     """How the members of a tar become samples. A small picklable value."""
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
         """Yield the samples among the members in bytes [start, stop)."""
         raise NotImplementedError
+
+    def check(self, outline: Callable[[], Outline]) -> None:
+        """Refuse what cannot end well, before the archive is streamed.
+
+        Args:
+            outline: Looks at its first members, which costs a read where it is streamed.
+
+        Raises:
+            SourceError: A table is missing.
+        """
 
     def class_table(self) -> ClassTable | None:
         """Return the classes that labels count; None where a sample has no label."""
@@ -37,13 +49,25 @@ class ClassTar(Layout):
 
     class_name: str
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
         """Yield every member that may be an image."""
         prefix = f"{self.class_name}/"
+        others: list[str] = []
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             if may_be_image(name):
                 yield row_of(prefix + name, member, take, prefix)
+            elif is_tar(name):
+                raise SourceError(
+                    f"{tar.name}: the member {member.name!r} is an archive inside that of the "
+                    f"class {self.class_name!r}. Unpack the outer one, and pass the folder."
+                )
+            else:
+                others.append(member.name)
+        if others:
+            yield PassedOver("files that are no images", others[0], len(others))
 
 
 def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
@@ -66,85 +90,64 @@ class TarOfTars(Layout):
 
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
         """Yield the members of each inner tar, which is never unpacked."""
-        for inner in class_tars_in(tar, start, stop):
+        inner_tars = InnerTars(tar)
+        for inner in inner_tars.members(start, stop):
             layout = ClassTar(folder_class(stem_of(inner.name), self.options))
             yield from layout.rows(tar, take, inner.offset, inner.offset + inner.num_bytes)
+        yield from inner_tars.passed_over()
 
 
-def class_tars_in(tar: Tar, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-    """The plain tars among a tar's members."""
-    for member in tar.members(start, stop):
-        if member.name.endswith(".tar") and member.target is None:
-            yield member
+class InnerTars:
+    """The class tars among the members of a tar, and a count of what else is there.
 
-
-@dataclass(frozen=True)
-class TreeTar(Layout):
-    """A folder tree in a tar: `<...>/<class>/<file>`, or `<...>/<class>/images/<file>`.
-
-    Where the tree has folders for splits, only `<...>/<split>/<class>/` counts; Tiny-ImageNet's
-    `val/images/<file>` gets its classes from `val/val_annotations.txt` in the same tar.
+    Args:
+        tar: The outer tar.
     """
 
-    split: str = ""
-    """Empty: the tree has no folders for splits."""
-    options: SourceOptions = DEFAULT_OPTIONS
+    def __init__(self, tar: Tar) -> None:
+        self._tar = tar
+        self._others: list[str] = []
+        self._splits: set[str] = set()
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        """Yield every file under a class folder of the split."""
-        waiting: list[Row] = []  # of a flat split folder: named once its table has been read
-        classes: dict[str, str] = {}
-        for member in tar.members(start, stop):
-            folders, name = self._inside(member.name)
-            if folders and name == "val_annotations.txt":
-                where = f"{tar.name}: {member.name}"
-                data = tar.read(member.offset, member.num_bytes)
-                classes.update(parse_annotations(decode_table(data, where), where))
-            elif folders and may_be_image(name):
-                if self.split and len(folders) == 1:
-                    waiting.append(row_of(name, member, take, "")._replace(basis=Basis("table")))
-                else:
-                    key = f"{folder_class(folders[-1], self.options)}/{name}"
-                    basis = Basis("folder", folder="/".join(folders))
-                    row = row_of(key, member, take, self._target_class(member))
-                    yield row._replace(basis=basis)
-        for row in waiting:
-            yield _with_class(row, classes, tar.name)
+    def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+        """Yield the plain tars, each of one class.
 
-    def _inside(self, path: str) -> tuple[list[str], str]:
-        """Folders of *path* from the split down (`[split, class]`), and the file's name.
-
-        No folders: the file is no sample of this split.
+        Raises:
+            SourceError: One is compressed, holds a split, or they lie in folders of several splits.
         """
-        *folders, name = path.split("/")
-        if any(part.startswith(".") or part == "__MACOSX" for part in folders):
-            return [], name
-        if folders and folders[-1] == "images":
-            folders.pop()
-        if not self.split:
-            return folders[-1:], name
-        for depth in (2, 1):
-            split = known_split(folders[-depth], self.split) if len(folders) >= depth else ""
-            if split:
-                return (folders[-depth:] if split == self.split else []), name
-        return [], name
+        for member in self._tar.members(start, stop):
+            if member.target is None and is_tar(member.name):
+                self._check(member)
+                yield member
+            else:
+                self._others.append(member.name)
 
-    def _target_class(self, member: Member) -> str:
-        if member.target is None:
-            return ""
-        folders, _ = self._inside(member.target)
-        return f"{folder_class(folders[-1], self.options)}/" if folders else "?/"
+    def passed_over(self) -> Iterator[PassedOver]:
+        """Say what the tar held beside class tars."""
+        if self._others:
+            why = "members that are no class tars"
+            yield PassedOver(why, self._others[0], len(self._others))
 
-
-def _with_class(row: Row, classes: dict[str, str], where: str) -> Row:
-    """Complete a row that has only file names as its keys so far."""
-    key, target = (
-        f"{class_in(classes, name, where)}/{name}" if name else ""
-        for name in (row.key, row.same_as)
-    )
-    return row._replace(key=key, same_as=target)
+    def _check(self, member: Member) -> None:
+        folder, _, name = member.name.rpartition("/")
+        stem = stem_of(name)
+        self._splits |= {split for part in folder.split("/") if (split := known_split(part))}
+        if not name.lower().endswith(PLAIN):
+            why = "is compressed, and cannot be read in place"
+        elif known_split(stem) or stem.startswith("ILSVRC2012_"):
+            why = "is called as a split, not as a class"
+        elif len(self._splits) > 1:
+            why = f"lies in a folder of one of several splits ({', '.join(sorted(self._splits))})"
+        else:
+            return
+        raise SourceError(
+            f"{self._tar.name}: the inner tar {member.name!r} {why}. Unpack the outer one, and "
+            "pass the folder."
+        )
 
 
 def class_in(classes: dict[str, str], name: str, where: str) -> str:

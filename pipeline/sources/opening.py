@@ -34,24 +34,26 @@ def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None
         SourceError: It is something else, such as a page of HTML.
     """
     name = place.full(path)
+    past_end = place.options.rules > 1
     if not place.remote:
         head = place.head(path)
         if content_of(head) == ZIP:
             return Zip(place.open(path), name)
         if content_of(head) not in COMPRESSIONS:
             _check_is_tar(head, name)
-            return Tar(place.open(path), name, place.size(path), seeks=True)
+            return Tar(place.open(path), name, place.size(path), seeks=True, past_end=past_end)
     raw = place.open(path, start=start, stop=stop)
     stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
     if start == 0:
         with reading(name):
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if content_of(head) in COMPRESSIONS:
-            return Tar(decompressed(cast("BinaryIO", stream), content_of(head)), name)
+            plain = decompressed(cast("BinaryIO", stream), content_of(head))
+            return Tar(plain, name, past_end=past_end)
         if content_of(head) == ZIP:
             return Zip(cast("BinaryIO", stream), name)
         _check_is_tar(head, name)
-    return Tar(cast("BinaryIO", stream), name).starting_at(start)
+    return Tar(cast("BinaryIO", stream), name, past_end=past_end).starting_at(start)
 
 
 def _check_is_tar(head: bytes, name: str) -> None:

@@ -6,6 +6,7 @@ soon as what it saw decides. It is one for all finders (`Place.remembered`).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import cast
 
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
@@ -38,14 +39,19 @@ class Outline:
     """Whether these are all of its images."""
 
     @property
+    def names(self) -> list[str]:
+        """Names of the members."""
+        return [member.name for member in self.members]
+
+    @property
     def images(self) -> list[str]:
         """Names of the images."""
-        return [member.name for member in self.members if looks_like_image(member.name)]
+        return [member.name for member in self.members if is_image(member.name)]
 
     @property
     def shape(self) -> str:
         """`TARS`, `SHARD`, `TREE`, `VAL` (ILSVRC's flat images), or nothing for none of them."""
-        names = [member.name for member in self.members]
+        names = self.names
         if any(name.lower().endswith(PLAIN) for name in names):
             return TARS
         images = self.images
@@ -55,7 +61,7 @@ class Outline:
             return SHARD
         if images and all(map(_is_flat_val, images)):
             return VAL
-        if any("/" in name for name in images):
+        if any(map(folders_of, images)):
             return TREE
         return SHARD if images else ""
 
@@ -65,12 +71,38 @@ class Outline:
         Where all images that were seen lie right in folders called `train`, `val` or `test`, these
         are splits; beside other folders of images they are classes.
         """
-        folders = [folders_of(name) for name in self.images]
-        found = {split for path in folders if (split := split_above(path, wanted))}
-        flat = [known_split(path[-1], wanted) if path else "" for path in folders]
-        if not found and not all(flat):
+        located = [split_folder(folders_of(name), wanted) for name in self.images]
+        found = {split for split, below in located if split and below}
+        if not found and not all(split for split, _ in located):
             return set()
-        return (found | set(flat)) - {""}
+        if self.is_kaggle and not self.whole:
+            found |= {"train", "val"}  # one that was not seen comes later
+        return found | {split for split, _ in located if split}
+
+    @property
+    def is_kaggle(self) -> bool:
+        """Whether it is the tree of Kaggle's ILSVRC2012."""
+        return any("/CLS-LOC/" in f"/{name}" for name in self.images)
+
+    @property
+    def prefix(self) -> str:
+        """Folders that all class folders lie in, as far as they were seen."""
+        parents = [folders[:-1] for name in self.images if (folders := folders_of(name))]
+        common = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+        return "/".join(parts[0] for parts in common)
+
+
+def is_image(path: str) -> bool:
+    """Return True if a member's name ends as those of images do, and is not hidden."""
+    return looks_like_image(path.rpartition("/")[2]) and not is_hidden(path)
+
+
+def is_hidden(path: str) -> bool:
+    """Return True if a part of *path* is hidden, or what macOS puts beside files."""
+    parts = path.split("/")
+    return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
+        "__MACOSX" in parts
+    )
 
 
 def folders_of(path: str) -> list[str]:
@@ -79,9 +111,17 @@ def folders_of(path: str) -> list[str]:
     return folders[:-1] if folders[-1:] == ["images"] else folders
 
 
-def split_above(folders: list[str], wanted: str) -> str:
-    """Return the split of `<...>/<split>/<class>`, or nothing."""
-    return known_split(folders[-2], wanted) if len(folders) > 1 else ""
+def split_folder(folders: list[str], wanted: str = "") -> tuple[str, list[str]]:
+    """Return the split that one of *folders* is called after, and the folders under it.
+
+    `<split>/<class>` counts for more than `<split>` alone, since a class may be called `test`, and
+    either for more than a split further up.
+    """
+    for depth in (2, 1, *range(3, len(folders) + 1)):
+        split = known_split(folders[-depth], wanted) if len(folders) >= depth else ""
+        if split:
+            return split, folders[len(folders) - depth + 1 :]
+    return "", folders
 
 
 def sample_name(path: str) -> tuple[str, str]:
@@ -115,9 +155,12 @@ def _look(place: Place, path: str) -> Outline:
 def _outline(tar: Tar, max_members: int | None) -> Outline:
     seen: list[Member] = []
     images = 0
+    annotated = False
     for number, member in enumerate(tar.members()):
-        decides = looks_like_image(member.name)
+        decides = is_image(member.name)
         images += decides
+        if not annotated and "/ILSVRC2012_val_" in member.name and not decides:
+            decides = annotated = True  # the classes of val, whose images may come last
         if decides or number < MAX_MEMBERS:
             seen.append(member)
         enough = images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
@@ -145,9 +188,9 @@ def all_splits(place: Place, path: str, wanted: str) -> set[str]:
 
 
 def _splits_of(members: Iterable[Member], wanted: str) -> set[str]:
-    found = set()
-    for member in members:
-        if looks_like_image(member.name):
-            folders = folders_of(member.name)
-            found.add(split_above(folders, wanted) or known_split((folders or [""])[-1], wanted))
+    found = {
+        split_folder(folders_of(member.name), wanted)[0]
+        for member in members
+        if is_image(member.name)
+    }
     return found - {""}

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
 from pipeline.sources.classes import Evidence
-from pipeline.sources.listing import ListingBuilder, Row, sort_listing
+from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 
 RECORDS = ".records"
 INDEX = ".index.arrow"
@@ -58,7 +58,7 @@ class Block(Protocol):
         """About how much the samples take."""
         ...
 
-    def samples(self, put: Put) -> Iterator[Row]:
+    def samples(self, put: Put) -> Iterator[Row | PassedOver]:
         """Read the block from front to back, handing each sample's bytes to *put*."""
         ...
 

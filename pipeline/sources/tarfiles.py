@@ -85,15 +85,24 @@ class Tar:
         name: Whole name, for messages.
         num_bytes: Length of the file; None when only its end tells.
         seeks: Whether *file* can seek; otherwise what is skipped is read.
+        past_end: Whether members behind the zeros that end an archive count: not under listing
+            rules 1, which older stores were made by.
     """
 
     def __init__(
-        self, file: BinaryIO, name: str, num_bytes: int | None = None, *, seeks: bool = False
+        self,
+        file: BinaryIO,
+        name: str,
+        num_bytes: int | None = None,
+        *,
+        seeks: bool = False,
+        past_end: bool = True,
     ) -> None:
         self._file = file
         self.name = name
         self._end = num_bytes
         self.seeks = seeks
+        self._past_end = past_end
         self._at = 0
         self._last = ""
 
@@ -238,6 +247,8 @@ class Tar:
                 if len(block) == BLOCK and sum_is_right(block):
                     return _Header(at, block, end is not None)
                 raise self._no_header(block, at, start, end)
+            if len(block) == BLOCK and not self._past_end:
+                return None
             if len(block) < BLOCK:
                 if end is None:
                     raise self._cut(

@@ -1,9 +1,10 @@
 """WebDataset shards and other tars: which tar is which, and how shards become samples.
 
 A shard's members are grouped as WebDataset does: neighbours with the same name up to the first
-dot of the last part are one sample. A sample has one image (`.jpg`, `.jpeg`, `.png`, ...), whose
-file name is kept whole, and may have a `.cls` (number or name) or a `.json` (with `wnid`, `label`
-or `cls`) that tells its class, as `pipeline.sources.naming` says.
+dot of the last part are one sample. Parts that are not neighbours are put together where that can
+be told, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`, `.png`,
+...), whose file name is kept whole, and may have a `.cls` (number or name) or a `.json` (with
+`wnid`, `label` or `cls`) that tells its class, as `pipeline.sources.classes` says.
 """
 
 import json
@@ -17,14 +18,15 @@ from pipeline.sources.archives import Part, TarSource, by_split
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import ClassTable, Labeller
 from pipeline.sources.containers import container_of
-from pipeline.sources.layouts import Layout, Take, TreeTar
-from pipeline.sources.listing import Row
+from pipeline.sources.layouts import Layout, Take
+from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import is_wnid, looks_like_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import SHARD, TREE, all_splits, outline_of, sample_name
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Member, Tar, stem_of
+from pipeline.sources.trees import TreeTar
 
 _MAX_TABLE_BYTES = 16 << 20
 _JSON_WORDS = ("wnid", "label", "cls")
@@ -40,6 +42,79 @@ class _Sample:
     texts: dict[str, str] = field(default_factory=dict)
 
 
+class _Apart:
+    """Members of samples that are not neighbours in their shard, until its end is reached.
+
+    A tar that was sorted by suffix has all images first and all labels behind them; WebDataset's
+    grouping makes of each an image without a label and a label without an image.
+
+    Args:
+        where: Whole name of the shard, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._images: dict[str, list[_Sample]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        self._done: set[str] = set()
+        self.passed: dict[str, PassedOver] = {}
+
+    def pass_over(self, why: str, name: str) -> None:
+        """Count a member that is no part of a sample."""
+        before = self.passed.get(why, PassedOver(why, name, 0))
+        self.passed[why] = before._replace(how_many=before.how_many + 1)
+
+    def is_complete(self, sample: _Sample) -> bool:
+        """Return True if *sample* has its image and its label; else keep what it has.
+
+        Raises:
+            SourceError: The same part of a sample stands twice in the shard.
+        """
+        if sample.image is not None and sample.texts and _says_class(sample.texts):
+            self._done.add(sample.name)
+            return True
+        if sample.image is not None:
+            self._images.setdefault(sample.name, []).append(sample)
+        elif sample.texts:
+            before = self._texts.setdefault(sample.name, {})
+            if before.keys() & sample.texts.keys():
+                raise self._twice(sample.name, "a label")
+            before.update(sample.texts)
+        elif sample.name:
+            self.pass_over("samples without an image", sample.name)
+        return False
+
+    def rejoined(self) -> Iterator[_Sample]:
+        """Yield the samples whose images had no label beside them, with those found elsewhere.
+
+        Raises:
+            SourceError: A label stands apart from a sample that has one beside its image.
+        """
+        for name, texts in self._texts.items():
+            samples = self._images.get(name, [])
+            if len(samples) > 1:
+                raise self._twice(name, "an image")
+            if name in self._done:
+                raise self._twice(name, "a label")
+            if not samples:
+                self.pass_over("samples without an image", name)
+            for sample in samples:
+                sample.texts |= texts
+        for samples in self._images.values():
+            yield from samples
+
+    def _twice(self, name: str, part: str) -> SourceError:
+        return SourceError(
+            f"{self._where}: the sample {name!r} has {part} in two places of the shard, not beside "
+            "each other: which belong together cannot be told. Make the shard again with its "
+            "members in order (tar --sort=name), each sample once."
+        )
+
+
+def _says_class(texts: dict[str, str]) -> bool:
+    return "cls" in texts or any(f'"{word}"' in texts["json"] for word in _JSON_WORDS)
+
+
 @dataclass(frozen=True)
 class Shard(Layout):
     """A WebDataset shard; the order of its classes' numbers is told by a table near *root*."""
@@ -47,18 +122,34 @@ class Shard(Layout):
     root: str
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(self, tar: Tar, take: Take, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
         """Yield one row for each sample that has an image."""
         sample = _Sample("")
+        apart = _Apart(tar.name)
         for member in tar.members(start, stop):
             name, suffix = sample_name(member.name)
             if not suffix or name.rpartition("/")[2] == "":
-                continue  # WebDataset passes over names without a suffix and those in hiding
+                # WebDataset passes over names without a suffix and those in hiding
+                apart.pass_over("files without a suffix, or hidden", member.name)
+                continue
             if name != sample.name:
-                yield from self._finished(sample, tar)
+                if self._is_complete(sample, apart):
+                    yield self._finished(sample, tar)
                 sample = _Sample(name)
-            self._read(sample, member, suffix, tar, take)
-        yield from self._finished(sample, tar)
+            self._read(sample, member, suffix.lower(), tar, take)
+        if self._is_complete(sample, apart):
+            yield self._finished(sample, tar)
+        for rejoined in apart.rejoined():
+            yield self._finished(rejoined, tar)
+        yield from apart.passed.values()
+
+    def _is_complete(self, sample: _Sample, apart: "_Apart") -> bool:
+        """Return True if neighbours are all of a sample; else keep them for the shard's end."""
+        if self.options.rules == 1:
+            return sample.image is not None
+        return apart.is_complete(sample)
 
     def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> None:
         """Take in one member of *sample*."""
@@ -75,11 +166,11 @@ class Shard(Layout):
         elif suffix in ("cls", "json"):
             sample.texts[suffix] = _text_of(member, tar)
 
-    def _finished(self, sample: _Sample, tar: Tar) -> Iterator[Row]:
-        if sample.image is None:
-            return
-        path = sample.image.name
-        if sample.image.target is not None:
+    def _finished(self, sample: _Sample, tar: Tar) -> Row:
+        image = sample.image
+        assert image is not None, sample.name
+        path = image.name
+        if image.target is not None:
             raise SourceError(
                 f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. "
                 "Make the shard again with the files themselves (tar --hard-dereference -h)."
@@ -88,7 +179,7 @@ class Shard(Layout):
         said = _labels_said(sample, tar.name)
         labeller = Labeller(self.table if said else None, self.options)
         key, basis = labeller.key(path, said, shown)
-        yield Row(key, sample.image.num_bytes, sample.offset, basis=basis)
+        return Row(key, image.num_bytes, sample.offset, basis=basis)
 
     def class_table(self) -> ClassTable | None:
         """Return the classes that labels count."""
@@ -171,7 +262,11 @@ def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits."""
     found: dict[str, TarSource] = {}
     for split, paths in _archives(place, wanted, TREE, named).items():
+        outline = outline_of(place, paths[0])
         for inner in sorted(all_splits(place, paths[0], wanted)) or [""]:
+            layout = TreeTar(
+                inner, place.options, place.root, "" if inner else outline.prefix, outline.is_kaggle
+            )
             # a name may say `test-data`, and the folders in it know better
-            found[inner or split] = _source("tar", place, paths, TreeTar(inner, place.options))
+            found[inner or split] = _source("tar", place, paths, layout)
     return found

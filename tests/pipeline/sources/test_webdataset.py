@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source
-from pipeline.sources.webdataset import sample_name
+from pipeline.sources.classes import Evidence
+from pipeline.sources.outline import sample_name
 from tests.pipeline.sources.layouts import tar_bytes
 
 # folders that tell the class, so that only the grouping decides
@@ -64,7 +65,13 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members
         with pytest.raises(SourceError, match="no images found"):
             keys(root)
         return
-    assert keys(root) == sorted("/".join(name.split("/")[-2:]) for name in expected)
+    groups = [sample_name(group[0])[0] for group in oracle(members)]
+    try:
+        listed = keys(root)
+    except SourceError:  # a label apart from a sample that is complete
+        assert len(set(groups)) < len(groups)
+        return
+    assert listed == sorted("/".join(name.split("/")[-2:]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +160,61 @@ def test_a_name_is_split_at_the_first_dot_of_its_last_part():
     """Dots of folders do not count."""
     assert sample_name("a.b/c.d.e") == ("a.b/c", "d.e")
     assert sample_name("c") == ("c", "")
+
+
+CLASSES = ("bird", "cat", "dog")
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=8),
+    suffix=st.sampled_from(["cls", "json"]),
+    data=st.data(),
+)
+def test_the_order_of_members_never_decides_a_label(tmp_path_factory, labels, suffix, data):
+    """Sorted by name, by suffix, or shuffled: each image has its own label, or all is refused."""
+    label_text = {"cls": "{}", "json": '{{"label": {}}}'}[suffix]
+    members = [(f"photos/{i:03d}.jpg", b"x" * (i + 1)) for i in range(len(labels))]
+    members += [
+        (f"photos/{i:03d}.{suffix}", label_text.format(label).encode())
+        for i, label in enumerate(labels)
+    ]
+    members += [(f"photos/{i:03d}.txt", b"a photo") for i in range(len(labels))]
+    root = tmp_path_factory.mktemp("x")
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    shard(root, dict(data.draw(st.permutations(members))))
+    expected = sorted(f"{CLASSES[label]}/{i:03d}.jpg" for i, label in enumerate(labels))
+    assert keys(root) == expected
+
+
+def test_a_label_that_stands_twice_apart_is_refused(tmp_path):
+    """Which of the two belongs to the image cannot be told; the cure is said."""
+    members = [("a.jpg", b"1"), ("a.cls", b"0"), ("b.jpg", b"2"), ("b.cls", b"1")]
+    root = shard(tmp_path / "x", dict(members))
+    with (root / "s-000.tar").open("ab") as file:
+        file.write(tar_bytes({"a.cls": b"1"}))
+    with pytest.raises(SourceError, match=r"sample 'a' has a label in two places .* --sort=name"):
+        keys(root)
+
+
+def test_samples_without_an_image_are_counted(tmp_path):
+    """Also a label that no image belongs to."""
+    members = {"a.jpg": b"1", "a.cls": b"0", "b.cls": b"1", "c.txt": b"x", "readme": b"x"}
+    root = shard(tmp_path / "x", members)
+    listing = open_source(root, "train", "webdataset").list(lambda num_new: None)
+    passed = Evidence.decode(listing.schema.metadata).passed
+    assert {why: (seen.first, seen.count) for why, seen in passed.items()} == {
+        "samples without an image": ("c", 2),
+        "files without a suffix, or hidden": ("readme", 1),
+    }
+
+
+def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path):
+    """Its labels lie behind more images than a look sees."""
+    members = {f"photos/{i:03d}.jpg": b"x" for i in range(80)}
+    members |= {f"photos/{i:03d}.cls": b"%d" % (i % 2) for i in range(80)}
+    root = shard(tmp_path / "x", members)
+    source = open_source(root, "train")
+    assert source.kind == "tar"
+    with pytest.raises(SourceError, match=r"'photos/000\.cls' says the class of the sample"):
+        source.list(lambda num_new: None)
+    assert {key.partition("/")[0] for key in keys(root)} == {"0", "1"}
