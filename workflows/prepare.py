@@ -7,7 +7,6 @@ command is given again. A finished store grows: ask for a further size or a furt
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.cores import cores
-from pipeline import identity, sources
+from pipeline import confined, identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
@@ -377,7 +376,7 @@ def _prepare(
         make_shards(options, objects, plan, work, todo, commits, cluster, tally)
     done = _finish(objects, plan, work)
     if done is not None and source.access == "blocks":
-        shutil.rmtree(_spool_folder(objects, split), ignore_errors=True)
+        remove_spool(objects, split)
     return tally.report()
 
 
@@ -463,7 +462,15 @@ def _spool_folder(objects: Objects, split: str) -> str:
             "a source that can only be streamed needs a store on a disk, for its spool. Copy the"
             " source to a disk first, or prepare on a disk and copy the store."
         )
+    confined.confined(Path(objects.url), layout.spool(split))
     return f"{objects.url}/{layout.spool(split)}"
+
+
+def remove_spool(objects: Objects, split: str) -> None:
+    """Remove the record files of a split that is finished; an object store has none."""
+    if isinstance(objects, LocalObjects):
+        root = Path(objects.url)
+        confined.remove_folder(root / layout.spool(split), root)
 
 
 def _target(plan: Plan, limit: int | None) -> range:

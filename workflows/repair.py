@@ -7,11 +7,11 @@ whose bytes must still have the checksums that were recorded. Exit status 0: the
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline import identity, sources
+from pipeline import confined, identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import mend, planning
 from pipeline.ingest.check import Found, Problem
@@ -24,12 +24,12 @@ from pipeline.sources import spool
 from pipeline.sources.options import SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 from workflows import clusters
 from workflows.clusters import Cluster
 from workflows.figures import counted, printable
-from workflows.prepare import OpenSplit, Options, settle
+from workflows.prepare import OpenSplit, Options, remove_spool, settle
 from workflows.progress import say_waiting
 from workflows.verify import chosen_splits, say_problems, verify_split
 
@@ -110,8 +110,8 @@ def repair_split(repair: Repair) -> int:
     print(f"{repair.split}: {counted(len(mended), 'file')} brought back")
     for name in mended:
         print(printable(f"  {name}"))
-    if not left and isinstance(repair.objects, LocalObjects):
-        shutil.rmtree(_spool(repair), ignore_errors=True)
+    if not left:
+        remove_spool(repair.objects, repair.split)
     return _left(left)
 
 
@@ -186,7 +186,8 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
     origin = known_origin(repair.objects, plan)
-    if origin.is_there:
+    if origin.is_there:  # the store says where: who repairs somebody else's sees what is read
+        print(printable(f"{repair.split}: images are read from {origin.root}"), flush=True)
         return
     if origin.root != _spool(repair):
         raise StoreError(
@@ -200,6 +201,7 @@ def _stream(repair: Repair, origin: Origin) -> None:
     # The spool went when the split was finished. The blocks come out the same again.
     source = sources.open_source(repair.data or origin.source, repair.split, origin.kind)
     blocks = source.blocks()
+    confined.confined(Path(repair.objects.url), layout.spool(repair.split))
     planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))
     print(f"{repair.split}: streaming {len(blocks):,} blocks of kind {origin.kind}", flush=True)
     jobs = [

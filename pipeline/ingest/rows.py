@@ -20,11 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.store import document, layout, records
+from pipeline.store import document, layout, records, schema
 from pipeline.store.arrow_files import open_for_arrow
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
+from pipeline.store.schema import Count, Format
 from pipeline.urls import is_url
 
 SCHEMA = pa.schema(
@@ -37,6 +38,9 @@ SCHEMA = pa.schema(
         ("crc32c", pa.uint32()),
     ]
 )
+
+REQUIRED = ("key", "label", "num_bytes")
+"""Columns that are never null."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,21 @@ class Origin:
     """Changes when the source does."""
     listing: str
     """Digest of the listing, as in the plan."""
-    num_bytes: int
+    num_bytes: Count
     """Of all samples."""
 
     @property
     def is_there(self) -> bool:
         """Whether there is anything at the root, as far as can be told without asking a server."""
         return is_url(self.root) or Path(self.root).exists()
+
+
+@dataclass(frozen=True)
+class RowsRecord:
+    """The record of the rows' file."""
+
+    rows: Written
+    format: Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +104,18 @@ def write_rows(
         labels: (num_rows,) int32, of the sorted samples.
         order: (num_rows,) int64, the place in *listing* of row 0, 1, ...
     """
-    schema = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
+    described = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
     writer = objects.create(layout.rows(plan.split))
     noting = records.FingerprintWriter(writer)
     try:
         with (
             pa.PythonFile(WriterFile(noting), mode="w") as sink,
-            pa.ipc.new_file(sink, schema) as file,
+            pa.ipc.new_file(sink, described) as file,
         ):
             for shard in range(plan.num_shards):
                 rows = plan.rows(shard)
-                file.write_batch(_batch(columns.take(order[rows.start : rows.stop]), schema))
+                file.write_batch(_batch(columns.take(order[rows.start : rows.stop]), described))
         writer.finish()
     finally:
         writer.abort()
@@ -121,8 +133,10 @@ def known_origin(objects: Objects, plan: Plan) -> Origin:
     rows.close()
     name = layout.rows_record(plan.split)
     try:
-        record = document.decode(objects.get(name), name)
-        whole = records.is_there(objects, Written(**record["rows"]))
+        data = objects.get(name, document.MAX_BYTES)
+        record = document.decode_as(RowsRecord, data, name)
+        document.check_value(name, "rows.name", record.rows.name, layout.rows(plan.split))
+        whole = records.is_there(objects, record.rows)
     except (FileNotFoundError, StoreError):
         whole = False
     if not whole:
@@ -137,15 +151,15 @@ def _unknown(plan: Plan, why: str) -> str:
     )
 
 
-def _batch(taken: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(taken: pa.Table, described: pa.Schema) -> pa.RecordBatch:
     arrays = [
         taken[field.name].cast(field.type).combine_chunks()
         if field.name in taken.column_names
         else pa.nulls(taken.num_rows, field.type)
-        for field in schema
+        for field in described
     ]
     flat = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
-    return pa.RecordBatch.from_arrays(flat, schema=schema)
+    return pa.RecordBatch.from_arrays(flat, schema=described)
 
 
 class Rows:
@@ -163,10 +177,12 @@ class Rows:
             self._raw = open_for_arrow(objects.open(name))
             self._close = weakref.finalize(self, self._raw.close)
             self._file = pa.ipc.open_file(self._raw)
-            self.origin = Origin(**json.loads(self._file.schema.metadata[b"origin"]))
+            if not self._file.schema.equals(SCHEMA):
+                raise ValueError("other columns")
+            self.origin = schema.read(Origin, json.loads(self._file.schema.metadata[b"origin"]))
         except FileNotFoundError:
             raise StoreError(_unknown(plan, f"there is no {name}")) from None
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
+        except _UNREADABLE as e:
             raise StoreError(_unknown(plan, f"{name} is damaged ({type(e).__name__})")) from e
         if self.origin.listing != plan.listing or self._file.num_record_batches != plan.num_shards:
             raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
@@ -177,15 +193,46 @@ class Rows:
 
     def num_bytes(self, shard: int) -> int:
         """Bytes of all source images of one shard."""
-        return int(pa.compute.sum(self._file.get_batch(shard)["num_bytes"]).as_py())
+        return int(pa.compute.sum(self._checked(shard)["num_bytes"]).as_py())
 
     def close(self) -> None:
         """Close the file, which is closed with the last reference to it at the latest."""
         self._close()
 
     def _samples(self, shard: int) -> Iterator[Sample]:
-        columns = (column.to_pylist() for column in self._file.get_batch(shard).columns)
+        batch = self._checked(shard)
+        columns = (column.to_pylist() for column in batch.columns)
         rows = self._plan.rows(shard)
         for row, values in zip(rows, zip(*columns, strict=True), strict=True):
             key, label, num_bytes, path, offset, crc32c = values
             yield Sample(row, key, label, num_bytes, path or key, offset, crc32c)
+
+    def _checked(self, shard: int) -> pa.RecordBatch:
+        """Return the batch of one shard, whose values cannot lead a reader astray.
+
+        Raises:
+            StoreError: It is damaged, of another number of rows, or somebody else wrote it.
+        """
+        try:
+            batch = self._file.get_batch(shard)
+            batch.validate(full=True)  # places of texts, too: Arrow itself follows them blindly
+            _check_values(batch, len(self._plan.rows(shard)))
+        except _UNREADABLE as e:
+            why = f"{layout.rows(self._plan.split)} is damaged ({type(e).__name__}: {e})"
+            raise StoreError(_unknown(self._plan, why)) from e
+        return batch
+
+
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError)
+
+
+def _check_values(batch: pa.RecordBatch, num_rows: int) -> None:
+    if batch.num_rows != num_rows or any(batch[name].null_count for name in REQUIRED):
+        raise ValueError(f"expected {num_rows} rows with keys, labels and sizes")
+    for name, least in (("label", -1), ("num_bytes", 0), ("offset", 0)):
+        lowest = pa.compute.min(batch[name]).as_py()
+        if lowest is not None and lowest < least:
+            raise ValueError(f"{name} is {lowest}: expected at least {least}")
+    for path in (*batch["path"].to_pylist(), *batch["key"].to_pylist()):
+        if path is not None and ".." in path.split("/"):
+            raise ValueError(f"path {path[:200]!r} leads out of the source")

@@ -26,7 +26,13 @@ import pyarrow as pa
 
 from pipeline import identity, probe
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
-from pipeline.errors import DecodeError, ReadError, StoreError, StoreMismatchError
+from pipeline.errors import (
+    DecodeError,
+    ReadError,
+    StoreDamagedError,
+    StoreError,
+    StoreMismatchError,
+)
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.rows import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
@@ -409,6 +415,11 @@ def _quarantined(space: Workspace, sample: Sample, checksum: int, status: int, r
 
 
 def _wnid(space: Workspace, sample: Sample) -> str:
+    if sample.label >= len(space.recipe.classes):
+        raise StoreDamagedError(
+            f"{layout.rows(space.work.split)} gives row {sample.row} the label {sample.label}:"
+            f" expected -1 to {len(space.recipe.classes) - 1}. Pass --data SOURCE to list it again."
+        )
     return space.recipe.classes[sample.label][0] if sample.label >= 0 else ""
 
 

@@ -120,6 +120,8 @@ def _sweep(folder: Path, name: str) -> None:
 
 def _is_left_behind(path: Path, age: float) -> bool:
     """Return True if no task is at work on a file that was written *age* seconds ago."""
+    if path.is_symlink():  # no task makes links: whatever it leads to is not opened
+        return True
     with path.open("r+b") as file:
         try:
             return try_lock(file.fileno())
@@ -180,6 +182,8 @@ def _is_whole(folder: Path, name: str) -> bool:
 def _read_index(folder: Path, name: str) -> pa.Table:
     """Index of one block, after a look at the length of its records."""
     path, records = folder / (name + INDEX), folder / (name + RECORDS)
+    if path.exists() and not path.is_file():
+        raise SourceError(f"the spool's index {path} is no file. Delete it.")
     try:
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
