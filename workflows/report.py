@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace) -> Judged | None:
-    stage = asked["options"]["stage"]
+    stage = asked["options"].get("stage", "")
     if folder.newest() is None:
         return None
     if stage.startswith("workflows.wgan."):
@@ -139,9 +139,9 @@ def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -
         *_grids(folder),
         *_judged(judged),
         "<h2>Asked for</h2>",
-        _table({**asked["options"], **asked.get("data", {})}),
+        _table({**asked["options"], **(asked.get("data") or {})}),
         "<h2>Made with</h2>",
-        _table(asked["versions"]),
+        _table(asked.get("versions", {})),
     ]
     title = f"{folder.path.absolute().name} - Tesserae"
     return page.page(title, filter(None, body), charts.STYLE + STYLE)
@@ -164,9 +164,9 @@ def _facts(
     options: Mapping[str, Any], steps: list[dict[str, Any]], speeds: list[dict[str, Any]]
 ) -> Iterator[tuple[str, str, str]]:
     done = steps[-1]["step"] if steps else 0
-    yield "steps", f"{done:,}", f"of {options['steps']:,}"
+    yield "steps", f"{done:,}", f"of {options.get('steps', 0):,}"
     if "objective" in options:
-        yield "objective", str(options["objective"]), f"{options['image_size']} px"
+        yield "objective", str(options["objective"]), f"{options.get('image_size')} px"
     if speeds:
         rate = float(np.median([line["images_per_second"] for line in speeds]))
         wait = float(np.median([line["wait_share"] for line in speeds]))

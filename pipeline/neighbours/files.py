@@ -20,27 +20,54 @@ import mmap
 import os
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.errors import TesseraeError
-from pipeline.neighbours.building import assembled
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.neighbours.building import KINDS, assembled
 from pipeline.neighbours.exact import DeviceScan, Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.nominating import Hnsw, HnswOptions, Lsh, LshOptions, faiss
 from pipeline.neighbours.vectors import Vectors
 from pipeline.store.objects import LocalObjects, ObjectWriter
+from pipeline.store.schema import Between, Digest, Format, Matching, SchemaError, read, shown
 
 FORMAT = 1
 HEADER = "index.json"
 PART = re.compile(r"[a-z]+-[0-9a-f]{12}\.(npy|faiss)")
+MAX_HEADER_BYTES = 2**28
 PIECE_BYTES = 8 * 2**20
 """That are read or written at once."""
 HUGE_PAGE_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as the header has it."""
+
+    file: Annotated[str, Matching(PART.fullmatch, "the name of a part in the same folder")]
+    bytes: Annotated[int, Between(0, 2**48)]
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Header:
+    """What `index.json` says, without its digest."""
+
+    format: Format
+    kind: Annotated[str, Matching(KINDS.__contains__, " or ".join(KINDS))]
+    count: Annotated[int, Between(1, 2**40)]
+    dim: Annotated[int, Between(1, 2**24)]
+    dtype: Annotated[str, Matching(("float32", "float16").__contains__, "float32 or float16")]
+    options: dict[str, Any]
+    facts: dict[str, float]
+    identity: dict[str, Any]
+    parts: dict[str, Part]
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -173,14 +200,23 @@ def load(
             _check(place, part, whole=digests or name != "vectors")
     try:
         return _opened(place, fields, device)
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as e:
+    except _UNREADABLE as e:
         raise _damaged(place, f"cannot be opened ({str(e).splitlines()[0][:120]})") from e
+
+
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, OSError, RuntimeError),
+    *(IndexError, MemoryError, OverflowError, AttributeError),
+)
+"""Errors of numpy and faiss for files that are not what the header says."""
 
 
 def _header(folder: Path) -> dict[str, Any]:
     file = folder / HEADER
     try:
-        data = file.read_bytes()
+        data = LocalObjects(str(folder), "reader").get(HEADER, MAX_HEADER_BYTES)
+    except StoreError as e:
+        raise TesseraeError(f"{file} cannot be read: {e}") from e
     except OSError as e:
         raise TesseraeError(
             f"{file} cannot be read ({e.strerror}): expected a folder that holds a saved index."
@@ -189,15 +225,19 @@ def _header(folder: Path) -> dict[str, Any]:
         fields = dict(json.loads(data))
         fields.pop("digest")
         intact = _encode(fields) == data
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
         intact = False
     if not intact:
         raise _damaged(file, "does not match its own digest")
     if fields.get("format") != FORMAT:
         raise TesseraeError(
-            f"{file} has format {fields.get('format')!r}: this version reads {FORMAT}. Build the"
-            " index again."
+            f"{file} has format {shown(fields.get('format'))}: this version reads {FORMAT}. Build"
+            " the index again."
         )
+    try:
+        read(Header, fields)
+    except SchemaError as e:  # its digest is right: somebody else wrote it
+        raise _damaged(file, f"cannot be of an index: {e}") from None
     return fields
 
 
@@ -219,6 +259,8 @@ def _check(
     file = folder / part["file"]
     seen = xxhash.xxh3_128()
     try:
+        if not file.is_file():  # a pipe, say, which nobody may ever write to
+            raise _damaged(file, "is no file")
         num_bytes = file.stat().st_size
         if num_bytes != part["bytes"]:
             raise _damaged(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")
@@ -273,6 +315,7 @@ def _array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:
 
 def _faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> Any:
     library = faiss()
+    _check(folder, part, whole=False)  # before there is memory for so many bytes
     memory = _memory(part["bytes"])
     _check(folder, part, whole=True, to=memory)
     reader = library.ZeroCopyIOReader(library.swig_ptr(memory), len(memory))

@@ -149,8 +149,8 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
 
 
 def _check_labels(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
-    least, most = int(labels.min(initial=-1)), int(labels.max(initial=-1))
-    if not -1 <= least <= most < max(len(recipe.classes), 0):
+    least, most = int(labels.min()), int(labels.max())
+    if not -1 <= least <= most < len(recipe.classes):
         raise StoreDamagedError(
             f"{layout.array(plan.split, 'label')} holds labels {least} to {most}: expected -1 to"
             f" {len(recipe.classes) - 1}. Run `tesserae repair`."

@@ -192,10 +192,11 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
     folder = RunFolder(run)
     asked = folder.asked()
     newest = folder.newest()
-    if asked["options"]["stage"] != STAGE:
+    if asked["options"].get("stage") != STAGE:
         raise TesseraeError(f"{run} is no run of `tesserae train devise`.")
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
+    data = folder.data()
     options, space = Options.of(asked["options"]), load_space(run)
     state = folder.load_trained(newest, "head", "trunk")
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -205,10 +206,10 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
         options=options,
         space=space,
         head=head.eval(),
-        store=asked["data"]["store"],
-        split=asked["data"]["split"],
-        size=int(asked["data"]["size"]),
-        features=asked["data"]["features"],
+        store=data["store"],
+        split=data["split"],
+        size=int(data["size"]),
+        features=data["features"],
         digest=_digest(head, state["trunk"], space, options),
         step=int(state["step"]),
         device=where,

@@ -81,7 +81,7 @@ def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> Ju
         TesseraeError: The run or its store cannot be opened.
     """
     model = open_model(folder.path)
-    split = folder.asked()["data"]["held_out"] or _finished(model)
+    split = folder.data()["held_out"] or _finished(model)
     if split is None:
         return None
     judged = _read(model, split)

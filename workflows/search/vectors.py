@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import uuid
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.cores import cores
+from pipeline import confined
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load
 from pipeline.neighbours.files import HEADER
@@ -109,6 +109,7 @@ def open_embedded(
     name = split.plan.split
     run = f"{name}-{uuid.uuid4().hex}"
     making = _Making(model, split, folder / name, folder / TEMPORARY / run, stream or sys.stderr)
+    making.check_links()
     index = making.load(kind, digests=digests)
     if index is None:
         objects = LocalObjects(str(folder.absolute()), run)
@@ -151,6 +152,20 @@ class _Making:
             "size": self.model.size,
         }
 
+    @property
+    def run(self) -> Path:
+        """The run's folder, in which all of it lies."""
+        return self.place.parent.parent
+
+    def check_links(self) -> None:
+        """Refuse folders that are links out of the run's: indexes are written and removed there.
+
+        Raises:
+            StoreError: One is.
+        """
+        for folder in (self.place.parent, *(self.place / kind for kind in KINDS)):
+            confined.check_inside(folder, self.run)
+
     def load(self, kind: str, *, digests: bool) -> Index | None:
         """What is there of a kind; None: nothing, or of something else, or damaged."""
         if not (self.place / kind).is_dir():
@@ -164,7 +179,7 @@ class _Making:
         """An index of a kind that is not there, from the vectors of another if there is one."""
         for other in KINDS:
             if not self._is_there(other):
-                shutil.rmtree(self.place / other, ignore_errors=True)
+                confined.remove_folder(self.place / other, self.run)
         found = (self.load(other, digests=True) for other in KINDS)
         source = next((index for index in found if index is not None), None)
         embedded = source is None
@@ -178,7 +193,7 @@ class _Making:
         made = build(kind, source.vectors.array, threads=cores(), probes=probes)
         made.save(self.place / kind, self.identity)
         if embedded:  # the other has all of its vectors
-            shutil.rmtree(self.place / "exact", ignore_errors=True)
+            confined.remove_folder(self.place / "exact", self.run)
         return load(self.place / kind, self.identity, digests=False)
 
     def _is_there(self, kind: str) -> bool:
@@ -186,7 +201,7 @@ class _Making:
         try:
             said = json.loads((self.place / kind / HEADER).read_bytes())
             return bool(said["identity"] == self.identity)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def _embed(self) -> Index:

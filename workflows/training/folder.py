@@ -29,10 +29,11 @@ from typing import IO, Any, cast
 
 import torch
 
+from pipeline import confined
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import name_exclusively, sync_folder
 from pipeline.store.layout import TEMPORARY
-from workflows.training import writing
+from workflows.training import records, writing
 from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
 
@@ -76,6 +77,15 @@ class RunFolder:
         self._written: set[Path] = set()
         """Files that `begin` wrote, since there was no run before."""
 
+    def check_links(self) -> None:
+        """Refuse a folder of the run that is a link out of it: files are written and removed there.
+
+        Raises:
+            StoreError: There is one.
+        """
+        for name in (self._checkpoints.name, self._generations.name, "meetings", "samples"):
+            confined.check_inside(self.path / name, self.path)
+
     def begun(self) -> bool:
         """Return True if it is a run's folder: one that `begin` wrote."""
         return (self.path / "options.json").exists()
@@ -104,9 +114,10 @@ class RunFolder:
             TesseraeError: It is of another, or holds other files.
         """
         file = self.path / "options.json"
+        self.check_links()
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
-            kept = json.loads(file.read_text())
+            kept = records.read_options(file)
             found = {**before, **kept["options"]}
             names = kept["options"].keys() | wanted
             step, changeable = back_to or (0, ())
@@ -140,6 +151,7 @@ class RunFolder:
             made: Folders that were made for it, which go too if nothing else is in them; the
                 innermost first.
         """
+        self.check_links()
         if self._saved() or (self.path / "metrics.jsonl").exists():
             return
         ours = [self.path / TEMPORARY / f"{LEASE}.lock", *self._written]
@@ -194,10 +206,18 @@ class RunFolder:
             TesseraeError: It is no run's folder.
         """
         try:
-            found: dict[str, Any] = json.loads((self.path / "options.json").read_text())
-        except (OSError, ValueError) as e:
+            return records.read_options(self.path / "options.json")
+        except OSError as e:
             raise TesseraeError(f"{self.path} is no folder of a run ({e}).") from None
-        return found
+
+    def data(self) -> dict[str, Any]:
+        """What is said of the data that the run learned from.
+
+        Raises:
+            TesseraeError: It is no run's folder, or says nothing of its data.
+        """
+        self.asked()
+        return records.read_data(self.path / "options.json")
 
     def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
         """Claim the next generation; returns its number, and what it goes on from.
@@ -208,6 +228,7 @@ class RunFolder:
         Raises:
             TesseraeError: There is no checkpoint of that step.
         """
+        self.check_links()
         while True:
             resumed = self.newest() if from_step is None else self.at(from_step)
             number = max(self._claimed(), default=0) + 1
@@ -219,6 +240,8 @@ class RunFolder:
             ):
                 continue  # another has claimed that one
             sync_folder(self._generations)
+            # Ranks would go where a file of this number says that lies here already.
+            (self.path / "meetings" / f"{number:06d}.json").unlink(missing_ok=True)
             self._sweep()
             return number, resumed
 
@@ -271,11 +294,9 @@ class RunFolder:
 
     def step_of(self, checkpoint: Checkpoint) -> int:
         """How many steps were complete when *checkpoint* was saved."""
-        try:
-            found = json.loads((self._checkpoints / f"{checkpoint.name}.json").read_text())["step"]
-        except KeyError:  # earlier versions did not note it
-            found = self.load(checkpoint)["stage"]["step"]
-        return int(found)
+        _, step = records.read_checkpoint(self._checkpoints / f"{checkpoint.name}.json")
+        # Earlier versions did not note it.
+        return int(self.load(checkpoint)["stage"]["step"]) if step is None else step
 
     def _line(self) -> Iterator[Checkpoint]:
         """The whole checkpoints that led to the last generation, the newest first."""
@@ -285,8 +306,8 @@ class RunFolder:
             for found in sorted(self._saved(generation), reverse=True):
                 if found.step <= most and self._whole(found):
                     yield found
-            resumed = claimed[generation]
-            if resumed is None:
+            resumed = claimed.get(generation)
+            if resumed is None or resumed.generation >= generation:
                 return
             generation, most = resumed.generation, resumed.step
 
@@ -315,8 +336,16 @@ class RunFolder:
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The state, on the CPU. Nothing that a file says is run."""
         file = self._checkpoints / f"{checkpoint.name}.pt"
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return state
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            intact = isinstance(state, dict) and isinstance(state.get("stage"), dict)
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # torch has many for what is none of its files  # noqa: BLE001
+            intact = False
+        if not intact:
+            raise TesseraeError(f"{file} is no checkpoint of a run: remove it and its .json.")
+        return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
         """The state of the stage in *checkpoint*, for whoever uses or judges what it has learned.
@@ -380,27 +409,27 @@ class RunFolder:
         return [found[key] for key in sorted(found)]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        file = self.path / "metrics.jsonl"
-        for line in file.read_bytes().splitlines() if file.exists() else ():
-            with suppress(ValueError):  # the last may be torn
-                yield json.loads(line)
+        return records.read_lines(self.path / "metrics.jsonl")
 
     def _claimed(self) -> dict[int, Checkpoint | None]:
         found: dict[int, Checkpoint | None] = {}
         for file in self._generations.glob("??????.json"):
-            resumed = json.loads(file.read_text())["resumed"]
-            found[int(file.stem)] = None if resumed is None else Checkpoint.named(resumed)
+            if file.stem.isascii() and file.stem.isdecimal():
+                resumed = records.read_claim(file)
+                found[int(file.stem)] = None if resumed is None else Checkpoint.named(resumed)
         return found
 
     def _saved(self, generation: int | None = None) -> list[Checkpoint]:
-        every = [Checkpoint.named(file.stem) for file in self._checkpoints.glob("*.json")]
+        stems = (file.stem for file in self._checkpoints.glob("*.json"))
+        every = [Checkpoint.named(stem) for stem in stems if _CHECKPOINT.fullmatch(stem)]
         return [found for found in every if generation in (None, found.generation)]
 
     def _whole(self, checkpoint: Checkpoint) -> bool:
         file = self._checkpoints / f"{checkpoint.name}.json"
         try:
-            return bool(json.loads(file.read_text())["blake2b"] == _digest(file.with_suffix(".pt")))
-        except (OSError, ValueError, KeyError):
+            digest, _ = records.read_checkpoint(file)
+            return digest == _digest(file.with_suffix(".pt"))
+        except (OSError, records.RunFileError):
             return False
 
 

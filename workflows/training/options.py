@@ -70,8 +70,15 @@ class Asked:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gave, of this version or of an earlier one."""
+        """From what `as_dict` gave, of this version or of an earlier one.
+
+        Raises:
+            ValueError: A value is of another type, as in a run's folder that somebody else made.
+        """
         known = cls.before()
+        kinds = typing.get_type_hints(cls)
+        for name in known.keys() & values.keys():
+            _check_kind(name, kinds[name], values[name])
         return cls(**{name: values.get(name, default) for name, default in known.items()})
 
     @classmethod
@@ -82,6 +89,16 @@ class Asked:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, by name."""
         return dataclasses.asdict(self)
+
+
+def _check_kind(name: str, kind: Any, value: Any) -> None:
+    kinds = typing.get_args(kind) or (kind,)
+    whole = type(value) is int and abs(value) < 2**63
+    if type(value) is int and not whole:
+        raise ValueError(f"{_flag(name)} is a number of more than 63 bits.")
+    if type(value) not in kinds and not (whole and float in kinds):
+        expected = " or ".join(each.__name__ for each in kinds)
+        raise ValueError(f"{_flag(name)} is {str(value)[:60]!r}: expected {expected}.")
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

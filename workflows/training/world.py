@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 
 from cluster.rank import Rank
+from workflows.training import records, writing
 
 MEET_SECONDS = 300.0
 """So long a rank waits for the others to come."""
@@ -168,17 +169,15 @@ def _meet(rank: Rank, file: Path) -> TCPStore:
             master_listen_fd=listening.detach(),
         )
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps({"host": rank.host, "port": port}))
-        new.replace(file)
+        writing.write(file, json.dumps({"host": rank.host, "port": port}).encode())
         return store
     until = time.monotonic() + MEET_SECONDS
     while not file.exists():
         if time.monotonic() > until:
             raise TimeoutError(f"the first rank did not write {file} within {MEET_SECONDS:.0f} s")
         time.sleep(LOOK_SECONDS)
-    at = json.loads(file.read_text())
-    return TCPStore(at["host"], at["port"], rank.world, is_master=False, timeout=limit)
+    at = records.read_meeting(file)
+    return TCPStore(at.host, at.port, rank.world, is_master=False, timeout=limit)
 
 
 class _Sum(torch.autograd.Function):

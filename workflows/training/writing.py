@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from pipeline import confined
+from pipeline.errors import TesseraeError
 from pipeline.filesystem import sync_folder
 from workflows.figures import bytes_text
 from workflows.training.errors import DiskFullError
@@ -62,8 +64,10 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[Whole]:
     """
     new = file.with_suffix(NEW)
     whole = None
+    if new.is_symlink():  # of a folder that somebody else made: what it leads to keeps its bytes
+        new.unlink()
     try:
-        with FileIO(new, "w") as raw:
+        with FileIO(new, "w", opener=_open_no_link) as raw:
             whole = Whole(raw)
             yield whole
             os.fsync(raw.fileno())
@@ -101,9 +105,12 @@ def append(file: Path, data: bytes) -> None:
     """Add *data* at the end of *file*.
 
     Raises:
+        TesseraeError: It is a link.
         DiskFullError: There is no room for it.
     """
-    with FileIO(file, "a") as out:
+    if file.is_symlink():
+        raise TesseraeError(f"{file} is a link: nothing is written to where it leads. Remove it.")
+    with FileIO(file, "a", opener=_open_no_link) as out:
         before = out.seek(0, os.SEEK_END)
         try:
             Whole(out).write(data)
@@ -112,6 +119,10 @@ def append(file: Path, data: bytes) -> None:
             if e.errno not in FULL:
                 raise
             raise full(file, e, len(data)) from e
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return confined.open_regular(Path(path), flags | os.O_NOFOLLOW)
 
 
 def write(file: Path, data: bytes) -> None:

@@ -92,7 +92,7 @@ def judge_run(folder: RunFolder, *, samples: int, backbone: str | None) -> Judge
         TesseraeError: The run, its store or the backbone cannot be opened.
     """
     painter = open_painter(folder)
-    data = folder.asked()["data"]
+    data = folder.data()
     split = data["held_out"] or data["split"]
     real = _rows(data, split, painter, samples)
     train = _rows(data, data["split"], painter, 8 * samples)

@@ -82,7 +82,7 @@ def open_painter(folder: RunFolder) -> Painter:
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet.")
     options = Options.of(asked["options"]).filled()
-    classes = tuple(asked["data"]["classes"]) if options.condition != "none" else ()
+    classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))
     average = {
@@ -91,5 +91,5 @@ def open_painter(folder: RunFolder) -> Painter:
         if name.startswith("module.")
     }
     generator.load_state_dict(average)
-    wnids = tuple(asked["data"]["wnids"]) if classes else ()
+    wnids = tuple(folder.data()["wnids"]) if classes else ()
     return Painter(generator.eval(), options, classes, wnids, newest, state["step"])

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load
 from pipeline.neighbours import files as room
+from tests.hostile import mutated_fields
 
 IDENTITY = {"model": "devise-7", "store": "abc", "sizes": [72, 224]}
 WAYS = [*KINDS, "half"]
@@ -268,3 +269,32 @@ def test_an_identity_that_is_no_plain_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         made("exact").save(tmp_path, {"turn": {1, 2}})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / request.param
+    made(request.param).save(folder, IDENTITY)
+    return folder
+
+
+@given(data=st.data())
+def test_an_index_that_somebody_else_sealed_is_one_or_refused(saved: Path, data: Any) -> None:
+    """Its digest is right: another value anywhere in the header is a sentence, or an index."""
+    header = saved / room.HEADER
+    before = header.read_bytes()
+    fields = json.loads(before)
+    del fields["digest"]
+    changed = data.draw(mutated_fields(fields))
+    assume("digest" not in changed)
+    text = (json.dumps(changed, sort_keys=True, indent=2) + "\n").encode()
+    sealed = {**changed, "digest": xxhash.xxh3_128(text).hexdigest()}
+    header.write_bytes((json.dumps(sealed, sort_keys=True, indent=2) + "\n").encode())
+    try:
+        index = load(saved, IDENTITY)
+        assert len(index.search(queries(), 3).rows) == 20
+        assert str(index)
+    except TesseraeError as e:
+        assert str(saved) in str(e)  # noqa: PT017 - it may also be taken
+    finally:
+        header.write_bytes(before)

@@ -305,3 +305,21 @@ def test_a_moved_run_takes_its_vectors_along(toy: Toy, split: Split, tmp_path: P
     shutil.move(tmp_path / "one", tmp_path / "two")
     opened(toy, tmp_path / "two", split, "hnsw")
     assert toy.embedded == 39
+
+
+@pytest.mark.parametrize("link", ["search", "search/train", "search/train/exact", "search/.tmp"])
+def test_a_folder_that_leads_out_of_the_run_is_neither_written_nor_removed(
+    toy: Toy, split: Split, tmp_path: Path, link: str
+) -> None:
+    """A run may be somebody else's: `exact` might be a folder of photographs."""
+    victim = tmp_path / "victim"
+    for name in ("exact", "train/exact", "train/lsh", ".tmp"):
+        (victim / name).mkdir(parents=True)
+        (victim / name / "photograph").write_text("mine")
+    before = sorted(victim.rglob("*"))
+    run = tmp_path / "run"
+    (run / link).parent.mkdir(parents=True)
+    (run / link).symlink_to(victim)
+    with pytest.raises(StoreError, match="by a link"):
+        opened(toy, run / "search", split, "exact")
+    assert sorted(victim.rglob("*")) == before

@@ -1,0 +1,84 @@
+"""Documents that an enemy wrote: one value of a good one is another, or gone, or one more."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    | st.sampled_from(
+        [
+            10**400,
+            -1,
+            0,
+            1e308,
+            float("nan"),
+            float("inf"),
+            "../../home/.ssh/authorized_keys",
+            "/etc/passwd",
+            "train/../../x",
+            "abc",
+            "0" * 64,
+            "\x1b[2J",
+        ]
+    )
+)
+values = (
+    st.recursive(
+        scalars,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text("abc/.", max_size=4), inner)
+        ),
+        max_leaves=4,
+    )
+    | st.just([[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]])
+    | st.just({})
+    | st.just([])
+)
+"""Any value of JSON, and some that Python takes for one."""
+
+Path = tuple[str | int, ...]
+
+
+def places(value: Any, at: Path = ()) -> Iterator[Path]:
+    """Where values lie in a document, the document itself first."""
+    yield at
+    inside = dict(enumerate(value)) if isinstance(value, list) else value
+    for key, inner in inside.items() if isinstance(inside, dict) else ():
+        yield from places(inner, (*at, key))
+
+
+@st.composite
+def mutated_fields(draw: Any, fields: Any) -> Any:
+    """The fields of a document with one value replaced, removed or added."""
+    fields = copy.deepcopy(fields)
+    path = draw(st.sampled_from(list(places(fields))[1:]))
+    parent = fields
+    for key in path[:-1]:
+        parent = parent[key]
+    what = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
+    if what == "replace":
+        parent[path[-1]] = draw(values)
+    elif what == "remove":
+        del parent[path[-1]]
+    elif isinstance(parent, dict):
+        parent[draw(st.sampled_from(["../x", "abc", "digest2", ""]))] = draw(values)
+    else:
+        parent.append(draw(values))
+    return fields
+
+
+def mutated(fields: Any) -> st.SearchStrategy[bytes]:
+    """Return the same as text, of a document that has no digest; or any value in its place."""
+    return (mutated_fields(fields) | values).map(
+        lambda found: json.dumps(found, ensure_ascii=True).encode()
+    )

@@ -1,0 +1,285 @@
+"""Documents that were sealed with a right digest are what they can be, or a sentence.
+
+An enemy knows how digests are made. Whatever he puts in the place of any value, readers get a
+document of the right types, within bounds and with the names of the layout, or a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.ingest.rows import RowsRecord
+from pipeline.store import (
+    arrays,
+    commit,
+    document,
+    features,
+    layout,
+    plan,
+    recipe,
+    records,
+    schema,
+    table,
+)
+from pipeline.store.commit import Written
+from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.objects import LocalObjects
+from pipeline.store.schema import SchemaError
+from pipeline.store.split import open_split
+from tests.hostile import mutated_fields, values
+from tests.pictures import make_folder, prepare_inline
+from tests.pipeline.store.test_commit import MADE as COMMIT
+from tests.pipeline.store.test_plan import MADE as PLAN
+from tests.pipeline.store.test_recipe import MADE as RECIPE
+from tests.pipeline.store.test_records import DONE
+
+FEATURES = FeatureRecipe(
+    trunk="resnet",
+    weights="a" * 64,
+    cut="",
+    pooling="end",
+    stored_size=8,
+    input_size=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    channels="RGB",
+    precision="float32",
+    dtype="float32",
+    dim=4,
+    images=RECIPE.digest,
+    shard_rows=8,
+    chunk_rows=4,
+)
+FEATURE_COMMIT = FeatureCommit(
+    features=FEATURES.digest,
+    split="train",
+    shard=1,
+    plan=PLAN.digest,
+    pixels="0" * 32,
+    arrays={
+        kind: Written(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
+        for kind in KINDS
+    },
+    provenance={"seconds": 1.5, "host": "h"},
+)
+FEATURES_DONE = FeaturesDone(
+    features=FEATURES.digest,
+    split="train",
+    plan=PLAN.digest,
+    num_rows=11,
+    kinds=KINDS,
+    parts="0" * 32,
+    objects=tuple(
+        Written(name, 5, "0" * 32)
+        for name in sorted(layout.features_derived(FEATURES.name, "train", KINDS))
+    ),
+)
+DOCUMENTS: dict[str, tuple[Any, Any]] = {
+    "recipe": (RECIPE, recipe.decode),
+    "recipe of format 1": (
+        replace(RECIPE, format=1, decode_rules=1, listing_rules=1),
+        recipe.decode,
+    ),
+    "plan": (PLAN, plan.decode),
+    "commit": (replace(COMMIT, provenance={"image_seconds": 60.0}), commit.decode),
+    "done": (DONE, records.decode_done),
+    "recipe of features": (FEATURES, lambda *a: features.decode(FeatureRecipe, *a)),
+    "commit of features": (FEATURE_COMMIT, lambda *a: features.decode(FeatureCommit, *a)),
+    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeaturesDone, *a)),
+}
+"""A good document of each kind, and what reads it."""
+
+
+def fields_of(made: Any) -> dict[str, Any]:
+    """The fields of a document as they stand in its text."""
+    fields = json.loads(made.encode())
+    del fields["digest"]
+    return dict(fields)
+
+
+def seal(fields: Any) -> bytes:
+    """The document that whoever knows the rule makes of any fields."""
+    assume(isinstance(fields, dict) and "digest" not in fields)
+    try:
+        return document.encode(fields)
+    except UnicodeEncodeError:  # nobody can write that
+        assume(condition=False)
+        raise
+
+
+def shape(value: Any) -> Any:
+    """The types of a JSON value, by key."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+@given(data=st.data())
+def test_a_sealed_document_is_one_of_its_kind_or_refused(kind: str, data: st.DataObject) -> None:
+    """And what is taken encodes to the same text: nothing was converted."""
+    made, decode = DOCUMENTS[kind]
+    changed = data.draw(mutated_fields(fields_of(made)))
+    text = seal(changed)
+    try:
+        kept = decode(text, "NAME")
+    except StoreError as e:
+        assert str(e).startswith("NAME ")  # noqa: PT017 - it may also be taken
+        return
+    assert type(kept) is type(made)
+    assert kept.encode() == text
+    loose = {"provenance", "software", "classes", "class_numbers", "arrays", "mean", "std"}
+    for key, value in fields_of(made).items():
+        if key not in loose | {"sizes", "kinds", "objects", "counts"}:
+            assert shape(changed[key]) == shape(value)
+
+
+@given(values)
+def test_any_value_in_the_place_of_a_document_is_refused(value: Any) -> None:
+    """A list, a number, `{}`."""
+    text = (json.dumps(value) + "\n").encode()
+    for _, decode in DOCUMENTS.values():
+        with pytest.raises(StoreError):
+            decode(text, "NAME")
+
+
+@pytest.mark.parametrize("depth", [30, 900, 100_000])
+def test_objects_without_end_are_refused(depth: int) -> None:
+    """However deep: neither the reader nor who writes them again runs out of stack."""
+    text = COMMIT.encode().replace(b'"provenance": {}', b'"provenance": {"x": %s1%s}')
+    with pytest.raises(StoreDamagedError):
+        commit.decode(text % (b"[" * depth, b"]" * depth), "c")
+    if depth < 500:
+        deep: Any = 1
+        for _ in range(depth):
+            deep = [deep]
+        sealed = document.encode({**fields_of(COMMIT), "provenance": {"x": deep}})
+        with pytest.raises(StoreDamagedError, match=r"provenance\.x holds objects in objects"):
+            commit.decode(sealed, "c")
+
+
+@given(mutated_fields({"rows": {"name": "x", "num_bytes": 5, "digest": "0" * 32}, "format": 2}))
+def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
+    """It stands beside a cache."""
+    try:
+        kept = document.decode_as(RowsRecord, seal(fields), "NAME")
+    except StoreError:
+        return
+    assert json.loads(json.dumps(asdict(kept))) == fields
+
+
+@given(
+    st.lists(
+        mutated_fields({"name": layout.RECIPE, "text": RECIPE.encode().decode()}).map(json.dumps)
+        | st.sampled_from(["[" * 100_000, "{}", "5", "null", '{"name": 5, "text": 5}', "\x00"])
+        | st.just(json.dumps({"name": "../keys", "text": RECIPE.encode().decode()})),
+        max_size=4,
+    )
+)
+@example(['{"name": "recipe.json", "text": ["x"]}'])
+def test_a_ledger_gives_copies_of_the_layout_alone(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    """Other names are no copies of a split's documents, and nothing in it is an error."""
+    objects = LocalObjects(str(tmp_path_factory.mktemp("ledger")), "train-1")
+    objects.begin()
+    objects.put(layout.ledger("train"), "\n".join(lines).encode())
+    ledger = records.read_ledger(objects, "train")
+    assert ledger.what == "damaged"
+    assert ledger.copies.keys() <= {layout.RECIPE, layout.plan("train")}
+    for text in ledger.copies.values():
+        assert document.decode(text, "NAME")
+
+
+@pytest.mark.parametrize("kind", ["commit", "done"])
+def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None:
+    """Repair removes and makes anew what they name."""
+    objects = LocalObjects(str(tmp_path), "train-1")
+    objects.begin()
+    other = Written("../keys", 5, "0" * 32)
+    if kind == "commit":
+        bad = replace(FEATURE_COMMIT, arrays={"plain": other})
+        objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
+        assert features.load_commit(objects, FEATURES, PLAN, 1) is None
+        objects.put(layout.features_commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
+        assert features.load_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
+        return
+    bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], other))
+    objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
+    with pytest.raises(StoreDamagedError, match="the names of objects"):
+        features.load_done(objects, FEATURES.name, "train")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "sentence"),
+    [
+        (int, True, "x is True: expected a whole number"),
+        (int, 1.0, r"x is 1\.0: expected a whole number"),
+        (int, 2**63, "x is 9223372036854775808: expected a whole number"),
+        (float, 10**400, "x is a number of 1329 bits: expected a finite number"),
+        (float, float("nan"), "x is nan: expected a finite number"),
+        (float, True, "x is True: expected a finite number"),
+        (str, b"", "x is b'': expected a text"),
+        (bool, 1, "x is 1: expected true or false"),
+        (tuple[int, ...], "ab", "x is 'ab': expected a list"),
+        (tuple[int, ...], [1, "b"], r"x\[1\] is 'b': expected a whole number"),
+        (tuple[str, str], ["a"], "x is a list of 1: expected a list of 2"),
+        (dict[str, int], {"a": "b"}, r"x\.a is 'b': expected a whole number"),
+        (dict[schema.SizeText, int], {"abc": 1}, "a key of x is 'abc': expected a size in pixels"),
+        (int | None, "a", "x is 'a': expected a whole number"),
+        (Written, {"name": "a"}, r"x\.digest is missing"),
+        (Written, [], "x is a list of 0: expected an object"),
+        (schema.Split, "a/b", "x is 'a/b': expected letters, digits"),
+        (schema.Size, 0, "x is 0: expected a whole number from 1 to 4096"),
+        (str, "a" * 100, None),
+        (float, 1, None),
+        (int | None, None, None),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(annotation: Any, value: Any, sentence: str | None) -> None:
+    """By its field, with what was expected."""
+    if sentence is None:
+        assert schema.check(annotation, value, "x") == value
+        return
+    with pytest.raises(SchemaError, match=f"^{sentence}"):
+        schema.check(annotation, value, "x")
+
+
+def test_what_is_said_of_a_value_is_short() -> None:
+    """A value of a megabyte is not printed."""
+    with pytest.raises(SchemaError) as caught:
+        schema.check(int, "a" * 2**20, "x")
+    assert len(str(caught.value)) < 200
+
+
+def test_a_split_of_labels_that_no_class_has_is_refused(tmp_path) -> None:
+    """A label indexes the classes wherever rows are handed out."""
+    source = make_folder(tmp_path / "images", 5)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(8,))
+    objects = LocalObjects(str(tmp_path / "store"), "train-1")
+    objects.begin()
+    num_rows = records.load_plan(objects, "train").num_rows
+    for bad in (-2, 2**30):
+        labels = np.full(num_rows, bad, np.int32)
+        for name, data in arrays.label_array("train", labels):
+            objects.put(name, data)
+        with pytest.raises(StoreDamagedError, match=f"holds labels {bad} to {bad}: expected -1"):
+            open_split(objects, "train", [8])
+
+
+def test_a_commit_is_no_type_error_for_arrow() -> None:
+    """Arrow's errors for what is no table are sentences."""
+    other = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.table({"row": [1]}), other)
+    for data in (b"", b"PAR1", b"PAR1" * 100, other.getvalue().to_pybytes()):
+        with pytest.raises(StoreDamagedError, match=r"^NAME "):
+            table.decode_part(data, "NAME")

@@ -1,0 +1,184 @@
+"""A run that somebody else made: its files are checked, and nothing outside of it is touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreError, TesseraeError
+from tests.hostile import mutated
+from workflows.training import records, writing
+from workflows.training.folder import Checkpoint, RunFolder
+from workflows.training.records import RunFileError
+
+OPTIONS = {
+    "versions": {"torch": "2"},
+    "data": {
+        "store": "store",
+        "split": "train",
+        "size": 32,
+        "features": None,
+        "held_out": "val",
+        "classes": ["church"],
+        "wnids": ["n03028079"],
+    },
+    "options": {"stage": "workflows.wgan.stage:Wgan", "steps": 10, "rate": 1e-4, "ema": None},
+}
+LINES = [
+    {"step": 1, "generation": 1, "loss": 0.5},
+    {"what": "look", "step": 1, "generation": 1, "train_distance": 3.5},
+    {"what": "diverged", "step": 2, "generation": 1, "why": "the loss is not finite"},
+]
+
+
+@pytest.fixture
+def victim(tmp_path):
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "keys").write_text("mine")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")})
+    return folder
+
+
+@given(mutated(OPTIONS))
+def test_options_are_what_they_can_be_or_refused(tmp_path_factory, text):
+    """Whatever stands in the place of any value: a value of its type, or a sentence."""
+    file = tmp_path_factory.mktemp("run") / "options.json"
+    file.write_bytes(text)
+    try:
+        found = RunFolder(file.parent).asked()
+        data = RunFolder(file.parent).data()
+    except TesseraeError as e:
+        assert str(file.parent) in str(e)  # noqa: PT017 - it may also be taken
+        return
+    assert isinstance(found["options"].get("steps", 0), int)
+    assert all(isinstance(data[name], str) for name in ("store", "split"))
+    assert type(data["size"]) is int
+    assert 1 <= data["size"] <= 4096
+    assert all(isinstance(words, str) for words in data["classes"])
+
+
+@given(st.sampled_from(LINES).flatmap(mutated))
+def test_metrics_are_read_or_refused(tmp_path_factory, text):
+    """A torn line is passed over, one that cannot be is a sentence with its number."""
+    file = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    file.write_bytes(json.dumps(LINES[0]).encode() + b"\n" + text.replace(b"\n", b" ") + b"\n")
+    try:
+        found = RunFolder(file.parent).metrics()
+    except RunFileError as e:
+        assert "metrics.jsonl cannot be of a run: line 2: " in str(e)  # noqa: PT017 - it may also be taken
+        return
+    for line in found:
+        assert type(line["step"]) is int
+        float(sum(v for v in line.values() if type(v) in (int, float)))
+
+
+@given(mutated({"resumed": "000001-000000000010"}) | mutated({"resumed": None}))
+def test_claims_are_read_or_refused(tmp_path_factory, text):
+    """The newest checkpoint is looked for in a line that ends, whatever claims say."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "generations").mkdir()
+    (folder / "checkpoints").mkdir()
+    (folder / "generations" / "000001.json").write_bytes(text)
+    (folder / "generations" / "abcdef.json").write_bytes(text)
+    try:
+        assert RunFolder(folder).newest() is None
+    except RunFileError as e:
+        assert "000001.json cannot be of a run" in str(e)  # noqa: PT017 - it may also be taken
+
+
+@given(mutated({"blake2b": "0" * 32, "step": 7}))
+def test_a_checkpoint_whose_record_cannot_be_is_none(tmp_path_factory, text):
+    """It is not gone on from."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("generations", "checkpoints"):
+        (folder / name).mkdir()
+    (folder / "generations" / "000001.json").write_text('{"resumed": null}')
+    (folder / "checkpoints" / "000001-000000000007.json").write_bytes(text)
+    (folder / "checkpoints" / "000001-000000000007.pt").write_bytes(b"")
+    (folder / "checkpoints" / "x.json").write_bytes(text)
+    assert RunFolder(folder).newest() is None
+    assert RunFolder(folder).steps() == []
+
+
+@given(mutated({"host": "127.0.0.1", "port": 1234}))
+def test_where_ranks_meet_is_an_address_or_refused(tmp_path_factory, text):
+    """It is handed to a socket."""
+    file = tmp_path_factory.mktemp("run") / "000001.json"
+    file.write_bytes(text)
+    try:
+        found = records.read_meeting(file)
+    except RunFileError:
+        return
+    assert isinstance(found.host, str)
+    assert 1 <= found.port <= 65_535
+
+
+def test_a_line_of_claims_that_leads_in_a_circle_ends(run):
+    """Each generation goes on from an older one."""
+    claims = run.path / "generations"
+    (claims / "000001.json").write_text('{"resumed": "000002-000000000001"}')
+    (claims / "000002.json").write_text('{"resumed": "000002-000000000001"}')
+    assert run.newest() is None
+    (claims / "000002.json").write_text('{"resumed": "000009-000000000001"}')
+    assert run.newest() is None
+
+
+def test_a_checkpoint_that_is_none_is_a_sentence(run):
+    """Though its digest is right. Nothing that it says is run."""
+    file = run.path / "checkpoints" / "000001-000000000001.pt"
+    for data in (b"", b"cos\nsystem\n(S'touch /tmp/x'\ntR.", b"PK\x03\x04"):
+        file.write_bytes(data)
+        with pytest.raises(TesseraeError, match="is no checkpoint of a run"):
+            run.load(Checkpoint(1, 1))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "generations", "meetings", "samples"])
+def test_a_folder_of_the_run_that_leads_out_is_refused(run, victim, name):
+    """Before anything is written or tidied: its checkpoints are removed when new ones come."""
+    (victim / "000001-000000000001.new").write_text("mine")
+    if (run.path / name).exists():
+        (run.path / name).rmdir()
+    (run.path / name).symlink_to(victim)
+    for step in (
+        run.claim,
+        lambda: run.begin(OPTIONS["options"], {}),
+        lambda: run.discard([]),
+    ):
+        with pytest.raises(StoreError, match="by a link"):
+            step()
+    assert sorted(path.name for path in victim.iterdir()) == ["000001-000000000001.new", "keys"]
+
+
+def test_links_in_the_place_of_files_lead_nowhere(run, victim):
+    """Options are replaced, half-written ones removed, metrics refused."""
+    (run.path / "options.new").symlink_to(victim / "keys")
+    run.begin({**OPTIONS["options"], "steps": 20}, {}, free=["steps"])
+    assert run.asked()["options"]["steps"] == 20
+    assert not (run.path / "options.new").is_symlink()
+    (run.path / "metrics.jsonl").symlink_to(victim / "keys")
+    with pytest.raises(TesseraeError, match=r"metrics\.jsonl is a link"):
+        run.say({"step": 1})
+    (run.path / "report.html").symlink_to(victim / "keys")
+    writing.write(run.path / "report.html", b"<p>")
+    assert (run.path / "report.html").read_bytes() == b"<p>"
+    assert (victim / "keys").read_text() == "mine"
+
+
+def test_where_ranks_of_an_earlier_time_met_is_forgotten(run):
+    """Ranks would go to whichever address somebody left there."""
+    (run.path / "meetings").mkdir()
+    left = run.path / "meetings" / "000001.json"
+    left.write_text('{"host": "203.0.113.1", "port": 80}')
+    number, _ = run.claim()
+    assert number == 1
+    assert not left.exists()
