@@ -89,7 +89,8 @@ class Index:
 
     def __str__(self) -> str:
         said = f"{self.kind}, {len(self):,} vectors of {self.dim}"
-        if "recall" in self.facts and self.kind != "exact":
+        measured = {"recall", "recall_at", "probes"} <= self.facts.keys()
+        if measured and self.kind != "exact":
             at, probes = self.facts["recall_at"], self.facts["probes"]
             said += f", recall@{at} {self.facts['recall']:.3f} of {probes} queries"
         return said
