@@ -99,13 +99,18 @@ def check_here(folder: Path, name: str) -> None:
     Raises:
         ClusterError: With where it was started.
     """
-    where = _record(folder, name).get("where", _where())
-    if where["machine"] != _where()["machine"] or (
-        where["boot"] == _where()["boot"] and where["space"] != _where()["space"]
-    ):
+    here = _where()
+    kept = _record(folder, name).get("where")
+    where = here if kept is None else {"id": "", **kept}  # records of before have no id
+    if where["boot"] and where["boot"] == here["boot"]:  # this very kernel, whatever its name is
+        elsewhere = where["space"] != here["space"]
+    else:  # after a restart, which has ended all that ran, a machine may have another name
+        elsewhere = where["machine"] != here["machine"] and not _is_same(where, here)
+    if elsewhere:
         raise ClusterError(
             f"{_file(folder, name)} is of {where['machine']}, in another container or on another"
-            " machine: ask there, or name another folder with --state."
+            " machine: ask there, or name another folder with --state. If that machine is no more,"
+            " delete that file."
         )
 
 
@@ -135,9 +140,27 @@ def _where() -> dict[str, str]:
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return {
         "machine": socket.gethostname(),
+        "id": _machine_id(),
         "boot": boot.read_text().strip() if boot.exists() else "",
         "space": str(space.readlink()) if space.exists() else "",
     }
+
+
+def _machine_id() -> str:
+    """What stays when a machine is renamed; empty where that cannot be told.
+
+    Not the system's id alone: machines that were made from one image may share it.
+    """
+    node = uuid.getnode()
+    if node >> 40 & 1:  # no interface has an address: it was drawn at random
+        return ""
+    with suppress(OSError):
+        return f"{Path('/etc/machine-id').read_text().strip()}-{node:012x}"
+    return ""
+
+
+def _is_same(where: dict[str, str], here: dict[str, str]) -> bool:
+    return here["id"] != "" and where["id"] == here["id"]
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

@@ -35,8 +35,10 @@ ANSWER_SECONDS = 5.0
 """So long a worker may take to say whether it still supervises a rank."""
 AGAIN_SECONDS = 30.0
 """So long a new generation waits for as many workers as there were."""
+FIRST_SAY_SECONDS = 1.0
+"""After which it is said what is waited for: a local cluster has its workers before."""
 SAY_SECONDS = 5.0
-"""So long a person may wonder what is waited for."""
+"""Between two times that it is said, and how long a new generation waits for it."""
 FAILURES = 3
 """Generations, one after the other, that may fail without a step forward."""
 
@@ -64,6 +66,8 @@ class Wanted:
     """How long the first may take to come."""
     save_seconds: float = SAVE_SECONDS
     """How long ranks that are to stop may take to save."""
+    option: str = ""
+    """The option of a command that sets *seconds*, for who waits."""
 
     def of(self, there: int) -> int:
         """How many ranks there are where *there* workers are."""
@@ -117,6 +121,11 @@ def gpus_there(client: Client) -> int:
     return len(_places(client, gpu=True))
 
 
+def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
+    """Return the addresses of the workers that ranks may run on now."""
+    return [place.worker for place in _places(client, gpu=gpu)]
+
+
 class _World:
     def __init__(
         self,
@@ -168,15 +177,16 @@ class _World:
         wanted = self._wanted
         until = time.monotonic() + (wanted.seconds if self._first else AGAIN_SECONDS)
         last = time.monotonic() + wanted.seconds
-        say = time.monotonic() + SAY_SECONDS
+        say = time.monotonic() + (FIRST_SAY_SECONDS if self._first else SAY_SECONDS)
+        said = -1
         while True:
             found = _places(self._client, gpu=wanted.gpu)
             enough = len(found) >= wanted.ranks
             if enough or (found and time.monotonic() > until):
                 return sorted(found[: wanted.of(len(found))], key=lambda place: place.host)
-            if time.monotonic() > say:
-                say = last
-                self._say(f"waiting for workers: {len(found)} of {wanted.ranks} are there")
+            if time.monotonic() > say and len(found) != said:
+                said, say = len(found), time.monotonic() + SAY_SECONDS
+                self._say(self._waiting(said, until if found else last))
             if time.monotonic() > last:
                 kind = "worker with a GPU" if wanted.gpu else "worker"
                 raise ClusterError(
@@ -185,6 +195,19 @@ class _World:
                 )
             self._tick()
             time.sleep(LOOK_SECONDS)
+
+    def _waiting(self, there: int, until: float) -> str:
+        """What is there, what is waited for and for how long, and what happens then."""
+        wanted = self._wanted
+        kind = "workers with a GPU" if wanted.gpu else "workers"
+        left = max(0.0, until - time.monotonic())
+        ranks = wanted.of(there) if there else 0
+        begin = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
+        option = f" ({wanted.option} sets that)" if wanted.option and self._first else ""
+        return (
+            f"{there} of {wanted.ranks} {kind} are there: waiting up to {left:.0f} s for the"
+            f" others{option}; then {begin if there else 'the run ends'}"
+        )
 
     def _submit(
         self, places: Sequence[Place], number: int, arguments: tuple[Any, ...], topic: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +24,11 @@ LOOK_SECONDS = 0.1
 GRACE_SECONDS = 2.0
 REACH_SECONDS = 10.0
 """Between two looks at whether a scheduler can be reached."""
+AGAIN_SECONDS = 0.5
+"""Pause between two attempts of a command to reach its scheduler."""
+REFUSED_SECONDS = 60.0
+"""How long workers bear a scheduler that does not trust them: its certificates may be just being
+renewed."""
 
 
 def check_address(address: str) -> None:
@@ -43,17 +49,83 @@ def check_address(address: str) -> None:
         )
 
 
+def reach(address: str, security: Security | None, role: str) -> str | None:
+    """Connect to a scheduler as *role*, and hang up.
+
+    One that takes the connection and then says nothing is there: it is busy, or was stopped.
+
+    Args:
+        address: Of the scheduler.
+        security: The certificates that are shown; None without TLS.
+        role: `client` or `worker`.
+
+    Returns:
+        Why it cannot be reached now; None if it can.
+
+    Raises:
+        CertificateError: It can, and one side does not trust the other.
+    """
+    split = urlsplit(address)
+    at = (str(split.hostname), split.port or 0)
+    try:
+        with socket.create_connection(at, timeout=GRACE_SECONDS) as plain:
+            return None if security is None else _shake_hands(plain, security, role)
+    except ssl.SSLError as e:
+        return _refusal(address, e)
+    except OSError as e:
+        return e.strerror or str(e)
+
+
+def _shake_hands(plain: socket.socket, security: Security, role: str) -> str | None:
+    context = security.get_connection_args(role)["ssl_context"]
+    with suppress(TimeoutError), context.wrap_socket(plain) as secure:
+        secure.recv(1)  # what it thinks of our certificate comes before its first word
+    return None
+
+
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+
+
+def _refusal(address: str, error: ssl.SSLError) -> str:
+    reason = str(error.reason or error)
+    if reason == UNTRUSTED or "ALERT" in reason:
+        whose = (
+            "does not take this machine's certificate"
+            if reason != UNTRUSTED
+            else ("shows a certificate that is not of this machine's authority")
+        )
+        raise CertificateError(
+            f"the scheduler {address} {whose} ({reason.lower().replace('_', ' ')}). Copy ca.pem and"
+            " the certificate of this role from where that scheduler's were made, and name their"
+            " folder with --certs."
+        ) from None
+    if reason in NOT_TLS:
+        raise CertificateError(
+            f"the scheduler {address} does not speak TLS. If it runs without certificates, its"
+            f" address is tcp://{address.removeprefix('tls://')}."
+        ) from None
+    return reason.lower().replace("_", " ")
+
+
 @contextmanager
-def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Client]:
+def connect(
+    address: str,
+    certs: Path | None,
+    *,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Client]:
     """A client of the scheduler at *address*, under our settings for as long as it is open.
 
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
         certs: The folder of certificates, for TLS.
         seconds: How long it may take to answer.
+        say: Told at once, in a line, that it does not answer yet, and how long that is borne.
 
     Raises:
-        CertificateError: There is none to show.
+        CertificateError: There is none to show, or it is not trusted.
         ClusterError: The scheduler does not answer, or is lost while it is asked something.
     """
     check_address(address)
@@ -68,6 +140,7 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
         )
     security = certificates.security(certs, ["client"]) if tls and certs else None
     hush()
+    _wait_until_reached(address, security, seconds, say)
     with in_force(), _client(address, security, seconds) as client:
         try:
             yield client
@@ -75,6 +148,29 @@ def connect(address: str, certs: Path | None, *, seconds: float) -> Iterator[Cli
             raise ClusterError(
                 f"the scheduler {address} was lost. Run the same command again to go on."
             ) from e
+
+
+def _wait_until_reached(
+    address: str, security: Security | None, seconds: float, say: Callable[[str], None]
+) -> None:
+    until = time.monotonic() + seconds
+    told = False
+    while (why := reach(address, security, "client")) is not None:
+        if time.monotonic() > until:
+            raise ClusterError(_no_answer(address, why))
+        if not told:
+            told = True
+            say(f"the scheduler {address} does not answer yet ({why}); waiting for {seconds:g} s")
+        time.sleep(min(AGAIN_SECONDS, seconds / 4))
+
+
+def _no_answer(address: str, why: str) -> str:
+    tls = address.startswith("tls://")
+    both = "that both hold certificates of one authority" if tls else "that it is not tls://"
+    return (
+        f"the scheduler {address} does not answer ({why}). See that it runs, that this machine"
+        f" reaches it, and {both}."
+    )
 
 
 def _client(address: str, security: Security | None, seconds: float) -> Client:
@@ -94,31 +190,52 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
     found = made[0] if made else TimeoutError("it takes the connection, and says nothing")
     if isinstance(found, Client):
         return found
-    raise ClusterError(
-        f"the scheduler {address} does not answer ({_first_line(found.__cause__ or found)}). See"
-        " that it runs, that this machine reaches it, and, with TLS, that both hold certificates of"
-        " one authority."
-    ) from found
+    raise ClusterError(_no_answer(address, _first_line(found.__cause__ or found))) from found
 
 
 class Patience:
     """Notes when a scheduler has not been reached for too long."""
 
-    def __init__(self, address: str, seconds: float) -> None:
-        split = urlsplit(address)
-        self._at = (str(split.hostname), split.port or 0)
+    def __init__(self, address: str, seconds: float, security: Security | None = None) -> None:
+        """Look once, for what would never end well.
+
+        Args:
+            address: Of the scheduler.
+            seconds: How long workers wait for it.
+            security: The certificates that they show; None without TLS.
+
+        Raises:
+            CertificateError: It is there, and one side does not trust the other.
+        """
+        self._address = address
         self._seconds = seconds
+        self._security = security
+        reach(address, security, "worker")
         self._reached = self._looked = time.monotonic()
+        self._refused: float | None = None
 
     def over(self) -> bool:
-        """Whether it has. May be asked all the time."""
+        """Whether it has. May be asked all the time.
+
+        Raises:
+            CertificateError: It does not trust its workers any more, or they not it.
+        """
         now = time.monotonic()
         if now - self._looked > min(REACH_SECONDS, self._seconds / 4):
             self._looked = now
-            with suppress(OSError):
-                socket.create_connection(self._at, timeout=GRACE_SECONDS).close()
-                self._reached = now
+            self._look(now)
         return now - self._reached > self._seconds
+
+    def _look(self, now: float) -> None:
+        try:
+            if reach(self._address, self._security, "worker") is None:
+                self._reached = now
+        except CertificateError:
+            self._refused = self._refused or now
+            if now - self._refused >= min(self._seconds, REFUSED_SECONDS):
+                raise
+        else:
+            self._refused = None
 
 
 def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:

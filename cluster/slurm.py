@@ -41,6 +41,9 @@ KEEP_SECONDS = 10.0
 PATIENCE = "600"
 """So many seconds a job's workers look for a scheduler that is gone before the job ends."""
 WALLTIME = re.compile(r"(\d+-)?\d+(:\d\d){1,2}|\d+-\d+")
+MEMORY = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]+")
+MIN_MEMORY_BYTES = 1_000_000
+"""Less than one of sbatch's units cannot be asked for."""
 PENDING = "PD"
 """Slurm's word for a job that waits."""
 
@@ -51,7 +54,9 @@ class Kind:
 
     count: int
     cores: int
-    memory: str
+    memory: str | None = None
+    """For sbatch's --mem: `0` is all of a node's; None leaves the line out, for sites that forbid
+    it."""
     least: int | None = None
     """So many jobs however little there is to do, `count` at most; None = always `count`."""
     workers: int | None = None
@@ -107,6 +112,7 @@ def read_profile(path: Path) -> Profile:
         for name, kind in kinds.items()
     }
     _check_lines(made.get("prologue", ()), f"{path}: prologue")
+    _check_texts(made, ("host", "interface", "shared", "scratch", "python"), str(path))
     profile = Profile(**made)
     if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
         raise ClusterError(f"{path}: count is 0 of every kind of job.")
@@ -118,21 +124,43 @@ def read_profile(path: Path) -> Profile:
 
 
 def _checked(found: object, shape: type, where: str) -> dict[str, Any]:
+    """What a profile says; a name without a value is one that it does not say."""
     known = [one.name for one in fields(shape)]
     if not isinstance(found, dict) or any(name not in known for name in found):
         wrong = next((n for n in found if n not in known), "") if isinstance(found, dict) else found
         raise ClusterError(f"{where}: {wrong!r} makes no sense: expected {', '.join(known)}.")
-    return found
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _check_texts(found: dict[str, Any], names: Sequence[str], where: str) -> None:
+    for name in names:
+        text = found.get(name, "x")
+        if not isinstance(text, str) or not text or not text.isprintable():
+            raise ClusterError(f"{where}: {name} is {text!r}: expected a text of one line.")
 
 
 def _check_request(found: dict[str, Any], where: str) -> None:
     walltime = found.get("walltime")
     if walltime is not None and not (isinstance(walltime, str) and WALLTIME.fullmatch(walltime)):
         raise ClusterError(f'{where}: walltime is {walltime!r}: expected "HH:MM:SS", in quotes.')
-    try:
-        parse_bytes(str(found["memory"]) if isinstance(found["memory"], str) else "?")
-    except ValueError:
-        raise ClusterError(f"{where}: memory is {found['memory']!r}: expected e.g. 64GB.") from None
+    if "memory" in found and not is_whole_node(found["memory"]):
+        _check_memory(found["memory"], where)
+
+
+def is_whole_node(memory: object) -> bool:
+    """Return True if a profile asks for all of a node's memory, as sbatch does by 0."""
+    return type(memory) in (int, str) and str(memory).strip() == "0"
+
+
+def _check_memory(memory: object, where: str) -> None:
+    if isinstance(memory, str) and MEMORY.fullmatch(memory.strip()):
+        with suppress(ValueError):  # a unit that is none
+            if parse_bytes(memory) >= MIN_MEMORY_BYTES:
+                return
+    raise ClusterError(
+        f"{where}: memory is {memory!r}: expected a number and a unit, such as 64GB; 0 for all of a"
+        " node's; or nothing, where the site forbids --mem."
+    )
 
 
 def _check_lines(found: object, what: str) -> None:
@@ -141,12 +169,15 @@ def _check_lines(found: object, what: str) -> None:
 
 
 def _kind(found: dict[str, Any], where: str) -> Kind:
-    for name in ("count", "cores", "memory"):
+    for name in ("count", "cores"):
         if name not in found:
             raise ClusterError(f"{where}: {name} is missing.")
     for name in ("count", "cores", "workers", "gpus", "least"):
         if name in found and (type(found[name]) is not int or found[name] < 0):
             raise ClusterError(f"{where}: {name} is {found[name]!r}: expected a number.")
+    if found["cores"] < 1:
+        raise ClusterError(f"{where}: cores is {found['cores']}: expected at least 1.")
+    _check_texts(found, ("partition", "account"), where)
     _check_request(found, where)
     _check_lines(found.get("directives", ()), f"{where}: directives")
     kind = Kind(**found)
@@ -240,19 +271,22 @@ class SlurmJobs(Here):
         words += ["--gpus", "all" if kind.gpus else "none", "--patience", PATIENCE]
         words += ["--workers", str(kind.processes)]
         words += ["--scratch", self._profile.scratch] if self._profile.scratch else []
-        gres = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []
+        more = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []
+        more += ["--mem=0"] if is_whole_node(kind.memory) else []
+        named = kind.memory is not None and not is_whole_node(kind.memory)
         try:
             job = SLURMJob(  # type: ignore[no-untyped-call]
                 scheduler=self.address,
                 name="tesserae",
                 job_name="tesserae",
                 cores=kind.cores,
-                memory=kind.memory,
+                memory=kind.memory if named else "1GB",  # it wants some; the line is left out
+                job_directives_skip=[] if named else ["--mem="],
                 processes=1,
                 walltime=kind.walltime,
                 queue=kind.partition,
                 account=kind.account,
-                job_extra_directives=[*gres, *kind.directives],
+                job_extra_directives=[*more, *kind.directives],
                 job_script_prologue=list(self._profile.prologue),
                 log_directory=str(self._folder),
             )

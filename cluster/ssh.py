@@ -9,15 +9,12 @@ left there.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from cluster import certificates
 from cluster.errors import ClusterError
 from cluster.heartbeat import Heartbeat
 from cluster.here import Here
+from cluster.link import SAYS, WorkerLink, worker_words
 
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
@@ -36,8 +34,6 @@ KEEP_SECONDS = 5.0
 AGAIN_SECONDS = 30.0
 """Before a machine that was lost is tried again."""
 CLOSE_SECONDS = 30.0
-SAYS = "tesserae: "
-"""So begins what our command says of an error."""
 
 _SETTINGS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
 _NUMBERS = {"workers", "threads"}
@@ -170,60 +166,14 @@ class Ssh(Here):
         super().close()
 
 
-class _Link:
+class _Link(WorkerLink):
     """One machine, and the `ssh` that leads to it."""
 
     def __init__(self, host: Host, address: str, files: dict[str, bytes]) -> None:
         self.host = host
-        self.begun = time.monotonic()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would fill up
-        words = [host.settings.get("python", sys.executable), "-m", "workflows", "cluster"]
-        words += ["worker", address, "--stdin"]
-        for name, value in host.settings.items():
-            words += [] if name == "python" else [f"--{name}", value]
-        self._process = subprocess.Popen(
-            [*SSH, host.name, f"exec {shlex.join(words)}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._said,
-            start_new_session=True,  # a terminal's Ctrl-C is the command's to answer
-        )
-        ours = (certificates.AUTHORITY, "worker.pem", "worker.key")
-        self._write(json.dumps({name: files[name].decode() for name in ours}) + "\n")
-
-    def beat(self) -> None:
-        """A sign of life."""
-        self._write("\n")
-
-    def hang_up(self) -> None:
-        """End its standard input, which ends what runs there."""
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for its end; make one."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._said.close()
-
-    def ended(self) -> str | None:
-        """The last line that it said, if it has ended."""
-        if self._process.poll() is None:
-            return None
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        sentences = [line for line in lines if line.startswith(SAYS)]
-        return (sentences or lines or [""])[-1]
-
-    def _write(self, text: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+        options = {name: value for name, value in host.settings.items() if name != "python"}
+        words = worker_words(host.settings.get("python", sys.executable), address, options)
+        super().__init__([*SSH, host.name, f"exec {shlex.join(words)}"], files)
 
 
 def _seen_address(hosts: Sequence[Host]) -> str:

@@ -4,30 +4,67 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from distributed import Client
 
 from cluster.asking import Silent, ask
 from cluster.errors import ClusterError
 
-CODE = "code"
+CODE = "code of "
+
+Code = Callable[[], Mapping[str, str]]
+"""Says which code it is, where it is called: a digest for each tree of source files."""
 
 
-def compare(client: Client, packages: Sequence[str], code: Callable[[], str]) -> list[str]:
-    """A sentence for each package that is another one on some worker.
+def compare(
+    client: Client,
+    packages: Sequence[str],
+    code: Code,
+    *,
+    alike: Sequence[str] = (),
+    workers: Sequence[str] | None = None,
+) -> list[str]:
+    """Return a sentence for each package that is another one on some worker.
 
     Args:
         client: Of the cluster.
         packages: Distributions whose versions are compared, and Python's.
-        code: Says which code it is, where it is called: tasks are of that, so it must be the same.
+        code: The code of each tree must be the same everywhere: tasks and ranks are of it.
+        alike: Distributions whose public versions must be the same too; what follows a `+`, such as
+            the CUDA that a build is for, may differ.
+        workers: Addresses of the workers that are asked; None = all.
 
     Raises:
-        ClusterError: A worker cannot say, or its code is another.
+        ClusterError: A worker cannot say, its code is another, or one of *alike* is.
     """
-    here = installed(tuple(packages), code)
-    answers = ask(client, installed, tuple(packages), code)
+    here = installed((*packages, *alike), code)
+    answers = ask(client, installed, (*packages, *alike), code, workers=workers)
+    sentences = []
+    for (name, theirs), differing in sorted(_differences(here, answers).items()):
+        if name.startswith(CODE):
+            raise ClusterError(
+                f"{_named(differing)} has another Tesserae than this machine: its"
+                f" {name.removeprefix(CODE)}/ differs. Install the same on both, and start the"
+                " worker again."
+            )
+        sentence = f"{name} is {here[name] or 'missing'} here and {theirs or 'missing'} on"
+        sentence += f" {_named(differing)}"
+        if name in alike and _public(theirs) != _public(here[name]):
+            raise ClusterError(
+                f"{sentence}: expected the same version. Install it there, and start the worker"
+                " again."
+            )
+        sentences.append(sentence)
+    return sentences
+
+
+def _differences(
+    here: Mapping[str, str], answers: Mapping[str, Any]
+) -> dict[tuple[str, str], list[str]]:
+    """Which workers have another version: by what it is of, and what theirs is."""
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, found in sorted(answers.items()):
         if isinstance(found, Silent):
@@ -40,21 +77,18 @@ def compare(client: Client, packages: Sequence[str], code: Callable[[], str]) ->
         for name, kept in here.items():
             if found.get(name) != kept:
                 others[name, str(found.get(name))].append(worker)
-    for (name, _), workers in others.items():
-        if name == CODE:
-            raise ClusterError(
-                f"{_named(workers)} has another Tesserae than this machine. Install the same on"
-                " both, and start the worker again."
-            )
-    return [
-        f"{name} is {here[name] or 'missing'} here and {theirs} on {_named(workers)}"
-        for (name, theirs), workers in sorted(others.items())
-    ]
+    return others
 
 
-def installed(packages: Sequence[str], code: Callable[[], str]) -> dict[str, str]:
-    """Versions of *packages* and of Python, and what *code* says, in this process."""
-    found = {"Python": platform.python_version(), CODE: code()}
+def _public(version: str) -> str:
+    """A version without what follows its `+`."""
+    return version.partition("+")[0]
+
+
+def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
+    """Return the versions of *packages* and of Python, and what *code* says, in this process."""
+    found = {"Python": platform.python_version()}
+    found |= {CODE + tree: digest for tree, digest in code().items()}
     for name in packages:
         try:
             found[name] = version(name)

@@ -259,8 +259,11 @@ def _check_free(wish: SchedulerWish) -> None:
 def _worker(args: argparse.Namespace) -> int:
     if args.stdin:
         return _work_for_a_caller(args)
-    wanted = programs.workers(_worker_wish(args, args.address))
-    patience = Patience(args.address, args.patience)
+    wish = _worker_wish(args, args.address)
+    wanted = programs.workers(wish)
+    folder = wish.certificates
+    security = None if folder is None else certificates.security(folder, ["worker"])
+    patience = Patience(args.address, args.patience, security)
     return _run(wanted, once=args.once, done=patience.over)
 
 
@@ -419,7 +422,7 @@ def _status(args: argparse.Namespace) -> int:
         how = rest if running[1][1] is not None else "start it"
         print(f"no scheduler runs that {state} knows of: {how} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(args), seconds=10) as client:
+    with connect(address, _folder(args), seconds=10, say=_say) as client:
         _say_workers(client, address)
         there = ports.listening(client)
     for port in there:
@@ -449,7 +452,7 @@ def _address_file(state: Path) -> Path:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    with connect(args.address, _folder(args), seconds=args.seconds) as client:
+    with connect(args.address, _folder(args), seconds=args.seconds, say=_say) as client:
         wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
     return 0
 

@@ -15,9 +15,11 @@ import getpass
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from distributed import Client
 
@@ -26,6 +28,7 @@ from cluster.asking import Silent, ask
 from cluster.cores import cores
 from cluster.errors import ClusterError
 from cluster.local import Local
+from cluster.ranks import workers_for_ranks
 from cluster.remote import check_address, connect, wait_for
 from cluster.slurm import SlurmJobs, read_profile
 from cluster.ssh import Ssh, read_hosts
@@ -46,7 +49,10 @@ PACKAGES = (
 )  # fmt: skip
 """Compared on every machine. Pillow is not: its pixels are (`pipeline.probe`)."""
 
+CONNECT_SECONDS = 35.0
+"""How long a scheduler may take to answer: longer than the pause before it is started again."""
 WAIT_SECONDS = 60.0
+"""How long the first worker may take to come."""
 LOOK_SECONDS = 0.1
 
 FAR = ("ssh:", "slurm:")
@@ -126,7 +132,7 @@ class Cluster:
         """Start nothing yet.
 
         Args:
-            workers: Processes of a local cluster.
+            workers: Processes of a local cluster, or of each node of an allocation.
             threads: Tasks that each of them runs at once.
             dashboard: Whether a local cluster serves the dashboard.
             where: `local`, or the address of a scheduler.
@@ -139,6 +145,8 @@ class Cluster:
         self._where = where
         self._certs = certs
         self._shape = (workers, threads)
+        self._of_node = workers
+        """Worker processes of each node, where a batch system has given nodes to the command."""
         self._dashboard = dashboard
         self._stack = ExitStack()
         self._kept: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
@@ -157,6 +165,8 @@ class Cluster:
             else:
                 self._client = self._connect()
             wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
+            if self.stands:
+                self._compare(PACKAGES)
         return self._client
 
     @property
@@ -165,10 +175,31 @@ class Cluster:
         return self._where != "local"
 
     def look(self) -> None:
-        """Connect to a cluster that stands: what is wrong with it is said before work begins."""
+        """Connect to a cluster that stands: what is wrong with it is said before work begins.
+
+        Raises:
+            ClusterError: It does not answer, or a worker has other code.
+        """
         if self.stands:
-            for difference in compare(self.client, PACKAGES, identity.digest):
-                _notice(difference)
+            self.client  # noqa: B018 - it is connected to, and asked, when it is first wanted
+
+    def check_ranks(self, *, gpu: bool) -> None:
+        """Ask the workers that ranks may run on for their code and their torch.
+
+        Args:
+            gpu: Whether ranks are to have a GPU.
+
+        Raises:
+            ClusterError: One has other code, or torch of another version.
+        """
+        if self.stands:
+            workers = workers_for_ranks(self.client, gpu=gpu)
+            self._compare((), alike=("torch",), workers=workers)
+
+    def _compare(self, packages: Sequence[str], **how: Any) -> None:
+        assert self._client is not None
+        for difference in compare(self._client, packages, identity.trees, **how):
+            _notice(difference)
 
     def ask_workers(self, work: Work) -> None:
         """Have every worker of a cluster that stands look at store and source, before its shards.
@@ -233,7 +264,7 @@ class Cluster:
             self._kept = self._stack.enter_context(local)
             client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
-            print(f"dashboard: {local.dashboard}", flush=True)
+            print(f"dashboard: {_page_of(local.dashboard)}", flush=True)
         return client
 
     def _start_far(self) -> Client:
@@ -243,7 +274,7 @@ class Cluster:
             self._kept = made
             client: Client = self._stack.enter_context(made.client())
         if self._dashboard:
-            print(f"dashboard: {made.dashboard}", flush=True)
+            print(f"dashboard: {_page_of(made.dashboard)}", flush=True)
         while not client.nthreads():  # a batch system may take its time
             made.check()
             made.keep()
@@ -256,12 +287,19 @@ class Cluster:
             return Ssh(read_hosts(Path(file)), dashboard=self._dashboard, say=_notice)
         profile = read_profile(Path(file))
         if profile.way == "allocation":
-            return allocation.Allocation(profile, dashboard=self._dashboard)
+            return allocation.Allocation(
+                profile,
+                dashboard=self._dashboard,
+                workers=self._of_node,
+                threads=self._shape[1],
+            )
         return SlurmJobs(profile, dashboard=self._dashboard, say=_notice)
 
     def _connect(self) -> Client:
         folder = certificates.folder(self._certs)
-        client = self._stack.enter_context(connect(self._where, folder, seconds=WAIT_SECONDS))
+        client = self._stack.enter_context(
+            connect(self._where, folder, seconds=CONNECT_SECONDS, say=_notice)
+        )
         if self._dashboard:
             print(f"dashboard: `tesserae cluster status {self._where}` says where", flush=True)
         return client
@@ -299,6 +337,11 @@ def check_where(where: str) -> None:
         raise ClusterError(f"--cluster: {e} Or local, ssh:FILE or slurm:FILE.") from None
 
 
+def _page_of(link: str) -> str:
+    """Tesserae's page on the dashboard of which Dask shows another page first."""
+    return f"{link.removesuffix('/status').rstrip('/')}/tesserae"
+
+
 def _notice(line: str) -> None:
     print(f"notice: {line}", flush=True)
 
@@ -316,7 +359,7 @@ def say_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None
     if tls:
         shown = machine if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
-        print(f"dashboard: https://{shown}:{port}/status?token=... (in the file token)")
+        print(f"dashboard: https://{shown}:{port}/tesserae?token=... (in the file token)")
         return
-    print(f"dashboard: http://127.0.0.1:{port}/status")
+    print(f"dashboard: http://127.0.0.1:{port}/tesserae")
     print(f"  from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}")

@@ -104,6 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         where = one.add_argument_group("where")
         where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
         where.add_argument("--gpus", type=int, metavar="N", help="ranks that have a GPU (all)")
+        where.add_argument(
+            "--rank-timeout", type=float, default=600.0, metavar="SECONDS",
+            help="how long to wait for workers for all ranks, before fewer begin (600)",
+        )  # fmt: skip
         clusters.add_arguments(where)
 
 
@@ -140,6 +144,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("ranks", "gpus", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < (name != "gpus"):
             raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
+    if not 0 <= args.rank_timeout <= 10_000_000:
+        raise ValueError(f"--rank-timeout is {args.rank_timeout:g}: expected 0 seconds or more.")
     if args.ranks and args.gpus and args.ranks != args.gpus:
         raise ValueError(f"--ranks is {args.ranks}, --gpus {args.gpus}: name one of them.")
     clusters.check_where(args.cluster)
@@ -272,7 +278,13 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: R
     if args.gpus and not cluster.stands and args.gpus > there:
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
     gpus = there if args.gpus is None and args.ranks is None else (args.gpus or 0)
-    wanted = Wanted(gpus or args.ranks or 1, gpu=bool(gpus), batch=options.batch_size)
+    wanted = Wanted(
+        gpus or args.ranks or 1,
+        gpu=bool(gpus),
+        batch=options.batch_size,
+        seconds=args.rank_timeout,
+        option="--rank-timeout",
+    )
     return train_on(
         cluster, wanted, stage.stage, options, data, run, from_step=args.from_step, files=files
     )

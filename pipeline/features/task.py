@@ -74,11 +74,7 @@ class Workspace:
         Raises:
             StoreMismatchError: They are not those that the run was begun with.
         """
-        if work.code not in ("", identity.digest()):
-            raise StoreMismatchError(
-                f"on {socket.gethostname()} there is another Tesserae than where the run was begun."
-                " Install the same on both, and start the worker again."
-            )
+        identity.check(work.code)
         self.work = work
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = features.load_recipe(self.objects, work.name)

@@ -128,11 +128,7 @@ class Workspace:
             StoreMismatchError: It does not.
         """
         self.work = work
-        if work.code not in ("", identity.digest()):
-            raise StoreMismatchError(
-                f"on {socket.gethostname()} there is another Tesserae than where the run was begun."
-                " Install the same on both, and start the worker again."
-            )
+        identity.check(work.code)
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,13 +81,18 @@ def test_others_are_let_alone(folder: Path) -> None:
         background.stop(folder, "two")
 
 
-@pytest.mark.parametrize("field", ["machine", "space"])
-def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, field: str) -> None:
+ANOTHER = {"machine": "another", "id": "another", "boot": "another", "space": "another"}
+
+
+@pytest.mark.parametrize(
+    "fields", [("machine", "id", "boot"), ("space",), ("machine", "space"), tuple(ANOTHER)]
+)
+def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, fields: tuple[str, ...]) -> None:
     """By another machine, or in another container, that shares the folder; a reboot ends all."""
     family = start(folder)
     file = folder / "one.json"
     record = json.loads(file.read_text())
-    other = record | {"where": record["where"] | {field: "another"}}
+    other = record | {"where": record["where"] | {field: ANOTHER[field] for field in fields}}
     file.write_text(json.dumps(other))
     for call in (lambda: background.stop(folder, "one"), lambda: start(folder)):
         with pytest.raises(ClusterError, match="ask there"):
@@ -98,6 +104,41 @@ def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, field: str) -
     rebooted = record["where"] | {"boot": "before", "space": "another"}
     file.write_text(json.dumps(record | {"where": rebooted}))
     assert not background.stop(folder, "one")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_machine_may_be_renamed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool
+) -> None:
+    """What runs is stopped under its new name; so is what an earlier version has started."""
+    family = start(folder)
+    if old:
+        record = json.loads((folder / "one.json").read_text())
+        del record["where"]["id"]
+        (folder / "one.json").write_text(json.dumps(record))
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    assert background.process(folder, "one") == family[0]
+    with pytest.raises(FileExistsError, match="runs already"):
+        background.start(folder, "one", ["true"])
+    assert background.stop(folder, "one")
+    assert not any(one.is_running() for one in family)
+
+
+@pytest.mark.parametrize("identity", ["same", ""])
+def test_a_machine_may_be_renamed_and_restarted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, identity: str
+) -> None:
+    """It is known by its own id; where it has none, it could be any other machine."""
+    monkeypatch.setattr(background, "_machine_id", lambda: identity)
+    where = {"machine": "before", "id": identity, "boot": "before", "space": "before"}
+    (folder / "one.json").write_text(json.dumps({"mark": "m", "where": where}))
+    if identity:
+        assert not background.stop(folder, "one")
+        assert not (folder / "one.json").exists()
+        return
+    with pytest.raises(ClusterError, match=r"is of before, .* ask there"):
+        background.stop(folder, "one")
+    (folder / "one.json").unlink()
 
 
 def test_who_starts_one_may_be_killed_meanwhile(folder: Path) -> None:

@@ -11,11 +11,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
+from distributed import Scheduler
+from tornado import web
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from cluster import certificates
-from cluster.gate import COOKIE, TOKEN_FILE
+from cluster.gate import COOKIE, TOKEN_FILE, _Refuse, dask_setup
 from tests.commands import PATIENCE, ROOT, wait_until
 from tests.workflows.test_cluster import free_port
 
@@ -174,3 +180,26 @@ def test_plain_http_is_not_answered(site: Site) -> None:
         connection.request("GET", f"/status?token={site.token}")
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse()
+
+
+@pytest.mark.parametrize("token", [None, "", " \n"], ids=["no file", "empty", "blank"])
+def test_a_gate_without_a_token_lets_in_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    """Dask goes on without a module that fails: what is not closed then would be open."""
+    file = tmp_path / "token"
+    if token is not None:
+        file.write_text(token)
+    monkeypatch.setenv(TOKEN_FILE, str(file))
+    application = web.Application([(r"/.*", web.RequestHandler)])
+    before = application.find_handler
+    dask_setup(cast(Scheduler, SimpleNamespace(http_application=application)))
+    assert application.find_handler != before
+    for headers in ({}, {"Authorization": "Bearer "}, {"Cookie": f"{COOKIE}="}):
+        for path in ("/status", "/status?token=", "/status?token=%20"):
+            line = RequestStartLine("GET", path, "HTTP/1.1")
+            request = HTTPServerRequest(
+                headers=HTTPHeaders({"Host": "a", **headers}), connection=Mock(), start_line=line
+            )
+            delegate = application.find_handler(request)
+            assert delegate.handler_class is _Refuse

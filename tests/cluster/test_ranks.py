@@ -180,6 +180,28 @@ def test_fewer_ranks_than_were_asked_for_go_on(
         run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", heard.begin())
 
 
+def test_what_is_waited_for_is_said_at_once(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is, for how long, by which option, and what comes then."""
+    monkeypatch.setattr(ranks, "FIRST_SAY_SECONDS", 0.0)
+    monkeypatch.setattr(ranks, "LOOK_SECONDS", 0.05)
+    said: list[str] = []
+    wanted = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
+    heard = Heard()
+    walked = run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1), say=said.append)
+    assert walked == ["done"] * 2
+    assert said == [
+        "3 of 5 workers are there: waiting up to 0 s for the others (--rank-timeout sets that);"
+        " then 2 ranks begin"
+    ]
+    said.clear()
+    with pytest.raises(ClusterError, match="no worker with a GPU came"):
+        run_world(client, Wanted(1, gpu=True, seconds=0.2), "x:y", heard.begin(), say=said.append)
+    assert said[0].startswith("0 of 1 workers with a GPU are there")
+    assert said[0].endswith("then the run ends")
+
+
 @pytest.mark.parametrize("whom", ["rank", "worker", pytest.param("both", marks=pytest.mark.slow)])
 def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: str) -> None:
     """However it ends."""

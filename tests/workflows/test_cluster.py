@@ -28,6 +28,8 @@ from tests.commands import (
     wait_until,
 )
 from tests.pictures import contents, make_folder
+from tests.workflows.test_train import SMALL
+from tests.workflows.training.small import small_store
 from workflows import cli
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
@@ -262,18 +264,27 @@ def test_what_does_not_come_is_said_after_a_while(
 def test_a_worker_with_other_code_is_refused(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
-    """Before anything is listed: its tasks would be others."""
+    """Before anything is listed or learned, whichever of its trees differs.
+
+    The defaults of an optimiser are in `workflows/`, and ranks would take other steps with them.
+    """
     other = tmp_path / "other"
-    shutil.copytree(ROOT / "pipeline", other / "pipeline")
-    with (other / "pipeline" / "errors.py").open("a") as file:
-        file.write("# another line\n")
+    shutil.copytree(ROOT / "workflows", other / "workflows")
+    defaults = other / "workflows" / "training" / "options.py"
+    defaults.write_text(defaults.read_text() + "# another line\n")
+    on_it = ("--no-dashboard", "--cluster", standing.address)
+    commands = (
+        ("prepare", source, tmp_path / "store", *TINY[:-1]),
+        ("train", "wgan", small_store(tmp_path / "small"), "--run", tmp_path / "run", *SMALL[:-1]),
+    )
     with standing.worker(extra_path=other):
-        done = standing.run(
-            "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
-        )
-    assert done.status == 1
-    assert "has another Tesserae than this machine" in done.err
+        for words in commands:
+            done = standing.run(*words, *on_it)
+            assert done.status == 1
+            assert "has another Tesserae than this machine: its workflows/ differs" in done.err
+            assert done.err.count("\n") == 1
     assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "run").exists()
 
 
 OTHER_NUMPY = """
@@ -347,6 +358,34 @@ def test_certificates_of_two_authorities_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "one" / "ca.pem").unlink()
     done = run("cluster", "certs", "--certs", tmp_path / "one", scratch=tmp_path)
     assert (done.status, (tmp_path / "one" / "ca.pem").exists()) == (1, False)
+
+
+def test_a_worker_of_another_authority_ends_with_a_sentence(
+    standing: Standing, tmp_path: Path
+) -> None:
+    """At once, whatever its patience; so does a client."""
+    certs = tmp_path / "certs"
+    assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
+    for words in (
+        ("worker", standing.address, "--workers", 1, "--gpus", "none"),
+        ("wait", standing.address),
+        ("status", standing.address),
+    ):
+        done = run("cluster", *words, "--certs", certs, scratch=tmp_path)
+        assert (done.status, done.out) == (1, "")
+        assert "shows a certificate that is not of this machine's authority" in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_scheduler_that_is_not_there_is_said_at_once(tmp_path: Path, source: Path) -> None:
+    """And not after a minute of silence."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with start(
+        *("prepare", source, tmp_path / "s", *TINY, "--cluster", address), scratch=tmp_path
+    ) as command:
+        assert wait_until(lambda: "does not answer yet (Connection refused)" in command.out)
+        command.process.send_signal(signal.SIGINT)
+        assert command.wait() == 130
 
 
 @pytest.mark.parametrize("stop", [False, True])

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.slurm import read_profile
+from cluster.slurm import SlurmJobs, read_profile
 from tests.commands import PATIENCE, ROOT, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, make_folder
 from tests.workflows.test_cluster import free_port
@@ -335,7 +336,22 @@ def test_jobs_that_cannot_work_are_not_submitted_for_ever(
         ("way: wings", "way is 'wings'"),
         ("way: jobs", "jobs names none"),
         ("jobs: 3", "jobs is 3"),
-        ("jobs: {cpu: {count: 1, cores: 1}}", "memory is missing"),
+        ("jobs: {cpu: {count: 1, memory: 1GB}}", "cores is missing"),
+        ("jobs: {cpu: {count: 1, cores: null, memory: 1GB}}", "cores is missing"),
+        ("jobs: {cpu: {count: 1, cores: 0, memory: 1GB}}", "cores is 0"),
+        ("jobs: {cpu: {count: 1, cores: true, memory: 1GB}}", "cores is True"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: -4GB}}", "memory is '-4GB'"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: '4'}}", "memory is '4': expected a number and"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: 4XB}}", "memory is '4XB'"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: nanGB}}", "memory is 'nanGB'"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: 12B}}", "memory is '12B'"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: ''}}", "memory is ''"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: false}}", "memory is False"),
+        ("jobs: {cpu: {count: 1, cores: 1, memory: [1GB]}}", "memory is"),
+        ("jobs: {cpu: {count: 1, cores: 1, account: [a]}}", "account is"),
+        ('jobs: {cpu: {count: 1, cores: 1, partition: "a\\nb"}}', "partition is"),
+        ("shared: 3\njobs: {cpu: {count: 1, cores: 1}}", "shared is 3"),
+        ("host: ''\njobs: {cpu: {count: 1, cores: 1}}", "host is ''"),
         ("jobs: {cpu: {count: -1, cores: 1, memory: 1GB}}", "count is -1"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}", "'colour' makes no sense"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 4}}", "memory is 4"),
@@ -357,13 +373,69 @@ def test_a_profile_that_makes_no_sense_is_refused(tmp_path: Path, text: str, say
         read_profile(file)
 
 
+MEMORY = {
+    "": None,
+    ", memory: null": None,
+    ", memory: 0": "--mem=0",
+    ", memory: '0'": "--mem=0",
+    ", memory: 64GB": "--mem=60G",
+    ", memory: 64 GiB": "--mem=64G",
+    ", memory: 500MB": "--mem=477M",
+}
+
+
+@pytest.mark.parametrize(("memory", "line"), MEMORY.items())
+def test_a_job_asks_for_memory_as_its_profile_says_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, line: str | None
+) -> None:
+    """Many sites forbid the line; 0 asks for all of a node's."""
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"shared: {tmp_path}\njobs: {{cpu: {{count: 1, cores: 2{memory}}}}}\n")
+    profile = read_profile(file)
+    scripts: list[str] = []
+
+    async def start(job: Any) -> None:
+        scripts.append(job.job_script())
+        job.job_id = "7"
+
+    monkeypatch.setattr("dask_jobqueue.slurm.SLURMJob.start", start)
+    jobs = SlurmJobs.__new__(SlurmJobs)
+    jobs._profile, jobs._folder = profile, tmp_path
+    monkeypatch.setattr(SlurmJobs, "address", "tls://10.0.0.1:8786")
+    assert jobs.submit("cpu") == "7"
+    lines = [one.split(" ")[1] for one in scripts[0].splitlines() if "--mem" in one]
+    assert lines == ([] if line is None else [line])
+    assert "--cpus-per-task=2" in scripts[0]
+
+
 def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
     """Anything else is a sentence."""
     file = tmp_path / "profile.yaml"
     file.write_text("way: allocation\n")
-    words = ("prepare", tmp_path, tmp_path / "s", "--cluster", f"slurm:{file}")
+    make_folder(tmp_path / "source" / "train", 2)
+    words = ("prepare", tmp_path / "source", tmp_path / "s", "--cluster", f"slurm:{file}")
     done = run(*words, scratch=tmp_path)
     assert (done.status, "for what srun starts" in done.err) == (1, True)
-    alone = {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}
-    done = run(*words, scratch=tmp_path, **alone)
-    assert (done.status, "srun started one process" in done.err) == (1, True)
+
+
+def test_the_first_node_of_an_allocation_works_too(tmp_path: Path) -> None:
+    """Where it is the only one, it makes all; its workers end with the command, and certificates.
+
+    What srun gives to a process is in its environment.
+    """
+    source = make_folder(tmp_path / "source" / "train", 40)
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"way: allocation\nhost: 127.0.0.1\nshared: {tmp_path}/shared\n")
+    words = ("prepare", source.parent, tmp_path / "s", *TINY, "--workers", 1)
+    step = {
+        "SLURM_PROCID": "0",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "1",
+        "TESSERAE_SLURM_TEST": str(tmp_path),
+    }
+    done = run(*words, "--cluster", f"slurm:{file}", scratch=tmp_path, **step)
+    assert (done.status, done.err) == (0, "")
+    assert committed(tmp_path / "s") == 3
+    assert not list((tmp_path / "shared").iterdir())
+    assert wait_until(lambda: not left_over(str(tmp_path)))

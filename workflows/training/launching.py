@@ -11,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from cluster.ranks import Wanted, run_world
+from pipeline import identity
 from pipeline.features.loader import FeatureLoader
 from workflows.board.plugin import TOPIC, put_on
 from workflows.clusters import Cluster
@@ -52,9 +53,10 @@ def train_on(
 
     Raises:
         RankError: It fails.
-        ClusterError: No worker comes.
+        ClusterError: No worker comes, or one has other code or another torch.
         TesseraeError: The folder is of another run.
     """
+    cluster.check_ranks(gpu=wanted.gpu)
     facts = {"versions": versions(), "data": _described(data)}
     state = data.train.state_dict()
     learned = {
@@ -76,7 +78,9 @@ def train_on(
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim(from_step=back.popleft() if back else None)
         name = None if resumed is None else resumed.name
-        return number, (Job(stage, str(folder.path.absolute()), options, data, name),)
+        code, torch = identity.digest(), facts["versions"]["torch"]
+        job = Job(stage, str(folder.path.absolute()), options, data, name, code, torch)
+        return number, (job,)
 
     name = folder.path.absolute().name
     rows = options.steps if options.minutes is None else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -22,6 +24,8 @@ from torch import Tensor
 
 from cluster.cores import cores
 from cluster.rank import Rank
+from pipeline import identity
+from pipeline.errors import TesseraeError
 from workflows.training.batches import AnyLoader, Batches
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError, first_not_finite
@@ -90,10 +94,16 @@ class Job:
     data: Data
     resumed: str | None
     """The checkpoint that they go on from."""
+    code: str = ""
+    """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
+    torch: str = ""
+    """The version of torch there; empty = any will do."""
 
 
 def train(rank: Rank, job: Job) -> str:
     """Do it: what runs in each rank. Returns `done`, or where it stopped."""
+    identity.check(job.code)  # a worker that came after all were asked, or whose files changed
+    _check_torch(job.torch)
     torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
     if rank.gpu:
         torch.backends.cudnn.benchmark = True
@@ -105,6 +115,15 @@ def train(rank: Rank, job: Job) -> str:
             return loop.run()
         finally:
             loop.close()
+
+
+def _check_torch(expected: str) -> None:
+    actual = version("torch")
+    if expected and actual.partition("+")[0] != expected.partition("+")[0]:
+        raise TesseraeError(
+            f"torch is {actual} on {socket.gethostname()} and {expected} where the run was begun:"
+            " expected the same version. Install it there, and start the worker again."
+        )
 
 
 def make_stage(job: Job, world: World, *, beside: int = 1) -> Stage:
