@@ -13,7 +13,7 @@ from bokeh.models.widgets import Div
 from bokeh.palettes import Category10
 from bokeh.plotting import figure
 
-from workflows.board.state import Board, Run
+from workflows.board.state import Board, Run, short_names
 from workflows.figures import seconds_text, share_text, three_digits
 from workflows.page import STYLE, bar, facts, table, text
 
@@ -58,10 +58,11 @@ def draw(document: Any, board: Board) -> None:
                 for run in board.runs.values()
             }
         )
+        shown = short_names(board.trainings)
         for title, lines in training.items():
             lines.show(
                 {
-                    f"{run}, {name.replace('_', ' ')}": list(points)
+                    f"{shown.get(run, run)}, {name.replace('_', ' ')}": list(points)
                     for (run, name), points in board.curves.items()
                     if _title(name) == title
                 }
@@ -134,14 +135,16 @@ def _head(board: Board, now: float) -> Iterator[str]:
     if not board.runs and not board.trainings:
         yield "<h2>Tesserae</h2><p class='quiet'>No run has told this scheduler of itself yet."
         yield " <code>tesserae prepare ... --cluster ADDRESS</code> does.</p>"
+    shown = short_names(board.trainings)
     for training in reversed(board.trainings.values()):
-        yield from _training(training.snapshot(now))
+        yield from _training(training.snapshot(now), shown[training.name])
     for run in reversed(board.runs.values()):
         yield from _run(run, run.snapshot(now))
 
 
-def _training(now: dict[str, Any]) -> Iterator[str]:
-    yield f"<h2>Training of <code>{text(now['run'])}</code>: {text(now['state'])}</h2>"
+def _training(now: dict[str, Any], name: str) -> Iterator[str]:
+    yield f"<h2>Training of <code>{text(name)}</code>: {text(now['state'])}</h2>"
+    yield f"<p class='quiet'><code>{text(now['folder'])}</code></p>"
     if now["why"]:
         yield f'<p class="notice">{text(now["why"])}</p>'
     wait = now.get("wait_share")
@@ -185,8 +188,10 @@ def _foot(board: Board, now: float) -> Iterator[str]:
         yield "</div>"
     if board.grids:
         yield '<h2>Samples</h2><div class="pictures">'
+        shown = short_names(board.trainings)
         for (name, grid), kept in board.grids.items():
-            yield _picture(kept["jpeg"], "jpeg", f"{name}, {grid}, step {kept['step']}")
+            caption = f"{shown.get(name, name)}, {grid}, step {kept['step']}"
+            yield _picture(kept["jpeg"], "jpeg", caption)
         yield "</div>"
     for run in reversed(board.runs.values()):
         yield from _run_foot(run, run.snapshot(now))

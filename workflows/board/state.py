@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -321,6 +321,19 @@ _TAKEN = {
     "curve": Board._curve,
     "grid": Board._grid,
 }
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return for each name the shortest end of it, of whole parts of a path, that no other has."""
+    parts = {name: [part for part in name.split("/") if part] for name in names}
+    found = {}
+    for name, own in parts.items():
+        others = [theirs for theirs in parts.values() if theirs != own]
+        length = next(
+            (n for n in range(1, len(own)) if all(own[-n:] != one[-n:] for one in others)), None
+        )
+        found[name] = name if length is None else "/".join(own[-length:])
+    return found
 
 
 def _add_thinned(points: deque[tuple[float, float]], point: tuple[float, float]) -> None:

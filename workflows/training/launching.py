@@ -127,6 +127,7 @@ class _Watcher:
         self._cluster = cluster
         self._folder = folder
         self._name = folder.path.absolute().name
+        self._path = str(folder.path.resolve())
         self._progress = progress
         self._step = 0
         self.heard: deque[dict[str, Any]] = deque()
@@ -167,7 +168,8 @@ class _Watcher:
 
     def _send(self, *messages: dict[str, Any]) -> None:
         if messages and self._page:
-            said = [{"run": self._name, **message} for message in messages]
+            # By the whole path: runs of one name in two folders are two runs.
+            said = [{"run": self._path, **message} for message in messages]
             self._cluster.client.log_event(TOPIC, said)
 
     def _begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:

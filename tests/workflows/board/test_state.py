@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflows.board import state
-from workflows.board.state import Board
+from workflows.board.state import Board, short_names
 
 
 def run_message(rows: int = 100, run: str = "train-1", **other: Any) -> dict[str, Any]:
@@ -174,3 +174,19 @@ def test_steps_that_are_taken_again_are_drawn_once() -> None:
     board.take({"what": "begun", "run": "r", "step": 2, "ranks": 1}, 0.0)
     board.take({"what": "curve", "run": "r", "name": "a", "step": 3, "value": 1.0}, 0.0)
     assert [step for step, _ in board.curves["r", "a"]] == [1, 2, 3]
+
+
+@given(st.lists(st.text("ab/", min_size=1), unique=True, max_size=6))
+def test_short_names_tell_runs_apart(names: list[str]) -> None:
+    """Each is an end of the whole name; of two runs, none has that of another."""
+    names = list({"/" + "/".join(part for part in name.split("/") if part) for name in names})
+    shown = short_names(names)
+    assert set(shown) == set(names)
+    assert len(set(shown.values())) == len(shown)
+    assert all(name.endswith(short) for name, short in shown.items())
+
+
+def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
+    """As most are; one that ends as another whole name does is shown whole."""
+    assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
+    assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
