@@ -13,7 +13,7 @@ TESSERAE := .venv/bin/tesserae
 AT_ONCE := --numprocesses=3 --dist=loadfile
 
 # A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
-KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE TRUNK WORDS WORKERS
+KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK WORDS WORKERS
 unknown := $(filter-out $(KNOBS) -%,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
 alike = $(foreach knob,$(KNOBS),$(if $(or $(findstring $(1),$(knob)),$(findstring $(knob),$(1))),$(knob)))
 $(foreach name,$(unknown),$(error there is no variable $(name)$(addprefix : did you mean ,$(firstword $(call alike,$(name))))? \
@@ -72,9 +72,21 @@ devise: .store .ready-devise ## Train DeViSE on STORE: pictures into the space o
 search: .ready-devise ## Serve a page that searches with RUN: words, pictures, both
 	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
 
+.PHONY: export
+export: .ready-devise ## Write the trunk that RUN has trained as a folder for others to open
+	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
+
 .PHONY: words
 words: .store .ready-devise ## Say which classes of STORE have vectors in WORDS
 	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--vectors "$(WORDS)") $(ARGS)
+
+.PHONY: sample-images
+sample-images: .ready-train ## Make pictures with a GAN, RUN, in one PNG
+	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
+
+.PHONY: study
+study: .study .ready-devise ## Try what papers claim: STUDY=gaussians, digits, or devise on STORE
+	$(TESSERAE) study $(STUDY) $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--words "$(WORDS)") $(ARGS)
 
 .PHONY: report
 report: .ready-train ## Show how RUN went and what it makes, on one page
@@ -141,6 +153,7 @@ help: ## Show this list
 	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
 	@echo "  RUN       folder of a training run        GPUS     ranks with a GPU (all there are, or none)"
 	@echo "  TRUNK     a vision model: folder or name    WORDS    file of word vectors"
+	@echo "  STUDY     gaussians, digits or devise"
 	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
 	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)"
@@ -162,12 +175,15 @@ help: ## Show this list
 EXAMPLE_DATA := DATA=/path/to/ILSVRC2012
 EXAMPLE_STORE := STORE=/path/to/store
 EXAMPLE_TRUNK := TRUNK=/path/to/model
+EXAMPLE_STUDY := STUDY=gaussians
 needs = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
-.PHONY: .store .store-data .store-trunk
+.PHONY: .store .store-data .store-trunk .study
 .store:
 	@$(call check,STORE)
 .store-data:
 	@$(call check,DATA STORE)
 .store-trunk:
 	@$(call check,STORE TRUNK)
+.study:
+	@$(call check,STUDY)
 check = $(if $(call needs,$(1)),$(error $(MAKECMDGOALS) needs $(call needs,$(1)): make $(MAKECMDGOALS) $(foreach name,$(1),$(if $($(name)),$(name)=$($(name)),$(EXAMPLE_$(name))))),:)

@@ -203,9 +203,11 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
     path = Path(where)
     noun = path / "data.noun" if path.is_dir() else path
     try:
-        with noun.open(encoding="utf-8-sig") as lines:
-            wordnet = noun.name == "data.noun"
-            made = Hierarchy(_wordnet_edges(lines, noun) if wordnet else _edges(lines, noun))
+        if noun.name == "data.noun":
+            with noun.open(encoding="utf-8-sig") as lines:
+                made = Hierarchy(_wordnet_edges(lines, noun))
+        else:
+            made = Hierarchy(_edges(_table(noun), noun))
     except UnicodeDecodeError as e:
         raise SourceError(f"{noun} is no text: expected `parent child` lines.") from e
     except OSError as e:
@@ -218,16 +220,43 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
     return made
 
 
-def _edges(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines, 1):
-        parts = line.split()
-        if not parts or parts[0].startswith("#"):
-            continue
-        if len(parts) != 2:
+def _table(path: Path) -> list[str]:
+    from pipeline.sources.text_tables import decode_table, lines_of  # Arrow comes with it
+
+    try:
+        return lines_of(decode_table(path.read_bytes(), str(path)))
+    except SourceError as e:
+        raise SourceError(f"{path} is no text: expected `parent child` lines ({e})") from e
+
+
+def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
+    """Read lines of two ids between which lies a tab, a semicolon, a comma or a space.
+
+    An id may have spaces where a tab or a semicolon lies between the two; between commas it would
+    be a list of names.
+    """
+    numbered = [
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    separators = (None, "\t", ";", ",")
+    fitting = (one for one in separators if all(_pair(line, one) for _, line in numbered))
+    separator = next(fitting, None)
+    for number, line in numbered:
+        pair = _pair(line, separator)
+        if pair is None:
             raise SourceError(
                 f"{path} line {number} is {line.strip()[:80]!r}: expected `parent child`."
             )
-        yield parts[0], parts[1]
+        yield pair
+
+
+def _pair(line: str, separator: str | None) -> tuple[str, str] | None:
+    parts = [part.strip().strip('"') for part in line.split(separator)]
+    if len(parts) != 2 or not all(parts) or (separator == "," and " " in "".join(parts)):
+        return None
+    return parts[0], parts[1]
 
 
 def _wordnet_edges(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:

@@ -52,6 +52,8 @@ class _Shape:
     """Numbers of a vector."""
     start: int
     """Bytes before the first vector: a byte order mark, a header."""
+    separator: bytes = b" "
+    """What lies between the numbers of a text."""
 
 
 def read_words(path: str | os.PathLike[str], *, limit: int | None = None) -> Words:
@@ -89,10 +91,10 @@ def _look(path: Path) -> _Shape:
         fields = first[start:].split()
         if len(fields) == 2 and all(field.isdigit() and len(field) < 13 for field in fields):
             count, dim = int(fields[0]), int(fields[1])
-            binary = not _is_line(file.readline(MOST_LINE), dim)
-            shape = _Shape(path, binary, count, dim, len(first))
-        elif _is_line(first[start:], 2):
-            shape = _count(path, file, start)
+            separator = _separator(file.readline(MOST_LINE), dim)
+            shape = _Shape(path, separator is None, count, dim, len(first), separator or b" ")
+        elif (separator := _separator(first[start:], 2)) is not None:
+            shape = _count(path, file, start, separator)
         else:
             raise SourceError(
                 f"{path} is no file of word vectors: expected one of word2vec, GloVe or fastText."
@@ -123,29 +125,34 @@ def _refuse_others(path: Path, first: bytes) -> None:
         )
 
 
-def _count(path: Path, file: BufferedIOBase, start: int) -> _Shape:
+def _count(path: Path, file: BufferedIOBase, start: int, separator: bytes) -> _Shape:
     """GloVe writes no header: what it would say is counted."""
     file.seek(start)
-    sizes = Counter(len(_fields(line)) - 1 for line in islice(file, 100))  # tokens may have spaces
+    beginning = islice(file, 100)
+    sizes = Counter(len(_fields(line, separator)) - 1 for line in beginning)  # spaces in tokens
     file.seek(start)
     count = sum(1 for line in file if line.strip())
-    return _Shape(path, False, count, sizes.most_common(1)[0][0], start)
+    return _Shape(path, False, count, sizes.most_common(1)[0][0], start, separator)
 
 
-def _fields(line: bytes) -> list[bytes]:
-    return line.rstrip(b" \r\n").split(b" ")
+def _fields(line: bytes, separator: bytes) -> list[bytes]:
+    return line.rstrip(b" \r\n" + separator).split(separator)
 
 
-def _is_line(line: bytes, dim: int) -> bool:
-    """Whether it is a token and at least *dim* numbers, as text."""
-    parts = _fields(line)
-    if not dim or len(parts) < dim + 1:
-        return False
-    try:
-        [float(part) for part in parts[-dim:]]
-    except ValueError:
-        return False
-    return True
+def _separator(line: bytes, dim: int) -> bytes | None:
+    """Return what separates a token and at least *dim* numbers, as text; None: it is no such line.
+
+    Tabs and commas count only where spaces do not do: both may be parts of tokens.
+    """
+    for separator in (b" ", b"\t", b","):
+        parts = _fields(line, separator)
+        if dim and len(parts) > dim:
+            try:
+                [float(part) for part in parts[-dim:]]
+            except ValueError:
+                continue
+            return separator
+    return None
 
 
 def _load(shape: _Shape, limit: int | None) -> Words:
@@ -214,7 +221,7 @@ def _lines(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, 
         line = file.readline()
         if not line:
             raise _cut_off(shape, found)
-        parts = line.rstrip(b" \r\n").rsplit(b" ", shape.dim)
+        parts = line.rstrip(b" \r\n" + shape.separator).rsplit(shape.separator, shape.dim)
         if parts == [b""]:
             continue
         if len(parts) <= shape.dim or b"\0" in line:

@@ -38,6 +38,7 @@ SPELLINGS_OF = 100_000
 
 _Key = TypeVar("_Key")
 _BETWEEN = re.compile(r"[\s_\-]+")
+_WNID = re.compile(r"n[0-9]{8}", re.ASCII)
 
 
 class Words:
@@ -270,6 +271,17 @@ def taxonomy_vectors(
 def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     listed = [(wnid, names.strip() or wnid) for wnid, names in classes]
     return tuple(wnid for wnid, _ in listed), tuple(names for _, names in listed)
+
+
+def names_of_id(key: str) -> str:
+    """Return the names that the id of a class is by itself: a folder's name, with its words apart.
+
+    Returns:
+        "golf ball" of "golf_ball"; nothing of a wnid, which is no word.
+    """
+    if _WNID.fullmatch(key):
+        return ""
+    return " ".join(_parts(key)) or key
 
 
 def split_names(names: str) -> list[str]:

@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devise.add_argument("--store", help="with finished splits train and val")
     devise.add_argument("--features", help="name of its features (the only ones)")
     devise.add_argument("--words", metavar="FILE", help="of word vectors")
-    devise.add_argument("--names", metavar="FILE", help="of `wnid words` lines (the store's)")
+    devise.add_argument(
+        "--names", metavar="FILE", help="an id of a class and its names on each line (the store's)"
+    )
     devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
     devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
     devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")

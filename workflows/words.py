@@ -1,8 +1,8 @@
 """Say which classes have a word vector, and where they stand in WordNet.
 
-Classes are those of a store, or of a text file of `wnid words` lines (LOC_synset_mapping.txt,
-words.txt). Vectors are read from a file of word2vec, GloVe or fastText; without one they are
-derived from the taxonomy, so that nothing needs to be downloaded.
+Classes are those of a store, or of a text file with an id and names on each line
+(LOC_synset_mapping.txt, words.txt). Vectors are read from a file of word2vec, GloVe or fastText;
+without one they are derived from the taxonomy, so that nothing needs to be downloaded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from typing import Any
 
 from pipeline.errors import SourceError, TesseraeError
 from pipeline.hierarchy import WORDNET, Hierarchy, read_hierarchy
-from pipeline.sources.text_tables import decode_table, parse_words
+from pipeline.sources.name_tables import parse_names
+from pipeline.sources.text_tables import decode_table
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.word_files import read_words
-from pipeline.words import SYNONYMS, ClassVectors, class_vectors, taxonomy_vectors
+from pipeline.words import (
+    SYNONYMS,
+    ClassVectors,
+    class_vectors,
+    names_of_id,
+    taxonomy_vectors,
+)
 from workflows.figures import counted, printable, share_text
 
 SHOWN = 20
@@ -37,6 +44,8 @@ SAID = {
     "taxonomy": "from what they are kinds of",
     "none": "none",
 }
+PAPER_CLASSES, WORDNET_NOUNS = 1_000, 70_000
+"""Classes of ILSVRC and, at least, nouns of the whole of WordNet: what `NOTE` is about."""
 NOTE = (
     "pictures or not. Frome et al. (2013) have 1,589 nouns in the 2-hop and 7,860 in the 3-hop set",
     "of the 1,000 classes. Their ImageNet of 2011 has only nouns with pictures; of WordNet without",
@@ -49,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "classes",
         metavar="STORE_OR_TABLE",
-        help="folder or URL of a store, or a text file of `wnid words` lines",
+        help="folder or URL of a store, or a text file with an id and names on each line",
     )
     parser.add_argument(
         "--vectors", metavar="FILE", help="of word2vec (text or binary), GloVe, fastText (.vec)"
@@ -119,30 +128,44 @@ def describe(
 
 
 def named(classes: Sequence[tuple[str, str]], file: str | None) -> tuple[tuple[str, str], ...]:
-    """(wnid, words) of classes, with the words that a file of `wnid words` lines has for them.
+    """Return (id, names) of classes: of a file, else of the store, else what the id itself says.
+
+    Args:
+        classes: (id, names) as the store has them; an id may be a wnid or the name of a folder.
+        file: A table of ids and names (`pipeline.sources.name_tables`); None: the store's names.
 
     Raises:
-        SourceError: The file has no such line.
-        TesseraeError: It names none of them; or, without a file, they have no words.
+        TesseraeError: The file is none, or names none of the classes; or, without one, they are
+            wnids without names.
     """
-    if file is None:
-        if not any(words for _, words in classes):
-            raise TesseraeError(
-                f"the store has no names of its {len(classes)} classes, only wnids such as"
-                f" {classes[0][0]}: pass --names, a file of `wnid words` lines, such as ImageNet's"
-                " LOC_synset_mapping.txt."
-            )
-        return tuple(classes)
-    if not Path(file).is_file():
-        raise TesseraeError(f"--names is {file}, which is no file: expected `wnid words` lines.")
-    table = dict(read_classes(file))
-    if not any(wnid in table for wnid, _ in classes):
-        raise TesseraeError(f"{file} names none of the store's {len(classes)} classes.")
-    return tuple((wnid, table.get(wnid, words)) for wnid, words in classes)
+    table = {} if file is None else _table_of(file, [key for key, _ in classes])
+    found = tuple((key, table.get(key) or words or names_of_id(key)) for key, words in classes)
+    if not any(words for _, words in found):
+        raise TesseraeError(
+            f"the store has no names of its {len(classes)} classes, only wnids such as"
+            f" {classes[0][0]}: pass --names, a file with an id and names on each line, such as"
+            " ImageNet's LOC_synset_mapping.txt."
+        )
+    return found
+
+
+def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
+    path = Path(file)
+    if not path.is_file():
+        raise TesseraeError(
+            f"--names is {file}, which is no file: expected an id and names on each line."
+        )
+    table = parse_names(decode_table(path.read_bytes(), file, lenient=True), ids)
+    if table.keys().isdisjoint(ids):
+        raise TesseraeError(
+            f"{file} names none of the store's {len(ids)} classes, such as {ids[0]!r}: expected"
+            " lines of such an id, then a tab, comma or space, and names."
+        )
+    return table
 
 
 def read_classes(where: str) -> list[tuple[str, str]]:
-    """(wnid, words) of a store's classes, or of the lines of a file.
+    """Return (id, names) of a store's classes, or of the lines of a file.
 
     Raises:
         SourceError: The file has no such line.
@@ -152,15 +175,24 @@ def read_classes(where: str) -> list[tuple[str, str]]:
     if not path.is_file():
         return list(records.load_recipe(open_objects(where)).classes)
     try:
-        classes = parse_words(decode_table(path.read_bytes(), where, lenient=True))
+        classes = parse_names(decode_table(path.read_bytes(), where, lenient=True))
     except SourceError:  # no text at all
         classes = {}
-    if not classes:
+    if not classes or all(map(_is_vector, classes.values())):
         raise SourceError(
-            f"{where} has no line of a wnid and words (n01440764 tench, Tinca tinca): expected a"
+            f"{where} has no line of an id and names (n01440764 tench, Tinca tinca): expected a"
             " store, or a table such as LOC_synset_mapping.txt."
         )
     return list(classes.items())
+
+
+def _is_vector(names: str) -> bool:
+    """Return True for the numbers of a vector: the file is one of word vectors."""
+    numbers = names.split()
+    try:
+        return len(numbers) > 1 and [float(number) for number in numbers] != []
+    except ValueError:
+        return False
 
 
 def _installed() -> str:
@@ -267,7 +299,8 @@ def _hierarchy_lines(place: dict[str, Any], limit: int | None) -> list[str]:
         f"    {count:>7,}  others within {counted(int(hops), 'hop')}"
         for hops, count in place["within_hops"].items()
     ]
-    out += [f"      {line}" for line in NOTE]
+    if place["nouns"] >= WORDNET_NOUNS and place["classes"] == PAPER_CLASSES:
+        out += [f"      {line}" for line in NOTE]
     if place["correct_sets"]:
         means = ", ".join(f"{mean:.2f} for {k}" for k, mean in place["correct_sets"].items())
         out.append(f"    classes that count as right in hp@k, on average: {means} answers")

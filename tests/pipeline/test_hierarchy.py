@@ -299,7 +299,7 @@ def test_a_line_of_wordnet_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         (b"# nothing\n", "holds no edge"),
         (b"n01440764 tench, Tinca tinca\n", "line 1 is 'n01440764 tench, Tinca tinca': expected"),
         (b"a b\nn01440764\n", "line 2 is 'n01440764': expected `parent child`"),
-        (b"\xff\xfea\0 \0b\0", "is no text"),
+        (b"\xff\xfea\0 \0b", "is no text"),
     ],
 )
 def test_what_is_no_list_of_edges_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
@@ -360,3 +360,30 @@ def test_sizes_of_what_counts_as_right_among_the_thousand(
         assert min(sizes) >= k
         assert np.mean(sizes) == pytest.approx(mean, abs=1e-9)
         assert 0.65 < np.mean(sizes) / paper < 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a b\nb c\n",
+        b"\xef\xbb\xbfa b\r\nb c\r\n",
+        b"a\tb\nb\tc",
+        b"a,b\r\nb,c\r\n",
+        b'"a";"b"\n"b";"c"\n',
+        "a b\nb c\n".encode("utf-16"),
+        b"# a note\n\n  a   b  \rb c\r",
+    ],
+)
+def test_edges_are_read_as_they_were_written(data: bytes, tmp_path: Path) -> None:
+    """By any separator, line end and encoding with a mark."""
+    (tmp_path / "edges").write_bytes(data)
+    assert read_hierarchy(tmp_path / "edges").edges == {("a", "b"), ("b", "c")}
+
+
+def test_an_id_of_several_words_lies_between_tabs(tmp_path: Path) -> None:
+    """As a folder of images may be called."""
+    (tmp_path / "edges").write_text("animal\tbig cat\nbig cat\ttiger\n")
+    assert read_hierarchy(tmp_path / "edges").edges == {
+        ("animal", "big cat"),
+        ("big cat", "tiger"),
+    }

@@ -415,3 +415,21 @@ def test_real_files_are_read_as_gensim_reads_them(real_data: Path, file: str) ->
     assert np.array_equal(words.vectors, theirs.vectors)
     week, month, tree = (words.query(name) for name in ("week", "month", "tree"))
     assert week @ month > week @ tree + 0.1
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("separator", [b"\t", b","])
+def test_numbers_may_lie_between_tabs_or_commas(
+    tmp_path: Path, separator: bytes, header: bool
+) -> None:
+    """As tables are exported; a token may have spaces then."""
+    lines = [
+        separator.join([token, b"1", b"-0.5", b"2e-1"])
+        for token in (b"dog", b"New York", "caf\u00e9".encode())
+    ]
+    first = [separator.join([b"3", b"3"])] if header and separator == b"\t" else []
+    data = b"\xef\xbb\xbf" * (not first) + b"\r\n".join([*first, *lines]) + b"\r\n"
+    (tmp_path / "v.txt").write_bytes(data)
+    found = read_words(tmp_path / "v.txt")
+    assert found.tokens == ("dog", "New York", "caf\u00e9")
+    np.testing.assert_allclose(found.vectors, [[1, -0.5, 0.2]] * 3)

@@ -78,4 +78,24 @@ def test_every_command_has_a_target_or_is_in_the_list_of_make_help() -> None:
     """A person who only knows `make help` reaches them all."""
     text = (ROOT / "Makefile").read_text()
     lacking = [name for name in COMMANDS if f"$(TESSERAE) {name}" not in text]
-    assert lacking in ([], ["export", "sample-images", "study"])
+    assert lacking == []
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["study", "STUDY=gaussians", "ARGS=--seeds 2"], "study gaussians --seeds 2"),
+        (
+            ["study", "STUDY=devise", "STORE=s", "WORDS=w"],
+            'study devise --store "s" --words "w"',
+        ),
+        (["export", "RUN=r", "ARGS=-o out"], 'export "r" -o out'),
+        (["sample-images", "RUN=r", "ARGS=-n 4"], 'sample-images "r" -n 4'),
+    ],
+)
+def test_make_reaches_what_is_made_of_a_run(words: list[str], command: str) -> None:
+    """The command as a person would type it."""
+    ended = make(*words)
+    assert ended.returncode == 0, ended.stderr
+    said = [" ".join(line.split()) for line in ended.stdout.splitlines()]
+    assert f".venv/bin/tesserae {command}" in said

@@ -94,15 +94,13 @@ def test_coverage_is_told(
 def test_where_the_classes_stand_is_told(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """How many are in the hierarchy, and what is near them, beside the paper's figures."""
+    """How many are in the hierarchy, and what is near them."""
     glove, edges = table.parent / "glove.txt", table.parent / "edges.txt"
     said = told(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
     assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in said
     assert "    not in it: 2\n      n03126707\n      n01484850\n" in said
     assert "          2  others within 1 hop\n          4  others within 2 hops\n" in said
-    assert "1,589" in said
-    assert "7,860" in said
-    assert "of 2011" in said
+    assert "Frome" not in said  # the paper's sets are of other classes, in another hierarchy
     assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in said
     found = facts(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
     assert found["hierarchy"] == {
@@ -113,6 +111,24 @@ def test_where_the_classes_stand_is_told(
         "within_hops": {"1": 2, "2": 4, "3": 4},
         "correct_sets": {"2": 2.0},
     }
+
+
+@pytest.mark.parametrize(
+    ("nouns", "classes", "shown"), [(82_115, 1_000, True), (82_115, 999, False), (6, 1_000, False)]
+)
+def test_the_papers_sets_stand_beside_the_papers_classes_alone(
+    nouns: int, classes: int, shown: bool
+) -> None:
+    """The 1,000 of ILSVRC, in the whole of WordNet: of others it has said nothing."""
+    facts = {
+        "source": "x", "classes": classes, "vectors": {"file": None, "dim": 64},
+        "coverage": {"none": 0}, "missing": [], "homonyms": [], "alike": [],
+        "hierarchy": {
+            "where": "w", "nouns": nouns, "classes": classes, "missing": [],
+            "within_hops": {"1": 1_648}, "correct_sets": None,
+        },
+    }  # fmt: skip
+    assert any("1,589 nouns in the 2-hop" in line for line in words.lines(facts, 20)) is shown
 
 
 def test_a_program_gets_everything(
@@ -222,12 +238,12 @@ def test_what_is_no_table_and_no_store_is_one_sentence(
     folder, glove = table.parent, table.parent / "glove.txt"
     assert "no store at" in refused(monkeypatch, capsys, folder, "--vectors", glove)
     assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--vectors", glove)
-    assert "has no line of a wnid and words" in refused(monkeypatch, capsys, glove)
+    assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
     said = refused(monkeypatch, capsys, table, "--vectors", table)
     assert "is no file of word vectors" in said
     (folder / "pickle").write_bytes(b"\x80\x04N.")
     assert "is a pickle" in refused(monkeypatch, capsys, table, "--vectors", folder / "pickle")
-    assert "has no line of a wnid" in refused(monkeypatch, capsys, folder / "pickle")
+    assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")
     said = refused(monkeypatch, capsys, table, "--hierarchy", glove)
     assert "line 1 is 'crane 1 0 0': expected `parent child`" in said
 
@@ -268,3 +284,39 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
         words.named(classes[1:2], str(file))
     with pytest.raises(TesseraeError, match="which is no file"):
         words.named(classes, str(tmp_path))
+
+
+FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
+
+
+def test_the_name_of_a_folder_is_its_words() -> None:
+    """With its words apart; a class whose store has words keeps those."""
+    assert words.named(FOLDERS, None) == (
+        ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
+    )  # fmt: skip
+    mixed = (("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", ""))
+    assert words.named(mixed, None) == (
+        ("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", "great white shark"),
+    )  # fmt: skip
+    with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --names"):
+        words.named((("n00000001", ""),), None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "church church\ndog hound, dog\n",
+        "church\tchurch\ndog\thound, dog\n",
+        '\ufeffchurch,church\r\ndog,"hound, dog"\r\n',
+    ],
+)
+def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
+    """And what the table leaves out has the name of its folder."""
+    file = tmp_path / "names"
+    file.write_bytes(text.encode())
+    assert words.named(FOLDERS, str(file)) == (
+        ("church", "church"), ("dog", "hound, dog"), ("golf_ball", "golf ball"),
+    )  # fmt: skip
+    file.write_text("wolf wolf\n")
+    with pytest.raises(TesseraeError, match=r"names none of the store's 3 classes, such as 'chur"):
+        words.named(FOLDERS, str(file))

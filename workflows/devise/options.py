@@ -58,8 +58,9 @@ class Options(Training):
         None, "file of word vectors: word2vec, GloVe, fastText (from --hierarchy)", group=WORDS
     )
     names: str | None = option(
-        None, "file of `wnid words` lines: names of classes (the store's)", group=WORDS
-    )
+        None, "file with an id of a class and its names on each line (the store's names, or what"
+        " the ids themselves say)", group=WORDS,
+    )  # fmt: skip
     synonyms: str = option("mean", "which names of a class count", choices=SYNONYMS, group=WORDS)
     centre: bool = option(
         True, "subtract the mean of the learned classes' vectors from all words", group=WORDS

@@ -5,14 +5,14 @@ Whole classes are kept back, with all their pictures and the mirror images of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import TesseraeError
+from pipeline.errors import SourceError, TesseraeError
+from pipeline.sources.name_tables import parse_list
 from workflows.figures import counted, printable
 
 SEEN, VALIDATION, UNSEEN, LEFT_OUT = range(4)
@@ -84,18 +84,13 @@ def _drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64
 
 def _named(wnids: Sequence[str], file: str, what: str) -> NDArray[np.int64]:
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
+        names = set(parse_list(Path(file).read_bytes(), file, wnids, what))
+    except (OSError, SourceError) as e:
         number = "a number of classes, or " if what == "unseen" else ""
         raise TesseraeError(
             f"--{what} is {file!r}, which cannot be read ({e}): expected {number}a file that names"
             " them."
         ) from e
-    try:
-        found = json.loads(text)
-        names = {str(name) for name in found[what]}
-    except (ValueError, TypeError, KeyError):
-        names = {line.split()[0] for line in text.splitlines() if line.strip()}
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
         raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")

@@ -102,9 +102,10 @@ def test_a_class_without_a_picture_is_not_learned_from() -> None:
 def test_names_that_are_of_no_class_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A comma behind a name would else make a class that is to be unseen a seen one."""
+    """They may be misspelt; what lies behind a comma is no part of a name."""
     file = tmp_path / "unseen"
-    file.write_text(f"{WNIDS[0]},tench\n{WNIDS[1]}\n")
-    class_parts(WNIDS, np.ones(50, bool), unseen=str(file), validation=0, seed=0)
+    file.write_text(f"{WNIDS[0]},tench\nn0000001\n", encoding="utf-8-sig")
+    parts = class_parts(WNIDS, np.ones(50, bool), unseen=str(file), validation=0, seed=0)
+    assert np.flatnonzero(parts == UNSEEN).tolist() == [0]
     said = capsys.readouterr().out
-    assert f"notice: 1 of 2 names in {file} are of no class of the store: n00000000,tench" in said
+    assert f"notice: 1 of 2 names in {file} are of no class of the store: n0000001" in said

@@ -1,0 +1,111 @@
+"""Tables that people write about classes: names of each, or a list of some of them.
+
+The id of a class may be anything, "n01440764" or "golf ball", and the cells of a line may lie
+between tabs, semicolons, commas or spaces. Where the ids are known, the separator is the one by
+which the most lines begin with an id; otherwise it is the first that every line has.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection, Iterable
+
+from pipeline.errors import SourceError
+from pipeline.sources.text_tables import decode_table, lines_of, parse_words
+
+SEPARATORS = "\t;, "
+"""What may lie between an id and what follows, the surest first."""
+
+
+def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
+    """Read lines of an id and the names of its class.
+
+    Args:
+        text: The table. Lines without names, and those that begin with #, are passed over.
+        ids: Ids that may occur; an id with spaces can only be read if it is one of them.
+
+    Returns:
+        Id -> its names with commas between them, of the first line of each id.
+    """
+    lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
+    known = frozenset(ids)
+    tables = {separator: _split(lines, separator, known) for separator in SEPARATORS}
+    if known:
+        # The first of those that find as many ids: a tab is surer than a space.
+        return max(tables.values(), key=lambda table: len(known & table.keys()))
+    wnids = parse_words(text)
+    if wnids:
+        return {wnid: names for wnid, names in wnids.items() if names}
+    return next((table for table in tables.values() if len(table) == len(lines)), tables[" "])
+
+
+def _split(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
+    """Read each line as an id, the separator, and names."""
+    table: dict[str, str] = {}
+    for line in lines:
+        key, names = _cells(line, separator, ids)
+        if key and names:
+            table.setdefault(key, names)
+    return table
+
+
+def _cells(line: str, separator: str, ids: Collection[str]) -> tuple[str, str]:
+    if separator == " ":
+        return _by_spaces(line, ids)
+    try:
+        key, *names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+    except (csv.Error, StopIteration, ValueError):  # a quote in the middle, or nothing
+        key, *names = line.split(separator)
+    return key.strip(), ", ".join(name.strip() for name in names if name.strip())
+
+
+def _by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
+    """Split at the first space, or behind the longest known id that the line begins with."""
+    words = line.split()
+    for count in range(len(words) - 1, 1, -1):
+        if (key := " ".join(words[:count])) in ids:
+            return key, " ".join(words[count:])
+    return words[0], " ".join(words[1:])
+
+
+def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[str]:
+    """Read a list of classes: a line each, further cells being passed over, or JSON.
+
+    Args:
+        data: All of the file.
+        where: Its name, for messages.
+        ids: Ids that are expected.
+        key: Under which JSON has the list, unless it is one.
+
+    Returns:
+        The ids of the lines; of a line without an expected one, its first cell.
+
+    Raises:
+        SourceError: It is no text, or JSON without the list.
+    """
+    text = decode_table(data, where).removeprefix("\ufeff")
+    if text.lstrip()[:1] in ("{", "["):
+        return _from_json(text, where, key)
+    lines = (line.strip() for line in lines_of(text))
+    return [_listed(line, frozenset(ids)) for line in lines if line and not line.startswith("#")]
+
+
+def _from_json(text: str, where: str, key: str) -> list[str]:
+    try:
+        document = json.loads(text)
+        names = document[key] if isinstance(document, dict) else document
+        if isinstance(names, list) and all(isinstance(name, str | int) for name in names):
+            return [str(name) for name in names]
+    except (ValueError, KeyError, RecursionError):
+        pass
+    raise SourceError(f"{where} is no JSON with a list {key!r} of ids of classes.")
+
+
+def _listed(line: str, ids: Collection[str]) -> str:
+    cells = [line, *(_cells(line, separator, ids)[0] for separator in SEPARATORS)]
+    found = next((cell for one in cells if (cell := one.strip("\"' ")) in ids), None)
+    if found is not None:
+        return found
+    separator = next((one for one in "\t;," if one in line), " ")
+    return _cells(line, separator, ids)[0]
