@@ -23,6 +23,7 @@ from pipeline.sources.naming import known_split, split_in_name
 from pipeline.sources.opening import open_tar
 from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
+from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
@@ -60,6 +61,15 @@ class TarBlock:
                 return put(tar.pieces(member.offset, member.num_bytes))
 
             yield from self.layout.rows(tar, take, self.start, self.stop)
+
+    @property
+    def where(self) -> str:
+        """Whole name of the tar."""
+        return self.place.full(self.path)
+
+    def own_name(self, number: int, name: str) -> str:
+        """Return a name for a sample whose own one repeats, if its layout has such."""
+        return self.layout.own_name(self.path, number, name)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,8 @@ class TarSource:
                 f"no images found in {self.place.shown} ({self.kind}): no member of "
                 f"{len(self.parts)} tars is an image of the split that was asked for."
             )
-        return sort_listing(table)
+        layout = self.parts[0].layout
+        return sort_listing(rename_repeated(table, layout.own_name))
 
     def blocks(self) -> Blocks:
         """One block for each tar, or for each class of a remote tar of class tars."""

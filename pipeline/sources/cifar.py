@@ -1,13 +1,16 @@
 """CIFAR-10 and CIFAR-100 in the layout of their Python version: a few pickled batches.
 
+They are read loose or from the tar in which they are handed out, `cifar-10-python.tar.gz`.
+
 A pickle may run anything. These are read by an unpickler that knows arrays of bytes, lists, texts
 and numbers, and calls nothing; what names something else is refused before it is looked up.
 
 Each picture becomes a sample of the plain PPM format, its pixels as they are.
 """
 
+import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -17,12 +20,19 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes import ClassTable, Labeller
+from pipeline.sources.containers import container_of
 from pipeline.sources.listing import Row
+from pipeline.sources.magic import TAR, ZIP
+from pipeline.sources.opening import open_tar
+from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
 from pipeline.sources.spool import Blocks, Put
 
 SIDE = 32
+FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
+"""What the archives that are handed out unpack to."""
+_MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
 _BYTES = 3 * SIDE * SIDE
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
 
@@ -109,9 +119,61 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
     return found
 
 
-def _load(place: Place, path: str) -> dict[bytes, Any]:
-    with place.open(path) as file, reading(place.full(path)):
-        return _unpickle(file, place.full(path))
+@dataclass(frozen=True)
+class Batches:
+    """Where the batches lie: loose in a folder, or packed as they are handed out."""
+
+    place: Place
+    archive: str = ""
+    """Path of the tar that holds them; empty: they are loose."""
+    folder: str = ""
+    """Their folder in the tar."""
+
+    def full(self, path: str) -> str:
+        """Whole name of a batch."""
+        if not self.archive:
+            return self.place.full(path)
+        return f"{self.place.full(self.archive)}: {self._member(path)}"
+
+    def _member(self, path: str) -> str:
+        return f"{self.folder}/{path}" if self.folder else path
+
+    def names(self) -> list[str]:
+        """Names of the files."""
+        if not self.archive:
+            return self.place.names().files
+        prefix = f"{self.folder}/" if self.folder else ""
+        names = outline_of(self.place, self.archive).names
+        return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    def size(self, path: str) -> int:
+        """Size of a batch in bytes."""
+        if not self.archive:
+            return self.place.size(path)
+        members = outline_of(self.place, self.archive).members
+        return next(one.num_bytes for one in members if one.name == self._member(path))
+
+    def marks(self, paths: Iterable[str]) -> list[str]:
+        """Texts that change when the batches do."""
+        if self.archive:
+            return [self.place.mark(self.archive), self.folder, *paths]
+        return [self.place.mark(path) for path in paths]
+
+    def load(self, path: str) -> dict[bytes, Any]:
+        """Read one batch.
+
+        Raises:
+            SourceError: It is none.
+        """
+        where = self.full(path)
+        if not self.archive:
+            with self.place.open(path) as file, reading(where):
+                return _unpickle(file, where)
+        with open_tar(self.place, self.archive) as tar:
+            for member in tar.members():
+                if member.name == self._member(path) and member.num_bytes <= _MAX_BATCH_BYTES:
+                    return _unpickle(io.BytesIO(tar.read(member.offset, member.num_bytes)), where)
+        raise SourceError(f"{where} is not there, or too large for a batch. Download it again.")
 
 
 def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
@@ -121,10 +183,10 @@ def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
 
 
-def _class_table(place: Place, path: str) -> ClassTable:
+def _class_table(batches: Batches, path: str) -> ClassTable:
     names = _LAYOUTS[path][1]
-    where = place.full(path)
-    return ClassTable(tuple(_texts(_load(place, path), names, where)), where)
+    where = batches.full(path)
+    return ClassTable(tuple(_texts(batches.load(path), names, where)), where)
 
 
 @dataclass(frozen=True)
@@ -132,18 +194,27 @@ class CifarBlock:
     """One file of pictures."""
 
     name: str
-    place: Place
+    batches: Batches
     path: str
     table: str
     num_bytes: int
 
+    @property
+    def where(self) -> str:
+        """Whole name of the batch."""
+        return self.batches.full(self.path)
+
+    def own_name(self, number: int, name: str) -> str:
+        """Nothing: names have the number of a picture."""
+        return ""
+
     def samples(self, put: Put) -> Iterator[Row]:
         """Read all of it, handing each picture as a PPM to *put*."""
-        where = self.place.full(self.path)
+        where = self.batches.full(self.path)
         labels = _LAYOUTS[self.table][2]
-        classes = _class_table(self.place, self.table)
-        labeller = Labeller(classes, self.place.options)
-        found = _load(self.place, self.path)
+        classes = _class_table(self.batches, self.table)
+        labeller = Labeller(classes, self.batches.place.options)
+        found = self.batches.load(self.path)
         pixels = _pixels(found.get(b"data"), where)
         numbers = found.get(labels)
         if (
@@ -176,10 +247,15 @@ class CifarSource:
     """Pictures in CIFAR's batches."""
 
     kind: str
-    place: Place
+    batches: Batches
     table: str
     paths: tuple[str, ...]
     access: Literal["random", "blocks"] = "blocks"
+
+    @property
+    def place(self) -> Place:
+        """The folder of the files, or of the archive."""
+        return self.batches.place
 
     @property
     def root(self) -> str:
@@ -188,12 +264,12 @@ class CifarSource:
 
     def fingerprint(self) -> str:
         """Digest of the files' names, sizes and times."""
-        marks = map(self.place.mark, (self.table, *self.paths))
+        marks = self.batches.marks((self.table, *self.paths))
         return fingerprint_of([self.kind, self.root, *marks], self.place.options)
 
     def class_table(self) -> ClassTable | None:
         """Return the names in the order of the labels."""
-        return _class_table(self.place, self.table)
+        return _class_table(self.batches, self.table)
 
     def words(self) -> dict[str, str]:
         """Nothing: the names of classes are their words."""
@@ -206,30 +282,46 @@ class CifarSource:
     def blocks(self) -> Blocks:
         """The files."""
         return [
-            CifarBlock(path, self.place, path, self.table, self.place.size(path))
+            CifarBlock(path, self.batches, path, self.table, self.batches.size(path))
             for path in self.paths
         ]
 
 
 def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]:
-    """Find CIFAR's table of names and batches in *place*."""
-    if place.only:
-        return {}
-    files = place.names().files
-    for table, (splits, _, _) in _LAYOUTS.items():
-        if table not in files:
-            continue
-        found = {
-            split: tuple(name for name in files if _is_batch(name, start))
-            for split, start in splits.items()
-        }
-        if any(found.values()):
-            return {
-                split: CifarSource("cifar", place, table, paths)
-                for split, paths in found.items()
-                if paths
+    """Find CIFAR's table of names and batches in *place*, in its folder there, or packed."""
+    for batches in _candidates(place):
+        files = batches.names()
+        if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
+            raise SourceError(
+                f"{batches.full('')} is the binary version of CIFAR: expected the Python version. "
+                "Download cifar-10-python.tar.gz or cifar-100-python.tar.gz."
+            )
+        for table, (splits, _, _) in _LAYOUTS.items():
+            found = {
+                split: tuple(name for name in files if _is_batch(name, start))
+                for split, start in splits.items()
             }
+            if table in files and any(found.values()):
+                return {
+                    split: CifarSource("cifar", batches, table, paths)
+                    for split, paths in found.items()
+                    if paths
+                }
     return {}
+
+
+def _candidates(place: Place) -> Iterator[Batches]:
+    """Where batches may lie: here, in the folder that an archive unpacks to, in an archive."""
+    names = place.names()
+    if not place.only:
+        yield Batches(place)
+        yield from (Batches(place.inside(name)) for name in names.folders if name in FOLDERS)
+    for name in names.files:
+        may_be = place.only or name.lower().startswith("cifar-10")
+        if may_be and container_of(place, name) in (TAR, ZIP):
+            members = outline_of(place, name).names
+            folders = {member.rpartition("/")[0] for member in members}
+            yield from (Batches(place, name, folder) for folder in sorted(folders))
 
 
 def _is_batch(name: str, start: str) -> bool:

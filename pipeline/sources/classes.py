@@ -412,6 +412,8 @@ class Evidence:
     """(class, basis) -> samples; no samples for a class that a source only names."""
     passed: dict[str, Seen] = field(default_factory=dict)
     """Why -> files that are no samples."""
+    notes: list[str] = field(default_factory=list)
+    """What else a person should know of the listing, a sentence each."""
 
     def add(self, key: str, basis: Basis) -> None:
         """Count one sample."""
@@ -437,12 +439,14 @@ class Evidence:
             self.add_class(name, basis, seen.count, seen.first)
         for why, seen in other.passed.items():
             self.pass_over(why, seen.first, seen.count)
+        self.notes += [note for note in other.notes if note not in self.notes]
 
     def encode(self) -> dict[bytes, bytes]:
         """As metadata of a listing's schema."""
         seen = [[name, *basis, s.first, s.count] for (name, basis), s in self.seen.items()]
         passed = {why: [s.first, s.count] for why, s in self.passed.items()}
-        return {METADATA: json.dumps({"seen": seen, "passed": passed}).encode()}
+        fields = {"seen": seen, "passed": passed, "notes": self.notes}
+        return {METADATA: json.dumps(fields).encode()}
 
     @classmethod
     def decode(cls, metadata: Mapping[bytes, bytes] | None) -> "Evidence":
@@ -456,6 +460,7 @@ class Evidence:
             evidence.seen[name, Basis(by, value, folder)] = Seen(first, count)
         for why, (first, count) in fields["passed"].items():
             evidence.passed[why] = Seen(first, count)
+        evidence.notes = fields["notes"]
         return evidence
 
     def items(self) -> Iterator[tuple[str, Basis, Seen]]:

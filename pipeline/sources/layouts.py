@@ -34,6 +34,13 @@ class Layout:
             SourceError: A table is missing.
         """
 
+    def own_name(self, path: str, number: int, name: str) -> str:
+        """Return a name for sample *number* of the tar *path* where *name* repeats.
+
+        Empty where a repeated name is refused: of files in folders, each has its own.
+        """
+        return ""
+
     def class_table(self) -> ClassTable | None:
         """Return the classes that labels count; None where a sample has no label."""
         return None

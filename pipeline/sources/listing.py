@@ -114,7 +114,8 @@ class ListingBuilder:
 
     def _linked(self, table: pa.Table) -> pa.Table:
         """The rows of the links: their own keys, the bytes of what they stand for."""
-        keys, targets = zip(*self._links, strict=True)
+        keys = [key for key, _ in self._links]
+        targets = _resolved(dict(self._links))
         found = pc.index_in(string_array(targets, "as a link"), table["key"])
         if found.null_count:
             lost = pc.index(pc.is_null(found), True).as_py()
@@ -124,6 +125,19 @@ class ListingBuilder:
             )
         linked = table.take(found)
         return linked.set_column(0, "key", string_array(keys, "as a link"))
+
+
+def _resolved(links: dict[str, str]) -> list[str]:
+    """Return for each link the key that it leads to in the end, through other links."""
+    targets = []
+    for key in links:
+        seen = {key}
+        target = links[key]
+        while target in links and target not in seen:
+            seen.add(target)
+            target = links[target]
+        targets.append(target)
+    return targets
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
@@ -149,11 +163,12 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def sort_listing(table: pa.Table) -> pa.Table:
+def sort_listing(table: pa.Table, shown: Callable[[pa.Table, int], str] | None = None) -> pa.Table:
     """Sort by key, bytewise, and refuse keys that cannot stand: odd ones, and two alike.
 
     Args:
         table: Columns as in the module's docstring, in any order of rows.
+        shown: Says for a message where a row's bytes lie (default: `place_of`).
 
     Returns:
         One chunk a column, so that slices of it cost nothing.
@@ -161,14 +176,15 @@ def sort_listing(table: pa.Table) -> pa.Table:
     Raises:
         SourceError: A key is not `<class>/<file name>`, or two samples have the same key.
     """
+    shown = shown or place_of
     table = table.unify_dictionaries().combine_chunks()
-    _check_keys(table)
+    _check_keys(table, shown)
     if not _increases(table["key"]):
         order = pc.sort_indices(table["key"])
         table = table.take(order).combine_chunks()
         del order
         if not _increases(table["key"]):
-            _refuse_duplicate(table)
+            _refuse_duplicate(table, shown)
     return table
 
 
@@ -189,26 +205,34 @@ def _increases(column: pa.ChunkedArray) -> bool:
     return True
 
 
-def _check_keys(table: pa.Table) -> None:
-    for column in table["key"].chunks:
-        for start in range(0, len(column), SLICE_ROWS):
-            keys = column.slice(start, SLICE_ROWS)
-            bad = pc.match_substring_regex(keys, _BAD_KEY)
-            if pc.any(bad).as_py():
-                key = keys.filter(bad)[0].as_py()
-                raise SourceError(
-                    f"the key {key!r} cannot be used: a key is '<class>/<file name>' with one "
-                    "slash, no tab or line break, and neither part '.' or '..'. Rename it."
-                )
+def bad_key(keys: pa.Array | pa.ChunkedArray) -> int:
+    """Return the first of *keys* that cannot stand, by its number; -1 where all can."""
+    bad = pc.match_substring_regex(keys, _BAD_KEY)
+    return int(pc.index(bad, True).as_py())
 
 
-def _refuse_duplicate(table: pa.Table) -> None:
+def refused_key(key: str, where: str) -> SourceError:
+    """Say why *key*, of the sample at *where*, cannot stand."""
+    return SourceError(
+        f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "
+        "slash, no tab or line break, and neither part '.' or '..'. Rename it."
+    )
+
+
+def _check_keys(table: pa.Table, shown: Callable[[pa.Table, int], str]) -> None:
+    for start in range(0, len(table), SLICE_ROWS):
+        row = bad_key(table["key"].slice(start, SLICE_ROWS))
+        if row >= 0:
+            raise refused_key(table["key"][start + row].as_py(), shown(table, start + row))
+
+
+def _refuse_duplicate(table: pa.Table, shown: Callable[[pa.Table, int], str]) -> None:
     keys = _one_chunk(table["key"])
     alike = pc.equal(keys.slice(0, len(keys) - 1), keys.slice(1))
     row = pc.index(alike, True).as_py()
     raise SourceError(
-        f"two samples have the key {keys[row].as_py()!r}: {place_of(table, row)} and "
-        f"{place_of(table, row + 1)}. Rename or remove one of them."
+        f"two samples have the key {keys[row].as_py()!r}: {shown(table, row)} and "
+        f"{shown(table, row + 1)}. Rename or remove one of them."
     )
 
 

@@ -78,6 +78,15 @@ class LmdbBlock:
     start: bytes
     num_bytes: int
 
+    @property
+    def where(self) -> str:
+        """The table's folder."""
+        return self.folder
+
+    def own_name(self, number: int, name: str) -> str:
+        """Nothing: a key of a table is there once."""
+        return ""
+
     def samples(self, put: Put) -> Iterator[Row]:
         """Read them in the order of their keys, handing each image's bytes to *put*."""
         with _reading(self.folder) as view:

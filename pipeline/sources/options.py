@@ -24,6 +24,12 @@ class SourceOptions:
     """The class of all images of a flat folder; `-`: they have none."""
     ignore: tuple[str, ...] = ()
     """Shell patterns of names of files and folders that are passed over."""
+    image_column: str = ""
+    """The column of a table that holds the bytes of images; empty: chosen by name and type."""
+    label_column: str = ""
+    """The column of labels; empty: chosen by name."""
+    name_column: str = ""
+    """The column of the images' names; empty: chosen by name."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

@@ -32,10 +32,12 @@ from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
 from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
+from pipeline.sources.repeats import rename_repeated
 
 RECORDS = ".records"
 INDEX = ".index.arrow"
 _LENGTH = b"tesserae records bytes"
+_SOURCE = b"tesserae source"
 _FRESH_SECONDS = 10.0  # a file is not locked in the moment it is made
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file is swept away that no lock can tell to be in use."""
@@ -58,8 +60,17 @@ class Block(Protocol):
         """About how much the samples take."""
         ...
 
+    @property
+    def where(self) -> str:
+        """Whole name of the file that it is a part of, for a message."""
+        ...
+
     def samples(self, put: Put) -> Iterator[Row | PassedOver]:
         """Read the block from front to back, handing each sample's bytes to *put*."""
+        ...
+
+    def own_name(self, number: int, name: str) -> str:
+        """Return a name for its sample *number* where *name* repeats; empty: that is refused."""
         ...
 
 
@@ -71,12 +82,14 @@ def spool_bytes_needed(blocks: Sequence[Block]) -> int:
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
-def spool_block(block: Block, directory: str) -> None:
+def spool_block(block: Block, directory: str, source: str = "") -> None:
     """Stream *block* into its record file and index, unless they are there.
 
     Args:
         block: What to stream.
         directory: The spool's folder, on a local disk; made if need be.
+        source: Fingerprint of the source and of how it is read. What was streamed from another
+            one is streamed again.
 
     Raises:
         ReadError: The source could not be read now.
@@ -84,7 +97,7 @@ def spool_block(block: Block, directory: str) -> None:
         OSError: The spool could not be written.
     """
     folder = Path(directory)
-    if _is_whole(folder, block.name):
+    if _is_whole(folder, block.name, source):
         return
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder, block.name)
@@ -94,7 +107,7 @@ def spool_block(block: Block, directory: str) -> None:
         with records.open("xb") as file:
             with suppress(LocksMissingError):  # then its age tells that somebody is at work on it
                 try_lock(file.fileno())  # until it is closed
-            table = _write_records(block, file)
+            table = _write_records(block, file, source)
             _make_durable(file)
         with index.open("xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
@@ -131,7 +144,7 @@ def _is_left_behind(path: Path, age: float) -> bool:
             return age > _ABANDONED_SECONDS
 
 
-def _write_records(block: Block, file: BinaryIO) -> pa.Table:
+def _write_records(block: Block, file: BinaryIO, source: str) -> pa.Table:
     """Write the samples of *block* to *file* and return their index."""
     offsets, checksums = array("q"), array("L")
 
@@ -149,7 +162,8 @@ def _write_records(block: Block, file: BinaryIO) -> pa.Table:
     table = builder.finish().drop_columns(["path"])
     crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.uint32))
     table = table.append_column("crc32c", pa.array(crc32c))
-    metadata = {**(table.schema.metadata or {}), _LENGTH: str(file.tell()).encode()}
+    said = {_LENGTH: str(file.tell()).encode(), _SOURCE: source.encode()}
+    metadata = {**(table.schema.metadata or {}), **said}
     return table.replace_schema_metadata(metadata)
 
 
@@ -171,12 +185,57 @@ def _make_durable(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _is_whole(folder: Path, name: str) -> bool:
+def _is_whole(folder: Path, name: str, source: str) -> bool:
     try:
-        _read_index(folder, name)
+        table = _read_index(folder, name)
     except (OSError, SourceError):
         return False  # absent or damaged: streamed again
-    return True
+    # without a fingerprint, of this block or then, nobody can tell: it was so before
+    before = table.schema.metadata.get(_SOURCE, b"").decode()
+    return not source or before == source
+
+
+def remove_stale(directory: str, blocks: Sequence[Block], source: str) -> int:
+    """Remove what a spool has of another source, or of this one read in another way.
+
+    Keys would be those of before: a name of a column that was corrected, a table that changed.
+
+    Args:
+        directory: The spool's folder.
+        blocks: What is to be streamed.
+        source: Fingerprint of the source, as given to `spool_block`.
+
+    Returns:
+        Bytes of the records that were removed.
+    """
+    folder = Path(directory)
+    wanted = {block.name for block in blocks}
+    removed = 0
+    if folder.is_symlink():
+        return 0
+    for index in sorted(folder.glob(f"*{INDEX}")):
+        name = index.name.removesuffix(INDEX)
+        if name.startswith("."):  # of a task at work, or swept with its block
+            continue
+        if name in wanted and _is_whole(folder, name, source):
+            continue
+        records = folder / (name + RECORDS)
+        index.unlink(missing_ok=True)  # first: without it the records are none
+        if records.exists():
+            removed += records.stat().st_size
+            records.unlink()
+    return removed
+
+
+def left_text(directory: str) -> str:
+    """Say what a spool that is left takes, and what to do about it; empty where there is none."""
+    num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
+    if not num_bytes:
+        return ""
+    return (
+        f" What was streamed stays in {directory} ({num_bytes:,} bytes): the same command goes on"
+        " with it; delete that folder if you will not run it again."
+    )
 
 
 def _read_index(folder: Path, name: str) -> pa.Table:
@@ -213,6 +272,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     folder = Path(directory)
     tables = []
     evidence = Evidence()
+    block_of = {block.name + RECORDS: block for block in blocks}
     for block in blocks:
         try:
             table = _read_index(folder, block.name)
@@ -228,7 +288,11 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
             "of the split that was asked for."
         )
     table = pa.concat_tables(tables).replace_schema_metadata(evidence.encode())
-    return sort_listing(table)
+    table = rename_repeated(
+        table.unify_dictionaries().combine_chunks(),
+        lambda path, number, name: block_of[path].own_name(number, name),
+    )
+    return sort_listing(table, lambda table, row: repr(block_of[table["path"][row].as_py()].where))
 
 
 def _with_path(table: pa.Table, path: str) -> pa.Table:

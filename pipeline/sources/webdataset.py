@@ -181,6 +181,11 @@ class Shard(Layout):
         key, basis = labeller.key(path, said, shown)
         return Row(key, image.num_bytes, sample.offset, basis=basis)
 
+    def own_name(self, path: str, number: int, name: str) -> str:
+        """Shards may each count their samples from 0: the name of the shard tells them apart."""
+        suffix = name.partition(".")[2]
+        return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
+
     def class_table(self) -> ClassTable | None:
         """Return the classes that labels count."""
         return self.table

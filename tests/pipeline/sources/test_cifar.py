@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.errors import SourceError
 from pipeline.sources import cifar, open_source, splits
 from pipeline.sources.spool import spool_block, spool_listing
+from tests.pipeline.sources.layouts import tar_bytes
 
 NAMES = [b"plane", b"car", b"bird"]
 
@@ -172,3 +173,62 @@ def test_what_a_pickle_only_names_takes_no_memory() -> None:
     array.shape, array.data = (1, 3072), bytes(3073)
     with pytest.raises(SourceError, match="has no data"):
         cifar._pixels(array, "x")
+
+
+def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:
+    """The tar.gz in which a folder of batches is handed out."""
+    files = {f"{inner}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
+    return tar_bytes({**files, f"{inner}/readme.html": b"<html>"}, "w:gz")
+
+
+@pytest.mark.parametrize("inner", ["cifar-10-batches-py", "a/b", "x"])
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-python.tar", "download"])
+def test_the_archive_is_read_as_it_is_handed_out(tmp_path, name, inner):
+    """The same keys and the same pixels as those of the unpacked folder."""
+    small_set(tmp_path / inner.rpartition("/")[2])
+    data = packed(tmp_path / inner.rpartition("/")[2], inner)
+    loose = tmp_path / inner.rpartition("/")[2]
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / name).write_bytes(data)
+    roots = [tmp_path / "y" / name]
+    if name.startswith("cifar"):
+        roots.append(tmp_path / "y")
+    if inner == "cifar-10-batches-py":
+        roots.append(tmp_path)
+    for number, root in enumerate(roots):
+        assert open_source(root, "train").kind == "cifar"
+        assert splits(root) == ["test", "train"]
+        for split in ("train", "test"):
+            expected = read(loose, split, tmp_path / f"loose {number} {split}")
+            assert read(root, split, tmp_path / f"packed {number} {split}") == expected
+            assert len(expected) == {"train": 8, "test": 2}[split]
+
+
+def test_cifar_100_is_read_from_its_archive(tmp_path):
+    """Its batches have no numbers, and its labels are fine and coarse."""
+    data = batch(4)
+    data[b"fine_labels"] = data.pop(b"labels")
+    meta = {b"fine_label_names": NAMES, b"coarse_label_names": [b"thing"]}
+    write(tmp_path / "x", {"train": data, "test": data, "meta": meta})
+    path = tmp_path / "cifar-100-python.tar.gz"
+    path.write_bytes(packed(tmp_path / "x", "cifar-100-python"))
+    assert read(path, "test", tmp_path / "a") == read(tmp_path / "x", "test", tmp_path / "b")
+
+
+def test_an_archive_that_was_cut_off_is_refused(tmp_path):
+    """When it is looked at, or when a batch is read."""
+    small_set(tmp_path / "x")
+    path = tmp_path / "cifar-10-python.tar.gz"
+    whole = packed(tmp_path / "x")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cifar-10-python\.tar\.gz is not a whole tar"):
+        read(path, "train", tmp_path / "spool")
+
+
+def test_the_binary_version_is_named(tmp_path):
+    """It has the same pictures in another form."""
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    names = ("data_batch_1.bin", "batches.meta.txt", "test_batch.bin")
+    path.write_bytes(tar_bytes({f"cifar-10-batches-bin/{name}": b"x" for name in names}, "w:gz"))
+    with pytest.raises(SourceError, match=r"binary version of CIFAR: .* cifar-10-python\.tar\.gz"):
+        open_source(path, "train")

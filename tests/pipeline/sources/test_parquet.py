@@ -1,5 +1,6 @@
 """Parquet tables, plain and as the Hub has them."""
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source, parquet, splits
+from pipeline.sources.options import SourceOptions
+from pipeline.sources.place import Place
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import made_pictures, write_parquet_hub, write_parquet_plain
+from tests.pipeline.sources.test_sources import read_all
 
 
 def write(
@@ -123,7 +127,7 @@ def test_an_image_that_is_null_is_an_empty_one(tmp_path):
 def test_a_table_without_images_is_refused(tmp_path):
     """With the columns there are."""
     root = write(tmp_path / "x", {"a": [1], "b": ["x"]})
-    with pytest.raises(SourceError, match=r"no column of images: .* among \['a', 'b'\]"):
+    with pytest.raises(SourceError, match=r"no column of images: .* among 'a': int64, 'b': str"):
         keys(root)
 
 
@@ -146,10 +150,6 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatch):
     """Through pyarrow and back."""
-    import io
-
-    from pipeline.sources.place import Place
-
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     blocks = open_source(root, "train").blocks()
 
@@ -168,10 +168,6 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
 
 def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
     """Threads of Arrow's would still hold Python objects when the process ends, and abort it."""
-    import io
-
-    from pipeline.sources.place import Place
-
     threads = set()
 
     class Watched(io.FileIO):
@@ -191,3 +187,147 @@ def test_the_hubs_splits_are_told_from_the_files_names(tmp_path):
     write(root / "data", {"image": BYTES, "label": ["cat"]}, "validation-00000-of-00001.parquet")
     assert splits(root) == ["train", "val"]
     assert keys(root, "val") == ["cat/validation-00000-of-00001-000000000"]
+
+
+def hub_table(column: str, image: str, labels: list[object], names: list[str]) -> pa.Table:
+    images = pa.array(
+        [{"bytes": b"%d" % i, "path": f"{i}.png"} for i in range(len(labels))],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
+    table = pa.table({image: images, column: pa.array(labels)})
+    features = {"info": {"features": {column: {"names": names, "_type": "ClassLabel"}}}}
+    return table.replace_schema_metadata({"huggingface": json.dumps(features)})
+
+
+def put_table(root: Path, table: pa.Table, name: str = "t.parquet") -> Path:
+    root.mkdir(exist_ok=True)
+    pq.write_table(table, root / name, row_group_size=2)
+    return root
+
+
+@pytest.mark.parametrize("image", ["image", "img", "jpg", ".jpg", "Image", "picture", "odd name"])
+@pytest.mark.parametrize("label", ["label", "fine_label", "cls", ".cls", "Label", "coarse_label"])
+def test_the_hubs_names_of_columns_are_known(tmp_path, image, label):
+    """CIFAR-10 has img, CIFAR-100 fine_label, converted shards .jpg and .cls."""
+    root = put_table(tmp_path / "x", hub_table(label, image, [0, 1, 0], ["cat", "dog"]))
+    assert keys(root) == ["cat/0.png", "cat/2.png", "dog/1.png"]
+
+
+def test_columns_are_named_by_options(tmp_path):
+    """Where several fit, or none by its name; a name that is none is refused with those there."""
+    table = hub_table("fine_label", "img", [0, 1], ["cat", "dog"])
+    table = table.append_column("coarse_label", pa.array(["pet", "pet"]))
+    table = table.append_column("thumbnail", pa.array([b"t", b"t"], pa.binary()))
+    table = table.append_column("file", pa.array(["x.png", "y.png"]))
+    root = put_table(tmp_path / "x", table)
+    assert keys(root) == ["cat/0.png", "dog/1.png"]
+    options = {"label_column": "coarse_label", "name_column": "file", "image_column": "thumbnail"}
+    source = open_source(root, "train", None, SourceOptions(**options))
+    assert sorted(read_all(source, tmp_path / "s1")[1].items()) == [
+        ("pet/x.png", b"t"),
+        ("pet/y.png", b"t"),
+    ]
+    for option in options:
+        source = open_source(root, "train", None, SourceOptions(**{option: "nosuch"}))
+        with pytest.raises(SourceError, match=r"no column 'nosuch', which --\w+-column names"):
+            source.blocks()
+    source = open_source(root, "train", None, SourceOptions(image_column="coarse_label"))
+    with pytest.raises(SourceError, match="the column 'coarse_label' holds string: expected the b"):
+        source.blocks()
+    assert open_source(root, "train").preview().notes == [
+        "columns: images 'img', labels 'fine_label' (--label-column for 'coarse_label'), names None"
+    ]
+
+
+def test_rows_that_are_all_called_alike_are_told_apart_by_number(tmp_path):
+    """Each image stays with its label; rows with names of their own keep them."""
+    table = hub_table("label", "image", [0, 1, 0, 0], ["cat", "dog"])
+    paths = pa.array(["image.png", "image.png", "image.png", "own.png"])
+    root = put_table(tmp_path / "x", table.append_column("filename", paths))
+    _, read = read_all(open_source(root, "train"), tmp_path / "spool")
+    assert read == {
+        "cat/t-000000000": b"0",
+        "cat/t-000000002": b"2",
+        "cat/own.png": b"3",
+        "dog/image.png": b"1",
+    }
+
+
+def test_a_class_with_a_slash_is_usable(tmp_path):
+    """Fashion-MNIST's 'T - shirt / top': the slash is none in the key, and stays in the words."""
+    names = ["T - shirt / top", "Coat"]
+    root = put_table(tmp_path / "x", hub_table("label", "image", [0, 1], names))
+    assert keys(root) == ["Coat/1.png", "T - shirt _ top/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 5], r"row 1 \('1\.png'\) has the label 5, and the column .* has 2 classes"),
+        ([[0], [1]], r"the column 'label' holds list<.*>: expected one number or one name"),
+        (["cat", "bird"], r"label 'bird' is none of the 2 classes"),
+        ([0.5, 1.0], r"has the label 0\.5: expected a whole number"),
+    ],
+)
+def test_a_label_that_cannot_be_is_refused_before_an_image_is_read(tmp_path, labels, said):
+    """By the schema, or by a pass over labels and names alone."""
+    root = put_table(tmp_path / "x", hub_table("label", "image", labels, ["cat", "dog"]))
+    source = open_source(root, "train")
+    with pytest.raises(SourceError, match=said):
+        source.preview()
+
+
+def test_a_name_that_no_key_can_have_is_refused_before_an_image_is_read(tmp_path):
+    """With its row; the preview of what is right says the same as the listing."""
+    table = hub_table("label", "image", [0, 1, 1], ["cat", "dog"])
+    good = put_table(tmp_path / "x", table)
+    preview = open_source(good, "train").preview()
+    assert {(name, seen.count) for name, _, seen in preview.items()} == {("cat", 1), ("dog", 2)}
+    bad = table.append_column("filename", pa.array(["a.png", "b\tc.png", "d.png"]))
+    with pytest.raises(SourceError, match=r"'dog/b\\tc\.png', of row 1 of .*t\.parquet, cannot be"):
+        open_source(put_table(tmp_path / "y", bad), "train").preview()
+
+
+def test_a_preview_reads_no_image(tmp_path, monkeypatch):
+    """Their bytes are what takes hours."""
+    table = pa.table({"image": [bytes(200_000)] * 20, "filename": [f"{i}.png" for i in range(20)]})
+    root = put_table(tmp_path / "x", table.append_column("label", pa.array(["cat"] * 20)))
+    num_read = 0
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            nonlocal num_read
+            data = super().read(size)
+            num_read += len(data)
+            return data
+
+        readall = None
+
+    def counting(self, path, *, start=0, stop=None):
+        return Counting(self.full(path))
+
+    monkeypatch.setattr(Place, "open", counting)
+    open_source(root, "train").preview()
+    assert 0 < num_read < 1_000_000  # of 4 MB, most of it the table of columns, at 64 kB a look
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
+        (b"", "it is empty"),
+        (b"PAR1" + bytes(5000), "its 5,004 bytes end without the table .* was cut off"),
+        (b"\x89PNG" + bytes(50), "of no known kind"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, said):
+    """A pointer, a page, a download that was cut off."""
+    write_parquet_hub(tmp_path / "x", made_pictures())
+    (tmp_path / "x" / "data" / "train-00001-of-00002.parquet").write_bytes(data)
+    source = open_source(tmp_path / "x", "train")
+    for look in (source.blocks, source.preview):
+        with pytest.raises(
+            SourceError, match=f"00002.parquet is not a whole Parquet file: .*{said}"
+        ):
+            look()

@@ -13,9 +13,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source
+from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import Row
 from pipeline.sources.reader import Reader
-from pipeline.sources.spool import Put, spool_block, spool_bytes_needed, spool_listing
+from pipeline.sources.spool import (
+    Put,
+    left_text,
+    remove_stale,
+    spool_block,
+    spool_bytes_needed,
+    spool_listing,
+)
 from tests.pipeline.sources.layouts import LAYOUTS, Pictures, made_pictures
 
 
@@ -31,6 +39,13 @@ class MadeBlock:
     @property
     def num_bytes(self) -> int:
         return sum(map(len, self.pictures.values()))
+
+    @property
+    def where(self) -> str:
+        return f"/data/{self.name}.tar"
+
+    def own_name(self, number: int, name: str) -> str:
+        return f"{self.name}-{number}" if name == "image.png" else ""
 
     def samples(self, put: Put) -> Iterator[Row]:
         self.reads += 1
@@ -125,7 +140,7 @@ def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
     blocks = [MadeBlock({"a/x": b"1"}, name="p"), MadeBlock({"a/x": b"1"}, name="q")]
     for block in blocks:
         spool_block(block, str(tmp_path))
-    with pytest.raises(SourceError, match=r"'a/x': 'p\.records' at byte 0 and 'q\.records'"):
+    with pytest.raises(SourceError, match=r"'a/x': '/data/p\.tar' and '/data/q\.tar'"):
         spool_listing(str(tmp_path), blocks)
 
 
@@ -203,3 +218,49 @@ def test_a_pass_reads_the_source_once(tmp_path, layout):
         spool_block(block, str(tmp_path / "spool"))
     assert len(spool_listing(str(tmp_path / "spool"), blocks)) == 40
     assert total * 0.9 < CountingFileSystem.num_read <= total * 1.1
+
+
+def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
+    """Rows whose names are their own keep them; where a block has none, it is refused."""
+    blocks = [
+        MadeBlock({"a/image.png": b"1", "b/x": b"2"}, name="p"),
+        MadeBlock({"a/image.png": b"3", "b/image.png": b"4"}, name="q"),
+    ]
+    for block in blocks:
+        spool_block(block, str(tmp_path))
+    listing = spool_listing(str(tmp_path), blocks)
+    assert listing["key"].to_pylist() == ["a/p-0", "a/q-0", "b/image.png", "b/x"]
+    reader = Reader(str(tmp_path))
+    read = [reader.read(r["path"], r["offset"], r["num_bytes"]) for r in listing.to_pylist()]
+    assert read == [b"1", b"3", b"4", b"2"]
+    assert Evidence.decode(listing.schema.metadata).notes == [
+        "2 names repeat, such as 'image.png': their images are called by file and number, such as"
+        " 'p-0'"
+    ]
+
+
+def test_what_was_streamed_from_another_source_is_streamed_again(tmp_path):
+    """Its keys are those of before: another column, another table of classes, another file."""
+    block, other = MadeBlock({"a/x": b"1"}, name="p"), MadeBlock({"a/y": b"2"}, name="q")
+    for one in (block, other):
+        spool_block(one, str(tmp_path), "before")
+    spool_block(block, str(tmp_path), "before")
+    assert block.reads == 1
+    block.pictures = {"b/x": b"1"}
+    spool_block(block, str(tmp_path), "now")
+    assert block.reads == 2
+    assert spool_listing(str(tmp_path), [block])["key"].to_pylist() == ["b/x"]
+    assert remove_stale(str(tmp_path), [block], "now") == 1
+    assert names(tmp_path) == ["p.index.arrow", "p.records"]
+    assert remove_stale(str(tmp_path), [block], "now") == 0
+    assert remove_stale(str(tmp_path / "none"), [block], "now") == 0
+
+
+def test_a_spool_that_is_left_says_what_to_do_with_it(tmp_path):
+    """What it takes, that the same command uses it, and that it may go."""
+    assert left_text(str(tmp_path / "none")) == ""
+    spool_block(MadeBlock({"a/x": b"123"}, name="p"), str(tmp_path))
+    assert left_text(str(tmp_path)) == (
+        f" What was streamed stays in {tmp_path} (3 bytes): the same command goes on with it;"
+        " delete that folder if you will not run it again."
+    )

@@ -1,0 +1,61 @@
+"""Names that do not tell samples apart: rows that are all called `image.png`.
+
+Where a key repeats, each of its rows falls back to a name made of the file that it comes from and
+of its number there. Rows whose keys are their own keep their names.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.sources.classes import Evidence
+
+NameOf = Callable[[str, int, str], str]
+"""(path of the row's file, number of the row in it, its file name) -> a name of its own, or
+nothing where a repeated name is to be refused."""
+
+
+def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
+    """Give the rows of *table* whose keys repeat names of their own.
+
+    Args:
+        table: Columns `key` and `path` (a dictionary), in the order in which rows came.
+        name_of: Makes a name.
+
+    Returns:
+        The table, with a note in its metadata if a row was renamed.
+    """
+    counts = pc.value_counts(table["key"])
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if not len(repeated):
+        return table
+    rows = np.flatnonzero(pc.is_in(table["key"], repeated).to_numpy())
+    numbers = _numbers_in_file(table)
+    keys = table["key"].to_pylist()
+    first = keys[rows[0]]
+    for row in rows.tolist():
+        class_name, _, name = keys[row].partition("/")
+        own = name_of(table["path"][row].as_py(), int(numbers[row]), name)
+        if not own:
+            return table
+        keys[row] = f"{class_name}/{own}"
+    evidence = Evidence.decode(table.schema.metadata)
+    evidence.notes.append(
+        f"{len(rows):,} names repeat, such as {first.partition('/')[2]!r}: their images are called"
+        f" by file and number, such as {keys[rows[0]].partition('/')[2]!r}"
+    )
+    table = table.set_column(0, "key", pa.array(keys, pa.large_string()))
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **evidence.encode()})
+
+
+def _numbers_in_file(table: pa.Table) -> NDArray[np.int64]:
+    """(rows,) int64: the number of each row among those of its file, which follow each other."""
+    codes = table["path"].combine_chunks()
+    codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
+    indices = codes.indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, indices[1:] != indices[:-1]])
+    lengths = np.diff(np.r_[starts, len(indices)])
+    return np.arange(len(indices)) - np.repeat(starts, lengths)
