@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
@@ -193,7 +194,7 @@ class Rows:
 
     def num_bytes(self, shard: int) -> int:
         """Bytes of all source images of one shard."""
-        return int(pa.compute.sum(self._checked(shard)["num_bytes"]).as_py())
+        return int(pc.sum(self._checked(shard)["num_bytes"]).as_py())
 
     def close(self) -> None:
         """Close the file, which is closed with the last reference to it at the latest."""
@@ -230,7 +231,7 @@ def _check_values(batch: pa.RecordBatch, num_rows: int) -> None:
     if batch.num_rows != num_rows or any(batch[name].null_count for name in REQUIRED):
         raise ValueError(f"expected {num_rows} rows with keys, labels and sizes")
     for name, least in (("label", -1), ("num_bytes", 0), ("offset", 0)):
-        lowest = pa.compute.min(batch[name]).as_py()
+        lowest = pc.min(batch[name]).as_py()
         if lowest is not None and lowest < least:
             raise ValueError(f"{name} is {lowest}: expected at least {least}")
     for path in (*batch["path"].to_pylist(), *batch["key"].to_pylist()):
