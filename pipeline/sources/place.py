@@ -8,6 +8,7 @@ system or of a remote client come out as `ReadError`, with the whole path in the
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -114,16 +115,20 @@ class Place:
         return f"{base}/{path}" if path else base
 
     def is_file(self, path: str) -> bool:
-        """Say whether a file lies at *path*."""
+        """Say whether a file lies at *path*; not, where this user may not look."""
         if not self.remote:
-            return Path(self.full(path)).is_file()
+            with suppress(PermissionError):
+                return Path(self.full(path)).is_file()
+            return False
         with reading_remote(self.full(path)):
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
-        """Say whether a folder lies at *path*."""
+        """Say whether a folder lies at *path*; not, where this user may not look."""
         if not self.remote:
-            return Path(self.full(path)).is_dir()
+            with suppress(PermissionError):
+                return Path(self.full(path)).is_dir()
+            return False
         with reading_remote(self.full(path)):
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 

@@ -1,5 +1,6 @@
 """Detection, and the promise that one set of images has one listing however it is laid out."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import SOURCE_KINDS, Source, open_source, splits
 from pipeline.sources.listing import listing_digest
+from pipeline.sources.place import Place
 from pipeline.sources.reader import Reader
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
@@ -208,6 +210,23 @@ def test_a_class_called_train_is_a_class(tmp_path):
     write_folder(tmp_path, {"train/a.jpg": b"1", "bird/b.jpg": b"2"})
     listing = open_source(tmp_path, "train").list(lambda num_new: None)
     assert listing["key"].to_pylist() == ["bird/b.jpg", "train/a.jpg"]
+
+
+def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monkeypatch):
+    """What is asked of each folder, such as whether it holds a table, has the answer no there."""
+    (tmp_path / "private").mkdir()
+    place = Place.at(tmp_path)
+    stat = os.stat
+
+    def refuse(path, **how):
+        if "private/" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert place.is_folder("private")
+    assert not place.is_file("private/data.mdb")
+    assert not place.is_folder("private/train")
 
 
 def test_one_archive_may_be_the_source(tmp_path):
