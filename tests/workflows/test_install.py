@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import lacking
 from workflows import install, pillow
 from workflows.environment import Environment, SetupError, Wish, digest_of_inputs, project_tables
 
@@ -443,6 +444,16 @@ def test_two_setups_do_not_build_in_one_place(tmp_path):
     free = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60)
 
     assert (held.stdout, free.stdout) == ("busy\n", "")
+
+
+def test_a_folder_that_cannot_be_locked_is_set_up_all_the_same(tmp_path, monkeypatch, capsys):
+    """The project may lie on a disk without locks: then it is said what not to do."""
+    lacking.remove(lacking.LINUX_NFS, monkeypatch.setattr)
+
+    with install.one_at_a_time(tmp_path):
+        pass
+
+    assert "cannot be locked (Function not implemented): run one setup" in capsys.readouterr().out
 
 
 def test_a_failed_setup_is_one_message_and_status_one(monkeypatch, capsys):

@@ -132,6 +132,7 @@ class RunFolder:
         # A run that was killed as it began has left some of these.
         written = {file.name, *files}
         ours = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
+        ours.add("lost+found")  # the run has a disk of its own
         ours |= {Path(name).with_suffix(".new").name for name in written}
         if self.path.is_dir() and any(one.name not in ours for one in self.path.iterdir()):
             raise TesseraeError(

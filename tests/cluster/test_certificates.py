@@ -1,0 +1,62 @@
+"""Certificates as files: exclusive, and for nobody else, whatever the file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster import certificates
+from cluster.errors import CertificateError
+from tests import lacking
+
+
+@pytest.mark.parametrize("calls", [(), lacking.EXFAT])
+def test_they_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
+) -> None:
+    """With hard links or without: whole, private, and never over others."""
+    lacking.remove(calls, monkeypatch.setattr)
+    files = certificates.make()
+    certificates.write(tmp_path / "certs", files)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "certs").iterdir()} == files
+    secret = {
+        path.name for path in (tmp_path / "certs").iterdir() if not path.stat().st_mode & 0o077
+    }
+    assert secret == {"scheduler.key", "worker.key", "client.key", "token"}
+    certificates.security(tmp_path / "certs")
+    with pytest.raises(FileExistsError):
+        certificates.write(tmp_path / "certs", certificates.make())
+
+
+@pytest.mark.parametrize("calls", [(), lacking.EXFAT])
+def test_one_that_comes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
+) -> None:
+    """Somebody else makes some at the same time."""
+    lacking.remove(calls, monkeypatch.setattr)
+    add = certificates._add
+
+    def late(new: Path, final: Path) -> None:
+        final.write_text("theirs")
+        add(new, final)
+
+    monkeypatch.setattr(certificates, "_add", late)
+    with pytest.raises(FileExistsError):
+        certificates.write(tmp_path / "certs", certificates.make())
+    assert (tmp_path / "certs" / "ca.pem").read_text() == "theirs"
+
+
+def test_a_file_system_without_permissions_holds_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SMB and exFAT show all files as everybody's: no chmod would help."""
+    fstat = os.fstat
+
+    def of_everybody(file: int) -> os.stat_result:
+        return os.stat_result((fstat(file).st_mode | 0o777, *fstat(file)[1:]))
+
+    monkeypatch.setattr(os, "fstat", of_everybody)
+    with pytest.raises(CertificateError, match="keeps no permissions"):
+        certificates.write(tmp_path / "certs", certificates.make())
