@@ -151,10 +151,16 @@ def quarantine(
         if problem is not None:
             problems.append(problem)
             continue
-        part = table.decode_part(objects.get(written.name))
+        part = table.decode_part(objects.get(written.name), written.name)
         lines = part.select(["row", "key", "status", "reason"]).to_pylist()
         found += [
-            {**line, "word": STATUS_WORDS[line["status"]]} for line in lines if line["status"]
+            {
+                **line,
+                "reason": line["reason"] or "",
+                "word": STATUS_WORDS.get(line["status"], "unknown"),
+            }
+            for line in lines
+            if line["status"]
         ]
     return found, problems
 

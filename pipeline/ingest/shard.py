@@ -347,8 +347,8 @@ def _paint_row(
         line = _readable(space, sample, checksum, facts)
     if expected is not None and expected != line.status:
         raise StoreMismatchError(
-            f"row {sample.row} ({sample.key!r}) was {STATUS_WORDS[expected]} when it was committed"
-            f" and is {STATUS_WORDS[line.status]} now, from the same bytes."
+            f"row {sample.row} ({sample.key!r}) was {STATUS_WORDS.get(expected, 'unknown')} when it was"
+            f" committed and is {STATUS_WORDS[line.status]} now, from the same bytes."
         )
     return line, squares
 

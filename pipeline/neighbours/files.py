@@ -22,7 +22,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -39,6 +39,7 @@ from pipeline.store.schema import Between, Digest, Format, Matching, SchemaError
 
 FORMAT = 1
 HEADER = "index.json"
+Options = TypeVar("Options", LshOptions, HnswOptions)
 PART = re.compile(r"[a-z]+-[0-9a-f]{12}\.(npy|faiss)")
 MAX_HEADER_BYTES = 2**28
 PIECE_BYTES = 8 * 2**20
@@ -292,10 +293,10 @@ def _opened(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
     nominator: Any
     options: LshOptions | HnswOptions | None = None
     if kind == "lsh":
-        options = LshOptions(**fields["options"])
+        options = _options(LshOptions, fields)
         nominator = Lsh(_faiss_index(folder, parts["codes"], len(vectors), vectors.dim))
     elif kind == "hnsw":
-        options = HnswOptions(**fields["options"])
+        options = _options(HnswOptions, fields)
         axes = np.array(_array(folder, parts["axes"]))
         rows = np.flatnonzero(vectors.usable)
         graph = _faiss_index(folder, parts["graph"], len(rows), axes.shape[1] + 1)
@@ -307,6 +308,14 @@ def _opened(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
     index = assembled(kind, vectors, nominator, options)
     index.facts.update(fields["facts"])
     return index
+
+
+def _options(kind: type[Options], fields: dict[str, Any]) -> Options:
+    options = read(kind, fields["options"], "options")
+    for name, value in vars(options).items():
+        if value is not None and not 0 < value < 2**31:
+            raise ValueError(f"options.{name} is {value}")
+    return options
 
 
 def _array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:

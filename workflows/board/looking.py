@@ -54,7 +54,11 @@ class Look:
         """row, key, status and reason of rows of *shard* that are no readable pictures."""
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [
-            line | {"status": STATUS_WORDS[line["status"]], "reason": line["reason"] or ""}
+            line
+            | {
+                "status": STATUS_WORDS.get(line["status"], "unknown"),
+                "reason": line["reason"] or "",
+            }
             for line in lines
             if line["status"]
         ][:QUARANTINED]
