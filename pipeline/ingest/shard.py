@@ -346,9 +346,10 @@ def _paint_row(
     else:
         line = _readable(space, sample, checksum, facts)
     if expected is not None and expected != line.status:
+        was = STATUS_WORDS.get(expected, "unknown")
         raise StoreMismatchError(
-            f"row {sample.row} ({sample.key!r}) was {STATUS_WORDS.get(expected, 'unknown')} when it was"
-            f" committed and is {STATUS_WORDS[line.status]} now, from the same bytes."
+            f"row {sample.row} ({sample.key!r}) was {was} when it was committed and is"
+            f" {STATUS_WORDS[line.status]} now, from the same bytes."
         )
     return line, squares
 
