@@ -20,7 +20,7 @@ from pipeline.sources.layouts import ClassTar, InnerTars, Layout, TarOfTars
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
 from pipeline.sources.naming import known_split, split_in_name
-from pipeline.sources.opening import open_tar
+from pipeline.sources.opening import check_archive, open_tar
 from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.repeats import rename_repeated
@@ -79,6 +79,8 @@ class TarSource:
     kind: str
     place: Place
     parts: tuple[Part, ...]
+    left_out: tuple[str, ...] = ()
+    """Archives beside them that tell no split, and so belong to none."""
 
     @property
     def root(self) -> str:
@@ -145,6 +147,8 @@ class TarSource:
         Raises:
             SourceError: A table is missing, or an archive is something else.
         """
+        for part in self.parts if not self.place.remote else ():
+            check_archive(self.place, part.path)
         part = self.parts[0]
         part.layout.check(lambda: outline_of(self.place, part.path))
 
@@ -207,6 +211,19 @@ def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str
         Split -> sorted paths. The split '' stands for archives that tell none, and is there only
         when no archive tells one.
     """
+    found = _by_split(place, fits, wanted)
+    if len(found) > 1:
+        found.pop("", None)
+    return {split: sorted(paths) for split, paths in found.items()}
+
+
+def without_split(place: Place, fits: Callable[[str], bool], wanted: str) -> tuple[str, ...]:
+    """Return the archives that tell no split where others tell one: `by_split` leaves them out."""
+    found = _by_split(place, fits, wanted)
+    return tuple(sorted(found.get("", ()))) if len(found) > 1 else ()
+
+
+def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     top = place.names()
     for folder in ("", *(name for name in top.folders if known_split(name, wanted)), "data"):
@@ -217,6 +234,4 @@ def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str
             if fits(path):
                 split = known_split(folder, wanted) or split_in_name(name, wanted)
                 found.setdefault(split, []).append(path)
-    if len(found) > 1:
-        found.pop("", None)
-    return {split: sorted(paths) for split, paths in found.items()}
+    return found

@@ -56,6 +56,17 @@ def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None
     return Tar(cast("BinaryIO", stream), name, past_end=past_end).starting_at(start)
 
 
+def check_archive(place: Place, path: str) -> None:
+    """Look at the first bytes of an archive, before hours of reading those that lie before it.
+
+    Raises:
+        SourceError: It is something else, such as a page of HTML.
+    """
+    head = place.head(path)
+    if content_of(head) not in (*COMPRESSIONS, ZIP):
+        _check_is_tar(head, place.full(path))
+
+
 def _check_is_tar(head: bytes, name: str) -> None:
     """Refuse a file that begins with *head* and is known to be something else than a tar.
 

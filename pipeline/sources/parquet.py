@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.archives import block_name, by_split
+from pipeline.sources.archives import block_name, by_split, without_split
 from pipeline.sources.beside import find_words
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller
@@ -381,6 +381,8 @@ class ParquetSource:
     kind: str
     place: Place
     paths: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Files beside them that tell no split, and so belong to none."""
     access: Literal["random", "blocks"] = "blocks"
 
     @property
@@ -494,7 +496,15 @@ def _group_bytes(group: Any, image: str) -> int:
 
 def find_parquet(place: Place, wanted: str, named: bool) -> dict[str, ParquetSource]:
     """Find `*.parquet` in *place*, its `data` folder, or folders named as splits."""
-    found = by_split(place, lambda path: container_of(place, path) == PARQUET, wanted)
+
+    def fits(path: str) -> bool:
+        return container_of(place, path) == PARQUET
+
+    found = by_split(place, fits, wanted)
     if place.only:
         found = {"": next(iter(found.values()))} if found else {}
-    return {split: ParquetSource("parquet", place, tuple(paths)) for split, paths in found.items()}
+    left_out = without_split(place, fits, wanted)
+    return {
+        split: ParquetSource("parquet", place, tuple(paths), left_out)
+        for split, paths in found.items()
+    }

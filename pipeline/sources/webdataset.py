@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives import Part, TarSource, by_split
+from pipeline.sources.archives import Part, TarSource, by_split, without_split
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import ClassTable, Labeller
 from pipeline.sources.containers import container_of
@@ -233,15 +233,15 @@ def _labels_said(sample: _Sample, where: str) -> dict[str, Any]:
     return said
 
 
+def _fits(place: Place, path: str, named: bool) -> bool:
+    stem = stem_of(path)
+    own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
+    return (named or place.only != "" or not own) and container_of(place, path) in (TAR, ZIP)
+
+
 def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
     """The tars of *place* by split, if the first one of each split has this shape."""
-
-    def fits(path: str) -> bool:
-        stem = stem_of(path)
-        own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
-        return (named or place.only != "" or not own) and container_of(place, path) in (TAR, ZIP)
-
-    found = by_split(place, fits, wanted)
+    found = by_split(place, lambda path: _fits(place, path, named), wanted)
     if place.only:  # one file holds what it holds, whatever it is called
         found = {"": next(iter(found.values()))} if found else {}
     if named:
@@ -253,19 +253,21 @@ def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, l
 
 def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
+    left = without_split(place, lambda path: _fits(place, path, named), wanted)
     return {
-        split: _source("webdataset", place, paths, Shard(place.root, place.options))
+        split: TarSource("webdataset", place, _parts(paths, Shard(place.root, place.options)), left)
         for split, paths in _archives(place, wanted, SHARD, named).items()
     }
 
 
-def _source(kind: str, place: Place, paths: list[str], layout: Layout) -> TarSource:
-    return TarSource(kind, place, tuple(Part(path, layout) for path in paths))
+def _parts(paths: list[str], layout: Layout) -> tuple[Part, ...]:
+    return tuple(Part(path, layout) for path in paths)
 
 
 def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits."""
     found: dict[str, TarSource] = {}
+    left = without_split(place, lambda path: _fits(place, path, named), wanted)
     for split, paths in _archives(place, wanted, TREE, named).items():
         outline = outline_of(place, paths[0])
         for inner in sorted(all_splits(place, paths[0], wanted)) or [""]:
@@ -273,5 +275,5 @@ def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
                 inner, place.options, place.root, "" if inner else outline.prefix, outline.is_kaggle
             )
             # a name may say `test-data`, and the folders in it know better
-            found[inner or split] = _source("tar", place, paths, layout)
+            found[inner or split] = TarSource("tar", place, _parts(paths, layout), left)
     return found

@@ -199,3 +199,24 @@ def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"\0\0\x08\3" + b"idx of other software"))
     with pytest.raises(SourceError, match=r"no archive of images: it is compressed with gzip"):
         open_source(tmp_path / "y.gz", "train")
+
+
+def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
+    """One of a thousand that Git LFS did not fetch."""
+    data = gzip.compress(tar_bytes(shard_members(made_pictures())))
+    for number in range(3):
+        (tmp_path / f"s-{number}.tar.gz").write_bytes(data)
+    (tmp_path / "s-2.tar.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SourceError, match=r"s-2\.tar\.gz is no tar: it is a pointer of Git LFS"):
+        open_source(tmp_path, "train").blocks()
+
+
+def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
+    """They belong to none; the command counts them."""
+    for name in ("train-0.tar", "val-0.tar", "extra.tar"):
+        (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
+    source = open_source(tmp_path, "train")
+    assert (source.left_out, splits(tmp_path)) == (("extra.tar",), ["train", "val"])
+    write_parquet_hub(tmp_path / "x", made_pictures())
+    (tmp_path / "x" / "data" / "extra.parquet").write_bytes(b"PAR1")
+    assert open_source(tmp_path / "x", "train").left_out == ("data/extra.parquet",)
