@@ -191,9 +191,9 @@ class Tar:
         every: dict[str, str] = {}  # what extended headers say of all members, and of the next
         pax: dict[str, str] = {}
         while (found := self._next_header(at, start, stop)) is not None:
-            if found.after_end:  # what the archive before said of all its members ends with it
+            if found[0] != at:  # what the archive before said of all its members ends with it
                 pax, every = {}, {}
-            at, header = found.at, found.header
+            at, header = found
             num_bytes = self._num_bytes(header, at, end, pax)
             if header[156] in _EXTENDING:
                 self._extend(header, at, num_bytes, pax, every)
@@ -237,15 +237,15 @@ class Tar:
             raise self._refused(name, "the rest of a file that begins on another volume")
         raise self._refused(name, f"of the kind {chr(kind)!r}")
 
-    def _next_header(self, at: int, start: int, stop: int | None) -> "_Header | None":
-        """Find the header at *at* or behind the zeros there; None at the end of the archive."""
+    def _next_header(self, at: int, start: int, stop: int | None) -> tuple[int, bytes] | None:
+        """Find the header at *at* or behind the zeros there, and where it is; None: the end."""
         end = None  # where the archive's first block of zeros is
         while stop is None or at < stop:
             self._move(at)
             block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))
             if block.strip(b"\0"):
                 if len(block) == BLOCK and sum_is_right(block):
-                    return _Header(at, block, end is not None)
+                    return at, block
                 raise self._no_header(block, at, start, end)
             if len(block) == BLOCK and not self._past_end:
                 return None
@@ -301,12 +301,3 @@ class Tar:
         pax.update(records)
         if kind == b"g":
             outer_pax.update(records)
-
-
-class _Header(NamedTuple):
-    """The header of a member or of an extension of the next one."""
-
-    at: int
-    header: bytes
-    after_end: bool
-    """Whether the zeros that end an archive lie before it."""

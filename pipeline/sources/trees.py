@@ -99,10 +99,16 @@ class _Walk:
     """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
     passed: dict[str, PassedOver] = field(default_factory=dict)
     num_jsons: int = 0
+    known: dict[str, tuple[str, Basis]] = field(default_factory=dict)
+    """Folder of images -> what their keys begin with, and on what their class rests."""
 
     def row(self, member: Member) -> Row | None:
         """Take in one member."""
-        name = member.name.rpartition("/")[2]
+        folder, _, name = member.name.rpartition("/")
+        if folder in self.known and member.target is None and looks_like_image(name):
+            # the way of a million images in a thousand folders
+            prefix, basis = self.known[folder]
+            return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
         location = self._locate(member.name, looks_like_image(name))
         if location is None:
             return None
@@ -122,6 +128,8 @@ class _Walk:
         target = self._target(member) if member.target is not None else ""
         row = row_of(f"{class_name}/{file_name}", member, self.take, "")
         basis = Basis("folder", folder="/".join(location.below))
+        if file_name == name and looks_like_image(name):
+            self.known[folder] = f"{class_name}/", basis
         return row._replace(same_as=target, basis=basis)
 
     def passed_over(self) -> Iterator[PassedOver]:
