@@ -1,7 +1,8 @@
 """Names that do not tell samples apart: rows that are all called `image.png`.
 
 Where a key repeats, each of its rows falls back to a name made of the file that it comes from and
-of its number there. Rows whose keys are their own keep their names.
+of its number there. Rows whose keys are their own keep their names. Where all rows of each key are
+the same picture, as far as is known, a file was copied: they keep their keys, and are refused.
 """
 
 from collections.abc import Callable
@@ -33,6 +34,8 @@ def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
     if not len(repeated):
         return table
     rows = np.flatnonzero(pc.is_in(table["key"], repeated).to_numpy())
+    if _are_copies(table.take(rows)):
+        return table
     numbers = _numbers_in_file(table)
     keys = table["key"].to_pylist()
     first = keys[rows[0]]
@@ -49,6 +52,13 @@ def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
     )
     table = table.set_column(0, "key", pa.array(keys, pa.large_string()))
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **evidence.encode()})
+
+
+def _are_copies(table: pa.Table) -> bool:
+    """Return True if rows of one key do not differ, by their checksums or else by their sizes."""
+    columns = ["key", "num_bytes", *(["crc32c"] if "crc32c" in table.column_names else [])]
+    distinct = table.select(columns).group_by(columns).aggregate([])
+    return bool(len(distinct) == pc.count_distinct(table["key"]).as_py())
 
 
 def _numbers_in_file(table: pa.Table) -> NDArray[np.int64]:

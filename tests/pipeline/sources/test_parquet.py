@@ -253,6 +253,15 @@ def test_rows_that_are_all_called_alike_are_told_apart_by_number(tmp_path):
     }
 
 
+def test_a_file_that_was_copied_is_refused(tmp_path):
+    """Its rows would count twice; the two files are named, and no file of the spool."""
+    table = hub_table("label", "image", [0, 1, 0], ["cat", "dog"])
+    for name in ("a.parquet", "a (1).parquet"):
+        root = put_table(tmp_path / "x", table, name)
+    with pytest.raises(SourceError, match=r"key 'cat/0\.png': '.*a( \(1\))?\.parquet' and '.*a"):
+        keys(root)
+
+
 def test_a_class_with_a_slash_is_usable(tmp_path):
     """Fashion-MNIST's 'T - shirt / top': the slash is none in the key, and stays in the words."""
     names = ["T - shirt / top", "Coat"]

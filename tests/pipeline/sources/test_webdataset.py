@@ -13,6 +13,7 @@ from pipeline.sources import open_source
 from pipeline.sources.classes import Evidence
 from pipeline.sources.outline import sample_name
 from tests.pipeline.sources.layouts import tar_bytes
+from tests.pipeline.sources.test_sources import read_all
 
 # folders that tell the class, so that only the grouping decides
 names = st.lists(
@@ -154,6 +155,21 @@ def test_one_key_in_two_shards_is_refused_with_both(tmp_path):
         shard(tmp_path, {"n01440764_1.jpg": b"1"}, name)
     with pytest.raises(SourceError, match=r"'s-000\.tar' at byte 512 and 's-001\.tar' at byte 512"):
         keys(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_shards_that_each_count_from_0_are_told_apart(tmp_path, mode):
+    """By the shard and the number in it; each image stays with its label and its bytes."""
+    for number, name in enumerate(("s-000.tar", "s-001.tar")):
+        members = {"0.jpg": b"1" * (number + 1), "0.cls": b"0", f"own{number}.jpg": b"x"}
+        (tmp_path / name).write_bytes(tar_bytes(members, mode))
+    source = open_source(tmp_path, "train", "webdataset")
+    assert read_all(source, tmp_path / "spool")[1] == {
+        "0/s-000-000000000.jpg": b"1",
+        "0/s-001-000000000.jpg": b"11",
+        "-/own0.jpg": b"x",
+        "-/own1.jpg": b"x",
+    }
 
 
 def test_a_name_is_split_at_the_first_dot_of_its_last_part():
