@@ -2,7 +2,16 @@
 
 Plain is baseline, 8 bit, grey or three colours, with nothing before its first scan that Pillow
 might stumble over. Such a file every decoder reads alike.
+
+Further down: a JPEG without its metadata, and one that lacks nothing but its end marker.
 """
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator
 
 _SOF0, _SOF1, _SOS = 0xC0, 0xC1, 0xDA
 _DHT, _DQT, _DRI, _APP0, _APP2, _APP13, _APP14, _COM = (
@@ -62,3 +71,196 @@ def _is_sound(kind: int, segment: bytes) -> bool:
 def may_be_turned(data: bytes) -> bool:
     """Whether a JPEG may carry an orientation: in EXIF, or in XMP."""
     return b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data
+
+
+# --- metadata -----------------------------------------------------------------------------------
+
+_JFIF_BYTES, _ADOBE_BYTES = 14, 12
+"""Fewer, and libjpeg does not read the segment, which tells it what the channels are."""
+_APP1 = 0xE1
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, start and stop of each segment before the first scan; stops where one is odd."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == 0xFF:  # a marker may be filled up with these
+            at += 1
+            continue
+        stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if kind == _SOS or kind in _BARE or stop < at + 4 or stop > len(data):
+            return
+        yield kind, at, stop
+        at = stop
+
+
+_BARE = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
+"""Markers that no length follows."""
+
+
+def without_app_segments(data: bytes) -> bytes:
+    """Return the JPEG *data* without the segments of applications, and without comments.
+
+    Two of those stay, which tell what the channels are: JFIF's and Adobe's.
+    """
+    pieces, at = [data[:2]], 2
+    for kind, start, stop in _segments(data):
+        if not _is_application(kind) or _tells_channels(kind, data[start + 4 : stop]):
+            pieces.append(data[start:stop])
+        at = stop
+    return b"".join([*pieces, data[at:]])
+
+
+def _is_application(kind: int) -> bool:
+    return kind == _COM or _APP0 <= kind < _APP0 + 16
+
+
+def _tells_channels(kind: int, body: bytes) -> bool:
+    if kind == _APP0:
+        return body.startswith(b"JFIF\0") and len(body) >= _JFIF_BYTES
+    return kind == _APP14 and body.startswith(b"Adobe") and len(body) >= _ADOBE_BYTES
+
+
+def metadata_segments(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield "exif" or "xmp" and the text of each segment that may state an orientation."""
+    for kind, start, stop in _segments(data):
+        body = data[start + 4 : stop]
+        if kind == _APP1 and body.startswith(b"Exif\0\0"):
+            yield "exif", body
+        elif kind == _APP1 and body.startswith(_XMP):
+            yield "xmp", body[len(_XMP) :]
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+_END = b"\xff\xd9"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS = frozenset([0xC3, 0xC7, 0xCB, 0xCF, 0xF7])
+_HIERARCHICAL = frozenset([0xC5, 0xC6, 0xCD, 0xCE])
+_PROGRESSIVE = frozenset([0xC2, 0xCA])
+_ANY_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_GARBAGES = 16
+_GARBAGE_BYTES = 256
+
+
+def odd_kind(data: bytes) -> str | None:
+    """Say what kind of JPEG *data* is if it is one that decoders do not know; None otherwise."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    for kind, start, stop in _segments(data):
+        if kind in _LOSSLESS:
+            return "a lossless JPEG"
+        if kind in _HIERARCHICAL:
+            return "a hierarchical JPEG"
+        if kind in _FRAMES:
+            bits = data[start + 4] if stop > start + 4 else 8
+            return f"a JPEG of {bits} bits a sample" if bits != 8 else None
+    return None
+
+
+def has_end(data: bytes) -> bool:
+    """Return True if an end marker follows the first scan of the JPEG *data*."""
+    if data.endswith(_END):
+        return True
+    start = max((stop for _, _, stop in _segments(data)), default=2)
+    return data.rfind(_END) > start  # one in front of it ends a thumbnail
+
+
+def with_end(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | None:
+    """Return the JPEG *data* with an end marker, if that is all it lacks; None otherwise.
+
+    Whether something else is missing no decoder tells: at the end of its data libjpeg fills the
+    picture up, in silence. So the file is ended in several ways, with other garbage in front of the
+    end marker each time. Where a scan is not complete the decoder reads the garbage as
+    a part of it, and the pictures differ; where all are complete it is passed over.
+
+    Args:
+        data: A JPEG that a decoder found to be cut off.
+        pixels: Decodes a JPEG at full size to some text that stands for all its pixels; None
+            where it cannot be decoded.
+    """
+    bare = _trimmed(data)
+    if not _has_every_scan(bare):
+        return None
+    ended = bare + _END
+    expected = pixels(ended)
+    if expected is None:
+        return None
+    if any(pixels(bare + garbage + _END) != expected for garbage in _garbages()):
+        return None
+    return ended
+
+
+def _trimmed(data: bytes) -> bytes:
+    """Return *data* without the zeros that a disk or a camera fills up with, and half a marker."""
+    bare = data.rstrip(b"\0")
+    if not bare.endswith(b"\xff"):
+        return bare
+    return bare + b"\0" if len(bare) < len(data) else bare[:-1]  # FF 00 is a value of a scan
+
+
+@functools.cache
+def _garbages() -> list[bytes]:
+    """Return what a decoder takes for a scan, also one that waits for a restart marker.
+
+    The first bits differ, since few may be missing; and so does the first restart marker, since a
+    decoder that waits for the seventh takes the eighth for a sign that it is lost.
+    """
+    pieces = []
+    for n in range(_GARBAGES):
+        noise = b"".join(
+            hashlib.sha256(bytes([n, k])).digest() for k in range(_GARBAGE_BYTES // 32)
+        )
+        piece = bytes([(n * 16 + n) & 0xFE]) + noise.replace(b"\xff", b"\xfe")
+        markers = [b"\xff" + bytes([0xD0 + (2 * n + k) % 8]) for k in range(8)]
+        pieces.append(piece + b"".join(marker + piece for marker in markers))
+    return pieces
+
+
+def _has_every_scan(data: bytes) -> bool:
+    """Return True if the scans that have begun hold all of every channel."""
+    missing: dict[int, set[int]] | None = None
+    progressive = False
+    for match in _markers(data):
+        kind, body = data[match + 1], _body(data, match)
+        if kind == 0xD9:
+            return False  # it has an end: something else is wrong
+        if kind in _FRAMES:
+            progressive = kind in _PROGRESSIVE
+            ids = [body[at] for at in range(6, len(body) - 2, 3)]
+            missing = {name: set(range(64 if progressive else 1)) for name in ids}
+        elif kind == _SOS and missing is not None:
+            _take_scan(missing, body, progressive)
+    return missing is not None and not any(missing.values())
+
+
+def _take_scan(missing: dict[int, set[int]], body: bytes, progressive: bool) -> None:
+    count = body[0] if body else 0
+    if len(body) < 4 + 2 * count:
+        return
+    first, last, accuracy = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
+    if accuracy and progressive:
+        return  # further bits of these are to come
+    for at in range(count):
+        missing.get(body[1 + 2 * at], set()).difference_update(
+            range(first, last + 1) if progressive else (0,)
+        )
+
+
+def _markers(data: bytes) -> Iterator[int]:
+    """Yield where each marker lies: before the first scan by lengths, then by search."""
+    at = 2
+    for _, start, at in _segments(data):  # noqa: B007 - where the last one ends counts
+        yield start
+    while (match := _ANY_MARKER.search(data, at)) is not None:
+        yield match.start()
+        at = match.start() + 2 + len(_body(data, match.start()))
+
+
+def _body(data: bytes, start: int) -> bytes:
+    if data[start + 1] in _BARE:
+        return b""
+    length = int.from_bytes(data[start + 2 : start + 4], "big")
+    return data[start + 4 : start + 2 + length]

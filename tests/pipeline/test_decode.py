@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageCms, ImageOps, features
 
 from pipeline import decode as module
 from pipeline.decode import (
@@ -56,6 +56,15 @@ def whole(data, *, exif=False):
 def pixels(decoded):
     rows = np.frombuffer(decoded.pixels.tobytes("raw", "RGB"), np.uint8)
     return rows.reshape(decoded.pixels.height, decoded.pixels.width, 3)
+
+
+def lab(image):
+    """The picture in the colours of the eye."""
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    return ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
+
+
+PNG = encoded(picture(), "PNG")
 
 
 def by_pillow(data):
@@ -270,13 +279,23 @@ class TestEverythingElse:
             whole(data)
         assert caught.value.status == UNSUPPORTED
 
-    @pytest.mark.parametrize("mode", ["CMYK", "I", "F"])
+    @pytest.mark.parametrize("mode", ["CMYK", "LAB", "LA", "RGBA"])
     def test_rare_modes_follow_pillow(self, mode):
-        """Inks and numbers beyond 8 bits have Pillow's meaning."""
-        data = encoded(picture(mode=mode), "TIFF")
+        """Inks and other colours have Pillow's meaning."""
+        image = picture(mode="RGB").convert(mode) if mode != "LAB" else lab(picture())
+        data = encoded(image, "TIFF")
         decoded = whole(data)
         assert decoded.mode == mode
         assert np.array_equal(pixels(decoded), by_pillow(data))
+
+    @pytest.mark.parametrize("mode", ["I", "F"])
+    def test_samples_without_a_range_follow_pillow_by_the_rules_of_before(self, mode):
+        """Which clips them; now they are unsupported."""
+        data = encoded(picture(mode=mode), "TIFF")
+        decoded = decode(data, fit="crop", serves=10**6, exif=False, rules=1)
+        assert decoded.mode == mode
+        assert np.array_equal(pixels(decoded), by_pillow(data))
+        assert status_of(data) == UNSUPPORTED
 
     def test_an_adobe_cmyk_jpeg_equals_pillows(self):
         """ImageNet has 22 of them."""
@@ -361,11 +380,20 @@ class TestErrors:
         assert status_of(b"") == EMPTY
 
     @pytest.mark.parametrize(
-        "data", [b"\0", b"hello, world" * 9, b"<svg></svg>", b"%!PS-Adobe-3.0"]
+        ("data", "status"),
+        [
+            (b"\0", UNIDENTIFIED),
+            (b"hello, world" * 9, UNIDENTIFIED),
+            (b"<svg></svg>", UNSUPPORTED),
+            (b"%!PS-Adobe-3.0", UNSUPPORTED),
+        ],
     )
-    def test_what_begins_like_no_image_is_not_an_image(self, data):
-        """PostScript neither: no other program is run on it."""
-        assert status_of(data) == UNIDENTIFIED
+    def test_what_begins_like_no_image_is_not_an_image(self, data, status):
+        """And no other program is run on PostScript."""
+        assert status_of(data) == status
+        with pytest.raises(DecodeError) as caught:
+            decode(data, fit="crop", serves=8, exif=False, rules=1)
+        assert caught.value.status == UNIDENTIFIED
 
     @pytest.mark.parametrize(
         "data",
@@ -411,7 +439,7 @@ class TestErrors:
         data[data.index(b"\xff\xc0") + 4] = 12
         if module.simplejpeg is not None:
             monkeypatch.delattr(module.simplejpeg, "decode_jpeg")
-        assert status_of(bytes(data)) == CORRUPT
+        assert status_of(bytes(data)) == UNSUPPORTED
 
     @pytest.mark.parametrize(
         ("error", "status"),
@@ -436,7 +464,7 @@ class TestErrors:
             raise error
 
         monkeypatch.setattr(module.Image, "open", fail)
-        assert status_of(b"anything") == status
+        assert status_of(PNG) == status
 
     @pytest.mark.parametrize(
         "error", [MemoryError(), OSError("out of memory error when reading image file")]
@@ -449,7 +477,7 @@ class TestErrors:
 
         monkeypatch.setattr(module.Image, "open", fail)
         with pytest.raises(MemoryError):
-            whole(b"anything")
+            whole(PNG)
 
     def test_reasons_are_one_short_printable_line(self, monkeypatch):
         """They are shown in a terminal and in a report; addresses would change from run to run."""
@@ -459,7 +487,7 @@ class TestErrors:
 
         monkeypatch.setattr(module.Image, "open", fail)
         with pytest.raises(DecodeError) as caught:
-            whole(b"anything")
+            whole(PNG)
         assert caught.value.reason.startswith("bad [31m <_io.BytesIO object>xxx")
         assert len(caught.value.reason) == 200
 

@@ -1,0 +1,178 @@
+"""The first directory of a TIFF: what its tags say, and the file without those that show nothing.
+
+Only what decides about a picture before it is decoded is read here; the pixels are Pillow's work.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+NEW_SUBFILE_TYPE = 254
+IMAGE_WIDTH, IMAGE_LENGTH = 256, 257
+BITS_PER_SAMPLE = 258
+COMPRESSION = 259
+PHOTOMETRIC = 262
+STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
+PLANAR_CONFIGURATION = 284
+SEPARATE = 2
+"""Planar configuration of samples that lie in a plane for each channel."""
+TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+SUB_IFDS = 330
+SAMPLE_FORMAT = 339
+SMIN_SAMPLE_VALUE = 340
+SMAX_SAMPLE_VALUE = 341
+DNG_VERSION = 50706
+
+_SHOWING = frozenset([
+    254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291, 292,
+    293, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 332, 334, 336, 338, 339, 340, 341, 347,
+    512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
+])  # fmt: skip
+"""Tags that say how a picture is stored; the others (texts, EXIF, profiles) only speak of it."""
+
+_KINDS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q"}
+_MAX_PIECES = 1 << 20
+_DEFLATE = (8, 32946)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where the first directory of a TIFF lies, and its tags."""
+
+    order: str
+    """"<" or ">", as in `struct`."""
+    big: bool
+    """True for BigTIFF, whose offsets have 8 bytes."""
+    offset: int
+    """Where the directory begins, at its number of entries."""
+    entries: dict[int, bytes]
+    """Each tag's entry, whole; of one that stands twice, the first."""
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of an entry."""
+        return 20 if self.big else 12
+
+    def numbers(self, data: bytes, tag: int, most: int = 64) -> tuple[float, ...]:
+        """Return the numbers of *tag* in the file *data*; none where it is absent or unreadable.
+
+        Args:
+            most: Numbers that are read; of a tag that claims more, none are.
+        """
+        entry = self.entries.get(tag)
+        if entry is None:
+            return ()
+        kind, count = struct.unpack_from(f"{self.order}H{'Q' if self.big else 'I'}", entry, 2)
+        code = _KINDS.get(kind)
+        if code is None or not 0 < count <= most:
+            return ()
+        form = f"{self.order}{count}{code}"
+        field = entry[12:] if self.big else entry[8:]
+        where, source = 0, field
+        if struct.calcsize(form) > len(field):  # then the field says where the numbers lie
+            (where,), source = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", field), data
+        if where + struct.calcsize(form) > len(source):
+            return ()
+        return struct.unpack_from(form, source, where)
+
+    def number(self, data: bytes, tag: int, default: float) -> float:
+        """Return the first number of *tag*, or *default*."""
+        return next(iter(self.numbers(data, tag)), default)
+
+
+def read_directory(data: bytes) -> Directory | None:
+    """Read the first directory of the TIFF *data*; None if it is not whole."""
+    order = ">" if data[:2] == b"MM" else "<"
+    big = b"+" in data[2:4]
+    try:
+        (offset,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", data, 8 if big else 4)
+        (count,) = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, offset)
+    except struct.error:
+        return None
+    start, size = offset + (8 if big else 2), 20 if big else 12
+    if count > 65535 or start + count * size > len(data):
+        return None
+    entries: dict[int, bytes] = {}
+    for at in range(start, start + count * size, size):
+        (tag,) = struct.unpack_from(f"{order}H", data, at)
+        entries.setdefault(tag, data[at : at + size])
+    return Directory(order, big, offset, entries)
+
+
+def without_metadata(data: bytes) -> bytes | None:
+    """Return the TIFF *data* with nothing but its first picture in the directory; None: unreadable.
+
+    The directory is written over in its place, so that every offset stays right. It loses the
+    texts, EXIF, profiles and further pages that a reader could stumble over.
+    """
+    directory = read_directory(data)
+    if directory is None:
+        return None
+    kept = [entry for tag, entry in directory.entries.items() if tag in _SHOWING]
+    count = struct.pack(f"{directory.order}{'Q' if directory.big else 'H'}", len(kept))
+    following = bytes(8 if directory.big else 4)
+    written = count + b"".join(kept) + following
+    slim = bytearray(data)
+    slim[directory.offset : directory.offset + len(written)] = written
+    return bytes(slim)
+
+
+def is_raw_photograph(directory: Directory, data: bytes) -> bool:
+    """Return True if the first picture is only the preview of a camera's raw photograph.
+
+    DNG says so by a tag of its own. NEF, ARW and others by a first picture that calls itself
+    reduced, with the photograph in a directory below: no other writer puts them in this order.
+    """
+    reduced = int(directory.number(data, NEW_SUBFILE_TYPE, 0)) & 1
+    return DNG_VERSION in directory.entries or bool(reduced and SUB_IFDS in directory.entries)
+
+
+def is_inflated_whole(directory: Directory, data: bytes) -> bool:
+    """Return False if the strips of a deflated TIFF hold less than its picture; True for any other.
+
+    libtiff 4.5 takes some of those for whole, and hands out memory that nobody has written.
+    """
+    if directory.number(data, COMPRESSION, 1) not in _DEFLATE:
+        return True
+    tiled = TILE_OFFSETS in directory.entries
+    names = (TILE_OFFSETS, TILE_BYTES) if tiled else (STRIP_OFFSETS, STRIP_BYTES)
+    starts, lengths = (directory.numbers(data, name, _MAX_PIECES) for name in names)
+    sizes = _piece_sizes(directory, data, tiled=tiled)
+    if not len(sizes) == len(starts) == len(lengths):
+        return False
+    return all(
+        _inflates_to(data[int(start) : int(start + length)], size)
+        for start, length, size in zip(starts, lengths, sizes, strict=True)
+    )
+
+
+def _inflates_to(packed: bytes, num_bytes: int) -> bool:
+    try:
+        return len(zlib.decompressobj().decompress(packed, max(1, num_bytes))) >= num_bytes
+    except zlib.error:
+        return False
+
+
+def _piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
+    """Return the bytes of each strip or tile, inflated; none where the tags make no sense."""
+
+    def number(tag: int, default: int) -> int:
+        return int(directory.number(data, tag, default))
+
+    width, length = number(IMAGE_WIDTH, 0), number(IMAGE_LENGTH, 0)
+    samples, bits = number(SAMPLES_PER_PIXEL, 1), number(BITS_PER_SAMPLE, 1)
+    separate = number(PLANAR_CONFIGURATION, 1) == SEPARATE
+    across = number(TILE_WIDTH, 0) if tiled else width
+    down = number(TILE_LENGTH, 0) if tiled else min(number(ROWS_PER_STRIP, length), length)
+    if min(width, length, across, down, samples, bits) < 1:
+        return []
+    row_bytes = -(-across * bits * (1 if separate else samples) // 8)
+    columns, rows = -(-width // across), -(-length // down)
+    if columns * rows * samples > _MAX_PIECES:
+        return []
+    last = down if tiled else length - (rows - 1) * down
+    # Tiles are all of one size, and strips have one column: so this is their order, too.
+    plane = [row_bytes * (last if row == rows - 1 else down) for row in range(rows)] * columns
+    return plane * (samples if separate else 1)

@@ -1,0 +1,149 @@
+"""A JPEG that lacks nothing but its end marker is told from one that was cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import decode as module
+from pipeline import jpeg as walk
+from pipeline.decode import TRUNCATED, WITHOUT_END, decode
+from pipeline.errors import DecodeError
+from tests.pictures import jpeg
+
+END = b"\xff\xd9"
+
+shapes = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 999),
+        "width": st.integers(1, 50),
+        "height": st.integers(1, 50),
+        "mode": st.sampled_from(["L", "RGB", "CMYK"]),
+        "progressive": st.booleans(),
+        "optimize": st.booleans(),
+        "subsampling": st.sampled_from([0, 1, 2]),
+        "restart_marker_blocks": st.integers(0, 4),
+    }
+)
+paddings = st.sampled_from([b"", bytes(1), bytes(100), bytes(3000)])
+
+
+def shown(data: bytes, **options: Any) -> tuple[bytes, str]:
+    """Pixels and remark."""
+    decoded = decode(data, **{"fit": "crop", "serves": 10**6, "exif": False, **options})
+    return decoded.pixels.tobytes("raw", "RGB"), decoded.remark
+
+
+def outcome(data: bytes, **options: Any) -> tuple[bytes, str] | tuple[int, str]:
+    try:
+        return shown(data, **options)
+    except DecodeError as e:
+        return e.status, e.reason
+
+
+@given(shape=shapes, half=st.booleans(), padding=paddings)
+def test_one_that_lacks_only_its_end_shows_all_of_its_pixels(
+    shape: dict[str, Any], half: bool, padding: bytes
+) -> None:
+    """With half a marker, and with the zeros that a disk or a camera fills up with."""
+    data = jpeg(**shape)
+    assert data.endswith(END)
+    bare = data[: -1 if half else -2] + padding
+    assert shown(bare, missing_end="keep") == (shown(data)[0], WITHOUT_END)
+
+
+@given(shape=shapes, padding=paddings, cut=st.data())
+def test_one_that_was_cut_is_never_kept_with_other_pixels(
+    shape: dict[str, Any], padding: bytes, cut: st.DataObject
+) -> None:
+    """Wherever: within a scan, between two, at a restart marker, in the last byte."""
+    data = jpeg(**shape)
+    start = data.rindex(b"\xff\xda") if not shape["progressive"] else data.index(b"\xff\xda")
+    edges = [at for at in range(start, len(data) - 2) if data[at] == 0xFF and data[at + 1]]
+    at = cut.draw(
+        st.one_of(
+            st.integers(start, len(data) - 2),
+            st.integers(len(data) - 12, len(data) - 2),
+            st.sampled_from(edges or [start]),
+        )
+    )
+    result = outcome(data[:at] + padding, missing_end="keep")
+    refused = isinstance(result[0], int)
+    assert refused or result == (shown(data)[0], WITHOUT_END)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("padding", [b"", bytes(2000)], ids=["bare", "filled-up"])
+def test_one_that_lost_half_its_picture_is_refused(progressive: bool, padding: bytes) -> None:
+    """Filled up with zeros it would be decoded without a word, to the end of its picture."""
+    data = jpeg(1, progressive=progressive)
+    for choice in ("refuse", "keep"):
+        result = outcome(data[: len(data) // 2] + padding, missing_end=choice)
+        assert result[0] == TRUNCATED
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
+    """With a reason that says so, and by rules 1 as it always was."""
+    bare = jpeg(1, progressive=progressive)[:-2]
+    status, reason = outcome(bare)
+    assert (status, str(reason)[: len(WITHOUT_END)]) == (TRUNCATED, WITHOUT_END)
+    assert "--missing-end keep" in str(reason)
+    status, reason = outcome(bare, rules=1, missing_end="keep")
+    assert (status, str(reason)[:23]) == (TRUNCATED, "image file is truncated")
+
+
+def test_scans_that_are_missing_are_missed() -> None:
+    """A progressive picture that ends between two scans has every row, and not every detail."""
+    data = jpeg(2, progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    assert len(starts) > 3
+    for start in starts[1:]:
+        assert outcome(data[:start], missing_end="keep")[0] == TRUNCATED
+
+
+@pytest.mark.parametrize("tail", [b"trailing", b"\0" * 50, END, jpeg(7)])
+def test_what_follows_an_end_does_no_harm(tail: bytes) -> None:
+    """Cameras append things; the picture has its end."""
+    assert shown(jpeg(3) + tail) == shown(jpeg(3))
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_picture() -> None:
+    """It stands in front of the first scan."""
+    thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
+    body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = jpeg(4)[:2] + body + jpeg(4)[2:]
+    assert walk.has_end(data)
+    assert not walk.has_end(data[:-2])
+    assert shown(data[:-2], missing_end="keep") == (shown(jpeg(4))[0], WITHOUT_END)
+
+
+def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without simplejpeg keeps what others keep."""
+    files = [jpeg(n, progressive=n % 2 == 1)[:-2] + bytes(7 * n) for n in range(6)]
+    files += [data[:-9] for data in files]
+    expected = [outcome(data, missing_end="keep") for data in files]
+    monkeypatch.setattr(module, "simplejpeg", None)
+    assert [outcome(data, missing_end="keep") for data in files] == expected
+
+
+def test_a_reduced_picture_is_judged_at_full_size() -> None:
+    """At an eighth the last details are not decoded, and would not be missed."""
+    data = jpeg(5, 600, 400)
+    assert decode(data, fit="crop", serves=20, exif=False).scale == 8
+    cut = data[:-12]
+    for serves in (20, 10**6):
+        assert outcome(cut, serves=serves, missing_end="keep")[0] == TRUNCATED
+        kept = decode(data[:-2], fit="crop", serves=serves, exif=False, missing_end="keep")
+        assert kept.remark == WITHOUT_END
+
+
+def test_a_plain_jpeg_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends as it should is looked at no closer."""
+    monkeypatch.setattr(walk, "_segments", lambda data: pytest.fail("it was walked through"))
+    monkeypatch.setattr(module, "check_format", lambda data: pytest.fail("it was named"))
+    if module.simplejpeg is not None:
+        assert shown(jpeg(6))[1] == ""
