@@ -9,8 +9,10 @@ JSON text (4 bytes, little-endian), the text, and as many bytes as its `payload`
 
     parent -> child   {"memory_limit": bytes}
     child -> parent   {}                         it is ready
-    parent -> child   {"sizes", "fit", "filter", "serves", "exif"}, the image file
-    child -> parent   {"width", "height", "mode", "format", "scale"}, the squares in their order
+    parent -> child   {"sizes", "filter", "decoding"}, the image file; "decoding" holds the
+                      keyword arguments of `pipeline.decode.decode`
+    child -> parent   {"width", "height", "mode", "format", "scale", "remark"}, the squares in
+                      their order
                       or {"status", "reason"}
                       or it dies
 
@@ -49,11 +51,12 @@ class Resized:
     """A picture at every size that was asked for."""
 
     width: int
-    """As in `pipeline.decode.Decoded`, like the next four."""
+    """As in `pipeline.decode.Decoded`, like the next five."""
     height: int
     mode: str
     format: str
     scale: int
+    remark: str
     pixels: dict[int, bytes]
     """By size: (size, size, 3) uint8 RGB in C order."""
 
@@ -100,15 +103,21 @@ class IsolatedDecoder:
             self._child = None
 
     def decode_resize(
-        self, data: bytes, *, sizes: Sequence[int], fit: str, filter: str, serves: int, exif: bool
+        self, data: bytes, *, sizes: Sequence[int], filter: str, **decoding: Any
     ) -> Resized:
         """Decode the image file *data* and make its squares.
+
+        Args:
+            data: An image file.
+            sizes: Sides of the squares in pixels.
+            filter: The resampling filter, one of `pipeline.resize.FILTERS`.
+            decoding: Keyword arguments of `pipeline.decode.decode`.
 
         Raises:
             DecodeError: It is no readable picture, or it took two children with it.
             TesseraeError: The child cannot be started at all.
         """
-        head = {"sizes": [*sizes], "fit": fit, "filter": filter, "serves": serves, "exif": exif}
+        head = {"sizes": [*sizes], "filter": filter, "decoding": decoding}
         failures = []
         for _ in range(2):
             child = self._child = self._child or _Child(self.command, self.memory_limit)
@@ -261,13 +270,12 @@ def _limit(memory_limit: int) -> None:
 
 def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     try:
-        decoded = decode(data, fit=head["fit"], serves=head["serves"], exif=head["exif"])
+        decoded = decode(data, **head["decoding"])
     except DecodeError as e:
         return {"status": e.status, "reason": e.reason}, b""
-    squares = [
-        resize(decoded, size, fit=head["fit"], filter=head["filter"]) for size in head["sizes"]
-    ]
-    names = ("width", "height", "mode", "format", "scale")
+    fit, filter = head["decoding"]["fit"], head["filter"]
+    squares = [resize(decoded, size, fit=fit, filter=filter) for size in head["sizes"]]
+    names = ("width", "height", "mode", "format", "scale", "remark")
     return {name: getattr(decoded, name) for name in names}, b"".join(squares)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from PIL import Image, __version__, features
 
-from pipeline.decode import STATUS_WORDS, Decoded, decode
+from pipeline.decode import RULES, STATUS_WORDS, Decoded, decode
 from pipeline.errors import DecodeError
 from pipeline.resize import resize
 
@@ -35,13 +35,14 @@ class Probe:
     """Digest of made-up pixels as resized with one filter."""
 
 
-def probe(filter: str) -> Probe:
+def probe(filter: str, *, rules: int = RULES) -> Probe:
     """Decode and resize the probe pictures, in about 30 ms.
 
     Args:
         filter: The resampling filter, one of `pipeline.resize.FILTERS`.
+        rules: Version of the rules to decode by, as the store's recipe has it.
     """
-    return Probe(decoder=_decoder_digest(), resizer=_resizer_digest(filter))
+    return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
 
 
 def description() -> dict[str, str]:
@@ -85,18 +86,18 @@ def _libraries() -> list[str]:
 # --- the digests --------------------------------------------------------------------------------
 
 
-def _decoder_digest() -> str:
+def _decoder_digest(rules: int) -> str:
     digest = xxhash.xxh3_128()
     for name, text in _PICTURES.items():
         # 53 pixels high, the first picture is also decoded at 1/2, 1/4 and 1/8.
         for serves in (100, 12, 6, 3) if name == "colour" else (100,):
-            digest.update(_decoded(name, base64.b64decode(text), serves))
+            digest.update(_decoded(name, base64.b64decode(text), serves, rules))
     return digest.hexdigest()
 
 
-def _decoded(name: str, data: bytes, serves: int) -> bytes:
+def _decoded(name: str, data: bytes, serves: int, rules: int) -> bytes:
     try:
-        decoded = decode(data, fit="crop", serves=serves, exif=False)
+        decoded = decode(data, fit="crop", serves=serves, exif=False, rules=rules)
     except DecodeError as e:  # a Pillow built without this format: other pixels, too
         return f"{name}: {STATUS_WORDS[e.status]}\n".encode()
     size = f"{decoded.pixels.width}x{decoded.pixels.height}"

@@ -8,15 +8,14 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.decode import STATUS_WORDS
 from pipeline.features import check as feature_check
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
-from pipeline.store import features, records, table
-from pipeline.store.commit import Written
+from pipeline.store import features, records
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.recipe import Recipe
 from workflows.figures import bytes_text, printable
+from workflows.quarantine import by_reason, has_quarantined, read_lines
 
 SHOWN = 50
 """Quarantined rows that are named, unless --all."""
@@ -72,6 +71,8 @@ def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "shard_rows": recipe.shard_rows,
         "chunk_rows": recipe.chunk_rows,
         "codec": recipe.codec,
+        "missing_end": recipe.missing_end,
+        "max_image_bytes": recipe.max_image_bytes,
         "classes": len(recipe.classes),
         "decoder": recipe.decoder,
         "resizer": recipe.resizer,
@@ -88,9 +89,7 @@ def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     for kept in commits:
         sizes.update({size: written.num_bytes for size, written in kept.arrays.items()})
-    quarantined, problems = quarantine(
-        objects, [kept.table for kept in commits if _bad(kept.counts)]
-    )
+    quarantined, remarks, problems = _noted_rows(objects, found)
     return {
         "finished": found.done is not None,
         "rows": None if plan is None else plan.num_rows,
@@ -103,8 +102,22 @@ def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
         "sizes_finished": [] if found.done is None else list(found.done.sizes),
         "counts": dict(counts),
         "quarantine": quarantined,
+        "remarks": remarks,
         "problems": [asdict(problem) for problem in (*found.problems, *problems)],
     }
+
+
+def _noted_rows(
+    objects: Objects, found: Found
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Problem]]:
+    """Return rows in quarantine, readable rows with a remark, and damaged parts of the table."""
+    may_remark = found.recipe is not None and found.recipe.missing_end == "keep"
+    parts = [
+        kept.table for kept in found.commits.values() if may_remark or has_quarantined(kept.counts)
+    ]
+    noted, problems = read_lines(objects, parts)
+    quarantined = [line for line in noted if line["status"]]
+    return quarantined, [line for line in noted if not line["status"]], problems
 
 
 TOLD = (
@@ -134,35 +147,6 @@ def _describe_features(objects: Objects, name: str, images: list[Found]) -> dict
         "splits": splits,
         "num_bytes": sum(what["num_bytes"] for what in splits.values()),
     }
-
-
-def _bad(counts: dict[str, int]) -> bool:
-    return any(count for word, count in counts.items() if word != "readable")
-
-
-def quarantine(
-    objects: Objects, parts: list[Written]
-) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """The quarantined rows of some parts of the table, and the parts that are damaged."""
-    found = []
-    problems = []
-    for written in parts:
-        problem = check.check_object(objects, written)
-        if problem is not None:
-            problems.append(problem)
-            continue
-        part = table.decode_part(objects.get(written.name), written.name)
-        lines = part.select(["row", "key", "status", "reason"]).to_pylist()
-        found += [
-            {
-                **line,
-                "reason": line["reason"] or "",
-                "word": STATUS_WORDS.get(line["status"], "unknown"),
-            }
-            for line in lines
-            if line["status"]
-        ]
-    return found, problems
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
@@ -221,6 +205,10 @@ def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[st
     bad = {word: count for word, count in what["counts"].items() if word != "readable"}
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))
+    out += [
+        f"    {reason.num_rows:,} readable: {reason.reason}, e.g. {reason.key}"
+        for reason in by_reason(what["remarks"])
+    ]
     shown = what["quarantine"][:limit]
     out += [
         f"      row {line['row']}  {line['key']}: {line['word']}, {line['reason']}"

@@ -30,7 +30,7 @@ from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
-from pipeline.store.recipe import FILTERS, FITS, Recipe
+from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END, Recipe
 from pipeline.store.records import Done
 from workflows import clusters
 from workflows.board.looking import Look
@@ -40,6 +40,7 @@ from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted, printable
 from workflows.interrupts import held_back
 from workflows.progress import Progress, say_waiting
+from workflows.quarantine import Reason, examples, quarantined_reasons
 from workflows.report_model import RunReport
 from workflows.summary import report_store
 
@@ -95,6 +96,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--image-seconds", type=float, default=60.0, help="after which a picture is hung (60)"
+    )
+    what.add_argument(
+        "--missing-end",
+        choices=MISSING_END,
+        help="JPEGs that lack nothing but their end marker: `refuse` puts them into quarantine,"
+        " `keep` stores and counts them (refuse)",
+    )
+    what.add_argument(
+        "--max-image-bytes",
+        type=int,
+        metavar="BYTES",
+        help="length of the longest file that is read for an image; a longer one is put into"
+        f" quarantine unread ({MAX_IMAGE_BYTES})",
     )
     how.add_argument("--wait", action="store_true", help="wait for another run of the split")
     clusters.add_arguments(parser.add_argument_group("where"))
@@ -213,6 +227,8 @@ def read_options(args: argparse.Namespace) -> Options:
             shard_rows=args.shard_rows,
             chunk_rows=args.chunk_rows,
             codec=args.codec,
+            missing_end=args.missing_end,
+            max_image_bytes=args.max_image_bytes,
             seed=args.seed,
         ),
         kind=args.source_kind,
@@ -371,7 +387,7 @@ def _prepare(
     tally = Tally(before=sum(map(Counter, left_alone), Counter()))
     if todo:
         if source.access == "blocks":
-            _stream(split, source, objects, cluster)
+            _stream(split, source, objects, cluster, recipe.max_image_bytes)
         cluster.ask_workers(work)
         make_shards(options, objects, plan, work, todo, commits, cluster, tally)
     done = _finish(objects, plan, work)
@@ -391,7 +407,8 @@ def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Pl
     for part in parts:
         kept = planning.kept_origin(part.objects, part.split, part.source, _root(part))
         if kept is None:
-            listed[part.split] = part, _list(part, cluster)
+            limit = planning.image_limit(part.objects, options.choices)
+            listed[part.split] = part, _list(part, cluster, limit)
             continue
         recipe = planning.settle_recipe(part.objects, options.choices)
         plan = records.load_plan(part.objects, part.split)
@@ -430,23 +447,25 @@ def _root(part: OpenSplit) -> str:
     return _spool_folder(part.objects, part.split)
 
 
-def _list(part: OpenSplit, cluster: Cluster) -> Listed:
+def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
     source = part.source
     if source.access == "random":
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
         return planning.read_listing(table)
-    _stream(part.split, source, part.objects, cluster)
+    _stream(part.split, source, part.objects, cluster, limit)
     return planning.read_listing(spool.spool_listing(_root(part), source.blocks()))
 
 
-def _stream(split: str, source: Source, objects: Objects, cluster: Cluster) -> None:
+def _stream(
+    split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
+) -> None:
     # Blocks that are in the spool already are not read again.
     folder = _spool_folder(objects, split)
     blocks = source.blocks()
     planning.check_spool_room(objects, spool.spool_bytes_needed(blocks))
     jobs = [
-        Job(f"spool-{split}-{place:06d}", spool.spool_block, (block, folder))
+        Job(f"spool-{split}-{place:06d}", spool.spool_block, (block, folder, "", limit))
         for place, block in enumerate(blocks)
     ]
     with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
@@ -571,7 +590,8 @@ def make_shards(
                 quarantined=result.num_rows - result.counts.get("readable", 0),
             )
             if tally.bad.total() > options.max_bad * all_rows:
-                raise TesseraeError(_too_bad(tally, options.max_bad, all_rows))
+                reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
+                raise TesseraeError(_too_bad(tally, options.max_bad, all_rows, reasons))
         tally.elapsed = sender.seconds = time.monotonic() - started
         if tally.failed:
             raise TesseraeError(_failures(tally.failed, work.split))
@@ -593,13 +613,14 @@ def _sizes_before(plan: Plan, work: Work, commits: dict[int, Commit]) -> list[tu
     ]
 
 
-def _too_bad(tally: Tally, max_bad: float, num_rows: int) -> str:
-    reasons = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
+def _too_bad(tally: Tally, max_bad: float, num_rows: int, reasons: Sequence[Reason]) -> str:
+    counts = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
     seen = tally.num_rows + tally.before.total()
     return (
         f"{tally.bad.total():,} of the first {seen:,} rows are no readable pictures"
-        f" ({reasons}), and --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of"
-        f" {num_rows:,}. Look at the source; if it is meant to be so, pass a larger --max-bad."
+        f" ({counts}), and --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of"
+        f" {num_rows:,}. For example {examples(reasons)}. Look at the source; if it is meant to be"
+        " so, pass a larger --max-bad."
     )
 
 

@@ -204,8 +204,13 @@ def _stream(repair: Repair, origin: Origin) -> None:
     confined.confined(Path(repair.objects.url), layout.spool(repair.split))
     planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))
     print(f"{repair.split}: streaming {len(blocks):,} blocks of kind {origin.kind}", flush=True)
+    limit = records.load_recipe(repair.objects).max_image_bytes
     jobs = [
-        Job(f"spool-{repair.split}-{place:06d}", spool.spool_block, (block, origin.root))
+        Job(
+            f"spool-{repair.split}-{place:06d}",
+            spool.spool_block,
+            (block, origin.root, "", limit),
+        )
         for place, block in enumerate(blocks)
     ]
     _run(repair, jobs)

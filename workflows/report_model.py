@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workflows.page import ContactSheet
+from workflows.quarantine import Reason
 
 READABLE = "readable"
 
@@ -43,6 +44,10 @@ class SplitReport:
     """Side in pixels -> bytes on disk."""
     run: RunReport | None = None
     """None = nothing was to be done."""
+    examples: tuple[Reason, ...] = ()
+    """Why rows are in quarantine, as the decoder said it, with an example each."""
+    remarks: tuple[Reason, ...] = ()
+    """What the files of readable rows lacked, with an example each."""
 
     @property
     def num_committed(self) -> int:

@@ -24,10 +24,12 @@ from workflows.page import (
     table,
     text,
 )
+from workflows.quarantine import Reason
 from workflows.report_model import Quarantined, ReportModel, RunReport, SplitReport
 
 NAMES_ON_PAGE = 1_000
 NAMES_IN_TERMINAL = 10
+REASONS_IN_TERMINAL = 8
 
 
 def write_report(path: Path, model: ReportModel) -> None:
@@ -52,6 +54,7 @@ def render_report(model: ReportModel) -> str:
         *_runs(model),
         *_stages(model),
         *_quarantine(model),
+        *_remarks(model),
         *_sheets(model, names),
         *_made_with(model),
     ]
@@ -151,9 +154,25 @@ def _quarantine(model: ReportModel) -> list[str]:
         '<p class="quiet">These rows keep their place, as zeros. What tells them apart is the array'
         " <code>status</code>, and the table.</p>",
         table(["=Split", "=Reason", ">Rows"], reasons),
+        *_reason_table(model, "examples"),
         f"<h3>{said}, by name</h3>",
         table(["=Split", ">Row", "Name", "=Reason", "What the decoder says"], names),
     ]
+
+
+def _reason_table(model: ReportModel, kind: str) -> list[str]:
+    rows = [
+        [text(split.name), text(r.status), text(r.reason), f"{r.num_rows:,}", code(r.key)]
+        for split in model.splits
+        for r in getattr(split, kind)
+    ]
+    columns = ["=Split", "=Status", "What the decoder says", ">Rows", "For example"]
+    return [table(columns, rows)] if rows else []
+
+
+def _remarks(model: ReportModel) -> list[str]:
+    rows = _reason_table(model, "remarks")
+    return ["<h2>Readable, with a remark</h2>", *rows] if rows else []
 
 
 def _sheets(model: ReportModel, names: list[str]) -> list[str]:
@@ -202,11 +221,19 @@ def _split_lines(split: SplitReport) -> list[str]:
     if split.reasons:
         reasons = ", ".join(f"{count:,} {why}" for why, count in split.reasons)
         out.append(f"    quarantined  {reasons}")
+    out += [f"      {_reason_text(reason)}" for reason in split.examples[:REASONS_IN_TERMINAL]]
+    if len(split.examples) > REASONS_IN_TERMINAL:
+        out.append(f"      ... and {len(split.examples) - REASONS_IN_TERMINAL:,} more reasons")
+    out += [f"    remark       {_reason_text(remark)}" for remark in split.remarks]
     sizes = sorted(split.bytes_by_size.items())
     if sizes:
         on_disk = ", ".join(f"{size} px {bytes_text(count)}" for size, count in sizes)
         out.append(f"    on disk      {on_disk}")
     return out if split.run is None else out + _run_lines(split.run)
+
+
+def _reason_text(reason: Reason) -> str:
+    return f"{reason.num_rows:,} {reason.status}: {reason.reason}, e.g. {reason.key}"
 
 
 def _run_lines(run: RunReport) -> list[str]:

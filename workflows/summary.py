@@ -15,6 +15,7 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from workflows.info import describe
 from workflows.page import ContactSheet, contact_sheet
+from workflows.quarantine import by_reason
 from workflows.report_model import Quarantined, ReportModel, RunReport, SplitReport
 from workflows.store_report import render_report, terminal_summary
 
@@ -75,6 +76,8 @@ def _split(name: str, what: dict[str, Any], runs: dict[str, RunReport]) -> Split
         counts=what["counts"],
         bytes_by_size={int(size): kept["num_bytes"] for size, kept in what["sizes"].items()},
         run=runs.get(name),
+        examples=tuple(by_reason(what["quarantine"])),
+        remarks=tuple(by_reason(what["remarks"])),
     )
 
 

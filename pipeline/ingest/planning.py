@@ -42,6 +42,8 @@ class Choices:
     shard_rows: int | None = None
     chunk_rows: int | None = None
     codec: str | None = None
+    missing_end: str | None = None
+    max_image_bytes: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,6 +52,10 @@ class Choices:
             raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
         if len(set(self.sizes)) != len(self.sizes):
             raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
+        if self.max_image_bytes is not None and self.max_image_bytes < 1:
+            raise ValueError(
+                f"max_image_bytes is {self.max_image_bytes}: expected at least 1 byte."
+            )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed}: expected 0 to 2^64 - 1.")
 
@@ -61,6 +67,8 @@ DEFAULTS = {
     "shard_rows": 1024,
     "chunk_rows": 16,
     "codec": "none",
+    "missing_end": "refuse",
+    "max_image_bytes": recipe.MAX_IMAGE_BYTES,
 }
 
 
@@ -110,6 +118,14 @@ def source_rules(objects: Objects) -> int:
     return recipe.LISTING_RULES if kept is None else kept.listing_rules
 
 
+def image_limit(objects: Objects, choices: Choices) -> int | None:
+    """Return the bytes of the longest file that is read for an image; None: there is no limit."""
+    kept = _kept_recipe(objects)
+    if kept is not None:
+        return kept.max_image_bytes
+    return choices.max_image_bytes or recipe.MAX_IMAGE_BYTES
+
+
 def _kept_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
@@ -131,7 +147,9 @@ def _asked_recipe(choices: Choices, kept: Recipe | None, classes: Classes) -> Re
     if choices.serves is not None:
         serves = choices.serves
     fields = {name: chosen(name) for name in DEFAULTS}
-    made = probe.probe(str(fields["filter"]))
+    versions = _versions(kept)
+    rules = versions.get("decode_rules", recipe.DECODE_RULES)
+    made = probe.probe(str(fields["filter"]), rules=rules)
     return Recipe(
         **fields,  # type: ignore[arg-type]
         serves=serves,
@@ -140,7 +158,7 @@ def _asked_recipe(choices: Choices, kept: Recipe | None, classes: Classes) -> Re
         software=probe.description(),
         classes=classes.pairs,
         class_numbers=classes.numbers,
-        **_versions(kept),  # type: ignore[arg-type]
+        **versions,  # type: ignore[arg-type]
     )
 
 

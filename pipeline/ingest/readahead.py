@@ -1,34 +1,59 @@
 """Reads a shard's images while earlier ones are decoded.
 
 Images are read in groups, one future a group: a local disk gets one thread a task and a little
-depth, a remote source many, since each read there waits for a round trip.
+depth, a remote source many, since each read there waits for a round trip. Groups are cut by bytes,
+too, so that large images do not pile up.
+
+What is no image by its first bytes, or is longer than the recipe allows, is not read whole: a film
+in a class folder would fill the memory before anybody could say that it is one.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.errors import ReadError
+from pipeline.decode import UNSUPPORTED, check_format
+from pipeline.errors import DecodeError, ReadError
+from pipeline.formats import HEAD_BYTES, SMALL_BYTES, format_of
 from pipeline.ingest.rows import Sample
 from pipeline.sources.reader import Reader
 
 LOCAL_DEPTH = 2
 REMOTE_DEPTH = 16
 GROUP = 16
+GROUP_BYTES = 32 * 2**20
+"""A group ends with the sample that takes it beyond so many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A sample of which only the beginning was read, and which can be no readable picture."""
+
+    status: int
+    """A status of quarantine, as in `pipeline.decode`."""
+    reason: str
 
 
 def read_ahead(
-    reader: Reader, samples: Sequence[Sample], *, remote: bool, tries: int, pause: float
-) -> Generator[bytes, None, None]:
-    """Yield the bytes of each sample, in order.
+    reader: Reader,
+    samples: Sequence[Sample],
+    *,
+    limit: int | None,
+    remote: bool,
+    tries: int,
+    pause: float,
+) -> Generator[bytes | Unread, None, None]:
+    """Yield the bytes of each sample, in order, or why they were not read.
 
     Args:
         reader: The source.
         samples: What to read.
+        limit: Bytes of the longest sample that is read; None: everything is read whole.
         remote: Whether a read waits for a network.
         tries: How often an image is read before the error counts.
         pause: Seconds before the second try; each further one waits four times as long.
@@ -37,13 +62,13 @@ def read_ahead(
         ReadError: An image could not be read.
     """
 
-    def read_group(group: Sequence[Sample]) -> list[bytes]:
-        return [read_patiently(reader, sample, tries, pause) for sample in group]
+    def read_group(group: Sequence[Sample]) -> list[bytes | Unread]:
+        return [read_patiently(reader, sample, limit, tries, pause) for sample in group]
 
-    groups = (samples[i : i + GROUP] for i in range(0, len(samples), GROUP))
+    groups = _groups(samples, limit)
     depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
     with ThreadPoolExecutor(depth if remote else 1, "read-ahead") as pool:
-        waiting: deque[Future[list[bytes]]] = deque()
+        waiting: deque[Future[list[bytes | Unread]]] = deque()
         try:
             waiting.extend(pool.submit(read_group, group) for group in islice(groups, depth))
             while waiting:
@@ -54,7 +79,22 @@ def read_ahead(
                 future.cancel()
 
 
-def read_patiently(reader: Reader, sample: Sample, tries: int, pause: float) -> bytes:
+def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    num_bytes = 0
+    for sample in samples:
+        group.append(sample)
+        num_bytes += sample.num_bytes if limit is None or sample.num_bytes <= limit else HEAD_BYTES
+        if len(group) == GROUP or num_bytes >= GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
+
+
+def read_patiently(
+    reader: Reader, sample: Sample, limit: int | None, tries: int, pause: float
+) -> bytes | Unread:
     """Read one image, again after a pause if the source failed.
 
     Raises:
@@ -62,7 +102,54 @@ def read_patiently(reader: Reader, sample: Sample, tries: int, pause: float) -> 
     """
     for tried in range(tries - 1):
         try:
-            return reader.read(sample.path, sample.offset, sample.num_bytes)
+            return read_sample(reader, sample, limit)
         except ReadError:
             time.sleep(pause * 4**tried)
+    return read_sample(reader, sample, limit)
+
+
+def read_sample(reader: Reader, sample: Sample, limit: int | None) -> bytes | Unread:
+    """Read one image, or only its beginning where that says enough.
+
+    Args:
+        reader: The source.
+        sample: What to read.
+        limit: Bytes of the longest image that is read; None: every one is read whole.
+
+    Raises:
+        ReadError: It cannot be read, or is not what was listed.
+    """
+    if limit is not None and sample.num_bytes > min(limit, SMALL_BYTES):
+        head = reader.read_head(sample.path, sample.offset, sample.num_bytes, HEAD_BYTES)
+        verdict = judge_head(head, sample.num_bytes, limit)
+        if verdict is not None:
+            return verdict
     return reader.read(sample.path, sample.offset, sample.num_bytes)
+
+
+def judge_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
+    """Say why a long sample need not be read whole; None: it must be.
+
+    Args:
+        head: Its first `HEAD_BYTES`.
+        num_bytes: Its length, more than `SMALL_BYTES` or than *limit*.
+        limit: Bytes of the longest image that is read.
+    """
+    error = _format_error(head)
+    if num_bytes <= limit:
+        return None if error is None else Unread(error.status, error.reason)
+    named = format_of(head)
+    begins = "" if named is None else f"; it begins as {named.phrase}"
+    return Unread(
+        UNSUPPORTED if error is None else error.status,
+        f"{num_bytes:,} bytes, more than are read for an image ({limit:,}, --max-image-bytes)"
+        f"{begins}",
+    )
+
+
+def _format_error(head: bytes) -> DecodeError | None:
+    try:
+        check_format(head)
+    except DecodeError as e:
+        return e
+    return None

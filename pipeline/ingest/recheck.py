@@ -12,6 +12,7 @@ import google_crc32c
 from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.errors import DecodeError, ReadError, StoreError
 from pipeline.ingest.check import Problem
+from pipeline.ingest.readahead import Unread, read_sample
 from pipeline.ingest.rows import Sample, known_origin
 from pipeline.ingest.shard import Work, Workspace
 from pipeline.order import row_order
@@ -71,11 +72,12 @@ def _differences(
     split = space.work.split
     image = f"{space.rows.origin.root}/{sample.path}"
     try:
-        data = space.reader.read(sample.path, sample.offset, sample.num_bytes)
+        data = read_sample(space.reader, sample, space.recipe.max_image_bytes)
     except ReadError as e:
         yield Problem(image, f"{row}: {e}")
         return
-    if google_crc32c.value(data) != line["crc32c"]:
+    checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
+    if checksum != line["crc32c"]:
         yield Problem(image, f"{row}: its bytes are not those that were committed")
         return
     status, pixels = _paint(space, data, line["status"])
@@ -88,13 +90,17 @@ def _differences(
             yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
 
 
-def _paint(space: Workspace, data: bytes, expected: object) -> tuple[int, dict[int, bytes]]:
+def _paint(
+    space: Workspace, data: bytes | Unread, expected: object
+) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe
     black = {size: bytes(size * size * 3) for size in space.work.sizes}
     if expected in (CRASHED, TIMEOUT):  # never give it to a decoder again
         return int(str(expected)), black
+    if isinstance(data, Unread):
+        return data.status, black
     try:
-        decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
+        decoded = decode(data, **recipe.decoding)
     except DecodeError as e:
         return e.status, black
     return READABLE, {

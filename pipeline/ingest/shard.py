@@ -25,7 +25,7 @@ import google_crc32c
 import pyarrow as pa
 
 from pipeline import identity, probe
-from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
+from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
 from pipeline.errors import (
     DecodeError,
     ReadError,
@@ -33,10 +33,10 @@ from pipeline.errors import (
     StoreError,
     StoreMismatchError,
 )
-from pipeline.ingest.readahead import read_ahead
+from pipeline.ingest.readahead import Unread, read_ahead
 from pipeline.ingest.rows import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
-from pipeline.isolate import IsolatedDecoder
+from pipeline.isolate import IsolatedDecoder, Resized
 from pipeline.resize import fit_box, resize
 from pipeline.sources.reader import Reader
 from pipeline.store import layout, recipe, records, table
@@ -94,6 +94,7 @@ class Facts:
     height: int
     mode: str
     format: str
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def check_begun(store: str, run: str) -> None:
 
 
 def _check_pixels(kept: recipe.Recipe) -> None:
-    made = probe.probe(kept.filter)
+    made = probe.probe(kept.filter, rules=kept.decode_rules)
     here = replace(kept, decoder=made.decoder, resizer=made.resizer, software=probe.description())
     try:
         recipe.check_same(kept, here)
@@ -313,7 +314,12 @@ def _fill(
     lines: list[Line] = []
     work = space.work
     images = read_ahead(
-        space.reader, samples, remote=space.remote, tries=work.read_tries, pause=work.read_pause
+        space.reader,
+        samples,
+        limit=space.recipe.max_image_bytes,
+        remote=space.remote,
+        tries=work.read_tries,
+        pause=work.read_pause,
     )
     with closing(images):
         for place, (sample, data) in enumerate(zip(samples, images, strict=True)):
@@ -329,17 +335,19 @@ def _fill(
 def _paint_row(
     space: Workspace,
     sample: Sample,
-    data: bytes,
+    data: bytes | Unread,
     paint: Paint,
     known: pa.Table | None,
     place: int,
 ) -> tuple[Line, list[bytes] | None]:
-    checksum = google_crc32c.value(data)
+    checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
     expected = _expected(sample, checksum, known, place)
     if expected in (CRASHED, TIMEOUT):  # never give it to the decoder again
         return _quarantined(space, sample, checksum, expected, _reason(known, place)), None
     squares = None
     try:
+        if isinstance(data, Unread):
+            raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
         facts, squares = paint(data)
     except DecodeError as e:
         line = _quarantined(space, sample, checksum, e.status, e.reason)
@@ -354,28 +362,34 @@ def _paint_row(
     return line, squares
 
 
-def _expected(sample: Sample, checksum: int, known: pa.Table | None, place: int) -> int | None:
-    if sample.crc32c not in (None, checksum):
+def _expected(
+    sample: Sample, checksum: int | None, known: pa.Table | None, place: int
+) -> int | None:
+    if checksum is not None and sample.crc32c not in (None, checksum):
         raise ReadError(
             f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
-            f" {checksum:08x}, {sample.crc32c:08x} was written. Delete it, and prepare again."
+            f" {_hex(checksum)}, {_hex(sample.crc32c)} was written. Delete it, and prepare again."
         )
     if known is None:
         return None
     if known["crc32c"][place].as_py() != checksum:
         raise StoreMismatchError(
             f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {checksum:08x}, was {known['crc32c'][place].as_py():08x}). Bring the"
+            f" (crc32c {_hex(checksum)}, was {_hex(known['crc32c'][place].as_py())}). Bring the"
             " original image back."
         )
     return int(known["status"][place].as_py())
+
+
+def _hex(checksum: int | None) -> str:
+    return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
 
 
 def _reason(known: pa.Table | None, place: int) -> str:
     return "" if known is None else str(known["reason"][place].as_py())
 
 
-def _readable(space: Workspace, sample: Sample, checksum: int, facts: Facts) -> Line:
+def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Facts) -> Line:
     return Line(
         sample.row,
         sample.key,
@@ -389,11 +403,13 @@ def _readable(space: Workspace, sample: Sample, checksum: int, facts: Facts) -> 
         checksum,
         fit_box(facts.width, facts.height, space.recipe.fit),
         READABLE,
-        None,
+        facts.remark or None,
     )
 
 
-def _quarantined(space: Workspace, sample: Sample, checksum: int, status: int, reason: str) -> Line:
+def _quarantined(
+    space: Workspace, sample: Sample, checksum: int | None, status: int, reason: str
+) -> Line:
     return Line(
         sample.row,
         sample.key,
@@ -439,11 +455,15 @@ def _paint_here(
 ) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
     with space.watchdog:
-        decoded = decode(data, fit=recipe.fit, serves=recipe.serves, exif=recipe.exif)
+        decoded = decode(data, **recipe.decoding)
         watch.lap("decode")
         squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
         watch.lap("resize")
-    return Facts(decoded.width, decoded.height, decoded.mode, decoded.format), squares
+    return _facts(decoded), squares
+
+
+def _facts(picture: Decoded | Resized) -> Facts:
+    return Facts(picture.width, picture.height, picture.mode, picture.format, picture.remark)
 
 
 def _paint_in_child(
@@ -454,17 +474,9 @@ def _paint_in_child(
     data: bytes,
 ) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
-    painted = child.decode_resize(
-        data,
-        sizes=tuple(sizes),
-        fit=recipe.fit,
-        filter=recipe.filter,
-        serves=recipe.serves,
-        exif=recipe.exif,
-    )
+    painted = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
     watch.lap("decode")
-    facts = Facts(painted.width, painted.height, painted.mode, painted.format)
-    return facts, [painted.pixels[size] for size in sizes]
+    return _facts(painted), [painted.pixels[size] for size in sizes]
 
 
 def _commit(

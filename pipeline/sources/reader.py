@@ -7,6 +7,7 @@ A `Reader` is a small value until it is used: it pickles as its root. What it ca
 import os
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ReadError
@@ -79,6 +80,32 @@ class Reader:
                 self._open.pop(path, None)  # a stale handle would fail for ever
             raise ReadError(f"cannot read {full}: {e.strerror or e}") from e
 
+    def read_head(self, path: str, offset: int | None, num_bytes: int, length: int) -> bytes:
+        """Read the beginning of one sample.
+
+        Args:
+            path: As in `read`, like the next two.
+            offset: Where the sample begins in the file; None: it is the whole file.
+            num_bytes: Size of the whole sample, as listed.
+            length: Bytes of the beginning that are wanted.
+
+        Returns:
+            *length* bytes, or *num_bytes* if those are fewer.
+
+        Raises:
+            ReadError: They could not be read, or a local file is not as long as it was listed.
+        """
+        length = min(length, num_bytes)
+        if offset is None and not self._remote:
+            full = f"{self.root}/{path}"
+            try:
+                size = Path(full).stat().st_size
+            except OSError as e:
+                raise ReadError(f"cannot read {full}: {e.strerror or e}") from e
+            if size != num_bytes:
+                raise ReadError(_changed(full, size, num_bytes))
+        return self.read(path, offset or 0, length)
+
     def close(self) -> None:
         """Let go of every open file. The reader may be used again."""
         with self._lock:
@@ -139,14 +166,16 @@ class Reader:
         return self._filesystem
 
 
+def _changed(full: str, size: int, num_bytes: int) -> str:
+    return f"{full} has {size} bytes, was listed with {num_bytes}: the source changed"
+
+
 def _read_whole(full: str, num_bytes: int) -> bytes:
     fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         if size != num_bytes:
-            raise ReadError(
-                f"{full} has {size} bytes, was listed with {num_bytes}: the source changed"
-            )
+            raise ReadError(_changed(full, size, num_bytes))
         data = os.read(fd, num_bytes)
         while len(data) < num_bytes:
             more = os.read(fd, num_bytes - len(data))

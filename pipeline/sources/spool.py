@@ -4,8 +4,11 @@ Each block of the source is streamed once into two files in the spool's folder:
 
     <block>.records       the samples' bytes, one after the other, nothing between them
     <block>.index.arrow   Arrow file: key, num_bytes, offset, crc32c (of each sample's bytes);
-                          its metadata has the length of the records. Renamed into place last, so
-                          its presence says that the block is whole.
+                          its metadata has the length of the records, and the limit below. Renamed
+                          into place last, so its presence says that the block is whole.
+
+Of a sample that can be no readable picture (`pipeline.formats.is_worth_reading`) the records hold
+the first bytes only, and its crc32c is null: a film in an archive takes no room here.
 
 A block that is there is not streamed again, so an interrupted pass goes on where it stopped. Two
 tasks that spool the same block at once do no harm: each writes files of its own, and the later
@@ -30,6 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
+from pipeline.formats import HEAD_BYTES, is_worth_reading
 from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.repeats import rename_repeated
@@ -38,6 +42,7 @@ RECORDS = ".records"
 INDEX = ".index.arrow"
 _LENGTH = b"tesserae records bytes"
 _SOURCE = b"tesserae source"
+_LIMIT = b"tesserae image bytes"
 _FRESH_SECONDS = 10.0  # a file is not locked in the moment it is made
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file is swept away that no lock can tell to be in use."""
@@ -82,7 +87,7 @@ def spool_bytes_needed(blocks: Sequence[Block]) -> int:
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
-def spool_block(block: Block, directory: str, source: str = "") -> None:
+def spool_block(block: Block, directory: str, source: str = "", limit: int | None = None) -> None:
     """Stream *block* into its record file and index, unless they are there.
 
     Args:
@@ -90,6 +95,7 @@ def spool_block(block: Block, directory: str, source: str = "") -> None:
         directory: The spool's folder, on a local disk; made if need be.
         source: Fingerprint of the source and of how it is read. What was streamed from another
             one is streamed again.
+        limit: Bytes of the longest image that is read, as the recipe has it; None: no limit.
 
     Raises:
         ReadError: The source could not be read now.
@@ -97,7 +103,7 @@ def spool_block(block: Block, directory: str, source: str = "") -> None:
         OSError: The spool could not be written.
     """
     folder = Path(directory)
-    if _is_whole(folder, block.name, source):
+    if _is_whole(folder, block.name, source, limit):
         return
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder, block.name)
@@ -107,7 +113,7 @@ def spool_block(block: Block, directory: str, source: str = "") -> None:
         with records.open("xb") as file:
             with suppress(LocksMissingError):  # then its age tells that somebody is at work on it
                 try_lock(file.fileno())  # until it is closed
-            table = _write_records(block, file, source)
+            table = _write_records(block, file, source, limit)
             _make_durable(file)
         with index.open("xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
@@ -144,40 +150,66 @@ def _is_left_behind(path: Path, age: float) -> bool:
             return age > _ABANDONED_SECONDS
 
 
-def _write_records(block: Block, file: BinaryIO, source: str) -> pa.Table:
+def _write_records(block: Block, file: BinaryIO, source: str, limit: int | None) -> pa.Table:
     """Write the samples of *block* to *file* and return their index."""
-    offsets, checksums = array("q"), array("L")
+    offsets, checksums = array("q"), array("q")
 
     def put(pieces: Iterable[bytes]) -> int:
-        offset, crc = file.tell(), 0
-        for piece in pieces:
-            crc = google_crc32c.extend(crc, bytes(piece))
-            file.write(piece)
+        offset = file.tell()
+        checksums.append(_write_record(pieces, file, limit))
         offsets.append(offset)
-        checksums.append(crc)
         return offset
 
     builder = ListingBuilder()
     builder.collect(block.name + RECORDS, block.samples(put), lambda _: None)
     table = builder.finish().drop_columns(["path"])
-    crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.uint32))
-    table = table.append_column("crc32c", pa.array(crc32c))
-    said = {_LENGTH: str(file.tell()).encode(), _SOURCE: source.encode()}
+    crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.int64))
+    table = table.append_column("crc32c", crc32c)
+    said = {
+        _LENGTH: str(file.tell()).encode(),
+        _SOURCE: source.encode(),
+        _LIMIT: str(limit).encode(),
+    }
     metadata = {**(table.schema.metadata or {}), **said}
     return table.replace_schema_metadata(metadata)
 
 
+_NOT_WHOLE = -1
+"""In the place of the checksum of a record that holds only the beginning of its sample."""
+
+
+def _write_record(pieces: Iterable[bytes], file: BinaryIO, limit: int | None) -> int:
+    """Write one sample's bytes, or its first ones; return the crc32c, or `_NOT_WHOLE`."""
+    offset, crc, length, head = file.tell(), 0, 0, b""
+    for piece in pieces:
+        if len(head) < HEAD_BYTES:
+            head += bytes(piece[: HEAD_BYTES - len(head)])
+        elif crc == _NOT_WHOLE:
+            break  # the source passes over the rest
+        length += len(piece)
+        if crc == _NOT_WHOLE or not (limit is None or is_worth_reading(head, length, limit)):
+            crc = _NOT_WHOLE
+            continue
+        crc = google_crc32c.extend(crc, bytes(piece))
+        file.write(piece)
+    if crc == _NOT_WHOLE:
+        file.seek(offset)
+        file.truncate()
+        file.write(head)
+    return crc
+
+
 def _checksums_at(
-    table: pa.Table, offsets: NDArray[np.int64], checksums: NDArray[np.uint32]
-) -> NDArray[np.uint32]:
+    table: pa.Table, offsets: NDArray[np.int64], checksums: NDArray[np.int64]
+) -> pa.Array:
     """(rows,) uint32: the checksum of each row's record. Rows need not come in record order."""
     wanted = table["offset"].to_numpy()
     if not len(wanted):
-        return np.zeros(0, np.uint32)
+        return pa.array([], pa.uint32())
     # an empty record shares its offset with the one behind it: right - 1 is the one with bytes
-    found: NDArray[np.uint32] = checksums[np.searchsorted(offsets, wanted, "right") - 1]
+    found: NDArray[np.int64] = checksums[np.searchsorted(offsets, wanted, "right") - 1]
     found[table["num_bytes"].to_numpy() == 0] = 0
-    return found
+    return pa.array(found, pa.int64(), mask=found == _NOT_WHOLE).cast(pa.uint32())
 
 
 def _make_durable(file: BinaryIO) -> None:
@@ -185,17 +217,21 @@ def _make_durable(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _is_whole(folder: Path, name: str, source: str) -> bool:
+def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
     try:
         table = _read_index(folder, name)
     except (OSError, SourceError):
         return False  # absent or damaged: streamed again
     # without a fingerprint, of this block or then, nobody can tell: it was so before
     before = table.schema.metadata.get(_SOURCE, b"").decode()
-    return not source or before == source
+    # of another limit: a run that was broken off before there was a recipe left it
+    cut = table.schema.metadata.get(_LIMIT, b"None").decode()
+    return bool((not source or before == source) and cut == str(limit))
 
 
-def remove_stale(directory: str, blocks: Sequence[Block], source: str) -> int:
+def remove_stale(
+    directory: str, blocks: Sequence[Block], source: str, limit: int | None = None
+) -> int:
     """Remove what a spool has of another source, or of this one read in another way.
 
     Keys would be those of before: a name of a column that was corrected, a table that changed.
@@ -204,6 +240,7 @@ def remove_stale(directory: str, blocks: Sequence[Block], source: str) -> int:
         directory: The spool's folder.
         blocks: What is to be streamed.
         source: Fingerprint of the source, as given to `spool_block`.
+        limit: As given to `spool_block`.
 
     Returns:
         Bytes of the records that were removed.
@@ -217,7 +254,7 @@ def remove_stale(directory: str, blocks: Sequence[Block], source: str) -> int:
         name = index.name.removesuffix(INDEX)
         if name.startswith("."):  # of a task at work, or swept with its block
             continue
-        if name in wanted and _is_whole(folder, name, source):
+        if name in wanted and _is_whole(folder, name, source, limit):
             continue
         records = folder / (name + RECORDS)
         index.unlink(missing_ok=True)  # first: without it the records are none

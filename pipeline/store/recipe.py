@@ -18,6 +18,16 @@ DECODE_RULES = 2
 LISTING_RULES = 2
 """Version of the rules that say which files of a source are samples, and of which class."""
 
+MISSING_END = ("refuse", "keep")
+"""What may be done with a JPEG that lacks nothing but its end marker."""
+
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Bytes of the longest file that is read for an image, unless another limit is chosen.
+
+ImageNet's longest JPEG has 15 MB. An image of as many pixels as are decoded at all (179 million)
+has 537 MB where nothing compresses it, and less than this in every format that does.
+"""
+
 FITS = ("crop", "pad", "squish")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 
@@ -58,6 +68,13 @@ class Recipe:
     """Which version of the rules decoded, and decodes, the pictures of this store."""
     listing_rules: Format = LISTING_RULES
     """Which version of the rules listed, and lists, the samples of this store."""
+    missing_end: str = "refuse"
+    """What becomes of JPEGs that lack nothing but their end marker: `refuse` or `keep`."""
+    max_image_bytes: int | None = MAX_IMAGE_BYTES
+    """A longer file is no readable picture, and only its beginning is read.
+
+    None: there is no limit, which only stores of format 1 have.
+    """
 
     def __post_init__(self) -> None:
         """Refuse what no store can be made of."""
@@ -74,9 +91,25 @@ class Recipe:
                 f" {self.chunk_rows}: choose --shard-rows as a multiple of --chunk-rows."
             )
         parse_codec(self.codec)
+        self._check_limits()
         self._check_rules()
 
+    def _check_limits(self) -> None:
+        if self.missing_end not in MISSING_END:
+            raise ValueError(
+                f"missing_end is {self.missing_end!r}: expected one of {', '.join(MISSING_END)}."
+            )
+        limit = self.max_image_bytes
+        if self.format != 1 and (limit is None or limit < 1):
+            raise ValueError(f"max_image_bytes is {limit}: expected at least 1.")
+
     def _check_rules(self) -> None:
+        if self.format == 1 and (self.missing_end, self.max_image_bytes) != ("refuse", None):
+            raise ValueError(
+                "a store of format 1 decodes by rules 1, which refuse JPEGs without their end"
+                " marker and read files of any length: leave --missing-end and --max-image-bytes"
+                " away, or prepare into another folder."
+            )
         for name, newest in (("decode_rules", DECODE_RULES), ("listing_rules", LISTING_RULES)):
             highest = 1 if self.format == 1 else newest
             if not 1 <= getattr(self, name) <= highest:
@@ -102,8 +135,30 @@ class Recipe:
     def _fields(self) -> dict[str, Any]:
         fields = dict(vars(self))
         if self.format == 1:  # before there were rules to choose between
-            del fields["decode_rules"], fields["listing_rules"], fields["class_numbers"]
+            for name in _FORMAT_1:
+                del fields[name]
         return fields
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Keyword arguments of `pipeline.decode.decode` for the pictures of this store."""
+        return {
+            "fit": self.fit,
+            "serves": self.serves,
+            "exif": self.exif,
+            "rules": self.decode_rules,
+            "missing_end": self.missing_end,
+        }
+
+
+_FORMAT_1: dict[str, Any] = {
+    "decode_rules": 1,
+    "listing_rules": 1,
+    "class_numbers": [],
+    "missing_end": "refuse",
+    "max_image_bytes": None,
+}
+"""Fields that a recipe of format 1 does not write down, and what they are in its store."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -117,10 +172,15 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
 
 
 def _complete(fields: dict[str, Any]) -> dict[str, Any]:
-    added = {"decode_rules": 1, "listing_rules": 1, "class_numbers": []}
-    if fields["format"] == 1 and not fields.keys() & added.keys():
-        return {**fields, **added}
+    if fields["format"] == 1 and not fields.keys() & _FORMAT_1.keys():
+        return {**fields, **_FORMAT_1}
     return fields
+
+
+_CHOSEN = (
+    "fit", "filter", "serves", "exif", "shard_rows", "chunk_rows", "codec",
+    "missing_end", "max_image_bytes",
+)  # fmt: skip
 
 
 def check_same(kept: Recipe, asked: Recipe) -> None:
@@ -133,7 +193,7 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
     """
     found = [
         f"{name} is {getattr(kept, name)!r} in the store, {getattr(asked, name)!r} was asked for"
-        for name in ("fit", "filter", "serves", "exif", "shard_rows", "chunk_rows", "codec")
+        for name in _CHOSEN
         if getattr(kept, name) != getattr(asked, name)
     ]
     found += [

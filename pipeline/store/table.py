@@ -10,8 +10,9 @@ Columns, in this order:
     height     int32                                            what the fit kept of the picture
     status     uint8    as in the status array       reason     string   why a row is quarantined
 
-width, height, mode, format and box are null where the bytes gave no picture, reason where they
-did. A part holds the rows of one shard; the split's table is the parts in order.
+width, height, mode, format and box are null where the bytes gave no picture. reason is null where
+they did, but for a remark on what a picture's file lacks. crc32c is null where the file was not
+read whole. A part holds the rows of one shard; the split's table is the parts in order.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
@@ -47,8 +49,8 @@ SCHEMA = pa.schema(
     ]
 )
 
-REQUIRED = ("row", "key", "wnid", "label", "num_bytes", "crc32c", "status")
-"""Columns that are never null."""
+REQUIRED = ("row", "key", "wnid", "label", "num_bytes", "status")
+"""Columns that are never null; crc32c is null only for rows that are not read whole."""
 
 GROUP_ROWS = 65_536
 """Rows of a row group of the whole table, whatever the parts were."""
@@ -67,7 +69,7 @@ class Line:
     mode: str | None
     format: str | None
     num_bytes: int
-    crc32c: int
+    crc32c: int | None
     box: tuple[int, int, int, int] | None
     status: int
     reason: str | None
@@ -118,6 +120,8 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 def _is_wrong(part: pa.Table, rows: range | None) -> bool:
     nulls = any(part[name].null_count for name in REQUIRED)
+    unread = pc.fill_null(pc.filter(part["status"], pc.is_null(part["crc32c"])), 0)
+    nulls = nulls or pc.any(pc.equal(unread, 0)).as_py()
     return nulls or (rows is not None and part["row"].to_pylist() != list(rows))
 
 

@@ -108,7 +108,7 @@ def test_a_software_that_makes_other_pixels_is_refused(
     """As in a run."""
     lose(store)
     made = probe.probe("bicubic")
-    monkeypatch.setattr(probe, "probe", lambda _: type(made)(made.decoder, "0" * 64))
+    monkeypatch.setattr(probe, "probe", lambda _, **rules: type(made)(made.decoder, "0" * 64))
     assert tesserae(monkeypatch, "repair", store) == 1
     assert "the resizer makes other pixels here" in capsys.readouterr().err
 

@@ -103,7 +103,7 @@ def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
 def _compare_pixels(engine: Engine) -> None:
     """Say so where a picture comes out otherwise than it would have in the store."""
     recipe = engine.gallery.recipe
-    here = probe(recipe.filter)
+    here = probe(recipe.filter, rules=recipe.decode_rules)
     if (here.decoder, here.resizer) != (recipe.decoder, recipe.resizer):
         print(
             "notice: pictures come out a little otherwise here than in the store"

@@ -307,10 +307,8 @@ class Squarer:
             made = self._decoder.decode_resize(
                 data,
                 sizes=[self._size],
-                fit=recipe.fit,
                 filter=recipe.filter,
-                serves=recipe.serves,
-                exif=recipe.exif,
+                **recipe.decoding,
             )
         except DecodeError as e:
             raise QueryError(f"the picture cannot be read: {e}. Choose another.") from e

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,8 @@ from pipeline.ingest import readahead
 from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_patiently
 from pipeline.ingest.rows import Sample
 from pipeline.sources.reader import Reader
+
+QUICKLY: dict[str, Any] = {"remote": False, "pause": 0}
 
 
 class Shelf:
@@ -45,7 +47,7 @@ def samples(count: int) -> list[Sample]:
 def reading(shelf: Shelf, count: int, *, remote: bool = False, tries: int = 3) -> list[bytes]:
     """All bytes of some rows."""
     reader = cast(Reader, shelf)
-    return list(read_ahead(reader, samples(count), remote=remote, tries=tries, pause=0))
+    return list(read_ahead(reader, samples(count), limit=None, remote=remote, tries=tries, pause=0))
 
 
 @given(count=st.integers(0, 5 * GROUP), remote=st.booleans())
@@ -67,7 +69,9 @@ def test_a_source_that_fails_for_a_while_is_asked_again() -> None:
 def test_a_source_that_fails_for_good_fails_at_its_image() -> None:
     """After all tries; what came before it was handed out."""
     shelf = Shelf(lambda path, tried: path == "c/20")
-    images = read_ahead(cast(Reader, shelf), samples(60), remote=False, tries=4, pause=0)
+    images = read_ahead(
+        cast(Reader, shelf), samples(60), limit=None, remote=False, tries=4, pause=0
+    )
     got = []
     with pytest.raises(ReadError, match="c/20: Input/output error"):
         got.extend(images)
@@ -95,14 +99,16 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead.time, "sleep", pauses.append)
     shelf = Shelf(lambda path, tried: True)
     with pytest.raises(ReadError):
-        read_patiently(cast(Reader, shelf), samples(1)[0], tries=4, pause=0.5)
+        read_patiently(cast(Reader, shelf), samples(1)[0], None, tries=4, pause=0.5)
     assert pauses == [0.5, 2.0, 8.0]
 
 
 def test_no_more_is_read_ahead_than_a_little() -> None:
     """A shard is not read into memory before its first image is decoded."""
     shelf = Shelf()
-    images = read_ahead(cast(Reader, shelf), samples(20 * GROUP), remote=False, tries=1, pause=0)
+    images = read_ahead(
+        cast(Reader, shelf), samples(20 * GROUP), limit=None, remote=False, tries=1, pause=0
+    )
     next(images)
     images.close()
     assert len(shelf.tried) <= (LOCAL_DEPTH + 1) * GROUP
@@ -110,7 +116,9 @@ def test_no_more_is_read_ahead_than_a_little() -> None:
 
 def test_who_stops_early_leaves_no_thread() -> None:
     """Closing waits for the read that is under way, and for no other."""
-    images = read_ahead(cast(Reader, Shelf()), samples(100), remote=True, tries=1, pause=0)
+    images = read_ahead(
+        cast(Reader, Shelf()), samples(100), limit=None, remote=True, tries=1, pause=0
+    )
     next(images)
     images.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]

@@ -125,7 +125,7 @@ def test_it_grows_by_a_size_and_stays_what_it_was(
     software = probe.Probe(
         recipe.decoder, recipe.resizer
     )  # as if it were the one that made the store
-    monkeypatch.setattr(probe, "probe", lambda _filter: software)
+    monkeypatch.setattr(probe, "probe", lambda _filter, **rules: software)
     grown = tmp_path / "store"
     shutil.copytree(STORE, grown)
     source = make_source(tmp_path / "images")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
 from pipeline.store import recipe
-from pipeline.store.recipe import DECODE_RULES, FILTERS, FITS, LISTING_RULES, Recipe
+from pipeline.store.recipe import DECODE_RULES, FILTERS, FITS, LISTING_RULES, MISSING_END, Recipe
 
 MADE = Recipe(
     fit="crop",
@@ -41,8 +41,17 @@ recipes = st.builds(
     classes=st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
     decode_rules=st.integers(1, DECODE_RULES),
     listing_rules=st.integers(1, LISTING_RULES),
+    missing_end=st.sampled_from(MISSING_END),
+    max_image_bytes=st.integers(1, 2**40),
 )
-first_recipes = recipes.map(lambda kept: replace(kept, format=1, decode_rules=1, listing_rules=1))
+FIRST = {
+    "format": 1,
+    "decode_rules": 1,
+    "listing_rules": 1,
+    "missing_end": "refuse",
+    "max_image_bytes": None,
+}
+first_recipes = recipes.map(lambda kept: replace(kept, **FIRST))
 
 
 @given(recipes | first_recipes)
@@ -58,8 +67,11 @@ def test_a_recipe_comes_back_as_it_was(made: Recipe) -> None:
 
 def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
     """Its recipe has no field that could say which others it follows."""
-    first = replace(MADE, format=1, decode_rules=1, listing_rules=1)
-    assert b"rules" not in first.encode()
+    first = replace(MADE, **FIRST)
+    assert not any(name in first.encode() for name in (b"rules", b"missing_end", b"image_bytes"))
+    for choice in ({"missing_end": "keep"}, {"max_image_bytes": 9}):
+        with pytest.raises(ValueError, match="a store of format 1 decodes by rules 1"):
+            replace(first, **choice)
     with pytest.raises(ValueError, match="decode_rules is 2: expected 1 to 1"):
         replace(first, decode_rules=2)
     with pytest.raises(ValueError, match="listing_rules is 3: expected 1 to 2"):

@@ -86,7 +86,7 @@ FEATURES_DONE = FeaturesDone(
 DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "recipe": (RECIPE, recipe.decode),
     "recipe of format 1": (
-        replace(RECIPE, format=1, decode_rules=1, listing_rules=1),
+        replace(RECIPE, format=1, decode_rules=1, listing_rules=1, max_image_bytes=None),
         recipe.decode,
     ),
     "plan": (PLAN, plan.decode),

@@ -117,7 +117,7 @@ def test_another_decoder_than_the_store_was_made_with_is_told(
     """What it makes of a picture is not quite what lies there."""
     paint(3, 9).save(tmp_path / "yellow.png")
     assert "notice" not in search("--image", tmp_path / "yellow.png")[2]
-    monkeypatch.setattr(command, "probe", lambda _: Probe("other", "pixels"))
+    monkeypatch.setattr(command, "probe", lambda _, **rules: Probe("other", "pixels"))
     status, said, beside = search("--image", tmp_path / "yellow.png", "--json")
     assert (status, json.loads(said)["query"]) == (0, "@")
     assert "notice: pictures come out a little otherwise here" in beside

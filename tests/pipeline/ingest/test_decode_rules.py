@@ -1,0 +1,195 @@
+"""Stores of before go on under the rules that they were begun with: same files, same bytes.
+
+`tests/golden/rules-1` holds files that the rules differ about, and a store that was made of them
+before there were rules to choose between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import probe
+from pipeline.decode import READABLE, STATUS_WORDS, TRUNCATED, decode
+from pipeline.errors import DecodeError
+from pipeline.ingest.recheck import recheck_rows
+from pipeline.store import layout, records, table
+from pipeline.store.objects import open_objects
+from tests.inline import repair_inline, tesserae
+from tests.odd_files import odd_pictures
+from tests.pictures import contents, prepare_inline
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "rules-1"
+CHOICES = {"sizes": (8, 16), "serves": 16, "shard_rows": 6, "chunk_rows": 2, "seed": 7}
+
+GROWN = {
+    "c.0.0.0.0": "20aa6d80401d031c4978a0dfd6f13956bb7b1f2eeba7a704748cd62ac1ca42eb",
+    "c.1.0.0.0": "4f67d8fc29e7d37d357b8aa464f07bc8542a058979ab67bf4d55638c2aa18d7b",
+    "c.2.0.0.0": "b76b6a6ded59670b69345541981dcd9695ba1e7f0cdd3fdf1692c95862a1d9ed",
+    "zarr.json": "1f82f0ec6cd9d843335c94d0bae3a2f5380452e5d23221c5363cf4a259e311ec",
+}
+"""SHA-256 of the objects of 12 px that the software of before added to this store."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    shutil.copytree(GOLDEN / "images", tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
+    here = probe.probe(recipe.filter, rules=1)
+    if (here.decoder, here.resizer) != (recipe.decoder, recipe.resizer):
+        pytest.skip("this machine makes other pixels than the one that made the store")
+    shutil.copytree(GOLDEN / "store", tmp_path / "store")
+    return tmp_path / "store"
+
+
+def lose(store: Path, shard: int) -> None:
+    """Leave the store as a run that was broken off would have."""
+    for name in (
+        layout.done("train"),
+        layout.commit("train", shard),
+        layout.part("train", shard),
+        *(layout.shard("train", size, shard) for size in (8, 16)),
+    ):
+        (store / name).unlink()
+
+
+def test_the_files_are_those_that_tests_make() -> None:
+    """And differ by the rules, or nothing would be shown here."""
+    files = odd_pictures()
+    for key, data in files.items():
+        assert (GOLDEN / "images" / key).read_bytes() == data
+
+    def verdict(data: bytes, rules: int) -> bytes | tuple[int, str]:
+        try:
+            made = decode(data, fit="crop", serves=16, exif=False, rules=rules)
+        except DecodeError as e:
+            return e.status, e.reason
+        return made.pixels.tobytes("raw", "RGB")
+
+    differing = {key for key, data in files.items() if verdict(data, 1) != verdict(data, 2)}
+    assert len(differing) >= 10
+    assert "n00000002/whole.JPEG" not in differing
+
+
+def test_its_recipe_says_which_rules_it_follows() -> None:
+    """By what it does not say."""
+    recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
+    assert (recipe.format, recipe.decode_rules) == (1, 1)
+    assert (recipe.missing_end, recipe.max_image_bytes) == ("refuse", None)
+    assert recipe.decoding["rules"] == 1
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_run_that_was_broken_off_goes_on_under_its_rules(
+    source: Path, store: Path, shard: int
+) -> None:
+    """To the same arrays and the same table."""
+    whole = contents(store)
+    lose(store, shard)
+    prepare_inline(source, str(store), **CHOICES)
+    assert contents(store) == whole
+
+
+def test_it_grows_by_a_size_under_its_rules(source: Path, store: Path) -> None:
+    """To what the software of before would have made."""
+    whole = contents(store)
+    prepare_inline(source, str(store), **{**CHOICES, "sizes": (8, 12, 16)})
+    grown = contents(store)
+    assert {name: grown[name] for name in whole} == whole
+    added = {Path(name).name: grown[name] for name in grown if "/12/" in name}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in added.items()} == GROWN
+
+
+def test_it_is_verified_under_its_rules(source: Path, store: Path) -> None:
+    """Every row is decoded again, and none differs."""
+    lose(store, 0)
+    prepare_inline(source, str(store), **CHOICES)
+    assert list(recheck_rows(open_objects(str(store)), "train", 16)) == []
+
+
+def test_it_is_repaired_under_its_rules(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard and a part of the table, as they were committed."""
+    whole = contents(store)
+    for name in (layout.shard("train", 8, 1), layout.part("train", 2)):
+        (store / name).write_bytes(b"damaged")
+    assert repair_inline(monkeypatch, str(store), data=str(source)) == 0
+    assert contents(store) == whole
+
+
+@pytest.mark.parametrize(
+    "option", [("--missing-end", "keep"), ("--max-image-bytes", "1000")], ids=["end", "bytes"]
+)
+def test_a_choice_that_its_rules_do_not_know_is_refused_by_name(
+    source: Path,
+    store: Path,
+    option: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It would make other rows than those that are there."""
+    status = tesserae(monkeypatch, "prepare", source, store, "--sizes", 8, 16, *option)
+    assert status == 1
+    assert "a store of format 1 decodes by rules 1" in capsys.readouterr().err
+
+
+# --- rules 2 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing_end", ["refuse", "keep"])
+def test_the_choice_about_ends_is_the_stores_own(
+    source: Path, tmp_path: Path, missing_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept with a remark or refused; grown, verified and repaired by the same choice."""
+    new = tmp_path / "new"
+    prepare_inline(source, str(new), **CHOICES, missing_end=missing_end)
+    lines = table.decode_part((new / layout.table("train")).read_bytes()).to_pylist()
+    rows = {line["key"]: line for line in lines}
+    row = rows["n00000002/no-end.JPEG"]
+    assert row["status"] == (READABLE if missing_end == "keep" else TRUNCATED)
+    assert "without its end marker" in row["reason"]
+    assert rows["n00000000/cut.JPEG"]["status"] == TRUNCATED
+    assert rows["n00000002/filled-up.JPEG"]["status"] == TRUNCATED
+    assert rows["n00000002/whole.JPEG"]["reason"] is None
+    whole = contents(new)
+    prepare_inline(source, str(new), **{**CHOICES, "sizes": (8, 12, 16)})
+    assert {name: data for name, data in contents(new).items() if name in whole} == whole
+    assert list(recheck_rows(open_objects(str(new)), "train", 16)) == []
+    (new / layout.part("train", 0)).write_bytes(b"damaged")
+    grown = contents(new)
+    assert repair_inline(monkeypatch, str(new), data=str(source)) == 0
+    assert contents(new) != grown
+    assert {name: data for name, data in contents(new).items() if name in whole} == whole
+
+
+def test_what_no_rule_decides_is_what_it_was(source: Path, store: Path, tmp_path: Path) -> None:
+    """The same whole photograph has the same pixels in an old store and in a new one."""
+    prepare_inline(source, str(tmp_path / "new"), **CHOICES)
+    old, new = (
+        {
+            line["key"]: line
+            for line in table.decode_part((s / layout.table("train")).read_bytes()).to_pylist()
+        }
+        for s in (store, tmp_path / "new")
+    )
+    assert old["n00000002/whole.JPEG"] == new["n00000002/whole.JPEG"]
+    assert STATUS_WORDS[old["n00000001/floating.tif"]["status"]] == "readable"
+    assert STATUS_WORDS[new["n00000001/floating.tif"]["status"]] == "unsupported"
+    for size in (8, 16):
+        name = layout.shard("train", size, 0)
+        row = old["n00000002/whole.JPEG"]["row"]
+        assert row < CHOICES["shard_rows"]  # type: ignore[operator]
+        start = row // 2 * (2 * size * size * 3 + 4) + row % 2 * size * size * 3
+        pixels = [
+            (s / name).read_bytes()[start:][: size * size * 3] for s in (store, tmp_path / "new")
+        ]
+        assert pixels[0] == pixels[1]
