@@ -20,7 +20,7 @@ from pipeline.backbone import NEW, POOLINGS, open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import making
 from pipeline.features.making import FeatureChoices
-from pipeline.features.task import FeatureWork
+from pipeline.features.task import FeatureWork, check_probe, probe_of
 from pipeline.ingest.graph import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureRecipe
@@ -160,16 +160,19 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     plan = records.load_plan(objects, split)
     backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
     recipe = making.settle(objects, split, backbone, wish.choices)
+    here = probe_of(backbone, recipe.precision)
     del backbone  # tasks open their own
     if not wish.repair and making.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
+    known = making.known_probe(objects, recipe)
+    check_probe(recipe, known, here)
     run_name = making.new_run(recipe.name, split)
     objects = open_objects(wish.store, run_name)
     with lease(objects, making.held(recipe.name, split), wait=wish.wait, waiting=say_waiting):
         objects.begin()
         try:
-            _make(wish, Run(objects, recipe, plan, run_name), cluster)
+            _make(wish, Run(objects, recipe, plan, run_name, known or here), cluster)
             making.finish(objects, recipe, plan)
         finally:
             objects.end()
@@ -184,6 +187,8 @@ class Run:
     recipe: FeatureRecipe
     plan: Plan
     name: str
+    probe: str
+    """What the network made of the probe pictures where the features were begun."""
 
     @property
     def what(self) -> tuple[Objects, FeatureRecipe, Plan]:
@@ -211,6 +216,7 @@ def _make(wish: Wish, run: Run, cluster: Cluster) -> None:
         trunk=wish.trunk,
         kinds=kinds,
         gpu=gpu,
+        probe=run.probe,
         code=identity.digest(),
     )
     slots = 1 if gpu or cluster.stands else sum(cluster.client.nthreads().values())

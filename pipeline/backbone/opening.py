@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from pipeline.backbone.files import check_folder, check_opened
 from pipeline.backbone.network import Backbone
+from pipeline.backbone.probing import check_repeats
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
 
 NEW = "new"
 """The name of a network that has learned nothing yet."""
+
+FAULTS = (
+    OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError,
+    ArithmeticError, SafetensorError,
+)  # fmt: skip
+"""What libraries raise of settings and weights that do not belong together."""
 
 SEES = "vision_model"
 """The part that sees, of a model of pictures and words."""
@@ -38,8 +47,8 @@ def open_backbone(
         pooling: How that is pooled.
 
     Raises:
-        TesseraeError: It is not there, is no vision model, has no such block, or `transformers` is
-            not installed.
+        TesseraeError: It is not there, is damaged, is no vision model, has no such block, makes
+            other features each time, or `transformers` is not installed.
     """
     if where == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
@@ -49,6 +58,8 @@ def open_backbone(
             f"{where} is a training run: `tesserae export {where}` writes what it trained into a"
             " folder to be named here."
         )
+    if folder.is_dir():
+        check_folder(folder)
     opened, missing = _load(str(where), local=folder.is_dir())
     model, inside = (getattr(opened, SEES), f"{SEES}.") if hasattr(opened, SEES) else (opened, "")
     takes = getattr(model, "main_input_name", "pixel_values")
@@ -58,7 +69,7 @@ def open_backbone(
     unknown = sorted(name for name in lost if not name.startswith("pooler."))
     if unknown:  # they would be random ones
         raise TesseraeError(f"{where} has no weights for {unknown[0]}: it is of another model.")
-    return Backbone(
+    backbone = Backbone(
         model.to(device or "cpu").float(),
         name=f"{type(model).__name__} ({folder.name})",
         transform=read_transform(str(where), model.config, local=folder.is_dir()),
@@ -66,6 +77,9 @@ def open_backbone(
         cut=cut,
         pooling=pooling,
     )
+    if backbone.dim:  # first, as it refuses what makes nothing of pictures
+        check_repeats(backbone)
+    return backbone
 
 
 def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
@@ -89,13 +103,15 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=local,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-    except (OSError, ValueError, ImportError) as e:
+    except FAULTS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
             f"{where} is no backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
+    check_opened(where, model, loaded["mismatched_keys"])
     return model, set(loaded["missing_keys"])
 
 

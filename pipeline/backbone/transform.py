@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.backbone.files import TRANSFORM, read_json
 from pipeline.errors import TesseraeError
 
 
@@ -60,16 +60,16 @@ def read_transform(where: str, config: Any, *, local: bool) -> Transform:
 
     file = cached_file(
         where,
-        "preprocessor_config.json",
+        TRANSFORM,
         local_files_only=local,
         _raise_exceptions_for_missing_entries=False,
     )
-    said = {} if file is None else json.loads(Path(file).read_text())
-    if file is None or not isinstance(said, dict):
+    if file is None:
         raise TesseraeError(
             f"{where} has no preprocessor_config.json: nothing says how pictures are to be"
             " normalised for it."
         )
+    said = read_json(Path(file))
     known = _defaults(where, local=local)
     return transform_of(said, known, where, getattr(config, "image_size", None))
 
@@ -109,9 +109,13 @@ def transform_of(
             " are to be normalised for it."
         )
     normalised = both.get("do_normalize", not known)
-    mean = _three(both["image_mean"]) if normalised else [0.0] * 3
-    std = _three(both.get("image_std", 0.5)) if normalised else [1.0] * 3
+    mean = _three(both["image_mean"], "image_mean", name) if normalised else [0.0] * 3
+    std = _three(both.get("image_std", 0.5), "image_std", name) if normalised else [1.0] * 3
+    if not all(std):
+        raise _wrong(name, "image_std", std, "three numbers that are not 0")
     factor = both.get("rescale_factor") or 1 / 255
+    if not _is_number(factor):
+        raise _wrong(name, "rescale_factor", factor, "a number, such as 1/255")
     scale = 255 * (factor if both.get("do_rescale", True) else 1)
     offset = 1 if both.get("rescale_offset") else 0
     crop = said.get("crop_size") if said.get("do_center_crop", True) else None
@@ -123,8 +127,23 @@ def transform_of(
     )
 
 
-def _three(value: float | Sequence[float]) -> list[float]:
-    return list(value) if isinstance(value, Sequence) else [value] * 3
+def _three(value: Any, field: str, name: str) -> list[float]:
+    """Return a number for each channel: one counts for all of them."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3 or not all(map(_is_number, values)):
+        raise _wrong(name, field, value, "three numbers, of red, green and blue, or one for all")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(name: str, field: str, value: Any, expected: str) -> TesseraeError:
+    return TesseraeError(
+        f"{name}/{TRANSFORM} has {field} {str(value)[:80]}: expected {expected}. Download the file"
+        " again, or correct it."
+    )
 
 
 def _rounded(value: float) -> float:
@@ -135,7 +154,10 @@ def _rounded(value: float) -> float:
 def _side(size: Any, name: str) -> int:
     if isinstance(size, dict):
         size = [size[key] for key in ("height", "width", "shortest_edge") if size.get(key)]
-    sides = {int(side) for side in (size if isinstance(size, list | tuple) else [size or 0])}
+    listed = size if isinstance(size, list | tuple) else [size or 0]
+    if not all(map(_is_number, listed)):
+        raise _wrong(name, "size", size, "a side in pixels")
+    sides = {int(side) for side in listed}
     if len(sides) != 1 or min(sides) < 1:
         shown = " x ".join(map(str, sorted(sides))) or "no"
         raise TesseraeError(f"{name} takes pictures of {shown} px: expected squares.")

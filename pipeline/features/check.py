@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.features.probes import KEY, is_another
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem, check_object
 from pipeline.store import features, layout, records
@@ -64,6 +65,7 @@ def read_records(objects: Objects, name: str, images: Found) -> FoundFeatures:
         return found
     found.problems += _read_done(objects, found, images, images.plan)
     found.problems += _read_commits(objects, found, found.recipe, images, images.plan)
+    found.problems += _other_networks(found, found.recipe)
     if found.done is None and found.commits:
         found.problems += _metadata(objects, found, found.recipe, images.plan)
     return found
@@ -134,6 +136,22 @@ def _read_commits(
             yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
         elif not kinds <= kept.arrays.keys():
             yield Problem(file, f"has no {', '.join(sorted(kinds - kept.arrays.keys()))} features")
+
+
+def _other_networks(found: FoundFeatures, recipe: FeatureRecipe) -> Iterator[Problem]:
+    """Name the shards whose network made other features of the probe pictures than the first's."""
+    probes = {shard: kept.provenance.get(KEY) for shard, kept in sorted(found.commits.items())}
+    first = next((shard for shard, probe in probes.items() if probe), None)
+    if first is None:
+        return
+    for shard, probe in probes.items():
+        if is_another(probes[first], probe, recipe.precision):
+            by = found.commits[shard].provenance
+            yield Problem(
+                layout.features_commit(found.name, found.split, shard),
+                f"torch {by.get('torch')} on {by.get('device')} made other features of the same"
+                f" pictures than those of shard {first} are: make all on machines of one kind",
+            )
 
 
 def _metadata(

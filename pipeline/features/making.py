@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.backbone import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.features.probes import KEY
 from pipeline.features.task import FeatureWork, make_features, still_there
 from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
 from pipeline.ingest.graph import Job
@@ -122,6 +123,16 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
             )
     for file, data in arrays.feature_arrays(recipe, plan, kinds):
         put_changed(objects, file, data)
+
+
+def known_probe(objects: Objects, recipe: FeatureRecipe) -> str:
+    """Return the probe of a commit of these features, of any split; empty where none has one."""
+    for split in features.splits_of(objects).get(recipe.name, []):
+        plan = records.load_plan(objects, split)
+        for commit in features.load_commits(objects, recipe, plan).values():
+            if isinstance(probe := commit.provenance.get(KEY), str):
+                return probe
+    return ""
 
 
 def missing(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[int]:

@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 
 from pipeline import identity
 from pipeline.backbone import Backbone, open_backbone
+from pipeline.backbone.probing import probe_pictures
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.pixels import Shared, batches, read_chunks
+from pipeline.features.probes import KEY, encode_probe, is_another
 from pipeline.ingest.shard import check_begun
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Commit, Written
@@ -51,6 +53,9 @@ class FeatureWork:
     """Folder or name of the network."""
     kinds: tuple[str, ...]
     gpu: bool = False
+    probe: str = ""
+    """What the network made of the probe pictures where the features were begun; empty = nothing
+    is compared."""
     code: str = ""
     """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
 
@@ -80,6 +85,9 @@ class Workspace:
         self.recipe = features.load_recipe(self.objects, work.name)
         self.split = open_split(self.objects, work.split, [self.recipe.stored_size])
         self.backbone = open_recipe(self.recipe, work.trunk, _device(gpu=work.gpu))
+        self.probe = probe_of(self.backbone, self.recipe.precision)
+        if is_another(work.probe, self.probe, self.recipe.precision):
+            raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
         self.readable = np.ones(self.split.plan.num_rows, bool)
         self.readable[self.split.absent] = False
         """(num_rows,) bool: rows that are not in quarantine."""
@@ -115,6 +123,30 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
         )
     found.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return found
+
+
+def probe_of(backbone: Backbone, precision: str) -> str:
+    """Return what a network makes of the probe pictures here, as text."""
+    with _exact(backbone.device):
+        return encode_probe(features_of(backbone, probe_pictures(backbone.size), precision))
+
+
+def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
+    return (
+        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
+        f" of the same pictures than those that {recipe.name} was begun with. Install the same"
+        " torch there, or make all of them on machines of one kind."
+    )
+
+
+def check_probe(recipe: FeatureRecipe, known: str, here: str) -> None:
+    """Refuse to go on with features that another torch or device has begun otherwise.
+
+    Raises:
+        StoreMismatchError: The probes are too far from each other.
+    """
+    if is_another(known, here, recipe.precision):
+        raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
 
 
 def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
@@ -168,6 +200,7 @@ def _provenance(space: Workspace, seconds: float) -> dict[str, object]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "device": space.backbone.device.type,
+        KEY: space.probe,
     }
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.backbone.files import check_folder, check_opened
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
 from pipeline.words import split_names
@@ -50,17 +51,24 @@ class Clip:
             "local_files_only": Path(where).is_dir(),
             "trust_remote_code": False,
         }
+        if local["local_files_only"]:
+            check_folder(Path(where))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 opened: Any = CLIPModel.from_pretrained(
-                    str(where), use_safetensors=True, output_loading_info=True, **local
+                    str(where),
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    **local,
                 )
                 model, loaded = opened
                 self._tokens: Any = AutoTokenizer.from_pretrained(str(where), **local)
-        except (OSError, ValueError, ImportError, TypeError) as e:
-            first = (str(e).strip().splitlines() or [""])[0]
+        except Exception as e:  # a broken tokenizer.json is raised as nothing more special
+            first = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise TesseraeError(f"{where} is no CLIP model with its tokenizer ({first}).") from e
+        check_opened(str(where), model, loaded["mismatched_keys"])
         if loaded["missing_keys"]:  # they would be random ones
             raise TesseraeError(f"{where} has no weights for {min(loaded['missing_keys'])}.")
         self._device = device or torch.device("cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,38 @@ def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(TesseraeError, match=r"no weights for visual_projection\.weight"):
         Clip(tmp_path / "clip")
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def _narrow(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "projection_dim": 4}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "says"),
+    [
+        (_cut, "model.safetensors", "it is cut off or damaged"),
+        (_narrow, "config.json", "describes another network than the weights"),
+        (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json", "is no JSON"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.x"),
+            "model.safetensors",
+            "is a pointer of Git LFS",
+        ),
+    ],
+)
+def test_a_broken_file_of_it_is_named(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], file: str, says: str
+) -> None:
+    """As of a backbone."""
+    made = Path(shutil.copytree(folder, tmp_path / "clip"))
+    spoil(made)
+    with pytest.raises(TesseraeError) as refused:
+        Clip(made)
+    assert str(made / file) in str(refused.value)
+    assert says in str(refused.value)

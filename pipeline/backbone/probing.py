@@ -1,0 +1,58 @@
+"""A network tried twice on the same two pictures: does it make the same features each time?
+
+Networks that mask or drop at random in use too (a masked autoencoder) make features that say
+nothing: another run has others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import TesseraeError
+
+if TYPE_CHECKING:
+    from pipeline.backbone.network import Backbone
+
+REPEAT_TOLERANCE = 1e-3
+"""Of two passes on one machine, the largest difference in units of the features' own size."""
+
+
+def probe_pictures(size: int) -> Tensor:
+    """Return (2, 3, size, size) uint8 pictures that are the same on every machine.
+
+    Smooth ones with some noise, like photographs; no generator of torch's, which may change.
+    """
+    ramp = np.arange(size, dtype=np.int64) * 255 // max(1, size - 1)
+    across, down = np.broadcast_arrays(ramp[None, :], ramp[:, None])
+    smooth = np.stack([[across, down, 255 - across], [255 - down, across // 2, down]])
+    noise = np.frombuffer(hashlib.shake_128(b"tesserae").digest(smooth.size), np.uint8)
+    mixed = (3 * smooth + noise.reshape(smooth.shape)) // 4
+    return torch.from_numpy(mixed.astype(np.uint8))
+
+
+def check_repeats(backbone: Backbone) -> None:
+    """Refuse a network that makes other features of the same pictures each time.
+
+    Raises:
+        TesseraeError: It does, or makes none that are finite.
+    """
+    images = probe_pictures(backbone.size).to(backbone.device)
+    first, second = (backbone.features(images).cpu().numpy().astype(np.float64) for _ in range(2))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise TesseraeError(
+            f"{backbone.name} makes features that are no finite numbers: its weights are damaged or"
+            " have diverged. Choose another."
+        )
+    size = np.abs(first).max()
+    difference = np.abs(first - second).max() / size if size else 0.0
+    if difference > REPEAT_TOLERANCE:
+        raise TesseraeError(
+            f"{backbone.name} makes other features of the same pictures each time (they differ by"
+            f" {difference:.1%}): it masks or drops at random in use, so that nothing could be"
+            " learned from them. Choose another network, or one without masking."
+        )
