@@ -155,7 +155,7 @@ class _Record:
             kept = json.loads(self._objects.get(self._name))
             free = kept["id"] == self._id or time.time() > kept["expires"]
             return None if free else str(kept["holder"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _text(self) -> bytes:

@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,18 @@ def test_a_record_of_another_kind_or_store_is_named(objects: LocalObjects, whole
         layout.commit("train", 0): "damaged: arrays is missing",
         layout.done("train"): "belongs to another store, plan or shard",
     }
+
+
+@pytest.mark.parametrize("change", [{"plan": "0" * 64}, {"start": 1, "stop": 9}])
+def test_a_commit_of_another_plan_is_named(objects: LocalObjects, change: dict[str, Any]) -> None:
+    """It is of the same split and shard, and whole; its rows are others."""
+    kept = found(objects).commits[0]
+    stop = change.get("stop", kept.stop)
+    counts = {"readable": stop - change.get("start", kept.start)}
+    objects.put(layout.commit("train", 0), replace(kept, **change, counts=counts).encode())
+    problem = Problem(layout.commit("train", 0), "belongs to another store, plan or shard")
+    assert found(objects).problems == (problem,)
+    assert found(objects).commits[0] == kept, "the ledger has the one that belongs here"
 
 
 def test_a_plan_that_is_not_the_first_is_named(objects: LocalObjects) -> None:

@@ -150,6 +150,17 @@ def test_a_job_that_lost_its_workers_is_isolated(client: Client) -> None:
     assert list(run_jobs(client, "isolate", [job])) == [49]
 
 
+def hungry() -> None:
+    raise MemoryError
+
+
+def test_a_job_whose_memory_does_not_suffice_is_isolated(client: Client) -> None:
+    """A picture may need more than there is: the run goes on, and looks at each alone."""
+    isolated = Job("hungry-isolated", square, (3,))
+    jobs = [Job("hungry", hungry, (), isolated=isolated), Job("square", square, (2,))]
+    assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
+
+
 def test_a_job_that_loses_workers_for_ever_fails(client: Client, tmp_path: Path) -> None:
     """In words that do not send anybody to worker logs that there are none of."""
     again = Job("bad-isolated", fail, (Lost(), tmp_path))

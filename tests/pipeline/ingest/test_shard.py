@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline import identity
+from pipeline.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.ingest.shard import prepare_shard
-from pipeline.store import layout, records
-from pipeline.store.objects import LocalObjects, LocalWriter
+from pipeline.ingest import shard as shard_module
+from pipeline.ingest.shard import Work, prepare_shard, workspace
+from pipeline.store import layout, records, table
+from pipeline.store.objects import LocalObjects, LocalWriter, Objects
 from tests.pictures import contents, make_folder, plan_inline, prepare_inline
 
 ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("train", 0)]
@@ -89,3 +93,64 @@ def test_objects_that_hold_memory_are_finished_one_by_one(
     monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
     prepare_shard(work, 0)
     assert seen == [most]
+
+
+def committed(source: Path, store: Path, status: int, reason: str | None) -> tuple[Objects, Work]:
+    """A store at 8 px whose first row was committed with another status."""
+    objects, plan, work = plan_inline(source, str(store), sizes=(8,))
+    prepare_shard(work, 0)
+    kept = records.load_commits(objects, plan)[0]
+    lines = table.decode_part(objects.get(kept.table.name)).to_pylist()
+    blank = dict.fromkeys(("width", "height", "mode", "format", "box"))
+    lines[0] |= {**blank, "status": status, "reason": reason}
+    data = table.encode_table(pa.Table.from_pylist(lines, schema=table.SCHEMA))
+    objects.put(kept.table.name, data)
+    counts = {"readable": len(lines) - 1, STATUS_WORDS[status]: 1}
+    written = records.fingerprint(kept.table.name, data)
+    objects.put(layout.commit("train", 0), replace(kept, table=written, counts=counts).encode())
+    workspace.cache_clear()
+    return objects, replace(work, sizes=(8, 16))
+
+
+@pytest.mark.parametrize("status", [CRASHED, TIMEOUT])
+def test_a_picture_that_killed_a_decoder_is_never_given_to_one_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """The part of the table says which one it is, when a store grows by a size."""
+    objects, work = committed(source, tmp_path / "store", status, "it was killed")
+    decoded: list[bytes] = []
+    real = shard_module.decode
+
+    def note(data: bytes, **options: Any) -> Any:
+        decoded.append(data)
+        return real(data, **options)
+
+    monkeypatch.setattr(shard_module, "decode", note)
+    report = prepare_shard(work, 0)
+    assert len(decoded) == 7
+    assert report.counts == {"readable": 7, STATUS_WORDS[status]: 1}
+    data = np.frombuffer(objects.get(layout.shard("train", 16, 0)), np.uint8)
+    assert not data[: 16 * 16 * 3].any(), "its row is zeros"
+    assert data[16 * 16 * 3 : 2 * 16 * 16 * 3].any()
+
+
+def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path) -> None:
+    """The same bytes gave no picture then: one of the two decoders is not the recipe's."""
+    objects, work = committed(source, tmp_path / "store", TRUNCATED, "it breaks off")
+    with pytest.raises(StoreMismatchError, match="was truncated when it was committed and is rea"):
+        prepare_shard(work, 0)
+    assert records.load_commits(objects, records.load_plan(objects, "train"))[0].sizes == {8}
+
+
+def test_a_commit_of_another_plan_is_no_start(source: Path, tmp_path: Path) -> None:
+    """Its rows are other pictures: the shard is made whole, at every size."""
+    store = tmp_path / "store"
+    objects, plan, work = plan_inline(source, str(store), sizes=(8,))
+    prepare_shard(work, 0)
+    kept = records.load_commits(objects, plan)[0]
+    objects.put(layout.commit("train", 0), replace(kept, plan="0" * 64).encode())
+    assert records.load_commits(objects, plan) == {}
+    report = prepare_shard(replace(work, sizes=(8, 16)), 0)
+    assert sorted(report.made) == sorted(ALL)
+    after = records.load_commits(objects, plan)[0]
+    assert (after.plan, after.sizes) == (plan.digest, {8, 16})

@@ -1,9 +1,11 @@
 """One run writes a split at a time, whatever became of the one before."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from pipeline.errors import StoreBusyError
 from pipeline.store import lease as module
 from pipeline.store.lease import lease
-from pipeline.store.objects import open_objects
+from pipeline.store.objects import Objects, open_objects
 from tests import lacking
 from tests.commands import ROOT
 
@@ -124,3 +126,51 @@ def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 lease(open_objects(f"memory://{tmp_path}"), "train", wait=False),
             ):
                 pass
+
+
+def taken_over(objects: Objects, seconds: float = 60.0) -> bytes:
+    """Write the record of another process as the lease's holder."""
+    record = {"id": "other", "holder": "process 1 on elsewhere", "expires": time.time() + seconds}
+    text = json.dumps(record).encode()
+    objects.put(".tmp/train.lease.json", text)
+    return text
+
+
+def test_of_two_who_saw_a_lease_run_out_the_last_to_write_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object store replaces without a word: who wrote looks again after a while."""
+    objects = open_objects(f"memory://{tmp_path}")
+    taken_over(objects, seconds=-1.0)  # one that nobody renewed
+    monkeypatch.setattr(module.time, "sleep", lambda _: taken_over(objects))
+    with (
+        pytest.raises(StoreBusyError, match="is being written by another process"),
+        lease(objects, "train", wait=False),
+    ):
+        pytest.fail("both have the lease")
+
+
+def test_a_lease_that_another_run_has_taken_is_not_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine slept: what it does when it wakes must not take the lease from the new holder."""
+    monkeypatch.setattr(module, "EXPIRES", 0.06)
+    objects = open_objects(f"memory://{tmp_path}")
+    held = module._Record(objects, "train")
+    assert held.acquire() is None
+    text = taken_over(objects)
+    held._thread.join(10)  # it gives up by itself
+    assert not held._thread.is_alive()
+    assert objects.get(".tmp/train.lease.json") == text
+    held.release()
+    assert objects.get(".tmp/train.lease.json") == text
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"id": 1, "expires": "x"}']
+)
+def test_a_record_of_a_lease_that_is_none_holds_nothing(tmp_path: Path, text: bytes) -> None:
+    """Whoever wrote it."""
+    objects = open_objects(f"memory://{tmp_path}")
+    objects.put(".tmp/train.lease.json", text)
+    assert module._Record(objects, "train")._holder() is None

@@ -1,0 +1,45 @@
+"""A split as a reader opens it: no row that is not whole at every size that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreMismatchError
+from pipeline.ingest.shard import prepare_shard, workspace
+from pipeline.store import layout, records
+from pipeline.store.split import open_split
+from tests.pictures import make_folder, plan_inline
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """Two shards at 8 px, of which only the first has 16 px too; not finished."""
+    source = make_folder(tmp_path / "images", 12)
+    objects, plan, work = plan_inline(source, str(tmp_path / "store"))
+    small, both = replace(work, sizes=(8,)), replace(work, sizes=(8, 16))
+    for shard in range(plan.num_shards):
+        prepare_shard(both if shard == 0 else small, shard)
+    workspace.cache_clear()
+    return objects, plan
+
+
+def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
+    """A row that lacks one of them would be black pixels at it."""
+    objects, plan = grown
+    missing = np.arange(plan.rows(1).start, plan.num_rows)
+    assert open_split(objects, "train", [8], partial=True).absent.tolist() == []
+    assert open_split(objects, "train", [16], partial=True).absent.tolist() == missing.tolist()
+    both = open_split(objects, "train", [8, 16], partial=True)
+    assert both.absent.tolist() == missing.tolist()
+
+
+def test_a_plan_of_another_recipe_is_refused(grown):
+    """Its rows would be looked for at other places."""
+    objects, _ = grown
+    recipe = records.load_recipe(objects)
+    objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())
+    with pytest.raises(StoreMismatchError, match=r"train\.json belongs to another recipe"):
+        open_split(objects, "train", [8], partial=True)
