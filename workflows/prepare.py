@@ -120,6 +120,10 @@ def _size(word: str) -> int:
     return int(word)
 
 
+class TooManyBadError(TesseraeError):
+    """More rows were quarantined than `--max-bad` allows."""
+
+
 @dataclass(kw_only=True)
 class Tally:
     """What a run has done so far."""
@@ -389,11 +393,21 @@ def _prepare(
         if source.access == "blocks":
             _stream(split, source, objects, cluster, recipe.max_image_bytes)
         cluster.ask_workers(work)
-        make_shards(options, objects, plan, work, todo, commits, cluster, tally)
+        try:
+            make_shards(options, objects, plan, work, todo, commits, cluster, tally)
+        except TooManyBadError:
+            # Nothing is left to be stopped: then the table may say why of every row.
+            if len(records.load_commits(objects, plan)) == plan.num_shards:
+                _end(objects, plan, work, source)
+            raise
+    _end(objects, plan, work, source)
+    return tally.report()
+
+
+def _end(objects: Objects, plan: Plan, work: Work, source: Source) -> None:
     done = _finish(objects, plan, work)
     if done is not None and source.access == "blocks":
-        remove_spool(objects, split)
-    return tally.report()
+        remove_spool(objects, work.split)
 
 
 def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
@@ -591,7 +605,7 @@ def make_shards(
             )
             if tally.bad.total() > options.max_bad * all_rows:
                 reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
-                raise TesseraeError(_too_bad(tally, options.max_bad, all_rows, reasons))
+                raise TooManyBadError(_too_bad(tally, options.max_bad, all_rows, reasons))
         tally.elapsed = sender.seconds = time.monotonic() - started
         if tally.failed:
             raise TesseraeError(_failures(tally.failed, work.split))

@@ -53,6 +53,26 @@ def test_the_message_that_stops_a_run_names_files_with_their_reasons(
     assert "pass a larger --max-bad" in said
 
 
+def test_where_nothing_is_left_to_be_stopped_the_table_says_why_of_every_row(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All rows are made, so the split is finished; the command fails all the same."""
+    store = tmp_path / "store"
+    shards = ("--shard-rows", 2, "--chunk-rows", 1)
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *shards) == 1
+    assert "of the first 2 rows" in capsys.readouterr().err
+    assert not list(store.glob("splits/*.done.json"))
+    few = ("--max-bad", 0.7)
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *few) == 1
+    assert "5 of the first 7 rows" in capsys.readouterr().err
+    assert len(list(store.glob("splits/*.done.json"))) == 1
+    assert tesserae(monkeypatch, "info", store) == 0
+    assert "an AVIF image" in capsys.readouterr().out
+
+
 def test_a_run_ends_with_its_reasons_counted_and_an_example_of_each(
     source: Path,
     tmp_path: Path,
