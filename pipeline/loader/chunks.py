@@ -66,7 +66,7 @@ class ChunkReader:
         self._memory: Buffers | None = None
         if not page_cache:
             num_bytes = self._geometry.chunk_bytes + 4 + 3 * ALIGNMENT
-            self._memory = Buffers((num_bytes,), pinned=False, keep=SPARE_CHUNKS)
+            self._memory = Buffers((num_bytes,), keep=SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """See `pipeline.loader.reader.Reader`."""

@@ -11,6 +11,7 @@ Threads gather batches ahead of the training step; the interpreter is free while
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from pipeline.loader.buffers import Buffers
+from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
 from pipeline.loader.ranks import Place, ranks_here
 from pipeline.loader.readahead import ReadAhead
@@ -346,7 +347,9 @@ class _Memory:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
-        self.buffers = [Buffers(shape, pinned=pinned, keep=keep) for shape in shapes]
+        self.buffers: list[Buffers | PinnedBuffers] = [
+            PinnedBuffers(shape) if pinned else Buffers(shape, keep=keep) for shape in shapes
+        ]
 
 
 class _Opened:
@@ -359,6 +362,7 @@ class _Opened:
         self.split: Split = split if loader.only is None else only_labels(split, loader.only)
         self._single = loader.single
         self._how = loader.readers
+        self._counting = threading.Lock()
         check = loader.checksum == "once"
         self._memory: dict[int, _Memory] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
@@ -401,10 +405,12 @@ class _Opened:
         """Gather *rows*."""
         images = []
         for reader, buffers in zip(self.readers, memory.buffers, strict=True):
-            out = buffers.take()
-            how = reader.gather(rows, out[: len(rows)], disk)
-            self._how[how] = self._how.get(how, 0) + 1
-            images.append(torch.from_numpy(out)[: len(rows)].permute(0, 3, 1, 2))
+            # A tensor, not an array over its memory: torch must know its storage (`PinnedBuffers`).
+            part = buffers.take_tensor()[: len(rows)]
+            how = reader.gather(rows, part.numpy(), disk)
+            with self._counting:
+                self._how[how] = self._how.get(how, 0) + 1
+            images.append(part.permute(0, 3, 1, 2))
         batch = Batch(
             images[0] if self._single else tuple(images),
             torch.from_numpy(self.split.labels[rows].astype(np.int64)),

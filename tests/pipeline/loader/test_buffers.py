@@ -1,0 +1,153 @@
+"""Memory of batches: used again when no tensor and no copy to a device needs it any more."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.loader import Loader, buffers
+from tests.pictures import make_folder, prepare_inline
+
+
+class HostAllocator:
+    """Records, in the place of torch's allocator of page-locked memory, what CUDA would do.
+
+    A copy notes an event of its stream with the storage that it reads, and a storage that is freed
+    is given out again when all its events have passed.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, torch.Tensor] = {}
+        self.pending: dict[int, set[str]] = {}
+        self.free: list[int] = []
+        self.given = 0
+
+    def __call__(self, shape: tuple[int, ...]) -> torch.Tensor:
+        self.given += 1
+        ready = [block for block in self.free if not self.pending[block]]
+        if ready:
+            self.free.remove(ready[0])
+            memory = self.blocks[ready[0]]
+        else:
+            memory = torch.empty(shape, dtype=torch.uint8)
+            self.blocks[memory.data_ptr()] = memory
+            self.pending[memory.data_ptr()] = set()
+        handed = memory.numpy()[:]
+        weakref.finalize(handed, self.free.append, memory.data_ptr())
+        return torch.from_numpy(handed)
+
+    def copy(self, images: torch.Tensor, stream: str) -> None:
+        """Begin a copy to a device: torch finds the memory by its storage, whatever the view."""
+        self.pending[images.untyped_storage().data_ptr()].add(stream)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures."""
+    folder = tmp_path_factory.mktemp("buffers")
+    prepare_inline(make_folder(folder / "train", 40), str(folder / "store"), sizes=(8,))
+    return folder / "store"
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
+    """What page-locked memory comes from."""
+    made = HostAllocator()
+    monkeypatch.setattr(buffers, "pinned_memory", made)
+    return made
+
+
+def test_memory_that_a_stream_still_reads_is_not_written(
+    store: Path, allocator: HostAllocator
+) -> None:
+    """Whichever stream copied it, and though the batch has gone long since."""
+    loader = Loader(store, size=8, batch_size=4, pin=True, threads=1, prefetch_bytes=1)
+    reading: dict[int, torch.Tensor] = {}
+    for _ in range(3):
+        for place, batch in enumerate(loader):
+            assert isinstance(batch.images, torch.Tensor)
+            memory = batch.images.untyped_storage().data_ptr()
+            assert memory not in reading, "it is overwritten while it is copied"
+            if place in (2, 5):
+                allocator.copy(batch.images[1:], "side")
+                reading[memory] = batch.images.clone()
+            if place in (3, 6):
+                allocator.copy(batch.images, "default")
+                allocator.pending[memory].clear()  # that one has ended
+            del batch
+    gc.collect()
+    for memory, before in reading.items():
+        block = allocator.blocks[memory][:4].permute(0, 3, 1, 2)
+        assert torch.equal(block, before)
+    assert allocator.given == 3 * 10
+    assert len(allocator.blocks) < 3 * 10  # memory is used again where it may be
+
+
+def test_batches_are_views_of_the_storage_that_was_allocated(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch notes a copy with a storage that it knows: a wrapper of its memory it would not."""
+    storages: set[int] = set()
+
+    def note(shape: tuple[int, ...]) -> torch.Tensor:
+        made = torch.empty(shape, dtype=torch.uint8)
+        storages.add(made.untyped_storage()._cdata)
+        return made
+
+    monkeypatch.setattr(buffers, "pinned_memory", note)
+    loader = Loader(store, size=8, batch_size=4, pin=True)
+    batches = list(loader)
+    handed = {batch.images.untyped_storage()._cdata for batch in batches}  # type: ignore[union-attr]
+    assert handed == storages
+    assert len(handed) == len(batches)
+
+
+def test_page_locked_memory_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own allocator, and each time."""
+    asked: list[dict[str, object]] = []
+
+    def empty(shape: tuple[int, ...], **words: object) -> torch.Tensor:
+        asked.append(words)
+        return torch.zeros(shape, dtype=torch.uint8)
+
+    monkeypatch.setattr(buffers.torch, "empty", empty)
+    pinned = buffers.PinnedBuffers((4, 8, 8, 3))
+    assert pinned.take_tensor().shape == (4, 8, 8, 3)
+    pinned.take_tensor()
+    assert asked == [{"dtype": torch.uint8, "device": "cpu", "pin_memory": True}] * 2
+
+
+def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
+    """A view is enough to keep it."""
+    made = buffers.Buffers((4, 8), keep=2)
+    first = made.take_tensor()
+    view, memory = first[1:], first.data_ptr()
+    del first
+    assert made.take_tensor().data_ptr() != memory
+    del view
+    assert made.take_tensor().data_ptr() == memory
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_copy_on_another_stream_reads_what_was_handed_out(tmp_path: Path) -> None:
+    """Though that stream is slow, and the batch is dropped as soon as the copy is asked for."""
+    prepare_inline(make_folder(tmp_path / "train", 64), str(tmp_path / "store"), sizes=(64,))
+    plain = Loader(tmp_path / "store", size=64, batch_size=8, pin=False)
+    expected = [batch.images.clone() for batch in plain]  # type: ignore[union-attr]
+    loader = Loader(tmp_path / "store", size=64, batch_size=8, pin=True, prefetch_bytes=1)
+    side = torch.cuda.Stream()
+    copies = []
+    with torch.cuda.stream(side):
+        for batch in loader:
+            torch.cuda._sleep(20_000_000)
+            copies.append(batch.images.to("cuda", non_blocking=True))  # type: ignore[union-attr]
+            with torch.cuda.stream(torch.cuda.default_stream()):
+                del batch
+    torch.cuda.synchronize()
+    for copy, images in zip(copies, expected, strict=True):
+        assert torch.equal(copy.cpu(), images)
