@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="copy shards to this folder, on a disk of this node, and read them there",
     )
+    parser.add_argument(
+        "--checksum",
+        choices=("auto", "never", "once"),
+        default="auto",
+        help="compare each chunk with its checksum when a row of it is first read: once, never, or"
+        " where memory can hold the pixels (auto, the default)",
+    )
     parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
     parser.add_argument(
         "--cold", action="store_true", help="drop the store from the page cache first"
@@ -61,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         partial=args.partial,
         threads=args.threads,
         staging_dir=args.staging_dir,
+        checksum=args.checksum,
         rank=0,
         world=1,
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import features, layout, records
+from pipeline.store.checksum import is_framed
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.split import Geometry, Split, open_split
@@ -36,7 +37,7 @@ class Features:
         self._geometry = Geometry(
             recipe.row_bytes, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows
         )
-        self._shards: dict[tuple[str, int], NDArray[np.floating]] = {}
+        self._shards: dict[tuple[str, int], _Shard] = {}
 
     def __len__(self) -> int:
         return self.split.plan.num_rows
@@ -80,20 +81,21 @@ class Features:
         shards, inside = np.divmod(rows, self._geometry.shard_rows)
         chunks, at = np.divmod(inside, self._geometry.chunk_rows)
         found = np.empty((len(rows), self.dim), np.float32)
-        for shard in np.unique(shards).tolist():
-            there = shards == shard
-            found[there] = self._shard(kind, shard)[chunks[there], at[there]]
+        for number in np.unique(shards).tolist():
+            inside = shards == number
+            shard = self._shard(kind, number)
+            shard.check(chunks[inside])
+            found[inside] = shard.rows[chunks[inside], at[inside]]
         return found
 
-    def _shard(self, kind: str, shard: int) -> NDArray[np.floating]:
-        """One shard's rows: (chunks, rows of a chunk, d), in the file itself."""
-        made = self._shards.get((kind, shard))
-        if made is None:
-            name = layout.features_shard(self.recipe.name, self.split.plan.split, kind, shard)
-            made = self._shards[kind, shard] = _rows_of(
-                self._bytes(name), self._geometry, shard, self.recipe.dtype, name
+    def _shard(self, kind: str, number: int) -> _Shard:
+        shard = self._shards.get((kind, number))
+        if shard is None:
+            name = layout.features_shard(self.recipe.name, self.split.plan.split, kind, number)
+            shard = self._shards[kind, number] = _Shard(
+                self._bytes(name), self._geometry, number, self.recipe.dtype, name
             )
-        return made
+        return shard
 
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         try:
@@ -105,6 +107,34 @@ class Features:
             raise StoreDamagedError(
                 f"{name} is missing. Run the same `tesserae features` again to make it."
             ) from None
+
+
+class _Shard:
+    """One shard's rows, in the file itself. Each chunk is compared with its checksum once."""
+
+    def __init__(
+        self, data: NDArray[np.uint8], geometry: Geometry, shard: int, dtype: str, name: str
+    ) -> None:
+        self.rows = _rows_of(data, geometry, shard, dtype, name)
+        """(chunks, rows of a chunk, d)."""
+        framed = geometry.chunk_bytes + 4
+        self._frames = data[: len(self.rows) * framed].reshape(-1, framed)
+        self._checked = np.zeros(len(self.rows), bool)
+        self._name = name
+
+    def check(self, chunks: NDArray[np.int64]) -> None:
+        """Compare those of *chunks*, (n,) int64, that were not compared before.
+
+        Raises:
+            StoreDamagedError: One of them is not what was written.
+        """
+        for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
+            if not is_framed(self._frames[chunk]):
+                raise StoreDamagedError(
+                    f"{self._name} is damaged (chunk {chunk}). `tesserae verify` says what else is,"
+                    " and how to make it anew."
+                )
+            self._checked[chunk] = True
 
 
 def _rows_of(

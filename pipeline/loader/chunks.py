@@ -25,6 +25,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader.buffers import Buffers
 from pipeline.loader.gather import finish_all
 from pipeline.store import layout
+from pipeline.store.checksum import is_framed
 from pipeline.store.objects import ALIGNMENT, Objects
 from pipeline.store.shard import ABSENT, decompressor
 from pipeline.store.split import Split, geometry
@@ -140,11 +141,9 @@ class ChunkReader:
         return self._checked(where, data, num_bytes)
 
     def _checked(self, where: Where, data: memoryview, num_bytes: int) -> memoryview:
-        body = data[:-4]
-        checksum = google_crc32c.value(np.frombuffer(body, np.uint8))  # it takes no memoryview
-        if len(data) != num_bytes or checksum != int.from_bytes(data[-4:], "little"):
+        if len(data) != num_bytes or not is_framed(np.frombuffer(data, np.uint8)):
             raise _damaged(self._name(where[0]), f"chunk {where[1]}")
-        return body
+        return data[:-4]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
         if self._memory is not None and num_bytes <= self._geometry.chunk_bytes + 4:

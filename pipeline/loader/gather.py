@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mapping import Mapping
 from pipeline.store import layout
+from pipeline.store.checksum import is_framed
 from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
 from pipeline.store.split import Geometry, Split, geometry
 
@@ -77,28 +78,39 @@ class Shard:
         self._check_index(geometry, shard)
         if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
+        self.cached = cached
         self.direct = None if cached else open_direct(path)
         """The same file, for reads past the page cache; None where there are none."""
         if self.direct is not None:
             weakref.finalize(self, os.close, self.direct).atexit = False
-        self._chunk_bytes = geometry.chunk_bytes
-        self.checked = bytearray(geometry.num_chunks(shard))
-        """1 for each chunk whose checksum was found right."""
+        self._framed = geometry.chunk_bytes + 4
+        found = os.fstat(self.file)
+        self.identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        """What tells this file from another one of the same name."""
 
-    def check_chunk(self, chunk: int) -> None:
+    def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
+        """Read a chunk and the checksum behind it, for `check_chunk`.
+
+        Args:
+            chunk: Its number.
+            memory: (bytes of a chunk + 4,) uint8, where it is read to.
+
+        Raises:
+            StoreDamagedError: The file ends before it.
+            StoreError: It cannot be read.
+        """
+        _fill(self, memory.data, chunk * self._framed)
+
+    def check_chunk(self, chunk: int, data: NDArray[np.uint8]) -> None:
         """Compare a chunk with the checksum behind it.
 
         Raises:
-            StoreDamagedError: It is another.
+            StoreDamagedError: The checksum is that of other bytes.
         """
-        framed = self._chunk_bytes + 4
-        data = np.frombuffer(os.pread(self.file, framed, chunk * framed), np.uint8)
-        found = google_crc32c.value(data[:-4]).to_bytes(4, "little")
-        if len(data) != framed or found != data[-4:].tobytes():
+        if not is_framed(data):
             raise StoreDamagedError(
                 f"{self.name} is damaged (chunk {chunk}). Run `tesserae repair`."
             )
-        self.checked[chunk] = 1
 
     def check_size(self) -> None:
         """Make sure that all of it is there.
@@ -129,7 +141,14 @@ class Gatherer:
     """Gathers rows of one size. Used by many threads at once."""
 
     def __init__(
-        self, split: Split, size: int, root: Path, *, check: bool = False, cached: float = 1.0
+        self,
+        split: Split,
+        size: int,
+        root: Path,
+        *,
+        check: bool | None = False,
+        cached: float = 1.0,
+        checked: NDArray[np.bool_] | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -137,11 +156,23 @@ class Gatherer:
             split: An uncompressed split.
             size: Side of the squares in pixels.
             root: The store's folder, or another that holds its image arrays.
-            check: Compare each chunk with its checksum when a row of it is first wanted.
+            check: Whether to compare each chunk with its checksum when a row of it is first wanted.
+                None for the chunks of shards that the page cache is to hold: a random order wants
+                the rows of a chunk one after the other, and would read any other chunk anew for
+                each of its rows.
             cached: Share of the shards that the page cache is to hold.
+            checked: Which chunks of the split were compared already, (chunks of the split,) bool;
+                it is written to, and may be shared by processes.
         """
         self._check = check
         self._cached = cached
+        per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
+        self._checked = (
+            np.zeros(split.plan.num_shards * per_shard, bool) if checked is None else checked
+        )
+        self._per_shard = per_shard
+        self._identities: dict[int, tuple[int, ...]] = {}
+        self._chunk = threading.local()
         self._aligned = threading.local()
         self._geometry = geometry(split, size)
         self._split = split.plan.split
@@ -159,8 +190,8 @@ class Gatherer:
         numbers, offsets = self._geometry.places(rows)
         shards = self._open(set(numbers.tolist()), disk)
         found, places = [shards[number] for number in numbers.tolist()], offsets.tolist()
-        if self._check:
-            self._check_chunks(found, places, disk)
+        if self._check is not False:
+            self._check_chunks(shards, numbers, offsets, disk)
         flat = out.reshape(len(rows), self._geometry.row_bytes)
         if self._mapping is not None and self._mapping.resident(numbers, offsets):
             for shard in shards.values():
@@ -196,12 +227,38 @@ class Gatherer:
         os.posix_fadvise(shard.file, inside * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
-        self, shards: Sequence[Shard], offsets: Sequence[int], disk: Executor
+        self,
+        shards: dict[int, Shard],
+        numbers: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        disk: Executor,
     ) -> None:
-        framed = self._geometry.chunk_bytes + 4
-        touched = {(shard, at // framed) for shard, at in zip(shards, offsets, strict=True)}
-        fresh = [(shard, chunk) for shard, chunk in touched if not shard.checked[chunk]]
-        finish_all([disk.submit(shard.check_chunk, chunk) for shard, chunk in fresh])
+        """Compare those chunks of some rows that were not compared before."""
+        chunks = numbers * self._per_shard + offsets // (self._geometry.chunk_bytes + 4)
+        fresh = np.unique(chunks[~self._checked[chunks]]).tolist()
+        waiting = []
+        for chunk in fresh:
+            number, inside = divmod(chunk, self._per_shard)
+            shard = shards[number]
+            if self._check is None and not shard.cached:
+                continue
+            data = None if self._mapping is None else self._mapping.chunk(number, inside)
+            if data is None:
+                waiting.append(disk.submit(self._check_from_disk, shard, chunk, inside))
+                continue
+            shard.check_size()  # a mapping that is cut off kills the process
+            shard.check_chunk(inside, data)
+            self._checked[chunk] = True
+        finish_all(waiting)
+
+    def _check_from_disk(self, shard: Shard, chunk: int, inside: int) -> None:
+        """Read a chunk from its file, which leaves it in the page cache, and compare it."""
+        memory = getattr(self._chunk, "memory", None)
+        if memory is None:  # each thread's own
+            memory = self._chunk.memory = np.empty(self._geometry.chunk_bytes + 4, np.uint8)
+        shard.read_chunk(inside, memory)
+        shard.check_chunk(inside, memory)
+        self._checked[chunk] = True
 
     def _read(
         self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
@@ -246,6 +303,10 @@ class Gatherer:
         cached = number * _STEP % 2**64 < self._cached * 2**64
         opened = Shard(self._root / name, name, self._geometry, number, cached=cached)
         with self._lock:
+            if self._identities.setdefault(number, opened.identity) != opened.identity:
+                # The file is another one than when it was last open.
+                self._identities[number] = opened.identity
+                self._checked[number * self._per_shard : (number + 1) * self._per_shard] = False
             found = self._shards.setdefault(number, opened)
             if found is opened and self._mapping is not None:
                 self._mapping.add(number, found.file)

@@ -38,7 +38,8 @@ from pipeline.order import ORDERS, EpochOrder, epoch_order
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, only_labels, open_split
 
-CHECKSUMS = ("never", "once")
+CHECKSUMS: dict[str, bool | None] = {"auto": None, "never": False, "once": True}
+"""Whether chunks are compared with their checksums; None for those that memory can hold."""
 
 PREFETCH_BYTES = 512 * 2**20
 """Of batches that are gathered ahead of the one that is handed out."""
@@ -84,7 +85,7 @@ class Loader(Epochs):
         prefetch_bytes: int = PREFETCH_BYTES,
         window_bytes: int = WINDOW_BYTES,
         cache_bytes: int | None = None,
-        checksum: str = "never",
+        checksum: str = "auto",
         staging_dir: str | os.PathLike[str] | None = None,
         staging_bytes: int | None = None,
         only: Sequence[int] | None = None,
@@ -116,9 +117,11 @@ class Loader(Epochs):
             cache_bytes: Most bytes of pixels, for each size, that are kept of a store that is read
                 by whole chunks: one that is compressed or remote, or larger than memory and read
                 in windows (two windows; 1 GiB in random order).
-            checksum: `once`: each chunk of an uncompressed local store is read whole and compared
-                with its checksum when a row of it is first wanted. `never`: `tesserae verify` does
-                that for all. Chunks of other stores are compared whenever they are read.
+            checksum: `once` compares each chunk of an uncompressed local store with its checksum
+                when a row of it is first wanted, for which the whole chunk is read. `never` leaves
+                that to `tesserae verify`. `auto` is `once` where memory can hold the pixels, and
+                `never` for the part of a larger split that is read past the page cache. Chunks of
+                other stores are compared whenever they are read.
             staging_dir: Folder on a disk of this node to which shards are copied once, checked, for
                 all ranks and later runs of this user, while the first epoch reads them from the
                 store. What else lies in that folder stays as it is.
@@ -163,8 +166,8 @@ class Loader(Epochs):
         if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
         if self.checksum not in CHECKSUMS:
-            expected = " or ".join(CHECKSUMS)
-            raise ValueError(f"checksum is {self.checksum!r}: expected {expected}.")
+            expected = ", ".join(CHECKSUMS)
+            raise ValueError(f"checksum is {self.checksum!r}: expected one of {expected}.")
         for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "staging_bytes", "threads"):
             value = getattr(self, name)
             if value is None:
@@ -268,20 +271,25 @@ def _sides(size: Any, sizes: Any) -> tuple[int, ...]:
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")
     if sizes is None:
-        return (_side("size", 224 if size is None else size),)
+        return (side("size", 224 if size is None else size),)
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         raise ValueError(  # noqa: TRY004 - like every other argument that makes no sense
             f"sizes is {sizes!r}: expected several sides in pixels, as (72, 224)."
         )
-    return tuple(_side("sizes", side) for side in sizes)
+    return tuple(side("sizes", each) for each in sizes)
 
 
-def _side(name: str, side: Any) -> int:
+def side(name: str, value: Any) -> int:
+    """Return the side of a square in pixels as Python's own int.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
     try:
-        return whole_number(name, side)
+        return whole_number(name, value)
     except ValueError:
         raise ValueError(
-            f"{name} is {side!r}: expected the side of a square in pixels, a whole number such as"
+            f"{name} is {value!r}: expected the side of a square in pixels, a whole number such as"
             " size=224; for several squares of each picture, sizes=(72, 224)."
         ) from None
 
@@ -363,7 +371,7 @@ class _Opened:
         self._single = loader.single
         self._how = loader.readers
         self._counting = threading.Lock()
-        check = loader.checksum == "once"
+        check = CHECKSUMS[loader.checksum]
         self._memory: dict[int, _Memory] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)

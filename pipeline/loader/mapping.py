@@ -73,6 +73,7 @@ class Mapping:
         # Piece i of the rows as torch sees them is the bytes from base + i on.
         piece = _piece_bytes(geometry.row_bytes)
         area = np.ctypeslib.as_array((ctypes.c_ubyte * num_bytes).from_address(self._base))
+        self._area: NDArray[np.uint8] = area
         self._pieces = torch.from_numpy(area).as_strided((num_bytes - piece + 1, piece), (1, 1))
         self._inside = torch.arange(0, geometry.row_bytes, piece, device="cpu")
         self._piece = piece
@@ -111,6 +112,24 @@ class Mapping:
             if _libc.mincore(address, _PAGE, found) != 0 or not found.raw[0] & 1:
                 return False
         return True
+
+    def chunk(self, shard: int, chunk: int) -> NDArray[np.uint8] | None:
+        """Return a chunk with the checksum behind it; None if that would wait for the disk.
+
+        The file must be as long as it was while the array is read, or the process dies.
+        """
+        if not self._there[shard]:
+            return None
+        framed = self._geometry.chunk_bytes + 4
+        start = shard * self._slot + chunk * framed
+        first = (self._base + start) // _PAGE * _PAGE
+        num_pages = -(-(self._base + start + framed - first) // _PAGE)
+        pages = ctypes.create_string_buffer(num_pages)
+        if _libc.mincore(first, num_pages * _PAGE, pages) != 0:
+            return None
+        if not (np.frombuffer(pages.raw, np.uint8) & 1).all():
+            return None
+        return self._area[start : start + framed]
 
     def copy(
         self, shards: NDArray[np.int64], offsets: NDArray[np.int64], flat: NDArray[np.uint8]

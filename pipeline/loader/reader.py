@@ -45,9 +45,10 @@ def reader_of(
     size: int,
     *,
     cache_bytes: int,
-    check: bool = False,
+    check: bool | None = False,
     cached: float = 1.0,
     windows: bool = False,
+    checked: NDArray[np.bool_] | None = None,
 ) -> Reader:
     """What reads rows of one size of *split*.
 
@@ -55,11 +56,15 @@ def reader_of(
         split: Any split.
         size: Side of the squares in pixels.
         cache_bytes: Most bytes of pixels that are kept, if they are read by whole chunks.
-        check: Compare each chunk with its checksum, if rows are read one by one.
+        check: Whether to compare each chunk with its checksum where rows are read one by one; None
+            for those chunks that memory can hold. Where whole chunks are read they always are.
         cached: Share of the split that memory can hold.
         windows: Whether all rows of a chunk are wanted soon after each other.
+        checked: Which chunks were compared already (`Gatherer`).
     """
     local = isinstance(split.objects, LocalObjects)
     if local and split.recipe.codec == "none" and (cached >= 1 or not windows):
-        return Gatherer(split, size, Path(split.objects.url), check=check, cached=cached)
+        return Gatherer(
+            split, size, Path(split.objects.url), check=check, cached=cached, checked=checked
+        )
     return ChunkReader(split, size, cache_bytes=cache_bytes, page_cache=cached >= 1)

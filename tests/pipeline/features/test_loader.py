@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import StoreMismatchError
+from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.reading import open_features
+from pipeline.store import layout
 from tests.pipeline.features.small import BOTH, make
 
 
@@ -93,3 +94,45 @@ def test_what_makes_no_sense_is_said_before_anything_is_opened() -> None:
     loader = FeatureLoader("nowhere", "none", batch_size=2)
     with pytest.raises(ValueError, match="for each of 3 ranks"):
         loader.for_rank(0, 3)
+
+
+def test_features_that_changed_on_the_disk_are_an_error(store: Path, trunk: Path) -> None:
+    """Each chunk is compared with its checksum when a row of it is first wanted."""
+    name = make(store, trunk)
+    shard = store / layout.features_shard(name, "train", "plain", 1)
+    data = bytearray(shard.read_bytes())
+    data[7] ^= 1
+    shard.write_bytes(data)
+    try:
+        with pytest.raises(StoreDamagedError, match=r"c\.1\.0 is damaged \(chunk 0\)"):
+            list(FeatureLoader(store, name, batch_size=4))
+    finally:
+        data[7] ^= 1
+        shard.write_bytes(data)
+    assert len(list(FeatureLoader(store, name, batch_size=4))) == 4
+
+
+def test_its_epochs_obey_the_laws_of_all_loaders(store: Path, trunk: Path) -> None:
+    """`set_epoch` keeps a loaded place, no batch is an error, numbers are plain in the state."""
+    name = make(store, trunk)
+    loader = FeatureLoader(store, name, batch_size=np.int64(4), seed=np.int64(3))  # type: ignore[arg-type]
+    batches = iter(loader)
+    next(batches)
+    state = json.loads(json.dumps(loader.state_dict()))
+    rest = [batch.rows.tolist() for batch in batches]
+    again = FeatureLoader(store, name, batch_size=4, seed=3)
+    again.load_state_dict(state)
+    again.set_epoch(0)
+    assert [batch.rows.tolist() for batch in again] == rest
+    with pytest.raises(StoreError, match=r"batch_size is 64 and drop_last is True: .* no batch"):
+        list(FeatureLoader(store, name, batch_size=64))
+    parts = [
+        FeatureLoader(store, name, batch_size=6, drop_last=False, rank=r, world=4) for r in range(4)
+    ]
+    for batch in zip(*parts, strict=True):
+        rows = torch.cat([part.rows for part in batch]).double()
+        means = [(part.rows.double() * part.row_weight).sum() for part in batch]
+        assert float(torch.stack(means).mean()) == pytest.approx(float(rows.mean()))
+    assert repr(loader).startswith(f"FeatureLoader({str(store)!r}, 'train', features={name!r}")
+    with pytest.raises(TypeError, match="hands out whole batches and is iterated itself"):
+        loader[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.loader import SplitDataset
-from pipeline.store import arrays
+from pipeline.errors import StoreDamagedError
+from pipeline.loader import SplitDataset, dataset, gather
+from pipeline.store import arrays, layout
 from pipeline.store.objects import open_objects
 from tests.pictures import make_folder, prepare_inline
 
@@ -56,3 +58,78 @@ def test_it_is_a_small_value(store: Path) -> None:
     assert again[1:] == (label, row)
     with pytest.raises(IndexError):
         data[28]
+
+
+def flip_pixel(store: Path) -> None:
+    shard = store / layout.shard("train", 8, 2)
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_that_changed_are_an_error(store: Path, tmp_path: Path, workers: int) -> None:
+    """Unless nothing is to be compared."""
+    copy = shutil.copytree(store, tmp_path / "store")
+    flip_pixel(copy)
+    words: dict[str, Any] = {"batch_size": 5, "num_workers": workers}
+    with pytest.raises(StoreDamagedError, match=r"8/c\.2\.0\.0\.0 is damaged"):
+        list(DataLoader(SplitDataset(copy, size=8), **words))
+    whole = SplitDataset(store, size=8, checksum="never")
+    assert len(list(DataLoader(whole, **words))) == 6
+
+
+def test_workers_compare_each_chunk_once_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of the next epoch, which are other processes."""
+    source = make_folder(tmp_path / "train", 30)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
+    log = tmp_path / "log"
+    check = gather.Shard.check_chunk
+
+    def note(self: gather.Shard, chunk: int, data: Any) -> None:
+        with log.open("a") as file:
+            file.write(f"{self.name} {chunk}\n")
+        check(self, chunk, data)
+
+    monkeypatch.setattr(gather.Shard, "check_chunk", note)
+    loader = DataLoader(SplitDataset(tmp_path / "store", size=8), batch_size=4, num_workers=1)
+    for _ in range(3):
+        list(loader)
+    seen = log.read_text().splitlines()
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_what_memory_cannot_hold_is_compared_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row would have its chunk read anew."""
+    source = make_folder(tmp_path / "train", 30)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
+    flip_pixel(tmp_path / "store")
+    monkeypatch.setattr(dataset, "free_bytes", lambda: 1000)
+    assert len([SplitDataset(tmp_path / "store", size=8)[n] for n in range(30)]) == 30
+    with pytest.raises(StoreDamagedError):
+        [SplitDataset(tmp_path / "store", size=8, checksum="once")[n] for n in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
+        ({"size": (224, 224)}, r"size is \(224, 224\): expected the side of a square in pixels"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(words: dict[str, Any], message: str) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match=message):
+        SplitDataset("nowhere", **words)
+
+
+def test_it_shows_what_it_is(store: Path) -> None:
+    """Without opening anything; its classes are the store's."""
+    assert repr(SplitDataset("nowhere", "val", size=8)) == "SplitDataset('nowhere', 'val', size=8)"
+    assert [wnid for wnid, _ in SplitDataset(store, size=8).classes] == [
+        "n00000000", "n00000001", "n00000002",
+    ]  # fmt: skip

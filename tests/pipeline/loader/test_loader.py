@@ -785,34 +785,80 @@ def test_a_shard_that_is_not_whole_is_an_error_that_names_it(
         list(Loader(copy, size=8, batch_size=10))
 
 
-@pytest.mark.parametrize("reader", ["mapped", "preadv"])
-def test_a_flipped_bit_is_found_by_who_asks(
-    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
-) -> None:
-    """Each chunk is read for that once, and never again."""
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
+def flip_pixel(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
 
-    def flip(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[1000] ^= 1
-        path.write_bytes(data)
 
-    words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
-    copy = broken(tmp_path, store, flip)
-    list(Loader(copy, **words))
-    with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
-        list(Loader(copy, **words, checksum="once"))
+def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The chunks that are compared with their checksums from now on."""
     seen: list[tuple[str, int]] = []
     check = gather.Shard.check_chunk
 
-    def note(self: gather.Shard, chunk: int) -> None:
+    def note(self: gather.Shard, chunk: int, data: Any) -> None:
         seen.append((self.name, chunk))
-        check(self, chunk)
+        check(self, chunk, data)
 
     monkeypatch.setattr(gather.Shard, "check_chunk", note)
-    loader = Loader(store, **words, checksum="once", threads=1, prefetch_bytes=1)
+    return seen
+
+
+@pytest.mark.parametrize("reader", ["mapped", "preadv"])
+@pytest.mark.parametrize("checksum", ["default", "once", "auto"])
+def test_a_flipped_bit_is_an_error(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str, checksum: str
+) -> None:
+    """Each chunk is read for that once, and never again."""
+    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
+    if reader == "preadv":
+        monkeypatch.setattr(mapping.Mapping, "chunk", lambda *_: None)
+    words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
+    chosen = {} if checksum == "default" else {"checksum": checksum}
+    copy = broken(tmp_path, store, flip_pixel)
+    with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
+        list(Loader(copy, **words, **chosen))
+    seen = note_checks(monkeypatch)
+    assert len(list(Loader(copy, **words, checksum="never"))) == 12
+    assert not seen
+    loader = Loader(store, **words, **chosen, threads=1, prefetch_bytes=1)
     assert len(list(loader)) == len(list(loader))
     assert len(seen) == len(set(seen)) == 16
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_what_memory_cannot_hold_is_compared_where_that_costs_no_reads(
+    store: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """By default the chunks of shards that stay in the page cache; `once` compares all."""
+    free_memory(monkeypatch, share)
+    seen = note_checks(monkeypatch)
+    words: dict[str, Any] = {"sizes": (8, 16), "batch_size": 9, "drop_last": False}
+    list(Loader(store, **words))
+    assert (len(seen) == 0) == (share == 0)
+    assert len(seen) < 32
+    seen.clear()
+    list(Loader(store, **words, checksum="once"))
+    assert len(set(seen)) == 32
+
+
+def test_another_file_under_the_name_of_a_shard_is_compared_anew(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where shards are closed and opened again, since few files may be open."""
+    copy = broken(tmp_path, store, lambda path: None)
+    shard = copy / layout.shard("train", 8, 3)
+    loader = Loader(copy, size=8, batch_size=5, drop_last=False)
+    list(loader)
+    reader = loader._open().readers[0]
+    assert isinstance(reader, gather.Gatherer)
+    reader._shards.clear()
+    list(loader)
+    flip_pixel(shard)
+    os.utime(shard, ns=(1, 1))
+    reader._shards.clear()
+    with pytest.raises(StoreDamagedError, match=r"c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
+        list(loader)
 
 
 @pytest.mark.parametrize("reader", ["mapped", "preadv"])
@@ -891,7 +937,7 @@ def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
         ({"rank": "0", "world": 1}, "rank is '0': expected a whole number"),
         ({"threads": 1.5}, "threads is 1.5: expected a whole number"),
         ({"only": ["dog"]}, "only is 'dog': expected a whole number"),
-        ({"checksum": "always"}, "checksum is 'always': expected never or once"),
+        ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
     ],
 )
 def test_words_that_make_no_sense_are_refused(
