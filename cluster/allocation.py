@@ -9,7 +9,6 @@ batch system has given to the first. They meet in a folder that all nodes see.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -48,7 +47,7 @@ class Allocation(Here):
             threads: Tasks that each of them runs at once.
         """
         self._folder = _meeting(profile)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
         files = certificates.make()
         super().__init__(host_of(profile), files, dashboard=dashboard)
         certificates.write(self._folder, workers_part(files))
@@ -95,7 +94,7 @@ class Allocation(Here):
             time.sleep(0.1)  # one that loses its scheduler first is in no hurry
         self._own.wait(CLOSE_SECONDS)
         super().close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
 
 
 def place_in_step() -> int:
@@ -145,6 +144,19 @@ def wait_for_first(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
 def _meeting(profile: Profile) -> Path:
     step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     return Path(profile.shared).expanduser() / step
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a first process writes in *folder*, and the folder if nothing else is in it.
+
+    It has the name of a step, in a folder that others may use too.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    certificates.remove(folder)
+    (folder / ADDRESS).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write(path: Path, text: str) -> None:

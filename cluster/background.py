@@ -46,8 +46,9 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     mark = uuid.uuid4().hex
     record = {"mark": mark, "where": _where()}
+    _file(folder, name).unlink(missing_ok=True)  # a link, say, whose end keeps its bytes
     _file(folder, name).write_text(json.dumps(record))  # first: what runs is found
-    with log(folder, name).open("ab") as out:
+    with open(log(folder, name), "ab", opener=_open_no_link) as out:
         started = subprocess.Popen(
             list(words),
             stdin=subprocess.DEVNULL,
@@ -59,6 +60,10 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
             env={**os.environ, MARK: mark, "SPT_NOENV": "1"},
         )
     started.returncode = 0  # not to be waited for: it is to outlive this process
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
@@ -130,9 +135,20 @@ def _family(folder: Path, name: str) -> list[psutil.Process]:
 def _record(folder: Path, name: str) -> dict[str, Any]:
     try:
         found = json.loads(_file(folder, name).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if _is_record(found) else {}
+
+
+def _is_record(found: Any) -> bool:
+    """Return True if a file says what `start` writes, of this version or of an earlier one."""
+    if not isinstance(found, dict) or not isinstance(found.get("mark"), str | None):
+        return False
+    where = found.get("where")
+    if not isinstance(where, dict):
+        return where is None
+    texts = all(isinstance(value, str) for value in where.values())
+    return texts and {"machine", "boot", "space"} <= where.keys()
 
 
 def _where() -> dict[str, str]:

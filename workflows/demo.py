@@ -23,6 +23,8 @@ from workflows.summary import report_store
 from workflows.verify import verify_split
 
 SAMPLE_IMAGES = 400
+MARK = ".made-by-demo"
+"""The ending of the file beside a run that says that the demo made it, and may remove it."""
 TRAINED = 32
 """Side in pixels of what the small GAN makes."""
 SIZES = (TRAINED, 72, 224, 288)
@@ -97,12 +99,16 @@ def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run of the demo's own, which is made anew."""
-    if not folder.exists():
-        return
-    if not (folder / "options.json").is_file():
-        raise TesseraeError(f"{folder} is no run of the demo: move it away, or pass --dir.")
-    shutil.rmtree(folder)
+    """Remove a run of the demo's own, which is made anew, and mark that the next one is."""
+    mark = folder.with_name(f".{folder.name}{MARK}")
+    if folder.exists():
+        if not (mark.is_file() and (folder / "options.json").is_file()):
+            raise TesseraeError(
+                f"{folder} is no run that the demo made: move it away, or pass --dir."
+            )
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _train(store: Path, folder: Path, minutes: float) -> bool:

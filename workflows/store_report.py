@@ -7,10 +7,10 @@ nothing. The lines of `terminal_summary` are plain text: print them, do not rend
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pipeline.store.objects import write_file
 from workflows.figures import bytes_text, per_second, printable, seconds_text, share_text
 from workflows.page import (
     ContactSheet,
@@ -34,12 +34,7 @@ REASONS_IN_TERMINAL = 8
 
 def write_report(path: Path, model: ReportModel) -> None:
     """Write the page, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(render_report(model), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_file(path, render_report(model).encode(), path.parent)
 
 
 def render_report(model: ReportModel) -> str:

@@ -67,7 +67,7 @@ class Shard:
         self.name = name
         self.num_bytes = geometry.num_bytes(shard)
         try:
-            self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no pipe waits
         except FileNotFoundError:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
         except OSError as e:

@@ -158,3 +158,35 @@ background.start(Path({str(folder)!r}), "one", ["sleep", "600"])
     assert done.returncode == -9
     assert background.process(folder, "one") is not None
     assert background.stop(folder, "one")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "5",
+        '{"mark": 5}',
+        '{"mark": "x", "where": []}',
+        '{"where": {"machine": 1}}',
+        '{"mark": "x", "where": {"machine": "m"}}',
+        "[" * 99_999,
+    ],
+)
+def test_a_record_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
+    """No program is known by it, and none is looked for."""
+    (tmp_path / "one.json").write_text(text)
+    background.check_here(tmp_path, "one")
+    assert background.process(tmp_path, "one") is None
+    assert background.stop(tmp_path, "one") is False
+
+
+def test_links_in_the_place_of_its_files_lead_nowhere(tmp_path: Path) -> None:
+    """The folder may be one in which others write, too."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "one.json").symlink_to(victim)
+    (tmp_path / "one.log").symlink_to(victim)
+    with pytest.raises(OSError, match=r"one\.log"):
+        background.start(tmp_path, "one", [sys.executable, "-c", "pass"])
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "one.json").is_symlink()

@@ -16,9 +16,25 @@ def test_a_folder_that_is_none_of_its_runs_is_left_alone(tmp_path: Path) -> None
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(TesseraeError, match="no run of the demo"):
+    with pytest.raises(TesseraeError, match="no run that the demo made"):
         demo._train(tmp_path / "store", folder, 1.0)
     assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_only_runs_that_it_made_itself_are_made_anew(tmp_path: Path) -> None:
+    """Somebody's own run in a folder of that name is hours of work."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "options.json").write_text("{}")
+    with pytest.raises(TesseraeError, match="no run that the demo made"):
+        demo._clear(folder)
+    assert folder.is_dir()
+    folder.rename(tmp_path / "mine")
+    demo._clear(folder)
+    folder.mkdir()
+    (folder / "options.json").write_text("{}")
+    demo._clear(folder)
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The report of a store, as a page and in the terminal."""
 
+import os
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,10 +272,10 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def refuse(self, target):
+    def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
         write_report(path, MODEL)
 
