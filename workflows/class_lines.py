@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.ingest.planning import Listed
 from pipeline.sources.class_order import Classes
-from pipeline.sources.classes import UNLABELLED, Evidence
+from pipeline.sources.classes import UNLABELLED
 from pipeline.store.recipe import Recipe
 from workflows.figures import counted
 
@@ -31,7 +35,8 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listed]) 
         unlabelled = sum(stop - start for name, start, stop in one.runs if name == UNLABELLED)
         if unlabelled:
             yield f"  {split}: {counted(unlabelled, 'image')} of no class, label -1"
-        yield from passed_lines(split, one.evidence)
+        if one.passed:
+            yield f"  {split}: {passed_text(one.passed)}"
 
 
 def mapping_lines(
@@ -41,25 +46,39 @@ def mapping_lines(
     if not classes:
         yield "  no classes: the label of every image is -1"
         return
-    others = list(numbers) != list(range(len(classes))) if numbers else False
-    yield f"  {counted(len(classes), 'class', 'es')}, label{' <- number' * others} class:"
-    for label, (name, words) in enumerate(classes):
-        if shown <= label + 1 < len(classes) and len(classes) > shown:
-            if label + 1 == shown:
-                yield "      ..."
-            continue
-        number = f" <- {numbers[label]}" if others else ""
-        yield f"    {label:>3}{number}  {name}{f'  ({words})' if words else ''}"
+    moved = bool(numbers) and list(numbers) != list(range(len(classes)))
+    heading = "label, number in the source, class" if moved else "label, class"
+    yield f"  {counted(len(classes), 'class', 'es')}: {heading}"
+    labels = range(len(classes))
+    first = labels if len(classes) <= shown else labels[: shown - 1]
+    for label in (*first, *labels[max(len(first), len(classes) - 1) :]):
+        if label > len(first):
+            yield "      ..."
+        name, words = classes[label]
+        number = f"  {numbers[label]:>3}" if moved else ""
+        yield f"    {label:>3}{number}  {name}{f' ({words})' if words else ''}"
 
 
-def passed_lines(split: str, evidence: Evidence) -> Iterator[str]:
-    """Say what was passed over, on each ground."""
-    if evidence.passed:
-        grounds = (
-            f"{seen.count:,} {why} (such as {seen.first!r})"
-            for why, seen in sorted(evidence.passed.items())
-        )
-        yield f"  {split}: passed over {'; '.join(grounds)}"
+def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
+    """Say what was passed over: why -> (how many, name of the first)."""
+    grounds = (f"{n:,} {why} (such as {first!r})" for why, (n, first) in sorted(passed.items()))
+    return f"passed over: {'; '.join(grounds)}"
+
+
+def lost_lines(
+    classes: Sequence[tuple[str, str]], labels: NDArray[np.int32], status: NDArray[np.uint8]
+) -> Iterator[str]:
+    """Say of which classes all images are in quarantine.
+
+    Args:
+        classes: (class, words) of label 0, 1, ...
+        labels: (rows,) of a split.
+        status: (rows,), 0 where a row is readable.
+    """
+    lost = set(labels[labels >= 0].tolist()) - set(labels[status == 0].tolist())
+    if lost:
+        names = [classes[label][0] for label in sorted(lost)]
+        yield f"no image of {counted(len(lost), 'class', 'es')} could be read: {_some(names)}"
 
 
 def _some(names: Sequence[str]) -> str:

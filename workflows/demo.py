@@ -46,16 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=1.0, help="to train two small nets; 0 = do not (1)"
     )
+    prepare.add_source_arguments(parser.add_argument_group("classes of your images"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Sample, prepare, verify, show."""
     source, notice = _source(args.data, args.dir, args.images)
     store = args.dir / ("store" if not args.data else f"store-{Path(args.data).stem}")
+    how = prepare.source_options(args)
     options = prepare.Options(
         source=source,
         store=str(store),
-        splits=tuple(sources.splits(source)) or ("train",),
+        splits=tuple(sources.splits(source, options=how)) or ("train",),
+        source_options=how,
         choices=Choices(sizes=SIZES, shard_rows=SHARD_ROWS),
         workers=args.workers or cores(),
         max_bad=MAX_BAD,

@@ -8,12 +8,16 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.errors import StoreError
 from pipeline.features import check as feature_check
 from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem
+from pipeline.ingest.rows import Rows
 from pipeline.store import features, records
 from pipeline.store.objects import Objects, open_objects
+from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from workflows.class_lines import mapping_lines, passed_text
 from workflows.figures import bytes_text, printable
 from workflows.quarantine import by_reason, has_quarantined, read_lines
 
@@ -74,6 +78,8 @@ def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "missing_end": recipe.missing_end,
         "max_image_bytes": recipe.max_image_bytes,
         "classes": len(recipe.classes),
+        "class_names": [list(pair) for pair in recipe.classes],
+        "class_numbers": list(recipe.class_numbers),
         "decoder": recipe.decoder,
         "resizer": recipe.resizer,
         "software": recipe.software,
@@ -104,6 +110,7 @@ def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
         "quarantine": quarantined,
         "remarks": remarks,
         "problems": [asdict(problem) for problem in (*found.problems, *problems)],
+        "passed_over": _passed_over(objects, plan),
     }
 
 
@@ -118,6 +125,18 @@ def _noted_rows(
     noted, problems = read_lines(objects, parts)
     quarantined = [line for line in noted if line["status"]]
     return quarantined, [line for line in noted if not line["status"]], problems
+
+
+def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, list[Any]]:
+    """Why files of the source are no samples -> how many, the first; as far as it is known."""
+    if plan is None:
+        return {}
+    try:
+        rows = Rows(objects, plan)
+    except StoreError:  # where the images are is a cache
+        return {}
+    rows.close()
+    return rows.origin.passed
 
 
 TOLD = (
@@ -169,6 +188,7 @@ def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
         f"  recipe  {recipe['fit']}, {recipe['filter']}, {recipe['classes']:,} classes,"
         f" {recipe['shard_rows']:,} rows a shard, {recipe['chunk_rows']:,} a chunk,"
         f" codec {recipe['codec']}",
+        *mapping_lines(recipe["class_names"], recipe["class_numbers"]),
         *(f"  {part}  {what}" for part, what in sorted(recipe["software"].items())),
     ]
 
@@ -202,6 +222,8 @@ def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[st
     for size, kept in what["sizes"].items():
         done = "" if int(size) in what["sizes_finished"] else "  (not finished)"
         out.append(f"    {size:>4} px  {bytes_text(kept['num_bytes'])}{done}")
+    if what["passed_over"]:
+        out.append(f"    {passed_text(what['passed_over'])}")
     bad = {word: count for word, count in what["counts"].items() if word != "readable"}
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))

@@ -24,8 +24,8 @@ from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
-from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.store import layout, records
+from pipeline.sources.options import DEFAULT_OPTIONS, RECURSIVE, SourceOptions
+from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
@@ -35,7 +35,7 @@ from pipeline.store.records import Done
 from workflows import clusters
 from workflows.board.looking import Look
 from workflows.board.sending import Sender
-from workflows.class_lines import class_lines
+from workflows.class_lines import class_lines, lost_lines
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted, printable
 from workflows.interrupts import held_back
@@ -111,7 +111,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" quarantine unread ({MAX_IMAGE_BYTES})",
     )
     how.add_argument("--wait", action="store_true", help="wait for another run of the split")
+    add_source_arguments(parser.add_argument_group("classes of the images"))
     clusters.add_arguments(parser.add_argument_group("where"))
+
+
+def add_source_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say how a source is read."""
+    group.add_argument(
+        "--recursive",
+        choices=RECURSIVE,
+        default="",
+        help="look into nested folders: the first or the last one is the class (images in folders"
+        " below class folders are refused)",
+    )
+    group.add_argument(
+        "--class-name",
+        default="",
+        metavar="NAME",
+        help="class of all images of a folder without class folders; - for none, label -1 (-)",
+    )
+    group.add_argument(
+        "--ignore",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATTERN",
+        help="names of files and folders to pass over, such as 'masks' or '*_mask.png'",
+    )
+
+
+def source_options(args: argparse.Namespace) -> SourceOptions:
+    """Read the flags of `add_source_arguments`.
+
+    Raises:
+        ValueError: Naming the one that makes no sense.
+    """
+    return SourceOptions(
+        recursive=args.recursive, class_name=args.class_name, ignore=tuple(args.ignore)
+    )
 
 
 def _size(word: str) -> int:
@@ -217,7 +254,8 @@ def read_options(args: argparse.Namespace) -> Options:
     """
     splits = tuple(args.split or ["all"])
     if splits == ("all",):
-        splits = tuple(sources.splits(args.source, args.source_kind)) or ("train",)
+        held = sources.splits(args.source, args.source_kind, source_options(args))
+        splits = tuple(held) or ("train",)
     return Options(
         source=args.source,
         store=args.store,
@@ -236,6 +274,7 @@ def read_options(args: argparse.Namespace) -> Options:
             seed=args.seed,
         ),
         kind=args.source_kind,
+        source_options=source_options(args),
         limit=args.limit,
         workers=args.workers if args.workers is not None else cores(),
         threads=args.threads,
@@ -398,14 +437,14 @@ def _prepare(
         except TooManyBadError:
             # Nothing is left to be stopped: then the table may say why of every row.
             if len(records.load_commits(objects, plan)) == plan.num_shards:
-                _end(objects, plan, work, source)
+                _end(objects, recipe, plan, work, source)
             raise
-    _end(objects, plan, work, source)
+    _end(objects, recipe, plan, work, source)
     return tally.report()
 
 
-def _end(objects: Objects, plan: Plan, work: Work, source: Source) -> None:
-    done = _finish(objects, plan, work)
+def _end(objects: Objects, recipe: Recipe, plan: Plan, work: Work, source: Source) -> None:
+    done = _finish(objects, recipe, plan, work)
     if done is not None and source.access == "blocks":
         remove_spool(objects, work.split)
 
@@ -448,6 +487,8 @@ def _planned(options: Options, listed: Mapping[str, tuple[OpenSplit, Listed]]) -
             fingerprint=part.source.fingerprint(),
             listing=one.digest,
             num_bytes=one.num_bytes,
+            options=options.source_options.chosen(),
+            passed=one.passed,
         )
         seed = options.choices.seed
         plans[split] = recipe, planning.make_plan(part.objects, split, recipe, one, origin, seed)
@@ -647,7 +688,7 @@ def _failures(failed: Sequence[Failed], split: str) -> str:
     )
 
 
-def _finish(objects: Objects, plan: Plan, work: Work) -> Done | None:
+def _finish(objects: Objects, recipe: Recipe, plan: Plan, work: Work) -> Done | None:
     commits = records.load_commits(objects, plan)
     if len(commits) < plan.num_shards:
         rows = sum(kept.stop - kept.start for kept in commits.values())
@@ -656,7 +697,11 @@ def _finish(objects: Objects, plan: Plan, work: Work) -> Done | None:
             " finished. Run again without --limit to go on."
         )
         return None
-    return finish_split(work.store, work.split, work.run)
+    done = finish_split(work.store, work.split, work.run)
+    labels, status = (arrays.read_small(objects, work.split, n) for n in ("label", "status"))
+    for line in lost_lines(recipe.classes, labels, status):
+        print(printable(f"{work.split}: {line}"))
+    return done
 
 
 def _how_to_go_on(objects: Objects, split: str) -> str:

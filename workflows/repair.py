@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pipeline.ingest.planning import Choices
 from pipeline.ingest.rows import Origin, known_origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import spool
-from pipeline.sources.options import SourceOptions
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
@@ -29,7 +30,14 @@ from pipeline.store.plan import Plan
 from workflows import clusters
 from workflows.clusters import Cluster
 from workflows.figures import counted, printable
-from workflows.prepare import OpenSplit, Options, remove_spool, settle
+from workflows.prepare import (
+    OpenSplit,
+    Options,
+    add_source_arguments,
+    remove_spool,
+    settle,
+    source_options,
+)
 from workflows.progress import say_waiting
 from workflows.verify import chosen_splits, say_problems, verify_split
 
@@ -45,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
     )
     parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
+    add_source_arguments(parser.add_argument_group("classes of the images in SOURCE"))
     clusters.add_arguments(parser.add_argument_group("where"))
 
 
@@ -58,6 +67,7 @@ class Repair:
     cluster: Cluster
     data: str | None = None
     kind: str | None = None
+    source_options: SourceOptions = DEFAULT_OPTIONS
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 cluster=cluster,
                 data=args.data,
                 kind=args.source_kind,
+                source_options=source_options(args),
             )
             with lease(repair.objects, split, wait=args.wait, waiting=say_waiting):
                 repair.objects.begin()
@@ -174,14 +185,15 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
 def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     """Make sure that it is known where the images are, and that they are there."""
     if repair.data is not None:
+        how = _how(repair, plan)
         options = Options(
             source=repair.data,
             store=repair.objects.url,
             splits=(repair.split,),
             choices=Choices(sizes=sizes or (1,), seed=plan.seed),
             workers=1,
+            source_options=how,
         )
-        how = SourceOptions(rules=planning.source_rules(repair.objects))
         source = sources.open_source(repair.data, repair.split, repair.kind, how)
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
@@ -197,9 +209,21 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     _stream(repair, origin)
 
 
+def _how(repair: Repair, plan: Plan) -> SourceOptions:
+    """How the source is read: as it is said now, else as it was when the split was planned."""
+    rules = planning.source_rules(repair.objects)
+    chosen = repair.source_options.chosen()
+    if not chosen:
+        with suppress(StoreError):  # where the images were is a cache
+            chosen = known_origin(repair.objects, plan).options
+    return SourceOptions.of(chosen, rules)
+
+
 def _stream(repair: Repair, origin: Origin) -> None:
     # The spool went when the split was finished. The blocks come out the same again.
-    source = sources.open_source(repair.data or origin.source, repair.split, origin.kind)
+    where = repair.data or origin.source
+    how = SourceOptions.of(origin.options, planning.source_rules(repair.objects))
+    source = sources.open_source(where, repair.split, origin.kind, how)
     blocks = source.blocks()
     confined.confined(Path(repair.objects.url), layout.spool(repair.split))
     planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))

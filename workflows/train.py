@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="go back to the checkpoint of step N, with other rates if you like; 0 begins anew"
             " (the newest checkpoint)",
         )
+        prepare.add_source_arguments(one.add_argument_group("classes of the images in --data"))
         add_flags(one, _options_of(name))
         where = one.add_argument_group("where")
         where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
@@ -193,7 +194,8 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
     if args.data is None:
         yield
         return
-    splits = sources.splits(args.data, args.source_kind) or [args.split]
+    how = prepare.source_options(args)
+    splits = sources.splits(args.data, args.source_kind, how) or [args.split]
     if args.split not in splits:
         raise ValueError(f"--split is {args.split!r}: {args.data} has {', '.join(splits)}.")
     wish = prepare.Options(
@@ -202,6 +204,7 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
         splits=(args.split, *(split for split in splits if split != args.split)),
         choices=Choices(sizes=(_size_to_prepare(args.store, options),)),
         kind=args.source_kind,
+        source_options=how,
         max_bad=args.max_bad,
         workers=args.workers or cores(),
         cluster=args.cluster,

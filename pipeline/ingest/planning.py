@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -197,6 +198,11 @@ class Listed:
     """(class, start, stop) over the sorted samples."""
     evidence: Evidence = field(default_factory=Evidence)
     """On what the samples' classes rest, and what was passed over."""
+
+    @property
+    def passed(self) -> dict[str, list[Any]]:
+        """Why files are no samples -> how many, and the name of the first."""
+        return {why: [seen.count, seen.first] for why, seen in self.evidence.passed.items()}
 
     @property
     def num_bytes(self) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +60,10 @@ class Origin:
     """Digest of the listing, as in the plan."""
     num_bytes: Count
     """Of all samples."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How the source was read (`SourceOptions`), where it was not as it is by default."""
+    passed: dict[str, list[Any]] = field(default_factory=dict)
+    """Why files are no samples -> how many, and the name of the first."""
 
     @property
     def is_there(self) -> bool:

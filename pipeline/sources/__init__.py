@@ -2,7 +2,8 @@
 
     open_source  detects what is there    listing  the Arrow table of samples
     reader       bytes of one sample      spool    record files of what is streamed
-    folder, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
+    folder, flat, tiny, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
+    clutter      what is passed over
     archives, layouts   what tars share
     naming       names of files           beside   tables of words and truth near the images
     classes      which class a sample is  class_order   the classes of all splits, in order
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.errors import SourceError
 from pipeline.sources.magic import description_of
-from pipeline.sources.naming import looks_like_image, split_named
+from pipeline.sources.naming import split_named
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
 
@@ -104,19 +105,34 @@ _KINDS = (
     _Kind("cifar", "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's"),
     _Kind("lsun", "<class>_<split>_lmdb folders, or one LMDB of image files"),
     _Kind("folder", "<class>/<image>, here or in train/, val/, ..."),
+    _Kind("flat", "images in one folder without classes, here or in train/, val/, ..."),
 )
 
 SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
 
+_ONE_CLASS = ("flat",)
+"""Kinds whose images may all be of one class that a person names."""
+_NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "webdataset", "parquet")
+"""Kinds in which nested folders may tell the class."""
+
 
 def _finders() -> dict[str, Find]:
-    from pipeline.sources import cifar, folder, ilsvrc, lsun, parquet, webdataset  # they load Arrow
+    from pipeline.sources import (  # here: they load Arrow
+        cifar,
+        flat,
+        folder,
+        ilsvrc,
+        lsun,
+        parquet,
+        tiny,
+        webdataset,
+    )
 
     return {
         "kaggle": ilsvrc.find_kaggle,
         "ilsvrc-tar": ilsvrc.find_train_tar,
         "ilsvrc-val": ilsvrc.find_val,
-        "tiny-imagenet": folder.find_tiny,
+        "tiny-imagenet": tiny.find_tiny,
         "class-tars": ilsvrc.find_class_tars,
         "webdataset": webdataset.find_shards,
         "tar": webdataset.find_trees,
@@ -124,6 +140,7 @@ def _finders() -> dict[str, Find]:
         "cifar": cifar.find_cifar,
         "lsun": lsun.find_lmdbs,
         "folder": folder.find_folders,
+        "flat": flat.find_flat,
     }
 
 
@@ -151,6 +168,7 @@ def open_source(
     fitting = {name: source for name, source in fitting.items() if source is not None}
     if len(fitting) == 1:
         chosen: Source = next(iter(fitting.values()))
+        _check_options(place, chosen.kind)
         return chosen
     if fitting:
         raise SourceError(
@@ -158,6 +176,21 @@ def open_source(
             f"{', '.join(sorted(fitting))}. Name one with --source-kind."
         )
     raise _nothing(place, split, kind, found)
+
+
+def _check_options(place: Place, kind: str) -> None:
+    """Refuse what a kind of source does not know, rather than leave it out of account."""
+    options = place.options
+    if options.class_name and kind not in _ONE_CLASS:
+        raise SourceError(
+            f"--class-name is {options.class_name!r}: it is for images that lie in one folder, and"
+            f" {place.shown} is of the kind {kind}. Leave it away."
+        )
+    if options.recursive and kind not in _NESTED:
+        raise SourceError(
+            f"--recursive is {options.recursive!r}: it is for nested folders, and {place.shown} is"
+            f" of the kind {kind}. Leave it away."
+        )
 
 
 def splits(
@@ -189,11 +222,19 @@ def _find(place: Place, split: str, kind: str | None) -> dict[str, Mapping[str, 
     for one in _KINDS:
         if one.name in hidden or kind not in (None, one.name):
             continue
+        if one.name == "flat" and kind is None and _is_found(found, split):
+            continue  # images without classes are the last thing that a place may be
         sources = finders[one.name](place, split, kind is not None)
         if sources:
             found[one.name] = sources
             hidden.update(one.hides)
     return found
+
+
+def _is_found(found: Mapping[str, Mapping[str, Any]], split: str) -> bool:
+    """Say whether any of the kinds has the split, or one of any name; '' is any split."""
+    held = {name for sources in found.values() for name in sources}
+    return bool(held) and (not split or bool(held & {split, ""}))
 
 
 def _nothing(
@@ -217,13 +258,9 @@ def _nothing(
             f"{description_of(place.head(place.only))}. Expected a tar, compressed or not, a zip "
             "or a Parquet file. Pass the folder or archive that holds the images."
         )
-    if any(map(looks_like_image, place.names().files)):
-        return SourceError(
-            f"the images of {place.shown} lie in no class folder: expected <class>/<image>. "
-            f"Move them into a folder, e.g. {place.full('unknown')}, and pass the one above it."
-        )
     return SourceError(
         f"no images found in {place.shown}: expected <class>/<image> or one of the layouts of "
         "docs/sources.md. Pass the folder or archive that holds the images, e.g. "
-        "ILSVRC2012/train, or name its kind with --source-kind."
+        "ILSVRC2012/train, or name its kind with --source-kind; class folders that lie deeper are "
+        "found with --recursive last."
     )

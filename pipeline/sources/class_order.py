@@ -97,6 +97,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
     number_of = {name: number for number, name in numbers.items()}
     if numbers and table is not None:
         number_of = dict(zip(names, range(len(names)), strict=True))
+    notes += _gaps(names, number_of)
     words = _words(splits, names, table if numbers else None)
     return Classes(
         tuple(names),
@@ -105,6 +106,20 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
         tuple(notes),
         frozenset(names) - _with_samples(splits),
     )
+
+
+def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
+    """Say it where the labels are not the numbers that the source has for its classes."""
+    if not number_of and not any(map(is_numeral, names)):
+        return
+    numbers = [number_of.get(name, int(name) if is_numeral(name) else -1) for name in names]
+    moved = [(number, label) for label, number in enumerate(numbers) if number != label]
+    if moved:
+        number, label = moved[0]
+        yield (
+            f"labels are places in the order of the classes, not their numbers: number {number} is"
+            f" label {label} (the numbers begin at {numbers[0]} and have holes or names among them)"
+        )
 
 
 def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:

@@ -1,13 +1,14 @@
 """Class folders: `<class>/<file>`, and Tiny-ImageNet's `<class>/images/<file>`.
 
 Every regular file of a class folder is a sample, whatever its name ends in, but for those that
-begin with '.' and those that end as tables, texts and archives do. Links are followed. Folders
-inside a class folder are not looked into, except one called `images`.
+`pipeline.sources.clutter` passes over. Links are followed. Images in folders inside a class folder
+are refused, but for one called `images`, unless `--recursive` says which folder is the class.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -15,56 +16,54 @@ import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_words, is_val_image
-from pipeline.sources.classes import ClassTable
-from pipeline.sources.layouts import class_in
+from pipeline.sources.classes import Basis, ClassTable, Evidence, folder_class, nested, shown
+from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.naming import is_wnid, known_split, looks_like_image, may_be_image
+from pipeline.sources.naming import (
+    is_wnid,
+    known_split,
+    looks_like_image,
+    may_be_image,
+    split_in_name,
+)
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
-from pipeline.sources.text_tables import parse_annotations
 
 REMOTE_THREADS = 16
-ANNOTATIONS = "val_annotations.txt"
-_CLASSES_LOOKED_INTO = 20
+_MAX_REMOTE_LOOKS = 100
+"""Folders behind a server that are looked into before a place is said to have no classes."""
+_INNER = "images"
 _SLASH = pa.scalar("/", pa.large_string())
 
 
 class _Class(NamedTuple):
-    """The samples of one class, sorted by key."""
+    """The samples of one class folder, or of one folder in it; keys that equal paths are sorted."""
 
+    name: str
     key: pa.Array
     num_bytes: pa.Array
     path: pa.Array | None
     """None: the paths equal the keys."""
 
 
-def _list_class(place: Place, folder: str) -> _Class:
-    sizes = place.sizes(folder)
-    direct = _class_of(folder, folder, sizes)
-    if "images" not in sizes.folders:
-        return direct
-    inner = _class_of(folder, f"{folder}/images", place.sizes(f"{folder}/images"))
-    if not len(direct.key):
-        return inner
-    return _Class(
-        pa.concat_arrays([direct.key, inner.key]),
-        pa.concat_arrays([direct.num_bytes, inner.num_bytes]),
-        pa.concat_arrays([direct.key, inner.path]),
-    )
-
-
-def _class_of(class_name: str, folder: str, sizes: Sizes) -> _Class:
+def _samples_of(class_name: str, prefix: str, folder: str, sizes: Sizes) -> _Class:
+    """The files of *folder* as samples of a class; *prefix* goes before their names in keys."""
     names = string_array(sizes.files, f"in {folder}")
     order = pc.sort_indices(names)
     names = names.take(order)
     num_bytes = pa.array(sizes.num_bytes, pa.int64()).take(order)
-    key = _join(class_name, names)
-    return _Class(key, num_bytes, None if folder == class_name else _join(folder, names))
+    named = names
+    if prefix:
+        named = pc.binary_join_element_wise(_text(prefix), names, _text("__"))
+    key = pc.binary_join_element_wise(_text(class_name), named, _SLASH)
+    if folder == class_name and not prefix:
+        return _Class(class_name, key, num_bytes, None)
+    path = pc.binary_join_element_wise(_text(folder), names, _SLASH)
+    return _Class(class_name, key, num_bytes, path)
 
 
-def _join(folder: str, names: pa.Array) -> pa.Array:
-    prefix = string_array([folder], "of a class folder")[0]
-    return pc.binary_join_element_wise(prefix, names, _SLASH)
+def _text(text: str) -> pa.Scalar:
+    return string_array([text], "of a class folder")[0]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,8 @@ class FolderSource:
 
     kind: str
     place: Place
+    beside: tuple[str, ...] = ()
+    """What lies beside this split's folder and belongs to no split."""
     access: Literal["random", "blocks"] = "random"
 
     @property
@@ -81,9 +82,11 @@ class FolderSource:
         return self.place.root
 
     def _classes(self) -> list[str]:
-        names = [name for name in self.place.names().folders if name != "__MACOSX"]
         # 'a b' stands before 'a' in keys, since a space is less than the slash
-        return sorted(names, key=lambda name: f"{name}/".encode("utf-8", "surrogateescape"))
+        return sorted(
+            self.place.names().folders,
+            key=lambda name: f"{name}/".encode("utf-8", "surrogateescape"),
+        )
 
     def fingerprint(self) -> str:
         """Digest of the class folders' times, which change when files come and go.
@@ -92,10 +95,14 @@ class FolderSource:
         stores keep no times of folders, so there the fingerprint matches nothing, not even itself.
         """
         if self.place.remote:
-            return _unlike_any()
+            return unlike_any()
         folders = ["", *self._classes()]
-        inner = [f"{name}/images" for name in folders[1:] if self.place.is_folder(f"{name}/images")]
-        marks = [self.kind, self.root, *map(self.place.mark, folders + inner)]
+        if self.place.options.recursive:
+            folders = ["", *(path for name in folders[1:] for path, _ in walk(self.place, name))]
+        else:
+            inner = (f"{name}/{_INNER}" for name in folders[1:])
+            folders += [path for path in inner if self.place.is_folder(path)]
+        marks = [self.kind, self.root, *map(self.place.mark, folders)]
         return fingerprint_of(marks, self.place.options)
 
     def class_table(self) -> ClassTable | None:
@@ -108,10 +115,18 @@ class FolderSource:
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into every class folder once."""
+        evidence = self._look_beside()
         found: list[_Class] = []
-        for one in _each_class(self.place, self._classes()):
-            found.append(one)
-            progress(len(one.key))
+        folder_of: dict[str, str] = {}
+        for folder, classes, passed in _each_class(self.place, self._classes()):
+            evidence.merge(passed)
+            for one in classes:
+                if not self.place.options.recursive:
+                    _check_folder(folder_of, one.name, folder)
+                found.append(one)
+                first = one.key[0].as_py() if len(one.key) else ""
+                evidence.add_class(one.name, Basis("folder"), len(one.key), first)
+                progress(len(one.key))
         if not any(len(one.key) for one in found):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
@@ -124,132 +139,241 @@ class FolderSource:
         if any(one.path is not None for one in found):
             paths = [one.key if one.path is None else one.path for one in found]
             columns["path"] = pa.chunked_array(paths, pa.large_string())
-        return sort_listing(pa.table(columns))
+        return sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
 
     def blocks(self) -> Blocks:
         """None: folders are read at random."""
         raise SourceError(f"{self.root} is read at random; it has no blocks")
 
+    def _look_beside(self) -> Evidence:
+        """What lies beside the class folders; images there have no class, and are refused."""
+        evidence = Evidence()
+        if self.place.options.rules == 1:
+            return evidence
+        top = self.place.names()
+        evidence.merge(top.passed)
+        for name in self.beside:
+            evidence.pass_over(BESIDE, name)
+        images = [name for name in top.files if looks_like_image(name)]
+        if images:
+            raise SourceError(_unsorted(self.place, images))
+        for name in filter(may_be_image, top.files):
+            evidence.pass_over("files beside the class folders", name)
+        return evidence
 
-def _unlike_any() -> str:
+
+def _unsorted(place: Place, images: list[str]) -> str:
+    some = f"{len(images):,} images of {place.root} lie in no class folder, beside those that do"
+    if all(map(is_val_image, images)):
+        return (
+            f"{some} ({shown(images, 3)}): their sorting into class folders was broken off. Run it"
+            " to its end, or move all of them back into one flat folder."
+        )
+    return (
+        f"{some} ({shown(images, 3)}): their class cannot be told. Move them into class folders or"
+        f" elsewhere, or pass --ignore with a pattern of their names, such as {images[0]!r}."
+    )
+
+
+def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> None:
+    known = folder_of.setdefault(class_name, folder)
+    if known != folder:
+        raise SourceError(
+            f"the class folders {known!a} and {folder!a} have one name in two"
+            " compositions of its characters. Put their files into one folder."
+        )
+
+
+def unlike_any() -> str:
+    """Return a fingerprint that matches nothing."""
     from uuid import uuid4
 
     return uuid4().hex
 
 
-def _each_class(place: Place, classes: list[str]) -> Iterator[_Class]:
+def _each_class(place: Place, folders: list[str]) -> Iterator[tuple[str, list[_Class], Evidence]]:
+    """Yield (class folder, samples, what was passed over in it)."""
+    look = _list_nested if place.options.recursive else _list_class
     if not place.remote:
         # one thread: more of them are slower, as they fight for the interpreter
-        yield from (_list_class(place, name) for name in classes)
+        yield from (look(place, name) for name in folders)
         return
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:
-        yield from threads.map(lambda name: _list_class(place, name), classes)
+        yield from threads.map(lambda name: look(place, name), folders)
 
 
-@dataclass(frozen=True)
-class AnnotatedFolder:
-    """Tiny-ImageNet's val: `images/<file>`, with the classes in `val_annotations.txt`."""
+def _list_class(place: Place, folder: str) -> tuple[str, list[_Class], Evidence]:
+    class_name = folder_class(folder, place.options)
+    sizes, evidence = place.sizes(folder), Evidence()
+    evidence.merge(sizes.passed)
+    classes = [_samples_of(class_name, "", folder, sizes)]
+    deeper = [f"{folder}/{name}" for name in sizes.folders if name != _INNER]
+    if _INNER in sizes.folders:
+        path = f"{folder}/{_INNER}"
+        inner = place.sizes(path)
+        evidence.merge(inner.passed)
+        classes.append(_samples_of(class_name, "", path, inner))
+        deeper += [f"{path}/{name}" for name in inner.folders]
+    if place.options.rules > 1:
+        for path in deeper:
+            _check_deeper(place, folder, path, evidence)
+    if any(len(one.key) for one in classes):
+        return folder, [one for one in classes if len(one.key)], evidence
+    # an empty class folder is a class, which another split may have images of
+    empty = not deeper and not evidence.passed and folder != _INNER and place.options.rules > 1
+    if not empty:
+        evidence.pass_over(NO_IMAGES, folder)
+    return folder, classes[:1] if empty else [], evidence
 
-    kind: str
-    place: Place
-    access: Literal["random", "blocks"] = "random"
 
-    @property
-    def root(self) -> str:
-        """The folder that holds `images` and the table."""
-        return self.place.root
-
-    def fingerprint(self) -> str:
-        """Digest of the times of the folder and its table."""
-        if self.place.remote:
-            return _unlike_any()
-        marks = [self.kind, self.root, *map(self.place.mark, ("images", ANNOTATIONS))]
-        return fingerprint_of(marks, self.place.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
-
-    def words(self) -> dict[str, str]:
-        """Class -> words, from a table beside the folder."""
-        return find_words(self.place)
-
-    def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Look into `images` once."""
-        where = self.place.full(ANNOTATIONS)
-        classes = parse_annotations(self.place.read_text(ANNOTATIONS), where)
-        sizes = self.place.sizes("images")
-        return flat_listing(
-            self.place, "images/", sizes, lambda name: class_in(classes, name, self.root), progress
+def _check_deeper(place: Place, folder: str, path: str, evidence: Evidence) -> None:
+    """Refuse images in a folder inside a class folder: which of the two is the class?"""
+    count, first = 0, ""
+    for inner, sizes in walk(place, path):
+        evidence.merge(sizes.passed)
+        count += len(sizes.files)
+        first = first or next((f"{inner}/{name}" for name in sorted(sizes.files)), "")
+    if count:
+        raise SourceError(
+            f"{place.full(path)} holds {count:,} files that lie deeper than <class>/<image>, such"
+            f" as {first!r}: it cannot be told which folder is the class. Pass --recursive first"
+            f" (it is {folder.partition('/')[0]!r}), --recursive last (it is"
+            f" {first.split('/')[-2]!r}), or --ignore {path.rpartition('/')[2]!r} to leave it out."
         )
-
-    def blocks(self) -> Blocks:
-        """None: folders are read at random."""
-        raise SourceError(f"{self.root} is read at random; it has no blocks")
+    evidence.pass_over(NO_IMAGES, path)
 
 
-def flat_listing(
-    place: Place,
-    prefix: str,
-    sizes: Sizes,
-    class_of: Callable[[str], str],
-    progress: Callable[[int], None],
-) -> pa.Table:
-    """List the files of one folder whose classes a table tells."""
-    if not sizes.files:
-        raise SourceError(f"no images found: {place.full(prefix)} holds no image file.")
-    keys = [f"{class_of(name)}/{name}" for name in sizes.files]
-    table = pa.table(
-        {
-            "key": string_array(keys, f"in {place.root}"),
-            "num_bytes": pa.array(sizes.num_bytes, pa.int64()),
-            "path": string_array([prefix + name for name in sizes.files], f"in {place.root}"),
-        }
-    )
-    progress(len(table))
-    return sort_listing(table)
+def _list_nested(place: Place, folder: str) -> tuple[str, list[_Class], Evidence]:
+    evidence, classes = Evidence(), []
+    for path, sizes in walk(place, folder):
+        evidence.merge(sizes.passed)
+        if not sizes.files:
+            continue
+        folders = path.split("/")
+        if len(folders) > 1 and folders[-1] == _INNER:
+            folders.pop()
+        class_name, prefix = nested(folders, "", place.options.recursive)
+        classes.append(_samples_of(class_name, prefix.removesuffix("__"), path, sizes))
+    if not classes:
+        evidence.pass_over(NO_IMAGES, folder)
+    return folder, classes, evidence
+
+
+def walk(place: Place, folder: str) -> Iterator[tuple[str, Sizes]]:
+    """Yield (path, what lies there) of *folder* and of every folder in it.
+
+    Raises:
+        SourceError: A link leads back to a folder that it lies in.
+    """
+    waiting = [(folder, frozenset[str]())]
+    while waiting:
+        path, above = waiting.pop()
+        if not place.remote:
+            real = os.path.realpath(place.full(path))
+            if real in above:
+                raise SourceError(
+                    f"{place.full(path)!r} is a link that leads back to a folder above it,"
+                    f" {real!r}. Delete the link, or pass --ignore {path.rpartition('/')[2]!r}."
+                )
+            above |= {real}
+        sizes = place.sizes(path)
+        yield path, sizes
+        inner = (f"{path}/{name}" if path else name for name in sorted(sizes.folders, reverse=True))
+        waiting += [(name, above) for name in inner]
 
 
 def holds_classes(place: Place) -> bool:
-    """Say whether the folders of *place* look like class folders; looks into a few."""
-    return any(_is_class(place, name) for name in place.names().folders[:_CLASSES_LOOKED_INTO])
+    """Say whether the folders of *place* look like class folders; one that does is enough."""
+    if place.options.recursive:
+        return any(map(looks_like_image, _some_files(place)))
+    return any(_class_folders(place))
+
+
+def _some_files(place: Place) -> Iterator[str]:
+    """Names of files in the folders of *place*, at any depth."""
+    for name in place.names().folders:
+        for _, sizes in walk(place, name):
+            yield from sizes.files
+
+
+def _class_folders(place: Place) -> Iterator[str]:
+    """Yield the folders of *place* that look like class folders."""
+    folders = place.names().folders
+    for name in folders[:_MAX_REMOTE_LOOKS] if place.remote else folders:
+        if _is_class(place, name):
+            yield name
 
 
 def _is_class(place: Place, name: str) -> bool:
     names = place.names(name)
-    inner = place.names(f"{name}/images").files if "images" in names.folders else []
+    inner = place.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
     some = [*names.files, *inner][:1000]
-    # A flat val/ is no class; but a wnid's folder is one, even where val images were dealt into it.
-    flat_val = not is_wnid(name) and any(map(is_val_image, some[:1]))
+    # A flat val/ is no class; another folder is one, even where val images were dealt into it.
+    flat_val = split_in_name(name) != "" and any(map(is_val_image, some[:1]))
     return any(map(fits, some)) and not flat_val
+
+
+def split_folders(place: Place, wanted: str) -> dict[str, list[str]]:
+    """Split -> the folders of *place* that are called so."""
+    found: dict[str, list[str]] = {}
+    for name in place.names().folders:
+        split = known_split(name, wanted)
+        if split:
+            found.setdefault(split, []).append(name)
+    return found
 
 
 def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSource]:
     """Find class folders at *place* or one level down, in folders named as splits."""
-    found = {}
-    for name in place.names().folders:
-        inside = place.inside(name)
-        split = known_split(name, wanted)
-        if split and inside.names().folders and (named or holds_classes(inside)):
-            found[split] = FolderSource("folder", inside)
-    if not found and (named or holds_classes(place)):
-        found[""] = FolderSource("folder", place)
-    return found
-
-
-def find_tiny(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | AnnotatedFolder]:
-    """Find Tiny-ImageNet's tree at *place*, in its folder of that name, or its val alone."""
-    if "tiny-imagenet-200" in place.names().folders:
-        place = place.inside("tiny-imagenet-200")
-    top = place.names()
-    if ANNOTATIONS in top.files and "images" in top.folders:
-        return {"": AnnotatedFolder("tiny-imagenet", place)}
-    if "val" not in top.folders or ANNOTATIONS not in place.names("val").files:
+    if place.only or place.options.class_name:
         return {}
-    found: dict[str, FolderSource | AnnotatedFolder] = {
-        "val": AnnotatedFolder("tiny-imagenet", place.inside("val"))
-    }
-    if "train" in top.folders:
-        found["train"] = FolderSource("tiny-imagenet", place.inside("train"))
-    return found
+    splits = split_folders(place, wanted)
+    found = {}
+    for split, names in splits.items():
+        fitting = [n for n in names if _is_split(place.inside(n), named)]
+        if fitting:
+            check_one_folder(place, split, fitting)
+            found[split] = FolderSource("folder", place.inside(fitting[0]))
+    if not found and (
+        named or _has_classes(place, {n for names in splits.values() for n in names})
+    ):
+        found[""] = FolderSource("folder", place)
+        return found
+    beside = _beside(place, {source.root.rpartition("/")[2] for source in found.values()})
+    return {split: replace(source, beside=beside) for split, source in found.items()}
+
+
+def _is_split(inside: Place, named: bool) -> bool:
+    return bool(inside.names().folders) and (named or holds_classes(inside))
+
+
+def _has_classes(place: Place, splits: set[str]) -> bool:
+    """Say whether *place* is a folder of class folders, though some may be called as *splits* are.
+
+    Where all of them are, or two are, they are flat splits: `train` and `test` of no classes.
+    """
+    if place.options.rules == 1 or place.options.recursive or not splits:
+        return holds_classes(place)
+    classes = set(_class_folders(place))
+    return bool(classes - splits) and len(classes & splits) < 2
+
+
+def check_one_folder(place: Place, split: str, names: list[str]) -> None:
+    """Refuse two folders for one split.
+
+    Raises:
+        SourceError: Naming both.
+    """
+    if len(names) > 1 and place.options.rules > 1:
+        raise SourceError(
+            f"{place.root} has {len(names)} folders of the split {split!r}: {', '.join(names)}."
+            f" Pass one of them as the source with --split {split}, or pass --ignore"
+            f" {names[1]}."
+        )
+
+
+def _beside(place: Place, splits: set[str]) -> tuple[str, ...]:
+    """Images and folders beside the folders of splits, which belong to none of them."""
+    top = place.names()
+    return (*(n for n in top.folders if n not in splits), *filter(looks_like_image, top.files))

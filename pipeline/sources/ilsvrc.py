@@ -13,13 +13,14 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split
 from pipeline.sources.beside import find_truth, find_words, is_val_image
-from pipeline.sources.classes import Basis, ClassTable, folder_class
+from pipeline.sources.classes import Basis, ClassTable, folder_class, shown
 from pipeline.sources.containers import container_of
-from pipeline.sources.folder import FolderSource, flat_listing
+from pipeline.sources.flat import FlatFolder, flat_listing
+from pipeline.sources.folder import FolderSource
 from pipeline.sources.layouts import ClassTar, Layout, Take, TarOfTars, row_of
 from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.magic import TAR, ZIP
-from pipeline.sources.naming import is_wnid
+from pipeline.sources.naming import is_wnid, looks_like_image
 from pipeline.sources.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
@@ -86,10 +87,32 @@ class ValFolder:
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once."""
         truth = find_truth(self.place)
+        return flat_listing(self.place, "", self._images(), truth.wnid, progress)
+
+    def _images(self) -> Sizes:
+        """The val images; others in the folder have no class, and are refused.
+
+        Raises:
+            SourceError: There are others.
+        """
         found = self.place.sizes("")
-        kept = [i for i, name in enumerate(found.files) if is_val_image(name)]
-        sizes = Sizes([found.files[i] for i in kept], [found.num_bytes[i] for i in kept], [])
-        return flat_listing(self.place, "", sizes, truth.wnid, progress)
+        sizes = Sizes([], [], found.folders, found.passed)
+        others = []
+        for name, num_bytes in zip(found.files, found.num_bytes, strict=True):
+            if is_val_image(name):
+                sizes.files.append(name)
+                sizes.num_bytes.append(num_bytes)
+            elif looks_like_image(name):
+                others.append(name)
+            else:
+                sizes.passed.pass_over("files that are no images of ILSVRC2012's val", name)
+        if others and self.place.options.rules > 1:
+            raise SourceError(
+                f"{len(others):,} images of {self.root} are none of ILSVRC2012's val"
+                f" ({shown(sorted(others), 3)}): expected ILSVRC2012_val_00000001.JPEG and so on."
+                " Move them out of the folder, or pass --ignore with a pattern of their names."
+            )
+        return sizes
 
     def blocks(self) -> Blocks:
         """None: folders are read at random."""
@@ -152,6 +175,9 @@ def _class_tar(place: Place, path: str) -> ClassTar:
 
 def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
     """Find the val images: flat in *place* or its `val` folder, or in their tar."""
+    one_class = place.options.class_name or is_wnid(place.root.rpartition("/")[2])
+    if one_class and not named and place.options.rules > 1:
+        return {}  # of a class that is known
     if any(map(is_val_image, place.names().files)):
         return {"": ValFolder("ilsvrc-val", place)}
     if "val" in place.names().folders and any(map(is_val_image, place.names("val").files)):
@@ -165,14 +191,16 @@ def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | Va
     return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}
 
 
-def find_kaggle(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | ValFolder]:
+def find_kaggle(
+    place: Place, wanted: str, named: bool
+) -> dict[str, FolderSource | ValFolder | FlatFolder]:
     """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
     inside = next((place.inside(path) for path in _KAGGLE if place.is_folder(path)), None)
     if inside is None:
         if place.only or not place.root.endswith("/CLS-LOC"):
             return {}
         inside = place
-    found: dict[str, FolderSource | ValFolder] = {}
+    found: dict[str, FolderSource | ValFolder | FlatFolder] = {}
     folders = inside.names().folders
     if "train" in folders:
         found["train"] = FolderSource("kaggle", inside.inside("train"))
@@ -181,4 +209,6 @@ def find_kaggle(place: Place, wanted: str, named: bool) -> dict[str, FolderSourc
         val = inside.inside("val")
         sorted_out = bool(val.names().folders)
         found["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
+    if "test" in folders and wanted == "test":  # 100,000 images of no class: only if asked for
+        found["test"] = FlatFolder("kaggle", inside.inside("test"))
     return found

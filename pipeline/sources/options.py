@@ -1,6 +1,8 @@
 """What a person may say about a source, and which version of the listing rules reads it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 LISTING_RULES = 2
 """Version of the rules that decide which files count and which class each is of.
@@ -35,8 +37,31 @@ class SourceOptions:
         """Refuse what makes no sense."""
         if self.recursive not in ("", *RECURSIVE):
             raise ValueError(f"--recursive is {self.recursive!r}: expected first or last.")
+        if self.rules == 1 and self != SourceOptions(rules=1):
+            raise ValueError(
+                "the store was made under listing rules 1, which know no --recursive, --class-name"
+                " or --ignore: leave them away, or prepare into a new store."
+            )
         if "/" in self.class_name:
             raise ValueError(f"--class-name is {self.class_name!r}: expected a name without '/'.")
+
+    def chosen(self) -> dict[str, Any]:
+        """What differs from the default, but for the rules, as plain JSON values."""
+        chosen = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in chosen.items()
+            if name != "rules" and value != getattr(DEFAULT_OPTIONS, name)
+        }
+
+    @classmethod
+    def of(cls, chosen: Mapping[str, Any], rules: int) -> "SourceOptions":
+        """What `chosen` gave, under one version of the rules."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in chosen.items()
+        }
+        return cls(**values, rules=rules)
 
 
 DEFAULT_OPTIONS = SourceOptions()

@@ -5,6 +5,7 @@ cache is emptied after each folder: a million entries in it would cost a gigabyt
 system or of a remote client come out as `ReadError`, with the whole path in them.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pipeline.errors import SourceError
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources.classes import Evidence
+from pipeline.sources.clutter import file_ground, folder_ground, name_ground
 from pipeline.sources.magic import HEAD_BYTES
-from pipeline.sources.naming import may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import RangeFile, reading, reading_remote
 from pipeline.sources.text_tables import decode_table
@@ -30,10 +32,12 @@ _ARCHIVES = (
 
 
 class Names(NamedTuple):
-    """What lies directly in one folder, each list sorted; names that start with '.' left out."""
+    """What lies directly in one folder, each list sorted, without what is hidden or a system's."""
 
     files: list[str]
     folders: list[str]
+    passed: Evidence
+    """What was passed over, on which grounds (`pipeline.sources.clutter`)."""
 
 
 class Sizes(NamedTuple):
@@ -42,6 +46,8 @@ class Sizes(NamedTuple):
     files: list[str]
     num_bytes: list[int]
     folders: list[str]
+    passed: Evidence
+    """What was passed over, on which grounds."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ class Place:
         return f"{base}/{path}" if path else base
 
     def is_file(self, path: str) -> bool:
-        """Say whether a file lies at *path*; not, where this user may not look."""
+        """Say whether a file lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):
                 return Path(self.full(path)).is_file()
@@ -124,7 +130,7 @@ class Place:
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
-        """Say whether a folder lies at *path*; not, where this user may not look."""
+        """Say whether a folder lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):
                 return Path(self.full(path)).is_dir()
@@ -135,25 +141,44 @@ class Place:
     def names(self, path: str = "") -> Names:
         """Names directly in the folder *path*; one look, remembered. No sizes."""
         if self.only and not path:
-            return Names([self.only], [])
+            return Names([self.only], [], Evidence())
         if path not in self._seen:
-            found = self._remote_names(path) if self.remote else _local_names(self.full(path))
-            self._seen[path] = Names(sorted(found.files), sorted(found.folders))
+            found = Names([], [], Evidence())
+            for name, is_folder in self._entries(path):
+                whole = f"{path}/{name}" if path else name
+                if is_folder:
+                    _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
+                else:
+                    _sort_out(name_ground(name, self.options), whole, name, found, found.files)
+            found.files.sort()
+            found.folders.sort()
+            self._seen[path] = found
         return self._seen[path]
+
+    def _entries(self, path: str) -> Iterator[tuple[str, bool]]:
+        """Yield (name, whether it is a folder) of all that lies in the folder *path*."""
+        if self.remote:
+            for name, entry in self._remote_entries(path):
+                yield name, entry["type"] == "directory"
+            return
+        folder = self.full(path)
+        with reading(folder), os.scandir(folder) as found:
+            for one in found:
+                yield one.name, _is_folder(one)
 
     def sizes(self, path: str) -> Sizes:
         """Names and sizes in bytes of the files in folder *path* that may be images."""
+        found = Sizes([], [], [], Evidence())
         if not self.remote:
-            return _local_sizes(self.full(path))
-        found = Sizes([], [], [])
+            _local_sizes(self.full(path), path, self.options, found)
+            return found
         for name, entry in self._remote_entries(path):
+            whole = f"{path}/{name}" if path else name
             if entry["type"] == "directory":
-                found.folders.append(name)
-            elif may_be_image(name):
-                found.files.append(name)
+                _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
+            elif _sort_out(file_ground(name, self.options), whole, name, found, found.files):
                 known = entry.get("size")
                 # a plain web server lists names only
-                whole = f"{path}/{name}" if path else name
                 found.num_bytes.append(self.size(whole) if known is None else known)
         return found
 
@@ -165,14 +190,8 @@ class Place:
         for entry in entries:
             name = entry["name"].rstrip("/").rpartition("/")[2]
             # object stores list the folder's own marker as an entry
-            if name and not name.startswith(".") and entry["name"].strip("/") != where.strip("/"):
+            if name and entry["name"].strip("/") != where.strip("/"):
                 yield name, entry
-
-    def _remote_names(self, path: str) -> Names:
-        found = Names([], [])
-        for name, entry in self._remote_entries(path):
-            (found.folders if entry["type"] == "directory" else found.files).append(name)
-        return found
 
     def size(self, path: str) -> int:
         """Size in bytes of the file *path*."""
@@ -234,34 +253,70 @@ class Place:
         return decode_table(data, self.full(path), lenient=lenient)
 
 
-def _local_names(folder: str) -> Names:
-    found = Names([], [])
-    with reading(folder), os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith("."):
-                (found.folders if entry.is_dir() else found.files).append(entry.name)
-    return found
+def _sort_out(ground: str, whole: str, name: str, found: Names | Sizes, names: list[str]) -> bool:
+    """Count *whole* as passed over, or add *name* to *names*; return True if it was added."""
+    if ground:
+        found.passed.pass_over(ground, whole)
+    else:
+        names.append(name)
+    return not ground
 
 
-def _local_sizes(folder: str) -> Sizes:
-    found = Sizes([], [], [])
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as e:
+        raise _broken_link(entry.path, e) from e
+
+
+def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
+    if error.errno == errno.ELOOP:
+        return SourceError(
+            f"{path!r} is a link that leads back to itself. Delete the link, or pass --ignore"
+            f" {path.rpartition('/')[2]!r}."
+        )
+    if isinstance(error, FileNotFoundError):
+        return SourceError(
+            f"{path!r} is a link that leads nowhere. Restore its target or delete the link."
+        )
+    return ReadError(f"cannot read {path}: {error.strerror or error}")
+
+
+def _local_sizes(folder: str, path: str, options: SourceOptions, found: Sizes) -> None:
     with reading(folder), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    found.folders.append(entry.name)
-            elif may_be_image(entry.name):
-                try:
-                    status = entry.stat()
-                except FileNotFoundError as e:
-                    raise SourceError(
-                        f"{entry.path!r} is a link that leads nowhere. Restore its target or "
-                        "delete the link."
-                    ) from e
-                if stat.S_ISREG(status.st_mode):
-                    found.files.append(entry.name)
-                    found.num_bytes.append(status.st_size)
-    return found
+            whole = f"{path}/{entry.name}" if path else entry.name
+            ground = file_ground(entry.name, options)
+            if ground:  # known by its name: no look at the disk for a link that may lead nowhere
+                if _is_folder_or_broken(entry):
+                    ground = folder_ground(entry.name, options)
+                    _sort_out(ground, whole, entry.name, found, found.folders)
+                else:
+                    found.passed.pass_over(ground, whole)
+            elif _is_folder(entry):
+                ground = folder_ground(entry.name, options)
+                _sort_out(ground, whole, entry.name, found, found.folders)
+            else:
+                _add_file(entry, whole, found)
+
+
+def _is_folder_or_broken(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _add_file(entry: "os.DirEntry[str]", whole: str, found: Sizes) -> None:
+    try:
+        status = entry.stat()
+    except OSError as e:
+        raise _broken_link(entry.path, e) from e
+    if stat.S_ISREG(status.st_mode):
+        found.files.append(entry.name)
+        found.num_bytes.append(status.st_size)
+    else:
+        found.passed.pass_over("sockets, pipes and devices", whole)
 
 
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
+from pipeline.sources.classes import Evidence
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.reader import Reader
 from tests.pipeline.sources.layouts import tar_bytes, write_folder
 
@@ -28,8 +30,13 @@ def write_files(root: Path, files: dict[str, bytes]) -> Path:
     return write_folder(root, files)
 
 
-def listed(root: Path | str, split: str = "train", kind: str | None = None) -> dict[str, bytes]:
-    source = open_source(root, split, kind)
+def listed(
+    root: Path | str,
+    split: str = "train",
+    kind: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> dict[str, bytes]:
+    source = open_source(root, split, kind, options)
     reader = Reader(source.root)
     rows = source.list(lambda num_new: None).to_pylist()
     return {
@@ -39,7 +46,7 @@ def listed(root: Path | str, split: str = "train", kind: str | None = None) -> d
 
 
 def test_an_image_may_be_called_anything(tmp_path):
-    """All files count but hidden ones, tables and texts, and what lies deeper."""
+    """All files count but hidden ones, tables and texts, and what systems leave behind."""
     kept = {
         "n01440764/a.JPEG": b"1",
         "n01440764/b": b"2",
@@ -49,12 +56,170 @@ def test_an_image_may_be_called_anything(tmp_path):
     left = {
         "n01440764/.hidden.jpg": b"x",
         "n01440764/boxes.txt": b"x",
-        "x/deeper/e.jpg": b"x",
+        "x/deeper/e.txt": b"x",
+        "x/Icon\r": b"x",
+        "x/a.jpg:Zone.Identifier": b"x",
+        "x/b.jpg.part": b"x",
+        "x/c.jpg~": b"x",
+        "x/d.JPG.CRDOWNLOAD": b"x",
         ".git/f.jpg": b"x",
         "__MACOSX/g.jpg": b"x",
-        "top.jpg": b"x",
+        "@eaDir/n01440764@SynoEAStream": b"x",
+        "$Recycle.Bin/S-1-5/h.jpg": b"x",
+        "lost+found/i.jpg": b"x",
+        "readme": b"x",
     }
     assert listed(write_files(tmp_path, kept | left)) == kept
+    table = open_source(tmp_path, "train").list(lambda num_new: None)
+    passed = Evidence.decode(table.schema.metadata).passed
+    assert {why: seen.count for why, seen in passed.items()} == {
+        "hidden by a dot": 2,
+        "texts, tables and archives": 2,
+        "of a system or NAS": 6,
+        "backups and unfinished downloads": 3,
+        "folders without an image": 1,
+        "files beside the class folders": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("recursive", "keys"),
+    [
+        ("first", ["cat/0.jpg", "dog/1.jpg", "dog/batch2__1.jpg", "dog/batch2__x__2.jpg"]),
+        ("last", ["batch2/dog__1.jpg", "cat/0.jpg", "dog/1.jpg", "x/dog__batch2__2.jpg"]),
+    ],
+)
+def test_images_below_class_folders_are_refused_or_all_there(tmp_path, recursive, keys):
+    """Which folder is the class, a person says; then nothing is left out."""
+    names = ["cat/0.jpg", "dog/1.jpg", "dog/batch2/1.jpg", "dog/batch2/x/2.jpg"]
+    root = write_files(tmp_path, {name: name.encode() for name in names})
+    with pytest.raises(SourceError, match=r"dog/batch2 holds 2 files that lie deeper .* first \("):
+        listed(root)
+    options = SourceOptions(recursive=recursive)
+    found = listed(root, options=options)
+    assert list(found) == keys
+    assert sorted(found.values()) == sorted(name.encode() for name in names)
+    assert set(listed(root, options=SourceOptions(ignore=("batch*",)))) == {
+        "cat/0.jpg",
+        "dog/1.jpg",
+    }
+
+
+def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
+    """Also under split folders; without it the message says how."""
+    files = {f"{split}/pets/{c}/{c}.jpg": b"x" for split in ("train", "val") for c in "ab"}
+    root = write_files(tmp_path, files)
+    with pytest.raises(SourceError, match="--recursive last"):
+        open_source(root, "train")
+    options = SourceOptions(recursive="last")
+    assert splits(root, options=options) == ["train", "val"]
+    assert list(listed(root, options=options)) == ["a/pets__a.jpg", "b/pets__b.jpg"]
+
+
+def test_a_link_that_leads_back_is_named(tmp_path):
+    """To a folder above it, or to itself."""
+    root = write_files(tmp_path, {"a/1.jpg": b"1", "b/2.jpg": b"2"})
+    (root / "a" / "again").symlink_to(root)
+    with pytest.raises(SourceError, match=r"a/again.* is a link that leads back to a folder"):
+        listed(root, options=SourceOptions(recursive="first"))
+    (root / "a" / "again").unlink()
+    (root / "b" / "itself").symlink_to("itself")
+    with pytest.raises(SourceError, match=r"b/itself' is a link that leads back to itself"):
+        listed(root)
+    (root / "b" / "itself").unlink()
+    (root / "loop").symlink_to("loop")
+    with pytest.raises(SourceError, match=r"loop' is a link that leads back to itself"):
+        open_source(root, "train")
+
+
+def test_images_beside_class_folders_are_refused(tmp_path):
+    """Their class cannot be told. A sorting of val that was broken off is called so."""
+    files = {"a/1.jpg": b"1", "b/2.jpg": b"2"}
+    root = write_files(tmp_path / "x", files | {"3.jpg": b"3"})
+    with pytest.raises(SourceError, match=r"1 images of .* \(3\.jpg\): their class cannot be told"):
+        listed(root)
+    assert set(listed(root, options=SourceOptions(ignore=("3.*",)))) == set(files)
+    val = {f"val/n0000000{k}/ILSVRC2012_val_0000000{k}.JPEG": b"x" for k in (1, 2)}
+    flat = {"val/ILSVRC2012_val_00000003.JPEG": b"x"}
+    root = write_files(tmp_path / "Data" / "CLS-LOC", val | flat).parent
+    with pytest.raises(SourceError, match="sorting into class folders was broken off"):
+        listed(root, "val")
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    """Which of them is val is not for us to guess."""
+    root = write_files(tmp_path, {"val/a/1.jpg": b"1", "validation/a/1.jpg": b"2"})
+    with pytest.raises(SourceError, match="2 folders of the split 'val': val, validation"):
+        listed(root, "val")
+    ignore = SourceOptions(ignore=("validation",))
+    assert listed(root, "val", options=ignore) == {"a/1.jpg": b"1"}
+    assert listed(root / "validation", "val") == {"a/1.jpg": b"2"}
+
+
+def test_empty_class_folders_are_classes_and_hide_none(tmp_path):
+    """However many of them come first; a folder of other things is none."""
+    root = write_files(tmp_path, {"z/1.jpg": b"1", "tables/readme.txt": b"x"})
+    for number in range(30):
+        (root / f"c{number:02d}").mkdir()
+    assert list(listed(root)) == ["z/1.jpg"]
+    table = open_source(root, "train").list(lambda num_new: None)
+    classes = {name for name, _, _ in Evidence.decode(table.schema.metadata).items()}
+    assert classes == {f"c{number:02d}" for number in range(30)} | {"z"}
+
+
+def test_one_name_in_two_compositions_in_one_split_is_refused(tmp_path):
+    """Two folders that nobody can tell apart; over two splits they are one class."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    root = write_files(tmp_path, {f"train/{one}/1.jpg": b"1", f"val/{two}/2.jpg": b"2"})
+    assert listed(root) == {f"{one}/1.jpg": b"1"}
+    assert listed(root, "val") == {f"{one}/2.jpg": b"2"}
+    write_files(root, {f"train/{two}/3.jpg": b"3"})
+    with pytest.raises(SourceError, match="one name in two compositions"):
+        listed(root)
+
+
+def test_what_lies_beside_the_splits_is_counted(tmp_path):
+    """Folders and images that belong to none of them."""
+    names = ("train/a/1.jpg", "more/b/2.jpg", "3.jpg", "val/a/4.jpg")
+    root = write_files(tmp_path, dict.fromkeys(names, b"x"))
+    table = open_source(root, "train").list(lambda num_new: None)
+    passed = Evidence.decode(table.schema.metadata).passed
+    assert passed["images and folders beside those of the splits"].count == 2
+
+
+def test_a_folder_that_only_its_owner_may_see_is_no_question(tmp_path, monkeypatch):
+    """lost+found is passed over, and no other kind is looked for where nobody may look."""
+    root = write_files(tmp_path, {"n01440764/a.jpg": b"1"})
+    (root / "lost+found").mkdir()
+    scandir, is_file = os.scandir, Path.is_file
+
+    def look(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    def ask(self):
+        if self.parent.name in ("lost+found", "n01440764"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return is_file(self)
+
+    monkeypatch.setattr(os, "scandir", look)
+    monkeypatch.setattr(Path, "is_file", ask)
+    assert listed(root) == {"n01440764/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_tiny_imagenets_val_may_be_dealt_into_class_folders(tmp_path, images):
+    """With its table left where it was, and the empty folder of images."""
+    files = {k: v for k, v in TINY.items() if not k.startswith("val/images")}
+    val = {"val/n01629819/val_0.JPEG": b"44444", "val/n01443537/val_1.JPEG": b"3333"}
+    root = write_files(tmp_path, files | val)
+    if images:
+        (root / "val" / "images").mkdir()
+    assert listed(root, "val") == {key.removeprefix("val/"): data for key, data in val.items()}
+    write_files(root, {"val/images/val_2.JPEG": b"x"})
+    with pytest.raises(SourceError, match="is half sorted: 1 files are in images"):
+        listed(root, "val")
 
 
 def test_keys_are_sorted_by_bytes_over_all_classes(tmp_path):

@@ -131,14 +131,11 @@ def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
 
 
 def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
-    """An empty folder, a missing one, and images without a class folder."""
+    """An empty folder, and a missing one."""
     with pytest.raises(SourceError, match=r"no images found in .* Pass the folder or archive"):
         open_source(tmp_path, "train")
     with pytest.raises(SourceError, match=r"no source at .*missing"):
         open_source(tmp_path / "missing", "train")
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(SourceError, match="lie in no class folder"):
-        open_source(tmp_path, "train")
 
 
 def test_an_empty_set_of_the_named_kind_is_refused(tmp_path):

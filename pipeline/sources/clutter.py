@@ -1,0 +1,88 @@
+"""Names that are no samples and no classes: what systems, editors and programs leave behind.
+
+What is passed over is counted by these grounds, so that nothing is left out without a word.
+"""
+
+from fnmatch import fnmatchcase
+
+from pipeline.sources.naming import may_be_image
+from pipeline.sources.options import SourceOptions
+
+HIDDEN = "hidden by a dot"
+SYSTEM = "of a system or NAS"
+UNFINISHED = "backups and unfinished downloads"
+TEXTS = "texts, tables and archives"
+IGNORED = "by --ignore"
+NO_IMAGES = "folders without an image"
+BESIDE = "images and folders beside those of the splits"
+
+_SYSTEM_FOLDERS = frozenset(
+    name.casefold()
+    for name in (
+        "__MACOSX", "lost+found", "$RECYCLE.BIN", "RECYCLER", "RECYCLED",
+        "System Volume Information", "FOUND.000", "@eaDir", "@tmp", "#recycle", "#snapshot",
+        "@Recycle", "@Recently-Snapshot", "@__thumb", "@sharebin", "~snapshot",
+        "Network Trash Folder", "Temporary Items", "TheVolumeSettingsFolder",
+        "SynologyWorkingDirectory", "__pycache__",
+    )
+)  # fmt: skip
+_SYSTEM_FILES = frozenset(
+    name.casefold()
+    for name in ("Icon\r", "Icon\uf00d", "Thumbs.db", "ehthumbs.db", "desktop.ini", "folder.info")
+)
+_SYSTEM_MARKS = (
+    ":zone.identifier", "@synoeastream", "@synoresource", ":encryptable", ":com.apple.",
+)  # fmt: skip
+_UNFINISHED_ENDS = (
+    "~", ".part", ".partial", ".crdownload", ".download", ".filepart", ".aria2", ".!ut",
+    ".tmp", ".temp", ".bak", ".orig", ".swp", ".swo", ".swn", ".rej",
+)  # fmt: skip
+
+
+def folder_ground(name: str, options: SourceOptions) -> str:
+    """Say why a folder called *name* is passed over; empty where it is not."""
+    if name.startswith("."):
+        return HIDDEN
+    if options.rules == 1:
+        return SYSTEM if name == "__MACOSX" else ""
+    if name.casefold() in _SYSTEM_FOLDERS:
+        return SYSTEM
+    return IGNORED if _ignored(name, options) else ""
+
+
+def file_ground(name: str, options: SourceOptions) -> str:
+    """Say why a file called *name* is no sample; empty where it may be one."""
+    if name.startswith("."):
+        return HIDDEN
+    if options.rules == 1:
+        return "" if may_be_image(name) else TEXTS
+    if _ignored(name, options):
+        return IGNORED
+    return left_behind(name) or ("" if may_be_image(name) else TEXTS)
+
+
+def name_ground(name: str, options: SourceOptions) -> str:
+    """Say why a file called *name* is neither a sample nor a table nor an archive; else empty."""
+    if name.startswith("."):
+        return HIDDEN
+    if options.rules == 1:
+        return ""
+    return IGNORED if _ignored(name, options) else left_behind(name)
+
+
+def left_behind(name: str) -> str:
+    """Say what left a file called *name* behind, where its name tells; empty where it does not."""
+    folded = name.casefold()
+    if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):
+        return SYSTEM
+    if folded.endswith(_UNFINISHED_ENDS) or folded.startswith("~$") or _is_autosave(folded):
+        return UNFINISHED
+    return ""
+
+
+def _is_autosave(name: str) -> bool:
+    return len(name) > 1 and name.startswith("#") and name.endswith("#")
+
+
+def _ignored(name: str, options: SourceOptions) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in options.ignore)

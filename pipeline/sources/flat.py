@@ -1,0 +1,175 @@
+"""Images that lie in one folder without class folders: of no class, or of one that is named.
+
+A GAN or super-resolution needs no class. `--class-name` names one for all images; a folder that is
+itself called by a wnid is one class; else the label of every image is -1.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.beside import find_words
+from pipeline.sources.classes import UNLABELLED, Basis, ClassTable, Evidence, folder_class, shown
+from pipeline.sources.folder import (
+    check_one_folder,
+    find_folders,
+    split_folders,
+    unlike_any,
+    walk,
+)
+from pipeline.sources.listing import sort_listing, string_array
+from pipeline.sources.naming import is_wnid, looks_like_image, may_be_image
+from pipeline.sources.place import Place, Sizes, fingerprint_of
+from pipeline.sources.spool import Blocks
+
+
+def flat_listing(
+    place: Place,
+    prefix: str,
+    sizes: Sizes,
+    class_of: Callable[[str], str],
+    progress: Callable[[int], None],
+    basis: Basis = Basis("table"),  # noqa: B008 - a value that never changes
+) -> pa.Table:
+    """List the files of one folder whose classes a table tells.
+
+    Args:
+        place: What the paths of the listing are relative to.
+        prefix: Of the folder, with a slash at its end; or nothing.
+        sizes: The files, and what was passed over.
+        class_of: Gives the class of a file.
+        progress: Is told how many samples came.
+        basis: On what the classes rest.
+    """
+    if not sizes.files:
+        raise SourceError(f"no images found: {place.full(prefix)} holds no image file.")
+    evidence = Evidence()
+    evidence.merge(sizes.passed)
+    keys = [f"{class_of(name)}/{name.replace('/', '__')}" for name in sizes.files]
+    for key in keys:
+        evidence.add(key, basis)
+    table = pa.table(
+        {
+            "key": string_array(keys, f"in {place.root}"),
+            "num_bytes": pa.array(sizes.num_bytes, pa.int64()),
+            "path": string_array([prefix + name for name in sizes.files], f"in {place.root}"),
+        }
+    )
+    progress(len(table))
+    return sort_listing(table.replace_schema_metadata(evidence.encode()))
+
+
+@dataclass(frozen=True)
+class FlatFolder:
+    """Images in no class folders."""
+
+    kind: str
+    place: Place
+    refused: bool = False
+    """Whether somebody must say first that they are of no class, or of one."""
+    access: Literal["random", "blocks"] = "random"
+
+    @property
+    def root(self) -> str:
+        """The folder of the images."""
+        return self.place.root
+
+    @property
+    def class_name(self) -> str:
+        """The class of all images."""
+        named = self.place.options.class_name
+        own = self.root.rpartition("/")[2]
+        if named:
+            return UNLABELLED if named == UNLABELLED else folder_class(named)
+        return own if is_wnid(own) else UNLABELLED
+
+    def fingerprint(self) -> str:
+        """Digest of the folders' times, which change when files come and go."""
+        if self.place.remote:
+            return unlike_any()
+        paths = [path for path, _ in self._folders()]
+        marks = [self.kind, self.root, *map(self.place.mark, paths)]
+        return fingerprint_of(marks, self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
+
+    def words(self) -> dict[str, str]:
+        """Class -> words, from a table near the folder."""
+        return find_words(self.place)
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Look into the folder once, and with `--recursive` into those in it."""
+        if self.refused:
+            raise SourceError(
+                f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
+                " they are of no class, pass --class-name - (their label is -1); if all are of one,"
+                " pass its name with --class-name."
+            )
+        found = Sizes([], [], [], Evidence())
+        for path, sizes in self._folders():
+            found.passed.merge(sizes.passed)
+            found.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
+            found.num_bytes.extend(sizes.num_bytes)
+            found.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
+        if not self.place.options.recursive:
+            self._check_folders(found)
+        basis = Basis("unsaid" if self.class_name == UNLABELLED else "folder")
+        return flat_listing(self.place, "", found, lambda _: self.class_name, progress, basis)
+
+    def blocks(self) -> Blocks:
+        """None: folders are read at random."""
+        raise SourceError(f"{self.root} is read at random; it has no blocks")
+
+    def _folders(self) -> Iterator[tuple[str, Sizes]]:
+        if self.place.options.recursive:
+            yield from walk(self.place, "")
+        else:
+            yield "", self.place.sizes("")
+
+    def _check_folders(self, found: Sizes) -> None:
+        """Refuse images in folders beside those of the flat folder."""
+        for name in found.folders:
+            for path, sizes in walk(self.place, name):
+                found.passed.merge(sizes.passed)
+                if sizes.files:
+                    raise SourceError(
+                        f"{self.root} holds images, and {path!r} in it holds"
+                        f" {len(sizes.files):,} files ({shown(sorted(sizes.files), 3)}) that would"
+                        " be left out. Pass --recursive first to take all of them, or --ignore"
+                        f" {name!r}."
+                    )
+
+
+def find_flat(place: Place, wanted: str, named: bool) -> dict[str, FlatFolder]:
+    """Find images directly in *place*, or in its folders that are named as splits."""
+    if place.only or place.options.rules == 1:
+        return {}
+    fits = may_be_image if named else looks_like_image
+    if any(map(fits, place.names().files)):
+        return {"": FlatFolder("flat", place)}
+    labelled = find_folders(place, wanted, False)
+    one_class = bool(place.options.class_name)
+    found = {}
+    for split, names in split_folders(place, wanted).items():
+        flat = [name for name in names if _is_flat(place.inside(name))]
+        if not flat or split in labelled:
+            continue
+        check_one_folder(place, split, flat)
+        # a test set that nobody labelled lies beside a labelled train set; it is taken if asked for
+        unlabelled = split == "test" == wanted and bool(labelled)
+        if one_class or unlabelled or not labelled or split == wanted:
+            refused = not one_class and not unlabelled
+            found[split] = FlatFolder("flat", place.inside(flat[0]), refused)
+    if not found and (one_class and place.options.recursive):
+        found[""] = FlatFolder("flat", place)
+    return found
+
+
+def _is_flat(place: Place) -> bool:
+    files = place.names().files
+    return any(map(looks_like_image, files))
