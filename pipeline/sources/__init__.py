@@ -110,9 +110,9 @@ _KINDS = (
 
 SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
 
-_ONE_CLASS = ("flat",)
+_ONE_CLASS = ("flat", "tar")
 """Kinds whose images may all be of one class that a person names."""
-_NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "webdataset", "parquet")
+_NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "tar", "webdataset", "parquet")
 """Kinds in which nested folders may tell the class."""
 
 

@@ -37,7 +37,7 @@ class SourceOptions:
         """Refuse what makes no sense."""
         if self.recursive not in ("", *RECURSIVE):
             raise ValueError(f"--recursive is {self.recursive!r}: expected first or last.")
-        if self.rules == 1 and self != SourceOptions(rules=1):
+        if self.rules == 1 and (self.recursive or self.class_name or self.ignore):
             raise ValueError(
                 "the store was made under listing rules 1, which know no --recursive, --class-name"
                 " or --ignore: leave them away, or prepare into a new store."

@@ -269,6 +269,8 @@ def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory
         assert all(is_of_its_class(key, data, split, files) for key, data in rows.items())
     if any("out" in why for split in seen for why in passed(path, split)):
         return  # counted: which of the folders is meant, the two may see otherwise
+    if all("/" not in name for name in tree):
+        return  # a folder in the archive is its one class; without it there is none
     try:
         folder = {split: listed(root / "tree", split) for split in seen}
     except SourceError:
