@@ -127,7 +127,7 @@ def _noted_rows(
     return quarantined, [line for line in noted if not line["status"]], problems
 
 
-def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, list[Any]]:
+def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, str]]:
     """Why files of the source are no samples -> how many, the first; as far as it is known."""
     if plan is None:
         return {}

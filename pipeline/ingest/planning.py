@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -200,9 +199,9 @@ class Listed:
     """On what the samples' classes rest, and what was passed over."""
 
     @property
-    def passed(self) -> dict[str, list[Any]]:
+    def passed(self) -> dict[str, tuple[int, str]]:
         """Why files are no samples -> how many, and the name of the first."""
-        return {why: [seen.count, seen.first] for why, seen in self.evidence.passed.items()}
+        return {why: (seen.count, seen.first) for why, seen in self.evidence.passed.items()}
 
     @property
     def num_bytes(self) -> int:

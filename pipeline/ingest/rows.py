@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.sources.options import LISTING_RULES, SourceOptions
 from pipeline.store import document, layout, records, schema
 from pipeline.store.arrow_files import open_for_arrow
 from pipeline.store.commit import Written
@@ -62,13 +63,21 @@ class Origin:
     """Of all samples."""
     options: dict[str, Any] = field(default_factory=dict)
     """How the source was read (`SourceOptions`), where it was not as it is by default."""
-    passed: dict[str, list[Any]] = field(default_factory=dict)
+    passed: dict[str, tuple[Count, str]] = field(default_factory=dict)
     """Why files are no samples -> how many, and the name of the first."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that no source has."""
+        SourceOptions.of(self.options, LISTING_RULES)
 
     @property
     def is_there(self) -> bool:
         """Whether there is anything at the root, as far as can be told without asking a server."""
         return is_url(self.root) or Path(self.root).exists()
+
+
+_LATER: dict[str, Any] = {"options": {}, "passed": {}}
+"""What rows that were written by earlier versions do not say of their origin."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,8 @@ class Rows:
             self._file = pa.ipc.open_file(self._raw)
             if not self._file.schema.equals(SCHEMA):
                 raise ValueError("other columns")
-            self.origin = schema.read(Origin, json.loads(self._file.schema.metadata[b"origin"]))
+            fields = json.loads(self._file.schema.metadata[b"origin"])
+            self.origin = schema.read(Origin, {**_LATER, **fields})
         except FileNotFoundError:
             raise StoreError(_unknown(plan, f"there is no {name}")) from None
         except _UNREADABLE as e:

@@ -326,8 +326,8 @@ def split_folders(place: Place, wanted: str) -> dict[str, list[str]]:
 
 def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSource]:
     """Find class folders at *place* or one level down, in folders named as splits."""
-    if place.only or place.options.class_name:
-        return {}
+    if place.only or (place.options.class_name and place.options.recursive):
+        return {}  # all images at any depth are of one class
     splits = split_folders(place, wanted)
     found = {}
     for split, names in splits.items():

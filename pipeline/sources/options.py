@@ -61,6 +61,9 @@ class SourceOptions:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()
         }
+        unknown = sorted(values.keys() - {one.name for one in fields(cls)})
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no option of a source.")
         return cls(**values, rules=rules)
 
 

@@ -84,8 +84,10 @@ WRONG = {
     # the source
     "prepare missing new": "missing': neither a file nor a folder is there. Pass the folder",
     "prepare empty new": "no images found in ",
-    "prepare file.txt new": "file.txt is no archive of images: expected a tar or a Parquet file",
-    "prepare flat new": "lie in no class folder: expected <class>/<image>. Move them",
+    "prepare file.txt new": "file.txt is no archive of images: it is",
+    "prepare flat new --split a b --class-name x/y": "--class-name is 'x/y': expected a name",
+    "prepare src new --class-name x": "--class-name is 'x': it is for images that lie in one",
+    "prepare src new --recursive middle": "--recursive: invalid choice: 'middle'",
     "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
     "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
     "prepare  new": "SOURCE is empty: expected a path",
