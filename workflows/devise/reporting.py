@@ -164,9 +164,10 @@ def _others(model: DeviseModel, judged: _Judged) -> dict[str, Judgement]:
     learned = Learned(train.rows(train.readable[seen]), labels[seen])
     classes, vectors = len(model.space.wnids), model.class_vectors
     softmax = baselines.fit_softmax(learned, penalty=LIKELY_PENALTY)
+    words = ", centred words" if model.options.centre else ""
     ways = {
-        "ridge": baselines.ridge(learned, vectors, penalty=PENALTY),
-        "ConSE": baselines.conse(softmax, vectors, likeliest=LIKELIEST),
+        f"ridge{words}": baselines.ridge(learned, vectors, penalty=PENALTY),
+        f"ConSE{words}": baselines.conse(softmax, vectors, likeliest=LIKELIEST),
         "softmax": baselines.softmax_scores(softmax, classes),
         "random codes": baselines.random_codes(learned, classes, penalty=PENALTY, seed=SEED),
     }

@@ -225,8 +225,15 @@ class _Softmaxes:
         return self._fitted[key]
 
     def conse(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
+        """Mix the vectors of words as they are, as the paper does."""
+        return self._conse(arena, arena.ground.classes.vectors, setting)
+
+    def conse_centred(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
+        """Mix the vectors from which the mean of the learned classes' is subtracted."""
+        return self._conse(arena, arena.space.vectors, setting)
+
+    def _conse(self, arena: Arena, vectors: Floats, setting: Mapping[str, Any]) -> Floats:
         softmax = self.of(arena, setting["penalty"])
-        vectors = arena.ground.classes.vectors
         made = baselines.conse(softmax, vectors, likeliest=setting["likeliest"])
         return made(arena.ground.judged.features)
 
@@ -251,6 +258,7 @@ def run_split(ground: Ground, seed: int, *, steps: int = STEPS) -> Iterator[Outc
         ("ridge", _ridge, penalties),
         ("ridge, centred", _ridge_centred, penalties),
         ("ConSE", softmaxes.conse, likely),
+        ("ConSE, centred", softmaxes.conse_centred, likely),
         ("softmax", softmaxes.alone, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
         ("random codes", _random, penalties),
     ]
@@ -291,7 +299,7 @@ def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(best, method="DeViSE, chosen")
 
 
-BESIDE = ("ridge", "ridge, centred", "ConSE", "random codes")
+BESIDE = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes")
 
 
 def differences(found: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:

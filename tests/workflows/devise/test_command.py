@@ -95,7 +95,8 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     done = run("report", trained, scratch=tmp_path)
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
-    for word in ("Beside simpler ways", "ridge", "ConSE", "random codes", "(never learned)",
+    for word in ("Beside simpler ways", "ridge, centred words", "ConSE, centred words",
+                 "random codes", "(never learned)",
                  "no zero-shot recognition", "hit@1 of unseen classes", "chance",
                  "How far first answers are", "at most 2, and seen ones", "at most 3",
                  "Unseen classes one by one", "most often taken for"):  # fmt: skip

@@ -9,16 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.features.reading import open_features
 from pipeline.store import features as feature_records
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import gather as module
-from workflows.devise.gather import gather
+from workflows.devise.gather import gather, seen_features
 from workflows.devise.options import Options
+from workflows.devise.space import load_space
+from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
 from workflows.features import Wish
 
 
@@ -99,3 +103,29 @@ def test_a_split_of_other_sizes_judges_nothing(
     assert f"notice: {said}: nothing judges this run" in capsys.readouterr().out
     with pytest.raises(StoreError, match=f"{said}, as 'train' has"):
         gather(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
+
+
+def test_where_features_lie_is_said_by_pictures_of_seen_classes_alone(small: Small) -> None:
+    """What an unseen class looks like must not be known before it is judged."""
+    found = open_features(str(small.store), small.features, "train")
+    seen = np.array([1, 4])
+    rows = found.readable[np.isin(found.split.labels[found.readable], seen)]
+    measured = seen_features(str(small.store), "train", small.features, seen)
+    assert 0 < len(rows) < len(found.readable)
+    np.testing.assert_array_equal(measured, found.rows(rows))
+
+
+def test_nothing_is_learned_from_classes_to_choose_by(
+    small: Small, asked: list[tuple[str, Wish]], tmp_path: Path
+) -> None:
+    """They judge what is learned from the others; the unseen ones do not even judge."""
+    chosen = options(small, unseen="1", validation=2)
+    data, files = gather(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
+    (tmp_path / "space.npz").write_bytes(files["space.npz"])
+    space = load_space(tmp_path)
+    assert [len(space.labels(part)) for part in (SEEN, VALIDATION, UNSEEN)] == [3, 2, 1]
+    learned = {label for batch in data.train for label in batch.labels.tolist()}
+    assert learned == set(space.labels(SEEN).tolist())
+    assert data.held_out is not None
+    judged = {label for batch in data.held_out for label in batch.labels.tolist()}
+    assert judged == set(space.labels(SEEN, VALIDATION).tolist())

@@ -423,3 +423,16 @@ def test_the_names_of_a_class_as_a_table_prints_them_are_that_class(engine: Engi
     wnid = engine.search(parse("n00000000"), Wanted(k=5))
     assert listed.images == wnid.images
     assert listed.passed_over == ()
+
+
+def test_pixels_that_changed_on_the_disk_are_not_shown(tmp_path: Path, open_run: Opener) -> None:
+    """Each chunk is compared with its checksum before anything of it is handed out."""
+    store = make_store(tmp_path, train=14, val=7, bad=0)
+    engine = open_run(Toy(store), tmp_path / "run")
+    assert engine.gallery.rows("val", SIZE, [0]).shape == (1, SIZE, SIZE, 3)
+    for file in (Path(store) / "images.zarr" / "train" / str(SIZE)).glob("c.*"):
+        data = bytearray(file.read_bytes())
+        data[5] ^= 1  # of the first row of the first chunk
+        file.write_bytes(data)
+    with pytest.raises(StoreDamagedError):
+        engine.gallery.rows("train", SIZE, [0])

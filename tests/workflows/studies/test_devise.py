@@ -81,6 +81,7 @@ def test_every_method_is_judged_on_the_same_pictures(
     outcomes = list(run_split(ground, 1, steps=3))
     names = [one.method for one in outcomes]
     assert names == [*(f"DeViSE {loss}" for loss in grid), "ridge", "ridge, centred", "ConSE",
+                     "ConSE, centred",
                      "softmax", "random codes"]  # fmt: skip
     counts = [one.judged.unseen[1].counts.tolist() for one in outcomes]
     assert all(one == counts[0] for one in counts)
@@ -124,3 +125,21 @@ def test_differences_are_of_what_there_is(ground: Ground) -> None:
     said = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BESIDE), found)))
     assert len(said) == len(devise.BESIDE)
     assert all("+0.0" in line for line in said)
+
+
+def test_conse_with_centred_words_mixes_the_vectors_of_the_space(ground: Ground) -> None:
+    """Of which the mean of the learned classes' is subtracted, as DeViSE's are."""
+    from workflows.devise import baselines
+
+    arena = Arena(ground, 0, final=True)
+    softmaxes, setting = devise._Softmaxes(), {"penalty": 1e-3, "likeliest": 10}
+    plain, centred = softmaxes.conse(arena, setting), softmaxes.conse_centred(arena, setting)
+    fitted = baselines.fit_softmax(arena.learned, penalty=1e-3)
+    features = ground.judged.features
+    for vectors, scores in ((ground.classes.vectors, plain), (arena.space.vectors, centred)):
+        expected = baselines.conse(fitted, vectors, likeliest=10)(features)
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.abs(plain - centred).max() > 1e-2
+    learned = np.flatnonzero(arena.pictures.parts == SEEN)
+    assert np.abs(arena.space.centre - ground.classes.vectors[learned].mean(0)).max() < 1e-5
+    assert len(softmaxes._fitted) == 1
