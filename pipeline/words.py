@@ -56,7 +56,7 @@ class Words:
         """
         if vectors.ndim != 2 or len(tokens) != len(vectors):
             raise ValueError(f"{len(tokens)} tokens and vectors of {vectors.shape}.")
-        self.tokens = tuple(tokens)
+        self.tokens: Sequence[str] = tuple(tokens)
         self.vectors = vectors
 
     def __len__(self) -> int:
@@ -83,12 +83,20 @@ class Words:
 
     def find(self, token: str) -> int | None:
         """Where *token* is: as it is written, or else in the most frequent of other cases."""
-        place = self._exact.get(token)
+        place = self._place(token)
         if place is not None:
             return place
         folded = token.casefold()
-        others = (self._exact.get(folded), self._folded.get(folded))
+        others = (self._place(folded), self._folded_place(folded))
         return min((place for place in others if place is not None), default=None)
+
+    def _place(self, token: str) -> int | None:
+        """Return where a token is, as it is written."""
+        return self._exact.get(token)
+
+    def _folded_place(self, folded: str) -> int | None:
+        """Return where the first token with capitals is that is *folded* without them."""
+        return self._folded.get(folded)
 
     def unit(self, place: int) -> NDArray[np.float32] | None:
         """The vector of one token, of length 1; None where it has no direction."""

@@ -22,11 +22,12 @@ from pipeline.store.objects import open_objects
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.word_files import read_words
+from pipeline.word_index import file_digest
 from pipeline.words import ClassVectors, class_vectors, taxonomy_vectors
 from workflows import features
 from workflows.clusters import Cluster
 from workflows.devise.options import Options
-from workflows.devise.space import FILE, Space, file_digest, load_space, make_space
+from workflows.devise.space import FILE, Space, load_space, make_space
 from workflows.devise.splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.stage import check_start
 from workflows.figures import counted, printable

@@ -18,11 +18,11 @@ from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
 from pipeline.features.task import features_of
 from pipeline.loader import Loader
-from pipeline.word_files import read_words
+from pipeline.word_index import open_words
 from pipeline.words import Words, split_names
 from workflows.devise.heads import Head
 from workflows.devise.options import Options
-from workflows.devise.space import Space, file_digest, load_space, unit
+from workflows.devise.space import Space, load_space, unit
 from workflows.devise.stage import make_head, open_trunk
 from workflows.training.folder import RunFolder
 
@@ -31,6 +31,8 @@ ROWS = 4_096
 """Rows that are mapped at once."""
 PICTURES = 64
 """Pictures that go through the trunk at once."""
+WORDS_FOLDER = Path("search") / "words"
+"""Of a run, where an index of its words is kept."""
 VOCABULARY = 50_000
 """Words, the most frequent, that a picture can be answered by."""
 
@@ -55,6 +57,8 @@ class DeviseModel:
     step: int
     device: torch.device
     trunk_state: dict[str, Tensor] | None
+    folder: Path
+    """Of the run."""
 
     @property
     def dim(self) -> int:
@@ -131,11 +135,7 @@ class DeviseModel:
         file = self.options.words
         if file is None:
             return None
-        if Path(file).is_file() and file_digest(file) != self.space.words:
-            raise TesseraeError(
-                f"{file} is not the file that the run learned words from: put that back there."
-            )
-        return read_words(file)
+        return open_words(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)
 
     @cached_property
     def _named(self) -> dict[str, int]:
@@ -214,6 +214,7 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
         step=int(state["step"]),
         device=where,
         trunk_state=state["trunk"],
+        folder=run,
     )
 
 

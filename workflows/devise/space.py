@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -59,12 +58,6 @@ class Space:
         out = io.BytesIO()
         np.savez(out, **vars(self))
         return out.getvalue()
-
-
-def file_digest(file: str) -> str:
-    """The SHA-256 of a file of words, in hexadecimal."""
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_space(folder: Path) -> Space:

@@ -87,6 +87,9 @@ def test_a_run_maps_pictures_and_words_into_one_space(small: Small, trained: Pat
     assert model.phrase("xyzzy") is None
     names, vocabulary = model.vocabulary()
     assert "boat" in names
+    assert sorted(path.suffix for path in (trained / "search" / "words").iterdir()) == [
+        ".json", ".words",
+    ]  # fmt: skip
     assert vocabulary.shape == (8, 8)
 
 
