@@ -61,7 +61,7 @@ def loop(job: tuple[str, str, str, int, int], part: tuple[int, int], ready: Any)
     import numpy as np
     import torch
 
-    from pipeline.backbone import open_backbone
+    from pipeline.backbone.opening import open_backbone
 
     pixels_file, out, trunk, threads, batch = job
     torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.backbone import save_backbone
+from pipeline.backbone.saving import save_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.model import open_model
 

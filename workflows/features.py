@@ -16,7 +16,8 @@ from pathlib import Path
 from cluster.cores import cores
 from cluster.ranks import gpus_there
 from pipeline import identity
-from pipeline.backbone import NEW, POOLINGS, open_backbone
+from pipeline.backbone.choices import NEW, POOLINGS
+from pipeline.backbone.opening import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import making
 from pipeline.features.making import FeatureChoices

@@ -13,21 +13,5 @@ Features are what comes out at the end, or behind any block of it, the cut, pool
 
 network    pictures -> features        cutting    blocks of a network, and pooling
 opening    from a folder or the hub    transform  pictures as a network takes them
-saving     into a folder
+saving     into a folder                choices    what may be chosen, in words
 """
-
-from pipeline.backbone.cutting import POOLINGS
-from pipeline.backbone.network import Backbone
-from pipeline.backbone.opening import NEW, new_backbone, open_backbone
-from pipeline.backbone.saving import save_backbone
-from pipeline.backbone.transform import Transform
-
-__all__ = [
-    "NEW",
-    "POOLINGS",
-    "Backbone",
-    "Transform",
-    "new_backbone",
-    "open_backbone",
-    "save_backbone",
-]

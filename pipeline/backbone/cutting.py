@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from pipeline.errors import TesseraeError
 
-POOLINGS = ("end", "mean", "max", "grid", "token")
-
 SHOWN = 30
 """Blocks that are named when there is none of the name."""
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.cutting import POOLINGS, check_block, output_of, pool
+from pipeline.backbone.choices import POOLINGS
+from pipeline.backbone.cutting import check_block, output_of, pool
 from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
 

@@ -12,14 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from pipeline.backbone.choices import NEW
 from pipeline.backbone.files import check_folder, check_opened
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.probing import check_repeats
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
-
-NEW = "new"
-"""The name of a network that has learned nothing yet."""
 
 FAULTS = (
     OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError,

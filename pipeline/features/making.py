@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from pipeline.backbone import Backbone
+from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
 from pipeline.features.task import FeatureWork, make_features, still_there

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import identity
-from pipeline.backbone import Backbone, open_backbone
+from pipeline.backbone.network import Backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.backbone.probing import probe_pictures
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.pixels import Shared, batches, read_chunks

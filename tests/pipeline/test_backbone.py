@@ -18,9 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbone import Backbone, Transform, new_backbone, open_backbone, save_backbone
 from pipeline.backbone.cutting import pool
-from pipeline.backbone.transform import transform_of
+from pipeline.backbone.network import Backbone
+from pipeline.backbone.opening import new_backbone, open_backbone
+from pipeline.backbone.saving import save_backbone
+from pipeline.backbone.transform import Transform, transform_of
 from pipeline.errors import TesseraeError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.backbone import open_backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
 from pipeline.loader import Loader

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone import NEW, new_backbone
+from pipeline.backbone.choices import NEW
+from pipeline.backbone.opening import new_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.making import FeatureChoices

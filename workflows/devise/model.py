@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import Backbone
+from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
 from pipeline.features.task import features_of

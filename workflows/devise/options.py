@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.backbone import NEW, POOLINGS
+from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from pipeline.words import SYNONYMS
 from workflows.training.options import Training, option

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import neighbours
-from pipeline.backbone import NEW
+from pipeline.backbone.choices import NEW
 from pipeline.features.reading import finished, open_features
 from pipeline.hierarchy import Hierarchy, read_hierarchy
 from pipeline.loader.reader import reader_of

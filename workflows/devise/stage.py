@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.augment import Augment
-from pipeline.backbone import NEW, Backbone, new_backbone, open_backbone
+from pipeline.backbone.choices import NEW
+from pipeline.backbone.network import Backbone
+from pipeline.backbone.opening import new_backbone, open_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.heads import Head
 from workflows.devise.losses import Loss, kinds_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone
+from pipeline.backbone.network import Backbone
 from workflows.training.finite import refuse_not_finite
 
 NEIGHBOURS = 3

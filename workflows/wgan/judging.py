@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.augment import Augment
-from pipeline.backbone import open_backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.loader import Loader
 from workflows.evaluation.generative import Distances, judge, nearest
 from workflows.evaluation.sliced import sliced_wasserstein

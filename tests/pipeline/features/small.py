@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone import open_backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.features import making
 from pipeline.features.check import check_features
 from pipeline.features.making import FeatureChoices

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone import open_backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import making, task
 from pipeline.features.reading import open_features

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.backbone import open_backbone
+from pipeline.backbone.opening import open_backbone
 from pipeline.features import making
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.making import FeatureChoices
