@@ -92,7 +92,8 @@ def read_data(file: Path) -> dict[str, Any]:
         OSError: It cannot be read.
         RunFileError: As `read_options`, or nothing is said of the data.
     """
-    data = {"features": None, "held_out": None, "wnids": [], **(read_options(file)["data"] or {})}
+    said = read_options(file).get("data") or {}
+    data = {"features": None, "held_out": None, "wnids": [], **said}
     missing = sorted(DATA.keys() - data.keys())
     if missing:
         raise _wrong(file, SchemaError(f"data.{missing[0]} is missing"))

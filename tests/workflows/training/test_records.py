@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError, TesseraeError
@@ -50,6 +50,8 @@ def run(tmp_path):
 
 
 @given(mutated(OPTIONS))
+@example(json.dumps({"options": {}}).encode())
+@example(json.dumps({"options": {}, "data": {}}).encode())
 def test_options_are_what_they_can_be_or_refused(tmp_path_factory, text):
     """Whatever stands in the place of any value: a value of its type, or a sentence."""
     file = tmp_path_factory.mktemp("run") / "options.json"
