@@ -29,6 +29,7 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 from workflows import clusters
+from workflows.board.sending import Sender
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted, printable
 from workflows.progress import Progress, say_waiting
@@ -247,12 +248,24 @@ def _gpus(wish: Wish, cluster: Cluster) -> int:
 def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
     rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
-    with Progress(f"{run.plan.split}: features", rows=rows) as progress:
+    with (
+        Sender(cluster.client, run.name) as sender,
+        Progress(f"{run.plan.split}: features", rows=rows) as progress,
+    ):
+        sender.begin(
+            split=run.plan.split,
+            store=run.objects.url,
+            rows=rows,
+            sizes=[],
+            before={},
+            features=run.recipe.name,
+        )
         for result in run_jobs(cluster.client, run.name, jobs, tick=cluster.keep):
             if isinstance(result, Failed):
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
+            sender.featured(result.shard, result.num_rows, result.bytes_out)
             progress.update(rows=result.num_rows, bytes_out=result.bytes_out)
     if failed:
         raise TesseraeError(

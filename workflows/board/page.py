@@ -167,10 +167,14 @@ def _training(now: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def _run(run: Run, now: dict[str, Any]) -> Iterator[str]:
-    yield f"<h2>{text(run.split)} of <code>{text(run.store)}</code>: {text(run.state)}</h2>"
+    made = f"Features <code>{text(run.features)}</code> of " if run.features else ""
+    split = f"{text(run.split)} of <code>{text(run.store)}</code>"
+    yield f"<h2>{made}{split}: {text(run.state)}</h2>"
     if run.why:
         yield f'<p class="notice">{text(run.why)}</p>'
     yield facts(_figures(now, running=run.state == "running"))
+    if not now["sizes"]:
+        return
     yield table(
         ["=Size", ">Rows stored", ">of", "|"],
         (

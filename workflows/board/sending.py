@@ -71,6 +71,7 @@ class Sender:
         rows: int,
         sizes: Sequence[tuple[int, int, int]],
         before: Mapping[str, int],
+        features: str = "",
     ) -> None:
         """Say what is to be done.
 
@@ -80,6 +81,7 @@ class Sender:
             rows: To be made now.
             sizes: Side in pixels, rows that are stored, rows there are to be.
             before: Rows that earlier runs committed, by status.
+            features: Name of the features that are made of the images; empty: these are stored.
         """
         self._begun = monotonic()
         self._put(
@@ -90,6 +92,7 @@ class Sender:
             rows=rows,
             sizes=[list(size) for size in sizes],
             before=dict(before),
+            features=features,
         )
 
     def shard(self, report: Report, sizes: Collection[int]) -> None:
@@ -104,6 +107,13 @@ class Sender:
             seconds=dict(report.seconds),
             sizes=sorted(sizes),
         )
+
+    def featured(self, shard: int, rows: int, bytes_out: int) -> None:
+        """Say that the features of a shard were made."""
+        self._put(
+            what="shard", shard=shard, rows=rows, bytes_in=0, bytes_out=bytes_out,
+            counts={"readable": rows}, seconds={}, sizes=[],
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -25,7 +25,7 @@ PICTURE_BYTES = 512 * 1024
 WORKER_SECONDS = 60.0
 """How far back the rate of a worker reaches."""
 
-_KEY = re.compile(r"prepare-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
+_KEY = re.compile(r"(?:prepare|features)-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
 """The key of a task: its split, shard, losses and run."""
 
 
@@ -61,6 +61,8 @@ class Run:
     started: float
     client: str = ""
     """Of the command: when it has gone, so has the run."""
+    features: str = ""
+    """Name of the features that it makes of stored images; empty: it stores images."""
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     shards: int = 0
@@ -85,6 +87,7 @@ class Run:
             "run": self.name,
             "split": self.split,
             "store": self.store,
+            "features": self.features,
             "state": self.state,
             "why": self.why,
             "rows": self.rows,
@@ -218,6 +221,7 @@ class Board:
             meter=Meter(int(message["rows"]), now),
             started=now,
             client=str(message.get("client", "")),
+            features=str(message.get("features", "")),
         )
         while len(self.runs) > RUNS:
             self.runs.popitem(last=False)

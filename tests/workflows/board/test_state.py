@@ -190,3 +190,31 @@ def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
     """As most are; one that ends as another whole name does is shown whole."""
     assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
     assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
+
+
+def test_features_are_a_run_of_their_own() -> None:
+    """With their name, the workers that make them, and no sizes."""
+    board = Board()
+    run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
+    name = "net-0.75-224-eb7ff0c52fce"
+    board.take(run_message(48, run, sizes=[], before={}, features=name), 0.0)
+    for shard in range(3):
+        board.finished(f"features-train-{shard:06d}-0-{run}", "tls://w")
+        board.take(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
+    [made] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
+    assert (made["features"], made["rows_done"], made["sizes"]) == (name, 48, {})
+    assert made["workers"]["tls://w"]["rows"] == 48
+    board.take(run_message(), 10.0)
+    assert board.snapshot(11.0)["runs"][1]["features"] == ""
+
+
+def test_the_page_names_features_and_escapes_what_it_is_told() -> None:
+    """A run of images has its sizes, one of features their name."""
+    from workflows.board.page import _head
+
+    board = Board()
+    board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
+    board.take(run_message(9, "i"), 0.0)
+    page = "".join(_head(board, 1.0))
+    assert "Features <code>&lt;b&gt;net</code> of train of <code>/s</code>: running" in page
+    assert page.count("72 px") == 1
