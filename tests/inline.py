@@ -14,7 +14,7 @@ from pipeline.ingest.graph import Failed, Job
 from pipeline.ingest.planning import new_run
 from pipeline.ingest.shard import workspace
 from pipeline.store.objects import open_objects
-from workflows import cli, prepare, repair
+from workflows import cli, prepare, repair, spooling
 
 
 class NoCluster:
@@ -61,8 +61,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within this block commands run here."""
     workspace.cache_clear()  # a test may have changed what lies under it
     with monkeypatch.context() as patch:
-        for module in (prepare, repair):
+        for module in (prepare, repair, spooling):
             patch.setattr(module, "run_jobs", run_here)
+        for module in (prepare, repair):
             patch.setattr(module, "Cluster", NoCluster)
             patch.setattr(module, "Work", _patient(module.Work))
         yield

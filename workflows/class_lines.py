@@ -35,6 +35,7 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listed]) 
         unlabelled = sum(stop - start for name, start, stop in one.runs if name == UNLABELLED)
         if unlabelled:
             yield f"  {split}: {counted(unlabelled, 'image')} of no class, label -1"
+        yield from (f"  {split}: {note}" for note in one.evidence.notes)
         if one.passed:
             yield f"  {split}: {passed_text(one.passed)}"
 

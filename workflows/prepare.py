@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.cores import cores
-from pipeline import confined, identity, sources
+from pipeline import identity, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.graph import Failed, Job, run_jobs, shard_jobs
+from pipeline.ingest.graph import Failed, run_jobs, shard_jobs
 from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
@@ -32,7 +32,7 @@ from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END, Recipe
 from pipeline.store.records import Done
-from workflows import clusters
+from workflows import clusters, spooling
 from workflows.board.looking import Look
 from workflows.board.sending import Sender
 from workflows.class_lines import class_lines, lost_lines
@@ -138,6 +138,17 @@ def add_source_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="PATTERN",
         help="names of files and folders to pass over, such as 'masks' or '*_mask.png'",
     )
+    for name, what, default in (
+        ("image", "bytes of the images", "image, img, jpg, ..., or the only one of bytes"),
+        ("label", "labels", "label, fine_label, cls, ..."),
+        ("name", "names of the images", "filename, file_name, path, ..."),
+    ):
+        group.add_argument(
+            f"--{name}-column",
+            default="",
+            metavar="COLUMN",
+            help=f"column of a Parquet file that holds the {what} ({default})",
+        )
 
 
 def source_options(args: argparse.Namespace) -> SourceOptions:
@@ -147,7 +158,12 @@ def source_options(args: argparse.Namespace) -> SourceOptions:
         ValueError: Naming the one that makes no sense.
     """
     return SourceOptions(
-        recursive=args.recursive, class_name=args.class_name, ignore=tuple(args.ignore)
+        recursive=args.recursive,
+        class_name=args.class_name,
+        ignore=tuple(args.ignore),
+        image_column=args.image_column,
+        label_column=args.label_column,
+        name_column=args.name_column,
     )
 
 
@@ -292,6 +308,9 @@ def run(args: argparse.Namespace) -> int:
     options = read_options(args)
     if clusters.work_for_first(args):
         return 0
+    if args.split in (None, ["all"]) and len(options.splits) > 1:
+        parts = {split: _opened(options, split).source for split in options.splits}
+        options = replace(options, splits=tuple(spooling.with_classes(parts)))
     try:
         runs = prepare(options)
         report_store(options.store, runs)
@@ -430,7 +449,7 @@ def _prepare(
     tally = Tally(before=sum(map(Counter, left_alone), Counter()))
     if todo:
         if source.access == "blocks":
-            _stream(split, source, objects, cluster, recipe.max_image_bytes)
+            spooling.stream(split, source, objects, cluster, recipe.max_image_bytes)
         cluster.ask_workers(work)
         try:
             make_shards(options, objects, plan, work, todo, commits, cluster, tally)
@@ -446,7 +465,7 @@ def _prepare(
 def _end(objects: Objects, recipe: Recipe, plan: Plan, work: Work, source: Source) -> None:
     done = _finish(objects, recipe, plan, work)
     if done is not None and source.access == "blocks":
-        remove_spool(objects, work.split)
+        spooling.remove_spool(objects, work.split)
 
 
 def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
@@ -456,19 +475,28 @@ def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Pl
         TesseraeError: The source is not what was prepared, or its classes cannot be told.
     """
     plans = {}
-    listed: dict[str, tuple[OpenSplit, Listed]] = {}
+    to_list = []
     for part in parts:
         kept = planning.kept_origin(part.objects, part.split, part.source, _root(part))
         if kept is None:
-            limit = planning.image_limit(part.objects, options.choices)
-            listed[part.split] = part, _list(part, cluster, limit)
+            to_list.append(part)
             continue
         recipe = planning.settle_recipe(part.objects, options.choices)
         plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
         plans[part.split] = recipe, plan
         print(f"{part.split}: listed before, {plan.num_rows:,} images of kind {kept.kind}")
-    return plans | _planned(options, listed) if listed else plans
+    if not to_list:
+        return plans
+    rules = planning.source_rules(to_list[0].objects)
+    spooling.look_before({part.split: part.source for part in to_list}, rules)
+    spools = [_root(part) for part in to_list if part.source.access == "blocks"]
+    listed = {}
+    with spooling.saying_what_is_left(spools):
+        for part in to_list:
+            limit = planning.image_limit(part.objects, options.choices)
+            listed[part.split] = part, _list(part, cluster, limit)
+        return plans | _planned(options, listed)
 
 
 def _planned(options: Options, listed: Mapping[str, tuple[OpenSplit, Listed]]) -> Plans:
@@ -499,7 +527,7 @@ def _root(part: OpenSplit) -> str:
     """Where the bytes of a split's images are read."""
     if part.source.access == "random":
         return part.source.root
-    return _spool_folder(part.objects, part.split)
+    return spooling.spool_folder(part.objects, part.split)
 
 
 def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
@@ -508,43 +536,8 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
         return planning.read_listing(table)
-    _stream(part.split, source, part.objects, cluster, limit)
+    spooling.stream(part.split, source, part.objects, cluster, limit)
     return planning.read_listing(spool.spool_listing(_root(part), source.blocks()))
-
-
-def _stream(
-    split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
-) -> None:
-    # Blocks that are in the spool already are not read again.
-    folder = _spool_folder(objects, split)
-    blocks = source.blocks()
-    planning.check_spool_room(objects, spool.spool_bytes_needed(blocks))
-    jobs = [
-        Job(f"spool-{split}-{place:06d}", spool.spool_block, (block, folder, "", limit))
-        for place, block in enumerate(blocks)
-    ]
-    with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
-        for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
-            if isinstance(result, Failed):
-                raise TesseraeError(f"{result.error}. Run the same command again to go on.")
-            progress.update(rows=1)
-
-
-def _spool_folder(objects: Objects, split: str) -> str:
-    if not isinstance(objects, LocalObjects):
-        raise StoreError(
-            "a source that can only be streamed needs a store on a disk, for its spool. Copy the"
-            " source to a disk first, or prepare on a disk and copy the store."
-        )
-    confined.confined(Path(objects.url), layout.spool(split))
-    return f"{objects.url}/{layout.spool(split)}"
-
-
-def remove_spool(objects: Objects, split: str) -> None:
-    """Remove the record files of a split that is finished; an object store has none."""
-    if isinstance(objects, LocalObjects):
-        root = Path(objects.url)
-        confined.remove_folder(root / layout.spool(split), root)
 
 
 def _target(plan: Plan, limit: int | None) -> range:

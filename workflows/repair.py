@@ -34,11 +34,11 @@ from workflows.prepare import (
     OpenSplit,
     Options,
     add_source_arguments,
-    remove_spool,
     settle,
     source_options,
 )
 from workflows.progress import say_waiting
+from workflows.spooling import remove_spool
 from workflows.verify import chosen_splits, say_problems, verify_split
 
 

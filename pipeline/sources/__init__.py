@@ -17,7 +17,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pipeline.errors import SourceError
 from pipeline.sources.magic import description_of
@@ -28,7 +28,7 @@ from pipeline.sources.place import Place
 if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
     import pyarrow as pa
 
-    from pipeline.sources.classes import ClassTable
+    from pipeline.sources.classes import ClassTable, Evidence
     from pipeline.sources.spool import Blocks
 
 
@@ -68,6 +68,32 @@ class Source(Protocol):
 
     def blocks(self) -> "Blocks":
         """Parts to spool, for access "blocks"."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A source that can be refused before it is listed."""
+
+    def check(self) -> None:
+        """Refuse what cannot end well.
+
+        Raises:
+            SourceError: A table is missing, or a file is something else than its name says.
+        """
+        ...
+
+
+@runtime_checkable
+class Previewed(Protocol):
+    """A source that says what its images are without reading them."""
+
+    def preview(self) -> "Evidence":
+        """Read what is said of all images.
+
+        Raises:
+            SourceError: A label or a name cannot be used.
+        """
         ...
 
 
@@ -191,6 +217,13 @@ def _check_options(place: Place, kind: str) -> None:
             f"--recursive is {options.recursive!r}: it is for nested folders, and {place.shown} is"
             f" of the kind {kind}. Leave it away."
         )
+    for name in ("image_column", "label_column", "name_column"):
+        if getattr(options, name) and kind != "parquet":
+            flag = f"--{name.replace('_', '-')}"
+            raise SourceError(
+                f"{flag} is {getattr(options, name)!r}: it is for Parquet files, and {place.shown}"
+                f" is of the kind {kind}. Leave it away."
+            )
 
 
 def splits(

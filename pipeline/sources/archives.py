@@ -168,7 +168,7 @@ class TarSource:
                     f"{name}-{class_name}",
                     self.place,
                     part.path,
-                    ClassTar(class_name),
+                    ClassTar(class_name, self.place.options),
                     inner.num_bytes,
                     inner.offset,
                     inner.offset + inner.num_bytes,

@@ -70,6 +70,13 @@ def name_ground(name: str, options: SourceOptions) -> str:
     return IGNORED if _ignored(name, options) else left_behind(name)
 
 
+def member_ground(path: str, options: SourceOptions) -> str:
+    """Say why the member *path* of an archive is no sample; empty where it may be one."""
+    *folders, name = path.split("/")
+    grounds = (folder_ground(part, options) for part in folders if part not in (".", ".."))
+    return next(filter(None, grounds), "") or file_ground(name, options)
+
+
 def left_behind(name: str) -> str:
     """Say what left a file called *name* behind, where its name tells; empty where it does not."""
     folded = name.casefold()

@@ -170,7 +170,7 @@ def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSour
 
 
 def _class_tar(place: Place, path: str) -> ClassTar:
-    return ClassTar(folder_class(stem_of(path), place.options))
+    return ClassTar(folder_class(stem_of(path), place.options), place.options)
 
 
 def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes import ClassTable, folder_class
+from pipeline.sources.clutter import member_ground
 from pipeline.sources.listing import PassedOver, Row
-from pipeline.sources.naming import known_split, may_be_image
+from pipeline.sources.naming import known_split
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import Outline
 from pipeline.sources.tarfiles import PLAIN, Member, Tar, is_tar, stem_of
@@ -55,26 +56,28 @@ class ClassTar(Layout):
     """All images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
+    options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(
         self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
     ) -> Iterator[Row | PassedOver]:
         """Yield every member that may be an image."""
         prefix = f"{self.class_name}/"
-        others: list[str] = []
+        passed: dict[str, PassedOver] = {}
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
-            if may_be_image(name):
+            ground = member_ground(member.name, self.options)
+            if not ground:
                 yield row_of(prefix + name, member, take, prefix)
-            elif is_tar(name):
+                continue
+            if is_tar(name) and self.options.rules > 1:
                 raise SourceError(
                     f"{tar.name}: the member {member.name!r} is an archive inside that of the "
                     f"class {self.class_name!r}. Unpack the outer one, and pass the folder."
                 )
-            else:
-                others.append(member.name)
-        if others:
-            yield PassedOver("files that are no images", others[0], len(others))
+            before = passed.get(ground, PassedOver(ground, member.name, 0))
+            passed[ground] = before._replace(how_many=before.how_many + 1)
+        yield from passed.values()
 
 
 def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
@@ -103,7 +106,7 @@ class TarOfTars(Layout):
         """Yield the members of each inner tar, which is never unpacked."""
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
-            layout = ClassTar(folder_class(stem_of(inner.name), self.options))
+            layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
             yield from layout.rows(tar, take, inner.offset, inner.offset + inner.num_bytes)
         yield from inner_tars.passed_over()
 

@@ -222,11 +222,12 @@ def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
         table = _read_index(folder, name)
     except (OSError, SourceError):
         return False  # absent or damaged: streamed again
-    # without a fingerprint, of this block or then, nobody can tell: it was so before
-    before = table.schema.metadata.get(_SOURCE, b"").decode()
+    before = table.schema.metadata.get(_SOURCE)
+    # an index without one was written by an earlier version, which took every block for its own
+    same = not source or before is None or before.decode() == source
     # of another limit: a run that was broken off before there was a recipe left it
     cut = table.schema.metadata.get(_LIMIT, b"None").decode()
-    return bool((not source or before == source) and cut == str(limit))
+    return bool(same and cut == str(limit))
 
 
 def remove_stale(

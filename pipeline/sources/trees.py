@@ -12,11 +12,12 @@ from typing import NamedTuple
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_truth, is_val_image
 from pipeline.sources.classes import UNLABELLED, Basis, folder_class, nested
+from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.layouts import Layout, Take, class_in, row_of
 from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.naming import known_split, looks_like_image, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.outline import Outline, folders_of, is_hidden, sample_name, split_folder
+from pipeline.sources.outline import Outline, folders_of, sample_name, split_folder
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Member, Tar
 from pipeline.sources.text_tables import decode_table, parse_annotations
@@ -105,7 +106,7 @@ class _Walk:
     def row(self, member: Member) -> Row | None:
         """Take in one member."""
         folder, _, name = member.name.rpartition("/")
-        if folder in self.known and member.target is None and looks_like_image(name):
+        if folder in self.known and member.target is None and self._is_plain(name):
             # the way of a million images in a thousand folders
             prefix, basis = self.known[folder]
             return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
@@ -132,6 +133,10 @@ class _Walk:
             self.known[folder] = f"{class_name}/", basis
         return row._replace(same_as=target, basis=basis)
 
+    def _is_plain(self, name: str) -> bool:
+        """Return True if a file of a folder of images is one of them, at a glance."""
+        return looks_like_image(name) and name[0] not in "~#" and not self.layout.options.ignore
+
     def passed_over(self) -> Iterator[PassedOver]:
         """What was no sample, counted by why."""
         yield from self.passed.values()
@@ -144,8 +149,9 @@ class _Walk:
         """Find split and class folders of *path*; None where it is none of the split's."""
         layout = self.layout
         folders, name = folders_of(path), path.rpartition("/")[2]
-        if is_hidden(path):
-            self._pass_over("hidden files", path)
+        ground = member_ground(path, layout.options)
+        if ground not in ("", TEXTS):  # what texts say is looked at
+            self._pass_over(ground, path)
             return None
         split, below = split_folder(folders, layout.split)
         if layout.split:
@@ -211,7 +217,7 @@ class _Walk:
             wnids = set(_XML_CLASS.findall(data))
             if len(wnids) == 1:
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
-        self._pass_over("files that are no images", member.name)
+        self._pass_over(TEXTS, member.name)
 
     def _refuse_label(self, member: Member) -> None:
         """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.

@@ -17,6 +17,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split, without_split
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import ClassTable, Labeller
+from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take
 from pipeline.sources.listing import PassedOver, Row
@@ -130,9 +131,13 @@ class Shard(Layout):
         apart = _Apart(tar.name)
         for member in tar.members(start, stop):
             name, suffix = sample_name(member.name)
+            ground = self._ground(member.name)
+            if ground:
+                apart.pass_over(ground, member.name)
+                continue
             if not suffix or name.rpartition("/")[2] == "":
                 # WebDataset passes over names without a suffix and those in hiding
-                apart.pass_over("files without a suffix, or hidden", member.name)
+                apart.pass_over("names without a suffix", member.name)
                 continue
             if name != sample.name:
                 if self._is_complete(sample, apart):
@@ -144,6 +149,14 @@ class Shard(Layout):
         for rejoined in apart.rejoined():
             yield self._finished(rejoined, tar)
         yield from apart.passed.values()
+
+    def _ground(self, path: str) -> str:
+        """Say why a member is no part of a sample; empty where it may be one."""
+        if self.options.rules == 1:
+            return ""
+        *folders, name = path.split("/")
+        grounds = (folder_ground(part, self.options) for part in folders if part not in (".", ".."))
+        return next(filter(None, grounds), "") or name_ground(name, self.options)
 
     def _is_complete(self, sample: _Sample, apart: "_Apart") -> bool:
         """Return True if neighbours are all of a sample; else keep them for the shard's end."""

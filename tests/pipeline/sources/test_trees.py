@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.classes import Evidence
+from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
 from pipeline.sources.naming import looks_like_image
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.spool import spool_block, spool_listing
@@ -60,14 +61,34 @@ def test_images_beside_the_class_folders_and_other_files_are_counted(tmp_path):
             "set/cat/.hidden.jpg": b"5",
             "__MACOSX/set/cat/._a.jpg": b"6",
             "set/dog/b.jpg": b"7",
+            "set/dog/b.jpg~": b"8",
         },
     )
     assert listed(path) == {"cat/a.jpg": b"1", "dog/b.jpg": b"7"}
     assert passed(path) == {
         "images outside of the class folders": 1,
-        "files that are no images": 1,
-        "hidden files": 2,
+        TEXTS: 1,
+        HIDDEN: 1,
+        SYSTEM: 1,
+        UNFINISHED: 1,
     }
+
+
+def test_what_is_to_be_ignored_is_ignored_in_archives_too(tmp_path):
+    """And counted; in trees, class tars and shards."""
+    members = {"cat/a.jpg": b"1", "cat/a_mask.png": b"2", "masks/a.jpg": b"3", "dog/b.jpg": b"4"}
+    path = tar_at(tmp_path, members)
+    options = SourceOptions(ignore=("masks", "*_mask.png"))
+    listing = open_source(path, "train", None, options).list(lambda num_new: None)
+    assert listing["key"].to_pylist() == ["cat/a.jpg", "dog/b.jpg"]
+    assert Evidence.decode(listing.schema.metadata).passed[IGNORED].count == 2
+    inner = tar_bytes({"a.jpg": b"1", "a_mask.png": b"2"})
+    outer = tar_at(tmp_path / "y", {"cat.tar": inner})
+    assert open_source(outer, "train", None, options).list(print)["key"].to_pylist() == [
+        "cat/a.jpg"
+    ]
+    shard = tar_at(tmp_path / "z", {"1.jpg": b"1", "1.cls": b"0", "1_mask.png": b"2"})
+    assert open_source(shard, "train", None, options).list(print)["key"].to_pylist() == ["0/1.jpg"]
 
 
 def test_images_outside_of_the_splits_are_counted(tmp_path):

@@ -220,7 +220,7 @@ def test_samples_without_an_image_are_counted(tmp_path):
     passed = Evidence.decode(listing.schema.metadata).passed
     assert {why: (seen.first, seen.count) for why, seen in passed.items()} == {
         "samples without an image": ("c", 2),
-        "files without a suffix, or hidden": ("readme", 1),
+        "names without a suffix": ("readme", 1),
     }
 
 

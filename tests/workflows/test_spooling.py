@@ -1,0 +1,77 @@
+"""What is said before hours of streaming, and what is left after them."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ReadError, SourceError, TesseraeError
+from pipeline.sources import open_source
+from pipeline.sources.spool import spool_block
+from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
+from tests.pipeline.sources.test_trees import kaggle
+from workflows.spooling import look_before, saying_what_is_left, with_classes
+
+
+def table(path: Path, labels: list[int], names: list[str]) -> Path:
+    features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    columns = {"image": [b"x"] * len(labels), "label": labels}
+    whole = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(whole, path)
+    return path.parent
+
+
+def test_classes_of_several_splits_are_compared_before_an_image_is_read(tmp_path, capsys):
+    """Two splits with other names for a number."""
+    root = table(tmp_path / "train-0.parquet", [0, 1], ["cat", "dog"])
+    table(root / "val-0.parquet", [0, 1], ["dog", "cat"])
+    parts = {split: open_source(root, split) for split in ("train", "val")}
+    with pytest.raises(SourceError, match="cat"):
+        look_before(parts, 2)
+    look_before({"train": parts["train"]}, 2)
+    assert "train: columns: images 'image', labels 'label', names None" in capsys.readouterr().out
+
+
+def test_an_archive_that_belongs_to_no_split_is_named(tmp_path, capsys):
+    """Beside others that tell one."""
+    for name in ("train-0.tar", "extra.tar"):
+        (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
+    look_before({"train": open_source(tmp_path, "train")}, 2)
+    assert "extra.tar tells no split, and belongs to none" in capsys.readouterr().out
+
+
+def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, capsys):
+    """Unless it is the only one: then it is an error."""
+    path = tmp_path / "imagenet_object_localization_patched2019.tar.gz"
+    path.write_bytes(gzip.compress(tar_bytes(kaggle(annotated=False))))
+    parts = {split: open_source(path, split) for split in ("train", "val")}
+    assert with_classes(parts) == ["train"]
+    said = capsys.readouterr().out
+    assert said.startswith("val is left out: the images of")
+    assert "LOC_val_solution.csv, beside them." in said
+    with pytest.raises(SourceError, match="have no classes"):
+        with_classes({"val": parts["val"]})
+    folder = {"train": open_source(write_folder(tmp_path / "x", made_pictures()), "train")}
+    assert with_classes(folder) == ["train"]
+
+
+@pytest.mark.parametrize("error", [SourceError, TesseraeError, ReadError])
+def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
+    """Where the spool is, what it takes, and that it may be used or removed."""
+    spool = str(tmp_path / "spool")
+
+    def fail() -> None:
+        with saying_what_is_left([spool]):
+            raise error("no good.")
+
+    with pytest.raises(error, match=r"^no good\.$"):
+        fail()
+    root = table(tmp_path / "x" / "train-0.parquet", [0], ["cat"])
+    for block in open_source(root, "train").blocks():
+        spool_block(block, spool)
+    with pytest.raises(error, match=r"^no good\. What was streamed stays in .*: the same command"):
+        fail()
