@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ReadError, SourceError, TesseraeError
+from pipeline.ingest import planning
 from pipeline.sources import open_source
 from pipeline.sources.spool import spool_block
+from tests.inline import tesserae
+from tests.pictures import jpeg
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
 from tests.pipeline.sources.test_trees import kaggle
 from workflows.spooling import look_before, saying_what_is_left, with_classes
@@ -75,3 +79,51 @@ def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
         spool_block(block, spool)
     with pytest.raises(error, match=r"^no good\. What was streamed stays in .*: the same command"):
         fail()
+
+
+def test_columns_are_flags_of_prepare(tmp_path, monkeypatch, capsys):
+    """Chosen, refused with those that are there, and refused where there is no table."""
+    pictures = [jpeg(i) for i in range(4)]
+    columns = {
+        "photo": pictures,
+        "thumbnail": [b"no picture"] * 4,
+        "fine_label": ["cat", "dog", "cat", "dog"],
+        "super": ["pet", "pet", "pet", "pet"],
+    }
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "t.parquet")
+    words = ("prepare", tmp_path / "x", "--sizes", 8, "--no-dashboard")
+    named = ("--image-column", "photo", "--label-column", "super")
+    assert tesserae(monkeypatch, *words, tmp_path / "a", *named) == 0
+    assert re.search(r"1 class.*\n +0 +pet", capsys.readouterr().out)
+    assert tesserae(monkeypatch, *words, tmp_path / "b") == 0
+    assert "(--label-column for" not in capsys.readouterr().out
+    assert tesserae(monkeypatch, *words, tmp_path / "c", "--label-column", "nosuch") == 1
+    assert "has no column 'nosuch', which --label-column names: it has 'photo', " in (
+        capsys.readouterr().err
+    )
+    write_folder(tmp_path / "y", made_pictures())
+    words = ("prepare", tmp_path / "y", "--sizes", 8, "--no-dashboard")
+    assert tesserae(monkeypatch, *words, tmp_path / "d", "--name-column", "x") == 1
+    assert "--name-column is 'x': it is for Parquet files" in capsys.readouterr().err
+
+
+def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatch, capsys):
+    """Labels of the run that failed would be those of the run that does not."""
+    columns = {"image": [jpeg(0), jpeg(1)], "label": ["x", "y"], "other": ["cat", "dog"]}
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "t.parquet")
+    words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "classes_of", _refuse)
+        assert tesserae(monkeypatch, *words) == 1
+    assert "What was streamed stays in" in capsys.readouterr().err
+    assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
+    said = capsys.readouterr().out
+    assert "of another source or other options leave the spool" in said
+    assert "0  cat" in said
+    assert "1  dog" in said
+
+
+def _refuse(*_: object) -> None:
+    raise SourceError("these classes cannot be.")

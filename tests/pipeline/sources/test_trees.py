@@ -10,8 +10,8 @@ from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.classes import Evidence
 from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
-from pipeline.sources.naming import looks_like_image
 from pipeline.sources.options import SourceOptions
+from pipeline.sources.outline import is_image
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import class_tars, made_pictures, tar_bytes
 from tests.pipeline.sources.test_containers import PACKED, zip_bytes
@@ -291,7 +291,7 @@ def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory
         assert all(is_of_its_class(key, data, split, files) for key, data in rows.items())
     if any("out" in why for split in seen for why in passed(path, split)):
         return  # counted: which of the folders is meant, the two may see otherwise
-    if all("/" not in name for name in files if looks_like_image(name)):
+    if all("/" not in name for name in tree if is_image(name)):
         return  # a folder in the archive is its one class; without it there is none
     try:
         folder = {split: listed(root / "tree", split) for split in seen}
