@@ -16,6 +16,7 @@ from PIL import Image, features
 
 from pipeline import ancillary, formats
 from pipeline import decode as module
+from pipeline import tiff as tiff_module
 from pipeline.decode import CORRUPT, TRUNCATED, Decoded, decode
 from pipeline.errors import DecodeError
 from tests.odd_files import grey_tiff, long_text, phone_jpeg, png, png_chunk, tiff, with_chunks
@@ -257,6 +258,18 @@ def test_every_place_in_a_png_where_an_orientation_stands(chunk: bytes) -> None:
     assert (width, height) == (20, 24)
 
 
+def test_a_picture_that_is_turned_is_decoded_whole() -> None:
+    """Reduced, its rounded-up edge would change sides: as with any other, so where it is odd."""
+    told = segment(0xE1, b"Exif\0\0" + exif(6))
+    sound = with_segments(jpeg(1, 403, 301), told)
+    odd = with_segments(phone_jpeg(1, (403, 301)), told)
+    assert refused(odd, rules=1)
+    for data in (sound, odd):
+        decoded = made(data, exif=True, serves=20)
+        assert (decoded.width, decoded.height, decoded.scale) == (301, 403, 1)
+        assert made(data, exif=False, serves=20).scale == 4
+
+
 @pytest.mark.parametrize("value", [0, 9, 77, 65535])
 def test_an_orientation_that_there_is_not_is_none(value: int) -> None:
     """There are eight."""
@@ -322,6 +335,22 @@ def test_strips_that_inflate_to_less_than_the_picture_stay_refused(cut: int) -> 
     data = tiff([body], 24, 20, {258: (3, 8), 259: (3, 8), 262: (3, 1), 65000: (200, 7)})
     with pytest.raises(DecodeError):
         made(data)
+
+
+def test_a_block_that_is_longer_than_the_strip_and_is_not_there() -> None:
+    """Libtiff says nothing of it, and writes nothing."""
+    body = zlib.compress(bytes(5000), 0)[:300]
+    tags = {258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1)}
+    data = tiff([body], 24, 20, {**tags, 65000: (200, 7)})
+    with pytest.raises(DecodeError):
+        made(data)
+    directory = tiff_module.read_directory(data)
+    assert directory is not None
+    assert not tiff_module.is_inflated_whole(directory, data)
+    whole = tiff([zlib.compress(GREY.tobytes())], 24, 20, tags)
+    directory = tiff_module.read_directory(whole)
+    assert directory is not None
+    assert tiff_module.is_inflated_whole(directory, whole)
 
 
 # --- WebP and GIF ---------------------------------------------------------------------------------

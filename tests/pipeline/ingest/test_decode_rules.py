@@ -98,6 +98,24 @@ def test_a_run_that_was_broken_off_goes_on_under_its_rules(
     assert contents(store) == whole
 
 
+def test_a_machine_is_probed_by_the_rules_of_the_store(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever plans, and by whoever decodes."""
+    asked: list[int] = []
+
+    def noting(filter: str, *, rules: int) -> probe.Probe:
+        asked.append(rules)
+        return honest(filter, rules=rules)
+
+    honest = probe.probe
+    monkeypatch.setattr(probe, "probe", noting)
+    lose(store, 0)
+    prepare_inline(source, str(store), **CHOICES)
+    assert set(asked) == {1}
+    assert len(asked) >= 2
+
+
 def test_it_grows_by_a_size_under_its_rules(source: Path, store: Path) -> None:
     """To what the software of before would have made."""
     whole = contents(store)

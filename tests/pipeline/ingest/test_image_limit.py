@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import READABLE, UNIDENTIFIED, UNSUPPORTED
+from pipeline.errors import ReadError
 from pipeline.formats import HEAD_BYTES, SMALL_BYTES
 from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups, read_sample
 from pipeline.ingest.recheck import recheck_rows
@@ -27,7 +28,7 @@ from pipeline.sources.reader import Reader
 from pipeline.store import layout, table
 from pipeline.store.objects import open_objects
 from tests.inline import repair_inline, tesserae
-from tests.odd_files import netpbm
+from tests.odd_files import grey_tiff, netpbm
 from tests.pictures import contents, jpeg, prepare_inline
 
 FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
@@ -173,6 +174,17 @@ def test_a_file_and_a_range_are_judged_alike(
     assert read_sample(Reader(str(tmp_path)), sample, None) == data
 
 
+@pytest.mark.parametrize("num_bytes", [LIMIT - 1, LIMIT + 1])
+def test_a_file_that_is_not_as_long_as_it_was_listed_is_an_error(
+    tmp_path: Path, num_bytes: int
+) -> None:
+    """Its row must not say of one file what was seen of another."""
+    sparse(tmp_path / "x", FILM, LIMIT)
+    sample = Sample(0, "n/x", 0, num_bytes, "x", None, None)
+    with pytest.raises(ReadError, match="the source changed"):
+        read_sample(Reader(str(tmp_path)), sample, LIMIT)
+
+
 def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a request for its first bytes alone."""
     import fsspec
@@ -281,6 +293,8 @@ def test_a_folder_and_a_compressed_tar_give_the_same_store(
         "n00000000/film.JPEG": FILM + bytes(LIMIT),
         "n00000001/long.JPEG": jpeg(2) + bytes(LIMIT),
         "n00000001/noise.JPEG": NOISE[: SMALL_BYTES + 9],
+        "n00000001/raw.JPEG": grey_tiff(np.zeros((4, 4), np.uint8), tags={50706: (1, b"\1\4\0\0")})
+        + bytes(SMALL_BYTES),
         "n00000001/z.JPEG": jpeg(3),
     }
     for key, data in files.items():
@@ -296,4 +310,5 @@ def test_a_folder_and_a_compressed_tar_give_the_same_store(
         words = (tmp_path / source, tmp_path / store, *options, "--no-dashboard")
         assert tesserae(monkeypatch, "prepare", *words) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert rows(tmp_path / "two")["noise.JPEG"]["crc32c"] is None
+    for name in ("noise.JPEG", "raw.JPEG"):
+        assert rows(tmp_path / "two")[name]["crc32c"] is None

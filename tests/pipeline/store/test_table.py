@@ -1,6 +1,7 @@
 """The table: parts and whole hold the same rows, and the same rows are the same bytes."""
 
 import io
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import StoreDamagedError
 from pipeline.store import table
 from pipeline.store.table import Line
 
@@ -98,3 +100,15 @@ def test_a_table_of_any_length_is_cut_into_whole_groups() -> None:
     read = pq.ParquetFile(io.BytesIO(whole([part] * 9)))
     groups = [read.metadata.row_group(i).num_rows for i in range(read.num_row_groups)]
     assert groups == [table.GROUP_ROWS, table.GROUP_ROWS, rows]
+
+
+def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
+    """Its file was not read whole; a picture's was."""
+    lines = [replace(line(row), crc32c=None) for row in range(8)]
+    bad = [kept for kept in lines if kept.status]
+    good = [kept for kept in lines if not kept.status]
+    assert bad
+    assert good
+    assert table.decode_part(table.encode_part(bad))["crc32c"].null_count == len(bad)
+    with pytest.raises(StoreDamagedError, match="without a key or a status"):
+        table.decode_part(table.encode_part(good))
