@@ -9,6 +9,7 @@ from typing import Any
 
 from tornado import web
 
+from pipeline.formats import HEAD_BYTES
 from workflows.search.engine import Wanted
 from workflows.search.handed import Handed
 from workflows.search.pictures import MOST_BYTES, format_of, unreadable
@@ -87,7 +88,7 @@ class Search(Handler):
         """Of a picture, and of what goes with it."""
         if self._finished:
             return
-        if format_of(bytes(self._body[:16])) is None:
+        if format_of(bytes(self._body[:HEAD_BYTES])) is None:
             self.refuse(415, unreadable("that", bytes(self._body)))
             return
         asked = self._asked(given=True)  # a mistake in it is told before a picture is decoded

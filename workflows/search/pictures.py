@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline import formats
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.isolate import IsolatedDecoder
 from pipeline.loader.reader import Reader, reader_of
@@ -37,29 +38,6 @@ SECONDS = 5.0
 MEMORY = 1024 * 2**20
 """Bytes that decoding it may take: 179 million pixels, beyond which Pillow sees a bomb."""
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
-_BEGINNINGS = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-)
-_HEIC = "a HEIC picture"
-_OTHERS = (
-    *((4, b"ftyp" + brand, _HEIC) for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis")),
-    *((4, b"ftyp" + brand, "a HEIF picture") for brand in (b"mif1", b"msf1")),
-    *((4, b"ftyp" + brand, "an AVIF picture") for brand in (b"avif", b"avis")),
-    (4, b"ftyp", "a video"),
-    (4, b"jP  \r\n", "a JPEG 2000 picture"),
-    (4, b"JXL \r\n", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"<svg", "an SVG drawing"),
-    (0, b"%PDF-", "a PDF document"),
-    (0, b"PK\x03\x04", "a zip archive"),
-)
-"""Place, bytes and name of files that people take for pictures."""
 
 
 # --- of the store --------------------------------------------------------------------------------
@@ -264,17 +242,18 @@ def _too_large(what: str, num_bytes: int) -> str:
 def unreadable(what: str, data: bytes) -> str:
     """Say why a file that begins like none of `FORMATS` cannot be searched with."""
     read = ", ".join(FORMATS)
-    name = next((name for at, begin, name in _OTHERS if data.startswith(begin, at)), None)
-    if name is None:
-        return f"{what} is no picture: expected {read}."
-    return f"{what} is {name}, which is not read here: save it as JPEG or PNG. Expected {read}."
+    found = formats.format_of(data)
+    if found is None or found.kind == formats.OTHER:
+        told = "" if found is None else f" ({found.phrase})"
+        return f"{what} is no picture{told}: expected {read}."
+    advice = found.advice or "convert it to JPEG or PNG"
+    return f"{what} is {found.phrase}, which is not read here: {advice}. Expected {read}."
 
 
 def format_of(data: bytes) -> str | None:
-    """Which of `FORMATS` the bytes begin like."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    return next((name for begin, name in _BEGINNINGS if data.startswith(begin)), None)
+    """Return which of `FORMATS` the bytes begin like; None: another, or nothing that is known."""
+    found = formats.format_of(data)
+    return found.name if found is not None and found.name in FORMATS else None
 
 
 class Squarer:

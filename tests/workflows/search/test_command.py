@@ -170,7 +170,7 @@ def test_names_cannot_write_on_the_terminal(
         (["--image", "/nowhere/a.jpg"], "there is no file /nowhere/a.jpg"),
         (["--image", "/"], "there is no file /"),
         (["--image", "/dev/zero"], "there is no file /dev/zero"),
-        (["--image", __file__], "the file is no picture: expected JPEG, PNG"),
+        (["--image", __file__], "the file is no picture (a text file): expected JPEG, PNG"),
         (["red", "--serve"], "leave out query"),
         (["--serve", "--json"], "leave out json"),
         (["--serve", "--port", "70000"], "--port is 70000"),

@@ -293,8 +293,8 @@ def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"hello", "that is no picture: expected JPEG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "that is a HEIC picture"),
+        (b"hello", "that is no picture (a text file): expected JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "that is a HEIC image"),
         (b"\xff\xd8\xff\xe0 cut off", "cannot be read"),
         (21 * 2**20, "is too large: expected at most 20 MB"),
         (None, "Only files can be dropped here"),

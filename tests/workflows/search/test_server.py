@@ -945,10 +945,12 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (HEIC, "that is a HEIC picture, which is not read here: save it as JPEG or PNG"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "that is an AVIF picture"),
-        (b"%PDF-1.7\n", "that is a PDF document"),
-        (b"hello", "that is no picture: expected JPEG, PNG"),
+        (HEIC, "that is a HEIC image, which is not read here: convert it to JPEG or PNG. Expected"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "that is an AVIF image"),
+        (b"%PDF-1.7\n", "that is no picture (a PDF document): expected JPEG"),
+        (b"<!doctype html><html>", "that is no picture (an HTML page"),
+        (b"hello", "that is no picture (a text file): expected JPEG, PNG"),
+        (b"\x80\x81\x82", "that is no picture: expected JPEG, PNG"),
     ],
 )
 def test_what_is_no_picture_that_is_read_is_named(running: Running, data: bytes, says: str) -> None:
