@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.listing import listing_digest
+from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import (
     class_tars,
     made_pictures,
@@ -220,3 +221,15 @@ def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
     write_parquet_hub(tmp_path / "x", made_pictures())
     (tmp_path / "x" / "data" / "extra.parquet").write_bytes(b"PAR1")
     assert open_source(tmp_path / "x", "train").left_out == ("data/extra.parquet",)
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz"])
+def test_stores_of_listing_rules_1_read_an_archive_to_its_first_end(tmp_path, packing):
+    """As they were made: another listing would be another store."""
+    path = tmp_path / "all.tar"
+    parts = [tar_bytes({f"{name}/1.jpg": b"1"}) for name in ("cat", "dog")]
+    path.write_bytes(PACKED[packing](b"".join(parts)))
+    for rules, classes in ((1, ["cat"]), (2, ["cat", "dog"])):
+        source = open_source(path, "train", None, SourceOptions(rules=rules))
+        _, read = read_all(source, tmp_path / f"spool{rules}")
+        assert sorted(read) == [f"{name}/1.jpg" for name in classes]
