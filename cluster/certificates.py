@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from distributed.security import Security
 
+from cluster.defaults import CERTIFICATE_DAYS
 from cluster.errors import CertificateError
 
 ROLES = ("scheduler", "worker", "client")
@@ -33,7 +34,6 @@ AUTHORITY = "ca.pem"
 TOKEN = "token"
 """What a browser shows to see a dashboard that listens beyond its own machine."""
 
-DAYS = 30.0
 SKEW = timedelta(minutes=10)
 """By which clocks may differ."""
 
@@ -57,7 +57,7 @@ def folder(word: str | None) -> Path | None:
     return found if word or os.environ.get(VARIABLE) or found.is_dir() else None
 
 
-def make(*, hosts: Iterable[str] = (), days: float = DAYS) -> dict[str, bytes]:
+def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
     """An authority, one certificate and key for each role, and a token, by file name.
 
     Args:

@@ -26,11 +26,11 @@ from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
 from cluster.dashboard import offer
+from cluster.defaults import DASHBOARD_PORT
 from cluster.errors import ClusterError
 from cluster.forking import start_fork_server
 from cluster.settings import hush, in_force
 
-DASHBOARD_PORT = 8787
 DAYS = 365.0
 """A certificate's life, which no run outlives."""
 KEEP_SECONDS = 5.0

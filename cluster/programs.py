@@ -24,15 +24,12 @@ from dask.utils import parse_timedelta
 from distributed.utils import get_ip, get_ipv6
 
 from cluster import certificates
+from cluster.defaults import DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
 from cluster.errors import CertificateError, ClusterError
 from cluster.gate import TOKEN_FILE
 from cluster.keeper import Program
 from cluster.remote import check_address
 from cluster.serve import PRELOAD
-
-LOOPBACK = "127.0.0.1"
-SCHEDULER_PORT = 8786
-DASHBOARD_PORT = 8787
 
 DEATH_TIMEOUT = "60s"
 """So long a worker asks for its scheduler before it ends, to be started again."""

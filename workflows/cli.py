@@ -136,7 +136,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def _call(name: str, words: Sequence[str]) -> int:
-    module = _load(f"workflows.{name.replace('-', '_')}")
+    module = _load(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
         description=module.__doc__,

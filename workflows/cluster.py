@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import tempfile
@@ -45,136 +44,9 @@ SILENT_SECONDS = 15.0
 """Workers give signs of life more often than that."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae cluster`."""
-    words = parser.add_subparsers(dest="word", metavar="WORD", required=True)
-    for name, (what, call, parts) in _words().items():
-        one = words.add_parser(name, help=what, description=what, allow_abbrev=False)
-        one.set_defaults(call=call)
-        for part in parts:
-            part(one)
-
-
 def run(args: argparse.Namespace) -> int:
     """Do what the word says."""
-    return int(args.call(args))
-
-
-Part = Callable[[argparse.ArgumentParser], None]
-
-
-def _words() -> dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[Part, ...]]]:
-    return {
-        "up": (
-            "Start a scheduler and workers on this machine, in the background.",
-            _up,
-            (_add_scheduler, _add_workers, _add_certificates, _add_state),
-        ),
-        "status": (
-            "Say what runs, what it listens on, and who works.",
-            _status,
-            (_add_known, _add_certificates, _add_state),
-        ),
-        "down": ("Stop what `up` started.", _down, (_add_state,)),
-        "certs": (
-            "Make an authority, a certificate for each role, and a token.",
-            _certs,
-            (_add_new_certificates, _add_certificates),
-        ),
-        "scheduler": (
-            "Run a scheduler until Ctrl-C; start it again if it ends.",
-            _scheduler,
-            (_add_scheduler, _add_certificates, _add_once),
-        ),
-        "worker": (
-            "Run this machine's workers until Ctrl-C; start them again if they end.",
-            _worker,
-            (_add_address, _add_workers, _add_certificates, _add_once),
-        ),
-        "wait": (
-            "Wait until so many workers, or GPUs, are there.",
-            _wait,
-            (_add_wanted, _add_certificates),
-        ),
-        "units": (
-            "Write systemd units for a scheduler and for workers.",
-            _units,
-            (_add_units,),
-        ),
-    }
-
-
-def _add_known(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="(that of `up`)")
-
-
-def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler: tls://10.0.0.1:8786")
-    parser.add_argument("--host", help="to listen on (by which the scheduler is reached)")
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=math.inf,
-        metavar="SECONDS",
-        help="end when the scheduler was not reached for so long (never)",
-    )
-    parser.add_argument("--stdin", action="store_true", help="as `--cluster ssh:` calls it")
-
-
-def _add_wanted(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler")
-    parser.add_argument("--workers", type=int, default=1, help="at least (1)")
-    parser.add_argument("--gpus", type=int, default=0, help="at least (0)")
-    parser.add_argument("--seconds", type=float, default=600, help="at most (600)")
-
-
-def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hosts", nargs="+", default=[], help="names that browsers will use")
-    parser.add_argument("--days", type=float, default=certificates.DAYS, help="good for (30)")
-    parser.add_argument("--renew", action="store_true", help="replace those that are there")
-
-
-def _add_units(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="where to, e.g. /etc/systemd/system")
-    parser.add_argument(
-        "--address", required=True, help="of the scheduler, e.g. tls://10.0.0.1:8786"
-    )
-    parser.add_argument("--user", default="tesserae", help="who runs them (tesserae)")
-    parser.add_argument(
-        "--certs", metavar="DIR", default="/etc/tesserae/certs", help="of each machine"
-    )
-
-
-def _add_scheduler(parser: argparse.ArgumentParser) -> None:
-    here = parser.add_argument_group("scheduler")
-    here.add_argument("--host", default=programs.LOOPBACK, help="to listen on (127.0.0.1)")
-    here.add_argument("--port", type=int, default=programs.SCHEDULER_PORT, help="(8786)")
-    here.add_argument("--dashboard-host", default=programs.LOOPBACK, help="(127.0.0.1)")
-    here.add_argument("--dashboard-port", type=int, default=programs.DASHBOARD_PORT, help="(8787)")
-
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    here = parser.add_argument_group("workers")
-    here.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
-    here.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (1)")
-    here.add_argument("--gpus", default="all", help="all, none, or devices 0,1 (all)")
-    here.add_argument(
-        "--scratch", metavar="DIR", help="on a disk of this machine, for Dask's files"
-    )
-    here.add_argument("--lifetime", help="after which workers end by themselves, e.g. 55m")
-
-
-def _add_certificates(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--certs", metavar="DIR", help="$TESSERAE_CERTS, or those of this user")
-    parser.add_argument("--insecure", action="store_true", help="without any certificates")
-
-
-def _add_state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", metavar="DIR", help="where it is known what runs")
-
-
-def _add_once(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--once", action="store_true", help="a supervisor starts it again")
+    return _WORDS[args.word](args)
 
 
 def _folder(args: argparse.Namespace) -> Path | None:
@@ -464,3 +336,15 @@ def _units(args: argparse.Namespace) -> int:
         print(path)
     print("  next: systemctl daemon-reload, then systemctl enable --now of the one that is for it")
     return 0
+
+
+_WORDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "up": _up,
+    "status": _status,
+    "down": _down,
+    "certs": _certs,
+    "scheduler": _scheduler,
+    "worker": _worker,
+    "wait": _wait,
+    "units": _units,
+}

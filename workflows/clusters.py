@@ -59,26 +59,6 @@ FAR = ("ssh:", "slurm:")
 """Workers on other machines, for as long as a command runs."""
 
 
-def add_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """The words that say where a command runs."""
-    parser.add_argument(
-        "--cluster",
-        default="local",
-        metavar="WHERE",
-        help="local, tls://HOST:8786 that runs, ssh:hosts.txt, slurm:profile.yaml (local)",
-    )
-    parser.add_argument(
-        "--certs", metavar="DIR", help="certificates for tls:// ($TESSERAE_CERTS, or this user's)"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="local processes (one a core)")
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="of each local worker (1)"
-    )
-    parser.add_argument(
-        "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
-    )
-
-
 def of(args: argparse.Namespace) -> Cluster:
     """The cluster that a command line asks for."""
     return Cluster(

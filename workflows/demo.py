@@ -22,7 +22,6 @@ from workflows import cli, imagenette, prepare, sample
 from workflows.summary import report_store
 from workflows.verify import verify_split
 
-SAMPLE_IMAGES = 400
 MARK = ".made-by-demo"
 """The ending of the file beside a run that says that the demo made it, and may remove it."""
 TRAINED = 32
@@ -35,18 +34,6 @@ GAN_SHARE = 0.6
 """Of the minutes of training."""
 MAX_BAD = 0.1
 """The sample has an empty and a truncated file in it."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae demo`."""
-    parser.add_argument("--data", default="", help="your images, or `imagenette` (the sample)")
-    parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to work (demo)")
-    parser.add_argument("--images", type=int, default=SAMPLE_IMAGES, help="of the sample (400)")
-    parser.add_argument("--workers", type=int, help="processes (one a core)")
-    parser.add_argument(
-        "--minutes", type=float, default=1.0, help="to train two small nets; 0 = do not (1)"
-    )
-    prepare.add_source_arguments(parser.add_argument_group("classes of your images"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -43,14 +43,6 @@ FORMATS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `tesserae doctor`."""
-    parser.add_argument("store", metavar="STORE", nargs="?", help="where room is looked for (here)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--cluster", metavar="ADDRESS", help="say what is open of a cluster, too")
-    parser.add_argument("--certs", metavar="DIR", help="certificates for tls://")
-
-
 def run(args: argparse.Namespace) -> int:
     """Look at everything and show it; see the module's text."""
     findings = examine(args.store or ".")

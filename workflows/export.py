@@ -8,21 +8,12 @@ features` or another run, or open it with `transformers`.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from pipeline.backbone.saving import save_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.model import open_model
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae export`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument(
-        "-o", "--out", metavar="DIR", type=Path, help="folder that is made (RUN/trunk)"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

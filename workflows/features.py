@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.cores import cores
 from cluster.ranks import gpus_there
 from pipeline import identity
-from pipeline.backbone.choices import NEW, POOLINGS
+from pipeline.backbone.choices import NEW
 from pipeline.backbone.opening import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import making
@@ -24,7 +24,7 @@ from pipeline.features.making import FeatureChoices
 from pipeline.features.task import FeatureWork, check_probe, probe_of
 from pipeline.ingest.graph import Failed, Job, run_jobs
 from pipeline.store import records
-from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureRecipe
+from pipeline.store.features import KINDS, FeatureRecipe
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
@@ -33,38 +33,6 @@ from workflows.board.sending import Sender
 from workflows.clusters import Cluster
 from workflows.figures import bytes_text, counted, printable
 from workflows.progress import Progress, say_waiting
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae features`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    what = parser.add_argument_group("what is made")
-    add_trunk(what)
-    what.add_argument("--split", nargs="+", default=["all"], help="splits, or `all` (all)")
-    what.add_argument("--mirrored", action="store_true", help="of each picture's mirror image too")
-    how = parser.add_argument_group("how")
-    how.add_argument("--gpus", type=int, metavar="N", help="use GPUs, N here (all; 0 = none)")
-    how.add_argument(
-        "--repair", action="store_true", help="read what is there, make anew what is damaged"
-    )
-    how.add_argument("--wait", action="store_true", help="wait for another run of the same")
-    clusters.add_arguments(parser.add_argument_group("where"))
-
-
-def add_trunk(group: argparse._ArgumentGroup) -> None:
-    """The words that say which network, and what of it."""
-    group.add_argument(
-        "--trunk", required=True, metavar="MODEL", help="vision model of transformers: folder, name"
-    )
-    group.add_argument("--cut", metavar="BLOCK", help="block whose output is taken (the end)")
-    group.add_argument("--pooling", choices=POOLINGS, default="end", help="how it is pooled (end)")
-    group.add_argument(
-        "--size", type=int, metavar="PIXELS", help="stored size it is given (what fits it best)"
-    )
-    group.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="it computes in (float32)"
-    )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="stored (float32)")
 
 
 @dataclass(frozen=True, kw_only=True)

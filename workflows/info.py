@@ -25,13 +25,6 @@ SHOWN = 50
 """Quarantined rows that are named, unless --all."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae info`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--json", action="store_true", help="everything, for a program")
-    parser.add_argument("--all", action="store_true", help="name every quarantined row")
-
-
 def run(args: argparse.Namespace) -> int:
     """Print what the store holds."""
     objects = open_objects(args.store)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
-from pipeline.order import ORDERS
 from workflows.figures import bytes_text, per_second, seconds_text
 
 if TYPE_CHECKING:
@@ -21,35 +20,6 @@ if TYPE_CHECKING:
 
 BUSY = 0.8
 """Of the time that its threads have: a loader that uses more is held up by the processor."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae loader`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--split", default="train", help="which split (train)")
-    parser.add_argument("--size", type=int, default=224, help="of the squares in pixels (224)")
-    parser.add_argument("--batch", type=int, default=256, help="rows of a global batch (256)")
-    parser.add_argument("--order", choices=ORDERS, default="random", help="(random)")
-    parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
-    parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
-    parser.add_argument(
-        "--staging-dir",
-        "--stage",
-        metavar="DIR",
-        help="copy shards to this folder, on a disk of this node, and read them there",
-    )
-    parser.add_argument(
-        "--checksum",
-        choices=("auto", "never", "once"),
-        default="auto",
-        help="compare each chunk with its checksum when a row of it is first read: once, never, or"
-        " where memory can hold the pixels (auto, the default)",
-    )
-    parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
-    parser.add_argument(
-        "--cold", action="store_true", help="drop the store from the page cache first"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

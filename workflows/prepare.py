@@ -24,13 +24,13 @@ from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
-from pipeline.sources.options import DEFAULT_OPTIONS, RECURSIVE, SourceOptions
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
 from pipeline.store.objects import LocalObjects, Objects, open_objects
 from pipeline.store.plan import Plan
-from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END, Recipe
+from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
 from workflows import clusters, spooling
 from workflows.board.looking import Look
@@ -60,99 +60,8 @@ WORKER_BYTES = 400 * 2**20
 """What a worker needs beside its tasks: interpreter, libraries, one very large picture."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae prepare`."""
-    parser.add_argument("source", metavar="SOURCE", help="folder, archive or URL of the images")
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    what = parser.add_argument_group("what is stored")
-    what.add_argument("--split", nargs="+", help="splits to prepare (all)")
-    what.add_argument("--sizes", nargs="+", type=_size, default=[72, 224, 288], help="in pixels")
-    what.add_argument("--fit", choices=FITS, help="how a rectangle becomes a square (crop)")
-    what.add_argument("--filter", choices=FILTERS, help="resampling filter (bicubic)")
-    what.add_argument(
-        "--exif", action=argparse.BooleanOptionalAction, help="turn by EXIF orientation (no)"
-    )
-    what.add_argument(
-        "--serves",
-        type=int,
-        metavar="PIXELS",
-        help="side up to which a JPEG may be decoded at a reduced scale (the largest size)",
-    )
-    what.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
-    what.add_argument("--limit", type=int, metavar="N", help="stop after N rows, in whole shards")
-    what.add_argument("--shard-rows", type=int, metavar="N", help="rows of an object (1024)")
-    what.add_argument("--chunk-rows", type=int, metavar="N", help="rows of a checksum (16)")
-    what.add_argument("--codec", help="none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL (none)")
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
-    )
-    how.add_argument(
-        "--max-bad",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="share of rows that may be quarantined before the run stops (0.01)",
-    )
-    how.add_argument(
-        "--image-seconds", type=float, default=60.0, help="after which a picture is hung (60)"
-    )
-    what.add_argument(
-        "--missing-end",
-        choices=MISSING_END,
-        help="JPEGs that lack nothing but their end marker: `refuse` puts them into quarantine,"
-        " `keep` stores and counts them (refuse)",
-    )
-    what.add_argument(
-        "--max-image-bytes",
-        type=int,
-        metavar="BYTES",
-        help="length of the longest file that is read for an image; a longer one is put into"
-        f" quarantine unread ({MAX_IMAGE_BYTES})",
-    )
-    how.add_argument("--wait", action="store_true", help="wait for another run of the split")
-    add_source_arguments(parser.add_argument_group("classes of the images"))
-    clusters.add_arguments(parser.add_argument_group("where"))
-
-
-def add_source_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that say how a source is read."""
-    group.add_argument(
-        "--recursive",
-        choices=RECURSIVE,
-        default="",
-        help="look into nested folders: the first or the last one is the class (images in folders"
-        " below class folders are refused)",
-    )
-    group.add_argument(
-        "--class-name",
-        default="",
-        metavar="NAME",
-        help="class of all images of a folder without class folders; - for none, label -1 (-)",
-    )
-    group.add_argument(
-        "--ignore",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATTERN",
-        help="names of files and folders to pass over, such as 'masks' or '*_mask.png'",
-    )
-    for name, what, default in (
-        ("image", "bytes of the images", "image, img, jpg, ..., or the only one of bytes"),
-        ("label", "labels", "label, fine_label, cls, ..."),
-        ("name", "names of the images", "filename, file_name, path, ..."),
-    ):
-        group.add_argument(
-            f"--{name}-column",
-            default="",
-            metavar="COLUMN",
-            help=f"column of a Parquet file that holds the {what} ({default})",
-        )
-
-
 def source_options(args: argparse.Namespace) -> SourceOptions:
-    """Read the flags of `add_source_arguments`.
+    """Read the flags of `workflows.commands.flags.add_source`.
 
     Raises:
         ValueError: Naming the one that makes no sense.
@@ -165,12 +74,6 @@ def source_options(args: argparse.Namespace) -> SourceOptions:
         label_column=args.label_column,
         name_column=args.name_column,
     )
-
-
-def _size(word: str) -> int:
-    if not word.lstrip("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is no number: expected e.g. 72 224 288")
-    return int(word)
 
 
 class TooManyBadError(TesseraeError):

@@ -33,28 +33,12 @@ from workflows.figures import counted, printable
 from workflows.prepare import (
     OpenSplit,
     Options,
-    add_source_arguments,
     settle,
     source_options,
 )
 from workflows.progress import say_waiting
 from workflows.spooling import remove_spool
 from workflows.verify import chosen_splits, say_problems, verify_split
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae repair`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--split", nargs="+", help="splits to repair (all)")
-    parser.add_argument(
-        "--data", metavar="SOURCE", help="where the images are, if not where they were"
-    )
-    parser.add_argument(
-        "--source-kind", choices=sources.SOURCE_KINDS, help="what SOURCE is (detected)"
-    )
-    parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
-    add_source_arguments(parser.add_argument_group("classes of the images in SOURCE"))
-    clusters.add_arguments(parser.add_argument_group("where"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import argparse
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,18 +50,6 @@ MEDIAN = 101
 """Steps of the median filter of the critic's curves, as in the paper of WGAN."""
 GRIDS = 8
 """Grids over time that are shown."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae report`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument(
-        "--backbone", metavar="MODEL", help="folder or name of a model: FID, KID, precision, recall"
-    )
-    parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
-    parser.add_argument(
-        "--samples", type=int, default=1_000, help="pictures that are judged (1000)"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

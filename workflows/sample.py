@@ -59,22 +59,6 @@ class SampleSummary:
     """It was there already, made with the same options."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae sample`."""
-    parser.add_argument("directory", metavar="DIR", type=Path, help="new or empty folder")
-    parser.add_argument(
-        "--images", type=int, default=400, metavar="N", help="train and val together (400)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of crops and colours (0)")
-    parser.add_argument(
-        "--classes",
-        type=int,
-        default=len(CLASSES),
-        metavar="K",
-        help=f"the first K of: {', '.join(map(_word, CLASSES))} (all)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Make the sample and say what it is."""
     summary = make_sample(args.directory, args.images, seed=args.seed, num_classes=args.classes)

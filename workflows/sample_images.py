@@ -6,7 +6,6 @@ The same run, step and --seed make the same pictures.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -14,18 +13,6 @@ from pipeline.errors import TesseraeError
 from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png, to_uint8
 from workflows.wgan.sampling import Painter, open_painter
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae sample-images`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument("-n", "--n", type=int, default=64, metavar="N", help="how many (64)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("samples.png"), help="(samples.png)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
-    parser.add_argument("--label", help="of one class, by number, wnid or words")
-    parser.add_argument(
-        "--interpolate", action="store_true", help="lines, each from one picture to another"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,14 +8,11 @@ training begins when its split is there, and the other splits are made meanwhile
 from __future__ import annotations
 
 import argparse
-import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.cores import cores
 from cluster.ranks import Wanted, gpus_there
@@ -27,89 +24,17 @@ from pipeline.store.objects import open_objects
 from pipeline.urls import is_url
 from workflows import clusters, prepare
 from workflows.clusters import Cluster
-from workflows.training.options import FREE, Training, add_flags
+from workflows.training.options import FREE, Training
+from workflows.training.stages import STAGES, load_name
 
 if TYPE_CHECKING:  # it loads torch, which --help does not need
     from workflows.training.folder import RunFolder
     from workflows.training.loop import Data
 
 
-@dataclass(frozen=True)
-class StageName:
-    """Where a stage is."""
-
-    what: str
-    options: str
-    """`module:class`."""
-    stage: str
-    gather: str | None = None
-    """What opens what it learns from, if that is more than pictures of a size."""
-
-
-STAGES = MappingProxyType(
-    {
-        "wgan": StageName(
-            "pictures from noise: WGAN and its family",
-            "workflows.wgan.options:Options",
-            "workflows.wgan.stage:Wgan",
-        ),
-        "colourise": StageName(
-            "colour for grey pictures, with or without a critic",
-            "workflows.colourise.options:Options",
-            "workflows.colourise.stage:Colourise",
-        ),
-        "devise": StageName(
-            "pictures into word space: DeViSE",
-            "workflows.devise.options:Options",
-            "workflows.devise.stage:Devise",
-            "workflows.devise.gather:gather",
-        ),
-    }
-)
-
 HELD_OUT = ("val", "test")
 """Splits that nothing is learned from, if there are such."""
 LOOK_SECONDS = 0.2
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae train`."""
-    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    for name, stage in STAGES.items():
-        one = stages.add_parser(
-            name,
-            help=stage.what,
-            description=f"{stage.what[0].upper()}{stage.what[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        one.add_argument("store", metavar="STORE", help="folder or URL of the store")
-        data = one.add_argument_group("from what, to where")
-        data.add_argument("--run", metavar="DIR", help=f"folder of the run (runs/{name})")
-        data.add_argument("--data", metavar="SOURCE", help="images to prepare STORE from first")
-        data.add_argument("--source-kind", choices=sources.SOURCE_KINDS, help="what it is")
-        data.add_argument(
-            "--max-bad", type=float, default=0.01, metavar="SHARE", help="as of prepare (0.01)"
-        )
-        data.add_argument("--split", default="train", help="to learn from (train)")
-        data.add_argument("--held-out", help="split to judge by, or none (val or test)")
-        data.add_argument(
-            "--from-step",
-            type=int,
-            metavar="N",
-            help="go back to the checkpoint of step N, with other rates if you like; 0 begins anew"
-            " (the newest checkpoint)",
-        )
-        prepare.add_source_arguments(one.add_argument_group("classes of the images in --data"))
-        add_flags(one, _options_of(name))
-        where = one.add_argument_group("where")
-        where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
-        where.add_argument("--gpus", type=int, metavar="N", help="ranks that have a GPU (all)")
-        where.add_argument(
-            "--rank-timeout", type=float, default=600.0, metavar="SECONDS",
-            help="how long to wait for workers for all ranks, before fewer begin (600)",
-        )  # fmt: skip
-        clusters.add_arguments(where)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,13 +90,8 @@ def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> N
 
 
 def _options_of(stage: str) -> type[Training]:
-    found: type[Training] = _named(STAGES[stage].options)
+    found: type[Training] = load_name(STAGES[stage].options)
     return found
-
-
-def _named(where: str) -> Any:
-    module, _, name = where.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
@@ -276,7 +196,7 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: R
     if stage.gather is None:
         data = _data(args, options, run)
     else:
-        data, files = _named(stage.gather)(args, options, cluster, _held_out(args))
+        data, files = load_name(stage.gather)(args, options, cluster, _held_out(args))
     there = gpus_there(cluster.client)
     if args.gpus and not cluster.stands and args.gpus > there:
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")

@@ -20,24 +20,6 @@ from pipeline.store.objects import Objects, open_objects
 from workflows.figures import bytes_text, counted, printable, seconds_text
 from workflows.progress import Progress
 
-SOURCE_ROWS = 100
-"""Rows of each split that --source decodes again, unless told."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae verify`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--split", nargs="+", help="splits to check (all)")
-    parser.add_argument(
-        "--source",
-        nargs="?",
-        type=int,
-        const=SOURCE_ROWS,
-        metavar="ROWS",
-        help=f"also decode that many rows of each split from the source ({SOURCE_ROWS})",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="readers (one a core)")
-
 
 def run(args: argparse.Namespace) -> int:
     """Check the store; 1 if anything is wrong."""

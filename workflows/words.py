@@ -21,7 +21,6 @@ from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.word_files import read_words
 from pipeline.words import (
-    SYNONYMS,
     ClassVectors,
     class_vectors,
     names_of_id,
@@ -51,31 +50,6 @@ NOTE = (
     "of the 1,000 classes. Their ImageNet of 2011 has only nouns with pictures; of WordNet without",
     "the others, 1,572 lie within 1 hop and 7,918 within 2: they seem to count the class as one.",
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae words`."""
-    parser.add_argument(
-        "classes",
-        metavar="STORE_OR_TABLE",
-        help="folder or URL of a store, or a text file with an id and names on each line",
-    )
-    parser.add_argument(
-        "--vectors", metavar="FILE", help="of word2vec (text or binary), GloVe, fastText (.vec)"
-    )
-    parser.add_argument(
-        "--hierarchy",
-        metavar="FILE_OR_FOLDER",
-        help=f"a file of `parent child` lines, or WordNet's folder (Debian: {WORDNET})",
-    )
-    parser.add_argument(
-        "--synonyms",
-        choices=SYNONYMS,
-        default="mean",
-        help="which names of a class count: the first, or the mean of all found (mean)",
-    )
-    parser.add_argument("--json", action="store_true", help="everything, for a program")
-    parser.add_argument("--all", action="store_true", help="list every class and name")
 
 
 def run(args: argparse.Namespace) -> int:

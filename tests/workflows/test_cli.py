@@ -1,6 +1,7 @@
 """The command line: what is misspelt is named, with the option or variable that was meant."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,25 @@ def test_make_reaches_what_is_made_of_a_run(words: list[str], command: str) -> N
     assert ended.returncode == 0, ended.stderr
     said = [" ".join(line.split()) for line in ended.stdout.splitlines()]
     assert f".venv/bin/tesserae {command}" in said
+
+
+HELP = """
+import contextlib, io, sys
+from workflows.cli import main
+out = io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    main([*sys.argv[1:], "--help"])
+assert out.getvalue().startswith("usage: tesserae"), out.getvalue()
+heavy = "torch dask distributed zarr pyarrow scipy transformers gensim faiss rich cryptography"
+print(*[name for name in heavy.split() if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [*COMMANDS, "train wgan", "train colourise", "train devise", "cluster up"]
+)
+def test_help_loads_nothing_that_a_machine_may_lack(words: str) -> None:
+    """Nor anything that takes longer to load than a person waits for a help text."""
+    command = [sys.executable, "-c", HELP, *words.split()]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""

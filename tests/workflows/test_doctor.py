@@ -12,12 +12,13 @@ import pytest
 
 from tests import lacking
 from workflows import doctor, machine
+from workflows.commands import doctor as doctor_command
 from workflows.machine import Finding
 
 
 def _run(*words):
     parser = argparse.ArgumentParser()
-    doctor.add_arguments(parser)
+    doctor_command.add_arguments(parser)
     return doctor.run(parser.parse_args(words))
 
 

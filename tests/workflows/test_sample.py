@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.errors import TesseraeError
 from pipeline.hierarchy import read_hierarchy
 from workflows import photographs, sample
+from workflows.commands import sample as sample_command
 from workflows.photographs import CLASSES
 from workflows.sample import make_sample
 
@@ -204,7 +205,7 @@ def test_a_wheel_without_the_photographs_is_named(tmp_path, monkeypatch):
 def test_the_command_says_that_it_is_no_result(drawn, tmp_path, capsys):
     """And what is in the folder."""
     parser = argparse.ArgumentParser()
-    sample.add_arguments(parser)
+    sample_command.add_arguments(parser)
     status = sample.run(
         parser.parse_args([str(tmp_path / "s"), "--images", "50", "--classes", "3"])
     )

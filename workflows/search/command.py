@@ -17,48 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours import KINDS
 from pipeline.probe import probe
 from workflows.figures import encodable, printable
-from workflows.search.engine import DIRECTIONS, Answer, Engine, Wanted, open_engine
+from workflows.search.engine import Answer, Engine, Wanted, open_engine
 from workflows.search.guard import Guard, is_loopback
 from workflows.search.pictures import Squarer, read_picture
 from workflows.search.query import parse
 
-HOST, PORT = "127.0.0.1", 8780
 WIDEST = 44
 """Characters of a class's names that are shown."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `tesserae search`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run of `train devise`")
-    parser.add_argument("query", metavar="QUERY", nargs="?", default="", help="what to search for")
-    parser.add_argument("--image", metavar="FILE", help="a picture to search with, @ in QUERY")
-    what = parser.add_argument_group("answers")
-    what.add_argument("--k", type=int, default=10, metavar="N", help="how many (10)")
-    what.add_argument("--to", choices=DIRECTIONS, default="images", help="of what kind (images)")
-    what.add_argument(
-        "--split", nargs="+", default=["all"], help="whose pictures, or `all` that are finished"
-    )
-    what.add_argument(
-        "--class", dest="classes", nargs="+", default=[], metavar="CLASS", help="wnids or names"
-    )
-    what.add_argument("--csls", action="store_true", help="make up for what is near to everything")
-    what.add_argument("--json", action="store_true", help="for a program")
-    what.add_argument("--grid", metavar="OUT.png", type=Path, help="the pictures found, in one")
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--index", choices=KINDS, help="what is searched with (exact; hnsw beyond 200,000 rows)"
-    )
-    how.add_argument("--serve", action="store_true", help="a page to search on")
-    how.add_argument("--host", default=HOST, help=f"name or address of this machine ({HOST})")
-    how.add_argument(
-        "--allow-host", dest="allowed_hosts", action="append", default=[], metavar="NAME",
-        help="a further name of the served page, as a reverse proxy or the DNS has it; one exact"
-        " name without a port, no wildcard; may be given several times",
-    )  # fmt: skip
-    how.add_argument("--port", type=int, default=PORT, help=f"({PORT}; 0: any that is free)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,12 +20,11 @@ from workflows.search.images import ImageHit, Images
 from workflows.search.meaning import Meaning
 from workflows.search.model import Model, open_model
 from workflows.search.pictures import Gallery
-from workflows.search.query import Phrase, Picture, Query, QueryError
+from workflows.search.query import DIRECTIONS, Phrase, Picture, Query, QueryError
 from workflows.search.vectors import Embedded, open_embedded
 from workflows.search.words import WordHit, Words
 
 MOST_ANSWERS = 1000
-DIRECTIONS = ("images", "words", "both")
 REFERENCES = 2000
 """Queries of a kind by which it is measured what is near to everything."""
 FOLDER = "search"

@@ -27,6 +27,9 @@ import numpy as np
 
 from pipeline.errors import TesseraeError
 
+DIRECTIONS = ("images", "words", "both")
+"""What a search may answer with."""
+
 MOST_CHARACTERS = 500
 MOST_TERMS = 16
 MOST_WEIGHT = 1000.0

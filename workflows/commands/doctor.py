@@ -1,0 +1,24 @@
+"""Say what is active on this machine, and what to do about what is missing.
+
+Exit status 1 if something would stop `tesserae prepare`. With STORE, room and durability are
+looked at where the store lies or will lie; otherwise where the command is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae doctor`."""
+    parser.add_argument("store", metavar="STORE", nargs="?", help="where room is looked for (here)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="say what is open of a cluster, too")
+    parser.add_argument("--certs", metavar="DIR", help="certificates for tls://")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.doctor import run as call
+
+    return call(args)

@@ -1,0 +1,26 @@
+"""Write the network that a run of DeViSE has trained as a folder that others can open.
+
+`--learn all` trains the trunk too. The folder has config.json, model.safetensors and
+preprocessor_config.json, as models of `transformers` have: name it as `--trunk` of `tesserae
+features` or another run, or open it with `transformers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae export`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", type=Path, help="folder that is made (RUN/trunk)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.export import run as call
+
+    return call(args)

@@ -1,0 +1,47 @@
+"""Measure what a loader delivers from a store on this machine, and how well it mixes.
+
+Each epoch is handed out to nobody, as fast as it comes. `--cold` begins with no page of the store
+in memory. Figures of mixing are 1 for a perfect shuffle.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.order import ORDERS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae loader`."""
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    parser.add_argument("--split", default="train", help="which split (train)")
+    parser.add_argument("--size", type=int, default=224, help="of the squares in pixels (224)")
+    parser.add_argument("--batch", type=int, default=256, help="rows of a global batch (256)")
+    parser.add_argument("--order", choices=ORDERS, default="random", help="(random)")
+    parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
+    parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
+    parser.add_argument(
+        "--staging-dir",
+        "--stage",
+        metavar="DIR",
+        help="copy shards to this folder, on a disk of this node, and read them there",
+    )
+    parser.add_argument(
+        "--checksum",
+        choices=("auto", "never", "once"),
+        default="auto",
+        help="compare each chunk with its checksum when a row of it is first read: once, never, or"
+        " where memory can hold the pixels (auto, the default)",
+    )
+    parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
+    parser.add_argument(
+        "--cold", action="store_true", help="drop the store from the page cache first"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.loader import run as call
+
+    return call(args)

@@ -1,0 +1,30 @@
+"""How a training run went: curves, samples and figures on one page, `report.html` in its folder.
+
+The page needs nothing else. With --backbone the figures that need a network's features are there
+too, each with the network's name: published ones are of Inception-v3, and no other network's can
+stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae report`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--backbone", metavar="MODEL", help="folder or name of a model: FID, KID, precision, recall"
+    )
+    parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
+    parser.add_argument(
+        "--samples", type=int, default=1_000, help="pictures that are judged (1000)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.report import run as call
+
+    return call(args)

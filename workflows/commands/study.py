@@ -1,0 +1,66 @@
+"""Try what papers claim, and print a table of what came out.
+
+gaussians   25 Gaussians on a grid: how many of them does a generator find?
+digits      does the critic's estimate track how good samples are, and a discriminator's loss?
+devise      does DeViSE name classes that it never learned from, better than simpler ways do?
+
+The first two are of data that every machine has; devise is of a store, of its features, and of a
+file of word vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+STUDIES = ("gaussians", "digits", "devise")
+
+
+OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
+
+
+SETTINGS = ("paper", "alike")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae study`."""
+    parser.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (5)")
+    parser.add_argument("--steps", type=int, help="of each run (as the study was set up)")
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        choices=OBJECTIVES,
+        default=list(OBJECTIVES),
+        metavar="NAME",
+        help=f"objectives to train with (all: {' '.join(OBJECTIVES)})",
+    )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="NAME",
+        help="paper = each objective as its paper has it; alike = one optimiser, rate, number of"
+        " critic updates and norm for all of them (both)",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of a run: small nets want one (1)")
+    devise = parser.add_argument_group("devise")
+    devise.add_argument("--store", help="with finished splits train and val")
+    devise.add_argument("--features", help="name of its features (the only ones)")
+    devise.add_argument("--words", metavar="FILE", help="of word vectors")
+    devise.add_argument(
+        "--names", metavar="FILE", help="an id of a class and its names on each line (the store's)"
+    )
+    devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
+    devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
+    devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
+    devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")
+    devise.add_argument("--batch-size", type=int, default=256, help="of DeViSE (256)")
+    devise.add_argument("--validation", type=int, default=30, help="classes to choose by (30)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.study import run as call
+
+    return call(args)

@@ -1,0 +1,62 @@
+"""Train a stage on a store, as ranks of a cluster.
+
+The run goes on from its last checkpoint when the same command is given again: after Ctrl-C, after
+a crash, with more or fewer ranks. With --data the store is prepared first, on the same cluster:
+training begins when its split is there, and the other splits are made meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.sources import SOURCE_KINDS
+from workflows.commands.flags import add_cluster, add_source
+from workflows.training.options import add_flags
+from workflows.training.stages import STAGES, load_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae train`."""
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name, stage in STAGES.items():
+        one = stages.add_parser(
+            name,
+            help=stage.what,
+            description=f"{stage.what[0].upper()}{stage.what[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        one.add_argument("store", metavar="STORE", help="folder or URL of the store")
+        data = one.add_argument_group("from what, to where")
+        data.add_argument("--run", metavar="DIR", help=f"folder of the run (runs/{name})")
+        data.add_argument("--data", metavar="SOURCE", help="images to prepare STORE from first")
+        data.add_argument("--source-kind", choices=SOURCE_KINDS, help="what it is")
+        data.add_argument(
+            "--max-bad", type=float, default=0.01, metavar="SHARE", help="as of prepare (0.01)"
+        )
+        data.add_argument("--split", default="train", help="to learn from (train)")
+        data.add_argument("--held-out", help="split to judge by, or none (val or test)")
+        data.add_argument(
+            "--from-step",
+            type=int,
+            metavar="N",
+            help="go back to the checkpoint of step N, with other rates if you like; 0 begins anew"
+            " (the newest checkpoint)",
+        )
+        add_source(one.add_argument_group("classes of the images in --data"))
+        add_flags(one, load_name(stage.options))
+        where = one.add_argument_group("where")
+        where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
+        where.add_argument("--gpus", type=int, metavar="N", help="ranks that have a GPU (all)")
+        where.add_argument(
+            "--rank-timeout", type=float, default=600.0, metavar="SECONDS",
+            help="how long to wait for workers for all ranks, before fewer begin (600)",
+        )  # fmt: skip
+        add_cluster(where)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.train import run as call
+
+    return call(args)

@@ -1,0 +1,33 @@
+"""Check every file of a store against what was committed, and name each that is wrong.
+
+Exit status 0: the store is whole. 1: it is not, or a split of it is not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+SOURCE_ROWS = 100
+"""Rows of each split that --source decodes again, unless told."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tesserae verify`."""
+    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
+    parser.add_argument("--split", nargs="+", help="splits to check (all)")
+    parser.add_argument(
+        "--source",
+        nargs="?",
+        type=int,
+        const=SOURCE_ROWS,
+        metavar="ROWS",
+        help=f"also decode that many rows of each split from the source ({SOURCE_ROWS})",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="readers (one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; what it needs is imported only now."""
+    from workflows.verify import run as call
+
+    return call(args)
