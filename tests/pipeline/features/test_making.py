@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -301,3 +302,18 @@ def test_a_recipe_says_how_it_was_asked_for(store: Path, trunk: Path) -> None:
     with pytest.raises(ValueError, match="features of 0 numbers, float32, computed in float32"):
         replace(recipe, dim=0)
     assert np.dtype(recipe.dtype).itemsize * recipe.dim == recipe.row_bytes
+
+
+def test_features_of_a_store_of_an_older_format_are_of_that_format(
+    trunk: Path, tmp_path: Path
+) -> None:
+    """They are whole, and a reader of that format knows every document of theirs."""
+    golden = Path(__file__).parents[2] / "golden" / "format-1"
+    store = Path(shutil.copytree(golden, tmp_path / "store"))
+    name = make(store, trunk)
+    for file in (store / "features" / name).rglob("*.json"):
+        if file.name != "zarr.json":
+            assert json.loads(file.read_bytes())["format"] == 1, file
+    assert problems(store) == {}
+    found = open_features(store, name, "train")
+    assert np.isfinite(found.rows(found.readable)).all()
