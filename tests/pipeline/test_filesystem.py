@@ -147,6 +147,7 @@ def test_a_number_of_a_process_that_is_used_again_holds_nothing(tmp_path: Path) 
         "[",
         "[1]",
     ],
+    ids=["another boot", "a number of 40 digits", "empty", "half", "a list"],
 )
 def test_a_lock_from_another_machine_holds_until_it_was_not_renewed_for_long(
     tmp_path: Path, text: str
