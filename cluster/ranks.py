@@ -74,6 +74,19 @@ class Wanted:
         most = min(self.ranks, there)
         return next(n for n in range(most, 0, -1) if self.batch % n == 0)
 
+    def left_out(self, there: int) -> str | None:
+        """Say that ranks are left out since the batch is not dealt out evenly; None if none are."""
+        most = min(self.ranks, there)
+        used = self.of(there)
+        if used == most:
+            return None
+        lower = self.batch - self.batch % most
+        both = f"{lower} or {lower + most}" if lower else f"{most}"
+        return (
+            f"a batch of {self.batch} rows cannot be dealt out evenly to {most} ranks:"
+            f" {used} train{'s' * (used == 1)}. A batch of {both} rows would use all {most}."
+        )
+
 
 Begin = Callable[[int], tuple[int, tuple[Any, ...]]]
 """Given how many ranks there are: claims a generation; returns its number and the arguments."""
@@ -183,6 +196,9 @@ class _World:
             found = _places(self._client, gpu=wanted.gpu)
             enough = len(found) >= wanted.ranks
             if enough or (found and time.monotonic() > until):
+                fewer = wanted.left_out(len(found))
+                if fewer is not None:
+                    self._say(f"notice: {fewer}")
                 return sorted(found[: wanted.of(len(found))], key=lambda place: place.host)
             if time.monotonic() > say and len(found) != said:
                 said, say = len(found), time.monotonic() + SAY_SECONDS

@@ -35,6 +35,8 @@ class Augment:
         crop: `none`: the centred square. `random`: a square of that size at a random place.
             `resized`: a random part of random area and proportions, resized (Szegedy et al.: Going
             deeper with convolutions, CVPR 2015).
+        shrink: Side to which pictures are resized before they are cut by `none` or `random`,
+            bilinearly with antialiasing; None = they are cut as they are.
         flip: Whether half of the pictures are mirrored.
         area: Least and largest share of the picture that `resized` keeps.
         ratio: Least and largest width over height that `resized` keeps.
@@ -45,6 +47,7 @@ class Augment:
 
     size: int
     crop: str = "resized"
+    shrink: int | None = None
     flip: bool = True
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -85,6 +88,11 @@ class Augment:
                 images.float(), self, drawn(_AREA), drawn(_RATIO), drawn(_LEFT), drawn(_TOP)
             )
         else:
+            if self.shrink is not None:
+                side = (self.shrink, self.shrink)
+                images = functional.interpolate(
+                    images.float(), side, mode="bilinear", antialias=True
+                )
             made = self._cut(images, drawn(_LEFT), drawn(_TOP)).float()
         if self.flip:
             mirrored = (drawn(MIRROR) < 0.5)[:, None, None, None]

@@ -30,6 +30,8 @@ class Meter:
         self.total = rows
         self.start = start
         self.quarantined = 0
+        self.before = 0
+        """Rows that were done when the run began: they count for no rate."""
         self.last = Mark(start)
         self._marks = deque([self.last])
 
@@ -59,13 +61,18 @@ class Meter:
         rate = self.overall(now)[0]
         if self.total is None or rate <= 0:
             return None
-        return max(0.0, (self.total - self.last.rows) / rate)
+        return max(0.0, (self.total - self.done) / rate)
+
+    @property
+    def done(self) -> int:
+        """Rows that are done, those of before the run included."""
+        return self.before + self.last.rows
 
     def share(self) -> float | None:
         """Of the rows that are done, 0 to 1; None = their number is not known."""
         if self.total is None:
             return None
-        return min(1.0, self.last.rows / self.total) if self.total else 1.0
+        return min(1.0, self.done / self.total) if self.total else 1.0
 
 
 def _rates(since: Mark, last: Mark, now: float) -> tuple[float, float, float]:

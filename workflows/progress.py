@@ -76,6 +76,7 @@ class Progress:
         self.unit = unit
         self._rows = rows
         self._clock = clock
+        self._detail = ""
         # Never held while rich is called: who draws holds a lock of rich's, and then wants this.
         self._lock = threading.RLock()
         self._meter = Meter(rows, clock())
@@ -107,6 +108,15 @@ class Progress:
             self._meter.add(now, rows, bytes_in, bytes_out, quarantined)
             self._display.counted(now)
 
+    def begin_at(self, rows: int) -> None:
+        """Note that *rows* were done before: they count for no rate."""
+        with self._lock:
+            self._meter.before = rows
+
+    def detail(self, text: str) -> None:
+        """Show *text* beside the rates, until there is another."""
+        self._detail = printable(text)
+
     def note(self, line: str) -> None:
         """Say something that stays readable above the display."""
         self._display.note(printable(line))
@@ -116,9 +126,9 @@ class Progress:
         with self._lock:
             meter = self._meter
             if meter.total is None:
-                return f"{meter.last.rows:,} {self.unit}"
-            share = share_text(meter.last.rows, meter.total)
-            return f"{meter.last.rows:,} of {meter.total:,} {self.unit}, {share}"
+                return f"{meter.done:,} {self.unit}"
+            share = share_text(meter.done, meter.total)
+            return f"{meter.done:,} of {meter.total:,} {self.unit}, {share}"
 
     def rate_line(self) -> str:
         """Rates now and over the run, the time left, what is in quarantine."""
@@ -138,12 +148,13 @@ class Progress:
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.overall(now)
-            done = f"{meter.last.rows:,}"
-            if meter.total is not None and meter.last.rows != meter.total:
+            done = f"{meter.done:,}"
+            if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
             verb = "" if whole else "stopped at "
+            own = f", {meter.last.rows:,} of them" if meter.before else ""
             parts = [
-                f"{verb}{done} {self.unit} in {seconds_text(now - meter.start)}",
+                f"{verb}{done} {self.unit}{own} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
@@ -177,7 +188,8 @@ class _PlainDisplay:
         if now >= self._next:
             self._next = now + self._interval
             progress = self._progress
-            self._say(f"{progress.title}: {progress.count_line()}, {progress.rate_line()}")
+            lines = (progress.count_line(), progress.rate_line(), progress._detail)
+            self._say(f"{progress.title}: {', '.join(filter(None, lines))}")
 
     def note(self, line: str) -> None:
         self._say(line)
@@ -259,6 +271,8 @@ class _LiveDisplay:
             head.add_row(title, ProgressBar(completed=share * 100, width=min(room, 40)), count)
         yield head
         yield Text("  " + progress.rate_line(), style="dim")
+        if progress._detail:
+            yield Text("  " + encodable(progress._detail, self._stream), style="dim")
 
 
 def is_terminal(stream: TextIO) -> bool:

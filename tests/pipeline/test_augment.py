@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, draws, normalise
 from pipeline.order import key
@@ -92,6 +93,24 @@ def test_no_crop_is_the_middle() -> None:
     """As evaluations have it."""
     made = plain(size=64, crop="none")(pictures(2, 72, 80), torch.arange(2), 0)
     assert (made[0, 0, 0, 0], made[0, 1, 0, 0]) == (8, 4)
+
+
+@pytest.mark.parametrize("crop", ["none", "random"])
+def test_a_picture_that_is_shrunk_first_is_all_there(crop: str) -> None:
+    """As Pillow's bilinear filter shrinks it: no pixel is left out, but for the crop's margin."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
+    images = torch.from_numpy(levels).permute(0, 3, 1, 2)
+    side = 64 if crop == "none" else 72
+    plain = {"flip": False, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    made = Augment(size=64, crop=crop, shrink=side, **plain)(images, torch.arange(2), 0)
+    assert made.shape == (2, 3, 64, 64)
+    for place, picture in enumerate(levels):
+        small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
+        expected = torch.from_numpy(np.array(small)).permute(2, 0, 1).float()
+        windows = expected.unfold(1, 64, 1).unfold(2, 64, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        far = (windows - made[place] * 255).abs().amax((1, 2, 3)).min()
+        assert far < 1.0  # Pillow rounds to whole levels
 
 
 def test_a_resized_crop_keeps_the_area_and_proportions_it_drew() -> None:

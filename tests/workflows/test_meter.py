@@ -45,6 +45,18 @@ def test_the_time_left_is_at_the_rate_of_the_run():
     assert meter.seconds_left(15.0) == pytest.approx(10)
 
 
+def test_what_was_done_before_counts_for_no_rate():
+    """A run that goes on is not quicker for it, and not as far from its end."""
+    meter = Meter(1_000, 0.0)
+    meter.before = 600
+    meter.add(10.0, 100, 0, 0, 0)
+
+    assert meter.overall(10.0)[0] == pytest.approx(10)
+    assert meter.done == 700
+    assert meter.share() == pytest.approx(0.7)
+    assert meter.seconds_left(10.0) == pytest.approx(30)
+
+
 def test_without_an_end_nobody_knows_the_time_left():
     """Nor before anything was done."""
     assert Meter(None, 0.0).seconds_left(1.0) is None

@@ -130,13 +130,14 @@ def test_ctrl_c_or_the_end_of_the_terminal_saves_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_command_that_is_killed_leaves_a_checkpoint(
     tmp_path: Path, store: Path, undisturbed: Path
 ) -> None:
     """Its workers go with it at once; ranks notice, save, and are gone within a minute."""
     words = command(store, tmp_path / "run")
     with start(*words, "--save-every", 1_000, scratch=tmp_path) as first:
-        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
+        assert wait_until(lambda: step_of(tmp_path / "run") > 15, 180)
         assert not list((tmp_path / "run" / "checkpoints").glob("*.json"))
         first.process.kill()
         assert first.gone(60)
@@ -161,6 +162,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
     tmp_path: Path, store: Path
 ) -> None:
@@ -174,7 +176,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:
-        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
+        assert wait_until(lambda: step_of(tmp_path / "run") > 15, 180)
         said, _ = process.communicate("end\n", timeout=90)
     finally:
         process.kill()

@@ -72,9 +72,15 @@ class Colourise:
         rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch)
         self.game = Game(painter, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
-                          seed=options.seed)  # fmt: skip
+                          seed=options.seed,
+                          shrink=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
         self.batches = Batches(data.train, augment, world, here=data.beside)
-        self._plain = replace(augment, crop="none", flip=False)
+        self._plain = replace(
+            augment,
+            crop="none",
+            flip=False,
+            shrink=options.image_size if augment.shrink is not None else None,
+        )
         self._judged = data.held_out or data.train
         self._named = "held_out_error" if data.held_out else "train_error"
 

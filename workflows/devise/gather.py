@@ -273,7 +273,7 @@ def _loader(
     *,
     plain: bool = False,
 ) -> FeatureLoader | Loader:
-    order = "sequential" if plain else "random"
+    loading = options.loading(learns=not plain)
     if options.learn == "head":
         assert taken.features is not None
         return FeatureLoader(
@@ -281,7 +281,7 @@ def _loader(
             taken.features,
             split,
             batch_size=options.batch_size,
-            order=order,
+            order=loading["order"],
             seed=options.seed,
             mirrored=options.mirrored and not plain,
             only=only,
@@ -292,8 +292,8 @@ def _loader(
         split,
         size=taken.size,
         batch_size=options.batch_size,
-        order=order,
         seed=options.seed,
         only=only,
         drop_last=not plain,
+        **loading,
     )

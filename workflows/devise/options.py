@@ -17,6 +17,9 @@ SCHEDULES = ("cosine", "constant")
 SMALL_SIZE = 64
 """Side of the pictures, in pixels, that a new trunk takes unless told."""
 
+PICTURES_ONLY = ("staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch")
+"""Options of reading that apply where a trunk learns, from pixels."""
+
 WORDS = "words and classes"
 TRUNK = "the trunk, and what of it"
 
@@ -91,10 +94,31 @@ class Options(Training):
     warm_share: float = option(0.1, "share of the steps in which it rises", least=0, most=1)
     weight_decay: float = option(1e-2, "of AdamW", least=0)
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense together."""
+        super().__post_init__()
+        of_pictures = {name: getattr(self, name) for name in PICTURES_ONLY}
+        if self.learn == "head" and (asked := [n for n, v in of_pictures.items() if v is not None]):
+            flag = f"--{asked[0].replace('_', '-')}"
+            raise ValueError(
+                f"{flag} is {of_pictures[asked[0]]!r}: with --learn head no pictures are read while"
+                " it learns, but features, of small files that stay in memory. Leave it out, or"
+                " pass --learn all."
+            )
+        if self.learn == "head" and self.order != "random":
+            raise ValueError(
+                f"--order is {self.order!r}: features are read in random order, of small files that"
+                " stay in memory. Leave it out, or pass --learn all."
+            )
+
     @property
     def prepared_size(self) -> int | None:
         """Side of the pictures, in pixels, that are prepared for it; None = as usual."""
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
+
+    def quicker(self) -> str:
+        """Options that make a step quicker."""
+        return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden"
 
     def changeable(self) -> tuple[str, ...]:
         """Options that may be others where a run goes back to an earlier step."""
@@ -119,4 +143,4 @@ class Options(Training):
         full: dict[str, Any] = {
             name: str(Path(value).absolute()) for name, value in named.items() if value
         }
-        return replace(self, **full)
+        return replace(super().located(), **full)

@@ -15,6 +15,7 @@ from pipeline import identity
 from pipeline.features.loader import FeatureLoader
 from workflows.board.plugin import TOPIC, put_on
 from workflows.clusters import Cluster
+from workflows.figures import seconds_text
 from workflows.progress import Progress
 from workflows.training.folder import RunFolder
 from workflows.training.loop import Data, Job
@@ -22,6 +23,8 @@ from workflows.training.options import FREE, Training
 from workflows.training.pictures import smaller
 
 ENTRY = "workflows.training.loop:train"
+COST_SECONDS = 3.0
+"""How long updates are timed before it is said what a step costs."""
 PACKAGES = ("torch", "numpy", "zarr", "tesserae")
 
 
@@ -83,10 +86,12 @@ def train_on(
         return number, (job,)
 
     name = folder.path.absolute().name
-    rows = options.steps if options.minutes is None else None
+    updates = options.updates_to(options.steps)
+    rows = updates if options.minutes is None else None
+    unit = "steps" if updates == options.steps else "updates"
     with (
-        Progress(f"{name}: train", rows=rows, unit="steps") as progress,
-        _Watcher(cluster, folder, options.steps, progress) as watcher,
+        Progress(f"{name}: train", rows=rows, unit=unit) as progress,
+        _Watcher(cluster, folder, options, progress) as watcher,
     ):
         results = run_world(
             cluster.client,
@@ -123,19 +128,33 @@ def versions() -> dict[str, str]:
 class _Watcher:
     """Shows what ranks say: here, and on the page."""
 
-    def __init__(self, cluster: Cluster, folder: RunFolder, steps: int, progress: Progress) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: RunFolder, options: Training, progress: Progress
+    ) -> None:
         self._cluster = cluster
         self._folder = folder
         self._name = folder.path.absolute().name
         self._path = str(folder.path.resolve())
         self._progress = progress
+        self._options = options
+        self._began_at: int | None = None
+        """Updates that were complete when the command began."""
+        self._begun_at = self._furthest = 0
+        """Updates that were complete when the ranks began, and those that are now."""
         self._step = 0
+        self._losses = ""
+        self._cost_said = False
         self.heard: deque[dict[str, Any]] = deque()
         """Filled by another thread."""
         client = cluster.client
         self._page = bool(client.run_on_scheduler(put_on))
         self._send(
-            {"what": "training", "client": client.id, "folder": str(folder.path), "steps": steps}
+            {
+                "what": "training",
+                "client": client.id,
+                "folder": str(folder.path),
+                "steps": options.steps,
+            }
         )
 
     def __enter__(self) -> Self:
@@ -160,7 +179,10 @@ class _Watcher:
         messages: list[dict[str, Any]] = []
         while self.heard:
             event = self.heard.popleft()
-            show = {"begun": self._begun, "told": self._told, "grid": self._grid}.get(event["what"])
+            show = {
+                "begun": self._begun, "update": self._update, "told": self._told,
+                "grid": self._grid,
+            }.get(event["what"])  # fmt: skip
             if show is not None:
                 messages += show(event)
         self._send(*messages)
@@ -174,14 +196,27 @@ class _Watcher:
 
     def _begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if event["rank"] == 0:
-            self._to(event["step"])
-            ranks = f"{event['world']} rank{'s' * (event['world'] != 1)}"
-            where = "from the beginning" if not event["step"] else f"from step {event['step']:,}"
-            self._progress.note(f"{self._name}: {ranks}, {where}")
+            self._begun_at = self._options.updates_to(event["step"])
+            if self._began_at is None:
+                self._began_at = self._furthest = self._begun_at
+                self._progress.begin_at(self._begun_at)
+            self._step = event["step"]
+            for line in _beginning(event, self._options):
+                self._progress.note(f"{self._name}: {line}")
             yield {"what": "begun", "step": event["step"], "ranks": event["world"]}
 
+    def _update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._reach(event["step"], self._begun_at + event["updates"])
+        cost = event["seconds_an_update"]
+        if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_said:
+            self._cost_said = True
+            self._progress.note(f"{self._name}: {cost_line(self._options, self._step, cost)}")
+        yield from ()
+
     def _told(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        self._to(event["step"])
+        if event["lines"]:
+            self._losses = losses_line(event["lines"][-1])
+        self._reach(event["step"], self._options.updates_to(event["step"]))
         for line in event["lines"]:
             for name, value in line.items():
                 if name != "step" and value is not None:
@@ -195,7 +230,65 @@ class _Watcher:
             jpeg = smaller(self._folder.picture_file(name, step).read_bytes())
             yield {"what": "grid", "name": name, "step": step, "jpeg": jpeg}
 
-    def _to(self, step: int) -> None:
-        if step > self._step:  # after a loss some are taken again
-            self._progress.update(rows=step - self._step)
-            self._step = step
+    def _reach(self, step: int, updates: int) -> None:
+        """Count updates, and show where they are; after a loss some are taken again."""
+        updates = min(updates, self._options.updates_to(step + 1))
+        if updates > self._furthest:
+            self._progress.update(rows=updates - self._furthest)
+            self._furthest = updates
+        self._step = max(step, self._step)
+        steps = "" if self._options.minutes is not None else f" of {self._options.steps:,}"
+        warm = self._options.warming(self._step)
+        parts = (f"step {self._step:,}{steps}", warm, self._losses)
+        self._progress.detail(", ".join(filter(None, parts)))
+
+
+def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
+    """What is said when ranks have begun: how many, where, and what each of them takes."""
+    world, step = event["world"], event["step"]
+    where = "from the beginning" if not step else f"from step {step:,}"
+    share = options.batch_size // world
+    each = (
+        ""
+        if world == 1
+        else f"; each takes {share:,} of the {options.batch_size:,} rows of a batch"
+    )
+    yield f"{world} rank{'s' * (world != 1)}, {where}{each}"
+    beside, cores = event.get("beside", 1), event.get("cores")
+    if cores is not None and beside > cores:
+        yield (
+            f"notice: {beside} ranks share {cores} core{'s' * (cores != 1)} of a machine, and take"
+            f" longer for a step than {cores} would: pass --ranks {cores}"
+        )
+
+
+def cost_line(options: Training, step: int, seconds: float) -> str:
+    """What a step costs, and with which options it would cost less.
+
+    Args:
+        options: Of the run.
+        step: How many steps are complete.
+        seconds: Of an update.
+    """
+    usual = options.usual_updates
+    now = options.updates_to(step + 1) - options.updates_to(step)
+    left = options.updates_to(options.steps) - options.updates_to(step)
+    cost = f"a step takes about {seconds_text(usual * seconds)} here"
+    if usual > 1:
+        cost += f", {usual:,} updates of {seconds_text(seconds)}"
+    if now != usual:
+        cost += f"; for now {seconds_text(now * seconds)}, {now:,} updates"
+    steps = options.steps - step
+    return (
+        f"{cost}. The {steps:,} steps that are left take {seconds_text(left * seconds)}. Quicker:"
+        f" {options.quicker()}."
+    )
+
+
+def losses_line(line: Mapping[str, Any]) -> str:
+    """The figures of a step in a few words; what is not finite is left out."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in line.items()
+        if name != "step" and value is not None
+    )

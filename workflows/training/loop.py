@@ -34,6 +34,9 @@ from workflows.training.options import Training
 from workflows.training.pictures import grid_png
 from workflows.training.world import World, join
 
+PULSE_SECONDS = 1.0
+"""Between two words about updates, at least."""
+
 
 class Stage(Protocol):
     """What is trained. Made in every rank, of the same seed."""
@@ -153,14 +156,17 @@ class _Loop:
             self._updates = state["updates"]
         self._began = self._saved_at = time.monotonic()
         self._clock = _Clock(self._stage)
+        self._pulse = _Pulse()
 
     def run(self) -> str:
         """Train to the last step, or until it is to stop; says which."""
         options, stage = self._options, self._stage
-        self._rank.emit(what="begun", step=stage.step, world=self._world.size)
+        self._say_begun()
         while stage.step < options.steps:
             told = stage.advance()
             self._updates += 1
+            if not self._world.rank and self._pulse.beat():
+                self._rank.emit(what="update", step=stage.step, **self._pulse.told())
             if told is not None:
                 self._note(told)
             stop, over, save = self._world.any(*self._wishes())
@@ -172,6 +178,15 @@ class _Loop:
                 return f"stopped at step {stage.step:,}"
         self._save()
         return "done"
+
+    def _say_begun(self) -> None:
+        self._rank.emit(
+            what="begun",
+            step=self._stage.step,
+            world=self._world.size,
+            beside=self._rank.beside,
+            cores=None if self._rank.gpu else cores(),
+        )
 
     def close(self) -> None:
         """Let go of files and threads."""
@@ -319,4 +334,35 @@ class _Clock:
             "steps_per_second": (self._step - before[1]) / seconds,
             "images_per_second": (self._taken - before[2]) / seconds,
             "wait_share": (self._waited - before[3]) / seconds,
+        }
+
+
+class _Pulse:
+    """Says that updates are taken, long before the first figures of steps are there.
+
+    It goes by the time at which updates were handed to the device, and waits for none.
+    """
+
+    def __init__(self) -> None:
+        self._updates = 0
+        self._first = self._last = time.monotonic()
+
+    def beat(self) -> bool:
+        """Count an update; return True if it is time to say so: of the first, and each second."""
+        now = time.monotonic()
+        self._updates += 1
+        if self._updates == 1:
+            self._first = now  # it opens files and chooses kernels
+        elif now - self._last < PULSE_SECONDS:
+            return False
+        self._last = now
+        return True
+
+    def told(self) -> dict[str, Any]:
+        """Updates since the ranks began, and the seconds of each but the first."""
+        seconds = self._last - self._first
+        return {
+            "updates": self._updates,
+            "seconds": seconds,
+            "seconds_an_update": seconds / (self._updates - 1) if self._updates > 1 else None,
         }

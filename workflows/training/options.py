@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 
@@ -152,6 +153,9 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+READING = "how pictures are read"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Asked):
     """What every stage that trains can be asked for."""
@@ -167,6 +171,30 @@ class Training(Asked):
         None, "of a rank on processors: another number sums in another order (cores / ranks there)",
         least=1,
     )  # fmt: skip
+    order: str = option(
+        "random", "in which rows come: random = all of the split is shuffled; windowed = windows of"
+        " 1 GiB are, for disks that are slow to read at random",
+        choices=("random", "windowed"), group=READING,
+    )  # fmt: skip
+    staging_dir: str | None = option(
+        None, "folder on a disk of each machine to which shards are copied once, for all ranks"
+        " there and later runs (none)", group=READING,
+    )  # fmt: skip
+    staging_bytes: int | None = option(
+        None, "most bytes of all that is in it (nine tenths of what is free)", least=1,
+        group=READING,
+    )  # fmt: skip
+    checksum: str | None = option(
+        None, "when pixels of an uncompressed store on a disk are compared with their checksums:"
+        " once = before the first use, or never (as of the loader)",
+        choices=("once", "never"), group=READING,
+    )  # fmt: skip
+    loader_threads: int | None = option(
+        None, "threads of a rank that gather batches (cores, at most 4)", least=1, group=READING
+    )
+    prefetch: int | None = option(
+        None, "most bytes of batches that a rank gathers ahead (512 MiB)", least=1, group=READING
+    )
     tell_every: int = option(10, "steps that are told at once", least=1, group="what is seen of it")
     look_every: int = option(
         500, "steps between two looks at what it makes", least=1, group="what is seen of it"
@@ -186,7 +214,35 @@ class Training(Asked):
 
     def located(self) -> Self:
         """The same, with files and folders of this machine named in full."""
-        return self
+        if self.staging_dir is None:
+            return self
+        staging_dir = str(Path(self.staging_dir).expanduser().absolute())
+        return dataclasses.replace(self, staging_dir=staging_dir)
+
+    def loading(self, *, learns: bool = True) -> dict[str, Any]:
+        """Arguments of a `pipeline.loader.Loader`, by name: those that differ from its defaults.
+
+        Args:
+            learns: Whether it is of the split that is learned from. Another is read in the order
+                of its rows, a few batches at a time: nothing of it is staged.
+        """
+        found: dict[str, Any] = {
+            "checksum": self.checksum,
+            "threads": self.loader_threads,
+            "prefetch_bytes": self.prefetch,
+            "order": self.order if learns else "sequential",
+            "staging_dir": self.staging_dir if learns else None,
+            "staging_bytes": self.staging_bytes if learns else None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def shrunk_side(self, stored: int) -> int | None:
+        """Side to which stored pictures are resized on the device; None = they are not.
+
+        Args:
+            stored: Side of the stored pictures, in pixels.
+        """
+        return None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse a split whose labels are not enough.
@@ -199,6 +255,36 @@ class Training(Asked):
             ValueError: What is asked for needs others.
         """
 
+    def as_before(self, known: Mapping[str, Any]) -> Self:
+        """The same, but as earlier versions had it where they did not name an option.
+
+        Args:
+            known: Options of a run that may be of an earlier version, by name.
+        """
+        before = {
+            field.name: field.metadata["before"]
+            for field in dataclasses.fields(self)
+            if field.name not in known and getattr(self, field.name) == field.default
+        }
+        return dataclasses.replace(self, **before)
+
+    @property
+    def usual_updates(self) -> int:
+        """How many updates complete a step, but for those that warm up."""
+        return 1
+
+    def updates_to(self, step: int) -> int:
+        """How many updates complete the first *step* steps."""
+        return step
+
+    def warming(self, step: int) -> str:
+        """What is different about the step after *step* steps, in a few words, or nothing."""
+        return ""
+
+    def quicker(self) -> str:
+        """Options that make a step quicker, for people who find it slow."""
+        return "a smaller --batch-size"
+
     def changeable(self) -> tuple[str, ...]:
         """Options that may be others where a run goes back to an earlier step."""
         return ()
@@ -208,5 +294,27 @@ class Training(Asked):
         return "the learning rate"
 
 
-FREE = ("steps", "minutes", "micro_batch", "tell_every", "look_every", "save_every", "save_minutes")
+SHRINK_FROM = 1.25
+"""How many times larger pictures are that are resized, and not cut."""
+MARGIN = 9 / 8
+"""How much larger than its crop a picture is that is cut at random, as 72 px are than 64."""
+
+
+def shrunk_side(stored: int, size: int, *, crop: str) -> int | None:
+    """Side to which pictures are resized before they are cut; None = they are near enough.
+
+    Args:
+        stored: Side of the stored pictures, in pixels.
+        size: Side of what is cut out of them.
+        crop: `none` = out of the middle; `random`.
+    """
+    if stored < SHRINK_FROM * size:
+        return None
+    return size if crop == "none" else min(stored, round(MARGIN * size))
+
+
+FREE = (
+    "steps", "minutes", "micro_batch", "tell_every", "look_every", "save_every", "save_minutes",
+    "staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch",
+)  # fmt: skip
 """What may be another in a run that goes on."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.augment import Augment
 from pipeline.backbone.opening import open_backbone
 from pipeline.loader import Loader
 from workflows.evaluation.generative import Distances, judge, nearest
@@ -18,7 +17,7 @@ from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png, to_uint8
 from workflows.wgan.sampling import Painter, open_painter
-from workflows.wgan.stage import RGB
+from workflows.wgan.stage import plain
 
 SHOWN = 8
 """Pictures whose neighbours are shown, and ways from one to another."""
@@ -143,11 +142,11 @@ def _rows(data: dict[str, Any], split: str, painter: Painter, count: int) -> Ten
         rank=0,  # a report reads every row, also one that is made under a launcher of ranks
         world=1,
     )
-    plain = Augment(size=painter.options.image_size, crop="none", flip=False, mean=RGB, std=RGB)
+    as_judged = plain(painter.options, int(data["size"]))
     found: list[Tensor] = []
     for images, _, rows in loader:
         assert isinstance(images, Tensor)  # of one size
-        found.append(plain(images, rows, 0))
+        found.append(as_judged(images, rows, 0))
         if sum(map(len, found)) >= count:
             break
     return torch.cat(found)[:count]

@@ -6,12 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.training.options import Training, option
+from workflows.training.options import Training, option, shrunk_side
 
 NETWORKS = ("conv", "residual", "perceptron")
 OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
 CONDITIONS = ("none", "projection", "concatenation")
+
+WARM_STEPS = 25
+WARM_EVERY = 500
+"""The first steps, and each of so many, in which the critic is brought near its best."""
 
 _WHAT = "what is made"
 _PLAY = "what is played"
@@ -50,6 +54,10 @@ class Options(Training):
         choices=("none", "random"),
         group=_WHAT,
     )
+    shrink: bool = option(
+        True, "resize stored pictures that are a quarter larger or more, on the device; otherwise a"
+        " square of --image-size is cut out of them as they are", before=False, group=_WHAT,
+    )  # fmt: skip
     flip: bool = option(False, "mirror half of them", group=_WHAT)
     condition: str = option(
         "none", "whether and how classes are looked at", choices=CONDITIONS, group=_WHAT
@@ -142,6 +150,10 @@ class Options(Training):
         if self.critic == "perceptron" and self.critic_norm in ("batch", "layer"):
             raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
 
+    def shrunk_side(self, stored: int) -> int | None:
+        """Side to which stored pictures are resized on the device; None = they are not."""
+        return shrunk_side(stored, self.image_size, crop=self.crop) if self.shrink else None
+
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to tell classes apart where there are none."""
         if self.condition != "none" and (classes < 2 or unlabelled):
@@ -149,6 +161,34 @@ class Options(Training):
                 f"--condition is {self.condition}: expected labels of every picture, and at least"
                 f" two classes; the split has {classes}, and {unlabelled:,} pictures without one."
             )
+
+    @property
+    def usual_updates(self) -> int:
+        """How many updates complete a step: those of the critic, and one of the generator."""
+        return (self.filled().critic_steps or 1) + 1
+
+    def updates_to(self, step: int) -> int:
+        """How many updates, of critic and generator, complete the first *step* steps."""
+        usual = self.usual_updates
+        more = (self.filled().warm_critic_steps or usual - 1) - (usual - 1)
+        warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
+        return step * usual + warm * more
+
+    def warming(self, step: int) -> str:
+        """That the critic is brought near its best, where it is."""
+        updates = self.filled().warm_critic_steps
+        if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
+            return ""
+        until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
+        return f"warm-up{until}: {updates:,} critic updates a step"
+
+    def quicker(self) -> str:
+        """Options that make a step quicker."""
+        warm = ", --warm-critic-steps 0" if self.filled().warm_critic_steps else ""
+        return (
+            "a smaller --image-size (with a store of that size), --generator-width or"
+            f" --critic-width, fewer --critic-steps{warm}"
+        )
 
     def changeable(self) -> tuple[str, ...]:
         """Options that may be others where a run goes back to an earlier step."""

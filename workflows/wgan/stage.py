@@ -20,14 +20,12 @@ from workflows.adversarial.objectives import OBJECTIVES
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.batches import Batches, Taken
 from workflows.training.loop import Data
+from workflows.training.options import shrunk_side
 from workflows.training.pictures import to_uint8
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
-from workflows.wgan.options import Options
+from workflows.wgan.options import WARM_EVERY, WARM_STEPS, Options
 
-WARM_STEPS = 25
-WARM_EVERY = 500
-"""The first steps, and each of so many, in which the critic is brought near its best."""
 SAMPLES = 64
 """Pictures of a grid."""
 JUDGED = 512
@@ -73,11 +71,11 @@ class Wgan:
             critic.compile()
         augment = Augment(
             size=options.image_size, crop=options.crop, flip=options.flip, mean=RGB, std=RGB,
-            seed=options.seed,
+            seed=options.seed, shrink=options.shrunk_side(data.train.sizes[0]),
         )  # fmt: skip
         self.batches = Batches(data.train, augment, world, here=data.beside)
         self._data = data
-        self._plain = Augment(size=options.image_size, crop="none", flip=False, mean=RGB, std=RGB)
+        self._plain = plain(options, data.train.sizes[0])
 
     # --- updates --------------------------------------------------------------------------------
 
@@ -218,6 +216,18 @@ class Wgan:
         self.step = state["step"]
         self._critic_updates = state["critic_updates"]
         self._told = {name: value.to(self.world.device) for name, value in state["told"].items()}
+
+
+def plain(options: Options, stored: int) -> Augment:
+    """How pictures are judged: as they are learned from, but nothing drawn.
+
+    Args:
+        options: Of the stage.
+        stored: Side of the stored pictures, in pixels.
+    """
+    size = options.image_size
+    shrink = shrunk_side(stored, size, crop="none") if options.shrink else None
+    return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, shrink=shrink)
 
 
 def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) -> None:

@@ -82,8 +82,8 @@ def train_here(
     options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
     size = options.batch_size
     data = Data(
-        Loader(store, size=SIZE, batch_size=size),
-        Loader(store, "val", size=SIZE, batch_size=size, order="sequential"),
+        Loader(store, size=SIZE, batch_size=size, **options.loading()),
+        Loader(store, "val", size=SIZE, batch_size=size, **options.loading(learns=False)),
         ("zero", "one", "two"),
     )
     run = RunFolder(folder)

@@ -12,6 +12,7 @@ from workflows.clusters import Cluster
 from workflows.progress import Progress
 from workflows.training.folder import RunFolder
 from workflows.training.launching import _Watcher
+from workflows.training.options import Training
 
 
 def watch(board: Board, folder: Path, value: float) -> _Watcher:
@@ -20,7 +21,7 @@ def watch(board: Board, folder: Path, value: float) -> _Watcher:
     client.run_on_scheduler.return_value = True
     client.log_event.side_effect = lambda topic, said: [board.take(one, 0.0) for one in said]
     cluster = cast(Cluster, Mock(client=client))
-    watcher = _Watcher(cluster, RunFolder(folder), 10, cast(Progress, Mock()))
+    watcher = _Watcher(cluster, RunFolder(folder), Training(steps=10), cast(Progress, Mock()))
     line: dict[str, Any] = {"step": 1, "loss": value}
     watcher.heard.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
     watcher.tick()

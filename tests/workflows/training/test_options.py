@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflows.colourise.options import Options as Colours
-from workflows.training.options import Asked, Training, add_flags, option
+from workflows.training.options import FREE, Asked, Training, add_flags, option
 from workflows.wgan.options import OBJECTIVES
 from workflows.wgan.options import Options as Gan
 
@@ -73,7 +73,7 @@ def test_what_is_not_said_follows_from_the_rest(objective: str, critic: str) -> 
     assert all(
         getattr(filled, field.name) is not None
         for field in fields(filled)
-        if field.name not in ("minutes", "rank_threads", "micro_batch")
+        if field.name not in ("minutes", "rank_threads", *FREE)
     )
     assert filled.filled() == filled
     said = Gan(objective=objective, critic=critic, rate=0.5, clip=0.0, critic_steps=7).filled()
@@ -93,3 +93,16 @@ def test_classes_are_told_apart_where_there_are_some() -> None:
     for classes, unlabelled in ((1, 0), (0, 0), (9, 1)):
         with pytest.raises(ValueError, match="at least two classes"):
             Gan(condition="concatenation").check_labels(classes, unlabelled)
+
+
+@pytest.mark.parametrize("kind", [Gan, Colours], ids=["wgan", "colourise"])
+@given(stored=st.integers(64, 1_000))
+def test_pictures_are_resized_and_not_cut_to_a_tiny_part(
+    kind: type[Gan] | type[Colours], stored: int
+) -> None:
+    """At least four fifths of each side are learned from, unless it is said otherwise."""
+    options = kind(image_size=64)
+    side = options.shrunk_side(stored)
+    assert 64 <= (side or stored) < 1.25 * 64
+    assert (side is None) == (stored < 80)
+    assert kind(image_size=64, shrink=False).shrunk_side(stored) is None

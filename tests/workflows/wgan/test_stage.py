@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.workflows.training.small import BATCH, SIZE, advance, small_stage, small_store, tensors
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.training.world import World
+from workflows.wgan.options import Options
+from workflows.wgan.stage import Wgan
 
 KINDS: dict[str, dict[str, Any]] = {
     "wgan": {},
@@ -136,6 +140,28 @@ def test_the_critic_is_brought_near_its_best_at_first_and_now_and_then(store: Pa
     advance(stage, 5)
     assert stage.step == 1
     assert stage.batches.taken == 4 * BATCH
+
+
+@given(
+    critic=st.none() | st.integers(1, 7),
+    warm=st.none() | st.integers(0, 40),
+    step=st.integers(0, 1_600),
+)
+def test_updates_are_counted_before_they_are_taken(
+    critic: int | None, warm: int | None, step: int
+) -> None:
+    """As the stage takes them: for the time that is left."""
+    options = Options(critic_steps=critic, warm_critic_steps=warm)
+    stage = Wgan.__new__(Wgan)
+    stage.options = options.filled()
+    taken = 0
+    for stage.step in range(step):
+        taken += stage._critic_steps() + 1
+    assert options.updates_to(step) == taken
+    stage.step = step
+    assert bool(options.warming(step)) == (
+        bool(stage.options.warm_critic_steps) and (step < 25 or step % 500 == 0)
+    )
 
 
 def test_a_learning_rate_that_falls(store: Path) -> None:
