@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from workflows import charts, page
@@ -48,14 +49,15 @@ class Judged(Protocol):
 
 MEDIAN = 101
 """Steps of the median filter of the critic's curves, as in the paper of WGAN."""
+MAX_SAMPLES = 1_000_000
 GRIDS = 8
 """Grids over time that are shown."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge what can be judged, and write the page."""
-    if not 8 <= args.samples <= 10_000:
-        raise ValueError(f"--samples is {args.samples}: expected 8 to 10,000.")
+    if not 8 <= args.samples <= MAX_SAMPLES:
+        raise ValueError(f"--samples is {args.samples}: expected 8 to {MAX_SAMPLES:,}.")
     folder = RunFolder(args.run)
     asked = folder.asked()
     try:
@@ -78,16 +80,47 @@ def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace
     if stage.startswith("workflows.wgan."):
         from workflows.wgan.judging import judge_run
 
-        return judge_run(folder, samples=args.samples, backbone=args.backbone)
+        return judge_run(
+            folder,
+            samples=args.samples,
+            backbone=args.backbone,
+            device=device_of(args.device),
+            store=args.store,
+        )
     if stage.startswith("workflows.devise."):
         from workflows.devise import reporting
 
-        found = reporting.judge_run(folder, samples=args.samples, clip=args.clip)
+        found = reporting.judge_run(
+            folder,
+            samples=args.samples,
+            clip=args.clip,
+            device=device_of(args.device),
+            store=args.store,
+        )
         if found is None:
             print("notice: nothing judges it: there is no split val or test with what it takes.")
             print("  If one was finished since, run the same `tesserae train` again first.")
         return found
     return None
+
+
+def device_of(named: str | None) -> torch.device:
+    """The device of a name, or a GPU if there is one, or the processor.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if named is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(named)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:  # torch says it with either
+        first = str(e).splitlines()[0]
+        raise ValueError(
+            f"--device is {named!r}: expected cpu, or a GPU as cuda:0 ({first})."
+        ) from e
+    return device
 
 
 def summary(folder: RunFolder, judged: Judged | None) -> Iterator[str]:

@@ -14,6 +14,9 @@ from workflows.training.folder import RunFolder
 from workflows.training.pictures import grid_png, to_uint8
 from workflows.wgan.sampling import Painter, open_painter
 
+WAY = 10
+"""Pictures of a line from one to another."""
+
 
 def run(args: argparse.Namespace) -> int:
     """Make them."""
@@ -24,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
     painter = open_painter(RunFolder(args.run))
     columns = None
     if args.interpolate:
-        columns = 10
-        noise = painter.between(max(1, args.n // columns), columns, args.seed)
+        columns = min(WAY, args.n)
+        # The last line may be cut short, so that there are as many pictures as were asked for.
+        noise = painter.between(-(-args.n // columns), columns, args.seed)[: args.n]
     else:
         noise = painter.noise(args.n, args.seed)
     labels = None

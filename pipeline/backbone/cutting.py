@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -65,12 +66,15 @@ def check_block(model: nn.Module, name: str, cut: str) -> None:
     }
     if cut in blocks:
         return
-    close = [known for known in blocks if known.count(".") <= cut.count(".")]
     under = [known for known in blocks if known.startswith(f"{cut}.")]
-    shown = [known for known in under if known.count(".") == cut.count(".") + 1] or close
+    shown = [known for known in under if known.count(".") == cut.count(".") + 1]
+    if not shown:
+        alike = difflib.get_close_matches(cut, blocks, n=3)
+        by_depth = sorted(blocks, key=lambda known: known.count("."))  # else in the model's order
+        shown = list(dict.fromkeys([*alike, *by_depth]))
+    more = f", ... ({len(blocks):,} blocks in all)" if len(shown) > SHOWN else ""
     raise TesseraeError(
-        f"{name} has no block {cut!r}: expected one of {', '.join(shown[:SHOWN])}"
-        f"{', ...' if len(shown) > SHOWN else ''}."
+        f"{name} has no block {cut!r}: expected one of {', '.join(shown[:SHOWN])}{more}."
     )
 
 

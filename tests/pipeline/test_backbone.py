@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbone.cutting import pool
+from pipeline.backbone.cutting import SHOWN, check_block, pool
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.opening import new_backbone, open_backbone
 from pipeline.backbone.saving import save_backbone
@@ -192,6 +192,12 @@ def test_blocks_and_poolings_that_are_not_there_are_named(folder: Path) -> None:
         open_backbone(folder, cut="layers")
     with pytest.raises(TesseraeError, match="has no block '': expected one of embeddings"):
         open_backbone(folder, cut="")
+    with pytest.raises(TesseraeError) as caught:
+        open_backbone(folder, cut="nosuch")
+    named = str(caught.value).partition("expected one of ")[2].partition(", ... (")[0].split(", ")
+    assert len(named) == SHOWN  # of any depth: those at the top are few
+    for name in named:
+        check_block(open_backbone(folder).model, "it", name)
     with pytest.raises(TesseraeError, match="pooling is 'sum': expected one of end, mean"):
         open_backbone(folder, pooling="sum")
 

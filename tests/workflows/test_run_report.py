@@ -17,6 +17,7 @@ from workflows import report
 from workflows.cli import main
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.folder import RunFolder
+from workflows.wgan import judging
 from workflows.wgan.judging import judge_run
 from workflows.wgan.sampling import open_painter
 
@@ -100,6 +101,11 @@ def test_samples_are_those_of_seed_and_step(
     assert main(["sample-images", str(plain), "--n", "20", "--interpolate"]) == 0
     with Image.open("samples.png") as image:
         assert image.size == (10 * SIZE + 18, 2 * SIZE + 2)
+    assert main(["sample-images", str(plain), "--n", "8", "--interpolate"]) == 0
+    with Image.open("samples.png") as image:
+        assert image.size == (8 * SIZE + 14, SIZE)
+    assert "8 pictures of step 6" in capsys.readouterr().out
+    assert main(["sample-images", str(plain), "--n", "9"]) == 0
     assert "9 pictures of step 6" in capsys.readouterr().out
 
 
@@ -131,6 +137,8 @@ def test_ways_begin_and_end_at_samples(plain: Path) -> None:
     [
         (["report", "nowhere"], "no folder of a run"),
         (["report", "{run}", "--samples", "1"], "--samples is 1"),
+        (["report", "{run}", "--device", "abacus"], "--device is 'abacus': expected cpu"),
+        (["report", "{run}", "--store", "nowhere"], "name it with --store"),
         (["report", "{run}", "--backbone", "nowhere"], "no backbone"),
         (["sample-images", "nowhere"], "no folder of a run"),
         (["sample-images", "{run}", "--n", "0"], "--n is 0"),
@@ -167,3 +175,65 @@ def test_figures_of_a_run_are_what_they_say(plain: Path, store: Path) -> None:
         return float(torch.cdist(some.flatten(1), train.flatten(1)).min(1).values.median())
 
     assert judged.neighbour == pytest.approx(far(made) / far(val), rel=1e-3)
+
+
+def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few samples there are: the picture that a sample is a copy of may be the last."""
+    store = small_store(tmp_path, rows=100)
+    folder = train_here(store, tmp_path / "run", steps=1)
+    monkeypatch.setattr(judging, "BLOCK", 32)
+    copies = judging._first(judging._blocks(folder.data(), "train", open_painter(folder), 8), 100)
+    monkeypatch.setattr(judging, "_painted", lambda painter, count: [copies[-count:].float()])
+    judged = judge_run(folder, samples=8, backbone=None)
+    assert judged.searched == (8, 100)
+    assert judged.neighbour == pytest.approx(0, abs=1e-3)  # samples are of half precision
+    beside = np.asarray(Image.open(io.BytesIO(judged.pictures[0][1])))
+    assert np.array_equal(beside[:SIZE], beside[SIZE + 2 :])
+    assert (
+        "(of 8 each, among all 100)"
+        in dict(judged.figures())["distance to the nearest training row, over that of real rows"]
+    )
+
+
+def test_weights_that_are_not_finite_are_not_judged(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page shows the rest, and says why; nothing is made with them."""
+    run = train_here(store, tmp_path / "run")
+    newest = run.newest()
+    assert newest is not None
+    state = run.load(newest)
+    next(value for value in state["stage"]["average"].values() if value.dim())[:] = float("nan")
+    run.save(newest, state, step=6)
+    with (run.path / "metrics.jsonl").open("a") as out:  # as earlier versions wrote it
+        out.write('{"step": 7, "estimate": NaN, "critic_loss": NaN, "generation": 1}\n')
+    assert main(["report", str(run.path), "--samples", "8"]) == 0
+    said = capsys.readouterr().out
+    assert "notice: nothing is judged" in said
+    assert "step 7: estimate not finite" in said
+    assert "precision" not in said
+    assert main(["sample-images", str(run.path), "-o", str(tmp_path / "x.png")]) == 1
+    assert "holds weights that are not finite (average.module" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_run_moves_with_its_store_or_is_told_where_that_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another store is not taken for it."""
+    small_store(tmp_path / "here")
+    train_here(tmp_path / "here" / "store", tmp_path / "here" / "run", steps=1)
+    (tmp_path / "here").rename(tmp_path / "there")
+    run, store = tmp_path / "there" / "run", tmp_path / "there" / "store"
+    assert RunFolder(run).store() == str(store)
+    report = ["report", str(run), "--samples", "8"]
+    assert main(report) == 0
+    store.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(report) == 1
+    assert f"{tmp_path}/here/store or {store}: name it with --store" in capsys.readouterr().err
+    assert main([*report, "--store", str(tmp_path / "elsewhere")]) == 0
+    other = small_store(tmp_path / "other", rows=40)
+    assert main([*report, "--store", str(other)]) == 1
+    assert "has other rows than" in capsys.readouterr().err
+    assert main(["sample-images", str(run), "-o", str(tmp_path / "x.png")]) == 0

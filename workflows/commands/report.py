@@ -19,7 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
     parser.add_argument(
-        "--samples", type=int, default=1_000, help="pictures that are judged (1000)"
+        "--samples", type=int, default=1_000, metavar="N", help="pictures that are judged (1000)"
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where: cpu, cuda, cuda:1 (a GPU, if there is one)"
+    )
+    parser.add_argument(
+        "--store", metavar="STORE", help="where the store of the run is now (where it was)"
     )
 
 

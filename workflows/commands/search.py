@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--index", choices=KINDS, help="what is searched with (exact; hnsw beyond 200,000 rows)"
     )
+    how.add_argument(
+        "--store", metavar="STORE", help="where the store of the run is now (where it was)"
+    )
     how.add_argument("--serve", action="store_true", help="a page to search on")
     how.add_argument("--host", default=HOST, help=f"name or address of this machine ({HOST})")
     how.add_argument(

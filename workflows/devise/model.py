@@ -44,8 +44,9 @@ class DeviseModel:
     options: Options
     space: Space
     head: Head
-    store: str
-    """Folder or URL of what it was trained on."""
+    run: RunFolder
+    named_store: str | None
+    """Folder or URL of what it was trained on, as a person says; None = as the run says."""
     split: str
     """That it was trained on."""
     size: int
@@ -64,6 +65,11 @@ class DeviseModel:
     def dim(self) -> int:
         """Numbers of a vector."""
         return self.space.dim
+
+    @cached_property
+    def store(self) -> str:
+        """Folder or URL of what it was trained on."""
+        return self.run.store(self.named_store)
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -179,12 +185,15 @@ class DeviseModel:
         return names, self.space.enter(unit(vectors[usable]))
 
 
-def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
+def open_model(
+    run: Path, device: torch.device | None = None, *, store: str | None = None
+) -> DeviseModel:
     """Open a run at its newest checkpoint.
 
     Args:
         run: Its folder.
         device: Where pictures are mapped (a GPU, if there is one).
+        store: Where the store of the run is now (where the run says, or beside the run).
 
     Raises:
         TesseraeError: It is no run of DeViSE, or has no checkpoint yet.
@@ -206,7 +215,8 @@ def open_model(run: Path, device: torch.device | None = None) -> DeviseModel:
         options=options,
         space=space,
         head=head.eval(),
-        store=data["store"],
+        run=folder,
+        named_store=store,
         split=data["split"],
         size=int(data["size"]),
         features=data["features"],

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline import neighbours
@@ -69,18 +70,27 @@ class JudgedDevise:
         return iter(self.facts)
 
 
-def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> JudgedDevise | None:
+def judge_run(
+    folder: RunFolder,
+    *,
+    samples: int,
+    clip: str | None = None,
+    device: torch.device | None = None,
+    store: str | None = None,
+) -> JudgedDevise | None:
     """Judge the newest checkpoint of a run; None if there is no split to judge it by.
 
     Args:
         folder: Of the run.
         samples: Pictures that are looked for among all others, at most.
         clip: Folder or name of a CLIP model to put beside it.
+        device: Where pictures are mapped and searched (a GPU, if there is one).
+        store: Where the store of the run is now (where the run says, or beside the run).
 
     Raises:
         TesseraeError: The run or its store cannot be opened.
     """
-    model = open_model(folder.path)
+    model = open_model(folder.path, device, store=store)
     split = folder.data()["held_out"] or _finished(model)
     if split is None:
         return None
@@ -92,7 +102,7 @@ def judge_run(folder: RunFolder, *, samples: int, clip: str | None = None) -> Ju
         methods["CLIP"] = judge(scores[judged.places], judged.pictures)
     return JudgedDevise(
         step=model.step,
-        facts=tuple(_facts(methods["DeViSE"], judged, split, samples)),
+        facts=tuple(_facts(methods["DeViSE"], judged, split, samples, model.device)),
         tables=tuple(_tables(methods, judged, model)),
         pictures=tuple(_galleries(model, judged, split)),
         notice=_notice(model),
@@ -175,7 +185,7 @@ def _others(model: DeviseModel, judged: _Judged) -> dict[str, Judgement]:
 
 
 def _facts(
-    found: Judgement, judged: _Judged, split: str, samples: int
+    found: Judgement, judged: _Judged, split: str, samples: int, device: torch.device
 ) -> Iterator[tuple[str, str]]:
     yield "pictures", f"{len(judged.rows):,} of split {split}"
     for k in (1, 5):
@@ -196,14 +206,20 @@ def _facts(
         )
     for name, vectors in (("word space", judged.vectors), ("features", judged.features)):
         if vectors is not None and len(vectors) > NEAREST:
-            share = _same(vectors, judged.pictures.labels, samples)
+            share = _same(vectors, judged.pictures.labels, samples, device)
             yield f"{NEAREST} nearest pictures of the same class, by {name}", f"{share:.1%}"
 
 
-def _same(vectors: Floats, labels: NDArray[np.int64], samples: int) -> float:
+def _same(vectors: Floats, labels: NDArray[np.int64], samples: int, device: torch.device) -> float:
     own = np.arange(min(samples, len(vectors)))  # rows are in random order
-    found = neighbours.build("exact", vectors).search(vectors[own], NEAREST + 1)
+    index = neighbours.build("exact", vectors, device=_searching(device))
+    found = index.search(vectors[own], NEAREST + 1)
     return float(same_class(found.rows, labels[own], labels, NEAREST, own=own).mean())
+
+
+def _searching(device: torch.device) -> str | None:
+    """The device on which an index searches; numpy is quicker than torch on the processor."""
+    return None if device.type == "cpu" else str(device)
 
 
 def _tables(
@@ -302,7 +318,7 @@ def _galleries(model: DeviseModel, judged: _Judged, split: str) -> Iterator[tupl
         labels, kind = model.space.labels(SEEN), "learned"
     labels = labels[np.isin(labels, judged.pictures.labels)]
     chosen = labels[:: max(1, len(labels) // QUERIES)][:QUERIES]
-    index = neighbours.build("exact", judged.vectors)
+    index = neighbours.build("exact", judged.vectors, device=_searching(model.device))
     count = min(FOUND, len(judged.rows))
     for label in chosen.tolist():
         found = index.search(model.class_vectors[label][None], count).rows[0]

@@ -8,10 +8,17 @@ from torch import Tensor
 from workflows.training.finite import refuse_not_finite
 
 DIRECTIONS = 512
+AT_ONCE = 8192
+"""Rows that are taken to a device at once."""
 
 
 def sliced_wasserstein(
-    one: Tensor, other: Tensor, *, directions: int = DIRECTIONS, seed: int = 0
+    one: Tensor,
+    other: Tensor,
+    *,
+    directions: int = DIRECTIONS,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> float:
     """How far apart two sets are, seen from many directions (Rabin et al. 2011).
 
@@ -24,6 +31,7 @@ def sliced_wasserstein(
         other: (m, ...) float, of rows as long.
         directions: How many.
         seed: Of the directions.
+        device: Where it is computed, a block of rows at a time (where the rows are).
 
     Returns:
         The root of the mean over directions of its square, in units of the rows.
@@ -32,7 +40,7 @@ def sliced_wasserstein(
         ValueError: A set is empty, rows are not as long, or a value is not finite.
     """
     refuse_not_finite(one, other)
-    one, other = one.flatten(1).float(), other.flatten(1).float()
+    one, other = one.flatten(1), other.flatten(1)
     if not len(one) or not len(other) or one.shape[1] != other.shape[1]:
         raise ValueError(
             f"sets of shapes {tuple(one.shape)} and {tuple(other.shape)}: expected rows, as long"
@@ -40,9 +48,16 @@ def sliced_wasserstein(
         )
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(one.shape[1], directions, generator=generator)
-    ways = (drawn / drawn.norm(dim=0)).to(one.device)
-    first, second = (_sorted(rows @ ways, max(len(one), len(other))) for rows in (one, other))
+    ways = (drawn / drawn.norm(dim=0)).to(device or one.device)
+    first, second = (
+        _sorted(_projected(rows, ways), max(len(one), len(other))) for rows in (one, other)
+    )
     return float((first - second).square().mean().sqrt())
+
+
+def _projected(rows: Tensor, ways: Tensor) -> Tensor:
+    parts = torch.split(rows, AT_ONCE)
+    return torch.cat([part.to(ways.device).float() @ ways for part in parts])
 
 
 def _sorted(values: Tensor, count: int) -> Tensor:

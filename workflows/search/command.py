@@ -42,7 +42,7 @@ def ask(args: argparse.Namespace) -> int:
     data = None if args.image is None else read_picture(args.image)
     query = parse(args.query, given=data is not None)  # before anything takes its time
     wanted = Wanted(k=args.k, to=args.to, classes=tuple(args.classes), csls=args.csls)
-    engine = open_engine(args.run, _splits(args), args.index, digests=False)
+    engine = open_engine(args.run, _splits(args), args.index, digests=False, store=args.store)
     with closing(engine):
         given = None if data is None else _embed(engine, data)
         answer = engine.search(query, wanted, given=given)
@@ -150,7 +150,7 @@ def serve(args: argparse.Namespace) -> int:
         sockets = server.bind(args.host, args.port)  # a taken port is known before hours of work
         for one in sockets:
             stack.callback(one.close)
-        engine = open_engine(args.run, _splits(args), args.index)
+        engine = open_engine(args.run, _splits(args), args.index, store=args.store)
         stack.callback(engine.close)
         _compare_pixels(engine)
         engine.gallery.read_keys()

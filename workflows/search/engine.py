@@ -175,6 +175,7 @@ def open_engine(
     *,
     digests: bool = True,
     stream: TextIO | None = None,
+    store: str | None = None,
 ) -> Engine:
     """Open a run to be searched; embed its store, if that was not done yet.
 
@@ -185,11 +186,12 @@ def open_engine(
         kind: Of index: exact, lsh or hnsw; None: what suits the number of rows.
         digests: Whether all that is kept is compared with its digests.
         stream: Where progress is shown (standard error).
+        store: Where the store of the run is now (where the run says, or beside the run).
 
     Raises:
         TesseraeError: The run or the store cannot be searched.
     """
-    model = open_model(run)
+    model = open_model(run, store=store)
     gallery = Gallery(model.store, model.size)
     named = [gallery.split(name) for name in dict.fromkeys(splits)]
 

@@ -66,13 +66,17 @@ class Model(Protocol):
         """Words beyond the classes that a picture may be answered with: n names, (n, dim)."""
 
 
-def open_model(run: Path) -> Model:
+def open_model(run: Path, *, store: str | None = None) -> Model:
     """The model of a run's folder.
+
+    Args:
+        run: The folder.
+        store: Where the store of the run is now (where the run says, or beside the run).
 
     Raises:
         TesseraeError: It is no run that can be searched.
     """
     from workflows.devise import model  # loads torch: not before it is needed
 
-    opened: Model = model.open_model(run)
+    opened: Model = model.open_model(run, store=store)
     return opened

@@ -32,7 +32,9 @@ import torch
 from pipeline import confined
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import name_exclusively, sync_folder
+from pipeline.store import records as records_of_store
 from pipeline.store.layout import TEMPORARY
+from pipeline.store.objects import open_objects
 from workflows.training import records, writing
 from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
@@ -219,6 +221,41 @@ class RunFolder:
         """
         self.asked()
         return records.read_data(self.path / "options.json")
+
+    def store(self, named: str | None = None) -> str:
+        """The store that the run learned from: where it was, or beside the run if both were moved.
+
+        Args:
+            named: Where the store is now, as a person says; None = look where it may be.
+
+        Returns:
+            Its folder or URL.
+
+        Raises:
+            TesseraeError: It is not there, or is another store.
+        """
+        data = self.data()
+        places = [data["store"], *self._near(data)] if named is None else [named]
+        for place in places:
+            objects = open_objects(place)
+            if records_of_store.splits(objects):
+                plan = records_of_store.load_plan(objects, data["split"]).digest
+                if data.get("plan") not in (None, plan):
+                    if named is None:
+                        continue
+                    raise TesseraeError(
+                        f"--store is {named}: its split {data['split']!r} has other rows than"
+                        f" {self.path} learned from. Name the store of the run."
+                    )
+                return place
+        raise TesseraeError(
+            f"{self.path} learned from a store that is not at {' or '.join(places)}: name it with"
+            " --store, where it is now."
+        )
+
+    def _near(self, data: Mapping[str, Any]) -> list[str]:
+        near = data.get("store_from_run")
+        return [] if near is None else [str((self.path / str(near)).resolve())]
 
     def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
         """Claim the next generation; returns its number, and what it goes on from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any, Self
 from cluster.ranks import Wanted, run_world
 from pipeline import identity
 from pipeline.features.loader import FeatureLoader
+from pipeline.store.objects import open_objects
+from pipeline.store.records import load_plan
 from workflows.board.plugin import TOPIC, put_on
 from workflows.clusters import Cluster
 from workflows.figures import seconds_text
@@ -60,7 +63,7 @@ def train_on(
         TesseraeError: The folder is of another run.
     """
     cluster.check_ranks(gpu=wanted.gpu)
-    facts = {"versions": versions(), "data": _described(data)}
+    facts = {"versions": versions(), "data": _described(data, folder)}
     state = data.train.state_dict()
     learned = {
         "split": data.train.split,
@@ -105,9 +108,15 @@ def train_on(
     return str(results[0])
 
 
-def _described(data: Data) -> dict[str, Any]:
+def _described(data: Data, folder: RunFolder) -> dict[str, Any]:
+    store = data.train.store
+    near = None
+    if "://" not in store:
+        near = os.path.relpath(os.path.realpath(store), os.path.realpath(folder.path))
     return {
-        "store": data.train.store,
+        "store": store,
+        "store_from_run": near,
+        "plan": load_plan(open_objects(store), data.train.split).digest,
         "split": data.train.split,
         "size": data.train.sizes[0],
         "features": data.train.name if isinstance(data.train, FeatureLoader) else None,

@@ -29,6 +29,7 @@ class Painter:
     """Of the same."""
     checkpoint: Checkpoint
     step: int
+    device: torch.device
 
     @torch.no_grad()
     def paint(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -45,7 +46,12 @@ class Painter:
         if self.classes:
             every = torch.arange(len(noise)) % len(self.classes) if labels is None else labels
             parts.append(torch.split(every, BATCH))
-        return torch.cat([self.generator(*part).float() for part in zip(*parts, strict=True)])
+        return torch.cat(
+            [
+                self.generator(*(one.to(self.device) for one in part)).float().cpu()
+                for part in zip(*parts, strict=True)
+            ]
+        )
 
     def noise(self, count: int, seed: int) -> Tensor:
         """(count, noise) float32, of *seed*."""
@@ -69,8 +75,12 @@ class Painter:
         return made.flatten(0, 1)
 
 
-def open_painter(folder: RunFolder) -> Painter:
+def open_painter(folder: RunFolder, device: torch.device | None = None) -> Painter:
     """The generator of a run.
+
+    Args:
+        folder: Of the run.
+        device: Where it makes pictures (the processor, on which they are the same to the bit).
 
     Raises:
         TesseraeError: It is no run of this stage, or has not saved anything yet.
@@ -92,4 +102,7 @@ def open_painter(folder: RunFolder) -> Painter:
     }
     generator.load_state_dict(average)
     wnids = tuple(folder.data()["wnids"]) if classes else ()
-    return Painter(generator.eval(), options, classes, wnids, newest, state["step"])
+    device = device or torch.device("cpu")
+    return Painter(
+        generator.eval().to(device), options, classes, wnids, newest, state["step"], device
+    )

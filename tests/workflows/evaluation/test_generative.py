@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import linalg
 
-from workflows.evaluation.generative import compare, nearest, precision_recall
+from workflows.evaluation.generative import (
+    Nearest,
+    compare,
+    coverage,
+    nearest,
+    precision_recall,
+)
+from workflows.evaluation.sliced import sliced_wasserstein
+from workflows.training.finite import NotFiniteError
 
 
 def gaussians(seed: int, count: int = 800, width: int = 6) -> torch.Tensor:
@@ -74,3 +84,57 @@ def test_too_few_are_refused() -> None:
 def test_of_few_rows_a_spread_is_one_of_subsets() -> None:
     """Not of the same rows again and again."""
     assert compare(gaussians(0, 300), gaussians(1, 300), "features").kernel_spread > 1e-4
+
+
+@given(
+    seed=st.integers(0, 1_000),
+    queries=st.integers(1, 5),
+    rows=st.integers(1, 40),
+    block=st.integers(1, 41),
+    count=st.integers(1, 3),
+    far=st.sampled_from([0.0, 100.0]),
+)
+def test_the_nearest_are_found_among_all_however_they_come(
+    seed: int, queries: int, rows: int, block: int, count: int, far: float
+) -> None:
+    """Block by block; and how far they are is exact, also of what lies far from zero."""
+    others = gaussians(seed, rows, 4) + far
+    some = others[:queries] + 1e-3 * gaussians(seed + 1, len(others[:queries]), 4)
+    found = Nearest(some, count)
+    for part in torch.split(others, block):
+        found.add(part)
+    assert found.seen == rows
+    distances = (others[None].double() - some[:, None].double()).norm(dim=2)
+    expected = distances.sort(1).values[:, :count]
+    torch.testing.assert_close(found.distances.double(), expected, rtol=1e-3, atol=1e-5)
+    own = distances.gather(1, found.rows)
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_single_picture_covers_nothing_though_it_is_precise() -> None:
+    """One real row far from all others, whose neighbours are far, makes precision 1 of it."""
+    real = torch.cat([0.1 * gaussians(0, 200, 3), torch.full((1, 3), 20.0)])
+    black = torch.full((200, 3), 5.0)
+    assert precision_recall(black, real)[0] == 1.0
+    assert coverage(black, real) < 0.01
+    assert coverage(real, real) == 1.0
+    assert coverage(0.1 * gaussians(3, 200, 3), real[:-1]) > 0.9
+
+
+def test_what_is_not_finite_has_no_figures() -> None:
+    """They would say something of nothing."""
+    for bad in (float("nan"), float("inf")):
+        rows = gaussians(0, 50)
+        rows[7, 2] = bad
+        with pytest.raises(NotFiniteError, match="1 of 50 rows hold values that are not finite"):
+            compare(rows, gaussians(1, 50), "features")
+        with pytest.raises(NotFiniteError):
+            sliced_wasserstein(rows, gaussians(1, 50))
+
+
+def test_figures_of_few_pictures_say_so() -> None:
+    """The Frechet distance of few rows of one distribution is not near zero."""
+    few = compare(gaussians(0, 8), gaussians(1, 8), "features")
+    assert few.frechet > 0.5
+    assert few.warning.startswith("They are of 8 pictures, and of features of 6 numbers")
+    assert compare(gaussians(0, 2_048), gaussians(1, 2_048), "features").warning == ""

@@ -36,7 +36,7 @@ def open_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener
 
         def opens(model: Toy, run: Path = tmp_path, **options: Any) -> Engine:
             assert model.size == SIZE
-            monkeypatch.setattr(engine_room, "open_model", lambda _: model)
+            monkeypatch.setattr(engine_room, "open_model", lambda _, **__: model)
             made = open_engine(run, **options)
             stack.callback(made.close)
             return made

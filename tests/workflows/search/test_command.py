@@ -29,7 +29,7 @@ def search(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Told:
     """Runs the command over the small store; gives its exit status and what it said."""
-    monkeypatch.setattr(engine_room, "open_model", lambda _: toy)
+    monkeypatch.setattr(engine_room, "open_model", lambda _, **__: toy)
     monkeypatch.setitem(cli.COMMANDS, "search", "search a run")
 
     def run(*words: object) -> tuple[int, str, str]:
@@ -142,7 +142,7 @@ def test_names_cannot_write_on_the_terminal(
     nasty = ("\x1b[2Jred", "\u202egpj", "a\nb", "<b>", "e", "f", "g")
     classes = tuple((wnid, name) for (wnid, _), name in zip(CLASSES, nasty, strict=True))
     store = make_store(tmp_path / "nasty", train=14, val=7, bad=0)
-    monkeypatch.setattr(engine_room, "open_model", lambda _: Toy(store, classes))
+    monkeypatch.setattr(engine_room, "open_model", lambda _, **__: Toy(store, classes))
     for words in (
         ["red", "--k", 50, "--to", "both"],
         ["\x1b[2J"],
@@ -210,7 +210,7 @@ sys.path.insert(0, {root!r})
 
 def no_model(module):
     from tests.workflows.search.toy import Toy
-    module.open_model = lambda run: Toy({store!r})
+    module.open_model = lambda run, **_: Toy({store!r})
 
 
 def known(module):

@@ -31,7 +31,7 @@ NARROW = {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
 @pytest.fixture(scope="module")
 def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_room, "open_model", lambda _: toy)
+        patch.setattr(engine_room, "open_model", lambda _, **__: toy)
         engine = engine_room.open_engine(tmp_path_factory.mktemp("run"))
     engine.measure_hubs()
     with serving(engine, csls=True) as started:

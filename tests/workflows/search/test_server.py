@@ -38,7 +38,7 @@ def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     from workflows.search import engine as engine_room
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_room, "open_model", lambda _: toy)
+        patch.setattr(engine_room, "open_model", lambda _, **__: toy)
         engine = engine_room.open_engine(tmp_path_factory.mktemp("run"))
     with serving(engine) as started:
         yield started

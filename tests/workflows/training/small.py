@@ -87,9 +87,15 @@ def train_here(
         ("zero", "one", "two"),
     )
     run = RunFolder(folder)
-    facts = {"versions": versions(), "data": _described(data)}
+    facts = {"versions": versions(), "data": _described(data, run)}
     back = None if from_step is None else (from_step, options.changeable())
-    run.begin({"stage": STAGE, **options.as_dict()}, facts, free=FREE, back_to=back)
+    run.begin(
+        {"stage": STAGE, **options.as_dict()},
+        facts,
+        free=FREE,
+        before=options.before(),
+        back_to=back,
+    )
     number, resumed = run.claim(from_step=from_step)
     rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
     object.__setattr__(rank, "emit", lambda **_: None)
