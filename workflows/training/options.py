@@ -186,8 +186,8 @@ class Training(Asked):
     )  # fmt: skip
     checksum: str | None = option(
         None, "when pixels of an uncompressed store on a disk are compared with their checksums:"
-        " once = before the first use, or never (as of the loader)",
-        choices=("once", "never"), group=READING,
+        " once = before the first use; never; auto = once, where memory can hold them (auto)",
+        choices=("auto", "once", "never"), group=READING,
     )  # fmt: skip
     loader_threads: int | None = option(
         None, "threads of a rank that gather batches (cores, at most 4)", least=1, group=READING
