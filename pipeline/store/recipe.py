@@ -203,12 +203,17 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
         if getattr(kept, name) != getattr(asked, name)
         and (name == "decoder" or kept.filter == asked.filter)  # another filter, other pixels
     ]
-    found += _class_differences(kept.wnids, asked.wnids)
-    found += _number_differences(kept, asked)
     if found:
         raise StoreMismatchError(
             f"the store was made with another recipe: {'; '.join(found)}."
             " Ask for the store's own recipe (`tesserae info`), or choose another folder."
+        )
+    found = _class_differences(kept.wnids, asked.wnids) + _number_differences(kept, asked)
+    if found:
+        raise StoreMismatchError(
+            f"the store was made from another source: {'; '.join(found)}. A store's classes are"
+            " those of all splits that its first command prepared: choose another folder for"
+            " another source, or prepare all splits of this one together into a new folder."
         )
 
 
@@ -231,4 +236,5 @@ def _class_differences(kept: Sequence[str], asked: Sequence[str]) -> list[str]:
     if not unknown:
         return []
     shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-    return [f"{len(unknown)} classes are not in the store's {len(kept)}: {shown}"]
+    number = "1 class is" if len(unknown) == 1 else f"{len(unknown)} classes are"
+    return [f"{number} not among the store's {len(kept)}: {shown}"]

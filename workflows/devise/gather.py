@@ -76,6 +76,7 @@ def gather(
     before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
     goes_on = (before.path / "options.json").exists()  # else what is there is of a beginning
     size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
+    _check_named(options, goes_on=goes_on)
     wish = feature_wish(options, store, size)
     words = None if goes_on else _words(options, store, args.split, listed)
     taken = _new_input(options, store, args.split, size)
@@ -97,6 +98,26 @@ def gather(
         other = _loader(options, store, held_out, taken, judged, plain=True)
     classes = tuple(words or wnid for wnid, words in listed)
     return Data(train, other if other and other.num_rows else None, classes), files
+
+
+def _check_named(options: Options, *, goes_on: bool) -> None:
+    """Refuse a run that lacks a network or words, naming all that it lacks.
+
+    Raises:
+        TesseraeError: One of them is missing.
+    """
+    lacking = []
+    if options.trunk is None:
+        lacking.append(
+            "--trunk is missing: name a vision model of transformers, a folder or of the model hub"
+        )
+    if options.words is None and options.hierarchy is None and not goes_on:
+        lacking.append(
+            "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+            " --hierarchy, to have vectors made from what classes are kinds of"
+        )
+    if lacking:
+        raise TesseraeError("; ".join(lacking) + ".")
 
 
 def _absolute(store: str) -> str:

@@ -191,7 +191,7 @@ def test_a_further_split_may_show_fewer_classes_and_no_others(
     objects, _, _ = plan_inline(tmp_path / "few", store, split="val")
     assert arrays.read_small(objects, "val", "label").tolist() == [2]
     few.rename(few.with_name("n00000009"))
-    with pytest.raises(StoreMismatchError, match="1 classes are not in the store's 3: 'n00000009'"):
+    with pytest.raises(StoreMismatchError, match="1 class is not among the store's 3: 'n00000009'"):
         plan_inline(tmp_path / "few", store, split="test")
 
 

@@ -119,7 +119,10 @@ def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], senten
             {"resizer": "c" * 32},
             r"the resizer makes other .*than the one .*\(two, probe bbbbbbbbbbbb",
         ),
-        ({"classes": (("n00000003", ""),)}, "1 classes are not in the store's 2: 'n00000003'"),
+        (
+            {"classes": (("n00000003", ""),)},
+            "another source: 1 class is not among the store's 2: 'n00000003'",
+        ),
     ],
 )
 def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:

@@ -138,7 +138,7 @@ def test_what_is_missing_is_a_sentence(
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
     both = ("--trunk", small.trunk, "--words", small.words)
     for words, says in (
-        ((), "--trunk is missing"),
+        ((), "of the model hub; --words is missing"),
         (("--trunk", small.trunk), "--words is missing"),
         (("--trunk", small.trunk, "--words", tmp_path / "none"), "none"),
         (("--trunk", tmp_path / "none", "--words", small.words), "is no backbone"),
