@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reading import Features, open_features
 from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
-from pipeline.loader.ranks import Place
+from pipeline.loader.ranks import Placement
 from pipeline.order import EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
@@ -70,7 +70,7 @@ class FeatureLoader(Epochs):
         self.split = split
         self.mirrored = bool(mirrored)
         self.only = None if only is None else tuple(whole_number("only", n) for n in only)
-        self._set_place(rank, world)
+        self._set_placement(rank, world)
         self._set_common(
             batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
         )
@@ -92,7 +92,7 @@ class FeatureLoader(Epochs):
             ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
         """
         loader = copy(self)
-        loader._set_place(rank, world)
+        loader._set_placement(rank, world)
         loader._check_world(loader.world)
         loader._opened = None
         loader.restart()
@@ -123,12 +123,12 @@ class FeatureLoader(Epochs):
     def _details(self) -> str:
         return f", features={self.name!r}, mirrored={self.mirrored}"
 
-    def _hand_out(self, epoch: int, first: int, place: Place) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
         order = self._epoch_order(epoch)
         for batch in range(first, len(self)):
             start = batch * self.batch_size
             rows = order.rows(start, min(start + self.batch_size, order.num_rows))
-            yield self._of(place.part(rows), epoch, place.world / len(rows))
+            yield self._of(placement.part(rows), epoch, placement.world / len(rows))
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         split = self._open()[1]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from pipeline.errors import RankError, StoreError, StoreMismatchError
-from pipeline.loader.ranks import Place, current_place, given_place, process_group
+from pipeline.loader.ranks import Placement, current_placement, explicit_placement, process_group
 from pipeline.order import EPOCH_ORDER_VERSION
 from pipeline.store.split import Split
 
@@ -78,7 +78,7 @@ class Epochs(ABC):
     seed: int
     drop_last: bool
 
-    _given_place: Place | None = None
+    _explicit_placement: Placement | None = None
     _epoch = 0
     _batch = 0
     _begun = False
@@ -95,7 +95,7 @@ class Epochs(ABC):
         """Return the split that is handed out."""
 
     @abstractmethod
-    def _hand_out(self, epoch: int, first: int, place: Place) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
         """Yield the batches of an epoch from number *first* on, for one rank."""
 
     def _set_common(
@@ -108,10 +108,10 @@ class Epochs(ABC):
         self.drop_last = bool(drop_last)
         if order not in orders:
             raise ValueError(f"order is {order!r}: expected one of {', '.join(orders)}.")
-        self._check_world(1 if self._given_place is None else self._given_place.world)
+        self._check_world(1 if self._explicit_placement is None else self._explicit_placement.world)
 
-    def _set_place(self, rank: Any, world: Any) -> None:
-        self._given_place = given_place(
+    def _set_placement(self, rank: Any, world: Any) -> None:
+        self._explicit_placement = explicit_placement(
             None if rank is None else whole_number("rank", rank),
             None if world is None else whole_number("world", world),
         )
@@ -126,20 +126,20 @@ class Epochs(ABC):
     @property
     def rank(self) -> int:
         """The part of each global batch that is handed out: as given, or as a launcher says now."""
-        return self._place().rank
+        return self._placement().rank
 
     @property
     def world(self) -> int:
         """The number of parts of a global batch: as given, or as a launcher says now."""
-        return self._place().world
+        return self._placement().world
 
-    def _place(self) -> Place:
-        return current_place() if self._given_place is None else self._given_place
+    def _placement(self) -> Placement:
+        return current_placement() if self._explicit_placement is None else self._explicit_placement
 
     def __repr__(self) -> str:
         """Return what tells this loader from others; opens nothing."""
-        place = self._given_place
-        ranks = "" if place is None else f", rank={place.rank}, world={place.world}"
+        placement = self._explicit_placement
+        ranks = "" if placement is None else f", rank={placement.rank}, world={placement.world}"
         return (
             f"{type(self).__name__}({self.store!r}, {self.split!r}{self._details()},"
             f" batch_size={self.batch_size}, order={self.order!r}, seed={self.seed},"
@@ -266,40 +266,40 @@ class Epochs(ABC):
         Raises:
             StoreError: An epoch has no batches.
         """
-        place = self._begin()
+        placement = self._begin()
         this = self._newest = object()
         epoch, first = self._epoch, self._batch
-        with closing(self._hand_out(epoch, first, place)) as batches:
+        with closing(self._hand_out(epoch, first, placement)) as batches:
             for number in range(first, len(self)):
-                self._check_still(place)
+                self._check_still(placement)
                 ready = [next(batches)]
                 if self._newest is this:
                     self._batch = number + 1
                 yield ready.pop()  # nobody but the caller holds it then
 
-    def _begin(self) -> Place:
+    def _begin(self) -> Placement:
         """Settle which epoch is handed out, from which batch on, and to which rank."""
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:  # each would hand out every row
             self[0]
-        place = self._place()
-        self._check_world(place.world)
+        placement = self._placement()
+        self._check_world(placement.world)
         if not len(self):
             raise StoreError(self._no_batches())
         if self._begun or (self._batch >= len(self) and not self._chosen):
             self._epoch, self._batch = self._epoch + 1, 0
         self._begun = True
         self._loaded = self._chosen = False
-        return place
+        return placement
 
-    def _check_still(self, place: Place) -> None:
+    def _check_still(self, placement: Placement) -> None:
         """Make sure that no process group has come up since the iteration began."""
-        group = None if self._given_place is not None else process_group()
-        if group is not None and group[:2] != place[:2]:
+        group = None if self._explicit_placement is not None else process_group()
+        if group is not None and group[:2] != placement[:2]:
             raise RankError(
-                f"torch.distributed says rank {group.rank} of {group.world} in the middle of an"
-                f" epoch that began as rank {place.rank} of {place.world}. Initialise the process"
-                " group before you iterate, or pass rank= and world= to the loader."
+                f"this is rank {group.rank} of {group.world} by torch.distributed, in the middle of"
+                f" an epoch that began as rank {placement.rank} of {placement.world}. Initialise"
+                " the process group before you iterate, or pass rank= and world= to the loader."
             )
 
     def _no_batches(self) -> str:

@@ -84,8 +84,8 @@ class Shard:
         if self.direct is not None:
             weakref.finalize(self, os.close, self.direct).atexit = False
         self._framed = geometry.chunk_bytes + 4
-        found = os.fstat(self.file)
-        self.identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        info = os.fstat(self.file)
+        self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
         """What tells this file from another one of the same name."""
 
     def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:

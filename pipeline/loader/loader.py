@@ -29,7 +29,7 @@ from threadpoolctl import ThreadpoolController
 
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
-from pipeline.loader.ranks import Place, ranks_here
+from pipeline.loader.ranks import Placement, ranks_here
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.loader.staging import StagedReader, Staging
@@ -141,7 +141,7 @@ class Loader(Epochs):
         self.split = split
         self.single = sizes is None
         self.sizes = _sides(size, sizes)
-        self._set_place(rank, world)
+        self._set_placement(rank, world)
         self._set_common(
             batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
         )
@@ -198,7 +198,7 @@ class Loader(Epochs):
             ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
         """
         loader = copy(self)
-        loader._set_place(rank, world)
+        loader._set_placement(rank, world)
         loader._check_world(loader.world)
         loader._here = here
         loader.readers = {}
@@ -216,16 +216,16 @@ class Loader(Epochs):
         windows = {"window_chunks": self._window_chunks()} if self.order == "windowed" else {}
         return {**super()._identity(), **windows}
 
-    def _hand_out(self, epoch: int, first: int, place: Place) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
         opened = self._open()
         order = self.epoch_order(epoch)
-        parts = _Parts(self.batch_size, order, place)
-        memory = opened.memory_for(self, place.world)
+        parts = _Parts(self.batch_size, order, placement)
+        memory = opened.memory_for(self, placement.world)
         depth = max(2, self.prefetch_bytes // memory.batch_bytes)
         waiting: deque[Future[Batch]] = deque()
         # On several nodes each needs only some rows of a chunk.
-        here = ranks_here(place.world) if self._here is None else self._here
-        windows = order.windows(first * self.batch_size) if here == place.world else iter(())
+        here = ranks_here(placement.world) if self._here is None else self._here
+        windows = order.windows(first * self.batch_size) if here == placement.world else iter(())
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
@@ -234,7 +234,7 @@ class Loader(Epochs):
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.staging is not None:
-                opened.staging.start(place.rank, place.world)
+                opened.staging.start(placement.rank, placement.world)
                 at_end.callback(opened.staging.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
@@ -325,10 +325,10 @@ class _Parts:
     The order is computed in blocks.
     """
 
-    def __init__(self, batch_size: int, order: EpochOrder, place: Place) -> None:
+    def __init__(self, batch_size: int, order: EpochOrder, placement: Placement) -> None:
         self._batch_size = batch_size
         self._order = order
-        self._place = place
+        self._placement = placement
         self._start = self._stop = 0
         self._block = np.empty(0, np.int64)
 
@@ -343,7 +343,7 @@ class _Parts:
             self._stop = min(start + blocks * size, self._order.num_rows)
             self._block = self._order.rows(self._start, self._stop)
         rows = self._block[start - self._start : stop - self._start]
-        return self._place.part(rows), self._place.world / len(rows)
+        return self._placement.part(rows), self._placement.world / len(rows)
 
 
 class _Memory:

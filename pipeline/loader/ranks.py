@@ -50,7 +50,7 @@ _PROCESS_GROUP = "torch.distributed"
 _CURE = "Pass rank= and world= to the loader."
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """A rank among the ranks of a world, and who says so."""
 
     rank: int
@@ -63,7 +63,7 @@ class Place(NamedTuple):
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
 
 
-def given_place(rank: int | None, world: int | None) -> Place | None:
+def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
     """Return the place that the caller chose, or None if it is to be asked for.
 
     Raises:
@@ -75,25 +75,25 @@ def given_place(rank: int | None, world: int | None) -> Place | None:
         return None
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank} of a world of {world}: expected 0 to {world - 1}.")
-    return Place(rank, world)
+    return Placement(rank, world)
 
 
-def current_place() -> Place:
+def current_placement() -> Placement:
     """Return the place of this process, now, as the process group or a launcher says.
 
     Raises:
         RankError: Two of them disagree, or one says only half of it.
     """
-    places, incomplete = _answers()
-    if incomplete and not (places and _completes(places[0])):
+    placements, incomplete = _answers()
+    if incomplete and not (placements and _completes(placements[0])):
         raise incomplete[0]
-    nearest = places[0] if places else Place(0, 1, "nothing")
-    for outer in places[1:]:
+    nearest = placements[0] if placements else Placement(0, 1, "nothing")
+    for outer in placements[1:]:
         if outer.world > nearest.world:
             raise RankError(
-                f"{nearest.source} says rank {nearest.rank} of {nearest.world}, but"
-                f" {outer.source} says rank {outer.rank} of {outer.world}: ranks would read the"
-                f" same rows. {_CURE}"
+                f"this is rank {nearest.rank} of {nearest.world} by {nearest.source}, but rank"
+                f" {outer.rank} of {outer.world} by {outer.source}: ranks would read the same rows."
+                f" {_CURE}"
             )
     return nearest
 
@@ -103,48 +103,49 @@ def ranks_here(world: int) -> int:
 
     Slurm's `4(x2),3` is for three machines; which of them this is makes no difference here.
     """
-    said = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
-    counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", said)]
+    text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
+    counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]
     return min(max(counts, default=1), world)
 
 
-def _answers() -> tuple[list[Place], list[RankError]]:
-    """Return what the sources say, the innermost first, and why others say only half of it."""
-    places: list[Place] = []
+def _answers() -> tuple[list[Placement], list[RankError]]:
+    """Return what the sources say, the innermost first, and why those before it say only half."""
+    placements: list[Placement] = []
     incomplete: list[RankError] = []
-    sources: list[Callable[[], Place | None]] = [process_group, _of_torchrun]
+    sources: list[Callable[[], Placement | None]] = [process_group, _of_torchrun]
     sources += [partial(_of_pair, names) for names in _LAUNCHERS]
     for ask in (*sources, _of_slurm):
         try:
-            place = ask()
+            placement = ask()
         except RankError as e:
-            incomplete.append(e)
+            if not placements:  # else a launcher further in has said all of it
+                incomplete.append(e)
             continue
-        if place is not None:
-            places.append(place)
-    return places, incomplete
+        if placement is not None:
+            placements.append(placement)
+    return placements, incomplete
 
 
-def _completes(place: Place) -> bool:
-    """Return True if *place* settles what an incomplete answer leaves open.
+def _completes(placement: Placement) -> bool:
+    """Return True if *placement* settles what an incomplete answer leaves open.
 
     A process group is what the ranks are. Some job scripts set WORLD_SIZE to srun's number of
     tasks, and leave the rank to srun.
     """
-    if place.source == _PROCESS_GROUP:
+    if placement.source == _PROCESS_GROUP:
         return True
-    return not os.environ.get("RANK") and os.environ.get("WORLD_SIZE") == str(place.world)
+    return not os.environ.get("RANK") and os.environ.get("WORLD_SIZE") == str(placement.world)
 
 
-def process_group() -> Place | None:
+def process_group() -> Placement | None:
     """Return the place in torch's process group, or None where none is initialised."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
-    return Place(distributed.get_rank(), distributed.get_world_size(), _PROCESS_GROUP)
+    return Placement(distributed.get_rank(), distributed.get_world_size(), _PROCESS_GROUP)
 
 
-def _of_torchrun() -> Place | None:
+def _of_torchrun() -> Placement | None:
     """Return the place in RANK and WORLD_SIZE, or in what Lightning sets in place of RANK."""
     world = _number("WORLD_SIZE")
     if _number("RANK") is not None:
@@ -160,7 +161,7 @@ def _of_torchrun() -> Place | None:
     return _checked(node * (beside or 0) + local, world, "WORLD_SIZE, NODE_RANK and LOCAL_RANK")
 
 
-def _of_pair(names: tuple[str, str]) -> Place | None:
+def _of_pair(names: tuple[str, str]) -> Placement | None:
     rank, world = map(_number, names)
     if rank is None and world is None:
         return None
@@ -175,7 +176,7 @@ def _of_pair(names: tuple[str, str]) -> Place | None:
     return _checked(rank, world, f"{names[0]} and {names[1]}")
 
 
-def _of_slurm() -> Place | None:
+def _of_slurm() -> Placement | None:
     """Return the place in a step that srun started.
 
     A batch script has SLURM_NTASKS too, with SLURM_PROCID 0, but it is no task of a step: what it
@@ -199,12 +200,12 @@ def _is_step(*names: str) -> bool:
     return step is not None and 0 <= step < _FIRST_SPECIAL_STEP
 
 
-def _checked(rank: int, world: int, source: str) -> Place:
+def _checked(rank: int, world: int, source: str) -> Placement:
     if not 0 <= rank < world:
         raise RankError(
             f"{source} say rank {rank} of a world of {world}: expected 0 to {world - 1}. {_CURE}"
         )
-    return Place(rank, world, source)
+    return Placement(rank, world, source)
 
 
 def _number(name: str) -> int | None:

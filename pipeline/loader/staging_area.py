@@ -139,16 +139,16 @@ class StagingArea:
 
     def _adopt(self, folder: int, name: str) -> None:
         """Mark a folder that was just made; accept one that is marked already."""
-        found = os.fstat(folder)
-        if found.st_uid != self._owner:
-            raise self._not_ours(name, f"it belongs to user {found.st_uid}")
+        info = os.fstat(folder)
+        if info.st_uid != self._owner:
+            raise self._not_ours(name, f"it belongs to user {info.st_uid}")
         mark = _read_mark(folder)
-        if mark == _mark(name, found):
+        if mark == _mark(name, info):
             return
         # The mark of a set that was moved from another disk has another inode.
         if not mark.startswith(_mark(name)) and _names_in(folder) - {MARK + COPYING}:
             raise self._not_ours(name, "staging has not marked it as its own")
-        _write_mark(folder, _mark(name, found))
+        _write_mark(folder, _mark(name, info))
 
     def _not_ours(self, name: str, reason: str) -> StoreError:
         return StoreError(
@@ -165,9 +165,9 @@ class StagingArea:
         except OSError:  # a link, a file, or a folder of another user
             return False
         try:
-            found = os.fstat(folder)
-            ours = (found.st_dev, found.st_uid) == (self._device, self._owner)
-            return ours and _read_mark(folder) == _mark(name, found)
+            info = os.fstat(folder)
+            ours = (info.st_dev, info.st_uid) == (self._device, self._owner)
+            return ours and _read_mark(folder) == _mark(name, info)
         finally:
             os.close(folder)
 
@@ -305,8 +305,8 @@ def _names_in(folder: int) -> set[str]:
 
 def _remove_copies(folder: int, depth: int) -> None:
     """Remove files that have the name of a shard, and the folders that are empty then."""
-    with os.scandir(folder) as found:
-        entries = list(found)
+    with os.scandir(folder) as scan:
+        entries = list(scan)
     for entry in entries:
         if depth == _SHARD_DEPTH:
             if _SHARD_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -321,9 +321,9 @@ def _remove_copies(folder: int, depth: int) -> None:
 def _file_sizes(path: Path) -> Iterator[int]:
     """Yield the size of a file, or of each file below a folder; a link counts for itself."""
     with contextlib.suppress(OSError):  # it was renamed or removed meanwhile
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode):
-            yield found.st_size
+        info = os.lstat(path)
+        if not stat.S_ISDIR(info.st_mode):
+            yield info.st_size
             return
     for where, _, names in os.walk(path):
         for name in names:

@@ -47,5 +47,5 @@ def _native() -> Callable[[int, int], int] | None:
     probe = np.frombuffer(b"123456789", np.uint8)
     if value(probe.ctypes.data, probe.nbytes) != 0xE3069283:  # of RFC 3720
         return None
-    found: Callable[[int, int], int] = value
-    return found
+    function: Callable[[int, int], int] = value
+    return function

@@ -20,7 +20,7 @@ from torch import distributed
 from pipeline.errors import RankError, StoreError, TesseraeError
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
-from pipeline.loader.ranks import current_place, given_place, ranks_here
+from pipeline.loader.ranks import current_placement, explicit_placement, ranks_here
 from tests.commands import ROOT
 from tests.pictures import make_folder, prepare_inline
 
@@ -141,7 +141,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_process_that_nobody_launched_is_alone() -> None:
     """Rank 0 of 1."""
-    assert current_place()[:2] == (0, 1)
+    assert current_placement()[:2] == (0, 1)
     assert ranks_here(1) == 1
 
 
@@ -150,7 +150,7 @@ def test_a_process_that_nobody_launched_is_alone() -> None:
 def test_rank_and_world_are_those_of_the_launcher(way: str, rank: int, world: int) -> None:
     """Of whichever, unless they are given."""
     with environment(WAYS[way](rank, world)):
-        assert current_place()[:2] == (rank, world)
+        assert current_placement()[:2] == (rank, world)
         loader = Loader("nowhere", rank=1, world=3)
         assert (loader.rank, loader.world) == (1, 3)
 
@@ -159,19 +159,21 @@ def test_the_innermost_launcher_decides() -> None:
     """Torchrun is started by srun or mpirun, one a node, and not the other way."""
     said = {**srun(1, 2), **torchrun(5, 8)}
     with environment(said):
-        assert current_place()[:2] == (5, 8)
+        assert current_placement()[:2] == (5, 8)
+    with environment({**torchrun(5, 8), "SLURM_PROCID": "1"}):  # what else srun said is lost
+        assert current_placement()[:2] == (5, 8)
     with environment({**mpirun(1, 2), **torchrun(5, 8)}), group_of(3, 16):
-        assert current_place()[:2] == (3, 16)
+        assert current_placement()[:2] == (3, 16)
 
 
 def test_a_process_group_is_asked_first() -> None:
     """Spawned ranks have no environment of their own; half of one says nothing against it."""
     with group_of(2, 4):
-        assert current_place()[:2] == (2, 4)
+        assert current_placement()[:2] == (2, 4)
         loader = Loader("nowhere")
         assert (loader.rank, loader.world) == (2, 4)
         with environment({"WORLD_SIZE": "2"}):  # of nodes, in some scripts
-            assert current_place()[:2] == (2, 4)
+            assert current_placement()[:2] == (2, 4)
     assert (loader.rank, loader.world) == (0, 1)
 
 
@@ -187,7 +189,7 @@ def test_a_process_group_is_asked_first() -> None:
 def test_a_batch_script_of_slurm_is_no_rank(said: Environment) -> None:
     """It has the number of tasks, which it may start; what it runs itself reads every row."""
     with environment(said):
-        assert current_place()[:2] == (0, 1)
+        assert current_placement()[:2] == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +209,13 @@ def test_a_batch_script_of_slurm_is_no_rank(said: Environment) -> None:
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "say rank -1 of a world of 2"),
         (
             {**torchrun(0, 1), **mpirun(1, 2)},
-            "RANK and WORLD_SIZE says rank 0 of 1, but OMPI_COMM_WORLD_RANK and"
-            " OMPI_COMM_WORLD_SIZE says rank 1 of 2",
+            "this is rank 0 of 1 by RANK and WORLD_SIZE, but rank 1 of 2 by OMPI_COMM_WORLD_RANK"
+            " and OMPI_COMM_WORLD_SIZE: ranks would read the same rows",
         ),
-        ({**mpirun(0, 2), **srun(1, 4)}, "SLURM_PROCID and SLURM_STEP_NUM_TASKS says rank 1 of 4"),
+        (
+            {**mpirun(0, 2), **srun(1, 4)},
+            "but rank 1 of 4 by SLURM_PROCID and SLURM_STEP_NUM_TASKS",
+        ),
     ],
 )
 def test_half_an_answer_and_two_answers_are_errors(
@@ -229,8 +234,8 @@ def test_half_an_answer_and_two_answers_are_errors(
 def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
     """As many groups as that would read the same rows."""
     with environment(torchrun(1, 4)), group_of(0, 1), pytest.raises(RankError) as raised:
-        current_place()
-    assert "torch.distributed says rank 0 of 1, but RANK and WORLD_SIZE says rank 1 of 4" in str(
+        current_placement()
+    assert "this is rank 0 of 1 by torch.distributed, but rank 1 of 4 by RANK and WORLD" in str(
         raised.value
     )
 
@@ -252,7 +257,7 @@ def test_ranks_of_a_machine_are_counted_as_slurm_writes_them(
 def test_what_makes_no_sense_is_refused(rank: int | None, world: int | None) -> None:
     """With the values."""
     with pytest.raises(ValueError, match=f"rank is {rank}"):
-        given_place(rank, world)
+        explicit_placement(rank, world)
 
 
 # --- parts of the rows ----------------------------------------------------------------------------
@@ -351,7 +356,7 @@ def test_a_process_group_that_comes_up_in_an_epoch_is_an_error(store: Path) -> N
     """Rows were handed out to all ranks already."""
     iterator = iter(Loader(store, size=8, batch_size=10))
     next(iterator)
-    with group_of(1, 2), pytest.raises(RankError, match="1 of 2 in the middle of an epoch that"):
+    with group_of(1, 2), pytest.raises(RankError, match=r"1 of 2 by .* in the middle of an epoch"):
         next(iterator)
 
 
