@@ -191,7 +191,7 @@ class Gatherer:
         shards = self._open(set(numbers.tolist()), disk)
         found, places = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check is not False:
-            self._check_chunks(shards, numbers, offsets, disk)
+            self._check_chunks(shards, rows, disk)
         flat = out.reshape(len(rows), self._geometry.row_bytes)
         if self._mapping is not None and self._mapping.resident(numbers, offsets):
             for shard in shards.values():
@@ -227,17 +227,15 @@ class Gatherer:
         os.posix_fadvise(shard.file, inside * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
-        self,
-        shards: dict[int, Shard],
-        numbers: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        disk: Executor,
+        self, shards: dict[int, Shard], rows: NDArray[np.int64], disk: Executor
     ) -> None:
-        """Compare those chunks of some rows that were not compared before."""
-        chunks = numbers * self._per_shard + offsets // (self._geometry.chunk_bytes + 4)
-        fresh = np.unique(chunks[~self._checked[chunks]]).tolist()
+        """Compare those chunks of *rows*, (n,) int64, that were not compared before."""
+        chunks = rows // self._geometry.chunk_rows
+        checked = self._checked[chunks]
+        if checked.all():
+            return
         waiting = []
-        for chunk in fresh:
+        for chunk in np.unique(chunks[~checked]).tolist():
             number, inside = divmod(chunk, self._per_shard)
             shard = shards[number]
             if self._check is None and not shard.cached:
