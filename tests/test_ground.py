@@ -118,7 +118,7 @@ def test_a_target_is_one_command(tmp_path, words, command):
     ("words", "says"),
     [
         (["prepare"], "make prepare DATA=/path/to/ILSVRC2012 STORE=/path/to/store"),
-        (["prepare", "DATA=/d"], "make prepare DATA=/path/to/ILSVRC2012 STORE=/path/to/store"),
+        (["prepare", "DATA=/d"], "needs STORE: make prepare DATA=/d STORE=/path/to/store"),
         (["verify"], "make verify STORE=/path/to/store"),
     ],
 )
