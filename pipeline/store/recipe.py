@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -208,7 +207,7 @@ def check_same(kept: Recipe, asked: Recipe) -> None:
             f"the store was made with another recipe: {'; '.join(found)}."
             " Ask for the store's own recipe (`tesserae info`), or choose another folder."
         )
-    found = _class_differences(kept.wnids, asked.wnids) + _number_differences(kept, asked)
+    found = _class_differences(kept, asked) + _number_differences(kept, asked)
     if found:
         raise StoreMismatchError(
             f"the store was made from another source: {'; '.join(found)}. A store's classes are"
@@ -231,10 +230,11 @@ def _number_differences(kept: Recipe, asked: Recipe) -> list[str]:
     ][:5]
 
 
-def _class_differences(kept: Sequence[str], asked: Sequence[str]) -> list[str]:
-    unknown = sorted(set(asked) - set(kept))
+def _class_differences(kept: Recipe, asked: Recipe) -> list[str]:
+    unknown = sorted(set(asked.wnids) - set(kept.wnids))
     if not unknown:
         return []
     shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
     number = "1 class is" if len(unknown) == 1 else f"{len(unknown)} classes are"
-    return [f"{number} not among the store's {len(kept)}: {shown}"]
+    by = f", as its listing rules {kept.listing_rules} have them" if kept.listing_rules == 1 else ""
+    return [f"{number} not among the store's {len(kept.classes)}: {shown}{by}"]

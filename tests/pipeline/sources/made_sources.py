@@ -1,0 +1,501 @@
+"""Sources made at random, of every kind, whole or damaged, and what is true of them.
+
+Each image's bytes are its own number, and a table beside the source, which the product never sees,
+says what label that image must have. So no code that is tested takes part in the answer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+
+from pipeline.sources.options import SourceOptions
+from tests.pipeline.sources.layouts import tar_bytes
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+Tree = dict[str, bytes]
+
+WORDS = ("zebra", "ant", "Maine coon", "T-shirt, top", "caf\u00e9", "dog", "cat", "crane", "fox")
+WNIDS = tuple(f"n{2_119_789 + 7_919 * (k * 5 % 13):08d}" for k in range(13))
+CLUTTER = (
+    "@eaDir/x@SynoEAStream", "$RECYCLE.BIN/a.jpg", "lost+found/b.jpg", "__MACOSX/c.jpg",
+    "System Volume Information/d.jpg", "#recycle/e.png", ".DS_Store", ".git/f.jpg",
+    "Icon\r", "Thumbs.db", "g.jpg~", "h.jpg.part", "i.jpg:Zone.Identifier", "readme.txt",
+)  # fmt: skip
+
+
+@dataclass
+class MadeSource:
+    """A source on the disk, and the truth about it."""
+
+    kind: str
+    files: Tree = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    """Empty ones."""
+    splits: tuple[str, ...] = ("train",)
+    labels: dict[bytes, int] = field(default_factory=dict)
+    """Bytes of each image -> the label that it must have."""
+    damage: str = ""
+    """Why it must be refused; empty: it must be read."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+    source_kind: str | None = None
+
+    def write(self, root: Path) -> Path:
+        """Write it into *root*."""
+        for folder in self.folders:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for name, data in self.files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        return root
+
+    def image(self, label: int) -> bytes:
+        """Bytes of one more image, of which *label* is true."""
+        data = b"image %d" % len(self.labels)
+        self.labels[data] = label
+        return data
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort as a person would: numbers as numbers, then names by their bytes."""
+    unique = set(names)
+    numbers = sorted((name for name in unique if name.isascii() and name.isdigit()), key=int)
+    return numbers + sorted(unique - set(numbers), key=lambda name: name.encode())
+
+
+def class_names(draw: Draw) -> list[str]:
+    """Names of class folders, in no order."""
+    count = draw(st.integers(1, 13))
+    scheme = draw(st.sampled_from(["wnid", "word", "0", "1", "07", "gaps", "mixed"]))
+    if scheme == "wnid":
+        return list(WNIDS[:count])
+    if scheme == "word":
+        return list(WORDS[: min(count, len(WORDS))])
+    if scheme == "mixed":
+        return [str(k) for k in range(count)] + ["background", "b10"]
+    first, step, width = {"0": (0, 1, 1), "1": (1, 1, 1), "07": (0, 1, 2), "gaps": (3, 4, 1)}[
+        scheme
+    ]
+    return [f"{first + step * k:0{width}d}" for k in range(count)]
+
+
+def dealt(draw: Draw, names: list[str], splits: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """(split, class, file name) of some images; each split has one at least."""
+    images = []
+    for split in splits:
+        some = draw(st.lists(st.sampled_from(names), min_size=1, max_size=16))
+        images += [(split, name, f"{split}_{k}.jpg") for k, name in enumerate(some)]
+    return images
+
+
+# --- folders and trees ----------------------------------------------------------------------------
+
+
+def class_folders(draw: Draw) -> MadeSource:
+    """Class folders, with splits or without, and what people and systems do to them."""
+    splits = draw(st.sampled_from([("train",), ("train", "val"), ("val", "train", "test")]))
+    made = MadeSource("folder", splits=splits)
+    images = dealt(draw, class_names(draw), splits)
+    empty = draw(st.sampled_from(["", "", "an empty one"]))
+    order = in_order([name for _, name, _ in images] + [empty] * bool(empty))
+    deep = draw(st.booleans()) and len(splits) == 1
+    for split, name, file in images:
+        prefix = "" if deep else f"{split}/"
+        inner = draw(st.sampled_from(["", "", "images/"]))
+        made.files[f"{prefix}{name}/{inner}{file}"] = made.image(order.index(name))
+    top = "" if deep else f"{splits[0]}/"
+    if empty:
+        made.folders.append(f"{top}{empty}")
+    used = f"{top}{images[0][1]}/"
+    for clutter in draw(st.lists(st.sampled_from(CLUTTER), max_size=4)):
+        made.files[draw(st.sampled_from([top, used])) + clutter] = b"clutter"
+    _hurt_folders(draw, made, top, images, order)
+    return made
+
+
+def _hurt_folders(
+    draw: Draw, made: MadeSource, top: str, images: list[Any], order: list[str]
+) -> None:
+    first = images[0][1]
+    damage = draw(st.sampled_from([_leave, _leave, _nest, _put_beside, _other_case, _form, _twice]))
+    damage(made, top, first, order)
+
+
+def _leave(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    """Leave it whole."""
+
+
+def _nest(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    made.files[f"{top}{first}/batch2/deep.jpg"] = made.image(order.index(first))
+    if made.folders or len(made.files) % 2:
+        made.damage = "an image below a class folder"
+    else:
+        made.options = SourceOptions(recursive="first")
+
+
+def _put_beside(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    made.files[f"{top}beside.jpg"] = made.image(0)
+    made.damage = "an image beside the class folders"
+
+
+def _other_case(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    """Another split calls one of the classes DOG."""
+    other = first.swapcase()
+    if len(made.splits) > 1 and other != first:
+        made.files[f"{made.splits[1]}/{other}/1.jpg"] = made.image(0)
+        kept = {
+            n: d for n, d in made.files.items() if not n.startswith(f"{made.splits[1]}/{first}/")
+        }
+        made.files, made.damage = kept, "classes that differ in case alone"
+
+
+def _form(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    """The last split was copied by a system that decomposes characters."""
+    split = made.splits[-1]
+    made.files = {
+        unicodedata.normalize("NFD", name) if name.startswith(f"{split}/") else name: data
+        for name, data in made.files.items()
+    }
+
+
+def _twice(made: MadeSource, top: str, first: str, order: list[str]) -> None:
+    if "val" in made.splits:
+        made.files["validation/other/1.jpg"] = made.image(0)
+        made.damage = "two folders of one split"
+
+
+def packed_trees(draw: Draw) -> MadeSource:
+    """The same names in tars: a tree, class tars, or a tar of them; compressed or not."""
+    made = MadeSource(draw(st.sampled_from(["tree", "class tars", "tar of tars"])))
+    names = list(WNIDS[: draw(st.integers(1, 13))])
+    if made.kind == "tree":
+        names = class_names(draw)
+    images = dealt(draw, names, ("train",))
+    order = in_order(name for _, name, _ in images)
+    members = {f"{name}/{file}": made.image(order.index(name)) for _, name, file in images}
+    suffix, mode = draw(st.sampled_from([("", "w"), (".gz", "w:gz")]))
+    if made.kind == "tree":
+        made.source_kind = "tar"
+        made.files[f"set.tar{suffix}"] = tar_bytes(members, mode)
+        return made
+    inner: dict[str, Tree] = {}
+    for key, data in members.items():
+        inner.setdefault(key.split("/")[0], {})[key.split("/")[1]] = data
+    tars = {f"{name}.tar": tar_bytes(files) for name, files in inner.items()}
+    if made.kind == "class tars":
+        made.files |= tars
+    else:
+        made.files[f"ILSVRC2012_img_train.tar{suffix}"] = tar_bytes(tars, mode)
+    return made
+
+
+def tables_of_val(draw: Draw) -> MadeSource:
+    """Flat images with a table of classes: Tiny-ImageNet's and ILSVRC2012's val."""
+    made = MadeSource(draw(st.sampled_from(["tiny", "kaggle"])), splits=("train", "val"))
+    names = list(WNIDS[: draw(st.integers(1, 13))])
+    images = dealt(draw, names, ("train", "val"))
+    order = in_order(name for _, name, _ in images)
+    base = "ILSVRC/Data/CLS-LOC/" if made.kind == "kaggle" else ""
+    lines = []
+    for number, (split, name, file) in enumerate(images, 1):
+        data = made.image(order.index(name))
+        if split == "train":
+            made.files[f"{base}train/{name}/{file}"] = data
+        elif made.kind == "tiny":
+            made.files[f"val/images/val_{number}.JPEG"] = data
+            lines.append(f"val_{number}.JPEG\t{name}\t0\t0\t9\t9")
+        else:
+            stem = f"ILSVRC2012_val_{number:08d}"
+            made.files[f"{base}val/{stem}.JPEG"] = data
+            lines.append(f"{stem},{name} 1 2 3 4 ")
+    damage = draw(st.sampled_from(["", "", "line", "half", "class", "bom"]))
+    if damage == "line":
+        lines.pop(draw(st.integers(0, len(lines) - 1)))
+        made.damage = "an image that the table does not name"
+    elif damage == "half":
+        made.files[f"{base}val/{WNIDS[0]}/sorted.JPEG"] = made.image(0)
+        made.damage = "a val split that is half sorted"
+    elif damage == "class" and made.kind == "tiny":
+        lines.append(lines[0].replace(lines[0].split("\t")[1], "n99999999"))
+        made.damage = "a table that says two classes"
+    header = "ImageId,PredictionString" if made.kind == "kaggle" else ""
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    text = end.join([*[header] * bool(header), *lines, ""])
+    table = "LOC_val_solution.csv" if made.kind == "kaggle" else "val/val_annotations.txt"
+    made.files[table] = (b"\xef\xbb\xbf" if damage == "bom" else b"") + text.encode()
+    return made
+
+
+def flat_folders(draw: Draw) -> MadeSource:
+    """Images of no class, or all of one."""
+    name = draw(st.sampled_from(["", "-", "pet"]))
+    made = MadeSource("flat", options=SourceOptions(class_name=name))
+    top = draw(st.sampled_from(["", "train/"]))
+    for k in range(draw(st.integers(1, 5))):
+        made.files[f"{top}cat.{k}.jpg"] = made.image(0 if name == "pet" else -1)
+    if top and not name:
+        made.damage = "a split without class folders"
+    return made
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Labelled:
+    """Samples with labels, as a table or texts say them."""
+
+    values: list[Any]
+    """The label of each sample, as it is said; UNSAID never."""
+    labels: list[int]
+    names: list[str] | None
+    """The table of names by number, if there is one."""
+    damage: str = ""
+
+
+def _numbered(draw: Draw) -> _Labelled:
+    """Labels that are numbers, with a table of names or without."""
+    count = draw(st.integers(1, 13))
+    first, step = draw(st.sampled_from([(0, 1), (1, 1), (2, 3), (0, 10)]))
+    names: list[str] | None = None
+    if draw(st.booleans()):
+        last = first + step * (count - 1)
+        pool = draw(st.permutations([*WORDS, "crane", "ant", "7", "0"]))
+        names = [pool[k % len(pool)] for k in range(last + 1)]
+    numbers = draw(
+        st.lists(
+            st.sampled_from(range(count)).map(lambda k: first + step * k), min_size=1, max_size=14
+        )
+    )
+    ranks = sorted(set(numbers))
+    labels = [number if names is not None else ranks.index(number) for number in numbers]
+    said = _Labelled(list(numbers), labels, names)
+    _hurt_numbers(draw, said)
+    return said
+
+
+def _hurt_numbers(draw: Draw, said: _Labelled) -> None:
+    damage = draw(st.sampled_from(["", "", "none", "short", "negative", "part", "list"]))
+    place = draw(st.integers(0, len(said.values) - 1))
+    if damage == "none":
+        gone = said.values[place]
+        said.values[place], said.labels[place] = draw(st.sampled_from([-1, None])), -1
+        if said.names is None and gone not in said.values:
+            rest = sorted({v for v in said.values if isinstance(v, int) and v >= 0})
+            said.labels = [
+                rest.index(v) if isinstance(v, int) and v >= 0 else -1 for v in said.values
+            ]
+    elif damage == "short" and said.names is not None:
+        said.names = said.names[: max(said.values)]
+        said.damage = "a number beyond its table" if said.names else ""
+        if not said.names:  # an empty table is none
+            ranks = sorted(set(said.values))
+            said.names, said.labels = None, [ranks.index(v) for v in said.values]
+    elif damage == "negative":
+        said.values[place], said.damage = -draw(st.integers(2, 99)), "a negative number"
+    elif damage == "part":
+        said.values[place], said.damage = 0.5, "no whole number"
+    elif damage == "list":
+        said.values[place], said.damage = [0, 1, 0], "one-hot"
+
+
+def _named(draw: Draw) -> _Labelled:
+    """Labels that are names, with a table that numbers them or without."""
+    pool = draw(st.sampled_from([WORDS, WNIDS]))
+    names = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=14))
+    table = list(draw(st.permutations(sorted(set(names))))) if draw(st.booleans()) else None
+    if pool is WNIDS and table is not None:
+        table = draw(st.permutations(WNIDS))
+    order = in_order(names) if table is None else list(table)
+    said = _Labelled(list(names), [order.index(name) for name in names], table)
+    damage = draw(st.sampled_from(["", "", "unknown", "number", "twice"]))
+    place = draw(st.integers(0, len(names) - 1))
+    if damage == "unknown" and table is not None and pool is WORDS:
+        said.values[place], said.damage = "no such class", "a name that is not in the table"
+    elif damage == "number" and table is None and len(names) > 1:
+        said.values[place] = 3
+        said.damage = "numbers and names"
+    elif damage == "twice" and table is not None and pool is WORDS:
+        said.names = [*table, said.values[place]]
+        said.damage = "a name that stands twice in the table"
+    return said
+
+
+def _class_table(draw: Draw, names: list[str]) -> bytes:
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    lines = list(names)
+    if draw(st.booleans()):
+        lines = [f"{number} {name}" for number, name in enumerate(lines)]
+    text = end.join(lines) + end * draw(st.integers(0, 2))
+    return (b"\xef\xbb\xbf" if draw(st.booleans()) else b"") + text.encode()
+
+
+def shards(draw: Draw) -> MadeSource:
+    """WebDataset: `.cls` or `.json`, in any spelling of the same label."""
+    said = _numbered(draw) if draw(st.booleans()) else _named(draw)
+    made = MadeSource("webdataset", damage=said.damage)
+    where = draw(st.sampled_from(["", "", "00000/", "photos/"]))
+    members: list[Tree] = [{} for _ in range(draw(st.integers(1, 2)))]
+    for k, (value, label) in enumerate(zip(said.values, said.labels, strict=True)):
+        parts = _spelt(draw, value)
+        shard = members[k % len(members)]
+        shard[f"{where}{k:05d}.jpg"] = made.image(label)
+        shard |= {f"{where}{k:05d}.{suffix}": text for suffix, text in parts.items()}
+    if said.names is not None:
+        made.files["classes.txt"] = _class_table(draw, said.names)
+    for number, shard in enumerate(members):
+        if shard:
+            made.files[f"train-{number:06d}.tar"] = tar_bytes(shard)
+    _hurt_shards(draw, made, said, where)
+    return made
+
+
+def _spelt(draw: Draw, value: Any) -> dict[str, bytes]:
+    if isinstance(value, list | float):
+        return {"json": json.dumps({"label": value}).encode()}
+    if value is None:
+        return {"json": b'{"label": null}'}
+    texts = [f"{value}", f"{value}\n", f" {value} \r\n", f"\ufeff{value}"]
+    if isinstance(value, int) and value >= 0:
+        texts += [f"{value:03d}", f"{value}.0"]
+    both = {"cls": str(value).encode(), "json": json.dumps({"label": value}).encode()}
+    word = draw(st.sampled_from(["label", "cls"]))
+    return draw(
+        st.sampled_from(
+            [
+                {"cls": draw(st.sampled_from(texts)).encode()},
+                {"json": json.dumps({"caption": "x", word: value}).encode()},
+                both,
+            ]
+        )
+    )
+
+
+def _hurt_shards(draw: Draw, made: MadeSource, said: _Labelled, where: str) -> None:
+    damage = draw(st.sampled_from(["", "", "", "blank", "conflict", "lines", "utf8", "folder"]))
+    extra: Tree = {f"{where}z.jpg": made.image(0)} if damage else {}
+    if damage == "blank" and said.names is not None and len(said.names) > 1:
+        made.files["classes.txt"] = "\n".join([said.names[0], "", *said.names[1:]]).encode()
+        made.damage = "a blank line in the table"
+    elif damage == "conflict":
+        extra |= {f"{where}z.cls": b"1", f"{where}z.json": b'{"label": 0}'}
+        made.damage = "two labels of one sample"
+    elif damage == "lines":
+        extra[f"{where}z.cls"], made.damage = b"0\n1\n", "several lines"
+    elif damage == "utf8":
+        extra[f"{where}z.cls"], made.damage = b"\xff\xfe\xfd", "no UTF-8"
+    elif damage == "folder":
+        extra = {f"{WNIDS[0]}/z.jpg": made.image(0), f"{WNIDS[0]}/z.cls": WNIDS[1].encode()}
+        made.damage = "a folder and a label of two classes"
+    if made.damage and extra and damage != "blank":
+        made.files["train-000009.tar"] = tar_bytes(extra)
+    elif extra:
+        made.labels.popitem()
+
+
+def parquets(draw: Draw) -> MadeSource:
+    """Parquet: any type of label, names in the metadata, beside the file, or nowhere."""
+    said = _numbered(draw) if draw(st.booleans()) else _named(draw)
+    made = MadeSource("parquet", damage=said.damage)
+    images = [made.image(label) for label in said.labels]
+    column, said.values, made.damage = _typed(draw, said)
+    paths = draw(st.sampled_from([None, "unique", "photos"]))
+    named = (
+        None
+        if paths is None
+        else [f"{'p/' * (paths == 'photos')}{k}.png" for k in range(len(images))]
+    )
+    structs = [
+        {"bytes": data, "path": named[k] if named else None} for k, data in enumerate(images)
+    ]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(structs, kind), "label": column})
+    if said.names is not None:
+        numbers = all(v is None or isinstance(v, int | float) for v in said.values)
+        if numbers and draw(st.booleans()):
+            features = {"label": {"names": said.names, "_type": "ClassLabel"}}
+            hub = {"huggingface": json.dumps({"info": {"features": features}})}
+            table = table.replace_schema_metadata(hub)
+        else:
+            made.files["classes.txt"] = _class_table(draw, said.names)
+    out = io.BytesIO()
+    pq.write_table(table, out, row_group_size=draw(st.integers(1, 8)))
+    made.files["train-00000-of-00001.parquet"] = out.getvalue()
+    return made
+
+
+def _typed(draw: Draw, said: _Labelled) -> tuple[pa.Array, list[Any], str]:
+    """The labels as a column of some type that can hold them, and why it must be refused."""
+    values = said.values
+    if any(isinstance(value, list) for value in values):
+        rows = [value if isinstance(value, list) else [1, 0, 0] for value in values]
+        return pa.array(rows), rows, "one-hot"
+    if all(value is None or isinstance(value, int) for value in values):
+        kind = draw(st.sampled_from([pa.int64(), pa.int32(), pa.float64(), pa.string()]))
+        if kind == pa.string():
+            return _as_text(said)
+        return pa.array(values, kind), values, said.damage
+    if all(value is None or isinstance(value, int | float) for value in values):
+        return pa.array(values, pa.float64()), values, said.damage
+    texts = [None if value is None else str(value) for value in values]
+    column = pa.array(texts, pa.string())
+    if draw(st.booleans()):
+        column = column.dictionary_encode()
+    return column, texts, said.damage
+
+
+def _as_text(said: _Labelled) -> tuple[pa.Array, list[Any], str]:
+    """Numbers as texts: refused where a table has a name of the same digits for another number."""
+    texts = [None if value is None else str(value) for value in said.values]
+    names = said.names or []
+    clash = any(
+        text in names and (names.count(text) > 1 or names.index(text) != value)
+        for text, value in zip(texts, said.values, strict=True)
+        if text is not None and value >= 0
+    )
+    damage = said.damage or ("digits that are the name of another class" if clash else "")
+    return pa.array(texts, pa.string()), texts, damage
+
+
+def cifars(draw: Draw) -> MadeSource:
+    """CIFAR's batches: its own order of names."""
+    made = MadeSource("cifar", splits=("train", "test"))
+    names = list(draw(st.permutations(WORDS)))
+    for file in ("data_batch_1", "test_batch"):
+        labels = draw(st.lists(st.integers(0, len(names) - 1), min_size=1, max_size=6))
+        pixels = np.zeros((len(labels), 3072), np.uint8)
+        for row, label in enumerate(labels):
+            serial = len(made.labels)
+            pixels[row, 0] = serial
+            ppm = np.zeros((32, 32, 3), np.uint8)
+            ppm[0, 0, 0] = serial
+            made.labels[b"P6\n32 32\n255\n" + ppm.tobytes()] = label
+        batch = {b"data": pixels, b"labels": labels}
+        made.files[file] = pickle.dumps(batch, 2)
+    if draw(st.booleans()):
+        names = names[: draw(st.integers(1, len(names)))]
+        if max(made.labels.values()) >= len(names):
+            made.damage = "a number beyond its table"
+    meta = {b"label_names": [name.encode() for name in names]}
+    made.files["batches.meta"] = pickle.dumps(meta, 2)
+    return made
+
+
+@st.composite
+def made_sources(draw: Draw) -> MadeSource:
+    """Any of them."""
+    makers = [class_folders, class_folders, packed_trees, tables_of_val, flat_folders]
+    makers += [shards, shards, parquets, parquets, cifars]
+    made: MadeSource = draw(st.sampled_from(makers))(draw)
+    return made

@@ -1,0 +1,98 @@
+"""A store of format 1 with labels 0 to 11: it keeps its own order of classes, whatever is done."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import probe
+from pipeline.errors import StoreMismatchError
+from pipeline.sources.options import SourceOptions
+from pipeline.store import arrays, layout, records
+from pipeline.store.objects import open_objects
+from tests.golden.numbered import CHOICES, STORE, make_source
+from tests.inline import repair_inline
+from tests.pictures import contents, prepare_inline
+
+TEXT_ORDER = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy, on a machine that makes the pixels that the store's own made."""
+    recipe = records.load_recipe(open_objects(str(STORE)))
+    software = probe.Probe(recipe.decoder, recipe.resizer)
+    monkeypatch.setattr(probe, "probe", lambda *_, **__: software)
+    return shutil.copytree(STORE, tmp_path / "store")
+
+
+def labels(store: Path, split: str) -> dict[str, int]:
+    """Class in the key -> label, which must be one for each class."""
+    table = pq.read_table(store / layout.table(split))
+    stored = arrays.read_small(open_objects(str(store)), split, "label")
+    found: dict[str, int] = {}
+    for line in table.to_pylist():
+        label = int(stored[line["row"]])
+        assert found.setdefault(line["key"].split("/")[0], label) == label
+    return found
+
+
+def test_its_labels_are_in_the_order_of_digits(store: Path) -> None:
+    """As it was made."""
+    recipe = records.load_recipe(open_objects(str(store)))
+    assert (recipe.wnids, recipe.listing_rules, recipe.class_numbers) == (TEXT_ORDER, 1, ())
+    assert labels(store, "train") == {name: label for label, name in enumerate(TEXT_ORDER)}
+
+
+def test_it_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
+    """The source lists as it did, and what was lost comes back the same."""
+    before = contents(store)
+    for name in (layout.commit("train", 1), layout.shard("train", 8, 1), layout.done("train")):
+        (store / name).unlink()
+    prepare_inline(make_source(tmp_path / "source") / "train.tar", str(store), **CHOICES)
+    assert labels(store, "train") == {name: label for label, name in enumerate(TEXT_ORDER)}
+    assert contents(store) == before
+
+
+def test_it_is_repaired_by_its_own_rules(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the labels, from the source."""
+    expected = (store / layout.array("train", "label") / "c.0").read_bytes()
+    (store / layout.shard("train", 8, 2)).unlink()
+    (store / layout.array("train", "label") / "c.0").write_bytes(b"x")
+    source = make_source(tmp_path / "source") / "train.tar"
+    assert repair_inline(monkeypatch, str(store), data=str(source)) == 0
+    assert (store / layout.array("train", "label") / "c.0").read_bytes() == expected
+
+
+def test_it_grows_by_a_split_in_its_own_order(store: Path, tmp_path: Path) -> None:
+    """The label of 10 is 2 in val as it is in train."""
+    source = make_source(tmp_path / "source")
+    prepare_inline(source / "val.tar", str(store), split="val", **CHOICES)
+    assert labels(store, "val") == labels(store, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "message"),
+    [
+        ("none", "-1", r"'-1'.*listing rules 1"),
+        ("beyond", "12", r"'12'.*listing rules 1"),
+    ],
+)
+def test_what_its_rules_cannot_say_is_refused_by_their_name(
+    store: Path, tmp_path: Path, name: str, label: str, message: str
+) -> None:
+    """A class that it has not; -1 is one under these rules."""
+    source = make_source(tmp_path / "source", (name, label))
+    with pytest.raises(StoreMismatchError, match=message):
+        prepare_inline(source / "val.tar", str(store), split="val", **CHOICES)
+
+
+def test_options_of_later_rules_are_refused(store: Path) -> None:
+    """They would list by other rules than the store's."""
+    chosen: dict[str, Any] = {"recursive": "first"}
+    with pytest.raises(ValueError, match="under listing rules 1, which know no --recursive"):
+        SourceOptions.of(chosen, rules=1)
