@@ -55,11 +55,11 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
         SourceError: A line is blank, or its lines count from another number than 0.
     """
     lines = _lines(text, where)
-    numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if len(lines) > 1 and all(numbered):
-        lines = _counted([(int(match[1]), match[2]) for match in numbered if match], where)
     if not lines:
         return None
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    if all(numbered) and (len(lines) > 1 or lines[0].startswith("0")):
+        lines = _counted([(int(match[1]), match[2]) for match in numbered if match], where)
     pairs = [_named(line) for line in lines]
     words = tuple(words for _, words in pairs)
     return ClassTable(tuple(name for name, _ in pairs), where, words if any(words) else ())

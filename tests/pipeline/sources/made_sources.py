@@ -35,7 +35,7 @@ CLUTTER = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)
 class MadeSource:
     """A source on the disk, and the truth about it."""
 
@@ -50,6 +50,15 @@ class MadeSource:
     """Why it must be refused; empty: it must be read."""
     options: SourceOptions = field(default_factory=SourceOptions)
     source_kind: str | None = None
+
+    def __repr__(self) -> str:
+        texts = {name: data for name, data in self.files.items() if len(data) < 200}
+        return (
+            f"{self.kind}, {self.damage or 'whole'}: {sorted(self.files)}, {texts}, {self.options}"
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
 
     def write(self, root: Path) -> Path:
         """Write it into *root*."""
@@ -264,14 +273,14 @@ class _Labelled:
     damage: str = ""
 
 
-def _numbered(draw: Draw) -> _Labelled:
-    """Labels that are numbers, with a table of names or without."""
+def _numbered(draw: Draw, digits: tuple[str, ...] = ()) -> _Labelled:
+    """Labels that are numbers, with a table of names, *digits* among them, or without."""
     count = draw(st.integers(1, 13))
     first, step = draw(st.sampled_from([(0, 1), (1, 1), (2, 3), (0, 10)]))
     names: list[str] | None = None
     if draw(st.booleans()):
         last = first + step * (count - 1)
-        pool = draw(st.permutations([*WORDS, "crane", "ant", "7", "0"]))
+        pool = draw(st.permutations([*WORDS, "crane", "ant", *digits]))
         names = [pool[k % len(pool)] for k in range(last + 1)]
     numbers = draw(
         st.lists(
@@ -406,7 +415,7 @@ def _hurt_shards(draw: Draw, made: MadeSource, said: _Labelled, where: str) -> N
 
 def parquets(draw: Draw) -> MadeSource:
     """Parquet: any type of label, names in the metadata, beside the file, or nowhere."""
-    said = _numbered(draw) if draw(st.booleans()) else _named(draw)
+    said = _numbered(draw, ("7", "0")) if draw(st.booleans()) else _named(draw)
     made = MadeSource("parquet", damage=said.damage)
     images = [made.image(label) for label in said.labels]
     column, said.values, made.damage = _typed(draw, said)
