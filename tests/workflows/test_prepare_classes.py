@@ -64,7 +64,7 @@ def test_a_class_that_the_store_has_not_is_refused_before_any_image(
     store = tmp_path / "store"
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", "train") == 0
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", "val", "test") == 1
-    assert "1 classes are not in the store's 1: 'b'" in capsys.readouterr().err
+    assert "1 class is not among the store's 1: 'b'" in capsys.readouterr().err
     assert records.splits(open_objects(str(store))) == ["train"]
 
 
