@@ -21,7 +21,8 @@ from tests.damage import snapshot
 from tests.golden.regenerate import CHOICES, make_source
 from tests.pictures import prepare_inline
 
-STORE = Path(__file__).parents[2] / "golden" / "format-1"
+GOLDEN = Path(__file__).parents[2] / "golden"
+FORMATS = (1, 2)
 SPLITS = {"train": 11, "val": 5}
 SIZES = (8, 16)
 
@@ -37,14 +38,20 @@ LABELS = {"train": [2, 0, 1, 1, 0, 2, 1, 0, 2, 1, 0], "val": [1, 0, 0, 2, 1]}
 STATUS = {"train": [0] * 10 + [3], "val": [0] * 5}
 
 
+@pytest.fixture(params=FORMATS, ids="format-{}".format)
+def store(request: pytest.FixtureRequest) -> Path:
+    """The golden store of each format."""
+    return GOLDEN / f"format-{request.param}"
+
+
 def sha256(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_records_are_read(split: str) -> None:
+def test_its_records_are_read(store: Path, split: str) -> None:
     """By this version's code."""
-    objects = open_objects(str(STORE))
+    objects = open_objects(str(store))
     recipe = records.load_recipe(objects)
     assert (recipe.fit, recipe.filter, recipe.codec) == ("crop", "bicubic", "none")
     assert (recipe.shard_rows, recipe.chunk_rows, recipe.serves) == (4, 2, 16)
@@ -58,42 +65,42 @@ def test_its_records_are_read(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_is_whole(split: str) -> None:
+def test_it_is_whole(store: Path, split: str) -> None:
     """Verify says so, and writes nothing."""
-    before = snapshot(STORE)
-    objects = open_objects(str(STORE))
+    before = snapshot(store)
+    objects = open_objects(str(store))
     found = check.read_records(objects, split)
     problems = [p for _, p in check.check_objects(objects, found) if p is not None]
     assert [*found.problems, *problems, *check.check_whole(found)] == []
     assert check.check_planned(objects, found) == []
     assert check.strangers(objects, found) == []
-    assert snapshot(STORE) == before
+    assert snapshot(store) == before
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("size", SIZES)
-def test_zarr_reads_its_pixels(split: str, size: int) -> None:
+def test_zarr_reads_its_pixels(store: Path, split: str, size: int) -> None:
     """As they were."""
-    pixels = arrays.read_rows(open_objects(str(STORE)), split, size, 0, SPLITS[split])
+    pixels = arrays.read_rows(open_objects(str(store)), split, size, 0, SPLITS[split])
     assert pixels.shape == (SPLITS[split], size, size, 3)
     assert sha256(pixels) == PIXELS[f"{split}/{size}"]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_zarr_reads_its_labels_and_status(split: str) -> None:
+def test_zarr_reads_its_labels_and_status(store: Path, split: str) -> None:
     """One chunk each."""
-    objects = open_objects(str(STORE))
+    objects = open_objects(str(store))
     assert arrays.read_small(objects, split, "label").tolist() == LABELS[split]
     assert arrays.read_small(objects, split, "status").tolist() == STATUS[split]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_tensorstore_reads_it(split: str) -> None:
+def test_tensorstore_reads_it(store: Path, split: str) -> None:
     """Another implementation, which knows nothing of us."""
     tensorstore = pytest.importorskip("tensorstore")
 
     def read(name: str) -> NDArray[Any]:
-        kvstore = {"driver": "file", "path": f"{STORE}/{layout.array(split, name)}/"}
+        kvstore = {"driver": "file", "path": f"{store}/{layout.array(split, name)}/"}
         opened = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True)
         return np.asarray(opened.result().read().result())
 
@@ -104,9 +111,9 @@ def test_tensorstore_reads_it(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_table_is_read(split: str) -> None:
+def test_its_table_is_read(store: Path, split: str) -> None:
     """And agrees with the arrays."""
-    objects = open_objects(str(STORE))
+    objects = open_objects(str(store))
     whole = table.decode_part(objects.get(layout.table(split)))
     assert whole.schema.equals(table.SCHEMA)
     assert whole["row"].to_pylist() == list(range(SPLITS[split]))
@@ -118,16 +125,16 @@ def test_its_table_is_read(split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_it_grows_by_a_size_and_stays_what_it_was(
-    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every document that is added has the store's format, and every object of before its bytes."""
-    recipe = records.load_recipe(open_objects(str(STORE)))
+    recipe = records.load_recipe(open_objects(str(store)))
     software = probe.Probe(
         recipe.decoder, recipe.resizer
     )  # as if it were the one that made the store
     monkeypatch.setattr(probe, "probe", lambda _filter, **rules: software)
     grown = tmp_path / "store"
-    shutil.copytree(STORE, grown)
+    shutil.copytree(store, grown)
     source = make_source(tmp_path / "images")
     prepare_inline(source / split, str(grown), split=split, **{**CHOICES, "sizes": (8, 16, 24)})
     found = check.read_records(open_objects(str(grown)), split)
@@ -136,9 +143,10 @@ def test_it_grows_by_a_size_and_stays_what_it_was(
     documents = [*grown.glob(f"splits/{split}*.json"), *grown.glob(f"commits/{split}/*.json")]
     texts = [json.loads(file.read_text()) for file in documents]
     assert len(texts) == 2 + len(found.commits)
-    assert {fields["format"] for fields in texts} == {1}
+    assert {fields["format"] for fields in texts} == {recipe.format}
     dimensions = json.loads((grown / f"images.zarr/{split}/24/zarr.json").read_text())
-    assert dimensions["dimension_names"] == ["row", "height", "width", "channel"]
+    sides = {1: ["height", "width"], 2: ["height_24", "width_24"]}[recipe.format]
+    assert dimensions["dimension_names"] == ["row", *sides, "channel"]
     for size in SIZES:
         pixels = arrays.read_rows(open_objects(str(grown)), split, size, 0, SPLITS[split])
         assert sha256(pixels) == PIXELS[f"{split}/{size}"]
@@ -153,21 +161,21 @@ def read_document(path: Path) -> dict[str, Any]:
     digest = fields.pop("digest")
     text = json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
     assert hashlib.sha256(text.encode()).hexdigest() == digest
-    assert fields["format"] == 1
+    assert fields["format"] in FORMATS
     return fields
 
 
-def read_pixels(split: str, size: int) -> NDArray[np.uint8]:
+def read_pixels(store: Path, split: str, size: int) -> NDArray[np.uint8]:
     """All rows at computed places, after a look at the index of each shard."""
-    recipe = read_document(STORE / "recipe.json")
-    done = read_document(STORE / f"splits/{split}.done.json")
+    recipe = read_document(store / "recipe.json")
+    done = read_document(store / f"splits/{split}.done.json")
     assert size in done["sizes"]
     assert recipe["codec"] == "none"
     shard_rows, chunk_rows, row_bytes = recipe["shard_rows"], recipe["chunk_rows"], size * size * 3
     chunks, frame = shard_rows // chunk_rows, chunk_rows * row_bytes + 4
     rows = []
     for shard in range(-(-done["num_rows"] // shard_rows)):
-        data = (STORE / f"images.zarr/{split}/{size}/c.{shard}.0.0.0").read_bytes()
+        data = (store / f"images.zarr/{split}/{size}/c.{shard}.0.0.0").read_bytes()
         here = min(shard_rows, done["num_rows"] - shard * shard_rows)
         used = -(-here // chunk_rows)
         index = np.frombuffer(data[-4 - 16 * chunks : -4], "<u8").reshape(chunks, 2)
@@ -188,53 +196,55 @@ def checksum(framed: bytes) -> bool:
     return google_crc32c.value(framed[:-4]) == int.from_bytes(framed[-4:], "little")
 
 
-def read_small(split: str, name: str, dtype: str) -> list[int]:
-    data = (STORE / f"images.zarr/{split}/{name}/c.0").read_bytes()
+def read_small(store: Path, split: str, name: str, dtype: str) -> list[int]:
+    data = (store / f"images.zarr/{split}/{name}/c.0").read_bytes()
     assert checksum(data)
     return np.frombuffer(data[:-4], dtype).tolist()
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_reads_the_same(split: str) -> None:
+def test_whoever_has_only_the_document_reads_the_same(store: Path, split: str) -> None:
     """Pixels, labels and status."""
     for size in SIZES:
-        assert sha256(read_pixels(split, size)) == PIXELS[f"{split}/{size}"]
-    assert read_small(split, "label", "<i4") == LABELS[split]
-    assert read_small(split, "status", "u1") == STATUS[split]
+        assert sha256(read_pixels(store, split, size)) == PIXELS[f"{split}/{size}"]
+    assert read_small(store, split, "label", "<i4") == LABELS[split]
+    assert read_small(store, split, "status", "u1") == STATUS[split]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_finds_every_digest(split: str) -> None:
+def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: str) -> None:
     """What refers to what, and by which digest."""
-    recipe = json.loads((STORE / "recipe.json").read_text())
-    plan = json.loads((STORE / f"splits/{split}.json").read_text())
-    done = read_document(STORE / f"splits/{split}.done.json")
+    recipe = json.loads((store / "recipe.json").read_text())
+    plan = json.loads((store / f"splits/{split}.json").read_text())
+    done = read_document(store / f"splits/{split}.done.json")
     assert plan["recipe"] == done["recipe"] == recipe["digest"]
     assert done["plan"] == plan["digest"]
-    commits = [read_document(path) for path in sorted((STORE / f"commits/{split}").iterdir())]
+    commits = [read_document(path) for path in sorted((store / f"commits/{split}").iterdir())]
     written = [*done["objects"]]
     for shard, commit in enumerate(commits):
         assert (commit["plan"], commit["shard"]) == (plan["digest"], shard)
         assert commit["start"] == shard * plan["shard_rows"]
         written += [*commit["arrays"].values(), commit["table"]]
     for kept in written:
-        data = (STORE / kept["name"]).read_bytes()
+        data = (store / kept["name"]).read_bytes()
         assert (len(data), xxhash.xxh3_128_hexdigest(data)) == (kept["num_bytes"], kept["digest"])
     parts = "".join(commit["table"]["digest"] for commit in commits)
     assert xxhash.xxh3_128_hexdigest(parts.encode()) == done["parts"]
-    ledger = (STORE / f"splits/{split}.ledger.jsonl").read_bytes()
+    ledger = (store / f"splits/{split}.ledger.jsonl").read_bytes()
     *lines, last = ledger.splitlines(keepends=True)
     assert json.loads(last) == {"digest": hashlib.sha256(b"".join(lines)).hexdigest()}
     for line in map(json.loads, lines):
-        assert (STORE / line["name"]).read_text() == line["text"]
+        assert (store / line["name"]).read_text() == line["text"]
     assert len(lines) == 2 + len(commits)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_finds_the_listing_and_the_order(split: str) -> None:
+def test_whoever_has_only_the_document_finds_the_listing_and_the_order(
+    store: Path, split: str
+) -> None:
     """The digest of `<key> TAB <bytes>` lines, and the rule that makes rows of them."""
-    plan = read_document(STORE / f"splits/{split}.json")
-    whole = table.decode_part((STORE / f"samples/{split}.parquet").read_bytes())
+    plan = read_document(store / f"splits/{split}.json")
+    whole = table.decode_part((store / f"samples/{split}.parquet").read_bytes())
     by_key = sorted(zip(whole["key"].to_pylist(), whole["num_bytes"].to_pylist(), strict=True))
     lines = "".join(f"{key}\t{num_bytes}\n" for key, num_bytes in by_key)
     assert hashlib.sha256(lines.encode()).hexdigest() == plan["listing"]
