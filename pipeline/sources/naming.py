@@ -14,6 +14,12 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 """Split -> the words that folders and files use for it."""
 
+LABEL_WORDS = (
+    *("wnid", "label", "cls", "class", "labels", "class_name", "label_name", "fine_label"),
+    *("fine_labels", "target", "category", "coarse_label"),
+)
+"""What a column, or a word in JSON, is called that says the class; the surest first."""
+
 _IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
 _OTHERS = (
     "txt xml csv tsv json jsonl md rst html htm log yaml yml toml ini cfg db mat py sh pdf tar gz "

@@ -24,8 +24,9 @@ MAX_REMOTE_MEMBERS = 64
 MAX_LOOK_BYTES = 8 << 30
 """Of a compressed archive, which must be read to be looked at; Kaggle's has 1 GB before images."""
 
-LABELS = ("cls", "json", "txt")
-"""Suffixes that belong to an image of the same name in a WebDataset shard."""
+TEXTS = ("json", "txt")
+"""Suffixes that belong to an image of the same name in a WebDataset shard, beside labels."""
+_LABELS = frozenset(("cls", "label", "labels", "class", "target", "wnid"))
 
 TARS, SHARD, TREE, VAL = "tars", "shard", "tree", "val"
 
@@ -57,7 +58,7 @@ class Outline:
         images = self.images
         samples = {sample_name(name)[0] for name in images}
         beside = map(sample_name, names)
-        if any(suffix in LABELS and sample in samples for sample, suffix in beside):
+        if any(_is_beside(suffix.lower()) and sample in samples for sample, suffix in beside):
             return SHARD
         if images and all(map(_is_flat_val, images)):
             return VAL
@@ -129,6 +130,21 @@ def sample_name(path: str) -> tuple[str, str]:
     folder, slash, name = path.rpartition("/")
     base, _, suffix = name.partition(".")
     return folder + slash + base, suffix
+
+
+def label_suffix(suffix: str) -> str:
+    """Return the word by which a member's suffix, in small letters, says that it is a label.
+
+    `cls` of `cls`, `cls.txt` and `v1.cls`, `label` of `label.json`; else nothing.
+    """
+    *before, last = suffix.split(".")
+    if before and last in TEXTS:
+        last = before[-1]
+    return last if last in _LABELS else ""
+
+
+def _is_beside(suffix: str) -> bool:
+    return suffix in TEXTS or label_suffix(suffix) != ""
 
 
 def _is_flat_val(path: str) -> bool:

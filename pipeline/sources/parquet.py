@@ -23,6 +23,7 @@ from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller
 from pipeline.sources.containers import container_of
 from pipeline.sources.listing import Row, bad_key, refused_key
 from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
+from pipeline.sources.naming import LABEL_WORDS
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
@@ -37,10 +38,6 @@ _IMAGE = (
     *("pixel_values", "content", "data"),
 )
 _NAME = ("key", "__key__", "filename", "file_name", "path", "image_path", "name")
-_LABEL = (
-    *("wnid", "label", "cls", "class", "labels", "class_name", "label_name", "fine_label"),
-    *("fine_labels", "target", "category", "coarse_label"),
-)
 _LABEL_OF_RULES_1 = ("wnid", "label", "cls", "class", "labels", "class_name")
 _IMAGE_OF_RULES_1 = (
     *("image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "content"),
@@ -92,7 +89,7 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
             "or save the table with the images embedded."
         )
 
-    labels = [n for n in _ranked(schema, _LABEL_OF_RULES_1 if old else _LABEL) if n != image]
+    labels = [n for n in _ranked(schema, _LABEL_OF_RULES_1 if old else LABEL_WORDS) if n != image]
     names = [name for name in _ranked(schema, _NAME) if name != image]
     label = _named(schema, where, options.label_column, "label") or next(iter(labels), "")
     if label and not old:

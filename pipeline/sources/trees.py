@@ -17,7 +17,13 @@ from pipeline.sources.layouts import Layout, Take, class_in, row_of
 from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.naming import known_split, looks_like_image, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.outline import Outline, folders_of, sample_name, split_folder
+from pipeline.sources.outline import (
+    Outline,
+    folders_of,
+    label_suffix,
+    sample_name,
+    split_folder,
+)
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Member, Tar
 from pipeline.sources.text_tables import decode_table, parse_annotations
@@ -128,7 +134,9 @@ class _Walk:
         class_name, file_name = self._class_of(location, member.name)
         target = self._target(member) if member.target is not None else ""
         row = row_of(f"{class_name}/{file_name}", member, self.take, "")
-        basis = Basis("folder", folder="/".join(location.below))
+        # --recursive has said which folder is the class
+        above = "" if self.layout.options.recursive else "/".join(location.below)
+        basis = Basis("folder", folder=above)
         if file_name == name and looks_like_image(name):
             self.known[folder] = f"{class_name}/", basis
         return row._replace(same_as=target, basis=basis)
@@ -233,7 +241,7 @@ class _Walk:
             )
 
     def _is_label(self, suffix: str, member: Member) -> bool:
-        if suffix == "cls":
+        if label_suffix(suffix):
             return True
         if suffix != "json" or member.target is not None or self.num_jsons >= _JSONS_LOOKED_INTO:
             return False

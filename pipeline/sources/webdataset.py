@@ -3,8 +3,9 @@
 A shard's members are grouped as WebDataset does: neighbours with the same name up to the first
 dot of the last part are one sample. Parts that are not neighbours are put together where that can
 be told, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`, `.png`,
-...), whose file name is kept whole, and may have a `.cls` (number or name) or a `.json` (with
-`wnid`, `label` or `cls`) that tells its class, as `pipeline.sources.classes` says.
+...), whose file name is kept whole, and may have a `.cls` (number or name; or `.label`, `.cls.txt`,
+...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, as
+`pipeline.sources.classes` says. What else a sample has is counted.
 """
 
 import json
@@ -22,15 +23,23 @@ from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take
 from pipeline.sources.listing import PassedOver, Row
 from pipeline.sources.magic import TAR, ZIP
-from pipeline.sources.naming import is_wnid, looks_like_image
+from pipeline.sources.naming import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.outline import SHARD, TREE, all_splits, outline_of, sample_name
+from pipeline.sources.outline import (
+    SHARD,
+    TREE,
+    all_splits,
+    label_suffix,
+    outline_of,
+    sample_name,
+)
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.trees import TreeTar
 
 _MAX_TABLE_BYTES = 16 << 20
 _JSON_WORDS = ("wnid", "label", "cls")
+"""All that a `.json` says under these must agree; of further words only one is asked."""
 
 
 @dataclass
@@ -113,7 +122,9 @@ class _Apart:
 
 
 def _says_class(texts: dict[str, str]) -> bool:
-    return "cls" in texts or any(f'"{word}"' in texts["json"] for word in _JSON_WORDS)
+    if any(not suffix.endswith("json") for suffix in texts):
+        return True
+    return any(f'"{word}"' in text.lower() for text in texts.values() for word in LABEL_WORDS)
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,8 @@ class Shard(Layout):
                 if self._is_complete(sample, apart):
                     yield self._finished(sample, tar)
                 sample = _Sample(name)
-            self._read(sample, member, suffix.lower(), tar, take)
+            if not self._read(sample, member, suffix.lower(), tar, take):
+                apart.pass_over("parts of samples that are neither image nor label", member.name)
         if self._is_complete(sample, apart):
             yield self._finished(sample, tar)
         for rejoined in apart.rejoined():
@@ -164,8 +176,8 @@ class Shard(Layout):
             return sample.image is not None
         return apart.is_complete(sample)
 
-    def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> None:
-        """Take in one member of *sample*."""
+    def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
+        """Take in one member of *sample*; return False if it is neither its image nor its label."""
         if looks_like_image(member.name):
             if sample.image is not None:
                 raise SourceError(
@@ -176,8 +188,11 @@ class Shard(Layout):
             sample.image = member
             if member.target is None:
                 sample.offset = take(member)
-        elif suffix in ("cls", "json"):
+            return True
+        is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
+        if is_label or suffix == "json":
             sample.texts[suffix] = _text_of(member, tar)
+        return is_label or suffix == "json"
 
     def _finished(self, sample: _Sample, tar: Tar) -> Row:
         image = sample.image
@@ -189,7 +204,7 @@ class Shard(Layout):
                 "Make the shard again with the files themselves (tar --hard-dereference -h)."
             )
         shown = f"{tar.name}: the sample {path!r}"
-        said = _labels_said(sample, tar.name)
+        said = _labels_said(sample, tar.name, self.options.rules)
         labeller = Labeller(self.table if said else None, self.options)
         key, basis = labeller.key(path, said, shown)
         return Row(key, image.num_bytes, sample.offset, basis=basis)
@@ -228,22 +243,35 @@ def _text_of(member: Member, tar: Tar) -> str:
         ) from e
 
 
-def _labels_said(sample: _Sample, where: str) -> dict[str, Any]:
+def _labels_said(sample: _Sample, where: str, rules: int) -> dict[str, Any]:
     """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
     said: dict[str, Any] = {}
-    if "cls" in sample.texts:
-        said[".cls"] = sample.texts["cls"]
-    if "json" not in sample.texts:
-        return said
-    try:
-        table = json.loads(sample.texts["json"])
-    except ValueError as e:
-        raise SourceError(
-            f"{where}: the .json of the sample {sample.name!r} is no JSON: {e}"
-        ) from e
-    if isinstance(table, dict):
-        said |= {word: table[word] for word in _JSON_WORDS if word in table}
+    texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
+    for suffix, text in texts:
+        if not suffix.endswith("json"):
+            said[f".{suffix}"] = text
+            continue
+        try:
+            table = json.loads(text)
+        except ValueError as e:
+            raise SourceError(
+                f"{where}: the .{suffix} of the sample {sample.name!r} is no JSON: {e}"
+            ) from e
+        said |= _said_by(table, suffix, rules)
     return said
+
+
+def _said_by(table: Any, suffix: str, rules: int) -> dict[str, Any]:
+    """Where the JSON *table* of a sample says its class -> what it says."""
+    if not isinstance(table, dict):
+        is_label = rules > 1 and suffix != "json"  # `.label.json` may be no more than a number
+        return {f".{suffix}": table} if is_label else {}
+    said = {word: table[word] for word in _JSON_WORDS if word in table}
+    if said or rules == 1:
+        return said
+    plain = {word.lower(): word for word in reversed(table)}
+    further = next((plain[word] for word in LABEL_WORDS if word in plain), None)
+    return {} if further is None else {further: table[further]}
 
 
 def _fits(place: Place, path: str, named: bool) -> bool:

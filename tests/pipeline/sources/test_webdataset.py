@@ -92,6 +92,13 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members
         ({"n01440764_1.JPEG": b""}, "n01440764/n01440764_1.JPEG"),
         ({"cats/a.jpg": b""}, "cats/a.jpg"),
         ({"train/a.jpg": b"", "train/a.txt": b"words", "train/a.cls": b"1"}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.cls.txt": b"1"}, "dog/a.jpg"),
+        ({"a.JPG": b"", "a.Label": b"1"}, "dog/a.JPG"),
+        ({"a.v1.jpg": b"", "a.v1.cls": b"1"}, "dog/a.v1.jpg"),
+        ({"photos/a.jpg": b"", "photos/a.class": b"1"}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.label.json": b"1"}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.json": b'{"width": 3, "Target": 1}'}, "dog/a.jpg"),
+        ({"a.jpg": b"", "a.json": b'{"label": 1, "category": "mammal"}'}, "dog/a.jpg"),
     ],
 )
 def test_the_class_is_found_where_a_shard_keeps_it(tmp_path, members, key):
@@ -120,6 +127,8 @@ def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
         ({"a.json": b'{"label": [0, 1]}'}, r"label \[0, 1\], which is a list"),
         ({"a.json": b'{"label": 0.5}'}, r"label 0\.5: expected a whole number"),
         ({"a.json": b'{"label": -1, "cls": 1}'}, "two classes"),
+        ({"a.cls": b"1", "a.cls.txt": b"0"}, r"\.cls says '1' and \.cls\.txt says '0'"),
+        ({"a.label": b"bird"}, r"label 'bird' is none of the 2 classes"),
     ],
 )
 def test_a_label_that_is_no_class_is_refused_with_the_sample(tmp_path, members, message):
@@ -221,16 +230,18 @@ def test_samples_without_an_image_are_counted(tmp_path):
     assert {why: (seen.first, seen.count) for why, seen in passed.items()} == {
         "samples without an image": ("c", 2),
         "names without a suffix": ("readme", 1),
+        "parts of samples that are neither image nor label": ("c.txt", 1),
     }
 
 
-def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path):
+@pytest.mark.parametrize("suffix", ["cls", "label", "CLS.txt"])
+def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path, suffix):
     """Its labels lie behind more images than a look sees."""
     members = {f"photos/{i:03d}.jpg": b"x" for i in range(80)}
-    members |= {f"photos/{i:03d}.cls": b"%d" % (i % 2) for i in range(80)}
+    members |= {f"photos/{i:03d}.{suffix}": b"%d" % (i % 2) for i in range(80)}
     root = shard(tmp_path / "x", members)
     source = open_source(root, "train")
     assert source.kind == "tar"
-    with pytest.raises(SourceError, match=r"'photos/000\.cls' says the class of the sample"):
+    with pytest.raises(SourceError, match=rf"'photos/000\.{suffix}' says the class of the sample"):
         source.list(lambda num_new: None)
     assert {key.partition("/")[0] for key in keys(root)} == {"0", "1"}
