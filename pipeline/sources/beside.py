@@ -1,12 +1,14 @@
 """Tables that lie beside the images: words of classes, order of classes, truth of ILSVRC's val."""
 
 import io
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import SourceError
+from pipeline.sources.naming import LABEL_WORDS
 from pipeline.sources.opening import open_tar
 from pipeline.sources.place import Place
 from pipeline.sources.text_tables import (
@@ -15,6 +17,7 @@ from pipeline.sources.text_tables import (
     parse_numbers,
     parse_solution,
     parse_words,
+    rows_of,
 )
 
 LEVELS_ABOVE = 4
@@ -25,6 +28,7 @@ SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = ("meta.mat", "devkit_t12_meta.mat")
 WORDS = ("LOC_synset_mapping.txt", "words.txt")
+_HEAD_BYTES = 1 << 16
 
 
 def _folders(place: Place) -> Iterator[Place]:
@@ -194,6 +198,54 @@ def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
             f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with "
             "ILSVRC2012_ID, WNID and words. Fetch the devkit again."
         ) from e
+
+
+_TABLES = (".csv", ".tsv", ".jsonl")
+_IMAGE_WORDS = frozenset(
+    (
+        "file_name",
+        "filename",
+        "file",
+        "path",
+        "image",
+        "image_path",
+        "image_id",
+        "img",
+        "id",
+        "name",
+    )
+)
+
+
+def label_table(place: Place, names: Iterable[str]) -> tuple[str, str]:
+    """Find a table of the files' classes among *names*, the files directly in *place*.
+
+    Returns:
+        Name of the table and of its column of labels; two empty texts where there is none.
+    """
+    for name in names:
+        if name.lower().endswith(_TABLES):
+            words = _columns(place, name)
+            plain = {word.strip().lower(): word for word in words}
+            label = next((plain[word] for word in LABEL_WORDS if word in plain), "")
+            if label and _IMAGE_WORDS & plain.keys():
+                return name, label
+    return "", ""
+
+
+def _columns(place: Place, name: str) -> list[str]:
+    """Names of the columns of a table, from its first line; none where it has no such line."""
+    stop = min(_HEAD_BYTES, place.size(name))
+    with place.open(name, stop=stop) as file:
+        data = file.read(stop)
+    try:
+        line = next(iter(lines_of(decode_table(data, place.full(name), lenient=True))), "")
+        if not name.lower().endswith(".jsonl"):
+            return rows_of(line, place.full(name))[0][1]
+        first = json.loads(line)
+        return list(first) if isinstance(first, dict) else []
+    except (SourceError, ValueError, IndexError, RecursionError):
+        return []
 
 
 def is_val_image(name: str) -> bool:

@@ -5,10 +5,12 @@ numbers as numbers, before names. What cannot be put into one order without a gu
 before the first image is decoded.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes import (
@@ -24,6 +26,7 @@ from pipeline.sources.naming import is_wnid
 from pipeline.sources.options import LISTING_RULES
 
 _LABELS = ("number", "name")
+_DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,13 @@ def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
     """Say it where the labels are not the numbers that the source has for its classes."""
     if not number_of and not any(map(is_numeral, names)):
         return
-    numbers = [number_of.get(name, int(name) if is_numeral(name) else -1) for name in names]
-    moved = [(number, label) for label, number in enumerate(numbers) if number != label]
+    numbers = [number_of.get(name, int(name) if is_numeral(name) else None) for name in names]
+    moved = [(n, label) for label, n in enumerate(numbers) if n is not None and n != label]
     if moved:
         number, label = moved[0]
         yield (
             f"labels are places in the order of the classes, not their numbers: number {number} is"
-            f" label {label} (the numbers begin at {numbers[0]} and have holes or names among them)"
+            f" label {label} (the numbers do not begin at 0, or have holes or names among them)"
         )
 
 
@@ -128,10 +131,11 @@ def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
     }
 
 
-def order_of(name: str) -> tuple[int, int, bytes]:
-    """Sorts numbers as numbers, before names by their bytes."""
-    number = int(name) if is_numeral(name) else 0
-    return (0 if is_numeral(name) else 1), number, name.encode("utf-8", "surrogateescape")
+def order_of(name: str) -> tuple[int, Fraction, bytes]:
+    """Sorts numbers as numbers, also `-2` and `0.5`, before names by their bytes."""
+    is_number = _DECIMAL.fullmatch(name) is not None
+    number = Fraction(name) if is_number else Fraction(0)
+    return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")
 
 
 def _labelled(evidence: Evidence) -> Iterator[tuple[str, Basis, Seen]]:
@@ -196,6 +200,11 @@ def _check_depths(split: str, evidence: Evidence) -> None:
         if basis.by != "folder" or not basis.folder:
             continue
         known = parents.setdefault(name, basis)
+        if known.folder != basis.folder and _spaced(known.folder) == _spaced(basis.folder):
+            raise SourceError(
+                f"split {split!r}: the folders {known.folder!a} and {basis.folder!a} have one name"
+                " in two compositions of its characters. Rename one of them."
+            )
         if known.folder != basis.folder:
             raise SourceError(
                 f"split {split!r}: the class {name!r} comes from two folders, {known.folder!r} and"
@@ -277,6 +286,12 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
 
 def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
     names = {name: None for said in splits.values() for name, _, _ in _labelled(said.evidence)}
+    if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
+        raise SourceError(
+            "a class is called '-1', beside classes that are numbers from 0 on, among which -1"
+            " stands for none. Rename its folder if it is a class; else pass --ignore=-1 to leave"
+            " it out."
+        )
     numerals: dict[int, str] = {}
     for name in names:
         if is_numeral(name) and numerals.setdefault(int(name), name) != name:

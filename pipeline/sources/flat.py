@@ -1,7 +1,8 @@
 """Images that lie in one folder without class folders: of no class, or of one that is named.
 
 A GAN or super-resolution needs no class. `--class-name` names one for all images; a folder that is
-itself called by a wnid is one class; else the label of every image is -1.
+itself called by a wnid is one class; a wnid that a file's name begins with is its class; else the
+label of every image is -1. A table that says classes and is not read is refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_words
+from pipeline.sources.beside import find_words, label_table
 from pipeline.sources.classes import UNLABELLED, Basis, ClassTable, Evidence, folder_class, shown
 from pipeline.sources.folder import (
     check_one_folder,
@@ -21,7 +22,7 @@ from pipeline.sources.folder import (
     walk,
 )
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.naming import is_wnid, looks_like_image, may_be_image
+from pipeline.sources.naming import is_wnid, looks_like_image, may_be_image, wnid_before
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.spool import Blocks
 
@@ -42,7 +43,7 @@ def flat_listing(
         sizes: The files, and what was passed over.
         class_of: Gives the class of a file.
         progress: Is told how many samples came.
-        basis: On what the classes rest.
+        basis: On what the classes rest, of those that are told.
     """
     if not sizes.files:
         raise SourceError(f"no images found: {place.full(prefix)} holds no image file.")
@@ -50,7 +51,8 @@ def flat_listing(
     evidence.merge(sizes.passed)
     keys = [f"{class_of(name)}/{name.replace('/', '__')}" for name in sizes.files]
     for key in keys:
-        evidence.add(key, basis)
+        unlabelled = key.startswith(f"{UNLABELLED}/")
+        evidence.add(key, Basis("unsaid") if unlabelled else basis)
     table = pa.table(
         {
             "key": string_array(keys, f"in {place.root}"),
@@ -86,6 +88,12 @@ class FlatFolder:
             return UNLABELLED if named == UNLABELLED else folder_class(named)
         return own if is_wnid(own) else UNLABELLED
 
+    def _class_of(self, path: str) -> str:
+        """The class of the file *path*: that of all, or the wnid that its name begins with."""
+        if self.class_name != UNLABELLED or self.place.options.class_name:
+            return self.class_name
+        return wnid_before(path.rpartition("/")[2]) or UNLABELLED
+
     def fingerprint(self) -> str:
         """Digest of the folders' times, which change when files come and go."""
         if self.place.remote:
@@ -104,7 +112,8 @@ class FlatFolder:
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once, and with `--recursive` into those in it."""
-        if self.refused:
+        self._check_table()
+        if self.refused and not all(map(wnid_before, self.place.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
                 " they are of no class, pass --class-name - (their label is -1); if all are of one,"
@@ -118,8 +127,8 @@ class FlatFolder:
             found.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
         if not self.place.options.recursive:
             self._check_folders(found)
-        basis = Basis("unsaid" if self.class_name == UNLABELLED else "folder")
-        return flat_listing(self.place, "", found, lambda _: self.class_name, progress, basis)
+        basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
+        return flat_listing(self.place, "", found, self._class_of, progress, basis)
 
     def blocks(self) -> Blocks:
         """None: folders are read at random."""
@@ -130,6 +139,22 @@ class FlatFolder:
             yield from walk(self.place, "")
         else:
             yield "", self.place.sizes("")
+
+    def _check_table(self) -> None:
+        """Refuse to take images for images of no class, whose classes a table says.
+
+        Raises:
+            SourceError: Naming the table, and its column.
+        """
+        if self.class_name != UNLABELLED or self.place.options.class_name:
+            return
+        table, column = label_table(self.place, self.place.names().files)
+        if table:
+            raise SourceError(
+                f"{self.place.full(table)} says the classes of the images beside it in its column"
+                f" {column!r}, and is not read. Move the images into folders that are called by"
+                " their classes, or pass --class-name - to take them without classes."
+            )
 
     def _check_folders(self, found: Sizes) -> None:
         """Refuse images in folders beside those of the flat folder."""

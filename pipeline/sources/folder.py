@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_words, is_val_image
+from pipeline.sources.beside import find_words, is_val_image, label_table
 from pipeline.sources.classes import Basis, ClassTable, Evidence, folder_class, nested, shown
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.listing import sort_listing, string_array
@@ -116,6 +117,7 @@ class FolderSource:
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into every class folder once."""
         evidence = self._look_beside()
+        _check_links(self.place, self._classes())
         found: list[_Class] = []
         folder_of: dict[str, str] = {}
         for folder, classes, passed in _each_class(self.place, self._classes()):
@@ -127,6 +129,7 @@ class FolderSource:
                 first = one.key[0].as_py() if len(one.key) else ""
                 evidence.add_class(one.name, Basis("folder"), len(one.key), first)
                 progress(len(one.key))
+        _check_splits(self.place, found)
         if not any(len(one.key) for one in found):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
@@ -157,6 +160,7 @@ class FolderSource:
         images = [name for name in top.files if looks_like_image(name)]
         if images:
             raise SourceError(_unsorted(self.place, images))
+        _check_metadata(self.place, top.files)
         for name in filter(may_be_image, top.files):
             evidence.pass_over("files beside the class folders", name)
         return evidence
@@ -181,6 +185,65 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
         raise SourceError(
             f"the class folders {known!a} and {folder!a} have one name in two"
             " compositions of its characters. Put their files into one folder."
+        )
+
+
+def _check_metadata(place: Place, files: list[str]) -> None:
+    """Refuse the table by which the Hub's image folders say other classes than their folders."""
+    names = [name for name in files if name.lower().startswith("metadata.")]
+    table, column = label_table(place, names)
+    if table:
+        raise SourceError(
+            f"{place.full(table)} says classes of the images in its column {column!r}, and they lie"
+            f" in class folders, too. Pass --ignore {table!r} to take the folders for the classes."
+        )
+
+
+def _check_links(place: Place, folders: list[str]) -> None:
+    """Refuse a link to a class folder beside that folder: its images would be of two classes.
+
+    Raises:
+        SourceError: Also where a link leads back to the folder of the classes, or one above it.
+    """
+    if place.remote or place.options.rules == 1:
+        return
+    links = [name for name in folders if Path(place.full(name)).is_symlink()]
+    folder_at = {os.path.realpath(place.full(name)): name for name in folders if name not in links}
+    above = f"{os.path.realpath(place.root)}/"
+    for name in links:
+        real = os.path.realpath(place.full(name))
+        if above.startswith(f"{real.rstrip('/')}/"):
+            raise _leads_back(place.full(name), real)
+        known = folder_at.setdefault(real, name)
+        if known != name:
+            raise SourceError(
+                f"{place.full(name)!r} is a link to the folder of the class {known!r}, whose images"
+                f" would be of two classes. Delete the link, or pass --ignore {name!r}."
+            )
+
+
+def _check_splits(place: Place, found: list[_Class]) -> None:
+    """Refuse to take what lies in folders of several splits for one split.
+
+    Raises:
+        SourceError: Naming the folder that holds them.
+    """
+    splits: dict[str, str] = {}
+    for one in found if place.options.recursive else ():
+        paths = one.key if one.path is None else one.path
+        folders = paths[0].as_py().split("/")[:-1]
+        first = place.options.recursive == "first"
+        for depth in range(first, len(folders) - (not first)):
+            if split := known_split(folders[depth]):
+                splits.setdefault(split, "/".join(folders[: depth + 1]))
+    if len(splits) > 1:
+        above = {path.rpartition("/")[0] for path in splits.values()}
+        cure = "Pass one of them as the source, with --split"
+        if len(above) == 1:
+            cure = f"Pass {place.full(above.pop())!r}, which holds them, as the source"
+        raise SourceError(
+            f"{place.root} holds several splits ({shown(map(repr, splits.values()))}), which would"
+            f" become one. {cure}."
         )
 
 
@@ -234,11 +297,16 @@ def _check_deeper(place: Place, folder: str, path: str, evidence: Evidence) -> N
         count += len(sizes.files)
         first = first or next((f"{inner}/{name}" for name in sorted(sizes.files)), "")
     if count:
+        name = path.rpartition("/")[2]
+        # a pattern is of names at any depth: it must not leave a class folder out, too
+        cure = (
+            f", or --ignore {name!r} to leave it out" if name not in place.names().folders else ""
+        )
         raise SourceError(
             f"{place.full(path)} holds {count:,} files that lie deeper than <class>/<image>, such"
             f" as {first!r}: it cannot be told which folder is the class. Pass --recursive first"
-            f" (it is {folder.partition('/')[0]!r}), --recursive last (it is"
-            f" {first.split('/')[-2]!r}), or --ignore {path.rpartition('/')[2]!r} to leave it out."
+            f" (it is {folder.partition('/')[0]!r}) or --recursive last (it is"
+            f" {first.split('/')[-2]!r}){cure}."
         )
     evidence.pass_over(NO_IMAGES, path)
 
@@ -265,21 +333,35 @@ def walk(place: Place, folder: str) -> Iterator[tuple[str, Sizes]]:
     Raises:
         SourceError: A link leads back to a folder that it lies in.
     """
-    waiting = [(folder, frozenset[str]())]
+    waiting = [(folder, _real_folders(place, folder))]
     while waiting:
         path, above = waiting.pop()
         if not place.remote:
             real = os.path.realpath(place.full(path))
             if real in above:
-                raise SourceError(
-                    f"{place.full(path)!r} is a link that leads back to a folder above it,"
-                    f" {real!r}. Delete the link, or pass --ignore {path.rpartition('/')[2]!r}."
-                )
+                raise _leads_back(place.full(path), real)
             above |= {real}
         sizes = place.sizes(path)
         yield path, sizes
         inner = (f"{path}/{name}" if path else name for name in sorted(sizes.folders, reverse=True))
         waiting += [(name, above) for name in inner]
+
+
+def _leads_back(path: str, real: str) -> SourceError:
+    """Say that *path* is a link to *real*, a folder that it lies in."""
+    return SourceError(
+        f"{path!r} is a link that leads back to a folder above it, {real!r}. Delete the link, or"
+        f" pass --ignore {path.rpartition('/')[2]!r}."
+    )
+
+
+def _real_folders(place: Place, folder: str) -> frozenset[str]:
+    """Return where the folders that *folder* lies in really are, from *place* on."""
+    if place.remote or not folder:
+        return frozenset()
+    names = folder.split("/")[:-1]
+    paths = ("/".join(names[:count]) for count in range(len(names) + 1))
+    return frozenset(os.path.realpath(place.full(path)) for path in paths)
 
 
 def holds_classes(place: Place) -> bool:
@@ -335,8 +417,10 @@ def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSour
         if fitting:
             check_one_folder(place, split, fitting)
             found[split] = FolderSource("folder", place.inside(fitting[0]))
-    if not found and (
-        named or _has_classes(place, {n for names in splits.values() for n in names})
+    if (
+        not found
+        and (named or not _is_half_sorted(place))
+        and (named or _has_classes(place, {n for names in splits.values() for n in names}))
     ):
         found[""] = FolderSource("folder", place)
         return found
@@ -345,7 +429,17 @@ def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSour
 
 
 def _is_split(inside: Place, named: bool) -> bool:
-    return bool(inside.names().folders) and (named or holds_classes(inside))
+    if not inside.names().folders or (not named and _is_half_sorted(inside)):
+        return False
+    return named or holds_classes(inside)
+
+
+def _is_half_sorted(place: Place) -> bool:
+    """Say whether ILSVRC2012's val images lie here: beside class folders, they are refused as such.
+
+    Another finder finds them, whether all of them are here or a part is.
+    """
+    return place.options.rules > 1 and any(map(is_val_image, place.names().files))
 
 
 def _has_classes(place: Place, splits: set[str]) -> bool:
@@ -376,4 +470,10 @@ def check_one_folder(place: Place, split: str, names: list[str]) -> None:
 def _beside(place: Place, splits: set[str]) -> tuple[str, ...]:
     """Images and folders beside the folders of splits, which belong to none of them."""
     top = place.names()
-    return (*(n for n in top.folders if n not in splits), *filter(looks_like_image, top.files))
+    folders = (n for n in top.folders if n not in splits and not _is_flat_val(place, n))
+    return (*folders, *filter(looks_like_image, top.files))
+
+
+def _is_flat_val(place: Place, name: str) -> bool:
+    """Say whether the folder *name* is ILSVRC2012's val split, which another finder finds."""
+    return split_in_name(name) == "val" and any(map(is_val_image, place.names(name).files))

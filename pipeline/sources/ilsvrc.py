@@ -93,9 +93,11 @@ class ValFolder:
         """The val images; others in the folder have no class, and are refused.
 
         Raises:
-            SourceError: There are others.
+            SourceError: There are others, or a part of them was sorted into folders.
         """
         found = self.place.sizes("")
+        if self.place.options.rules > 1:
+            _refuse_sorted(self.place, found)
         sizes = Sizes([], [], found.folders, found.passed)
         others = []
         for name, num_bytes in zip(found.files, found.num_bytes, strict=True):
@@ -117,6 +119,19 @@ class ValFolder:
     def blocks(self) -> Blocks:
         """None: folders are read at random."""
         raise SourceError(f"{self.root} is read at random; it has no blocks")
+
+
+def _refuse_sorted(place: Place, found: Sizes) -> None:
+    """Refuse a folder of val images of which a part lies in folders: it would be left out."""
+    for folder in found.folders:
+        inside = place.sizes(folder)
+        if inside.files:
+            raise SourceError(
+                f"{place.root} is half sorted: {sum(map(is_val_image, found.files)):,} val images"
+                f" lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
+                f" ({shown(sorted(inside.files), 3)}). Run the sorting to its end, or move all of"
+                " them back into the one folder."
+            )
 
 
 def _is_archive(place: Place, path: str) -> bool:

@@ -106,6 +106,8 @@ class _Walk:
     """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
     passed: dict[str, PassedOver] = field(default_factory=dict)
     num_jsons: int = 0
+    base: str = ""
+    """The folder of the split, with those above it."""
     known: dict[str, tuple[str, Basis]] = field(default_factory=dict)
     """Folder of images -> what their keys begin with, and on what their class rests."""
 
@@ -164,6 +166,8 @@ class _Walk:
         split, below = split_folder(folders, layout.split)
         if layout.split:
             if split == layout.split:
+                if not ground:
+                    self._check_base("/".join(folders[: len(folders) - len(below)]))
                 return _Location(below, name)
             if image and not split:
                 self._pass_over("images outside of the splits' folders", path)
@@ -176,6 +180,15 @@ class _Walk:
                 "and the first members lie in none. Unpack the archive, and pass the folder."
             )
         return self._below_prefix(folders, path, image)
+
+    def _check_base(self, base: str) -> None:
+        """Refuse images of one split in two folders that are called so."""
+        self.base = self.base or base
+        if base != self.base and self.layout.options.rules > 1:
+            raise SourceError(
+                f"{self.tar.name} has two folders of the split {self.layout.split!r}: {self.base!r}"
+                f" and {base!r}. Unpack the archive, and pass the folder of one of them."
+            )
 
     def _below_prefix(self, folders: list[str], path: str, image: bool) -> _Location | None:
         """Find the class folders of a tree that has none for splits."""
@@ -195,9 +208,10 @@ class _Walk:
     def _class_of(self, location: _Location, path: str) -> tuple[str, str]:
         """Class and file name in the key of a member in class folders."""
         below, options = location.below, self.layout.options
-        if len(below) > 1 and options.rules > 1:
+        twice = path.split("/")[-3:-1] == ["images", "images"] and not options.recursive
+        if (len(below) > 1 or twice) and options.rules > 1:
             if not options.recursive:
-                raise self._nested(below, path)
+                raise self._nested(folders_of(path) if twice else below, path)
             return nested(below, location.name, options.recursive)
         return folder_class(below[-1], options), location.name
 

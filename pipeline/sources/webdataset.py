@@ -146,10 +146,6 @@ class Shard(Layout):
             if ground:
                 apart.pass_over(ground, member.name)
                 continue
-            if not suffix or name.rpartition("/")[2] == "":
-                # WebDataset passes over names without a suffix and those in hiding
-                apart.pass_over("names without a suffix", member.name)
-                continue
             if name != sample.name:
                 if self._is_complete(sample, apart):
                     yield self._finished(sample, tar)
@@ -164,11 +160,14 @@ class Shard(Layout):
 
     def _ground(self, path: str) -> str:
         """Say why a member is no part of a sample; empty where it may be one."""
+        stem, suffix = sample_name(path)
+        # WebDataset passes over names without a suffix and those in hiding
+        unnamed = "" if suffix and stem[-1:] not in ("", "/") else "names without a suffix"
         if self.options.rules == 1:
-            return ""
+            return unnamed
         *folders, name = path.split("/")
         grounds = (folder_ground(part, self.options) for part in folders if part not in (".", ".."))
-        return next(filter(None, grounds), "") or name_ground(name, self.options)
+        return next(filter(None, grounds), "") or name_ground(name, self.options) or unnamed
 
     def _is_complete(self, sample: _Sample, apart: "_Apart") -> bool:
         """Return True if neighbours are all of a sample; else keep them for the shard's end."""

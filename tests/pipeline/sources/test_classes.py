@@ -130,6 +130,11 @@ def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
         ([("7/a", ()), ("07/b", ())], "'7' and '07' are one number written in two ways"),
         ([("dog/a", ()), ("dog /b", ())], "differ in spaces or composition alone"),
         ([("-/a", ())], "called '-'"),
+        ([("-1/a", ()), ("0/b", ())], "'-1', beside .* numbers from 0 .* --ignore=-1"),
+        (
+            [("caf\u00e9/a", ()), ("cafe\u0301/b", ())],
+            r"'caf.xe9' and 'cafe.u0301' have one name in two compositions",
+        ),
         (
             [("d/n00000001_1", ()), ("d/n00000002_1", ()), ("e/n00000003_1", ())],
             "2 folders .* 3 wnids",
@@ -140,6 +145,15 @@ def test_what_has_no_order_without_a_guess_is_refused(samples: Any, message: str
     """With two samples or classes that contradict each other."""
     with pytest.raises(SourceError, match=message):
         settled(*samples)
+
+
+def test_folders_that_are_numbers_are_in_the_order_of_numbers() -> None:
+    """Also those below 0 and with a point; a name beside them is no number."""
+    names = ["10.0", "2.0", "0.5", "-2", "-10", "-1", "cat", "v1.10", "007"]
+    classes = settled(*((f"{name}/a", ()) for name in names))
+    assert classes.names == ("-10", "-2", "-1", "0.5", "2.0", "007", "10.0", "cat", "v1.10")
+    assert "number 7 is label 5" in classes.notes[0]
+    assert settled(("0/a", ()), ("1/a", ()), ("cat/a", ())).notes == ()
 
 
 def test_samples_of_no_class_are_welcome() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
+from pipeline.sources.class_order import SplitClasses, settle_classes
+from pipeline.sources.classes import Evidence
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import write_folder
 
@@ -87,3 +89,48 @@ def test_kaggles_test_images_have_no_label(tmp_path):
     root = files(tmp_path, f"{base}/train/n01440764/a.JPEG", f"{base}/test/ILSVRC2012_test_1.JPEG")
     assert splits(root) == ["train"]
     assert keys(root, "test") == ["-/ILSVRC2012_test_1.JPEG"]
+
+
+def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
+    """As they do in archives; a name without one beside them is seen when classes are settled."""
+    root = files(tmp_path / "x", "train/n01440764_1.JPEG", "train/n01443537_2.JPEG")
+    assert keys(root) == ["n01440764/n01440764_1.JPEG", "n01443537/n01443537_2.JPEG"]
+    assert keys(root / "train") == keys(root)
+    assert keys(root, class_name="-") == ["-/n01440764_1.JPEG", "-/n01443537_2.JPEG"]
+    files(root, "train/cat.jpg")
+    with pytest.raises(SourceError, match="lie in no class folder"):
+        keys(root)
+    listing = open_source(root / "train", "train").list(lambda num_new: None)
+    said = SplitClasses(Evidence.decode(listing.schema.metadata))
+    with pytest.raises(SourceError, match=r"a class by its folder or name, and '-/cat\.jpg' lies"):
+        settle_classes({"train": said})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column"),
+    [
+        ("metadata.csv", "file_name,label\r\na.jpg,cat\r\n", "label"),
+        ("train.csv", '\ufeff"Id";"Target"\n"a";"1"\n', "Target"),
+        ("labels.tsv", "image\tclass_name\na.jpg\tcat\n", "class_name"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": 1}\n', "label"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_a_table_of_classes_beside_images_is_never_left_unread(
+    tmp_path, name, text, column, folder
+):
+    """The images are of no class if somebody says so, not because of a table that is not read."""
+    root = files(tmp_path / "x", f"{folder}a.jpg")
+    (root / folder / name).write_text(text)
+    with pytest.raises(SourceError, match=rf"{name} says the classes .*column '{column}'"):
+        keys(root)
+    assert keys(root, class_name="-") == ["-/a.jpg"]
+
+
+@pytest.mark.parametrize("text", ["file_name,caption\na.jpg,a cat\n", "", "\x00\xff", "label\n1\n"])
+def test_tables_that_say_no_classes_of_images_are_passed_over(tmp_path, text):
+    """Captions, and what is no table."""
+    root = files(tmp_path / "x", "a.jpg")
+    for name in ("metadata.csv", "metadata.jsonl"):
+        (root / name).write_text(text)
+    assert keys(root) == ["-/a.jpg"]

@@ -132,6 +132,62 @@ def test_a_link_that_leads_back_is_named(tmp_path):
         open_source(root, "train")
 
 
+def test_a_class_folder_that_is_a_link_back_is_named(tmp_path):
+    """No pattern that would leave out real classes is proposed."""
+    root = write_files(tmp_path / "x", {"a/1.jpg": b"1", "b/2.jpg": b"2", "b/a/3.jpg": b"3"})
+    with pytest.raises(SourceError, match=r"Pass --recursive first .* --recursive last .*'a'\)\.$"):
+        listed(root)
+    for target in (root, tmp_path):
+        (root / "loop").symlink_to(target)
+        with pytest.raises(SourceError, match=r"x/loop' is a link that leads back .* 'loop'\.$"):
+            listed(root, options=SourceOptions(recursive="last"))
+        with pytest.raises(SourceError, match=r"x/loop' is a link that leads back .* 'loop'\.$"):
+            listed(root)
+        (root / "loop").unlink()
+
+
+def test_one_folder_is_one_class_by_whatever_links(tmp_path):
+    """Classes may be links, each to a folder of its own."""
+    write_files(tmp_path / "real", {"a/1.jpg": b"1", "b/2.jpg": b"2"})
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "real" / name)
+    assert list(listed(root)) == ["a/1.jpg", "b/2.jpg"]
+    (root / "alias").symlink_to("a")
+    with pytest.raises(SourceError, match="would be of two classes"):
+        listed(root)
+    (tmp_path / "real" / "0").symlink_to("a")
+    with pytest.raises(SourceError, match=r"/0' is a link .* class 'a', .* pass --ignore '0'\."):
+        listed(tmp_path / "real")
+    assert len(listed(tmp_path / "real", options=SourceOptions(ignore=("0",)))) == 2
+
+
+@pytest.mark.parametrize("recursive", ["first", "last"])
+def test_splits_that_lie_deeper_never_become_one(tmp_path, recursive):
+    """A class may be called as a split; pictures of test do not come to those of train."""
+    files = {f"archive/{split}/{c}/1.jpg": b"x" for split in ("train", "test") for c in "ab"}
+    root = write_files(tmp_path / "x", files)
+    with pytest.raises(SourceError, match=r"'archive/test', 'archive/train'.*Pass '.*x/archive'"):
+        listed(root, options=SourceOptions(recursive=recursive))
+    assert len(listed(root / "archive", options=SourceOptions(recursive=recursive))) == 2
+    root = write_files(tmp_path / "y", {"bus/train/1.jpg": b"1", "bus/car/2.jpg": b"2"})
+    assert len(listed(root, options=SourceOptions(recursive=recursive))) == 2
+
+
+def test_a_table_that_says_other_classes_than_the_folders_is_refused(tmp_path):
+    """Until somebody says which of the two counts."""
+    root = write_files(tmp_path, {"train/a/1.jpg": b"1", "train/b/2.jpg": b"2"})
+    (root / "train" / "metadata.csv").write_text("file_name,label\na/1.jpg,b\n")
+    with pytest.raises(
+        SourceError, match=r"metadata\.csv says classes .* --ignore 'metadata\.csv'"
+    ):
+        listed(root)
+    assert len(listed(root, options=SourceOptions(ignore=("metadata.csv",)))) == 2
+    (root / "train" / "metadata.csv").write_text("file_name,caption\na/1.jpg,a cat\n")
+    assert len(listed(root)) == 2
+
+
 def test_images_beside_class_folders_are_refused(tmp_path):
     """Their class cannot be told. A sorting of val that was broken off is called so."""
     files = {"a/1.jpg": b"1", "b/2.jpg": b"2"}
@@ -237,7 +293,8 @@ def test_links_are_followed_as_files(tmp_path):
     root = write_files(tmp_path / "x", {"n01440764/a.jpg": b"123"})
     (root / "n01440764" / "soft.jpg").symlink_to("a.jpg")
     os.link(root / "n01440764" / "a.jpg", root / "n01440764" / "hard.jpg")
-    (root / "n02119789").symlink_to(root / "n01440764")
+    write_files(tmp_path / "y", {f"n02119789/{name}.jpg": b"123" for name in "abc"})
+    (root / "n02119789").symlink_to(tmp_path / "y" / "n02119789")
     assert list(listed(root).values()) == [b"123"] * 6
 
 

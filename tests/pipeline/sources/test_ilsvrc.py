@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import beside, open_source, splits
+from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.place import Place
 from pipeline.sources.spool import spool_block, spool_listing
@@ -146,6 +147,28 @@ def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
     files = {f"CLS-LOC/val/{key}": b"1" for key in EXPECTED}
     root = write_folder(tmp_path, files)
     assert keys(root) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("where", ["", "val/"])
+@pytest.mark.parametrize("kind", [None, "ilsvrc-val", "folder"])
+def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind):
+    """Whichever kind is named: neither part is left out."""
+    first = next(iter(VAL))
+    files = {f"{where}{name}": data for name, data in VAL.items() if name != first}
+    root = write_folder(tmp_path, {**files, f"{where}n01440764/{first}": b"1"})
+    write_devkit(root)
+    with pytest.raises(SourceError, match=r"half sorted: 4 val images|sorting .* was broken off"):
+        keys(root, kind=kind)
+
+
+def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
+    """They are the split val of the same root."""
+    images = {f"val/{name}": data for name, data in VAL.items()}
+    root = write_folder(tmp_path, {**images, "train/n01440764/a.JPEG": b"1"})
+    write_devkit(root)
+    assert splits(root) == ["train", "val"]
+    listing = open_source(root, "train").list(lambda num_new: None)
+    assert Evidence.decode(listing.schema.metadata).passed == {}
 
 
 def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):

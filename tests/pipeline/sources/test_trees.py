@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
+from pipeline.sources.class_order import SplitClasses, settle_classes
 from pipeline.sources.classes import Evidence
 from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
 from pipeline.sources.options import SourceOptions
@@ -111,6 +112,10 @@ def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
             f"{split}dog/front/1.jpg": b"3",
         },
     )
+    for recursive in ("first", "last"):
+        source = open_source(path, "train", options=SourceOptions(recursive=recursive))
+        said = Evidence.decode(source.list(lambda num_new: None).schema.metadata)
+        assert settle_classes({"train": SplitClasses(said)}).names  # no further question
     with pytest.raises(SourceError, match=r"which folder is the class\? Pass --recursive first"):
         listed(path)
     assert listed(path, recursive="first") == {
@@ -123,6 +128,22 @@ def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
         "side/dog__1.jpg": b"2",
         "front/dog__1.jpg": b"3",
     }
+
+
+def test_images_in_a_folder_of_that_name_twice_are_no_class(tmp_path):
+    """The class folder `cat` may have one, as Tiny-ImageNet's do."""
+    assert listed(tar_at(tmp_path / "x", {"cat/images/1.jpg": b"1"})) == {"cat/1.jpg": b"1"}
+    with pytest.raises(SourceError, match=r"folders 'cat/images', .*: which folder is the class"):
+        listed(tar_at(tmp_path / "y", {"cat/images/images/1.jpg": b"1"}))
+
+
+def test_two_folders_of_one_split_are_refused_in_an_archive_too(tmp_path):
+    """Parts of a cross-validation, say; nothing else of that name has images."""
+    members = {"fold1/train/cat/1.jpg": b"1", "fold2/train/cat/2.jpg": b"2"}
+    with pytest.raises(SourceError, match="two folders of the split 'train': 'fold1/train' and 'f"):
+        listed(tar_at(tmp_path / "x", members))
+    members = {"set/train/cat/1.jpg": b"1", "notes/train/cat/1.txt": b"2"}
+    assert listed(tar_at(tmp_path / "y", members)) == {"cat/1.jpg": b"1"}
 
 
 def test_class_folders_at_two_depths_are_refused(tmp_path):
