@@ -7,7 +7,8 @@ by block (access "blocks"): a block is one tar, or one class of a remote tar of 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,8 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words
-from pipeline.sources.classes import ClassTable, folder_class
+from pipeline.sources.classes import ClassTable, folder_class, shown
+from pipeline.sources.clutter import name_ground
 from pipeline.sources.layouts import ClassTar, InnerTars, Layout, TarOfTars
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
@@ -117,6 +119,7 @@ class TarSource:
             raise SourceError(
                 f"{self.place.shown} is read in blocks; spool it, then list the spool"
             )
+        check_complete(self.place, [part.path for part in self.parts])
         builder = ListingBuilder()
         for part in self.parts:
             with open_tar(self.place, part.path) as tar:
@@ -147,6 +150,7 @@ class TarSource:
         Raises:
             SourceError: A table is missing, or an archive is something else.
         """
+        check_complete(self.place, [part.path for part in self.parts])
         for part in self.parts if not self.place.remote else ():
             check_archive(self.place, part.path)
         part = self.parts[0]
@@ -197,6 +201,39 @@ def block_name(path: str) -> str:
         return name
     digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
     return f"{whole[:80].decode(errors='ignore')}%{digest}"
+
+
+_OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
+
+
+def check_complete(place: Place, paths: Sequence[str]) -> None:
+    """Refuse files called `-00000-of-00002`, as the Hub and TensorFlow do, of which some lack.
+
+    One that is named as the source is taken alone; one that is to be ignored is not missed.
+
+    Raises:
+        SourceError: Naming those that lack.
+    """
+    if place.only or place.options.rules == 1:
+        return
+    numbers: dict[tuple[str, str, str], set[int]] = {}
+    for path in paths:
+        if match := _OF.fullmatch(path):
+            numbers.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    for (before, count, after), found in numbers.items():
+        names = (
+            f"{before}{number:0{len(count)}d}-of-{count}{after}"
+            for number in range(int(count))
+            if number not in found
+        )
+        missing = [n for n in names if not name_ground(n.rpartition("/")[2], place.options)]
+        if missing:
+            raise SourceError(
+                f"{place.root} has {len(found):,} of the {int(count):,} files that their names"
+                f" count: {shown(missing, 3)} {'is' if len(missing) == 1 else 'are'} missing. Fetch"
+                " the rest, or pass --ignore with a pattern of what is not to be missed, such as"
+                f" {missing[0].rpartition('/')[2]!r}."
+            )
 
 
 def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.archives import block_name, by_split, without_split
+from pipeline.sources.archives import block_name, by_split, check_complete, without_split
 from pipeline.sources.beside import find_words
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller
@@ -145,7 +145,7 @@ def _check_label(schema: pa.Schema, label: str, where: str) -> None:
         kind = kind.value_type
     fits = (
         *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null),
-        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_binary),
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, _is_binary),
     )
     if not any(fit(kind) for fit in fits):
         raise SourceError(
@@ -156,6 +156,8 @@ def _check_label(schema: pa.Schema, label: str, where: str) -> None:
 
 def _bytes_in(schema: pa.Schema, name: str) -> bool:
     kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _is_binary(kind.field(index).type)
@@ -300,6 +302,8 @@ def _keys(
 
 def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     images = batch[columns.image]
+    if pa.types.is_dictionary(images.type):
+        images = images.dictionary_decode()
     # struct_field minds the struct's own nulls
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
@@ -418,6 +422,7 @@ class ParquetSource:
 
     def blocks(self) -> Blocks:
         """Row groups, put together to blocks of a good size."""
+        check_complete(self.place, self.paths)
         found: Blocks = []
         found += self._blocks()
         return found
@@ -443,6 +448,7 @@ class ParquetSource:
         Raises:
             SourceError: A label or name cannot be used; streaming would find that hours later.
         """
+        check_complete(self.place, self.paths)
         labeller = Labeller(self.class_table(), self.place.options)
         evidence = Evidence(notes=[self._columns_note()])
         for block in self._blocks():

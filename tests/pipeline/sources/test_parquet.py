@@ -14,7 +14,12 @@ from pipeline.sources import open_source, parquet, splits
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.place import Place
 from pipeline.sources.spool import spool_block, spool_listing
-from tests.pipeline.sources.layouts import made_pictures, write_parquet_hub, write_parquet_plain
+from tests.pipeline.sources.layouts import (
+    made_pictures,
+    tar_bytes,
+    write_parquet_hub,
+    write_parquet_plain,
+)
 from tests.pipeline.sources.test_sources import read_all
 
 
@@ -63,6 +68,45 @@ def test_the_key_comes_from_whichever_columns_there_are(tmp_path, columns, key):
     root = write(tmp_path / "x", columns)
     (root / "classes.txt").write_text("dog\nn02119789\n")
     assert keys(root) == [key]
+
+
+@pytest.mark.parametrize(
+    "image", [pa.binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())], ids=str
+)
+@pytest.mark.parametrize("label", [pa.string_view(), pa.large_string(), pa.binary()], ids=str)
+def test_arrows_other_types_of_bytes_and_texts_are_read(tmp_path, image, label):
+    """Views, and dictionaries of pictures that repeat."""
+    columns = {"image": pa.array([b"1", b"22"] * 2).cast(pa.binary()), "name": list("abcd")}
+    columns["image"] = columns["image"].cast(image) if image != pa.binary() else columns["image"]
+    columns["label"] = pa.array(["dog", "cat"] * 2).cast(label)
+    root = write(tmp_path / "x", columns)
+    blocks = open_source(root, "train").blocks()
+    spool_block(blocks[0], str(tmp_path))
+    listing = spool_listing(str(tmp_path), blocks).to_pydict()
+    assert listing["key"] == ["cat/b", "cat/d", "dog/a", "dog/c"]
+    assert listing["num_bytes"] == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "tar"])
+def test_a_file_that_its_numbered_neighbours_count_is_missed(tmp_path, suffix):
+    """By its name, before anything is streamed; other splits do not wait for it."""
+    for name in ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"):
+        if suffix == "tar":
+            shard = tar_bytes({f"{name}.jpg": b"1"})
+            (tmp_path / f"{name}.tar").write_bytes(shard)
+        else:
+            write(tmp_path, {"image": BYTES, "name": [name]}, f"{name}.parquet")
+
+    def look(split: str, **how: object) -> None:
+        source = open_source(tmp_path, split, options=SourceOptions(**how))
+        source.list(lambda num_new: None) if source.access == "random" else source.blocks()
+
+    look("test")
+    missing = rf"2 of the 3 files .* count: train-00001-of-00003\.{suffix} is missing"
+    with pytest.raises(SourceError, match=missing):
+        look("train")
+    look("train", ignore=("train-00001-*",))
+    open_source(tmp_path / f"train-00000-of-00003.{suffix}", "train")
 
 
 def test_the_hubs_imagenet_gets_imagenets_own_keys(tmp_path):
