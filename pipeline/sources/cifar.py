@@ -32,6 +32,7 @@ from pipeline.sources.spool import Blocks, Put
 SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
 """What the archives that are handed out unpack to."""
+_REAL_BATCHES, _REAL_CASES = 5, 10_000  # of CIFAR-10
 _MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
 _BYTES = 3 * SIDE * SIDE
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
@@ -280,11 +281,29 @@ class CifarSource:
         raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
 
     def blocks(self) -> Blocks:
-        """The files."""
+        """The files.
+
+        Raises:
+            SourceError: One of the numbered batches is missing.
+        """
+        self._check_batches()
         return [
             CifarBlock(path, self.batches, path, self.table, self.batches.size(path))
             for path in self.paths
         ]
+
+    def _check_batches(self) -> None:
+        numbers = {int(n) for path in self.paths if (n := path.rpartition("_")[2]).isdecimal()}
+        if not numbers or self.place.options.rules == 1:
+            return
+        real = self.batches.load(self.table).get(b"num_cases_per_batch") == _REAL_CASES
+        last = max(_REAL_BATCHES if real else 1, *numbers)
+        missing = [f"data_batch_{n}" for n in range(1, last + 1) if n not in numbers]
+        if missing:
+            raise SourceError(
+                f"{self.batches.full('')} lacks {', '.join(missing)} of its {last} batches. Unpack"
+                " the archive again."
+            )
 
 
 def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]:

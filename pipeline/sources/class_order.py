@@ -279,7 +279,8 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
                 raise SourceError(
                     f"the number {basis.value} is the class {known!r} (number {number}) in split"
                     f" {first!r} and {name!r} in split {split!r}: expected the same numbers in all"
-                    " splits. Prepare them into two stores, or correct one of them."
+                    " splits. Put a classes.txt beside the data (the class of number 0 on its first"
+                    " line, and so on), prepare them into two stores, or correct one of them."
                 )
     return {number: name for number, (name, _) in numbers.items()}
 

@@ -201,6 +201,9 @@ def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | Va
     if not tars and place.only and _is_archive(place, place.only):
         fits = named or outline_of(place, place.only).shape == VAL
         tars = [place.only] if fits else []
+    elif not tars and place.options.rules > 1:
+        some = by_split(place, lambda path: _may_hold_tars(place, path), wanted).get("val", [])
+        tars = [path for path in some[:1] if outline_of(place, path).shape == VAL]
     if not tars:
         return {}
     return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}

@@ -56,15 +56,20 @@ class Outline:
         if any(name.lower().endswith(PLAIN) for name in names):
             return TARS
         images = self.images
-        samples = {sample_name(name)[0] for name in images}
-        beside = map(sample_name, names)
-        if any(_is_beside(suffix.lower()) and sample in samples for sample, suffix in beside):
+        if self.has_labels:
             return SHARD
         if images and all(map(_is_flat_val, images)):
             return VAL
         if any(map(folders_of, images)):
             return TREE
         return SHARD if images else ""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a label or a text of an image was seen beside it."""
+        samples = {sample_name(name)[0] for name in self.images}
+        beside = map(sample_name, self.names)
+        return any(_is_beside(suffix.lower()) and sample in samples for sample, suffix in beside)
 
     def splits(self, wanted: str = "") -> set[str]:
         """Return the splits that the folders of a tree are named after, as far as it was seen.

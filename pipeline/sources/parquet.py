@@ -19,11 +19,11 @@ from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives import block_name, by_split, check_complete, without_split
 from pipeline.sources.beside import find_words
 from pipeline.sources.class_tables import find_class_table, table_marks
-from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller
+from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller, shown
 from pipeline.sources.containers import container_of
 from pipeline.sources.listing import Row, bad_key, refused_key
 from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
-from pipeline.sources.naming import LABEL_WORDS
+from pipeline.sources.naming import LABEL_WORDS, known_split
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
@@ -497,17 +497,52 @@ def _group_bytes(group: Any, image: str) -> int:
     )
 
 
+_MAX_CONFIGURATIONS = 16
+"""A folder of more is looked into no further: they may be classes, with a million files."""
+
+
 def find_parquet(place: Place, wanted: str, named: bool) -> dict[str, ParquetSource]:
-    """Find `*.parquet` in *place*, its `data` folder, or folders named as splits."""
+    """Find `*.parquet` in *place*, its `data` folder, or folders named as splits.
+
+    The Hub's own conversion has them in one folder more, called by the configuration: `default`.
+    """
 
     def fits(path: str) -> bool:
-        return container_of(place, path) == PARQUET
+        return container_of(place, path) == PARQUET and (named or not _is_of_tar(place, path))
 
     found = by_split(place, fits, wanted)
     if place.only:
         found = {"": next(iter(found.values()))} if found else {}
+    elif not found and place.options.rules > 1 and not place.remote:
+        configurations = _configurations(place, wanted)
+        if len(configurations) > 1:
+            raise SourceError(
+                f"{place.root} holds {len(configurations)} tables of one set"
+                f" ({shown(configurations)}). Pass the folder of one of them."
+            )
+        if configurations:
+            return find_parquet(place.inside(configurations[0]), wanted, named)
     left_out = without_split(place, fits, wanted)
     return {
         split: ParquetSource("parquet", place, tuple(paths), left_out)
         for split, paths in found.items()
     }
+
+
+def _is_of_tar(place: Place, path: str) -> bool:
+    """Say whether a table is what img2dataset writes beside a shard: its texts, and no images."""
+    folder, _, name = path.rpartition("/")
+    return not place.only and f"{name.removesuffix('.parquet')}.tar" in place.names(folder).files
+
+
+def _configurations(place: Place, wanted: str) -> list[str]:
+    """Folders of *place* that hold folders of splits with Parquet files."""
+    folders = place.names().folders
+    found = []
+    for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():
+        inside = place.inside(name)
+        splits = [one for one in inside.names().folders if known_split(one, wanted)]
+        files = (f"{one}/{file}" for one in splits for file in inside.names(one).files[:1])
+        if any(container_of(inside, path) == PARQUET for path in files):
+            found.append(name)
+    return found

@@ -9,6 +9,7 @@ be told, since WebDataset would lose the label. A sample has one image (`.jpg`, 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Any
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split, without_split
 from pipeline.sources.class_tables import find_class_table, table_marks
-from pipeline.sources.classes import ClassTable, Labeller
+from pipeline.sources.classes import ClassTable, Labeller, shown
 from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take
@@ -38,6 +39,7 @@ from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.trees import TreeTar
 
 _MAX_TABLE_BYTES = 16 << 20
+_DIGIT = re.compile(r"[0-9]")
 _JSON_WORDS = ("wnid", "label", "cls")
 """All that a `.json` says under these must agree; of further words only one is asked."""
 
@@ -294,10 +296,31 @@ def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, l
 def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
     left = without_split(place, lambda path: _fits(place, path, named), wanted)
+    found = _archives(place, wanted, SHARD, named)
+    if not named:
+        _check_names(place, found.get("", []))
     return {
         split: TarSource("webdataset", place, _parts(paths, Shard(place.root, place.options)), left)
-        for split, paths in _archives(place, wanted, SHARD, named).items()
+        for split, paths in found.items()
     }
+
+
+def _check_names(place: Place, paths: list[str]) -> None:
+    """Refuse tars of images without labels that may be classes: they are not numbered as shards.
+
+    Raises:
+        SourceError: Saying how each of the two is read.
+    """
+    stems = [stem_of(path) for path in paths]
+    if place.options.rules == 1 or len(stems) < 2 or any(map(_DIGIT.search, stems)):
+        return
+    if outline_of(place, paths[0]).has_labels:
+        return
+    raise SourceError(
+        f"{place.root} has {len(stems)} tars of images without labels ({shown(sorted(stems), 3)}):"
+        " if each is a class, pass --source-kind class-tars; if their images are of no class, pass"
+        " --source-kind webdataset."
+    )
 
 
 def _parts(paths: list[str], layout: Layout) -> tuple[Part, ...]:

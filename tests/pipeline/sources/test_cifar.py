@@ -232,3 +232,16 @@ def test_the_binary_version_is_named(tmp_path):
     path.write_bytes(tar_bytes({f"cifar-10-batches-bin/{name}": b"x" for name in names}, "w:gz"))
     with pytest.raises(SourceError, match=r"binary version of CIFAR: .* cifar-10-python\.tar\.gz"):
         open_source(path, "train")
+
+
+def test_a_batch_that_lacks_is_missed(tmp_path):
+    """In the middle always; at the end in the real set, whose table says how long batches are."""
+    batches = {f"data_batch_{n}": batch(2, n) for n in (1, 3)}
+    root = write(tmp_path / "x", {**batches, "batches.meta": {b"label_names": NAMES}})
+    with pytest.raises(SourceError, match=r"lacks data_batch_2 of its 3 batches"):
+        open_source(root, "train").blocks()
+    write(root, {"data_batch_2": batch(1, 2)})
+    assert len(open_source(root, "train").blocks()) == 3
+    write(root, {"batches.meta": {b"label_names": NAMES, b"num_cases_per_batch": 10000}})
+    with pytest.raises(SourceError, match=r"lacks data_batch_4, data_batch_5 of its 5 batches"):
+        open_source(root, "train").blocks()

@@ -161,6 +161,14 @@ def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind)
         keys(root, kind=kind)
 
 
+def test_the_val_tar_may_be_called_val_in_its_folder(tmp_path):
+    """Told by its members, as where it is itself the source."""
+    write_devkit(tmp_path)
+    (tmp_path / "val.tar").write_bytes(tar_bytes(VAL))
+    assert splits(tmp_path) == ["val"]
+    assert keys(tmp_path) == sorted(EXPECTED)
+
+
 def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
     """They are the split val of the same root."""
     images = {f"val/{name}": data for name, data in VAL.items()}

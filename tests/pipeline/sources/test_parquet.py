@@ -109,6 +109,25 @@ def test_a_file_that_its_numbered_neighbours_count_is_missed(tmp_path, suffix):
     open_source(tmp_path / f"train-00000-of-00003.{suffix}", "train")
 
 
+def test_the_hubs_converted_files_are_found_in_their_configuration(tmp_path):
+    """`default/train/0000.parquet`; of several configurations, one must be chosen."""
+    for configuration in ("default", "fine"):
+        root = write(tmp_path / "x" / configuration / "train", {"image": BYTES}, "0000.parquet")
+        if configuration == "default":
+            assert splits(tmp_path / "x") == ["train"]
+            assert len(open_source(tmp_path / "x", "train").blocks()) == 1
+    with pytest.raises(SourceError, match=r"holds 2 tables of one set \(default, fine\)"):
+        open_source(tmp_path / "x", "train")
+    assert len(open_source(root.parent, "train").blocks()) == 1
+
+
+def test_the_texts_that_img2dataset_writes_beside_shards_are_no_source(tmp_path):
+    """A table without images, of the shard's own name."""
+    write(tmp_path, {"url": ["a"], "caption": ["b"]}, "00000.parquet")
+    (tmp_path / "00000.tar").write_bytes(tar_bytes({"0.jpg": b"1", "0.txt": b"b"}))
+    assert open_source(tmp_path, "train").kind == "webdataset"
+
+
 def test_the_hubs_imagenet_gets_imagenets_own_keys(tmp_path):
     """Its names end in the wnid again, and its classes are words."""
     paths = ["n01440764_10026_n01440764.JPEG", "ILSVRC2012_val_00000001_n01751748.JPEG"]
@@ -377,10 +396,10 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
 def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, said):
     """A pointer, a page, a download that was cut off."""
     write_parquet_hub(tmp_path / "x", made_pictures())
-    (tmp_path / "x" / "data" / "train-00001-of-00002.parquet").write_bytes(data)
+    (tmp_path / "x" / "data" / "train-late.parquet").write_bytes(data)
     source = open_source(tmp_path / "x", "train")
     for look in (source.blocks, source.preview):
         with pytest.raises(
-            SourceError, match=f"00002.parquet is not a whole Parquet file: .*{said}"
+            SourceError, match=f"train-late.parquet is not a whole Parquet file: .*{said}"
         ):
             look()

@@ -245,3 +245,22 @@ def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path, suffix
     with pytest.raises(SourceError, match=rf"'photos/000\.{suffix}' says the class of the sample"):
         source.list(lambda num_new: None)
     assert {key.partition("/")[0] for key in keys(root)} == {"0", "1"}
+
+
+def test_tars_without_labels_that_may_be_classes_are_refused(tmp_path):
+    """Numbered ones are shards of images without a class; one alone is a set of such images."""
+    root = shard(tmp_path / "x", {"1.jpg": b"1"}, "dog.tar")
+    assert keys(root) == ["-/1.jpg"]
+    shard(root, {"2.jpg": b"2"}, "cat.tar")
+    with pytest.raises(SourceError, match=r"2 tars of images without labels \(cat, dog\)"):
+        open_source(root, "train")
+    for kind, expected in (
+        ("class-tars", ["cat/2.jpg", "dog/1.jpg"]),
+        ("webdataset", ["-/1.jpg", "-/2.jpg"]),
+    ):
+        listing = open_source(root, "train", kind).list(lambda num_new: None)
+        assert listing["key"].to_pylist() == expected
+    root = shard(tmp_path / "y", {"1.jpg": b"1", "1.txt": b"a dog"}, "a.tar")
+    assert keys(shard(root, {"2.jpg": b"2", "2.txt": b"a cat"}, "b.tar")) == ["-/1.jpg", "-/2.jpg"]
+    root = shard(tmp_path / "z", {"1.jpg": b"1"}, "a-0.tar")
+    assert keys(shard(root, {"2.jpg": b"2"}, "a-1.tar")) == ["-/1.jpg", "-/2.jpg"]
