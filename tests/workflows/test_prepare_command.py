@@ -17,7 +17,7 @@ import pytest
 from pipeline.ingest.rows import Rows
 from pipeline.store import document, records
 from pipeline.store.objects import open_objects
-from tests.commands import ROOT, committed, run, saboteur, start, wait_until
+from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, make_folder, prepare_inline
 from workflows.cli import main
 
@@ -436,29 +436,35 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
 
 # --- two at once ----------------------------------------------------------------------------------
 
-SLOW = """
-import time
+HELD = """
+import os, time
+from pathlib import Path
 
-def slow(module):
+def hold(module):
     read_ahead = module.read_ahead
+    calls = []
 
-    def slowly(*args, **options):
-        time.sleep(0.5)
+    def held(*args, **options):
+        calls.append(1)
+        while len(calls) > 1 and not Path(os.environ["GO"]).exists():
+            time.sleep(0.05)
         return read_ahead(*args, **options)
 
-    module.read_ahead = slowly
+    module.read_ahead = held
 
-after_import("pipeline.ingest.readahead", slow)
+after_import("pipeline.ingest.readahead", hold)
 """
+"""Every worker reads one shard, and the next ones when the file GO is there."""
 
 
 def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: Path) -> None:
     """The second is refused with the name of the first, or waits and finds all done."""
     store = tmp_path / "store"
+    go = tmp_path / "go"
     words = ("prepare", source, store, *SMALL, "--sizes", 8, 16, "--workers", 1)
     with (
-        saboteur(tmp_path / "path", SLOW) as path,
-        start(*words, scratch=tmp_path, extra_path=path) as first,
+        saboteur(tmp_path / "path", HELD) as path,
+        start(*words, scratch=tmp_path, extra_path=path, GO=str(go)) as first,
     ):
         assert wait_until(lambda: committed(store) > 0)
         refused = run(*words, scratch=tmp_path)
@@ -468,7 +474,11 @@ def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: 
         )
         assert "Wait for it to end, or pass --wait" in refused.err
         assert first.running()
-        waited = run(*words, "--wait", scratch=tmp_path)
+        with start(*words, "--wait", scratch=tmp_path) as second:
+            assert wait_until(lambda: "waiting" in second.out.lower())
+            go.touch()
+            assert second.wait() == 0
+            waited = Ended(0, second.out, second.err)
         assert first.wait() == 0
     assert (waited.status, waited.err) == (0, "")
     assert "listed before" in waited.out
