@@ -193,7 +193,9 @@ def test_what_is_waited_for_is_said_at_once(
     assert walked == ["done"] * 2
     assert said == [
         "3 of 5 workers are there: waiting up to 0 s for the others (--rank-timeout sets that);"
-        " then 2 ranks begin"
+        " then 2 ranks begin",
+        "notice: a batch of 4 rows cannot be dealt out evenly to 3 ranks: 2 train. A batch of 3 or"
+        " 6 rows would use all 3.",
     ]
     said.clear()
     with pytest.raises(ClusterError, match="no worker with a GPU came"):
