@@ -467,7 +467,10 @@ def _check(
         total += needed
         print(f"  {size:>4} px  {_extent(sum(rows), len(rows))}, {bytes_text(needed)}")
     free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
-    print(f"  {plan.num_rows:,} rows in all; {bytes_text(total)} to write, {free}", flush=True)
+    print(
+        f"  {counted(plan.num_rows, 'row')} in all; {bytes_text(total)} to write, {free}",
+        flush=True,
+    )
     planning.check_room(objects, recipe, total)
     _check_memory(options, objects, recipe, cluster)
 

@@ -126,9 +126,9 @@ class Progress:
         with self._lock:
             meter = self._meter
             if meter.total is None:
-                return f"{meter.done:,} {self.unit}"
+                return f"{meter.done:,} {self._noun()}"
             share = share_text(meter.done, meter.total)
-            return f"{meter.done:,} of {meter.total:,} {self.unit}, {share}"
+            return f"{meter.done:,} of {meter.total:,} {self._noun()}, {share}"
 
     def rate_line(self) -> str:
         """Rates now and over the run, the time left, what is in quarantine."""
@@ -154,11 +154,17 @@ class Progress:
             verb = "" if whole else "stopped at "
             own = f", {meter.last.rows:,} of them" if meter.before else ""
             parts = [
-                f"{verb}{done} {self.unit}{own} in {seconds_text(now - meter.start)}",
+                f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
             return ", ".join([*parts, *self._bad()])
+
+    def _noun(self) -> str:
+        """Return the unit as it follows the number of all: `images`, or `image` after a 1."""
+        meter = self._meter
+        number = meter.done if meter.total is None else meter.total
+        return self.unit.removesuffix("s") if number == 1 else self.unit
 
     def share(self) -> float | None:
         """Of the rows that are done, 0 to 1; None = their number is not known."""
@@ -181,7 +187,7 @@ class _PlainDisplay:
         """Begin to show it: a live display in a terminal, lines elsewhere."""
         meter = self._progress._meter
         self._next = meter.start + self._interval
-        count = "" if meter.total is None else f", {meter.total:,} {self._progress.unit}"
+        count = "" if meter.total is None else f", {meter.total:,} {self._progress._noun()}"
         self._say(f"{self._progress.title}{count}")
 
     def counted(self, now: float) -> None:

@@ -24,6 +24,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--n is {args.n}: expected 1 to 10,000.")
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {args.out}: expected a name that ends in .png.")
+    if not args.out.absolute().parent.is_dir():
+        raise ValueError(
+            f"--out is {args.out}: there is no folder {args.out.parent}. Make it first."
+        )
     painter = open_painter(RunFolder(args.run))
     columns = None
     if args.interpolate:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.store.objects import write_file
-from workflows.figures import bytes_text, per_second, printable, seconds_text, share_text
+from workflows.figures import bytes_text, counted, per_second, printable, seconds_text, share_text
 from workflows.page import (
     ContactSheet,
     bar,
@@ -195,7 +195,7 @@ def _pairs(entries: Mapping[str, str]) -> Iterable[list[str]]:
 
 def terminal_summary(model: ReportModel) -> list[str]:
     """The same facts as lines of plain text."""
-    out = [f"{model.store}: {model.num_classes:,} classes"]
+    out = [f"{model.store}: {counted(model.num_classes, 'class', 'es')}"]
     if model.notice:
         out.append(f"  Note: {model.notice}")
     for split in model.splits:

@@ -95,6 +95,18 @@ def test_without_a_known_end_it_counts(clock):
     ]
 
 
+@pytest.mark.parametrize(("total", "noun"), [(1, "image"), (2, "images"), (0, "images")])
+def test_one_is_no_plural(clock, total, noun):
+    """In the first line, between, and in the last."""
+    progress, stream = plain(clock, rows=total)
+    with progress:
+        progress.update(rows=total)
+        assert progress.count_line().startswith(f"{total} of {total} {noun}, ")
+    first, last = stream.getvalue().splitlines()
+    assert first == f"train: prepare, {total} {noun}"
+    assert last.startswith(f"train: prepare: {total} {noun} in ")
+
+
 def test_a_stopped_run_says_how_far_it_came(clock):
     """Ctrl-C passes through, and the last line tells it from a whole run."""
     progress, stream = plain(clock, rows=50, unit="blocks")
@@ -211,4 +223,4 @@ def test_who_writes_to_a_pipe_does_not_load_rich():
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("x, 1 images\n")
+    assert done.stdout.startswith("x, 1 image\n")

@@ -135,7 +135,7 @@ def test_ways_begin_and_end_at_samples(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["report", "nowhere"], "no folder of a run"),
+        (["report", "nowhere"], "no folder of a run: it has no options.json. Pass the folder that"),
         (["report", "{run}", "--samples", "1"], "--samples is 1"),
         (["report", "{run}", "--device", "abacus"], "--device is 'abacus': expected cpu"),
         (["report", "{run}", "--store", "nowhere"], "name it with --store"),
@@ -143,6 +143,7 @@ def test_ways_begin_and_end_at_samples(plain: Path) -> None:
         (["sample-images", "nowhere"], "no folder of a run"),
         (["sample-images", "{run}", "--n", "0"], "--n is 0"),
         (["sample-images", "{run}", "-o", "x.jpg"], "ends in .png"),
+        (["sample-images", "{run}", "-o", "no/x.png"], "there is no folder no. Make it first"),
         (["sample-images", "{run}", "--label", "one"], "does not tell classes apart"),
     ],
 )

@@ -192,6 +192,12 @@ def test_the_terminal_gets_the_same_facts():
     ]
 
 
+@pytest.mark.parametrize(("count", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
+def test_one_class_is_no_plural(count, text):
+    """As a store of one folder has it."""
+    assert terminal_summary(model(num_classes=count))[0] == f"/fast/imagenet: {text}"
+
+
 def test_a_notice_stands_before_the_figures():
     """Who reads the figures has read that they are none."""
     noted = model(notice="a check of the plumbing, not a result")

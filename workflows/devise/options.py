@@ -35,11 +35,14 @@ class Options(Training):
     )
 
     trunk: str | None = option(
-        None, "vision model of transformers: folder or name; new = a small one that has learned"
+        None, metavar="MODEL",
+        what="vision model of transformers: folder or name; new = a small one that has learned"
         " nothing yet", group=TRUNK,
     )  # fmt: skip
     width: int = option(32, "channels of the first layers of a new trunk", least=8, group=TRUNK)
-    cut: str | None = option(None, "block whose output is taken (the end)", group=TRUNK)
+    cut: str | None = option(
+        None, metavar="BLOCK", what="block whose output is taken (the end)", group=TRUNK
+    )
     pooling: str = option("end", "how it is pooled", choices=POOLINGS, group=TRUNK)
     feature_size: int | None = option(
         None, "stored size that it is given, in pixels (what fits it best)", least=1, group=TRUNK
@@ -54,14 +57,20 @@ class Options(Training):
         choices=LEARNS,
         group=TRUNK,
     )
-    start: str | None = option(None, "run whose weights it begins with", group=TRUNK)
+    start: str | None = option(
+        None, metavar="RUN", what="run whose weights it begins with", group=TRUNK
+    )
     trunk_rate: float = option(1e-5, "learning rate of the trunk's weights", least=0, group=TRUNK)
 
     words: str | None = option(
-        None, "file of word vectors: word2vec, GloVe, fastText (from --hierarchy)", group=WORDS
+        None,
+        metavar="FILE",
+        what="file of word vectors: word2vec, GloVe, fastText (from --hierarchy)",
+        group=WORDS,
     )
     names: str | None = option(
-        None, "file with an id of a class and its names on each line (the store's names, or what"
+        None, metavar="FILE",
+        what="file with an id of a class and its names on each line (the store's names, or what"
         " the ids themselves say)", group=WORDS,
     )  # fmt: skip
     synonyms: str = option("mean", "which names of a class count", choices=SYNONYMS, group=WORDS)
@@ -69,10 +78,16 @@ class Options(Training):
         True, "subtract the mean of the learned classes' vectors from all words", group=WORDS
     )
     hierarchy: str | None = option(
-        None, "is-a edges: file, or WordNet's folder; for vectors without --words", group=WORDS
+        None,
+        metavar="FILE",
+        what="is-a edges: file, or WordNet's folder; for vectors without --words",
+        group=WORDS,
     )
     seen: str | None = option(
-        None, "file that names the classes to learn from; all others are unseen", group=WORDS
+        None,
+        metavar="FILE",
+        what="file that names the classes to learn from; all others are unseen",
+        group=WORDS,
     )
     unseen: str = option(
         "0", "classes that are not learned from: how many, or a file that names them", group=WORDS

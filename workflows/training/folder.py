@@ -211,7 +211,12 @@ class RunFolder:
         try:
             return records.read_options(self.path / "options.json")
         except OSError as e:
-            raise TesseraeError(f"{self.path} is no folder of a run ({e}).") from None
+            missing = isinstance(e, FileNotFoundError | NotADirectoryError)
+            why = "it has no options.json" if missing else f"options.json: {e.strerror or e}"
+            raise TesseraeError(
+                f"{self.path} is no folder of a run: {why}. Pass the folder that"
+                " `tesserae train` wrote, its --run (runs/STAGE by default)."
+            ) from None
 
     def data(self) -> dict[str, Any]:
         """What is said of the data that the run learned from.

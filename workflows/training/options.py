@@ -28,6 +28,7 @@ def option(
     least: float | None = None,
     most: float | None = None,
     before: Any = None,
+    metavar: str | None = None,
     group: str = "how it is trained",
 ) -> Any:
     """A field of the options of a stage.
@@ -39,11 +40,12 @@ def option(
         least: The least that it may be.
         most: The most.
         before: Its value in runs of earlier versions, which do not name it (the default).
+        metavar: Its value in the help text, such as DIR (None = N, X or WORD, by its type).
         group: The heading that it stands under.
     """
     metadata = {
         "what": what, "choices": choices, "least": least, "most": most, "group": group,
-        "before": default if before is None else before,
+        "before": default if before is None else before, "metavar": metavar,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -145,7 +147,7 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
     elif choices:
         group.add_argument(flag, type=plain, choices=choices, default=field.default, help=what)
     else:
-        metavar = {int: "N", float: "X"}.get(plain, "WORD")
+        metavar = field.metadata["metavar"] or {int: "N", float: "X"}.get(plain, "WORD")
         group.add_argument(flag, type=plain, metavar=metavar, default=field.default, help=what)
 
 
@@ -177,7 +179,8 @@ class Training(Asked):
         choices=("random", "windowed"), group=READING,
     )  # fmt: skip
     staging_dir: str | None = option(
-        None, "folder on a disk of each machine to which shards are copied once, for all ranks"
+        None, metavar="DIR",
+        what="folder on a disk of each machine to which shards are copied once, for all ranks"
         " there and later runs (none)", group=READING,
     )  # fmt: skip
     staging_bytes: int | None = option(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflows.colourise.options import Options as Colours
+from workflows.devise.options import Options as Devise
 from workflows.training.options import FREE, Asked, Training, add_flags, option
 from workflows.wgan.options import OBJECTIVES
 from workflows.wgan.options import Options as Gan
@@ -93,6 +94,15 @@ def test_classes_are_told_apart_where_there_are_some() -> None:
     for classes, unlabelled in ((1, 0), (0, 0), (9, 1)):
         with pytest.raises(ValueError, match="at least two classes"):
             Gan(condition="concatenation").check_labels(classes, unlabelled)
+
+
+def test_help_names_what_a_value_is() -> None:
+    """Files, folders and models are not just words."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Devise)
+    text = " ".join(parser.format_help().split())
+    for shown in ("--staging-dir DIR", "--trunk MODEL", "--start RUN", "--names FILE", "--steps N"):
+        assert shown in text
 
 
 @pytest.mark.parametrize("kind", [Gan, Colours], ids=["wgan", "colourise"])
