@@ -111,6 +111,19 @@ class Truth:
         return wnid
 
 
+def find_solution(place: Place) -> Truth | None:
+    """Return the classes that Kaggle's `LOC_val_solution.csv` near *place* tells; None without it.
+
+    Raises:
+        SourceError: It is there and cannot be used.
+    """
+    found = _find(place, SOLUTION)
+    if not found:
+        return None
+    where = found[0].full(found[1])
+    return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
+
+
 def find_truth(place: Place) -> Truth:
     """Find the classes of ILSVRC2012's val split near *place*.
 
@@ -121,10 +134,9 @@ def find_truth(place: Place) -> Truth:
     Raises:
         SourceError: Neither is there, or what is there cannot be used.
     """
-    found = _find(place, SOLUTION)
-    if found:
-        where = found[0].full(found[1])
-        return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
+    solution = find_solution(place)
+    if solution is not None:
+        return solution
     truth, meta = _devkit_file(place, TRUTH), _devkit_file(place, *_META)
     if truth is None or meta is None:
         lacking = " and ".join([TRUTH] * (truth is None) + ["meta.mat"] * (meta is None))

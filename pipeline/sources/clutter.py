@@ -24,6 +24,7 @@ _SYSTEM_FOLDERS = frozenset(
         "@Recycle", "@Recently-Snapshot", "@__thumb", "@sharebin", "~snapshot",
         "Network Trash Folder", "Temporary Items", "TheVolumeSettingsFolder",
         "SynologyWorkingDirectory", "__pycache__",
+        "_vti_cnf", "_vti_pvt", "_vti_script", "_vti_txt", "$Extend", "$WinREAgent", "@database",
     )
 )  # fmt: skip
 _SYSTEM_FILES = frozenset(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_words, is_val_image, label_table
+from pipeline.sources.beside import find_solution, find_words, is_val_image, label_table
 from pipeline.sources.classes import Basis, ClassTable, Evidence, folder_class, nested, shown
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.listing import sort_listing, string_array
@@ -142,7 +142,10 @@ class FolderSource:
         if any(one.path is not None for one in found):
             paths = [one.key if one.path is None else one.path for one in found]
             columns["path"] = pa.chunked_array(paths, pa.large_string())
-        return sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
+        listing = sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
+        if self.place.options.rules > 1:
+            _check_solution(self.place, listing["key"])
+        return listing
 
     def blocks(self) -> Blocks:
         """None: folders are read at random."""
@@ -164,6 +167,27 @@ class FolderSource:
         for name in filter(may_be_image, top.files):
             evidence.pass_over("files beside the class folders", name)
         return evidence
+
+
+def _check_solution(place: Place, keys: pa.ChunkedArray) -> None:
+    """Refuse val images that were sorted into other folders than Kaggle's table says.
+
+    Raises:
+        SourceError: One of them was.
+    """
+    sorted_out = keys.filter(pc.match_substring(keys, "/ILSVRC2012_val_")).to_pylist()
+    solution = find_solution(place) if sorted_out else None
+    if solution is None:
+        return
+    for key in sorted_out:
+        class_name, _, name = key.partition("/")
+        wnid = solution.by_name.get(name.partition(".")[0], class_name)
+        if wnid != class_name and is_wnid(class_name):
+            raise SourceError(
+                f"{place.full(key)} lies in the folder of {class_name}, and {solution.where} says"
+                f" that it is of {wnid}. Sort the images again, or move that table away if the"
+                " folders are what you mean."
+            )
 
 
 def _unsorted(place: Place, images: list[str]) -> str:

@@ -67,6 +67,8 @@ def test_an_image_may_be_called_anything(tmp_path):
         "@eaDir/n01440764@SynoEAStream": b"x",
         "$Recycle.Bin/S-1-5/h.jpg": b"x",
         "lost+found/i.jpg": b"x",
+        "_vti_cnf/j.jpg": b"x",
+        "x/_vti_cnf/k.jpg": b"x",
         "readme": b"x",
     }
     assert listed(write_files(tmp_path, kept | left)) == kept
@@ -75,7 +77,7 @@ def test_an_image_may_be_called_anything(tmp_path):
     assert {why: seen.count for why, seen in passed.items()} == {
         "hidden by a dot": 2,
         "texts, tables and archives": 2,
-        "of a system or NAS": 6,
+        "of a system or NAS": 8,
         "backups and unfinished downloads": 3,
         "folders without an image": 1,
         "files beside the class folders": 1,

@@ -233,3 +233,19 @@ def test_the_real_devkit(real_data):
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
     assert [truth.wnid(name) for name in names] == known
     assert beside.find_words(place)["n01751748"] == "sea snake"
+
+
+@pytest.mark.parametrize("tree", ["", "ILSVRC/Data/CLS-LOC/"])
+def test_val_images_in_other_folders_than_the_table_says_are_refused(tmp_path, tree):
+    """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
+    lines = [f"{Path(key).stem},{key.partition('/')[0]} 1 2 3 4" for key in EXPECTED]
+    table = {"LOC_val_solution.csv": "\n".join(["ImageId,PredictionString", *lines]).encode()}
+    images = {f"{tree}val/{key}": key.encode() for key in EXPECTED}
+    root = write_folder(tmp_path / "right", images | table)
+    assert keys(root) == sorted(EXPECTED)
+    name = EXPECTED[0].partition("/")[2]
+    moved = {f"{tree}val/{SYNSETS[0]}/{name}": b"x"}
+    wrong = {path: data for path, data in images.items() if not path.endswith(name)} | moved
+    root = write_folder(tmp_path / "wrong", wrong | table)
+    with pytest.raises(SourceError, match=f"{name} lies in the folder of {SYNSETS[0]}, and .*csv"):
+        keys(root)
