@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cluster.errors import ClusterError
 from pipeline.errors import TesseraeError
@@ -73,6 +73,13 @@ class _Parser(argparse.ArgumentParser):
             return f"there is no place for {', '.join(map(repr, words))}"
         known = [option for option in self._option_string_actions if option.startswith("--")]
         return "there is " + ", ".join(f"no option {word}{_like(word, known)}" for word in options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as e:
+            hint = _like(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{e.message}{hint}") from None
 
     def error(self, message: str) -> NoReturn:
         raise TesseraeError(f"{message.rstrip('.')}. See `{self.prog} --help`.")

@@ -279,6 +279,8 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
         (["wgan", "{store}", "--gpus", "99"], "this machine has"),
         (["wgan", "nowhere"], "nowhere"),
         (["dcgan", "{store}"], "invalid choice"),
+        (["wgn", "{store}"], "(did you mean wgan?). See"),
+        (["wgan", "{store}", "--order", "windwed"], "(did you mean windowed?). See"),
         (["wgan", "{store}", "--objective", "wgan-gp", "--compile"], "Leave one of them out"),
         (["wgan", "{store}", "--data", "nowhere"], "nowhere"),
         (["wgan", "{store}", "--cluster", "nowhere"], "--cluster"),
