@@ -189,6 +189,7 @@ def test_where_the_dashboard_is_can_be_asked(standing: Standing) -> None:
     assert "ssh -N -L" in said
 
 
+@pytest.mark.slow
 def test_new_certificates_replace_the_old_ones_whole(tmp_path: Path) -> None:
     """When they are asked for."""
     certs = tmp_path / "certs"
@@ -296,6 +297,7 @@ after_import("importlib.metadata", change)
 """
 
 
+@pytest.mark.slow
 def test_another_version_is_said_and_no_more(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
@@ -315,7 +317,7 @@ def test_another_version_is_said_and_no_more(
     or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
     reason="needs root, and mounts of its own",
 )
-@pytest.mark.parametrize("hidden", ["store", "source"])
+@pytest.mark.parametrize("hidden", ["store", pytest.param("source", marks=pytest.mark.slow)])
 def test_a_folder_that_a_worker_does_not_see_is_named(
     standing: Standing, source: Path, tmp_path: Path, hidden: str
 ) -> None:
@@ -360,6 +362,7 @@ def test_certificates_of_two_authorities_are_not_mixed(tmp_path: Path) -> None:
     assert (done.status, (tmp_path / "one" / "ca.pem").exists()) == (1, False)
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_authority_ends_with_a_sentence(
     standing: Standing, tmp_path: Path
 ) -> None:

@@ -49,7 +49,15 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return store
 
 
-@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"folder"}))
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(layout, marks=pytest.mark.slow)
+        if layout.endswith((" gz", " plain"))
+        else layout
+        for layout in sorted(set(LAYOUTS) - {"folder"})
+    ],
+)
 def test_every_kind_of_source_gives_the_same_store(
     tmp_path: Path, expected: dict[str, bytes], layout: str
 ) -> None:

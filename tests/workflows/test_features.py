@@ -177,6 +177,7 @@ def test_workers_are_told_where_a_network_is_from_wherever_they_are(
     assert told == [str(trunk)]
 
 
+@pytest.mark.slow
 def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path) -> None:
     """Nor is the work done without them."""
     store = store_of(tmp_path, 9)

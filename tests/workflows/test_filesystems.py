@@ -14,6 +14,7 @@ from tests.pictures import contents, make_folder
 TINY = ("--sizes", 8, "--shard-rows", 16, "--chunk-rows", 8, "--workers", 1, "--no-dashboard")
 
 
+@pytest.mark.slow
 def test_a_store_on_a_share_under_odd_names_and_with_a_long_tmpdir(tmp_path: Path) -> None:
     """No locks, links or syncs of folders, `::` in both paths: the same bytes as on a plain disk.
 

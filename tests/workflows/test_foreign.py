@@ -317,7 +317,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attack if place % 3 == 0 else pytest.param(attack, marks=pytest.mark.slow)
+        for place, attack in enumerate(ATTACKS)
+    ],
+)
 def test_nothing_outside_of_a_foreign_store_changes(
     template: Path,
     store: Path,

@@ -418,6 +418,7 @@ def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
     assert (done.status, "for what srun starts" in done.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_first_node_of_an_allocation_works_too(tmp_path: Path) -> None:
     """Where it is the only one, it makes all; its workers end with the command, and certificates.
 

@@ -647,7 +647,7 @@ def test_a_loader_shows_what_it_is(store: Path) -> None:
     assert "sizes=(8, 16)" in repr(Loader(store, sizes=(8, 16), batch_size=10))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_data_loader_around_a_loader_says_what_to_do_instead(store: Path, workers: int) -> None:
     """Also one around a set that iterates it, in each of several workers."""
 

@@ -157,6 +157,7 @@ def test_what_is_missing_is_a_sentence(
         assert not (tmp_path / "run" / "options.json").exists()
 
 
+@pytest.mark.slow
 def test_the_trunk_can_learn_too(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

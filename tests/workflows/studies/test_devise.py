@@ -91,6 +91,7 @@ def test_every_method_is_judged_on_the_same_pictures(
     assert best.judged in [one.judged for one in some.values()]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
     """And how far DeViSE is ahead, with intervals."""
     done = run(

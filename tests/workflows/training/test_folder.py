@@ -74,6 +74,7 @@ def test_so_many_are_kept(folder: RunFolder) -> None:
     assert len(names) == KEPT
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.one_of(st.just("claim"), st.tuples(st.integers(0, 2), st.integers(1, 5))), max_size=25

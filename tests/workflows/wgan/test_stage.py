@@ -194,6 +194,7 @@ def test_the_average_follows_the_generator(store: Path) -> None:
         torch.testing.assert_close(now, before[name] * share + newest * (1 - share))
 
 
+@pytest.mark.slow
 def test_two_ranks_compute_with_less_too(store: Path, tmp_path: Path) -> None:
     """In bfloat16, batch norm over both: near what one makes in float32."""
     choices = {"rate": 1e-4, "critic_steps": 1}
