@@ -1,13 +1,14 @@
 """What an archive holds, told by a look at its members before any of them is read.
 
 The look goes on until it has seen images, however many annotations lie before them, and stops as
-soon as what it saw decides. It is one for all finders (`Place.remembered`).
+soon as what it saw decides. A command opens its source several times, and a compressed archive must
+be read to be looked at, so that looks are remembered for as long as the archive does not change.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
-from typing import cast
 
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
 from pipeline.sources.naming import is_wnid, known_split, looks_like_image
@@ -160,11 +161,13 @@ def _is_flat_val(path: str) -> bool:
 
 
 def outline_of(place: Place, path: str) -> Outline:
-    """Look at the members of an archive; one look, remembered."""
-    return cast("Outline", place.remembered(("outline", path), lambda: _look(place, path)))
+    """Look at the members of the archive *path*, unless it was looked at since it changed."""
+    return _look(place.root, path, place.mark(path))
 
 
-def _look(place: Place, path: str) -> Outline:
+@lru_cache(maxsize=64)
+def _look(root: str, path: str, mark: str) -> Outline:  # the mark is there to be compared
+    place = Place(root)
     if place.remote and content_of(place.head(path)) not in (*COMPRESSIONS, ZIP):
         # headers alone: a stream would fetch the data between them
         with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
@@ -202,10 +205,17 @@ def all_splits(place: Place, path: str, wanted: str) -> set[str]:
     splits = outline.splits(wanted)
     if not splits or outline.whole:
         return splits
-    with open_tar(place, path) as tar:
-        if tar.walks_quickly:
-            return splits | _splits_of(tar.members(), wanted)
+    walked = _walk_splits(place.root, path, wanted, place.mark(path))
+    if walked is not None:
+        return splits | walked
     return splits | ({wanted} if wanted else set())
+
+
+@lru_cache(maxsize=64)
+def _walk_splits(root: str, path: str, wanted: str, mark: str) -> frozenset[str] | None:
+    """Return the splits that any member tells; None where the archive must be read to be walked."""
+    with open_tar(Place(root), path) as tar:
+        return frozenset(_splits_of(tar.members(), wanted)) if tar.walks_quickly else None
 
 
 def _splits_of(members: Iterable[Member], wanted: str) -> set[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, outline, splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import (
@@ -176,6 +176,27 @@ def test_a_look_stops_at_the_first_class_tar(tmp_path):
     packed = gzip.compress(tar_bytes({first: members[first], "z.tar": bytes(1 << 20)}))
     (tmp_path / "x.tgz").write_bytes(packed[:-30_000] if len(packed) > 60_000 else packed[:-900])
     assert open_source(tmp_path / "x.tgz", "train").kind == "ilsvrc-tar"
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz"])
+def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, packing):
+    """A command opens its source several times, and a look may unpack gigabytes."""
+    looked = []
+    opened = outline.open_tar
+    monkeypatch.setattr(outline, "open_tar", lambda *at: looked.append(at) or opened(*at))
+    file = tmp_path / "x.tar"
+
+    def looks(members: dict[str, bytes]) -> int:
+        looked.clear()
+        file.write_bytes(PACKED[packing](tar_bytes(members)))
+        for _ in range(3):
+            assert splits(file) == ["train"]
+            assert open_source(file, "train").kind == "tar"
+        return len(looked)
+
+    first = {f"train/{key}": data for key, data in made_pictures().items()}
+    assert looks(first) <= 2
+    assert 0 < looks({**first, "train/n1/more.JPEG": b"x"}) <= 2
 
 
 def test_a_file_put_aside_beside_archives_is_none(tmp_path):
