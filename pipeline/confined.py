@@ -5,7 +5,6 @@ in its folders, must not lead a command out of it: nothing outside is written or
 
     check_name      a name relative to the folder, as documents hold them
     confined        the path of such a name, if it may be written or removed
-    append          a line at the end of a file
     remove_folder   a folder and all that is in it, links as links
 
 The folder itself may be named through links: who runs a command chose that path. Of what lies in
@@ -93,19 +92,6 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(f"{path} is a folder: expected a file.")
     raise StoreDamagedError(f"{path} is no file but a device or a pipe: remove it.")
-
-
-def append(path: Path, data: bytes, root: Path) -> None:
-    """Add *data* at the end of a file of *root*, which is made if it is not there.
-
-    Raises:
-        OSError: It cannot be written, or is a link.
-        StoreError: A link leads out of *root*.
-    """
-    check_inside(path.parent, root)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with os.fdopen(open_regular(path, flags), "ab") as out:
-        out.write(data)
 
 
 def remove_folder(path: Path, root: Path) -> None:

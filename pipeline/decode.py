@@ -372,7 +372,8 @@ def _second_try(
     if ended is None:
         raise error
     if not keep:
-        raise DecodeError(TRUNCATED, f"{WITHOUT_END}; --missing-end keep stores it") from error
+        cure = "a new store made with --missing-end keep holds it"
+        raise DecodeError(TRUNCATED, f"{WITHOUT_END}; {cure}") from error
     return replace(_turned(_upright(ended, request, turn), turn), remark=WITHOUT_END)
 
 

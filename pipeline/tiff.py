@@ -50,11 +50,6 @@ class Directory:
     entries: dict[int, bytes]
     """Each tag's entry, whole; of one that stands twice, the first."""
 
-    @property
-    def entry_bytes(self) -> int:
-        """Bytes of an entry."""
-        return 20 if self.big else 12
-
     def numbers(self, data: bytes, tag: int, most: int = 64) -> tuple[float, ...]:
         """Return the numbers of *tag* in the file *data*; none where it is absent or unreadable.
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "report": "show how a training run went, and judge what it makes",
     "export": "write the network that a run has trained as a folder that others open",
     "sample-images": "make pictures with a run that was trained to",
-    "study": "try what papers claim, on data that every machine has",
+    "study": "try what papers claim, and print a table of what came out",
     "loader": "measure what a loader delivers from a store",
     "cluster": "start, look at and stop a cluster that stands",
     "sample": "make a small ImageNet-shaped folder of photographs",

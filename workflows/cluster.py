@@ -1,16 +1,4 @@
-"""Start, look at and stop the parts of a cluster that stands for more than one command.
-
-    tesserae cluster up                 a scheduler and workers on this machine, in the background
-    tesserae cluster status             what runs, what it listens on, and how to see its dashboard
-    tesserae cluster down               stop them
-    tesserae cluster certs              certificates: an authority, one for each role, a token
-    tesserae cluster scheduler          a scheduler, until Ctrl-C
-    tesserae cluster worker ADDRESS     the workers of this machine, until Ctrl-C
-    tesserae cluster wait ADDRESS       until so many workers, or GPUs, are there
-    tesserae cluster units FOLDER       systemd units for a scheduler and for workers
-
-A command is pointed at it with `--cluster tls://...`; without, it has a cluster of its own.
-"""
+"""The work of `tesserae cluster`: schedulers, workers, certificates and units of this machine."""
 
 from __future__ import annotations
 

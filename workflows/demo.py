@@ -1,9 +1,4 @@
-"""From photographs to a store, trained nets and answers: sample, prepare, verify, train, search.
-
-Without --data it works on an embedded sample, made from photographs inside scikit-image: a check
-of the plumbing, not a result. `--data imagenette` fetches a public set; any other --data names a
-folder or archive of yours.
-"""
+"""The work of `tesserae demo`: sample, prepare, verify, train and search, one after the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Say what is active on this machine, and what to do about what is missing.
-
-Exit status 1 if something would stop `tesserae prepare`. With STORE, room and durability are
-looked at where the store lies or will lie; otherwise where the command is run.
-"""
+"""The work of `tesserae doctor`: findings about this machine, each with what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ FORMATS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at everything and show it; see the module's text."""
+    """Look at everything and print it; return 1 if something would stop `prepare`."""
     findings = examine(args.store or ".")
     if args.cluster:
         findings += safely("cluster", lambda: cluster_found(args.cluster, args.certs))

@@ -1,9 +1,4 @@
-"""Write the network that a run of DeViSE has trained as a folder that others can open.
-
-`--learn all` trains the trunk too. The folder has config.json, model.safetensors and
-preprocessor_config.json, as models of `transformers` have: name it as `--trunk` of `tesserae
-features` or another run, or open it with `transformers`.
-"""
+"""The work of `tesserae export`: a trained trunk, written as a folder of `transformers`."""
 
 from __future__ import annotations
 

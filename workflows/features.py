@@ -1,10 +1,4 @@
-"""Run a network over a whole store once, and keep what it makes of each picture beside the images.
-
-Tasks of the cluster do it, a shard each, on its GPUs if there are any. What is committed stays: a
-run that was broken off goes on where it was when the same command is given again, and what is
-missing or of other images by now is made anew. --repair reads all that is there first, and makes
-anew what is damaged. DeViSE trains on what is kept here, in minutes rather than hours.
-"""
+"""The work of `tesserae features`: jobs that run a network over the shards of a store."""
 
 from __future__ import annotations
 
@@ -57,7 +51,7 @@ class Wish:
 
 
 def read_wish(args: argparse.Namespace) -> Wish:
-    """From a command line with the words of `add_trunk`."""
+    """Return what the flags of `tesserae features` ask for."""
     choices = FeatureChoices(stored_size=args.size, precision=args.precision, dtype=args.dtype)
     return Wish(
         store=args.store,

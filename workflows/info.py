@@ -1,4 +1,4 @@
-"""Say what a store holds: splits, sizes, rows, recipe, and why rows are in quarantine."""
+"""The work of `tesserae info`: facts about a store, as lines or as JSON."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Measure what a loader delivers from a store on this machine, and how well it mixes.
-
-Each epoch is handed out to nobody, as fast as it comes. `--cold` begins with no page of the store
-in memory. Figures of mixing are 1 for a perfect shuffle.
-"""
+"""The work of `tesserae loader`: rates of a loader, what limits them, and how well it mixes."""
 
 from __future__ import annotations
 

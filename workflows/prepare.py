@@ -1,8 +1,4 @@
-"""Decode every image of a source once, resize it to every size, and store it.
-
-What is committed stays: a run that was broken off, however, goes on where it was when the same
-command is given again. A finished store grows: ask for a further size or a further split.
-"""
+"""The work of `tesserae prepare`: options, leases, plans and the jobs of each split."""
 
 from __future__ import annotations
 

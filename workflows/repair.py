@@ -1,8 +1,4 @@
-"""Bring damaged or missing files of a store back, and touch nothing else.
-
-Records come from their second copy, parts of the table from the table, pixels from the source,
-whose bytes must still have the checksums that were recorded. Exit status 0: the store is whole.
-"""
+"""The work of `tesserae repair`: damaged files, and where each of them is made anew from."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""How a training run went: curves, samples and figures on one page, `report.html` in its folder.
-
-The page needs nothing else. With --backbone the figures that need a network's features are there
-too, each with the network's name: published ones are of Inception-v3, and no other network's can
-stand beside them.
-"""
+"""The work of `tesserae report`: a run's curves, samples and figures as one HTML page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Make pictures with a run that was trained to: a grid of them in one PNG.
-
-The same run, step and --seed make the same pictures.
-"""
+"""The work of `tesserae sample-images`: pictures of a trained generator in one PNG."""
 
 from __future__ import annotations
 

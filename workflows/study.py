@@ -1,12 +1,4 @@
-"""Try what papers claim, and print a table of what came out.
-
-gaussians   25 Gaussians on a grid: how many of them does a generator find?
-digits      does the critic's estimate track how good samples are, and a discriminator's loss?
-devise      does DeViSE name classes that it never learned from, better than simpler ways do?
-
-The first two are of data that every machine has; devise is of a store, of its features, and of a
-file of word vectors.
-"""
+"""The work of `tesserae study`: runs of each study, and the tables they print."""
 
 from __future__ import annotations
 

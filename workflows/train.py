@@ -1,9 +1,4 @@
-"""Train a stage on a store, as ranks of a cluster.
-
-The run goes on from its last checkpoint when the same command is given again: after Ctrl-C, after
-a crash, with more or fewer ranks. With --data the store is prepared first, on the same cluster:
-training begins when its split is there, and the other splits are made meanwhile.
-"""
+"""The work of `tesserae train`: prepare if asked to, then train a stage on the cluster."""
 
 from __future__ import annotations
 
@@ -70,8 +65,9 @@ def _say_result(folder: Path, state: str) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     for name in ("ranks", "gpus", "workers"):
-        if getattr(args, name) is not None and getattr(args, name) < (name != "gpus"):
-            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1.")
+        value, least = getattr(args, name), 0 if name == "gpus" else 1
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}: expected at least {least}.")
     if not 0 <= args.rank_timeout <= 10_000_000:
         raise ValueError(f"--rank-timeout is {args.rank_timeout:g}: expected 0 seconds or more.")
     if args.ranks and args.gpus and args.ranks != args.gpus:

@@ -1,7 +1,4 @@
-"""Check every file of a store against what was committed, and name each that is wrong.
-
-Exit status 0: the store is whole. 1: it is not, or a split of it is not finished.
-"""
+"""The work of `tesserae verify`: every file of a store, compared with what was committed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Say which classes have a word vector, and where they stand in WordNet.
-
-Classes are those of a store, or of a text file with an id and names on each line
-(LOC_synset_mapping.txt, words.txt). Vectors are read from a file of word2vec, GloVe or fastText;
-without one they are derived from the taxonomy, so that nothing needs to be downloaded.
-"""
+"""The work of `tesserae words`: which classes have word vectors, and where in WordNet they are."""
 
 from __future__ import annotations
 

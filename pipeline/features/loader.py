@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -80,23 +79,8 @@ class FeatureLoader(Epochs):
         """Everything but open files."""
         return {**vars(self), "_opened": None}
 
-    def for_rank(self, rank: int, world: int, *, here: int = 1) -> FeatureLoader:
-        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
-
-        Args:
-            rank: Which rank.
-            world: Number of ranks.
-            here: Number of them on its machine.
-
-        Raises:
-            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
-        """
-        loader = copy(self)
-        loader._set_placement(rank, world)
-        loader._check_world(loader.world)
-        loader._opened = None
-        loader.restart()
-        return loader
+    def _forget_opened(self, here: int) -> None:
+        self._opened = None
 
     @property
     def features(self) -> Features:

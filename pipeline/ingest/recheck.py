@@ -43,7 +43,7 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     for shard in sorted({row // space.plan.shard_rows for row in chosen}):
         samples = {sample.row: sample for sample in space.rows.shard(shard)}
         name = layout.part(split, shard)
-        part = table.decode_part(objects.get(name), name, space.plan.rows(shard))
+        part = table.load_part(objects, name, space.plan.rows(shard))
         for row in (row for row in chosen if row in samples):
             line = part.slice(row - space.plan.rows(shard).start, 1).to_pylist()[0]
             yield from _differences(space, shard, samples[row], line)

@@ -281,8 +281,7 @@ def _make(
 
 
 def _part(space: Workspace, kept: Commit) -> pa.Table:
-    name = kept.table.name
-    return table.decode_part(space.objects.get(name), name, space.plan.rows(kept.shard))
+    return table.load_part(space.objects, kept.table.name, space.plan.rows(kept.shard))
 
 
 @contextmanager

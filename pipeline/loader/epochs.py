@@ -6,7 +6,8 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple, NoReturn
+from copy import copy
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import torch
@@ -97,6 +98,10 @@ class Epochs(ABC):
     @abstractmethod
     def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
         """Yield the batches of an epoch from number *first* on, for one rank."""
+
+    @abstractmethod
+    def _forget_opened(self, here: int) -> None:
+        """Drop open files; *here* ranks are on this machine."""
 
     def _set_common(
         self, *, batch_size: Any, order: str, seed: Any, drop_last: Any, orders: tuple[str, ...]
@@ -201,6 +206,24 @@ class Epochs(ABC):
             return
         self._epoch, self._batch = epoch, 0
         self._begun = self._loaded = self._chosen = False
+
+    def for_rank(self, rank: int, world: int, *, here: int = 1) -> Self:
+        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
+
+        Args:
+            rank: Which rank.
+            world: Number of ranks.
+            here: Number of them on its machine.
+
+        Raises:
+            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
+        """
+        loader = copy(self)
+        loader._set_placement(rank, world)
+        loader._check_world(loader.world)
+        loader._forget_opened(here)
+        loader.restart()
+        return loader
 
     def restart(self) -> None:
         """Have the next iteration begin at the start of epoch 0, whatever was loaded."""

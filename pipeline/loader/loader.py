@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,25 +185,10 @@ class Loader(Epochs):
         staging = None if self._opened is None else self._opened.staging
         return 0 if staging is None else staging.rows_read
 
-    def for_rank(self, rank: int, world: int, *, here: int = 1) -> Loader:
-        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
-
-        Args:
-            rank: Which rank.
-            world: Number of ranks.
-            here: Number of them on its machine.
-
-        Raises:
-            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
-        """
-        loader = copy(self)
-        loader._set_placement(rank, world)
-        loader._check_world(loader.world)
-        loader._here = here
-        loader.readers = {}
-        loader._opened = None
-        loader.restart()
-        return loader
+    def _forget_opened(self, here: int) -> None:
+        self._here = here
+        self.readers = {}
+        self._opened = None
 
     def _details(self) -> str:
         return f", size={self.sizes[0]}" if self.single else f", sizes={self.sizes}"

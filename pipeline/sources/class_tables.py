@@ -9,9 +9,8 @@ import re
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_class_names
 from pipeline.sources.classes import ClassTable
-from pipeline.sources.naming import is_wnid
 from pipeline.sources.place import Place
-from pipeline.sources.text_tables import lines_of
+from pipeline.sources.text_tables import lines_of, parse_words_line, shown_line
 
 CLASSES = "classes.txt"
 MAPPING = "LOC_synset_mapping.txt"
@@ -37,7 +36,7 @@ def find_class_table(place: Place) -> ClassTable | None:
 
 def table_marks(place: Place) -> list[str]:
     """Return marks of the tables that `find_class_table` would look at, for a fingerprint."""
-    if place.options.rules == 1 or place.remote:
+    if place.options.rules == 1:
         return []
     folders = (Place(place.root), Place(place.root).above())
     return [
@@ -79,8 +78,7 @@ def _counted(pairs: list[tuple[int, str]], where: str) -> list[str]:
 
 def _named(line: str) -> tuple[str, str]:
     """Name and words of a line: the words behind a wnid, none behind another name."""
-    name, *rest = line.split(maxsplit=1)
-    return (name, rest[0].strip() if rest else "") if is_wnid(name) else (line, "")
+    return parse_words_line(line) or (line, "")
 
 
 def parse_mapping(text: str, where: str) -> ClassTable | None:
@@ -92,25 +90,26 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
     line_of: dict[str, int] = {}
     words = []
     for number, line in enumerate(_lines(text, where), 1):
-        wnid, *rest = line.split(maxsplit=1)
-        if not is_wnid(wnid):
+        pair = parse_words_line(line)
+        if pair is None:
             raise SourceError(
-                f"{where}: line {number} is {line[:60]!r}: expected a wnid (n########) and words,"
-                " as on the other lines, since the numbers of classes count the lines."
+                f"{where}: line {number} is {shown_line(line)}: expected a wnid (n########) and"
+                " words, as on the other lines, since the numbers of classes count the lines."
             )
+        wnid, text_of_class = pair
         if wnid in line_of:
             raise SourceError(
                 f"{where}: the lines {line_of[wnid]} and {number} are both {wnid}. Remove the one"
                 " that is wrong: the numbers of classes count the lines."
             )
         line_of[wnid] = number
-        words.append(rest[0].strip() if rest else "")
+        words.append(text_of_class)
     return ClassTable(tuple(line_of), where, tuple(words), strict=False) if line_of else None
 
 
 def _lines(text: str, where: str) -> list[str]:
     """Lines without the blank ones at the end."""
-    lines = [line.strip() for line in lines_of(text.removeprefix("\ufeff"))]
+    lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:
         lines.pop()
     if "" in lines:

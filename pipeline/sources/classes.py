@@ -395,6 +395,11 @@ def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
     return unicodedata.normalize("NFC", folder)
 
 
+def named_class(name: str) -> str:
+    """Return the class that `--class-name` names, in composed characters, or `UNLABELLED`."""
+    return name if name == UNLABELLED else folder_class(name)
+
+
 @dataclass
 class Seen:
     """Samples of one class on one basis."""

@@ -7,13 +7,12 @@ label of every image is -1. A table that says classes and is not read is refused
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_words, label_table
-from pipeline.sources.classes import UNLABELLED, Basis, ClassTable, Evidence, folder_class, shown
+from pipeline.sources.beside import label_table
+from pipeline.sources.classes import UNLABELLED, Basis, Evidence, named_class, shown
 from pipeline.sources.folder import (
     check_one_folder,
     find_folders,
@@ -24,7 +23,7 @@ from pipeline.sources.folder import (
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.naming import is_wnid, looks_like_image, may_be_image, wnid_before
 from pipeline.sources.place import Place, Sizes, fingerprint_of
-from pipeline.sources.spool import Blocks
+from pipeline.sources.random_access import RandomAccessSource
 
 
 def flat_listing(
@@ -65,19 +64,11 @@ def flat_listing(
 
 
 @dataclass(frozen=True)
-class FlatFolder:
+class FlatFolder(RandomAccessSource):
     """Images in no class folders."""
 
-    kind: str
-    place: Place
     refused: bool = False
     """Whether somebody must say first that they are of no class, or of one."""
-    access: Literal["random", "blocks"] = "random"
-
-    @property
-    def root(self) -> str:
-        """The folder of the images."""
-        return self.place.root
 
     @property
     def class_name(self) -> str:
@@ -85,7 +76,7 @@ class FlatFolder:
         named = self.place.options.class_name
         own = self.root.rpartition("/")[2]
         if named:
-            return UNLABELLED if named == UNLABELLED else folder_class(named)
+            return named_class(named)
         return own if is_wnid(own) else UNLABELLED
 
     def _class_of(self, path: str) -> str:
@@ -101,14 +92,6 @@ class FlatFolder:
         paths = [path for path, _ in self._folders()]
         marks = [self.kind, self.root, *map(self.place.mark, paths)]
         return fingerprint_of(marks, self.place.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
-
-    def words(self) -> dict[str, str]:
-        """Class -> words, from a table near the folder."""
-        return find_words(self.place)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once, and with `--recursive` into those in it."""
@@ -129,10 +112,6 @@ class FlatFolder:
             self._check_folders(found)
         basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
         return flat_listing(self.place, "", found, self._class_of, progress, basis)
-
-    def blocks(self) -> Blocks:
-        """None: folders are read at random."""
-        raise SourceError(f"{self.root} is read at random; it has no blocks")
 
     def _folders(self) -> Iterator[tuple[str, Sizes]]:
         if self.place.options.recursive:

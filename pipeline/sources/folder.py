@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_solution, find_words, is_val_image, label_table
-from pipeline.sources.classes import Basis, ClassTable, Evidence, folder_class, nested, shown
+from pipeline.sources.beside import find_solution, is_val_image, label_table
+from pipeline.sources.classes import Basis, Evidence, folder_class, nested, shown
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.naming import (
@@ -28,7 +28,7 @@ from pipeline.sources.naming import (
     split_in_name,
 )
 from pipeline.sources.place import Place, Sizes, fingerprint_of
-from pipeline.sources.spool import Blocks
+from pipeline.sources.random_access import RandomAccessSource
 
 REMOTE_THREADS = 16
 _MAX_REMOTE_LOOKS = 100
@@ -68,19 +68,11 @@ def _text(text: str) -> pa.Scalar:
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(RandomAccessSource):
     """A folder of class folders."""
 
-    kind: str
-    place: Place
     beside: tuple[str, ...] = ()
     """What lies beside this split's folder and belongs to no split."""
-    access: Literal["random", "blocks"] = "random"
-
-    @property
-    def root(self) -> str:
-        """The folder of class folders."""
-        return self.place.root
 
     def _classes(self) -> list[str]:
         # 'a b' stands before 'a' in keys, since a space is less than the slash
@@ -105,14 +97,6 @@ class FolderSource:
             folders += [path for path in inner if self.place.is_folder(path)]
         marks = [self.kind, self.root, *map(self.place.mark, folders)]
         return fingerprint_of(marks, self.place.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
-
-    def words(self) -> dict[str, str]:
-        """Class -> words, from a table beside the folders."""
-        return find_words(self.place)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into every class folder once."""
@@ -146,10 +130,6 @@ class FolderSource:
         if self.place.options.rules > 1:
             _check_solution(self.place, listing["key"])
         return listing
-
-    def blocks(self) -> Blocks:
-        """None: folders are read at random."""
-        raise SourceError(f"{self.root} is read at random; it has no blocks")
 
     def _look_beside(self) -> Evidence:
         """What lies beside the class folders; images there have no class, and are refused."""

@@ -6,14 +6,13 @@ the sorted wnids, or from Kaggle's table (`pipeline.sources.beside`).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split
-from pipeline.sources.beside import find_truth, find_words, is_val_image
-from pipeline.sources.classes import Basis, ClassTable, folder_class, shown
+from pipeline.sources.beside import find_truth, is_val_image
+from pipeline.sources.classes import Basis, folder_class, shown
 from pipeline.sources.containers import container_of
 from pipeline.sources.flat import FlatFolder, flat_listing
 from pipeline.sources.folder import FolderSource
@@ -23,7 +22,7 @@ from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import is_wnid, looks_like_image
 from pipeline.sources.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.place import Place, Sizes, fingerprint_of
-from pipeline.sources.spool import Blocks
+from pipeline.sources.random_access import RandomAccessSource
 from pipeline.sources.tarfiles import Tar, stem_of
 
 TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
@@ -57,17 +56,8 @@ class ValTar(Layout):
 
 
 @dataclass(frozen=True)
-class ValFolder:
+class ValFolder(RandomAccessSource):
     """ILSVRC's val images in one flat folder."""
-
-    kind: str
-    place: Place
-    access: Literal["random", "blocks"] = "random"
-
-    @property
-    def root(self) -> str:
-        """The folder of the images."""
-        return self.place.root
 
     def fingerprint(self) -> str:
         """Digest of the folder's time and of the name of the table with the classes."""
@@ -75,14 +65,6 @@ class ValFolder:
         return fingerprint_of(
             [self.kind, self.root, self.place.mark(""), where], self.place.options
         )
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
-
-    def words(self) -> dict[str, str]:
-        """Class -> words, from a table near the folder."""
-        return find_words(self.place)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once."""
@@ -115,10 +97,6 @@ class ValFolder:
                 " Move them out of the folder, or pass --ignore with a pattern of their names."
             )
         return sizes
-
-    def blocks(self) -> Blocks:
-        """None: folders are read at random."""
-        raise SourceError(f"{self.root} is read at random; it has no blocks")
 
 
 def _refuse_sorted(place: Place, found: Sizes) -> None:

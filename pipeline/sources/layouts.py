@@ -1,5 +1,6 @@
 """How the members of a tar become samples: class tars, tars of them, trees of folders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,16 +17,16 @@ Take = Callable[[Member], int]
 """Keeps a member's bytes and says at which offset they can be found."""
 
 
-class Layout:
+class Layout(ABC):
     """How the members of a tar become samples. A small picklable value."""
 
+    @abstractmethod
     def rows(
         self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
     ) -> Iterator[Row | PassedOver]:
         """Yield the samples among the members in bytes [start, stop)."""
-        raise NotImplementedError
 
-    def check(self, outline: Callable[[], Outline]) -> None:
+    def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
         """Refuse what cannot end well, before the archive is streamed.
 
         Args:

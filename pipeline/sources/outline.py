@@ -11,8 +11,9 @@ from functools import lru_cache
 from itertools import takewhile
 
 from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
-from pipeline.sources.naming import is_wnid, known_split, looks_like_image
+from pipeline.sources.naming import folders_of, is_wnid, known_split, looks_like_image
 from pipeline.sources.opening import open_tar
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import PLAIN, Member, Tar
 
@@ -112,12 +113,6 @@ def is_hidden(path: str) -> bool:
     )
 
 
-def folders_of(path: str) -> list[str]:
-    """Return the folders of a member, without a last one called `images`."""
-    folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
-    return folders[:-1] if folders[-1:] == ["images"] else folders
-
-
 def split_folder(folders: list[str], wanted: str = "") -> tuple[str, list[str]]:
     """Return the split that one of *folders* is called after, and the folders under it.
 
@@ -162,12 +157,13 @@ def _is_flat_val(path: str) -> bool:
 
 def outline_of(place: Place, path: str) -> Outline:
     """Look at the members of the archive *path*, unless it was looked at since it changed."""
-    return _look(place.root, path, place.mark(path))
+    return _look(place.root, path, place.options, place.mark(path))
 
 
 @lru_cache(maxsize=64)
-def _look(root: str, path: str, mark: str) -> Outline:  # the mark is there to be compared
-    place = Place(root)
+def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
+    # The mark is a part of what a look is remembered by: a file that changed is looked at again.
+    place = Place(root, "", options)
     if place.remote and content_of(place.head(path)) not in (*COMPRESSIONS, ZIP):
         # headers alone: a stream would fetch the data between them
         with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
@@ -205,16 +201,18 @@ def all_splits(place: Place, path: str, wanted: str) -> set[str]:
     splits = outline.splits(wanted)
     if not splits or outline.whole:
         return splits
-    walked = _walk_splits(place.root, path, wanted, place.mark(path))
+    walked = _walk_splits(place.root, path, wanted, place.options, place.mark(path))
     if walked is not None:
         return splits | walked
     return splits | ({wanted} if wanted else set())
 
 
 @lru_cache(maxsize=64)
-def _walk_splits(root: str, path: str, wanted: str, mark: str) -> frozenset[str] | None:
+def _walk_splits(
+    root: str, path: str, wanted: str, options: SourceOptions, mark: str
+) -> frozenset[str] | None:
     """Return the splits that any member tells; None where the archive must be read to be walked."""
-    with open_tar(Place(root), path) as tar:
+    with open_tar(Place(root, "", options), path) as tar:
         return frozenset(_splits_of(tar.members(), wanted)) if tar.walks_quickly else None
 
 

@@ -206,8 +206,11 @@ class ParquetBlock:
     def samples(self, put: Put) -> Iterator[Row]:
         """Read the row groups one by one, handing each image's bytes to *put*."""
         row = self.first_row
+        labeller = None
         for batch, columns in self.batches(images=True):
-            labeller = Labeller(_table(columns, self.place, self.where), self.place.options)
+            if labeller is None:  # columns and table are the same for all batches of a file
+                table = _table(columns, self.place, self.where)
+                labeller = Labeller(table, self.place.options)
             yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
             row += len(batch)
 

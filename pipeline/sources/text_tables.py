@@ -103,8 +103,13 @@ def unquoted(cell: str) -> str:
 
 def parse_words(text: str) -> dict[str, str]:
     """Read lines of a wnid, a space, tab, comma or semicolon, and words; others are passed over."""
-    matches = map(_WORDS.fullmatch, lines_of(text))
-    return {match[1]: unquoted(match[2] or "") for match in matches if match}
+    return dict(filter(None, map(parse_words_line, lines_of(text))))
+
+
+def parse_words_line(line: str) -> tuple[str, str] | None:
+    """Return the wnid and the words of a line; None where it begins with no wnid."""
+    match = _WORDS.fullmatch(line)
+    return (match[1], unquoted(match[2] or "")) if match else None
 
 
 def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str, str]:

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_words
-from pipeline.sources.classes import ClassTable
 from pipeline.sources.flat import flat_listing
 from pipeline.sources.folder import FolderSource, unlike_any
 from pipeline.sources.layouts import class_in
 from pipeline.sources.place import Place, fingerprint_of
-from pipeline.sources.spool import Blocks
+from pipeline.sources.random_access import RandomAccessSource
 from pipeline.sources.text_tables import parse_annotations
 
 ANNOTATIONS = "val_annotations.txt"
@@ -21,17 +18,8 @@ _IMAGES = "images"
 
 
 @dataclass(frozen=True)
-class AnnotatedFolder:
+class AnnotatedFolder(RandomAccessSource):
     """Tiny-ImageNet's val: `images/<file>`, with the classes in `val_annotations.txt`."""
-
-    kind: str
-    place: Place
-    access: Literal["random", "blocks"] = "random"
-
-    @property
-    def root(self) -> str:
-        """The folder that holds `images` and the table."""
-        return self.place.root
 
     def fingerprint(self) -> str:
         """Digest of the times of the folder and its table."""
@@ -39,14 +27,6 @@ class AnnotatedFolder:
             return unlike_any()
         marks = [self.kind, self.root, *map(self.place.mark, (_IMAGES, ANNOTATIONS))]
         return fingerprint_of(marks, self.place.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
-
-    def words(self) -> dict[str, str]:
-        """Class -> words, from a table beside the folder."""
-        return find_words(self.place)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into `images` once."""
@@ -56,10 +36,6 @@ class AnnotatedFolder:
         return flat_listing(
             self.place, "images/", sizes, lambda name: class_in(classes, name, self.root), progress
         )
-
-    def blocks(self) -> Blocks:
-        """None: folders are read at random."""
-        raise SourceError(f"{self.root} is read at random; it has no blocks")
 
 
 def find_tiny(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | AnnotatedFolder]:

@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_truth, is_val_image
-from pipeline.sources.classes import UNLABELLED, Basis, folder_class, nested
+from pipeline.sources.classes import UNLABELLED, Basis, folder_class, named_class, nested
 from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.layouts import Layout, Take, class_in, row_of
 from pipeline.sources.listing import PassedOver, Row
-from pipeline.sources.naming import known_split, looks_like_image, may_be_image
+from pipeline.sources.naming import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import (
     Outline,
-    folders_of,
     label_suffix,
     sample_name,
     split_folder,
@@ -272,7 +271,7 @@ class _Walk:
             if self.classes or self.layout.options.rules == 1:
                 class_name = class_in(self.classes, name, self.tar.name)
             elif self.layout.options.class_name:
-                class_name, by = self.layout.options.class_name, "none"
+                class_name, by = named_class(self.layout.options.class_name), "none"
             elif is_val_image(name):
                 class_name = self.annotated.get(name.partition(".")[0], "")
                 if not class_name:

@@ -198,6 +198,7 @@ def _null() -> Read:
 
 def _any() -> Read:
     def reader(value: Any, where: str, depth: int = 0) -> Any:
+        """Return *value*, after refusing deep nesting and numbers that JSON cannot carry."""
         if depth > MAX_DEPTH:
             raise SchemaError(f"{where} holds objects in objects, more than {MAX_DEPTH} deep")
         if isinstance(value, float) and not math.isfinite(value):

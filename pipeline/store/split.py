@@ -170,12 +170,7 @@ def _quarantined(objects: Objects, kept: Commit) -> NDArray[np.bool_] | bool:
         return False
     from pipeline.store import table  # Arrow: only where a part must be looked into
 
-    name = kept.table.name
-    try:
-        data = objects.get(name)
-    except FileNotFoundError:
-        raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
-    part = table.decode_part(data, name, range(kept.start, kept.stop))
+    part = table.load_part(objects, kept.table.name, range(kept.start, kept.stop))
     return np.asarray(part["status"].to_numpy() != READABLE)
 
 

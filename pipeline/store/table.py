@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store.arrow_files import open_parquet
-from pipeline.store.objects import WriterFile
+from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.shard import Writer
 
 SCHEMA = pa.schema(
@@ -116,6 +116,19 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
             " `tesserae repair`."
         )
     return part
+
+
+def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
+    """Read the part *name* of a split's table, which must be of *rows*.
+
+    Raises:
+        StoreDamagedError: It is missing, is no such file, or is of other rows.
+    """
+    try:
+        data = objects.get(name)
+    except FileNotFoundError:
+        raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
+    return decode_part(data, name, rows)
 
 
 def _is_wrong(part: pa.Table, rows: range | None) -> bool:

@@ -236,19 +236,6 @@ def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
 
 
-def test_lines_are_added_to_no_link(tmp_path, victim):
-    """A log may be a link to a file that a shell reads."""
-    run = tmp_path / "run"
-    run.mkdir()
-    confined.append(run / "metrics.jsonl", b"one\n", run)
-    confined.append(run / "metrics.jsonl", b"two\n", run)
-    assert (run / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
-    (run / "other.jsonl").symlink_to(victim / "keys")
-    with pytest.raises(OSError, match=r"other\.jsonl"):
-        confined.append(run / "other.jsonl", b"x", run)
-    assert (victim / "keys").read_text() == "mine"
-
-
 def test_a_folder_is_removed_without_what_links_in_it_lead_to(tmp_path, victim):
     """Links inside go; a link in its place goes; one on the way is refused."""
     root = tmp_path / "store"

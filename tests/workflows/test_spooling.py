@@ -97,7 +97,9 @@ def test_columns_are_flags_of_prepare(tmp_path, monkeypatch, capsys):
     assert tesserae(monkeypatch, *words, tmp_path / "a", *named) == 0
     assert re.search(r"1 class.*\n +0 +pet", capsys.readouterr().out)
     assert tesserae(monkeypatch, *words, tmp_path / "b") == 0
-    assert "(--label-column for" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "labels 'fine_label', names None" in out
+    assert "(--label-column for" not in out
     assert tesserae(monkeypatch, *words, tmp_path / "c", "--label-column", "nosuch") == 1
     assert "has no column 'nosuch', which --label-column names: it has 'photo', " in (
         capsys.readouterr().err

@@ -68,12 +68,21 @@ def _words() -> dict[str, tuple[str, tuple[Part, ...]]]:
 
 
 def _add_known(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="(that of `up`)")
+    parser.add_argument(
+        "address",
+        metavar="ADDRESS",
+        nargs="?",
+        help="address of the scheduler (that of the one `up` started)",
+    )
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler: tls://10.0.0.1:8786")
-    parser.add_argument("--host", help="to listen on (by which the scheduler is reached)")
+    parser.add_argument(
+        "address", metavar="ADDRESS", help="address of the scheduler, e.g. tls://10.0.0.1:8786"
+    )
+    parser.add_argument(
+        "--host", help="address to listen on (the one from which the scheduler is reached)"
+    )
     parser.add_argument(
         "--patience",
         type=float,
@@ -86,15 +95,22 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _add_wanted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="of the scheduler")
-    parser.add_argument("--workers", type=int, default=1, help="at least (1)")
-    parser.add_argument("--gpus", type=int, default=0, help="at least (0)")
-    parser.add_argument("--seconds", type=float, default=600, help="at most (600)")
+    parser.add_argument("--workers", type=int, default=1, help="workers to wait for (1)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs to wait for (0)")
+    parser.add_argument("--seconds", type=float, default=600, help="seconds to wait at most (600)")
 
 
 def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", nargs="+", default=[], help="names that browsers will use")
-    parser.add_argument("--days", type=float, default=CERTIFICATE_DAYS, help="good for (30)")
-    parser.add_argument("--renew", action="store_true", help="replace those that are there")
+    parser.add_argument(
+        "--days",
+        type=float,
+        default=CERTIFICATE_DAYS,
+        help="days for which the certificates are valid (30)",
+    )
+    parser.add_argument(
+        "--renew", action="store_true", help="replace certificates in the folder (refuse)"
+    )
 
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
@@ -111,20 +127,32 @@ def _add_units(parser: argparse.ArgumentParser) -> None:
 def _add_scheduler(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("scheduler")
     here.add_argument("--host", default=LOOPBACK, help="to listen on (127.0.0.1)")
-    here.add_argument("--port", type=int, default=SCHEDULER_PORT, help="(8786)")
-    here.add_argument("--dashboard-host", default=LOOPBACK, help="(127.0.0.1)")
-    here.add_argument("--dashboard-port", type=int, default=DASHBOARD_PORT, help="(8787)")
+    here.add_argument(
+        "--port", type=int, default=SCHEDULER_PORT, help="port of the scheduler (8786)"
+    )
+    here.add_argument(
+        "--dashboard-host",
+        default=LOOPBACK,
+        help="address that the dashboard listens on (127.0.0.1)",
+    )
+    here.add_argument(
+        "--dashboard-port", type=int, default=DASHBOARD_PORT, help="port of the dashboard (8787)"
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("workers")
     here.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
-    here.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (1)")
+    here.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each worker (1)"
+    )
     here.add_argument("--gpus", default="all", help="all, none, or devices 0,1 (all)")
     here.add_argument(
-        "--scratch", metavar="DIR", help="on a disk of this machine, for Dask's files"
+        "--scratch", metavar="DIR", help="folder on a disk of this machine for Dask's files"
     )
-    here.add_argument("--lifetime", help="after which workers end by themselves, e.g. 55m")
+    here.add_argument(
+        "--lifetime", help="time after which workers end by themselves, e.g. 55m (never)"
+    )
 
 
 def _add_certificates(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae demo`."""
     parser.add_argument("--data", default="", help="your images, or `imagenette` (the sample)")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to work (demo)")
-    parser.add_argument("--images", type=int, default=SAMPLE_IMAGES, help="of the sample (400)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=SAMPLE_IMAGES,
+        help="pictures of the embedded sample, without --data (400)",
+    )
     parser.add_argument("--workers", type=int, help="processes (one a core)")
     parser.add_argument(
         "--minutes", type=float, default=1.0, help="to train two small nets; 0 = do not (1)"

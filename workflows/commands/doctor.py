@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae doctor`."""
     parser.add_argument("store", metavar="STORE", nargs="?", help="where room is looked for (here)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--cluster", metavar="ADDRESS", help="say what is open of a cluster, too")
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="also look at the cluster at ADDRESS and at its ports (none)",
+    )
     parser.add_argument("--certs", metavar="DIR", help="certificates for tls://")
 
 

@@ -32,19 +32,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trunk(group: argparse._ArgumentGroup) -> None:
-    """The words that say which network, and what of it."""
+    """Add the flags that say which network runs, and which of its outputs is kept."""
     group.add_argument(
         "--trunk", required=True, metavar="MODEL", help="vision model of transformers: folder, name"
     )
     group.add_argument("--cut", metavar="BLOCK", help="block whose output is taken (the end)")
     group.add_argument("--pooling", choices=POOLINGS, default="end", help="how it is pooled (end)")
     group.add_argument(
-        "--size", type=int, metavar="PIXELS", help="stored size it is given (what fits it best)"
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="stored size that the network is given, in pixels (what fits it best)",
     )
     group.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="it computes in (float32)"
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="number format that the network computes in (float32)",
     )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="stored (float32)")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="number format of stored features (float32)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

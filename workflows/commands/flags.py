@@ -20,10 +20,13 @@ def add_cluster(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     )
     parser.add_argument("--workers", type=int, metavar="N", help="local processes (one a core)")
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="of each local worker (1)"
+        "--threads", type=int, default=1, metavar="N", help="threads of each local worker (1)"
     )
     parser.add_argument(
-        "--no-dashboard", dest="dashboard", action="store_false", help="do not serve it"
+        "--no-dashboard",
+        dest="dashboard",
+        action="store_false",
+        help="do not serve the dashboard (it is served)",
     )
 
 

@@ -15,12 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae loader`."""
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     parser.add_argument("--split", default="train", help="which split (train)")
-    parser.add_argument("--size", type=int, default=224, help="of the squares in pixels (224)")
+    parser.add_argument(
+        "--size", type=int, default=224, help="side of the stored squares to read, in pixels (224)"
+    )
     parser.add_argument("--batch", type=int, default=256, help="rows of a global batch (256)")
-    parser.add_argument("--order", choices=ORDERS, default="random", help="(random)")
-    parser.add_argument("--epochs", type=int, default=3, help="how many (3)")
-    parser.add_argument("--threads", type=int, help="that gather (one a core, at most 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order (0)")
+    parser.add_argument(
+        "--order", choices=ORDERS, default="random", help="order in which rows come (random)"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="number of epochs (3)")
+    parser.add_argument(
+        "--threads", type=int, help="threads that gather batches (one a core, at most 4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed that draws the order (0)")
     parser.add_argument(
         "--staging-dir",
         "--stage",
@@ -34,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare each chunk with its checksum when a row of it is first read: once, never, or"
         " where memory can hold the pixels (auto, the default)",
     )
-    parser.add_argument("--partial", action="store_true", help="of a split that is not finished")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="read the finished shards of an unfinished split (refuse it)",
+    )
     parser.add_argument(
         "--cold", action="store_true", help="drop the store from the page cache first"
     )

@@ -18,8 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder, archive or URL of the images")
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     what = parser.add_argument_group("what is stored")
-    what.add_argument("--split", nargs="+", help="splits to prepare (all)")
-    what.add_argument("--sizes", nargs="+", type=_size, default=[72, 224, 288], help="in pixels")
+    what.add_argument("--split", nargs="+", help="splits to prepare, or `all` (all)")
+    what.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        default=[72, 224, 288],
+        help="sides of the stored squares, in pixels (72 224 288)",
+    )
     what.add_argument("--fit", choices=FITS, help="how a rectangle becomes a square (crop)")
     what.add_argument("--filter", choices=FILTERS, help="resampling filter (bicubic)")
     what.add_argument(
@@ -31,10 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="side up to which a JPEG may be decoded at a reduced scale (the largest size)",
     )
-    what.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
+    what.add_argument(
+        "--seed", type=int, default=0, help="seed that draws the order of the rows (0)"
+    )
     what.add_argument("--limit", type=int, metavar="N", help="stop after N rows, in whole shards")
-    what.add_argument("--shard-rows", type=int, metavar="N", help="rows of an object (1024)")
-    what.add_argument("--chunk-rows", type=int, metavar="N", help="rows of a checksum (16)")
+    what.add_argument(
+        "--shard-rows",
+        type=int,
+        metavar="N",
+        help="rows of a shard: one file or object for each size (1024)",
+    )
+    what.add_argument(
+        "--chunk-rows",
+        type=int,
+        metavar="N",
+        help="rows of a chunk, which is checked and unpacked as a whole (16)",
+    )
     what.add_argument("--codec", help="none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL (none)")
     how = parser.add_argument_group("how")
     how.add_argument("--source-kind", choices=SOURCE_KINDS, help="what SOURCE is (detected)")
@@ -46,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of rows that may be quarantined before the run stops (0.01)",
     )
     how.add_argument(
-        "--image-seconds", type=float, default=60.0, help="after which a picture is hung (60)"
+        "--image-seconds",
+        type=float,
+        default=60.0,
+        help="seconds after which an image counts as hung (60)",
     )
     what.add_argument(
         "--missing-end",

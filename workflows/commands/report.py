@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae report`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument(
-        "--backbone", metavar="MODEL", help="folder or name of a model: FID, KID, precision, recall"
+        "--backbone",
+        metavar="MODEL",
+        help="vision model, folder or name: adds FID, KID, precision, recall and coverage (none)",
     )
     parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
     parser.add_argument(

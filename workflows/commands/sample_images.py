@@ -13,9 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae sample-images`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("-n", "--n", type=int, default=64, metavar="N", help="how many (64)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("samples.png"), help="(samples.png)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
-    parser.add_argument("--label", help="of one class, by number, wnid or words")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        help="PNG file that is written (samples.png)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed that draws the noise (0)")
+    parser.add_argument(
+        "--label", help="class of all pictures, by number, wnid or words (all in turn)"
+    )
     parser.add_argument(
         "--interpolate", action="store_true", help="lines, each from one picture to another"
     )

@@ -26,15 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", default="", help="what to search for")
     parser.add_argument("--image", metavar="FILE", help="a picture to search with, @ in QUERY")
     what = parser.add_argument_group("answers")
-    what.add_argument("--k", type=int, default=10, metavar="N", help="how many (10)")
-    what.add_argument("--to", choices=DIRECTIONS, default="images", help="of what kind (images)")
+    what.add_argument("--k", type=int, default=10, metavar="N", help="number of answers (10)")
+    what.add_argument("--to", choices=DIRECTIONS, default="images", help="kind of answers (images)")
     what.add_argument(
         "--split", nargs="+", default=["all"], help="whose pictures, or `all` that are finished"
     )
     what.add_argument(
         "--class", dest="classes", nargs="+", default=[], metavar="CLASS", help="wnids or names"
     )
-    what.add_argument("--csls", action="store_true", help="make up for what is near to everything")
+    what.add_argument(
+        "--csls",
+        action="store_true",
+        help="lower the scores of what is near to everything (plain cosines)",
+    )
     what.add_argument("--json", action="store_true", help="for a program")
     what.add_argument("--grid", metavar="OUT.png", type=Path, help="the pictures found, in one")
     how = parser.add_argument_group("how")
@@ -51,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further name of the served page, as a reverse proxy or the DNS has it; one exact"
         " name without a port, no wildcard; may be given several times",
     )  # fmt: skip
-    how.add_argument("--port", type=int, default=PORT, help=f"({PORT}; 0: any that is free)")
+    how.add_argument(
+        "--port",
+        type=int,
+        default=PORT,
+        help=f"port of the served page; 0 = any that is free ({PORT})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import argparse
 
-STUDIES = ("gaussians", "digits", "devise")
-
-
-OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
-
-
-SETTINGS = ("paper", "alike")
+from pipeline.words import SYNONYMS
+from workflows.studies import SETTINGS, STUDIES
+from workflows.wgan.options import OBJECTIVES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae study`."""
     parser.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (5)")
-    parser.add_argument("--steps", type=int, help="of each run (as the study was set up)")
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="runs of each kind, by seeds 0, 1, ... (5)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps of each run (as each study has it: gaussians 8000, digits 2000)",
+    )
     parser.add_argument(
         "--objectives",
         nargs="+",
@@ -43,15 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="paper = each objective as its paper has it; alike = one optimiser, rate, number of"
         " critic updates and norm for all of them (both)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of a run: small nets want one (1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads of a run; small networks are fastest with one (1)",
+    )
     devise = parser.add_argument_group("devise")
-    devise.add_argument("--store", help="with finished splits train and val")
-    devise.add_argument("--features", help="name of its features (the only ones)")
-    devise.add_argument("--words", metavar="FILE", help="of word vectors")
+    devise.add_argument("--store", help="store with finished splits train and val (needed)")
+    devise.add_argument(
+        "--features", help="name of the store's features (the only ones that it has)"
+    )
+    devise.add_argument("--words", metavar="FILE", help="file of word vectors (needed)")
     devise.add_argument(
         "--names", metavar="FILE", help="an id of a class and its names on each line (the store's)"
     )
-    devise.add_argument("--synonyms", choices=("first", "mean"), default="mean", help="(mean)")
+    devise.add_argument("--synonyms", choices=SYNONYMS, default="mean", help="(mean)")
     devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
     devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
     devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")

@@ -30,11 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         data = one.add_argument_group("from what, to where")
         data.add_argument("--run", metavar="DIR", help=f"folder of the run (runs/{name})")
         data.add_argument("--data", metavar="SOURCE", help="images to prepare STORE from first")
-        data.add_argument("--source-kind", choices=SOURCE_KINDS, help="what it is")
         data.add_argument(
-            "--max-bad", type=float, default=0.01, metavar="SHARE", help="as of prepare (0.01)"
+            "--source-kind", choices=SOURCE_KINDS, help="what kind of source --data is (detected)"
         )
-        data.add_argument("--split", default="train", help="to learn from (train)")
+        data.add_argument(
+            "--max-bad",
+            type=float,
+            default=0.01,
+            metavar="SHARE",
+            help="share of rows of --data that may be quarantined before the run stops (0.01)",
+        )
+        data.add_argument("--split", default="train", help="split to learn from (train)")
         data.add_argument("--held-out", help="split to judge by, or none (val or test)")
         data.add_argument(
             "--from-step",
@@ -46,8 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_source(one.add_argument_group("classes of the images in --data"))
         add_flags(one, load_name(stage.options))
         where = one.add_argument_group("where")
-        where.add_argument("--ranks", type=int, metavar="N", help="(one; or one for each GPU)")
-        where.add_argument("--gpus", type=int, metavar="N", help="ranks that have a GPU (all)")
+        where.add_argument(
+            "--ranks",
+            type=int,
+            metavar="N",
+            help="processes that train, on processors unless --gpus is given (one a GPU, else 1)",
+        )
+        where.add_argument(
+            "--gpus",
+            type=int,
+            metavar="N",
+            help="ranks, each with a GPU; 0 = on processors (every GPU, unless --ranks is given)",
+        )
         where.add_argument(
             "--rank-timeout", type=float, default=600.0, metavar="SECONDS",
             help="how long to wait for workers for all ranks, before fewer begin (600)",

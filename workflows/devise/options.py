@@ -43,14 +43,21 @@ class Options(Training):
     cut: str | None = option(
         None, metavar="BLOCK", what="block whose output is taken (the end)", group=TRUNK
     )
-    pooling: str = option("end", "how it is pooled", choices=POOLINGS, group=TRUNK)
+    pooling: str = option(
+        "end",
+        "how a block's output becomes one vector; end = as the model pools",
+        choices=POOLINGS,
+        group=TRUNK,
+    )
     feature_size: int | None = option(
         None, "stored size that it is given, in pixels (what fits it best)", least=1, group=TRUNK
     )
     feature_precision: str = option(
-        "float32", "features are computed in", choices=PRECISIONS, group=TRUNK
+        "float32", "number format in which features are computed", choices=PRECISIONS, group=TRUNK
     )
-    feature_dtype: str = option("float32", "features are stored as", choices=DTYPES, group=TRUNK)
+    feature_dtype: str = option(
+        "float32", "number format in which features are stored", choices=DTYPES, group=TRUNK
+    )
     learn: str = option(
         "head",
         "head: on features that are stored first; all: through the trunk, from pixels",
@@ -93,21 +100,27 @@ class Options(Training):
         "0", "classes that are not learned from: how many, or a file that names them", group=WORDS
     )
     validation: int = option(
-        0, "of the others, classes kept back to choose options by", least=0, group=WORDS
+        0, "number of learned classes kept back, to choose options by", least=0, group=WORDS
     )
-    class_seed: int = option(0, "of which classes those are", least=0, group=WORDS)
+    class_seed: int = option(
+        0, "seed that draws the unseen and the validation classes", least=0, group=WORDS
+    )
 
     loss: str = option("cosine", "what is minimised", choices=LOSSES)
-    margin: float = option(0.1, "of hinge", least=0)
-    temperature: float = option(0.3, "of infonce", least=1e-3)
-    head: str = option("mlp", "from features to word space", choices=HEADS)
-    hidden: int = option(1024, "units of an mlp's layer", least=1)
+    margin: float = option(0.1, "margin of --loss hinge", least=0)
+    temperature: float = option(0.3, "temperature of --loss infonce; lower is sharper", least=1e-3)
+    head: str = option("mlp", "network from features to word space", choices=HEADS)
+    hidden: int = option(1024, "units of the hidden layer of --head mlp", least=1)
     dropout: float = option(0.4, "share of what enters a layer that is dropped", least=0, most=0.95)
     mirrored: bool = option(True, "learn from mirror images too")
     rate: float = option(2e-3, "learning rate, of AdamW", least=0)
-    schedule: str = option("cosine", "of the learning rate, after warming up", choices=SCHEDULES)
-    warm_share: float = option(0.1, "share of the steps in which it rises", least=0, most=1)
-    weight_decay: float = option(1e-2, "of AdamW", least=0)
+    schedule: str = option(
+        "cosine", "course of the learning rate after warming up", choices=SCHEDULES
+    )
+    warm_share: float = option(
+        0.1, "share of the steps in which the learning rate rises to --rate", least=0, most=1
+    )
+    weight_decay: float = option(1e-2, "weight decay of AdamW", least=0)
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense together."""

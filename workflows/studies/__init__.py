@@ -1,1 +1,5 @@
-"""Small experiments on what papers claim, from data that every machine has."""
+"""Small experiments on what papers claim."""
+
+STUDIES = ("gaussians", "digits", "devise")
+SETTINGS = ("paper", "alike")
+"""How an objective is set up; `workflows.studies.arms` says what each means."""

@@ -3,7 +3,8 @@
 Figures of two objectives say something of the objectives alone only where all else is the same.
 Papers differ in optimiser, rate, critic updates and norm, so a study runs each objective both ways:
 
-    paper   what `tesserae train wgan --objective NAME` takes unless told otherwise
+    paper   optimiser, rates, critic updates, norm, clip and penalty that `tesserae train wgan
+            --objective NAME` takes by default, without its warm-up; a study says what else differs
     alike   one optimiser, rate, number of critic updates and no norm for all; only the losses, and
             the clip or the penalty that belongs to one of them, differ
 """
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from workflows.studies import SETTINGS
 from workflows.wgan.options import Options
 
-SETTINGS = ("paper", "alike")
 ALIKE_CRITIC_STEPS = 5
 
 
@@ -42,22 +43,21 @@ class Arm:
     """Largest absolute value of a critic's parameter; None = no limit."""
     penalty: float
     """Weight of the gradient penalty; 0 = none."""
+    decays: bool
+    """Whether the learning rate falls to 0 until the last step."""
+    averages: bool
+    """Whether a running average of the generator is judged, and not its last state."""
 
     @property
     def name(self) -> str:
         """Objective and settings."""
         return f"{self.objective}, {self.settings}"
 
-    @property
-    def averages(self) -> bool:
-        """Whether the rate falls to 0 and an average of the generator is judged."""
-        return self.settings == "alike"
-
     def describe(self) -> str:
         """Return the settings in one line."""
         betas = f" ({self.betas[0]:g}, {self.betas[1]:g})" if self.optimiser == "adam" else ""
         parts = [
-            f"{self.optimiser} {self.rate:g}{betas}{', rate falls to 0' if self.averages else ''}",
+            f"{self.optimiser} {self.rate:g}{betas}{', rate falls to 0' if self.decays else ''}",
             f"{self.critic_steps} critic updates a step",
             f"norm {self.norm}",
             *([f"clip {self.clip:g}"] if self.clip else []),
@@ -105,4 +105,6 @@ def make_arm(
         norm=norm if alike else str(paper.critic_norm),
         clip=paper.clip_limit,
         penalty=weight,
+        decays=alike,
+        averages=alike,
     )

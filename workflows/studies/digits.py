@@ -10,7 +10,7 @@ stand those of a Gaussian fitted to the training rows, of the training rows and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -97,7 +97,8 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
 
 def arm_of(objective: str, settings: str) -> Arm:
     """Return the arm of *objective* for these digits."""
-    return make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
+    arm = make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
+    return replace(arm, decays=False, averages=True)
 
 
 def run(arm: Arm, digits: Digits, *, steps: int = STEPS, seed: int = 0) -> Course:

@@ -97,7 +97,7 @@ def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
     game = Game(generator, critic, *optimisers, rules, world)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))  # type: ignore[no-untyped-call]
     for step in range(steps):
-        for optimiser in optimisers if arm.averages else ():
+        for optimiser in optimisers if arm.decays else ():
             for group in optimiser.param_groups:
                 group["lr"] = arm.rate * (1 - step / steps)
         for turn in range(arm.critic_steps):

@@ -168,9 +168,9 @@ class Training(Asked):
         None, "most rows that a rank computes at once, to bound its memory; the batch and its"
         " gradients stay what they are, but batch norm looks at these rows (all)", least=2,
     )  # fmt: skip
-    seed: int = option(0, "of all that is drawn", least=0, most=2**63 - 1)
+    seed: int = option(0, "seed of everything that is drawn at random", least=0, most=2**63 - 1)
     rank_threads: int | None = option(
-        None, "of a rank on processors: another number sums in another order (cores / ranks there)",
+        None, "CPU threads of a rank; another number sums in another order (cores / ranks there)",
         least=1,
     )  # fmt: skip
     order: str = option(
@@ -198,14 +198,21 @@ class Training(Asked):
     prefetch: int | None = option(
         None, "most bytes of batches that a rank gathers ahead (512 MiB)", least=1, group=READING
     )
-    tell_every: int = option(10, "steps that are told at once", least=1, group="what is seen of it")
+    tell_every: int = option(
+        10, "steps between two reports of losses", least=1, group="what is seen of it"
+    )
     look_every: int = option(
-        500, "steps between two looks at what it makes", least=1, group="what is seen of it"
+        500,
+        "steps between two evaluations, with samples where there are such",
+        least=1,
+        group="what is seen of it",
     )
     save_every: int = option(
         2_000, "steps between two checkpoints, at most", least=1, group="what is seen of it"
     )
-    minutes: float | None = option(None, "stop after so many, as after Ctrl-C", least=0)
+    minutes: float | None = option(
+        None, "minutes after which it saves and stops, as after Ctrl-C (no limit)", least=0
+    )
     save_minutes: float = option(
         5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
     )

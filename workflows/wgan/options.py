@@ -50,7 +50,7 @@ class Options(Training):
     image_size: int = option(64, "side of the pictures, in pixels", least=8, most=512, group=_WHAT)
     crop: str = option(
         "none",
-        "where they are cut out of larger ones: none = in the middle",
+        "where squares are cut out of larger pictures: none = in the middle",
         choices=("none", "random"),
         group=_WHAT,
     )
@@ -58,15 +58,21 @@ class Options(Training):
         True, "resize stored pictures that are a quarter larger or more, on the device; otherwise a"
         " square of --image-size is cut out of them as they are", before=False, group=_WHAT,
     )  # fmt: skip
-    flip: bool = option(False, "mirror half of them", group=_WHAT)
+    flip: bool = option(False, "mirror half of the pictures", group=_WHAT)
     condition: str = option(
-        "none", "whether and how classes are looked at", choices=CONDITIONS, group=_WHAT
+        "none",
+        "how the networks are told the class; none = they are not",
+        choices=CONDITIONS,
+        group=_WHAT,
     )
-    noise: int = option(100, "numbers that a picture is made of", least=1, group=_WHAT)
+    noise: int = option(100, "random numbers from which a picture is made", least=1, group=_WHAT)
 
     objective: str = option("wgan", "what is minimised", choices=OBJECTIVES, group=_PLAY)
     clip: float | None = option(
-        None, "to what the critic is clipped; 0 = not (wgan: 0.01, others: 0)", least=0, group=_PLAY
+        None,
+        "largest absolute value of a critic's parameter; 0 = no limit (wgan: 0.01, others: 0)",
+        least=0,
+        group=_PLAY,
     )
     penalty: float | None = option(
         None, "weight of the gradient penalty; 0 = none (wgan-gp: 10)", least=0, group=_PLAY
@@ -80,31 +86,48 @@ class Options(Training):
         least=0, group=_PLAY,
     )  # fmt: skip
 
-    generator: str = option("conv", "its network", choices=NETWORKS, group=_PLAY)
-    generator_width: int | None = option(
-        None, "its narrowest layer (conv 64, residual 128, perceptron 512)", least=1, group=_PLAY
+    generator: str = option(
+        "conv", "kind of the generator's network", choices=NETWORKS, group=_PLAY
     )
-    generator_norm: bool = option(True, "batch norm in it", group=_PLAY)
-    critic: str = option("conv", "its network", choices=NETWORKS, group=_PLAY)
-    critic_width: int | None = option(None, "its narrowest layer (as the generator)", least=1,
-                                      group=_PLAY)  # fmt: skip
+    generator_width: int | None = option(
+        None,
+        "units of the generator's narrowest layer (conv 64, residual 128, perceptron 512)",
+        least=1,
+        group=_PLAY,
+    )
+    generator_norm: bool = option(True, "batch norm in the generator", group=_PLAY)
+    critic: str = option("conv", "kind of the critic's network", choices=NETWORKS, group=_PLAY)
+    critic_width: int | None = option(
+        None, "units of the critic's narrowest layer (conv 64, residual 128, perceptron 512)",
+        least=1, group=_PLAY,
+    )  # fmt: skip
     critic_norm: str | None = option(
-        None, "in it (wgan-gp: layer, residual none; a perceptron: none; others: batch)",
+        None, "norm in the critic (wgan-gp: layer, residual none; perceptron: none; others: batch)",
         choices=CRITIC_NORMS, group=_PLAY,
     )  # fmt: skip
-    extra_layers: int = option(0, "of 3 x 3, in both conv networks", least=0, group=_PLAY)
+    extra_layers: int = option(
+        0, "additional 3 x 3 layers in both conv networks", least=0, group=_PLAY
+    )
 
     optimiser: str | None = option(
-        None, "of both (wgan: rmsprop, others: adam)", choices=("rmsprop", "adam")
+        None,
+        "optimiser of both networks (wgan: rmsprop, others: adam)",
+        choices=("rmsprop", "adam"),
     )
     rate: float | None = option(
         None, "learning rate (wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4)", least=0
     )
     beta1: float | None = option(
-        None, "of Adam (wgan-gp, hinge: 0, others: 0.5)", least=0, most=0.9999
+        None,
+        "Adam's decay of the mean gradient (wgan-gp, hinge: 0, others: 0.5)",
+        least=0,
+        most=0.9999,
     )
     beta2: float | None = option(
-        None, "of Adam (wgan-gp, hinge: 0.9, others: 0.999)", least=0, most=0.999999
+        None,
+        "Adam's decay of the squared gradient (wgan-gp, hinge: 0.9, others: 0.999)",
+        least=0,
+        most=0.999999,
     )
     decay: bool = option(False, "let the learning rate fall to 0 until the last step")
     ema: float = option(
@@ -121,7 +144,7 @@ class Options(Training):
     )
     optimiser_loop: str = option(
         "auto",
-        "over parameters: auto = fused for adam, foreach for rmsprop",
+        "torch's implementation of the optimiser: auto = fused for adam, foreach for rmsprop",
         choices=("auto", "fused", "foreach", "single"),
         group=_SPEED,
     )

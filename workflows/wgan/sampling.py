@@ -87,7 +87,9 @@ def open_painter(folder: RunFolder, device: torch.device | None = None) -> Paint
     """
     asked = folder.asked()
     if asked["options"].get("stage") != STAGE:
-        raise TesseraeError(f"{folder.path} is of a run that makes no pictures from noise.")
+        raise TesseraeError(
+            f"{folder.path} makes no pictures from noise: expected a run of `tesserae train wgan`."
+        )
     newest = folder.newest()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet.")

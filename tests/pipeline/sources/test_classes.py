@@ -18,6 +18,7 @@ from pipeline.sources.classes import (
     read_label,
 )
 from pipeline.sources.options import LISTING_RULES, SourceOptions
+from pipeline.sources.text_tables import parse_words
 from pipeline.store import recipe
 
 BIRDS = ClassTable(("albatross", "crane", "crane", "maillot / top"), "classes.txt")
@@ -262,3 +263,12 @@ def test_older_stores_are_listed_by_their_own_rules() -> None:
     )
     assert classes.names[:3] == ("0", "1", "10")
     assert LISTING_RULES == recipe.LISTING_RULES
+
+
+@pytest.mark.parametrize("line", ["n01440764\ttench", "n01440764,tench", '"n01440764";"tench"'])
+def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
+    """One table may serve as both, so that both must read it alike."""
+    assert parse_words(line) == {"n01440764": "tench"}
+    for table in (parse_mapping(line, "x"), parse_class_table(line, "x")):
+        assert table is not None
+        assert (table.names, table.words) == (("n01440764",), ("tench",))

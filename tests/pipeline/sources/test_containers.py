@@ -199,6 +199,17 @@ def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, pa
     assert 0 < looks({**first, "train/n1/more.JPEG": b"x"}) <= 2
 
 
+def test_stores_of_listing_rules_1_look_to_the_first_end_alone(tmp_path):
+    """What lies behind it was passed over when they were made, and is so when they grow."""
+    members = {f"train/{key}": data for key, data in made_pictures().items()}
+    file = tmp_path / "x.tar"
+    file.write_bytes(tar_bytes(members) + b"junk" * 999)
+    for _ in range(2):  # in either order: a look under other rules is another look
+        assert splits(file, None, SourceOptions(rules=1)) == ["train"]
+        with pytest.raises(SourceError, match="ends at byte"):
+            splits(file)
+
+
 def test_a_file_put_aside_beside_archives_is_none(tmp_path):
     """`x.tar.old` and `x.tar.part` lie beside those that count."""
     pictures = made_pictures()

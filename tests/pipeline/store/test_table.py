@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError
-from pipeline.store import table
+from pipeline.store import layout, table
+from pipeline.store.objects import LocalObjects
 from pipeline.store.table import Line
 
 
@@ -112,3 +114,17 @@ def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
     assert table.decode_part(table.encode_part(bad))["crc32c"].null_count == len(bad)
     with pytest.raises(StoreDamagedError, match="without a key or a status"):
         table.decode_part(table.encode_part(good))
+
+
+def test_a_part_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    """With what to do about it; one of other rows too."""
+    objects = LocalObjects(str(tmp_path), "train-1")
+    name = layout.part("train", 0)
+    with pytest.raises(StoreDamagedError, match=rf"{name} is missing. Run `tesserae repair`"):
+        table.load_part(objects, name, range(8))
+    objects.begin()
+    objects.put(name, table.encode_part([line(row) for row in range(8)]))
+    assert table.load_part(objects, name, range(8)).num_rows == 8
+    with pytest.raises(StoreDamagedError):
+        table.load_part(objects, name, range(8, 16))
+    objects.end()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.studies import digits, gaussians
+from workflows.studies import SETTINGS, digits, gaussians
 from workflows.wgan.options import Options
 
 
@@ -52,6 +52,12 @@ def test_arms_that_are_alike_differ_in_losses_alone(objective: str) -> None:
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
     assert (paper.clip or 0, paper.penalty) == (options.clip, options.penalty)
     assert f"{paper.critic_steps} critic updates a step; norm {paper.norm}" in paper.describe()
+    for settings in SETTINGS:
+        said = digits.arm_of(objective, settings).describe()
+        assert said.endswith("average of the generator")
+        assert "rate falls" not in said
+    assert "rate falls to 0" in gaussians.arm_of(objective, "alike").describe()
+    assert gaussians.arm_of(objective, "paper").describe().endswith("last generator")
 
 
 def test_a_correlation_is_that_of_what_is_after_settling() -> None:

@@ -291,3 +291,15 @@ def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
     assert folder.asked()["options"]["order"] == "random"
     with pytest.raises(TesseraeError, match="with order 'random', not 'windowed'"):
         folder.check({**new, "order": "windowed"}, before={"order": "random"})
+
+
+def test_lines_are_added_to_no_link(tmp_path: Path) -> None:
+    """A log may be a link to a file that a shell reads."""
+    writing.append(tmp_path / "metrics.jsonl", b"one\n")
+    writing.append(tmp_path / "metrics.jsonl", b"two\n")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
+    (tmp_path / "keys").write_text("mine")
+    (tmp_path / "other.jsonl").symlink_to(tmp_path / "keys")
+    with pytest.raises(TesseraeError, match=r"other\.jsonl is a link"):
+        writing.append(tmp_path / "other.jsonl", b"x")
+    assert (tmp_path / "keys").read_text() == "mine"
