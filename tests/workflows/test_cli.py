@@ -1,5 +1,6 @@
 """The command line: what is misspelt is named, with the option or variable that was meant."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,15 @@ def test_a_misspelt_word_is_named_by_the_command_that_it_was_for(
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
+    # `make test ARGS=...` would hand its variables on to a make that a test starts.
+    env = {"PATH": os.environ["PATH"]}
     return subprocess.run(
-        ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        ["make", "--dry-run", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=env,
     )
 
 
