@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.errors import StoreDamagedError, StoreError
 
 MAX_NAME_BYTES = 4096
 """Longest name that is looked at: no system opens a longer path."""
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 def check_name(name: str) -> str:
@@ -35,7 +37,7 @@ def check_name(name: str) -> str:
             backslash or a control character.
     """
     parts = name.split("/")
-    plain = "\\" not in name and not any(ord(c) < 32 or ord(c) == 127 for c in name)
+    plain = _UNSAFE.search(name) is None
     short = len(name) <= MAX_NAME_BYTES
     if not (plain and short and all(part not in ("", ".", "..") for part in parts)):
         raise StoreDamagedError(

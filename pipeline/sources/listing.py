@@ -10,7 +10,7 @@
 14 M rows fit in about a gigabyte, so nothing here loops over rows in Python.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -46,6 +46,22 @@ class PassedOver(NamedTuple):
     name: str
     """Of the first of them."""
     how_many: int = 1
+
+
+class PassedTally:
+    """Counts the files of one archive that are no samples, by ground."""
+
+    def __init__(self) -> None:
+        self._passed: dict[str, PassedOver] = {}
+
+    def add(self, why: str, name: str, how_many: int = 1) -> None:
+        """Count the file *name*, or *how_many* of which it is the first."""
+        before = self._passed.get(why, PassedOver(why, name, 0))
+        self._passed[why] = before._replace(how_many=before.how_many + how_many)
+
+    def __iter__(self) -> Iterator[PassedOver]:
+        """Yield one count for each ground."""
+        return iter(self._passed.values())
 
 
 class ListingBuilder:

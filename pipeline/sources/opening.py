@@ -21,6 +21,11 @@ from pipeline.sources.tarfiles import Tar
 from pipeline.sources.zipfiles import Zip
 
 
+def is_streamed(place: Place, path: str) -> bool:
+    """Return True if an archive's members cannot be read where they lie: it is compressed."""
+    return content_of(place.head(path)) in (*COMPRESSIONS, ZIP)
+
+
 def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
     """Open an archive for walking: at random if it is plain and local, else as a stream.
 
@@ -62,9 +67,8 @@ def check_archive(place: Place, path: str) -> None:
     Raises:
         SourceError: It is something else, such as a page of HTML.
     """
-    head = place.head(path)
-    if content_of(head) not in (*COMPRESSIONS, ZIP):
-        _check_is_tar(head, place.full(path))
+    if not is_streamed(place, path):
+        _check_is_tar(place.head(path), place.full(path))
 
 
 def _check_is_tar(head: bytes, name: str) -> None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 
-from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
 from pipeline.sources.naming import folders_of, is_wnid, known_split, looks_like_image
-from pipeline.sources.opening import open_tar
+from pipeline.sources.opening import is_streamed, open_tar
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.place import Place
 from pipeline.sources.tarfiles import PLAIN, Member, Tar
@@ -164,7 +163,7 @@ def outline_of(place: Place, path: str) -> Outline:
 def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
     # The mark is a part of what a look is remembered by: a file that changed is looked at again.
     place = Place(root, "", options)
-    if place.remote and content_of(place.head(path)) not in (*COMPRESSIONS, ZIP):
+    if place.remote and not is_streamed(place, path):
         # headers alone: a stream would fetch the data between them
         with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
             return _outline(tar, MAX_REMOTE_MEMBERS)

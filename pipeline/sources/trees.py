@@ -14,7 +14,7 @@ from pipeline.sources.beside import find_truth, is_val_image
 from pipeline.sources.classes import UNLABELLED, Basis, folder_class, named_class, nested
 from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.layouts import Layout, Take, class_in, row_of
-from pipeline.sources.listing import PassedOver, Row
+from pipeline.sources.listing import PassedOver, PassedTally, Row
 from pipeline.sources.naming import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import (
@@ -70,7 +70,7 @@ class TreeTar(Layout):
             if row is not None:
                 yield row
         yield from walk.waiting_rows()
-        yield from walk.passed_over()
+        yield from walk.passed
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse a val split of ILSVRC2012 whose classes are nowhere, before it is streamed.
@@ -103,7 +103,8 @@ class _Walk:
     """File name -> class, from `val_annotations.txt`."""
     annotated: dict[str, str] = field(default_factory=dict)
     """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
-    passed: dict[str, PassedOver] = field(default_factory=dict)
+    passed: PassedTally = field(default_factory=PassedTally)
+    """What is no sample."""
     num_jsons: int = 0
     base: str = ""
     """The folder of the split, with those above it."""
@@ -146,21 +147,13 @@ class _Walk:
         """Return True if a file of a folder of images is one of them, at a glance."""
         return looks_like_image(name) and name[0] not in "~#" and not self.layout.options.ignore
 
-    def passed_over(self) -> Iterator[PassedOver]:
-        """What was no sample, counted by why."""
-        yield from self.passed.values()
-
-    def _pass_over(self, why: str, name: str) -> None:
-        before = self.passed.get(why, PassedOver(why, name, 0))
-        self.passed[why] = before._replace(how_many=before.how_many + 1)
-
     def _locate(self, path: str, image: bool) -> _Location | None:
         """Find split and class folders of *path*; None where it is none of the split's."""
         layout = self.layout
         folders, name = folders_of(path), path.rpartition("/")[2]
         ground = member_ground(path, layout.options)
         if ground not in ("", TEXTS):  # what texts say is looked at
-            self._pass_over(ground, path)
+            self.passed.add(ground, path)
             return None
         split, below = split_folder(folders, layout.split)
         if layout.split:
@@ -169,7 +162,7 @@ class _Walk:
                     self._check_base("/".join(folders[: len(folders) - len(below)]))
                 return _Location(below, name)
             if image and not split:
-                self._pass_over("images outside of the splits' folders", path)
+                self.passed.add("images outside of the splits' folders", path)
             return None
         if layout.options.rules == 1:
             return _Location(folders[-1:], name) if folders else None
@@ -198,7 +191,7 @@ class _Walk:
             return _Location(folders[len(prefix) :], name)
         if above:
             if image:
-                self._pass_over("images outside of the class folders", path)
+                self.passed.add("images outside of the class folders", path)
             return None
         if image and not self.layout.options.recursive:
             raise self._nested(folders, path)
@@ -238,7 +231,7 @@ class _Walk:
             wnids = set(_XML_CLASS.findall(data))
             if len(wnids) == 1:
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
-        self._pass_over(TEXTS, member.name)
+        self.passed.add(TEXTS, member.name)
 
     def _refuse_label(self, member: Member) -> None:
         """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.
