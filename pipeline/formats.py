@@ -76,6 +76,38 @@ _RAW = {
 _UNPACK = "unpack it"
 _VIDEO = _other("MP4", "an MP4 video")
 
+_CONTAINERS: tuple[tuple[int, bytes, Format], ...] = (
+    (0, b"%PDF-", _other("PDF", "a PDF document")),
+    (0, b"version https://git-lfs.github.com/", _other(
+        "Git LFS pointer", "a Git LFS pointer in the place of the file", "run `git lfs pull`")),
+    (0, b"\x93NUMPY", _other("NumPy", "a NumPy array")),
+    (0, b"\x89HDF\r\n\x1a\n", _other("HDF5", "an HDF5 file")),
+    (0, b"MATLAB 5.0", _other("MATLAB", "a MATLAB file")),
+    (0, b"PAR1", _other("Parquet", "a Parquet table")),
+    (0, b"PARE", _other("Parquet", "an encrypted Parquet table")),
+    (0, b"ARROW1", _other("Arrow", "an Arrow table")),
+    (0, b"SQLite format 3\0", _other("SQLite", "an SQLite database")),
+    (0, b"\x1f\x8b", _other("gzip", "a gzip archive", _UNPACK)),
+    (0, b"PK\x03\x04", _other("zip", "a zip archive", _UNPACK)),
+    (0, b"PK\x05\x06", _other("zip", "an empty zip archive")),
+    (0, b"PK\x07\x08", _other("zip", "a part of a zip archive")),
+    (0, b"BZh", _other("bzip2", "a bzip2 archive", _UNPACK)),
+    (0, b"\xfd7zXZ\0", _other("xz", "an xz archive", _UNPACK)),
+    (0, b"\x28\xb5\x2f\xfd", _other("Zstandard", "a Zstandard archive", _UNPACK)),
+    *(
+        (0, bytes([low]) + b"\x2a\x4d\x18", _other("Zstandard", "a Zstandard archive", _UNPACK))
+        for low in range(0x50, 0x60)  # frames that a reader passes over
+    ),
+    (0, b"7z\xbc\xaf\x27\x1c", _other("7z", "a 7z archive", _UNPACK)),
+    (0, b"Rar!\x1a\x07", _other("RAR", "a RAR archive", _UNPACK)),
+    (0, b"\x04\x22\x4d\x18", _other("lz4", "an lz4 archive", _UNPACK)),
+    (0, b"LZIP\x01", _other("lzip", "an lzip archive", _UNPACK)),
+    (0, b"\x1f\x9d", _other("compress", "an archive of compress (.Z)", _UNPACK)),
+    (16, b"\xde\xc0\xef\xbe", _other("LMDB", "an LMDB")),
+    (0, b"\x0a\x23\xd7\xce", _other("RecordIO", "a RecordIO file")),
+)  # fmt: skip
+"""Archives, tables and databases: what may hold many images and is none."""
+
 _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     # --- decoded
     (0, b"\xff\xd8\xff", JPEG),
@@ -129,23 +161,7 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"FOVb", _RAW["X3F"]),
     (0, b"\0MRM", _RAW["MRW"]),
     # --- no images
-    (0, b"%PDF-", _other("PDF", "a PDF document")),
-    (0, b"version https://git-lfs.github.com/", _other(
-        "Git LFS pointer", "a Git LFS pointer in the place of the file", "run `git lfs pull`")),
-    (0, b"\x93NUMPY", _other("NumPy", "a NumPy array")),
-    (0, b"\x89HDF\r\n\x1a\n", _other("HDF5", "an HDF5 file")),
-    (0, b"MATLAB 5.0", _other("MATLAB", "a MATLAB file")),
-    (0, b"PAR1", _other("Parquet", "a Parquet table")),
-    (0, b"ARROW1", _other("Arrow", "an Arrow table")),
-    (0, b"SQLite format 3\0", _other("SQLite", "an SQLite database")),
-    (0, b"\x1f\x8b", _other("gzip", "a gzip archive", _UNPACK)),
-    (0, b"PK\x03\x04", _other("zip", "a zip archive", _UNPACK)),
-    (0, b"PK\x05\x06", _other("zip", "an empty zip archive")),
-    (0, b"BZh", _other("bzip2", "a bzip2 archive", _UNPACK)),
-    (0, b"\xfd7zXZ\0", _other("xz", "an xz archive", _UNPACK)),
-    (0, b"\x28\xb5\x2f\xfd", _other("Zstandard", "a Zstandard archive", _UNPACK)),
-    (0, b"7z\xbc\xaf\x27\x1c", _other("7z", "a 7z archive", _UNPACK)),
-    (0, b"Rar!\x1a\x07", _other("RAR", "a RAR archive", _UNPACK)),
+    *_CONTAINERS,
     (257, b"ustar", _other("tar", "a tar archive", _UNPACK)),
     (0, b"OggS", _other("Ogg", "an Ogg sound or video")),
     (0, b"fLaC", _other("FLAC", "a FLAC sound")),
@@ -220,6 +236,12 @@ def format_of(data: bytes) -> Format | None:
         if (found := look(head)) is not None:
             return found
     return None
+
+
+def container_of(head: bytes) -> Format | None:
+    """Return the archive, table or database that a file which begins with *head* is; else None."""
+    rows = (named for offset, magic, named in _CONTAINERS if head.startswith(magic, offset))
+    return next(rows, None)
 
 
 def is_decoded(head: bytes) -> bool:

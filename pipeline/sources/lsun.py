@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from pipeline.errors import ReadError, SourceError
+from pipeline.formats import DECODED, PICTURE, format_of
 from pipeline.sources.classes import ClassTable
 from pipeline.sources.listing import Row
 from pipeline.sources.naming import split_in_name
@@ -24,6 +26,8 @@ DATA = "data.mdb"
 _SUFFIX = "_lmdb"
 _START = 2
 """Bytes that the keys of a block have in common: of LSUN's hashes that makes 256 blocks."""
+_MAX_VALUES_LOOKED_AT = 16
+"""Values of which one must be an image: the first may be broken."""
 _SUFFIXES = {
     b"RIFF": "webp", b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp",
 }  # fmt: skip
@@ -136,13 +140,33 @@ class LmdbSource:
         """Not possible: an image lies where the table's own pages say."""
         raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
 
-    def blocks(self) -> Blocks:
-        """Of each table, the rows whose keys begin alike."""
+    def check(self) -> None:
+        """Refuse tables whose values are no image files, such as Caffe's.
+
+        Raises:
+            SourceError: None of the first values of a table is one, or no table can be read.
+        """
+        self._check_package()
+        for _, folder in self.folders:
+            with _reading(self.place.full(folder)) as view:
+                values = [value for _, value in islice(view.cursor(), _MAX_VALUES_LOOKED_AT)]
+            if values and not any(map(_is_image, values)):
+                raise SourceError(
+                    f"{self.place.full(folder)} is an LMDB whose values are no image files: the"
+                    f" first begins with {values[0][:16]!r}. Write its images as files in class"
+                    " folders, with lmdb."
+                )
+
+    def _check_package(self) -> None:
         if importlib.util.find_spec("lmdb") is None:
             raise SourceError(
                 f"{self.place.shown} holds LMDBs, and the package lmdb is not installed: run"
                 " `make setup EXTRAS=lsun`."
             )
+
+    def blocks(self) -> Blocks:
+        """Of each table, the rows whose keys begin alike."""
+        self._check_package()
         found: Blocks = []
         for class_name, folder in self.folders:
             where = self.place.full(folder)
@@ -153,6 +177,11 @@ class LmdbSource:
                 for start in starts
             ]
         return found
+
+
+def _is_image(value: bytes) -> bool:
+    named = format_of(value)
+    return named is not None and named.kind in (DECODED, PICTURE)
 
 
 def _starts(folder: str) -> Iterator[bytes]:

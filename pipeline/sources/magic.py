@@ -1,86 +1,77 @@
-"""What a file is, told by its first bytes and never by its name.
+"""What a file is that may hold images, told by its first bytes and never by its name.
 
 Downloads are saved under any name: a plain tar as `.tar.gz`, a login page as `.tar`, the pointer of
-Git LFS as `.parquet`. Names only choose which files are worth a look.
+Git LFS as `.parquet`. Names only choose which files are worth a look. The first bytes themselves
+are those of `pipeline.formats`; here is what a source makes of them.
 """
 
+from pipeline.formats import container_of
 from pipeline.sources.tarheader import BLOCK, sum_is_right
 
 HEAD_BYTES = 1024
 """So many first bytes are enough to tell every kind of content, a page behind blank lines too."""
 
-TAR, ZIP, PARQUET, EMPTY, UNKNOWN = "tar", "zip", "parquet", "empty", "unknown"
-GZIP, BZIP2, XZ, ZSTD = "gzip", "bzip2", "xz", "zstd"
+TAR, EMPTY, UNKNOWN = "tar", "empty", "unknown"
+ZIP, PARQUET = "zip", "Parquet"
+GZIP, BZIP2, XZ, ZSTD = "gzip", "bzip2", "xz", "Zstandard"
 COMPRESSIONS = frozenset((GZIP, BZIP2, XZ, ZSTD))
 """Contents that `pipeline.sources.compression` reads as streams."""
 
-_ZSTD_MAGICS = (
-    b"\x28\xb5\x2f\xfd",
-    *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)),  # frames to be skipped
-)
-
-_MAGICS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
-    (GZIP, (b"\x1f\x8b",)),
-    (BZIP2, (b"BZh",)),
-    (XZ, (b"\xfd7zXZ\x00",)),
-    (ZSTD, _ZSTD_MAGICS),
-    (ZIP, (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")),
-    (PARQUET, (b"PAR1", b"PARE")),
-    ("lfs", (b"version https://git-lfs.github.com/",)),
-    ("7z", (b"7z\xbc\xaf\x27\x1c",)),
-    ("rar", (b"Rar!\x1a\x07",)),
-    ("lz4", (b"\x04\x22\x4d\x18",)),
-    ("lzip", (b"LZIP",)),
-    ("compress", (b"\x1f\x9d",)),
-    ("arrow", (b"ARROW1",)),
-    ("hdf5", (b"\x89HDF\r\n\x1a\n",)),
-    ("pdf", (b"%PDF-",)),
-)
-
 _TEXTS = {
     TAR: "a plain tar",
-    GZIP: "compressed with gzip",
-    BZIP2: "compressed with bzip2",
-    XZ: "compressed with xz",
-    ZSTD: "compressed with zstd",
-    ZIP: "a zip archive",
-    PARQUET: "a Parquet file",
     EMPTY: "empty",
-    "lfs": "a pointer of Git LFS, not the file that it stands for",
     "html": "an HTML page, such as a login or an error that a server sent instead of the file",
     "xml": "an XML document, such as an error that a server sent instead of the file",
     "json": "a JSON document, such as an error that a server sent instead of the file",
-    "7z": "a 7z archive, which is not read",
-    "rar": "a RAR archive, which is not read",
-    "lz4": "compressed with lz4, which is not read",
-    "lzip": "compressed with lzip, which is not read",
-    "compress": "compressed with compress (.Z), which is not read",
-    "arrow": "an Arrow file, which is not read as a source",
-    "hdf5": "an HDF5 file, which is not read as a source",
-    "pdf": "a PDF document",
 }
-
 _CURES = {
-    EMPTY: "Download it again.",
-    "lfs": "Fetch the file itself: git lfs pull.",
+    "Git LFS pointer": "Fetch the file itself: git lfs pull.",
     "html": "Open the address in a browser to see what the server says, and download it again.",
     "xml": "Look into it to see what the server says, and download it again.",
     "json": "Look into it to see what the server says, and download it again.",
-    "arrow": "Write it as Parquet.",
-    "hdf5": "Write its images as files in class folders.",
 }
-_UNPACK = ("7z", "rar", "lz4", "lzip", "compress")
+TFRECORD, MDS, LMDB, FFCV = "TFRecord", "MDS", "LMDB", "FFCV"
+CONVERTED = {
+    TFRECORD: (
+        "a TFRecord file",
+        "Write each record's image as a file in a class folder, with tensorflow.",
+    ),
+    MDS: (
+        "a shard of MosaicML's MDS",
+        "Write each sample's image as a file in a class folder, with mosaicml-streaming.",
+    ),
+    FFCV: ("a file of FFCV", "Pass the images that it was made from."),
+    LMDB: (
+        "an LMDB",
+        "Where its values are image files, put it into a folder of its own as data.mdb, and pass"
+        " that; else write them as files in class folders, with lmdb.",
+    ),
+    "HDF5": ("an HDF5 file", "Write its images as files in class folders, with h5py."),
+    "Arrow": (
+        "an Arrow file",
+        "Write it as Parquet: datasets.load_from_disk(FOLDER).to_parquet(FILE).",
+    ),
+    "NumPy": ("a NumPy array", "Write its images as PNG files in class folders."),
+    "MATLAB": ("a MATLAB file", "Write its images as PNG files in class folders."),
+    "SQLite": ("an SQLite database", "Write its images as files in class folders."),
+    "RecordIO": (
+        "a RecordIO file",
+        "Write its images as files in class folders, with mxnet.recordio.",
+    ),
+}
+"""Data sets of other tools, which are not read -> what each file is, and what to make of it."""
+_DOWNLOAD = "Download it again, and compare its size or checksum."
 
 
 def content_of(head: bytes) -> str:
     """Name the content of a file that begins with *head*, its first `HEAD_BYTES` or all of it."""
     if not head:
         return EMPTY
-    for content, magics in _MAGICS:
-        if head.startswith(magics):
-            return content
     if is_tar_header(head[:BLOCK]):
         return TAR
+    container = container_of(head)
+    if container is not None:
+        return container.name
     return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
 
 
@@ -101,13 +92,20 @@ def _markup(text: bytes) -> str:
 
 def description_of(head: bytes) -> str:
     """Say what a file that begins with *head* is, as it follows the word "is"."""
-    content = content_of(head)
-    return _TEXTS.get(content, f"of no known kind (it begins with {head[:16]!r})")
+    container, content = container_of(head), content_of(head)
+    if content in _TEXTS:
+        return _TEXTS[content]
+    if container is not None:
+        return container.phrase
+    return f"of no known kind (it begins with {head[:16]!r})"
 
 
 def cure_for(head: bytes) -> str:
     """Say what helps where a file that begins with *head* lies in the place of an archive."""
-    content = content_of(head)
-    if content in _UNPACK:
-        return "Unpack it, and pass the folder."
-    return _CURES.get(content, "Download it again, and compare its size or checksum.")
+    container, content = container_of(head), content_of(head)
+    if content in _CURES:
+        return _CURES[content]
+    if content in CONVERTED:
+        return CONVERTED[content][1]
+    unpacks = container is not None and container.advice != ""
+    return "Unpack it, and pass the folder." if unpacks else _DOWNLOAD

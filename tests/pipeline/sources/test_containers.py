@@ -230,7 +230,7 @@ def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"x\.tgz is no tar: it is an HTML page"):
         open_source(tmp_path / "x.tgz", "train")
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"\0\0\x08\3" + b"idx of other software"))
-    with pytest.raises(SourceError, match=r"no archive of images: it is compressed with gzip"):
+    with pytest.raises(SourceError, match=r"no archive of images: it is a gzip archive"):
         open_source(tmp_path / "y.gz", "train")
 
 
@@ -240,7 +240,7 @@ def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
     for number in range(3):
         (tmp_path / f"s-{number}.tar.gz").write_bytes(data)
     (tmp_path / "s-2.tar.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(SourceError, match=r"s-2\.tar\.gz is no tar: it is a pointer of Git LFS"):
+    with pytest.raises(SourceError, match=r"s-2\.tar\.gz is no tar: it is a Git LFS pointer"):
         open_source(tmp_path, "train").blocks()
 
 

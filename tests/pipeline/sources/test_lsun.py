@@ -103,3 +103,12 @@ def test_threads_of_a_worker_read_one_table(tmp_path: Path) -> None:
             list(pool.map(lambda block: list(block.samples(put)), blocks))
         assert sorted(taken) == sorted(rows.values())
     assert not lsun._tables
+
+
+def test_values_that_are_no_images_are_refused_before_they_are_streamed(tmp_path: Path) -> None:
+    """Caffe's are records; a first value that is broken is none of them."""
+    write(tmp_path / "caffe", {b"%d" % k: b"\x08\x03\x10 datum" for k in range(20)})
+    with pytest.raises(SourceError, match=r"no image files: the first begins with b'\\x08\\x03"):
+        open_source(tmp_path / "caffe", "train").check()  # type: ignore[attr-defined]
+    write(tmp_path / "mine", {b"0": b"broken", b"1": jpeg(1)})
+    open_source(tmp_path / "mine", "train").check()  # type: ignore[attr-defined]

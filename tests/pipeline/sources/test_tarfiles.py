@@ -398,10 +398,10 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "it is an XML document"),
         (b'{"error": "not found"}', "it is a JSON document"),
-        (b"Rar!\x1a\x07\x01\x00" + bytes(600), "a RAR archive, which is not read. Unpack it"),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(600), "a RAR archive. Unpack it"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive"),
-        (b"\x04\x22\x4d\x18" + bytes(600), "compressed with lz4"),
-        (b"PAR1" + bytes(600), "it is a Parquet file"),
+        (b"\x04\x22\x4d\x18" + bytes(600), "an lz4 archive. Unpack it"),
+        (b"PAR1" + bytes(600), "it is a Parquet table"),
         (b"", "it is empty. Download it again"),
     ],
 )
