@@ -26,6 +26,7 @@ from pipeline.sources.naming import is_wnid
 from pipeline.sources.options import LISTING_RULES
 
 _LABELS = ("number", "name")
+_WRITTEN_NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{0,400})?", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?", re.ASCII)
 
 
@@ -85,6 +86,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
         _check_split(split, said.evidence)
     table = _one_table(splits)
     numbers = _numbers(splits)
+    _check_spellings(splits)
     names = _all_names(splits)
     notes = [*_check_alike(splits)]
     if numbers and table is not None:
@@ -285,6 +287,25 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
     return {number: name for number, (name, _) in numbers.items()}
 
 
+def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
+    """Refuse one number that texts write in several ways: they may be codes of several classes."""
+    text_of: dict[object, tuple[str, str]] = {}
+    for said in splits.values():
+        for _, basis, seen in _labelled(said.evidence):
+            if basis.by != "number":
+                continue
+            text = basis.text or str(basis.value)
+            known, first = text_of.setdefault(basis.value, (text, seen.first))
+            if known != text:
+                raise SourceError(
+                    f"the labels {known!r} (of {first!r}) and {text!r} (of {seen.first!r}) are the"
+                    f" number {basis.value} written in two ways: one class or two? If they are one,"
+                    " write the label in one way everywhere, or put a classes.txt (the class of"
+                    " number 0 on its first line) beside the data; if they are two, give the"
+                    " classes names that are no numbers."
+                )
+
+
 def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
     names = {name: None for said in splits.values() for name, _, _ in _labelled(said.evidence)}
     if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
@@ -293,14 +314,24 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
             " stands for none. Rename its folder if it is a class; else pass --ignore=-1 to leave"
             " it out."
         )
-    numerals: dict[int, str] = {}
-    for name in names:
-        if is_numeral(name) and numerals.setdefault(int(name), name) != name:
+    numerals: dict[Fraction, str] = {}
+    for name in filter(_WRITTEN_NUMBER.fullmatch, _own_names(splits)):
+        known = numerals.setdefault(Fraction(name), name)
+        if known != name:
             raise SourceError(
-                f"the classes {numerals[int(name)]!r} and {name!r} are one number written in two"
-                " ways. Rename one of them."
+                f"the classes {known!r} and {name!r} are one number written in two ways. Rename one"
+                " of them: the same name if they are one class, names that are no numbers if they"
+                " are two."
             )
     return list(names)
+
+
+def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
+    """Yield the names of classes that no table of the source tells apart by number."""
+    for said in splits.values():
+        for name, basis, _ in _labelled(said.evidence):
+            if basis.by != "number" or said.table is None:
+                yield name
 
 
 def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:

@@ -46,6 +46,7 @@ MAX_SHOWN = 5
 """Classes, names or samples that a message names before it writes '...'."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
+_MAX_DIGITS = 400
 _NUMERAL = re.compile(r"[0-9]+", re.ASCII)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -59,6 +60,8 @@ class Basis(NamedTuple):
     """The label as it was read."""
     folder: str = ""
     """The folders of the path, where the last of them is the class."""
+    text: str = ""
+    """The text of a number that no table counts and that is written unusually: `01`, `1.0`."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,11 @@ def _read_text(value: str, sample: str) -> int | str | None:
     if not text:
         return None
     if _NUMBER.fullmatch(text):
+        if len(text) > _MAX_DIGITS:
+            raise SourceError(
+                f"{sample} has the label {_short(value)}, which is a number of {len(text):,}"
+                " characters: expected one of few digits."
+            )
         return _checked(int(text.partition(".")[0]), value, sample)
     if "\n" in text or "\r" in text:
         raise SourceError(
@@ -329,7 +337,7 @@ class Labeller:
             return UNLABELLED, Basis("none")
         if isinstance(value, int):
             if table is None:
-                return str(value), Basis("number", value)
+                return str(value), Basis("number", value, text=_unusual(label, value))
             table.check(value, sample)
             self._check_text(label, value, sample)
             return table.ids[value], Basis("number", value)
@@ -345,7 +353,7 @@ class Labeller:
         """Refuse a text of digits that is the name of another entry than the one it counts."""
         if self.table is None or isinstance(label, int | float):
             return
-        text = clean_name(label.decode() if isinstance(label, bytes) else str(label))
+        text = _text_of(label)
         if self.table.knows(text) and self.table.number_of(text, sample) != number:
             raise SourceError(
                 f"{sample} has the label {text!r}, which is the name of the class"
@@ -353,6 +361,18 @@ class Labeller:
                 f" another one, {self.table.names[number]!r}. Save the labels as integers, or"
                 " rename the classes."
             )
+
+
+def _text_of(label: object) -> str:
+    return clean_name(label.decode() if isinstance(label, bytes) else str(label))
+
+
+def _unusual(label: object, number: int) -> str:
+    """Return the text of a label that is *number*, if it is written in another way; else empty."""
+    if isinstance(label, int | float):
+        return ""
+    text = _text_of(label)
+    return "" if text == str(number) else text
 
 
 def _check_one(names: Mapping[str, str], labels: Mapping[str, object], sample: str) -> None:
@@ -461,8 +481,8 @@ class Evidence:
         if text is None:
             return evidence
         fields = json.loads(text)
-        for name, by, value, folder, first, count in fields["seen"]:
-            evidence.seen[name, Basis(by, value, folder)] = Seen(first, count)
+        for name, *basis, first, count in fields["seen"]:
+            evidence.seen[name, Basis(*basis)] = Seen(first, count)
         for why, (first, count) in fields["passed"].items():
             evidence.passed[why] = Seen(first, count)
         evidence.notes = fields["notes"]

@@ -356,8 +356,11 @@ def shards(draw: Draw) -> MadeSource:
     made = MadeSource("webdataset", damage=said.damage)
     where = draw(st.sampled_from(["", "", "00000/", "photos/"]))
     members: list[Tree] = [{} for _ in range(draw(st.integers(1, 2)))]
+    # without a table that counts them, 3 and 003 may be codes of two classes
+    styles = ["{}", "{:03d}", "{}.0"]
+    style = draw(st.sampled_from(styles)) if said.names is None else ""
     for k, (value, label) in enumerate(zip(said.values, said.labels, strict=True)):
-        parts = _spelt(draw, value)
+        parts = _spelt(draw, value, [style] if style else styles)
         shard = members[k % len(members)]
         shard[f"{where}{k:05d}.jpg"] = made.image(label)
         shard |= {f"{where}{k:05d}.{suffix}": text for suffix, text in parts.items()}
@@ -370,14 +373,17 @@ def shards(draw: Draw) -> MadeSource:
     return made
 
 
-def _spelt(draw: Draw, value: Any) -> dict[str, bytes]:
+def _spelt(draw: Draw, value: Any, styles: list[str]) -> dict[str, bytes]:
+    """One label as members of a shard; a number that is a text is written in one of *styles*."""
     if isinstance(value, list | float):
         return {"json": json.dumps({"label": value}).encode()}
     if value is None:
         return {"json": b'{"label": null}'}
-    texts = [f"{value}", f"{value}\n", f" {value} \r\n", f"\ufeff{value}"]
-    if isinstance(value, int) and value >= 0:
-        texts += [f"{value:03d}", f"{value}.0"]
+    is_number = _is_number(value)
+    text = draw(st.sampled_from(styles)).format(value) if is_number else f"{value}"
+    texts = [text, f"{text}\n", f" {text} \r\n", f"\ufeff{text}"]
+    if is_number and "{}" not in styles:
+        return {"cls": draw(st.sampled_from(texts)).encode()}
     both = {"cls": str(value).encode(), "json": json.dumps({"label": value}).encode()}
     word = draw(st.sampled_from(["label", "cls"]))
     return draw(
@@ -391,8 +397,15 @@ def _spelt(draw: Draw, value: Any) -> dict[str, bytes]:
     )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
 def _hurt_shards(draw: Draw, made: MadeSource, said: _Labelled, where: str) -> None:
-    damage = draw(st.sampled_from(["", "", "", "blank", "conflict", "lines", "utf8", "folder"]))
+    damages = ["", "", "", "blank", "conflict", "lines", "utf8", "folder"]
+    if said.names is None and _is_number(said.values[0]):
+        damages.append("spelling")
+    damage = draw(st.sampled_from(damages))
     extra: Tree = {f"{where}z.jpg": made.image(0)} if damage else {}
     if damage == "blank" and said.names is not None and len(said.names) > 1:
         made.files["classes.txt"] = "\n".join([said.names[0], "", *said.names[1:]]).encode()
@@ -400,10 +413,13 @@ def _hurt_shards(draw: Draw, made: MadeSource, said: _Labelled, where: str) -> N
     elif damage == "conflict":
         extra |= {f"{where}z.cls": b"1", f"{where}z.json": b'{"label": 0}'}
         made.damage = "two labels of one sample"
-    elif damage == "lines":
-        extra[f"{where}z.cls"], made.damage = b"0\n1\n", "several lines"
-    elif damage == "utf8":
-        extra[f"{where}z.cls"], made.damage = b"\xff\xfe\xfd", "no UTF-8"
+    elif damage in ("lines", "utf8", "spelling"):
+        texts = {
+            "lines": (b"0\n1\n", "several lines"),
+            "utf8": (b"\xff\xfe\xfd", "no UTF-8"),
+            "spelling": (f"0{said.values[0]:0>3}".encode(), "one number in two ways"),
+        }
+        extra[f"{where}z.cls"], made.damage = texts[damage]
     elif damage == "folder":
         extra = {f"{WNIDS[0]}/z.jpg": made.image(0), f"{WNIDS[0]}/z.cls": WNIDS[1].encode()}
         made.damage = "a folder and a label of two classes"

@@ -1,5 +1,6 @@
 """Which class a sample is of, and the order of classes: the decisions one by one."""
 
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.class_order import Classes, SplitClasses, order_of, settle_classes
 from pipeline.sources.class_tables import parse_class_table, parse_mapping
 from pipeline.sources.classes import (
+    METADATA,
     UNLABELLED,
     Basis,
     ClassTable,
@@ -129,6 +131,12 @@ def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
         ([("x/y/a", ()), ("x/b", ())], "different depths, as 'x/b' and 'x/y/a'"),
         ([("x/y/a", ()), ("z/y/b", ())], "class 'y' comes from two folders, 'x/y' and 'z/y'"),
         ([("7/a", ()), ("07/b", ())], "'7' and '07' are one number written in two ways"),
+        ([("7/a", ()), ("7.0/b", ())], r"'7' and '7\.0' are one number written in two ways"),
+        ([("-2/a", ()), ("-02/b", ())], "'-2' and '-02' are one number written in two ways"),
+        ([("a", "1.5"), ("b", "1.50")], r"'1\.5' and '1\.50' are one number written in two ways"),
+        ([("a", "1"), ("b", "01")], "labels '1' .of '1/a'. and '01' .of '1/b'. are the number 1"),
+        ([("a", "2"), ("b", b"2.0\n")], r"labels '2' .* and '2\.0' .* are the number 2 written"),
+        ([("a", 2), ("b", "+2")], r"labels '2' .* and '\+2' .* one class or two\? If they are one"),
         ([("dog/a", ()), ("dog /b", ())], "differ in spaces or composition alone"),
         ([("-/a", ())], "called '-'"),
         ([("-1/a", ()), ("0/b", ())], "'-1', beside .* numbers from 0 .* --ignore=-1"),
@@ -272,3 +280,38 @@ def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
     for table in (parse_mapping(line, "x"), parse_class_table(line, "x")):
         assert table is not None
         assert (table.names, table.words) == (("n01440764",), ("tench",))
+
+
+def test_one_number_may_be_written_alike_everywhere_or_be_counted_by_a_table() -> None:
+    """Codes of one width are numbers; a table says what is a number and what is a name."""
+    assert settled(("a", "01"), ("b", "02"), ("c", "10"), ("d", " 01\n")).names == ("1", "2", "10")
+    assert settled(("a", 1), ("b", 1.0), ("c", "1")).names == ("1",)
+    table = ClassTable(("cat", "dog"), "classes.txt")
+    assert settled(("a", "1"), ("b", "01"), ("c", "1.0"), table=table).names == ("cat", "dog")
+    sevens = ClassTable(("7", "07", "7.0"), "classes.txt")
+    assert settled(("a", 0), ("b", 1), ("c", 2), table=sevens).names == ("7", "07", "7.0")
+
+
+def test_splits_write_a_number_in_one_way() -> None:
+    """Train's 1 and val's 01 may be two codes."""
+    splits = {
+        "train": SplitClasses(evidence(("a", "1"))),
+        "val": SplitClasses(evidence(("b", "01"))),
+    }
+    with pytest.raises(SourceError, match="are the number 1 written in two ways"):
+        settle_classes(splits)
+
+
+def test_a_number_too_long_to_be_one_is_refused_with_its_sample() -> None:
+    """Python reads no more than 4,300 digits."""
+    with pytest.raises(SourceError, match=r"x has the label '111.*\.\.\., .* 5,000 characters"):
+        read_label("1" * 5000, "x")
+
+
+def test_evidence_of_an_earlier_spool_is_read() -> None:
+    """It does not say how a number was written."""
+    fields = {"seen": [["3", "number", 3, "", "3/a", 5]], "passed": {}, "notes": []}
+    found = Evidence.decode({METADATA: json.dumps(fields).encode()})
+    assert list(found.seen) == [("3", Basis("number", 3))]
+    again = evidence(("a", "03"))
+    assert Evidence.decode(again.encode()).seen.keys() == again.seen.keys()
