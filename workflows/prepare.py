@@ -21,6 +21,8 @@ from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.place import Place
+from pipeline.sources.sorted_val import check_sorted
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
@@ -210,6 +212,9 @@ def run(args: argparse.Namespace) -> int:
     if args.split in (None, ["all"]) and len(options.splits) > 1:
         parts = {split: _opened(options, split).source for split in options.splits}
         options = replace(options, splits=tuple(spooling.with_classes(parts)))
+    if args.split in (None, ["all"]) and "test" not in options.splits:
+        text = sources.unlabelled_test(options.source, options.kind, options.source_options)
+        print(printable(text), end="\n" if text else "", flush=True)
     try:
         runs = prepare(options)
         report_store(options.store, runs)
@@ -257,6 +262,8 @@ def _opened(options: Options, split: str) -> OpenSplit:
     planning.check_choices(objects, options.choices)
     rules = planning.source_rules(objects)
     how = replace(options.source_options, rules=rules)
+    if split not in records.splits(objects):  # what a store has already goes on
+        sources.check_split_name(options.source, split, options.kind, how)
     source = sources.open_source(options.source, split, options.kind, how)
     return OpenSplit(split, run, source, objects)
 
@@ -330,6 +337,12 @@ def _prepare(
     split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
     target = _target(plan, options.limit)
+    if options.limit is not None:
+        rows = sum(len(plan.rows(shard)) for shard in target)
+        print(
+            f"{split}: --limit {options.limit:,} takes {rows:,} of {plan.num_rows:,} images:"
+            f" {counted(len(target), 'whole shard')} of up to {plan.shard_rows:,}"
+        )
     todo = [
         s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)
     ]
@@ -436,7 +449,9 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
             table = source.list(lambda new: progress.update(rows=new))
         return planning.read_listing(table)
     spooling.stream(part.split, source, part.objects, cluster, limit)
-    return planning.read_listing(spool.spool_listing(_root(part), source.blocks()))
+    table = spool.spool_listing(_root(part), source.blocks())
+    place = Place(source.root, "", SourceOptions(rules=planning.source_rules(part.objects)))
+    return planning.read_listing(check_sorted(place, table))
 
 
 def _target(plan: Plan, limit: int | None) -> range:

@@ -10,7 +10,7 @@ from pipeline import confined
 from pipeline.errors import SourceError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.graph import Failed, Job, run_jobs
-from pipeline.sources import Checked, Previewed, Source, spool
+from pipeline.sources import Checked, Previewed, Remarked, Source, spool
 from pipeline.sources.class_order import SplitClasses, settle_classes
 from pipeline.store import layout
 from pipeline.store.objects import LocalObjects, Objects
@@ -88,8 +88,8 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
     for split, source in parts.items():
         if isinstance(source, Checked):
             source.check()
-        for path in getattr(source, "left_out", ()):
-            print(printable(f"  {split}: {path} tells no split, and belongs to none"))
+        for remark in source.remarks() if isinstance(source, Remarked) else ():
+            print(printable(f"  {split}: {remark}"))
         if isinstance(source, Previewed):
             evidence = source.preview()
             said[split] = SplitClasses(evidence, source.class_table(), source.words())

@@ -3,25 +3,33 @@
     open_source  detects what is there    listing  the Arrow table of samples
     reader       bytes of one sample      spool    record files of what is streamed
     folder, flat, tiny, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
-    clutter      what is passed over
-    archives, layouts   what tars share
+    random_access   what kinds of folders share
+    archives, layouts, trees, outline   what kinds of tars share, and a look at one's members
+    series       numbered files that lack foreign  data sets of other tools, which are not read
+    clutter      what is passed over      repeats  names that do not tell samples apart
     naming       names of files           beside   tables of words and truth near the images
+    text_tables  how tables are read      name_tables   tables of names that people write
+    sorted_val   ILSVRC's val, sorted     options  what a person may say about a source
     classes      which class a sample is  class_order   the classes of all splits, in order
-    class_tables tables that number them  options  what a person may say about a source
-    place        a folder, local or not   remote   files behind fsspec, by byte range
+    class_tables tables that number them  place    a folder, local or not
+    magic        what first bytes say     containers   which files are archives
+    opening      opens an archive         compression  streams of gzip, bzip2, xz, zstd
     tarfiles     walks a tar              tarheader   reads one header of it
+    zipfiles     walks a zip              remote   files behind fsspec, by byte range
 
 `docs/sources.md` says for each kind how its samples get their keys.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pipeline.errors import SourceError
+from pipeline.sources.foreign import foreign_text
 from pipeline.sources.magic import description_of
-from pipeline.sources.naming import split_named
+from pipeline.sources.naming import looks_like_image, misspelt, split_named
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
 
@@ -94,6 +102,15 @@ class Previewed(Protocol):
         Raises:
             SourceError: A label or a name cannot be used.
         """
+        ...
+
+
+@runtime_checkable
+class Remarked(Protocol):
+    """A source of which there is something to say before it is listed."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say what lies beside it and is left out, or is not there: a sentence each."""
         ...
 
 
@@ -218,11 +235,14 @@ def _check_options(place: Place, kind: str) -> None:
             f" of the kind {kind}. Leave it away."
         )
     for name in ("image_column", "label_column", "name_column"):
-        if getattr(options, name) and kind != "parquet":
+        shards = name == "label_column" and options.rules > 1
+        fitting = ("parquet", "webdataset") if shards else ("parquet",)
+        if getattr(options, name) and kind not in fitting:
             flag = f"--{name.replace('_', '-')}"
             raise SourceError(
-                f"{flag} is {getattr(options, name)!r}: it is for Parquet files, and {place.shown}"
-                f" is of the kind {kind}. Leave it away."
+                f"{flag} is {getattr(options, name)!r}: it is for"
+                f" {'Parquet files and WebDataset shards' if shards else 'Parquet files'}, and"
+                f" {place.shown} is of the kind {kind}. Leave it away."
             )
 
 
@@ -241,6 +261,52 @@ def splits(
     if not found:
         raise _nothing(place, "", kind, found)
     return sorted({split for sources in found.values() for split in sources} - {""})
+
+
+def unlabelled_test(
+    root: str | os.PathLike[str],
+    kind: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> str:
+    """Say what a flat test split at *root* holds, where `splits` names none; else nothing.
+
+    Nobody labelled it, and it may be large: it is prepared where `--split` names it.
+    """
+    from pipeline.sources.flat import FlatFolder  # here: it loads Arrow
+
+    found = _find(Place.at(root, options), "test", kind)
+    flat = next((sources["test"] for sources in found.values() if "test" in sources), None)
+    if not isinstance(flat, FlatFolder):
+        return ""
+    images = sum(map(looks_like_image, flat.place.names().files))
+    return (
+        f"test is left out: {images:,} image{'s' * (images != 1)} of no class right in {flat.root};"
+        " name it with --split, beside the others, to have it, too"
+    )
+
+
+def check_split_name(
+    root: str | os.PathLike[str],
+    split: str,
+    kind: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> None:
+    """Refuse a split whose name is a known one misspelt, where the source tells no split.
+
+    Such a source is one split of whatever name is passed, also of a wrong one.
+
+    Raises:
+        SourceError: With the name that may be meant.
+    """
+    meant = misspelt(split)
+    own = os.fspath(root).rstrip("/").rpartition("/")[2]
+    if not meant or split in re.split(r"[-_.]", own) or splits(root, kind, options):
+        return
+    raise SourceError(
+        f"--split is {split!r}: did you mean {meant}? {os.fspath(root)} tells no split, so that it"
+        f" would be called {split!r}. If you mean this name, call the folder or archive so, too"
+        " (a link to it will do)."
+    )
 
 
 def _find(place: Place, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
@@ -285,6 +351,9 @@ def _nothing(
             f"{place.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
             "Leave --source-kind away to have the kind detected."
         )
+    foreign = foreign_text(place)
+    if foreign:
+        return SourceError(f"no images found in {place.shown}: {foreign}")
     if place.only:
         return SourceError(
             f"{place.shown} is no archive of images: it is "

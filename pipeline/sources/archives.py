@@ -7,8 +7,7 @@ by block (access "blocks"): a block is one tar, or one class of a remote tar of 
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,16 +15,16 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words
-from pipeline.sources.classes import ClassTable, folder_class, shown
-from pipeline.sources.clutter import name_ground
+from pipeline.sources.classes import ClassTable, folder_class
 from pipeline.sources.layouts import ClassTar, InnerTars, Layout, TarOfTars
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
-from pipeline.sources.magic import COMPRESSIONS, ZIP, content_of
-from pipeline.sources.naming import known_split, split_in_name
-from pipeline.sources.opening import check_archive, open_tar
+from pipeline.sources.naming import known_split, split_in_name, whole_of_part
+from pipeline.sources.opening import check_archive, is_streamed, open_tar
 from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.repeats import rename_repeated
+from pipeline.sources.series import check_complete, gaps
+from pipeline.sources.sorted_val import check_sorted
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
@@ -132,7 +131,7 @@ class TarSource:
                 f"{len(self.parts)} tars is an image of the split that was asked for."
             )
         layout = self.parts[0].layout
-        return sort_listing(rename_repeated(table, layout.own_name))
+        return check_sorted(self.place, sort_listing(rename_repeated(table, layout.own_name)))
 
     def blocks(self) -> Blocks:
         """One block for each tar, or for each class of a remote tar of class tars."""
@@ -143,6 +142,12 @@ class TarSource:
         for part in self.parts:
             found += self._blocks_of(part)
         return found
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say which archives beside these are left out, and which numbers of shards lack."""
+        is_numbered = self.kind in ("webdataset", "tar")  # those of others are WordNet ids
+        paths = [part.path for part in self.parts] if is_numbered else []
+        return (*map(no_split_text, self.left_out), *gaps(self.place, paths))
 
     def check(self) -> None:
         """Refuse what cannot end well, before any of it is streamed.
@@ -188,11 +193,6 @@ def _words_inside(place: Place, path: str) -> dict[str, str]:
     return {}
 
 
-def is_streamed(place: Place, path: str) -> bool:
-    """Return True if an archive's members cannot be read where they lie."""
-    return content_of(place.head(path)) in (*COMPRESSIONS, ZIP)
-
-
 def block_name(path: str) -> str:
     """A file name for what is made from *path*, short enough for what is put before and after."""
     name = path.replace("%", "%25").replace("/", "%2F")
@@ -201,39 +201,6 @@ def block_name(path: str) -> str:
         return name
     digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
     return f"{whole[:80].decode(errors='ignore')}%{digest}"
-
-
-_OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
-
-
-def check_complete(place: Place, paths: Sequence[str]) -> None:
-    """Refuse files called `-00000-of-00002`, as the Hub and TensorFlow do, of which some lack.
-
-    One that is named as the source is taken alone; one that is to be ignored is not missed.
-
-    Raises:
-        SourceError: Naming those that lack.
-    """
-    if place.only or place.options.rules == 1:
-        return
-    numbers: dict[tuple[str, str, str], set[int]] = {}
-    for path in paths:
-        if match := _OF.fullmatch(path):
-            numbers.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
-    for (before, count, after), found in numbers.items():
-        names = (
-            f"{before}{number:0{len(count)}d}-of-{count}{after}"
-            for number in range(int(count))
-            if number not in found
-        )
-        missing = [n for n in names if not name_ground(n.rpartition("/")[2], place.options)]
-        if missing:
-            raise SourceError(
-                f"{place.root} has {len(found):,} of the {int(count):,} files that their names"
-                f" count: {shown(missing, 3)} {'is' if len(missing) == 1 else 'are'} missing. Fetch"
-                " the rest, or pass --ignore with a pattern of what is not to be missed, such as"
-                f" {missing[0].rpartition('/')[2]!r}."
-            )
 
 
 def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
@@ -254,14 +221,31 @@ def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str
     return {split: sorted(paths) for split, paths in found.items()}
 
 
+def no_split_text(path: str) -> str:
+    """Say that the archive *path* is left out."""
+    return f"{path} tells no split, and belongs to none"
+
+
 def without_split(place: Place, fits: Callable[[str], bool], wanted: str) -> tuple[str, ...]:
     """Return the archives that tell no split where others tell one: `by_split` leaves them out."""
     found = _by_split(place, fits, wanted)
     return tuple(sorted(found.get("", ()))) if len(found) > 1 else ()
 
 
+def _check_one_folder(place: Place, split: str, folder: str, folder_of: dict[str, str]) -> None:
+    """Refuse archives of one split in two folders, but for those that the Hub calls its parts."""
+    known = folder_of.setdefault(split, folder)
+    both = {whole_of_part(known), whole_of_part(folder)}
+    if len(both) > 1 and place.options.rules > 1:
+        raise SourceError(
+            f"{place.root} has two folders of the split {split!r}: {known!r} and {folder!r}. Pass"
+            f" one of them as the source with --split {split}, or pass --ignore {folder!r}."
+        )
+
+
 def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    folder_of: dict[str, str] = {}
     top = place.names()
     for folder in ("", *(name for name in top.folders if known_split(name, wanted)), "data"):
         if folder and folder not in top.folders:
@@ -271,4 +255,6 @@ def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[st
             if fits(path):
                 split = known_split(folder, wanted) or split_in_name(name, wanted)
                 found.setdefault(split, []).append(path)
+                if known_split(folder, wanted):
+                    _check_one_folder(place, split, folder, folder_of)
     return found

@@ -27,6 +27,8 @@ TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = ("meta.mat", "devkit_t12_meta.mat")
+_DEVKIT = {TRUTH: (TRUTH,), "meta.mat": _META}
+"""The two files of the devkit that tell classes -> what they may be called."""
 WORDS = ("LOC_synset_mapping.txt", "words.txt")
 _HEAD_BYTES = 1 << 16
 
@@ -97,11 +99,7 @@ class Truth:
         Raises:
             SourceError: The table has nothing for it.
         """
-        stem = name.partition(".")[0]
-        number = stem.removeprefix("ILSVRC2012_val_")
-        wnid = self.by_name.get(stem, "")
-        if not wnid and number.isdecimal() and 1 <= int(number) <= len(self.by_number):
-            wnid = self.by_number[int(number) - 1]
+        wnid = self.find(name)
         if not wnid:
             lines = len(self.by_name) or len(self.by_number)
             raise SourceError(
@@ -109,6 +107,23 @@ class Truth:
                 "table again, or, if the image is none of ILSVRC2012's val split, move it away."
             )
         return wnid
+
+    def find(self, name: str) -> str:
+        """Class of the file *name*; empty where the table has nothing for it."""
+        stem = name.partition(".")[0]
+        number = stem.removeprefix("ILSVRC2012_val_")
+        wnid = self.by_name.get(stem, "")
+        if not wnid and number.isdecimal() and 1 <= int(number) <= len(self.by_number):
+            wnid = self.by_number[int(number) - 1]
+        return wnid
+
+
+class TruthMissingError(SourceError):
+    """No table tells the classes of ILSVRC2012's val images."""
+
+
+class PackageMissingError(SourceError):
+    """A table is there, and the package that reads it is not installed."""
 
 
 def find_solution(place: Place) -> Truth | None:
@@ -132,18 +147,31 @@ def find_truth(place: Place) -> Truth:
     `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
 
     Raises:
-        SourceError: Neither is there, or what is there cannot be used.
+        TruthMissingError: Neither is there.
+        SourceError: What is there cannot be used.
+    """
+    found = find_any_truth(place)
+    if found is not None:
+        return found
+    missing = [name for name in (TRUTH, "meta.mat") if _devkit_file(place, *_DEVKIT[name]) is None]
+    raise TruthMissingError(
+        f"the images of {place.shown} have no classes: {' and '.join(missing)} not found. Put "
+        f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
+    )
+
+
+def find_any_truth(place: Place) -> Truth | None:
+    """Return what `find_truth` does, or None where no table is there.
+
+    Raises:
+        SourceError: It is there and cannot be used.
     """
     solution = find_solution(place)
     if solution is not None:
         return solution
-    truth, meta = _devkit_file(place, TRUTH), _devkit_file(place, *_META)
+    truth, meta = (_devkit_file(place, *names) for names in _DEVKIT.values())
     if truth is None or meta is None:
-        lacking = " and ".join([TRUTH] * (truth is None) + ["meta.mat"] * (meta is None))
-        raise SourceError(
-            f"the images of {place.shown} have no classes: {lacking} not found. Put "
-            f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
-        )
+        return None
     synsets = _synsets(meta)
     numbers = parse_numbers(decode_table(truth[1](), truth[0]), truth[0])
     unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
@@ -198,7 +226,7 @@ def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
     try:
         from scipy.io import loadmat  # here: only the devkit needs it
     except ImportError as e:
-        raise SourceError(
+        raise PackageMissingError(
             f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit', "
             f"or put Kaggle's {SOLUTION} beside the images."
         ) from e

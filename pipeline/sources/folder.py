@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_solution, is_val_image, label_table
+from pipeline.sources.beside import is_val_image, label_table
 from pipeline.sources.classes import Basis, Evidence, folder_class, nested, shown
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.listing import sort_listing, string_array
@@ -29,6 +29,7 @@ from pipeline.sources.naming import (
 )
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.random_access import RandomAccessSource
+from pipeline.sources.sorted_val import check_sorted
 
 REMOTE_THREADS = 16
 _MAX_REMOTE_LOOKS = 100
@@ -127,9 +128,7 @@ class FolderSource(RandomAccessSource):
             paths = [one.key if one.path is None else one.path for one in found]
             columns["path"] = pa.chunked_array(paths, pa.large_string())
         listing = sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
-        if self.place.options.rules > 1:
-            _check_solution(self.place, listing["key"])
-        return listing
+        return check_sorted(self.place, listing)
 
     def _look_beside(self) -> Evidence:
         """What lies beside the class folders; images there have no class, and are refused."""
@@ -147,27 +146,6 @@ class FolderSource(RandomAccessSource):
         for name in filter(may_be_image, top.files):
             evidence.pass_over("files beside the class folders", name)
         return evidence
-
-
-def _check_solution(place: Place, keys: pa.ChunkedArray) -> None:
-    """Refuse val images that were sorted into other folders than Kaggle's table says.
-
-    Raises:
-        SourceError: One of them was.
-    """
-    sorted_out = keys.filter(pc.match_substring(keys, "/ILSVRC2012_val_")).to_pylist()
-    solution = find_solution(place) if sorted_out else None
-    if solution is None:
-        return
-    for key in sorted_out:
-        class_name, _, name = key.partition("/")
-        wnid = solution.by_name.get(name.partition(".")[0], class_name)
-        if wnid != class_name and is_wnid(class_name):
-            raise SourceError(
-                f"{place.full(key)} lies in the folder of {class_name}, and {solution.where} says"
-                f" that it is of {wnid}. Sort the images again, or move that table away if the"
-                " folders are what you mean."
-            )
 
 
 def _unsorted(place: Place, images: list[str]) -> str:
@@ -474,10 +452,15 @@ def check_one_folder(place: Place, split: str, names: list[str]) -> None:
 def _beside(place: Place, splits: set[str]) -> tuple[str, ...]:
     """Images and folders beside the folders of splits, which belong to none of them."""
     top = place.names()
-    folders = (n for n in top.folders if n not in splits and not _is_flat_val(place, n))
+    folders = (n for n in top.folders if n not in splits and not _is_flat_split(place, n))
     return (*folders, *filter(looks_like_image, top.files))
 
 
-def _is_flat_val(place: Place, name: str) -> bool:
-    """Say whether the folder *name* is ILSVRC2012's val split, which another finder finds."""
+def _is_flat_split(place: Place, name: str) -> bool:
+    """Say whether the folder *name* is ILSVRC2012's val split, or a test split of no classes.
+
+    Other finders find them.
+    """
+    if known_split(name) == "test":
+        return any(map(looks_like_image, place.names(name).files))
     return split_in_name(name) == "val" and any(map(is_val_image, place.names(name).files))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split
-from pipeline.sources.beside import find_truth, is_val_image
+from pipeline.sources.beside import Truth, TruthMissingError, find_truth, is_val_image
 from pipeline.sources.classes import Basis, folder_class, shown
 from pipeline.sources.containers import container_of
 from pipeline.sources.flat import FlatFolder, flat_listing
@@ -61,15 +61,23 @@ class ValFolder(RandomAccessSource):
 
     def fingerprint(self) -> str:
         """Digest of the folder's time and of the name of the table with the classes."""
-        where = find_truth(self.place).where
+        where = self._truth().where
         return fingerprint_of(
             [self.kind, self.root, self.place.mark(""), where], self.place.options
         )
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once."""
-        truth = find_truth(self.place)
+        truth = self._truth()
         return flat_listing(self.place, "", self._images(), truth.wnid, progress)
+
+    def _truth(self) -> Truth:
+        try:
+            return find_truth(self.place)
+        except TruthMissingError as e:
+            raise SourceError(
+                f"{e} If all of them are of one class, pass its name with --class-name; - for none."
+            ) from e
 
     def _images(self) -> Sizes:
         """The val images; others in the folder have no class, and are refused.

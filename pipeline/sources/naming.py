@@ -20,6 +20,9 @@ LABEL_WORDS = (
 )
 """What a column, or a word in JSON, is called that says the class; the surest first."""
 
+PARTIAL = "partial-"
+"""Begins the name of a folder in which the Hub has a part of a split alone."""
+_PART = re.compile(r"-part[0-9]+\Z", re.ASCII)
 _IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
 _OTHERS = (
     "txt xml csv tsv json jsonl md rst html htm log yaml yml toml ini cfg db mat py sh pdf tar gz "
@@ -54,17 +57,52 @@ def looks_like_image(name: str) -> bool:
 
 
 def split_named(word: str) -> str:
-    """The split that *word* stands for: `val` for `validation`; the word itself when unknown."""
+    """The split that *word* stands for: `val` for `validation`; the word itself when unknown.
+
+    The Hub's converted files lie in `partial-train` where it converted a part of a split alone, and
+    in `train-part0`, `train-part1`, ... where there are many.
+    """
+    plain = whole_of_part(word).removeprefix(PARTIAL).lower()
     for split, words in SPLITS.items():
-        if word.lower() in words:
+        if plain in words:
             return split
     return word
+
+
+def whole_of_part(folder: str) -> str:
+    """Return *folder* without the number of the part of a split that it holds (`train-part0`)."""
+    return _PART.sub("", folder)
 
 
 def known_split(word: str, wanted: str = "") -> str:
     """`split_named`, but empty for a word that stands for no known split and is not *wanted*."""
     split = split_named(word)
-    return split if split in SPLITS or (wanted and word == wanted) else ""
+    if split in SPLITS:
+        return split
+    return wanted if wanted in (word, whole_of_part(word).removeprefix(PARTIAL)) else ""
+
+
+def misspelt(word: str) -> str:
+    """Return the known word for a split that *word* may be a slip of the hand for; else nothing.
+
+    That is one letter too many, too few, wrong or in another's place, not the first one, in small
+    letters: `trainA`, `test2`, `eval` and `rest` are names of their own.
+    """
+    known = [one for words in SPLITS.values() for one in words]
+    if word in known or not re.fullmatch(r"[a-z]+", word):
+        return ""
+    return next((one for one in known if _is_slip(word, one)), "")
+
+
+def _is_slip(word: str, right: str) -> bool:
+    """Return True if one edit behind the first letter makes *right* of *word*."""
+    if word[0] != right[0]:
+        return False
+    same = next((i for i, (a, b) in enumerate(zip(word, right, strict=False)) if a != b), None)
+    at = min(len(word), len(right)) if same is None else same
+    rest, other = word[at:], right[at:]
+    swapped = rest[1:2] + rest[:1] + rest[2:]
+    return other in (rest[1:], swapped) or rest in (other[1:],) or rest[1:] == other[1:]
 
 
 def split_in_name(name: str, wanted: str = "") -> str:

@@ -29,7 +29,7 @@ class SourceOptions:
     image_column: str = ""
     """The column of a table that holds the bytes of images; empty: chosen by name and type."""
     label_column: str = ""
-    """The column of labels; empty: chosen by name."""
+    """The column of labels, or the part of a WebDataset sample; empty: chosen by name."""
     name_column: str = ""
     """The column of the images' names; empty: chosen by name."""
 

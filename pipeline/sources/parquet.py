@@ -16,17 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.archives import block_name, by_split, check_complete, without_split
+from pipeline.sources.archives import block_name, by_split, no_split_text, without_split
 from pipeline.sources.beside import find_words
 from pipeline.sources.class_tables import find_class_table, table_marks
 from pipeline.sources.classes import Basis, ClassTable, Evidence, Labeller, shown
 from pipeline.sources.containers import container_of
 from pipeline.sources.listing import Row, bad_key, refused_key
 from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
-from pipeline.sources.naming import LABEL_WORDS, known_split
+from pipeline.sources.naming import LABEL_WORDS, PARTIAL, known_split
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.remote import reading
+from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.spool import Blocks, Put
 
 BLOCK_BYTES = 256 << 20
@@ -418,6 +419,15 @@ class ParquetSource:
                     " one of the files at a time, or save them with the same names."
                 )
         return tables[0]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say which files are left out, which numbers lack, and whether the split is a part."""
+        folders = {self.place.full(path).split("/")[-2] for path in self.paths}
+        partial = sorted(name for name in folders if name.startswith(PARTIAL))
+        texts = (
+            f"{name}/ holds a part of the split: the Hub converted no more" for name in partial
+        )
+        return (*map(no_split_text, self.left_out), *gaps(self.place, self.paths), *texts)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Not possible: a Parquet file keeps no place for a single image."""

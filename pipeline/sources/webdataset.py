@@ -22,7 +22,7 @@ from pipeline.sources.classes import ClassTable, Labeller, shown
 from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take
-from pipeline.sources.listing import PassedOver, Row
+from pipeline.sources.listing import PassedOver, PassedTally, Row
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -40,6 +40,10 @@ from pipeline.sources.trees import TreeTar
 
 _MAX_TABLE_BYTES = 16 << 20
 _DIGIT = re.compile(r"[0-9]")
+_NUMBER = re.compile(rb"(\xef\xbb\xbf)?\s*[+-]?[0-9]+(\.[0-9]*)?\s*", re.ASCII)
+_MAX_NUMBER_BYTES = 64
+_NEITHER = "parts of samples that are neither image nor label"
+_NUMBERS = "texts of a number alone, which are no labels unless --label-column txt says so"
 _JSON_WORDS = ("wnid", "label", "cls")
 """All that a `.json` says under these must agree; of further words only one is asked."""
 
@@ -69,20 +73,22 @@ class _Apart:
         self._images: dict[str, list[_Sample]] = {}
         self._texts: dict[str, dict[str, str]] = {}
         self._done: set[str] = set()
-        self.passed: dict[str, PassedOver] = {}
+        self.passed = PassedTally()
+        self.has_labels = False
+        """Whether any sample of the shard says its class."""
+        self.texts = _Texts()
 
-    def pass_over(self, why: str, name: str) -> None:
-        """Count a member that is no part of a sample."""
-        before = self.passed.get(why, PassedOver(why, name, 0))
-        self.passed[why] = before._replace(how_many=before.how_many + 1)
-
-    def is_complete(self, sample: _Sample) -> bool:
+    def is_complete(self, sample: _Sample, named: str) -> bool:
         """Return True if *sample* has its image and its label; else keep what it has.
+
+        Args:
+            sample: Neighbours of one name.
+            named: What `--label-column` names; else empty.
 
         Raises:
             SourceError: The same part of a sample stands twice in the shard.
         """
-        if sample.image is not None and sample.texts and _says_class(sample.texts):
+        if sample.image is not None and sample.texts and _says_class(sample.texts, named):
             self._done.add(sample.name)
             return True
         if sample.image is not None:
@@ -93,7 +99,7 @@ class _Apart:
                 raise self._twice(sample.name, "a label")
             before.update(sample.texts)
         elif sample.name:
-            self.pass_over("samples without an image", sample.name)
+            self.passed.add("samples without an image", sample.name)
         return False
 
     def rejoined(self) -> Iterator[_Sample]:
@@ -109,11 +115,19 @@ class _Apart:
             if name in self._done:
                 raise self._twice(name, "a label")
             if not samples:
-                self.pass_over("samples without an image", name)
+                self.passed.add("samples without an image", name)
             for sample in samples:
                 sample.texts |= texts
         for samples in self._images.values():
             yield from samples
+
+    def passed_over(self) -> Iterator[PassedOver]:
+        """Count what the shard holds beside samples."""
+        if self.texts.count:
+            may_be_labels = self.texts.are_numbers and not self.has_labels
+            ground = _NUMBERS if may_be_labels else _NEITHER
+            self.passed.add(ground, self.texts.first, self.texts.count)
+        yield from self.passed
 
     def _twice(self, name: str, part: str) -> SourceError:
         return SourceError(
@@ -123,10 +137,31 @@ class _Apart:
         )
 
 
-def _says_class(texts: dict[str, str]) -> bool:
-    if any(not suffix.endswith("json") for suffix in texts):
+@dataclass
+class _Texts:
+    """The `.txt` members of a shard, which are captions, or else numbers that may be labels."""
+
+    first: str = ""
+    count: int = 0
+    are_numbers: bool = True
+    """Whether each that was read is a number alone; behind one that is none no more are read."""
+
+    def add(self, member: Member, tar: Tar) -> None:
+        """Take in one of them."""
+        self.first = self.first or member.name
+        self.count += 1
+        if self.are_numbers:
+            short = member.target is None and member.num_bytes <= _MAX_NUMBER_BYTES
+            data = tar.read(member.offset, member.num_bytes) if short else b""
+            self.are_numbers = _NUMBER.fullmatch(data) is not None
+
+
+def _says_class(texts: dict[str, str], named: str) -> bool:
+    """Return True if *texts*, the labels and tables of a sample, say its class."""
+    if any(not suffix.endswith("json") or suffix == named for suffix in texts):
         return True
-    return any(f'"{word}"' in text.lower() for text in texts.values() for word in LABEL_WORDS)
+    words = (named,) if named else LABEL_WORDS
+    return any(f'"{word}"' in text.lower() for text in texts.values() for word in words)
 
 
 @dataclass(frozen=True)
@@ -146,19 +181,40 @@ class Shard(Layout):
             name, suffix = sample_name(member.name)
             ground = self._ground(member.name)
             if ground:
-                apart.pass_over(ground, member.name)
+                apart.passed.add(ground, member.name)
                 continue
             if name != sample.name:
                 if self._is_complete(sample, apart):
-                    yield self._finished(sample, tar)
+                    yield self._finished(sample, tar, apart)
                 sample = _Sample(name)
             if not self._read(sample, member, suffix.lower(), tar, take):
-                apart.pass_over("parts of samples that are neither image nor label", member.name)
+                self._leave(member, suffix.lower(), tar, apart)
         if self._is_complete(sample, apart):
-            yield self._finished(sample, tar)
+            yield self._finished(sample, tar, apart)
         for rejoined in apart.rejoined():
-            yield self._finished(rejoined, tar)
-        yield from apart.passed.values()
+            yield self._finished(rejoined, tar, apart)
+        self._check_named(apart, tar)
+        yield from apart.passed_over()
+
+    def _leave(self, member: Member, suffix: str, tar: Tar, apart: _Apart) -> None:
+        """Count a part of a sample that is neither its image nor its label."""
+        if suffix == "txt" and self.options.rules > 1:
+            apart.texts.add(member, tar)
+        else:
+            apart.passed.add(_NEITHER, member.name)
+
+    @property
+    def _named(self) -> str:
+        """The suffix, or the word of `.json`, that `--label-column` names; else empty."""
+        return self.options.label_column.lower().removeprefix(".")
+
+    def _check_named(self, apart: _Apart, tar: Tar) -> None:
+        if self._named and not apart.has_labels:
+            raise SourceError(
+                f"{tar.name}: no sample has a label under {self.options.label_column!r}, which"
+                f" --label-column names: expected a member that ends in .{self._named}, or that"
+                " word in a .json. Name what the samples have, or leave the option away."
+            )
 
     def _ground(self, path: str) -> str:
         """Say why a member is no part of a sample; empty where it may be one."""
@@ -175,7 +231,7 @@ class Shard(Layout):
         """Return True if neighbours are all of a sample; else keep them for the shard's end."""
         if self.options.rules == 1:
             return sample.image is not None
-        return apart.is_complete(sample)
+        return apart.is_complete(sample, self._named)
 
     def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
         """Take in one member of *sample*; return False if it is neither its image nor its label."""
@@ -191,11 +247,13 @@ class Shard(Layout):
                 sample.offset = take(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
+        if self._named:  # then nothing else is asked
+            is_label = suffix == self._named
         if is_label or suffix == "json":
             sample.texts[suffix] = _text_of(member, tar)
         return is_label or suffix == "json"
 
-    def _finished(self, sample: _Sample, tar: Tar) -> Row:
+    def _finished(self, sample: _Sample, tar: Tar, apart: _Apart) -> Row:
         image = sample.image
         assert image is not None, sample.name
         path = image.name
@@ -205,7 +263,8 @@ class Shard(Layout):
                 "Make the shard again with the files themselves (tar --hard-dereference -h)."
             )
         shown = f"{tar.name}: the sample {path!r}"
-        said = _labels_said(sample, tar.name, self.options.rules)
+        said = _labels_said(sample, tar.name, self.options.rules, self._named)
+        apart.has_labels |= bool(said)
         labeller = Labeller(self.table if said else None, self.options)
         key, basis = labeller.key(path, said, shown)
         return Row(key, image.num_bytes, sample.offset, basis=basis)
@@ -244,12 +303,12 @@ def _text_of(member: Member, tar: Tar) -> str:
         ) from e
 
 
-def _labels_said(sample: _Sample, where: str, rules: int) -> dict[str, Any]:
+def _labels_said(sample: _Sample, where: str, rules: int, named: str) -> dict[str, Any]:
     """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
     said: dict[str, Any] = {}
     texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
     for suffix, text in texts:
-        if not suffix.endswith("json"):
+        if not suffix.endswith("json") or suffix == named != "json":
             said[f".{suffix}"] = text
             continue
         try:
@@ -258,19 +317,21 @@ def _labels_said(sample: _Sample, where: str, rules: int) -> dict[str, Any]:
             raise SourceError(
                 f"{where}: the .{suffix} of the sample {sample.name!r} is no JSON: {e}"
             ) from e
-        said |= _said_by(table, suffix, rules)
+        said |= _said_by(table, suffix, rules, named)
     return said
 
 
-def _said_by(table: Any, suffix: str, rules: int) -> dict[str, Any]:
+def _said_by(table: Any, suffix: str, rules: int, named: str) -> dict[str, Any]:
     """Where the JSON *table* of a sample says its class -> what it says."""
     if not isinstance(table, dict):
         is_label = rules > 1 and suffix != "json"  # `.label.json` may be no more than a number
         return {f".{suffix}": table} if is_label else {}
+    plain = {word.lower(): word for word in reversed(table)}
+    if named:
+        return {plain[named]: table[plain[named]]} if named in plain else {}
     said = {word: table[word] for word in _JSON_WORDS if word in table}
     if said or rules == 1:
         return said
-    plain = {word.lower(): word for word in reversed(table)}
     further = next((plain[word] for word in LABEL_WORDS if word in plain), None)
     return {} if further is None else {further: table[further]}
 

@@ -158,3 +158,20 @@ def test_images_of_no_class_make_a_store(
     words = ("prepare", source, tmp_path / "b", *SMALL, "--class-name", "pet")
     assert tesserae(monkeypatch, *words) == 0
     assert labels(tmp_path / "b") == {"pet/1.jpg": 0, "pet/2.jpg": 0}
+
+
+def test_what_a_limit_and_a_flat_test_split_leave_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the limit is less than a shard; a split of an odd name that is there goes on."""
+    source = write(tmp_path / "source", *(f"train/cat/{k}.jpg" for k in range(6)), "test/0.jpg")
+    words = ("prepare", source, tmp_path / "store", *SMALL)
+    assert tesserae(monkeypatch, *words, "--limit", "1") == 0
+    said = capsys.readouterr().out
+    assert "test is left out: 1 image of no class right in " in said
+    assert "train: --limit 1 takes 4 of 6 images: 1 whole shard of up to 4" in said
+    assert tesserae(monkeypatch, *words, "--limit", "5", "--split", "train", "test") == 0
+    said = capsys.readouterr().out
+    assert "train: --limit 5 takes 6 of 6 images: 2 whole shards of up to 4" in said
+    assert "left out" not in said
+    assert "passed over" not in said

@@ -128,6 +128,7 @@ WRONG = {
     "prepare src new --split ..": "split is '..': expected letters",
     "prepare src new --split": "--split: expected at least one argument",
     "prepare src new --split a a": "--split is a a: one is named twice",
+    "prepare flat new --split vall": "--split is 'vall': did you mean val? flat tells no split",
     # the run
     "prepare src new --workers 0": "--workers is 0: expected 1 to",
     "prepare src new --workers two": "--workers: invalid int value: 'two'",

@@ -129,3 +129,22 @@ def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatc
 
 def _refuse(*_: object) -> None:
     raise SourceError("these classes cannot be.")
+
+
+def test_streamed_val_images_of_other_classes_than_the_table_says_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    """As those are that lie in folders, before the first of them is decoded."""
+    name, said, right = "ILSVRC2012_val_00000001", "n02119789", "n01440764"
+    columns = {"image": [jpeg(0)], "filename": [f"{name}.JPEG"], "label": [said]}
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "val.parquet")
+    solution = tmp_path / "LOC_val_solution.csv"
+    words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
+    solution.write_text(f"ImageId,PredictionString\n{name},{right} 1 2 3 4\n")
+    assert tesserae(monkeypatch, *words) == 1
+    assert f"{name}.JPEG is sorted into {said}, and {solution} says that it is of {right}" in (
+        capsys.readouterr().err
+    )
+    solution.write_text(f"ImageId,PredictionString\n{name},{said} 1 2 3 4\n")
+    assert tesserae(monkeypatch, *words) == 0

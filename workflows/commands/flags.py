@@ -53,14 +53,20 @@ def add_source(group: argparse._ArgumentGroup) -> None:
         metavar="PATTERN",
         help="names of files and folders to pass over, such as 'masks' or '*_mask.png'",
     )
-    for name, what, default in (
-        ("image", "bytes of the images", "image, img, jpg, ..., or the only one of bytes"),
-        ("label", "labels", "label, fine_label, cls, ..."),
-        ("name", "names of the images", "filename, file_name, path, ..."),
+    column = "column of a Parquet file"
+    for name, where, what, default in (
+        ("image", column, "bytes of the images", "image, img, jpg, ..., or the only one of bytes"),
+        (
+            "label",
+            f"{column}, suffix in a WebDataset shard (such as txt) or word of its .json",
+            "labels",
+            "label, fine_label, cls, ...",
+        ),
+        ("name", column, "names of the images", "filename, file_name, path, ..."),
     ):
         group.add_argument(
             f"--{name}-column",
             default="",
             metavar="COLUMN",
-            help=f"column of a Parquet file that holds the {what} ({default})",
+            help=f"{where} that holds the {what} ({default})",
         )

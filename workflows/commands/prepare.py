@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--seed", type=int, default=0, help="seed that draws the order of the rows (0)"
     )
-    what.add_argument("--limit", type=int, metavar="N", help="stop after N rows, in whole shards")
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="stop after N images, rounded up to whole shards"
+    )
     what.add_argument(
         "--shard-rows",
         type=int,

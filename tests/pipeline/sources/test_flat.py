@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, splits, unlabelled_test
 from pipeline.sources.class_order import SplitClasses, settle_classes
 from pipeline.sources.classes import Evidence
 from pipeline.sources.options import SourceOptions
@@ -36,7 +36,9 @@ def test_one_class_folder_alone_is_of_its_own_class(tmp_path):
     root = files(tmp_path / "n01440764", "ILSVRC2012_val_00000293.JPEG", "n01440764_1.JPEG")
     assert [key.partition("/")[0] for key in keys(root)] == ["n01440764"] * 2
     root = files(tmp_path / "dogs", "ILSVRC2012_val_00000293.JPEG")
-    with pytest.raises(SourceError, match=r"have no classes: .*not found"):
+    with pytest.raises(
+        SourceError, match=r"have no classes: .*not found.* with --class-name; - for"
+    ):
         keys(root)
     assert keys(root, class_name="dog") == ["dog/ILSVRC2012_val_00000293.JPEG"]
 
@@ -89,6 +91,19 @@ def test_kaggles_test_images_have_no_label(tmp_path):
     root = files(tmp_path, f"{base}/train/n01440764/a.JPEG", f"{base}/test/ILSVRC2012_test_1.JPEG")
     assert splits(root) == ["train"]
     assert keys(root, "test") == ["-/ILSVRC2012_test_1.JPEG"]
+
+
+@pytest.mark.parametrize("base", ["ILSVRC/Data/CLS-LOC/", ""])
+def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
+    """With what takes it; it does not lie beside the splits, since it is one."""
+    names = [f"{base}test/ILSVRC2012_test_{k}.JPEG" for k in range(3)]
+    root = files(tmp_path, f"{base}train/n01440764/a.JPEG", *names)
+    said = unlabelled_test(root)
+    assert said.startswith(f"test is left out: 3 images of no class right in {root / base}")
+    listing = open_source(root, "train").list(lambda num_new: None)
+    assert Evidence.decode(listing.schema.metadata).passed == {}
+    assert unlabelled_test(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
+    assert unlabelled_test(files(tmp_path / "y", "test/cat/0.jpg")) == ""
 
 
 def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):

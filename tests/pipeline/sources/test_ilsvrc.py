@@ -13,6 +13,7 @@ from pipeline.sources.listing import listing_digest
 from pipeline.sources.place import Place
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
+    class_tars,
     made_pictures,
     tar_bytes,
     write_class_tars,
@@ -235,17 +236,50 @@ def test_the_real_devkit(real_data):
     assert beside.find_words(place)["n01751748"] == "sea snake"
 
 
-@pytest.mark.parametrize("tree", ["", "ILSVRC/Data/CLS-LOC/"])
-def test_val_images_in_other_folders_than_the_table_says_are_refused(tmp_path, tree):
-    """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
+def write_table(root: Path, table: str) -> None:
+    """Write what says the classes of `VAL` into *root*."""
+    root.mkdir(exist_ok=True)
     lines = [f"{Path(key).stem},{key.partition('/')[0]} 1 2 3 4" for key in EXPECTED]
-    table = {"LOC_val_solution.csv": "\n".join(["ImageId,PredictionString", *lines]).encode()}
-    images = {f"{tree}val/{key}": key.encode() for key in EXPECTED}
-    root = write_folder(tmp_path / "right", images | table)
-    assert keys(root) == sorted(EXPECTED)
+    if table == "kaggle":
+        text = "\n".join(["ImageId,PredictionString", *lines])
+        (root / "LOC_val_solution.csv").write_text(text)
+    else:
+        write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
+
+
+@pytest.mark.parametrize("packing", ["", "ILSVRC/Data/CLS-LOC/", "tree", "class tars"])
+@pytest.mark.parametrize("table", ["kaggle", "devkit"])
+def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing, table):
+    """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
     name = EXPECTED[0].partition("/")[2]
-    moved = {f"{tree}val/{SYNSETS[0]}/{name}": b"x"}
-    wrong = {path: data for path, data in images.items() if not path.endswith(name)} | moved
-    root = write_folder(tmp_path / "wrong", wrong | table)
-    with pytest.raises(SourceError, match=f"{name} lies in the folder of {SYNSETS[0]}, and .*csv"):
-        keys(root)
+    moved = [f"{SYNSETS[0]}/{name}", *EXPECTED[1:]]
+    for place, sorted_out in (("right", EXPECTED), ("wrong", moved)):
+        root, images = tmp_path / place, {key: key.encode() for key in sorted_out}
+        write_table(root, table)
+        if packing == "tree":
+            members = {f"val/{key}": data for key, data in images.items()}
+            (root / "set.tar").write_bytes(tar_bytes(members))
+        elif packing == "class tars":
+            for tar, data in class_tars(images).items():
+                (root / tar).write_bytes(data)
+        else:
+            write_folder(root, {f"{packing}val/{key}": data for key, data in images.items()})
+    assert keys(tmp_path / "right") == sorted(EXPECTED)
+    with pytest.raises(
+        SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, and .*of n01440764"
+    ):
+        keys(tmp_path / "wrong")
+
+
+def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
+    """Their folders say their classes; the devkit's table, which they may contradict, is unread."""
+    import sys
+
+    root = write_folder(tmp_path, {f"val/{key}": b"1" for key in EXPECTED})
+    write_devkit(root)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    listing = open_source(root, "val").list(lambda num_new: None)
+    assert listing["key"].to_pylist() == sorted(EXPECTED)
+    notes = Evidence.decode(listing.schema.metadata).notes
+    assert "not compared with a table: reading" in notes[0]
+    assert "needs scipy" in notes[0]

@@ -387,7 +387,7 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
         (b"", "it is empty"),
         (b"PAR1" + bytes(5000), "its 5,004 bytes end without the table .* was cut off"),
@@ -404,3 +404,37 @@ def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, said)
             SourceError, match=f"train-late.parquet is not a whole Parquet file: .*{said}"
         ):
             look()
+
+
+@pytest.mark.parametrize("level", ["", "default", "default/partial-train"])
+def test_a_split_of_which_the_hub_converted_a_part_is_that_split(tmp_path, level):
+    """`partial-train` is train, and it is said that it is not all of it."""
+    columns = {"image": BYTES, "label": pa.array([0])}
+    write(tmp_path / "x/default/partial-train", columns, "0000.parquet")
+    root = tmp_path / "x" / level
+    for split in ("train", "partial-train"):
+        source = open_source(root, split)
+        assert len(source.blocks()) == 1
+        assert source.remarks() == (
+            "partial-train/ holds a part of the split: the Hub converted no more",
+        )
+    if level != "default/partial-train":
+        assert splits(root) == ["train"]
+        with pytest.raises(SourceError, match="no split 'val': it holds train"):
+            open_source(root, "val")
+    write(tmp_path / "x/default/train", columns, "0000.parquet")
+    if level == "default":
+        with pytest.raises(
+            SourceError, match="two folders of the split 'train': 'partial-train' and"
+        ):
+            open_source(root, "train")
+
+
+def test_a_split_in_several_parts_is_one(tmp_path):
+    """The Hub makes `train-part0` and `train-part1` of more than 10,000 files."""
+    for part in range(2):
+        columns = {"image": BYTES, "key": [f"{part}.jpg"], "label": ["cat"]}
+        write(tmp_path / f"x/default/train-part{part}", columns, "0000.parquet")
+    assert splits(tmp_path / "x") == ["train"]
+    assert keys(tmp_path / "x") == ["cat/0.jpg", "cat/1.jpg"]
+    assert open_source(tmp_path / "x", "train").remarks() == ()

@@ -9,7 +9,7 @@ import google_crc32c
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import SOURCE_KINDS, Source, open_source, splits
+from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.place import Place
 from pipeline.sources.reader import Reader
@@ -245,3 +245,27 @@ def test_random_sources_have_no_blocks_and_block_sources_no_listing(tmp_path):
         source = open_source(write(tmp_path / name, made_pictures()), "train")
         with pytest.raises(SourceError, match=r"read at random|read in blocks"):
             source.blocks() if source.access == "random" else source.list(lambda num_new: None)
+
+
+def test_archives_of_one_split_in_two_folders_are_refused(tmp_path):
+    """`val` and `validation` may be two copies, or two sets."""
+    for folder in ("val", "validation"):
+        (tmp_path / folder).mkdir()
+        members = {f"{folder}.jpg": b"1", f"{folder}.cls": b"0"}
+        (tmp_path / folder / "s-0.tar").write_bytes(tar_bytes(members))
+    with pytest.raises(SourceError, match="two folders of the split 'val': 'val' and 'validation'"):
+        open_source(tmp_path, "val")
+
+
+def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path):
+    """Where the source tells no split, it would be called so; its own folder may be."""
+    root = write_folder(tmp_path / "photos", {"a.jpg": b"x"})
+    for split, meant in (("vall", "val"), ("trian", "train"), ("tset", "test"), ("va", "val")):
+        with pytest.raises(SourceError, match=rf"--split is '{split}': did you mean {meant}\?"):
+            check_split_name(root, split)
+    for split in ("val", "valid", "trainA", "test2", "eval", "rest", "mine", "trainval"):
+        check_split_name(root, split)
+    named = write_folder(tmp_path / "photos-vall", {"a.jpg": b"x"})
+    check_split_name(named, "vall")
+    with_splits = write_folder(tmp_path / "x", {"train/cat/a.jpg": b"x"})
+    check_split_name(with_splits, "vall")  # that it holds none such is what opening it says

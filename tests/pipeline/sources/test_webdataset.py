@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source
 from pipeline.sources.classes import Evidence
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.outline import sample_name
 from tests.pipeline.sources.layouts import tar_bytes
 from tests.pipeline.sources.test_sources import read_all
@@ -264,3 +265,54 @@ def test_tars_without_labels_that_may_be_classes_are_refused(tmp_path):
     assert keys(shard(root, {"2.jpg": b"2", "2.txt": b"a cat"}, "b.tar")) == ["-/1.jpg", "-/2.jpg"]
     root = shard(tmp_path / "z", {"1.jpg": b"1"}, "a-0.tar")
     assert keys(shard(root, {"2.jpg": b"2"}, "a-1.tar")) == ["-/1.jpg", "-/2.jpg"]
+
+
+NUMBERED = {"a.jpg": b"1", "a.txt": b"1\n", "b.jpg": b"2", "b.txt": b" 0"}
+
+
+def evidence(root: Path, **how: object) -> Evidence:
+    source = open_source(root, "train", "webdataset", SourceOptions(**how))
+    return Evidence.decode(source.list(lambda num_new: None).schema.metadata)
+
+
+@pytest.mark.parametrize(
+    ("members", "are_numbers"),
+    [
+        ({}, True),
+        ({"c.jpg": b"3", "c.txt": b"a dog"}, False),
+        ({"c.jpg": b"3", "c.txt": b""}, False),
+        ({"c.jpg": b"3", "c.txt": b"7" * 99}, False),
+        ({"c.jpg": b"3", "c.cls": b"3"}, False),
+        ({"c.jpg": b"3", "c.json": b'{"label": 3}'}, False),
+    ],
+)
+def test_texts_that_are_numbers_alone_are_no_labels_and_that_is_said(
+    tmp_path, members, are_numbers
+):
+    """Beside labels, and where one is a caption, they are parts as any other."""
+    found = evidence(shard(tmp_path / "x", NUMBERED | members))
+    texts = [(why, seen) for why, seen in found.passed.items() if seen.first == "a.txt"]
+    assert ("no labels unless --label-column txt says so" in texts[0][0]) == are_numbers
+    assert texts[0][1].count == sum(name.endswith(".txt") for name in NUMBERED | members)
+
+
+@pytest.mark.parametrize(
+    ("column", "members", "classes"),
+    [
+        ("txt", NUMBERED, {"0", "1"}),
+        (".TXT", {**NUMBERED, "a.cls": b"7", "b.cls": b"8"}, {"0", "1"}),
+        ("species", {"a.jpg": b"", "a.json": b'{"Species": "ant", "label": 3}'}, {"ant"}),
+        ("txt", {**NUMBERED, "c.jpg": b""}, {"0", "1", "-"}),
+    ],
+)
+def test_a_part_of_a_sample_may_be_named_as_its_label(tmp_path, column, members, classes):
+    """A suffix, or a word of the table in JSON; then nothing else is asked."""
+    found = evidence(shard(tmp_path / "x", members), label_column=column)
+    assert {name for name, _, _ in found.items()} == classes
+
+
+def test_a_part_that_no_sample_has_cannot_be_named(tmp_path):
+    """Or all images would be of no class without a word."""
+    root = shard(tmp_path / "x", NUMBERED)
+    with pytest.raises(SourceError, match=r"no sample has a label under 'lbl', .* ends in \.lbl"):
+        evidence(root, label_column="lbl")

@@ -1,0 +1,82 @@
+"""Archives that are numbered: which of a row of them are not there.
+
+Names that count their files (`-00000-of-00002`) say which are missing, and such a source is
+refused; where names only number them, a gap may be meant, as in a part of a set, and it is said.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from pipeline.errors import SourceError
+from pipeline.sources.classes import shown
+from pipeline.sources.clutter import name_ground
+from pipeline.sources.place import Place
+
+_OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
+_LAST_NUMBER = re.compile(r"(.*?)([0-9]{1,18})([^0-9]*)", re.ASCII | re.DOTALL)
+
+
+def check_complete(place: Place, paths: Sequence[str]) -> None:
+    """Refuse files called `-00000-of-00002`, as the Hub and TensorFlow do, of which some lack.
+
+    One that is named as the source is taken alone; one that is to be ignored is not missed.
+
+    Raises:
+        SourceError: Naming those that lack.
+    """
+    if place.only or place.options.rules == 1:
+        return
+    numbers: dict[tuple[str, str, str], set[int]] = {}
+    for path in paths:
+        if match := _OF.fullmatch(path):
+            numbers.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    for (before, count, after), found in numbers.items():
+        names = (
+            f"{before}{number:0{len(count)}d}-of-{count}{after}"
+            for number in range(int(count))
+            if number not in found
+        )
+        missing = [n for n in names if not name_ground(n.rpartition("/")[2], place.options)]
+        if missing:
+            raise SourceError(
+                f"{place.root} has {len(found):,} of the {int(count):,} files that their names"
+                f" count: {shown(missing, 3)} {'is' if len(missing) == 1 else 'are'} missing. Fetch"
+                " the rest, or pass --ignore with a pattern of what is not to be missed, such as"
+                f" {missing[0].rpartition('/')[2]!r}."
+            )
+
+
+def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
+    """Say which numbers lack between the first and the last of numbered files, a sentence a row."""
+    if place.only or place.options.rules == 1:
+        return
+    rows: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for path in paths:
+        if match := _LAST_NUMBER.fullmatch(path):
+            rows[match[1], match[3]][int(match[2])] = match[2]
+    for (before, after), digits in rows.items():
+        first, last = min(digits), max(digits)
+        num_missing = last - first + 1 - len(digits)
+        # other numbers, such as years or hashes, are no row
+        if not num_missing or (first > 1 and num_missing > len(digits)):
+            continue
+        width = len(digits[first])
+        some = _missing(digits, first, last)
+        names = [f"{before}{number:0{width}d}{after}" for number in some]
+        others = f" and {num_missing - len(names):,} more" if num_missing > len(names) else ""
+        yield (
+            f"{num_missing:,} of the files numbered {digits[first]} to {digits[last]} "
+            f"{'is' if num_missing == 1 else 'are'} not there: {', '.join(names)}{others}"
+        )
+
+
+def _missing(digits: dict[int, str], first: int, last: int) -> list[int]:
+    """The first three numbers between *first* and *last* that are none of *digits*."""
+    some: list[int] = []
+    for number in range(first, last):
+        if number not in digits:
+            some.append(number)
+        if len(some) == 3:
+            break
+    return some

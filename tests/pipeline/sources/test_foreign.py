@@ -1,0 +1,52 @@
+"""Data sets of other tools: named, with what makes of them what is read."""
+
+import google_crc32c
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import open_source
+from tests.pipeline.sources.layouts import write_folder
+
+
+def tfrecord(data: bytes) -> bytes:
+    """One record as TensorFlow writes it, but for the checksum of its data."""
+    length = len(data).to_bytes(8, "little")
+    crc = google_crc32c.value(length)
+    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
+    return length + masked.to_bytes(4, "little") + data + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("x.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read. Write .* with h5py"),
+        ("images", b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file, .* with h5py"),
+        ("train-00000-of-00002", tfrecord(b"x" * 99), "a TFRecord file, .* with tensorflow"),
+        ("i-train.tfrecord-00000-of-00002", b"?", "a TFRecord file, .* with tensorflow"),
+        ("train/shard.00000.mds.zstd", b"?", "a shard of MosaicML's MDS, .* mosaicml-streaming"),
+        ("x.lmdb", bytes(16) + b"\xde\xc0\xef\xbe", "an LMDB, .* as data.mdb, and pass"),
+        ("a/b/data-00000-of-00001.arrow", b"ARROW1", "an Arrow file, .*to_parquet"),
+        ("x", b"\x93NUMPY\1\0", "a NumPy array, .* as PNG files"),
+        ("train.rec", b"\x0a\x23\xd7\xce", "a RecordIO file, .* mxnet"),
+        ("val.beton", b"?", "a file of FFCV"),
+    ],
+)
+def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, said):
+    """By its suffix or its first bytes, in a folder or passed by itself."""
+    root = write_folder(tmp_path / "x", {name: data, "readme.md": b"x"})
+    for place in (root, root / name):
+        with pytest.raises(SourceError, match=f"no images found in .*: '.*' is {said}"):
+            open_source(place, "train")
+
+
+def test_of_many_files_the_first_is_named_and_the_others_are_counted(tmp_path):
+    """One sentence for each kind; what is no data set is not mentioned."""
+    files = {f"train/{number}.tfrecord": b"?" for number in range(9)}
+    root = write_folder(tmp_path / "x", {**files, "meta.h5": b"?", "index.json": b"{}"})
+    with pytest.raises(SourceError) as caught:
+        open_source(root, "train")
+    assert "'train/0.tfrecord' is a TFRecord file, which is not read, and so are 8 others." in str(
+        caught.value
+    )
+    assert "'meta.h5' is an HDF5 file, which is not read. Write" in str(caught.value)
+    assert "json" not in str(caught.value)

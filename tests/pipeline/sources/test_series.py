@@ -1,0 +1,58 @@
+"""Archives that are numbered, of which some are not there."""
+
+import re
+
+import pytest
+
+from pipeline.sources import open_source
+from pipeline.sources.options import SourceOptions
+from pipeline.sources.place import Place
+from pipeline.sources.series import gaps
+from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_class_tars
+
+
+def said(*paths: str, **how: object) -> list[str]:
+    return list(gaps(Place("/data", options=SourceOptions(**how)), paths))
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (("s-000.tar", "s-002.tar"), "1 of the files numbered 000 to 002 is not there: s-001.tar"),
+        (("0000.parquet", "0009.parquet"), "8 .* 0000 to 0009 are .*: 0001.* and 5 more"),
+        (("train/8.tar", "train/9.tar", "train/11.tar"), "numbered 8 to 11 .*: train/10.tar"),
+        (("a-1.tar", "a-3.tar", "b-1.tar", "b-2.tar"), ": a-2.tar"),
+    ],
+)
+def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
+    """By name, the first three of them."""
+    lines = said(*paths)
+    assert len(lines) == 1
+    assert re.search(text, lines[0])
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("s-005.tar", "s-006.tar"),
+        ("coco-2014.tar", "coco-2020.tar"),
+        ("x-82347238723.tar", "x-99381.tar"),
+        ("a.tar", "b.tar"),
+        ("train-00000-of-00002.tar", "train-00001-of-00002.tar"),
+    ],
+)
+def test_a_part_of_a_row_and_numbers_that_are_no_row_are_not_missed(paths):
+    """Years and hashes; nor is anything under the rules of older stores."""
+    assert said(*paths) == []
+    assert said("s-0.tar", "s-2.tar", rules=1) == []
+
+
+def test_sources_say_which_shards_are_missing(tmp_path):
+    """Class tars are numbered by WordNet ids, which say nothing."""
+    for number in (0, 2):
+        members = {f"{number}.jpg": b"1", f"{number}.cls": b"0"}
+        (tmp_path / f"s-{number:03d}.tar").write_bytes(tar_bytes(members))
+    assert "s-001.tar" in open_source(tmp_path, "train").remarks()[0]
+    assert open_source(tmp_path / "s-002.tar", "train").remarks() == ()
+    root = write_class_tars(tmp_path / "classes", made_pictures())
+    assert open_source(root, "train").remarks() == ()
