@@ -14,7 +14,6 @@ from itertools import islice
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, is_another
-from pipeline.ingest import check
 from pipeline.ingest.check import Found, Problem, check_object
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Written
@@ -179,16 +178,6 @@ def check_objects(
     with ThreadPoolExecutor(workers, "check") as pool:
         while group := list(islice(todo, 8 * workers)):
             yield from pool.map(lambda one: (one, check_object(objects, one)), group)
-
-
-def check_features(objects: Objects, name: str) -> Iterator[tuple[str, Problem | None]]:
-    """Read every file of the features *name*; yields its name with what is wrong with it."""
-    for split in features.splits_of(objects).get(name, []):
-        found = read_records(objects, name, check.read_records(objects, split))
-        for problem in found.problems:
-            yield problem.name, problem
-        for written, wrong in check_objects(objects, found):
-            yield written.name, wrong
 
 
 def unknown_splits(known: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:

@@ -207,10 +207,6 @@ class Rows:
         """The samples of one shard, in the order of its rows."""
         return list(self._samples(shard))
 
-    def num_bytes(self, shard: int) -> int:
-        """Bytes of all source images of one shard."""
-        return int(pc.sum(self._checked(shard)["num_bytes"]).as_py())
-
     def close(self) -> None:
         """Close the file, which is closed with the last reference to it at the latest."""
         self._close()

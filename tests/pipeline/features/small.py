@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.opening import open_backbone
 from pipeline.features import making
-from pipeline.features.check import check_features
+from pipeline.features.check import check_objects, read_records
 from pipeline.features.making import FeatureChoices
 from pipeline.features.task import FeatureWork, make_features, workspace
+from pipeline.ingest import check as image_check
+from pipeline.ingest.check import Problem
 from pipeline.ingest.shard import workspace as image_workspace
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
@@ -152,9 +154,10 @@ def files(store: str | Path, name: str) -> dict[str, bytes]:
 def problems(store: str | Path) -> dict[str, str]:
     """What is found wrong with any features, by file."""
     objects = open_objects(str(store))
-    return {
-        found.name: found.what
-        for name in features.names(objects)
-        for _, found in check_features(objects, name)
-        if found is not None
-    }
+    found: list[Problem | None] = []
+    for name, splits in features.splits_of(objects).items():
+        for split in splits:
+            records = read_records(objects, name, image_check.read_records(objects, split))
+            found += records.problems
+            found += [problem for _, problem in check_objects(objects, records)]
+    return {problem.name: problem.what for problem in found if problem is not None}

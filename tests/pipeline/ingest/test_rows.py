@@ -86,7 +86,6 @@ def test_where_the_source_is_comes_back(objects: LocalObjects) -> None:
     """With its fingerprint and its listing's digest."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     assert known_origin(objects, planned) == ORIGIN
-    assert Rows(objects, planned).num_bytes(1) == 102 + 103
 
 
 def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
