@@ -15,9 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
+from pipeline.store.objects import write_file
 from pipeline.word_files import read_words
 from pipeline.words import Words
 
@@ -93,7 +92,8 @@ def _was_seen(file: Path, digest: str, folder: Path) -> bool:
 def _note_seen(file: Path, digest: str, folder: Path) -> None:
     data = json.dumps(_mark(file)).encode()
     with contextlib.suppress(OSError):
-        _put(folder / f"{digest}.seen.json", [data])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / f"{digest}.seen.json", [data], folder)
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -251,7 +251,8 @@ def _write(words: Words, index: Path) -> None:
         if parts[name].nbytes:
             pieces.append(parts[name].reshape(-1).view(np.uint8).data)
         written = starts[name] + parts[name].nbytes
-    _put(index, pieces)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    write_file(index, pieces, index.parent)
     for other in index.parent.iterdir():
         if _NAME.fullmatch(other.name) and not other.name.startswith(index.stem):
             other.unlink(missing_ok=True)
@@ -265,18 +266,3 @@ def _sorted(
     places = np.array([place for _, place in listed], "<i8")
     order = np.lexsort((places, hashes))
     return hashes[order], places[order]
-
-
-def _put(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write a file that appears whole, and durable, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with new.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ REASONS_IN_TERMINAL = 8
 
 def write_report(path: Path, model: ReportModel) -> None:
     """Write the page, whole or not at all."""
-    write_file(path, render_report(model).encode(), path.parent)
+    write_file(path, [render_report(model).encode()], path.parent)
 
 
 def render_report(model: ReportModel) -> str:

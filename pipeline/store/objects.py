@@ -22,7 +22,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -165,12 +165,12 @@ def check_length(name: str, num_bytes: int, limit: int) -> None:
         )
 
 
-def write_file(path: Path, data: bytes, root: Path) -> None:
-    """Write a small file, durable, whole or not at all.
+def write_file(path: Path, pieces: Iterable[bytes | memoryview], root: Path) -> None:
+    """Write a file, durable, whole or not at all.
 
     Args:
         path: Which; its folder is there.
-        data: All of it.
+        pieces: All of it, in parts that are written one behind the other; views are of bytes.
         root: The folder that must not be left, such as a run's.
 
     Raises:
@@ -183,7 +183,8 @@ def write_file(path: Path, data: bytes, root: Path) -> None:
     try:
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(file, memoryview(data))
+            for piece in pieces:
+                _write_all(file, memoryview(piece))
             os.fsync(file)
         finally:
             os.close(file)

@@ -217,13 +217,13 @@ def test_a_small_file_is_written_whole(tmp_path, victim):
     run.mkdir()
     (run / "options.json").symlink_to(victim / "keys")
     (run / "options.new").symlink_to(victim / "keys")  # what a temp file might be called
-    write_file(run / "options.json", b"{}", run)
+    write_file(run / "options.json", [b"{}"], run)
     assert (victim / "keys").read_text() == "mine"
     assert (run / "options.json").read_bytes() == b"{}"
     assert stat.S_IMODE((run / "options.json").stat().st_mode) == 0o666 & ~_umask()
     (run / "samples").symlink_to(victim)
     with pytest.raises(StoreError, match="by a link"):
-        write_file(run / "samples" / "keys", b"x", run)
+        write_file(run / "samples" / "keys", [b"x"], run)
     assert (victim / "keys").read_text() == "mine"
     assert sorted(path.name for path in run.iterdir()) == ["options.json", "options.new", "samples"]
 
@@ -232,7 +232,7 @@ def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
     """A folder is in the way."""
     (tmp_path / "options.json").mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
-        write_file(tmp_path / "options.json", b"{}", tmp_path)
+        write_file(tmp_path / "options.json", [b"{}"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
 
 

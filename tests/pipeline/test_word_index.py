@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.word_index.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     digest = file_digest(file)
     for _ in range(2):
         assert open_words(file, digest, folder).find("church") == 2
