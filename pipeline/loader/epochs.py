@@ -274,10 +274,14 @@ class Epochs(ABC):
 
     def __getitem__(self, index: Any) -> NoReturn:
         """Refuse: a loader hands out batches, and only in order."""
-        raise TypeError(
-            f"a {type(self).__name__} hands out whole batches and is iterated itself: `for images,"
-            " labels, rows in loader`. It needs no torch DataLoader around it; for a DataLoader"
-            " there is pipeline.loader.SplitDataset(store, split, size=...)."
+        raise self._misused(f"loader[{index!r}]")
+
+    def _misused(self, use: str) -> TypeError:
+        """Return the error that says how a loader is used, in place of *use*."""
+        return TypeError(
+            f"{use} cannot be had: a {type(self).__name__} hands out whole batches and is iterated"
+            " itself: `for images, labels, rows in loader`. It needs no torch DataLoader around it;"
+            " for a DataLoader there is pipeline.loader.SplitDataset(store, split, size=...)."
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -304,7 +308,7 @@ class Epochs(ABC):
         """Settle which epoch is handed out, from which batch on, and to which rank."""
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:  # each would hand out every row
-            self[0]
+            raise self._misused(f"a DataLoader with {worker.num_workers} workers around a loader")
         placement = self._placement()
         self._check_world(placement.world)
         if not len(self):

@@ -78,7 +78,6 @@ class Shard:
         self._check_index(geometry, shard)
         if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
-        self.cached = cached
         self.direct = None if cached else open_direct(path)
         """The same file, for reads past the page cache; None where there are none."""
         if self.direct is not None:
@@ -165,7 +164,9 @@ class Gatherer:
                 it is written to, and may be shared by processes.
         """
         self._check = check
-        self._cached = cached
+        numbers = range(split.plan.num_shards)
+        self._is_cached = np.array([n * _STEP % 2**64 < cached * 2**64 for n in numbers], bool)
+        """(shards,) bool: those that the page cache is to hold."""
         per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
         self._checked = (
             np.zeros(split.plan.num_shards * per_shard, bool) if checked is None else checked
@@ -230,16 +231,10 @@ class Gatherer:
         self, shards: dict[int, Shard], rows: NDArray[np.int64], disk: Executor
     ) -> None:
         """Compare those chunks of *rows*, (n,) int64, that were not compared before."""
-        chunks = rows // self._geometry.chunk_rows
-        checked = self._checked[chunks]
-        if checked.all():
-            return
         waiting = []
-        for chunk in np.unique(chunks[~checked]).tolist():
+        for chunk in self._to_check(rows // self._geometry.chunk_rows):
             number, inside = divmod(chunk, self._per_shard)
             shard = shards[number]
-            if self._check is None and not shard.cached:
-                continue
             data = None if self._mapping is None else self._mapping.chunk(number, inside)
             if data is None:
                 waiting.append(disk.submit(self._check_from_disk, shard, chunk, inside))
@@ -248,6 +243,13 @@ class Gatherer:
             shard.check_chunk(inside, data)
             self._checked[chunk] = True
         finish_all(waiting)
+
+    def _to_check(self, chunks: NDArray[np.int64]) -> list[int]:
+        """Those of *chunks*, (n,) int64, that are to be compared now, each once."""
+        chunks = chunks[~self._checked[chunks]]
+        if self._check is None:  # chunks that are never compared must not cost a step of a loop
+            chunks = chunks[self._is_cached[chunks // self._per_shard]]
+        return np.unique(chunks).tolist() if len(chunks) else []
 
     def _check_from_disk(self, shard: Shard, chunk: int, inside: int) -> None:
         """Read a chunk from its file, which leaves it in the page cache, and compare it."""
@@ -298,7 +300,7 @@ class Gatherer:
 
     def _open_one(self, number: int) -> Shard:
         name = layout.shard(self._split, self._size, number)
-        cached = number * _STEP % 2**64 < self._cached * 2**64
+        cached = bool(self._is_cached[number])
         opened = Shard(self._root / name, name, self._geometry, number, cached=cached)
         with self._lock:
             if self._identities.setdefault(number, opened.identity) != opened.identity:
@@ -349,5 +351,8 @@ def _may_open_more(file: int) -> bool:
     if limit == most:
         return False
     raised = 2 * limit if most == resource.RLIM_INFINITY else min(2 * limit, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
+    except (OSError, ValueError):  # more than the system lets any process have
+        return False
     return True

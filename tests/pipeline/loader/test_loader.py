@@ -657,6 +657,8 @@ def test_a_data_loader_around_a_loader_says_what_to_do_instead(store: Path, work
 
     expected = "hands out whole batches and is iterated itself: .* pipeline.loader.SplitDataset"
     around: Any = Loader(store, size=8, batch_size=10)
+    with pytest.raises(TypeError, match=r"loader\['x'\] cannot be had: a Loader hands out"):
+        around["x"]
     with pytest.raises(TypeError, match=expected):
         next(iter(torch.utils.data.DataLoader(around, num_workers=workers)))
     stream = torch.utils.data.DataLoader(Stream(), batch_size=None, num_workers=workers)
@@ -840,6 +842,23 @@ def test_what_memory_cannot_hold_is_compared_where_that_costs_no_reads(
     seen.clear()
     list(Loader(store, **words, checksum="once"))
     assert len(set(seen)) == 32
+
+
+def test_chunks_that_are_never_compared_are_not_walked_for_each_batch(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `auto`, those of shards that memory cannot hold: none of them is looked at again."""
+    free_memory(monkeypatch, 0.5)
+    loader = Loader(store, sizes=(16,), batch_size=9)
+    reader = loader._open().readers[0]
+    assert isinstance(reader, gather.Gatherer)
+    chunks = np.arange(len(reader._checked))
+    assert set(reader._to_check(chunks)) == set(chunks[reader._is_cached.repeat(reader._per_shard)])
+    assert 0 < len(reader._to_check(chunks)) < len(chunks)
+    list(loader)
+    assert reader._to_check(chunks) == []
+    compared = reader._checked.reshape(-1, reader._per_shard).any(1)
+    assert (compared == reader._is_cached).all()
 
 
 def test_another_file_under_the_name_of_a_shard_is_compared_anew(
