@@ -7,6 +7,7 @@ from typing import Self
 
 from distributed import Client
 
+from cluster.limits import raise_file_limit
 from cluster.local import scheduler_here
 from cluster.settings import hush, in_force
 
@@ -28,6 +29,7 @@ class Here:
             ClusterError: It cannot listen there.
         """
         hush()
+        raise_file_limit()
         self._config = in_force()
         try:
             self.cluster = scheduler_here(host, files, dashboard=dashboard)

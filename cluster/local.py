@@ -29,6 +29,7 @@ from cluster.dashboard import offer
 from cluster.defaults import DASHBOARD_PORT
 from cluster.errors import ClusterError
 from cluster.forking import start_fork_server
+from cluster.limits import too_many_files
 from cluster.settings import hush, in_force
 
 DAYS = 365.0
@@ -164,6 +165,8 @@ def scheduler_here(host: str, files: Mapping[str, bytes], *, dashboard: bool) ->
             silence_logs="CRITICAL",
         )
     except (OSError, RuntimeError) as e:
+        if why := too_many_files(e, "a scheduler's files and connections"):
+            raise ClusterError(f"no scheduler can start: {why}.") from e
         raise ClusterError(
             f"no scheduler can listen on {host} ({e.__cause__ or e}): is it an address of this"
             " machine?"

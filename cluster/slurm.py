@@ -34,6 +34,7 @@ from cluster.asking import ask
 from cluster.errors import ClusterError
 from cluster.here import Here
 from cluster.jobs import Jobs, Shape
+from cluster.limits import too_many_files
 from cluster.scaling import need
 
 KEEP_SECONDS = 10.0
@@ -100,7 +101,8 @@ def read_profile(path: Path) -> Profile:
     try:
         found = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ClusterError(f"the profile {path} cannot be read ({e}).") from None
+        why = too_many_files(e) or str(e)
+        raise ClusterError(f"the profile {path} cannot be read ({why}).") from None
     made = dict(_checked(found, Profile, str(path)))
     if made.get("way", "jobs") not in ("jobs", "allocation"):
         raise ClusterError(f"{path}: way is {made['way']!r}: expected jobs or allocation.")
@@ -293,7 +295,8 @@ class SlurmJobs(Here):
             job._command_template = f"exec {shlex.join(words)}"
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
-            raise ClusterError(f"Slurm does not take the job ({_last_line(e)}).") from e
+            why = too_many_files(e, "sbatch") or _last_line(e)
+            raise ClusterError(f"Slurm does not take the job ({why}).") from e
         return str(job.job_id)
 
     def queued(self) -> Mapping[str, bool] | None:

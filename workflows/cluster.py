@@ -19,6 +19,7 @@ from distributed import Client
 from cluster import background, certificates, keeper, ports, programs, ssh, units
 from cluster.cores import cores
 from cluster.errors import ClusterError
+from cluster.limits import raise_file_limit
 from cluster.programs import SchedulerWish, WorkerWish
 from cluster.remote import Patience, connect, wait_for
 from pipeline.errors import TesseraeError
@@ -34,6 +35,7 @@ SILENT_SECONDS = 15.0
 
 def run(args: argparse.Namespace) -> int:
     """Do what the word says."""
+    raise_file_limit()  # what is started here inherits it
     return _WORDS[args.word](args)
 
 
@@ -56,11 +58,8 @@ def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
 def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
     workers = cores() if args.workers is None else args.workers
     gpus = _gpus(args.gpus)
-    if workers < 0 or args.threads < 1 or not workers + len(gpus):
-        raise ValueError(
-            f"--workers is {workers}, --threads is {args.threads}: expected at least one of each,"
-            " or GPUs."
-        )
+    if not workers + len(gpus):
+        raise ValueError("--workers is 0: expected at least one, or GPUs.")
     return WorkerWish(
         address=address,
         workers=workers,

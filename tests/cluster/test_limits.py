@@ -1,0 +1,82 @@
+"""Limits on open files: raised for a scheduler, and said with what to do."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import slurm
+from cluster.errors import ClusterError
+from cluster.limits import SCHEDULER_FILES, raise_file_limit, too_many_files
+from workflows import cli
+
+MANY = OSError(errno.EMFILE, "Too many open files")
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
+    """Have this process's soft and hard limit be *limits*."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [
+        ((1024, 4096), (4096, 4096)),
+        ((1024, 2**20), (SCHEDULER_FILES, 2**20)),
+        ((1024, -1), (SCHEDULER_FILES, -1)),
+        ((4096, 4096), None),
+        ((2**20, -1), None),
+        ((-1, -1), None),
+    ],
+)
+def test_a_scheduler_may_open_as_many_files_as_it_needs(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
+) -> None:
+    """Of those that the system lets it have; what it does not let it have is no error."""
+    found: list[Any] = []
+    limit(monkeypatch, *limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
+    raise_file_limit()
+    assert found == ([] if raised is None else [raised])
+
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    raise_file_limit()
+
+
+def test_the_limit_is_said_with_the_call_and_the_cure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the error itself, or of one that was raised because of it; of no other error."""
+    limit(monkeypatch, 1024, 4096)
+    assert too_many_files(MANY, "sbatch") == (
+        "cannot open sbatch, for this process has 1,024 files open, as many as it may: raise the"
+        " limit with `ulimit -n 4096` before the command"
+    )
+    limit(monkeypatch, 64, 64)
+    named = OSError(errno.EMFILE, "Too many open files", str(tmp_path / "log"))
+    wrapped = RuntimeError("the cluster failed to start")
+    wrapped.__cause__ = named
+    assert f"cannot open {tmp_path / 'log'}, for this process has 64" in too_many_files(wrapped)
+    assert "raise the hard limit with `ulimit -n 65536`" in too_many_files(wrapped)
+    assert "/proc/sys/fs/file-max" in too_many_files(OSError(errno.ENFILE, "File table overflow"))
+    assert too_many_files(OSError(errno.ENOENT, "No such file")) == ""
+    assert too_many_files(ValueError("x")) == ""
+
+
+def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a profile of Slurm that cannot be opened, nor an error that nobody has caught."""
+
+    def refuse(self: Path, *_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files", str(self))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ClusterError, match=r"p\.yaml, for this process has .* `ulimit -n \d+`"):
+        slurm.read_profile(tmp_path / "p.yaml")
+    assert cli._sentence(MANY).startswith("cannot open another file or connection, for this")
