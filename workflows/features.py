@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +17,13 @@ from pipeline.backbone.opening import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import making
 from pipeline.features.making import FeatureChoices
-from pipeline.features.task import FeatureWork, check_probe, probe_of
+from pipeline.features.task import (
+    FeatureReport,
+    FeatureWork,
+    check_probe,
+    probe_of,
+    progress_topic,
+)
 from pipeline.ingest.graph import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
@@ -68,9 +76,6 @@ def read_wish(args: argparse.Namespace) -> Wish:
 
 def run(args: argparse.Namespace) -> int:
     """Make the features of every split that was asked for."""
-    for name, least in (("gpus", 0), ("workers", 1), ("threads", 1), ("size", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise ValueError(f"--{name} is {getattr(args, name)}: expected at least {least}.")
     clusters.check_where(args.cluster)
     wish = read_wish(args)
     objects = open_objects(args.store)
@@ -129,6 +134,8 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     if not wish.repair and making.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
+    if why := making.why_made(objects, recipe, plan, wish.kinds):
+        print(printable(f"{split}: features are made: {why}"), flush=True)
     known = making.known_probe(objects, recipe)
     check_probe(recipe, known, here)
     run_name = making.new_run(recipe.name, split)
@@ -213,6 +220,7 @@ def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
     with (
         Sender(cluster.client, run.name) as sender,
         Progress(f"{run.plan.split}: features", rows=rows) as progress,
+        _counting(cluster, run.name, progress) as counted_rows,
     ):
         sender.begin(
             split=run.plan.split,
@@ -222,19 +230,70 @@ def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
             before={},
             features=run.recipe.name,
         )
-        for result in run_jobs(cluster.client, run.name, jobs, tick=cluster.keep):
+        for result in run_jobs(cluster.client, run.name, jobs, tick=counted_rows.tick):
             if isinstance(result, Failed):
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
             sender.featured(result.shard, result.num_rows, result.bytes_out)
-            progress.update(rows=result.num_rows, bytes_out=result.bytes_out)
+            counted_rows.end(result)
     if failed:
         raise TesseraeError(
             f"the features of {counted(len(failed), 'shard')} could not be made;"
             f" {failed[0].job.name}: {failed[0].error} What is committed stays: run the same"
             " command again to go on."
         )
+
+
+class CountedRows:
+    """Rows of shards that are being made, as tasks tell of them; the rest when a shard ends."""
+
+    def __init__(self, progress: Progress, look: Callable[[], None] = lambda: None) -> None:
+        """Count nothing yet.
+
+        Args:
+            progress: Where rows are shown.
+            look: Called with each tick, to look after the cluster.
+        """
+        self._progress = progress
+        self._look = look
+        self._heard: deque[Mapping[str, int]] = deque()
+        self._rows: dict[int, int] = {}
+        """Shard -> rows of it that were counted."""
+
+    def hear(self, event: tuple[float, Mapping[str, int]]) -> None:
+        """Take what a task said; called by another thread."""
+        self._heard.append(event[1])
+
+    def tick(self) -> None:
+        """Count what was heard."""
+        while self._heard:
+            said = self._heard.popleft()
+            self._count(said["shard"], said["rows"])
+        self._look()
+
+    def end(self, report: FeatureReport) -> None:
+        """Count the rest of a shard."""
+        self._count(report.shard, report.num_rows)
+        self._progress.update(bytes_out=report.bytes_out)
+
+    def _count(self, shard: int, rows: int) -> None:
+        # What is made again, after a worker was lost, is counted once.
+        more = rows - self._rows.get(shard, 0)
+        if more > 0:
+            self._rows[shard] = rows
+            self._progress.update(rows=more)
+
+
+@contextmanager
+def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[CountedRows]:
+    rows = CountedRows(progress, cluster.keep)
+    topic = progress_topic(run)
+    cluster.client.subscribe_topic(topic, rows.hear)
+    try:
+        yield rows
+    finally:
+        cluster.client.unsubscribe_topic(topic)
 
 
 def _check_room(run: Run, rows: int) -> None:

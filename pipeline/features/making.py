@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipeline.backbone.network import Backbone
@@ -294,6 +295,59 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         return False
     vouched = all(records.is_there(objects, written) for written in done.objects)
     return vouched and not missing(objects, recipe, plan, done.kinds)
+
+
+def why_made(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> str:
+    """Return how features that are stored of a split differ from those that are wanted.
+
+    Args:
+        objects: The store.
+        recipe: Of the features that are wanted.
+        plan: Of the split.
+        kinds: Those that are wanted.
+
+    Returns:
+        A few words about the nearest features; empty where none of the split are finished.
+    """
+    stored = {}
+    for name in features.names(objects):
+        with suppress(StoreError):  # damaged ones are for `tesserae verify`
+            done = features.load_done(objects, name, plan.split)
+            if done is not None:
+                stored[name] = features.load_recipe(objects, name), done
+    if not stored:
+        return ""
+    apart = {name: _apart(there, recipe) for name, (there, _) in stored.items()}
+    name = min(apart, key=lambda name: (len(apart[name]), name))
+    if apart[name]:
+        return f"those stored as {name} have {', '.join(apart[name])}"
+    if not {*kinds} <= {*stored[name][1].kinds}:
+        return (
+            f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none"
+            " that are)"
+        )
+    return f"some of those stored as {name} are missing, or of other images than the store holds"
+
+
+def _apart(there: FeatureRecipe, wanted: FeatureRecipe) -> list[str]:
+    """What differs between two recipes, in the words of options."""
+    found = []
+    if there.weights != wanted.weights:
+        same = there.trunk == wanted.trunk
+        found.append(f"the trunk {there.trunk}" + (" with other weights" if same else ""))
+    for field, word, unit in (
+        ("cut", "cut", ""),
+        ("pooling", "pooling", ""),
+        ("stored_size", "size", " px"),
+        ("precision", "precision", ""),
+        ("dtype", "dtype", ""),
+    ):
+        was, now = getattr(there, field), getattr(wanted, field)
+        if was != now:
+            found.append(f"{word} {was or 'at the end'}{unit}, not {now or 'at the end'}{unit}")
+    if not found and there.digest != wanted.digest:
+        found.append("another transform of the images, or another recipe of the store")
+    return found
 
 
 def _sync(objects: Objects, done: FeaturesDone, commits: str) -> None:

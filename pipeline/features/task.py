@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,38 @@ class FeatureReport:
     num_rows: int
     bytes_out: int
     seconds: float
+
+
+PROGRESS_SECONDS = 2.0
+"""Between two words of a task about how far it is, at least."""
+
+
+def progress_topic(run: str) -> str:
+    """Return the topic of the Dask events in which tasks of *run* say how far they are."""
+    return f"features-{run}"
+
+
+class _Teller:
+    """Tells whoever started the run how many rows of a shard are computed: it may take long."""
+
+    def __init__(self, work: FeatureWork, shard: int) -> None:
+        self._topic, self._shard = progress_topic(work.run), shard
+        self._rows, self._told = 0, time.monotonic()
+        self._lock = threading.Lock()
+        from distributed import get_worker  # in a task it is there; a search does without
+
+        self._tell: Callable[[str, dict[str, int]], None] = lambda *_: None
+        with contextlib.suppress(ValueError):  # called by no worker: nobody listens
+            self._tell = get_worker().log_event
+
+    def add(self, rows: int) -> None:
+        """Count *rows* more; may be called by many threads."""
+        with self._lock:
+            self._rows += rows
+            now = time.monotonic()
+            if now - self._told >= PROGRESS_SECONDS:
+                self._told = now
+                self._tell(self._topic, {"shard": self._shard, "rows": self._rows})
 
 
 class Workspace:
@@ -292,6 +325,7 @@ def _compute(
     readable = space.readable[rows.start : rows.stop]
     chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
     shared = Shared(batches(chunks, readable, space.backbone.batch))
+    teller = _Teller(space.work, shard)
 
     def compute() -> None:
         for places, batch in shared:
@@ -301,6 +335,7 @@ def _compute(
                 made = features_of(space.backbone, seen, recipe.precision)
                 with np.errstate(over="ignore"):  # it is looked for below, and its row is named
                     out[kind][places] = made
+            teller.add(len(places))
 
     _in_threads(compute, threads, space.backbone.device)
     for kind, values in out.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from pipeline.backbone.opening import open_backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reading import open_features
+from pipeline.features.task import FeatureReport
 from pipeline.loader import Loader
 from pipeline.store import features, layout
 from pipeline.store.objects import open_objects
@@ -24,6 +26,7 @@ from tests.pictures import make_folder, prepare_inline
 from tests.workflows.devise.small import SIZE, features_inline, small_trunk
 from workflows import cli
 from workflows import features as command
+from workflows.progress import Progress
 
 SECONDS = 110.0
 
@@ -152,17 +155,32 @@ def test_what_makes_no_sense_is_a_sentence(
         (("--trunk", trunk, "--cut", "nowhere"), "has no block 'nowhere': expected one of"),
         (("--trunk", trunk, "--pooling", "token"), "has no tokens there: use mean"),
         (("--trunk", trunk, "--size", 99), "has no 99 px: it has 32"),
-        (("--trunk", trunk, "--size", 0), "--size is 0: expected at least 1"),
+        (("--trunk", trunk, "--size", 0), "--size is 0: expected 1 to 4,096"),
         (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
         (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
-        (("--trunk", trunk, "--workers", 0), "--workers is 0: expected at least 1"),
-        (("--trunk", trunk, "--threads", 0), "--threads is 0: expected at least 1"),
+        (("--trunk", trunk, "--workers", 0), "--workers is 0: expected 1 to 10,000"),
+        (("--trunk", trunk, "--threads", 0), "--threads is 0: expected 1 to 1,000"),
     ):
         with pytest.raises((TesseraeError, ValueError), match=says):
             cli.main(["--debug", "features", str(store), *map(str, words)])
     done = run("features", tmp_path / "none", "--trunk", trunk, scratch=tmp_path)
     assert (done.status, done.err.count("\n")) == (1, 1)
     assert "no store at" in done.err
+
+
+def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
+    """Each once: the rest when the shard ends, and none again that another worker makes anew."""
+    with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
+        rows = command.CountedRows(progress)
+        for said in (4, 6, 2):
+            rows.hear((0.0, {"shard": 3, "rows": said}))
+        rows.tick()
+        assert progress.count_line().startswith("6 of 20 images")
+        rows.end(FeatureReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
+        rows.hear((0.0, {"shard": 3, "rows": 7}))
+        rows.tick()
+        rows.end(FeatureReport(shard=4, num_rows=5, bytes_out=20, seconds=1.0))
+        assert progress.count_line().startswith("13 of 20 images")
 
 
 def test_workers_are_told_where_a_network_is_from_wherever_they_are(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,35 @@ def test_mirrored_ones_are_added_to_what_is_there(store: Path, trunk: Path) -> N
     assert (plain.read_bytes(), plain.stat().st_mtime_ns) == (before, when)
     assert open_features(store, name, "train").kinds == BOTH
     assert problems(store) == {}
+
+
+def test_why_features_are_made_though_there_are_some(store: Path, trunk: Path) -> None:
+    """The nearest of those that are stored, and what of it is not as it is wanted."""
+    trunk = Path(shutil.copytree(trunk, store.parent / "tiny"))
+
+    def why(kinds: Sequence[str] = ("plain",), **choices: Any) -> str:
+        run = begin(store, trunk, kinds=kinds, **choices)
+        return making.why_made(*run.what, kinds)
+
+    assert why() == ""
+    name = make(store, trunk)
+    assert why(BOTH) == (
+        f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none that"
+        " are)"
+    )
+    assert why(dtype="float16") == (f"those stored as {name} have dtype float32, not float16")
+    assert why(cut=FIRST, pooling="mean", precision="bfloat16") == (
+        f"those stored as {name} have cut at the end, not {FIRST}, pooling end, not mean,"
+        " precision float32, not bfloat16"
+    )
+    half = make(store, trunk, dtype="float16")
+    assert why(BOTH, dtype="float16").startswith(f"those stored as {half} are not --mirrored")
+    (store / layout.features_shard(name, "train", "plain", 1)).unlink()
+    assert why().startswith(f"some of those stored as {name} are missing")
+    change_weights(trunk)
+    assert why(dtype="float16") == (
+        f"those stored as {half} have the trunk ViTModel (tiny) with other weights"
+    )
 
 
 def test_a_further_split_and_a_further_size_touch_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,23 @@ def test_precision_and_kind_are_what_was_asked_for(
     assert np.array_equal(found[0].astype(np.float16).astype(np.float32), found[1])
     full = features_of(open_backbone(trunk), images, "float32")
     assert np.array_equal(found[0][there], full[there]) == (precision == "float32")
+
+
+def test_a_task_says_how_far_it_is(
+    store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch after batch of readable rows, as Dask events of its run; without a worker to nobody."""
+    said: list[tuple[str, dict[str, int]]] = []
+    worker = SimpleNamespace(log_event=lambda topic, message: said.append((topic, message)))
+    monkeypatch.setattr("pipeline.backbone.network.BATCH", 3)
+    monkeypatch.setattr(task, "PROGRESS_SECONDS", 0.0)
+    run = begin(store, trunk, kinds=BOTH)
+    make_features(run.work, 1)
+    assert said == []
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    make_features(run.work, 0)
+    assert {topic for topic, _ in said} == {task.progress_topic(run.work.run)}
+    assert [message for _, message in said] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
 
 
 def test_any_number_of_threads_makes_the_same_bytes(
