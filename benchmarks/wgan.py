@@ -130,8 +130,9 @@ def ours(store: Path, precision: str) -> Arm:
     stage = Wgan(options, data, World(device=DEVICE))
 
     def step() -> None:
-        while stage.advance() is None:
-            pass
+        before = stage.step
+        while stage.step == before:
+            stage.advance()
 
     return Arm(step, stage)
 

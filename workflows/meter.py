@@ -33,6 +33,7 @@ class Meter:
         self.before = 0
         """Rows that were done when the run began: they count for no rate."""
         self.last = Mark(start)
+        self._from = self.last
         self._marks = deque([self.last])
 
     def add(self, now: float, rows: int, bytes_in: int, bytes_out: int, quarantined: int) -> None:
@@ -45,6 +46,12 @@ class Meter:
         if now - self._marks[-1].seconds >= MARK_SECONDS:
             self._marks.append(self.last)
 
+    def restart_rates(self, now: float) -> None:
+        """Count rates from *now* on: what was done before took longer than the rest will."""
+        last = self.last
+        self._from = Mark(now, last.rows, last.bytes_in, last.bytes_out)
+        self._marks = deque([self._from])
+
     def window(self, now: float) -> tuple[float, float, float]:
         """Rows, bytes in and bytes out per second, of late."""
         marks = self._marks
@@ -53,7 +60,11 @@ class Meter:
         return _rates(marks[0], self.last, now)
 
     def overall(self, now: float) -> tuple[float, float, float]:
-        """Rows, bytes in and bytes out per second, since the start."""
+        """Rows, bytes in and bytes out per second, since the start or `restart_rates`."""
+        return _rates(self._from, self.last, now)
+
+    def from_start(self, now: float) -> tuple[float, float, float]:
+        """Rows, bytes in and bytes out per second, of all of the time."""
         return _rates(Mark(self.start), self.last, now)
 
     def seconds_left(self, now: float) -> float | None:

@@ -113,6 +113,16 @@ class Progress:
         with self._lock:
             self._meter.before = rows
 
+    def restart_rates(self) -> None:
+        """Count rates, and the time left, from now on: what was before took longer."""
+        with self._lock:
+            self._meter.restart_rates(self._clock())
+
+    def seconds_left(self) -> float | None:
+        """Until all rows are done; None = nobody knows."""
+        with self._lock:
+            return self._meter.seconds_left(self._clock())
+
     def detail(self, text: str) -> None:
         """Show *text* beside the rates, until there is another."""
         self._detail = printable(text)
@@ -147,7 +157,7 @@ class Progress:
         """What was done, when it is over; not *whole* = it was stopped."""
         with self._lock:
             now, meter = self._clock(), self._meter
-            rows, bytes_in, bytes_out = meter.overall(now)
+            rows, bytes_in, bytes_out = meter.from_start(now)
             done = f"{meter.done:,}"
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"

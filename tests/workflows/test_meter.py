@@ -37,6 +37,18 @@ def test_a_stalled_run_shows_a_rate_that_falls():
     assert rates[0] > rates[1] > rates[2] > 0
 
 
+def test_what_came_before_the_work_counts_for_no_rate():
+    """Nor does the first of it, which took longer; the total says how long all of it took."""
+    meter = Meter(110, 0.0)
+    meter.add(90.0, 10, 0, 0, 0)
+    meter.restart_rates(90.0)
+    assert meter.seconds_left(90.0) is None
+    meter.add(100.0, 20, 0, 0, 0)
+    assert meter.seconds_left(100.0) == pytest.approx(40)
+    assert meter.window(100.0)[0] == meter.overall(100.0)[0] == pytest.approx(2)
+    assert meter.from_start(100.0)[0] == pytest.approx(0.3)
+
+
 def test_the_time_left_is_at_the_rate_of_the_run():
     """Half of the rows in ten seconds leaves ten."""
     meter = Meter(200, 5.0)

@@ -126,9 +126,9 @@ class Training:
     started: float
     client: str = ""
     step: int = 0
-    first: int = 0
-    """The step that it went on from."""
     ranks: int = 0
+    seconds_left: float | None = None
+    """As the command has it, who knows what updates of later steps cost; None = nobody knows."""
     speed: dict[str, float] = field(default_factory=dict)
     state: str = "running"
     why: str = ""
@@ -137,8 +137,6 @@ class Training:
     def snapshot(self, now: float) -> dict[str, Any]:
         """All of it, as plain values."""
         seconds = (now if self.ended is None else self.ended) - self.started
-        done = self.step - self.first
-        left = seconds / done * (self.steps - self.step) if done and self.ended is None else None
         return {
             "run": self.name,
             "folder": self.folder,
@@ -148,7 +146,7 @@ class Training:
             "steps": self.steps,
             "ranks": self.ranks,
             "seconds": seconds,
-            "seconds_left": left,
+            "seconds_left": self.seconds_left if self.ended is None else None,
             **self.speed,
         }
 
@@ -282,7 +280,7 @@ class Board:
         training = self.trainings.get(message["run"])
         if training is not None:
             training.ranks, training.started = int(message["ranks"]), now
-            training.step = training.first = int(message["step"])
+            training.step, training.seconds_left = int(message["step"]), None
             for (of, _), points in self.curves.items():
                 while of == training.name and points and points[-1][0] > training.step:
                     points.pop()  # they are taken again
@@ -293,6 +291,12 @@ class Board:
             training.step = int(message["step"])
             names = ("images_per_second", "steps_per_second", "wait_share")
             training.speed = {name: float(message[name]) for name in names}
+
+    def _left(self, message: Mapping[str, Any], now: float) -> None:
+        training = self.trainings.get(message["run"])
+        if training is not None:
+            training.step, seconds = int(message["step"]), message["seconds"]
+            training.seconds_left = None if seconds is None else float(seconds)
 
     def _pictures(self, message: Mapping[str, Any], now: float) -> None:
         kept = [one for one in message["pictures"] if len(one["jpeg"]) <= PICTURE_BYTES]
@@ -322,6 +326,7 @@ _TAKEN = {
     "training": Board._training,
     "begun": Board._begun,
     "speed": Board._speed,
+    "left": Board._left,
     "curve": Board._curve,
     "grid": Board._grid,
 }

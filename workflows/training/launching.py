@@ -75,8 +75,9 @@ def train_on(
         {"stage": stage, **learned, **options.as_dict()},
         facts,
         free=FREE,
-        before=options.before(),
-        back_to=None if from_step is None else (from_step, options.changeable()),
+        complete=options.complete,
+        changeable=options.changeable(),
+        from_step=from_step,
         files=files,
     )
     back = deque([] if from_step is None else [from_step])  # of the first generation alone
@@ -151,7 +152,8 @@ class _Watcher:
         self._begun_at = self._furthest = 0
         """Updates that were complete when the ranks began, and those that are now."""
         self._step = 0
-        self._losses = ""
+        self._losses: dict[str, Any] = {}
+        """Figures of the newest step or look, and of updates after it."""
         self._cost_said = False
         self.heard: deque[dict[str, Any]] = deque()
         """Filled by another thread."""
@@ -215,16 +217,19 @@ class _Watcher:
             yield {"what": "begun", "step": event["step"], "ranks": event["world"]}
 
     def _update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._losses.update(event["losses"])
         self._reach(event["step"], self._begun_at + event["updates"])
+        if event["updates"] == 1:  # it was waited for: ranks came, opened files, chose kernels
+            self._progress.restart_rates()
         cost = event["seconds_an_update"]
         if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_said:
             self._cost_said = True
             self._progress.note(f"{self._name}: {cost_line(self._options, self._step, cost)}")
-        yield from ()
+        yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
 
     def _told(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if event["lines"]:
-            self._losses = losses_line(event["lines"][-1])
+            self._losses = dict(event["lines"][-1])
         self._reach(event["step"], self._options.updates_to(event["step"]))
         for line in event["lines"]:
             for name, value in line.items():
@@ -232,6 +237,7 @@ class _Watcher:
                     yield {"what": "curve", "name": name, "step": line["step"], "value": value}
         if "speed" in event:
             yield {"what": "speed", "step": event["step"], **event["speed"]}
+        yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
 
     def _grid(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         name, step = event["name"], event["step"]
@@ -248,7 +254,7 @@ class _Watcher:
         self._step = max(step, self._step)
         steps = "" if self._options.minutes is not None else f" of {self._options.steps:,}"
         warm = self._options.warming(self._step)
-        parts = (f"step {self._step:,}{steps}", warm, self._losses)
+        parts = (f"step {self._step:,}{steps}", warm, losses_line(self._losses))
         self._progress.detail(", ".join(filter(None, parts)))
 
 

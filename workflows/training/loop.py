@@ -28,7 +28,7 @@ from pipeline import identity
 from pipeline.errors import TesseraeError
 from workflows.training.batches import AnyLoader, Batches
 from workflows.training.errors import DivergedError
-from workflows.training.finite import NotFiniteError, first_not_finite
+from workflows.training.finite import NotFiniteError, finite_or_none, first_not_finite
 from workflows.training.folder import Checkpoint, RunFolder
 from workflows.training.options import Training
 from workflows.training.pictures import grid_png
@@ -49,12 +49,12 @@ class Stage(Protocol):
     def __init__(self, options: Any, data: Data, world: World) -> None:
         """Make it as it is before the first step."""
 
-    def advance(self) -> dict[str, Tensor] | None:
-        """Take the next update.
+    def advance(self) -> dict[str, Tensor]:
+        """Take the next update; `step` grows by one where it completes a step.
 
         Returns:
-            Where it completed a step: what is told of it, each a 0-d tensor of this rank's rows,
-            whose mean over ranks is told.
+            What is told of the update, each a 0-d tensor of this rank's rows. Where it completed a
+            step, what is told of the step: the mean over ranks is noted.
         """
 
     def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
@@ -163,16 +163,18 @@ class _Loop:
         options, stage = self._options, self._stage
         self._say_begun()
         while stage.step < options.steps:
+            before = stage.step
             told = stage.advance()
             self._updates += 1
-            if not self._world.rank and self._pulse.beat():
-                self._rank.emit(what="update", step=stage.step, **self._pulse.told())
-            if told is not None:
+            if not self._world.rank and (beat := self._pulse.beat(told)) is not None:
+                self._rank.emit(what="update", step=stage.step, **beat)
+            complete = stage.step > before
+            if complete:
                 self._note(told)
             stop, over, save = self._world.any(*self._wishes())
             if over:
                 self._look()
-            if save or over or stop or (told is not None and stage.step % options.save_every == 0):
+            if save or over or stop or (complete and stage.step % options.save_every == 0):
                 self._save()
             if over or stop:
                 return f"stopped at step {stage.step:,}"
@@ -338,31 +340,39 @@ class _Clock:
 
 
 class _Pulse:
-    """Says that updates are taken, long before the first figures of steps are there.
+    """Says what updates are like and cost, long before the first figures of steps are there.
 
-    It goes by the time at which updates were handed to the device, and waits for none.
+    A step may have a hundred updates, and losses of steps are told by tens of them. The figures of
+    an update are those of this rank's rows: no other rank is waited for, and the device each second
+    at most.
     """
 
     def __init__(self) -> None:
         self._updates = 0
         self._first = self._last = time.monotonic()
 
-    def beat(self) -> bool:
-        """Count an update; return True if it is time to say so: of the first, and each second."""
-        now = time.monotonic()
-        self._updates += 1
-        if self._updates == 1:
-            self._first = now  # it opens files and chooses kernels
-        elif now - self._last < PULSE_SECONDS:
-            return False
-        self._last = now
-        return True
+    def beat(self, told: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Count an update.
 
-    def told(self) -> dict[str, Any]:
-        """Updates since the ranks began, and the seconds of each but the first."""
+        Args:
+            told: What the stage told of it.
+
+        Returns:
+            What is to be said of the first update, and then once a second: updates since the ranks
+            began, the seconds of all but the first and of each of those, and the newest losses;
+            None in between.
+        """
+        self._updates += 1
+        if self._updates > 1 and time.monotonic() - self._last < PULSE_SECONDS:
+            return None
+        losses = {name: finite_or_none(float(value)) for name, value in told.items()}
+        self._last = time.monotonic()  # now that the device has done what it was handed
+        if self._updates == 1:
+            self._first = self._last  # the first one opens files and chooses kernels
         seconds = self._last - self._first
         return {
             "updates": self._updates,
             "seconds": seconds,
             "seconds_an_update": seconds / (self._updates - 1) if self._updates > 1 else None,
+            "losses": losses,
         }

@@ -79,7 +79,7 @@ class Wgan:
 
     # --- updates --------------------------------------------------------------------------------
 
-    def advance(self) -> dict[str, Tensor] | None:
+    def advance(self) -> dict[str, Tensor]:
         """An update of the critic, or that of the generator which completes the step."""
         wanted = self._critic_steps()
         if self._critic_updates < wanted:
@@ -87,7 +87,7 @@ class Wgan:
             self._critic_updates += 1
             if self._critic_updates == wanted:  # what is told of a step is of its last
                 self._told = {name: self.world.mean(value) for name, value in told.items()}
-            return None
+            return told
         told = self._told | self._update_generator()
         self.average.update_parameters(self.game.generator)
         self.step += 1

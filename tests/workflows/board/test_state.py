@@ -142,7 +142,7 @@ def test_what_is_too_large_or_not_known_is_left_alone() -> None:
 
 
 def test_training_is_told_from_beginning_to_end() -> None:
-    """Where it went on from counts for the time that is left."""
+    """The time that is left is what the command makes of its updates, not of whole steps."""
     board = Board()
     board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
     board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
@@ -151,7 +151,10 @@ def test_training_is_told_from_beginning_to_end() -> None:
     board.take({"what": "speed", "run": "r", "step": 60, **speed}, 20.0)
     (now,) = board.snapshot(20.0)["trainings"]
     assert (now["step"], now["ranks"], now["state"]) == (60, 2, "running")
-    assert now["seconds_left"] == 20.0
+    assert now["seconds_left"] is None
+    board.take({"what": "left", "run": "r", "step": 61, "seconds": 20.0}, 20.5)
+    (now,) = board.snapshot(20.5)["trainings"]
+    assert (now["step"], now["seconds_left"]) == (61, 20.0)
     assert now["images_per_second"] == 9.0
     board.take({"what": "end", "run": "r", "state": "finished", "why": "", "seconds": 0.0}, 30.0)
     (now,) = board.snapshot(99.0)["trainings"]

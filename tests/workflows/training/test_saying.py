@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 
 from cluster.ranks import Wanted
 from workflows.colourise.options import Options as Colours
-from workflows.training.launching import _beginning, cost_line, losses_line
+from workflows.progress import Progress
+from workflows.training import loop
+from workflows.training.folder import RunFolder
+from workflows.training.launching import _beginning, _Watcher, cost_line, losses_line
 from workflows.wgan.options import Options
 
 
@@ -66,6 +76,65 @@ def test_what_a_step_costs_is_said_with_what_makes_it_quicker() -> None:
     assert cost_line(Colours(steps=100), 40, 0.1).startswith(
         "a step takes about 100 ms here. The 60 steps that are left take 6.0 s. Quicker:"
     )
+
+
+class FakeCluster:
+    """A cluster without a page, that needs nothing."""
+
+    def __init__(self) -> None:
+        self.client = SimpleNamespace(id="c", run_on_scheduler=lambda _: False)
+
+    def keep(self) -> None:
+        """Do nothing."""
+
+
+def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_path: Path) -> None:
+    """In the warm-up a step has 101 updates; what ranks needed to begin counts for no rate."""
+    options, now = Options(steps=1_000), 0.0
+    progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=StringIO(),
+                        live=False, clock=lambda: now)  # fmt: skip
+    cluster: Any = FakeCluster()
+    with progress:
+        watcher = _Watcher(cluster, RunFolder(tmp_path), options, progress)
+        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        now = 60.0  # workers came, torch was loaded, files were opened
+        for updates, loss in ((1, 0.5), (11, 0.25), (21, None)):
+            losses = {"critic_loss": loss, "estimate": -0.5}
+            watcher.heard.append(
+                {"what": "update", "step": 0, "updates": updates, "seconds": updates - 1.0,
+                 "seconds_an_update": 1.0, "losses": losses}
+            )  # fmt: skip
+            watcher.tick()
+            detail = progress._detail
+            assert detail.startswith("step 0 of 1,000, warm-up until step 25: 100 critic updates")
+            assert detail.endswith("critic loss 0.5, estimate -0.5") == (loss == 0.5)
+            assert "None" not in detail
+            now += 10.0
+        left = options.updates_to(1_000) - 21
+        now -= 10.0
+        assert progress.seconds_left() == pytest.approx(left)
+        line = {"step": 1, "critic_loss": 0.125}
+        watcher.heard.append({"what": "told", "step": 1, "lines": [line]})
+        watcher.tick()
+        assert progress._detail.endswith("a step, critic loss 0.125")
+
+
+def test_the_first_update_is_told_at_once_and_then_one_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With its losses; what is not finite is left to whoever ends the run."""
+    seconds = iter([0.0, 5.0, 5.25, 6.25, 7.0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))
+    pulse = loop._Pulse()
+    first = pulse.beat({"loss": torch.tensor(0.5)})
+    assert first == {
+        "updates": 1, "seconds": 0.0, "seconds_an_update": None, "losses": {"loss": 0.5},
+    }  # fmt: skip
+    assert pulse.beat({"loss": torch.tensor(0.25)}) is None
+    third = pulse.beat({"loss": torch.tensor(math.nan)})
+    assert third == {
+        "updates": 3, "seconds": 2.0, "seconds_an_update": 1.0, "losses": {"loss": None},
+    }  # fmt: skip
 
 
 def test_figures_of_a_step_in_a_few_words() -> None:
