@@ -20,9 +20,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from cluster.errors import ClusterError
+from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
 from workflows import interrupts
 from workflows.figures import printable
+from workflows.ranges import Range
 
 COMMANDS = {
     "prepare": "decode and resize a whole image set into a store",
@@ -73,6 +75,14 @@ class _Parser(argparse.ArgumentParser):
             return f"there is no place for {', '.join(map(repr, words))}"
         known = [option for option in self._option_string_actions if option.startswith("--")]
         return "there is " + ", ".join(f"no option {word}{_like(word, known)}" for word in options)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as e:
+            if not isinstance(action.type, Range):
+                raise
+            self.error(f"{action.option_strings[-1]} is {arg_string}: {e.message}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -193,6 +203,8 @@ def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, TesseraeError | ClusterError | ValueError):
         return printable(text)
+    if why := too_many_files(error):
+        return printable(f"{why}.")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
     return printable(f"{type(error).__name__}: {text}")

@@ -45,15 +45,6 @@ from workflows.summary import report_store
 MOST_FAILURES = 8
 """Shards that may fail one after the other: then the source is lost, and the run ends."""
 
-RANGES = {
-    "limit": (1, 10**12),
-    "workers": (1, 10_000),
-    "threads": (1, 1_000),
-    "max_bad": (0, 1),
-    "image_seconds": (0.001, 86_400),
-}
-"""What the numbers of a command line may be."""
-
 WORKER_BYTES = 400 * 2**20
 """What a worker needs beside its tasks: interpreter, libraries, one very large picture."""
 
@@ -156,11 +147,6 @@ class Options:
             layout.check_split(split)
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"--split is {' '.join(self.splits)}: one is named twice.")
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is {value}: expected {low} to {high:,}.")
 
 
 def read_options(args: argparse.Namespace) -> Options:

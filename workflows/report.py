@@ -44,15 +44,12 @@ class Judged(Protocol):
 
 MEDIAN = 101
 """Steps of the median filter of the critic's curves, as in the paper of WGAN."""
-MAX_SAMPLES = 1_000_000
 GRIDS = 8
 """Grids over time that are shown."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge what can be judged, and write the page."""
-    if not 8 <= args.samples <= MAX_SAMPLES:
-        raise ValueError(f"--samples is {args.samples}: expected 8 to {MAX_SAMPLES:,}.")
     folder = RunFolder(args.run)
     asked = folder.asked()
     try:

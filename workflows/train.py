@@ -64,12 +64,6 @@ def _say_result(folder: Path, state: str) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("ranks", "gpus", "workers"):
-        value, least = getattr(args, name), 0 if name == "gpus" else 1
-        if value is not None and value < least:
-            raise ValueError(f"--{name} is {value}: expected at least {least}.")
-    if not 0 <= args.rank_timeout <= 10_000_000:
-        raise ValueError(f"--rank-timeout is {args.rank_timeout:g}: expected 0 seconds or more.")
     if args.ranks and args.gpus and args.ranks != args.gpus:
         raise ValueError(f"--ranks is {args.ranks}, --gpus {args.gpus}: name one of them.")
     clusters.check_where(args.cluster)
@@ -77,11 +71,12 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before anything is made for it."""
-    changeable = () if args.from_step is None else options.changeable()
     run.check(
         {"stage": STAGES[args.stage].stage, **options.as_dict()},
-        free=(*FREE, *changeable),
-        before=options.before(),
+        free=FREE,
+        complete=options.complete,
+        changeable=options.changeable(),
+        from_step=args.from_step,
     )
     if args.from_step is not None:
         run.at(args.from_step)

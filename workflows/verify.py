@@ -20,8 +20,6 @@ from workflows.progress import Progress
 
 def run(args: argparse.Namespace) -> int:
     """Check the store; 1 if anything is wrong."""
-    if args.source is not None and args.source < 1:
-        raise ValueError(f"--source is {args.source}: expected at least 1 row.")
     objects = open_objects(args.store)
     whole = True
     made = features.splits_of(objects)

@@ -274,7 +274,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
         (["wgan", "{store}", "--split", "no"], "no"),
         (["wgan", "{store}", "--held-out", "test"], "finished splits are train, val"),
         (["wgan", "{store}", "--steps", "0"], "--steps is 0: expected at least 1"),
-        (["wgan", "{store}", "--beta1", "1"], "--beta1 is 1.0: expected 0 to 0.9999"),
+        (["wgan", "{store}", "--beta1", "1"], "--beta1 is 1: expected 0 to 0.9999"),
         (["wgan", "{store}", "--ranks", "0"], "--ranks is 0"),
         (["wgan", "{store}", "--gpus", "99"], "this machine has"),
         (["wgan", "nowhere"], "nowhere"),
@@ -338,7 +338,7 @@ def test_a_store_of_other_rows_is_another_run(
     before = (undisturbed / "options.json").read_bytes()
     words = [str(word) for word in command(small_store(tmp_path / "other", rows=40), undisturbed)]
     assert main(words) == 1
-    assert "is of a run with rows" in capsys.readouterr().err
+    assert "is a run on the rows" in capsys.readouterr().err
     assert (undisturbed / "options.json").read_bytes() == before
 
 
@@ -350,7 +350,7 @@ def test_a_folder_of_another_run_is_left_alone(
     RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
-    assert "Name another folder" in capsys.readouterr().err
+    assert "is a run of the stage other: it cannot go on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

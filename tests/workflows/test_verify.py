@@ -240,7 +240,7 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
         (("{tmp}/none",), "no store at"),
         (("{tmp}/images",), "no store at"),
         (("{store}", "--split", "test"), "no split 'test' in"),
-        (("{store}", "--source", "0"), "--source is 0: expected at least 1 row"),
+        (("{store}", "--source", "0"), "--source is 0: expected at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(

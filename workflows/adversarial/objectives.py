@@ -2,6 +2,9 @@
 
 Scores are (n,), high for what the critic takes for real. A critic's loss is the mean over the rows
 of a batch, so that the mean over ranks is that of the whole batch.
+
+This is the one list of objectives. Help texts are made from it too, so torch is imported only where
+a loss is computed.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn import functional
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,13 @@ def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
-    return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+    return _softplus(-real) + _softplus(fake)
+
+
+def _softplus(scores: Tensor) -> Tensor:
+    from torch.nn.functional import softplus
+
+    return softplus(scores).mean()
 
 
 def _squares(real: Tensor, fake: Tensor) -> Tensor:
@@ -41,7 +51,7 @@ def _squares(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _hinge(real: Tensor, fake: Tensor) -> Tensor:
-    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+    return (1 - real).relu().mean() + (1 + fake).relu().mean()
 
 
 def _score(fake: Tensor) -> Tensor:
@@ -56,7 +66,7 @@ OBJECTIVES = MappingProxyType(
         "wgan-gp": Objective(_wasserstein, _score, penalty=10.0),
         # Goodfellow et al. 2014, with the generator's loss that does not saturate, as in Radford
         # et al.: DCGAN, ICLR 2016 (arXiv 1511.06434).
-        "dcgan": Objective(_cross_entropy, lambda fake: functional.softplus(-fake).mean()),
+        "dcgan": Objective(_cross_entropy, lambda fake: _softplus(-fake)),
         # Mao et al.: Least Squares GANs, ICCV 2017 (arXiv 1611.04076), a = 0, b = c = 1.
         "lsgan": Objective(_squares, lambda fake: 0.5 * (fake - 1).square().mean()),
         # Lim and Ye: Geometric GAN (arXiv 1705.02894).

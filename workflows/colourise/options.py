@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from workflows.adversarial.objectives import OBJECTIVES
 from workflows.training.options import Training, option, shrunk_side
-
-OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +16,9 @@ class Options(Training):
         " square of --image-size is cut out of them as they are", before=False,
     )  # fmt: skip
     width: int = option(32, "channels of the first layer", least=1)
-    rate: float = option(2e-4, "learning rate, of Adam", least=0)
+    rate: float = option(2e-4, "learning rate, of Adam", above=0)
     adversarial: float = option(0.01, "weight of a critic's judgement; 0 = without one", least=0)
-    objective: str = option("lsgan", "what the critic minimises", choices=OBJECTIVES)
+    objective: str = option("lsgan", "what the critic minimises", choices=tuple(OBJECTIVES))
 
     def shrunk_side(self, stored: int) -> int | None:
         """Side to which stored pictures are resized on the device; None = they are not."""

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 
 from cluster.defaults import CERTIFICATE_DAYS, DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
+from workflows.ranges import number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=float,
+        type=number(0),
         default=math.inf,
         metavar="SECONDS",
         help="end when the scheduler was not reached for so long (never)",
@@ -95,16 +96,18 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _add_wanted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="of the scheduler")
-    parser.add_argument("--workers", type=int, default=1, help="workers to wait for (1)")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs to wait for (0)")
-    parser.add_argument("--seconds", type=float, default=600, help="seconds to wait at most (600)")
+    parser.add_argument("--workers", type=whole(0), default=1, help="workers to wait for (1)")
+    parser.add_argument("--gpus", type=whole(0), default=0, help="GPUs to wait for (0)")
+    parser.add_argument(
+        "--seconds", type=number(0), default=600, help="seconds to wait at most (600)"
+    )
 
 
 def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", nargs="+", default=[], help="names that browsers will use")
     parser.add_argument(
         "--days",
-        type=float,
+        type=number(above=0, most=3_650),
         default=CERTIFICATE_DAYS,
         help="days for which the certificates are valid (30)",
     )
@@ -128,7 +131,7 @@ def _add_scheduler(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("scheduler")
     here.add_argument("--host", default=LOOPBACK, help="to listen on (127.0.0.1)")
     here.add_argument(
-        "--port", type=int, default=SCHEDULER_PORT, help="port of the scheduler (8786)"
+        "--port", type=whole(1, 65_535), default=SCHEDULER_PORT, help="port of the scheduler (8786)"
     )
     here.add_argument(
         "--dashboard-host",
@@ -136,15 +139,20 @@ def _add_scheduler(parser: argparse.ArgumentParser) -> None:
         help="address that the dashboard listens on (127.0.0.1)",
     )
     here.add_argument(
-        "--dashboard-port", type=int, default=DASHBOARD_PORT, help="port of the dashboard (8787)"
+        "--dashboard-port",
+        type=whole(1, 65_535),
+        default=DASHBOARD_PORT,
+        help="port of the dashboard (8787)",
     )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("workers")
-    here.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
     here.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each worker (1)"
+        "--workers", type=whole(0, 10_000), metavar="N", help="processes (one a core)"
+    )
+    here.add_argument(
+        "--threads", type=whole(1, 1_000), default=1, metavar="N", help="threads of each worker (1)"
     )
     here.add_argument("--gpus", default="all", help="all, none, or devices 0,1 (all)")
     here.add_argument(

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from workflows.commands.flags import add_source
+from workflows.ranges import number, whole
 
 SAMPLE_IMAGES = 400
 
@@ -21,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to work (demo)")
     parser.add_argument(
         "--images",
-        type=int,
+        type=whole(1),
         default=SAMPLE_IMAGES,
         help="pictures of the embedded sample, without --data (400)",
     )
-    parser.add_argument("--workers", type=int, help="processes (one a core)")
+    parser.add_argument("--workers", type=whole(1, 10_000), help="processes (one a core)")
     parser.add_argument(
-        "--minutes", type=float, default=1.0, help="to train two small nets; 0 = do not (1)"
+        "--minutes", type=number(0), default=1.0, help="to train two small nets; 0 = do not (1)"
     )
     add_source(parser.add_argument_group("classes of your images"))
 

@@ -13,6 +13,7 @@ import argparse
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.commands.flags import add_cluster
+from workflows.ranges import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--split", nargs="+", default=["all"], help="splits, or `all` (all)")
     what.add_argument("--mirrored", action="store_true", help="of each picture's mirror image too")
     how = parser.add_argument_group("how")
-    how.add_argument("--gpus", type=int, metavar="N", help="use GPUs, N here (all; 0 = none)")
+    how.add_argument("--gpus", type=whole(0), metavar="N", help="use GPUs, N here (all; 0 = none)")
     how.add_argument(
         "--repair", action="store_true", help="read what is there, make anew what is damaged"
     )
@@ -40,7 +41,7 @@ def add_trunk(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pooling", choices=POOLINGS, default="end", help="how it is pooled (end)")
     group.add_argument(
         "--size",
-        type=int,
+        type=whole(1, 4_096),
         metavar="PIXELS",
         help="stored size that the network is given, in pixels (what fits it best)",
     )

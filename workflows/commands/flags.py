@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.sources.options import RECURSIVE
+from workflows.ranges import whole
 
 
 def add_cluster(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -18,9 +19,15 @@ def add_cluster(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     parser.add_argument(
         "--certs", metavar="DIR", help="certificates for tls:// ($TESSERAE_CERTS, or this user's)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="local processes (one a core)")
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each local worker (1)"
+        "--workers", type=whole(1, 10_000), metavar="N", help="local processes (one a core)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(1, 1_000),
+        default=1,
+        metavar="N",
+        help="threads of each local worker (1)",
     )
     parser.add_argument(
         "--no-dashboard",

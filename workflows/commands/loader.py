@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.order import ORDERS
+from workflows.ranges import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,17 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
     parser.add_argument("--split", default="train", help="which split (train)")
     parser.add_argument(
-        "--size", type=int, default=224, help="side of the stored squares to read, in pixels (224)"
+        "--size",
+        type=whole(1, 4_096),
+        default=224,
+        help="side of the stored squares to read, in pixels (224)",
     )
-    parser.add_argument("--batch", type=int, default=256, help="rows of a global batch (256)")
+    parser.add_argument("--batch", type=whole(1), default=256, help="rows of a global batch (256)")
     parser.add_argument(
         "--order", choices=ORDERS, default="random", help="order in which rows come (random)"
     )
-    parser.add_argument("--epochs", type=int, default=3, help="number of epochs (3)")
+    parser.add_argument("--epochs", type=whole(1), default=3, help="number of epochs (3)")
     parser.add_argument(
-        "--threads", type=int, help="threads that gather batches (one a core, at most 4)"
+        "--threads",
+        type=whole(1, 1_000),
+        help="threads that gather batches (one a core, at most 4)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed that draws the order (0)")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**64 - 1), default=0, help="seed that draws the order (0)"
+    )
     parser.add_argument(
         "--staging-dir",
         "--stage",

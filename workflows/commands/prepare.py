@@ -11,6 +11,7 @@ import argparse
 from pipeline.sources import SOURCE_KINDS
 from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END
 from workflows.commands.flags import add_cluster, add_source
+from workflows.ranges import number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--sizes",
         nargs="+",
-        type=_size,
+        type=whole(1, 4_096),
         default=[72, 224, 288],
         help="sides of the stored squares, in pixels (72 224 288)",
     )
@@ -33,25 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--serves",
-        type=int,
+        type=whole(1),
         metavar="PIXELS",
         help="side up to which a JPEG may be decoded at a reduced scale (the largest size)",
     )
     what.add_argument(
-        "--seed", type=int, default=0, help="seed that draws the order of the rows (0)"
+        "--seed",
+        type=whole(0, 2**64 - 1),
+        default=0,
+        help="seed that draws the order of the rows (0)",
     )
     what.add_argument(
-        "--limit", type=int, metavar="N", help="stop after N images, rounded up to whole shards"
+        "--limit",
+        type=whole(1),
+        metavar="N",
+        help="stop after N images, rounded up to whole shards",
     )
     what.add_argument(
         "--shard-rows",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="rows of a shard: one file or object for each size (1024)",
     )
     what.add_argument(
         "--chunk-rows",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="rows of a chunk, which is checked and unpacked as a whole (16)",
     )
@@ -60,14 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--source-kind", choices=SOURCE_KINDS, help="what SOURCE is (detected)")
     how.add_argument(
         "--max-bad",
-        type=float,
+        type=number(0, 1),
         default=0.01,
         metavar="SHARE",
         help="share of rows that may be quarantined before the run stops (0.01)",
     )
     how.add_argument(
         "--image-seconds",
-        type=float,
+        type=number(0.001, 86_400),
         default=60.0,
         help="seconds after which an image counts as hung (60)",
     )
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--max-image-bytes",
-        type=int,
+        type=whole(1),
         metavar="BYTES",
         help="length of the longest file that is read for an image; a longer one is put into"
         f" quarantine unread ({MAX_IMAGE_BYTES})",
@@ -87,12 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--wait", action="store_true", help="wait for another run of the split")
     add_source(parser.add_argument_group("classes of the images"))
     add_cluster(parser.add_argument_group("where"))
-
-
-def _size(word: str) -> int:
-    if not word.lstrip("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is no number: expected e.g. 72 224 288")
-    return int(word)
 
 
 def run(args: argparse.Namespace) -> int:

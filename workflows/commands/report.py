@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from workflows.ranges import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae report`."""
@@ -21,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside a run of DeViSE")
     parser.add_argument(
-        "--samples", type=int, default=1_000, metavar="N", help="pictures that are judged (1000)"
+        "--samples",
+        type=whole(8, 1_000_000),
+        default=1_000,
+        metavar="N",
+        help="pictures that are judged (1000)",
     )
     parser.add_argument(
         "--device", metavar="DEVICE", help="where: cpu, cuda, cuda:1 (a GPU, if there is one)"

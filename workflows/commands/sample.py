@@ -23,18 +23,19 @@ import argparse
 from pathlib import Path
 
 from workflows.photographs import CLASSES
+from workflows.ranges import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae sample`."""
     parser.add_argument("directory", metavar="DIR", type=Path, help="new or empty folder")
     parser.add_argument(
-        "--images", type=int, default=400, metavar="N", help="train and val together (400)"
+        "--images", type=whole(1), default=400, metavar="N", help="train and val together (400)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of crops and colours (0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of crops and colours (0)")
     parser.add_argument(
         "--classes",
-        type=int,
+        type=whole(2, len(CLASSES)),
         default=len(CLASSES),
         metavar="K",
         help=f"the first K of: {', '.join(each.words.split(',')[0] for each in CLASSES)} (all)",

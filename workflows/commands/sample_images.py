@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from workflows.ranges import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae sample-images`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument("-n", "--n", type=int, default=64, metavar="N", help="how many (64)")
+    parser.add_argument(
+        "-n", "--n", type=whole(1, 10_000), default=64, metavar="N", help="how many (64)"
+    )
     parser.add_argument(
         "-o",
         "--out",
@@ -20,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("samples.png"),
         help="PNG file that is written (samples.png)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed that draws the noise (0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed that draws the noise (0)")
     parser.add_argument(
         "--label", help="class of all pictures, by number, wnid or words (all in turn)"
     )

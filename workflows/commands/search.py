@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.neighbours import KINDS
+from workflows.ranges import whole
 from workflows.search.query import DIRECTIONS
 
 HOST, PORT = "127.0.0.1", 8780
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", default="", help="what to search for")
     parser.add_argument("--image", metavar="FILE", help="a picture to search with, @ in QUERY")
     what = parser.add_argument_group("answers")
-    what.add_argument("--k", type=int, default=10, metavar="N", help="number of answers (10)")
+    what.add_argument(
+        "--k", type=whole(1, 1_000), default=10, metavar="N", help="number of answers (10)"
+    )
     what.add_argument("--to", choices=DIRECTIONS, default="images", help="kind of answers (images)")
     what.add_argument(
         "--split", nargs="+", default=["all"], help="whose pictures, or `all` that are finished"
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--port",
-        type=int,
+        type=whole(0, 65_535),
         default=PORT,
         help=f"port of the served page; 0 = any that is free ({PORT})",
     )

@@ -13,19 +13,20 @@ from __future__ import annotations
 import argparse
 
 from pipeline.words import SYNONYMS
+from workflows.adversarial.objectives import OBJECTIVES
+from workflows.ranges import whole
 from workflows.studies import SETTINGS, STUDIES
-from workflows.wgan.options import OBJECTIVES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae study`."""
     parser.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
     parser.add_argument(
-        "--seeds", type=int, default=5, help="runs of each kind, by seeds 0, 1, ... (5)"
+        "--seeds", type=whole(1), default=5, help="runs of each kind, by seeds 0, 1, ... (5)"
     )
     parser.add_argument(
         "--steps",
-        type=int,
+        type=whole(1),
         help="steps of each run (as each study has it: gaussians 8000, digits 2000)",
     )
     parser.add_argument(
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1, 1_000),
         default=1,
         help="CPU threads of a run; small networks are fastest with one (1)",
     )
@@ -64,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devise.add_argument("--clip", metavar="MODEL", help="CLIP model to put beside them")
     devise.add_argument("--hierarchy", metavar="FILE", help="is-a edges, for hp@k")
     devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")
-    devise.add_argument("--batch-size", type=int, default=256, help="of DeViSE (256)")
-    devise.add_argument("--validation", type=int, default=30, help="classes to choose by (30)")
+    devise.add_argument("--batch-size", type=whole(1), default=256, help="of DeViSE (256)")
+    devise.add_argument("--validation", type=whole(2), default=30, help="classes to choose by (30)")
 
 
 def run(args: argparse.Namespace) -> int:

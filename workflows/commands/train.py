@@ -11,6 +11,7 @@ import argparse
 
 from pipeline.sources import SOURCE_KINDS
 from workflows.commands.flags import add_cluster, add_source
+from workflows.ranges import number, whole
 from workflows.training.options import add_flags
 from workflows.training.stages import STAGES, load_name
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         data.add_argument(
             "--max-bad",
-            type=float,
+            type=number(0, 1),
             default=0.01,
             metavar="SHARE",
             help="share of rows of --data that may be quarantined before the run stops (0.01)",
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         data.add_argument("--held-out", help="split to judge by, or none (val or test)")
         data.add_argument(
             "--from-step",
-            type=int,
+            type=whole(0),
             metavar="N",
             help="go back to the checkpoint of step N, with other rates if you like; 0 begins anew"
             " (the newest checkpoint)",
@@ -54,18 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         where = one.add_argument_group("where")
         where.add_argument(
             "--ranks",
-            type=int,
+            type=whole(1),
             metavar="N",
             help="processes that train, on processors unless --gpus is given (one a GPU, else 1)",
         )
         where.add_argument(
             "--gpus",
-            type=int,
+            type=whole(0),
             metavar="N",
             help="ranks, each with a GPU; 0 = on processors (every GPU, unless --ranks is given)",
         )
         where.add_argument(
-            "--rank-timeout", type=float, default=600.0, metavar="SECONDS",
+            "--rank-timeout", type=number(0, 10_000_000), default=600.0, metavar="SECONDS",
             help="how long to wait for workers for all ranks, before fewer begin (600)",
         )  # fmt: skip
         add_cluster(where)

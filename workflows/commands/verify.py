@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from workflows.ranges import whole
+
 SOURCE_ROWS = 100
 """Rows of each split that --source decodes again, unless told."""
 
@@ -18,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         nargs="?",
-        type=int,
+        type=whole(1),
         const=SOURCE_ROWS,
         metavar="ROWS",
         help=f"also decode that many rows of each split from the source ({SOURCE_ROWS})",
     )
-    parser.add_argument("--threads", type=int, default=0, help="readers (one a core)")
+    parser.add_argument(
+        "--threads", type=whole(0, 1_000), default=0, help="readers; 0 = one a core (0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -113,7 +113,7 @@ class Options(Training):
     hidden: int = option(1024, "units of the hidden layer of --head mlp", least=1)
     dropout: float = option(0.4, "share of what enters a layer that is dropped", least=0, most=0.95)
     mirrored: bool = option(True, "learn from mirror images too")
-    rate: float = option(2e-3, "learning rate, of AdamW", least=0)
+    rate: float = option(2e-3, "learning rate, of AdamW", above=0)
     schedule: str = option(
         "cosine", "course of the learning rate after warming up", choices=SCHEDULES
     )

@@ -20,7 +20,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,18 @@ KEPT = 3
 LEASE = "run"
 """The name of the lease that the command holds which trains in a folder."""
 
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Gives options, by name, the values that they have where they are not said."""
+
+_FACTS = {
+    "stage": "of the stage {}",
+    "split": "on the split {}",
+    "stored_size": "on pictures that are stored at {} px",
+    "rows": "on the rows {} of its split",
+    "features": "on the features {}",
+}
+"""What is kept with the options of a run and is no option: how a sentence says its value."""
+
 _CHECKPOINT = re.compile(r"\d{6}-\d{12}")
 """The name of a checkpoint's files, without the ending."""
 
@@ -66,6 +79,17 @@ class Checkpoint:
         """The one whose files have that name."""
         generation, _, step = name.partition("-")
         return cls(int(generation), int(step))
+
+
+def _typed(flag: str, value: Any) -> str:
+    """Return an option as it is typed; *value* is not None."""
+    if isinstance(value, bool):
+        return flag if value else f"--no-{flag.removeprefix('--')}"
+    return f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+
+
+def _given(flag: str, value: Any) -> str:
+    return f"without {flag}" if value is None else f"with {_typed(flag, value)}"
 
 
 class RunFolder:
@@ -98,8 +122,9 @@ class RunFolder:
         facts: Mapping[str, Any],
         *,
         free: Collection[str] = (),
-        before: Mapping[str, Any] = MappingProxyType({}),
-        back_to: tuple[int, Collection[str]] | None = None,
+        complete: Complete = dict,
+        changeable: Collection[str] = (),
+        from_step: int | None = None,
         files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Make it, or see that it is of a run with the same options, but for those that are *free*.
@@ -108,8 +133,9 @@ class RunFolder:
             options: What was asked for.
             facts: What else is kept of it: `versions` of the beginning, `data` of the last time.
             free: Options that may be others when it goes on.
-            before: Values of options that runs of earlier versions do not name.
-            back_to: The step that a run goes back to, and options that may be others from there.
+            complete: Gives options the values that they have where they are not said.
+            changeable: Options that may be others where a run goes back to an earlier step.
+            from_step: The step that it goes back to; None = it goes on.
             files: What else is written when it is made: name -> bytes.
 
         Raises:
@@ -120,14 +146,13 @@ class RunFolder:
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
             kept = records.read_options(file)
-            found = {**before, **kept["options"]}
-            names = kept["options"].keys() | wanted
-            step, changeable = back_to or (0, ())
-            self._refuse_others(found, wanted, names - {*free, *changeable})
+            found, now = complete(kept["options"]), complete(wanted)
+            names = (kept["options"].keys() | wanted) - {*free}
+            self._refuse_others(found, now, names, changeable, from_step=from_step)
             new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
-            were = {n: found.get(n) for n in changeable if found.get(n) != wanted.get(n)}
+            were = {n: found.get(n) for n in changeable if found.get(n) != now.get(n)}
             if were:
-                new["changed"] = [*kept.get("changed", []), {"from_step": step, "were": were}]
+                new["changed"] = [*kept.get("changed", []), {"from_step": from_step, "were": were}]
             if new != kept:
                 writing.write(file, json.dumps(new, indent=1).encode())
             return
@@ -174,33 +199,55 @@ class RunFolder:
         options: Mapping[str, Any],
         *,
         free: Collection[str] = (),
-        before: Mapping[str, Any] = MappingProxyType({}),
+        complete: Complete = dict,
+        changeable: Collection[str] = (),
+        from_step: int | None = None,
     ) -> None:
         """See, before anything is made for a run, whether it is one with other *options*.
 
         Args:
             options: As of `begin`.
             free: As of `begin`.
-            before: As of `begin`.
+            complete: As of `begin`.
+            changeable: As of `begin`.
+            from_step: As of `begin`.
 
         Raises:
             TesseraeError: It is.
         """
         if (self.path / "options.json").exists():
             wanted = json.loads(json.dumps(dict(options)))
-            found = {**before, **self.asked()["options"]}
-            self._refuse_others(found, wanted, wanted.keys() - {*free})
+            found, now = complete(self.asked()["options"]), complete(wanted)
+            names = wanted.keys() - {*free}
+            self._refuse_others(found, now, names, changeable, from_step=from_step)
 
     def _refuse_others(
-        self, found: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
+        self,
+        found: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+        names: Collection[str],
+        changeable: Collection[str],
+        *,
+        from_step: int | None,
     ) -> None:
-        other = sorted(n for n in names if found.get(n) != wanted.get(n))
-        if other:
-            name = other[0]
+        fixed = {*names} - {*(() if from_step is None else changeable)}
+        other = [n for n in fixed if found.get(n) != wanted.get(n)]
+        if not other:
+            return
+        name = min(other, key=lambda name: (name not in _FACTS, name))
+        was, now = found.get(name), wanted.get(name)
+        if name in _FACTS:
             raise TesseraeError(
-                f"{self.path} is of a run with {name} {found.get(name)!r}, not"
-                f" {wanted.get(name)!r}. Name another folder, or give it the same options."
+                f"{self.path} is a run {_FACTS[name].format(was)}: it cannot go on"
+                f" {_FACTS[name].format(now)}. Name another folder with --run."
             )
+        flag = f"--{name.replace('_', '-')}"
+        back = f", or go back with --from-step, from where {flag} may be another"
+        raise TesseraeError(
+            f"{self.path} was begun {_given(flag, was)}, and cannot go on {_given(flag, now)}."
+            f" {f'Leave {flag} out' if was is None else f'Pass {_typed(flag, was)}'}"
+            f"{back if name in changeable else ''}, or name another folder with --run."
+        )
 
     def asked(self) -> dict[str, Any]:
         """What was asked for: `options`, and the facts that were given with them.

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from workflows.ranges import Range
+
 
 def option(
     default: Any,
@@ -27,6 +29,7 @@ def option(
     choices: Sequence[str] | Sequence[int] = (),
     least: float | None = None,
     most: float | None = None,
+    above: float | None = None,
     before: Any = None,
     metavar: str | None = None,
     group: str = "how it is trained",
@@ -39,12 +42,14 @@ def option(
         choices: What it may be.
         least: The least that it may be.
         most: The most.
+        above: What it must exceed, where there is no least.
         before: Its value in runs of earlier versions, which do not name it (the default).
         metavar: Its value in the help text, such as DIR (None = N, X or WORD, by its type).
         group: The heading that it stands under.
     """
     metadata = {
-        "what": what, "choices": choices, "least": least, "most": most, "group": group,
+        "what": what, "choices": choices, "least": least, "most": most, "above": above,
+        "group": group,
         "before": default if before is None else before, "metavar": metavar,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
@@ -105,19 +110,16 @@ def _check_kind(name: str, kind: Any, value: Any) -> None:
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    flag = _flag(field.name)
-    choices, least, most = (field.metadata[name] for name in ("choices", "least", "most"))
+    flag, choices = _flag(field.name), field.metadata["choices"]
     if choices and value not in choices:
         raise ValueError(f"{flag} is {value!r}: expected one of {', '.join(map(str, choices))}.")
-    if (least is not None and not value >= least) or (most is not None and not value <= most):
-        expected = (
-            f"{least:g} to {most:g}"
-            if least is not None and most is not None
-            else f"at least {least:g}"
-            if least is not None
-            else f"at most {most:g}"
-        )
+    if type(value) in (int, float) and (expected := _range(field, type(value)).expected(value)):
         raise ValueError(f"{flag} is {value}: expected {expected}.")
+
+
+def _range(field: dataclasses.Field[Any], kind: type[int] | type[float]) -> Range:
+    least, most, above = (field.metadata[name] for name in ("least", "most", "above"))
+    return Range(kind=kind, least=least, most=most, above=above)
 
 
 def add_flags(parser: argparse.ArgumentParser, options: type[Asked]) -> None:
@@ -148,7 +150,8 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
         group.add_argument(flag, type=plain, choices=choices, default=field.default, help=what)
     else:
         metavar = field.metadata["metavar"] or {int: "N", float: "X"}.get(plain, "WORD")
-        group.add_argument(flag, type=plain, metavar=metavar, default=field.default, help=what)
+        kind = _range(field, plain) if plain in (int, float) else plain
+        group.add_argument(flag, type=kind, metavar=metavar, default=field.default, help=what)
 
 
 def _flag(name: str) -> str:
@@ -211,10 +214,13 @@ class Training(Asked):
         2_000, "steps between two checkpoints, at most", least=1, group="what is seen of it"
     )
     minutes: float | None = option(
-        None, "minutes after which it saves and stops, as after Ctrl-C (no limit)", least=0
+        None, "minutes after which it saves and stops, as after Ctrl-C (no limit)", above=0
     )
     save_minutes: float = option(
-        5.0, "minutes between two checkpoints, at most", least=0, group="what is seen of it"
+        5.0,
+        "minutes between two checkpoints, at most; 0 = one after each update",
+        least=0,
+        group="what is seen of it",
     )
 
     @property
@@ -277,6 +283,26 @@ class Training(Asked):
             if field.name not in known and getattr(self, field.name) == field.default
         }
         return dataclasses.replace(self, **before)
+
+    def filled(self) -> Self:
+        """The same, with what follows from other options in place of None."""
+        return self
+
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a run, with the values of those that it does not name.
+
+        A run may have been begun by an earlier version, which did not know of an option, or without
+        an option that follows from others: to name its value later is to name the same.
+
+        Args:
+            values: Options by name; others stay as they are.
+        """
+        known = {**cls.before(), **values}
+        try:
+            return {**known, **cls.of(known).filled().as_dict()}
+        except ValueError:  # a folder that somebody else made
+            return known
 
     @property
     def usual_updates(self) -> int:

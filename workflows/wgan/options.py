@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from workflows.adversarial.objectives import OBJECTIVES
 from workflows.training.options import Training, option, shrunk_side
 
 NETWORKS = ("conv", "residual", "perceptron")
-OBJECTIVES = ("wgan", "wgan-gp", "dcgan", "lsgan", "hinge")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
 CONDITIONS = ("none", "projection", "concatenation")
 
@@ -38,8 +38,6 @@ _OTHERWISE = {
     "optimiser": "adam", "rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
     "critic_steps": 1, "warm_critic_steps": 0, "critic_norm": "batch",
 }  # fmt: skip
-_CLIP = {"wgan": 0.01}
-_PENALTY = {"wgan-gp": 10.0}
 _WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
 
 
@@ -67,7 +65,7 @@ class Options(Training):
     )
     noise: int = option(100, "random numbers from which a picture is made", least=1, group=_WHAT)
 
-    objective: str = option("wgan", "what is minimised", choices=OBJECTIVES, group=_PLAY)
+    objective: str = option("wgan", "what is minimised", choices=tuple(OBJECTIVES), group=_PLAY)
     clip: float | None = option(
         None,
         "largest absolute value of a critic's parameter; 0 = no limit (wgan: 0.01, others: 0)",
@@ -115,7 +113,7 @@ class Options(Training):
         choices=("rmsprop", "adam"),
     )
     rate: float | None = option(
-        None, "learning rate (wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4)", least=0
+        None, "learning rate (wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4)", above=0
     )
     beta1: float | None = option(
         None,
@@ -227,15 +225,15 @@ class Options(Training):
     @property
     def penalty_weight(self) -> float:
         """Of the gradient penalty; 0 = none."""
-        return _PENALTY.get(self.objective, 0.0) if self.penalty is None else self.penalty
+        return OBJECTIVES[self.objective].penalty if self.penalty is None else self.penalty
 
     @property
     def clip_limit(self) -> float | None:
         """To what the critic's parameters are clipped; None = they are not."""
-        limit = _CLIP.get(self.objective, 0.0) if self.clip is None else self.clip
+        limit = OBJECTIVES[self.objective].clip if self.clip is None else self.clip
         return limit or None
 
-    def filled(self) -> Options:
+    def filled(self) -> Self:
         """The same, with what follows from the objective and the networks in place of None."""
         follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
         if self.critic == "perceptron" or (self.critic == "residual" and self.penalty_weight):

@@ -128,7 +128,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
     steps = [line["step"] for line in RunFolder(trained).metrics() if not line.get("what")]
     assert steps == list(range(1, 26))
     assert main([str(word) for word in (*command, "--unseen", 3)]) == 1
-    assert "is of a run with unseen '2', not '3'" in capsys.readouterr().err
+    assert "was begun with --unseen 2, and cannot go on with --unseen 3" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_a_sentence(
@@ -243,7 +243,7 @@ def test_another_network_under_the_same_name_is_another_run(
         assert main([str(word) for word in command]) == 1
     finally:
         weights.write_bytes(whole)
-    assert "is of a run with features" in capsys.readouterr().err
+    assert "is a run on the features" in capsys.readouterr().err
     assert (trained / "options.json").read_bytes() == before
 
 

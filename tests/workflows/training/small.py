@@ -60,8 +60,12 @@ def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan
 
 def advance(stage: Wgan, updates: int) -> list[dict[str, float]]:
     """Take updates; what was told of the steps that they completed."""
-    told = (stage.advance() for _ in range(updates))
-    return [{name: float(v) for name, v in one.items()} for one in told if one is not None]
+    steps = []
+    for _ in range(updates):
+        before, told = stage.step, stage.advance()
+        if stage.step > before:
+            steps.append({name: float(value) for name, value in told.items()})
+    return steps
 
 
 def tensors(state: Any) -> list[torch.Tensor]:
@@ -88,13 +92,13 @@ def train_here(
     )
     run = RunFolder(folder)
     facts = {"versions": versions(), "data": _described(data, run)}
-    back = None if from_step is None else (from_step, options.changeable())
     run.begin(
         {"stage": STAGE, **options.as_dict()},
         facts,
         free=FREE,
-        before=options.before(),
-        back_to=back,
+        complete=options.complete,
+        changeable=options.changeable(),
+        from_step=from_step,
     )
     number, resumed = run.claim(from_step=from_step)
     rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_the_line_never_turns_back(tmp_path_factory: pytest.TempPathFactory, doe
 def test_another_run_is_not_gone_on_with(folder: RunFolder, tmp_path: Path) -> None:
     """Nor is a folder of other files touched."""
     folder.begin({"sizes": [1, 2], "seed": 1}, {})
-    with pytest.raises(TesseraeError, match="with seed 1, not 2"):
+    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or name another folder with --run\."):
         folder.begin({"seed": 2, "sizes": (1, 2)}, {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
@@ -257,9 +258,12 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     assert folder.steps() == [10, 20]
     with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20 to go back to"):
         folder.claim(from_step=15)
-    with pytest.raises(TesseraeError, match="with seed 1, not 2"):
-        folder.begin({"seed": 2, "sizes": (1, 2)}, {}, back_to=(10, ("sizes",)))
-    folder.begin({"seed": 2, "sizes": (1, 2)}, {}, back_to=(10, ("seed",)))
+    other = {"seed": 2, "sizes": (1, 2)}
+    with pytest.raises(TesseraeError, match="begun with --seed 1, and cannot go on with --seed 2"):
+        folder.begin(other, {}, changeable=["sizes"], from_step=10)
+    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or go back with --from-step, from"):
+        folder.begin(other, {}, changeable=["seed"])
+    folder.begin(other, {}, changeable=["seed"], from_step=10)
     assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
     assert folder.claim(from_step=10) == (2, first)
     assert folder.steps() == [10]
@@ -284,13 +288,17 @@ def test_steps_of_checkpoints_that_do_not_name_theirs(folder: RunFolder) -> None
 def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
     """They have the value that such runs had."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
-    with pytest.raises(TesseraeError, match="with order None, not 'random'"):
+    with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
         folder.begin(new, {})
-    folder.check(new, before={"order": "random"})
-    folder.begin(new, {}, before={"order": "random"})
+
+    def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"order": "random", **values}
+
+    folder.check(new, complete=complete)
+    folder.begin(new, {}, complete=complete)
     assert folder.asked()["options"]["order"] == "random"
-    with pytest.raises(TesseraeError, match="with order 'random', not 'windowed'"):
-        folder.check({**new, "order": "windowed"}, before={"order": "random"})
+    with pytest.raises(TesseraeError, match="with --order random, and cannot go on with --order w"):
+        folder.check({**new, "order": "windowed"}, complete=complete)
 
 
 def test_lines_are_added_to_no_link(tmp_path: Path) -> None:

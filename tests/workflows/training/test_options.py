@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflows.adversarial.objectives import OBJECTIVES
 from workflows.colourise.options import Options as Colours
 from workflows.devise.options import Options as Devise
 from workflows.training.options import FREE, Asked, Training, add_flags, option
-from workflows.wgan.options import OBJECTIVES
 from workflows.wgan.options import Options as Gan
 
 
@@ -67,7 +67,7 @@ def test_every_option_is_explained_and_survives_json(kind: type[Training]) -> No
         assert f"--{field.name.replace('_', '-')}" in parser.format_help()
 
 
-@given(objective=st.sampled_from(OBJECTIVES), critic=st.sampled_from(["conv", "perceptron"]))
+@given(objective=st.sampled_from(list(OBJECTIVES)), critic=st.sampled_from(["conv", "perceptron"]))
 def test_what_is_not_said_follows_from_the_rest(objective: str, critic: str) -> None:
     """And what was said stays."""
     filled = Gan(objective=objective, critic=critic).filled()
@@ -85,6 +85,18 @@ def test_what_is_not_said_follows_from_the_rest(objective: str, critic: str) -> 
             filled.rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
             filled.warm_critic_steps,
         )  # fmt: skip
+
+
+@given(objective=st.sampled_from(list(OBJECTIVES)))
+def test_to_name_a_value_that_follows_from_others_is_to_name_the_same(objective: str) -> None:
+    """A run that was begun without an option goes on with its value, and with no other."""
+    begun = Gan(objective=objective)
+    named = Gan(objective=objective, rate=begun.filled().rate, clip=begun.filled().clip)
+    assert Gan.complete(begun.as_dict()) == Gan.complete(named.as_dict())
+    other = Gan(objective=objective, rate=0.3)
+    assert Gan.complete(begun.as_dict()) != Gan.complete(other.as_dict())
+    assert Gan.complete({"split": "x"})["split"] == "x"
+    assert Gan.complete({"rate": "fast"})["rate"] == "fast"
 
 
 def test_classes_are_told_apart_where_there_are_some() -> None:
