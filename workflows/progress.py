@@ -113,10 +113,13 @@ class Progress:
         with self._lock:
             self._meter.before = rows
 
-    def restart_rates(self) -> None:
-        """Count rates, and the time left, from now on: what was before took longer."""
+    def restart_rates(self, *, rows: int = 0) -> None:
+        """Count *rows*, and rates and the time left from now on: what was before took longer."""
         with self._lock:
-            self._meter.restart_rates(self._clock())
+            now = self._clock()
+            self._meter.add(now, rows, 0, 0, 0)
+            self._meter.restart_rates(now)
+            self._display.counted(now)
 
     def seconds_left(self) -> float | None:
         """Until all rows are done; None = nobody knows."""

@@ -218,9 +218,8 @@ class _Watcher:
 
     def _update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         self._losses.update(event["losses"])
-        self._reach(event["step"], self._begun_at + event["updates"])
-        if event["updates"] == 1:  # it was waited for: ranks came, opened files, chose kernels
-            self._progress.restart_rates()
+        first = event["updates"] == 1  # it was waited for: ranks came, opened files, chose kernels
+        self._reach(event["step"], self._begun_at + event["updates"], first=first)
         cost = event["seconds_an_update"]
         if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_said:
             self._cost_said = True
@@ -245,17 +244,26 @@ class _Watcher:
             jpeg = smaller(self._folder.picture_file(name, step).read_bytes())
             yield {"what": "grid", "name": name, "step": step, "jpeg": jpeg}
 
-    def _reach(self, step: int, updates: int) -> None:
-        """Count updates, and show where they are; after a loss some are taken again."""
+    def _reach(self, step: int, updates: int, *, first: bool = False) -> None:
+        """Count updates, and show where they are; after a loss some are taken again.
+
+        Args:
+            step: How many steps are complete.
+            updates: How many updates are.
+            first: Whether it is the first update of the ranks: it counts for no rate.
+        """
         updates = min(updates, self._options.updates_to(step + 1))
-        if updates > self._furthest:
-            self._progress.update(rows=updates - self._furthest)
-            self._furthest = updates
+        more = max(0, updates - self._furthest)
+        self._furthest += more
         self._step = max(step, self._step)
         steps = "" if self._options.minutes is not None else f" of {self._options.steps:,}"
         warm = self._options.warming(self._step)
         parts = (f"step {self._step:,}{steps}", warm, losses_line(self._losses))
         self._progress.detail(", ".join(filter(None, parts)))
+        if first:
+            self._progress.restart_rates(rows=more)
+        elif more:
+            self._progress.update(rows=more)
 
 
 def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:

@@ -21,7 +21,9 @@ def watch(board: Board, folder: Path, value: float) -> _Watcher:
     client.run_on_scheduler.return_value = True
     client.log_event.side_effect = lambda topic, said: [board.take(one, 0.0) for one in said]
     cluster = cast(Cluster, Mock(client=client))
-    watcher = _Watcher(cluster, RunFolder(folder), Training(steps=10), cast(Progress, Mock()))
+    progress = Mock()
+    progress.seconds_left.return_value = 9.0
+    watcher = _Watcher(cluster, RunFolder(folder), Training(steps=10), cast(Progress, progress))
     line: dict[str, Any] = {"step": 1, "loss": value}
     watcher.heard.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
     watcher.tick()

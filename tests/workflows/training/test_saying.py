@@ -91,7 +91,8 @@ class FakeCluster:
 def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_path: Path) -> None:
     """In the warm-up a step has 101 updates; what ranks needed to begin counts for no rate."""
     options, now = Options(steps=1_000), 0.0
-    progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=StringIO(),
+    out = StringIO()
+    progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=out,
                         live=False, clock=lambda: now)  # fmt: skip
     cluster: Any = FakeCluster()
     with progress:
@@ -110,6 +111,10 @@ def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_p
             assert detail.endswith("critic loss 0.5, estimate -0.5") == (loss == 0.5)
             assert "None" not in detail
             now += 10.0
+        first, second, *_ = [line for line in out.getvalue().splitlines() if " of 8,470 " in line]
+        assert first.endswith("critic updates a step, critic loss 0.5, estimate -0.5")
+        assert " left" not in first
+        assert "2 h 20 min left, 1.0 updates/s now" in second
         left = options.updates_to(1_000) - 21
         now -= 10.0
         assert progress.seconds_left() == pytest.approx(left)
