@@ -17,9 +17,16 @@ from typing import Self
 
 import psutil
 
+from tests.zygote import Forked, zygote
+
 ROOT = Path(__file__).parents[1]
 MARK = "TESSERAE_TEST_RUN"
 """An environment variable that every process a command starts inherits, and nobody else has."""
+
+TRAINING = frozenset(
+    {"train", "features", "search", "study", "export", "report", "sample-images", "loader"}
+)
+"""Subcommands that import torch."""
 
 PATIENCE = 60.0
 """Seconds that something may take that is merely slow on a busy machine."""
@@ -29,7 +36,7 @@ PATIENCE = 60.0
 class Command:
     """One running command. Use as a context manager: nothing of it is left behind."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     mark: str
     out_file: Path
     err_file: Path
@@ -94,6 +101,8 @@ class Command:
         return wait_until(lambda: not self.processes(), seconds)
 
     def _is_ours(self, process: psutil.Process) -> bool:
+        if process.pid == self.process.pid:
+            return self.running()
         try:
             return (
                 process.status() != psutil.STATUS_ZOMBIE
@@ -124,15 +133,29 @@ def start(
     scratch.mkdir(parents=True, exist_ok=True)
     out_file, err_file = scratch / f"{mark}.out", scratch / f"{mark}.err"
     with out_file.open("wb") as out, err_file.open("wb") as err:
-        process = subprocess.Popen(
-            [*within, sys.executable, "-m", "workflows", *map(str, words)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            cwd=scratch,
-            env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths), MARK: mark},
-            start_new_session=True,
-        )
+        line = [str(word) for word in words]
+        environment = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths), MARK: mark}
+        process: subprocess.Popen[bytes] | Forked
+        if not within and not extra_path and zygote().can_fork(environment):
+            process = zygote().fork(
+                "workflows",
+                line,
+                out=out,
+                err=err,
+                folder=scratch,
+                environment=environment,
+                heavy=bool(line) and line[0] in TRAINING,
+            )
+        else:
+            process = subprocess.Popen(
+                [*within, sys.executable, "-m", "workflows", *line],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=scratch,
+                env=environment,
+                start_new_session=True,
+            )
     return Command(process, mark, out_file, err_file)
 
 

@@ -21,6 +21,11 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile("quick")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the commands first: they take longest, and at the end nothing else would run beside them."""
+    items.sort(key=lambda item: not item.path.is_relative_to(Path(__file__).parent / "workflows"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real photographs that TESSERAE_DATA names."""

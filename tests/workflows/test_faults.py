@@ -28,6 +28,7 @@ from tests.commands import Command, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_inline
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
+WIDE = ("--sizes", 72, *SMALL)
 TINY = (*SMALL, "--sizes", 16, 24)
 TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
 
@@ -66,6 +67,14 @@ def expected(undisturbed: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
+def expected_72(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
+    """The files of the store of one small size, which takes a tenth of the time."""
+    store = tmp_path_factory.mktemp("undisturbed-72") / "store"
+    prepare_inline(source, str(store), sizes=(72,), shard_rows=32, chunk_rows=16)
+    return contents(store)
+
+
+@pytest.fixture(scope="module")
 def shard_seconds(undisturbed: Path) -> float:
     """How long a shard took it."""
     kept = records.load_commits(
@@ -94,11 +103,11 @@ after_import("pipeline.ingest.shard", counted)
 
 
 def test_a_workers_death_costs_one_shard_a_thread(
-    tmp_path: Path, source: Path, expected: dict[str, bytes]
+    tmp_path: Path, source: Path, expected_72: dict[str, bytes]
 ) -> None:
     """What waits does so in the scheduler: no more is begun again than was being made."""
     log, store, threads = tmp_path / "begun", tmp_path / "store", 2
-    words = ("prepare", source, store, *SMALL, "--workers", 2, "--threads", threads)
+    words = ("prepare", source, store, *WIDE, "--workers", 2, "--threads", threads)
     with (
         saboteur(tmp_path / "counted", COUNTED.format(log=str(log))) as slow,
         start(*words, scratch=tmp_path, extra_path=slow) as command,
@@ -112,7 +121,7 @@ def test_a_workers_death_costs_one_shard_a_thread(
     assert len(begun) >= 25
     assert twice.total() <= threads
     assert set(twice) <= {shard for pid, shard in begun if pid == victim.pid}
-    assert contents(store) == expected
+    assert contents(store) == expected_72
 
 
 # --- killed ---------------------------------------------------------------------------------------
@@ -148,17 +157,19 @@ def check_broken_run(
     expected: dict[str, bytes],
     shard_seconds: float,
     round_: int,
-    *words: object,
+    words: tuple[object, ...] = SMALL,
+    extra_path: Path | None = None,
 ) -> None:
     rng = random.Random(round_)
     store = tmp_path / "store"
     shards = sum(1 for name in expected if "/72/c." in name)
-    workers = ("--workers", rng.choice([1, 2, 3]))
-    with start("prepare", source, store, *SMALL, *workers, *words, scratch=tmp_path) as broken:
+    prepare = ("prepare", source, store, *words, "--workers")
+    number = rng.choice([1, 2, 3])
+    with start(*prepare, number, scratch=tmp_path, extra_path=extra_path) as broken:
         killed = break_off(broken, store, rng, shard_seconds, shards)
         kept = committed(store)
         # At once, while what is left of the other may still run.
-        again = run("prepare", source, store, *SMALL, "--workers", 2, *words, scratch=tmp_path)
+        again = run(*prepare, 2, scratch=tmp_path)
         assert (again.status, again.err) == (0, ""), again.out
         assert broken.gone(5), "what was killed left nothing running"
     sys.stderr.write(f"{killed} workers killed, {kept} of {shards} shards committed\n")
@@ -167,10 +178,11 @@ def check_broken_run(
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, source: Path, expected: dict[str, bytes], shard_seconds: float
+    tmp_path: Path, source: Path, expected_72: dict[str, bytes]
 ) -> None:
     """Workers killed at random, then the whole command."""
-    check_broken_run(tmp_path, source, expected, shard_seconds, 0)
+    with saboteur(tmp_path / "counted", COUNTED.format(log=str(tmp_path / "begun"))) as slow:
+        check_broken_run(tmp_path, source, expected_72, 0.2, 0, WIDE, slow)
 
 
 @pytest.mark.slow
@@ -397,8 +409,6 @@ def prepare_failing(tmp_path: Path, source: Path, name: str, times: int) -> Any:
 
 
 # --- a full disk
-
-WIDE = ("--sizes", 72, *SMALL)
 
 
 @pytest.fixture

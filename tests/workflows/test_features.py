@@ -65,7 +65,7 @@ def test_all_finished_splits_are_run_over_once(
 ) -> None:
     """Again is nothing, and starts no cluster."""
     store = store_of(tmp_path, 20)
-    done = run("features", store, "--trunk", trunk, scratch=tmp_path)
+    done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
     assert done.status == 0, done.err
     assert "train: features: 20 images" in done.out
     (name,) = features.names(open_objects(str(store)))
@@ -330,7 +330,7 @@ def test_photographs_through_a_real_network(real_data: Path, tmp_path: Path) -> 
     sizes = ("--sizes", 72, 224, "--shard-rows", 16, "--workers", 1)
     done = run("prepare", tmp_path / "images", store, *sizes, scratch=tmp_path)
     assert done.status == 0, done.err
-    done = run("features", store, "--trunk", trunk, scratch=tmp_path)
+    done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
     assert done.status == 0, done.err
     (name,) = features.names(open_objects(str(store)))
     found = open_features(store, name, "train")

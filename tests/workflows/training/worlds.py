@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,40 @@ from typing import Any
 import torch
 
 from cluster.rank import Rank
+from tests.zygote import zygote
 from workflows.training.world import World, join
 
 
-def _run(work: Callable[..., Any], rank: int, world: int, folder: Path, file: Path) -> None:
+def _run(file: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     me = Rank(rank=rank, world=world, generation=1, host="127.0.0.1", gpu=False)
-    with join(me, folder) as joined:
+    work = pickle.loads((file.parent / "work.pickle").read_bytes())
+    with join(me, file.parent / f"meet-{world}") as joined:
         file.write_bytes(pickle.dumps(work(joined)))
     os._exit(0)  # as a rank does
 
 
 def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any]:
     """What *work*, which can be pickled, returns in each rank of a world of processes."""
-    context = multiprocessing.get_context("spawn")
     folder.mkdir(exist_ok=True)
+    (folder / "work.pickle").write_bytes(pickle.dumps(work))
     files = [folder / f"{world}-{rank}.pickle" for rank in range(world)]
-    processes = [
-        context.Process(
-            target=_run, args=(work, rank, world, folder / f"meet-{world}", file), daemon=True
-        )
-        for rank, file in enumerate(files)
-    ]
-    for process in processes:
-        process.start()
+    with (folder / "out").open("wb") as out:
+        processes = [
+            zygote().fork(
+                __name__,
+                [str(file), str(rank), str(world)],
+                out=out,
+                err=out,
+                folder=folder,
+                environment=os.environ,
+                heavy=True,
+            )
+            for rank, file in enumerate(files)
+        ]
     try:
-        for process in processes:
-            process.join(90)
-        assert [process.exitcode for process in processes] == [0] * world
+        ended = [process.wait(90) for process in processes]
+        assert ended == [0] * world, (folder / "out").read_text()
     finally:
         for process in processes:
             process.kill()
@@ -54,3 +60,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     file.seek(0)
     loaded: dict[str, Any] = torch.load(file, weights_only=True)
     return loaded
+
+
+if __name__ == "__main__":
+    _run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,214 @@
+"""A process that has imported what others need, and forks one for each that a test starts.
+
+Most of the processor time of a short command is Python's start and its imports. A forked process
+is as real as another: it has a session of its own, the arguments, environment, folder and files
+that it is given, and Python ends it as any script. Only what Python and its libraries read from
+the environment when they are loaded cannot be given to it.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+ROOT = Path(__file__).parents[1]
+
+LIGHT = ("distributed", "workflows.prepare", "workflows.verify", "workflows.repair")
+"""Modules that nearly every command imports."""
+
+HEAVY = ("torch", "sklearn.metrics", "workflows.train", "workflows.features")
+"""Modules that a process which trains, or looks at what was trained, imports as well."""
+
+MAX_MESSAGE_BYTES = 1 << 20
+
+
+class Forked:
+    """One forked process: the part of `subprocess.Popen` that tests use.
+
+    Args:
+        line: A connection that says the process's number and, at its end, its exit status.
+        words: The arguments, for messages.
+    """
+
+    def __init__(self, line: socket.socket, words: Sequence[str]) -> None:
+        self.args = words
+        self.returncode: int | None = None
+        self._line = line
+        self.pid = int(line.recv(32))
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
+        return self._receive(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process, and return its exit status.
+
+        Raises:
+            TimeoutExpired: The process still runs after *timeout* seconds.
+        """
+        status = self._receive(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it still runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process, if it still runs."""
+        self.send_signal(signal.SIGKILL)
+
+    def _receive(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            self._line.settimeout(timeout)
+            try:
+                self.returncode = int(self._line.recv(32))
+            except (TimeoutError, BlockingIOError):
+                return None
+            self._line.close()
+        return self.returncode
+
+
+class Zygote:
+    """The process that forks others; it ends with the process that made it."""
+
+    def __init__(self) -> None:
+        self.environment = _comparable(os.environ)
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.zygote", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the process; those that it has forked go on."""
+        self._line.close()
+        self._process.wait()
+
+    def fork(
+        self,
+        module: str,
+        words: Sequence[str],
+        *,
+        out: BinaryIO,
+        err: BinaryIO,
+        folder: Path,
+        environment: Mapping[str, str],
+        heavy: bool,
+    ) -> Forked:
+        """Start `python -m <module> <words>` in *folder*, with this environment and these outputs.
+
+        With *heavy*, torch and what uses it are imported before.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        wish = {
+            "module": module,
+            "words": words,
+            "folder": str(folder),
+            "environment": dict(environment),
+            "heavy": heavy,
+        }
+        with theirs:
+            files = array.array("i", [theirs.fileno(), out.fileno(), err.fileno()])
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
+            self._line.sendmsg([json.dumps(wish).encode()], passed)
+        return Forked(ours, words)
+
+    def can_fork(self, environment: Mapping[str, str]) -> bool:
+        """Return True if the process was started with the same environment.
+
+        The project's own variables are read when a command needs them, and may differ.
+        """
+        return _comparable(environment) == self.environment
+
+
+@functools.cache
+def zygote() -> Zygote:
+    """Return the zygote of this process, started when it is first asked for."""
+    return Zygote()
+
+
+def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a library may read when it is imported."""
+    ours = ("TESSERAE_", "PYTEST_", "PYTHONPATH")
+    return {name: value for name, value in environment.items() if not name.startswith(ours)}
+
+
+def serve(line: socket.socket) -> None:
+    """Fork a process for each message on *line*, until its other end is closed."""
+    _import(LIGHT)
+    while True:
+        files = array.array("i")
+        room = socket.CMSG_SPACE(3 * files.itemsize)
+        message, passed, *_ = line.recvmsg(MAX_MESSAGE_BYTES, room)
+        if not message:
+            return
+        files.frombytes(passed[0][2])
+        wish = json.loads(message)
+        if wish["heavy"]:
+            _import(HEAVY)
+        # The process between waits for the one that runs, so that this one need not.
+        if os.fork() == 0:
+            line.close()
+            _run(wish, *files)
+        for number in files:
+            os.close(number)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _import(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()  # else a collection in a forked process would copy every page
+
+
+def _run(wish: dict[str, Any], line: int, out: int, err: int) -> NoReturn:
+    """Fork the process that runs what is wished, and say its number and how it ended."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(OSError):  # whoever started it has gone
+            os.write(line, str(status).encode())
+        os._exit(0)
+    os.setsid()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.chdir(wish["folder"])
+    os.environ.clear()
+    os.environ.update(wish["environment"])
+    sys.path[0] = wish["folder"]
+    sys.argv = [wish["module"], *wish["words"]]
+    os.write(line, str(os.getpid()).encode())
+    for number in (line, out, err):
+        os.close(number)
+    runpy.run_module(wish["module"], run_name="__main__", alter_sys=True)
+    raise SystemExit  # from all frames, as the end of a script
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
