@@ -22,7 +22,7 @@ settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the commands first: they take longest, and at the end nothing else would run beside them."""
+    """Put the commands first: they take longest, and would run alone at the end."""
     items.sort(key=lambda item: not item.path.is_relative_to(Path(__file__).parent / "workflows"))
 
 

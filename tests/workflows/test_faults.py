@@ -29,6 +29,7 @@ from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_i
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
 WIDE = ("--sizes", 72, *SMALL)
+FEW = ("--sizes", 72, "--shard-rows", 8, "--no-dashboard")
 TINY = (*SMALL, "--sizes", 16, 24)
 TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
 
@@ -67,10 +68,16 @@ def expected(undisturbed: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def expected_72(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
-    """The files of the store of one small size, which takes a tenth of the time."""
-    store = tmp_path_factory.mktemp("undisturbed-72") / "store"
-    prepare_inline(source, str(store), sizes=(72,), shard_rows=32, chunk_rows=16)
+def few(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
+    """25 shards of 8 rows."""
+    return linked_folder(tmp_path_factory.mktemp("few") / "train", originals, 200)
+
+
+@pytest.fixture(scope="module")
+def expected_few(tmp_path_factory: pytest.TempPathFactory, few: Path) -> dict[str, bytes]:
+    """The files of their store, which takes a hundredth of the time of the other."""
+    store = tmp_path_factory.mktemp("expected-few") / "store"
+    prepare_inline(few, str(store), sizes=(72,), shard_rows=8, chunk_rows=8)
     return contents(store)
 
 
@@ -103,11 +110,11 @@ after_import("pipeline.ingest.shard", counted)
 
 
 def test_a_workers_death_costs_one_shard_a_thread(
-    tmp_path: Path, source: Path, expected_72: dict[str, bytes]
+    tmp_path: Path, few: Path, expected_few: dict[str, bytes]
 ) -> None:
     """What waits does so in the scheduler: no more is begun again than was being made."""
     log, store, threads = tmp_path / "begun", tmp_path / "store", 2
-    words = ("prepare", source, store, *WIDE, "--workers", 2, "--threads", threads)
+    words = ("prepare", few, store, *FEW, "--workers", 2, "--threads", threads)
     with (
         saboteur(tmp_path / "counted", COUNTED.format(log=str(log))) as slow,
         start(*words, scratch=tmp_path, extra_path=slow) as command,
@@ -121,7 +128,7 @@ def test_a_workers_death_costs_one_shard_a_thread(
     assert len(begun) >= 25
     assert twice.total() <= threads
     assert set(twice) <= {shard for pid, shard in begun if pid == victim.pid}
-    assert contents(store) == expected_72
+    assert contents(store) == expected_few
 
 
 # --- killed ---------------------------------------------------------------------------------------
@@ -178,11 +185,11 @@ def check_broken_run(
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, source: Path, expected_72: dict[str, bytes]
+    tmp_path: Path, few: Path, expected_few: dict[str, bytes]
 ) -> None:
     """Workers killed at random, then the whole command."""
     with saboteur(tmp_path / "counted", COUNTED.format(log=str(tmp_path / "begun"))) as slow:
-        check_broken_run(tmp_path, source, expected_72, 0.2, 0, WIDE, slow)
+        check_broken_run(tmp_path, few, expected_few, 0.2, 0, FEW, slow)
 
 
 @pytest.mark.slow
