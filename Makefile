@@ -8,9 +8,9 @@ EXTRAS ?=
 SETUP := -m workflows.install
 VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
-# Quick tests mostly wait for processes, so more of them run than a small machine has cores; those of
+# Quick tests often wait for processes, so more of them run than a small machine has cores; those of
 # one file share what they set up. Slow ones need the machine for themselves.
-AT_ONCE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+AT_ONCE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 # A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
 KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK WORDS WORKERS
@@ -115,6 +115,9 @@ doctor: .ready ## Say what is active on this machine, and what to do about what 
 .PHONY: bench
 bench: .ready ## Measure preparing against the bare floor and against other ways
 	$(VENV_PYTHON) benchmarks/prepare.py $(ARGS)
+
+# Hundreds of processes import what the tests do: without compiled files each would compile it anew.
+test test-all chaos: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: .ready-dev ## Run the quick tests

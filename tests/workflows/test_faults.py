@@ -29,7 +29,7 @@ from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_i
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
 WIDE = ("--sizes", 72, *SMALL)
-FEW = ("--sizes", 72, "--shard-rows", 8, "--no-dashboard")
+FEW = ("--sizes", 72, "--shard-rows", 8, "--chunk-rows", 8, "--no-dashboard")
 TINY = (*SMALL, "--sizes", 16, 24)
 TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
 
