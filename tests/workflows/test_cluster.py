@@ -262,6 +262,7 @@ def test_what_does_not_come_is_said_after_a_while(
     assert says in done.err
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_code_is_refused(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
@@ -317,7 +318,8 @@ def test_another_version_is_said_and_no_more(
     or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
     reason="needs root, and mounts of its own",
 )
-@pytest.mark.parametrize("hidden", ["store", pytest.param("source", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["store", "source"])
 def test_a_folder_that_a_worker_does_not_see_is_named(
     standing: Standing, source: Path, tmp_path: Path, hidden: str
 ) -> None:
@@ -466,7 +468,7 @@ def test_nothing_is_open_to_everybody_unless_that_was_said(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::1"])
+@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::1", marks=pytest.mark.slow)])
 def test_what_was_said_is_done(tmp_path: Path, host: str) -> None:
     """A scheduler for everybody, or on an address of the sixth version."""
     words = ("--host", host, "--insecure", "--port", free_port(), "--dashboard-port", free_port())

@@ -53,7 +53,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     "layout",
     [
         pytest.param(layout, marks=pytest.mark.slow)
-        if layout.endswith((" gz", " plain"))
+        if layout.endswith((" gz", " plain")) or layout in ("tar", "class-tars")
         else layout
         for layout in sorted(set(LAYOUTS) - {"folder"})
     ],
@@ -67,7 +67,13 @@ def test_every_kind_of_source_gives_the_same_store(
     assert not list((tmp_path / "store" / ".cache").glob("*.spool")), "the spool is not kept"
 
 
-@pytest.mark.parametrize("words", [("--workers", 2), ("--workers", 1, "--threads", 3)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--workers", 2, "--threads", 2),
+        pytest.param(("--workers", 1, "--threads", 3), marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_workers_gives_the_same_store(
     tmp_path: Path, expected: dict[str, bytes], words: tuple[object, ...]
 ) -> None:

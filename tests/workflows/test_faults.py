@@ -362,6 +362,7 @@ after_import("pipeline.ingest.shard", hurry)
 """
 
 
+@pytest.mark.slow
 def test_a_source_that_fails_for_a_while_is_waited_for(tmp_path: Path) -> None:
     """In the task, and in Dask's tries of it: the store is the same."""
     source = make_folder(tmp_path / "source", 100)

@@ -60,6 +60,7 @@ def promised(store: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_all_finished_splits_are_run_over_once(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,16 +107,30 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
     )
 
 
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """A run of 15 steps that nothing happened to."""
+    folder = tmp_path_factory.mktemp("brief")
+    done = run(*briefly(store, folder / "run"), scratch=folder, seconds=120)
+    assert (done.status, done.err) == (0, "")
+    assert len(curve(folder / "run")) == 15
+    return folder / "run"
+
+
+def briefly(store: Path, folder: Path) -> tuple[object, ...]:
+    return (*command(store, folder), "--steps", 15, "--save-every", 5, "--tell-every", 1)
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
 )
 def test_ctrl_c_or_the_end_of_the_terminal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, store: Path, undisturbed: Path, number: int
+    tmp_path: Path, store: Path, brief: Path, number: int
 ) -> None:
     """To the same curve, bit for bit; and nobody is left behind."""
-    words = command(store, tmp_path / "run")
+    words = briefly(store, tmp_path / "run")
     with start(*words, scratch=tmp_path) as first:
-        assert wait_until(lambda: step_of(tmp_path / "run") > 15)
+        assert wait_until(lambda: step_of(tmp_path / "run") > 2)
         first.signal_all(number)
         assert first.wait(90) == 130
         assert f"Run the same command again to go on in {tmp_path}/run" in first.err
@@ -126,7 +140,7 @@ def test_ctrl_c_or_the_end_of_the_terminal_saves_and_the_same_command_goes_on(
     again = run(*words, scratch=tmp_path, seconds=120)
     assert (again.status, again.err) == (0, "")
     assert "2 ranks, from step" in again.out
-    assert curve(tmp_path / "run") == curve(undisturbed)
+    assert curve(tmp_path / "run") == curve(brief)
 
 
 @pytest.mark.slow
@@ -190,6 +204,8 @@ def test_a_run_that_diverges_is_not_called_done(tmp_path: Path, store: Path, sta
     words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
     words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--tell-every", 2]
     words += ["--objective", "wgan-gp"]
+    if stage == "wgan":
+        words += ["--generator-width", 4, "--critic-width", 4]
     done = run(*words, "--rate", "1e30", scratch=tmp_path, seconds=120)
     assert done.status == 1
     assert re.fullmatch(
@@ -329,17 +345,17 @@ def test_a_folder_that_is_trained_in_is_refused(
 
 
 def test_a_store_of_other_rows_is_another_run(
-    tmp_path: Path, store: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Path, brief: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the size that was learned from stays."""
-    asked = RunFolder(undisturbed).asked()
+    asked = RunFolder(brief).asked()
     assert asked["options"]["stored_size"] == 16
     assert asked["data"]["held_out"] == "val"
-    before = (undisturbed / "options.json").read_bytes()
-    words = [str(word) for word in command(small_store(tmp_path / "other", rows=40), undisturbed)]
+    before = (brief / "options.json").read_bytes()
+    words = [str(word) for word in briefly(small_store(tmp_path / "other", rows=40), brief)]
     assert main(words) == 1
     assert "is a run on the rows" in capsys.readouterr().err
-    assert (undisturbed / "options.json").read_bytes() == before
+    assert (brief / "options.json").read_bytes() == before
 
 
 def test_a_folder_of_another_run_is_left_alone(

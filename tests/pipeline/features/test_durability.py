@@ -35,7 +35,9 @@ class Run:
         return replay(self.ops[:prefix], Disk.holding(left))
 
 
-@pytest.fixture(params=["both at once", "mirrored later", "repair"])
+@pytest.fixture(
+    params=["both at once", pytest.param("mirrored later", marks=pytest.mark.slow), "repair"]
+)
 def run(
     request: pytest.FixtureRequest, images: Path, trunk: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -57,7 +57,7 @@ def test_features_are_the_same_bytes_as_on_a_disk(url: str, store: Path, trunk: 
     assert making.is_done(*run.what, BOTH)
 
 
-@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("arrives", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_line_that_dies_at_any_object_is_gone_on_with(
     images: Path, trunk: Path, store: Path, arrives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

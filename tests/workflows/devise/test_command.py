@@ -116,6 +116,7 @@ def test_a_search_ends_with_status_0_each_time(trained: Path, tmp_path: Path) ->
     assert len({one.out for one in ended}) == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_another_is_refused(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
