@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: how long an example takes says something about the machine, nothing about the code.
 settings.register_profile(
-    "quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow]
+    "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
 

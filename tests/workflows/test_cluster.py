@@ -337,7 +337,9 @@ def test_a_folder_that_a_worker_does_not_see_is_named(
     assert not list((store / "commits").rglob("*.json"))
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("")])
+@pytest.mark.parametrize(
+    "spoil", [Path.unlink, pytest.param(lambda path: path.write_text(""), marks=pytest.mark.slow)]
+)
 def test_a_dashboard_without_its_token_is_not_served(
     tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
@@ -351,17 +353,19 @@ def test_a_dashboard_without_its_token_is_not_served(
     assert "the dashboard's token" in done.err
 
 
-def test_certificates_of_two_authorities_are_not_mixed(tmp_path: Path) -> None:
+def test_certificates_of_two_authorities_are_not_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Neither made so, nor taken so."""
-    for name in ("one", "two"):
-        done = run("cluster", "certs", "--certs", tmp_path / name, scratch=tmp_path)
-        assert done.status == 0
-    shutil.copy(tmp_path / "two" / "ca.pem", tmp_path / "one")
-    words = ("wait", "tls://127.0.0.1:1", "--certs", tmp_path / "one")
-    assert "is not of the authority in" in run("cluster", *words, scratch=tmp_path).err
-    (tmp_path / "one" / "ca.pem").unlink()
-    done = run("cluster", "certs", "--certs", tmp_path / "one", scratch=tmp_path)
-    assert (done.status, (tmp_path / "one" / "ca.pem").exists()) == (1, False)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for certs in (one, two):
+        assert cli.main(["cluster", "certs", "--certs", str(certs)]) == 0
+    shutil.copy(two / "ca.pem", one)
+    assert cli.main(["cluster", "wait", "tls://127.0.0.1:1", "--certs", str(one)]) == 1
+    assert "is not of the authority in" in capsys.readouterr().err
+    (one / "ca.pem").unlink()
+    assert cli.main(["cluster", "certs", "--certs", str(one)]) == 1
+    assert not (one / "ca.pem").exists()
 
 
 @pytest.mark.slow
@@ -422,12 +426,15 @@ def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
         assert "nothing runs" in run("cluster", "down", *state, scratch=tmp_path).out
 
 
-def test_the_cluster_is_asked_for_by_its_address(source: Path, tmp_path: Path) -> None:
+def test_the_cluster_is_asked_for_by_its_address(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Anything else is a sentence, before anything is read."""
     for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
-        done = run("prepare", source, tmp_path / "s", "--cluster", where, scratch=tmp_path)
-        assert (done.status, done.out) == (1, "")
-        assert f"{where!r} is no scheduler's address" in done.err
+        status = cli.main(["prepare", str(source), str(tmp_path / "s"), "--cluster", where])
+        said = capsys.readouterr()
+        assert (status, said.out) == (1, "")
+        assert f"{where!r} is no scheduler's address" in said.err
 
 
 @pytest.mark.parametrize(

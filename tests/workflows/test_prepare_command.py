@@ -260,6 +260,7 @@ def test_another_listing_is_refused_by_what_differs(
     assert contents(store) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_as_it_was_is_not_listed_again(tmp_path: Path, source: Path) -> None:
     """The second run of a finished split looks at nothing and changes nothing."""
     store = tmp_path / "store"

@@ -108,39 +108,44 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def brief(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
-    """A run of 15 steps that nothing happened to."""
-    folder = tmp_path_factory.mktemp("brief")
-    done = run(*briefly(store, folder / "run"), scratch=folder, seconds=120)
-    assert (done.status, done.err) == (0, "")
-    assert len(curve(folder / "run")) == 15
+def interrupted(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """A run of two ranks that was stopped by Ctrl-C, and gone on with."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    stop_and_go_on(folder, (*command(store, folder / "run"), *BRIEF), signal.SIGINT, 2)
     return folder / "run"
 
 
-def briefly(store: Path, folder: Path) -> tuple[object, ...]:
-    return (*command(store, folder), "--steps", 15, "--save-every", 5, "--tell-every", 1)
+BRIEF = ("--steps", 15, "--save-every", 5, "--tell-every", 1)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
-)
-def test_ctrl_c_or_the_end_of_the_terminal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, store: Path, brief: Path, number: int
-) -> None:
-    """To the same curve, bit for bit; and nobody is left behind."""
-    words = briefly(store, tmp_path / "run")
-    with start(*words, scratch=tmp_path) as first:
-        assert wait_until(lambda: step_of(tmp_path / "run") > 2)
+def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: int) -> None:
+    """Send a signal to a run in *folder* when it is beyond a step, and run it to its end."""
+    with start(*words, scratch=folder) as first:
+        assert wait_until(lambda: step_of(folder / "run") > step)
         first.signal_all(number)
         assert first.wait(90) == 130
-        assert f"Run the same command again to go on in {tmp_path}/run" in first.err
-        assert first.gone()
-    saved = sorted((tmp_path / "run" / "checkpoints").glob("*.json"))
-    assert saved
-    again = run(*words, scratch=tmp_path, seconds=120)
+        assert f"Run the same command again to go on in {folder}/run" in first.err
+        assert first.gone(), "somebody is left behind"
+    assert sorted((folder / "run" / "checkpoints").glob("*.json"))
+    again = run(*words, scratch=folder, seconds=120)
     assert (again.status, again.err) == (0, "")
     assert "2 ranks, from step" in again.out
-    assert curve(tmp_path / "run") == curve(brief)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(interrupted: Path) -> None:
+    """With the step after the last one that was taken."""
+    assert sorted(curve(interrupted)) == list(range(1, 16))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_after_ctrl_c_or_the_end_of_the_terminal_the_curve_is_the_same(
+    tmp_path: Path, store: Path, undisturbed: Path, number: int
+) -> None:
+    """As that of the run that nothing happened to, bit for bit."""
+    stop_and_go_on(tmp_path, command(store, tmp_path / "run"), number, 15)
+    assert curve(tmp_path / "run") == curve(undisturbed)
 
 
 @pytest.mark.slow
@@ -198,7 +203,8 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
     assert RunFolder(tmp_path / "run").steps()[-1] >= 15
 
 
-@pytest.mark.parametrize("stage", ["wgan", pytest.param("colourise", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["wgan", "colourise"])
 def test_a_run_that_diverges_is_not_called_done(tmp_path: Path, store: Path, stage: str) -> None:
     """It ends with a sentence, once; what it saved is finite, and it goes back from there."""
     words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
@@ -345,17 +351,18 @@ def test_a_folder_that_is_trained_in_is_refused(
 
 
 def test_a_store_of_other_rows_is_another_run(
-    tmp_path: Path, store: Path, brief: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the size that was learned from stays."""
-    asked = RunFolder(brief).asked()
+    asked = RunFolder(interrupted).asked()
     assert asked["options"]["stored_size"] == 16
     assert asked["data"]["held_out"] == "val"
-    before = (brief / "options.json").read_bytes()
-    words = [str(word) for word in briefly(small_store(tmp_path / "other", rows=40), brief)]
+    before = (interrupted / "options.json").read_bytes()
+    other = small_store(tmp_path / "other", rows=40)
+    words = [str(word) for word in (*command(other, interrupted), *BRIEF)]
     assert main(words) == 1
     assert "is a run on the rows" in capsys.readouterr().err
-    assert (brief / "options.json").read_bytes() == before
+    assert (interrupted / "options.json").read_bytes() == before
 
 
 def test_a_folder_of_another_run_is_left_alone(

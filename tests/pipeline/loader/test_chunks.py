@@ -55,8 +55,10 @@ def check_same(found: list[Any], expected: list[Any]) -> None:
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("codec", ["zstd:3", "blosc-lz4", "blosc-zstd:1"])
-@pytest.mark.parametrize("chunk_rows", [1, 4])
+@pytest.mark.parametrize(
+    "codec", ["zstd:3", "blosc-lz4", pytest.param("blosc-zstd:1", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("chunk_rows", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("cache_bytes", [1, 2**20])
 @pytest.mark.parametrize("cached", [True, False, None], ids=["warm", "cold", "both"])
 def test_a_compressed_store_gives_the_same_batches(

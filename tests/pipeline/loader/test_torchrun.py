@@ -12,6 +12,7 @@ from tests.commands import ROOT
 from tests.pictures import make_folder, prepare_inline
 
 
+@pytest.mark.slow
 def test_the_readmes_script_trains_on_two_ranks(tmp_path: Path) -> None:
     """Both ranks go through three epochs, in step."""
     readme = (ROOT / "README.md").read_text()

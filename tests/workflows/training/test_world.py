@@ -49,6 +49,7 @@ def penalised(world: World) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
     """Weights, and batch norm's running figures."""
     alone = three_steps(World())
