@@ -16,6 +16,10 @@ settings.register_profile(
     "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
+# Several tests run at a time: threads of numeric libraries, here and in what tests start, would
+# spend a third of all processor time waiting for each other. Read when those are imported.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
 settings.load_profile("quick")
