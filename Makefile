@@ -10,7 +10,7 @@ VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 # Quick tests often wait for processes, so more of them run than a small machine has cores; those of
 # one file share what they set up. Slow ones need the machine for themselves.
-AT_ONCE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+AT_ONCE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
 KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK WORDS WORKERS

@@ -30,7 +30,7 @@ time.sleep(600)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where they are known; nothing of them is left."""
-    monkeypatch.setattr(background, "STOP_SECONDS", 2.0)
+    monkeypatch.setattr(background, "STOP_SECONDS", 0.5)
     yield tmp_path
     background.stop(tmp_path, "one")
 
