@@ -117,7 +117,7 @@ def test_each_rank_runs_once_and_says_what_it_does(client: Client, tmp_path: Pat
     assert os.getpid() not in pids
 
 
-@pytest.mark.parametrize("what", ["rank", "worker"])
+@pytest.mark.parametrize("what", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
 def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path, what: str) -> None:
     """All of them: they cannot go on without each other."""
     heard = Heard()
@@ -204,7 +204,9 @@ def test_what_is_waited_for_is_said_at_once(
     assert said[0].endswith("then the run ends")
 
 
-@pytest.mark.parametrize("whom", ["rank", "worker", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "whom", ["rank", *(pytest.param(whom, marks=pytest.mark.slow) for whom in ("worker", "both"))]
+)
 def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: str) -> None:
     """However it ends."""
     heard = Heard()

@@ -39,7 +39,10 @@ def test_every_file_is_looked_at(whole: tuple[Path, str]) -> None:
     assert problems(store) == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["flip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "flip")],
+)
 def test_every_damage_is_named_and_mended(
     whole: tuple[Path, str], trunk: Path, tmp_path: Path, kind: str
 ) -> None:

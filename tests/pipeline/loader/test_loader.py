@@ -84,7 +84,7 @@ def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
 # --- laws -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     batch_size=st.integers(8, 70),
     world=st.sampled_from([1, 2, 3, 8]),
@@ -145,7 +145,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
     return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
 def test_the_laws_hold_for_stores_of_any_shape(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
@@ -203,7 +203,7 @@ def test_the_laws_hold_for_stores_of_any_shape(
         assert np.array_equal(batch.labels.numpy(), labels[rows])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     order=st.sampled_from(["random", "windowed"]),
@@ -419,6 +419,7 @@ def test_few_shards_may_be_mapped(
     assert set(loader.readers) == ({"mapped", "preadv"} if few else {"preadv"})
 
 
+@pytest.mark.slow
 def test_where_addresses_are_short_files_are_read(store: Path) -> None:
     """A limit of memory may be one of addresses."""
     code = f"""
@@ -460,6 +461,7 @@ def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPat
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_another_default_device_changes_nothing(store: Path) -> None:
     """Batches are made where they are made."""
     code = f"""
@@ -699,7 +701,7 @@ def test_a_loader_is_a_small_value(store: Path, plain: dict[Any, Any]) -> None:
     assert rows_of(list(again)) == rows_of(list(loader))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
 def test_it_works_in_a_child(store: Path, method: str) -> None:
     """Though the parent has iterated, and is in the middle of an epoch."""
     code = f"""

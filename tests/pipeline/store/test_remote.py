@@ -119,8 +119,8 @@ def test_a_store_there_has_the_bytes_of_one_on_a_disk(
 def test_a_run_broken_at_a_put_is_gone_on_with(
     source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At one in nine, before the object arrived or after."""
-    check_broken(source, url, whole, monkeypatch, range(3, 25, 9))
+    """At one in eleven, before the object arrived or after."""
+    check_broken(source, url, whole, monkeypatch, range(5, 25, 11))
 
 
 @pytest.mark.slow

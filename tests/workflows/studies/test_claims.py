@@ -25,6 +25,7 @@ def test_points_are_good_near_a_centre_and_find_it() -> None:
     assert (outside.modes, outside.good) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_number_of_modes_does_not_tell_noise_from_the_set() -> None:
     """The share of good points and the distance do, so they stand beside it."""
     controls = gaussians.controls()
