@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import zygote
+
 # No deadline: how long an example takes says something about the machine, nothing about the code.
 settings.register_profile(
     "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
@@ -23,6 +25,12 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
 settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share one zygote among the processes that run tests at a time."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        zygote.share()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -87,25 +88,37 @@ class Forked:
 
 
 class Zygote:
-    """The process that forks others; it ends with the process that made it."""
+    """The process that forks others; it ends with the process that made it.
 
-    def __init__(self) -> None:
+    Args:
+        address: Name of the abstract socket on which it listens; None = of a new one, started here.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
         self.environment = _comparable(os.environ)
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self.address = address or f"tesserae-tests-{os.getpid()}"
+        if address is None:
+            self._start()
+
+    def _start(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lifeline, theirs = socket.socketpair()
+        with listener, theirs:
+            listener.bind(f"\0{self.address}")
+            listener.listen(64)
+            passed = (listener.fileno(), theirs.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.zygote", *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
-                pass_fds=[theirs.fileno()],
+                pass_fds=passed,
                 start_new_session=True,
             )
-        atexit.register(self.close)
+        atexit.register(self._end)
 
-    def close(self) -> None:
-        """End the process; those that it has forked go on."""
-        self._line.close()
+    def _end(self) -> None:
+        self._lifeline.close()
         self._process.wait()
 
     def fork(
@@ -134,7 +147,9 @@ class Zygote:
         with theirs:
             files = array.array("i", [theirs.fileno(), out.fileno(), err.fileno()])
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
-            self._line.sendmsg([json.dumps(wish).encode()], passed)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+                line.connect(f"\0{self.address}")
+                line.sendmsg([json.dumps(wish).encode()], passed)
         return Forked(ours, words)
 
     def can_fork(self, environment: Mapping[str, str]) -> bool:
@@ -145,10 +160,19 @@ class Zygote:
         return _comparable(environment) == self.environment
 
 
+ADDRESS = "TESSERAE_TEST_ZYGOTE"
+"""Environment variable that names the socket of a zygote which several test processes share."""
+
+
 @functools.cache
 def zygote() -> Zygote:
-    """Return the zygote of this process, started when it is first asked for."""
-    return Zygote()
+    """Return the zygote of this process, or the one that it shares."""
+    return Zygote(os.environ.get(ADDRESS))
+
+
+def share() -> None:
+    """Start a zygote for this process and all that it starts."""
+    os.environ[ADDRESS] = zygote().address
 
 
 def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
@@ -157,22 +181,28 @@ def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(ours)}
 
 
-def serve(line: socket.socket) -> None:
-    """Fork a process for each message on *line*, until its other end is closed."""
+def serve(listener: socket.socket, lifeline: socket.socket) -> None:
+    """Fork a process for each message that is sent, until the other end of *lifeline* is closed."""
     _import(LIGHT)
     while True:
+        ready, _, _ = select.select([listener, lifeline], [], [])
+        if lifeline in ready:
+            return
+        line, _ = listener.accept()
         files = array.array("i")
         room = socket.CMSG_SPACE(3 * files.itemsize)
-        message, passed, *_ = line.recvmsg(MAX_MESSAGE_BYTES, room)
-        if not message:
-            return
+        with line:
+            message, passed, *_ = line.recvmsg(MAX_MESSAGE_BYTES, room)
+        if not message:  # who connected has gone
+            continue
         files.frombytes(passed[0][2])
         wish = json.loads(message)
         if wish["heavy"]:
             _import(HEAVY)
         # The process between waits for the one that runs, so that this one need not.
         if os.fork() == 0:
-            line.close()
+            listener.close()
+            lifeline.close()
             _run(wish, *files)
         for number in files:
             os.close(number)
@@ -211,4 +241,4 @@ def _run(wish: dict[str, Any], line: int, out: int, err: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(*(socket.socket(fileno=int(word)) for word in sys.argv[1:3]))

@@ -383,6 +383,7 @@ def test_a_source_that_is_lost_ends_the_run(tmp_path: Path) -> None:
     assert committed(tmp_path / "store") == 0
 
 
+@pytest.mark.slow
 def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> None:
     """The file is named, nothing is quarantined, all else is committed; mended, it goes on."""
     source = make_folder(tmp_path / "source", 100)

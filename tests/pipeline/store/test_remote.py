@@ -198,6 +198,7 @@ def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
         assert records.is_there(objects, records.fingerprint("shard", data))
 
 
+@pytest.mark.slow
 def test_damage_is_found_and_repaired(
     source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

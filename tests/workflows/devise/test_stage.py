@@ -69,6 +69,7 @@ def some_steps(world: World, small: Small, folder: Path, **choices: Any) -> list
     return weights(stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("paper", marks=pytest.mark.slow), "cosine"])
 def test_two_ranks_take_the_steps_of_one(small: Small, tmp_path: Path, kind: str) -> None:
     """What is dropped, which wrong class comes first, which pictures are mirrored."""
