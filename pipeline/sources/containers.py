@@ -57,7 +57,8 @@ def _worth_a_look(place: Place, path: str) -> bool:
         return False
     files = place.names(folder).files
     # beside archives that are called so, `x.tar.old` or `x.tar.part` is meant to be none
-    return len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    few = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    return few and place.is_file(path)  # a link that leads nowhere or a pipe is none
 
 
 def inner_head(place: Place, path: str) -> bytes:

@@ -5,12 +5,12 @@ what is read.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
 import google_crc32c
 
+from pipeline.errors import ReadError, SourceError
 from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of
 from pipeline.sources.place import Place
 
@@ -31,11 +31,18 @@ _CRC_MASK = 0xA282EAD8
 
 
 def foreign_kind(place: Place, path: str) -> str:
-    """Return which of `CONVERTED` the file *path* is; empty where it is none of them."""
-    named = next((kind for kind, suffix in _SUFFIXES if suffix.search(path)), "")
+    """Return which of `CONVERTED` the file *path* is; empty where it is none, or cannot be read."""
+    name = path.rpartition("/")[2]
+    named = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
     if named:
         return named
-    head = place.head(path)
+    try:
+        # a link that leads nowhere, or a pipe, on which a read would wait
+        if not place.remote and not place.is_file(path):
+            return ""
+        head = place.head(path)
+    except (ReadError, SourceError):
+        return ""  # this look is for a message about something else
     content = content_of(head)
     if content in CONVERTED:
         return content
@@ -54,27 +61,29 @@ def foreign_text(place: Place) -> str:
 
     Empty where there are none, so far as a short look tells.
     """
-    first: dict[str, str] = {}
-    count: Counter[str] = Counter()
+    found: dict[str, list[str]] = {}
     for path in islice(_files(place), _MAX_FILES):
         if kind := foreign_kind(place, path):
-            first.setdefault(kind, path)
-            count[kind] += 1
-    return " ".join(_text(kind, path, count[kind] - 1) for kind, path in first.items())
+            found.setdefault(kind, []).append(path)
+    return " ".join(_text(kind, paths) for kind, paths in found.items())
 
 
-def _text(kind: str, path: str, num_others: int) -> str:
+def _text(kind: str, paths: list[str]) -> str:
     phrase, cure = CONVERTED[kind]
-    others = f", and so are {num_others:,} others" if num_others else ""
-    return f"{path!r} is {phrase}, which is not read{others}. {cure}"
+    # without a number: not all files were looked at
+    others = ", and there are more" if len(paths) > 1 else ""
+    return f"{paths[0]!r} is {phrase}, which is not read{others}. {cure}"
 
 
 def _files(place: Place) -> Iterator[str]:
     """Yield the files at *place*, and in folders one and two levels down."""
     waiting = [""]
     for folder in waiting:  # grows
-        names = place.names(folder)
         prefix = f"{folder}/" if folder else ""
+        try:
+            names = place.names(folder)
+        except (ReadError, SourceError):
+            continue
         yield from (prefix + name for name in names.files)
         if folder.count("/") < 1:
             waiting += [prefix + name for name in names.folders[: _MAX_FOLDERS - len(waiting)]]

@@ -1,5 +1,7 @@
 """Data sets of other tools: named, with what makes of them what is read."""
 
+import os
+
 import google_crc32c
 import pytest
 
@@ -39,14 +41,26 @@ def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, said):
             open_source(place, "train")
 
 
-def test_of_many_files_the_first_is_named_and_the_others_are_counted(tmp_path):
+def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
     """One sentence for each kind; what is no data set is not mentioned."""
     files = {f"train/{number}.tfrecord": b"?" for number in range(9)}
     root = write_folder(tmp_path / "x", {**files, "meta.h5": b"?", "index.json": b"{}"})
     with pytest.raises(SourceError) as caught:
         open_source(root, "train")
-    assert "'train/0.tfrecord' is a TFRecord file, which is not read, and so are 8 others." in str(
+    assert "'train/0.tfrecord' is a TFRecord file, which is not read, and there are more." in str(
         caught.value
     )
     assert "'meta.h5' is an HDF5 file, which is not read. Write" in str(caught.value)
     assert "json" not in str(caught.value)
+
+
+def test_what_cannot_be_looked_into_is_no_data_set(tmp_path):
+    """No images were found, and that is the error; a read of a pipe would wait for ever."""
+    root = write_folder(tmp_path / "x", {"x.tfrecord/labels.txt": b"?", "a/b/c.txt": b"?"})
+    (root / "link").symlink_to(tmp_path / "nowhere")
+    (root / "a/b/link").symlink_to(tmp_path / "nowhere")
+    (root / "a/c").mkdir()
+    (root / "a/c/loop").symlink_to(root / "a/c/loop")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(SourceError, match=r"no images found in .*: expected <class>/<image>"):
+        open_source(root, "train")
