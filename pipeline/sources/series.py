@@ -6,7 +6,7 @@ refused; where names only number them, a gap may be meant, as in a part of a set
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes import shown
@@ -14,7 +14,12 @@ from pipeline.sources.clutter import name_ground
 from pipeline.sources.place import Place
 
 _OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
-_LAST_NUMBER = re.compile(r"(.*?)([0-9]{1,18})([^0-9]*)", re.ASCII | re.DOTALL)
+# the digit of a suffix `.bz2` numbers nothing
+_LAST_NUMBER = re.compile(
+    r"(.*?)([0-9]{1,18})([^0-9]*(?:bz2)?)", re.ASCII | re.DOTALL | re.IGNORECASE
+)
+_MAX_SPAN = 1_000_000
+"""Numbers that lie further apart are no row: they are dates or hashes."""
 
 
 def check_complete(place: Place, paths: Sequence[str]) -> None:
@@ -37,7 +42,7 @@ def check_complete(place: Place, paths: Sequence[str]) -> None:
             for number in range(int(count))
             if number not in found
         )
-        missing = [n for n in names if not name_ground(n.rpartition("/")[2], place.options)]
+        missing = _not_ignored(place, names)
         if missing:
             raise SourceError(
                 f"{place.root} has {len(found):,} of the {int(count):,} files that their names"
@@ -48,7 +53,10 @@ def check_complete(place: Place, paths: Sequence[str]) -> None:
 
 
 def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
-    """Say which numbers lack between the first and the last of numbered files, a sentence a row."""
+    """Say which numbers lack between the first and the last of numbered files, a sentence a row.
+
+    Files that are to be ignored are not missed.
+    """
     if place.only or place.options.rules == 1:
         return
     rows: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
@@ -59,24 +67,24 @@ def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
         first, last = min(digits), max(digits)
         num_missing = last - first + 1 - len(digits)
         # other numbers, such as years or hashes, are no row
-        if not num_missing or (first > 1 and num_missing > len(digits)):
+        if last - first > _MAX_SPAN or (first > 1 and num_missing > len(digits)):
             continue
         width = len(digits[first])
-        some = _missing(digits, first, last)
-        names = [f"{before}{number:0{width}d}{after}" for number in some]
-        others = f" and {num_missing - len(names):,} more" if num_missing > len(names) else ""
+        names = (
+            f"{before}{number:0{width}d}{after}"
+            for number in range(first, last)
+            if number not in digits
+        )
+        missing = _not_ignored(place, names)
+        if not missing:
+            continue
+        others = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         yield (
-            f"{num_missing:,} of the files numbered {digits[first]} to {digits[last]} "
-            f"{'is' if num_missing == 1 else 'are'} not there: {', '.join(names)}{others}"
+            f"{len(missing):,} of the files numbered {digits[first]} to {digits[last]} "
+            f"{'is' if len(missing) == 1 else 'are'} not there: {', '.join(missing[:3])}{others}"
         )
 
 
-def _missing(digits: dict[int, str], first: int, last: int) -> list[int]:
-    """The first three numbers between *first* and *last* that are none of *digits*."""
-    some: list[int] = []
-    for number in range(first, last):
-        if number not in digits:
-            some.append(number)
-        if len(some) == 3:
-            break
-    return some
+def _not_ignored(place: Place, paths: Iterable[str]) -> list[str]:
+    """Return those of *paths* that would be files of the source if they were there."""
+    return [path for path in paths if not name_ground(path.rpartition("/")[2], place.options)]

@@ -22,6 +22,7 @@ def said(*paths: str, **how: object) -> list[str]:
         (("0000.parquet", "0009.parquet"), "8 .* 0000 to 0009 are .*: 0001.* and 5 more"),
         (("train/8.tar", "train/9.tar", "train/11.tar"), "numbered 8 to 11 .*: train/10.tar"),
         (("a-1.tar", "a-3.tar", "b-1.tar", "b-2.tar"), ": a-2.tar"),
+        (("s-1.tar.bz2", "s-3.tar.bz2"), r": s-2\.tar\.bz2$"),
     ],
 )
 def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
@@ -37,6 +38,7 @@ def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
         ("s-005.tar", "s-006.tar"),
         ("coco-2014.tar", "coco-2020.tar"),
         ("x-82347238723.tar", "x-99381.tar"),
+        ("x-0.tar", "x-82347238723.tar"),
         ("a.tar", "b.tar"),
         ("train-00000-of-00002.tar", "train-00001-of-00002.tar"),
     ],
@@ -45,6 +47,16 @@ def test_a_part_of_a_row_and_numbers_that_are_no_row_are_not_missed(paths):
     """Years and hashes; nor is anything under the rules of older stores."""
     assert said(*paths) == []
     assert said("s-0.tar", "s-2.tar", rules=1) == []
+
+
+def test_files_that_are_to_be_ignored_are_not_missed():
+    """Nor are they counted beside those that are."""
+    assert said("s/s-000.tar", "s/s-002.tar", ignore=("s-001.tar",)) == []
+    lines = said("s/s-000.tar", "s/s-006.tar", ignore=("s-001.tar",))
+    assert lines == [
+        "4 of the files numbered 000 to 006 are not there: s/s-002.tar, s/s-003.tar, s/s-004.tar"
+        " and 1 more"
+    ]
 
 
 def test_sources_say_which_shards_are_missing(tmp_path):
