@@ -75,8 +75,11 @@ class ValFolder(RandomAccessSource):
         try:
             return find_truth(self.place)
         except TruthMissingError as e:
+            # that option is for flat images: Kaggle's tree as a whole cannot be read with it
+            itself = f"{self.root} itself as the source, and " if self.kind == "kaggle" else ""
             raise SourceError(
-                f"{e} If all of them are of one class, pass its name with --class-name; - for none."
+                f"{e} If all of them are of one class, pass {itself}the name of the class with"
+                " --class-name; - for none."
             ) from e
 
     def _images(self) -> Sizes:
