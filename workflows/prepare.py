@@ -20,6 +20,7 @@ from pipeline.ingest.planning import Choices, Listed
 from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report, Work
 from pipeline.sources import Source, spool
+from pipeline.sources.naming import misspelt
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.place import Place
 from pipeline.sources.sorted_val import check_sorted
@@ -199,8 +200,10 @@ def run(args: argparse.Namespace) -> int:
         parts = {split: _opened(options, split).source for split in options.splits}
         options = replace(options, splits=tuple(spooling.with_classes(parts)))
     if args.split in (None, ["all"]) and "test" not in options.splits:
-        text = sources.unlabelled_test(options.source, options.kind, options.source_options)
-        print(printable(text), end="\n" if text else "", flush=True)
+        how = _source_options(options, open_objects(options.store))
+        text = sources.unlabelled_test(options.source, options.kind, how)
+        if text:
+            print(printable(text), flush=True)
     try:
         runs = prepare(options)
         report_store(options.store, runs)
@@ -246,12 +249,17 @@ def _opened(options: Options, split: str) -> OpenSplit:
     objects = open_objects(options.store, run)
     _check_place(objects, options.source)
     planning.check_choices(objects, options.choices)
-    rules = planning.source_rules(objects)
-    how = replace(options.source_options, rules=rules)
-    if split not in records.splits(objects):  # what a store has already goes on
+    how = _source_options(options, objects)
+    # What a store has already goes on. The name comes first: the other question lists the store.
+    if misspelt(split) and split not in records.splits(objects):
         sources.check_split_name(options.source, split, options.kind, how)
     source = sources.open_source(options.source, split, options.kind, how)
     return OpenSplit(split, run, source, objects)
+
+
+def _source_options(options: Options, objects: Objects) -> SourceOptions:
+    """Return how the source is read, by the rules of the store."""
+    return replace(options.source_options, rules=planning.source_rules(objects))
 
 
 @contextmanager
@@ -433,11 +441,13 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
     if source.access == "random":
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
-        return planning.read_listing(table)
-    spooling.stream(part.split, source, part.objects, cluster, limit)
-    table = spool.spool_listing(_root(part), source.blocks())
-    place = Place(source.root, "", SourceOptions(rules=planning.source_rules(part.objects)))
-    return planning.read_listing(check_sorted(place, table))
+    else:
+        spooling.stream(part.split, source, part.objects, cluster, limit)
+        table = spool.spool_listing(_root(part), source.blocks())
+    if source.kind != "ilsvrc-val":  # that has its classes from the table itself
+        rules = planning.source_rules(part.objects)
+        table = check_sorted(Place(source.root, "", SourceOptions(rules=rules)), table)
+    return planning.read_listing(table)
 
 
 def _target(plan: Plan, limit: int | None) -> range:

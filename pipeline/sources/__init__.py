@@ -5,7 +5,8 @@
     folder, flat, tiny, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
     random_access   what kinds of folders share
     archives, layouts, trees, outline   what kinds of tars share, and a look at one's members
-    series       numbered files that lack foreign  data sets of other tools, which are not read
+    series       which of numbered files are not there
+    foreign      data sets of other tools, which are not read
     clutter      what is passed over      repeats  names that do not tell samples apart
     naming       names of files           beside   tables of words and truth near the images
     text_tables  how tables are read      name_tables   tables of names that people write
@@ -270,11 +271,21 @@ def unlabelled_test(
 ) -> str:
     """Say what a flat test split at *root* holds, where `splits` names none; else nothing.
 
-    Nobody labelled it, and it may be large: it is prepared where `--split` names it.
+    Nobody labelled it, and it may be large: it is prepared where `--split` names it. What would be
+    refused there is nothing to speak of here, and rules 1 know no samples without a class.
     """
     from pipeline.sources.flat import FlatFolder  # here: it loads Arrow
 
-    found = _find(Place.at(root, options), "test", kind)
+    place, finders = Place.at(root, options), _finders()
+    if place.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
+        return ""
+    try:
+        # these two look at names alone; others may read archives
+        if not any("test" in finders[name](place, "test", False) for name in ("kaggle", "flat")):
+            return ""
+        found = _find(place, "test", kind)
+    except SourceError:
+        return ""
     flat = next((sources["test"] for sources in found.values() if "test" in sources), None)
     if not isinstance(flat, FlatFolder):
         return ""
@@ -299,8 +310,10 @@ def check_split_name(
         SourceError: With the name that may be meant.
     """
     meant = misspelt(split)
-    own = os.fspath(root).rstrip("/").rpartition("/")[2]
-    if not meant or split in re.split(r"[-_.]", own) or splits(root, kind, options):
+    if not meant:
+        return
+    own = Place.at(root, options).shown.rpartition("/")[2]
+    if split in re.split(r"[-_.]", own) or splits(root, kind, options):
         return
     raise SourceError(
         f"--split is {split!r}: did you mean {meant}? {os.fspath(root)} tells no split, so that it"

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.beside import WORDS, find_words
 from pipeline.sources.classes import ClassTable, folder_class
+from pipeline.sources.folder import check_one_folder
 from pipeline.sources.layouts import ClassTar, InnerTars, Layout, TarOfTars
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.naming import known_split, split_in_name, whole_of_part
@@ -24,7 +25,6 @@ from pipeline.sources.outline import outline_of
 from pipeline.sources.place import Place, fingerprint_of
 from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.series import check_complete, gaps
-from pipeline.sources.sorted_val import check_sorted
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.tarfiles import Member, Tar, stem_of
 from pipeline.sources.text_tables import decode_table, parse_words
@@ -131,7 +131,7 @@ class TarSource:
                 f"{len(self.parts)} tars is an image of the split that was asked for."
             )
         layout = self.parts[0].layout
-        return check_sorted(self.place, sort_listing(rename_repeated(table, layout.own_name)))
+        return sort_listing(rename_repeated(table, layout.own_name))
 
     def blocks(self) -> Blocks:
         """One block for each tar, or for each class of a remote tar of class tars."""
@@ -232,29 +232,24 @@ def without_split(place: Place, fits: Callable[[str], bool], wanted: str) -> tup
     return tuple(sorted(found.get("", ()))) if len(found) > 1 else ()
 
 
-def _check_one_folder(place: Place, split: str, folder: str, folder_of: dict[str, str]) -> None:
-    """Refuse archives of one split in two folders, but for those that the Hub calls its parts."""
-    known = folder_of.setdefault(split, folder)
-    both = {whole_of_part(known), whole_of_part(folder)}
-    if len(both) > 1 and place.options.rules > 1:
-        raise SourceError(
-            f"{place.root} has two folders of the split {split!r}: {known!r} and {folder!r}. Pass"
-            f" one of them as the source with --split {split}, or pass --ignore {folder!r}."
-        )
-
-
 def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    folder_of: dict[str, str] = {}
-    top = place.names()
-    for folder in ("", *(name for name in top.folders if known_split(name, wanted)), "data"):
-        if folder and folder not in top.folders:
+    folders: dict[str, dict[str, str]] = {}
+    """Split -> its folders, of those that the Hub numbers as parts of one (`train-part0`) one."""
+    split_of = {"": "", "data": ""}
+    split_of |= {
+        name: split for name in place.names().folders if (split := known_split(name, wanted))
+    }
+    for folder, folder_split in split_of.items():
+        if folder and folder not in place.names().folders:
             continue
         for name in place.names(folder).files:
             path = f"{folder}/{name}" if folder else name
             if fits(path):
-                split = known_split(folder, wanted) or split_in_name(name, wanted)
+                split = folder_split or split_in_name(name, wanted)
                 found.setdefault(split, []).append(path)
-                if known_split(folder, wanted):
-                    _check_one_folder(place, split, folder, folder_of)
+                if folder_split:
+                    folders.setdefault(split, {}).setdefault(whole_of_part(folder), folder)
+    for split, names in folders.items():
+        check_one_folder(place, split, list(names.values()))
     return found

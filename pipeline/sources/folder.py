@@ -29,7 +29,6 @@ from pipeline.sources.naming import (
 )
 from pipeline.sources.place import Place, Sizes, fingerprint_of
 from pipeline.sources.random_access import RandomAccessSource
-from pipeline.sources.sorted_val import check_sorted
 
 REMOTE_THREADS = 16
 _MAX_REMOTE_LOOKS = 100
@@ -127,8 +126,7 @@ class FolderSource(RandomAccessSource):
         if any(one.path is not None for one in found):
             paths = [one.key if one.path is None else one.path for one in found]
             columns["path"] = pa.chunked_array(paths, pa.large_string())
-        listing = sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
-        return check_sorted(self.place, listing)
+        return sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
 
     def _look_beside(self) -> Evidence:
         """What lies beside the class folders; images there have no class, and are refused."""

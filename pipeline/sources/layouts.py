@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes import ClassTable, folder_class
+from pipeline.sources.classes import ClassTable, Evidence, folder_class
 from pipeline.sources.clutter import member_ground
-from pipeline.sources.listing import PassedOver, PassedTally, Row
+from pipeline.sources.listing import PassedOver, Row, each_passed
 from pipeline.sources.naming import known_split
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import Outline
@@ -64,7 +64,7 @@ class ClassTar(Layout):
     ) -> Iterator[Row | PassedOver]:
         """Yield every member that may be an image."""
         prefix = f"{self.class_name}/"
-        passed = PassedTally()
+        passed = Evidence()
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             ground = member_ground(member.name, self.options)
@@ -76,8 +76,8 @@ class ClassTar(Layout):
                     f"{tar.name}: the member {member.name!r} is an archive inside that of the "
                     f"class {self.class_name!r}. Unpack the outer one, and pass the folder."
                 )
-            passed.add(ground, member.name)
-        yield from passed
+            passed.pass_over(ground, member.name)
+        yield from each_passed(passed)
 
 
 def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:

@@ -48,20 +48,10 @@ class PassedOver(NamedTuple):
     how_many: int = 1
 
 
-class PassedTally:
-    """Counts the files of one archive that are no samples, by ground."""
-
-    def __init__(self) -> None:
-        self._passed: dict[str, PassedOver] = {}
-
-    def add(self, why: str, name: str, how_many: int = 1) -> None:
-        """Count the file *name*, or *how_many* of which it is the first."""
-        before = self._passed.get(why, PassedOver(why, name, 0))
-        self._passed[why] = before._replace(how_many=before.how_many + how_many)
-
-    def __iter__(self) -> Iterator[PassedOver]:
-        """Yield one count for each ground."""
-        return iter(self._passed.values())
+def each_passed(evidence: Evidence) -> Iterator[PassedOver]:
+    """Yield one count for each ground on which *evidence* passed files over."""
+    for why, seen in evidence.passed.items():
+        yield PassedOver(why, seen.first, seen.count)
 
 
 class ListingBuilder:

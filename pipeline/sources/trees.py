@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.sources.beside import find_truth, is_val_image
-from pipeline.sources.classes import UNLABELLED, Basis, folder_class, named_class, nested
+from pipeline.sources.classes import UNLABELLED, Basis, Evidence, folder_class, named_class, nested
 from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.layouts import Layout, Take, class_in, row_of
-from pipeline.sources.listing import PassedOver, PassedTally, Row
+from pipeline.sources.listing import PassedOver, Row, each_passed
 from pipeline.sources.naming import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.outline import (
@@ -70,7 +70,7 @@ class TreeTar(Layout):
             if row is not None:
                 yield row
         yield from walk.waiting_rows()
-        yield from walk.passed
+        yield from each_passed(walk.passed)
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse a val split of ILSVRC2012 whose classes are nowhere, before it is streamed.
@@ -103,7 +103,7 @@ class _Walk:
     """File name -> class, from `val_annotations.txt`."""
     annotated: dict[str, str] = field(default_factory=dict)
     """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
-    passed: PassedTally = field(default_factory=PassedTally)
+    passed: Evidence = field(default_factory=Evidence)
     """What is no sample."""
     num_jsons: int = 0
     base: str = ""
@@ -153,7 +153,7 @@ class _Walk:
         folders, name = folders_of(path), path.rpartition("/")[2]
         ground = member_ground(path, layout.options)
         if ground not in ("", TEXTS):  # what texts say is looked at
-            self.passed.add(ground, path)
+            self.passed.pass_over(ground, path)
             return None
         split, below = split_folder(folders, layout.split)
         if layout.split:
@@ -162,7 +162,7 @@ class _Walk:
                     self._check_base("/".join(folders[: len(folders) - len(below)]))
                 return _Location(below, name)
             if image and not split:
-                self.passed.add("images outside of the splits' folders", path)
+                self.passed.pass_over("images outside of the splits' folders", path)
             return None
         if layout.options.rules == 1:
             return _Location(folders[-1:], name) if folders else None
@@ -191,7 +191,7 @@ class _Walk:
             return _Location(folders[len(prefix) :], name)
         if above:
             if image:
-                self.passed.add("images outside of the class folders", path)
+                self.passed.pass_over("images outside of the class folders", path)
             return None
         if image and not self.layout.options.recursive:
             raise self._nested(folders, path)
@@ -231,7 +231,7 @@ class _Walk:
             wnids = set(_XML_CLASS.findall(data))
             if len(wnids) == 1:
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
-        self.passed.add(TEXTS, member.name)
+        self.passed.pass_over(TEXTS, member.name)
 
     def _refuse_label(self, member: Member) -> None:
         """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.

@@ -18,11 +18,11 @@ from typing import Any
 from pipeline.errors import SourceError
 from pipeline.sources.archives import Part, TarSource, by_split, without_split
 from pipeline.sources.class_tables import find_class_table, table_marks
-from pipeline.sources.classes import ClassTable, Labeller, shown
+from pipeline.sources.classes import ClassTable, Evidence, Labeller, shown
 from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.containers import container_of
 from pipeline.sources.layouts import Layout, Take
-from pipeline.sources.listing import PassedOver, PassedTally, Row
+from pipeline.sources.listing import PassedOver, Row, each_passed
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.naming import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -73,7 +73,7 @@ class _Apart:
         self._images: dict[str, list[_Sample]] = {}
         self._texts: dict[str, dict[str, str]] = {}
         self._done: set[str] = set()
-        self.passed = PassedTally()
+        self.passed = Evidence()
         self.has_labels = False
         """Whether any sample of the shard says its class."""
         self.texts = _Texts()
@@ -99,7 +99,7 @@ class _Apart:
                 raise self._twice(sample.name, "a label")
             before.update(sample.texts)
         elif sample.name:
-            self.passed.add("samples without an image", sample.name)
+            self.passed.pass_over("samples without an image", sample.name)
         return False
 
     def rejoined(self) -> Iterator[_Sample]:
@@ -115,7 +115,7 @@ class _Apart:
             if name in self._done:
                 raise self._twice(name, "a label")
             if not samples:
-                self.passed.add("samples without an image", name)
+                self.passed.pass_over("samples without an image", name)
             for sample in samples:
                 sample.texts |= texts
         for samples in self._images.values():
@@ -126,8 +126,8 @@ class _Apart:
         if self.texts.count:
             may_be_labels = self.texts.are_numbers and not self.has_labels
             ground = _NUMBERS if may_be_labels else _NEITHER
-            self.passed.add(ground, self.texts.first, self.texts.count)
-        yield from self.passed
+            self.passed.pass_over(ground, self.texts.first, self.texts.count)
+        yield from each_passed(self.passed)
 
     def _twice(self, name: str, part: str) -> SourceError:
         return SourceError(
@@ -181,7 +181,7 @@ class Shard(Layout):
             name, suffix = sample_name(member.name)
             ground = self._ground(member.name)
             if ground:
-                apart.passed.add(ground, member.name)
+                apart.passed.pass_over(ground, member.name)
                 continue
             if name != sample.name:
                 if self._is_complete(sample, apart):
@@ -201,7 +201,7 @@ class Shard(Layout):
         if suffix == "txt" and self.options.rules > 1:
             apart.texts.add(member, tar)
         else:
-            apart.passed.add(_NEITHER, member.name)
+            apart.passed.pass_over(_NEITHER, member.name)
 
     @property
     def _named(self) -> str:
@@ -324,14 +324,15 @@ def _labels_said(sample: _Sample, where: str, rules: int, named: str) -> dict[st
 def _said_by(table: Any, suffix: str, rules: int, named: str) -> dict[str, Any]:
     """Where the JSON *table* of a sample says its class -> what it says."""
     if not isinstance(table, dict):
-        is_label = rules > 1 and suffix != "json"  # `.label.json` may be no more than a number
+        # `.label.json` may be no more than a number, and `.json` where it is named as the label
+        is_label = rules > 1 and (suffix != "json" or named == "json")
         return {f".{suffix}": table} if is_label else {}
+    said = {} if named else {word: table[word] for word in _JSON_WORDS if word in table}
+    if said or rules == 1:
+        return said
     plain = {word.lower(): word for word in reversed(table)}
     if named:
         return {plain[named]: table[plain[named]]} if named in plain else {}
-    said = {word: table[word] for word in _JSON_WORDS if word in table}
-    if said or rules == 1:
-        return said
     further = next((plain[word] for word in LABEL_WORDS if word in plain), None)
     return {} if further is None else {further: table[further]}
 

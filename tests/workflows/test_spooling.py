@@ -11,12 +11,16 @@ import pytest
 
 from pipeline.errors import ReadError, SourceError, TesseraeError
 from pipeline.ingest import planning
+from pipeline.ingest.planning import Choices
 from pipeline.sources import open_source
 from pipeline.sources.spool import spool_block
+from pipeline.store import records
+from pipeline.store.objects import open_objects
 from tests.inline import tesserae
 from tests.pictures import jpeg
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
 from tests.pipeline.sources.test_trees import kaggle
+from workflows import prepare
 from workflows.spooling import look_before, saying_what_is_left, with_classes
 
 
@@ -129,6 +133,36 @@ def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatc
 
 def _refuse(*_: object) -> None:
     raise SourceError("these classes cannot be.")
+
+
+@pytest.mark.parametrize("packing", ["folder", "tar"])
+def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing):
+    """Whatever they are packed in; nothing is listed without the comparison."""
+    files = {"n02119789/ILSVRC2012_val_00000001.JPEG": b"1"}
+    if packing == "tar":
+        files = {"val.tar": tar_bytes(files)}
+    root = write_folder(tmp_path / "x", files)
+    text = "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n"
+    (tmp_path / "LOC_val_solution.csv").write_text(text)
+    objects = open_objects(str(tmp_path / "store"))
+    part = prepare.OpenSplit("val", "val-1", open_source(root, "val"), objects)
+    with pytest.raises(SourceError, match=r"is sorted into n02119789, and .* of n01440764"):
+        prepare._list(part, None, None)
+
+
+def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
+    """That lists every object of it; only a name that may be misspelt is worth it."""
+    root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
+    options = prepare.Options(
+        source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
+    )
+    asked: list[object] = []
+    monkeypatch.setattr(planning, "_kept_recipe", lambda objects: None)
+    monkeypatch.setattr(records, "splits", lambda objects: asked.append(objects) or ["vall"])
+    prepare._opened(options, "train")
+    assert asked == []
+    assert prepare._opened(options, "vall").split == "vall"  # the store has it: it goes on
+    assert len(asked) == 1
 
 
 def test_streamed_val_images_of_other_classes_than_the_table_says_are_refused(

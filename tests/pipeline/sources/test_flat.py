@@ -104,6 +104,19 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
     assert Evidence.decode(listing.schema.metadata).passed == {}
     assert unlabelled_test(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
     assert unlabelled_test(files(tmp_path / "y", "test/cat/0.jpg")) == ""
+    assert unlabelled_test(root, options=SourceOptions(rules=1)) == ""  # they know no such split
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/cat/0.jpg", "test/1.jpg", "testing/2.jpg"),
+        ("ant/0.jpg", "bee/1.jpg", "test/2.jpg"),
+    ],
+)
+def test_nothing_is_said_of_a_test_split_that_could_not_be_had(tmp_path, names):
+    """Two folders of it are refused where it is asked for; a class that is called so is none."""
+    assert unlabelled_test(files(tmp_path, *names)) == ""
 
 
 def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):

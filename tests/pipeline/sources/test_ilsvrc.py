@@ -10,7 +10,9 @@ from pipeline.errors import SourceError
 from pipeline.sources import beside, open_source, splits
 from pipeline.sources.classes import Evidence
 from pipeline.sources.listing import listing_digest
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.place import Place
+from pipeline.sources.sorted_val import check_sorted
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
     class_tars,
@@ -82,6 +84,18 @@ def test_val_without_its_truth_says_what_to_put_where(tmp_path):
     (root / "meta.mat").unlink()
     with pytest.raises(SourceError, match=r"no classes: meta\.mat not found"):
         keys(root)
+
+
+def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(tmp_path):
+    """Kaggle's tree is of no one class: its val folder is, where it is the source itself."""
+    root = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
+    val = root / "CLS-LOC" / "val"
+    with pytest.raises(SourceError, match=rf"pass {val} itself as the source, and .*--class-name"):
+        keys(root)
+    with pytest.raises(SourceError, match="one class, pass the name of the class with --class-n"):
+        keys(val)
+    source = open_source(val, "val", options=SourceOptions(class_name="dog"))
+    assert source.list(lambda num_new: None)["key"].to_pylist() == [f"dog/{name}" for name in VAL]
 
 
 def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
@@ -264,11 +278,16 @@ def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, p
                 (root / tar).write_bytes(data)
         else:
             write_folder(root, {f"{packing}val/{key}": data for key, data in images.items()})
-    assert keys(tmp_path / "right") == sorted(EXPECTED)
+    for place in ("right", "wrong"):
+        source = open_source(tmp_path / place, "val")
+        listing = source.list(lambda num_new: None)
+        if place == "right":
+            checked = check_sorted(Place(source.root), listing)
+            assert checked["key"].to_pylist() == sorted(EXPECTED)
     with pytest.raises(
         SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, and .*of n01440764"
     ):
-        keys(tmp_path / "wrong")
+        check_sorted(Place(source.root), listing)
 
 
 def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
@@ -278,7 +297,8 @@ def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, mo
     root = write_folder(tmp_path, {f"val/{key}": b"1" for key in EXPECTED})
     write_devkit(root)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    listing = open_source(root, "val").list(lambda num_new: None)
+    source = open_source(root, "val")
+    listing = check_sorted(Place(source.root), source.list(lambda num_new: None))
     assert listing["key"].to_pylist() == sorted(EXPECTED)
     notes = Evidence.decode(listing.schema.metadata).notes
     assert "not compared with a table: reading" in notes[0]

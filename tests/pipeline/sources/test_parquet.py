@@ -425,7 +425,7 @@ def test_a_split_of_which_the_hub_converted_a_part_is_that_split(tmp_path, level
     write(tmp_path / "x/default/train", columns, "0000.parquet")
     if level == "default":
         with pytest.raises(
-            SourceError, match="two folders of the split 'train': 'partial-train' and"
+            SourceError, match="2 folders of the split 'train': partial-train, train"
         ):
             open_source(root, "train")
 

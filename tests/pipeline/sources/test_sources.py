@@ -253,11 +253,18 @@ def test_archives_of_one_split_in_two_folders_are_refused(tmp_path):
         (tmp_path / folder).mkdir()
         members = {f"{folder}.jpg": b"1", f"{folder}.cls": b"0"}
         (tmp_path / folder / "s-0.tar").write_bytes(tar_bytes(members))
-    with pytest.raises(SourceError, match="two folders of the split 'val': 'val' and 'validation'"):
+    with pytest.raises(SourceError, match="2 folders of the split 'val': val, validation"):
         open_source(tmp_path, "val")
 
 
-def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path):
+def test_archives_of_a_split_called_data_are_taken_once(tmp_path):
+    """The folder `data` is looked into for any split, and may be one."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "s-0.tar").write_bytes(tar_bytes({"a.jpg": b"1", "a.cls": b"0"}))
+    assert len(open_source(tmp_path, "data").list(lambda num_new: None)) == 1
+
+
+def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path, monkeypatch):
     """Where the source tells no split, it would be called so; its own folder may be."""
     root = write_folder(tmp_path / "photos", {"a.jpg": b"x"})
     for split, meant in (("vall", "val"), ("trian", "train"), ("tset", "test"), ("va", "val")):
@@ -267,5 +274,7 @@ def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path):
         check_split_name(root, split)
     named = write_folder(tmp_path / "photos-vall", {"a.jpg": b"x"})
     check_split_name(named, "vall")
+    monkeypatch.chdir(named)
+    check_split_name(".", "vall")
     with_splits = write_folder(tmp_path / "x", {"train/cat/a.jpg": b"x"})
     check_split_name(with_splits, "vall")  # that it holds none such is what opening it says

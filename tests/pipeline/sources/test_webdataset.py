@@ -303,6 +303,7 @@ def test_texts_that_are_numbers_alone_are_no_labels_and_that_is_said(
         (".TXT", {**NUMBERED, "a.cls": b"7", "b.cls": b"8"}, {"0", "1"}),
         ("species", {"a.jpg": b"", "a.json": b'{"Species": "ant", "label": 3}'}, {"ant"}),
         ("txt", {**NUMBERED, "c.jpg": b""}, {"0", "1", "-"}),
+        ("json", {"a.jpg": b"", "a.json": b"3", "b.jpg": b"", "b.json": b'"ant"'}, {"3", "ant"}),
     ],
 )
 def test_a_part_of_a_sample_may_be_named_as_its_label(tmp_path, column, members, classes):
