@@ -38,7 +38,7 @@ def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
         ("s-005.tar", "s-006.tar"),
         ("coco-2014.tar", "coco-2020.tar"),
         ("x-82347238723.tar", "x-99381.tar"),
-        ("x-0.tar", "x-82347238723.tar"),
+        ("x-0.tar", "x-3000000.tar"),
         ("a.tar", "b.tar"),
         ("train-00000-of-00002.tar", "train-00001-of-00002.tar"),
     ],
