@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from tests.zygote import Forked, zygote
+from tests.fork_server import Forked, fork_server
 
 ROOT = Path(__file__).parents[1]
 MARK = "TESSERAE_TEST_RUN"
@@ -136,8 +136,8 @@ def start(
         line = [str(word) for word in words]
         environment = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths), MARK: mark}
         process: subprocess.Popen[bytes] | Forked
-        if not within and not extra_path and zygote().can_fork(environment):
-            process = zygote().fork(
+        if not within and not extra_path and fork_server().can_fork(environment):
+            process = fork_server().fork(
                 "workflows",
                 line,
                 out=out,

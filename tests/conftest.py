@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import zygote
+from tests import fork_server
 
 # No deadline: how long an example takes says something about the machine, nothing about the code.
 settings.register_profile(
@@ -28,9 +28,9 @@ settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Share one zygote among the processes that run tests at a time."""
+    """Share one fork server among the processes that run tests at a time."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        zygote.share()
+        fork_server.share()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

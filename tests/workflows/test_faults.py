@@ -26,6 +26,7 @@ from pipeline.store import arrays, records, table
 from pipeline.store.objects import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_inline
+from workflows.cli import main
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
 WIDE = ("--sizes", 72, *SMALL)
@@ -75,7 +76,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path
 
 @pytest.fixture(scope="module")
 def expected_few(tmp_path_factory: pytest.TempPathFactory, few: Path) -> dict[str, bytes]:
-    """The files of their store, which takes a hundredth of the time of the other."""
+    """The files of the store of that few, at one small size."""
     store = tmp_path_factory.mktemp("expected-few") / "store"
     prepare_inline(few, str(store), sizes=(72,), shard_rows=8, chunk_rows=8)
     return contents(store)
@@ -291,6 +292,7 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
         done = run("prepare", source, store, *words, scratch=tmp_path, extra_path=path)
         assert (done.status, done.err) == (0, "")
         check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
+        assert main(["verify", str(store)]) == 0
         # What says which pictures are deadly is lost: they are found again, and kill nobody.
         before = contents(store)
         lines = table.decode_part(before["samples/train.parquet"]).to_pylist()

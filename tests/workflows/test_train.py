@@ -133,8 +133,9 @@ def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: i
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(interrupted: Path) -> None:
-    """With the step after the last one that was taken."""
-    assert sorted(curve(interrupted)) == list(range(1, 16))
+    """With the step after the last one that was taken: none is missing, none is taken twice."""
+    steps = [line["step"] for line in RunFolder(interrupted).metrics() if not line.get("what")]
+    assert steps == list(range(1, 16))
 
 
 @pytest.mark.slow

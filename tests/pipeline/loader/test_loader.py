@@ -84,7 +84,7 @@ def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
 # --- laws -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=min(100, settings().max_examples))
 @given(
     batch_size=st.integers(8, 70),
     world=st.sampled_from([1, 2, 3, 8]),
@@ -145,7 +145,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
     return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=min(100, settings().max_examples))
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
 def test_the_laws_hold_for_stores_of_any_shape(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
@@ -203,7 +203,7 @@ def test_the_laws_hold_for_stores_of_any_shape(
         assert np.array_equal(batch.labels.numpy(), labels[rows])
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=min(100, settings().max_examples))
 @given(
     worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     order=st.sampled_from(["random", "windowed"]),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cluster.rank import Rank
-from tests.zygote import zygote
+from tests.fork_server import fork_server
 from workflows.training.world import World, join
 
 
@@ -33,7 +33,7 @@ def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any
     files = [folder / f"{world}-{rank}.pickle" for rank in range(world)]
     with (folder / "out").open("wb") as out:
         processes = [
-            zygote().fork(
+            fork_server().fork(
                 __name__,
                 [str(file), str(rank), str(world)],
                 out=out,

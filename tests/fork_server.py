@@ -1,9 +1,10 @@
-"""A process that has imported what others need, and forks one for each that a test starts.
+"""A fork server: it has imported what commands and ranks need, and each starts as a copy of it.
 
 Most of the processor time of a short command is Python's start and its imports. A forked process
 is as real as another: it has a session of its own, the arguments, environment, folder and files
 that it is given, and Python ends it as any script. Only what Python and its libraries read from
-the environment when they are loaded cannot be given to it.
+the environment when they are loaded cannot be given to it. The server of `multiprocessing` is of
+no use here: it gives neither environment, folder nor session, and skips the end of the interpreter.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -41,7 +43,7 @@ class Forked:
     """One forked process: the part of `subprocess.Popen` that tests use.
 
     Args:
-        line: A connection that says the process's number and, at its end, its exit status.
+        line: Connection that sends the process id and, at its end, the exit status.
         words: The arguments, for messages.
     """
 
@@ -87,7 +89,7 @@ class Forked:
         return self.returncode
 
 
-class Zygote:
+class ForkServer:
     """The process that forks others; it ends with the process that made it.
 
     Args:
@@ -96,7 +98,7 @@ class Zygote:
 
     def __init__(self, address: str | None = None) -> None:
         self.environment = _comparable(os.environ)
-        self.address = address or f"tesserae-tests-{os.getpid()}"
+        self.address = address or f"tesserae-tests-{uuid.uuid4().hex}"
         if address is None:
             self._start()
 
@@ -108,7 +110,7 @@ class Zygote:
             listener.listen(64)
             passed = (listener.fileno(), theirs.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.zygote", *map(str, passed)],
+                [sys.executable, "-m", "tests.fork_server", *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -137,7 +139,7 @@ class Zygote:
         With *heavy*, torch and what uses it are imported before.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        wish = {
+        request = {
             "module": module,
             "words": words,
             "folder": str(folder),
@@ -149,30 +151,30 @@ class Zygote:
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
                 line.connect(f"\0{self.address}")
-                line.sendmsg([json.dumps(wish).encode()], passed)
+                line.sendmsg([json.dumps(request).encode()], passed)
         return Forked(ours, words)
 
     def can_fork(self, environment: Mapping[str, str]) -> bool:
-        """Return True if the process was started with the same environment.
+        """Return True if the server was started with the same environment.
 
         The project's own variables are read when a command needs them, and may differ.
         """
         return _comparable(environment) == self.environment
 
 
-ADDRESS = "TESSERAE_TEST_ZYGOTE"
-"""Environment variable that names the socket of a zygote which several test processes share."""
+ADDRESS = "TESSERAE_TEST_FORK_SERVER"
+"""Environment variable with the socket of a fork server that several test processes share."""
 
 
 @functools.cache
-def zygote() -> Zygote:
-    """Return the zygote of this process, or the one that it shares."""
-    return Zygote(os.environ.get(ADDRESS))
+def fork_server() -> ForkServer:
+    """Return the fork server of this process, or the one that it shares."""
+    return ForkServer(os.environ.get(ADDRESS))
 
 
 def share() -> None:
-    """Start a zygote for this process and all that it starts."""
-    os.environ[ADDRESS] = zygote().address
+    """Start a fork server for this process and all that it starts."""
+    os.environ[ADDRESS] = fork_server().address
 
 
 def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
@@ -196,14 +198,14 @@ def serve(listener: socket.socket, lifeline: socket.socket) -> None:
         if not message:  # who connected has gone
             continue
         files.frombytes(passed[0][2])
-        wish = json.loads(message)
-        if wish["heavy"]:
+        request = json.loads(message)
+        if request["heavy"]:
             _import(HEAVY)
         # The process between waits for the one that runs, so that this one need not.
         if os.fork() == 0:
             listener.close()
             lifeline.close()
-            _run(wish, *files)
+            _run(request, *files)
         for number in files:
             os.close(number)
         with contextlib.suppress(ChildProcessError):
@@ -217,8 +219,8 @@ def _import(modules: tuple[str, ...]) -> None:
     gc.freeze()  # else a collection in a forked process would copy every page
 
 
-def _run(wish: dict[str, Any], line: int, out: int, err: int) -> NoReturn:
-    """Fork the process that runs what is wished, and say its number and how it ended."""
+def _run(request: dict[str, Any], line: int, out: int, err: int) -> NoReturn:
+    """Fork the process that was requested; send its process id and, at its end, its exit status."""
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -228,15 +230,15 @@ def _run(wish: dict[str, Any], line: int, out: int, err: int) -> NoReturn:
     os.setsid()
     os.dup2(out, 1)
     os.dup2(err, 2)
-    os.chdir(wish["folder"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(wish["environment"])
-    sys.path[0] = wish["folder"]
-    sys.argv = [wish["module"], *wish["words"]]
+    os.environ.update(request["environment"])
+    sys.path[0] = request["folder"]
+    sys.argv = [request["module"], *request["words"]]
     os.write(line, str(os.getpid()).encode())
     for number in (line, out, err):
         os.close(number)
-    runpy.run_module(wish["module"], run_name="__main__", alter_sys=True)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     raise SystemExit  # from all frames, as the end of a script
 
 
