@@ -49,12 +49,17 @@ def too_many_files(error: BaseException, call: str = "") -> str:
             " may (/proc/sys/fs/file-max): end some of them, or have it raised"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = hard == resource.RLIM_INFINITY or hard > soft
-    most = min(hard, SCHEDULER_FILES) if free and hard > 0 else SCHEDULER_FILES
-    limit = "the limit" if free else "the hard limit"
+    more = max(SCHEDULER_FILES, 2 * soft)
+    if hard != resource.RLIM_INFINITY:
+        more = min(more, hard)
+    cure = f"raise the limit with `ulimit -n {more}` before the command"
+    if more <= soft:
+        cure = (
+            f"have an administrator raise the hard limit, to {max(SCHEDULER_FILES, 2 * soft)} for"
+            " example (`nofile` in /etc/security/limits.conf, `LimitNOFILE=` of a service)"
+        )
     return (
-        f"cannot open {what}, for this process has {soft:,} files open, as many as it may: raise"
-        f" {limit} with `ulimit -n {most}` before the command"
+        f"cannot open {what}, for this process has {soft:,} files open, as many as it may: {cure}"
     )
 
 

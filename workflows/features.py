@@ -134,7 +134,7 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     if not wish.repair and making.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
-    if why := making.why_made(objects, recipe, plan, wish.kinds):
+    if not wish.repair and (why := making.why_made(objects, recipe, plan, wish.kinds)):
         print(printable(f"{split}: features are made: {why}"), flush=True)
     known = making.known_probe(objects, recipe)
     check_probe(recipe, known, here)

@@ -71,7 +71,13 @@ class Shard:
         except FileNotFoundError:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
         except OSError as e:
-            hint = " (`ulimit -n`)" if e.errno == errno.EMFILE else ""
+            hint = ""
+            if e.errno == errno.EMFILE:
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                hint = (
+                    f": this process may have {limit:,}; raise that with `ulimit -n {2 * limit}`"
+                    " before it starts"
+                )
             raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()

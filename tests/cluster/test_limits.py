@@ -64,7 +64,11 @@ def test_the_limit_is_said_with_the_call_and_the_cure(
     wrapped = RuntimeError("the cluster failed to start")
     wrapped.__cause__ = named
     assert f"cannot open {tmp_path / 'log'}, for this process has 64" in too_many_files(wrapped)
-    assert "raise the hard limit with `ulimit -n 65536`" in too_many_files(wrapped)
+    assert "an administrator raise the hard limit, to 65536 for example" in too_many_files(wrapped)
+    limit(monkeypatch, 65536, 2**20)  # as a scheduler that has raised its own
+    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(MANY)
+    limit(monkeypatch, 65536, -1)
+    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(MANY)
     assert "/proc/sys/fs/file-max" in too_many_files(OSError(errno.ENFILE, "File table overflow"))
     assert too_many_files(OSError(errno.ENOENT, "No such file")) == ""
     assert too_many_files(ValueError("x")) == ""
@@ -76,6 +80,7 @@ def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def refuse(self: Path, *_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files", str(self))
 
+    limit(monkeypatch, 1024, 4096)
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ClusterError, match=r"p\.yaml, for this process has .* `ulimit -n \d+`"):
         slurm.read_profile(tmp_path / "p.yaml")

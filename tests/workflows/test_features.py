@@ -229,6 +229,22 @@ def said(
     return status, capsys.readouterr().out
 
 
+def test_why_features_are_made_is_said(
+    made: tuple[Path, str], store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Where some are stored that differ; a repair makes nothing that is whole."""
+    _, name = made
+    for name_of in ("_make", "making.finish"):
+        monkeypatch.setattr(f"workflows.features.{name_of}", lambda *_: None)
+    words = ("features", store, "--trunk", trunk, "--split", "train")
+    status, out = said(monkeypatch, capsys, *words, "--dtype", "float16")
+    assert status == 0
+    assert f"train: features are made: those stored as {name} have dtype float32, not flo" in out
+    status, out = said(monkeypatch, capsys, *words, "--repair")
+    assert (status, "features are made" in out) == (0, False)
+
+
 def test_verify_looks_at_features_too(
     made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

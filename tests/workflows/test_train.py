@@ -374,7 +374,7 @@ def test_a_folder_of_another_run_is_left_alone(
     RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
-    assert "is a run of the stage other: it cannot go on" in capsys.readouterr().err
+    assert "is a run of the stage other, not of the stage wgan." in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -99,7 +99,10 @@ def _add_wanted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=whole(0), default=1, help="workers to wait for (1)")
     parser.add_argument("--gpus", type=whole(0), default=0, help="GPUs to wait for (0)")
     parser.add_argument(
-        "--seconds", type=number(0), default=600, help="seconds to wait at most (600)"
+        "--seconds",
+        type=number(above=0, most=10_000_000),
+        default=600,
+        help="seconds to wait at most (600)",
     )
 
 

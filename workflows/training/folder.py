@@ -39,6 +39,7 @@ from pipeline.store.objects import open_objects
 from workflows.training import records, writing
 from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
+from workflows.training.stages import STAGES
 
 KEPT = 3
 """Checkpoints of a run that stay."""
@@ -85,7 +86,14 @@ def _typed(flag: str, value: Any) -> str:
     """Return an option as it is typed; *value* is not None."""
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
-    return f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+    return f"{flag} {shlex.quote(str(value))}"
+
+
+def _shown(value: Any) -> Any:
+    """Return a value for a sentence: a stage by the name that the command has for it."""
+    if value is None:
+        return "none"
+    return next((name for name, stage in STAGES.items() if stage.stage == value), value)
 
 
 def _given(flag: str, value: Any) -> str:
@@ -146,9 +154,10 @@ class RunFolder:
         wanted = json.loads(json.dumps(dict(options)))
         if file.exists():
             kept = records.read_options(file)
-            found, now = complete(kept["options"]), complete(wanted)
             names = (kept["options"].keys() | wanted) - {*free}
-            self._refuse_others(found, now, names, changeable, from_step=from_step)
+            fixed = names - {*(() if from_step is None else changeable)}
+            self._refuse_others(kept["options"], wanted, complete, fixed, changeable)
+            found, now = complete(kept["options"]), complete(wanted)
             new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
             were = {n: found.get(n) for n in changeable if found.get(n) != now.get(n)}
             if were:
@@ -217,29 +226,32 @@ class RunFolder:
         """
         if (self.path / "options.json").exists():
             wanted = json.loads(json.dumps(dict(options)))
-            found, now = complete(self.asked()["options"]), complete(wanted)
-            names = wanted.keys() - {*free}
-            self._refuse_others(found, now, names, changeable, from_step=from_step)
+            fixed = wanted.keys() - {*free} - {*(() if from_step is None else changeable)}
+            self._refuse_others(self.asked()["options"], wanted, complete, fixed, changeable)
 
     def _refuse_others(
         self,
-        found: Mapping[str, Any],
+        kept: Mapping[str, Any],
         wanted: Mapping[str, Any],
-        names: Collection[str],
+        complete: Complete,
+        fixed: Collection[str],
         changeable: Collection[str],
-        *,
-        from_step: int | None,
     ) -> None:
-        fixed = {*names} - {*(() if from_step is None else changeable)}
-        other = [n for n in fixed if found.get(n) != wanted.get(n)]
+        """Refuse another value of an option that is *fixed*, and name the one that was typed.
+
+        An option that decides others, such as the objective, changes what is filled in for them.
+        """
+        found, now_complete = complete(kept), complete(wanted)
+        other = [n for n in fixed if found.get(n) != now_complete.get(n)]
         if not other:
             return
-        name = min(other, key=lambda name: (name not in _FACTS, name))
-        was, now = found.get(name), wanted.get(name)
+        name = min(other, key=lambda n: (n not in _FACTS, kept.get(n) == wanted.get(n), n))
+        was, now = found.get(name), now_complete.get(name)
         if name in _FACTS:
+            says = _FACTS[name]
             raise TesseraeError(
-                f"{self.path} is a run {_FACTS[name].format(was)}: it cannot go on"
-                f" {_FACTS[name].format(now)}. Name another folder with --run."
+                f"{self.path} is a run {says.format(_shown(was))}, not {says.format(_shown(now))}."
+                " Name another folder with --run."
             )
         flag = f"--{name.replace('_', '-')}"
         back = f", or go back with --from-step, from where {flag} may be another"

@@ -155,6 +155,8 @@ class _Watcher:
         self._losses: dict[str, Any] = {}
         """Figures of the newest step or look, and of updates after it."""
         self._cost_said = False
+        self._taken_again = False
+        """Whether the ranks take updates again that were taken before one of them was lost."""
         self.heard: deque[dict[str, Any]] = deque()
         """Filled by another thread."""
         client = cluster.client
@@ -250,7 +252,8 @@ class _Watcher:
         Args:
             step: How many steps are complete.
             updates: How many updates are.
-            first: Whether it is the first update of the ranks: it counts for no rate.
+            first: Whether it is the first update of the ranks. Neither it counts for a rate, nor
+                do updates that are taken again.
         """
         updates = min(updates, self._options.updates_to(step + 1))
         more = max(0, updates - self._furthest)
@@ -260,10 +263,11 @@ class _Watcher:
         warm = self._options.warming(self._step)
         parts = (f"step {self._step:,}{steps}", warm, losses_line(self._losses))
         self._progress.detail(", ".join(filter(None, parts)))
-        if first:
+        if first or (more and self._taken_again):
             self._progress.restart_rates(rows=more)
         elif more:
             self._progress.update(rows=more)
+        self._taken_again = not more and (first or self._taken_again)
 
 
 def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:

@@ -11,7 +11,7 @@ import importlib
 import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -347,9 +347,10 @@ class _Pulse:
     at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._updates = 0
-        self._first = self._last = time.monotonic()
+        self._first = self._last = clock()
 
     def beat(self, told: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Count an update.
@@ -363,10 +364,10 @@ class _Pulse:
             None in between.
         """
         self._updates += 1
-        if self._updates > 1 and time.monotonic() - self._last < PULSE_SECONDS:
+        if self._updates > 1 and self._clock() - self._last < PULSE_SECONDS:
             return None
         losses = {name: finite_or_none(float(value)) for name, value in told.items()}
-        self._last = time.monotonic()  # now that the device has done what it was handed
+        self._last = self._clock()  # now that the device has done what it was handed
         if self._updates == 1:
             self._first = self._last  # the first one opens files and chooses kernels
         seconds = self._last - self._first

@@ -19,6 +19,7 @@ from pipeline.errors import TesseraeError
 from workflows.training import writing
 from workflows.training.errors import DiskFullError
 from workflows.training.folder import KEPT, Checkpoint, RunFolder
+from workflows.training.stages import STAGES
 
 
 @pytest.fixture
@@ -299,6 +300,34 @@ def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
     assert folder.asked()["options"]["order"] == "random"
     with pytest.raises(TesseraeError, match="with --order random, and cannot go on with --order w"):
         folder.check({**new, "order": "windowed"}, complete=complete)
+
+
+def test_the_option_that_was_typed_is_named_not_one_that_it_decides(folder: RunFolder) -> None:
+    """An objective fills in rates and norms; values are said as exactly as they are compared."""
+    from workflows.wgan.options import Options
+
+    run = RunFolder(folder.path.parent / "gan")
+    run.begin(Options().as_dict(), {})
+    said = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
+    other = Options(objective="wgan-gp").as_dict()
+    with pytest.raises(TesseraeError, match=said):
+        run.check(other, complete=Options.complete)
+    with pytest.raises(TesseraeError, match=said):
+        run.begin(other, {}, complete=Options.complete)
+    near = Options(rate=1.23456789e-4).as_dict()
+    with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
+        run.check(near, complete=Options.complete)
+    run.check(Options(rate=5e-5).as_dict(), complete=Options.complete)  # that of the objective
+
+
+def test_a_run_of_another_stage_is_named_as_the_command_names_it(folder: RunFolder) -> None:
+    """Not by the module that it is in."""
+    run = RunFolder(folder.path.parent / "other")
+    run.begin({"stage": STAGES["wgan"].stage, "features": None}, {})
+    with pytest.raises(TesseraeError, match="is a run of the stage wgan, not of the stage devise"):
+        run.check({"stage": STAGES["devise"].stage})
+    with pytest.raises(TesseraeError, match="is a run on the features none, not on the features f"):
+        run.check({"features": "f"})
 
 
 def test_lines_are_added_to_no_link(tmp_path: Path) -> None:

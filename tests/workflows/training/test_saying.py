@@ -124,13 +124,39 @@ def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_p
         assert progress._detail.endswith("a step, critic loss 0.125")
 
 
-def test_the_first_update_is_told_at_once_and_then_one_a_second(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_updates_that_are_taken_again_count_for_no_rate(tmp_path: Path) -> None:
+    """After a rank was lost: from where it was lost on, all is as fast as before."""
+    options = Options(steps=10_000, critic_steps=1, warm_critic_steps=0)
+    now = 0.0
+    progress = Progress("run", rows=options.updates_to(10_000), unit="updates", stream=StringIO(),
+                        live=False, clock=lambda: now)  # fmt: skip
+    cluster: Any = FakeCluster()
+    with progress:
+        watcher = _Watcher(cluster, RunFolder(tmp_path), options, progress)
+
+        def update(step: int, updates: int) -> None:
+            nonlocal now
+            now += 1.0
+            event = {"what": "update", "step": step, "updates": updates, "losses": {},
+                     "seconds": updates - 1.0, "seconds_an_update": 1.0}  # fmt: skip
+            watcher.heard.append(event)
+            watcher.tick()
+
+        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        for updates in range(1, 1001):
+            update(updates // 2, updates)
+        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 5})
+        now += 100.0
+        for updates in range(1, 1001):  # 990 of them again
+            update(5 + updates // 2, updates)
+        left = options.updates_to(10_000) - 1_010
+        assert progress.seconds_left() == pytest.approx(left, rel=0.15)
+
+
+def test_the_first_update_is_told_at_once_and_then_one_a_second() -> None:
     """With its losses; what is not finite is left to whoever ends the run."""
     seconds = iter([0.0, 5.0, 5.25, 6.25, 7.0])
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))
-    pulse = loop._Pulse()
+    pulse = loop._Pulse(clock=lambda: next(seconds))
     first = pulse.beat({"loss": torch.tensor(0.5)})
     assert first == {
         "updates": 1, "seconds": 0.0, "seconds_an_update": None, "losses": {"loss": 0.5},
