@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from tests.fork_server import Forked, fork_server
+from tests.fork_server import Forked, can_fork, fork_server
 
 ROOT = Path(__file__).parents[1]
 MARK = "TESSERAE_TEST_RUN"
@@ -126,7 +126,7 @@ def start(
         scratch: A folder for what it says.
         extra_path: A folder of modules that all its processes find first.
         within: A command line that runs another, elsewhere.
-        env: More environment variables.
+        env: Environment variables that this process has and the test has not.
     """
     mark = uuid.uuid4().hex
     paths = [*([str(extra_path)] if extra_path else []), str(ROOT)]
@@ -136,7 +136,7 @@ def start(
         line = [str(word) for word in words]
         environment = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths), MARK: mark}
         process: subprocess.Popen[bytes] | Forked
-        if not within and not extra_path and fork_server().can_fork(environment):
+        if not within and not extra_path and can_fork(env):
             process = fork_server().fork(
                 "workflows",
                 line,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import wait_until
-from tests.fork_server import Forked, fork_server
+from tests.fork_server import Forked, can_fork, fork_server
 
 PROBE = """
 import atexit, json, os, sys, time
@@ -73,8 +73,8 @@ def test_it_is_waited_for_and_killed_alone(tmp_path: Path) -> None:
     assert fork(tmp_path, "again").wait(60) == 3
 
 
-def test_another_environment_is_for_a_python_of_its_own() -> None:
-    """Libraries read it when they are imported; the project's own variables are read later."""
-    server = fork_server()
-    assert server.can_fork({**os.environ, "TESSERAE_CERTS": "x", "PYTHONPATH": "x"})
-    assert not server.can_fork({**os.environ, "OMP_NUM_THREADS": "7"})
+def test_a_variable_that_imports_read_is_for_a_python_of_its_own() -> None:
+    """The project's own variables, and those of S3 clients, are read when they are needed."""
+    assert can_fork({})
+    assert can_fork({"TESSERAE_CERTS": "x", "AWS_ENDPOINT_URL": "x"})
+    assert not can_fork({"TESSERAE_CERTS": "x", "OMP_NUM_THREADS": "7"})
