@@ -20,7 +20,8 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.slurm import SlurmJobs, read_profile
 from tests.commands import PATIENCE, ROOT, committed, run, saboteur, start, wait_until
-from tests.pictures import contents, make_folder
+from tests.pictures import contents, make_folder, prepare_inline
+from tests.pipeline.loader.test_ranks import PRINT_ROWS
 from tests.workflows.test_cluster import free_port
 from tests.workflows.test_hosts import TAKE_TIME
 
@@ -307,6 +308,30 @@ def test_one_allocation_holds_everything(
     assert (tmp_path / "ended").read_text() == "ended 0\n", (tmp_path / "out").read_text()
     assert contents(tmp_path / "store") == expected
     assert wait_until(lambda: not left_over("allocation"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_ranks_of_srun_read_disjoint_rows(slurm: Slurm, tmp_path: Path) -> None:
+    """Those of a step share the rows; a batch script, which is no step, reads all of them."""
+    store = tmp_path / "store"
+    prepare_inline(
+        make_folder(tmp_path / "train", 48), str(store), sizes=(8,), shard_rows=16, chunk_rows=4
+    )
+    (tmp_path / "train.py").write_text(PRINT_ROWS)
+    command = f"{sys.executable} {tmp_path}/train.py {store}"
+    script = tmp_path / "train.sh"
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH -N2 --ntasks=4 -o {tmp_path}/out\nexport PYTHONPATH={ROOT}\n"
+        f"srun {command} > {tmp_path}/step\nsrun -n2 -N1 {command} > {tmp_path}/smaller\n"
+        f"{command} > {tmp_path}/alone\ntouch {tmp_path}/ended\n"
+    )
+    slurm.ask("sbatch", str(script))
+    assert wait_until((tmp_path / "ended").exists, 2 * PATIENCE), (tmp_path / "out").read_text()
+    for name, ranks in (("step", 4), ("smaller", 2), ("alone", 1)):
+        parts = [line.split() for line in (tmp_path / name).read_text().splitlines()]
+        assert [len(part) for part in parts] == [48 // ranks] * ranks
+        assert {int(row) for part in parts for row in part} == set(range(48))
 
 
 @pytest.mark.slow

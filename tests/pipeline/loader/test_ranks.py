@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -425,6 +426,40 @@ def test_real_ranks_read_disjoint_rows(store: Path, tmp_path: Path, launcher: st
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("disjoint") == (3 if launcher == "torchrun" else 1)
+
+
+PRINT_ROWS = """
+import sys
+from pipeline.loader import Loader
+rows = [row for batch in Loader(sys.argv[1], size=8, batch_size=8) for row in batch.rows.tolist()]
+print(" ".join(map(str, rows)) + "\\n", end="", flush=True)
+"""
+"""A rank of a launcher: it writes the rows that it reads on one line."""
+
+
+@pytest.mark.slow
+def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) -> None:
+    """They need no process group, and none of mpi4py."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("needs mpirun, as of Debian's openmpi-bin")
+    (tmp_path / "train.py").write_text(PRINT_ROWS)
+    ended = subprocess.run(
+        ["mpirun", "--oversubscribe", "-np", "3", sys.executable, tmp_path / "train.py", store],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMPI_ALLOW_RUN_AS_ROOT": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert ended.returncode == 0, ended.stderr
+    parts = [line.split() for line in ended.stdout.splitlines()]
+    rows = [row for part in parts for row in part]
+    assert len(parts) == 3
+    assert len(rows) == len(set(rows)) == READABLE // 8 * 8
 
 
 def test_no_rows_at_all_is_an_error_that_says_so(store: Path) -> None:
