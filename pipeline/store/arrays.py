@@ -12,6 +12,7 @@ it but in one fixed form of JSON, so that the same store has the same bytes.
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
+from zarr.core.sync import iothread, loop, sync
 from zarr.storage import MemoryStore
 
 from pipeline.store import layout
@@ -36,6 +37,8 @@ from pipeline.urls import is_url
 
 NOT_PREPARED = 255
 """What `status` says of a row that no commit covers."""
+
+_ZARR_STOP_SECONDS = 10.0
 
 Named = tuple[str, bytes]
 
@@ -219,3 +222,16 @@ def _open_array(objects: Objects, split: str, name: str) -> Any:
     text = f"{objects.url}/{layout.array(split, name)}"
     # As a path where it is one: of a text with `::` in it zarr makes a chain of fsspec.
     return zarr.open_array(text if is_url(text) else Path(text), mode="r", zarr_format=3)
+
+
+@atexit.register
+def _stop_zarr() -> None:
+    """Stop the event loop of zarr's thread, and wait for the thread.
+
+    Functions of atexit run in reverse order: zarr's own, afterwards, waits for 0.2 s, and on a
+    busy machine then closes a loop that still runs, which ends in a traceback.
+    """
+    running, thread = loop[0], iothread[0]
+    if running is not None and thread is not None:
+        running.call_soon_threadsafe(running.stop)
+        thread.join(_ZARR_STOP_SECONDS)

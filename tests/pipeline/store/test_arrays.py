@@ -1,6 +1,9 @@
 """Metadata and small arrays: what zarr means, in a form that does not change."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.store import arrays, layout
 from pipeline.store.objects import LocalObjects
 from pipeline.store.plan import Plan
+from tests.commands import ROOT
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 
@@ -139,3 +143,23 @@ def test_a_split_of_fewer_rows_than_a_shard_is_an_array_too(objects: LocalObject
     small = Plan(**{**vars(PLAN), "num_rows": 1})
     write(objects, [*arrays.groups("train"), arrays.image_array(RECIPE, small, 8)])
     assert arrays.read_rows(objects, "train", 8, 0, 1).tolist() == np.zeros((1, 8, 8, 3)).tolist()
+
+
+ENDS_BUSY = """
+import time
+from zarr.core.sync import _get_loop
+from pipeline.store import arrays
+_get_loop().call_soon_threadsafe(time.sleep, 1.0)
+"""
+
+
+def test_a_process_ends_quietly_while_zarrs_thread_is_held_up() -> None:
+    """As by a busy machine: zarr alone would close a loop that runs, and print a traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS_BUSY],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
