@@ -58,6 +58,8 @@ def offer(scheduler: Scheduler) -> None:
 def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     """Put a page at /NAME on the dashboard, and a link to it in the navigation of all pages.
 
+    Nothing is done if *scheduler* has no dashboard and offers none.
+
     Args:
         scheduler: Whose dashboard.
         name: Of the page.
@@ -68,8 +70,14 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     page = _Page(name, module, state)
     if scheduler in _pages:
         _pages[scheduler].append(page)
-    elif "dashboard" in scheduler.services:
+    elif _has_dashboard(scheduler):
         _serve(scheduler, [page])
+
+
+def _has_dashboard(scheduler: Scheduler) -> bool:
+    """Return True if Dask's dashboard was loaded when *scheduler* started."""
+    served = scheduler.http_application.applications
+    return any(type(one).__module__.startswith("distributed.dashboard") for one in served)
 
 
 def add_json(scheduler: Scheduler, path: str, answer: Callable[[], Any]) -> None:

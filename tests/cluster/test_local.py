@@ -17,6 +17,7 @@ from distributed import Client
 
 from cluster import certificates, local
 from cluster.asking import ask
+from cluster.dashboard import add_page
 from cluster.local import Local
 from cluster.settings import allocator
 from cluster.slurm import _Tasks
@@ -208,6 +209,7 @@ def test_without_a_dashboard_none_is_served() -> None:
         port = quiet.cluster.scheduler.http_server.port
         assert port != local.DASHBOARD_PORT
         routes = quiet.cluster.scheduler.http_application.applications
+        add_page(quiet.cluster.scheduler, "page", "no.module", None)
         assert not routes, "no bokeh application"
 
 
