@@ -153,16 +153,17 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def _call(name: str, words: Sequence[str]) -> int:
-    module = _load(f"workflows.commands.{name.replace('-', '_')}")
+    command = _load(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
-        description=module.__doc__,
+        description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--debug shows the traceback of an error.",
         allow_abbrev=False,  # half a word that is clear today is not when there are more
     )
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args(list(words))))
+    command.add_arguments(parser)
+    args = parser.parse_args(list(words))
+    return int(_load(command.IMPLEMENTATION).run(args))
 
 
 def _load(module: str) -> ModuleType:

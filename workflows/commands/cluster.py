@@ -21,6 +21,8 @@ from collections.abc import Callable
 from cluster.defaults import CERTIFICATE_DAYS, DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
 from workflows.ranges import number, whole
 
+IMPLEMENTATION = "workflows.cluster"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae cluster`."""
@@ -177,10 +179,3 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 def _add_once(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="a supervisor starts it again")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.cluster import run as call
-
-    return call(args)

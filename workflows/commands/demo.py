@@ -13,6 +13,8 @@ from pathlib import Path
 from workflows.commands.flags import add_source
 from workflows.ranges import number, whole
 
+IMPLEMENTATION = "workflows.demo"
+
 SAMPLE_IMAGES = 400
 
 
@@ -31,10 +33,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=number(0), default=1.0, help="to train two small nets; 0 = do not (1)"
     )
     add_source(parser.add_argument_group("classes of your images"))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.demo import run as call
-
-    return call(args)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+IMPLEMENTATION = "workflows.doctor"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae doctor`."""
@@ -19,10 +21,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also look at the cluster at ADDRESS and at its ports (none)",
     )
     parser.add_argument("--certs", metavar="DIR", help="certificates for tls://")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.doctor import run as call
-
-    return call(args)

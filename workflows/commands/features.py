@@ -15,6 +15,8 @@ from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.commands.flags import add_cluster
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.features"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae features`."""
@@ -57,10 +59,3 @@ def add_trunk(group: argparse._ArgumentGroup) -> None:
         default="float32",
         help="number format of stored features (float32)",
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.features import run as call
-
-    return call(args)

@@ -11,6 +11,8 @@ import argparse
 from pipeline.order import ORDERS
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.loader"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae loader`."""
@@ -56,10 +58,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cold", action="store_true", help="drop the store from the page cache first"
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.loader import run as call
-
-    return call(args)

@@ -13,6 +13,8 @@ from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END
 from workflows.commands.flags import add_cluster, add_source
 from workflows.ranges import number, whole
 
+IMPLEMENTATION = "workflows.prepare"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae prepare`."""
@@ -94,10 +96,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--wait", action="store_true", help="wait for another run of the split")
     add_source(parser.add_argument_group("classes of the images"))
     add_cluster(parser.add_argument_group("where"))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.prepare import run as call
-
-    return call(args)

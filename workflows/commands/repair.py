@@ -11,6 +11,8 @@ import argparse
 from pipeline.sources import SOURCE_KINDS
 from workflows.commands.flags import add_cluster, add_source
 
+IMPLEMENTATION = "workflows.repair"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae repair`."""
@@ -23,10 +25,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
     add_source(parser.add_argument_group("classes of the images in SOURCE"))
     add_cluster(parser.add_argument_group("where"))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.repair import run as call
-
-    return call(args)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.report"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae report`."""
@@ -35,10 +37,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="STORE", help="where the store of the run is now (where it was)"
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.report import run as call
-
-    return call(args)

@@ -25,6 +25,8 @@ from pathlib import Path
 from workflows.photographs import CLASSES
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.sample"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae sample`."""
@@ -40,10 +42,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help=f"the first K of: {', '.join(each.words.split(',')[0] for each in CLASSES)} (all)",
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.sample import run as call
-
-    return call(args)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.sample_images"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae sample-images`."""
@@ -31,10 +33,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interpolate", action="store_true", help="lines, each from one picture to another"
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.sample_images import run as call
-
-    return call(args)

@@ -18,6 +18,8 @@ from pipeline.neighbours import KINDS
 from workflows.ranges import whole
 from workflows.search.query import DIRECTIONS
 
+IMPLEMENTATION = "workflows.search.command"
+
 HOST, PORT = "127.0.0.1", 8780
 
 
@@ -64,10 +66,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=PORT,
         help=f"port of the served page; 0 = any that is free ({PORT})",
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.search.command import run as call
-
-    return call(args)

@@ -17,6 +17,8 @@ from workflows.adversarial.objectives import OBJECTIVES
 from workflows.ranges import whole
 from workflows.studies import SETTINGS, STUDIES
 
+IMPLEMENTATION = "workflows.study"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae study`."""
@@ -67,10 +69,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devise.add_argument("--unseen", default="40", help="classes that nothing is learned from (40)")
     devise.add_argument("--batch-size", type=whole(1), default=256, help="of DeViSE (256)")
     devise.add_argument("--validation", type=whole(2), default=30, help="classes to choose by (30)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.study import run as call
-
-    return call(args)

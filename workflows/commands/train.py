@@ -15,6 +15,8 @@ from workflows.ranges import number, whole
 from workflows.training.options import add_flags
 from workflows.training.stages import STAGES, load_name
 
+IMPLEMENTATION = "workflows.train"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae train`."""
@@ -70,10 +72,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="how long to wait for workers for all ranks, before fewer begin (600)",
         )  # fmt: skip
         add_cluster(where)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.train import run as call
-
-    return call(args)

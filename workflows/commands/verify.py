@@ -9,6 +9,8 @@ import argparse
 
 from workflows.ranges import whole
 
+IMPLEMENTATION = "workflows.verify"
+
 SOURCE_ROWS = 100
 """Rows of each split that --source decodes again, unless told."""
 
@@ -28,10 +30,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=whole(0, 1_000), default=0, help="readers; 0 = one a core (0)"
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.verify import run as call
-
-    return call(args)

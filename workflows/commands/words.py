@@ -12,6 +12,8 @@ import argparse
 from pipeline.hierarchy import WORDNET
 from pipeline.words import SYNONYMS
 
+IMPLEMENTATION = "workflows.words"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae words`."""
@@ -36,10 +38,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="everything, for a program")
     parser.add_argument("--all", action="store_true", help="list every class and name")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; what it needs is imported only now."""
-    from workflows.words import run as call
-
-    return call(args)
