@@ -75,11 +75,10 @@ class ValFolder(RandomAccessSource):
         try:
             return find_truth(self.place)
         except TruthMissingError as e:
-            # that option is for flat images: Kaggle's tree as a whole cannot be read with it
-            itself = f"{self.root} itself as the source, and " if self.kind == "kaggle" else ""
+            # that option is for flat images: a tree that they are one split of is not read with it
             raise SourceError(
-                f"{e} If all of them are of one class, pass {itself}the name of the class with"
-                " --class-name; - for none."
+                f"{e} If all of them are of one class, pass {self.root} itself as the source,"
+                " without --source-kind, and the name of the class with --class-name; - for none."
             ) from e
 
     def _images(self) -> Sizes:

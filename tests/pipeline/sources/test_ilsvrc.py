@@ -86,14 +86,19 @@ def test_val_without_its_truth_says_what_to_put_where(tmp_path):
         keys(root)
 
 
-def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(tmp_path):
-    """Kaggle's tree is of no one class: its val folder is, where it is the source itself."""
-    root = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
-    val = root / "CLS-LOC" / "val"
-    with pytest.raises(SourceError, match=rf"pass {val} itself as the source, and .*--class-name"):
-        keys(root)
-    with pytest.raises(SourceError, match="one class, pass the name of the class with --class-n"):
-        keys(val)
+@pytest.mark.parametrize(
+    ("root", "kind"),
+    [(".", None), ("CLS-LOC", None), ("CLS-LOC/val", None), ("CLS-LOC/val", "ilsvrc-val")],
+)
+def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(
+    tmp_path, root, kind
+):
+    """A tree is of no one class: its val folder is, where that is the source itself."""
+    folder = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
+    val = folder / "CLS-LOC" / "val"
+    cure = rf"pass {val} itself as the source, without --source-kind, and .* --class-name; - for"
+    with pytest.raises(SourceError, match=cure):
+        keys(folder / root, kind=kind)
     source = open_source(val, "val", options=SourceOptions(class_name="dog"))
     assert source.list(lambda num_new: None)["key"].to_pylist() == [f"dog/{name}" for name in VAL]
 
