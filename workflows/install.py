@@ -206,7 +206,7 @@ def describe(place: Environment) -> str:
         return f"{ready}; Pillow-SIMD {pillow.PILLOW_SIMD} ({level})"
     return (
         f"{ready}; STOCK Pillow {pillow.PILLOW_STOCK}, because {stamp['why_stock']}. It resizes "
-        "5-9 times slower, and its stores are of another recipe than Pillow-SIMD's. "
+        "several times slower, and its stores are of another recipe than Pillow-SIMD's. "
         "If you can provide what is missing, do so and run `make setup` again."
     )
 

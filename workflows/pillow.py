@@ -1,6 +1,6 @@
 """Which Pillow this is, and which one this machine can have. Standard library only.
 
-Pillow-SIMD resizes 5-9 times faster than Pillow where the CPU has AVX2, but it has to be compiled,
+Pillow-SIMD resizes several times faster than Pillow where the CPU has AVX2, but it has to be compiled,
 and its name does not satisfy what requires `pillow`: pip would lay Pillow's files over it without
 a word. So `workflows.install` compiles it, looks into the binary, and installs a local distribution
 named `pillow`, of the same version, that holds nothing and requires only `pillow-simd`. Where it
