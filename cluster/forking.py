@@ -29,10 +29,13 @@ def start_fork_server(preload: Sequence[str]) -> None:
     """
     use_socket_folder()
     forkserver.set_forkserver_preload(["cluster.preload"])
-    resource_tracker.ensure_running()  # else it is started below, and unblocks what is blocked
+    # Started now, else it is started below, and unblocks SIGINT and SIGTERM, which it ignores. It
+    # would die of the end of a terminal, of which multiprocessing then warns.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()
     theirs = allocator() | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
     ours = {name: os.environ.get(name) for name in theirs}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         # Read when a process starts: forked workers have the server's.
         os.environ.update(theirs)

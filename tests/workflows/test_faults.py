@@ -478,7 +478,7 @@ def test_a_disk_that_fills_up_breaks_nothing(
         filler = fill(small_disk)
         assert command.wait() == 1
     assert "No space left on device" in command.err
-    assert "Make room or mend the disk, then run the same command again" in command.err
+    assert "Make room, then run the same command again" in command.err
     assert command.err.count("\n") == 1, command.err
     kept = committed(store)
     assert 1 < kept < 19

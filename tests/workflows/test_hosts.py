@@ -181,7 +181,7 @@ def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> 
     certificates.write(tmp_path / "foreign", certificates.make())
     port = network.address.rpartition("://")[2]
     for words, says in [
-        (("--certs", tmp_path / "foreign"), "does not answer"),
+        (("--certs", tmp_path / "foreign"), "not of this machine's authority"),
         (("--certs", tmp_path / "nothing"), "there is no"),
         (("--insecure",), "does not answer"),
     ]:

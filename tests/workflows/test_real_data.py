@@ -155,7 +155,7 @@ def test_hostile_files_never_stop_a_run(
 
     table = pq.read_table(store / layout.table("train")).to_pylist()
     bad = {line["key"].split("/")[1]: line for line in table if line["status"]}
-    assert set(bad) == broken_for_stock(stock_python, real_data / "hostile")
+    assert set(bad) == broken_for_stock(stock_python, real_data / "hostile") - MENDED
     said = run("info", store, "--json", scratch=tmp_path)
     named = {line["key"]: line for line in json.loads(said.out)["splits"]["train"]["quarantine"]}
     report = (store / layout.REPORT).read_text()
@@ -165,6 +165,10 @@ def test_hostile_files_never_stop_a_run(
         assert named[f"hostile/{name}"]["reason"] == line["reason"]
         assert STATUS_WORDS[line["status"]] in report
     assert run("verify", store, scratch=tmp_path).status == 0
+
+
+MENDED = {"twelvemonkeys-jpeg__jpeg__jfif-bogus-empty-jfif-segment.jpg"}
+"""Whole pictures that stock Pillow refuses for their metadata: here for an empty JFIF segment."""
 
 
 def broken_for_stock(python: Path, folder: Path) -> set[str]:

@@ -21,6 +21,8 @@ from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 1_281_167
 SIZE = 224
+NUM_CLASSES = 3
+"""Those of the pictures that the store is made from."""
 
 
 @pytest.fixture
@@ -35,9 +37,9 @@ def store(tmp_path: Path) -> Path:
     assert done is not None
     (folder / layout.plan("train")).write_bytes(plan.encode())
     (folder / layout.done("train")).write_bytes(
-        replace(done, plan=plan.digest, num_rows=NUM_ROWS).encode()
+        replace(done, plan=plan.digest, num_rows=NUM_ROWS, counts={"readable": NUM_ROWS}).encode()
     )
-    labels = np.arange(NUM_ROWS, dtype=np.int32) % 1000
+    labels = np.arange(NUM_ROWS, dtype=np.int32) % NUM_CLASSES
     for name, data in (
         *arrays.label_array("train", labels),
         *arrays.status_array("train", np.zeros(NUM_ROWS, np.uint8)),
@@ -61,17 +63,17 @@ def store(tmp_path: Path) -> Path:
 def test_a_split_of_imagenets_size_is_read(store: Path) -> None:
     """All 1,252 shards stay open and mapped, where the system allows it."""
     started = time.perf_counter()
-    loader = Loader(store, size=SIZE)
+    loader = Loader(store, size=SIZE, checksum="never")  # holes in files have none
     batches = iter(loader)
     first = next(batches)
     took = time.perf_counter() - started
     assert len(loader) == NUM_ROWS // 256
-    assert (first.labels == first.rows % 1000).all()
+    assert (first.labels == first.rows % NUM_CLASSES).all()
     assert not first.images.any()
     seen = {int(row) // 1024 for row in first.rows}
     for _ in range(40):
         batch = next(batches)
-        assert (batch.labels == batch.rows % 1000).all()
+        assert (batch.labels == batch.rows % NUM_CLASSES).all()
         seen |= {int(row) // 1024 for row in batch.rows}
     files = [file for file in psutil.Process().open_files() if str(store) in file.path]
     assert len(seen) > 1_000

@@ -49,7 +49,7 @@ def test_nothing_grows(tmp_path: Path, kind: str) -> None:
     codec = "zstd:1" if kind == "compressed" else "none"
     choices: dict[str, Any] = {"sizes": (72,), "shard_rows": 64, "chunk_rows": 8, "codec": codec}
     prepare_inline(make_folder(tmp_path / "train", 600), str(tmp_path / "store"), **choices)
-    words: dict[str, Any] = {"stage": tmp_path / "stage"} if kind == "staged" else {}
+    words: dict[str, Any] = {"staging_dir": tmp_path / "stage"} if kind == "staged" else {}
     loader = Loader(tmp_path / "store", size=72, batch_size=32, threads=2, **words)
     rng = random.Random(0)
     seen: list[Seen] = []

@@ -77,6 +77,7 @@ def test_so_many_are_kept(folder: RunFolder) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a thousand examples are twenty thousand synced files
 @given(
     st.lists(
         st.one_of(st.just("claim"), st.tuples(st.integers(0, 2), st.integers(1, 5))), max_size=25
