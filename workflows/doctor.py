@@ -120,7 +120,7 @@ def judge_pillow(owners: list[str], level: str, *, avx2: bool, why_stock: str) -
         return Finding("Pillow", "broken", found, advice)
     if level == "none":
         reason = f"; {why_stock}" if why_stock else ""
-        advice = "Pillow-SIMD resizes several times faster: provide what is missing, then `make setup`."
+        advice = "Pillow-SIMD is several times faster: provide what is missing, then `make setup`."
         return Finding("Pillow", "note", f"STOCK {found}{reason}", advice)
     if level == "sse4" and avx2:
         advice = "This CPU has AVX2, which is faster and makes the same pixels: `make clean setup`."
