@@ -2,10 +2,10 @@
 
 Pillow-SIMD resizes several times faster than Pillow where the CPU has AVX2, but it has to be
 compiled, and its name does not satisfy what requires `pillow`: pip would lay Pillow's files over it
-without a word. So `workflows.install` compiles it, looks into the binary, and installs a local distribution
-named `pillow`, of the same version, that holds nothing and requires only `pillow-simd`. Where it
-cannot be compiled, stock Pillow serves, and this is said: it makes other pixels (up to 16 levels
-away), which is another recipe.
+without a word. So `workflows.install` compiles it, looks into the binary, and installs a local
+distribution named `pillow`, of the same version, that holds nothing and requires only
+`pillow-simd`. Where it cannot be compiled, stock Pillow serves, and this is said: it makes other
+pixels (up to 16 levels away), which is another recipe.
 """
 
 import base64
