@@ -5,7 +5,7 @@ PYTHON ?= python3
 PILLOW ?=
 EXTRAS ?=
 
-SETUP := -m workflows.install
+SETUP := -m workflows.setup.install
 VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 # Quick tests often wait for processes, so more of them run than a small machine has cores; those of

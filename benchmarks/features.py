@@ -61,7 +61,7 @@ def loop(job: tuple[str, str, str, int, int], part: tuple[int, int], ready: Any)
     import numpy as np
     import torch
 
-    from pipeline.backbone.opening import open_backbone
+    from pipeline.backbone.load import open_backbone
 
     pixels_file, out, trunk, threads, batch = job
     torch.set_num_threads(threads)
@@ -145,7 +145,7 @@ class Bench:
         """Make sure that both made the same of the same rows."""
         import numpy as np
 
-        from pipeline.features.reading import open_features
+        from pipeline.features.reader import open_features
 
         parts = sorted(self.scratch.glob("made-*.npy"), key=lambda p: int(p.stem.split("-")[1]))
         made = np.concatenate([np.load(part) for part in parts])

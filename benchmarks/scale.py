@@ -31,14 +31,14 @@ import pyarrow.compute as pc
 from distributed import Client, LocalCluster, Worker
 from numpy.typing import NDArray
 
-from cluster.settings import hush, in_force
+from cluster.config import hush, in_force
 from pipeline.ingest import planning
-from pipeline.ingest.graph import Job, run_jobs
 from pipeline.ingest.planning import Choices
-from pipeline.ingest.rows import Origin
 from pipeline.ingest.shard import Report
+from pipeline.ingest.source_index import Origin
+from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order
-from pipeline.sources.class_order import Classes
+from pipeline.sources.classes.order import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
 from pipeline.store.objects import open_objects

@@ -5,8 +5,8 @@ What differs from `LocalCluster()`, beside what `dask.yaml` sets, and why:
 * All of it listens on the loopback address; the dashboard too.
 * Its comms are encrypted, with certificates made for it: other users of this machine reach the
   loopback address too, and whoever reaches a scheduler runs code as its user.
-* Workers come out of a fork server (`cluster.forking`).
-* The dashboard is loaded when somebody opens it (`cluster.dashboard`).
+* Workers come out of a fork server (`cluster.processes.forkserver`).
+* The dashboard is loaded when somebody opens it (`cluster.dashboard.lazy`).
 * Workers have no dashboards of their own: each would import bokeh for a page that nobody opens.
 * Workers that are gone for good are replaced (`keep`).
 """
@@ -25,12 +25,12 @@ from typing import cast
 from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
-from cluster.dashboard import offer
+from cluster.config import hush, in_force
+from cluster.dashboard.lazy import offer
 from cluster.defaults import DASHBOARD_PORT
 from cluster.errors import ClusterError
-from cluster.forking import start_fork_server
 from cluster.limits import too_many_files
-from cluster.settings import hush, in_force
+from cluster.processes.forkserver import start_fork_server
 
 DAYS = 365.0
 """A certificate's life, which no run outlives."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psutil
 from distributed import Client, Nanny, Scheduler, Worker
 
-from cluster.asking import ask
+from cluster.broadcast import ask
 
 TLS = "TLS with a certificate"
 HTTPS = "HTTPS with a token"

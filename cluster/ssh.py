@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import certificates
+from cluster.embedded import Here
 from cluster.errors import ClusterError
-from cluster.heartbeat import Heartbeat
-from cluster.here import Here
-from cluster.link import SAYS, WorkerLink, worker_words
+from cluster.processes.heartbeat import Heartbeat
+from cluster.processes.stdin_link import SAYS, WorkerLink, worker_words
 
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0

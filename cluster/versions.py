@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.asking import Silent, ask
+from cluster.broadcast import Silent, ask
 from cluster.errors import ClusterError
 
 CODE = "code of "

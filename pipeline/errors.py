@@ -70,7 +70,7 @@ class DecodeError(TesseraeError, ValueError):
     """The bytes themselves are no readable picture.
 
     Args:
-        status: Why, as the store's `status` array says it (`pipeline.decode`).
+        status: Why, as the store's `status` array says it (`pipeline.images.decode`).
         reason: One printable line for a person; the same for the same bytes.
     """
 

@@ -30,10 +30,15 @@ from typing import Any, BinaryIO, NoReturn
 
 ROOT = Path(__file__).parents[1]
 
-LIGHT = ("distributed", "workflows.prepare", "workflows.verify", "workflows.repair")
+LIGHT = (
+    "distributed",
+    "workflows.preparation.prepare",
+    "workflows.preparation.verify",
+    "workflows.preparation.repair",
+)
 """Modules that nearly every command imports."""
 
-HEAVY = ("torch", "sklearn.metrics", "workflows.train", "workflows.features")
+HEAVY = ("torch", "sklearn.metrics", "workflows.runs.train", "workflows.preparation.features")
 """Modules that a process which trains, or looks at what was trained, imports as well."""
 
 MAX_MESSAGE_BYTES = 1 << 20

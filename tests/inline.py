@@ -10,15 +10,16 @@ from typing import Any, Self
 import pytest
 
 from pipeline.errors import ReadError
-from pipeline.ingest.graph import Failed, Job
 from pipeline.ingest.planning import new_run
 from pipeline.ingest.shard import workspace
+from pipeline.jobs import Failed, Job
 from pipeline.store.objects import open_objects
-from workflows import cli, prepare, repair, spooling
+from workflows import cli
+from workflows.preparation import prepare, repair, spooling
 
 
 class NoCluster:
-    """Stands in for `workflows.clusters.Cluster`."""
+    """Stands in for `workflows.session.Cluster`."""
 
     client = SimpleNamespace(id="nobody")
 
@@ -48,7 +49,7 @@ class NoCluster:
 def run_here(
     client: object, run: str, jobs: Sequence[Job], *, tick: Callable[[], None]
 ) -> Iterator[Any]:
-    """Stands in for `pipeline.ingest.graph.run_jobs`."""
+    """Stands in for `pipeline.jobs.run_jobs`."""
     for job in jobs:
         try:
             yield job.call(*job.arguments, **job.options)

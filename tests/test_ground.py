@@ -155,9 +155,14 @@ def test_torch_is_required_by_loading_and_training_alone():
 
 @pytest.mark.parametrize(
     "module",
-    ["pipeline.decode", "pipeline.resize", "pipeline.sources.reader", "pipeline.store.shard",
-     "pipeline.ingest.shard"],
-)  # fmt: skip
+    [
+        "pipeline.images.decode",
+        "pipeline.images.resize",
+        "pipeline.sources.reader",
+        "pipeline.store.shard",
+        "pipeline.ingest.shard",
+    ],
+)
 def test_a_worker_loads_only_what_it_works_with(module):
     """Each of these would cost every worker CPU before its first picture."""
     if not list(ROOT.glob(module.replace(".", "/") + "*")):
@@ -192,13 +197,13 @@ BREACHES = {
     "workflows run on": ("cluster/local.py", "import pipeline.errors"),
     "workflows run on pipeline": ("pipeline/order.py", "import cluster"),
     "the data path": ("pipeline/errors.py", "import pipeline.order"),
-    "the data path reads": ("pipeline/store/arrays.py", "import pipeline.decode"),
+    "the data path reads": ("pipeline/store/arrays.py", "import pipeline.images.decode"),
     "and every module of it has a place": ("pipeline/odds.py", "import json"),
     "who prepares": ("pipeline/ingest/shard.py", "import torch"),
     "zarr enters": ("pipeline/ingest/shard.py", "import zarr"),
     "Pillow enters": ("pipeline/store/arrays.py", "import PIL.Image"),
     "Dask enters": ("pipeline/sources/reader.py", "import distributed"),
-    "the environment is made": ("workflows/pillow.py", "import numpy"),
+    "the environment is made": ("workflows/setup/pillow.py", "import numpy"),
 }
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-# Here, because `python -m workflows.install` comes through here first, and every later file would
-# greet an older Python with a syntax error.
+# Here, because `python -m workflows.setup.install` comes through here first, and every later file
+# would greet an older Python with a syntax error.
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(
         f"tesserae needs Python 3.11 or newer, this is {sys.version.split()[0]}. "

@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
-from workflows import interrupts
-from workflows.figures import printable
-from workflows.ranges import Range
+from workflows.commands.ranges import Range
+from workflows.terminal import signals
+from workflows.terminal.formatting import printable
 
 COMMANDS = {
     "prepare": "decode and resize a whole image set into a store",
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    interrupts.listen()
+    signals.listen()
     if sys.stdout is None or sys.stderr is None:  # closed by whoever started us: nobody listens
         nobody = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python ends
         sys.stdout, sys.stderr = sys.stdout or nobody, sys.stderr or nobody
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt as e:
-        interrupts.ignore()
+        signals.ignore()
         print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.choices import POOLINGS
-from pipeline.backbone.cutting import check_block, output_of, pool
 from pipeline.backbone.transform import Transform
+from pipeline.backbone.truncate import check_block, output_of, pool
 from pipeline.errors import TesseraeError
 
 BATCH = 8

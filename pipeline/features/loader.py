@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
-from pipeline.features.reading import Features, open_features
+from pipeline.features.reader import Features, open_features
+from pipeline.loader.distributed import Placement
 from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
-from pipeline.loader.ranks import Placement
 from pipeline.order import EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
@@ -58,7 +58,7 @@ class FeatureLoader(Epochs):
             only: Labels whose rows are handed out (all).
             drop_last: Leave out the last batch of an epoch if it is smaller.
             rank: Which part of each global batch is handed out. None asks when an iteration
-                begins, as `pipeline.loader.ranks` does.
+                begins, as `pipeline.loader.distributed` does.
             world: Number of parts of a global batch. None asks as for *rank*.
 
         Raises:

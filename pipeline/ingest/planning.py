@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import probe
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
-from pipeline.ingest.rows import Origin, Rows, known_origin, write_rows
+from pipeline.ingest.source_index import Origin, Rows, known_origin, write_rows
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources import Source
-from pipeline.sources.class_order import Classes, SplitClasses, settle_classes
-from pipeline.sources.classes import UNLABELLED, Basis, Evidence
+from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence
+from pipeline.sources.classes.order import Classes, SplitClasses, settle_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.objects import Objects

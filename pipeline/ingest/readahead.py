@@ -17,10 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.decode import UNSUPPORTED, check_format
 from pipeline.errors import DecodeError, ReadError
-from pipeline.formats import HEAD_BYTES, SMALL_BYTES, format_of
-from pipeline.ingest.rows import Sample
+from pipeline.images.decode import UNSUPPORTED, check_format
+from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
+from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import Reader
 
 LOCAL_DEPTH = 2
@@ -35,7 +35,7 @@ class Unread:
     """A sample of which only the beginning was read, and which can be no readable picture."""
 
     status: int
-    """A status of quarantine, as in `pipeline.decode`."""
+    """A status of quarantine, as in `pipeline.images.decode`."""
     reason: str
 
 

@@ -24,8 +24,7 @@ from pathlib import Path
 import google_crc32c
 import pyarrow as pa
 
-from pipeline import identity, probe
-from pipeline.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
+from pipeline import code_digest
 from pipeline.errors import (
     DecodeError,
     ReadError,
@@ -33,11 +32,13 @@ from pipeline.errors import (
     StoreError,
     StoreMismatchError,
 )
+from pipeline.images import probe
+from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
+from pipeline.images.resize import fit_box, resize
+from pipeline.images.sandbox import IsolatedDecoder, Resized
 from pipeline.ingest.readahead import Unread, read_ahead
-from pipeline.ingest.rows import Rows, Sample
+from pipeline.ingest.source_index import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
-from pipeline.isolate import IsolatedDecoder, Resized
-from pipeline.resize import fit_box, resize
 from pipeline.sources.reader import Reader
 from pipeline.store import layout, recipe, records, table
 from pipeline.store.commit import Commit, Written
@@ -62,7 +63,7 @@ class Work:
     watched: bool = True
     """Whether somebody restarts a worker that a picture has hung."""
     code: str = ""
-    """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
+    """What `pipeline.code_digest.digest` says where the run was begun; empty = any will do."""
     read_tries: int = 4
     read_pause: float = 0.5
     """Seconds before the second try to read an image."""
@@ -129,7 +130,7 @@ class Workspace:
             StoreMismatchError: It does not.
         """
         self.work = work
-        identity.check(work.code)
+        code_digest.check(work.code)
         self.objects: Objects = open_objects(work.store, work.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)

@@ -3,7 +3,7 @@
 A decoder that never returns cannot be interrupted: it may hold the interpreter's lock, and a
 thread cannot be killed. So the worker dies by SIGALRM, whose default action needs no Python; its
 nanny starts another, the scheduler sends the shard there, and a shard that lost two workers is
-decoded picture by picture in a child that can be killed (`pipeline.isolate`).
+decoded picture by picture in a child that can be killed (`pipeline.images.sandbox`).
 
 The system has one alarm a process: it is set to the earliest deadline of all threads, and is off
 while none of them has a picture in hand, however long they wait for a source. 2 us a picture.

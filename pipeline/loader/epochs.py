@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from pipeline.errors import RankError, StoreError, StoreMismatchError
-from pipeline.loader.ranks import Placement, current_placement, explicit_placement, process_group
+from pipeline.loader.distributed import (
+    Placement,
+    current_placement,
+    explicit_placement,
+    process_group,
+)
 from pipeline.order import EPOCH_ORDER_VERSION
 from pipeline.store.split import Split
 

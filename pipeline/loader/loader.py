@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from pipeline.loader.buffers import Buffers, PinnedBuffers
+from pipeline.loader.distributed import Placement, ranks_here
 from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
-from pipeline.loader.ranks import Placement, ranks_here
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import Reader, reader_of
 from pipeline.loader.staging import StagedReader, Staging
@@ -104,7 +104,7 @@ class Loader(Epochs):
             seed: Seed of the order.
             rank: Which part of each global batch is handed out. None asks when an iteration
                 begins: torch's process group, or else what torchrun, mpirun or srun have set
-                (`pipeline.loader.ranks`); a process that nobody launched has all of it.
+                (`pipeline.loader.distributed`); a process that nobody launched has all of it.
             world: Number of parts of a global batch. None asks as for *rank*.
             drop_last: Leave out the last batch of an epoch if it is smaller. Otherwise it is
                 handed out as it is: nothing is padded or repeated.

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loader.chunks import ChunkReader
-from pipeline.loader.gather import Gatherer
+from pipeline.loader.chunk_reader import ChunkReader
+from pipeline.loader.row_reader import Gatherer
 from pipeline.store.objects import LocalObjects
 from pipeline.store.split import Split
 

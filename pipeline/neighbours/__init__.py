@@ -22,10 +22,10 @@ How much the last two miss is measured when they are built, and stands in `index
     files        an index on disk
 """
 
-from pipeline.neighbours.building import KINDS, build
-from pipeline.neighbours.files import load
-from pipeline.neighbours.found import Found, deduplicate, recall
-from pipeline.neighbours.hubs import hubness
+from pipeline.neighbours.build import KINDS, build
+from pipeline.neighbours.csls import hubness
 from pipeline.neighbours.index import Index
+from pipeline.neighbours.results import Found, deduplicate, recall
+from pipeline.neighbours.storage import load
 
 __all__ = ["KINDS", "Found", "Index", "build", "deduplicate", "hubness", "load", "recall"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours.exact import Candidates, Scan
-from pipeline.neighbours.found import Found, identify, mean_similarity, nothing
-from pipeline.neighbours.ranking import Asked, rank
+from pipeline.neighbours.rerank import Asked, rank
+from pipeline.neighbours.results import Found, identify, mean_similarity, nothing
 from pipeline.neighbours.vectors import (
     BLOCK_NUMBERS,
     Doubles,
@@ -23,7 +23,7 @@ from pipeline.neighbours.vectors import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.neighbours.hubs import Hubs
+    from pipeline.neighbours.csls import Hubs
 
 MARGIN = 16
 """Candidates that are computed again beyond the k that are asked for."""
@@ -135,9 +135,9 @@ class Index:
 
     def save(self, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
         """Write it, see `files.save`."""
-        from pipeline.neighbours import files  # it knows how to make an index
+        from pipeline.neighbours import storage  # it knows how to make an index
 
-        files.save(self, folder, identity)
+        storage.save(self, folder, identity)
 
     def _answer(self, asked: Asked, count: int) -> Found:
         found = nothing(len(asked.queries), asked.k)

@@ -28,16 +28,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pipeline.errors import SourceError
-from pipeline.sources.foreign import foreign_text
+from pipeline.sources.formats.unsupported import foreign_text
+from pipeline.sources.keys import looks_like_image, misspelt, split_named
+from pipeline.sources.location import Place
 from pipeline.sources.magic import description_of
-from pipeline.sources.naming import looks_like_image, misspelt, split_named
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.place import Place
 
 if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
     import pyarrow as pa
 
-    from pipeline.sources.classes import ClassTable, Evidence
+    from pipeline.sources.classes.decision import ClassTable, Evidence
     from pipeline.sources.spool import Blocks
 
 
@@ -161,14 +161,14 @@ _NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "tar", "webdataset", "pa
 
 
 def _finders() -> dict[str, Find]:
-    from pipeline.sources import (  # here: they load Arrow
+    from pipeline.sources.formats import (
         cifar,
         flat,
         folder,
         ilsvrc,
         lsun,
         parquet,
-        tiny,
+        tiny_imagenet,
         webdataset,
     )
 
@@ -176,7 +176,7 @@ def _finders() -> dict[str, Find]:
         "kaggle": ilsvrc.find_kaggle,
         "ilsvrc-tar": ilsvrc.find_train_tar,
         "ilsvrc-val": ilsvrc.find_val,
-        "tiny-imagenet": tiny.find_tiny,
+        "tiny-imagenet": tiny_imagenet.find_tiny,
         "class-tars": ilsvrc.find_class_tars,
         "webdataset": webdataset.find_shards,
         "tar": webdataset.find_trees,
@@ -274,7 +274,7 @@ def unlabelled_test(
     Nobody labelled it, and it may be large: it is prepared where `--split` names it. What would be
     refused there is nothing to speak of here, and rules 1 know no samples without a class.
     """
-    from pipeline.sources.flat import FlatFolder  # here: it loads Arrow
+    from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
     place, finders = Place.at(root, options), _finders()
     if place.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):

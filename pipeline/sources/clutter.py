@@ -5,7 +5,7 @@ What is passed over is counted by these grounds, so that nothing is left out wit
 
 from fnmatch import fnmatchcase
 
-from pipeline.sources.naming import may_be_image
+from pipeline.sources.keys import may_be_image
 from pipeline.sources.options import SourceOptions
 
 HIDDEN = "hidden by a dot"

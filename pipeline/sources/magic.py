@@ -2,11 +2,11 @@
 
 Downloads are saved under any name: a plain tar as `.tar.gz`, a login page as `.tar`, the pointer of
 Git LFS as `.parquet`. Names only choose which files are worth a look. The first bytes themselves
-are those of `pipeline.formats`; here is what a source makes of them.
+are those of `pipeline.images.formats`; here is what a source makes of them.
 """
 
-from pipeline.formats import container_of
-from pipeline.sources.tarheader import BLOCK, sum_is_right
+from pipeline.images.formats import container_of
+from pipeline.sources.archives.tar_header import BLOCK, sum_is_right
 
 HEAD_BYTES = 1024
 """So many first bytes are enough to tell every kind of content, a page behind blank lines too."""
@@ -15,7 +15,7 @@ TAR, EMPTY, UNKNOWN = "tar", "empty", "unknown"
 ZIP, PARQUET = "zip", "Parquet"
 GZIP, BZIP2, XZ, ZSTD = "gzip", "bzip2", "xz", "Zstandard"
 COMPRESSIONS = frozenset((GZIP, BZIP2, XZ, ZSTD))
-"""Contents that `pipeline.sources.compression` reads as streams."""
+"""Contents that `pipeline.sources.archives.compression` reads as streams."""
 
 _TEXTS = {
     TAR: "a plain tar",

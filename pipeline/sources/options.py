@@ -8,7 +8,7 @@ LISTING_RULES = 2
 """Version of the rules that decide which files count and which class each is of.
 
 1: numbers are text, hidden names alone are passed over, and a label that is none is a class.
-2: `pipeline.sources.classes` and `pipeline.sources.clutter`.
+2: `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
 """
 
 RECURSIVE = ("first", "last")

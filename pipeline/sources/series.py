@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes import shown
+from pipeline.sources.classes.decision import shown
 from pipeline.sources.clutter import name_ground
-from pipeline.sources.place import Place
+from pipeline.sources.location import Place
 
 _OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
 # the digit of a suffix `.bz2` numbers nothing

@@ -7,8 +7,8 @@ Each block of the source is streamed once into two files in the spool's folder:
                           its metadata has the length of the records, and the limit below. Renamed
                           into place last, so its presence says that the block is whole.
 
-Of a sample that can be no readable picture (`pipeline.formats.is_worth_reading`) the records hold
-the first bytes only, and its crc32c is null: a film in an archive takes no room here.
+Of a sample that can be no readable picture (`pipeline.images.formats.is_worth_reading`) the records
+hold the first bytes only, and its crc32c is null: a film in an archive takes no room here.
 
 A block that is there is not streamed again, so an interrupted pass goes on where it stopped. Two
 tasks that spool the same block at once do no harm: each writes files of its own, and the later
@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
-from pipeline.formats import HEAD_BYTES, is_worth_reading
-from pipeline.sources.classes import Evidence
+from pipeline.images.formats import HEAD_BYTES, is_worth_reading
+from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.repeats import rename_repeated
 

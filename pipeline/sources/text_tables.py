@@ -10,7 +10,7 @@ import csv
 import re
 
 from pipeline.errors import SourceError
-from pipeline.sources.naming import is_wnid
+from pipeline.sources.keys import is_wnid
 
 _MAX_SHOWN = 60
 _LINE_END = re.compile(r"\r\n|\r|\n")

@@ -140,7 +140,7 @@ class Recipe:
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """Keyword arguments of `pipeline.decode.decode` for the pictures of this store."""
+        """Keyword arguments of `pipeline.images.decode.decode` for the pictures of this store."""
         return {
             "fit": self.fit,
             "serves": self.serves,

@@ -82,7 +82,7 @@ def worker_processes(command: Command) -> list[psutil.Process]:
 
 def serving_processes(command: Command) -> list[psutil.Process]:
     """The schedulers, or the nannies of workers, that the keeper of *command* keeps."""
-    return [p for p in command.processes() if "cluster.serve" in _line(p)]
+    return [p for p in command.processes() if "cluster.processes.serve" in _line(p)]
 
 
 def _parent_line(process: psutil.Process) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster import slurm
 from cluster.errors import ClusterError
 from cluster.limits import SCHEDULER_FILES, raise_file_limit, too_many_files
+from cluster.slurm import cluster
 from workflows import cli
 
 MANY = OSError(errno.EMFILE, "Too many open files")
@@ -83,5 +83,5 @@ def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_pat
     limit(monkeypatch, 1024, 4096)
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ClusterError, match=r"p\.yaml, for this process has .* `ulimit -n \d+`"):
-        slurm.read_profile(tmp_path / "p.yaml")
+        cluster.read_profile(tmp_path / "p.yaml")
     assert cli._sentence(MANY).startswith("cannot open another file or connection, for this")

@@ -16,11 +16,11 @@ import pytest
 from distributed import Client
 
 from cluster import certificates, local
-from cluster.asking import ask
-from cluster.dashboard import add_page
+from cluster.broadcast import ask
+from cluster.config import allocator
+from cluster.dashboard.lazy import add_page
 from cluster.local import Local
-from cluster.settings import allocator
-from cluster.slurm import _Tasks
+from cluster.slurm.cluster import _Tasks
 from tests.commands import wait_until
 
 

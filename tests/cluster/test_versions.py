@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from cluster import versions
-from cluster.asking import Silent
+from cluster.broadcast import Silent
 from cluster.errors import ClusterError
 from cluster.versions import compare, installed
 

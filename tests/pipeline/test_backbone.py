@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbone.cutting import SHOWN, check_block, pool
+from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
-from pipeline.backbone.opening import new_backbone, open_backbone
-from pipeline.backbone.saving import save_backbone
+from pipeline.backbone.save import save_backbone
 from pipeline.backbone.transform import Transform, transform_of
+from pipeline.backbone.truncate import SHOWN, check_block, pool
 from pipeline.errors import TesseraeError
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import decode as module
-from pipeline import jpeg as walk
-from pipeline.decode import TRUNCATED, WITHOUT_END, decode
 from pipeline.errors import DecodeError
+from pipeline.images import decode as module
+from pipeline.images import jpeg as walk
+from pipeline.images.decode import TRUNCATED, WITHOUT_END, decode
 from tests.pictures import jpeg
 
 END = b"\xff\xd9"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import features
 
-from pipeline.decode import STATUS_WORDS, UNSUPPORTED, Decoded, decode
 from pipeline.errors import DecodeError
+from pipeline.images.decode import STATUS_WORDS, UNSUPPORTED, Decoded, decode
 
 OTHER_LIBJPEG = {
     "jpeg-decoder__crashtest__images__imagetestsuite__f6b4389c3cf0f5997b2e5a4b905aea8d.jpg",
@@ -65,7 +65,7 @@ for path in sorted(source.iterdir()):
 DIGEST = """
 import hashlib, sys
 from pathlib import Path
-from pipeline.decode import decode
+from pipeline.images.decode import decode
 from pipeline.errors import DecodeError
 
 for path in sorted(Path(sys.argv[1]).iterdir()):

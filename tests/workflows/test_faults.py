@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.decode import STATUS_WORDS
+from pipeline.images.decode import STATUS_WORDS
 from pipeline.store import arrays, records, table
 from pipeline.store.objects import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
@@ -273,7 +273,7 @@ def poison(module):
 
     module.decode = poisoned
 
-after_import("pipeline.decode", poison)
+after_import("pipeline.images.decode", poison)
 """
 
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.ingest.rows import SCHEMA
+from pipeline.ingest.source_index import SCHEMA
 from pipeline.store import arrays, document, layout, records, table
 from pipeline.store.objects import LocalObjects, open_objects
 from tests.disk import careless
 from tests.inline import NoCluster, tesserae
 from tests.pictures import make_folder, prepare_inline
-from workflows import clusters
+from workflows import session
 
 CHOICES = {"sizes": (8,), "shard_rows": 4, "chunk_rows": 2}
 OPTIONS = ("--sizes", 8, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
@@ -312,7 +312,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(clusters, "of", lambda args: NoCluster())
+    monkeypatch.setattr(session, "of", lambda args: NoCluster())
     with careless(monkeypatch):
         yield
 

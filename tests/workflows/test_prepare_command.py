@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest.rows import Rows
+from pipeline.ingest.source_index import Rows
 from pipeline.store import document, records
 from pipeline.store.objects import open_objects
 from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until

@@ -13,12 +13,12 @@ from PIL import Image
 
 from pipeline.loader import Loader
 from tests.workflows.training.small import SIZE, small_store, train_here
-from workflows import report
 from workflows.cli import main
 from workflows.evaluation.sliced import sliced_wasserstein
-from workflows.training.folder import RunFolder
-from workflows.wgan import judging
-from workflows.wgan.judging import judge_run
+from workflows.runs import report
+from workflows.training.run_folder import RunFolder
+from workflows.wgan import evaluation
+from workflows.wgan.evaluation import judge_run
 from workflows.wgan.sampling import open_painter
 
 
@@ -182,9 +182,11 @@ def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.Monk
     """However few samples there are: the picture that a sample is a copy of may be the last."""
     store = small_store(tmp_path, rows=100)
     folder = train_here(store, tmp_path / "run", steps=1)
-    monkeypatch.setattr(judging, "BLOCK", 32)
-    copies = judging._first(judging._blocks(folder.data(), "train", open_painter(folder), 8), 100)
-    monkeypatch.setattr(judging, "_painted", lambda painter, count: [copies[-count:].float()])
+    monkeypatch.setattr(evaluation, "BLOCK", 32)
+    copies = evaluation._first(
+        evaluation._blocks(folder.data(), "train", open_painter(folder), 8), 100
+    )
+    monkeypatch.setattr(evaluation, "_painted", lambda painter, count: [copies[-count:].float()])
     judged = judge_run(folder, samples=8, backbone=None)
     assert judged.searched == (8, 100)
     assert judged.neighbour == pytest.approx(0, abs=1e-3)  # samples are of half precision

@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.slurm import SlurmJobs, read_profile
+from cluster.slurm.cluster import SlurmJobs, read_profile
 from tests.commands import PATIENCE, ROOT, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, make_folder, prepare_inline
-from tests.pipeline.loader.test_ranks import PRINT_ROWS
-from tests.workflows.test_cluster import free_port
+from tests.pipeline.loader.test_distributed import PRINT_ROWS
+from tests.workflows.test_cluster_programs import free_port
 from tests.workflows.test_hosts import TAKE_TIME
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
@@ -204,12 +204,12 @@ EAGER = """
 def eager(module):
     module.KEEP_SECONDS = 0.5
 
-after_import("cluster.slurm", eager)
+after_import("cluster.slurm.cluster", eager)
 
 def short(module):
     module.HORIZON_SECONDS = 1.0
 
-after_import("cluster.scaling", short)
+after_import("cluster.slurm.load", short)
 """
 
 

@@ -21,7 +21,7 @@ from tests.cluster.hosts import Hosts, hosts, why_not
 from tests.cluster.network import Network
 from tests.commands import Command, run, saboteur, wait_until
 from tests.pictures import jpeg, linked_folder
-from tests.workflows.test_train import SMALL, curve, ranks, step_of
+from tests.workflows.runs.test_train import SMALL, curve, ranks, step_of
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,8 +18,8 @@ from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.colourise.options import Options
 from workflows.training.batches import Batches
+from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
-from workflows.training.pictures import to_uint8
 from workflows.training.world import BatchNorm, World
 
 HALF = (0.5, 0.5, 0.5)

@@ -19,9 +19,9 @@ import math
 from collections.abc import Callable
 
 from cluster.defaults import CERTIFICATE_DAYS, DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
-from workflows.ranges import number, whole
+from workflows.commands.ranges import number, whole
 
-IMPLEMENTATION = "workflows.cluster"
+IMPLEMENTATION = "workflows.cluster_programs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from workflows.commands.flags import add_source
-from workflows.ranges import number, whole
+from workflows.commands.ranges import number, whole
 
-IMPLEMENTATION = "workflows.demo"
+IMPLEMENTATION = "workflows.sample_data.demo"
 
 SAMPLE_IMAGES = 400
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-IMPLEMENTATION = "workflows.doctor"
+IMPLEMENTATION = "workflows.setup.doctor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-IMPLEMENTATION = "workflows.export"
+IMPLEMENTATION = "workflows.runs.export"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

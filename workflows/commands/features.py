@@ -13,9 +13,9 @@ import argparse
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.commands.flags import add_cluster
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
-IMPLEMENTATION = "workflows.features"
+IMPLEMENTATION = "workflows.preparation.features"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

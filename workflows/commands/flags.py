@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.sources.options import RECURSIVE
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
 
 def add_cluster(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-IMPLEMENTATION = "workflows.info"
+IMPLEMENTATION = "workflows.reports.store_facts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 
 from pipeline.order import ORDERS
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
-IMPLEMENTATION = "workflows.loader"
+IMPLEMENTATION = "workflows.reports.loader_rates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

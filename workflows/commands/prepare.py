@@ -11,9 +11,9 @@ import argparse
 from pipeline.sources import SOURCE_KINDS
 from pipeline.store.recipe import FILTERS, FITS, MAX_IMAGE_BYTES, MISSING_END
 from workflows.commands.flags import add_cluster, add_source
-from workflows.ranges import number, whole
+from workflows.commands.ranges import number, whole
 
-IMPLEMENTATION = "workflows.prepare"
+IMPLEMENTATION = "workflows.preparation.prepare"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

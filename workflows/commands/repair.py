@@ -11,7 +11,7 @@ import argparse
 from pipeline.sources import SOURCE_KINDS
 from workflows.commands.flags import add_cluster, add_source
 
-IMPLEMENTATION = "workflows.repair"
+IMPLEMENTATION = "workflows.preparation.repair"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

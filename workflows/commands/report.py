@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
-IMPLEMENTATION = "workflows.report"
+IMPLEMENTATION = "workflows.runs.report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

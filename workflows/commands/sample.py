@@ -22,10 +22,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflows.photographs import CLASSES
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
+from workflows.sample_data.photographs import CLASSES
 
-IMPLEMENTATION = "workflows.sample"
+IMPLEMENTATION = "workflows.sample_data.sample"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

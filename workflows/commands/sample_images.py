@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
-IMPLEMENTATION = "workflows.sample_images"
+IMPLEMENTATION = "workflows.runs.sample_images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.neighbours import KINDS
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 from workflows.search.query import DIRECTIONS
 
 IMPLEMENTATION = "workflows.search.command"

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.words import SYNONYMS
+from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 from workflows.studies import SETTINGS, STUDIES
 
-IMPLEMENTATION = "workflows.study"
+IMPLEMENTATION = "workflows.studies.tables"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ import argparse
 
 from pipeline.sources import SOURCE_KINDS
 from workflows.commands.flags import add_cluster, add_source
-from workflows.ranges import number, whole
+from workflows.commands.ranges import number, whole
 from workflows.training.options import add_flags
 from workflows.training.stages import STAGES, load_name
 
-IMPLEMENTATION = "workflows.train"
+IMPLEMENTATION = "workflows.runs.train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from workflows.ranges import whole
+from workflows.commands.ranges import whole
 
-IMPLEMENTATION = "workflows.verify"
+IMPLEMENTATION = "workflows.preparation.verify"
 
 SOURCE_ROWS = 100
 """Rows of each split that --source decodes again, unless told."""

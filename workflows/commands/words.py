@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.hierarchy import WORDNET
-from pipeline.words import SYNONYMS
+from pipeline.wordvectors.hierarchy import WORDNET
+from pipeline.wordvectors.vectors import SYNONYMS
 
-IMPLEMENTATION = "workflows.words"
+IMPLEMENTATION = "workflows.devise.class_names"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

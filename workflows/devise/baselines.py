@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from workflows.devise.space import unit
+from workflows.devise.class_space import unit
 
 Floats = NDArray[np.float32]
 Scores = Callable[[Floats], Floats]

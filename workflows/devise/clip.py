@@ -23,7 +23,7 @@ from torch.nn import functional
 from pipeline.backbone.files import check_folder, check_opened
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
-from pipeline.words import split_names
+from pipeline.wordvectors.vectors import split_names
 
 PROMPT = "a photo of a {}."
 """That the paper finds to be a good default (section 3.1.4)."""

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
-from pipeline.features.reading import open_features
-from pipeline.features.task import features_of
+from pipeline.features.reader import open_features
+from pipeline.features.shard import features_of
 from pipeline.loader import Loader
-from pipeline.word_index import open_words
-from pipeline.words import Words, split_names
+from pipeline.wordvectors.index import open_words
+from pipeline.wordvectors.vectors import Words, split_names
+from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.heads import Head
 from workflows.devise.options import Options
-from workflows.devise.space import Space, load_space, unit
 from workflows.devise.stage import make_head, open_trunk
-from workflows.training.folder import RunFolder
+from workflows.training.run_folder import RunFolder
 
 STAGE = "workflows.devise.stage:Devise"
 ROWS = 4_096

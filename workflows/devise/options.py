@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
-from pipeline.words import SYNONYMS
+from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.training.options import Training, option
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")

@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from pipeline.augment import Augment
 from pipeline.backbone.choices import NEW
+from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
-from pipeline.backbone.opening import new_backbone, open_backbone
 from pipeline.errors import TesseraeError
+from workflows.devise.class_space import Space, load_space, unit
+from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.heads import Head
 from workflows.devise.losses import Loss, kinds_of
 from workflows.devise.options import SMALL_SIZE, Options
-from workflows.devise.space import Space, load_space, unit
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
 from workflows.evaluation.ranking import hit_rates, places
 from workflows.training.batches import AnyLoader, Batches, Taken, parts, unchanged
-from workflows.training.folder import RunFolder
 from workflows.training.loop import Data
+from workflows.training.run_folder import RunFolder
 from workflows.training.world import BatchNorm, World, load_optimiser
 
 JUDGED = 5_000

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.probe import probe
-from workflows.figures import encodable, printable
+from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, Wanted, open_engine
-from workflows.search.guard import Guard, is_loopback
-from workflows.search.pictures import Squarer, read_picture
+from workflows.search.gallery import Squarer, read_picture
 from workflows.search.query import parse
+from workflows.search.server.security import Guard, is_loopback
+from workflows.terminal.formatting import encodable, printable
 
 WIDEST = 44
 """Characters of a class's names that are shown."""
@@ -119,7 +119,7 @@ def _short(names: str) -> str:
 
 
 def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
-    from workflows.training.pictures import grid_png
+    from workflows.training.image_grid import grid_png
 
     gallery, hits = engine.gallery, answer.images
     if not hits:
@@ -139,15 +139,15 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 def serve(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     # tornado: who asks once does not wait for it
-    from workflows.search import server
-    from workflows.search.service import Service
+    from workflows.search.server import app
+    from workflows.search.server.base_handler import Service
 
     for name in ("query", "image", "grid", "json"):
         if getattr(args, name):
             raise ValueError(f"--serve shows a page to search on: leave out {name}.")
     Guard(args.host, args.allowed_hosts)  # a mistake in a name is told before hours of work
     with contextlib.ExitStack() as stack:
-        sockets = server.bind(args.host, args.port)  # a taken port is known before hours of work
+        sockets = app.bind(args.host, args.port)  # a taken port is known before hours of work
         for one in sockets:
             stack.callback(one.close)
         engine = open_engine(args.run, _splits(args), args.index, store=args.store)
@@ -159,9 +159,9 @@ def serve(args: argparse.Namespace) -> int:
             engine.measure_hubs()
         service = Service(engine, args.host, csls=args.csls, allowed_hosts=args.allowed_hosts)
         stack.callback(service.close)
-        address = server.address_of(sockets, args.host)
+        address = app.address_of(sockets, args.host)
         started = functools.partial(_say, engine, args.host, address)
-        asyncio.run(server.serve(service, sockets, started))
+        asyncio.run(app.serve(service, sockets, started))
     return 0
 
 

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.neighbours.hubs import Hubs
+from pipeline.neighbours.csls import Hubs
 from pipeline.store.split import Split
-from workflows.figures import printable
-from workflows.search.images import ImageHit, Images
-from workflows.search.meaning import Meaning
+from workflows.search.gallery import Gallery
+from workflows.search.image_index import ImageHit, Images
 from workflows.search.model import Model, open_model
-from workflows.search.pictures import Gallery
 from workflows.search.query import DIRECTIONS, Phrase, Picture, Query, QueryError
-from workflows.search.vectors import Embedded, open_embedded
-from workflows.search.words import WordHit, Words
+from workflows.search.query_vector import Meaning
+from workflows.search.vector_store import Embedded, open_embedded
+from workflows.search.word_index import WordHit, Words
+from workflows.terminal.formatting import printable
 
 MOST_ANSWERS = 1000
 REFERENCES = 2000

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.reading import open_features
-from pipeline.hierarchy import Hierarchy
-from pipeline.words import ClassVectors
+from pipeline.features.reader import open_features
+from pipeline.wordvectors.hierarchy import Hierarchy
+from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
+from workflows.devise.class_space import FILE, Space, make_space, unit
+from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
 from workflows.devise.clip import Clip
-from workflows.devise.judging import Judgement, Pictures, alike, hits_among, judge
+from workflows.devise.evaluation import Judgement, Pictures, alike, hits_among, judge
 from workflows.devise.options import Options
-from workflows.devise.space import FILE, Space, make_space, unit
-from workflows.devise.splits import SEEN, VALIDATION, class_parts
 from workflows.devise.stage import Devise
 from workflows.evaluation.per_class import compare
 from workflows.training.loop import Data

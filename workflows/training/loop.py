@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.cores import cores
-from cluster.rank import Rank
-from pipeline import identity
+from cluster.ranks.process import Rank
+from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training.batches import AnyLoader, Batches
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError, finite_or_none, first_not_finite
-from workflows.training.folder import Checkpoint, RunFolder
+from workflows.training.image_grid import grid_png
 from workflows.training.options import Training
-from workflows.training.pictures import grid_png
+from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World, join
 
 PULSE_SECONDS = 1.0
@@ -98,14 +98,14 @@ class Job:
     resumed: str | None
     """The checkpoint that they go on from."""
     code: str = ""
-    """What `pipeline.identity.digest` says where the run was begun; empty = any will do."""
+    """What `pipeline.code_digest.digest` says where the run was begun; empty = any will do."""
     torch: str = ""
     """The version of torch there; empty = any will do."""
 
 
 def train(rank: Rank, job: Job) -> str:
     """Do it: what runs in each rank. Returns `done`, or where it stopped."""
-    identity.check(job.code)  # a worker that came after all were asked, or whose files changed
+    code_digest.check(job.code)  # a worker that came after all were asked, or whose files changed
     _check_torch(job.torch)
     torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
     if rank.gpu:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from workflows.ranges import Range
+from workflows.commands.ranges import Range
 
 
 def option(

@@ -36,7 +36,7 @@ STAGES = MappingProxyType(
             "pictures into word space: DeViSE",
             "workflows.devise.options:Options",
             "workflows.devise.stage:Devise",
-            "workflows.devise.gather:gather",
+            "workflows.devise.data:gather",
         ),
     }
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import confined
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import sync_folder
-from workflows.figures import bytes_text
+from workflows.terminal.formatting import bytes_text
 from workflows.training.errors import DiskFullError
 
 NEW = ".new"

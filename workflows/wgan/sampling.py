@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TesseraeError
-from workflows.training.folder import Checkpoint, RunFolder
+from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World
 from workflows.wgan.options import Options
 from workflows.wgan.stage import make_generator

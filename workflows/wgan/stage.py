@@ -19,9 +19,9 @@ from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.batches import Batches, Taken
+from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
 from workflows.training.options import shrunk_side
-from workflows.training.pictures import to_uint8
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
 from workflows.wgan.options import WARM_EVERY, WARM_STEPS, Options

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone.opening import open_backbone
-from pipeline.features import making
-from pipeline.features.check import check_objects, read_records
-from pipeline.features.making import FeatureChoices
-from pipeline.features.task import FeatureWork, make_features, workspace
-from pipeline.ingest import check as image_check
-from pipeline.ingest.check import Problem
+from pipeline.backbone.load import open_backbone
+from pipeline.features import extract
+from pipeline.features.extract import FeatureChoices
+from pipeline.features.shard import FeatureWork, make_features, workspace
+from pipeline.features.verify import check_objects, read_records
+from pipeline.ingest import verify as image_check
 from pipeline.ingest.shard import workspace as image_workspace
+from pipeline.ingest.verify import Problem
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects, open_objects
@@ -87,12 +87,12 @@ def begin(
     """Begin a run as the command does."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
-    recipe = making.settle(objects, split, backbone, FeatureChoices(**choices))
+    recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
     plan = records.load_plan(objects, split)
-    run = making.new_run(recipe.name, split)
+    run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    making.begin(objects, recipe, plan, kinds)
+    extract.begin(objects, recipe, plan, kinds)
     workspace.cache_clear()  # a test may have changed what lies under it
     image_workspace.cache_clear()
     work = FeatureWork(
@@ -131,14 +131,14 @@ def make(
     """
     run = begin(store, trunk, kinds=kinds, **choices)
     if repair:
-        making.clear(*run.what, making.damaged(*run.what))
-    todo = making.missing(*run.what, kinds)
+        extract.clear(*run.what, extract.damaged(*run.what))
+    todo = extract.missing(*run.what, kinds)
     if todo:
-        making.clear(*run.what, making.leftovers(*run.what, kinds))
+        extract.clear(*run.what, extract.leftovers(*run.what, kinds))
     for shard in todo if shards is None else shards:
         make_features(run.work, shard, threads)
     if finish:
-        making.finish(*run.what)
+        extract.finish(*run.what)
     run.objects.end()
     return run.recipe.name
 

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.reading import open_features
+from pipeline.features.reader import open_features
 from pipeline.store import layout
 from tests.pipeline.features.small import BOTH, make
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone.probing import probe_pictures
+from pipeline.backbone.determinism import probe_pictures
 from pipeline.errors import StoreMismatchError
-from pipeline.features import making
+from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.task import check_probe, make_features, probe_of, workspace
+from pipeline.features.shard import check_probe, make_features, probe_of, workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
 
@@ -45,12 +45,12 @@ def test_probes_of_two_machines_are_compared_by_their_distance() -> None:
 def test_each_commit_has_what_its_network_made_of_the_probe(store: Path, trunk: Path) -> None:
     """So that a later run, and `verify`, can compare it with theirs."""
     run = begin(store, trunk)
-    for shard in making.missing(*run.what, ("plain",)):
+    for shard in extract.missing(*run.what, ("plain",)):
         make_features(run.work, shard)
-    making.finish(*run.what)
+    extract.finish(*run.what)
     commits = features.load_commits(*run.what)
     probes = {kept.provenance[KEY] for kept in commits.values()}
-    assert probes == {making.known_probe(run.objects, run.recipe)}
+    assert probes == {extract.known_probe(run.objects, run.recipe)}
     assert probe_distance(probes.pop(), probe_of(workspace(run.work).backbone, "float32")) == 0
     assert problems(store) == {}
 
@@ -94,7 +94,7 @@ def test_a_shard_of_another_machine_is_named(store: Path, trunk: Path) -> None:
 
     write(0, None)
     assert problems(store) == {}
-    assert making.known_probe(run.objects, run.recipe)
+    assert extract.known_probe(run.objects, run.recipe)
     write(2, _other(commits[1].provenance[KEY], 1.0))
     found = problems(store)
     assert list(found) == [layout.features_commit(name, "train", 2)]
@@ -103,4 +103,4 @@ def test_a_shard_of_another_machine_is_named(store: Path, trunk: Path) -> None:
     for shard in commits:
         write(shard, None)
     assert problems(store) == {}
-    assert making.known_probe(run.objects, run.recipe) == ""
+    assert extract.known_probe(run.objects, run.recipe) == ""

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
-from pipeline.features import making, task
-from pipeline.features.reading import open_features
-from pipeline.features.task import make_features, workspace
+from pipeline.features import extract
+from pipeline.features import shard as feature_shard
+from pipeline.features.reader import open_features
+from pipeline.features.shard import make_features, workspace
 from pipeline.store import records
 from pipeline.store.lease import lease
 from pipeline.store.objects import open_objects
@@ -54,7 +55,7 @@ def test_features_are_the_same_bytes_as_on_a_disk(url: str, store: Path, trunk: 
         )
         assert np.array_equal(here, there)
     run = begin(url, trunk, kinds=BOTH)
-    assert making.is_done(*run.what, BOTH)
+    assert extract.is_done(*run.what, BOTH)
 
 
 @pytest.mark.parametrize("arrives", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -103,20 +104,20 @@ def test_a_ghost_that_nothing_shuts_out_does_no_harm(url: str, trunk: Path) -> N
     name = run.shard("plain", 1)
     first = run.objects.get(name)
     others = np.ones((8, run.recipe.dim), np.float32)
-    written = task._write(workspace(ghost.work), name, others)
+    written = feature_shard._write(workspace(ghost.work), name, others)
     assert written == records.fingerprint(name, first)
     assert run.objects.get(name) == first
     for shard in (0, 2):
         make_features(run.work, shard)
-    making.finish(*run.what)
+    extract.finish(*run.what)
     assert problems(url) == {}
 
 
 def test_one_run_at_a_time(url: str, trunk: Path) -> None:
     """Of the same features of the same split; of others at once."""
     run = begin(url, trunk)
-    held = making.held(run.recipe.name, "train")
-    other = making.held(run.recipe.name, "val")
+    held = extract.held(run.recipe.name, "train")
+    other = extract.held(run.recipe.name, "val")
     with (
         lease(run.objects, held, wait=False),
         lease(run.objects, other, wait=False),

@@ -14,7 +14,7 @@ from tests.damage import Snapshot, category, choose, damage, files, snapshot, to
 from tests.disk import careless
 from tests.inline import repair_inline
 from tests.pictures import make_folder, plan_inline, prepare_inline
-from workflows.verify import verify_split
+from workflows.preparation.verify import verify_split
 
 CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 SPLITS = ("train", "val")

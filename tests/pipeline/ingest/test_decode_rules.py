@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import probe
-from pipeline.decode import READABLE, STATUS_WORDS, TRUNCATED, decode
 from pipeline.errors import DecodeError
-from pipeline.ingest.recheck import recheck_rows
+from pipeline.images import probe
+from pipeline.images.decode import READABLE, STATUS_WORDS, TRUNCATED, decode
+from pipeline.ingest.redecode import recheck_rows
 from pipeline.store import layout, records, table
 from pipeline.store.objects import open_objects
 from tests.inline import repair_inline, tesserae

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.ingest import check
+from pipeline.ingest import verify
 from pipeline.store import commit, layout, records
 from pipeline.store import objects as door
 from pipeline.store.objects import open_objects
@@ -68,12 +68,12 @@ def after(run: Run, prefix: int) -> Disk:
     return replay(run.ops[:prefix], disk)
 
 
-def problems(store: Path) -> list[check.Problem]:
+def problems(store: Path) -> list[verify.Problem]:
     objects = open_objects(str(store))
-    found = check.read_records(objects, "train")
-    wrong = [problem for _, problem in check.check_objects(objects, found) if problem is not None]
-    metadata = check.check_planned(objects, found)
-    return [*found.problems, *wrong, *check.check_whole(found), *metadata]
+    found = verify.read_records(objects, "train")
+    wrong = [problem for _, problem in verify.check_objects(objects, found) if problem is not None]
+    metadata = verify.check_planned(objects, found)
+    return [*found.problems, *wrong, *verify.check_whole(found), *metadata]
 
 
 def check_goes_on(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

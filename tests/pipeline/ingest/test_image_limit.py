@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decode import READABLE, UNIDENTIFIED, UNSUPPORTED
 from pipeline.errors import ReadError
-from pipeline.formats import HEAD_BYTES, SMALL_BYTES
+from pipeline.images.decode import READABLE, UNIDENTIFIED, UNSUPPORTED
+from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES
 from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups, read_sample
-from pipeline.ingest.recheck import recheck_rows
-from pipeline.ingest.rows import Sample
+from pipeline.ingest.redecode import recheck_rows
+from pipeline.ingest.source_index import Sample
 from pipeline.sources import spool
 from pipeline.sources.listing import Row
 from pipeline.sources.reader import Reader

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest import planning
 from pipeline.ingest.planning import Choices, class_runs
-from pipeline.ingest.rows import Rows
+from pipeline.ingest.source_index import Rows
 from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ReadError
 from pipeline.ingest import readahead
 from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_patiently
-from pipeline.ingest.rows import Sample
+from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import Reader
 
 QUICKLY: dict[str, Any] = {"remote": False, "pause": 0}

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import identity
-from pipeline.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
+from pipeline import code_digest
 from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
 from pipeline.ingest import shard as shard_module
 from pipeline.ingest.shard import Work, prepare_shard, workspace
 from pipeline.store import layout, records, table
@@ -34,7 +34,7 @@ def test_another_tesserae_makes_no_shard(source: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreMismatchError, match="another Tesserae"):
         prepare_shard(replace(work, code="another"), 0)
     assert not list((tmp_path / "store" / "commits").rglob("*.json"))
-    assert prepare_shard(replace(work, code=identity.digest()), 0).num_rows == 8
+    assert prepare_shard(replace(work, code=code_digest.digest()), 0).num_rows == 8
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard import prepare_shard
-from pipeline.loader import Batch, Loader, gather, mapping
+from pipeline.loader import Batch, Loader, mmap, row_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.objects import open_objects
@@ -245,7 +245,7 @@ def test_all_batches_kept_are_what_zarr_reads(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """Of several epochs, after all of them were handed out: no buffer is used under a tensor."""
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
     kept = [batch for _ in range(4) for batch in loader]
     assert set(loader.readers) == {reader}
@@ -264,8 +264,8 @@ def test_a_read_that_comes_in_pieces_is_put_together(
     def little(file: int, buffers: list[memoryview], offset: int) -> int:
         return preadv(file, [buffers[0][: 512 if offset % 512 == 0 else 100]], offset)
 
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
-    monkeypatch.setattr(gather.os, "preadv", little)
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(row_reader.os, "preadv", little)
     free_memory(monkeypatch, cached)
     for batch in Loader(store, size=8, batch_size=9):
         check_pixels(batch, plain, 8)
@@ -289,14 +289,14 @@ def watch_direct(monkeypatch: pytest.MonkeyPatch, refused: str | None) -> set[st
 
     def read(file: int, buffers: list[memoryview], offset: int) -> int:
         if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
-            assert offset % gather.ALIGNMENT == len(buffers[0]) % gather.ALIGNMENT == 0
+            assert offset % row_reader.ALIGNMENT == len(buffers[0]) % row_reader.ALIGNMENT == 0
             if refused == "read":
                 raise OSError(errno.EINVAL, "no")
             past.add(str(Path(f"/proc/self/fd/{file}").readlink()))
         return preadv(file, buffers, offset)
 
-    monkeypatch.setattr(gather.os, "open", open_)
-    monkeypatch.setattr(gather.os, "preadv", read)
+    monkeypatch.setattr(row_reader.os, "open", open_)
+    monkeypatch.setattr(row_reader.os, "preadv", read)
     return past
 
 
@@ -311,7 +311,7 @@ def test_what_memory_cannot_hold_is_read_past_the_page_cache(
 ) -> None:
     """The same shards in every epoch; where a file system has no such reads, as all others."""
     past = watch_direct(monkeypatch, refused)
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
     free_memory(monkeypatch, share)
     words: dict[str, Any] = {"sizes": (16, 8), "batch_size": 9, "drop_last": False}
     seen = []
@@ -347,7 +347,7 @@ def test_a_failed_gather_leaves_nobody_writing() -> None:
 
     with ThreadPoolExecutor(2) as disk:
         with pytest.raises(StoreError, match="the disk is gone"):
-            gather.finish_all([disk.submit(fail), disk.submit(write)])
+            row_reader.finish_all([disk.submit(fail), disk.submit(write)])
         assert left == [True]
 
 
@@ -375,7 +375,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(
     found: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
-    assert gather._may_open_more(file) is more
+    assert row_reader._may_open_more(file) is more
     assert found == ([raised] if raised else [])
 
 
@@ -395,10 +395,10 @@ def test_few_files_may_be_open(store: Path) -> None:
     """Shards are closed again, so that others are left room."""
     code = f"""
 import os, resource
-from pipeline.loader import Loader, gather
+from pipeline.loader import Loader, row_reader
 loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, threads=1)
 loader.num_rows
-gather.OTHER_FILES = 8
+row_reader.OTHER_FILES = 8
 most = len(os.listdir("/proc/self/fd")) + 13
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 for _ in range(3):
@@ -412,7 +412,7 @@ def test_few_shards_may_be_mapped(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """The others are read as files."""
-    monkeypatch.setattr(mapping, "_mappings_limit", lambda: 4 * few)
+    monkeypatch.setattr(mmap, "_mappings_limit", lambda: 4 * few)
     loader = Loader(store, size=8, batch_size=1)
     for batch in loader:
         check_pixels(batch, plain, 8)
@@ -424,12 +424,12 @@ def test_where_addresses_are_short_files_are_read(store: Path) -> None:
     """A limit of memory may be one of addresses."""
     code = f"""
 import resource
-from pipeline.loader import Loader, mapping
+from pipeline.loader import Loader, mmap
 loader = Loader({str(store)!r}, size=8, batch_size=4)
 loader.num_rows
 def refuse(*_):
     raise OSError("no")
-mapping._mapped = refuse
+mmap._mapped = refuse
 loader = Loader({str(store)!r}, size=8, batch_size=4)
 for batch in loader:
     pass
@@ -441,13 +441,13 @@ assert set(loader.readers) == {{"preadv"}}, loader.readers
 def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody else's torch works with fewer threads for that."""
     seen: set[int] = set()
-    copy = mapping.Mapping.copy
+    copy = mmap.Mapping.copy
 
-    def note(self: mapping.Mapping, *words: Any) -> None:
+    def note(self: mmap.Mapping, *words: Any) -> None:
         seen.add(torch.get_num_threads())
         copy(self, *words)
 
-    monkeypatch.setattr(mapping.Mapping, "copy", note)
+    monkeypatch.setattr(mmap.Mapping, "copy", note)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -478,11 +478,11 @@ for batch in Loader({str(store)!r}, size=8, batch_size=4):
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
     """Each short enough for memcpy."""
     row_bytes = parts * odd * 3
-    piece = mapping._piece_bytes(row_bytes)
+    piece = mmap._piece_bytes(row_bytes)
     assert row_bytes % piece == 0
-    assert 0 < piece < mapping.PIECE_BYTES
+    assert 0 < piece < mmap.PIECE_BYTES
     assert all(
-        row_bytes % n or row_bytes // n >= mapping.PIECE_BYTES for n in range(1, row_bytes // piece)
+        row_bytes % n or row_bytes // n >= mmap.PIECE_BYTES for n in range(1, row_bytes // piece)
     )
 
 
@@ -798,13 +798,13 @@ def flip_pixel(path: Path) -> None:
 def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The chunks that are compared with their checksums from now on."""
     seen: list[tuple[str, int]] = []
-    check = gather.Shard.check_chunk
+    check = row_reader.Shard.check_chunk
 
-    def note(self: gather.Shard, chunk: int, data: Any) -> None:
+    def note(self: row_reader.Shard, chunk: int, data: Any) -> None:
         seen.append((self.name, chunk))
         check(self, chunk, data)
 
-    monkeypatch.setattr(gather.Shard, "check_chunk", note)
+    monkeypatch.setattr(row_reader.Shard, "check_chunk", note)
     return seen
 
 
@@ -814,9 +814,9 @@ def test_a_flipped_bit_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str, checksum: str
 ) -> None:
     """Each chunk is read for that once, and never again."""
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     if reader == "preadv":
-        monkeypatch.setattr(mapping.Mapping, "chunk", lambda *_: None)
+        monkeypatch.setattr(mmap.Mapping, "chunk", lambda *_: None)
     words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
     chosen = {} if checksum == "default" else {"checksum": checksum}
     copy = broken(tmp_path, store, flip_pixel)
@@ -853,7 +853,7 @@ def test_chunks_that_are_never_compared_are_not_walked_for_each_batch(
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
     reader = loader._open().readers[0]
-    assert isinstance(reader, gather.Gatherer)
+    assert isinstance(reader, row_reader.Gatherer)
     chunks = np.arange(len(reader._checked))
     assert set(reader._to_check(chunks)) == set(chunks[reader._is_cached.repeat(reader._per_shard)])
     assert 0 < len(reader._to_check(chunks)) < len(chunks)
@@ -872,7 +872,7 @@ def test_another_file_under_the_name_of_a_shard_is_compared_anew(
     loader = Loader(copy, size=8, batch_size=5, drop_last=False)
     list(loader)
     reader = loader._open().readers[0]
-    assert isinstance(reader, gather.Gatherer)
+    assert isinstance(reader, row_reader.Gatherer)
     reader._shards.clear()
     list(loader)
     flip_pixel(shard)
@@ -887,7 +887,7 @@ def test_a_shard_that_is_cut_off_under_a_loader_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """And kills nobody: it is mapped."""
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     copy = broken(tmp_path, store, lambda path: None)
     loader = Loader(copy, size=8, batch_size=10, prefetch_bytes=1)
     list(loader)

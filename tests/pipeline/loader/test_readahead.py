@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreDamagedError
-from pipeline.loader import Loader, gather, mapping
+from pipeline.loader import Loader, mmap, row_reader
 from pipeline.loader.readahead import ReadAhead
 from pipeline.store import layout
 from tests.pictures import make_folder, prepare_inline
@@ -102,7 +102,7 @@ def test_each_chunk_is_read_once_and_whole(
             assert start % (CHUNK_BYTES + 4) == 0
         fadvise(file, start, num_bytes, advice)
 
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
     monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
     if here is None:
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -131,8 +131,8 @@ def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.Mo
     """The page cache is asked at some places of each window."""
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)
-    monkeypatch.setattr(mapping.Mapping, "resident", lambda *_: True)
-    monkeypatch.setattr(gather.Gatherer, "expect", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: True)
+    monkeypatch.setattr(row_reader.Gatherer, "expect", lambda *_: pytest.fail("it was read again"))
     list(loader)
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from pipeline.sources import open_source
+from pipeline.sources.location import Place
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.place import Place
 from pipeline.sources.series import gaps
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_class_tars
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
-from pipeline.sources.place import Place
+from pipeline.sources.location import Place
 from pipeline.sources.reader import Reader
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (

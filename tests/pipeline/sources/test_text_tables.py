@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
-from pipeline.sources.beside import find_truth, find_words
-from pipeline.sources.place import Place
+from pipeline.sources.location import Place
+from pipeline.sources.metadata import find_truth, find_words
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,

@@ -111,4 +111,4 @@ def test_no_other_module_opens_parquet_over_python() -> None:
         for path in (root / part).rglob("*.py")
         if any(call in path.read_text() for call in opens)
     }
-    assert found == {"pipeline/store/arrow_files.py", "pipeline/sources/parquet.py"}
+    assert found == {"pipeline/store/arrow_files.py", "pipeline/sources/formats/parquet.py"}

@@ -12,8 +12,8 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline import probe
-from pipeline.ingest import check
+from pipeline.images import probe
+from pipeline.ingest import verify
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.objects import open_objects
@@ -69,11 +69,11 @@ def test_it_is_whole(store: Path, split: str) -> None:
     """Verify says so, and writes nothing."""
     before = snapshot(store)
     objects = open_objects(str(store))
-    found = check.read_records(objects, split)
-    problems = [p for _, p in check.check_objects(objects, found) if p is not None]
-    assert [*found.problems, *problems, *check.check_whole(found)] == []
-    assert check.check_planned(objects, found) == []
-    assert check.strangers(objects, found) == []
+    found = verify.read_records(objects, split)
+    problems = [p for _, p in verify.check_objects(objects, found) if p is not None]
+    assert [*found.problems, *problems, *verify.check_whole(found)] == []
+    assert verify.check_planned(objects, found) == []
+    assert verify.strangers(objects, found) == []
     assert snapshot(store) == before
 
 
@@ -137,9 +137,11 @@ def test_it_grows_by_a_size_and_stays_what_it_was(
     shutil.copytree(store, grown)
     source = make_source(tmp_path / "images")
     prepare_inline(source / split, str(grown), split=split, **{**CHOICES, "sizes": (8, 16, 24)})
-    found = check.read_records(open_objects(str(grown)), split)
-    problems = [p for _, p in check.check_objects(open_objects(str(grown)), found) if p is not None]
-    assert [*found.problems, *problems, *check.check_whole(found)] == []
+    found = verify.read_records(open_objects(str(grown)), split)
+    problems = [
+        p for _, p in verify.check_objects(open_objects(str(grown)), found) if p is not None
+    ]
+    assert [*found.problems, *problems, *verify.check_whole(found)] == []
     documents = [*grown.glob(f"splits/{split}*.json"), *grown.glob(f"commits/{split}/*.json")]
     texts = [json.loads(file.read_text()) for file in documents]
     assert len(texts) == 2 + len(found.commits)

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import probe
 from pipeline.errors import StoreMismatchError
+from pipeline.images import probe
 from pipeline.sources.options import SourceOptions
 from pipeline.store import arrays, layout, records
 from pipeline.store.objects import open_objects

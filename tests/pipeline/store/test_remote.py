@@ -18,7 +18,7 @@ from pipeline.store.remote import RemoteObjects
 from tests import commands
 from tests.inline import repair_inline
 from tests.pictures import contents, make_folder, prepare_inline
-from workflows.verify import verify_split
+from workflows.preparation.verify import verify_split
 
 pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")

@@ -17,7 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.ingest.rows import RowsRecord
+from pipeline.ingest.source_index import RowsRecord
 from pipeline.store import (
     arrays,
     commit,

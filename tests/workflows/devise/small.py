@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.backbone.opening import open_backbone
-from pipeline.features import making
+from pipeline.backbone.load import open_backbone
+from pipeline.features import extract
+from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.making import FeatureChoices
-from pipeline.features.task import FeatureWork, make_features, workspace
+from pipeline.features.shard import FeatureWork, make_features, workspace
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from tests.pictures import jpeg, prepare_inline
+from workflows.devise.class_space import FILE
 from workflows.devise.options import Options
-from workflows.devise.space import FILE
 from workflows.devise.stage import Devise
 from workflows.training.loop import Data
 from workflows.training.world import World
@@ -93,19 +93,19 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     """Make a split's features in this process; returns their name."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk)
-    recipe = making.settle(objects, split, backbone, FeatureChoices(**choices))
+    recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
     plan = records.load_plan(objects, split)
-    run = making.new_run(recipe.name, split)
+    run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    making.begin(objects, recipe, plan, KINDS)
+    extract.begin(objects, recipe, plan, KINDS)
     work = FeatureWork(
         store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
     )
     workspace.cache_clear()
-    for shard in making.missing(objects, recipe, plan, KINDS):
+    for shard in extract.missing(objects, recipe, plan, KINDS):
         make_features(work, shard)
-    making.finish(objects, recipe, plan)
+    extract.finish(objects, recipe, plan)
     objects.end()
     return recipe.name
 
@@ -115,9 +115,9 @@ SMALL = {"batch_size": 8, "hidden": 16, "rank_threads": 1, "steps": 12, "rate": 
 
 def small_stage(small: Small, folder: Path, world: World | None = None, **choices: Any) -> Devise:
     """A stage before its first step, of a folder that has its space."""
-    from workflows.devise.gather import seen_features, vectors_of
-    from workflows.devise.space import load_space, make_space
-    from workflows.devise.splits import SEEN, VALIDATION, class_parts
+    from workflows.devise.class_space import load_space, make_space
+    from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
+    from workflows.devise.data import seen_features, vectors_of
 
     options = Options(**{**SMALL, "trunk": str(small.trunk), "words": str(small.words), **choices})
     listed = records.load_recipe(open_objects(str(small.store))).classes

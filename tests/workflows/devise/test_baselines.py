@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from workflows.devise import baselines
 from workflows.devise.baselines import Learned
-from workflows.devise.space import unit
+from workflows.devise.class_space import unit
 
 CLASSES, DIM, WIDTH = 5, 4, 6
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.backbone.opening import open_backbone
+from pipeline.backbone.load import open_backbone
 from pipeline.errors import TesseraeError
 from tests.commands import Ended
 from tests.commands import run as run_command
@@ -22,10 +22,10 @@ from tests.workflows.devise.small import (
     small_words,
 )
 from workflows.cli import main
+from workflows.devise.class_splits import UNSEEN, class_parts
 from workflows.devise.model import open_model
-from workflows.devise.splits import UNSEEN, class_parts
 from workflows.devise.stage import begin_with
-from workflows.training.folder import RunFolder
+from workflows.training.run_folder import RunFolder
 
 WORDS = (
     *("--batch-size", 8, "--hidden", 16, "--steps", 20, "--look-every", 10),
@@ -69,7 +69,7 @@ def trained(small: Small) -> Path:
 
 def test_a_run_maps_pictures_and_words_into_one_space(small: Small, trained: Path) -> None:
     """Pictures by their pixels come out where their features do."""
-    from pipeline.features.reading import open_features
+    from pipeline.features.reader import open_features
     from pipeline.store import arrays
     from pipeline.store.objects import open_objects
 

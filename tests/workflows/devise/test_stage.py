@@ -12,12 +12,12 @@ import torch
 
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
-from pipeline.words import ClassVectors
+from pipeline.wordvectors.vectors import ClassVectors
 from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_stage
 from tests.workflows.training.worlds import in_ranks, through_a_file
+from workflows.devise.class_space import FILE, load_space, make_space
+from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.options import Options
-from workflows.devise.space import FILE, load_space, make_space
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.stage import Devise, open_trunk
 from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from workflows.search.engine import Engine
-from workflows.search.server import bind, serve
-from workflows.search.service import Service
+from workflows.search.server.app import bind, serve
+from workflows.search.server.base_handler import Service
 
 PATIENCE = 30.0
 

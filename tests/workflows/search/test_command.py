@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.probe import Probe
+from pipeline.images.probe import Probe
 from tests.commands import saboteur, start, wait_until
 from tests.workflows.search.toy import CLASSES, Toy, make_store, paint
 from workflows import cli

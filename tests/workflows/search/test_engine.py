@@ -17,7 +17,7 @@ from pipeline.store.split import open_split
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.toy import CLASSES, SIZE, Toy, colour, make_store, paint, pixels
 from workflows.search.engine import Answer, Engine, Wanted
-from workflows.search.pictures import Gallery, Squarer, read_picture
+from workflows.search.gallery import Gallery, Squarer, read_picture
 from workflows.search.query import QueryError, parse
 
 Places = list[tuple[str, int]]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.hierarchy import Hierarchy
 from pipeline.store import records
 from pipeline.store.objects import open_objects
-from pipeline.word_files import read_words
-from pipeline.words import class_vectors
+from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.hierarchy import Hierarchy
+from pipeline.wordvectors.vectors import class_vectors
 from tests.commands import run
 from tests.workflows.devise.small import WNIDS, Small, make_small
 from workflows.cli import main
-from workflows.devise.splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.studies import devise
 from workflows.studies.devise import Arena, Ground, choose, chosen_devise, differences, run_split
 
@@ -119,7 +119,7 @@ def test_what_it_needs_is_asked_for(small: Small, capsys: pytest.CaptureFixture[
 def test_differences_are_of_what_there_is(ground: Ground) -> None:
     """Of two classes there is no hit@5."""
     arena = Arena(ground, 0, final=True)
-    from workflows.devise.judging import judge
+    from workflows.devise.evaluation import judge
 
     right = np.eye(6, dtype=np.float32)[ground.judged.labels]
     found = [judge(right, arena.pictures)]

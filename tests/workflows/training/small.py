@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from cluster.rank import Rank
+from cluster.ranks.process import Rank
 from pipeline.loader import Loader
 from tests.pictures import jpeg, prepare_inline
-from workflows.training.folder import RunFolder
-from workflows.training.launching import _described, versions
+from workflows.training.launch import _described, versions
 from workflows.training.loop import Data, Job, train
 from workflows.training.options import FREE
+from workflows.training.run_folder import RunFolder
 from workflows.training.world import World
 from workflows.wgan.options import Options
 from workflows.wgan.sampling import STAGE

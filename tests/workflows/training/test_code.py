@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.rank import Rank
-from pipeline import identity
+from cluster.ranks.process import Rank
+from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training import loop
 from workflows.training.loop import Data, Job, train
@@ -21,7 +21,7 @@ RANK = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=False)
     ("how", "says"),
     [
         ({"code": "0" * 32}, "another Tesserae than where the run was begun"),
-        ({"code": identity.digest(), "torch": "1.0"}, "and 1.0 where the run was begun"),
+        ({"code": code_digest.digest(), "torch": "1.0"}, "and 1.0 where the run was begun"),
     ],
 )
 def test_a_rank_of_other_code_is_refused(

@@ -10,13 +10,13 @@ import pytest
 
 from pipeline.errors import TesseraeError
 from tests.commands import ROOT
-from workflows.training.folder import RunFolder
 from workflows.training.holding import held
+from workflows.training.run_folder import RunFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from workflows.training.folder import RunFolder
+from workflows.training.run_folder import RunFolder
 from workflows.training.holding import held
 with held(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)

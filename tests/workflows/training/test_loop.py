@@ -14,7 +14,7 @@ from tests.workflows.training.small import small_store, tensors, train_here
 from workflows.training import loop
 from workflows.training.errors import DivergedError
 from workflows.training.finite import first_not_finite
-from workflows.training.folder import Checkpoint, RunFolder
+from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.wgan.stage import Wgan
 
 WILD: dict[str, Any] = {"objective": "wgan-gp", "rate": 1e30, "penalty": 1e30, "critic_steps": 1}

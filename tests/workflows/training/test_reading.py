@@ -14,8 +14,8 @@ from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
 from workflows.colourise.options import Options as Colours
 from workflows.devise.options import Options as Words
-from workflows.training.folder import RunFolder
 from workflows.training.options import FREE, Training
+from workflows.training.run_folder import RunFolder
 from workflows.wgan.options import Options as Gan
 
 READING: dict[str, Any] = {

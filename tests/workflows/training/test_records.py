@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError, TesseraeError
 from tests.hostile import mutated
 from workflows.training import records, writing
-from workflows.training.folder import Checkpoint, RunFolder
 from workflows.training.records import RunFileError
+from workflows.training.run_folder import Checkpoint, RunFolder
 
 OPTIONS = {
     "versions": {"torch": "2"},

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.ranks import Wanted
+from cluster.ranks.world import Wanted
 from workflows.colourise.options import Options as Colours
-from workflows.progress import Progress
+from workflows.terminal.progress import Progress
 from workflows.training import loop
-from workflows.training.folder import RunFolder
-from workflows.training.launching import _beginning, _Watcher, cost_line, losses_line
+from workflows.training.launch import _beginning, _Watcher, cost_line, losses_line
+from workflows.training.run_folder import RunFolder
 from workflows.wgan.options import Options
 
 

@@ -1,0 +1,1 @@
+"""The processes of a cluster: schedulers, workers, and what starts, watches and ends them."""

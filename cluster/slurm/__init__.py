@@ -1,0 +1,1 @@
+"""Clusters whose workers are jobs of Slurm, or processes of one Slurm allocation."""

@@ -1,0 +1,143 @@
+"""Networks from a folder or the model hub, and new ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from pipeline.backbone.choices import NEW
+from pipeline.backbone.determinism import check_repeats
+from pipeline.backbone.files import check_folder, check_opened
+from pipeline.backbone.network import Backbone
+from pipeline.backbone.transform import Transform, read_transform
+from pipeline.errors import TesseraeError
+
+FAULTS = (
+    OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError,
+    ArithmeticError, SafetensorError,
+)  # fmt: skip
+"""What libraries raise of settings and weights that do not belong together."""
+
+SEES = "vision_model"
+"""The part that sees, of a model of pictures and words."""
+
+
+def open_backbone(
+    where: str | os.PathLike[str],
+    device: torch.device | None = None,
+    *,
+    cut: str | None = None,
+    pooling: str = "end",
+) -> Backbone:
+    """Open a model.
+
+    Args:
+        where: A folder with `config.json` and `model.safetensors`, or a name of the model hub.
+        device: Where it shall be (the processor).
+        cut: The block whose output is taken; None = the end.
+        pooling: How that is pooled.
+
+    Raises:
+        TesseraeError: It is not there, is damaged, is no vision model, has no such block, makes
+            other features each time, or `transformers` is not installed.
+    """
+    if where == NEW:
+        return new_backbone(device, cut=cut, pooling=pooling)
+    folder = Path(where)
+    if (folder / "options.json").exists() and not (folder / "config.json").exists():
+        raise TesseraeError(
+            f"{where} is a training run: `tesserae export {where}` writes what it trained into a"
+            " folder to be named here."
+        )
+    if folder.is_dir():
+        check_folder(folder)
+    opened, missing = _load(str(where), local=folder.is_dir())
+    model, inside = (getattr(opened, SEES), f"{SEES}.") if hasattr(opened, SEES) else (opened, "")
+    takes = getattr(model, "main_input_name", "pixel_values")
+    if takes != "pixel_values":
+        raise TesseraeError(f"{where} is no vision model: it takes {takes}.")
+    lost = {name.removeprefix(inside) for name in missing if name.startswith(inside)}
+    unknown = sorted(name for name in lost if not name.startswith("pooler."))
+    if unknown:  # they would be random ones
+        raise TesseraeError(f"{where} has no weights for {unknown[0]}: it is of another model.")
+    backbone = Backbone(
+        model.to(device or "cpu").float(),
+        name=f"{type(model).__name__} ({folder.name})",
+        transform=read_transform(str(where), model.config, local=folder.is_dir()),
+        pooler=not lost,
+        cut=cut,
+        pooling=pooling,
+    )
+    if backbone.dim:  # first, as it refuses what makes nothing of pictures
+        check_repeats(backbone)
+    return backbone
+
+
+def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
+    """The model, and the weights that it has not."""
+    try:
+        from transformers import AutoModel
+        from transformers import logging as said
+    except ImportError as e:
+        raise TesseraeError(
+            f"a backbone needs the package transformers ({e}): run `make setup EXTRAS=features`."
+        ) from e
+    said.set_verbosity(logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says, we say
+    said.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, loaded = AutoModel.from_pretrained(
+                where,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=local,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
+    except FAULTS as e:
+        first = (str(e).strip().splitlines() or [""])[0]
+        raise TesseraeError(
+            f"{where} is no backbone ({first}): expected a folder with config.json and"
+            " model.safetensors, or a name of the model hub."
+        ) from e
+    check_opened(where, model, loaded["mismatched_keys"])
+    return model, set(loaded["missing_keys"])
+
+
+def new_backbone(
+    device: torch.device | None = None,
+    *,
+    size: int = 64,
+    width: int = 32,
+    cut: str | None = None,
+    pooling: str = "end",
+) -> Backbone:
+    """A residual network of eight convolutions whose weights torch draws now.
+
+    Args:
+        device: Where it shall be (the processor).
+        size: Side of the pictures that it takes, in pixels: 32 at least.
+        width: Channels of its first layers; its features are 8 times as many.
+        cut: As of `open_backbone`.
+        pooling: As of `open_backbone`.
+    """
+    from transformers import ResNetConfig, ResNetModel
+
+    widths = [width * factor for factor in (1, 2, 4, 8)]
+    config = ResNetConfig(
+        embedding_size=width, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic"
+    )
+    half = (0.5, 0.5, 0.5)
+    model: nn.Module = ResNetModel(config)
+    model.to(device or "cpu")
+    transform = Transform(size=size, mean=half, std=half)
+    return Backbone(model, name=NEW, transform=transform, cut=cut, pooling=pooling)

@@ -1,0 +1,1 @@
+"""Image files into pixels: formats, decoding, resizing, and a sandbox for dangerous files."""

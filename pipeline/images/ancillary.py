@@ -1,0 +1,211 @@
+"""An image file without what only speaks of its picture: texts, profiles, EXIF, thumbnails.
+
+A decoder reads such metadata before the pixels, and some of it refuses a file whose metadata is
+too long or broken, though every pixel is sound. What is made here holds just what decides the
+pixels, in the order it had; nothing in it is decoded or inflated, so a text that would inflate to
+a gigabyte costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+
+from PIL import Image
+
+from pipeline.images import formats, tiff
+from pipeline.images.formats import Format
+from pipeline.images.jpeg import metadata_segments, without_app_segments
+
+ORIENTATION = 0x0112
+_MAX_TEXT_BYTES = 1 << 20
+"""Bytes to which a compressed text is inflated in the search for an orientation."""
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+
+
+def without_metadata(data: bytes, format: Format) -> bytes | None:
+    """Return *data* without metadata.
+
+    Args:
+        data: A whole image file.
+        format: What it is; one of `pipeline.images.formats.DECODED_FORMATS`.
+
+    Returns:
+        None: its structure cannot be followed, or the format knows no metadata.
+    """
+    if format is formats.JPEG:
+        return without_app_segments(data)
+    if format is formats.PNG:
+        return _png(data)
+    if format is formats.TIFF:
+        return tiff.without_metadata(data)
+    if format is formats.WEBP:
+        return _webp(data)
+    if format is formats.GIF:
+        return _gif(data)
+    return None
+
+
+# --- PNG ----------------------------------------------------------------------------------------
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PALETTE = 3
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk of a PNG with where it begins and ends, checksum included."""
+    at = len(_SIGNATURE)
+    while at + 8 <= len(data):
+        stop = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], at, stop
+        at = stop
+
+
+def _png(data: bytes) -> bytes:
+    pieces = [data[:8]]
+    shows = {b"IHDR", b"IDAT"} | ({b"PLTE"} if data[25:26] == bytes([_PALETTE]) else set())
+    seen = False
+    for name, at, stop in _chunks(data):
+        if seen and name != b"IDAT":
+            break  # the pixels are in one row of chunks
+        seen = seen or name == b"IDAT"
+        if name in shows:
+            pieces.append(data[at:stop])
+        if stop > len(data):  # cut off: whatever is missing must be missed
+            return b"".join(pieces)
+    return b"".join([*pieces, _END])
+
+
+def _png_metadata(data: bytes) -> Iterator[tuple[str, bytes]]:
+    for name, at, stop in _chunks(data):
+        body = data[at + 8 : stop - 4]
+        keyword, _, rest = body.partition(b"\0")
+        if name == b"eXIf":
+            yield "exif", body
+        elif name == b"iTXt" and keyword == b"XML:com.adobe.xmp":
+            yield "iTXt", rest
+        elif name in (b"zTXt", b"tEXt") and keyword == b"Raw profile type exif":
+            yield name.decode(), rest
+
+
+def _international(rest: bytes) -> bytes:
+    """Return the text of an iTXt chunk, of which *rest* is what follows the keyword."""
+    _, _, text = rest[2:].split(b"\0", 2)
+    return _inflated(text) if rest[0] else text
+
+
+def _inflated(packed: bytes) -> bytes:
+    return zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES)
+
+
+def _profile(text: bytes) -> bytes:
+    """Return the EXIF that ImageMagick writes into a text: three lines, then hexadecimal digits."""
+    return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+
+
+# --- WebP ---------------------------------------------------------------------------------------
+
+_WEBP_SHOWS = frozenset([b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"])
+_WEBP_HAS_METADATA = 0x20 | 0x08 | 0x04
+"""Flags of VP8X: profile, EXIF, XMP."""
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    at = 12
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        stop = at + 8 + length + (length & 1)
+        yield data[at : at + 4], at, stop
+        at = stop
+
+
+def _webp(data: bytes) -> bytes:
+    pieces = []
+    for name, at, stop in _riff_chunks(data):
+        if name in _WEBP_SHOWS:
+            chunk = bytearray(data[at:stop])
+            if name == b"VP8X" and len(chunk) > 8:
+                chunk[8] &= ~_WEBP_HAS_METADATA
+            pieces.append(bytes(chunk))
+    body = b"".join(pieces)
+    return b"RIFF" + (len(body) + 4).to_bytes(4, "little") + b"WEBP" + body
+
+
+# --- GIF ----------------------------------------------------------------------------------------
+
+_IMAGE, _EXTENSION, _GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
+
+
+def _gif(data: bytes) -> bytes | None:
+    """Keep the first picture and how it is drawn, without comments and the pictures after it."""
+    if len(data) < 13:
+        return None
+    at = 13 + _table_bytes(data[10])
+    head, control = data[:at], b""
+    while at + 1 < len(data):
+        if data[at] == _EXTENSION:
+            stop = _past_blocks(data, at + 2)
+            if data[at + 1] == _GRAPHIC_CONTROL and stop - at == 8:
+                control = data[at:stop]
+            at = stop
+        elif data[at] == _IMAGE and at + 10 < len(data):
+            stop = _past_blocks(data, at + 11 + _table_bytes(data[at + 9]))
+            return head + control + data[at:stop] + b";"
+        else:
+            return None
+    return None
+
+
+def _table_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _past_blocks(data: bytes, at: int) -> int:
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
+
+
+# --- orientation --------------------------------------------------------------------------------
+
+
+def orientation(data: bytes, format: Format) -> int:
+    """Return the EXIF orientation of *data*, 1 to 8; 1 if it has none that can be read.
+
+    EXIF counts before XMP, and what is broken is passed over.
+    """
+    values: dict[bool, int] = {}
+    for kind, body in _metadata(data, format):
+        try:
+            is_exif, value = _orientation_of(kind, body)
+        except Exception:  # noqa: BLE001 - any error: broken EXIF loses no picture
+            continue
+        if 1 <= value <= 8:
+            values.setdefault(is_exif, value)
+    return values.get(True, values.get(False, 1))
+
+
+def _metadata(data: bytes, format: Format) -> Iterator[tuple[str, bytes]]:
+    if format is formats.JPEG:
+        yield from metadata_segments(data)
+    elif format is formats.PNG:
+        yield from _png_metadata(data)
+    elif format is formats.WEBP:
+        names = {b"EXIF": "exif", b"XMP ": "xmp"}
+        for name, at, stop in _riff_chunks(data):
+            if name in names:
+                yield names[name], data[at + 8 : stop]
+
+
+def _orientation_of(kind: str, body: bytes) -> tuple[bool, int]:
+    """Return whether *body* is EXIF, and the orientation that it states (0: none)."""
+    if kind in ("xmp", "iTXt"):
+        match = _XMP_ORIENTATION.search(body if kind == "xmp" else _international(body))
+        return False, int(match[1]) if match else 0
+    if kind != "exif":
+        body = _profile(_inflated(body[1:]) if kind == "zTXt" else body)
+    exif = Image.Exif()
+    exif.load(body)
+    return True, int(exif.get(ORIENTATION, 0))

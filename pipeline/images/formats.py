@@ -1,0 +1,338 @@
+"""Names what a file is by its first bytes, an image or not.
+
+Nothing is decoded here and nothing imported for it, so that whoever only needs to name a file (a
+source, the search page) may ask. A file's own name is never looked at: suffixes lie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+HEAD_BYTES = 4096
+"""Bytes of the beginning of a file that `format_of` looks at; more are ignored."""
+
+SMALL_BYTES = 2**20
+"""Up to so many bytes of a file are read at once: a look at its beginning would cost more."""
+
+DECODED = "decoded"
+"""An image of a format that `pipeline.images.decode` decodes."""
+PICTURE = "picture"
+"""An image of a format that is known by its name only."""
+OTHER = "other"
+"""No image."""
+
+_CONVERT = "convert it to JPEG or PNG"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file format, told by the first bytes of a file."""
+
+    name: str
+    """The name as people write it: "JPEG", "AVIF", "HTML", ..."""
+    phrase: str
+    """The name with its article and noun, as a part of a sentence: "an AVIF image"."""
+    kind: str
+    """`DECODED`, `PICTURE` or `OTHER`."""
+    advice: str = ""
+    """What to do about such a file, as an imperative without a full stop."""
+
+    @property
+    def reason(self) -> str:
+        """Why a row whose bytes have this format is in quarantine."""
+        return f"{self.phrase}; {self.advice}" if self.advice else f"{self.phrase}, not an image"
+
+
+def _decoded(name: str) -> Format:
+    article = "an" if name[0] in "AEIOUHLMRSX" else "a"
+    return Format(name, f"{article} {name} image", DECODED)
+
+
+def _picture(name: str, article: str = "a", noun: str = "image") -> Format:
+    return Format(name, f"{article} {name} {noun}", PICTURE, _CONVERT)
+
+
+def _other(name: str, phrase: str, advice: str = "") -> Format:
+    return Format(name, phrase, OTHER, advice)
+
+
+JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM = map(
+    _decoded, ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "PPM")
+)
+DECODED_FORMATS = (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)
+"""Every format that is decoded. JPEG includes MPO, PPM its family (PBM, PGM)."""
+
+_AVIF = _picture("AVIF", "an")
+_HEIC = _picture("HEIC")
+_RAW = {
+    name: Format(name, f"{article} {name} raw photograph", PICTURE, "develop it to JPEG or PNG")
+    for name, article in {
+        "CR2": "a", "CR3": "a", "DNG": "a", "NEF": "an", "ARW": "an", "ORF": "an", "RW2": "an",
+        "RAF": "an", "X3F": "an", "MRW": "an",
+    }.items()
+}  # fmt: skip
+_UNPACK = "unpack it"
+_VIDEO = _other("MP4", "an MP4 video")
+
+_CONTAINERS: tuple[tuple[int, bytes, Format], ...] = (
+    (0, b"%PDF-", _other("PDF", "a PDF document")),
+    (0, b"version https://git-lfs.github.com/", _other(
+        "Git LFS pointer", "a Git LFS pointer in the place of the file", "run `git lfs pull`")),
+    (0, b"\x93NUMPY", _other("NumPy", "a NumPy array")),
+    (0, b"\x89HDF\r\n\x1a\n", _other("HDF5", "an HDF5 file")),
+    (0, b"MATLAB 5.0", _other("MATLAB", "a MATLAB file")),
+    (0, b"PAR1", _other("Parquet", "a Parquet table")),
+    (0, b"PARE", _other("Parquet", "an encrypted Parquet table")),
+    (0, b"ARROW1", _other("Arrow", "an Arrow table")),
+    (0, b"SQLite format 3\0", _other("SQLite", "an SQLite database")),
+    (0, b"\x1f\x8b", _other("gzip", "a gzip archive", _UNPACK)),
+    (0, b"PK\x03\x04", _other("zip", "a zip archive", _UNPACK)),
+    (0, b"PK\x05\x06", _other("zip", "an empty zip archive")),
+    (0, b"PK\x07\x08", _other("zip", "a part of a zip archive")),
+    (0, b"BZh", _other("bzip2", "a bzip2 archive", _UNPACK)),
+    (0, b"\xfd7zXZ\0", _other("xz", "an xz archive", _UNPACK)),
+    (0, b"\x28\xb5\x2f\xfd", _other("Zstandard", "a Zstandard archive", _UNPACK)),
+    *(
+        (0, bytes([low]) + b"\x2a\x4d\x18", _other("Zstandard", "a Zstandard archive", _UNPACK))
+        for low in range(0x50, 0x60)  # frames that a reader passes over
+    ),
+    (0, b"7z\xbc\xaf\x27\x1c", _other("7z", "a 7z archive", _UNPACK)),
+    (0, b"Rar!\x1a\x07", _other("RAR", "a RAR archive", _UNPACK)),
+    (0, b"\x04\x22\x4d\x18", _other("lz4", "an lz4 archive", _UNPACK)),
+    (0, b"LZIP\x01", _other("lzip", "an lzip archive", _UNPACK)),
+    (0, b"\x1f\x9d", _other("compress", "an archive of compress (.Z)", _UNPACK)),
+    (16, b"\xde\xc0\xef\xbe", _other("LMDB", "an LMDB")),
+    (0, b"\x0a\x23\xd7\xce", _other("RecordIO", "a RecordIO file")),
+)  # fmt: skip
+"""Archives, tables and databases: what may hold many images and is none."""
+
+_MAGIC: tuple[tuple[int, bytes, Format], ...] = (
+    # --- decoded
+    (0, b"\xff\xd8\xff", JPEG),
+    (0, b"\x89PNG\r\n\x1a\n", PNG),
+    (0, b"GIF87a", GIF),
+    (0, b"GIF89a", GIF),
+    (8, b"CR\x02\0", _RAW["CR2"]),  # before TIFF, which it is, too
+    (0, b"II*\0", TIFF),
+    (0, b"MM\0*", TIFF),
+    (0, b"MM*\0", TIFF),
+    (0, b"II\0*", TIFF),
+    (0, b"MM\0+", TIFF),
+    (0, b"II+\0", TIFF),
+    # --- images of other formats
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", _picture("JPEG 2000")),
+    (0, b"\xff\x4f\xff\x51", _picture("JPEG 2000")),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", _picture("JPEG XL")),
+    (0, b"\xff\x0a", _picture("JPEG XL")),
+    (0, b"II\xbc\x01", _picture("JPEG XR")),
+    (0, b"8BPS", _picture("Photoshop (PSD)")),
+    (0, b"gimp xcf", _picture("GIMP (XCF)")),
+    (0, b"%!PS", _picture("PostScript (EPS)")),
+    (0, b"\xc5\xd0\xd3\xc6", _picture("PostScript (EPS)")),
+    (0, b"\x76\x2f\x31\x01", _picture("OpenEXR", "an")),
+    (0, b"#?RADIANCE", _picture("Radiance (HDR)")),
+    (0, b"#?RGBE", _picture("Radiance (HDR)")),
+    (0, b"SIMPLE  =", _picture("FITS")),
+    (128, b"DICM", _picture("DICOM")),
+    (0, b"qoif", _picture("QOI")),
+    (0, b"DDS ", _picture("DirectDraw (DDS)")),
+    (0, b"\x8aMNG\r\n\x1a\n", _picture("MNG", "an")),
+    (0, b"\x8bJNG\r\n\x1a\n", _picture("JNG")),
+    (0, b"BPG\xfb", _picture("BPG")),
+    (0, b"FLIF", _picture("FLIF")),
+    (0, b"AT&TFORM", _picture("DjVu")),
+    (0, b"icns", _picture("ICNS", "an")),
+    (0, b"\x01\xda", _picture("SGI", "an")),
+    (0, b"\x59\xa6\x6a\x95", _picture("Sun raster")),
+    (0, b"\xab\x4b\x54\x58", _picture("KTX", noun="texture")),
+    (0, b"\xd7\xcd\xc6\x9a", _picture("Windows metafile (WMF)")),
+    (40, b" EMF", _picture("Windows metafile (EMF)")),
+    (0, b"/* XPM */", _picture("XPM", "an")),
+    (0, b"\x0a\x05\x01\x08", _picture("PCX")),
+    (0, b"P7\n", _picture("PAM")),
+    (0, b"PF\n", _picture("PFM")),
+    (0, b"IIRO", _RAW["ORF"]),
+    (0, b"IIRS", _RAW["ORF"]),
+    (0, b"MMOR", _RAW["ORF"]),
+    (0, b"IIU\0", _RAW["RW2"]),
+    (0, b"FUJIFILMCCD-RAW", _RAW["RAF"]),
+    (0, b"FOVb", _RAW["X3F"]),
+    (0, b"\0MRM", _RAW["MRW"]),
+    # --- no images
+    *_CONTAINERS,
+    (257, b"ustar", _other("tar", "a tar archive", _UNPACK)),
+    (0, b"OggS", _other("Ogg", "an Ogg sound or video")),
+    (0, b"fLaC", _other("FLAC", "a FLAC sound")),
+    (0, b"ID3", _other("MP3", "an MP3 sound")),
+    (0, b"\xff\xfb", _other("MP3", "an MP3 sound")),
+    (0, b"MThd", _other("MIDI", "a MIDI sound")),
+    (0, b"\x1a\x45\xdf\xa3", _other("Matroska", "a Matroska or WebM video")),
+    (0, b"FLV\x01", _other("FLV", "a Flash video")),
+    (0, b"\0\0\x01\xba", _other("MPEG", "an MPEG video")),
+    (0, b"\0\0\x01\xb3", _other("MPEG", "an MPEG video")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _other("ASF", "a Windows Media (ASF) file")),
+    (0, b"\0\x05\x16\x07", _other("AppleDouble", "an AppleDouble file, which macOS leaves")),
+    (0, b"\0\0\0\x01Bud1", _other(".DS_Store", "a .DS_Store file, which macOS leaves")),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _other("OLE", "a Microsoft Office file or Thumbs.db")),
+    (0, b"\x7fELF", _other("ELF", "a program")),
+    (0, b"MZ", _other("EXE", "a Windows program")),
+)  # fmt: skip
+
+_BRANDS = {
+    b"avif": _AVIF,
+    b"avis": _AVIF,
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), _HEIC
+    ),
+    b"mif1": _picture("HEIF"),
+    b"msf1": _picture("HEIF"),
+    b"jxl ": _picture("JPEG XL"),
+    b"jp2 ": _picture("JPEG 2000"),
+    b"crx ": _RAW["CR3"],
+    b"qt  ": _other("QuickTime", "a QuickTime video"),
+    b"M4A ": _other("M4A", "an MPEG-4 sound"),
+    b"M4B ": _other("M4A", "an MPEG-4 sound"),
+}
+"""What the brand of an ISO base media file says; every other brand is taken for a video."""
+
+_BOXES = (b"moov", b"mdat", b"wide", b"pnot", b"skip", b"free")
+"""Boxes that a QuickTime file of before the brands begins with."""
+
+_RIFF = {
+    b"WEBP": WEBP,
+    b"WAVE": _other("WAV", "a WAV sound"),
+    b"AVI ": _other("AVI", "an AVI video"),
+}
+
+_ZEROS = _other(
+    "zeros", "begins with nothing but zeros", "the file was never written whole: fetch it again"
+)
+_TEXTS: tuple[tuple[bytes, Format], ...] = (
+    (rb"<svg\b|<\?xml[^>]*>.*<svg\b|<!DOCTYPE svg", _picture("SVG", "an", "drawing")),
+    (
+        rb"<!doctype html|<html\b|<head\b|<body\b|<script\b|<title\b",
+        _other("HTML", "an HTML page in the place of the image", "fetch the image again"),
+    ),
+    (rb"<\?xml\b", _other("XML", "an XML document")),
+    (rb"#define\s+\S+_width\b", _picture("XBM", "an")),
+    (rb"[{\[]\s*[\"{\[\]}\d-]", _other("JSON", "a JSON document")),
+)
+_TEXT = _other("text", "a text file")
+
+
+def format_of(data: bytes) -> Format | None:
+    """Return what *data*, the bytes of a file or the first `HEAD_BYTES` of them, begin like.
+
+    Returns:
+        None: they begin like nothing that is known.
+    """
+    head = bytes(data[:HEAD_BYTES])
+    for offset, magic, named in _MAGIC:
+        if head.startswith(magic, offset):
+            return named
+    for look in _LOOKS:
+        if (found := look(head)) is not None:
+            return found
+    return None
+
+
+def container_of(head: bytes) -> Format | None:
+    """Return the archive, table or database that a file which begins with *head* is; else None."""
+    rows = (named for offset, magic, named in _CONTAINERS if head.startswith(magic, offset))
+    return next(rows, None)
+
+
+def is_decoded(head: bytes) -> bool:
+    """Return True if the file that begins with *head* has a format that is decoded."""
+    found = format_of(head)
+    return found is not None and found.kind == DECODED
+
+
+def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
+    """Return False if a file can be no readable picture, so that it need not be read whole.
+
+    Args:
+        head: Its first `HEAD_BYTES`.
+        num_bytes: Its length.
+        limit: Bytes of the longest file that is read for an image.
+    """
+    return num_bytes <= limit and (num_bytes <= SMALL_BYTES or is_decoded(head))
+
+
+def _riff(head: bytes) -> Format | None:
+    if not head.startswith(b"RIFF"):
+        return None
+    return _RIFF.get(head[8:12], _other("RIFF", "a RIFF file"))
+
+
+def _media(head: bytes) -> Format | None:
+    """Name an ISO base media file by its brands: the first that is known, the major one first."""
+    if head[4:8] in _BOXES:
+        return _BRANDS[b"qt  "]
+    if head[4:8] != b"ftyp":
+        return None
+    major, stop = head[8:12], min(int.from_bytes(head[:4], "big"), 256)
+    if major in (b"mif1", b"msf1"):  # the container of AVIF and HEIC: the others tell which
+        others = [head[at : at + 4] for at in range(16, stop, 4)]
+        brand = next((_BRANDS[brand] for brand in others if brand in _CODED), None)
+        return brand or _BRANDS[major]
+    return _BRANDS.get(major, _VIDEO)
+
+
+_CODED = {brand for brand, named in _BRANDS.items() if named in (_AVIF, _HEIC)}
+
+
+_NETPBM = re.compile(rb"P([1-6f]|yP)[ \t-\r]|P0CMYK|PyRGBA|PyCMYK")
+
+
+def _netpbm(head: bytes) -> Format | None:
+    return PPM if _NETPBM.match(head) else None  # all that Pillow takes for one
+
+
+def _bitmap(head: bytes) -> Format | None:
+    return BMP if head.startswith(b"BM") else None
+
+
+def _icon(head: bytes) -> Format | None:
+    if head[:4] not in (b"\0\0\x01\0", b"\0\0\x02\0") or len(head) < 22 or head[9]:
+        return None
+    return _picture("icon (ICO)", "an", "file")
+
+
+def _zeros(head: bytes) -> Format | None:
+    return _ZEROS if head and not head.strip(b"\0") else None
+
+
+def _targa(head: bytes) -> Format | None:
+    """Name a TGA by the sense that its header makes: the format has no magic number."""
+    if len(head) < 18 or head[1] > 1 or head[2] not in (1, 2, 3, 9, 10, 11):
+        return None
+    has_palette, sides = head[1] == 1, (head[12:14], head[14:16])
+    fits = (
+        (head[7] in (15, 16, 24, 32)) if has_palette else not any(head[3:8]),
+        has_palette or head[2] not in (1, 9),
+        b"\0\0" not in sides,
+        head[16] in (8, 15, 16, 24, 32),
+        head[17] & 0xC7 in (0, 1) or head[17] & 0x0F == 8,
+    )
+    return _picture("Targa (TGA)") if all(fits) else None
+
+
+def _text(head: bytes) -> Format | None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for pattern, named in _TEXTS:
+        if re.match(pattern, text, re.IGNORECASE | re.DOTALL):
+            return named
+    try:  # a character may be cut at the end of what was read
+        words = text.decode("utf-8", "strict" if len(head) < HEAD_BYTES - 4 else "ignore")
+    except UnicodeDecodeError:
+        return None
+    plain = len(words) > 3 and all(c.isprintable() or c in "\t\r\n" for c in words)
+    return _TEXT if plain else None
+
+
+_LOOKS: tuple[Callable[[bytes], Format | None], ...] = (
+    _riff, _media, _bitmap, _netpbm, _targa, _icon, _zeros, _text,
+)  # fmt: skip

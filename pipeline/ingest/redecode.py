@@ -1,0 +1,108 @@
+"""Decoding rows again from the source, to compare them with what a store holds.
+
+The store is read by zarr here, not by the code that wrote it: two ways must meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import google_crc32c
+
+from pipeline.errors import DecodeError, ReadError, StoreError
+from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
+from pipeline.images.resize import resize
+from pipeline.ingest.readahead import Unread, read_sample
+from pipeline.ingest.shard import Work, Workspace
+from pipeline.ingest.source_index import Sample, known_origin
+from pipeline.ingest.verify import Problem
+from pipeline.order import row_order
+from pipeline.store import arrays, layout, records, table
+from pipeline.store.objects import Objects
+
+
+def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Problem]:
+    """Decode *num_rows* rows of a finished split again, and yield each that differs.
+
+    Args:
+        objects: The store.
+        split: A finished split.
+        num_rows: How many rows, spread over the split; always the same ones.
+
+    Raises:
+        StoreError: The split is not finished, or where its source is is not known.
+        StoreMismatchError: This machine makes other pixels than the recipe.
+    """
+    done = records.load_done(objects, split)
+    if done is None:
+        raise StoreError(f"split {split!r} is not finished: there is nothing to compare with.")
+    _check_source(objects, split)
+    work = Work(store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False)
+    space = Workspace(work)
+    chosen = sorted(row_order(done.num_rows, seed=1)[:num_rows].tolist())
+    for shard in sorted({row // space.plan.shard_rows for row in chosen}):
+        samples = {sample.row: sample for sample in space.rows.shard(shard)}
+        name = layout.part(split, shard)
+        part = table.load_part(objects, name, space.plan.rows(shard))
+        for row in (row for row in chosen if row in samples):
+            line = part.slice(row - space.plan.rows(shard).start, 1).to_pylist()[0]
+            yield from _differences(space, shard, samples[row], line)
+
+
+def _check_source(objects: Objects, split: str) -> None:
+    origin = known_origin(objects, records.load_plan(objects, split))
+    if origin.is_there:
+        return
+    if origin.root == f"{objects.url}/{layout.spool(split)}":
+        raise StoreError(
+            f"the images of split {split!r} can only be streamed, and the spool that they went"
+            f" through was removed with the end of the run. Run `tesserae prepare {origin.source}`"
+            " into another folder to compare with."
+        )
+    raise StoreError(
+        f"the images of split {split!r} were in {origin.root}, which is not there. Run `tesserae"
+        " repair` with --data SOURCE to say where they are now."
+    )
+
+
+def _differences(
+    space: Workspace, shard: int, sample: Sample, line: dict[str, object]
+) -> Iterator[Problem]:
+    row = f"row {sample.row} ({sample.key!r})"
+    split = space.work.split
+    image = f"{space.rows.origin.root}/{sample.path}"
+    try:
+        data = read_sample(space.reader, sample, space.recipe.max_image_bytes)
+    except ReadError as e:
+        yield Problem(image, f"{row}: {e}")
+        return
+    checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
+    if checksum != line["crc32c"]:
+        yield Problem(image, f"{row}: its bytes are not those that were committed")
+        return
+    status, pixels = _paint(space, data, line["status"])
+    if status != line["status"]:
+        yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
+        return
+    for size, made in pixels.items():
+        stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
+        if stored.tobytes() != made:
+            yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
+
+
+def _paint(
+    space: Workspace, data: bytes | Unread, expected: object
+) -> tuple[int, dict[int, bytes]]:
+    recipe = space.recipe
+    black = {size: bytes(size * size * 3) for size in space.work.sizes}
+    if expected in (CRASHED, TIMEOUT):  # never give it to a decoder again
+        return int(str(expected)), black
+    if isinstance(data, Unread):
+        return data.status, black
+    try:
+        decoded = decode(data, **recipe.decoding)
+    except DecodeError as e:
+        return e.status, black
+    return READABLE, {
+        size: resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in black
+    }

@@ -1,0 +1,19 @@
+"""The Dask tasks of `prepare`: one for each shard of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pipeline.ingest.shard import Work, prepare_shard
+from pipeline.jobs import Job
+
+
+def shard_jobs(work: Work, shards: Iterable[int]) -> list[Job]:
+    """Return the jobs that prepare *shards*, each with one in a sandbox in its place."""
+
+    def job(shard: int) -> Job:
+        name = f"prepare-{work.split}-{shard:06d}"
+        isolated = Job(f"{name}-isolated", prepare_shard, (work, shard), {"isolated": True})
+        return Job(name, prepare_shard, (work, shard), isolated=isolated)
+
+    return [job(shard) for shard in shards]

@@ -1,0 +1,1 @@
+"""Tar and zip archives: walked, outlined, and laid out as samples."""

@@ -1,0 +1,76 @@
+"""Which files of a source are archives, and of which kind: told by what is in them.
+
+A name only says which files are worth a look: those that end as archives do, and, where there are
+none, those that end as nothing known does. What ends as an archive and is none is taken for what
+its name says, so that opening it says what lies there instead.
+"""
+
+from pipeline.sources.archives.compression import BrokenCompressionError, decompressed
+from pipeline.sources.archives.tar import is_tar
+from pipeline.sources.keys import looks_like_image, may_be_image
+from pipeline.sources.location import Place
+from pipeline.sources.magic import (
+    COMPRESSIONS,
+    HEAD_BYTES,
+    PARQUET,
+    TAR,
+    ZIP,
+    content_of,
+)
+from pipeline.sources.remote import reading
+
+_BARE = (".gz", ".bz2", ".xz", ".zst")
+_MAX_UNKNOWN_FILES = 1000
+"""Files of no known suffix that a folder may have for each of them to be worth a look."""
+
+
+def container_of(place: Place, path: str) -> str:
+    """Return `TAR` (compressed or not), `ZIP`, `PARQUET`, or nothing for a file that is none."""
+    return str(place.remembered(("container", path), lambda: _container_of(place, path)))
+
+
+def _container_of(place: Place, path: str) -> str:
+    named = _by_name(path)
+    if place.remote and not place.only:
+        return named  # a look is a request, and there may be thousands of files
+    if not named and not place.only and not _worth_a_look(place, path):
+        return ""
+    content = content_of(place.head(path))
+    if content in COMPRESSIONS:
+        inner = content_of(inner_head(place, path))
+        return inner if inner == TAR else named
+    return content if content in (TAR, ZIP, PARQUET) else named
+
+
+def _by_name(path: str) -> str:
+    name = path.lower()
+    if is_tar(name):
+        return TAR
+    return PARQUET if name.endswith(".parquet") else ZIP if name.endswith(".zip") else ""
+
+
+def _worth_a_look(place: Place, path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    if name.lower().endswith(_BARE):
+        return True
+    if looks_like_image(name) or not may_be_image(name):
+        return False
+    files = place.names(folder).files
+    # beside archives that are called so, `x.tar.old` or `x.tar.part` is meant to be none
+    few = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    return few and place.is_file(path)  # a link that leads nowhere or a pipe is none
+
+
+def inner_head(place: Place, path: str) -> bytes:
+    """Return the first plain bytes of a compressed file; none where it is broken."""
+
+    def look() -> bytes:
+        content = content_of(place.head(path))
+        with place.open(path) as file, reading(place.full(path)):
+            try:
+                return decompressed(file, content).read(HEAD_BYTES)
+            except BrokenCompressionError:
+                return b""
+
+    data: bytes = place.remembered(("inner head", path), look)
+    return data

@@ -1,0 +1,175 @@
+"""How the members of a tar become samples: class tars, tars of them, trees of folders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.outline import Outline
+from pipeline.sources.archives.tar import PLAIN, Member, Tar, is_tar, stem_of
+from pipeline.sources.classes.decision import ClassTable, Evidence, folder_class
+from pipeline.sources.clutter import member_ground
+from pipeline.sources.keys import known_split
+from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+
+Take = Callable[[Member], int]
+"""Keeps a member's bytes and says at which offset they can be found."""
+
+
+class Layout(ABC):
+    """How the members of a tar become samples. A small picklable value."""
+
+    @abstractmethod
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield the samples among the members in bytes [start, stop)."""
+
+    def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
+        """Refuse what cannot end well, before the archive is streamed.
+
+        Args:
+            outline: Looks at its first members, which costs a read where it is streamed.
+
+        Raises:
+            SourceError: A table is missing.
+        """
+
+    def own_name(self, path: str, number: int, name: str) -> str:
+        """Return a name for sample *number* of the tar *path* where *name* repeats.
+
+        Empty where a repeated name is refused: of files in folders, each has its own.
+        """
+        return ""
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that labels count; None where a sample has no label."""
+        return None
+
+    def table_marks(self) -> list[str]:
+        """Return marks of the tables that decide classes, for a fingerprint."""
+        return []
+
+
+@dataclass(frozen=True)
+class ClassTar(Layout):
+    """All images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
+
+    class_name: str
+    options: SourceOptions = DEFAULT_OPTIONS
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield every member that may be an image."""
+        prefix = f"{self.class_name}/"
+        passed = Evidence()
+        for member in tar.members(start, stop):
+            name = member.name.rpartition("/")[2]
+            ground = member_ground(member.name, self.options)
+            if not ground:
+                yield row_of(prefix + name, member, take, prefix)
+                continue
+            if is_tar(name) and self.options.rules > 1:
+                raise SourceError(
+                    f"{tar.name}: the member {member.name!r} is an archive inside that of the "
+                    f"class {self.class_name!r}. Unpack the outer one, and pass the folder."
+                )
+            passed.pass_over(ground, member.name)
+        yield from each_passed(passed)
+
+
+def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
+    """The sample *key*, of a file or of a link to one; *prefix* is what a target's key begins with.
+
+    Args:
+        key: The sample's own key.
+        member: Where its bytes lie.
+        take: Keeps them.
+        prefix: `<class>/` of the target of a link.
+    """
+    if member.target is None:
+        return Row(key, member.num_bytes, take(member))
+    return Row(key, 0, 0, prefix + member.target.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class TarOfTars(Layout):
+    """ILSVRC's train tar: a tar that holds one `<class>.tar` for each class."""
+
+    options: SourceOptions = DEFAULT_OPTIONS
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield the members of each inner tar, which is never unpacked."""
+        inner_tars = InnerTars(tar)
+        for inner in inner_tars.members(start, stop):
+            layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
+            yield from layout.rows(tar, take, inner.offset, inner.offset + inner.num_bytes)
+        yield from inner_tars.passed_over()
+
+
+class InnerTars:
+    """The class tars among the members of a tar, and a count of what else is there.
+
+    Args:
+        tar: The outer tar.
+    """
+
+    def __init__(self, tar: Tar) -> None:
+        self._tar = tar
+        self._others: list[str] = []
+        self._splits: set[str] = set()
+
+    def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+        """Yield the plain tars, each of one class.
+
+        Raises:
+            SourceError: One is compressed, holds a split, or they lie in folders of several splits.
+        """
+        for member in self._tar.members(start, stop):
+            if member.target is None and is_tar(member.name):
+                self._check(member)
+                yield member
+            else:
+                self._others.append(member.name)
+
+    def passed_over(self) -> Iterator[PassedOver]:
+        """Say what the tar held beside class tars."""
+        if self._others:
+            why = "members that are no class tars"
+            yield PassedOver(why, self._others[0], len(self._others))
+
+    def _check(self, member: Member) -> None:
+        folder, _, name = member.name.rpartition("/")
+        stem = stem_of(name)
+        self._splits |= {split for part in folder.split("/") if (split := known_split(part))}
+        if not name.lower().endswith(PLAIN):
+            why = "is compressed, and cannot be read in place"
+        elif known_split(stem) or stem.startswith("ILSVRC2012_"):
+            why = "is called as a split, not as a class"
+        elif len(self._splits) > 1:
+            why = f"lies in a folder of one of several splits ({', '.join(sorted(self._splits))})"
+        else:
+            return
+        raise SourceError(
+            f"{self._tar.name}: the inner tar {member.name!r} {why}. Unpack the outer one, and "
+            "pass the folder."
+        )
+
+
+def class_in(classes: dict[str, str], name: str, where: str) -> str:
+    """Class of the file *name*.
+
+    Raises:
+        SourceError: The table has no line for it.
+    """
+    if name not in classes:
+        raise SourceError(
+            f"{where}: the image {name!r} has no class: val_annotations.txt (file, tab, class on "
+            f"each line) has {len(classes):,} files and not this one. Put the table that belongs "
+            "to the images beside their folder."
+        )
+    return classes[name]

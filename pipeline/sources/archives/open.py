@@ -1,0 +1,81 @@
+"""Opens an archive for walking, as what its first bytes say that it is."""
+
+import io
+from typing import BinaryIO, cast
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.compression import decompressed
+from pipeline.sources.archives.tar import Tar
+from pipeline.sources.archives.zip import Zip
+from pipeline.sources.location import Place
+from pipeline.sources.magic import (
+    COMPRESSIONS,
+    HEAD_BYTES,
+    TAR,
+    UNKNOWN,
+    ZIP,
+    content_of,
+    cure_for,
+    description_of,
+)
+from pipeline.sources.remote import STREAM_BYTES, reading
+
+
+def is_streamed(place: Place, path: str) -> bool:
+    """Return True if an archive's members cannot be read where they lie: it is compressed."""
+    return content_of(place.head(path)) in (*COMPRESSIONS, ZIP)
+
+
+def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
+    """Open an archive for walking: at random if it is plain and local, else as a stream.
+
+    Args:
+        place: Folder it lies in.
+        path: Its name in there, which may say anything: its first bytes tell its compression.
+        start: First byte that will be asked for.
+        stop: Nothing behind this byte is fetched from afar.
+
+    Raises:
+        SourceError: It is something else, such as a page of HTML.
+    """
+    name = place.full(path)
+    past_end = place.options.rules > 1
+    if not place.remote:
+        head = place.head(path)
+        if content_of(head) == ZIP:
+            return Zip(place.open(path), name)
+        if content_of(head) not in COMPRESSIONS:
+            _check_is_tar(head, name)
+            return Tar(place.open(path), name, place.size(path), seeks=True, past_end=past_end)
+    raw = place.open(path, start=start, stop=stop)
+    stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
+    if start == 0:
+        with reading(name):
+            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if content_of(head) in COMPRESSIONS:
+            plain = decompressed(cast("BinaryIO", stream), content_of(head))
+            return Tar(plain, name, past_end=past_end)
+        if content_of(head) == ZIP:
+            return Zip(cast("BinaryIO", stream), name)
+        _check_is_tar(head, name)
+    return Tar(cast("BinaryIO", stream), name, past_end=past_end).starting_at(start)
+
+
+def check_archive(place: Place, path: str) -> None:
+    """Look at the first bytes of an archive, before hours of reading those that lie before it.
+
+    Raises:
+        SourceError: It is something else, such as a page of HTML.
+    """
+    if not is_streamed(place, path):
+        _check_is_tar(place.head(path), place.full(path))
+
+
+def _check_is_tar(head: bytes, name: str) -> None:
+    """Refuse a file that begins with *head* and is known to be something else than a tar.
+
+    Raises:
+        SourceError: Saying what it is.
+    """
+    if content_of(head) not in (TAR, UNKNOWN):
+        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")

@@ -1,0 +1,224 @@
+"""What an archive holds, told by a look at its members before any of them is read.
+
+The look goes on until it has seen images, however many annotations lie before them, and stops as
+soon as what it saw decides. A command opens its source several times, and a compressed archive must
+be read to be looked at, so that looks are remembered for as long as the archive does not change.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+
+from pipeline.sources.archives.open import is_streamed, open_tar
+from pipeline.sources.archives.tar import PLAIN, Member, Tar
+from pipeline.sources.keys import folders_of, is_wnid, known_split, looks_like_image
+from pipeline.sources.location import Place
+from pipeline.sources.options import SourceOptions
+
+MAX_IMAGES = 64
+"""After so many images a look has seen enough."""
+MAX_MEMBERS = 64
+"""So many members of any kind are kept; behind them only what decides."""
+MAX_REMOTE_MEMBERS = 64
+"""Each header of a remote tar is a request."""
+MAX_LOOK_BYTES = 8 << 30
+"""Of a compressed archive, which must be read to be looked at; Kaggle's has 1 GB before images."""
+
+TEXTS = ("json", "txt")
+"""Suffixes that belong to an image of the same name in a WebDataset shard, beside labels."""
+_LABELS = frozenset(("cls", "label", "labels", "class", "target", "wnid"))
+
+TARS, SHARD, TREE, VAL = "tars", "shard", "tree", "val"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The first members of an archive, as far as they say what it is."""
+
+    members: tuple[Member, ...]
+    whole: bool
+    """Whether these are all of its images."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the members."""
+        return [member.name for member in self.members]
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the images."""
+        return [member.name for member in self.members if is_image(member.name)]
+
+    @property
+    def shape(self) -> str:
+        """`TARS`, `SHARD`, `TREE`, `VAL` (ILSVRC's flat images), or nothing for none of them."""
+        names = self.names
+        if any(name.lower().endswith(PLAIN) for name in names):
+            return TARS
+        images = self.images
+        if self.has_labels:
+            return SHARD
+        if images and all(map(_is_flat_val, images)):
+            return VAL
+        if any(map(folders_of, images)):
+            return TREE
+        return SHARD if images else ""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a label or a text of an image was seen beside it."""
+        samples = {sample_name(name)[0] for name in self.images}
+        beside = map(sample_name, self.names)
+        return any(_is_beside(suffix.lower()) and sample in samples for sample, suffix in beside)
+
+    def splits(self, wanted: str = "") -> set[str]:
+        """Return the splits that the folders of a tree are named after, as far as it was seen.
+
+        Where all images that were seen lie right in folders called `train`, `val` or `test`, these
+        are splits; beside other folders of images they are classes.
+        """
+        located = [split_folder(folders_of(name), wanted) for name in self.images]
+        found = {split for split, below in located if split and below}
+        if not found and not all(split for split, _ in located):
+            return set()
+        if self.is_kaggle and not self.whole:
+            found |= {"train", "val"}  # one that was not seen comes later
+        return found | {split for split, _ in located if split}
+
+    @property
+    def is_kaggle(self) -> bool:
+        """Whether it is the tree of Kaggle's ILSVRC2012."""
+        return any("/CLS-LOC/" in f"/{name}" for name in self.images)
+
+    @property
+    def prefix(self) -> str:
+        """Folders that all class folders lie in, as far as they were seen."""
+        parents = [folders[:-1] for name in self.images if (folders := folders_of(name))]
+        common = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+        return "/".join(parts[0] for parts in common)
+
+
+def is_image(path: str) -> bool:
+    """Return True if a member's name ends as those of images do, and is not hidden."""
+    return looks_like_image(path.rpartition("/")[2]) and not is_hidden(path)
+
+
+def is_hidden(path: str) -> bool:
+    """Return True if a part of *path* is hidden, or what macOS puts beside files."""
+    parts = path.split("/")
+    return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
+        "__MACOSX" in parts
+    )
+
+
+def split_folder(folders: list[str], wanted: str = "") -> tuple[str, list[str]]:
+    """Return the split that one of *folders* is called after, and the folders under it.
+
+    `<split>/<class>` counts for more than `<split>` alone, since a class may be called `test`, and
+    either for more than a split further up.
+    """
+    for depth in (2, 1, *range(3, len(folders) + 1)):
+        split = known_split(folders[-depth], wanted) if len(folders) >= depth else ""
+        if split:
+            return split, folders[len(folders) - depth + 1 :]
+    return "", folders
+
+
+def sample_name(path: str) -> tuple[str, str]:
+    """Split a member's path at the first dot of its last part: (sample, suffix without dot)."""
+    folder, slash, name = path.rpartition("/")
+    base, _, suffix = name.partition(".")
+    return folder + slash + base, suffix
+
+
+def label_suffix(suffix: str) -> str:
+    """Return the word by which a member's suffix, in small letters, says that it is a label.
+
+    `cls` of `cls`, `cls.txt` and `v1.cls`, `label` of `label.json`; else nothing.
+    """
+    *before, last = suffix.split(".")
+    if before and last in TEXTS:
+        last = before[-1]
+    return last if last in _LABELS else ""
+
+
+def _is_beside(suffix: str) -> bool:
+    return suffix in TEXTS or label_suffix(suffix) != ""
+
+
+def _is_flat_val(path: str) -> bool:
+    folders = folders_of(path)
+    flat = not folders or not (is_wnid(folders[-1]) or known_split(folders[-1]))
+    name = path.rpartition("/")[2]
+    return flat and name.startswith("ILSVRC2012_val_")
+
+
+def outline_of(place: Place, path: str) -> Outline:
+    """Look at the members of the archive *path*, unless it was looked at since it changed."""
+    return _look(place.root, path, place.options, place.mark(path))
+
+
+@lru_cache(maxsize=64)
+def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
+    # The mark is a part of what a look is remembered by: a file that changed is looked at again.
+    place = Place(root, "", options)
+    if place.remote and not is_streamed(place, path):
+        # headers alone: a stream would fetch the data between them
+        with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
+            return _outline(tar, MAX_REMOTE_MEMBERS)
+    with open_tar(place, path) as tar:
+        return _outline(tar, None)
+
+
+def _outline(tar: Tar, max_members: int | None) -> Outline:
+    seen: list[Member] = []
+    images = 0
+    annotated = False
+    for number, member in enumerate(tar.members()):
+        decides = is_image(member.name)
+        images += decides
+        if not annotated and "/ILSVRC2012_val_" in member.name and not decides:
+            decides = annotated = True  # the classes of val, whose images may come last
+        if decides or number < MAX_MEMBERS:
+            seen.append(member)
+        enough = images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
+        too_far = not tar.walks_quickly and member.offset > MAX_LOOK_BYTES
+        if enough or too_far or number + 1 == max_members:
+            return Outline(tuple(seen), whole=False)
+    return Outline(tuple(seen), whole=True)
+
+
+def all_splits(place: Place, path: str, wanted: str) -> set[str]:
+    """Return every split that folders of the tree in an archive are named after.
+
+    When the first images tell a split, all headers of an archive that can be walked quickly are
+    looked at. In one that must be read to be walked, the split that is *wanted* is taken to be
+    there.
+    """
+    outline = outline_of(place, path)
+    splits = outline.splits(wanted)
+    if not splits or outline.whole:
+        return splits
+    walked = _walk_splits(place.root, path, wanted, place.options, place.mark(path))
+    if walked is not None:
+        return splits | walked
+    return splits | ({wanted} if wanted else set())
+
+
+@lru_cache(maxsize=64)
+def _walk_splits(
+    root: str, path: str, wanted: str, options: SourceOptions, mark: str
+) -> frozenset[str] | None:
+    """Return the splits that any member tells; None where the archive must be read to be walked."""
+    with open_tar(Place(root, "", options), path) as tar:
+        return frozenset(_splits_of(tar.members(), wanted)) if tar.walks_quickly else None
+
+
+def _splits_of(members: Iterable[Member], wanted: str) -> set[str]:
+    found = {
+        split_folder(folders_of(member.name), wanted)[0]
+        for member in members
+        if is_image(member.name)
+    }
+    return found - {""}

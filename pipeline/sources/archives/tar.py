@@ -1,0 +1,303 @@
+"""Walks the headers of a tar without unpacking it: names, sizes, and where the bytes lie.
+
+A tar is a row of members, each a header of 512 bytes and its data padded to 512, closed by two
+blocks of zeros. The walk seeks from header to header, so a plain tar costs one small read a
+member, and a compressed or remote one is read once from front to back. Understood are the
+formats ustar, GNU (long names, sizes over 8 GiB) and pax; sparse members are refused. A tar that
+stops before its end is refused, with the last member's name: half an archive never passes for a
+whole one. Members that follow the closing zeros (`cat a.tar b.tar`) are members like the others;
+anything else that follows them is refused.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.compression import BrokenCompressionError
+from pipeline.sources.archives.tar_header import (
+    BLOCK,
+    name_of,
+    number_of,
+    pax_records,
+    size_of,
+    sum_is_right,
+    target_of,
+)
+from pipeline.sources.magic import TAR, UNKNOWN, content_of, cure_for, description_of
+from pipeline.sources.remote import reading
+
+PIECE_BYTES = 1 << 20
+_MAX_EXTENDED_BYTES = 1 << 20  # a long name or a pax header; more is no header
+_MAX_MEMBER_BYTES = 1 << 62
+_REGULAR = frozenset(b"0\x007")
+_LINKS = frozenset(b"12")
+_EMPTY = frozenset(b"123456V")  # also devices, folders, pipes, a volume's label: no data behind
+_PASSED_OVER = _EMPTY | frozenset(b"D")  # what GNU tar says of a folder's names is no file
+_EXTENDING = frozenset(b"LKxgX")
+_CUT = "The archive was cut off or damaged: download it again."
+
+PLAIN = ".tar"
+COMPRESSED = (
+    ".tar.gz",
+    ".tgz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.bz2",
+    ".tbz2",
+    ".tbz",
+    ".tar.xz",
+    ".txz",
+)
+_OTHER_ENDS = (".zip", ".gz", ".zst", ".bz2", ".xz")
+
+
+class Member(NamedTuple):
+    """A regular file in a tar, or a link to one."""
+
+    name: str
+    """Path inside the tar, without a leading './'."""
+    offset: int
+    """Where its data begin, counted from the start of the (decompressed) file."""
+    num_bytes: int
+    target: str | None
+    """For a link: the member it stands for. It has no data of its own."""
+
+
+def is_tar(name: str) -> bool:
+    """Return True if a file's name ends as those of tars do, compressed or not."""
+    return name.lower().endswith((PLAIN, *COMPRESSED))
+
+
+def stem_of(name: str) -> str:
+    """Return the name of an archive without folder and suffixes."""
+    name = name.rpartition("/")[2]
+    for suffix in (PLAIN, *COMPRESSED, *_OTHER_ENDS):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+class Tar:
+    """One tar being read, at random (a plain local file) or from front to back.
+
+    Args:
+        file: Positioned anywhere if it can seek, at its start if not.
+        name: Whole name, for messages.
+        num_bytes: Length of the file; None when only its end tells.
+        seeks: Whether *file* can seek; otherwise what is skipped is read.
+        past_end: Whether members behind the zeros that end an archive count: not under listing
+            rules 1, which older stores were made by.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        num_bytes: int | None = None,
+        *,
+        seeks: bool = False,
+        past_end: bool = True,
+    ) -> None:
+        self._file = file
+        self.name = name
+        self._end = num_bytes
+        self.seeks = seeks
+        self._past_end = past_end
+        self._at = 0
+        self._last = ""
+
+    @property
+    def walks_quickly(self) -> bool:
+        """Whether its members can be walked without reading what lies between."""
+        return self.seeks
+
+    def __enter__(self) -> "Tar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def starting_at(self, offset: int) -> "Tar":
+        """Say that the file stands at *offset* of the archive that positions are counted in."""
+        self._at = offset
+        return self
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """Exactly these bytes. Without seeking, *offset* must not lie behind what was read.
+
+        Raises:
+            ReadError: The system or a server failed.
+            SourceError: The archive ends before, or its compression is damaged.
+        """
+        self._move(offset)
+        data = self._take(num_bytes)
+        if len(data) != num_bytes:
+            raise self._cut(f"it ends at byte {self._at}")
+        return data
+
+    def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
+        """The same bytes as `read`, a mebibyte at a time."""
+        for done in range(0, num_bytes, PIECE_BYTES):
+            yield self.read(offset + done, min(PIECE_BYTES, num_bytes - done))
+
+    def _move(self, offset: int) -> None:
+        if offset == self._at:
+            return
+        if self.seeks:
+            with reading(self.name):
+                self._file.seek(offset)
+            self._at = offset
+            return
+        if offset < self._at:
+            raise ValueError(f"{self.name}: cannot go back from {self._at} to {offset}")
+        while self._at < offset:
+            if not self._take(min(PIECE_BYTES, offset - self._at)):
+                raise self._cut(f"it ends at byte {self._at}")
+
+    def _take(self, num_bytes: int) -> bytes:
+        """Read up to *num_bytes*; fewer only at the end of the file."""
+        try:
+            data = self._file.read(num_bytes)
+            while len(data) < num_bytes:
+                more = self._file.read(num_bytes - len(data))
+                if not more:
+                    break
+                data += more
+        except BrokenCompressionError as e:
+            raise self._cut(f"its compression is broken near byte {self._at}: {e}") from e
+        except OSError as e:
+            with reading(self.name):
+                raise e from e
+        self._at += len(data)
+        return data
+
+    def _cut(self, what: str) -> SourceError:
+        after = f", after the member {self._last!r}" if self._last else ""
+        return SourceError(f"{self.name} is not a whole tar: {what}{after}. {_CUT}")
+
+    def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+        """Every file and link of the tar that lies in bytes [start, stop).
+
+        Args:
+            start: Where the first header is.
+            stop: End of a tar that is itself a member of another. Such a one may end without its
+                blocks of zeros, since the outer header vouches for its length.
+
+        Raises:
+            SourceError: What is there is no whole tar.
+        """
+        end = self._end if stop is None else stop
+        at = start
+        every: dict[str, str] = {}  # what extended headers say of all members, and of the next
+        pax: dict[str, str] = {}
+        while (found := self._next_header(at, start, stop)) is not None:
+            if found[0] != at:  # what the archive before said of all its members ends with it
+                pax, every = {}, {}
+            at, header = found
+            num_bytes = self._num_bytes(header, at, end, pax)
+            if header[156] in _EXTENDING:
+                self._extend(header, at, num_bytes, pax, every)
+            else:
+                member = self._member(header, at, num_bytes, pax)
+                if member is not None:
+                    yield member
+                pax = dict(every) if every else {}
+            at += BLOCK + -(-num_bytes // BLOCK) * BLOCK
+
+    def _num_bytes(self, header: bytes, at: int, end: int | None, pax: dict[str, str]) -> int:
+        """Size in bytes of the data behind a header; they must lie before *end*."""
+        if header[156] in _EMPTY:
+            return 0
+        if "size" in pax:
+            num_bytes = number_of(pax["size"].encode("utf-8", "surrogateescape"), 10)
+        else:
+            num_bytes = size_of(header[124:136])
+        if not 0 <= num_bytes <= _MAX_MEMBER_BYTES:
+            raise self._cut(f"the header at byte {at} has no size that can be")
+        if end is not None and at + BLOCK + num_bytes > end:
+            raise SourceError(
+                f"{self.name} is not a whole tar: its member {name_of(header, pax)!r} at byte {at} "
+                f"needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
+            )
+        return num_bytes
+
+    def _member(self, header: bytes, at: int, num_bytes: int, pax: dict[str, str]) -> Member | None:
+        """What a header stands for; None: nothing that could be a sample."""
+        kind = header[156]
+        name = self._last = name_of(header, pax)
+        if pax and any(word.startswith("GNU.sparse") for word in pax):
+            raise self._refused(name, "sparse")
+        if kind in _REGULAR:  # the oldest tars mark folders by a slash
+            return None if name.endswith("/") else Member(name, at + BLOCK, num_bytes, None)
+        if kind in _LINKS:
+            return Member(name, at + BLOCK, 0, target_of(header, pax, name))
+        if kind in _PASSED_OVER:
+            return None
+        if kind == ord("M"):
+            raise self._refused(name, "the rest of a file that begins on another volume")
+        raise self._refused(name, f"of the kind {chr(kind)!r}")
+
+    def _next_header(self, at: int, start: int, stop: int | None) -> tuple[int, bytes] | None:
+        """Find the header at *at* or behind the zeros there, and where it is; None: the end."""
+        end = None  # where the archive's first block of zeros is
+        while stop is None or at < stop:
+            self._move(at)
+            block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))
+            if block.strip(b"\0"):
+                if len(block) == BLOCK and sum_is_right(block):
+                    return at, block
+                raise self._no_header(block, at, start, end)
+            if len(block) == BLOCK and not self._past_end:
+                return None
+            if len(block) < BLOCK:
+                if end is None:
+                    raise self._cut(
+                        f"it ends at byte {self._at} without the blocks of zeros that close it"
+                    )
+                return None
+            end = at if end is None else end
+            at += BLOCK
+        return None
+
+    def _no_header(self, block: bytes, at: int, start: int, end: int | None) -> SourceError:
+        """Say what lies at *at* in the place of a header; *end* is where the archive ended."""
+        if end is not None:
+            return SourceError(
+                f"{self.name}: the archive ends at byte {end}, and what follows at byte {at} is no "
+                f"member of a tar ({block[:16]!r}). Cut it off (head -c {at}), or download the "
+                "archive again."
+            )
+        if at == start and content_of(block) not in (TAR, UNKNOWN):
+            inner = f", the member {self._last!r}," if self._last else ""
+            return SourceError(
+                f"{self.name}{inner} is no tar: it is {description_of(block)}. {cure_for(block)}"
+            )
+        if len(block) < BLOCK:
+            return self._cut(f"it ends at byte {at + len(block)}, in the middle of a header")
+        return self._cut(f"no header of a member is at byte {at}")
+
+    def _refused(self, name: str, description: str) -> SourceError:
+        return SourceError(
+            f"{self.name}: the member {name!r} is {description}, which cannot be read in place. "
+            "Unpack the archive and pass the folder."
+        )
+
+    def _extend(
+        self, header: bytes, at: int, size: int, pax: dict[str, str], outer_pax: dict[str, str]
+    ) -> None:
+        """Take in a header that says more about the next member (or, for `g`, about all)."""
+        if size > _MAX_EXTENDED_BYTES:
+            raise self._cut(f"a header of {size} bytes is at byte {at}")
+        data = self.read(at + BLOCK, size)
+        kind = header[156:157]
+        if kind in b"LK":
+            text = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            pax["path" if kind == b"L" else "linkpath"] = text
+            return
+        try:
+            records = dict(pax_records(data))
+        except ValueError as e:
+            raise self._cut(f"the extended header at byte {at} cannot be read") from e
+        pax.update(records)
+        if kind == b"g":
+            outer_pax.update(records)

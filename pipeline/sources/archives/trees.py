@@ -1,0 +1,292 @@
+"""Folder trees in an archive: which folder of a member is its split, and which its class.
+
+A tree in an archive means what the unpacked tree would: one folder of class folders, or one for
+each split. What lies deeper or elsewhere is refused, read as `--recursive` says, or counted.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.layouts import Layout, Take, class_in, row_of
+from pipeline.sources.archives.outline import (
+    Outline,
+    label_suffix,
+    sample_name,
+    split_folder,
+)
+from pipeline.sources.archives.tar import Member, Tar
+from pipeline.sources.classes.decision import (
+    UNLABELLED,
+    Basis,
+    Evidence,
+    folder_class,
+    named_class,
+    nested,
+)
+from pipeline.sources.clutter import TEXTS, member_ground
+from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
+from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.location import Place
+from pipeline.sources.metadata import find_truth, is_val_image
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.text_tables import decode_table, parse_annotations
+
+ANNOTATIONS = "val_annotations.txt"
+_JSONS_LOOKED_INTO = 16
+_MAX_TEXT_BYTES = 1 << 20
+_XML_CLASS = re.compile(rb"<name>\s*(n[0-9]{8})\s*</name>")
+
+
+class _Location(NamedTuple):
+    """Where a member lies in the tree."""
+
+    below: list[str]
+    """Folders under that of the split, or under the prefix of the tree; the last is the class."""
+    name: str
+
+
+@dataclass(frozen=True)
+class TreeTar(Layout):
+    """A folder tree in a tar: `<...>/<class>/<file>`, or `<...>/<class>/images/<file>`.
+
+    Where the tree has folders for splits, only `<...>/<split>/<class>/` counts. Images right in
+    the folder of a split get their classes from `val_annotations.txt` in the same tar, as in
+    Tiny-ImageNet, or are ILSVRC2012's val images; those of a test split have none.
+    """
+
+    split: str = ""
+    """Empty: the tree has no folders for splits."""
+    options: SourceOptions = DEFAULT_OPTIONS
+    root: str = ""
+    """Folder of the archive, where tables are looked for."""
+    prefix: str = ""
+    """Folders that all class folders lie in, where there are none for splits."""
+    kaggle: bool = False
+    """Whether it is Kaggle's tree of ILSVRC2012, which has the classes of val in annotations."""
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield every file under a class folder of the split."""
+        walk = _Walk(self, tar, take)
+        for member in tar.members(start, stop):
+            row = walk.row(member)
+            if row is not None:
+                yield row
+        yield from walk.waiting_rows()
+        yield from each_passed(walk.passed)
+
+    def check(self, outline: Callable[[], Outline]) -> None:
+        """Refuse a val split of ILSVRC2012 whose classes are nowhere, before it is streamed.
+
+        Raises:
+            SourceError: Saying which table is missing.
+        """
+        if not self.kaggle or self.split != "val" or any(map(_is_val_xml, outline().names)):
+            return
+        flat = [name for name in outline().images if is_val_image(name.rpartition("/")[2])]
+        if not flat or any(known_split(folders_of(name)[-1]) for name in flat):
+            find_truth(Place(self.root))
+
+
+def _is_val_xml(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith("ILSVRC2012_val_") and name.endswith(".xml")
+
+
+@dataclass
+class _Walk:
+    """One walk over the members of a tree."""
+
+    layout: TreeTar
+    tar: Tar
+    take: Take
+    waiting: list[Row] = field(default_factory=list)
+    """Images right in the folder of the split: their tables may come behind them."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """File name -> class, from `val_annotations.txt`."""
+    annotated: dict[str, str] = field(default_factory=dict)
+    """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
+    passed: Evidence = field(default_factory=Evidence)
+    """What is no sample."""
+    num_jsons: int = 0
+    base: str = ""
+    """The folder of the split, with those above it."""
+    known: dict[str, tuple[str, Basis]] = field(default_factory=dict)
+    """Folder of images -> what their keys begin with, and on what their class rests."""
+
+    def row(self, member: Member) -> Row | None:
+        """Take in one member."""
+        folder, _, name = member.name.rpartition("/")
+        if folder in self.known and member.target is None and self._is_plain(name):
+            # the way of a million images in a thousand folders
+            prefix, basis = self.known[folder]
+            return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
+        location = self._locate(member.name, looks_like_image(name))
+        if location is None:
+            return None
+        if name == ANNOTATIONS:
+            where = f"{self.tar.name}: {member.name}"
+            text = decode_table(self.tar.read(member.offset, member.num_bytes), where)
+            self.classes.update(parse_annotations(text, where))
+            return None
+        self._refuse_label(member)
+        if not may_be_image(name):
+            self._read_other(member, name)
+            return None
+        if not location.below:
+            self.waiting.append(row_of(name, member, self.take, ""))
+            return None
+        class_name, file_name = self._class_of(location, member.name)
+        target = self._target(member) if member.target is not None else ""
+        row = row_of(f"{class_name}/{file_name}", member, self.take, "")
+        # --recursive has said which folder is the class
+        above = "" if self.layout.options.recursive else "/".join(location.below)
+        basis = Basis("folder", folder=above)
+        if file_name == name and looks_like_image(name):
+            self.known[folder] = f"{class_name}/", basis
+        return row._replace(same_as=target, basis=basis)
+
+    def _is_plain(self, name: str) -> bool:
+        """Return True if a file of a folder of images is one of them, at a glance."""
+        return looks_like_image(name) and name[0] not in "~#" and not self.layout.options.ignore
+
+    def _locate(self, path: str, image: bool) -> _Location | None:
+        """Find split and class folders of *path*; None where it is none of the split's."""
+        layout = self.layout
+        folders, name = folders_of(path), path.rpartition("/")[2]
+        ground = member_ground(path, layout.options)
+        if ground not in ("", TEXTS):  # what texts say is looked at
+            self.passed.pass_over(ground, path)
+            return None
+        split, below = split_folder(folders, layout.split)
+        if layout.split:
+            if split == layout.split:
+                if not ground:
+                    self._check_base("/".join(folders[: len(folders) - len(below)]))
+                return _Location(below, name)
+            if image and not split:
+                self.passed.pass_over("images outside of the splits' folders", path)
+            return None
+        if layout.options.rules == 1:
+            return _Location(folders[-1:], name) if folders else None
+        if image and split and (below or is_val_image(name)):
+            raise SourceError(
+                f"{self.tar.name}: the member {path!r} lies in a folder of the split {split!r}, "
+                "and the first members lie in none. Unpack the archive, and pass the folder."
+            )
+        return self._below_prefix(folders, path, image)
+
+    def _check_base(self, base: str) -> None:
+        """Refuse images of one split in two folders that are called so."""
+        self.base = self.base or base
+        if base != self.base and self.layout.options.rules > 1:
+            raise SourceError(
+                f"{self.tar.name} has two folders of the split {self.layout.split!r}: {self.base!r}"
+                f" and {base!r}. Unpack the archive, and pass the folder of one of them."
+            )
+
+    def _below_prefix(self, folders: list[str], path: str, image: bool) -> _Location | None:
+        """Find the class folders of a tree that has none for splits."""
+        name = path.rpartition("/")[2]
+        prefix = [part for part in self.layout.prefix.split("/") if part]
+        above = folders[: len(prefix)] == prefix[: len(folders)]
+        if above and len(folders) > len(prefix):
+            return _Location(folders[len(prefix) :], name)
+        if above:
+            if image:
+                self.passed.pass_over("images outside of the class folders", path)
+            return None
+        if image and not self.layout.options.recursive:
+            raise self._nested(folders, path)
+        return _Location(folders, name)
+
+    def _class_of(self, location: _Location, path: str) -> tuple[str, str]:
+        """Class and file name in the key of a member in class folders."""
+        below, options = location.below, self.layout.options
+        twice = path.split("/")[-3:-1] == ["images", "images"] and not options.recursive
+        if (len(below) > 1 or twice) and options.rules > 1:
+            if not options.recursive:
+                raise self._nested(folders_of(path) if twice else below, path)
+            return nested(below, location.name, options.recursive)
+        return folder_class(below[-1], options), location.name
+
+    def _nested(self, folders: list[str], path: str) -> SourceError:
+        inside = f", and others in {self.layout.prefix!r}" if self.layout.prefix else ""
+        return SourceError(
+            f"{self.tar.name}: the member {path!r} lies in the folders {'/'.join(folders)!r}"
+            f"{inside}: which folder is the class? Pass --recursive first or --recursive last, or "
+            "unpack the archive and pass the folder of class folders."
+        )
+
+    def _target(self, member: Member) -> str:
+        """Key of the member that a link stands for."""
+        target = member.target or ""
+        location = self._locate(target, image=False)
+        name = target.rpartition("/")[2]
+        if location is None or not location.below:
+            return f"?/{name}"
+        return "/".join(self._class_of(location, target))
+
+    def _read_other(self, member: Member, name: str) -> None:
+        """Take in a member that is no image, which may be an annotation of ILSVRC2012."""
+        if _is_val_xml(member.name):
+            data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
+            wnids = set(_XML_CLASS.findall(data))
+            if len(wnids) == 1:
+                self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
+        self.passed.pass_over(TEXTS, member.name)
+
+    def _refuse_label(self, member: Member) -> None:
+        """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.
+
+        Raises:
+            SourceError: It is a label.
+        """
+        sample, suffix = sample_name(member.name)
+        if self.layout.options.rules > 1 and self._is_label(suffix.lower(), member):
+            raise SourceError(
+                f"{self.tar.name}: the member {member.name!r} says the class of the sample "
+                f"{sample!r}, so the folders are not the classes. Pass --source-kind webdataset."
+            )
+
+    def _is_label(self, suffix: str, member: Member) -> bool:
+        if label_suffix(suffix):
+            return True
+        if suffix != "json" or member.target is not None or self.num_jsons >= _JSONS_LOOKED_INTO:
+            return False
+        self.num_jsons += 1
+        data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
+        return any(b'"%s"' % word in data for word in (b"label", b"cls", b"wnid"))
+
+    def waiting_rows(self) -> Iterator[Row]:
+        """Complete the rows that have only file names as their keys so far."""
+        truth = None
+        for row in self.waiting:
+            name = row.same_as or row.key
+            by = "table"
+            if self.classes or self.layout.options.rules == 1:
+                class_name = class_in(self.classes, name, self.tar.name)
+            elif self.layout.options.class_name:
+                class_name, by = named_class(self.layout.options.class_name), "none"
+            elif is_val_image(name):
+                class_name = self.annotated.get(name.partition(".")[0], "")
+                if not class_name:
+                    truth = truth or find_truth(Place(self.layout.root))
+                    class_name = truth.wnid(name)
+            elif self.layout.split == "test":
+                class_name, by = UNLABELLED, "none"
+            else:
+                raise self._no_class(name)
+            target = f"{class_name}/{row.same_as}" if row.same_as else ""
+            yield row._replace(key=f"{class_name}/{row.key}", same_as=target, basis=Basis(by))
+
+    def _no_class(self, name: str) -> SourceError:
+        return SourceError(
+            f"{self.tar.name}: the image {name!r} lies in no class folder, but right in the folder "
+            f"of the split {self.layout.split!r}, and no {ANNOTATIONS} is there. Put it into a "
+            "class folder, or pass --class-name NAME (- for no class) to take all such images."
+        )

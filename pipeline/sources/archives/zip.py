@@ -1,0 +1,109 @@
+"""Zip archives with the face of a tar, so that the layouts of tars serve them too.
+
+A zip is read by its central directory, which is at its end: one that was cut off is refused at
+once. Its members are read in the order in which they lie, each against its own checksum.
+"""
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.tar import PIECE_BYTES, Member, Tar
+from pipeline.sources.archives.tar_header import resolved
+from pipeline.sources.remote import reading
+
+_ENCRYPTED = 0x1
+_MAX_TARGET_BYTES = 1 << 16
+
+
+class Zip(Tar):
+    """One zip being read from front to back.
+
+    Args:
+        file: Positioned anywhere; it must be able to seek.
+        name: Whole name, for messages.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        super().__init__(file, name)
+        try:
+            with self._reading():
+                self._zip = zipfile.ZipFile(file)
+        except BaseException:
+            file.close()
+            raise
+        self._at_offset = {info.header_offset: info for info in self._zip.infolist()}
+
+    @property
+    def walks_quickly(self) -> bool:
+        """True: its directory has them all."""
+        return True
+
+    def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+        """Every file and link of the zip, in the order in which they lie.
+
+        Raises:
+            SourceError: A member cannot be read, or *start* is that of an archive in the zip.
+        """
+        if start or stop is not None:
+            raise SourceError(
+                f"{self.name} is a zip that holds archives, which cannot be read inside it. Unzip "
+                "it, and pass the folder."
+            )
+        for offset, info in sorted(self._at_offset.items()):
+            if info.is_dir():
+                continue
+            name = info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
+            name = name.removeprefix("./")
+            if info.flag_bits & _ENCRYPTED:
+                raise SourceError(
+                    f"{self.name}: the member {name!r} is encrypted. Unzip it with its password, "
+                    "and pass the folder."
+                )
+            if stat.S_ISLNK(info.external_attr >> 16):
+                target = self.read(offset, min(info.file_size, _MAX_TARGET_BYTES))
+                text = target.decode("utf-8", "surrogateescape")
+                yield Member(name, offset, 0, resolved(name.split("/")[:-1], text))
+            else:
+                yield Member(name, offset, info.file_size, None)
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """All of the member whose header is at *offset*; *num_bytes* is its size."""
+        return b"".join(self.pieces(offset, num_bytes))
+
+    def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
+        """The same bytes as `read`, a mebibyte at a time."""
+        info = self._at_offset[offset]
+        left = num_bytes
+        with self._reading(info.filename), self._zip.open(info) as member:
+            while piece := member.read(PIECE_BYTES):
+                left -= len(piece)
+                if left < 0:
+                    break
+                yield piece
+        if left:
+            raise SourceError(
+                f"{self.name}: the member {info.filename!r} has not the {num_bytes} bytes that the "
+                "zip's directory says. Download it again."
+            )
+
+    @contextmanager
+    def _reading(self, member: str = "") -> Iterator[None]:
+        """Turn what the zip is at fault for into a `SourceError`, the disk into a `ReadError`."""
+        inside = f", at the member {member!r}" if member else ""
+        try:
+            with reading(self.name):
+                yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as e:
+            raise SourceError(
+                f"{self.name} is not a whole zip{inside}: {e}. It was cut off or damaged: download "
+                "it again."
+            ) from e
+        except (NotImplementedError, RuntimeError) as e:
+            raise SourceError(
+                f"{self.name} cannot be read as a zip{inside}: {e}. Unzip it, and pass the folder."
+            ) from e

@@ -1,0 +1,494 @@
+"""Which class a sample is of: one room decides it, for every source.
+
+A source says what it knows: the sample's path, and the value of its label, if it has one.
+`Labeller` makes a class of it, or refuses it with the sample and the value. The class is a text
+without a slash, the first part of the sample's key:
+
+    the entry of the source's table of classes, where the label is a number and there is a table
+    the number itself, where there is none
+    the name, where the label is one
+    the folder, or the wnid that a file's name begins with, where there is no label
+    `UNLABELLED`, where nothing tells a class, or the label says that there is none (-1, null, NaN)
+
+A WordNet id in a folder or a file's name stands for the number it comes with; that the two go
+together everywhere is checked once all samples are known, by `settle_classes`, which also puts the
+classes in order: by the source's own numbers, else by numbers as such, else by name.
+"""
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from pipeline.errors import SourceError
+from pipeline.sources.keys import (
+    file_name_of,
+    folders_of,
+    is_wnid,
+    key_of,
+    known_split,
+    wnid_before,
+)
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+
+UNLABELLED = "-"
+"""The class part of the key of a sample that has no class."""
+
+METADATA = b"tesserae classes"
+"""Of a listing's schema: `Evidence`, as JSON."""
+
+MAX_SHOWN = 5
+"""Classes, names or samples that a message names before it writes '...'."""
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
+_MAX_DIGITS = 400
+_NUMERAL = re.compile(r"[0-9]+", re.ASCII)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Basis(NamedTuple):
+    """On what a sample's class rests."""
+
+    by: str
+    """`number`, `name`, `folder`, `file name`, `table`; `none` said, or `unsaid`."""
+    value: int | str | None = None
+    """The label as it was read."""
+    folder: str = ""
+    """The folders of the path, where the last of them is the class."""
+    text: str = ""
+    """The text of a number that no table counts and that is written unusually: `01`, `1.0`."""
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes that a source numbers, in its own order."""
+
+    names: tuple[str, ...]
+    """Name of number 0, 1, ..."""
+    where: str
+    """What has them, for a message."""
+    words: tuple[str, ...] = ()
+    """Words of number 0, 1, ..., where the names are ids; empty: the names are their own words."""
+    strict: bool = True
+    """Whether a label that is a name must be one of these."""
+
+    def __post_init__(self) -> None:
+        """Refuse an entry without a name: those behind it would be counted wrongly."""
+        for number, name in enumerate(self.names):
+            if not clean_name(name):
+                raise SourceError(
+                    f"{self.where}: the class of number {number} has no name. Give it one, or"
+                    " remove the blank line if it is none; numbers count from 0."
+                )
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The class in the key of number 0, 1, ...: its name, with its number if that is shared."""
+        plain = [class_id(name) for name in self.names]
+        shared = Counter(plain)
+        ids = tuple(
+            f"{name}#{number}" if shared[name] > 1 or name == UNLABELLED else name
+            for number, name in enumerate(plain)
+        )
+        if len(set(ids)) < len(ids):
+            twice = next(name for name, count in Counter(ids).items() if count > 1)
+            raise SourceError(f"{self.where}: two classes are called {twice!r}. Rename one.")
+        return ids
+
+    @cached_property
+    def _number_of(self) -> dict[str, int | None]:
+        """Name -> number; None: several numbers have it."""
+        numbers: dict[str, int | None] = {}
+        for number, name in enumerate(map(clean_name, self.names)):
+            numbers[name] = None if name in numbers else number
+        return numbers
+
+    def knows(self, name: str) -> bool:
+        """Return True if *name* is one of the names."""
+        return clean_name(name) in self._number_of
+
+    def number_of(self, name: str, sample: str) -> int:
+        """The number of a name, which must be there once.
+
+        Raises:
+            SourceError: It is not there, or more than once.
+        """
+        number = self._number_of.get(clean_name(name))
+        if number is not None:
+            return number
+        why = "stands there more than once" if self.knows(name) else "is none of"
+        known = shown(map(repr, self.names))
+        raise SourceError(
+            f"{sample}: the label {name!r} {why} the {len(self.names)} classes of {self.where}"
+            f" ({known}). Correct the label or that table, or put a table with the right names"
+            " (classes.txt, a name on each line) beside the data."
+        )
+
+    def check(self, number: int, sample: str) -> None:
+        """Check that *number* has an entry.
+
+        Raises:
+            SourceError: It has none.
+        """
+        if number < len(self.names):
+            return
+        begins = " (do the labels begin at 1?)" if number == len(self.names) else ""
+        raise SourceError(
+            f"{sample} has the label {number}, and {self.where} has {len(self.names)} classes,"
+            f" 0 to {len(self.names) - 1}{begins}. Complete the table, or put a classes.txt with a"
+            " line for each number, from 0 on, beside the data."
+        )
+
+
+def clean_name(name: str) -> str:
+    """A name as it is compared: composed characters, no space around it."""
+    return unicodedata.normalize("NFC", name).strip().strip("\ufeff")
+
+
+def class_id(name: str) -> str:
+    """*name* as the class in a key: no slash, no control character."""
+    text = _UNSAFE.sub(" ", clean_name(name).replace("/", "_"))
+    return f"{text}_" if text in (".", "..") else text
+
+
+def is_numeral(text: str) -> bool:
+    """Return True if *text* is a number in decimal digits."""
+    return _NUMERAL.fullmatch(text) is not None
+
+
+def shown(texts: Iterable[str], limit: int = MAX_SHOWN) -> str:
+    """The first of *texts*, for a message."""
+    some = list(texts)
+    return ", ".join(some[:limit]) + (", ..." if len(some) > limit else "")
+
+
+def read_label(value: object, sample: str) -> int | str | None:
+    """What a label says: a number from 0 on, a name, or None for no class.
+
+    Args:
+        value: As a column, a `.cls` or a `.json` has it.
+        sample: Which sample it is of, for a message.
+
+    Raises:
+        SourceError: It says none of these.
+    """
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value).lower()
+    if isinstance(value, bytes):
+        value = _decoded(value, sample)
+    if isinstance(value, str):
+        return _read_text(value, sample)
+    if isinstance(value, float):
+        return _read_float(value, sample)
+    if isinstance(value, int):
+        return _checked(value, value, sample)
+    kind = "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
+    raise SourceError(
+        f"{sample} has the label {_short(value)}, which is {kind}: expected one number or one name"
+        " (a label of several classes, or one-hot, must be made into one number)."
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _decoded(value: bytes, sample: str) -> str:
+    try:
+        return value.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SourceError(
+            f"{sample} has the label {_short(value)}, which is no UTF-8: expected a number or a"
+            " name."
+        ) from None
+
+
+def _read_text(value: str, sample: str) -> int | str | None:
+    text = clean_name(value)
+    if not text:
+        return None
+    if _NUMBER.fullmatch(text):
+        if len(text) > _MAX_DIGITS:
+            raise SourceError(
+                f"{sample} has the label {_short(value)}, which is a number of {len(text):,}"
+                " characters: expected one of few digits."
+            )
+        return _checked(int(text.partition(".")[0]), value, sample)
+    if "\n" in text or "\r" in text:
+        raise SourceError(
+            f"{sample} has the label {_short(value)}, which is of several lines: expected one"
+            " number or one name."
+        )
+    return text
+
+
+def _read_float(value: float, sample: str) -> int | None:
+    if math.isnan(value):
+        return None
+    if math.isinf(value) or not value.is_integer():
+        raise SourceError(
+            f"{sample} has the label {value!r}: expected a whole number, a name, or -1 for none."
+        )
+    return _checked(int(value), value, sample)
+
+
+def _checked(number: int, value: object, sample: str) -> int | None:
+    if number == -1:
+        return None
+    if number < -1:
+        raise SourceError(
+            f"{sample} has the label {_short(value)}: expected a number from 0 on, or -1 for a"
+            " sample that has no class."
+        )
+    return number
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Makes keys of samples. A small picklable value.
+
+    Args:
+        table: The classes that labels count, where the source has such a table.
+        options: How the source is read.
+    """
+
+    table: ClassTable | None = None
+    options: SourceOptions = DEFAULT_OPTIONS
+
+    def key(self, path: str, labels: Mapping[str, object], sample: str) -> tuple[str, Basis]:
+        """Key of one sample, and on what its class rests.
+
+        Args:
+            path: Name with folders, as the archive or table has it.
+            labels: Where a label was said (a column, `.cls`, ...) -> what it says; empty: nowhere.
+                A WordNet id under `wnid` may stand beside one.
+            sample: The sample in words, for a message.
+
+        Raises:
+            SourceError: What is said contradicts itself, or is no class.
+        """
+        if self.options.rules == 1:
+            return self._key_of_rules_1(path, labels, sample), Basis("rules 1")
+        folders = folders_of(path)
+        name, appended = file_name_of(path)
+        if not labels:
+            wnid = appended or wnid_before(name)
+            class_name, name, basis = self._unsaid(folders, name, wnid)
+            return f"{class_name}/{name}", basis
+        folder = folders[-1] if folders and is_wnid(folders[-1]) else ""
+        class_name, basis = self._said(labels, folder, sample)
+        if class_name != UNLABELLED and not is_wnid(class_name):
+            class_name = folder or appended or wnid_before(name) or class_name
+        return f"{class_name}/{name}", basis
+
+    def _said(self, labels: Mapping[str, object], folder: str, sample: str) -> tuple[str, Basis]:
+        """The class that all of *labels* say, and its basis: the number, if any of them is one."""
+        found = {word: self._class_of(label, sample) for word, label in labels.items()}
+        by = {word: basis.by for word, (_, basis) in found.items()}
+        if folder and "none" not in by.values():
+            found["its folder"], by["its folder"] = (folder, Basis("name", folder)), "name"
+        wnids = {word: name for word, (name, _) in found.items() if is_wnid(name)}
+        names = {w: name for w, (name, _) in found.items() if by[w] == "name" and w not in wnids}
+        numbers = {word: name for word, (name, _) in found.items() if by[word] == "number"}
+        none = {word: name for word, (name, _) in found.items() if by[word] == "none"}
+        for alike in (wnids, names, numbers):
+            _check_one(alike, labels, sample)
+        if none and len(none) < len(found):
+            raise _two_classes(labels, sample)
+        basis = found[next(iter(numbers or labels))][1]
+        return next(iter((wnids or names or numbers or none).values())), basis
+
+    def _key_of_rules_1(self, path: str, labels: Mapping[str, object], sample: str) -> str:
+        texts = (v.strip() if isinstance(v, str) else v for v in labels.values())
+        label = next((v for v in texts if isinstance(v, int | str)), None)
+        key = key_of(path, label, self.table.names if self.table else ())
+        if not key:
+            raise SourceError(
+                f"nothing tells the class of {sample}: expected a folder, a label, or a name that"
+                " begins with n########. The store was made under listing rules 1, which know no"
+                " samples without a class: prepare into a new store."
+            )
+        return key
+
+    def _unsaid(self, folders: Sequence[str], name: str, wnid: str) -> tuple[str, str, Basis]:
+        """Class, name in the class, and basis of a sample without a label."""
+        if self.options.recursive and folders:
+            class_name, name = nested(folders, name, self.options.recursive)
+            return class_name, name, Basis("folder")
+        folder = folders[-1] if folders and not known_split(folders[-1]) else ""
+        path = "/".join(folders)
+        if wnid and not is_wnid(folder):
+            return wnid, name, Basis("file name", folder=path)
+        if folder:
+            return folder_class(folder), name, Basis("folder", folder=path)
+        return UNLABELLED, name, Basis("unsaid")
+
+    def _class_of(self, label: object, sample: str) -> tuple[str, Basis]:
+        """The class that one label says, and its basis."""
+        value = read_label(label, sample)
+        table = self.table
+        if value is None:
+            return UNLABELLED, Basis("none")
+        if isinstance(value, int):
+            if table is None:
+                return str(value), Basis("number", value, text=_unusual(label, value))
+            table.check(value, sample)
+            self._check_text(label, value, sample)
+            return table.ids[value], Basis("number", value)
+        if is_wnid(value) and (table is None or not table.knows(value)):
+            return value, Basis("name", value)
+        if table is not None and (table.strict or table.knows(value)):
+            number = table.number_of(value, sample)
+            return table.ids[number], Basis("number", number)
+        name = class_id(value)
+        return (f"{name}#" if name == UNLABELLED else name), Basis("name", value)
+
+    def _check_text(self, label: object, number: int, sample: str) -> None:
+        """Refuse a text of digits that is the name of another entry than the one it counts."""
+        if self.table is None or isinstance(label, int | float):
+            return
+        text = _text_of(label)
+        if self.table.knows(text) and self.table.number_of(text, sample) != number:
+            raise SourceError(
+                f"{sample} has the label {text!r}, which is the name of the class"
+                f" {self.table.number_of(text, sample)} of {self.table.where} and the number of"
+                f" another one, {self.table.names[number]!r}. Save the labels as integers, or"
+                " rename the classes."
+            )
+
+
+def _text_of(label: object) -> str:
+    return clean_name(label.decode() if isinstance(label, bytes) else str(label))
+
+
+def _unusual(label: object, number: int) -> str:
+    """Return the text of a label that is *number*, if it is written in another way; else empty."""
+    if isinstance(label, int | float):
+        return ""
+    text = _text_of(label)
+    return "" if text == str(number) else text
+
+
+def _check_one(names: Mapping[str, str], labels: Mapping[str, object], sample: str) -> None:
+    if len(set(names.values())) > 1:
+        raise _two_classes({word: labels.get(word, name) for word, name in names.items()}, sample)
+
+
+def _two_classes(labels: Mapping[str, object], sample: str) -> SourceError:
+    said = " and ".join(f"{word} says {_short(label)}" for word, label in labels.items())
+    return SourceError(f"{sample} has two classes: {said}. Correct what is wrong.")
+
+
+def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]:
+    """Class and name in the class of a file in nested folders.
+
+    Args:
+        folders: From the outermost to the innermost, at least one.
+        name: Of the file.
+        recursive: Which of the folders is the class, `first` or `last`; the others become a part of
+            the name, so that files of one name in several folders stay apart.
+    """
+    first = recursive == "first"
+    others = folders[1:] if first else folders[:-1]
+    return folder_class(folders[0 if first else -1]), "__".join([*others, name])
+
+
+def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
+    """The class that a folder's name is, in composed characters, whatever system wrote it.
+
+    Raises:
+        SourceError: It is the sign for samples without a class.
+    """
+    if options.rules == 1:
+        return folder
+    if folder == UNLABELLED:
+        raise SourceError(
+            f"a class folder is called {folder!r}, which stands for samples without a class."
+            " Rename it."
+        )
+    return unicodedata.normalize("NFC", folder)
+
+
+def named_class(name: str) -> str:
+    """Return the class that `--class-name` names, in composed characters, or `UNLABELLED`."""
+    return name if name == UNLABELLED else folder_class(name)
+
+
+@dataclass
+class Seen:
+    """Samples of one class on one basis."""
+
+    first: str
+    """Key of one of them."""
+    count: int = 0
+
+
+@dataclass
+class Evidence:
+    """What the samples of a listing said about their classes, and what was passed over."""
+
+    seen: dict[tuple[str, Basis], Seen] = field(default_factory=dict)
+    """(class, basis) -> samples; no samples for a class that a source only names."""
+    passed: dict[str, Seen] = field(default_factory=dict)
+    """Why -> files that are no samples."""
+    notes: list[str] = field(default_factory=list)
+    """What else a person should know of the listing, a sentence each."""
+
+    def add(self, key: str, basis: Basis) -> None:
+        """Count one sample."""
+        place = (key.partition("/")[0], basis)
+        seen = self.seen.get(place)
+        if seen is None:
+            seen = self.seen[place] = Seen(key)
+        seen.count += 1
+
+    def add_class(self, name: str, basis: Basis, count: int, first: str = "") -> None:
+        """Count *count* samples of a class, which may be none."""
+        seen = self.seen.setdefault((name, basis), Seen(first))
+        seen.first = seen.first or first
+        seen.count += count
+
+    def pass_over(self, why: str, name: str, count: int = 1) -> None:
+        """Count files or folders that are no samples."""
+        self.passed.setdefault(why, Seen(name)).count += count
+
+    def merge(self, other: "Evidence") -> None:
+        """Add what another part of the source said."""
+        for (name, basis), seen in other.seen.items():
+            self.add_class(name, basis, seen.count, seen.first)
+        for why, seen in other.passed.items():
+            self.pass_over(why, seen.first, seen.count)
+        self.notes += [note for note in other.notes if note not in self.notes]
+
+    def encode(self) -> dict[bytes, bytes]:
+        """As metadata of a listing's schema."""
+        seen = [[name, *basis, s.first, s.count] for (name, basis), s in self.seen.items()]
+        passed = {why: [s.first, s.count] for why, s in self.passed.items()}
+        fields = {"seen": seen, "passed": passed, "notes": self.notes}
+        return {METADATA: json.dumps(fields).encode()}
+
+    @classmethod
+    def decode(cls, metadata: Mapping[bytes, bytes] | None) -> "Evidence":
+        """What `encode` wrote; nothing where a listing has none."""
+        text = (metadata or {}).get(METADATA)
+        evidence = cls()
+        if text is None:
+            return evidence
+        fields = json.loads(text)
+        for name, *basis, first, count in fields["seen"]:
+            evidence.seen[name, Basis(*basis)] = Seen(first, count)
+        for why, (first, count) in fields["passed"].items():
+            evidence.passed[why] = Seen(first, count)
+        evidence.notes = fields["notes"]
+        return evidence
+
+    def items(self) -> Iterator[tuple[str, Basis, Seen]]:
+        """(class, basis, samples) of everything that was seen."""
+        for (name, basis), seen in self.seen.items():
+            yield name, basis, seen

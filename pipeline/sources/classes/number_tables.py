@@ -1,0 +1,120 @@
+"""Tables of classes beside the images: which class a number stands for.
+
+`classes.txt` has a name on each line, or a wnid and its words, or the number and the name;
+`LOC_synset_mapping.txt` has a wnid and its words. The first line is number 0.
+"""
+
+import re
+
+from pipeline.errors import SourceError
+from pipeline.sources.classes.decision import ClassTable
+from pipeline.sources.location import Place
+from pipeline.sources.metadata import find_class_names
+from pipeline.sources.text_tables import lines_of, parse_words_line, shown_line
+
+CLASSES = "classes.txt"
+MAPPING = "LOC_synset_mapping.txt"
+_NUMBERED = re.compile(r"([0-9]+)[ \t:,]+(\S.*)", re.ASCII)
+
+
+def find_class_table(place: Place) -> ClassTable | None:
+    """Return the table that labels of samples at *place* count, from there or a folder above.
+
+    Raises:
+        SourceError: It is there, and cannot be counted by.
+    """
+    if place.options.rules == 1:
+        names = find_class_names(place.root)
+        return ClassTable(names, "a table beside the images", strict=False) if names else None
+    for folder in (Place(place.root), Place(place.root).above()):
+        if folder.is_file(CLASSES):
+            return parse_class_table(folder.read_text(CLASSES), folder.full(CLASSES))
+        if folder.is_file(MAPPING):
+            return parse_mapping(folder.read_text(MAPPING, lenient=True), folder.full(MAPPING))
+    return None
+
+
+def table_marks(place: Place) -> list[str]:
+    """Return marks of the tables that `find_class_table` would look at, for a fingerprint."""
+    if place.options.rules == 1:
+        return []
+    folders = (Place(place.root), Place(place.root).above())
+    return [
+        f"{folder.root}\t{folder.mark(name)}"
+        for folder in folders
+        for name in (CLASSES, MAPPING)
+        if folder.is_file(name)
+    ]
+
+
+def parse_class_table(text: str, where: str) -> ClassTable | None:
+    """Read a `classes.txt`; None where it is empty.
+
+    Raises:
+        SourceError: A line is blank, or its lines count from another number than 0.
+    """
+    lines = _lines(text, where)
+    if not lines:
+        return None
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    if all(numbered) and (len(lines) > 1 or lines[0].startswith("0")):
+        lines = _counted([(int(match[1]), match[2]) for match in numbered if match], where)
+    pairs = [_named(line) for line in lines]
+    words = tuple(words for _, words in pairs)
+    return ClassTable(tuple(name for name, _ in pairs), where, words if any(words) else ())
+
+
+def _counted(pairs: list[tuple[int, str]], where: str) -> list[str]:
+    """The names of lines that begin with their number."""
+    for expected, (number, _) in enumerate(pairs):
+        if number != expected:
+            raise SourceError(
+                f"{where} begins each line with a number, and line {expected + 1} with {number}:"
+                f" expected {expected}, since numbers count from 0. Write the names alone, the one"
+                " of number 0 first."
+            )
+    return [name for _, name in pairs]
+
+
+def _named(line: str) -> tuple[str, str]:
+    """Name and words of a line: the words behind a wnid, none behind another name."""
+    return parse_words_line(line) or (line, "")
+
+
+def parse_mapping(text: str, where: str) -> ClassTable | None:
+    """Read `<wnid><space or tab><words>` lines; None where there are none.
+
+    Raises:
+        SourceError: A line has no wnid, or one that another line has.
+    """
+    line_of: dict[str, int] = {}
+    words = []
+    for number, line in enumerate(_lines(text, where), 1):
+        pair = parse_words_line(line)
+        if pair is None:
+            raise SourceError(
+                f"{where}: line {number} is {shown_line(line)}: expected a wnid (n########) and"
+                " words, as on the other lines, since the numbers of classes count the lines."
+            )
+        wnid, text_of_class = pair
+        if wnid in line_of:
+            raise SourceError(
+                f"{where}: the lines {line_of[wnid]} and {number} are both {wnid}. Remove the one"
+                " that is wrong: the numbers of classes count the lines."
+            )
+        line_of[wnid] = number
+        words.append(text_of_class)
+    return ClassTable(tuple(line_of), where, tuple(words), strict=False) if line_of else None
+
+
+def _lines(text: str, where: str) -> list[str]:
+    """Lines without the blank ones at the end."""
+    lines = [line.strip() for line in lines_of(text)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise SourceError(
+            f"{where}: line {lines.index('') + 1} is blank, and the numbers of classes count the"
+            " lines. Remove it, or write the name that lacks."
+        )
+    return lines

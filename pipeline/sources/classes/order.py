@@ -1,0 +1,408 @@
+"""The classes of a store, in order, from what the samples of all its splits said.
+
+The order is that of the source's own numbers where it has some, else that of the classes' names:
+numbers as numbers, before names. What cannot be put into one order without a guess is refused here,
+before the first image is decoded.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from pipeline.errors import SourceError
+from pipeline.sources.classes.decision import (
+    UNLABELLED,
+    Basis,
+    ClassTable,
+    Evidence,
+    Seen,
+    is_numeral,
+    shown,
+)
+from pipeline.sources.keys import is_wnid
+from pipeline.sources.options import LISTING_RULES
+
+_LABELS = ("number", "name")
+_WRITTEN_NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{0,400})?", re.ASCII)
+_DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SplitClasses:
+    """What one split says of its classes."""
+
+    evidence: Evidence
+    table: ClassTable | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a source, in order."""
+
+    names: tuple[str, ...]
+    """Class of label 0, 1, ..., as in keys."""
+    words: tuple[str, ...]
+    """Words of each; empty where there are none."""
+    numbers: tuple[int, ...] = ()
+    """The source's own number of each class; empty where it has no numbers."""
+    notes: tuple[str, ...] = ()
+    """What a person should know, a sentence each."""
+    empty: frozenset[str] = frozenset()
+    """Those of which there is no sample."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(class, words) of label 0, 1, ..."""
+        return tuple(zip(self.names, self.words, strict=True))
+
+    def shown(self) -> "Classes":
+        """Return those alone that a sample is of."""
+        places = [i for i, name in enumerate(self.names) if name not in self.empty]
+        return Classes(
+            tuple(self.names[i] for i in places),
+            tuple(self.words[i] for i in places),
+            tuple(self.numbers[i] for i in places) if self.numbers else (),
+        )
+
+
+def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULES) -> Classes:
+    """Put the classes of all *splits* in one order.
+
+    Args:
+        splits: What each says.
+        rules: The version of the listing rules; 1 puts classes in the order of their bytes.
+
+    Raises:
+        SourceError: What the samples say is ambiguous or contradicts itself.
+    """
+    if rules == 1:
+        sorted_names = sorted({n for said in splits.values() for n in _names_of(said)})
+        return Classes(tuple(sorted_names), _words(splits, sorted_names, None))
+    for split, said in splits.items():
+        _check_split(split, said.evidence)
+    table = _one_table(splits)
+    numbers = _numbers(splits)
+    _check_spellings(splits)
+    names = _all_names(splits)
+    notes = [*_check_alike(splits)]
+    if numbers and table is not None:
+        ordered = _complete(table, numbers)
+        _refuse_part([name for name in names if name not in set(ordered)], numbers)
+        names = ordered
+    elif numbers and set(names) <= set(numbers.values()):
+        names = [numbers[number] for number in sorted(numbers)]
+    else:
+        _refuse_part(names, numbers)
+        numbers = {}
+        names = sorted(names, key=order_of)
+    number_of = {name: number for number, name in numbers.items()}
+    if numbers and table is not None:
+        number_of = dict(zip(names, range(len(names)), strict=True))
+    notes += _gaps(names, number_of)
+    words = _words(splits, names, table if numbers else None)
+    return Classes(
+        tuple(names),
+        words,
+        tuple(number_of[name] for name in names) if number_of else (),
+        tuple(notes),
+        frozenset(names) - _with_samples(splits),
+    )
+
+
+def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
+    """Say it where the labels are not the numbers that the source has for its classes."""
+    if not number_of and not any(map(is_numeral, names)):
+        return
+    numbers = [number_of.get(name, int(name) if is_numeral(name) else None) for name in names]
+    moved = [(n, label) for label, n in enumerate(numbers) if n is not None and n != label]
+    if moved:
+        number, label = moved[0]
+        yield (
+            f"labels are places in the order of the classes, not their numbers: number {number} is"
+            f" label {label} (the numbers do not begin at 0, or have holes or names among them)"
+        )
+
+
+def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
+    return {
+        name for said in splits.values() for name, _, seen in _labelled(said.evidence) if seen.count
+    }
+
+
+def order_of(name: str) -> tuple[int, Fraction, bytes]:
+    """Sorts numbers as numbers, also `-2` and `0.5`, before names by their bytes."""
+    is_number = _DECIMAL.fullmatch(name) is not None
+    number = Fraction(name) if is_number else Fraction(0)
+    return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")
+
+
+def _labelled(evidence: Evidence) -> Iterator[tuple[str, Basis, Seen]]:
+    return (one for one in evidence.items() if one[0] != UNLABELLED)
+
+
+def _check_split(split: str, evidence: Evidence) -> None:
+    first: dict[str, str] = {}
+    for _, basis, seen in _labelled(evidence):
+        first.setdefault(basis.by, seen.first)
+    if "number" in first and "name" in first:
+        raise SourceError(
+            f"split {split!r}: some labels are numbers, as of {first['number']!r}, and some are"
+            f" names, as of {first['name']!r}: expected one kind. Make all of them numbers or all"
+            " of them names, or put a classes.txt (a name on each line) beside the data."
+        )
+    label = next((first[by] for by in _LABELS if by in first), None)
+    other = next((first[by] for by in ("folder", "file name") if by in first), None)
+    if label is not None and other is not None:
+        raise SourceError(
+            f"split {split!r}: {label!r} has a label, and {other!r} has none, only a folder or a"
+            " name: expected labels for all. Add the label that lacks; -1 stands for none."
+        )
+    unsaid = next((seen.first for _, basis, seen in evidence.items() if basis.by == "unsaid"), None)
+    if label is None and other is not None and unsaid is not None:
+        raise SourceError(
+            f"split {split!r}: {other!r} has a class by its folder or name, and {unsaid!r} lies in"
+            " no class folder: expected a class for all. Move it into one, or out of the source."
+        )
+    _check_one_to_one(split, evidence)
+    _check_depths(split, evidence)
+    _check_kinds(split, evidence)
+
+
+def _check_one_to_one(split: str, evidence: Evidence) -> None:
+    value_of: dict[str, tuple[object, str]] = {}
+    name_of: dict[object, tuple[str, str]] = {}
+    for name, basis, seen in _labelled(evidence):
+        if basis.by not in _LABELS:
+            continue
+        value, first = value_of.setdefault(name, (basis.value, seen.first))
+        if value != basis.value:
+            raise SourceError(
+                f"split {split!r}: the class {name!r} has two labels, {value!r} (of {first!r}) and"
+                f" {basis.value!r} (of {seen.first!r}): expected one. Correct the labels, or the"
+                " folders and file names that say another class."
+            )
+        known, first = name_of.setdefault(basis.value, (name, seen.first))
+        if known != name:
+            raise SourceError(
+                f"split {split!r}: the label {basis.value!r} stands for two classes, {known!r} (of"
+                f" {first!r}) and {name!r} (of {seen.first!r}): expected one. Correct the labels,"
+                " or the folders and file names that say another class."
+            )
+
+
+def _check_depths(split: str, evidence: Evidence) -> None:
+    """Refuse folders of which it cannot be told which one is the class."""
+    parents: dict[str, Basis] = {}
+    depths: dict[int, str] = {}
+    for name, basis, seen in _labelled(evidence):
+        if basis.by != "folder" or not basis.folder:
+            continue
+        known = parents.setdefault(name, basis)
+        if known.folder != basis.folder and _spaced(known.folder) == _spaced(basis.folder):
+            raise SourceError(
+                f"split {split!r}: the folders {known.folder!a} and {basis.folder!a} have one name"
+                " in two compositions of its characters. Rename one of them."
+            )
+        if known.folder != basis.folder:
+            raise SourceError(
+                f"split {split!r}: the class {name!r} comes from two folders, {known.folder!r} and"
+                f" {basis.folder!r}: expected one. Say which folder is the class with --recursive"
+                " first or --recursive last."
+            )
+        depths.setdefault(basis.folder.count("/"), f"{basis.folder}/{seen.first.partition('/')[2]}")
+    if len(depths) > 1:
+        one, another = (depths[depth] for depth in sorted(depths)[:2])
+        raise SourceError(
+            f"split {split!r}: images lie at different depths, as {one!r} and {another!r}, so that"
+            " it cannot be told which folder is the class. Say it with --recursive first or"
+            " --recursive last."
+        )
+
+
+def _check_kinds(split: str, evidence: Evidence) -> None:
+    """Refuse wnids in file names where the folders are kinds of them: either may be the class."""
+    folder_of: dict[str, str] = {}
+    for name, basis, _ in _labelled(evidence):
+        if basis.by == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
+            return  # a folder is no kind where one class lies in several
+    folders = set(folder_of.values())
+    if 1 < len(folders) < len(folder_of):
+        raise SourceError(
+            f"split {split!r}: {len(folders)} folders ({shown(map(repr, sorted(folders)))}) hold"
+            f" images whose names begin with {len(folder_of)} wnids"
+            f" ({shown(sorted(folder_of))}): it cannot be told which of the two is the class. Add a"
+            " label, or say --recursive last for the folder."
+        )
+
+
+def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
+    """The table of all splits, which must be one."""
+    tables = [(split, said.table) for split, said in splits.items() if _counts(said)]
+    if not tables:
+        return None
+    first, table = tables[0]
+    for split, another in tables[1:]:
+        if (another is None) != (table is None) or (
+            table is not None and another is not None and table.names != another.names
+        ):
+            raise SourceError(
+                f"the splits {first!r} and {split!r} number their classes differently:"
+                f" {_table_text(table)}; {_table_text(another)}. Prepare them into two stores, or"
+                " give both one table (classes.txt beside the data)."
+            )
+    return table
+
+
+def _counts(said: SplitClasses) -> bool:
+    return any(basis.by == "number" for _, basis, _ in _labelled(said.evidence))
+
+
+def _table_text(table: ClassTable | None) -> str:
+    if table is None:
+        return "no table of names"
+    return f"{table.where} has {len(table.names)} ({shown(map(repr, table.names))})"
+
+
+def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
+    """Number -> class, over all splits."""
+    numbers: dict[int, tuple[str, str]] = {}
+    number_of: dict[str, tuple[int, str]] = {}
+    for split, said in splits.items():
+        for name, basis, _ in _labelled(said.evidence):
+            if not isinstance(basis.value, int):
+                continue
+            known, first = numbers.setdefault(basis.value, (name, split))
+            number, _ = number_of.setdefault(name, (basis.value, split))
+            if known != name or number != basis.value:
+                raise SourceError(
+                    f"the number {basis.value} is the class {known!r} (number {number}) in split"
+                    f" {first!r} and {name!r} in split {split!r}: expected the same numbers in all"
+                    " splits. Put a classes.txt beside the data (the class of number 0 on its first"
+                    " line, and so on), prepare them into two stores, or correct one of them."
+                )
+    return {number: name for number, (name, _) in numbers.items()}
+
+
+def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
+    """Refuse one number that texts write in several ways: they may be codes of several classes."""
+    text_of: dict[object, tuple[str, str]] = {}
+    for said in splits.values():
+        for _, basis, seen in _labelled(said.evidence):
+            if basis.by != "number":
+                continue
+            text = basis.text or str(basis.value)
+            known, first = text_of.setdefault(basis.value, (text, seen.first))
+            if known != text:
+                raise SourceError(
+                    f"the labels {known!r} (of {first!r}) and {text!r} (of {seen.first!r}) are the"
+                    f" number {basis.value} written in two ways: one class or two? If they are one,"
+                    " write the label in one way everywhere, or put a classes.txt (the class of"
+                    " number 0 on its first line) beside the data; if they are two, give the"
+                    " classes names that are no numbers."
+                )
+
+
+def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
+    names = {name: None for said in splits.values() for name, _, _ in _labelled(said.evidence)}
+    if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
+        raise SourceError(
+            "a class is called '-1', beside classes that are numbers from 0 on, among which -1"
+            " stands for none. Rename its folder if it is a class; else pass --ignore=-1 to leave"
+            " it out."
+        )
+    numerals: dict[Fraction, str] = {}
+    for name in filter(_WRITTEN_NUMBER.fullmatch, _own_names(splits)):
+        known = numerals.setdefault(Fraction(name), name)
+        if known != name:
+            raise SourceError(
+                f"the classes {known!r} and {name!r} are one number written in two ways. Rename one"
+                " of them: the same name if they are one class, names that are no numbers if they"
+                " are two."
+            )
+    return list(names)
+
+
+def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
+    """Yield the names of classes that no table of the source tells apart by number."""
+    for said in splits.values():
+        for name, basis, _ in _labelled(said.evidence):
+            if basis.by != "number" or said.table is None:
+                yield name
+
+
+def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
+    """The class of each entry of the table: as samples say, else by its own name."""
+    names = [numbers.get(number, name) for number, name in enumerate(table.ids)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SourceError(
+            f"{table.where}: two numbers are the class {twice!r}. Correct the table or the folders"
+            " and file names that say another class."
+        )
+    return names
+
+
+def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
+    """Some classes have numbers, others none: wnids can be put in order without, others cannot."""
+    without = [name for name in names if name not in set(numbers.values())]
+    if not numbers or not without or all(map(is_wnid, [*names, *numbers.values()])):
+        return
+    raise SourceError(
+        f"{len(without)} classes have no number ({shown(map(repr, without))}), and"
+        f" {len(numbers)} have one ({shown(map(repr, numbers.values()))}): they cannot be put in"
+        " one order. Prepare the splits into two stores, or give all of them numbers."
+    )
+
+
+def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
+    """Refuse classes that differ in spaces or in case alone, where nobody means two classes."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in _all_names(splits):
+        alike[_folded(name)].append(name)
+    for names in alike.values():
+        if len(names) < 2:
+            continue
+        spaced = len({_spaced(name) for name in names}) < len(names)
+        together = any(set(names) <= _names_of(said) for said in splits.values())
+        if spaced or not together:
+            raise SourceError(
+                f"the classes {' and '.join(map(ascii, names))} differ in"
+                f" {'spaces or composition' if spaced else 'case'} alone: expected one of them, or"
+                " names that differ more. Rename one."
+            )
+        yield f"the classes {' and '.join(map(repr, names))} differ in case alone"
+
+
+def _names_of(said: SplitClasses) -> set[str]:
+    return {name for name, _, _ in _labelled(said.evidence)}
+
+
+def _spaced(name: str) -> str:
+    return unicodedata.normalize("NFKC", " ".join(name.split()))
+
+
+def _folded(name: str) -> str:
+    return _spaced(name).casefold()
+
+
+def _words(
+    splits: Mapping[str, SplitClasses], names: Sequence[str], table: ClassTable | None
+) -> tuple[str, ...]:
+    words: dict[str, str] = {}
+    for said in splits.values():
+        words = {**said.words, **words}
+        for name, basis, _ in _labelled(said.evidence):
+            if isinstance(basis.value, str) and basis.value != name:
+                words.setdefault(name, basis.value)
+    for name, text in zip(names, _table_words(table), strict=False):
+        if text and text != name:
+            words.setdefault(name, text)
+    return tuple(words.get(name, "") for name in names)
+
+
+def _table_words(table: ClassTable | None) -> tuple[str, ...]:
+    return () if table is None else table.words or table.names

@@ -1,0 +1,347 @@
+"""CIFAR-10 and CIFAR-100 in the layout of their Python version: a few pickled batches.
+
+They are read loose or from the tar in which they are handed out, `cifar-10-python.tar.gz`.
+
+A pickle may run anything. These are read by an unpickler that knows arrays of bytes, lists, texts
+and numbers, and calls nothing; what names something else is refused before it is looked up.
+
+Each picture becomes a sample of the plain PPM format, its pixels as they are.
+"""
+
+import io
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.open import open_tar
+from pipeline.sources.archives.outline import outline_of
+from pipeline.sources.classes.decision import ClassTable, Labeller
+from pipeline.sources.listing import Row
+from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.magic import TAR, ZIP
+from pipeline.sources.remote import reading
+from pipeline.sources.spool import Blocks, Put
+
+SIDE = 32
+FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
+"""What the archives that are handed out unpack to."""
+_REAL_BATCHES, _REAL_CASES = 5, 10_000  # of CIFAR-10
+_MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
+_BYTES = 3 * SIDE * SIDE
+_HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
+
+_LAYOUTS = {
+    "batches.meta": ({"train": "data_batch_", "test": "test_batch"}, b"label_names", b"labels"),
+    "meta": ({"train": "train", "test": "test"}, b"fine_label_names", b"fine_labels"),
+}
+"""Table of names -> split -> what its files begin with; what names and labels are called."""
+
+
+class _Kind:
+    """Stands for `numpy.dtype`: which numbers an array holds, as far as that can be bytes."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Know nothing of byte order: bytes have none."""
+
+
+class _Array:
+    """Stands for `numpy.ndarray`: keeps what the pickle says of it, and calls nothing."""
+
+    def __init__(self, *_: object) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.data = b""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take an array of bytes, and no other."""
+        _, shape, kind, fortran, data = state
+        plain = isinstance(kind, _Kind) and kind.name in ("u1", b"u1") and not fortran
+        if not plain or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("an array that is none of bytes, row by row")
+        self.shape, self.data = shape, data
+
+
+class _Latin1:
+    """Stands for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
+
+    def __new__(cls, text: object, encoding: object) -> Any:
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError("a text that is none of bytes")
+        return text.encode("latin1")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a text that is more than bytes")
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _Latin1,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows what a batch is made of. The slow one: the other makes room for what a pickle names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for arrays; nothing else has a name here."""
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: object) -> Any:
+        """Refuse what lies elsewhere."""
+        raise pickle.UnpicklingError("it names what lies elsewhere")
+
+
+def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
+    try:
+        found = _Unpickler(file, encoding="bytes").load()
+    except OSError:
+        raise
+    except Exception as e:  # a pickle can be wrong in any way
+        raise SourceError(
+            f"{where} is no batch of CIFAR ({type(e).__name__}: {e}): expected a pickle of arrays"
+            " of bytes, lists and texts. Nothing in it was run. Fetch it again."
+        ) from e
+    if not isinstance(found, dict):
+        raise SourceError(f"{where} is no batch of CIFAR: expected a table of names.")
+    return found
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Where the batches lie: loose in a folder, or packed as they are handed out."""
+
+    place: Place
+    archive: str = ""
+    """Path of the tar that holds them; empty: they are loose."""
+    folder: str = ""
+    """Their folder in the tar."""
+
+    def full(self, path: str) -> str:
+        """Whole name of a batch."""
+        if not self.archive:
+            return self.place.full(path)
+        return f"{self.place.full(self.archive)}: {self._member(path)}"
+
+    def _member(self, path: str) -> str:
+        return f"{self.folder}/{path}" if self.folder else path
+
+    def names(self) -> list[str]:
+        """Names of the files."""
+        if not self.archive:
+            return self.place.names().files
+        prefix = f"{self.folder}/" if self.folder else ""
+        names = outline_of(self.place, self.archive).names
+        return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    def size(self, path: str) -> int:
+        """Size of a batch in bytes."""
+        if not self.archive:
+            return self.place.size(path)
+        members = outline_of(self.place, self.archive).members
+        return next(one.num_bytes for one in members if one.name == self._member(path))
+
+    def marks(self, paths: Iterable[str]) -> list[str]:
+        """Texts that change when the batches do."""
+        if self.archive:
+            return [self.place.mark(self.archive), self.folder, *paths]
+        return [self.place.mark(path) for path in paths]
+
+    def load(self, path: str) -> dict[bytes, Any]:
+        """Read one batch.
+
+        Raises:
+            SourceError: It is none.
+        """
+        where = self.full(path)
+        if not self.archive:
+            with self.place.open(path) as file, reading(where):
+                return _unpickle(file, where)
+        with open_tar(self.place, self.archive) as tar:
+            for member in tar.members():
+                if member.name == self._member(path) and member.num_bytes <= _MAX_BATCH_BYTES:
+                    return _unpickle(io.BytesIO(tar.read(member.offset, member.num_bytes)), where)
+        raise SourceError(f"{where} is not there, or too large for a batch. Download it again.")
+
+
+def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
+    values = found.get(name)
+    if not isinstance(values, list) or not all(isinstance(v, bytes | str) for v in values):
+        raise SourceError(f"{where} has no {name.decode()}: expected a list of names.")
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+
+
+def _class_table(batches: Batches, path: str) -> ClassTable:
+    names = _LAYOUTS[path][1]
+    where = batches.full(path)
+    return ClassTable(tuple(_texts(batches.load(path), names, where)), where)
+
+
+@dataclass(frozen=True)
+class CifarBlock:
+    """One file of pictures."""
+
+    name: str
+    batches: Batches
+    path: str
+    table: str
+    num_bytes: int
+
+    @property
+    def where(self) -> str:
+        """Whole name of the batch."""
+        return self.batches.full(self.path)
+
+    def own_name(self, number: int, name: str) -> str:
+        """Nothing: names have the number of a picture."""
+        return ""
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read all of it, handing each picture as a PPM to *put*."""
+        where = self.batches.full(self.path)
+        labels = _LAYOUTS[self.table][2]
+        classes = _class_table(self.batches, self.table)
+        labeller = Labeller(classes, self.batches.place.options)
+        found = self.batches.load(self.path)
+        pixels = _pixels(found.get(b"data"), where)
+        numbers = found.get(labels)
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != len(pixels)
+            or any(type(n) is not int or not 0 <= n < len(classes.names) for n in numbers)
+        ):
+            raise SourceError(
+                f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
+                f" to {len(classes.names) - 1}."
+            )
+        for place, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
+            data = picture.tobytes()
+            name = f"{self.path}_{place:05d}.ppm"
+            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {place}")
+            yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)), basis=basis)
+
+
+def _pixels(array: object, where: str) -> NDArray[np.uint8]:
+    """(n, 32, 32, 3) uint8 RGB, of the planes of red, green and blue that a batch holds."""
+    whole = isinstance(array, _Array) and array.shape == (len(array.data) // _BYTES, _BYTES)
+    if not isinstance(array, _Array) or not whole or len(array.data) % _BYTES:
+        raise SourceError(f"{where} has no data: expected an array of (n, {_BYTES}) bytes.")
+    planes = np.frombuffer(array.data, np.uint8).reshape(-1, 3, SIDE, SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+
+@dataclass(frozen=True)
+class CifarSource:
+    """Pictures in CIFAR's batches."""
+
+    kind: str
+    batches: Batches
+    table: str
+    paths: tuple[str, ...]
+    access: Literal["random", "blocks"] = "blocks"
+
+    @property
+    def place(self) -> Place:
+        """The folder of the files, or of the archive."""
+        return self.batches.place
+
+    @property
+    def root(self) -> str:
+        """The folder of the files."""
+        return self.place.root
+
+    def fingerprint(self) -> str:
+        """Digest of the files' names, sizes and times."""
+        marks = self.batches.marks((self.table, *self.paths))
+        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the names in the order of the labels."""
+        return _class_table(self.batches, self.table)
+
+    def words(self) -> dict[str, str]:
+        """Nothing: the names of classes are their words."""
+        return {}
+
+    def list(self, progress: object) -> pa.Table:
+        """Not possible: a picture's bytes lie in three places."""
+        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+
+    def blocks(self) -> Blocks:
+        """The files.
+
+        Raises:
+            SourceError: One of the numbered batches is missing.
+        """
+        self._check_batches()
+        return [
+            CifarBlock(path, self.batches, path, self.table, self.batches.size(path))
+            for path in self.paths
+        ]
+
+    def _check_batches(self) -> None:
+        numbers = {int(n) for path in self.paths if (n := path.rpartition("_")[2]).isdecimal()}
+        if not numbers or self.place.options.rules == 1:
+            return
+        real = self.batches.load(self.table).get(b"num_cases_per_batch") == _REAL_CASES
+        last = max(_REAL_BATCHES if real else 1, *numbers)
+        missing = [f"data_batch_{n}" for n in range(1, last + 1) if n not in numbers]
+        if missing:
+            raise SourceError(
+                f"{self.batches.full('')} lacks {', '.join(missing)} of its {last} batches. Unpack"
+                " the archive again."
+            )
+
+
+def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]:
+    """Find CIFAR's table of names and batches in *place*, in its folder there, or packed."""
+    for batches in _candidates(place):
+        files = batches.names()
+        if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
+            raise SourceError(
+                f"{batches.full('')} is the binary version of CIFAR: expected the Python version. "
+                "Download cifar-10-python.tar.gz or cifar-100-python.tar.gz."
+            )
+        for table, (splits, _, _) in _LAYOUTS.items():
+            found = {
+                split: tuple(name for name in files if _is_batch(name, start))
+                for split, start in splits.items()
+            }
+            if table in files and any(found.values()):
+                return {
+                    split: CifarSource("cifar", batches, table, paths)
+                    for split, paths in found.items()
+                    if paths
+                }
+    return {}
+
+
+def _candidates(place: Place) -> Iterator[Batches]:
+    """Where batches may lie: here, in the folder that an archive unpacks to, in an archive."""
+    names = place.names()
+    if not place.only:
+        yield Batches(place)
+        yield from (Batches(place.inside(name)) for name in names.folders if name in FOLDERS)
+    for name in names.files:
+        may_be = place.only or name.lower().startswith("cifar-10")
+        if may_be and container_of(place, name) in (TAR, ZIP):
+            members = outline_of(place, name).names
+            folders = {member.rpartition("/")[0] for member in members}
+            yield from (Batches(place, name, folder) for folder in sorted(folders))
+
+
+def _is_batch(name: str, start: str) -> bool:
+    return name == start or (start.endswith("_") and name.removeprefix(start).isdecimal())

@@ -1,0 +1,179 @@
+"""Images that lie in one folder without class folders: of no class, or of one that is named.
+
+A GAN or super-resolution needs no class. `--class-name` names one for all images; a folder that is
+itself called by a wnid is one class; a wnid that a file's name begins with is its class; else the
+label of every image is -1. A table that says classes and is not read is refused.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence, named_class, shown
+from pipeline.sources.formats.folder import (
+    check_one_folder,
+    find_folders,
+    split_folders,
+    unlike_any,
+    walk,
+)
+from pipeline.sources.formats.random_access import RandomAccessSource
+from pipeline.sources.keys import is_wnid, looks_like_image, may_be_image, wnid_before
+from pipeline.sources.listing import sort_listing, string_array
+from pipeline.sources.location import Place, Sizes, fingerprint_of
+from pipeline.sources.metadata import label_table
+
+
+def flat_listing(
+    place: Place,
+    prefix: str,
+    sizes: Sizes,
+    class_of: Callable[[str], str],
+    progress: Callable[[int], None],
+    basis: Basis = Basis("table"),  # noqa: B008 - a value that never changes
+) -> pa.Table:
+    """List the files of one folder whose classes a table tells.
+
+    Args:
+        place: What the paths of the listing are relative to.
+        prefix: Of the folder, with a slash at its end; or nothing.
+        sizes: The files, and what was passed over.
+        class_of: Gives the class of a file.
+        progress: Is told how many samples came.
+        basis: On what the classes rest, of those that are told.
+    """
+    if not sizes.files:
+        raise SourceError(f"no images found: {place.full(prefix)} holds no image file.")
+    evidence = Evidence()
+    evidence.merge(sizes.passed)
+    keys = [f"{class_of(name)}/{name.replace('/', '__')}" for name in sizes.files]
+    for key in keys:
+        unlabelled = key.startswith(f"{UNLABELLED}/")
+        evidence.add(key, Basis("unsaid") if unlabelled else basis)
+    table = pa.table(
+        {
+            "key": string_array(keys, f"in {place.root}"),
+            "num_bytes": pa.array(sizes.num_bytes, pa.int64()),
+            "path": string_array([prefix + name for name in sizes.files], f"in {place.root}"),
+        }
+    )
+    progress(len(table))
+    return sort_listing(table.replace_schema_metadata(evidence.encode()))
+
+
+@dataclass(frozen=True)
+class FlatFolder(RandomAccessSource):
+    """Images in no class folders."""
+
+    refused: bool = False
+    """Whether somebody must say first that they are of no class, or of one."""
+
+    @property
+    def class_name(self) -> str:
+        """The class of all images."""
+        named = self.place.options.class_name
+        own = self.root.rpartition("/")[2]
+        if named:
+            return named_class(named)
+        return own if is_wnid(own) else UNLABELLED
+
+    def _class_of(self, path: str) -> str:
+        """The class of the file *path*: that of all, or the wnid that its name begins with."""
+        if self.class_name != UNLABELLED or self.place.options.class_name:
+            return self.class_name
+        return wnid_before(path.rpartition("/")[2]) or UNLABELLED
+
+    def fingerprint(self) -> str:
+        """Digest of the folders' times, which change when files come and go."""
+        if self.place.remote:
+            return unlike_any()
+        paths = [path for path, _ in self._folders()]
+        marks = [self.kind, self.root, *map(self.place.mark, paths)]
+        return fingerprint_of(marks, self.place.options)
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Look into the folder once, and with `--recursive` into those in it."""
+        self._check_table()
+        if self.refused and not all(map(wnid_before, self.place.sizes("").files)):
+            raise SourceError(
+                f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
+                " they are of no class, pass --class-name - (their label is -1); if all are of one,"
+                " pass its name with --class-name."
+            )
+        found = Sizes([], [], [], Evidence())
+        for path, sizes in self._folders():
+            found.passed.merge(sizes.passed)
+            found.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
+            found.num_bytes.extend(sizes.num_bytes)
+            found.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
+        if not self.place.options.recursive:
+            self._check_folders(found)
+        basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
+        return flat_listing(self.place, "", found, self._class_of, progress, basis)
+
+    def _folders(self) -> Iterator[tuple[str, Sizes]]:
+        if self.place.options.recursive:
+            yield from walk(self.place, "")
+        else:
+            yield "", self.place.sizes("")
+
+    def _check_table(self) -> None:
+        """Refuse to take images for images of no class, whose classes a table says.
+
+        Raises:
+            SourceError: Naming the table, and its column.
+        """
+        if self.class_name != UNLABELLED or self.place.options.class_name:
+            return
+        table, column = label_table(self.place, self.place.names().files)
+        if table:
+            raise SourceError(
+                f"{self.place.full(table)} says the classes of the images beside it in its column"
+                f" {column!r}, and is not read. Move the images into folders that are called by"
+                " their classes, or pass --class-name - to take them without classes."
+            )
+
+    def _check_folders(self, found: Sizes) -> None:
+        """Refuse images in folders beside those of the flat folder."""
+        for name in found.folders:
+            for path, sizes in walk(self.place, name):
+                found.passed.merge(sizes.passed)
+                if sizes.files:
+                    raise SourceError(
+                        f"{self.root} holds images, and {path!r} in it holds"
+                        f" {len(sizes.files):,} files ({shown(sorted(sizes.files), 3)}) that would"
+                        " be left out. Pass --recursive first to take all of them, or --ignore"
+                        f" {name!r}."
+                    )
+
+
+def find_flat(place: Place, wanted: str, named: bool) -> dict[str, FlatFolder]:
+    """Find images directly in *place*, or in its folders that are named as splits."""
+    if place.only or place.options.rules == 1:
+        return {}
+    fits = may_be_image if named else looks_like_image
+    if any(map(fits, place.names().files)):
+        return {"": FlatFolder("flat", place)}
+    labelled = find_folders(place, wanted, False)
+    one_class = bool(place.options.class_name)
+    found = {}
+    for split, names in split_folders(place, wanted).items():
+        flat = [name for name in names if _is_flat(place.inside(name))]
+        if not flat or split in labelled:
+            continue
+        check_one_folder(place, split, flat)
+        # a test set that nobody labelled lies beside a labelled train set; it is taken if asked for
+        unlabelled = split == "test" == wanted and bool(labelled)
+        if one_class or unlabelled or not labelled or split == wanted:
+            refused = not one_class and not unlabelled
+            found[split] = FlatFolder("flat", place.inside(flat[0]), refused)
+    if not found and (one_class and place.options.recursive):
+        found[""] = FlatFolder("flat", place)
+    return found
+
+
+def _is_flat(place: Place) -> bool:
+    files = place.names().files
+    return any(map(looks_like_image, files))

@@ -1,0 +1,220 @@
+"""ILSVRC2012 as it is handed out: a train tar of class tars, a val tar or folder with no classes.
+
+The classes of val come from the devkit, whose ids 1..1000 are an order of their own, not that of
+the sorted wnids, or from Kaggle's table (`pipeline.sources.metadata`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.layouts import ClassTar, Layout, Take, TarOfTars, row_of
+from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
+from pipeline.sources.archives.source import Part, TarSource, by_split
+from pipeline.sources.archives.tar import Tar, stem_of
+from pipeline.sources.classes.decision import Basis, folder_class, shown
+from pipeline.sources.formats.flat import FlatFolder, flat_listing
+from pipeline.sources.formats.folder import FolderSource
+from pipeline.sources.formats.random_access import RandomAccessSource
+from pipeline.sources.keys import is_wnid, looks_like_image
+from pipeline.sources.listing import PassedOver, Row
+from pipeline.sources.location import Place, Sizes, fingerprint_of
+from pipeline.sources.magic import TAR, ZIP
+from pipeline.sources.metadata import Truth, TruthMissingError, find_truth, is_val_image
+
+TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+
+
+@dataclass(frozen=True)
+class ValTar(Layout):
+    """ILSVRC's val tar: flat, with the classes told by a table near *root*."""
+
+    root: str
+
+    def check(self, outline: Callable[[], Outline]) -> None:
+        """Refuse val images whose table is missing."""
+        find_truth(Place(self.root))
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield every `ILSVRC2012_val_########.JPEG`."""
+        truth = find_truth(Place(self.root))
+        for member in tar.members(start, stop):
+            name = member.name.rpartition("/")[2]
+            if not is_val_image(name):
+                yield PassedOver("files that are no images of ILSVRC2012's val", member.name)
+                continue
+            target = (member.target or "").rpartition("/")[2]
+            prefix = f"{truth.wnid(target)}/" if target else ""
+            row = row_of(f"{truth.wnid(name)}/{name}", member, take, prefix)
+            yield row._replace(basis=Basis("table"))
+
+
+@dataclass(frozen=True)
+class ValFolder(RandomAccessSource):
+    """ILSVRC's val images in one flat folder."""
+
+    def fingerprint(self) -> str:
+        """Digest of the folder's time and of the name of the table with the classes."""
+        where = self._truth().where
+        return fingerprint_of(
+            [self.kind, self.root, self.place.mark(""), where], self.place.options
+        )
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Look into the folder once."""
+        truth = self._truth()
+        return flat_listing(self.place, "", self._images(), truth.wnid, progress)
+
+    def _truth(self) -> Truth:
+        try:
+            return find_truth(self.place)
+        except TruthMissingError as e:
+            # that option is for flat images: a tree that they are one split of is not read with it
+            raise SourceError(
+                f"{e} If all of them are of one class, pass {self.root} itself as the source,"
+                " without --source-kind, and the name of the class with --class-name; - for none."
+            ) from e
+
+    def _images(self) -> Sizes:
+        """The val images; others in the folder have no class, and are refused.
+
+        Raises:
+            SourceError: There are others, or a part of them was sorted into folders.
+        """
+        found = self.place.sizes("")
+        if self.place.options.rules > 1:
+            _refuse_sorted(self.place, found)
+        sizes = Sizes([], [], found.folders, found.passed)
+        others = []
+        for name, num_bytes in zip(found.files, found.num_bytes, strict=True):
+            if is_val_image(name):
+                sizes.files.append(name)
+                sizes.num_bytes.append(num_bytes)
+            elif looks_like_image(name):
+                others.append(name)
+            else:
+                sizes.passed.pass_over("files that are no images of ILSVRC2012's val", name)
+        if others and self.place.options.rules > 1:
+            raise SourceError(
+                f"{len(others):,} images of {self.root} are none of ILSVRC2012's val"
+                f" ({shown(sorted(others), 3)}): expected ILSVRC2012_val_00000001.JPEG and so on."
+                " Move them out of the folder, or pass --ignore with a pattern of their names."
+            )
+        return sizes
+
+
+def _refuse_sorted(place: Place, found: Sizes) -> None:
+    """Refuse a folder of val images of which a part lies in folders: it would be left out."""
+    for folder in found.folders:
+        inside = place.sizes(folder)
+        if inside.files:
+            raise SourceError(
+                f"{place.root} is half sorted: {sum(map(is_val_image, found.files)):,} val images"
+                f" lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
+                f" ({shown(sorted(inside.files), 3)}). Run the sorting to its end, or move all of"
+                " them back into the one folder."
+            )
+
+
+def _is_archive(place: Place, path: str) -> bool:
+    return container_of(place, path) in (TAR, ZIP)
+
+
+def _tars(place: Place, stem: str) -> list[str]:
+    files = place.names().files
+    return [name for name in files if stem_of(name) == stem and _is_archive(place, name)]
+
+
+def find_train_tar(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
+    tars = {"train": _tars(place, TRAIN_STEM)}
+    if not tars["train"]:
+        tars = by_split(place, lambda path: _may_hold_tars(place, path), wanted)
+        if place.only:  # one file holds what it holds, whatever it is called
+            tars = {"": next(iter(tars.values()))} if tars else {}
+        if not named:
+            tars = {
+                split: paths
+                for split, paths in tars.items()
+                if outline_of(place, paths[0]).shape == TARS
+            }
+    return {
+        split: TarSource(
+            "ilsvrc-tar", place, tuple(Part(path, TarOfTars(place.options)) for path in paths)
+        )
+        for split, paths in tars.items()
+    }
+
+
+def _may_hold_tars(place: Place, path: str) -> bool:
+    stem = stem_of(path)
+    own = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
+    return (place.only != "" or not own) and _is_archive(place, path)
+
+
+def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
+
+    def fits(path: str) -> bool:
+        return (named or is_wnid(stem_of(path))) and _is_archive(place, path)
+
+    return {
+        split: TarSource(
+            "class-tars", place, tuple(Part(path, _class_tar(place, path)) for path in paths)
+        )
+        for split, paths in by_split(place, fits, wanted).items()
+    }
+
+
+def _class_tar(place: Place, path: str) -> ClassTar:
+    return ClassTar(folder_class(stem_of(path), place.options), place.options)
+
+
+def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
+    """Find the val images: flat in *place* or its `val` folder, or in their tar."""
+    one_class = place.options.class_name or is_wnid(place.root.rpartition("/")[2])
+    if one_class and not named and place.options.rules > 1:
+        return {}  # of a class that is known
+    if any(map(is_val_image, place.names().files)):
+        return {"": ValFolder("ilsvrc-val", place)}
+    if "val" in place.names().folders and any(map(is_val_image, place.names("val").files)):
+        return {"val": ValFolder("ilsvrc-val", place.inside("val"))}
+    tars = _tars(place, VAL_STEM)
+    if not tars and place.only and _is_archive(place, place.only):
+        fits = named or outline_of(place, place.only).shape == VAL
+        tars = [place.only] if fits else []
+    elif not tars and place.options.rules > 1:
+        some = by_split(place, lambda path: _may_hold_tars(place, path), wanted).get("val", [])
+        tars = [path for path in some[:1] if outline_of(place, path).shape == VAL]
+    if not tars:
+        return {}
+    return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}
+
+
+def find_kaggle(
+    place: Place, wanted: str, named: bool
+) -> dict[str, FolderSource | ValFolder | FlatFolder]:
+    """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
+    inside = next((place.inside(path) for path in _KAGGLE if place.is_folder(path)), None)
+    if inside is None:
+        if place.only or not place.root.endswith("/CLS-LOC"):
+            return {}
+        inside = place
+    found: dict[str, FolderSource | ValFolder | FlatFolder] = {}
+    folders = inside.names().folders
+    if "train" in folders:
+        found["train"] = FolderSource("kaggle", inside.inside("train"))
+    if "val" in folders:
+        # some sort val into class folders, as most training scripts want it
+        val = inside.inside("val")
+        sorted_out = bool(val.names().folders)
+        found["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
+    if "test" in folders and wanted == "test":  # 100,000 images of no class: only if asked for
+        found["test"] = FlatFolder("kaggle", inside.inside("test"))
+    return found

@@ -1,0 +1,230 @@
+"""LSUN's LMDBs: `<class>_<split>_lmdb` folders, each a table of image files by a hash.
+
+Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files is read so.
+"""
+
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.images.formats import DECODED, PICTURE, format_of
+from pipeline.sources.classes.decision import ClassTable
+from pipeline.sources.keys import split_in_name
+from pipeline.sources.listing import Row
+from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.spool import Blocks, Put
+
+DATA = "data.mdb"
+_SUFFIX = "_lmdb"
+_START = 2
+"""Bytes that the keys of a block have in common: of LSUN's hashes that makes 256 blocks."""
+_MAX_VALUES_LOOKED_AT = 16
+"""Values of which one must be an image: the first may be broken."""
+_SUFFIXES = {
+    b"RIFF": "webp", b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp",
+}  # fmt: skip
+
+
+_tables: dict[tuple[int, str], tuple[Any, int]] = {}
+"""(process, folder) -> a table that is open, and how many read it: one may be open once."""
+_lock = threading.Lock()
+
+
+@contextmanager
+def _opened(folder: str) -> Iterator[Any]:
+    import lmdb
+
+    key = (os.getpid(), os.path.realpath(folder))
+    with _lock:
+        table, readers = _tables.get(key, (None, 0))
+        if table is None:
+            table = lmdb.open(folder, readonly=True, lock=False, readahead=False, create=False)
+        _tables[key] = (table, readers + 1)
+    try:
+        yield table
+    finally:
+        with _lock:
+            readers = _tables.pop(key)[1] - 1
+            if readers:
+                _tables[key] = (table, readers)
+            else:
+                table.close()
+
+
+@contextmanager
+def _reading(folder: str) -> Iterator[Any]:
+    import lmdb
+
+    try:
+        with _opened(folder) as table, table.begin() as view:
+            yield view
+    except lmdb.DiskError as e:
+        raise ReadError(f"cannot read {folder}: {e}") from e
+    except lmdb.Error as e:
+        raise SourceError(f"{folder} is no LMDB that can be read ({e}). Fetch it again.") from e
+
+
+@dataclass(frozen=True)
+class LmdbBlock:
+    """The rows of one table whose keys begin alike."""
+
+    name: str
+    folder: str
+    class_name: str
+    start: bytes
+    num_bytes: int
+
+    @property
+    def where(self) -> str:
+        """The table's folder."""
+        return self.folder
+
+    def own_name(self, number: int, name: str) -> str:
+        """Nothing: a key of a table is there once."""
+        return ""
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read them in the order of their keys, handing each image's bytes to *put*."""
+        with _reading(self.folder) as view:
+            cursor = view.cursor()
+            more = cursor.set_range(self.start)
+            while more and cursor.key()[:_START] == self.start:
+                name, data = cursor.key(), cursor.value()
+                yield Row(f"{self.class_name}/{_file_name(name, data)}", len(data), put((data,)))
+                more = cursor.next()
+
+
+def _file_name(key: bytes, data: bytes) -> str:
+    kind = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "img")
+    text = key.decode("ascii") if key.isalnum() else key.hex()
+    return f"{text}.{kind}"
+
+
+@dataclass(frozen=True)
+class LmdbSource:
+    """Images in the LMDBs of one split, one a class."""
+
+    kind: str
+    place: Place
+    folders: tuple[tuple[str, str], ...]
+    """(class, folder)."""
+    access: Literal["random", "blocks"] = "blocks"
+
+    @property
+    def root(self) -> str:
+        """The folder of the tables."""
+        return self.place.root
+
+    def fingerprint(self) -> str:
+        """Digest of the tables' names, sizes and times."""
+        marks = (self.place.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
+        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+
+    def class_table(self) -> ClassTable | None:
+        """Return None: the samples have no numbers."""
+        return None
+
+    def words(self) -> dict[str, str]:
+        """Nothing: the names of classes are their words."""
+        return {}
+
+    def list(self, progress: object) -> pa.Table:
+        """Not possible: an image lies where the table's own pages say."""
+        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+
+    def check(self) -> None:
+        """Refuse tables whose values are no image files, such as Caffe's.
+
+        Raises:
+            SourceError: None of the first values of a table is one, or no table can be read.
+        """
+        self._check_package()
+        for _, folder in self.folders:
+            with _reading(self.place.full(folder)) as view:
+                values = [value for _, value in islice(view.cursor(), _MAX_VALUES_LOOKED_AT)]
+            if values and not any(map(_is_image, values)):
+                raise SourceError(
+                    f"{self.place.full(folder)} is an LMDB whose values are no image files: the"
+                    f" first begins with {values[0][:16]!r}. Write its images as files in class"
+                    " folders, with lmdb."
+                )
+
+    def _check_package(self) -> None:
+        if importlib.util.find_spec("lmdb") is None:
+            raise SourceError(
+                f"{self.place.shown} holds LMDBs, and the package lmdb is not installed: run"
+                " `make setup EXTRAS=lsun`."
+            )
+
+    def blocks(self) -> Blocks:
+        """Of each table, the rows whose keys begin alike."""
+        self._check_package()
+        found: Blocks = []
+        for class_name, folder in self.folders:
+            where = self.place.full(folder)
+            starts = list(_starts(where))
+            each = self.place.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
+            found += [
+                LmdbBlock(f"{class_name}-{start.hex()}", where, class_name, start, each)
+                for start in starts
+            ]
+        return found
+
+
+def _is_image(value: bytes) -> bool:
+    named = format_of(value)
+    return named is not None and named.kind in (DECODED, PICTURE)
+
+
+def _starts(folder: str) -> Iterator[bytes]:
+    """How the keys of a table begin, each once."""
+    with _reading(folder) as view:
+        cursor = view.cursor()
+        more = cursor.first()
+        while more:
+            start = cursor.key()[:_START]
+            yield start
+            after = _after(start)
+            more = after is not None and cursor.set_range(after)
+
+
+def _after(start: bytes) -> bytes | None:
+    """The least key behind all that begin with *start*."""
+    if len(start) < _START:
+        return start + b"\0"
+    rest = start.rstrip(b"\xff")  # behind "K\xff..." comes "L", not "L\0"
+    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None
+
+
+def find_lmdbs(place: Place, wanted: str, named: bool) -> dict[str, LmdbSource]:
+    """Find LMDBs: *place* itself, or folders in it."""
+    if place.only or place.remote:
+        return {}
+    names = place.names()
+    found: dict[str, list[tuple[str, str]]] = {}
+    if DATA in names.files:
+        class_name, split = _named(place.root.rpartition("/")[2], wanted)
+        found.setdefault(split, []).append((class_name, ""))
+    for folder in names.folders:
+        if place.is_file(f"{folder}/{DATA}"):
+            class_name, split = _named(folder, wanted)
+            found.setdefault(split, []).append((class_name, folder))
+    return {split: LmdbSource("lsun", place, tuple(tables)) for split, tables in found.items()}
+
+
+def _named(folder: str, wanted: str) -> tuple[str, str]:
+    """Class and split that a table's name tells: `bedroom`, `train` of `bedroom_train_lmdb`."""
+    stem = folder.removesuffix(_SUFFIX)
+    split = split_in_name(stem, wanted)
+    class_name, _, last = stem.rpartition("_")
+    if split and class_name and split_in_name(last, wanted):
+        return class_name, split
+    return ("images" if split else stem or "images"), split

@@ -1,0 +1,561 @@
+"""Parquet files with the bytes of images in a column.
+
+The Hub's layout is `image: struct<bytes, path>` with `label: int64`, whose names are in the
+schema's metadata; plain tables have a binary column and columns for name and class. Both are read
+in blocks of whole row groups, each streamed once; memory is bounded by one row group.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.source import block_name, by_split, no_split_text, without_split
+from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Labeller, shown
+from pipeline.sources.classes.number_tables import find_class_table, table_marks
+from pipeline.sources.keys import LABEL_WORDS, PARTIAL, known_split
+from pipeline.sources.listing import Row, bad_key, refused_key
+from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
+from pipeline.sources.metadata import find_words
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.remote import reading
+from pipeline.sources.series import check_complete, gaps
+from pipeline.sources.spool import Blocks, Put
+
+BLOCK_BYTES = 256 << 20
+"""Row groups are put together up to about this size, so that a block is worth a task."""
+_BATCH_ROWS = 256
+_PREVIEW_ROWS = 1 << 14
+_IMAGE = (
+    *("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo"),
+    *("pixel_values", "content", "data"),
+)
+_NAME = ("key", "__key__", "filename", "file_name", "path", "image_path", "name")
+_LABEL_OF_RULES_1 = ("wnid", "label", "cls", "class", "labels", "class_name")
+_IMAGE_OF_RULES_1 = (
+    *("image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "content"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table say what."""
+
+    image: str
+    name: str
+    """Empty: no column for it."""
+    label: str
+    names: tuple[str, ...]
+    """Class names in the order of the labels, where the schema tells them."""
+    other_labels: tuple[str, ...] = ()
+    """Columns that may be labels, too."""
+
+    def read(self, schema: pa.Schema, *, images: bool = True) -> list[str]:
+        """Return the columns to read, as Parquet names them.
+
+        Args:
+            schema: Of the file.
+            images: Whether the bytes of images are wanted, or what else is said of them alone.
+        """
+        image = self.image
+        if not images:
+            kind = schema.field(image).type
+            has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+            image = f"{image}.path" if has_path else ""
+        return [name for name in (image, self.name, self.label) if name]
+
+
+def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_OPTIONS) -> Columns:
+    """Choose the columns: those that the options name, else by their names and types.
+
+    Raises:
+        SourceError: No column can hold the bytes of images, or a column that was named is none.
+    """
+    old = options.rules == 1
+    image = _named(schema, where, options.image_column, "image") or _image_of(
+        schema, where, _IMAGE_OF_RULES_1 if old else _IMAGE
+    )
+    if not _bytes_in(schema, image):
+        raise SourceError(
+            f"{where}: the column {image!r} holds {schema.field(image).type}: expected the bytes "
+            "of images, binary or struct<bytes, path>. Name another column with --image-column, "
+            "or save the table with the images embedded."
+        )
+
+    labels = [n for n in _ranked(schema, _LABEL_OF_RULES_1 if old else LABEL_WORDS) if n != image]
+    names = [name for name in _ranked(schema, _NAME) if name != image]
+    label = _named(schema, where, options.label_column, "label") or next(iter(labels), "")
+    if label and not old:
+        _check_label(schema, label, where)
+    name = _named(schema, where, options.name_column, "name") or next(iter(names), "")
+    others = tuple(other for other in labels if other != label)
+    return Columns(image, name, label, _label_names(schema, label), others)
+
+
+def _named(schema: pa.Schema, where: str, column: str, what: str) -> str:
+    """Return the column that an option names.
+
+    Raises:
+        SourceError: The table has no such column.
+    """
+    if column and column not in schema.names:
+        raise SourceError(
+            f"{where} has no column {column!r}, which --{what}-column names: it has "
+            f"{', '.join(map(repr, schema.names))}."
+        )
+    return column
+
+
+def _ranked(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
+    """Columns that are called as *words*, in their order; `.jpg` and `Image` are, too."""
+    plain: dict[str, str] = {}
+    for name in schema.names:
+        plain.setdefault(name.lower().removeprefix("."), name)
+        plain[name] = name  # the very word counts for more
+    yield from (plain[word] for word in words if word in plain)
+
+
+def _image_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
+    image = next((name for name in _ranked(schema, words) if _bytes_in(schema, name)), "")
+    if image:
+        return image
+    rest = [name for name in schema.names if _bytes_in(schema, name)]
+    if len(rest) == 1:
+        return str(rest[0])
+    some = f"several columns of bytes ({', '.join(map(repr, rest))})" if rest else "no such column"
+    held = ", ".join(f"{field.name!r}: {field.type}" for field in schema)
+    raise SourceError(
+        f"{where} has no column of images: expected bytes, binary or struct<bytes, path>, called "
+        f"{', '.join(_IMAGE[:4])} or the like; it has {some} among {held}. Name the column with "
+        "--image-column."
+    )
+
+
+def _check_label(schema: pa.Schema, label: str, where: str) -> None:
+    """Refuse a label of a type that is no number and no name, before a row is read."""
+    kind = schema.field(label).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    fits = (
+        *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null),
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, _is_binary),
+    )
+    if not any(fit(kind) for fit in fits):
+        raise SourceError(
+            f"{where}: the column {label!r} holds {kind}: expected one number or one name for each "
+            "image. Name another column with --label-column."
+        )
+
+
+def _bytes_in(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
+
+
+def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Class names as the Hub keeps them, in JSON in the schema's metadata."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if not text or not label:
+        return ()
+    try:
+        names = json.loads(text)["info"]["features"][label]["names"]
+    except (ValueError, KeyError, TypeError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+@dataclass(frozen=True)
+class ParquetBlock:
+    """Row groups [first, first + count) of one file."""
+
+    name: str
+    place: Place
+    path: str
+    first: int
+    count: int
+    first_row: int
+    """Number in the file of the first row."""
+    num_bytes: int
+
+    @property
+    def where(self) -> str:
+        """Whole name of the file."""
+        return self.place.full(self.path)
+
+    def own_name(self, number: int, name: str) -> str:
+        """Return `<file>-<row>`, as for a row that has no name."""
+        return _Origin(self.where, self.first_row).missing_name(number)
+
+    def samples(self, put: Put) -> Iterator[Row]:
+        """Read the row groups one by one, handing each image's bytes to *put*."""
+        row = self.first_row
+        labeller = None
+        for batch, columns in self.batches(images=True):
+            if labeller is None:  # columns and table are the same for all batches of a file
+                table = _table(columns, self.place, self.where)
+                labeller = Labeller(table, self.place.options)
+            yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
+            row += len(batch)
+
+    def preview(self, labeller: Labeller, evidence: Evidence) -> None:
+        """Read what is said of the images, and not the images themselves.
+
+        Raises:
+            SourceError: A row's label or name cannot be used.
+        """
+        row = self.first_row
+        for batch, columns in self.batches(images=False):
+            origin = _Origin(self.where, row)
+            said = list(_keys(_paths(batch, columns), batch, columns, labeller, origin))
+            for key, basis in said:
+                evidence.add(key, basis)
+            bad = bad_key(pa.array([key for key, _ in said], pa.large_string()))
+            if bad >= 0:
+                raise refused_key(said[bad][0], f"row {row + bad} of {self.where}")
+            row += len(batch)
+
+    def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
+        """The wanted columns. Apart from `samples`: an error of writing is none of reading."""
+        with _reading_table(self.where), _open(self.place, self.path) as file:
+            columns = columns_of(file.schema_arrow, self.where, self.place.options)
+            wanted = columns.read(file.schema_arrow, images=images)
+            size = _BATCH_ROWS if images else _PREVIEW_ROWS
+            for group in range(self.first, self.first + self.count):
+                if not wanted:
+                    yield _nothing_but_rows(file.metadata.row_group(group).num_rows), columns
+                    continue
+                batches = file.iter_batches(
+                    size, row_groups=[group], columns=wanted, use_threads=False
+                )
+                for batch in batches:
+                    yield batch, columns
+
+
+def _nothing_but_rows(num_rows: int) -> pa.RecordBatch:
+    """A batch of rows of which nothing is said."""
+    return pa.record_batch([pa.nulls(num_rows)], ["nothing"])
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a batch of rows comes from."""
+
+    where: str
+    first_row: int
+
+    def missing_name(self, i: int) -> str:
+        """Name for row *i* of the batch, where the table has none."""
+        stem = self.where.rpartition("/")[2].removesuffix(".parquet")
+        return f"{stem}-{self.first_row + i:09d}"
+
+
+def _table(columns: Columns, place: Place, where: str) -> ClassTable | None:
+    """The classes that the label counts: those of the schema, else of a table beside the file."""
+    if columns.names:
+        return ClassTable(columns.names, f"the column {columns.label!r} of {where}")
+    return find_class_table(place)
+
+
+def _rows(
+    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, put: Put
+) -> Iterator[Row]:
+    images = _images(batch, columns)
+    if len(batch) and images.null_count == len(batch):
+        raise SourceError(
+            f"{origin.where}: rows {origin.first_row} to {origin.first_row + len(batch) - 1} hold "
+            "no bytes of images, only their names. Save the table with the bytes embedded."
+        )
+    said = _keys(_paths(batch, columns), batch, columns, labeller, origin)
+    for image, (key, basis) in zip(images, said, strict=True):
+        data = bytes(image.as_buffer()) if image.is_valid else b""
+        yield Row(key, len(data), put((data,)), basis=basis)
+
+
+def _keys(
+    paths: list[Any],
+    batch: pa.RecordBatch,
+    columns: Columns,
+    labeller: Labeller,
+    origin: _Origin,
+) -> Iterator[tuple[str, Basis]]:
+    """Yield the key of each row, and on what its class rests."""
+    labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
+    for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        path = str(path) if path is not None and path != "" else origin.missing_name(i)
+        sample = f"{origin.where}: row {origin.first_row + i} ({path!r})"
+        yield labeller.key(path, {columns.label: label} if columns.label else {}, sample)
+
+
+def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
+    images = batch[columns.image]
+    if pa.types.is_dictionary(images.type):
+        images = images.dictionary_decode()
+    # struct_field minds the struct's own nulls
+    return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+
+
+def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
+    paths: list[Any] = [None] * len(batch)
+    inner = batch[columns.image] if columns.image in batch.schema.names else None
+    if (
+        inner is not None
+        and pa.types.is_struct(inner.type)
+        and inner.type.get_field_index("path") >= 0
+    ):
+        paths = pc.struct_field(inner, "path").to_pylist()
+    if columns.name:
+        # a table's own column is nearer to its maker's intent, but it may have gaps
+        outer = batch[columns.name].to_pylist()
+        paths = [path if named is None else named for path, named in zip(paths, outer, strict=True)]
+    return paths
+
+
+@contextmanager
+def _reading_table(where: str) -> Iterator[None]:
+    """Tell what the file's bytes are at fault for (`SourceError`) from what a disk is."""
+    damaged = f"{where} is not a whole Parquet file: {{}}. Fetch it again."
+    try:
+        with reading(where):
+            try:
+                yield
+            except OSError as e:
+                # pyarrow reports broken pages as an OSError without a number; a disk's have one
+                if isinstance(e, ReadError) or e.errno is not None:
+                    raise
+                raise SourceError(damaged.format(e)) from e
+    except (pa.ArrowException, UnicodeDecodeError) as e:
+        raise SourceError(damaged.format(e)) from e
+
+
+@contextmanager
+def _open(place: Place, path: str) -> Iterator[pq.ParquetFile]:
+    """Open for exact reads: the footer once, then the wanted columns."""
+    check_is_parquet(place, path)
+    with place.open(path) as raw:
+        # No read ahead: threads of Arrow's would hold Python objects when the process ends.
+        file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=False)
+        with file:
+            yield file
+
+
+def check_is_parquet(place: Place, path: str) -> None:
+    """Refuse what is no Parquet file by saying what it is, or how far its download came.
+
+    Raises:
+        SourceError: It begins or ends as something else.
+    """
+    where, head = place.full(path), place.head(path)
+    if content_of(head) != PARQUET:
+        raise SourceError(
+            f"{where} is not a whole Parquet file: it is {description_of(head)}. {cure_for(head)}"
+        )
+    size = place.size(path)
+    with place.open(path, start=max(0, size - 4)) as file, reading(where):
+        if not place.remote:
+            file.seek(-4, 2)
+        tail = file.read(4)
+    if tail not in (b"PAR1", b"PARE"):
+        raise SourceError(
+            f"{where} is not a whole Parquet file: it begins as one, and its {size:,} bytes end "
+            "without the table of its columns. The download was cut off: fetch it again."
+        )
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Images in the rows of Parquet files."""
+
+    kind: str
+    place: Place
+    paths: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Files beside them that tell no split, and so belong to none."""
+    access: Literal["random", "blocks"] = "blocks"
+
+    @property
+    def root(self) -> str:
+        """The folder of the files."""
+        return self.place.root
+
+    def fingerprint(self) -> str:
+        """Digest of the files' names, sizes and times."""
+        marks = [self.kind, self.root, *map(self.place.mark, self.paths)]
+        return fingerprint_of([*marks, *table_marks(self.place)], self.place.options)
+
+    def words(self) -> dict[str, str]:
+        """Class -> words, from a table beside the files; or the names of the labels."""
+        return find_words(self.place)
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that the labels count, which must be the same in all files.
+
+        Raises:
+            SourceError: Two files have other ones.
+        """
+        tables = [_table_of(self.place, path) for path in self.paths]
+        for path, table in zip(self.paths, tables, strict=True):
+            if (table and table.names) != (tables[0] and tables[0].names):
+                raise SourceError(
+                    f"{self.place.full(path)} has other names of classes than"
+                    f" {self.place.full(self.paths[0])}: expected the same in the same order. Pass"
+                    " one of the files at a time, or save them with the same names."
+                )
+        return tables[0]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say which files are left out, which numbers lack, and whether the split is a part."""
+        folders = {self.place.full(path).split("/")[-2] for path in self.paths}
+        partial = sorted(name for name in folders if name.startswith(PARTIAL))
+        texts = (
+            f"{name}/ holds a part of the split: the Hub converted no more" for name in partial
+        )
+        return (*map(no_split_text, self.left_out), *gaps(self.place, self.paths), *texts)
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Not possible: a Parquet file keeps no place for a single image."""
+        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+
+    def blocks(self) -> Blocks:
+        """Row groups, put together to blocks of a good size."""
+        check_complete(self.place, self.paths)
+        found: Blocks = []
+        found += self._blocks()
+        return found
+
+    def _blocks(self) -> Iterator[ParquetBlock]:
+        for path in self.paths:
+            yield from _blocks_of(self.place, path)
+
+    def _columns_note(self) -> str:
+        """Say which columns are read as what."""
+        path = self.paths[0]
+        with _reading_table(self.place.full(path)), _open(self.place, path) as file:
+            columns = columns_of(file.schema_arrow, self.place.full(path), self.place.options)
+        others = " or ".join(map(repr, columns.other_labels))
+        return (
+            f"columns: images {columns.image!r}, labels {columns.label or None!r}"
+            f"{f' (--label-column for {others})' if others else ''}, names {columns.name or None!r}"
+        )
+
+    def preview(self) -> Evidence:
+        """Read what is said of all images, without the images: a thousandth of the bytes.
+
+        Raises:
+            SourceError: A label or name cannot be used; streaming would find that hours later.
+        """
+        check_complete(self.place, self.paths)
+        labeller = Labeller(self.class_table(), self.place.options)
+        evidence = Evidence(notes=[self._columns_note()])
+        for block in self._blocks():
+            block.preview(labeller, evidence)
+        return evidence
+
+
+def _table_of(place: Place, path: str) -> ClassTable | None:
+    where = place.full(path)
+    with _reading_table(where), _open(place, path) as file:
+        return _table(columns_of(file.schema_arrow, where, place.options), place, where)
+
+
+def _blocks_of(place: Place, path: str) -> Iterator[ParquetBlock]:
+    where = place.full(path)
+    with _reading_table(where), _open(place, path) as file:
+        image = columns_of(file.schema_arrow, where, place.options).image
+        groups = [
+            _group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
+        ]
+        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    first = 0
+    while first < len(groups):
+        count = 1
+        while first + count < len(groups) and sum(groups[first : first + count + 1]) <= BLOCK_BYTES:
+            count += 1
+        yield ParquetBlock(
+            f"{block_name(path)}-{first:05d}",
+            place,
+            path,
+            first,
+            count,
+            sum(rows[:first]),
+            sum(groups[first : first + count]),
+        )
+        first += count
+
+
+def _group_bytes(group: Any, image: str) -> int:
+    """Bytes of the image column in one row group, uncompressed."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.split(".")[0] == image
+    )
+
+
+_MAX_CONFIGURATIONS = 16
+"""A folder of more is looked into no further: they may be classes, with a million files."""
+
+
+def find_parquet(place: Place, wanted: str, named: bool) -> dict[str, ParquetSource]:
+    """Find `*.parquet` in *place*, its `data` folder, or folders named as splits.
+
+    The Hub's own conversion has them in one folder more, called by the configuration: `default`.
+    """
+
+    def fits(path: str) -> bool:
+        return container_of(place, path) == PARQUET and (named or not _is_of_tar(place, path))
+
+    found = by_split(place, fits, wanted)
+    if place.only:
+        found = {"": next(iter(found.values()))} if found else {}
+    elif not found and place.options.rules > 1 and not place.remote:
+        configurations = _configurations(place, wanted)
+        if len(configurations) > 1:
+            raise SourceError(
+                f"{place.root} holds {len(configurations)} tables of one set"
+                f" ({shown(configurations)}). Pass the folder of one of them."
+            )
+        if configurations:
+            return find_parquet(place.inside(configurations[0]), wanted, named)
+    left_out = without_split(place, fits, wanted)
+    return {
+        split: ParquetSource("parquet", place, tuple(paths), left_out)
+        for split, paths in found.items()
+    }
+
+
+def _is_of_tar(place: Place, path: str) -> bool:
+    """Say whether a table is what img2dataset writes beside a shard: its texts, and no images."""
+    folder, _, name = path.rpartition("/")
+    return not place.only and f"{name.removesuffix('.parquet')}.tar" in place.names(folder).files
+
+
+def _configurations(place: Place, wanted: str) -> list[str]:
+    """Folders of *place* that hold folders of splits with Parquet files."""
+    folders = place.names().folders
+    found = []
+    for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():
+        inside = place.inside(name)
+        splits = [one for one in inside.names().folders if known_split(one, wanted)]
+        files = (f"{one}/{file}" for one in splits for file in inside.names(one).files[:1])
+        if any(container_of(inside, path) == PARQUET for path in files):
+            found.append(name)
+    return found

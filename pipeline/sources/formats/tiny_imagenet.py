@@ -1,0 +1,73 @@
+"""Tiny-ImageNet as it is handed out: train in class folders, val flat with a table beside it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.layouts import class_in
+from pipeline.sources.formats.flat import flat_listing
+from pipeline.sources.formats.folder import FolderSource, unlike_any
+from pipeline.sources.formats.random_access import RandomAccessSource
+from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.text_tables import parse_annotations
+
+ANNOTATIONS = "val_annotations.txt"
+_IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class AnnotatedFolder(RandomAccessSource):
+    """Tiny-ImageNet's val: `images/<file>`, with the classes in `val_annotations.txt`."""
+
+    def fingerprint(self) -> str:
+        """Digest of the times of the folder and its table."""
+        if self.place.remote:
+            return unlike_any()
+        marks = [self.kind, self.root, *map(self.place.mark, (_IMAGES, ANNOTATIONS))]
+        return fingerprint_of(marks, self.place.options)
+
+    def list(self, progress: Callable[[int], None]) -> pa.Table:
+        """Look into `images` once."""
+        where = self.place.full(ANNOTATIONS)
+        classes = parse_annotations(self.place.read_text(ANNOTATIONS), where)
+        sizes = self.place.sizes(_IMAGES)
+        return flat_listing(
+            self.place, "images/", sizes, lambda name: class_in(classes, name, self.root), progress
+        )
+
+
+def find_tiny(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | AnnotatedFolder]:
+    """Find Tiny-ImageNet's tree at *place*, in its folder of that name, or its val alone."""
+    if "tiny-imagenet-200" in place.names().folders:
+        place = place.inside("tiny-imagenet-200")
+    top = place.names()
+    if ANNOTATIONS in top.files and _IMAGES in top.folders:
+        return {"": _annotated(place)}
+    if "val" not in top.folders or ANNOTATIONS not in place.names("val").files:
+        return {}
+    found: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(place.inside("val"))}
+    if "train" in top.folders:
+        found["train"] = FolderSource("tiny-imagenet", place.inside("train"))
+    return found
+
+
+def _annotated(val: Place) -> FolderSource | AnnotatedFolder:
+    """The val split: flat, or dealt into class folders with its table left where it was.
+
+    Raises:
+        SourceError: A part of it is flat still.
+    """
+    folders = val.names().folders
+    others = [name for name in folders if name != _IMAGES]
+    flat = val.names(_IMAGES).files if _IMAGES in folders else []
+    if not others or val.options.rules == 1:
+        return AnnotatedFolder("tiny-imagenet", val)
+    if flat:
+        raise SourceError(
+            f"{val.root} is half sorted: {len(flat):,} files are in {_IMAGES}, and there are"
+            f" {len(others):,} class folders. Sort all of it, or move all files back into"
+            f" {_IMAGES}."
+        )
+    return FolderSource("tiny-imagenet", val)

@@ -1,0 +1,89 @@
+"""Data sets of other tools, which are not read: named where no images are found.
+
+Their suffix tells them, else their first bytes. `docs/sources.md` says how their images become
+what is read.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+import google_crc32c
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources.location import Place
+from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of
+
+_MAX_FILES = 200
+"""Files that are looked at, at most; one of a kind is enough to name it."""
+_MAX_FOLDERS = 20
+_SUFFIXES = (
+    (TFRECORD, re.compile(r"\.(tfrecords?|tfrec)\b", re.IGNORECASE)),
+    (MDS, re.compile(r"\.mds(\.|$)", re.IGNORECASE)),
+    (FFCV, re.compile(r"\.beton$", re.IGNORECASE)),
+    (LMDB, re.compile(r"\.(lmdb|mdb)$", re.IGNORECASE)),
+    ("HDF5", re.compile(r"\.(h5|hdf5?|he5)$", re.IGNORECASE)),
+    ("Arrow", re.compile(r"\.(arrow|feather)$", re.IGNORECASE)),
+    ("NumPy", re.compile(r"\.np[yz]$", re.IGNORECASE)),
+    ("RecordIO", re.compile(r"\.rec$", re.IGNORECASE)),
+)
+_CRC_MASK = 0xA282EAD8
+
+
+def foreign_kind(place: Place, path: str) -> str:
+    """Return which of `CONVERTED` the file *path* is; empty where it is none, or cannot be read."""
+    name = path.rpartition("/")[2]
+    named = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
+    if named:
+        return named
+    try:
+        # a link that leads nowhere, or a pipe, on which a read would wait
+        if not place.remote and not place.is_file(path):
+            return ""
+        head = place.head(path)
+    except (ReadError, SourceError):
+        return ""  # this look is for a message about something else
+    content = content_of(head)
+    if content in CONVERTED:
+        return content
+    return TFRECORD if _is_tfrecord(head) else ""
+
+
+def _is_tfrecord(head: bytes) -> bool:
+    """Return True if *head* begins with a record's length and the masked checksum of that."""
+    crc = google_crc32c.value(head[:8])
+    masked = (((crc >> 15) | (crc << 17)) + _CRC_MASK) & 0xFFFFFFFF
+    return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
+
+
+def foreign_text(place: Place) -> str:
+    """Say which data sets of other tools lie at *place*, and what makes of them what is read.
+
+    Empty where there are none, so far as a short look tells.
+    """
+    found: dict[str, list[str]] = {}
+    for path in islice(_files(place), _MAX_FILES):
+        if kind := foreign_kind(place, path):
+            found.setdefault(kind, []).append(path)
+    return " ".join(_text(kind, paths) for kind, paths in found.items())
+
+
+def _text(kind: str, paths: list[str]) -> str:
+    phrase, cure = CONVERTED[kind]
+    # without a number: not all files were looked at
+    others = ", and there are more" if len(paths) > 1 else ""
+    return f"{paths[0]!r} is {phrase}, which is not read{others}. {cure}"
+
+
+def _files(place: Place) -> Iterator[str]:
+    """Yield the files at *place*, and in folders one and two levels down."""
+    waiting = [""]
+    for folder in waiting:  # grows
+        prefix = f"{folder}/" if folder else ""
+        try:
+            names = place.names(folder)
+        except (ReadError, SourceError):
+            continue
+        yield from (prefix + name for name in names.files)
+        if folder.count("/") < 1:
+            waiting += [prefix + name for name in names.folders[: _MAX_FOLDERS - len(waiting)]]

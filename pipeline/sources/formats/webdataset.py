@@ -1,0 +1,404 @@
+"""WebDataset shards and other tars: which tar is which, and how shards become samples.
+
+A shard's members are grouped as WebDataset does: neighbours with the same name up to the first
+dot of the last part are one sample. Parts that are not neighbours are put together where that can
+be told, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`, `.png`,
+...), whose file name is kept whole, and may have a `.cls` (number or name; or `.label`, `.cls.txt`,
+...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, as
+`pipeline.sources.classes.decision` says. What else a sample has is counted.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.layouts import Layout, Take
+from pipeline.sources.archives.outline import (
+    SHARD,
+    TREE,
+    all_splits,
+    label_suffix,
+    outline_of,
+    sample_name,
+)
+from pipeline.sources.archives.source import Part, TarSource, by_split, without_split
+from pipeline.sources.archives.tar import Member, Tar, stem_of
+from pipeline.sources.archives.trees import TreeTar
+from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, shown
+from pipeline.sources.classes.number_tables import find_class_table, table_marks
+from pipeline.sources.clutter import folder_ground, name_ground
+from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
+from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.location import Place
+from pipeline.sources.magic import TAR, ZIP
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+
+_MAX_TABLE_BYTES = 16 << 20
+_DIGIT = re.compile(r"[0-9]")
+_NUMBER = re.compile(rb"(\xef\xbb\xbf)?\s*[+-]?[0-9]+(\.[0-9]*)?\s*", re.ASCII)
+_MAX_NUMBER_BYTES = 64
+_NEITHER = "parts of samples that are neither image nor label"
+_NUMBERS = "texts of a number alone, which are no labels unless --label-column txt says so"
+_JSON_WORDS = ("wnid", "label", "cls")
+"""All that a `.json` says under these must agree; of further words only one is asked."""
+
+
+@dataclass
+class _Sample:
+    """One group of members while it is read."""
+
+    name: str
+    image: Member | None = None
+    offset: int = 0
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class _Apart:
+    """Members of samples that are not neighbours in their shard, until its end is reached.
+
+    A tar that was sorted by suffix has all images first and all labels behind them; WebDataset's
+    grouping makes of each an image without a label and a label without an image.
+
+    Args:
+        where: Whole name of the shard, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._images: dict[str, list[_Sample]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        self._done: set[str] = set()
+        self.passed = Evidence()
+        self.has_labels = False
+        """Whether any sample of the shard says its class."""
+        self.texts = _Texts()
+
+    def is_complete(self, sample: _Sample, named: str) -> bool:
+        """Return True if *sample* has its image and its label; else keep what it has.
+
+        Args:
+            sample: Neighbours of one name.
+            named: What `--label-column` names; else empty.
+
+        Raises:
+            SourceError: The same part of a sample stands twice in the shard.
+        """
+        if sample.image is not None and sample.texts and _says_class(sample.texts, named):
+            self._done.add(sample.name)
+            return True
+        if sample.image is not None:
+            self._images.setdefault(sample.name, []).append(sample)
+        elif sample.texts:
+            before = self._texts.setdefault(sample.name, {})
+            if before.keys() & sample.texts.keys():
+                raise self._twice(sample.name, "a label")
+            before.update(sample.texts)
+        elif sample.name:
+            self.passed.pass_over("samples without an image", sample.name)
+        return False
+
+    def rejoined(self) -> Iterator[_Sample]:
+        """Yield the samples whose images had no label beside them, with those found elsewhere.
+
+        Raises:
+            SourceError: A label stands apart from a sample that has one beside its image.
+        """
+        for name, texts in self._texts.items():
+            samples = self._images.get(name, [])
+            if len(samples) > 1:
+                raise self._twice(name, "an image")
+            if name in self._done:
+                raise self._twice(name, "a label")
+            if not samples:
+                self.passed.pass_over("samples without an image", name)
+            for sample in samples:
+                sample.texts |= texts
+        for samples in self._images.values():
+            yield from samples
+
+    def passed_over(self) -> Iterator[PassedOver]:
+        """Count what the shard holds beside samples."""
+        if self.texts.count:
+            may_be_labels = self.texts.are_numbers and not self.has_labels
+            ground = _NUMBERS if may_be_labels else _NEITHER
+            self.passed.pass_over(ground, self.texts.first, self.texts.count)
+        yield from each_passed(self.passed)
+
+    def _twice(self, name: str, part: str) -> SourceError:
+        return SourceError(
+            f"{self._where}: the sample {name!r} has {part} in two places of the shard, not beside "
+            "each other: which belong together cannot be told. Make the shard again with its "
+            "members in order (tar --sort=name), each sample once."
+        )
+
+
+@dataclass
+class _Texts:
+    """The `.txt` members of a shard, which are captions, or else numbers that may be labels."""
+
+    first: str = ""
+    count: int = 0
+    are_numbers: bool = True
+    """Whether each that was read is a number alone; behind one that is none no more are read."""
+
+    def add(self, member: Member, tar: Tar) -> None:
+        """Take in one of them."""
+        self.first = self.first or member.name
+        self.count += 1
+        if self.are_numbers:
+            short = member.target is None and member.num_bytes <= _MAX_NUMBER_BYTES
+            data = tar.read(member.offset, member.num_bytes) if short else b""
+            self.are_numbers = _NUMBER.fullmatch(data) is not None
+
+
+def _says_class(texts: dict[str, str], named: str) -> bool:
+    """Return True if *texts*, the labels and tables of a sample, say its class."""
+    if any(not suffix.endswith("json") or suffix == named for suffix in texts):
+        return True
+    words = (named,) if named else LABEL_WORDS
+    return any(f'"{word}"' in text.lower() for text in texts.values() for word in words)
+
+
+@dataclass(frozen=True)
+class Shard(Layout):
+    """A WebDataset shard; the order of its classes' numbers is told by a table near *root*."""
+
+    root: str
+    options: SourceOptions = DEFAULT_OPTIONS
+
+    def rows(
+        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
+    ) -> Iterator[Row | PassedOver]:
+        """Yield one row for each sample that has an image."""
+        sample = _Sample("")
+        apart = _Apart(tar.name)
+        for member in tar.members(start, stop):
+            name, suffix = sample_name(member.name)
+            ground = self._ground(member.name)
+            if ground:
+                apart.passed.pass_over(ground, member.name)
+                continue
+            if name != sample.name:
+                if self._is_complete(sample, apart):
+                    yield self._finished(sample, tar, apart)
+                sample = _Sample(name)
+            if not self._read(sample, member, suffix.lower(), tar, take):
+                self._leave(member, suffix.lower(), tar, apart)
+        if self._is_complete(sample, apart):
+            yield self._finished(sample, tar, apart)
+        for rejoined in apart.rejoined():
+            yield self._finished(rejoined, tar, apart)
+        self._check_named(apart, tar)
+        yield from apart.passed_over()
+
+    def _leave(self, member: Member, suffix: str, tar: Tar, apart: _Apart) -> None:
+        """Count a part of a sample that is neither its image nor its label."""
+        if suffix == "txt" and self.options.rules > 1:
+            apart.texts.add(member, tar)
+        else:
+            apart.passed.pass_over(_NEITHER, member.name)
+
+    @property
+    def _named(self) -> str:
+        """The suffix, or the word of `.json`, that `--label-column` names; else empty."""
+        return self.options.label_column.lower().removeprefix(".")
+
+    def _check_named(self, apart: _Apart, tar: Tar) -> None:
+        if self._named and not apart.has_labels:
+            raise SourceError(
+                f"{tar.name}: no sample has a label under {self.options.label_column!r}, which"
+                f" --label-column names: expected a member that ends in .{self._named}, or that"
+                " word in a .json. Name what the samples have, or leave the option away."
+            )
+
+    def _ground(self, path: str) -> str:
+        """Say why a member is no part of a sample; empty where it may be one."""
+        stem, suffix = sample_name(path)
+        # WebDataset passes over names without a suffix and those in hiding
+        unnamed = "" if suffix and stem[-1:] not in ("", "/") else "names without a suffix"
+        if self.options.rules == 1:
+            return unnamed
+        *folders, name = path.split("/")
+        grounds = (folder_ground(part, self.options) for part in folders if part not in (".", ".."))
+        return next(filter(None, grounds), "") or name_ground(name, self.options) or unnamed
+
+    def _is_complete(self, sample: _Sample, apart: "_Apart") -> bool:
+        """Return True if neighbours are all of a sample; else keep them for the shard's end."""
+        if self.options.rules == 1:
+            return sample.image is not None
+        return apart.is_complete(sample, self._named)
+
+    def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
+        """Take in one member of *sample*; return False if it is neither its image nor its label."""
+        if looks_like_image(member.name):
+            if sample.image is not None:
+                raise SourceError(
+                    f"{tar.name}: the sample {sample.name!r} has two images, "
+                    f"{sample.image.name!r} and {member.name!r}: expected one. "
+                    "Rename one of them, or unpack the shard into class folders."
+                )
+            sample.image = member
+            if member.target is None:
+                sample.offset = take(member)
+            return True
+        is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
+        if self._named:  # then nothing else is asked
+            is_label = suffix == self._named
+        if is_label or suffix == "json":
+            sample.texts[suffix] = _text_of(member, tar)
+        return is_label or suffix == "json"
+
+    def _finished(self, sample: _Sample, tar: Tar, apart: _Apart) -> Row:
+        image = sample.image
+        assert image is not None, sample.name
+        path = image.name
+        if image.target is not None:
+            raise SourceError(
+                f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. "
+                "Make the shard again with the files themselves (tar --hard-dereference -h)."
+            )
+        shown = f"{tar.name}: the sample {path!r}"
+        said = _labels_said(sample, tar.name, self.options.rules, self._named)
+        apart.has_labels |= bool(said)
+        labeller = Labeller(self.table if said else None, self.options)
+        key, basis = labeller.key(path, said, shown)
+        return Row(key, image.num_bytes, sample.offset, basis=basis)
+
+    def own_name(self, path: str, number: int, name: str) -> str:
+        """Shards may each count their samples from 0: the name of the shard tells them apart."""
+        suffix = name.partition(".")[2]
+        return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that labels count."""
+        return self.table
+
+    def table_marks(self) -> list[str]:
+        """Return marks of the tables beside the shards."""
+        return table_marks(Place(self.root, "", self.options))
+
+    @cached_property
+    def table(self) -> ClassTable | None:
+        """The classes that labels count."""
+        return find_class_table(Place(self.root, "", self.options))
+
+
+def _text_of(member: Member, tar: Tar) -> str:
+    if member.num_bytes > _MAX_TABLE_BYTES:
+        raise SourceError(
+            f"{tar.name}: the member {member.name!r} has {member.num_bytes:,} bytes: expected a"
+            f" label or a table of at most {_MAX_TABLE_BYTES:,}. Make the shard again without it."
+        )
+    try:
+        return tar.read(member.offset, member.num_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise SourceError(
+            f"{tar.name}: the member {member.name!r} is no UTF-8 ({e.reason} at byte {e.start})."
+            " Make the shard again with the text in UTF-8."
+        ) from e
+
+
+def _labels_said(sample: _Sample, where: str, rules: int, named: str) -> dict[str, Any]:
+    """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
+    said: dict[str, Any] = {}
+    texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
+    for suffix, text in texts:
+        if not suffix.endswith("json") or suffix == named != "json":
+            said[f".{suffix}"] = text
+            continue
+        try:
+            table = json.loads(text)
+        except ValueError as e:
+            raise SourceError(
+                f"{where}: the .{suffix} of the sample {sample.name!r} is no JSON: {e}"
+            ) from e
+        said |= _said_by(table, suffix, rules, named)
+    return said
+
+
+def _said_by(table: Any, suffix: str, rules: int, named: str) -> dict[str, Any]:
+    """Where the JSON *table* of a sample says its class -> what it says."""
+    if not isinstance(table, dict):
+        # `.label.json` may be no more than a number, and `.json` where it is named as the label
+        is_label = rules > 1 and (suffix != "json" or named == "json")
+        return {f".{suffix}": table} if is_label else {}
+    said = {} if named else {word: table[word] for word in _JSON_WORDS if word in table}
+    if said or rules == 1:
+        return said
+    plain = {word.lower(): word for word in reversed(table)}
+    if named:
+        return {plain[named]: table[plain[named]]} if named in plain else {}
+    further = next((plain[word] for word in LABEL_WORDS if word in plain), None)
+    return {} if further is None else {further: table[further]}
+
+
+def _fits(place: Place, path: str, named: bool) -> bool:
+    stem = stem_of(path)
+    own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
+    return (named or place.only != "" or not own) and container_of(place, path) in (TAR, ZIP)
+
+
+def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
+    """The tars of *place* by split, if the first one of each split has this shape."""
+    found = by_split(place, lambda path: _fits(place, path, named), wanted)
+    if place.only:  # one file holds what it holds, whatever it is called
+        found = {"": next(iter(found.values()))} if found else {}
+    if named:
+        return found
+    return {
+        split: paths for split, paths in found.items() if outline_of(place, paths[0]).shape == shape
+    }
+
+
+def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
+    left = without_split(place, lambda path: _fits(place, path, named), wanted)
+    found = _archives(place, wanted, SHARD, named)
+    if not named:
+        _check_names(place, found.get("", []))
+    return {
+        split: TarSource("webdataset", place, _parts(paths, Shard(place.root, place.options)), left)
+        for split, paths in found.items()
+    }
+
+
+def _check_names(place: Place, paths: list[str]) -> None:
+    """Refuse tars of images without labels that may be classes: they are not numbered as shards.
+
+    Raises:
+        SourceError: Saying how each of the two is read.
+    """
+    stems = [stem_of(path) for path in paths]
+    if place.options.rules == 1 or len(stems) < 2 or any(map(_DIGIT.search, stems)):
+        return
+    if outline_of(place, paths[0]).has_labels:
+        return
+    raise SourceError(
+        f"{place.root} has {len(stems)} tars of images without labels ({shown(sorted(stems), 3)}):"
+        " if each is a class, pass --source-kind class-tars; if their images are of no class, pass"
+        " --source-kind webdataset."
+    )
+
+
+def _parts(paths: list[str], layout: Layout) -> tuple[Part, ...]:
+    return tuple(Part(path, layout) for path in paths)
+
+
+def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find tars that hold a tree of class folders, with or without folders for splits."""
+    found: dict[str, TarSource] = {}
+    left = without_split(place, lambda path: _fits(place, path, named), wanted)
+    for split, paths in _archives(place, wanted, TREE, named).items():
+        outline = outline_of(place, paths[0])
+        for inner in sorted(all_splits(place, paths[0], wanted)) or [""]:
+            layout = TreeTar(
+                inner, place.options, place.root, "" if inner else outline.prefix, outline.is_kaggle
+            )
+            # a name may say `test-data`, and the folders in it know better
+            found[inner or split] = TarSource("tar", place, _parts(paths, layout), left)
+    return found

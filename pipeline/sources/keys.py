@@ -1,0 +1,168 @@
+"""How samples are named: which file may be an image, which split it is in.
+
+A key is `<class>/<file name>`. Which class it is of, `pipeline.sources.classes.decision` decides
+for every kind of source, so that one set of images has one set of keys.
+"""
+
+import re
+from collections.abc import Sequence
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid"),
+    "test": ("test", "testing"),
+}
+"""Split -> the words that folders and files use for it."""
+
+LABEL_WORDS = (
+    *("wnid", "label", "cls", "class", "labels", "class_name", "label_name", "fine_label"),
+    *("fine_labels", "target", "category", "coarse_label"),
+)
+"""What a column, or a word in JSON, is called that says the class; the surest first."""
+
+PARTIAL = "partial-"
+"""Begins the name of a folder in which the Hub has a part of a split alone."""
+_PART = re.compile(r"-part[0-9]+\Z", re.ASCII)
+_IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
+_OTHERS = (
+    "txt xml csv tsv json jsonl md rst html htm log yaml yml toml ini cfg db mat py sh pdf tar gz "
+    "tgz bz2 xz zst zip rar 7z parquet arrow npy npz pkl pt h5 lock md5 sha256 sha1"
+)
+IMAGE_SUFFIXES = frozenset(_IMAGES.split())
+_OTHER_SUFFIXES = frozenset(_OTHERS.split())
+_WNID = re.compile(r"n\d{8}")
+_WNID_PREFIX = re.compile(r"(n\d{8})(?!\d)")
+# the Hub's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG
+_HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
+
+
+def is_wnid(text: str) -> bool:
+    """Say whether *text* is a WordNet id, such as n01440764."""
+    return _WNID.fullmatch(text) is not None
+
+
+def _suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return suffix.lower() if dot and stem else ""
+
+
+def may_be_image(name: str) -> bool:
+    """Say whether a file of a class folder counts as a sample: an image may be called anything."""
+    return name[:1] != "." and _suffix(name) not in _OTHER_SUFFIXES
+
+
+def looks_like_image(name: str) -> bool:
+    """Say whether *name* ends as the names of images do."""
+    return name[:1] != "." and _suffix(name) in IMAGE_SUFFIXES
+
+
+def split_named(word: str) -> str:
+    """The split that *word* stands for: `val` for `validation`; the word itself when unknown.
+
+    The Hub's converted files lie in `partial-train` where it converted a part of a split alone, and
+    in `train-part0`, `train-part1`, ... where there are many.
+    """
+    plain = whole_of_part(word).removeprefix(PARTIAL).lower()
+    for split, words in SPLITS.items():
+        if plain in words:
+            return split
+    return word
+
+
+def whole_of_part(folder: str) -> str:
+    """Return *folder* without the number of the part of a split that it holds (`train-part0`)."""
+    return _PART.sub("", folder)
+
+
+def known_split(word: str, wanted: str = "") -> str:
+    """`split_named`, but empty for a word that stands for no known split and is not *wanted*."""
+    split = split_named(word)
+    if split in SPLITS:
+        return split
+    return wanted if wanted in (word, whole_of_part(word).removeprefix(PARTIAL)) else ""
+
+
+def misspelt(word: str) -> str:
+    """Return the known word for a split that *word* may be a slip of the hand for; else nothing.
+
+    That is one letter too many, too few, wrong or in another's place, not the first one, in small
+    letters: `trainA`, `test2`, `eval` and `rest` are names of their own.
+    """
+    known = [one for words in SPLITS.values() for one in words]
+    if word in known or not re.fullmatch(r"[a-z]+", word):
+        return ""
+    return next((one for one in known if _is_slip(word, one)), "")
+
+
+def _is_slip(word: str, right: str) -> bool:
+    """Return True if one edit behind the first letter makes *right* of *word*."""
+    if word[0] != right[0]:
+        return False
+    same = next((i for i, (a, b) in enumerate(zip(word, right, strict=False)) if a != b), None)
+    at = min(len(word), len(right)) if same is None else same
+    rest, other = word[at:], right[at:]
+    swapped = rest[1:2] + rest[:1] + rest[2:]
+    return other in (rest[1:], swapped) or rest in (other[1:],) or rest[1:] == other[1:]
+
+
+def split_in_name(name: str, wanted: str = "") -> str:
+    """The split told by a part of a file's name (`train-00000.tar`), or empty."""
+    for part in re.split(r"[-_.]", name):
+        if known_split(part, wanted):
+            return known_split(part, wanted)
+    return ""
+
+
+def file_name_of(path: str) -> tuple[str, str]:
+    """Last part of *path* as the source's own name has it, and the wnid the Hub appended to it."""
+    name = path.rpartition("/")[2]
+    hub = _HUB_NAME.fullmatch(name)
+    return (hub[1] + hub[3], hub[2]) if hub else (name, "")
+
+
+def folders_of(path: str) -> list[str]:
+    """Folders of *path*, without a last one called `images`."""
+    folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
+    if folders and folders[-1] == "images":
+        folders.pop()
+    return folders
+
+
+def wnid_before(name: str) -> str:
+    """The wnid that a file's name begins with, or empty."""
+    prefix = _WNID_PREFIX.match(name)
+    return prefix[1] if prefix else ""
+
+
+def label_name(label: int | str | None, names: Sequence[str]) -> str:
+    """Name of *label*: itself, or its entry in *names*; empty where it has no name."""
+    if isinstance(label, str):
+        number = label.strip()
+        if not number.isdecimal():
+            return number
+        label = int(number)
+    if label is None or not 0 <= label < len(names):
+        return ""
+    return names[label]
+
+
+def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ()) -> str:
+    """Key under listing rules 1, by which older stores were made; empty: nothing tells its class.
+
+    Args:
+        path: Name with folders, as the archive or table has it.
+        label: Class as a number or a name, where the source says one.
+        names: Class names in the order of the numbers.
+    """
+    folders = folders_of(path)
+    folder = folders[-1] if folders else ""
+    name, appended = file_name_of(path)
+    told = label_name(label, names)
+    for candidate in (folder, told, appended, wnid_before(name)):
+        if is_wnid(candidate):
+            return f"{candidate}/{name}"
+    if folder and known_split(folder):
+        folder = ""
+    number = "" if label is None else str(label).strip()
+    candidate = told or folder or number
+    return f"{candidate}/{name}" if candidate else ""

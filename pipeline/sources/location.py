@@ -1,0 +1,328 @@
+"""A folder that holds a source, on this machine or behind fsspec, with one face for both.
+
+`file://` counts as local. Everything else with a scheme goes through fsspec, whose listing
+cache is emptied after each folder: a million entries in it would cost a gigabyte. Errors of the
+system or of a remote client come out as `ReadError`, with the whole path in them.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.clutter import file_ground, folder_ground, name_ground
+from pipeline.sources.magic import HEAD_BYTES
+from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.remote import RangeFile, reading, reading_remote
+from pipeline.sources.text_tables import decode_table
+from pipeline.urls import is_url
+
+_ARCHIVES = (
+    *(".tar", ".tgz", ".gz", ".tzst", ".zst", ".tbz2", ".tbz", ".bz2", ".txz", ".xz"),
+    *(".zip", ".parquet"),
+)
+
+
+class Names(NamedTuple):
+    """What lies directly in one folder, each list sorted, without what is hidden or a system's."""
+
+    files: list[str]
+    folders: list[str]
+    passed: Evidence
+    """What was passed over, on which grounds (`pipeline.sources.clutter`)."""
+
+
+class Sizes(NamedTuple):
+    """The files of one folder that may be images, in no order, and the names of its folders."""
+
+    files: list[str]
+    num_bytes: list[int]
+    folders: list[str]
+    passed: Evidence
+    """What was passed over, on which grounds."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, and optionally the single file of it that was named as the source."""
+
+    root: str
+    """Absolute local path, or an fsspec URL; no slash at the end."""
+    only: str = ""
+    """Name of the one file that is the source; empty: all of the folder."""
+    options: SourceOptions = DEFAULT_OPTIONS
+    """How what lies here is read."""
+    _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
+    _remembered: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type["Place"], tuple[str, str, SourceOptions]]:
+        return Place, (self.root, self.only, self.options)  # what was seen stays here
+
+    @classmethod
+    def at(cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS) -> "Place":
+        """Look where *root* points: to a folder or to a single file."""
+        text = os.fspath(root).removeprefix("file://")
+        if is_url(text):
+            place = cls(text.rstrip("/"), "", options)
+        else:
+            place = cls(str(Path(text).expanduser().absolute()), "", options)
+        # a web server calls any page a file, and finds out what a folder is by fetching it whole
+        if place.is_file("") and (not place.remote or place.root.lower().endswith(_ARCHIVES)):
+            folder, _, name = place.root.rpartition("/")
+            return cls(folder, name, options)
+        if not place.is_folder(""):
+            raise SourceError(
+                f"no source at {place.root!r}: neither a file nor a folder is there. "
+                "Pass the folder or archive that holds the images."
+            )
+        return place
+
+    @property
+    def remote(self) -> bool:
+        """Whether this place is behind fsspec."""
+        return is_url(self.root)
+
+    @property
+    def shown(self) -> str:
+        """The place as a person named it."""
+        return self.full(self.only) if self.only else self.root
+
+    @cached_property
+    def _filesystem(self) -> tuple[Any, str]:
+        import fsspec.core  # here: a local source never pays for this import
+
+        with reading_remote(self.root):
+            filesystem, path = fsspec.core.url_to_fs(self.root)
+            filesystem.invalidate_cache()
+        return filesystem, path.rstrip("/")
+
+    def full(self, path: str) -> str:
+        """Whole name of *path*, which is relative to this place."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def inside(self, path: str) -> "Place":
+        """The folder *path* of this place."""
+        return Place(self.full(path), "", self.options) if path else self
+
+    def above(self) -> "Place":
+        """The folder that holds this place."""
+        return Place(self.root.rpartition("/")[0] or "/", "", self.options)
+
+    def _remote_path(self, path: str) -> str:
+        base = self._filesystem[1]
+        return f"{base}/{path}" if path else base
+
+    def is_file(self, path: str) -> bool:
+        """Say whether a file lies at *path*, where this user can see it."""
+        if not self.remote:
+            with suppress(PermissionError):
+                return Path(self.full(path)).is_file()
+            return False
+        with reading_remote(self.full(path)):
+            return bool(self._filesystem[0].isfile(self._remote_path(path)))
+
+    def is_folder(self, path: str) -> bool:
+        """Say whether a folder lies at *path*, where this user can see it."""
+        if not self.remote:
+            with suppress(PermissionError):
+                return Path(self.full(path)).is_dir()
+            return False
+        with reading_remote(self.full(path)):
+            return bool(self._filesystem[0].isdir(self._remote_path(path)))
+
+    def names(self, path: str = "") -> Names:
+        """Names directly in the folder *path*; one look, remembered. No sizes."""
+        if self.only and not path:
+            return Names([self.only], [], Evidence())
+        if path not in self._seen:
+            found = Names([], [], Evidence())
+            for name, is_folder in self._entries(path):
+                whole = f"{path}/{name}" if path else name
+                if is_folder:
+                    _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
+                else:
+                    _sort_out(name_ground(name, self.options), whole, name, found, found.files)
+            found.files.sort()
+            found.folders.sort()
+            self._seen[path] = found
+        return self._seen[path]
+
+    def _entries(self, path: str) -> Iterator[tuple[str, bool]]:
+        """Yield (name, whether it is a folder) of all that lies in the folder *path*."""
+        if self.remote:
+            for name, entry in self._remote_entries(path):
+                yield name, entry["type"] == "directory"
+            return
+        folder = self.full(path)
+        with reading(folder), os.scandir(folder) as found:
+            for one in found:
+                yield one.name, _is_folder(one)
+
+    def sizes(self, path: str) -> Sizes:
+        """Names and sizes in bytes of the files in folder *path* that may be images."""
+        found = Sizes([], [], [], Evidence())
+        if not self.remote:
+            _local_sizes(self.full(path), path, self.options, found)
+            return found
+        for name, entry in self._remote_entries(path):
+            whole = f"{path}/{name}" if path else name
+            if entry["type"] == "directory":
+                _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
+            elif _sort_out(file_ground(name, self.options), whole, name, found, found.files):
+                known = entry.get("size")
+                # a plain web server lists names only
+                found.num_bytes.append(self.size(whole) if known is None else known)
+        return found
+
+    def _remote_entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        filesystem, where = self._filesystem[0], self._remote_path(path)
+        with reading_remote(self.full(path)):
+            entries = filesystem.ls(where, detail=True)
+            filesystem.invalidate_cache(where)
+        for entry in entries:
+            name = entry["name"].rstrip("/").rpartition("/")[2]
+            # object stores list the folder's own marker as an entry
+            if name and entry["name"].strip("/") != where.strip("/"):
+                yield name, entry
+
+    def size(self, path: str) -> int:
+        """Size in bytes of the file *path*."""
+        if not self.remote:
+            with reading(self.full(path)):
+                return Path(self.full(path)).stat().st_size
+        with reading_remote(self.full(path)):
+            size = self._filesystem[0].size(self._remote_path(path))
+        if size is None:
+            raise SourceError(
+                f"{self.full(path)} does not say how long it is. Copy it to a disk first."
+            )
+        return int(size)
+
+    def mark(self, path: str) -> str:
+        """A text that changes when the file or local folder at *path* changes; cheap."""
+        if not self.remote:
+            with reading(self.full(path)):
+                found = Path(self.full(path)).stat()
+            return f"{path}\t{found.st_size}\t{found.st_mtime_ns}"
+        with reading_remote(self.full(path)):
+            return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
+
+    def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
+        """Open *path* for exact reads; nothing past *stop* is ever fetched from afar."""
+        if not self.remote:
+            with reading(self.full(path)):
+                return cast("BinaryIO", Path(self.full(path)).open("rb", buffering=0))
+        end = self.size(path) if stop is None else stop
+        piece = RangeFile(self._filesystem[0], self._remote_path(path), self.full(path), start, end)
+        return cast("BinaryIO", piece)
+
+    def head(self, path: str) -> bytes:
+        """Return the first `magic.HEAD_BYTES` of a file; one look, remembered."""
+
+        def look() -> bytes:
+            stop = min(HEAD_BYTES, self.size(path))
+            with self.open(path, stop=stop) as file, reading(self.full(path)):
+                return file.read(stop)
+
+        data: bytes = self.remembered(("head", path), look)
+        return data
+
+    def remembered(self, key: tuple[str, str], look: Callable[[], Any]) -> Any:
+        """Return what *look* found of a file; each finder asks, and one look is enough.
+
+        Args:
+            key: What is looked for, and the path.
+            look: Called the first time.
+        """
+        if key not in self._remembered:
+            self._remembered[key] = look()
+        return self._remembered[key]
+
+    def read_text(self, path: str, *, lenient: bool = False) -> str:
+        """Read a text table, however it was saved (`text_tables.decode_table`)."""
+        with self.open(path) as file, reading(self.full(path)):
+            data = file.read()
+        return decode_table(data, self.full(path), lenient=lenient)
+
+
+def _sort_out(ground: str, whole: str, name: str, found: Names | Sizes, names: list[str]) -> bool:
+    """Count *whole* as passed over, or add *name* to *names*; return True if it was added."""
+    if ground:
+        found.passed.pass_over(ground, whole)
+    else:
+        names.append(name)
+    return not ground
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as e:
+        raise _broken_link(entry.path, e) from e
+
+
+def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
+    if error.errno == errno.ELOOP:
+        return SourceError(
+            f"{path!r} is a link that leads back to itself. Delete the link, or pass --ignore"
+            f" {path.rpartition('/')[2]!r}."
+        )
+    if isinstance(error, FileNotFoundError):
+        return SourceError(
+            f"{path!r} is a link that leads nowhere. Restore its target or delete the link."
+        )
+    return ReadError(f"cannot read {path}: {error.strerror or error}")
+
+
+def _local_sizes(folder: str, path: str, options: SourceOptions, found: Sizes) -> None:
+    with reading(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            whole = f"{path}/{entry.name}" if path else entry.name
+            ground = file_ground(entry.name, options)
+            if ground:  # known by its name: no look at the disk for a link that may lead nowhere
+                if _is_folder_or_broken(entry):
+                    ground = folder_ground(entry.name, options)
+                    _sort_out(ground, whole, entry.name, found, found.folders)
+                else:
+                    found.passed.pass_over(ground, whole)
+            elif _is_folder(entry):
+                ground = folder_ground(entry.name, options)
+                _sort_out(ground, whole, entry.name, found, found.folders)
+            else:
+                _add_file(entry, whole, found)
+
+
+def _is_folder_or_broken(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _add_file(entry: "os.DirEntry[str]", whole: str, found: Sizes) -> None:
+    try:
+        status = entry.stat()
+    except OSError as e:
+        raise _broken_link(entry.path, e) from e
+    if stat.S_ISREG(status.st_mode):
+        found.files.append(entry.name)
+        found.num_bytes.append(status.st_size)
+    else:
+        found.passed.pass_over("sockets, pipes and devices", whole)
+
+
+def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
+    """One short digest of many marks, which also changes when the rules of listing do."""
+    rules = f"tesserae listing {options.rules}"
+    if options.rules > 1:
+        rules = f"{rules}\t{options}"
+    text = "\n".join([rules, *marks])
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

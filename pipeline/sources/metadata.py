@@ -1,0 +1,293 @@
+"""Tables that lie beside the images: words of classes, order of classes, truth of ILSVRC's val."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pipeline.errors import SourceError
+from pipeline.sources.archives.open import open_tar
+from pipeline.sources.keys import LABEL_WORDS
+from pipeline.sources.location import Place
+from pipeline.sources.text_tables import (
+    decode_table,
+    lines_of,
+    parse_numbers,
+    parse_solution,
+    parse_words,
+    rows_of,
+)
+
+LEVELS_ABOVE = 4
+"""A Kaggle folder of images lies four levels under its tables."""
+
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+SOLUTION = "LOC_val_solution.csv"
+DEVKIT = "ILSVRC2012_devkit_t12"
+_META = ("meta.mat", "devkit_t12_meta.mat")
+_DEVKIT = {TRUTH: (TRUTH,), "meta.mat": _META}
+"""The two files of the devkit that tell classes -> what they may be called."""
+WORDS = ("LOC_synset_mapping.txt", "words.txt")
+_HEAD_BYTES = 1 << 16
+
+
+def _folders(place: Place) -> Iterator[Place]:
+    """The place and the folders above it, nearest first."""
+    for _ in range(LEVELS_ABOVE + 1):
+        yield place
+        above = place.above()
+        if above.root in (place.root, "/", "") or above.root.endswith((":", ":/")):
+            return
+        place = above
+
+
+def _find(place: Place, *names: str) -> tuple[Place, str] | None:
+    """The nearest file of one of these names."""
+    for folder in _folders(Place(place.root)):
+        for name in names:
+            if folder.is_file(name):
+                return folder, name
+    return None
+
+
+def find_words(place: Place) -> dict[str, str]:
+    """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
+    found = _find(place, *WORDS)
+    words = parse_words(found[0].read_text(found[1], lenient=True)) if found else {}
+    if words:
+        return words
+    meta = _devkit_file(place, *_META)
+    if meta is None:
+        return {}
+    try:
+        return dict(_synsets(meta).values())
+    except SourceError:
+        return {}  # no scipy: words are welcome, not needed
+
+
+@lru_cache(maxsize=8)
+def find_class_names(root: str) -> tuple[str, ...]:
+    """Class names in the order of their numbers, from a table at *root* or one above; or ().
+
+    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
+    """
+    place = Place(root)
+    for folder in (place, place.above()):
+        if folder.is_file("classes.txt"):
+            lines = lines_of(folder.read_text("classes.txt"))
+            return tuple(line.strip() for line in lines if line.strip())
+        if folder.is_file("LOC_synset_mapping.txt"):
+            return tuple(parse_words(folder.read_text("LOC_synset_mapping.txt")))
+    return ()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Classes of the images of ILSVRC2012's val split."""
+
+    by_name: dict[str, str]
+    """Image name without suffix -> wnid; from Kaggle's table."""
+    by_number: tuple[str, ...]
+    """Wnid of image 1, 2, ...; from the devkit."""
+    where: str
+
+    def wnid(self, name: str) -> str:
+        """Class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
+
+        Raises:
+            SourceError: The table has nothing for it.
+        """
+        wnid = self.find(name)
+        if not wnid:
+            lines = len(self.by_name) or len(self.by_number)
+            raise SourceError(
+                f"{self.where} has {lines:,} lines and none for the image {name!r}. Download that "
+                "table again, or, if the image is none of ILSVRC2012's val split, move it away."
+            )
+        return wnid
+
+    def find(self, name: str) -> str:
+        """Class of the file *name*; empty where the table has nothing for it."""
+        stem = name.partition(".")[0]
+        number = stem.removeprefix("ILSVRC2012_val_")
+        wnid = self.by_name.get(stem, "")
+        if not wnid and number.isdecimal() and 1 <= int(number) <= len(self.by_number):
+            wnid = self.by_number[int(number) - 1]
+        return wnid
+
+
+class TruthMissingError(SourceError):
+    """No table tells the classes of ILSVRC2012's val images."""
+
+
+class PackageMissingError(SourceError):
+    """A table is there, and the package that reads it is not installed."""
+
+
+def find_solution(place: Place) -> Truth | None:
+    """Return the classes that Kaggle's `LOC_val_solution.csv` near *place* tells; None without it.
+
+    Raises:
+        SourceError: It is there and cannot be used.
+    """
+    found = _find(place, SOLUTION)
+    if not found:
+        return None
+    where = found[0].full(found[1])
+    return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
+
+
+def find_truth(place: Place) -> Truth:
+    """Find the classes of ILSVRC2012's val split near *place*.
+
+    Looked for in the folder of the images and up to four above it: Kaggle's
+    `LOC_val_solution.csv`; the devkit's ground truth and `meta.mat`, loose, in
+    `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+
+    Raises:
+        TruthMissingError: Neither is there.
+        SourceError: What is there cannot be used.
+    """
+    found = find_any_truth(place)
+    if found is not None:
+        return found
+    missing = [name for name in (TRUTH, "meta.mat") if _devkit_file(place, *_DEVKIT[name]) is None]
+    raise TruthMissingError(
+        f"the images of {place.shown} have no classes: {' and '.join(missing)} not found. Put "
+        f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
+    )
+
+
+def find_any_truth(place: Place) -> Truth | None:
+    """Return what `find_truth` does, or None where no table is there.
+
+    Raises:
+        SourceError: It is there and cannot be used.
+    """
+    solution = find_solution(place)
+    if solution is not None:
+        return solution
+    truth, meta = (_devkit_file(place, *names) for names in _DEVKIT.values())
+    if truth is None or meta is None:
+        return None
+    synsets = _synsets(meta)
+    numbers = parse_numbers(decode_table(truth[1](), truth[0]), truth[0])
+    unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
+    if unknown is not None:
+        raise SourceError(
+            f"{truth[0]}: line {unknown + 1} is {numbers[unknown]}, which is no class of "
+            f"{meta[0]}. Expected a number from 1 to 1000 on each line; both files must come from "
+            "the same devkit."
+        )
+    return Truth({}, tuple(synsets[number][0] for number in numbers), truth[0])
+
+
+Found = tuple[str, Callable[[], bytes]]
+"""Whole name of a file, and how its bytes are read."""
+
+
+def _devkit_file(place: Place, *names: str) -> Found | None:
+    """A file of the devkit: loose, in its unpacked folder, or in its archive."""
+    for folder in _folders(Place(place.root)):
+        for inside in ("", f"{DEVKIT}/data/"):
+            for name in names:
+                if folder.is_file(inside + name):
+                    return folder.full(inside + name), _whole(folder, inside + name)
+        packed = f"{DEVKIT}.tar.gz"
+        if folder.is_file(packed):
+            name = f"{DEVKIT}/data/{names[0]}"
+            return f"{folder.full(packed)}:{name}", _packed(folder, packed, name)
+    return None
+
+
+def _whole(place: Place, path: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with place.open(path) as file:
+            return file.read()
+
+    return read
+
+
+def _packed(place: Place, path: str, name: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with open_tar(place, path) as tar:
+            for member in tar.members():
+                if member.name == name:
+                    return tar.read(member.offset, member.num_bytes)
+        raise SourceError(f"{place.full(path)} holds no {name}. Fetch it again from image-net.org.")
+
+    return read
+
+
+def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
+    """The devkit's class id -> (wnid, words), from its `meta.mat`."""
+    try:
+        from scipy.io import loadmat  # here: only the devkit needs it
+    except ImportError as e:
+        raise PackageMissingError(
+            f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit', "
+            f"or put Kaggle's {SOLUTION} beside the images."
+        ) from e
+    try:
+        synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
+        return {int(one["ILSVRC2012_ID"]): (str(one["WNID"]), str(one["words"])) for one in synsets}
+    except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
+        raise SourceError(
+            f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with "
+            "ILSVRC2012_ID, WNID and words. Fetch the devkit again."
+        ) from e
+
+
+_TABLES = (".csv", ".tsv", ".jsonl")
+_IMAGE_WORDS = frozenset(
+    (
+        "file_name",
+        "filename",
+        "file",
+        "path",
+        "image",
+        "image_path",
+        "image_id",
+        "img",
+        "id",
+        "name",
+    )
+)
+
+
+def label_table(place: Place, names: Iterable[str]) -> tuple[str, str]:
+    """Find a table of the files' classes among *names*, the files directly in *place*.
+
+    Returns:
+        Name of the table and of its column of labels; two empty texts where there is none.
+    """
+    for name in names:
+        if name.lower().endswith(_TABLES):
+            words = _columns(place, name)
+            plain = {word.strip().lower(): word for word in words}
+            label = next((plain[word] for word in LABEL_WORDS if word in plain), "")
+            if label and _IMAGE_WORDS & plain.keys():
+                return name, label
+    return "", ""
+
+
+def _columns(place: Place, name: str) -> list[str]:
+    """Names of the columns of a table, from its first line; none where it has no such line."""
+    stop = min(_HEAD_BYTES, place.size(name))
+    with place.open(name, stop=stop) as file:
+        data = file.read(stop)
+    try:
+        line = next(iter(lines_of(decode_table(data, place.full(name), lenient=True))), "")
+        if not name.lower().endswith(".jsonl"):
+            return rows_of(line, place.full(name))[0][1]
+        first = json.loads(line)
+        return list(first) if isinstance(first, dict) else []
+    except (SourceError, ValueError, IndexError, RecursionError):
+        return []
+
+
+def is_val_image(name: str) -> bool:
+    """Say whether *name* is that of an image of ILSVRC2012's val split."""
+    return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

@@ -1,0 +1,1 @@
+"""Word vectors: their files, their mapped index, and the is-a graph of classes."""

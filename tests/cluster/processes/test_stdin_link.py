@@ -1,0 +1,64 @@
+"""Workers that end with what has started them: by the end of a pipe, and not by being killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import certificates, ssh
+from cluster.processes.stdin_link import WorkerLink, worker_words
+from cluster.ssh import Host, Hosts, Ssh
+from tests.commands import wait_until
+
+LISTEN = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+(folder / "first").write_text(sys.stdin.readline())
+beats = 0
+for line in sys.stdin:
+    beats += 1
+    (folder / "beats").write_text(str(beats))
+(folder / "ended").touch()
+"""
+
+
+def test_a_link_tells_certificates_and_signs_of_life_and_ends_when_it_is_hung_up(
+    tmp_path: Path,
+) -> None:
+    """And only what a worker needs."""
+    link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.make())
+    link.beat()
+    assert wait_until((tmp_path / "beats").exists)
+    assert set(json.loads((tmp_path / "first").read_text())) == {
+        "ca.pem", "worker.pem", "worker.key",
+    }  # fmt: skip
+    assert link.ended() is None
+    link.hang_up()
+    assert wait_until((tmp_path / "ended").exists)
+    link.wait(60)
+
+
+def test_machines_behind_ssh_are_hung_up_when_the_command_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end by themselves, and put away what they have: nobody kills the connection first."""
+    monkeypatch.setattr(ssh, "SSH", (sys.executable, "-c", LISTEN))
+    monkeypatch.setattr(ssh, "CLOSE_SECONDS", 10.0)
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+    hosts = Hosts(tuple(Host(str(folder), {}) for folder in folders), scheduler="127.0.0.1")
+    with Ssh(hosts, dashboard=False):
+        assert wait_until(lambda: all((folder / "first").exists() for folder in folders))
+    assert all((folder / "ended").exists() for folder in folders)
+
+
+def test_the_options_of_a_worker_are_words() -> None:
+    """After what it is."""
+    words = worker_words("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
+    assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
+    assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]

@@ -1,0 +1,95 @@
+"""The process of a rank, without a cluster: how it hears that it is to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.ranks.process import EVENTS, HEADER, STOP, Order
+from tests.commands import ROOT, wait_until
+
+
+@contextmanager
+def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator[Any]:
+    """A rank that does *entry* of `tests.cluster.walking`; yields its process and its events."""
+    who = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
+    order = Order(f"tests.cluster.walking:{entry}", pickle.dumps(arguments), who, save_seconds)
+    events, theirs = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster.ranks.process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(theirs,),
+        start_new_session=True,
+        env={**os.environ, EVENTS: str(theirs)},
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    data = pickle.dumps(order)
+    assert process.stdin is not None
+    process.stdin.write(HEADER.pack(len(data)) + data)
+    process.stdin.flush()
+    try:
+        with os.fdopen(events) as lines, process:
+            try:
+                yield process, lines
+            finally:
+                process.kill()
+    finally:
+        process.wait()
+
+
+def test_a_rank_whose_task_is_killed_saves_and_returns(tmp_path: Path) -> None:
+    """Every pipe that it has is broken then: what it says to nobody does not end it before."""
+    with rank("walk", tmp_path, 100_000, 0.01) as (process, lines):
+        assert wait_until((tmp_path / "0").exists)
+        lines.close()
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(30) == 0
+    assert int((tmp_path / "0").read_text()) > 0
+
+
+def test_one_that_does_not_return_is_ended(tmp_path: Path) -> None:
+    """After the time that it may take to save."""
+    with rank("start_others", tmp_path, save_seconds=0.5) as (process, _):
+        assert wait_until((tmp_path / "child-0").exists)
+        started = time.monotonic()
+        process.stdin.close()
+        assert process.wait(30) == -9
+        assert time.monotonic() - started >= 0.5
+
+
+@pytest.mark.parametrize(("entry", "final"), [("refuse", True), ("fail", None)])
+def test_what_a_rank_says_of_its_end(entry: str, final: bool | None) -> None:
+    """A sentence for good, or an error with its kind."""
+    with rank(entry) as (process, lines):
+        assert process.wait(30) == 1
+        said = [json.loads(line) for line in lines]
+    assert [line["what"] for line in said] == ["failed"]
+    assert said[0].get("final") is final
+    expected = {
+        "refuse": "no rate is as high as 1e30.",
+        "fail": "ZeroDivisionError: no more of this",
+    }
+    assert said[0]["error"] == expected[entry]
+
+
+def test_a_rank_that_is_told_to_stop_returns() -> None:
+    """What it was told before its task went counts too."""
+    with rank("wait_to_stop") as (process, lines):
+        process.stdin.write(STOP)
+        process.stdin.flush()
+        assert process.wait(30) == 0
+        assert json.loads(lines.read())["result"] == "stopped"

@@ -1,0 +1,40 @@
+"""The process of a rank, as the task beside it ends it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.ranks import supervisor
+from cluster.ranks.process import Order
+from tests.commands import ROOT, wait_until
+
+WHO = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
+
+
+def test_what_a_rank_has_started_ends_when_nothing_else_is_left_to_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guard may have been killed, for want of memory, say: the task ends the whole group."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), WHO)
+    child = supervisor._Child(order, lambda message: None)
+    try:
+        said = tmp_path / "child-0"
+        assert wait_until(lambda: said.exists() and len(said.read_text().split()) == 2)
+        grandchild = psutil.Process(int(said.read_text().split()[1]))
+        guards = [
+            one
+            for one in psutil.Process(child.process.pid).children()
+            if one.pid != grandchild.pid and os.getsid(one.pid) == one.pid
+        ]
+        assert len(guards) == 1
+        guards[0].kill()
+        assert wait_until(lambda: guards[0].status() == psutil.STATUS_ZOMBIE)
+    finally:
+        child.close()
+    assert wait_until(lambda: not grandchild.is_running(), 10)

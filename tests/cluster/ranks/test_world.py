@@ -1,0 +1,308 @@
+"""Ranks: placed, supervised, told, begun again; and nothing of them is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+from distributed import Client
+from distributed.core import Status
+
+from cluster.errors import ClusterError
+from cluster.local import Local
+from cluster.ranks import world as rank_world
+from cluster.ranks.world import RankError, Wanted, run_world
+from tests.commands import ROOT, wait_until
+
+HERE = "tests.cluster.walking"
+OURS = "TESSERAE_TEST_RANKS"
+"""An environment variable that workers of these tests have, and their ranks."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ours() -> Iterator[None]:
+    # By the nanny: a fork server that was started before knows no newer variables.
+    with dask.config.set({"distributed.nanny.environ": {OURS: str(os.getpid())}}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Three workers of one thread, whose ranks find these tests."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with Local(3, 1, dashboard=False) as made, Client(made.cluster) as client:
+        client.wait_for_workers(3, timeout=60)
+        yield client
+    os.environ.pop("PYTHONPATH")
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+class Heard:
+    """What ranks said."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.lines: list[str] = []
+        self.worlds: list[int] = []
+
+    def begin(self, *arguments: object) -> rank_world.Begin:
+        """Counts generations."""
+
+        def claim(world: int) -> tuple[int, tuple[Any, ...]]:
+            self.worlds.append(world)
+            return len(self.worlds), arguments
+
+        return claim
+
+    def run(
+        self,
+        client: Client,
+        count: int,
+        entry: str,
+        *arguments: object,
+        save_seconds: float = 50.0,
+    ) -> list[Any]:
+        """Run a world."""
+        return run_world(
+            client,
+            Wanted(count, seconds=60, save_seconds=save_seconds),
+            f"{HERE}:{entry}",
+            self.begin(*arguments),
+            on_event=self.events.append,
+            say=self.lines.append,
+        )
+
+
+def rank_processes() -> list[psutil.Process]:
+    """All ranks of these tests: others may run on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(OURS) == str(os.getpid())
+            if ours and process.cmdline()[1:3] == ["-m", "cluster.ranks.process"]:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    yield
+    assert wait_until(lambda: not rank_processes())
+
+
+def test_each_rank_runs_once_and_says_what_it_does(client: Client, tmp_path: Path) -> None:
+    """In a process of its own, with a number of its own."""
+    heard = Heard()
+    assert heard.run(client, 3, "walk", tmp_path, 4) == ["done"] * 3
+    assert heard.worlds == [3]
+    assert wait_until(lambda: len(heard.events) == 12)
+    said = sorted((event["rank"], event["step"]) for event in heard.events)
+    assert said == [(rank, step) for rank in range(3) for step in range(1, 5)]
+    pids = {int(path.read_text()) for path in tmp_path.glob("pid-*")}
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("what", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
+def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path, what: str) -> None:
+    """All of them: they cannot go on without each other."""
+    heard = Heard()
+    seen: list[int] = []
+
+    def lose() -> None:
+        assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        assert wait_until((tmp_path / "pid-1-1").exists)  # ranks of a walk do not wait for others
+        seen.append(len(rank_processes()))
+        victim = psutil.Process(int((tmp_path / "pid-1-1").read_text()))
+        (victim if what == "rank" else victim.parent()).kill()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    assert heard.run(client, 2, "walk", tmp_path, 60) == ["done"] * 2
+    thread.join()
+    assert seen[0] >= 2  # guards have the command line of their ranks
+    assert heard.worlds == [2, 2]
+    assert len(heard.lines) == 1
+    for rank in (0, 1):
+        steps = [event["step"] for event in heard.events if event["rank"] == rank]
+        assert steps == sorted(set(steps))  # none was done again
+        # What was saved just before the end may not have been said any more.
+        unsaid = sorted(set(range(1, 61)) - set(steps))
+        assert len(unsaid) < 10
+        assert unsaid == list(range(unsaid[0], unsaid[-1] + 1)) if unsaid else True
+
+
+def test_an_error_of_a_rank_reaches_the_person(client: Client) -> None:
+    """With its last lines; and not for ever."""
+    heard = Heard()
+    with pytest.raises(RankError, match="no more of this") as caught:
+        heard.run(client, 2, "fail")
+    assert "\n" not in str(caught.value)
+    assert "it was the third picture" in caught.value.tail
+    assert "it was the third picture" in "".join(traceback.format_exception(caught.value))
+    assert len(heard.worlds) == rank_world.FAILURES
+    with pytest.raises(RankError, match="rank 0: ended with -9"):
+        heard.run(client, 1, "end_by_itself")
+
+
+def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
+    """At once, as the sentence that it is: not the others' words about it."""
+    heard = Heard()
+    with pytest.raises(RankError) as caught:
+        heard.run(client, 2, "refuse")
+    assert str(caught.value) == "no rate is as high as 1e30."
+    assert heard.worlds == [2]
+    assert heard.lines == []
+
+
+def test_fewer_ranks_than_were_asked_for_go_on(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while; and where nobody comes it is said."""
+    heard = Heard()
+    wanted = Wanted(5, seconds=1)
+    assert run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1)) == ["done"] * 3
+    with pytest.raises(ClusterError, match="no worker with a GPU came within 1 s"):
+        run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", heard.begin())
+
+
+def test_what_is_waited_for_is_said_at_once(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is, for how long, by which option, and what comes then."""
+    monkeypatch.setattr(rank_world, "FIRST_SAY_SECONDS", 0.0)
+    monkeypatch.setattr(rank_world, "LOOK_SECONDS", 0.05)
+    said: list[str] = []
+    wanted = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
+    heard = Heard()
+    walked = run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1), say=said.append)
+    assert walked == ["done"] * 2
+    assert said == [
+        "3 of 5 workers are there: waiting up to 0 s for the others (--rank-timeout sets that);"
+        " then 2 ranks begin",
+        "notice: a batch of 4 rows cannot be dealt out evenly to 3 ranks: 2 train. A batch of 3 or"
+        " 6 rows would use all 3.",
+    ]
+    said.clear()
+    with pytest.raises(ClusterError, match="no worker with a GPU came"):
+        run_world(client, Wanted(1, gpu=True, seconds=0.2), "x:y", heard.begin(), say=said.append)
+    assert said[0].startswith("0 of 1 workers with a GPU are there")
+    assert said[0].endswith("then the run ends")
+
+
+@pytest.mark.parametrize(
+    "whom", ["rank", *(pytest.param(whom, marks=pytest.mark.slow) for whom in ("worker", "both"))]
+)
+def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: str) -> None:
+    """However it ends."""
+    heard = Heard()
+    monkey_failures = rank_world.FAILURES
+    rank_world.FAILURES = 1
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            heard.run(client, 1, "start_others", tmp_path, save_seconds=1.0)
+        except ClusterError as e:
+            caught.append(e)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert wait_until((tmp_path / "child-0").exists)
+        assert wait_until(lambda: len((tmp_path / "child-0").read_text().split()) == 2)
+        pid, child = map(int, (tmp_path / "child-0").read_text().split())
+        rank = psutil.Process(pid)
+        worker = rank.parent()
+        for process in {"rank": [rank], "worker": [worker], "both": [worker, rank]}[whom]:
+            process.send_signal(signal.SIGKILL)
+        assert wait_until(lambda: not psutil.pid_exists(child))
+        assert wait_until(lambda: not rank.is_running() or rank.status() == "zombie")
+    finally:
+        thread.join()
+        rank_world.FAILURES = monkey_failures
+    assert caught
+    client.wait_for_workers(3, timeout=60)
+
+
+LEAVE = """
+import sys
+from distributed import Client
+from distributed.core import Status
+from cluster.ranks.world import Wanted, run_world
+from tests.cluster.walking import walk
+from pathlib import Path
+from cluster import certificates
+client = Client({address!r}, security=certificates.security(Path({certs!r}), ["client"]))
+run_world(client, Wanted(2), "tests.cluster.walking:walk",
+          lambda world: (1, (Path({folder!r}), 100000)))
+"""
+
+
+def test_ranks_whose_client_has_gone_save_and_stop(tmp_path: Path) -> None:
+    """Within a minute, without a word from anybody."""
+    from distributed import LocalCluster
+
+    from cluster import certificates
+
+    certs, folder = tmp_path / "certs", tmp_path / "run"
+    folder.mkdir()
+    certificates.write(certs, certificates.make())
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        protocol="tls://",
+        security=certificates.security(certs),
+        dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        code = LEAVE.format(address=cluster.scheduler_address, certs=str(certs), folder=str(folder))
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        try:
+            assert wait_until(lambda: (folder / "1").exists() and (folder / "0").exists())
+            assert len(rank_processes()) >= 2
+        finally:
+            process.kill()
+            process.wait()
+        assert wait_until(lambda: not rank_processes())
+        saved = [int((folder / str(rank)).read_text()) for rank in (0, 1)]
+        assert all(step > 0 for step in saved)
+
+
+def test_a_worker_that_is_paused_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
+    """It takes no new tasks for want of memory; what it has goes on."""
+    heard = Heard()
+
+    def pause() -> None:
+        assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        client.run(_pause)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        assert heard.run(client, 1, "walk", tmp_path, 40) == ["done"]
+    finally:
+        thread.join()
+        client.run(_resume)
+
+
+def _pause(dask_worker: Any) -> None:
+    dask_worker.status = Status.paused
+
+
+def _resume(dask_worker: Any) -> None:
+    dask_worker.status = Status.running

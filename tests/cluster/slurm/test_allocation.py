@@ -1,0 +1,24 @@
+"""The folder where the processes of a step of Slurm meet."""
+
+from __future__ import annotations
+
+from cluster import certificates
+from cluster.slurm import allocation
+
+
+def test_what_others_have_in_the_folder_of_a_step_stays(tmp_path):
+    """It lies in a folder that is shared, and has a name that is a number."""
+    folder = tmp_path / "17.0"
+    certificates.write(folder, certificates.make())
+    (folder / allocation.ADDRESS).write_text("tls://here")
+    (folder / "results").write_text("mine")
+    allocation._remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["results"]
+    (folder / "results").unlink()
+    allocation._remove(folder)
+    assert not folder.exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / allocation.ADDRESS).write_text("mine")
+    folder.symlink_to(tmp_path / "elsewhere")
+    allocation._remove(folder)
+    assert (tmp_path / "elsewhere" / allocation.ADDRESS).read_text() == "mine"

@@ -1,0 +1,186 @@
+"""Patience with a scheduler that is somewhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from distributed.comm import connect as open_comm
+
+from cluster import certificates
+from cluster.connect import Patience, connect, reach
+from cluster.errors import CertificateError, ClusterError
+from tests.commands import wait_until
+
+
+def test_a_scheduler_that_is_there_may_be_silent_for_any_time() -> None:
+    """However short the patience is: it is looked for more often than that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        patience = Patience(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert not patience.over()
+            time.sleep(0.02)
+
+
+def test_one_that_is_gone_ends_it() -> None:
+    """Not at once."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    patience = Patience(f"tcp://127.0.0.1:{port}", 0.4)
+    assert not patience.over()
+    time.sleep(0.5)
+    assert patience.over()
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificates of two authorities."""
+    folder = tmp_path_factory.mktemp("authorities")
+    for name in ("ours", "theirs"):
+        certificates.write(folder / name, certificates.make())
+    return folder / "ours", folder / "theirs"
+
+
+@contextmanager
+def server(certs: Path) -> Iterator[str]:
+    """What takes connections as a scheduler with certificates does, and says a word to each."""
+    context = certificates.security(certs).get_listen_args("scheduler")["ssl_context"]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        stopped = threading.Event()
+
+        def serve() -> None:
+            while not stopped.is_set():
+                with suppress(OSError):
+                    plain, _ = listening.accept()
+                    with plain, context.wrap_socket(plain, server_side=True) as secure:
+                        secure.sendall(b"x")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"tls://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            stopped.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, Path]) -> None:
+    """By clients and by workers, each with its own certificate."""
+    ours, _ = authorities
+    with server(ours) as address:
+        for role in ("client", "worker"):
+            assert reach(address, certificates.security(ours, [role]), role) is None
+
+
+def test_certificates_of_another_authority_end_it_at_once(authorities: tuple[Path, Path]) -> None:
+    """However long the patience is: they will never be taken."""
+    ours, theirs = authorities
+    with server(theirs) as address:
+        security = certificates.security(ours, ["worker"])
+        with pytest.raises(CertificateError, match=r"not of this machine's authority .* --certs"):
+            Patience(address, float("inf"), security)
+        with (
+            pytest.raises(CertificateError, match="not of this machine's authority"),
+            connect(address, ours, seconds=600),
+        ):
+            pass
+
+
+def test_a_scheduler_that_does_not_take_our_certificate_is_told_from_one_that_is_not_there(
+    authorities: tuple[Path, Path],
+) -> None:
+    """It trusts another authority than that which signed both: its side refuses."""
+    ours, theirs = authorities
+    context = certificates.security(ours).get_listen_args("scheduler")["ssl_context"]
+    strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    strict.load_cert_chain(ours / "scheduler.pem", ours / "scheduler.key")
+    strict.load_verify_locations(theirs / "ca.pem")
+    strict.verify_mode = ssl.CERT_REQUIRED
+    strict.minimum_version = context.minimum_version
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            plain, _ = listening.accept()
+            with plain, suppress(OSError):
+                strict.wrap_socket(plain, server_side=True)
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(CertificateError, match="does not take this machine's certificate"):
+            reach(address, certificates.security(ours, ["worker"]), "worker")
+        thread.join()
+
+
+def test_a_scheduler_without_tls_is_named(authorities: tuple[Path, Path]) -> None:
+    """With the address that it would have."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            plain, _ = listening.accept()
+            with plain, suppress(OSError):
+                plain.sendall(bytes(100))
+                plain.recv(1000)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        port = listening.getsockname()[1]
+        security = certificates.security(authorities[0], ["worker"])
+        with pytest.raises(CertificateError, match=rf"tcp://127.0.0.1:{port}\."):
+            reach(f"tls://127.0.0.1:{port}", security, "worker")
+        thread.join()
+
+
+def test_certificates_that_are_renewed_are_waited_for_a_while(
+    authorities: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stops to trust its workers may be about to give them new certificates."""
+    ours, theirs = authorities
+    monkeypatch.setattr("cluster.connect.REACH_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.connect.REFUSED_SECONDS", 0.3)
+    security = certificates.security(ours, ["worker"])
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    patience = Patience(f"tls://127.0.0.1:{port}", float("inf"), security)
+    with server(theirs) as address:
+        patience._address = address
+        assert not patience.over()
+        with pytest.raises(CertificateError):
+            assert wait_until(patience.over, 20)
+
+
+def test_who_waits_for_a_scheduler_is_told_so_at_once(authorities: tuple[Path, Path]) -> None:
+    """With what the system says, and for how long; then it is an error."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    said: list[str] = []
+    with (
+        pytest.raises(ClusterError, match=r"does not answer \(Connection refused\)"),
+        connect(f"tls://127.0.0.1:{port}", authorities[0], seconds=0.2, say=said.append),
+    ):
+        pass
+    assert len(said) == 1
+    assert "Connection refused); waiting for 0.2 s" in said[0]
+
+
+def test_what_is_secured_speaks_to_nobody_without_encryption(
+    authorities: tuple[Path, Path],
+) -> None:
+    """Neither a folder's certificates nor those in memory allow an address without TLS."""
+    files = certificates.make()
+    for security in (certificates.security(authorities[0]), certificates.in_memory(files)):
+        for role in certificates.ROLES:
+            how = security.get_connection_args(role)
+            assert how["require_encryption"]
+            assert how["ssl_context"].minimum_version == ssl.TLSVersion.TLSv1_3
+            with pytest.raises(RuntimeError, match="encryption required"):
+                asyncio.run(open_comm("tcp://127.0.0.1:1", **how))

@@ -1,0 +1,405 @@
+"""What only speaks of a picture refuses none: every pixel is as if the metadata were not there."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from pipeline.errors import DecodeError
+from pipeline.images import ancillary, formats
+from pipeline.images import decode as module
+from pipeline.images import tiff as tiff_module
+from pipeline.images.decode import CORRUPT, TRUNCATED, Decoded, decode
+from tests.odd_files import grey_tiff, long_text, phone_jpeg, png, png_chunk, tiff, with_chunks
+from tests.pictures import jpeg
+
+GREY = np.arange(20 * 24, dtype=np.uint8).reshape(20, 24)
+
+
+def made(data: bytes, **options: Any) -> Decoded:
+    return decode(data, **{"fit": "crop", "serves": 10**6, "exif": False, **options})
+
+
+def shown(data: bytes, **options: Any) -> tuple[int, int, bytes]:
+    """Width, height and pixels."""
+    decoded = made(data, **options)
+    return decoded.width, decoded.height, decoded.pixels.tobytes("raw", "RGB")
+
+
+def refused(data: bytes, rules: int) -> bool:
+    try:
+        made(data, rules=rules)
+    except DecodeError:
+        return True
+    return False
+
+
+def exif(orientation: int, order: str = "<") -> bytes:
+    """A directory with an orientation, and nothing else."""
+    magic = b"II*\0\x08\0\0\0" if order == "<" else b"MM\0*\0\0\0\x08"
+    entry = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
+    return magic + struct.pack(f"{order}H", 1) + entry + bytes(4)
+
+
+def segment(kind: int, body: bytes) -> bytes:
+    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def with_segments(data: bytes, *segments: bytes) -> bytes:
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+# --- PNG ------------------------------------------------------------------------------------------
+
+PLAIN_PNG = png(GREY[..., None], 0)
+
+CHUNKS = {
+    "long-text": long_text(),
+    "long-profile": png_chunk(b"iCCP", b"printer\0\0" + zlib.compress(bytes(1_200_000))),
+    "long-international-text": png_chunk(
+        b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"x" * 1_200_000)
+    ),
+    "broken-profile": png_chunk(b"iCCP", b"printer\0\0not deflated"),
+    "profile-without-end": png_chunk(b"iCCP", b"printer"),
+    "odd-compression": png_chunk(b"zTXt", b"a\0\7b"),
+    "wrong-checksum": png_chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+    "empty-physical-size": png_chunk(b"pHYs", b""),
+    "short-chromaticities": png_chunk(b"cHRM", bytes(5)),
+    "empty-intent": png_chunk(b"sRGB", b""),
+    "short-gamma": png_chunk(b"gAMA", b"\0"),
+    "short-transparency": png_chunk(b"tRNS", b"\0"),
+    "broken-exif": png_chunk(b"eXIf", b"nonsense"),
+    "short-animation": png_chunk(b"acTL", b"\0\0"),
+    "animation-out-of-order": png_chunk(b"fcTL", bytes([0, 0, 0, 9]) + bytes(22)),
+    "private": png_chunk(b"prVt", bytes(100)),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+def test_no_chunk_refuses_a_png(name: str, behind: bool) -> None:
+    """Before the pixels or behind them."""
+    place = {"after" if behind else "before": [CHUNKS[name]]}
+    assert shown(png(GREY[..., None], 0, **place)) == shown(PLAIN_PNG)
+
+
+def test_these_chunks_did_refuse_a_png() -> None:
+    """Or the tests above would show nothing."""
+    some = [name for name, chunk in CHUNKS.items() if refused(with_chunks(PLAIN_PNG, chunk), 1)]
+    assert {"long-text", "long-profile", "wrong-checksum", "short-animation"} <= set(some)
+    assert len(some) >= 10
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs", b"tIME", b"sBIT"]
+            ),
+            st.binary(max_size=40),
+            st.booleans(),
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_any_metadata_leaves_a_png_its_pixels(chunks: list[Any], behind: bool) -> None:
+    """Whatever bytes it holds, with the right checksum or a wrong one."""
+    made_up = [
+        png_chunk(name, body) if sound else png_chunk(name, body)[:-2] + b"??"
+        for name, body, sound in chunks
+    ]
+    place: dict[str, Any] = {"after" if behind else "before": made_up}
+    assert shown(png(GREY[..., None], 0, **place)) == shown(PLAIN_PNG)
+
+
+def test_a_text_that_would_inflate_to_a_gigabyte_takes_no_memory() -> None:
+    """It is passed over as it is."""
+    bomb = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2**28), 9) * 4)
+    data = with_chunks(PLAIN_PNG, *[bomb] * 3)
+    tracemalloc.start()
+    try:
+        assert shown(data, exif=True) == shown(PLAIN_PNG)
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(data) + 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cut", [30, 60, 200])
+def test_a_png_that_breaks_off_stays_refused(cut: int) -> None:
+    """With metadata to pass over or without."""
+    for data in (PLAIN_PNG, with_chunks(PLAIN_PNG, CHUNKS["long-text"])):
+        with pytest.raises(DecodeError) as caught:
+            made(data[:-cut])
+        assert caught.value.status == TRUNCATED
+
+
+def test_broken_pixels_stay_refused() -> None:
+    """What is passed over is metadata alone."""
+    at = PLAIN_PNG.index(b"IDAT") + 6
+    broken = PLAIN_PNG[:at] + b"\xff\xff\xff" + PLAIN_PNG[at + 3 :]
+    for data in (broken, with_chunks(broken, CHUNKS["long-text"])):
+        with pytest.raises(DecodeError) as caught:
+            made(data)
+        assert caught.value.status in (CORRUPT, TRUNCATED)
+
+
+# --- JPEG -----------------------------------------------------------------------------------------
+
+SEGMENTS = {
+    "short-jfif": segment(0xE0, b"JFIF\0"),
+    "short-adobe": segment(0xEE, b"Adobe"),
+    "short-profile": segment(0xE2, b"ICC_PROFILE\0"),
+    "broken-photoshop": segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x03\xed"),
+    "broken-exif": segment(0xE1, b"Exif\0\0nonsense"),
+    "endless-exif": segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x01" * 90),
+    "broken-index": segment(0xE2, b"MPF\0II*\0\x08\0\0\0\2\0" + b"\x7f" * 40),
+    "comment": segment(0xFE, bytes(range(256))),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("turned", [False, True], ids=["as-stored", "turned"])
+def test_no_segment_of_an_application_refuses_a_jpeg(
+    name: str, progressive: bool, turned: bool
+) -> None:
+    """Whichever decoder has it."""
+    data = jpeg(1, progressive=progressive)
+    assert shown(with_segments(data, SEGMENTS[name]), exif=turned) == shown(data)
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 3, 70_000])
+def test_an_index_that_counts_other_pictures_than_there_are(claimed: int) -> None:
+    """Phones write such: the first picture is whole."""
+    decoded = made(phone_jpeg(1, claimed=claimed))
+    assert (decoded.width, decoded.height) == (60, 45)
+    assert shown(phone_jpeg(1, claimed=claimed)) == shown(phone_jpeg(1, claimed=2))
+
+
+def test_such_an_index_did_refuse_a_jpeg() -> None:
+    """Or the test above would show nothing."""
+    assert refused(phone_jpeg(1, claimed=3), rules=1)
+    assert not refused(phone_jpeg(1, claimed=2), rules=1)
+
+
+def test_without_simplejpeg_the_outcome_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes what is left."""
+    files = [with_segments(jpeg(2), body) for body in SEGMENTS.values()] + [phone_jpeg(3)]
+    expected = [shown(data) for data in files]
+    monkeypatch.setattr(module, "simplejpeg", None)
+    assert [shown(data) for data in files] == expected
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
+def test_what_tells_the_channels_apart_stays(mode: str) -> None:
+    """Without Adobe's segment inks would be other inks, and RGB would be YCbCr."""
+    data = with_segments(jpeg(4, mode=mode, **({"keep_rgb": True} if mode == "RGB" else {})))
+    slim = ancillary.without_metadata(with_segments(data, *SEGMENTS.values()), formats.JPEG)
+    assert slim is not None
+    assert len(slim) <= len(data)
+    assert shown(slim) == shown(data)
+
+
+# --- orientation ----------------------------------------------------------------------------------
+
+
+def xmp(orientation: int) -> bytes:
+    return b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
+
+
+def hexadecimal(data: bytes) -> bytes:
+    return b"\nexif\n%8d\n" % len(data) + data.hex().encode() + b"\n"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_was_passed_over_still_says_which_side_is_up(orientation: int, order: str) -> None:
+    """A picture whose index is broken, or whose text is too long, is turned as others are."""
+    told = exif(orientation, order)
+    whole = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + told))
+    broken = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + told), SEGMENTS["broken-index"])
+    assert shown(broken, exif=True) == shown(whole, exif=True)
+    sound = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", told))
+    long = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", told), CHUNKS["long-text"])
+    assert shown(long, exif=True) == shown(sound, exif=True)
+    assert shown(long, exif=False) == shown(PLAIN_PNG)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6)),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp(6))),
+        png_chunk(b"tEXt", b"Raw profile type exif\0" + hexadecimal(exif(6))),
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(hexadecimal(exif(6)))),
+        png_chunk(b"eXIf", exif(6)),
+    ],
+    ids=["xmp", "compressed-xmp", "text", "compressed-text", "exif"],
+)
+def test_every_place_in_a_png_where_an_orientation_stands(chunk: bytes) -> None:
+    """Beside what is broken, too."""
+    broken = png_chunk(b"zTXt", b"Raw profile type exif\0\0no deflate")
+    for data in (
+        with_chunks(PLAIN_PNG, chunk),
+        with_chunks(PLAIN_PNG, broken, chunk, CHUNKS["long-text"]),
+    ):
+        assert ancillary.orientation(data, formats.PNG) == 6
+    width, height, _ = shown(with_chunks(PLAIN_PNG, chunk, CHUNKS["long-text"]), exif=True)
+    assert (width, height) == (20, 24)
+
+
+def test_a_picture_that_is_turned_is_decoded_whole() -> None:
+    """Reduced, its rounded-up edge would change sides: as with any other, so where it is odd."""
+    told = segment(0xE1, b"Exif\0\0" + exif(6))
+    sound = with_segments(jpeg(1, 403, 301), told)
+    odd = with_segments(phone_jpeg(1, (403, 301)), told)
+    assert refused(odd, rules=1)
+    for data in (sound, odd):
+        decoded = made(data, exif=True, serves=20)
+        assert (decoded.width, decoded.height, decoded.scale) == (301, 403, 1)
+        assert made(data, exif=False, serves=20).scale == 4
+
+
+@pytest.mark.parametrize("value", [0, 9, 77, 65535])
+def test_an_orientation_that_there_is_not_is_none(value: int) -> None:
+    """There are eight."""
+    data = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + exif(value)))
+    assert shown(data, exif=True) == shown(jpeg(1))
+    assert ancillary.orientation(data, formats.JPEG) == 1
+
+
+@given(st.binary(max_size=200), st.sampled_from([formats.JPEG, formats.PNG, formats.WEBP]))
+def test_any_bytes_have_an_orientation(noise: bytes, format: formats.Format) -> None:
+    """1, if nothing else can be read."""
+    beginnings = {formats.JPEG: b"\xff\xd8\xff\xe1\0\x40Exif\0\0", formats.PNG: PLAIN_PNG[:33]}
+    data = beginnings.get(format, b"RIFF\x40\0\0\0WEBP") + noise
+    assert 1 <= ancillary.orientation(data, format) <= 8
+
+
+# --- TIFF -----------------------------------------------------------------------------------------
+
+TAGS = {
+    "long-text": {270: (2, b"x" * 2_000_000)},
+    "exif-nowhere": {34665: (4, 2**31)},
+    "position-nowhere": {34853: (4, 2**31)},
+    "resolution-nowhere": {282: (5, struct.pack("<II", 0, 0))},
+    "broken-xmp": {700: (1, b"\xff" * 50)},
+    "broken-profile": {34675: (7, b"nonsense")},
+    "odd-kind": {65000: (200, 7)},
+}
+
+
+@pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_tag_refuses_a_tiff(name: str, compressed: bool, turned: bool) -> None:
+    """Whether libtiff reads its strips or Pillow does."""
+    if compressed and not features.check("libtiff"):
+        pytest.skip("needs a Pillow with libtiff")
+    body = zlib.compress(GREY.tobytes()) if compressed else GREY.tobytes()
+    common: dict[int, tuple[int, Any]] = {258: (3, 8), 262: (3, 1), 277: (3, 1)}
+    common |= {259: (3, 8 if compressed else 1)}
+    plain = tiff([body], 24, 20, common)
+    assert shown(tiff([body], 24, 20, {**common, **TAGS[name]}), exif=turned) == shown(plain)
+    assert np.array_equal(np.asarray(made(plain).pixels)[..., 0], GREY)
+
+
+def test_pages_that_follow_each_other_in_a_circle() -> None:
+    """The first one counts."""
+    data = bytearray(grey_tiff(GREY))
+    data[-4:] = data[4:8]
+    assert shown(bytes(data)) == shown(grey_tiff(GREY))
+
+
+@pytest.mark.parametrize("claimed", [b"\xff\xff\xff\xff", b"\x07\0\0\0"])
+def test_a_tiff_whose_directory_is_nowhere_is_refused(claimed: bytes) -> None:
+    """Nothing says what it holds."""
+    with pytest.raises(DecodeError):
+        made(b"II*\0" + claimed + grey_tiff(GREY)[8:])
+
+
+@pytest.mark.parametrize("cut", [1, 30])
+def test_strips_that_inflate_to_less_than_the_picture_stay_refused(cut: int) -> None:
+    """Libtiff takes some for whole, and hands out memory that nobody has written."""
+    body = zlib.compress(GREY.tobytes()[:-cut])
+    data = tiff([body], 24, 20, {258: (3, 8), 259: (3, 8), 262: (3, 1), 65000: (200, 7)})
+    with pytest.raises(DecodeError):
+        made(data)
+
+
+def test_a_block_that_is_longer_than_the_strip_and_is_not_there() -> None:
+    """Libtiff says nothing of it, and writes nothing."""
+    body = zlib.compress(bytes(5000), 0)[:300]
+    tags = {258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1)}
+    data = tiff([body], 24, 20, {**tags, 65000: (200, 7)})
+    with pytest.raises(DecodeError):
+        made(data)
+    directory = tiff_module.read_directory(data)
+    assert directory is not None
+    assert not tiff_module.is_inflated_whole(directory, data)
+    whole = tiff([zlib.compress(GREY.tobytes())], 24, 20, tags)
+    directory = tiff_module.read_directory(whole)
+    assert directory is not None
+    assert tiff_module.is_inflated_whole(directory, whole)
+
+
+# --- WebP and GIF ---------------------------------------------------------------------------------
+
+
+def webp(*chunks: tuple[bytes, bytes], flags: int = 0, claimed: int | None = None) -> bytes:
+    """A WebP of one picture, with chunks behind it."""
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).convert("RGB").save(buffer, "WEBP", lossless=True)
+    body = b"VP8X" + struct.pack("<II", 10, flags) + struct.pack("<I", 23)[:3]
+    body += struct.pack("<I", 19)[:3] + buffer.getvalue()[12:]
+    for name, text in chunks:
+        body += name + struct.pack("<I", len(text) if claimed is None else claimed) + text
+        body += bytes(len(text) % 2)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+@pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
+@pytest.mark.parametrize("claimed", [None, 10**6])
+@pytest.mark.parametrize("name", [b"EXIF", b"XMP ", b"ICCP"])
+def test_no_chunk_refuses_a_webp(name: bytes, claimed: int | None) -> None:
+    """Broken, or longer than the file is."""
+    flag = {b"EXIF": 8, b"XMP ": 4, b"ICCP": 32}[name]
+    data = webp((name, b"nonsense!"), flags=flag, claimed=claimed)
+    assert shown(data, exif=True) == shown(webp())
+
+
+@pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
+def test_a_webp_is_turned_even_so() -> None:
+    """By the EXIF in front of what is broken."""
+    data = webp((b"EXIF", exif(6)), (b"XMP ", b"x"), flags=8)
+    broken = data[:-2] + struct.pack("<I", 7)
+    assert shown(broken, exif=True)[:2] == (20, 24)
+
+
+GIF_BEHIND = {
+    "comment": b"\x21\xfe\x05hello\x00",
+    "long-comment": b"\x21\xfe" + b"\xff".join([b"", *[b"c" * 255] * 400]) + b"\0",
+    "xmp": b"\x21\xff\x0bXMP DataXMP" + b"<x/>" + b"\x01\xff" + bytes(range(253, -1, -1)) + b"\0\0",
+    "short-control": b"\x21\xf9\x01\x00\x00",
+    "unknown": b"\x21\x77\x03abc\x00",
+}
+
+
+@pytest.mark.parametrize("name", GIF_BEHIND)
+def test_no_extension_refuses_a_gif(name: str) -> None:
+    """In front of the picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).save(buffer, "GIF")
+    data = buffer.getvalue()
+    at = data.index(b",", 13 + (3 << (data[10] & 7) + 1))
+    assert shown(data[:at] + GIF_BEHIND[name] + data[at:]) == shown(data)

@@ -1,0 +1,133 @@
+"""The probe pictures: equal where pixels are equal, different where they are not."""
+
+import base64
+import re
+
+import pytest
+import xxhash
+from PIL import Image
+
+from pipeline.images import decode, probe
+from pipeline.images.resize import FILTERS
+
+needs_simplejpeg = pytest.mark.skipif(decode.simplejpeg is None, reason="needs simplejpeg")
+
+
+def test_a_probe_is_the_same_every_time():
+    """It is compared across machines and years."""
+    first = probe.probe("bicubic")
+    assert first == probe.probe("bicubic")
+    assert re.fullmatch("[0-9a-f]{32}", first.decoder)
+    assert re.fullmatch("[0-9a-f]{32}", first.resizer)
+
+
+def test_each_filter_has_its_own_resizer_and_all_have_one_decoder():
+    """So that a refusal can name which of the two differs."""
+    probes = [probe.probe(filter) for filter in FILTERS]
+    assert len({made.decoder for made in probes}) == 1
+    assert len({made.resizer for made in probes}) == len(FILTERS)
+
+
+def test_the_decoder_is_the_same_without_simplejpeg(monkeypatch):
+    """A machine without it makes the same store."""
+    expected = probe.probe("bicubic")
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    assert probe.probe("bicubic") == expected
+
+
+def test_one_pixel_off_by_one_is_another_resizer(monkeypatch):
+    """Small differences are the ones that nobody would see."""
+    expected = probe.probe("bicubic")
+    resize = Image.Image.resize
+
+    def almost(self, size, *args):
+        made = resize(self, size, *args)
+        red, *others = made.getpixel((5, 7))
+        made.putpixel((5, 7), (red ^ 1, *others))
+        return made
+
+    monkeypatch.setattr(Image.Image, "resize", almost)
+    made = probe.probe("bicubic")
+    assert made.resizer != expected.resizer
+    assert made.decoder == expected.decoder
+
+
+def test_another_decoded_pixel_is_another_decoder(monkeypatch):
+    """Which picture it was does not matter."""
+    expected = probe.probe("bicubic")
+    convert = Image.Image.convert
+
+    def almost(self, mode):
+        made = convert(self, mode)
+        made.putpixel((0, 0), (1, 2, 3))
+        return made
+
+    monkeypatch.setattr(Image.Image, "convert", almost)
+    made = probe.probe("bicubic")
+    assert made.decoder != expected.decoder
+    assert made.resizer == expected.resizer
+
+
+def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
+    """There such pictures would be quarantined."""
+    expected = probe.probe("bicubic")
+    formats = tuple(name for name in decode.FORMATS if name != "PNG")
+    monkeypatch.setattr(decode, "FORMATS", formats)
+    assert probe.probe("bicubic").decoder != expected.decoder
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_another_pixel_of_a_reduced_decode_is_another_decoder(scale, monkeypatch):
+    """A large photograph is decoded at a half, a quarter or an eighth."""
+    expected = probe.probe("bicubic")
+    decode_jpeg = decode.simplejpeg.decode_jpeg
+
+    def almost(data, mode, **options):
+        made = decode_jpeg(data, mode, **options)
+        if options.get("min_height") == -(-53 // scale):
+            made[0, 0, 0] ^= 1
+        return made
+
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", almost)
+    assert probe.probe("bicubic").decoder != expected.decoder
+
+
+def test_the_probe_pictures_never_change():
+    """Other pictures would be other digests, and every store there is would be refused."""
+    files = b"".join(base64.b64decode(text) for text in probe._PICTURES.values())
+    made = (probe._made_up(331, 250, 1), probe._made_up(603, 453, 2))
+    pixels = b"".join(one.pixels.tobytes() for one in made)
+    assert xxhash.xxh3_128_hexdigest(files) == "dd28302c0e552bd51f31c5cabe3a9d43"
+    assert xxhash.xxh3_128_hexdigest(pixels) == "016a69294f02f21bcf28d22eacc7f0af"
+
+
+def test_the_software_is_named_for_a_person():
+    """Where the digests come from: what a refusal shows beside them."""
+    software = probe.description()
+    assert set(software) == {"decoder", "resizer"}
+    assert "Pillow" in software["decoder"]
+    assert "libjpeg-turbo" in software["decoder"]
+    assert software["resizer"].startswith("Pillow")
+
+
+@pytest.mark.parametrize(
+    ("code", "simd"),
+    [
+        (b"\xc5\xfd\xf5\xc1" * 20 + b"\x66\x0f\xf5\xc1" * 20, "AVX2"),
+        (b"\x66\x0f\xf5\xc1\x66\x44\x0f\xf5" * 20, "SSE4"),
+        (b"\xc5\xfd\xf5\xc1\x66\x0f\xf5" * 3 + bytes(range(256)) * 99, "none"),
+        (b"", "none"),
+    ],
+)
+def test_vector_instructions_are_read_from_the_code(code, simd, tmp_path, monkeypatch):
+    """Neither versions nor flags tell: a cached build has other code under the same name."""
+    (tmp_path / "_imaging.so").write_bytes(code)
+    spec = type("Spec", (), {"origin": str(tmp_path / "_imaging.so")})
+    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: spec)
+    assert probe.simd_of_pillow() == simd
+
+
+def test_the_installed_pillow_is_simd_exactly_if_its_version_says_so():
+    """Pillow-SIMD calls itself 12.1.1.post0 where Pillow is 12.1.1."""
+    assert (probe.simd_of_pillow() != "none") == (".post" in probe.__version__)

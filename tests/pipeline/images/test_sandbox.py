@@ -1,0 +1,333 @@
+"""A child decodes picture by picture; what kills it costs one picture and nothing else."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from pipeline.errors import DecodeError, TesseraeError
+from pipeline.images.decode import CORRUPT, CRASHED, EMPTY, TIMEOUT, UNIDENTIFIED, decode
+from pipeline.images.resize import resize
+from pipeline.images.sandbox import IsolatedDecoder
+
+SIZES = (24, 40)
+ASKED = {"fit": "crop", "filter": "bicubic", "serves": 40, "exif": False}
+
+# A child whose decoder does what real ones do on a bad day.
+WICKED = """
+import os, signal, sys, time
+from pathlib import Path
+from pipeline.images import sandbox
+
+honest = sandbox.decode
+
+def decode(data, **asked):
+    if data == b"crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data == b"hang":
+        Path(sys.argv[2]).write_text(str(os.getpid()))
+        time.sleep(3600)
+    if data == b"exit":
+        os._exit(3)
+    if data == b"chatter":
+        print("libfoo: warning", flush=True)
+        os.system("echo from a program")
+        data = Path(sys.argv[1]).read_bytes()
+    if data == b"memory":
+        bytearray(1 << 40)
+    if data == b"moody" and not Path(sys.argv[2]).exists():
+        Path(sys.argv[2]).touch()
+        os.abort()
+    if data == b"moody":
+        data = Path(sys.argv[1]).read_bytes()
+    if data == b"who":
+        Path(sys.argv[2]).write_text(str(os.getpid()))
+    return honest(data, **asked)
+
+sandbox.decode = decode
+sys.exit(sandbox.main())
+"""
+
+
+def picture(width=83, height=61, format="JPEG"):
+    y, x = np.mgrid[:height, :width]
+    planes = [x * 3 + y, (x // 9 + y // 7) % 2 * 255, (x * y) // 5]
+    buffer = io.BytesIO()
+    Image.fromarray(np.stack(planes, -1).astype(np.uint8)).save(buffer, format)
+    return buffer.getvalue()
+
+
+def facts(source):
+    """What is told of a picture, beside its pixels."""
+    return [getattr(source, name) for name in ("width", "height", "mode", "format", "scale")]
+
+
+def made_here(data, sizes, asked):
+    """Facts and squares by size, or status and reason."""
+    try:
+        source = decode(data, fit=asked["fit"], serves=asked["serves"], exif=asked["exif"])
+    except DecodeError as e:
+        return e.status, e.reason
+    squares = {
+        size: resize(source, size, fit=asked["fit"], filter=asked["filter"]) for size in sizes
+    }
+    return facts(source), squares
+
+
+def made_there(child, data, sizes, asked):
+    """The same, by a child."""
+    try:
+        resized = child.decode_resize(data, sizes=sizes, **asked)
+    except DecodeError as e:
+        return e.status, e.reason
+    return facts(resized), resized.pixels
+
+
+def check_equal(child, data, sizes=SIZES, asked=ASKED):
+    """Same pixels and facts, or the same error, in the child and here."""
+    assert made_there(child, data, sizes, asked) == made_here(data, sizes, asked)
+
+
+def written(path):
+    """Wait for a note."""
+    for _ in range(1200):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"nobody wrote {path.name}")
+
+
+def is_gone(pid):
+    """Wait until a process of somebody else's has ended."""
+    for _ in range(400):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def wicked(tmp_path):
+    """The command of a child that can be made to fail; a good picture lies beside it."""
+    (tmp_path / "wicked.py").write_text(WICKED)
+    (tmp_path / "good.jpg").write_bytes(picture())
+    return [
+        sys.executable,
+        str(tmp_path / "wicked.py"),
+        str(tmp_path / "good.jpg"),
+        str(tmp_path / "note"),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Neither a process, nor a zombie, nor an open pipe, nor a thread outlives a test."""
+    this = psutil.Process()
+    # Python's threads: one that was joined may stay in the kernel's count for a moment.
+    before = this.num_fds(), set(threading.enumerate()), this.children()
+    yield
+    assert (this.num_fds(), set(threading.enumerate()), this.children()) == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [picture(), picture(format="PNG"), picture(400, 300), b"", b"no picture", picture()[:500]],
+    ids=["jpeg", "png", "reduced", "empty", "other", "truncated"],
+)
+def test_the_child_makes_what_the_parent_would_make(data):
+    """Pixels, facts and errors are the same on both ways."""
+    with IsolatedDecoder() as child:
+        check_equal(child, data)
+
+
+def test_one_child_serves_many_pictures(wicked):
+    """Errors of the pictures' own do not cost a child."""
+    pids = set()
+    with IsolatedDecoder(command=wicked) as child:
+        for data, status in [(b"", EMPTY), (b"who", UNIDENTIFIED), (b"who", UNIDENTIFIED)]:
+            with pytest.raises(DecodeError) as caught:
+                child.decode_resize(data, sizes=SIZES, **ASKED)
+            assert caught.value.status == status
+            note = Path(wicked[-1])
+            pids |= {note.read_text()} if note.exists() else set()
+        check_equal(child, picture())
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "reason"),
+    [
+        (b"crash", CRASHED, f"made the decoder crash (signal {signal.SIGSEGV:d}), twice"),
+        (b"exit", CRASHED, "made the decoder crash (exit status 3), twice"),
+        (b"memory", CRASHED, "needed more than 1024 MiB, twice"),
+        (b"hang", TIMEOUT, "took too long, twice"),
+    ],
+)
+def test_a_picture_that_takes_two_children_with_it_is_quarantined(wicked, data, status, reason):
+    """Its reason is the same every time, and the next picture is decoded as ever."""
+    patience = 0.5 if data == b"hang" else 60
+    with IsolatedDecoder(command=wicked, timeout_seconds=patience, memory_limit=2**30) as child:
+        with pytest.raises(DecodeError) as caught:
+            child.decode_resize(data, sizes=SIZES, **ASKED)
+        child.timeout_seconds = 60
+        check_equal(child, picture())
+    assert (caught.value.status, caught.value.reason) == (status, reason)
+
+
+def test_a_crash_that_does_not_come_again_is_forgiven(wicked):
+    """It may have been the machine: the second child's answer counts."""
+    with IsolatedDecoder(command=wicked) as child:
+        resized = child.decode_resize(b"moody", sizes=SIZES, **ASKED)
+    assert (resized.width, resized.height) == (83, 61)
+
+
+def test_a_child_that_was_killed_as_it_answered_is_not_asked_again(monkeypatch):
+    """The answer counts, and the next picture does not pay for it."""
+    with IsolatedDecoder() as child:
+        check_equal(child, picture())
+        ask = child._child.ask
+
+        def ask_too_long(*frame):
+            answer = ask(*frame)
+            first._expire()
+            return answer
+
+        first = child._child
+        monkeypatch.setattr(first, "ask", ask_too_long)
+        check_equal(child, picture())
+        assert child._child is not first
+        check_equal(child, picture())
+
+
+def test_an_interrupt_of_the_terminal_does_not_reach_the_child():
+    """Ctrl-C would look like a crash, and a good picture would be quarantined."""
+    with IsolatedDecoder() as child:
+        check_equal(child, picture())
+        assert os.getpgid(child._child._process.pid) != os.getpgid(0)
+
+
+def test_whoever_prints_in_the_child_does_not_disturb_the_answers(wicked, capfd):
+    """Neither Python's prints, nor those of programs and C libraries, nor on this terminal."""
+    with IsolatedDecoder(command=wicked) as child:
+        resized = child.decode_resize(b"chatter", sizes=SIZES, **ASKED)
+    assert (resized.width, resized.height) == (83, 61)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_too_large_for_the_limit_counts_as_a_crash():
+    """A real one: 8,000 x 8,000 pixels in 200 kB, and room for a quarter of them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(buffer, "PNG", compress_level=1)
+    with IsolatedDecoder(memory_limit=64 * 2**20) as child:
+        with pytest.raises(DecodeError, match="needed more than 64 MiB, twice") as caught:
+            child.decode_resize(buffer.getvalue(), sizes=SIZES, **ASKED)
+        assert caught.value.status == CRASHED
+        check_equal(child, picture())
+
+
+def test_a_large_file_passes_through_the_pipe():
+    """More than a pipe holds, both ways."""
+    noise = np.random.default_rng(1).integers(0, 256, (700, 900, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    assert len(buffer.getvalue()) > 1_000_000
+    with IsolatedDecoder() as child:
+        check_equal(child, buffer.getvalue(), sizes=(72, 224, 288))
+
+
+def test_a_child_that_dies_while_it_is_written_to_is_a_crash():
+    """The pipe breaks before the picture is through."""
+    program = """if True:
+        import os, sys
+        from pipeline.images import sandbox
+        sandbox._read_frame(sys.stdin.buffer)
+        sandbox._write_frame(sys.stdout.buffer, {}, b"")
+        os._exit(5)
+    """
+    with (
+        IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
+        pytest.raises(DecodeError, match=r"crash \(exit status 5\), twice"),
+    ):
+        child.decode_resize(bytes(10_000_000), sizes=SIZES, **ASKED)
+
+
+@pytest.mark.parametrize("program", ["import sys; sys.exit(4)", "print('hello')"])
+def test_a_child_that_does_not_start_is_no_fault_of_the_picture(program):
+    """Nothing may be quarantined because this program is not well installed."""
+    with (
+        IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
+        pytest.raises(TesseraeError, match="does not start") as caught,
+    ):
+        child.decode_resize(picture(), sizes=SIZES, **ASKED)
+    assert not isinstance(caught.value, DecodeError)
+
+
+def test_closing_twice_or_unused_is_allowed():
+    """And decoding after it starts another child."""
+    child = IsolatedDecoder()
+    child.close()
+    check_equal(child, picture())
+    child.close()
+    child.close()
+    check_equal(child, picture())
+    child.close()
+
+
+def test_a_child_does_not_outlive_a_parent_that_is_killed(wicked, tmp_path):
+    """Not even one that hangs, and never reads the end of its input."""
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        textwrap.dedent(f"""
+        from pipeline.images.sandbox import IsolatedDecoder
+        IsolatedDecoder(command={wicked!r}).decode_resize(
+            b"hang", sizes=(8,), fit="crop", filter="box", serves=8, exif=False
+        )
+        """)
+    )
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen(
+        [sys.executable, str(parent)], env={**os.environ, "PYTHONPATH": root}
+    ) as process:
+        pid = int(written(Path(wicked[-1])))
+        process.kill()
+    try:
+        assert is_gone(pid)
+    finally:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_real_photographs_are_the_same_in_a_child(real_data):
+    """At the three sizes of a run."""
+    asked = {**ASKED, "serves": 288}
+    with IsolatedDecoder() as child:
+        for path in sorted((real_data / "imagenet" / "train").rglob("*.JPEG"))[::40]:
+            check_equal(child, path.read_bytes(), sizes=(72, 224, 288), asked=asked)
+
+
+def test_hostile_files_are_the_same_in_a_child(real_data):
+    """383 broken, odd and dangerous files: pixels, facts and reasons."""
+    with IsolatedDecoder() as child:
+        for path in sorted((real_data / "hostile").iterdir()):
+            check_equal(child, path.read_bytes())
+
+
+def test_a_broken_picture_keeps_its_reason(real_data):
+    """What the table says of it does not depend on the way it took."""
+    data = (real_data / "hostile" / "pillow__broken.png").read_bytes()
+    with IsolatedDecoder() as child, pytest.raises(DecodeError) as caught:
+        child.decode_resize(data, sizes=SIZES, **ASKED)
+    assert caught.value.status == CORRUPT

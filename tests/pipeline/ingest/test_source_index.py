@@ -1,0 +1,137 @@
+"""Rows: every sample's place in the source, shard by shard, and never a damaged one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StoreError
+from pipeline.ingest.source_index import Origin, Rows, Sample, known_origin, write_rows
+from pipeline.store import layout
+from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.plan import Plan
+from tests.pipeline.store.test_plan import MADE
+
+ORIGIN = Origin(
+    source="images",
+    kind="folder",
+    root="/images",
+    fingerprint="f",
+    listing=MADE.listing,
+    num_bytes=1,
+)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    objects = LocalObjects(str(tmp_path), "train-1")
+    objects.begin()
+    return objects
+
+
+def listing(num_rows: int, **columns: pa.Array) -> pa.Table:
+    keys = pa.array([f"n/{place}.JPEG" for place in range(num_rows)], pa.large_string())
+    num_bytes = pa.array(range(100, 100 + num_rows), pa.int64())
+    return pa.table({"key": keys, "num_bytes": num_bytes, **columns})
+
+
+def write(objects: Objects, table: pa.Table, order: list[int], shard_rows: int) -> Plan:
+    planned = replace(MADE, num_rows=len(order), shard_rows=shard_rows)
+    labels = np.arange(len(order), dtype=np.int32)
+    write_rows(objects, planned, ORIGIN, table, labels, np.array(order, np.int64))
+    return planned
+
+
+def read(objects: Objects, planned: Plan) -> list[Sample]:
+    rows = Rows(objects, planned)
+    found = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
+    rows.close()
+    return found
+
+
+@given(st.permutations(range(7)), st.integers(1, 9))
+def test_rows_come_back_in_their_order(order: list[int], shard_rows: int) -> None:
+    """A whole file has no offset, and its key is its path."""
+    objects = open_objects(f"memory://rows/{shard_rows}", "train-1")
+    planned = write(objects, listing(7), order, shard_rows)
+    assert read(objects, planned) == [
+        Sample(row, f"n/{place}.JPEG", place, 100 + place, f"n/{place}.JPEG", None, None)
+        for row, place in enumerate(order)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_paths_offsets_and_checksums_come_back(objects: LocalObjects, kind: pa.DataType) -> None:
+    """Of whatever Arrow type the source has them, in whatever pieces."""
+    columns = {
+        "path": pa.array([f"{place % 2}.tar" for place in range(5)], pa.string()).cast(kind),
+        "offset": pa.array([512, None, 2**40, 0, 7], pa.int64()),
+        "crc32c": pa.array([0, 1, 2**32 - 1, None, 5], pa.uint32()),
+    }
+    table = listing(5, **columns)
+    table = pa.concat_tables([table.slice(0, 2), table.slice(2)])
+    found = read(objects, write(objects, table, [4, 3, 2, 1, 0], 2))
+    assert [sample.path for sample in found] == ["0.tar", "1.tar", "0.tar", "1.tar", "0.tar"]
+    assert [sample.offset for sample in found] == [7, 0, 2**40, None, 512]
+    assert [sample.crc32c for sample in found] == [5, None, 2**32 - 1, 1, 0]
+
+
+def test_where_the_source_is_comes_back(objects: LocalObjects) -> None:
+    """With its fingerprint and its listing's digest."""
+    planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
+    assert known_origin(objects, planned) == ORIGIN
+
+
+def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
+    """Of another listing, or other shards."""
+    planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
+    for other in (replace(planned, listing="c" * 64), replace(planned, shard_rows=4)):
+        with pytest.raises(StoreError, match="belongs to another plan"):
+            Rows(objects, other)
+
+
+def test_rows_that_are_not_there_are_asked_for(objects: LocalObjects) -> None:
+    """With what to do about it."""
+    with pytest.raises(StoreError, match=r"there is no \.cache/train\.rows\.arrow.*--data SOURCE"):
+        known_origin(objects, MADE)
+
+
+def test_no_byte_of_the_rows_can_change_unnoticed(objects: LocalObjects) -> None:
+    """A label, a key or an offset that changed would end in the store."""
+    planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
+    name = layout.rows("train")
+    data = objects.get(name)
+    for place in range(0, len(data), 11):
+        objects.put(name, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
+            known_origin(objects, planned)
+    for length in range(0, len(data), 101):
+        objects.put(name, data[:length])
+        with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
+            known_origin(objects, planned)
+    objects.put(name, data)
+    known_origin(objects, planned)
+    objects.remove(layout.rows_record("train"))
+    with pytest.raises(StoreError, match="is damaged"):
+        known_origin(objects, planned)
+
+
+def test_the_file_is_closed_with_the_last_reference(objects: LocalObjects) -> None:
+    """A worker keeps it open between tasks, and nobody closes it at the end."""
+    rows = Rows(objects, write(objects, listing(5), [0, 1, 2, 3, 4], 2))
+    raw = rows._raw
+    del rows
+    assert raw.closed
+
+
+def test_a_source_is_there_or_not(tmp_path: Path) -> None:
+    """A server is not asked."""
+    assert replace(ORIGIN, root=str(tmp_path)).is_there
+    assert not replace(ORIGIN, root=str(tmp_path / "none")).is_there
+    assert replace(ORIGIN, root="s3://bucket/x").is_there

@@ -1,0 +1,295 @@
+"""Compressed and remote stores: the same batches as of a plain one, by whole chunks."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import StoreDamagedError
+from pipeline.loader import Loader, chunk_reader
+from pipeline.loader import loader as loader_module
+from pipeline.store import layout
+from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
+from pipeline.store.shard import decompressor
+from pipeline.store.split import open_split
+from tests.pictures import make_folder, prepare_inline
+
+CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}
+SHARD = layout.shard("train", 8, 3)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """61 pictures, 3 of them broken."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 61, bad=3)
+
+
+@pytest.fixture(scope="module")
+def plain(source: Path) -> Path:
+    """Their uncompressed store."""
+    store = source.parent / "plain"
+    prepare_inline(source, str(store), **CHOICES, chunk_rows=4)
+    return store
+
+
+def epochs(store: str | Path, **words: Any) -> tuple[list[Any], set[str]]:
+    loader = Loader(store, **{"sizes": (8, 16), "batch_size": 9, "drop_last": False, **words})
+    return [batch for _ in range(2) for batch in loader], set(loader.readers)
+
+
+def check_same(found: list[Any], expected: list[Any]) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.rows, theirs.rows)
+        assert torch.equal(ours.labels, theirs.labels)
+        for one, other in zip(ours.images, theirs.images, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "codec", ["zstd:3", "blosc-lz4", pytest.param("blosc-zstd:1", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("chunk_rows", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("cache_bytes", [1, 2**20])
+@pytest.mark.parametrize("cached", [True, False, None], ids=["warm", "cold", "both"])
+def test_a_compressed_store_gives_the_same_batches(
+    source: Path,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    chunk_rows: int,
+    cache_bytes: int,
+    cached: bool | None,
+) -> None:
+    """Of every epoch, with a cache that holds next to nothing, or all."""
+    choices = {**CHOICES, "chunk_rows": chunk_rows, "codec": codec}
+    prepare_inline(source, str(tmp_path / "store"), **choices)
+    turns = itertools.cycle([True, True, False])
+    read_cached = LocalObjects.read_cached
+
+    def some(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+        done = read_cached(self, name, start, to)
+        return done and next(turns)  # what was not done may have been begun
+
+    if cached is not True:
+        stand_in = some if cached is None else lambda *_: False
+        monkeypatch.setattr(LocalObjects, "read_cached", stand_in)
+    found, how = epochs(tmp_path / "store", cache_bytes=cache_bytes)
+    assert how == {"chunks"}
+    check_same(found, epochs(plain)[0])
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd:3"])
+def test_a_remote_store_gives_the_same_batches(
+    source: Path, plain: Path, tmp_path: Path, codec: str
+) -> None:
+    """Read through fsspec."""
+    url = f"memory://{tmp_path}/store"
+    prepare_inline(source, url, **CHOICES, chunk_rows=4, codec=codec)
+    found, how = epochs(url)
+    assert how == {"chunks"}
+    check_same(found, epochs(plain)[0])
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["warm", "cold"])
+def test_a_chunk_is_read_once_while_it_is_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """In windows that the cache holds, no chunk is read a second time in an epoch."""
+    prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
+    seen: list[Any] = []
+    read, unpacked = LocalObjects.read, chunk_reader.ChunkReader._unpacked
+
+    def note(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        seen.append((name, start))
+        return read(self, name, start, num_bytes)
+
+    def note_unpacked(self: chunk_reader.ChunkReader, where: Any, data: memoryview) -> Any:
+        seen.append(where)
+        return unpacked(self, where, data)
+
+    if cached:  # two threads may read a chunk of the page cache; one of them unpacks it
+        monkeypatch.setattr(chunk_reader.ChunkReader, "_unpacked", note_unpacked)
+    else:
+        monkeypatch.setattr(LocalObjects, "read", note)
+        monkeypatch.setattr(LocalObjects, "read_cached", lambda *_: False)
+    window = 4 * 4 * 8 * 8 * 3
+    loader = Loader(
+        tmp_path / "store",
+        size=8,
+        batch_size=8,
+        order="windowed",
+        drop_last=False,
+        window_bytes=window,
+        cache_bytes=3 * window,
+        prefetch_bytes=1,
+        threads=1,
+    )
+    list(loader)
+    assert len(seen) == len(set(seen)) == (16 if cached else 8 + 16)
+
+
+def flip(at: int) -> Any:
+    def damage(data: bytearray) -> bytearray:
+        data[at] ^= 1
+        return data
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (flip(5), r"is damaged \(chunk 0\)"),
+        (flip(-3), r"is damaged \(its index\)"),
+        (flip(-20), r"is damaged \(its index\)"),
+        (lambda data: data[:-7], r"is damaged \(its index\)"),
+        (lambda data: b"", r"is damaged \(its index\)"),
+        (None, "is missing"),
+    ],
+    ids=["chunk", "index", "checksum", "cut", "empty", "missing"],
+)
+@pytest.mark.parametrize("codec", ["none", "blosc-lz4"])
+def test_what_is_not_whole_is_an_error_that_names_it(
+    source: Path, tmp_path: Path, codec: str, damage: Any, what: str
+) -> None:
+    """Never zeros; a flipped bit is found by the chunk's own checksum."""
+    url = f"memory://{tmp_path}/store"
+    prepare_inline(source, url, **CHOICES, chunk_rows=4, codec=codec)
+    objects = open_objects(url)
+    if damage is None:
+        objects.remove(SHARD)
+    else:
+        objects.put(SHARD, bytes(damage(bytearray(objects.get(SHARD)))))
+    with pytest.raises(StoreDamagedError, match=f"{SHARD} {what}"):
+        epochs(url)
+
+
+def test_a_chunk_of_another_length_is_an_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum may be right."""
+    prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
+    shorter = decompressor("zstd:3")
+    assert shorter is not None
+    stand_in = lambda codec: lambda data, out: shorter(data, out[:-1])  # noqa: E731
+    monkeypatch.setattr(chunk_reader, "decompressor", stand_in)
+    with pytest.raises(StoreDamagedError, match=r"is damaged \(chunk"):
+        epochs(tmp_path / "store")
+
+
+def test_a_split_that_memory_cannot_hold_is_read_by_checked_chunks_in_windows(
+    source: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the page cache, into memory that is used again; a flipped bit is found."""
+    monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
+    words: dict[str, Any] = {"order": "windowed", "window_bytes": 2 * 4 * 16 * 16 * 3}
+    found, how = epochs(plain, **words)
+    assert how == {"chunks"}
+    monkeypatch.undo()
+    expected, how = epochs(plain, **words)
+    assert how <= {"mapped", "preadv"}
+    check_same(found, expected)
+    monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
+    copy = shutil.copytree(plain, tmp_path / "copy")
+    data = bytearray((copy / SHARD).read_bytes())
+    data[1000] ^= 1
+    (copy / SHARD).write_bytes(data)
+    with pytest.raises(StoreDamagedError, match=rf"{SHARD} is damaged \(chunk 1\)"):
+        epochs(copy, **words)
+
+
+def test_an_error_leaves_nobody_writing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged chunk that is at hand, and others that must be waited for: the buffer is free."""
+    prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
+    loader = Loader(tmp_path / "store", size=8, cache_bytes=1)
+    gatherer = loader._open().readers[0]
+    rows = loader.epoch_order(0).rows(0, 20)
+    out = np.zeros((20, 8, 8, 3), np.uint8)
+    turns = iter([False] * 10 + [True] * 10)
+
+    def damaged(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+        to[:] = bytes(len(to))
+        return next(turns)
+
+    def slow(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        time.sleep(0.05)
+        return read(self, name, start, num_bytes)
+
+    read = LocalObjects.read
+    with ThreadPoolExecutor(4) as disk:
+        gatherer.gather(rows, out, disk)  # the indexes are read now
+        monkeypatch.setattr(LocalObjects, "read_cached", damaged)
+        monkeypatch.setattr(LocalObjects, "read", slow)
+        out[:] = 0
+        with pytest.raises(StoreDamagedError):
+            gatherer.gather(rows, out, disk)
+        out[:] = 7
+    assert (out == 7).all()
+
+
+def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
+    """On a disk and elsewhere; what lies beyond its end is not there."""
+    data = np.arange(200, dtype=np.uint8).tobytes()
+    for url in (str(tmp_path), f"memory://{tmp_path}"):
+        objects = open_objects(url, "train-x")
+        objects.begin()
+        objects.put("a", data)
+        assert objects.read("a", 0, 5) == data[:5]
+        assert objects.read("a", 190, 50) == data[190:]
+        part = bytearray(5)
+        if objects.read_cached("a", 3, memoryview(part)):
+            assert part == data[3:8]
+        assert not objects.read_cached("a", 197, memoryview(part))
+        assert not objects.read_cached("b", 0, memoryview(part))
+        memory = np.zeros(200 + 3 * ALIGNMENT, np.uint8)
+        for start, num_bytes in ((0, 5), (3, 150), (190, 50), (200, 1), (5000, 1)):
+            direct = objects.read_direct("a", start, num_bytes, memory)
+            assert direct is None or direct == data[start : start + num_bytes]
+        assert objects.read_direct("b", 0, 5, memory) is None
+        with pytest.raises(FileNotFoundError):
+            objects.read("b", 0, 5)
+
+
+def test_a_chunk_that_could_not_be_read_is_read_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of a network passes: nothing is kept of it, and the next batch has the rows."""
+    store = str(tmp_path / "store")
+    prepare_inline(source, store, **CHOICES, chunk_rows=4, codec="zstd:3")
+    split = open_split(open_objects(store), "train", [8])
+    reader = chunk_reader.ChunkReader(split, 8, cache_bytes=2**20)
+    rows, out = np.array([0, 1, 5]), np.empty((3, 8, 8, 3), np.uint8)
+    read = LocalObjects.read
+    failing = True
+
+    def shaky(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
+        if failing:
+            raise OSError(errno.EIO, "no")
+        return read(self, name, start, num_bytes)
+
+    monkeypatch.setattr(LocalObjects, "read", shaky)
+    monkeypatch.setattr(LocalObjects, "read_cached", lambda *_: False)
+    with ThreadPoolExecutor(2) as disk:
+        for _ in range(2):
+            with pytest.raises(OSError, match="no"):
+                reader.gather(rows, out, disk)
+        failing = False
+        reader.gather(rows, out, disk)
+        monkeypatch.undo()
+        expected = np.empty_like(out)
+        chunk_reader.ChunkReader(split, 8, cache_bytes=2**20).gather(rows, expected, disk)
+    assert np.array_equal(out, expected)
+    assert out.any()

@@ -1,0 +1,75 @@
+"""1 for a perfect shuffle, and what it should be for others."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.loader.shuffle_quality import recurrence, same_class_factor
+from pipeline.order import EpochOrder, epoch_order
+
+
+def order(kind: str, num_rows: int, **words: Any) -> EpochOrder:
+    found = {"seed": 0, "epoch": 0, "absent": np.empty(0, np.int64), **words}
+    return epoch_order(kind, num_rows=num_rows, **found)
+
+
+@pytest.mark.parametrize("kind", ["random", "windowed"])
+def test_a_store_in_random_order_is_mixed_by_either(kind: str) -> None:
+    """200 classes of a hundredth of the rows each, as a store has them: 1.00 +- 0.01."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 1_000)).astype(np.int32)
+    made = order(kind, len(labels), chunk_rows=16, window_chunks=400)
+    assert same_class_factor(made, labels, 256) == pytest.approx(1, abs=0.01)
+
+
+def test_sorted_rows_in_their_own_order_are_not_mixed() -> None:
+    """Whole batches of one class: 1 over the share of a class."""
+    labels = np.repeat(np.arange(10), 100).astype(np.int32)
+    found = same_class_factor(order("sequential", 1000), labels, 50)
+    assert found == pytest.approx(999 / 99)
+
+
+def test_the_same_order_again_meets_everyone_again() -> None:
+    """And another meets as chance has it."""
+    same = recurrence(order("random", 1000), order("random", 1000), 50)
+    assert same == pytest.approx(999 / 49)
+    other = recurrence(order("random", 50_000), order("random", 50_000, epoch=1), 250)
+    assert other == pytest.approx(1, abs=0.03)
+
+
+@given(num_rows=st.integers(4, 60), batch=st.integers(2, 10), classes=st.integers(1, 5))
+def test_the_figures_are_counts_of_pairs(num_rows: int, batch: int, classes: int) -> None:
+    """Counted one by one."""
+    absent = np.array([1, 3])
+    first = order("random", num_rows, absent=absent)
+    second = order("random", num_rows, absent=absent, epoch=1)
+    labels = (np.arange(num_rows) % classes).astype(np.int32)
+
+    def batches(made: EpochOrder) -> list[list[int]]:
+        rows = made.rows(0, made.num_rows).tolist()
+        return [rows[i : i + batch] for i in range(0, len(rows) - batch + 1, batch)]
+
+    def pairs(made: EpochOrder) -> set[frozenset[int]]:
+        return {frozenset(pair) for rows in batches(made) for pair in combinations(rows, 2)}
+
+    everyone = [frozenset(p) for p in combinations(first.rows(0, first.num_rows).tolist(), 2)]
+
+    def same(found: Any) -> int:
+        return sum(len({int(labels[row]) for row in pair}) == 1 for pair in found)
+
+    if not pairs(first):
+        assert np.isnan(same_class_factor(first, labels, batch))
+        return
+    both = len(pairs(first) & pairs(second))
+    chance = len(pairs(first)) * len(pairs(second)) / len(everyone)
+    assert recurrence(first, second, batch) == pytest.approx(both / chance)
+    expected = len(pairs(first)) * same(everyone) / len(everyone)
+    found = same_class_factor(first, labels, batch)
+    assert (
+        np.isnan(found) if not expected else found == pytest.approx(same(pairs(first)) / expected)
+    )

@@ -1,0 +1,434 @@
+"""The walk over a tar's headers, against Python's own tarfile."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ReadError, SourceError
+from pipeline.sources.archives.compression import decompressed
+from pipeline.sources.archives.open import open_tar
+from pipeline.sources.archives.tar import Tar, is_tar, stem_of
+from pipeline.sources.location import Place
+from pipeline.sources.magic import COMPRESSIONS, content_of
+from tests.pipeline.sources.layouts import tar_bytes
+
+parts = st.text(
+    st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=40
+).filter(lambda part: part not in (".", "..") and part.strip() == part)
+long_parts = st.integers(90, 300).map(lambda length: "x" * length)
+names = st.lists(parts | long_parts, min_size=1, max_size=4).map("/".join)
+members = st.dictionaries(names, st.binary(max_size=2000), max_size=12)
+
+
+class FrontToBack(io.RawIOBase):
+    """A file that cannot go back, as a pipe, and reads in small pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._inner = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._inner.read(min(size, 700))
+
+
+def walked(tar: Tar) -> dict[str, bytes]:
+    return {one.name: tar.read(one.offset, one.num_bytes) for one in tar.members()}
+
+
+@pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@given(files=members)
+def test_names_and_bytes_are_those_that_tarfile_finds(format_, files):
+    """Short and long names, any characters, at random and from front to back."""
+    data = tar_bytes(files, format=format_)
+    with tarfile.open(fileobj=io.BytesIO(data)) as oracle:
+        expected = {one.name: oracle.extractfile(one).read() for one in oracle if one.isfile()}
+    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == expected
+    assert walked(Tar(FrontToBack(data), "t")) == expected
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"([a-z]{1,40}/){0,4}[a-z]{1,60}", fullmatch=True),
+        st.binary(max_size=700),
+        max_size=8,
+    )
+)
+def test_ustar_names_may_be_split_over_two_fields(files):
+    """The oldest of the three formats, with its prefix field."""
+    data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
+    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
+
+
+def test_a_long_ustar_name_is_put_together_again():
+    """155 characters before a slash, 100 after it."""
+    files = {f"{'p' * 60}/{'q' * 70}/{'r' * 90}": b"1"}
+    data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
+    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
+
+
+@given(files=members.filter(bool), data=st.data())
+def test_a_cut_tar_never_passes_for_a_whole_one(files, data):
+    """Cut anywhere before its closing zeros, it is refused with its name."""
+    whole = tar_bytes(files)
+    end = len(whole.rstrip(b"\0"))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as oracle:
+        last = oracle.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    cut = whole[: data.draw(st.integers(0, end + 511))]
+    for tar in (
+        Tar(io.BytesIO(cut), "some.tar", len(cut), seeks=True),
+        Tar(FrontToBack(cut), "some.tar"),
+    ):
+        with pytest.raises(SourceError, match=r"some\.tar is not a whole tar"):
+            walked(tar)
+
+
+def test_a_cut_tar_names_the_member(tmp_path):
+    """A person wants to know how far the archive goes."""
+    whole = tar_bytes({"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
+    (tmp_path / "t.tar").write_bytes(whole[:2200])
+    with open_tar(Place(str(tmp_path)), "t.tar") as tar, pytest.raises(SourceError) as caught:
+        list(tar.members())
+    assert "member 'b.jpg' at byte 1536 needs 600 bytes, and the archive ends at byte 2200" in str(
+        caught.value
+    )
+    (tmp_path / "t.tar").write_bytes(whole[:1536])
+    place = Place(str(tmp_path))
+    with open_tar(place, "t.tar") as tar, pytest.raises(SourceError, match=r"member 'a\.jpg'"):
+        list(tar.members())
+
+
+@given(st.integers(0, 511), st.integers(1, 255))
+def test_a_flipped_byte_in_a_header_is_noticed(at, flip):
+    """The checksum of the header covers its 512 bytes."""
+    data = bytearray(tar_bytes({"a.jpg": b"x" * 10, "b.jpg": b"y"}))
+    data[1024 + at] ^= flip
+    tar = Tar(io.BytesIO(bytes(data)), "t", len(data), seeks=True)
+    field = 148 <= at < 156  # the sum's own field has bytes that mean nothing, as spaces
+    if field:
+        try:
+            assert walked(tar) == {"a.jpg": b"x" * 10, "b.jpg": b"y"}
+        except SourceError:
+            return
+    else:
+        with pytest.raises(SourceError, match="no header of a member is at byte 1024"):
+            walked(tar)
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.zst"])
+def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
+    """Each way of packing gives the same members; cut off, each is refused."""
+    files = {f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "tar.zst":
+        path.write_bytes(pa.compress(tar_bytes(files), "zstd", asbytes=True))
+    else:
+        kind = {"tgz": "gz"}.get(suffix, suffix[4:])
+        path.write_bytes(tar_bytes(files, f"w:{kind}"))
+    place = Place(str(tmp_path))
+    with open_tar(place, path.name) as tar:
+        assert walked(tar) == files
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_tar(place, path.name) as tar, pytest.raises(SourceError, match="not a whole tar"):
+        walked(tar)
+
+
+def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
+    """Pigz and cat make such files."""
+    data = tar_bytes({"a.jpg": b"1" * 9000, "b.jpg": b"2" * 9000})
+    (tmp_path / "t.tgz").write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
+    with open_tar(Place(str(tmp_path)), "t.tgz") as tar:
+        assert list(walked(tar)) == ["a.jpg", "b.jpg"]
+
+
+def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_path):
+    """The first is a SourceError; EIO is a ReadError, which may pass."""
+    packed = tar_bytes({f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}, "w:gz")
+    (tmp_path / "t.tgz").write_bytes(packed[:200] + b"this is no gzip" + packed[215:])
+    place = Place(str(tmp_path))
+    with open_tar(place, "t.tgz") as tar, pytest.raises(SourceError, match="compression is broken"):
+        walked(tar)
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(ReadError, match="cannot read t: Input/output error"):
+        walked(Tar(Broken(), "t"))
+
+
+def test_folders_devices_and_pipes_are_passed_over_and_links_are_told():
+    """Only regular files and links to them can be samples."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, target in [
+            ("d", tarfile.DIRTYPE, ""),
+            ("p", tarfile.FIFOTYPE, ""),
+            ("d/a.jpg", tarfile.REGTYPE, ""),
+            ("d/hard.jpg", tarfile.LNKTYPE, "d/a.jpg"),
+            ("d/soft.jpg", tarfile.SYMTYPE, "../d/./a.jpg"),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    found = list(Tar(io.BytesIO(out.getvalue()), "t", len(out.getvalue()), seeks=True).members())
+    assert [(one.name, one.target) for one in found] == [
+        ("d/a.jpg", None),
+        ("d/hard.jpg", "d/a.jpg"),
+        ("d/soft.jpg", "d/a.jpg"),
+    ]
+
+
+def test_a_sparse_member_is_refused():
+    """Its bytes are not where its header says."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "a.jpg"}
+        tar.addfile(member)
+    with pytest.raises(SourceError, match=r"'a\.jpg' is sparse"):
+        list(Tar(io.BytesIO(out.getvalue()), "t").members())
+
+
+def test_sizes_over_eight_gibibytes_are_understood(tmp_path):
+    """In base 256 (GNU) and in a pax header, over a hole in a file."""
+    for format_ in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = tmp_path / f"{format_}.tar"
+        member = tarfile.TarInfo("huge")
+        member.size = 9 << 30
+        header = member.tobuf(format_)
+        tail = tar_bytes({"last.jpg": b"end"})
+        with path.open("wb") as file:
+            file.write(header)
+            file.seek(member.size, io.SEEK_CUR)
+            file.write(tail)
+        with open_tar(Place(str(tmp_path)), path.name) as tar:
+            found = list(tar.members())
+        assert [(one.name, one.num_bytes) for one in found] == [("huge", 9 << 30), ("last.jpg", 3)]
+
+
+def test_a_global_pax_header_speaks_of_all_members():
+    """Until a member's own header says otherwise."""
+    data = tar_bytes(
+        {"a.jpg": b"1", "b.jpg": b"2"},
+        format=tarfile.PAX_FORMAT,
+        pax_headers={"comment": "git archive writes such a one"},
+    )
+    assert list(walked(Tar(io.BytesIO(data), "t"))) == ["a.jpg", "b.jpg"]
+
+
+def test_an_inner_tar_may_lack_its_closing_zeros():
+    """The outer header vouches for its length."""
+    inner = tar_bytes({"a.jpg": b"1" * 512})[:1024]
+    outer = tar_bytes({"c.tar": inner, "z": b"z"})
+    tar = Tar(io.BytesIO(outer), "t", len(outer), seeks=True)
+    first = next(tar.members())
+    found = list(tar.members(first.offset, first.offset + first.num_bytes))
+    assert [one.name for one in found] == ["a.jpg"]
+
+
+def test_a_leading_dot_slash_is_no_part_of_a_name():
+    """`tar cf x.tar .` writes one."""
+    data = tar_bytes({"./a/b.jpg": b"1"})
+    assert list(walked(Tar(io.BytesIO(data), "t"))) == ["a/b.jpg"]
+
+
+def test_a_tars_name_is_told_from_its_suffixes():
+    """Packed or not, in any case."""
+    assert [stem_of(name) for name in ("a/n1.tar", "n1.TGZ", "n1.tar.zst", "n1")] == ["n1"] * 4
+    assert is_tar("x.Tar.Gz")
+    assert not is_tar("x.tar.txt")
+
+
+def test_going_back_in_a_stream_is_a_mistake_of_the_caller():
+    """It would need the stream to start again."""
+    data = tar_bytes({"a.jpg": b"1", "b.jpg": b"2"})
+    tar = Tar(FrontToBack(data), "t")
+    found = list(tar.members())
+    with pytest.raises(ValueError, match="cannot go back"):
+        tar.read(found[0].offset, 1)
+
+
+def test_open_files_are_closed(tmp_path):
+    """The raw file under a packed one, too."""
+    (tmp_path / "t.tgz").write_bytes(tar_bytes({"a.jpg": b"1"}, "w:gz"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with open_tar(Place(str(tmp_path)), "t.tgz") as tar:
+        list(tar.members())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def packings(data: bytes) -> dict[str, bytes]:
+    """The same bytes as they are, and by every compression."""
+    return {
+        "plain": data,
+        "gz": gzip.compress(data),
+        "bz2": bz2.compress(data),
+        "xz": lzma.compress(data),
+        "zst": pa.compress(data, "zstd", asbytes=True),
+    }
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
+@given(parts=st.lists(members, min_size=2, max_size=4), data=st.data())
+def test_archives_that_were_put_together_are_read_to_their_end(packing, parts, data):
+    """`cat a.tar b.tar`, also of compressed ones: `tar --ignore-zeros` finds the same members."""
+    whole = b"".join(packings(tar_bytes(part))[packing] for part in parts)
+    if packing in ("plain", "gz"):
+        whole += bytes(data.draw(st.integers(0, 3)) * 512)
+    expected = [name for part in parts for name in part]
+    content = content_of(whole[:1024])
+    file = (
+        decompressed(FrontToBack(whole), content) if content in COMPRESSIONS else FrontToBack(whole)
+    )
+    found = list(Tar(file, "t").members())
+    assert [one.name for one in found] == expected
+    if packing == "plain":
+        seeking = Tar(io.BytesIO(whole), "t", len(whole), seeks=True)
+        assert [one.name for one in seeking.members()] == expected
+        sizes = [len(data) for part in parts for data in part.values()]
+        assert [one.num_bytes for one in found] == sizes
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
+def test_what_follows_the_end_and_is_no_archive_is_refused(packing):
+    """Nothing is left out in silence: neither bytes behind the zeros nor behind the compression."""
+    data = tar_bytes({"a.jpg": b"1" * 600})
+    for whole in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
+        content = content_of(whole[:1024])
+        file = (
+            decompressed(FrontToBack(whole), content)
+            if content in COMPRESSIONS
+            else FrontToBack(whole)
+        )
+        with pytest.raises(
+            SourceError, match=r"what follows at byte \d+ is no|compression is brok"
+        ):
+            walked(Tar(file, "t"))
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
+@given(cut=st.floats(0, 1, exclude_max=True))
+def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
+    """In its data, or in the check sums behind them, of the second stream as of the first."""
+    one = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
+    two = one + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
+    keep = len(one) + 1 + int(cut * (len(two) - len(one) - 1))
+    with pytest.raises(SourceError, match="not a whole tar"):
+        walked(Tar(decompressed(FrontToBack(two[:keep]), content_of(two)), "t"))
+
+
+def test_what_a_global_header_says_ends_with_its_archive():
+    """The second archive of a file is as it is alone."""
+    first = tar_bytes({"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"path": "all/of/them"})
+    found = list(Tar(io.BytesIO(first + tar_bytes({"b": b"2"})), "t").members())
+    assert [one.name for one in found] == ["all/of/them", "b"]
+
+
+def header_with(**fields: bytes) -> bytes:
+    """A header whose size field, or all of it, is what a test says; the sum is right."""
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136] = fields["size"].ljust(12, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "size", [b"-1", b"+7", b"1_0", b"0x10", b"9", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"1e3"]
+)
+def test_a_size_that_no_file_has_is_refused(size):
+    """Signs, separators, other digits, below zero, beyond any disk: never read as a number."""
+    data = header_with(size=size) + bytes(1024)
+    for tar in (Tar(io.BytesIO(data), "t", len(data), seeks=True), Tar(FrontToBack(data), "t")):
+        with pytest.raises(SourceError, match="not a whole tar"):
+            walked(tar)
+
+
+@pytest.mark.parametrize("size", ["-1", "1_0", " 5", "9" * 30, "5\udcff"])
+def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
+    """It counts for more than the header's own field, so it is looked at as closely."""
+    value = size.encode("utf-8", "surrogateescape")
+    record = b"%d size=%s\n" % (len(value) + 9, value)
+    assert len(record) == len(value) + 9
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
+    with pytest.raises(SourceError, match="not a whole tar"):
+        walked(Tar(io.BytesIO(data), "t"))
+
+
+@pytest.mark.parametrize(
+    "record", [b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"8 path=x\n", b"10 path=xy\n"]
+)
+def test_a_pax_record_of_another_length_than_it_says_is_refused(record):
+    """Its name or size would be those of something else."""
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
+    with pytest.raises(SourceError, match="extended header at byte 0 cannot be read"):
+        walked(Tar(io.BytesIO(data), "t"))
+
+
+def test_the_rest_of_a_file_on_another_volume_is_refused():
+    """Such a member has the middle of a picture."""
+    member = tarfile.TarInfo("a.jpg")
+    member.type = b"M"
+    data = member.tobuf() + bytes(1024)
+    with pytest.raises(SourceError, match=r"'a\.jpg' is the rest of a file that begins on another"):
+        list(Tar(io.BytesIO(data), "t").members())
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>" + b" " * 3000, "it is an HTML page"),
+        (b"\n\n  <html>" + b" " * 3000, "it is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "it is an XML document"),
+        (b'{"error": "not found"}', "it is a JSON document"),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(600), "a RAR archive. Unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive"),
+        (b"\x04\x22\x4d\x18" + bytes(600), "an lz4 archive. Unpack it"),
+        (b"PAR1" + bytes(600), "it is a Parquet table"),
+        (b"", "it is empty. Download it again"),
+    ],
+)
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, said, where):
+    """A login page, an LFS pointer, an error of a server: the message says it, and what helps."""
+    if where == "local":
+        place = Place(str(tmp_path))
+        (tmp_path / "t.tar").write_bytes(data)
+    else:
+        place = Place(f"memory://{tmp_path}")
+        fsspec.filesystem("memory").pipe_file(f"{tmp_path}/t.tar", data)
+    with pytest.raises(SourceError, match=f"t.tar is no tar: .*{said}"):
+        open_tar(place, "t.tar")
+
+
+@pytest.mark.parametrize("name", ["t.tar", "t.tgz", "t.zip", "t", "t.jpg"])
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_the_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path, name, where):
+    """People rename archives, and browsers unpack them without a new name."""
+    files = {"c/a.jpg": b"1" * 600}
+    for packed in packings(tar_bytes(files)).values():
+        if where == "local":
+            (tmp_path / name).write_bytes(packed)
+            place = Place(str(tmp_path))
+        else:
+            place = Place(f"memory://{tmp_path}")
+            fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", packed)
+        with open_tar(place, name) as tar:
+            assert walked(tar) == files

@@ -1,0 +1,317 @@
+"""Which class a sample is of, and the order of classes: the decisions one by one."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources.classes.decision import (
+    METADATA,
+    UNLABELLED,
+    Basis,
+    ClassTable,
+    Evidence,
+    Labeller,
+    folder_class,
+    read_label,
+)
+from pipeline.sources.classes.number_tables import parse_class_table, parse_mapping
+from pipeline.sources.classes.order import Classes, SplitClasses, order_of, settle_classes
+from pipeline.sources.options import LISTING_RULES, SourceOptions
+from pipeline.sources.text_tables import parse_words
+from pipeline.store import recipe
+
+BIRDS = ClassTable(("albatross", "crane", "crane", "maillot / top"), "classes.txt")
+
+
+def evidence(*samples: tuple[str, Any], table: ClassTable | None = None, **how: Any) -> Evidence:
+    """What *samples* (path, label; () for none) say."""
+    labeller, found = Labeller(table, SourceOptions(**how)), Evidence()
+    for path, label in samples:
+        found.add(*labeller.key(path, {} if label == () else {"label": label}, repr(path)))
+    return found
+
+
+def settled(*samples: tuple[str, Any], table: ClassTable | None = None, **how: Any) -> Classes:
+    """The classes of one split of *samples*."""
+    return settle_classes({"train": SplitClasses(evidence(*samples, table=table, **how), table)})
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (3, 3), (3.0, 3), ("3", 3), ("3.0", 3), (" 07\n", 7), (b"3", 3), ("cat ", "cat"),
+        (b"\xef\xbb\xbfcat", "cat"), ("cafe\u0301", "caf\u00e9"), (True, "true"), (False, "false"),
+        (-1, None), ("-1", None), (-1.0, None), (None, None), ("", None), (math.nan, None),
+        ("1st", "1st"), ("3.5", "3.5"), ("\u0663", "\u0663"), (10**12, 10**12),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_label_is_a_number_a_name_or_none(value: object, label: object) -> None:
+    """Whatever type its source gives it; -1, null, NaN and nothing at all are no class."""
+    assert read_label(value, "x") == label
+    assert type(read_label(value, "x")) is type(label)
+
+
+@pytest.mark.parametrize(
+    "value", [-2, "-7", 0.5, math.inf, [0, 1], [3], (1,), {"a": 1}, "1\n2"], ids=repr
+)
+def test_a_label_of_no_or_many_classes_is_refused_with_its_value(value: object) -> None:
+    """The sample and the value are in the sentence."""
+    with pytest.raises(SourceError, match=r"^row 5 has the label"):
+        read_label(value, "row 5")
+
+
+def test_names_of_numbers_keep_the_numbers_order() -> None:
+    """Label 0 is the source's class 0, whatever it is called, and though no sample may be of it."""
+    table = ClassTable(("zebra", "ant", "bee"), "the column 'label'")
+    classes = settled(("1.png", 1), ("0.png", 0), table=table)
+    assert classes.names == ("zebra", "ant", "bee")
+    assert classes.numbers == (0, 1, 2)
+    assert classes.empty == {"bee"}
+
+
+def test_one_name_for_two_numbers_stays_two_classes() -> None:
+    """By their numbers; the words of both are the name."""
+    classes = settled(*((f"{n}.png", n) for n in range(4)), table=BIRDS)
+    assert classes.names == ("albatross", "crane#1", "crane#2", "maillot _ top")
+    assert classes.words == ("", "crane", "crane", "maillot / top")
+    with pytest.raises(SourceError, match="'crane' stands there more than once"):
+        settled(("1.png", "crane"), table=BIRDS)
+
+
+def test_numbers_without_names_are_in_the_order_of_numbers() -> None:
+    """10 comes behind 9, and numbers that begin at 1 or have holes keep them in the store."""
+    classes = settled(*((f"{n}.png", n) for n in (10, 9, 1, 200)))
+    assert (classes.names, classes.numbers) == (("1", "9", "10", "200"), (1, 9, 10, 200))
+    folders = settled(*((f"{name}/1.png", ()) for name in ("10", "9", "x", "100", "b")))
+    assert folders.names == ("9", "10", "100", "b", "x")
+    assert sorted(["10", "9", "a"], key=order_of) == ["9", "10", "a"]
+
+
+def test_a_number_beyond_its_table_is_refused_with_the_sample() -> None:
+    """And a thought for those who count from 1."""
+    with pytest.raises(SourceError, match=r"'x' has the label 4, and classes.txt has 4 .*begin at"):
+        settled(("x", 4), table=BIRDS)
+
+
+def test_wnids_stand_for_the_numbers_that_they_come_with() -> None:
+    """The Hub's ImageNet: words by number, wnids in the names; one to one or refused."""
+    table = ClassTable(("tench, Tinca tinca", "goldfish"), "the column 'label'")
+    samples = (("n01443537_1.JPEG", 1), ("n01440764_1_n01440764.JPEG", 0))
+    classes = settled(*samples, table=table)
+    assert classes.names == ("n01440764", "n01443537")
+    assert classes.words == table.names
+    with pytest.raises(SourceError, match=r"class 'n01443537' has two labels, 1 .* and 0 .*"):
+        settled(*samples, ("n01443537_2.JPEG", 0), table=table)
+    with pytest.raises(SourceError, match=r"label 1 stands for two classes, 'n01443537' .*"):
+        settled(*samples, ("n02119789_2.JPEG", 1), table=table)
+
+
+def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
+    """The devkit's order, say: numbers are the source's own."""
+    table = parse_mapping("n02119789 kit fox\nn01440764 tench\n", "LOC_synset_mapping.txt")
+    classes = settled(("n02119789/a.jpg", 0), ("n01440764/b.jpg", 1), table=table)
+    assert classes.names == ("n02119789", "n01440764")
+    assert settled(("n02119789/a.jpg", ()), ("n01440764/b.jpg", ()), table=table).names == (
+        ("n01440764", "n02119789")
+    )
+    with pytest.raises(SourceError, match=r"two classes: label says 1 and its folder says 'n0211"):
+        settled(("n02119789/a.jpg", 1), table=table)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([("a", 1), ("b", "cat")], "some labels are numbers, as of '1/a', and some are names"),
+        ([("x/a", 1), ("x/b", ())], "'1/a' has a label, and 'x/b' has none"),
+        ([("x/a", ()), ("b", ())], "'-/b' lies in no class folder"),
+        ([("x/y/a", ()), ("x/b", ())], "different depths, as 'x/b' and 'x/y/a'"),
+        ([("x/y/a", ()), ("z/y/b", ())], "class 'y' comes from two folders, 'x/y' and 'z/y'"),
+        ([("7/a", ()), ("07/b", ())], "'7' and '07' are one number written in two ways"),
+        ([("7/a", ()), ("7.0/b", ())], r"'7' and '7\.0' are one number written in two ways"),
+        ([("-2/a", ()), ("-02/b", ())], "'-2' and '-02' are one number written in two ways"),
+        ([("a", "1.5"), ("b", "1.50")], r"'1\.5' and '1\.50' are one number written in two ways"),
+        ([("a", "1"), ("b", "01")], "labels '1' .of '1/a'. and '01' .of '1/b'. are the number 1"),
+        ([("a", "2"), ("b", b"2.0\n")], r"labels '2' .* and '2\.0' .* are the number 2 written"),
+        ([("a", 2), ("b", "+2")], r"labels '2' .* and '\+2' .* one class or two\? If they are one"),
+        ([("dog/a", ()), ("dog /b", ())], "differ in spaces or composition alone"),
+        ([("-/a", ())], "called '-'"),
+        ([("-1/a", ()), ("0/b", ())], "'-1', beside .* numbers from 0 .* --ignore=-1"),
+        (
+            [("caf\u00e9/a", ()), ("cafe\u0301/b", ())],
+            r"'caf.xe9' and 'cafe.u0301' have one name in two compositions",
+        ),
+        (
+            [("d/n00000001_1", ()), ("d/n00000002_1", ()), ("e/n00000003_1", ())],
+            "2 folders .* 3 wnids",
+        ),
+    ],
+)
+def test_what_has_no_order_without_a_guess_is_refused(samples: Any, message: str) -> None:
+    """With two samples or classes that contradict each other."""
+    with pytest.raises(SourceError, match=message):
+        settled(*samples)
+
+
+def test_folders_that_are_numbers_are_in_the_order_of_numbers() -> None:
+    """Also those below 0 and with a point; a name beside them is no number."""
+    names = ["10.0", "2.0", "0.5", "-2", "-10", "-1", "cat", "v1.10", "007"]
+    classes = settled(*((f"{name}/a", ()) for name in names))
+    assert classes.names == ("-10", "-2", "-1", "0.5", "2.0", "007", "10.0", "cat", "v1.10")
+    assert "number 7 is label 5" in classes.notes[0]
+    assert settled(("0/a", ()), ("1/a", ()), ("cat/a", ())).notes == ()
+
+
+def test_samples_of_no_class_are_welcome() -> None:
+    """All of a split, or some beside those with labels."""
+    assert settled(("a", ()), ("b", ())).names == ()
+    assert settled(("a", 0), ("b", -1), ("c", None), ("d", ())).names == ("0",)
+
+
+def test_classes_are_those_of_all_splits() -> None:
+    """Also one that a single split has, and one that only a table or an empty folder names."""
+    splits = {
+        "train": SplitClasses(evidence(("a/1", ()), ("c/1", ()))),
+        "val": SplitClasses(evidence(("b/1", ()))),
+    }
+    splits["val"].evidence.add_class("d", Basis("folder"), 0)
+    classes = settle_classes(splits)
+    assert (classes.names, classes.empty) == (("a", "b", "c", "d"), {"d"})
+    assert classes.shown().names == ("a", "b", "c")
+
+
+def test_splits_that_number_their_classes_differently_are_refused() -> None:
+    """Other names, other order, or none."""
+    one, two = ClassTable(("a", "b"), "t/train"), ClassTable(("b", "a"), "t/val")
+    for other in (two, None):
+        splits = {
+            "train": SplitClasses(evidence(("1", 0), table=one), one),
+            "val": SplitClasses(evidence(("1", 0), table=other), other),
+        }
+        with pytest.raises(SourceError, match=r"'train' and 'val' number their classes differ"):
+            settle_classes(splits)
+
+
+def test_case_alone_is_a_class_only_within_one_split() -> None:
+    """Letters A and a lie in one split; Dog in one and dog in another are a mistake."""
+    letters = settled(("A/1", ()), ("a/1", ()))
+    assert letters.names == ("A", "a")
+    assert "differ in case alone" in letters.notes[0]
+    apart = {n: SplitClasses(evidence((f"{n}/1", ()))) for n in ("Dog", "dog")}
+    with pytest.raises(SourceError, match="'Dog' and 'dog' differ in case alone"):
+        settle_classes(apart)
+
+
+def test_a_name_in_two_compositions_is_one_class() -> None:
+    """MacOS writes e and an accent where others write one character."""
+    assert folder_class("cafe\u0301") == folder_class("caf\u00e9") == "caf\u00e9"
+    assert settled(("cafe\u0301/1", ()), ("x/1", ())).names == ("caf\u00e9", "x")
+
+
+def test_digits_that_are_names_are_never_taken_for_numbers() -> None:
+    """A text '1' is the name of 0 and the number of another: refused. An integer is a number."""
+    table = ClassTable(("1", "2", "0"), "names")
+    with pytest.raises(SourceError, match=r"'1', which is the name of the class 0"):
+        settled(("x", "1"), table=table)
+    assert settled(("x", 1), table=table).names == ("1", "2", "0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\n\nb\n", "line 2 is blank"),
+        ("1 a\n2 b\n", "line 1 with 1: expected 0"),
+        ("0 a\n2 b\n", "line 2 with 2: expected 1"),
+    ],
+)
+def test_a_table_that_cannot_be_counted_by_is_refused(text: str, message: str) -> None:
+    """With the line."""
+    with pytest.raises(SourceError, match=message):
+        parse_class_table(text, "classes.txt")
+
+
+def test_tables_are_read_with_the_number_the_words_or_the_name_alone() -> None:
+    """With a byte order mark, other line ends and blank lines at the end."""
+    table = parse_class_table("\ufeff0 a b\r\n1 c\r\n\r\n", "x")
+    assert table is not None
+    assert table.names == ("a b", "c")
+    table = parse_class_table("n01440764\ttench, Tinca\nn01443537 goldfish", "x")
+    assert table is not None
+    assert (table.names[1], table.words) == ("n01443537", ("tench, Tinca", "goldfish"))
+    with pytest.raises(SourceError, match="lines 1 and 2 are both n01440764"):
+        parse_mapping("n01440764 a\nn01440764 b\n", "x")
+    with pytest.raises(SourceError, match="line 1 is 'id words': expected a wnid"):
+        parse_mapping("id words\nn01440764 b\n", "x")
+
+
+def test_evidence_travels_with_its_listing() -> None:
+    """As metadata of the schema, of each block and of all together."""
+    first, second = evidence(("a/1", ()), ("b/2", ())), evidence(("a/3", ()), ("c", -1))
+    second.pass_over("system folders", "@eaDir", 2)
+    whole = Evidence.decode(first.encode())
+    assert whole == first
+    whole.merge(Evidence.decode(second.encode()))
+    assert {n: s.count for n, b, s in whole.items()} == {"a": 2, "b": 1, UNLABELLED: 1}
+    assert whole.passed["system folders"].count == 2
+    assert Evidence.decode(None) == Evidence()
+
+
+def test_older_stores_are_listed_by_their_own_rules() -> None:
+    """Numbers are text, and nothing is refused but what has no class at all."""
+    old = SourceOptions(rules=1)
+    assert Labeller(None, old).key("a.jpg", {"label": -1}, "x")[0] == "-1/a.jpg"
+    assert Labeller(BIRDS, old).key("cat/a.jpg", {"label": 9}, "x")[0] == "cat/a.jpg"
+    with pytest.raises(SourceError, match="listing rules 1"):
+        Labeller(None, old).key("a.jpg", {}, "x")
+    classes = settle_classes(
+        {"train": SplitClasses(evidence(*((f"{n}", n) for n in range(11)), rules=1))}, rules=1
+    )
+    assert classes.names[:3] == ("0", "1", "10")
+    assert LISTING_RULES == recipe.LISTING_RULES
+
+
+@pytest.mark.parametrize("line", ["n01440764\ttench", "n01440764,tench", '"n01440764";"tench"'])
+def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
+    """One table may serve as both, so that both must read it alike."""
+    assert parse_words(line) == {"n01440764": "tench"}
+    for table in (parse_mapping(line, "x"), parse_class_table(line, "x")):
+        assert table is not None
+        assert (table.names, table.words) == (("n01440764",), ("tench",))
+
+
+def test_one_number_may_be_written_alike_everywhere_or_be_counted_by_a_table() -> None:
+    """Codes of one width are numbers; a table says what is a number and what is a name."""
+    assert settled(("a", "01"), ("b", "02"), ("c", "10"), ("d", " 01\n")).names == ("1", "2", "10")
+    assert settled(("a", 1), ("b", 1.0), ("c", "1")).names == ("1",)
+    table = ClassTable(("cat", "dog"), "classes.txt")
+    assert settled(("a", "1"), ("b", "01"), ("c", "1.0"), table=table).names == ("cat", "dog")
+    sevens = ClassTable(("7", "07", "7.0"), "classes.txt")
+    assert settled(("a", 0), ("b", 1), ("c", 2), table=sevens).names == ("7", "07", "7.0")
+
+
+def test_splits_write_a_number_in_one_way() -> None:
+    """Train's 1 and val's 01 may be two codes."""
+    splits = {
+        "train": SplitClasses(evidence(("a", "1"))),
+        "val": SplitClasses(evidence(("b", "01"))),
+    }
+    with pytest.raises(SourceError, match="are the number 1 written in two ways"):
+        settle_classes(splits)
+
+
+def test_a_number_too_long_to_be_one_is_refused_with_its_sample() -> None:
+    """Python reads no more than 4,300 digits."""
+    with pytest.raises(SourceError, match=r"x has the label '111.*\.\.\., .* 5,000 characters"):
+        read_label("1" * 5000, "x")
+
+
+def test_evidence_of_an_earlier_spool_is_read() -> None:
+    """It does not say how a number was written."""
+    fields = {"seen": [["3", "number", 3, "", "3/a", 5]], "passed": {}, "notes": []}
+    found = Evidence.decode({METADATA: json.dumps(fields).encode()})
+    assert list(found.seen) == [("3", Basis("number", 3))]
+    again = evidence(("a", "03"))
+    assert Evidence.decode(again.encode()).seen.keys() == again.seen.keys()

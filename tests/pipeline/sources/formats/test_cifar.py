@@ -1,0 +1,248 @@
+"""CIFAR's pickled batches: their pixels as they are, and nothing in them run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.errors import SourceError
+from pipeline.sources import open_source, splits
+from pipeline.sources.formats import cifar
+from pipeline.sources.spool import spool_block, spool_listing
+from tests.pipeline.sources.layouts import tar_bytes
+
+NAMES = [b"plane", b"car", b"bird"]
+
+
+def batch(count: int, seed: int = 0, **other: Any) -> dict[bytes, Any]:
+    rng = np.random.default_rng(seed)
+    labels = [int(n) for n in rng.integers(0, 3, count)]
+    data = rng.integers(0, 256, (count, 3072), np.uint8)
+    return {b"data": data, b"labels": labels, b"batch_label": b"one", **other}
+
+
+def write(folder: Path, files: dict[str, Any], protocol: int = 2) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / name).write_bytes(pickle.dumps(value, protocol))
+    return folder
+
+
+def small_set(folder: Path, protocol: int = 2) -> dict[str, dict[bytes, Any]]:
+    found = {"data_batch_1": batch(5, 1), "data_batch_2": batch(3, 2), "test_batch": batch(2, 3)}
+    write(folder, {**found, "batches.meta": {b"label_names": NAMES}}, protocol)
+    return found
+
+
+def read(root: Path, split: str, spool: Path) -> dict[str, bytes]:
+    """Key -> bytes, through a spool."""
+    spool.mkdir()
+    blocks = open_source(root, split).blocks()
+    for block in blocks:
+        spool_block(block, str(spool))
+    table = spool_listing(str(spool), blocks)
+    return {
+        key: (spool / str(path)).read_bytes()[offset : offset + length]
+        for key, path, offset, length in zip(
+            *(table[name].to_pylist() for name in ("key", "path", "offset", "num_bytes")),
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_each_picture_is_there_with_its_pixels_and_its_class(tmp_path: Path, protocol: int) -> None:
+    """As a PPM, which holds them as they are."""
+    files = small_set(tmp_path / "cifar", protocol)
+    assert splits(tmp_path / "cifar") == ["test", "train"]
+    found = read(tmp_path / "cifar", "train", tmp_path / "spool")
+    assert len(found) == 8
+    for name in ("data_batch_1", "data_batch_2"):
+        for place, (row, label) in enumerate(
+            zip(files[name][b"data"], files[name][b"labels"], strict=True)
+        ):
+            data = found[f"{NAMES[label].decode()}/{name}_{place:05d}.ppm"]
+            with Image.open(io.BytesIO(data)) as image:
+                assert image.format == "PPM"
+                pixels = np.asarray(image)
+            assert np.array_equal(pixels, row.reshape(3, 32, 32).transpose(1, 2, 0))
+    assert len(read(tmp_path / "cifar", "test", tmp_path / "other")) == 2
+
+
+def test_cifar_100_has_fine_labels(tmp_path: Path) -> None:
+    """In files of other names."""
+    made = batch(4)
+    fine = {**made, b"fine_labels": made.pop(b"labels"), b"coarse_labels": [0] * 4}
+    write(tmp_path / "c", {"train": fine, "meta": {b"fine_label_names": NAMES}})
+    assert len(read(tmp_path / "c", "train", tmp_path / "spool")) == 4
+
+
+class Touch:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+class Getattr:
+    """Reaches for an attribute."""
+
+    def __reduce__(self) -> Any:
+        return getattr, ("x", "upper")
+
+
+@pytest.mark.parametrize("where", ["instead", "inside", "as an array", "in the names"])
+def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path, where: str) -> None:
+    """It is refused, with a sentence."""
+    root, file = tmp_path / "cifar", tmp_path / "touched"
+    small_set(root)
+    bad = Touch(file)
+    target = "batches.meta" if where == "in the names" else "data_batch_2"
+    value = {
+        "instead": bad,
+        "inside": batch(2, x=bad),
+        "as an array": {**batch(2), b"data": bad},
+        "in the names": {b"label_names": [bad]},
+    }[where]
+    write(root, {target: value})
+    with pytest.raises(SourceError, match=r"Nothing in it was run.*Fetch it again"):
+        read(root, "train", tmp_path / "spool")
+    assert not file.exists()
+    pickle.loads((root / target).read_bytes())  # it would have
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Getattr(),
+        [1, 2],
+        {b"data": np.zeros((2, 3072), np.float32), b"labels": [0, 0]},
+        {b"data": np.zeros((2, 3072), object), b"labels": [0, 0]},
+        {b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 0]},
+        {b"data": np.asfortranarray(np.zeros((2, 3072), np.uint8)), b"labels": [0, 0]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 3]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]},
+        {b"data": np.zeros((2, 3072), np.uint8)},
+        {b"labels": [0, 0]},
+        {b"data": b"x" * 6144, b"labels": [0, 0]},
+    ],
+)
+def test_what_is_no_batch_is_refused(tmp_path: Path, value: Any) -> None:
+    """Before anything of it is taken."""
+    small_set(tmp_path / "cifar")
+    write(tmp_path / "cifar", {"data_batch_2": value})
+    with pytest.raises(SourceError, match="data_batch_2"):
+        read(tmp_path / "cifar", "train", tmp_path / "spool")
+
+
+@given(data=st.data())
+def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
+    """Whatever byte is another: an error of ours, or an array of bytes."""
+    whole = bytearray(pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0]}, 2))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, 200))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del whole[data.draw(st.integers(1, len(whole) - 1)) :]
+    try:
+        found = cifar._unpickle(io.BytesIO(bytes(whole)), "x")
+        cifar._pixels(found.get(b"data"), "x")
+    except SourceError:
+        pass
+
+
+def test_what_a_pickle_only_names_takes_no_memory() -> None:
+    """A place far away in its memory; a change of what stands for arrays; bytes that are left."""
+    for data in (b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
+                 b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub."):  # fmt: skip
+        with pytest.raises(SourceError):
+            cifar._unpickle(io.BytesIO(data), "x")
+    array = cifar._Array()
+    array.shape, array.data = (1, 3072), bytes(3073)
+    with pytest.raises(SourceError, match="has no data"):
+        cifar._pixels(array, "x")
+
+
+def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:
+    """The tar.gz in which a folder of batches is handed out."""
+    files = {f"{inner}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
+    return tar_bytes({**files, f"{inner}/readme.html": b"<html>"}, "w:gz")
+
+
+@pytest.mark.parametrize("inner", ["cifar-10-batches-py", "a/b", "x"])
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-python.tar", "download"])
+def test_the_archive_is_read_as_it_is_handed_out(tmp_path, name, inner):
+    """The same keys and the same pixels as those of the unpacked folder."""
+    small_set(tmp_path / inner.rpartition("/")[2])
+    data = packed(tmp_path / inner.rpartition("/")[2], inner)
+    loose = tmp_path / inner.rpartition("/")[2]
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / name).write_bytes(data)
+    roots = [tmp_path / "y" / name]
+    if name.startswith("cifar"):
+        roots.append(tmp_path / "y")
+    if inner == "cifar-10-batches-py":
+        roots.append(tmp_path)
+    for number, root in enumerate(roots):
+        assert open_source(root, "train").kind == "cifar"
+        assert splits(root) == ["test", "train"]
+        for split in ("train", "test"):
+            expected = read(loose, split, tmp_path / f"loose {number} {split}")
+            assert read(root, split, tmp_path / f"packed {number} {split}") == expected
+            assert len(expected) == {"train": 8, "test": 2}[split]
+
+
+def test_cifar_100_is_read_from_its_archive(tmp_path):
+    """Its batches have no numbers, and its labels are fine and coarse."""
+    data = batch(4)
+    data[b"fine_labels"] = data.pop(b"labels")
+    meta = {b"fine_label_names": NAMES, b"coarse_label_names": [b"thing"]}
+    write(tmp_path / "x", {"train": data, "test": data, "meta": meta})
+    path = tmp_path / "cifar-100-python.tar.gz"
+    path.write_bytes(packed(tmp_path / "x", "cifar-100-python"))
+    assert read(path, "test", tmp_path / "a") == read(tmp_path / "x", "test", tmp_path / "b")
+
+
+def test_an_archive_that_was_cut_off_is_refused(tmp_path):
+    """When it is looked at, or when a batch is read."""
+    small_set(tmp_path / "x")
+    path = tmp_path / "cifar-10-python.tar.gz"
+    whole = packed(tmp_path / "x")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cifar-10-python\.tar\.gz is not a whole tar"):
+        read(path, "train", tmp_path / "spool")
+
+
+def test_the_binary_version_is_named(tmp_path):
+    """It has the same pictures in another form."""
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    names = ("data_batch_1.bin", "batches.meta.txt", "test_batch.bin")
+    path.write_bytes(tar_bytes({f"cifar-10-batches-bin/{name}": b"x" for name in names}, "w:gz"))
+    with pytest.raises(SourceError, match=r"binary version of CIFAR: .* cifar-10-python\.tar\.gz"):
+        open_source(path, "train")
+
+
+def test_a_batch_that_lacks_is_missed(tmp_path):
+    """In the middle always; at the end in the real set, whose table says how long batches are."""
+    batches = {f"data_batch_{n}": batch(2, n) for n in (1, 3)}
+    root = write(tmp_path / "x", {**batches, "batches.meta": {b"label_names": NAMES}})
+    with pytest.raises(SourceError, match=r"lacks data_batch_2 of its 3 batches"):
+        open_source(root, "train").blocks()
+    write(root, {"data_batch_2": batch(1, 2)})
+    assert len(open_source(root, "train").blocks()) == 3
+    write(root, {"batches.meta": {b"label_names": NAMES, b"num_cases_per_batch": 10000}})
+    with pytest.raises(SourceError, match=r"lacks data_batch_4, data_batch_5 of its 5 batches"):
+        open_source(root, "train").blocks()

@@ -1,0 +1,164 @@
+"""Images in one folder without classes: of none, of one that is named, or refused."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import open_source, splits, unlabelled_test
+from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.options import SourceOptions
+from tests.pipeline.sources.layouts import write_folder
+
+
+def keys(root: Path, split: str = "train", **how: object) -> list[str]:
+    source = open_source(root, split, options=SourceOptions(**how))
+    return source.list(lambda num_new: None)["key"].to_pylist()
+
+
+def files(root: Path, *names: str) -> Path:
+    return write_folder(root, dict.fromkeys(names, b"x"))
+
+
+def test_a_flat_folder_is_a_source_of_no_class_or_of_one(tmp_path):
+    """A GAN needs none. What has no suffix is an image here too; a text is none."""
+    root = files(tmp_path / "photos", "a.jpg", "b", "c.txt")
+    assert open_source(root, "train").kind == "flat"
+    assert splits(root) == []
+    assert keys(root) == ["-/a.jpg", "-/b"]
+    assert keys(root, class_name="cat") == ["cat/a.jpg", "cat/b"]
+    assert keys(root, class_name="-") == ["-/a.jpg", "-/b"]
+
+
+def test_one_class_folder_alone_is_of_its_own_class(tmp_path):
+    """By its wnid, though its images are those of ILSVRC's val; or by the name that is passed."""
+    root = files(tmp_path / "n01440764", "ILSVRC2012_val_00000293.JPEG", "n01440764_1.JPEG")
+    assert [key.partition("/")[0] for key in keys(root)] == ["n01440764"] * 2
+    root = files(tmp_path / "dogs", "ILSVRC2012_val_00000293.JPEG")
+    with pytest.raises(
+        SourceError, match=r"have no classes: .*not found.* with --class-name; - for"
+    ):
+        keys(root)
+    assert keys(root, class_name="dog") == ["dog/ILSVRC2012_val_00000293.JPEG"]
+
+
+def test_a_class_folder_may_hold_a_single_val_image(tmp_path):
+    """Its name tells the class, which no split is called."""
+    root = files(tmp_path, "dog/ILSVRC2012_val_00000293.JPEG", "cat/ILSVRC2012_val_00000001.JPEG")
+    assert keys(root) == [
+        "cat/ILSVRC2012_val_00000001.JPEG",
+        "dog/ILSVRC2012_val_00000293.JPEG",
+    ]
+
+
+def test_images_in_folders_beside_flat_ones_are_refused_or_taken(tmp_path):
+    """Nothing is left out: all depths with --recursive, none below with --ignore."""
+    root = files(tmp_path, "a.jpg", "2019/b.txt", "2019/may/b.jpg")
+    with pytest.raises(SourceError, match=r"'2019/may' in it holds 1 files .b\.jpg. that would"):
+        keys(root)
+    assert keys(root, ignore=("20*",)) == ["-/a.jpg"]
+    assert keys(root, recursive="last", class_name="mine") == [
+        "mine/2019__may__b.jpg",
+        "mine/a.jpg",
+    ]
+
+
+def test_flat_split_folders_are_refused_until_somebody_says_of_what_class(tmp_path):
+    """Train and test are no classes, though they look like class folders."""
+    root = files(tmp_path, "train/cat.0.jpg", "train/dog.1.jpg", "test/1.jpg")
+    assert splits(root) == ["test", "train"]
+    for split in ("train", "test"):
+        with pytest.raises(SourceError, match=rf"{split} lie in no class folder: .*--class-name -"):
+            keys(root, split)
+    assert keys(root, "train", class_name="-") == ["-/cat.0.jpg", "-/dog.1.jpg"]
+    assert keys(root, "test", class_name="pet") == ["pet/1.jpg"]
+    assert keys(root / "train") == ["-/cat.0.jpg", "-/dog.1.jpg"]
+
+
+def test_a_test_split_without_labels_beside_others_with_them(tmp_path):
+    """It is taken when it is asked for; a val split that lost its folders is not."""
+    root = files(tmp_path, "train/cat/0.jpg", "test/1.jpg", "val/2.jpg")
+    assert splits(root) == ["train"]
+    assert keys(root, "test") == ["-/1.jpg"]
+    with pytest.raises(SourceError, match="val lie in no class folder"):
+        keys(root, "val")
+
+
+def test_kaggles_test_images_have_no_label(tmp_path):
+    """There are 100,000 of them: only when they are asked for."""
+    base = "ILSVRC/Data/CLS-LOC"
+    root = files(tmp_path, f"{base}/train/n01440764/a.JPEG", f"{base}/test/ILSVRC2012_test_1.JPEG")
+    assert splits(root) == ["train"]
+    assert keys(root, "test") == ["-/ILSVRC2012_test_1.JPEG"]
+
+
+@pytest.mark.parametrize("base", ["ILSVRC/Data/CLS-LOC/", ""])
+def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
+    """With what takes it; it does not lie beside the splits, since it is one."""
+    names = [f"{base}test/ILSVRC2012_test_{k}.JPEG" for k in range(3)]
+    root = files(tmp_path, f"{base}train/n01440764/a.JPEG", *names)
+    said = unlabelled_test(root)
+    assert said.startswith(f"test is left out: 3 images of no class right in {root / base}")
+    listing = open_source(root, "train").list(lambda num_new: None)
+    assert Evidence.decode(listing.schema.metadata).passed == {}
+    assert unlabelled_test(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
+    assert unlabelled_test(files(tmp_path / "y", "test/cat/0.jpg")) == ""
+    assert unlabelled_test(root, options=SourceOptions(rules=1)) == ""  # they know no such split
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/cat/0.jpg", "test/1.jpg", "testing/2.jpg"),
+        ("ant/0.jpg", "bee/1.jpg", "test/2.jpg"),
+    ],
+)
+def test_nothing_is_said_of_a_test_split_that_could_not_be_had(tmp_path, names):
+    """Two folders of it are refused where it is asked for; a class that is called so is none."""
+    assert unlabelled_test(files(tmp_path, *names)) == ""
+
+
+def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
+    """As they do in archives; a name without one beside them is seen when classes are settled."""
+    root = files(tmp_path / "x", "train/n01440764_1.JPEG", "train/n01443537_2.JPEG")
+    assert keys(root) == ["n01440764/n01440764_1.JPEG", "n01443537/n01443537_2.JPEG"]
+    assert keys(root / "train") == keys(root)
+    assert keys(root, class_name="-") == ["-/n01440764_1.JPEG", "-/n01443537_2.JPEG"]
+    files(root, "train/cat.jpg")
+    with pytest.raises(SourceError, match="lie in no class folder"):
+        keys(root)
+    listing = open_source(root / "train", "train").list(lambda num_new: None)
+    said = SplitClasses(Evidence.decode(listing.schema.metadata))
+    with pytest.raises(SourceError, match=r"a class by its folder or name, and '-/cat\.jpg' lies"):
+        settle_classes({"train": said})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column"),
+    [
+        ("metadata.csv", "file_name,label\r\na.jpg,cat\r\n", "label"),
+        ("train.csv", '\ufeff"Id";"Target"\n"a";"1"\n', "Target"),
+        ("labels.tsv", "image\tclass_name\na.jpg\tcat\n", "class_name"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": 1}\n', "label"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_a_table_of_classes_beside_images_is_never_left_unread(
+    tmp_path, name, text, column, folder
+):
+    """The images are of no class if somebody says so, not because of a table that is not read."""
+    root = files(tmp_path / "x", f"{folder}a.jpg")
+    (root / folder / name).write_text(text)
+    with pytest.raises(SourceError, match=rf"{name} says the classes .*column '{column}'"):
+        keys(root)
+    assert keys(root, class_name="-") == ["-/a.jpg"]
+
+
+@pytest.mark.parametrize("text", ["file_name,caption\na.jpg,a cat\n", "", "\x00\xff", "label\n1\n"])
+def test_tables_that_say_no_classes_of_images_are_passed_over(tmp_path, text):
+    """Captions, and what is no table."""
+    root = files(tmp_path / "x", "a.jpg")
+    for name in ("metadata.csv", "metadata.jsonl"):
+        (root / name).write_text(text)
+    assert keys(root) == ["-/a.jpg"]

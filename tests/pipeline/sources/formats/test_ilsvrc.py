@@ -1,0 +1,310 @@
+"""ILSVRC2012 as handed out: tars, the val set and its truth, Kaggle's tree."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import metadata, open_source, splits
+from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.formats.sorted_val import check_sorted
+from pipeline.sources.listing import listing_digest
+from pipeline.sources.location import Place
+from pipeline.sources.options import SourceOptions
+from pipeline.sources.spool import spool_block, spool_listing
+from tests.pipeline.sources.layouts import (
+    class_tars,
+    made_pictures,
+    tar_bytes,
+    write_class_tars,
+    write_folder,
+    write_tar_of_tars,
+)
+
+# the devkit's ids are no sorted order of the wnids
+SYNSETS = ["n02119789", "n02100735", "n01440764"]
+TRUTH = [3, 1, 1, 2, 3]
+EXPECTED = [f"{SYNSETS[label - 1]}/ILSVRC2012_val_{i:08d}.JPEG" for i, label in enumerate(TRUTH, 1)]
+VAL = {f"ILSVRC2012_val_{i:08d}.JPEG": bytes([i]) * i for i in range(1, 6)}
+TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def write_devkit(folder: Path, *, truth: str = "\n".join(map(str, TRUTH))) -> None:
+    """Write the devkit's two files in the shape of the real ones."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
+    rows = [(i, wnid, f"words of {wnid}", "") for i, wnid in enumerate(SYNSETS, 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    savemat(folder / "meta.mat", {"synsets": np.array(rows, kinds).reshape(-1, 1)})
+    (folder / TRUTH_NAME).write_text(truth)
+
+
+def keys(root: Path, split: str = "val", kind: str | None = None) -> list[str]:
+    return open_source(root, split, kind).list(lambda num_new: None)["key"].to_pylist()
+
+
+def test_one_root_may_hold_both_tars(tmp_path):
+    """The split picks one of them."""
+    root = write_tar_of_tars(tmp_path / "x", made_pictures())
+    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_bytes(VAL))
+    write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
+    (root / "ILSVRC2012_devkit_t12" / "COPYING").write_text("a file without a suffix")
+    assert splits(root) == ["train", "val"]
+    assert open_source(root, "train").kind == "ilsvrc-tar"
+    assert keys(root) == sorted(EXPECTED)
+    assert open_source(root, "val").words()["n02100735"] == "words of n02100735"
+
+
+@pytest.mark.parametrize("kit", ["loose", "folder", "archive", "above"])
+def test_the_devkit_is_found_wherever_people_leave_it(tmp_path, kit):
+    """Beside the images, in its folder, in its archive, or a folder above."""
+    root = write_folder(tmp_path / "x", {f"val/{name}": data for name, data in VAL.items()})
+    if kit == "archive":
+        write_devkit(tmp_path / "kit" / "ILSVRC2012_devkit_t12" / "data")
+        with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / "kit" / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    else:
+        places = {"loose": "val", "folder": "ILSVRC2012_devkit_t12/data", "above": ""}
+        write_devkit(root / places[kit])
+    assert keys(root) == sorted(EXPECTED)
+    assert keys(root / "val") == sorted(EXPECTED)
+
+
+def test_val_without_its_truth_says_what_to_put_where(tmp_path):
+    """Neither file, then one of the two."""
+    root = write_folder(tmp_path, VAL | {"x": b""})
+    with pytest.raises(
+        SourceError,
+        match=rf"{TRUTH_NAME} and meta.mat not found. Put ILSVRC2012_devkit_t12.tar.gz .* beside",
+    ):
+        keys(root)
+    write_devkit(root)
+    (root / "meta.mat").unlink()
+    with pytest.raises(SourceError, match=r"no classes: meta\.mat not found"):
+        keys(root)
+
+
+@pytest.mark.parametrize(
+    ("root", "kind"),
+    [(".", None), ("CLS-LOC", None), ("CLS-LOC/val", None), ("CLS-LOC/val", "ilsvrc-val")],
+)
+def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(
+    tmp_path, root, kind
+):
+    """A tree is of no one class: its val folder is, where that is the source itself."""
+    folder = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
+    val = folder / "CLS-LOC" / "val"
+    cure = rf"pass {val} itself as the source, without --source-kind, and .* --class-name; - for"
+    with pytest.raises(SourceError, match=cure):
+        keys(folder / root, kind=kind)
+    source = open_source(val, "val", options=SourceOptions(class_name="dog"))
+    assert source.list(lambda num_new: None)["key"].to_pylist() == [f"dog/{name}" for name in VAL]
+
+
+def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
+    """The number in the name picks the line, not the place among those present."""
+    some = dict(list(VAL.items())[2:4])
+    root = write_folder(tmp_path, some)
+    write_devkit(root)
+    assert keys(root) == sorted(EXPECTED[2:4])
+
+
+def test_an_image_beyond_the_truth_is_refused(tmp_path):
+    """More images than lines."""
+    root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
+    write_devkit(root)
+    with pytest.raises(SourceError, match=r"none for the image 'ILSVRC2012_val_00000009\.JPEG'"):
+        keys(root)
+
+
+def test_a_truth_of_another_devkit_is_refused(tmp_path):
+    """A class number that the table does not have, and a table that is none."""
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root, truth="1\n4\n")
+    with pytest.raises(SourceError, match=r"line 2 is 4, which is no class of .*meta\.mat"):
+        keys(root)
+    (root / "meta.mat").write_bytes(b"no such thing" * 20)
+    with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
+        keys(root)
+
+
+def test_without_scipy_one_sentence_says_so(tmp_path, monkeypatch):
+    """And names the way around it. Words are not worth an error."""
+    import sys
+
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(SourceError, match=r"needs scipy.* extra 'devkit', or put Kaggle's"):
+        keys(root)
+    assert open_source(root, "val").words() == {}
+
+
+@pytest.mark.parametrize("level", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
+    """The truth of val is at the top; the first word of a prediction is the class."""
+    pictures = made_pictures()
+    base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    write_folder(base / "train", pictures)
+    write_folder(base, {f"val/{name}": data for name, data in VAL.items()})
+    write_folder(base, {"test/ILSVRC2012_test_00000001.JPEG": b"1"})
+    lines = [f"{Path(key).stem},{key.split('/')[0]} 1 2 3 4 n09999999 5 6 7 8" for key in EXPECTED]
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n")
+    root = tmp_path / level
+    assert splits(root) == ["train", "val"]
+    assert open_source(root, "train").kind == open_source(root, "val").kind == "kaggle"
+    assert keys(root, "train") == sorted(pictures)
+    assert keys(root, "val") == sorted(EXPECTED)
+    assert open_source(root, "val").words() == {"n01440764": "tench, Tinca tinca"}
+    assert keys(root / "ILSVRC/Data/CLS-LOC/val" if not level else base / "val") == sorted(EXPECTED)
+
+
+def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
+    """Many sort it so, also in Kaggle's tree."""
+    files = {f"CLS-LOC/val/{key}": b"1" for key in EXPECTED}
+    root = write_folder(tmp_path, files)
+    assert keys(root) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("where", ["", "val/"])
+@pytest.mark.parametrize("kind", [None, "ilsvrc-val", "folder"])
+def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind):
+    """Whichever kind is named: neither part is left out."""
+    first = next(iter(VAL))
+    files = {f"{where}{name}": data for name, data in VAL.items() if name != first}
+    root = write_folder(tmp_path, {**files, f"{where}n01440764/{first}": b"1"})
+    write_devkit(root)
+    with pytest.raises(SourceError, match=r"half sorted: 4 val images|sorting .* was broken off"):
+        keys(root, kind=kind)
+
+
+def test_the_val_tar_may_be_called_val_in_its_folder(tmp_path):
+    """Told by its members, as where it is itself the source."""
+    write_devkit(tmp_path)
+    (tmp_path / "val.tar").write_bytes(tar_bytes(VAL))
+    assert splits(tmp_path) == ["val"]
+    assert keys(tmp_path) == sorted(EXPECTED)
+
+
+def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
+    """They are the split val of the same root."""
+    images = {f"val/{name}": data for name, data in VAL.items()}
+    root = write_folder(tmp_path, {**images, "train/n01440764/a.JPEG": b"1"})
+    write_devkit(root)
+    assert splits(root) == ["train", "val"]
+    listing = open_source(root, "train").list(lambda num_new: None)
+    assert Evidence.decode(listing.schema.metadata).passed == {}
+
+
+def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):
+    """Packed or not."""
+    write_folder(tmp_path / "folder", VAL)
+    write_devkit(tmp_path)
+    for name, mode in (("ILSVRC2012_img_val.tar", "w"), ("ILSVRC2012_img_val.tar.gz", "w:gz")):
+        root = tmp_path / name.rpartition(".")[2]
+        root.mkdir()
+        (root / name).write_bytes(tar_bytes(VAL, mode))
+    digest = listing_digest(open_source(tmp_path / "folder", "val").list(lambda _: None))
+    assert listing_digest(open_source(tmp_path / "tar", "val").list(lambda _: None)) == digest
+    blocks = open_source(tmp_path / "gz", "val").blocks()
+    (tmp_path / "spool").mkdir()
+    spool_block(blocks[0], str(tmp_path / "spool"))
+    assert listing_digest(spool_listing(str(tmp_path / "spool"), blocks)) == digest
+
+
+def test_a_cut_train_tar_is_refused_with_its_member(tmp_path):
+    """A download of 138 GB that stopped."""
+    root = write_tar_of_tars(tmp_path / "x", made_pictures())
+    path = root / "ILSVRC2012_img_train.tar"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"img_train\.tar is not a whole tar: its member 'n0"):
+        keys(root, "train")
+
+
+def test_a_cut_class_tar_inside_a_whole_train_tar_is_refused(tmp_path):
+    """Its last member reaches beyond it."""
+    inner = tar_bytes({"n01440764_1.JPEG": b"x" * 5000})[:2048]
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes({"n01440764.tar": inner}))
+    with pytest.raises(SourceError, match=r"member 'n01440764_1\.JPEG' at byte 512 needs 5000"):
+        keys(tmp_path, "train")
+
+
+def test_class_tars_may_be_called_anything_when_named(tmp_path):
+    """`--source-kind class-tars` for cats and dogs."""
+    root = write_class_tars(tmp_path / "x", {"n01440764/a.jpg": b"1"})
+    (root / "n01440764.tar").rename(root / "cat.tar")
+    assert keys(root, "train", "class-tars") == ["cat/a.jpg"]
+
+
+def test_the_real_devkit(real_data):
+    """50,000 lines, 50 images a class, and its order is not that of the sorted wnids."""
+    pytest.importorskip("scipy")
+    place = Place(str(real_data / "meta"))
+    truth = metadata.find_truth(place)
+    assert len(truth.by_number) == 50_000
+    wnids, counts = np.unique(truth.by_number, return_counts=True)
+    assert len(wnids) == 1000
+    assert set(counts) == {50}
+    # as in the script by which most people sort the val set into class folders
+    known = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
+    names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
+    assert [truth.wnid(name) for name in names] == known
+    assert metadata.find_words(place)["n01751748"] == "sea snake"
+
+
+def write_table(root: Path, table: str) -> None:
+    """Write what says the classes of `VAL` into *root*."""
+    root.mkdir(exist_ok=True)
+    lines = [f"{Path(key).stem},{key.partition('/')[0]} 1 2 3 4" for key in EXPECTED]
+    if table == "kaggle":
+        text = "\n".join(["ImageId,PredictionString", *lines])
+        (root / "LOC_val_solution.csv").write_text(text)
+    else:
+        write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
+
+
+@pytest.mark.parametrize("packing", ["", "ILSVRC/Data/CLS-LOC/", "tree", "class tars"])
+@pytest.mark.parametrize("table", ["kaggle", "devkit"])
+def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing, table):
+    """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
+    name = EXPECTED[0].partition("/")[2]
+    moved = [f"{SYNSETS[0]}/{name}", *EXPECTED[1:]]
+    for place, sorted_out in (("right", EXPECTED), ("wrong", moved)):
+        root, images = tmp_path / place, {key: key.encode() for key in sorted_out}
+        write_table(root, table)
+        if packing == "tree":
+            members = {f"val/{key}": data for key, data in images.items()}
+            (root / "set.tar").write_bytes(tar_bytes(members))
+        elif packing == "class tars":
+            for tar, data in class_tars(images).items():
+                (root / tar).write_bytes(data)
+        else:
+            write_folder(root, {f"{packing}val/{key}": data for key, data in images.items()})
+    for place in ("right", "wrong"):
+        source = open_source(tmp_path / place, "val")
+        listing = source.list(lambda num_new: None)
+        if place == "right":
+            checked = check_sorted(Place(source.root), listing)
+            assert checked["key"].to_pylist() == sorted(EXPECTED)
+    with pytest.raises(
+        SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, and .*of n01440764"
+    ):
+        check_sorted(Place(source.root), listing)
+
+
+def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
+    """Their folders say their classes; the devkit's table, which they may contradict, is unread."""
+    import sys
+
+    root = write_folder(tmp_path, {f"val/{key}": b"1" for key in EXPECTED})
+    write_devkit(root)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    source = open_source(root, "val")
+    listing = check_sorted(Place(source.root), source.list(lambda num_new: None))
+    assert listing["key"].to_pylist() == sorted(EXPECTED)
+    notes = Evidence.decode(listing.schema.metadata).notes
+    assert "not compared with a table: reading" in notes[0]
+    assert "needs scipy" in notes[0]

@@ -1,0 +1,115 @@
+"""LSUN's tables: every row once, whatever its key."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lmdb
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.errors import SourceError
+from pipeline.sources import open_source, splits
+from pipeline.sources.formats import lsun
+from tests.pictures import jpeg
+from tests.pipeline.sources.formats.test_cifar import read
+
+
+def write(folder: Path, rows: dict[bytes, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with lmdb.open(str(folder), map_size=2**24) as table, table.begin(write=True) as view:
+        for key, data in rows.items():
+            assert view.put(key, data)
+    return folder
+
+
+def hashes(count: int, seed: int = 0) -> dict[bytes, bytes]:
+    names = (hashlib.sha1(b"%d" % place).hexdigest().encode() for place in range(count))
+    return {name: jpeg(place + seed) for place, name in enumerate(names)}
+
+
+def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
+    """By their names; keys are those of the rows."""
+    rooms, towers = hashes(30), hashes(9, 50)
+    write(tmp_path / "lsun" / "bedroom_train_lmdb", rooms)
+    write(tmp_path / "lsun" / "church_outdoor_train_lmdb", towers)
+    write(tmp_path / "lsun" / "bedroom_val_lmdb", hashes(3, 90))
+    assert splits(tmp_path / "lsun") == ["train", "val"]
+    found = read(tmp_path / "lsun", "train", tmp_path / "spool")
+    assert found == {
+        f"{name}/{key.decode()}.jpg": data
+        for name, rows in (("bedroom", rooms), ("church_outdoor", towers))
+        for key, data in rows.items()
+    }
+
+
+def test_one_table_is_a_source_too(tmp_path: Path) -> None:
+    """Of the split that its name tells, or of any."""
+    write(tmp_path / "bedroom_val_lmdb", hashes(4))
+    assert splits(tmp_path / "bedroom_val_lmdb") == ["val"]
+    assert len(read(tmp_path / "bedroom_val_lmdb", "val", tmp_path / "spool")) == 4
+    write(tmp_path / "mine", {b"\x00\xff": jpeg(1)})
+    assert list(read(tmp_path / "mine", "train", tmp_path / "other")) == ["mine/00ff.jpg"]
+
+
+@example(rows={b"K\xff": b"1", b"L": b"2", b"\xff\xff": b"3"})
+@given(
+    rows=st.dictionaries(
+        st.binary(min_size=1, max_size=5), st.binary(min_size=1, max_size=9), max_size=40
+    )
+)
+def test_every_row_is_in_one_block(
+    rows: dict[bytes, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keys of one byte, of bytes at the end of what there is, that begin alike."""
+    folder = write(tmp_path_factory.mktemp("lmdb") / "mine", rows)
+    taken: list[bytes] = []
+
+    def put(pieces: tuple[bytes, ...]) -> int:
+        taken.extend(pieces)
+        return 0
+
+    for block in open_source(folder, "train").blocks():
+        list(block.samples(put))
+    assert sorted(taken) == sorted(rows.values())
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a missing package is named."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "data.mdb").write_bytes(b"no table" * 2000)
+    with pytest.raises(SourceError, match="no LMDB that can be read"):
+        open_source(tmp_path / "bad", "train").blocks()
+    monkeypatch.setattr(lsun.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SourceError, match="EXTRAS=lsun"):
+        open_source(tmp_path / "bad", "train").blocks()
+
+
+def test_threads_of_a_worker_read_one_table(tmp_path: Path) -> None:
+    """At once, and again after it was closed."""
+    rows = hashes(400)
+    blocks = open_source(write(tmp_path / "mine", rows), "train").blocks()
+    assert len(blocks) > 50
+    for _ in range(2):
+        taken: list[bytes] = []
+
+        def put(pieces: tuple[bytes, ...], taken: list[bytes] = taken) -> int:
+            taken.extend(pieces)
+            return 0
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda block: list(block.samples(put)), blocks))
+        assert sorted(taken) == sorted(rows.values())
+    assert not lsun._tables
+
+
+def test_values_that_are_no_images_are_refused_before_they_are_streamed(tmp_path: Path) -> None:
+    """Caffe's are records; a first value that is broken is none of them."""
+    write(tmp_path / "caffe", {b"%d" % k: b"\x08\x03\x10 datum" for k in range(20)})
+    with pytest.raises(SourceError, match=r"no image files: the first begins with b'\\x08\\x03"):
+        open_source(tmp_path / "caffe", "train").check()  # type: ignore[attr-defined]
+    write(tmp_path / "mine", {b"0": b"broken", b"1": jpeg(1)})
+    open_source(tmp_path / "mine", "train").check()  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+"""Which Tesserae this is: every source file of every tree counts."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from pipeline import code_digest
+from pipeline.errors import StoreMismatchError
+from tests.commands import ROOT
+
+
+def test_every_tree_of_this_process_has_a_digest() -> None:
+    """Of its own, and all together one."""
+    assert set(code_digest.trees()) == {"pipeline", "workflows", "cluster"}
+    assert len(set(code_digest.trees().values())) == 3
+    assert all(
+        digest == code_digest.digest_of(ROOT / t) for t, digest in code_digest.trees().items()
+    )
+
+
+def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
+    """One that is changed, moved, added or taken away."""
+    seen = [code_digest.digest_of(tmp_path)]
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b/c.py", "1"), ("b/d.py", "")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        seen.append(code_digest.digest_of(tmp_path))
+    (tmp_path / "a.py").rename(tmp_path / "e.py")
+    seen.append(code_digest.digest_of(tmp_path))
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "notes.txt").write_text("no code")
+    assert code_digest.digest_of(tmp_path) == seen[-1]
+
+
+@pytest.mark.parametrize("tree", code_digest.TREES)
+def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
+    """In whichever tree it differs; what says nothing of its code is let through."""
+    code = code_digest.digest()
+    code_digest.check(code)
+    code_digest.check("")
+    monkeypatch.setattr(code_digest, "_DIGESTS", code_digest.trees() | {tree: "another"})
+    with pytest.raises(StoreMismatchError, match="another Tesserae than where the run was begun"):
+        code_digest.check(code)
+
+
+def test_files_that_change_while_a_process_runs_do_not_change_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs the code that it has read."""
+    before = code_digest.digest()
+    monkeypatch.setattr(code_digest, "digest_of", lambda folder: "changed")
+    assert code_digest.digest() == before
+    assert importlib.import_module("pipeline.code_digest") is code_digest

@@ -1,0 +1,261 @@
+"""Every job ends once: with its result, with a `Failed`, or with the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+from distributed.scheduler import KilledWorker
+
+from cluster.config import in_force
+from cluster.local import Local
+from pipeline import jobs
+from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
+from pipeline.ingest.tasks import shard_jobs
+from pipeline.jobs import Failed, Job, run_jobs
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from tests.commands import wait_until
+from tests.pictures import make_folder, plan_inline
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Two threads of this process."""
+    with (
+        in_force(),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as cluster,
+        Client(cluster) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[tuple[Local, Client]]:
+    """Two processes that can be killed."""
+    with (
+        Local(2, 1, dashboard=False) as cluster,
+        Client(cluster.cluster) as made,
+    ):
+        made.wait_for_workers(1, timeout=60)
+        yield cluster, made
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def fail(error: BaseException, folder: Path | None = None) -> None:
+    if folder is not None:
+        (folder / f"{time.monotonic_ns()}").touch()
+    raise error
+
+
+class Lost(KilledWorker):
+    """What Dask says of a task that has lost too many workers."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self)
+
+    def __str__(self) -> str:
+        return "Inspecting worker logs is often a good next step."
+
+
+def idle(client: Client) -> bool:
+    """Whether no task waits or runs."""
+    return {task.state for task in client.cluster.scheduler.tasks.values()} <= {"erred"}
+
+
+def jobs_of(numbers: range) -> list[Job]:
+    return [Job(f"square-{n:06d}", square, (n,)) for n in numbers]
+
+
+def test_every_result_comes_once(client: Client) -> None:
+    """Of many more jobs than there are threads; `tick` is called between."""
+    ticks: list[int] = []
+    results = list(run_jobs(client, "many", jobs_of(range(200)), tick=lambda: ticks.append(1)))
+    assert sorted(results) == [n * n for n in range(200)]
+    assert ticks
+
+
+def test_no_jobs_are_soon_done(client: Client) -> None:
+    """Nothing is submitted, nothing is waited for."""
+    assert list(run_jobs(client, "none", [])) == []
+
+
+def test_the_same_job_in_another_run_runs_again(client: Client, tmp_path: Path) -> None:
+    """Tasks write: no result of another run may stand for one."""
+
+    def touch() -> None:
+        (tmp_path / f"{time.monotonic_ns()}").touch()
+
+    for run in ("first", "second"):
+        list(run_jobs(client, run, [Job("touch", touch, ())]))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path) -> None:
+    """After it was tried again by Dask; all others end well."""
+    bad = Job("bad", fail, (ReadError("cannot read x: Input/output error"), tmp_path))
+    results = list(run_jobs(client, "read", [bad, *jobs_of(range(5))]))
+    (failed,) = [result for result in results if isinstance(result, Failed)]
+    assert failed.job is bad
+    assert isinstance(failed.error, ReadError)
+    assert len(results) == 6
+    assert len(list(tmp_path.iterdir())) == 1 + jobs.READ_RETRIES
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (StoreError("cannot write: No space left"), StoreError, "No space left"),
+        (StoreMismatchError("other bytes"), StoreMismatchError, "other bytes"),
+        (ZeroDivisionError("oh"), StoreError, "task bad failed: ZeroDivisionError: oh"),
+    ],
+)
+def test_what_every_job_would_meet_ends_the_run(
+    client: Client, error: Exception, kind: type[TesseraeError], words: str
+) -> None:
+    """In one sentence, and what has not run is forgotten."""
+    sleep = [Job(f"sleep-{n}", time.sleep, (0.5,)) for n in range(400)]
+    with pytest.raises(kind, match=words):
+        list(run_jobs(client, f"end-{words[:3]}", [Job("bad", fail, (error,)), *sleep]))
+    assert wait_until(lambda: idle(client))
+
+
+def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
+    """As Ctrl-C does."""
+    results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.1,)) for n in range(2000)])
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert wait_until(lambda: idle(client))
+
+
+def test_a_job_that_lost_its_workers_is_isolated(client: Client) -> None:
+    """Nothing else of it is submitted again."""
+    job = Job("bad", fail, (Lost(),), isolated=Job("bad-isolated", square, (7,)))
+    assert list(run_jobs(client, "isolate", [job])) == [49]
+
+
+def hungry() -> None:
+    raise MemoryError
+
+
+def test_a_job_whose_memory_does_not_suffice_is_isolated(client: Client) -> None:
+    """A picture may need more than there is: the run goes on, and looks at each alone."""
+    isolated = Job("hungry-isolated", square, (3,))
+    jobs = [Job("hungry", hungry, (), isolated=isolated), Job("square", square, (2,))]
+    assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
+
+
+def test_a_job_that_loses_workers_for_ever_fails(client: Client, tmp_path: Path) -> None:
+    """In words that do not send anybody to worker logs that there are none of."""
+    again = Job("bad-isolated", fail, (Lost(), tmp_path))
+    job = Job("bad", fail, (Lost(),), isolated=again)
+    (failed,) = run_jobs(client, "forever", [job])
+    assert isinstance(failed, Failed)
+    assert "its worker died 12 times. Something kills workers" in str(failed.error)
+    tries = len(list(tmp_path.iterdir()))
+    assert tries == jobs.ISOLATED_TRIES * (1 + jobs.READ_RETRIES)
+
+
+# --- with workers that die ------------------------------------------------------------------------
+
+
+def die_soon(folder: str, number: int, seconds: float) -> int:
+    """The first time, end this worker a moment after the task has ended."""
+    mark = Path(folder) / str(number)
+    if not mark.exists():
+        mark.touch()
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return number
+
+
+def die_at_once(folder: str, number: int, times: int) -> int:
+    """The first *times* times, end this worker in the middle of the task."""
+    for tried in range(times):
+        mark = Path(folder) / f"{number}-{tried}"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.slow
+def test_results_that_die_with_their_worker_are_made_again(
+    workers: tuple[Local, Client], tmp_path: Path
+) -> None:
+    """A worker may be gone between the end of a task and the collecting of its result."""
+    cluster, client = workers
+    jobs = [Job(f"soon-{n:03d}", die_soon, (str(tmp_path), n, n % 7 * 0.003)) for n in range(24)]
+    results = list(run_jobs(client, "soon", jobs, tick=cluster.keep))
+    assert sorted(results) == list(range(24))
+
+
+def test_a_job_that_kills_workers_ends_where_it_cannot(
+    workers: tuple[Local, Client], tmp_path: Path
+) -> None:
+    """Isolated, it does; jobs that only stood by end too."""
+    cluster, client = workers
+    deadly = Job(
+        "deadly",
+        die_at_once,
+        (str(tmp_path), 0, 99),
+        isolated=Job("deadly-isolated", square, (3,)),
+    )
+    results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.keep))
+    assert sorted(results) == sorted([9, *(n * n for n in range(12))])
+    assert len(list(tmp_path.iterdir())) == jobs.ALLOWED_LOSSES + 1
+
+
+# --- what the scheduler holds ---------------------------------------------------------------------
+
+
+def test_a_run_stays_queued_and_small(workers: tuple[Local, Client], tmp_path: Path) -> None:
+    """No more than two tasks a thread are dealt out, and no pixel is in Dask's memory."""
+    cluster, client = workers
+    store = tmp_path / "store"
+    _, plan, work = plan_inline(make_folder(tmp_path / "source", 300), str(store))
+    scheduler = cluster.cluster.scheduler
+    seen: list[tuple[int, int]] = []
+    largest = done = 0
+
+    def look() -> None:
+        nonlocal largest, done
+        done = max(done, sum(task.state == "memory" for task in scheduler.tasks.values()))
+        processing = sum(len(worker.processing) for worker in scheduler.workers.values())
+        seen.append((processing, len(scheduler.queued)))
+        largest = max([largest, *(task.nbytes for task in scheduler.tasks.values())])
+
+    jobs = shard_jobs(work, range(plan.num_shards))
+    reports = list(run_jobs(client, work.run, jobs, tick=look))
+    assert {report.shard for report in reports} == set(range(plan.num_shards))
+    assert max(processing for processing, _ in seen) <= 2 * 2
+    assert max(queued for _, queued in seen) >= plan.num_shards // 2
+    assert largest < 10_000
+    assert done >= plan.num_shards - 3, "the dashboard counts what has been done"
+    assert len(records.load_commits(open_objects(str(store)), plan)) == plan.num_shards
+
+
+def test_keys_name_the_stage(tmp_path: Path) -> None:
+    """The dashboard groups tasks by what is before the first dash and number."""
+    _, _, work = plan_inline(make_folder(tmp_path / "source", 20), str(tmp_path / "store"))
+    assert [job.name for job in shard_jobs(work, range(3))] == [
+        "prepare-train-000000",
+        "prepare-train-000001",
+        "prepare-train-000002",
+    ]

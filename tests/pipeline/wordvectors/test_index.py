@@ -1,0 +1,215 @@
+"""The index of a words file: the same words, of which only what is asked for is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import TesseraeError
+from pipeline.wordvectors import index as word_index
+from pipeline.wordvectors.index import file_digest, open_words
+from pipeline.wordvectors.vectors import Words, class_vectors
+
+TOKENS = (
+    "dog",
+    "Church",
+    "church",
+    "New_York",
+    "caf\u00e9",
+    "great_white",
+    "Dog",
+    "STRASSE",
+    "\u00df",
+)
+
+
+def write(file: Path, tokens: tuple[str, ...] = TOKENS, dim: int = 4, seed: int = 0) -> str:
+    """Write a words file; returns its digest."""
+    values = np.random.default_rng(seed).standard_normal((len(tokens), dim))
+    lines = [
+        f"{t} {' '.join(f'{v:.4f}' for v in row)}" for t, row in zip(tokens, values, strict=True)
+    ]
+    file.write_text("\n".join([f"{len(tokens)} {dim}", *lines]) + "\n")
+    return file_digest(file)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write(tmp_path / "words.txt")
+    return tmp_path / "words.txt"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "words"
+
+
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the file must not be read whole, neither for its words nor for its digest."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(word_index, "read_words", fail)
+    monkeypatch.setattr(word_index, "file_digest", fail)
+
+
+def test_the_file_is_read_once(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its index is mapped, and not even its digest is computed again."""
+    digest = file_digest(file)
+    first = open_words(file, digest, folder)
+    assert isinstance(first.vectors, np.memmap)
+    unread(monkeypatch)
+    again = open_words(file, digest, folder)
+    assert list(again.tokens) == list(TOKENS)
+    np.testing.assert_array_equal(first.vectors, again.vectors)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=6),
+        min_size=1, max_size=12, unique=True,
+    ),
+    st.lists(st.text(max_size=6), max_size=8),
+)  # fmt: skip
+def test_an_index_finds_what_the_words_find(
+    tmp_path_factory: pytest.TempPathFactory, tokens: list[str], others: list[str]
+) -> None:
+    """In any case of letters, and nothing else."""
+    folder = tmp_path_factory.mktemp("index")
+    vectors = np.random.default_rng(1).standard_normal((len(tokens), 3)).astype(np.float32)
+    plain = Words(tokens, vectors)
+    word_index._write(plain, folder / "x.words")
+    found = word_index._mapped(folder / "x.words")
+    assert found is not None
+    assert (len(found), found.dim, list(found.tokens)) == (len(tokens), 3, tokens)
+    np.testing.assert_array_equal(found.vectors, vectors)
+    for token in {*tokens, *others, *(f(t) for t in tokens for f in (str.upper, str.casefold))}:
+        assert found.find(token) == plain.find(token), token
+    assert found.nearest_spellings(tokens[0]) == plain.nearest_spellings(tokens[0])
+    one = class_vectors(plain, [("n1", ", ".join(tokens))])
+    other = class_vectors(found, [("n1", ", ".join(tokens))])
+    np.testing.assert_array_equal(one.vectors, other.vectors)
+
+
+def test_a_hash_that_two_tokens_share_finds_each(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The text decides."""
+    monkeypatch.setattr(word_index, "_hash", len)
+    words = Words(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
+    word_index._write(words, tmp_path / "x.words")
+    found = word_index._mapped(tmp_path / "x.words")
+    assert found is not None
+    assert [found.find(token) for token in TOKENS] == list(range(len(TOKENS)))
+    assert found.find("cat") is None
+
+
+def test_a_file_that_was_touched_is_looked_at_again(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest is the truth: the same one goes on with the index, another one is refused."""
+    digest = file_digest(file)
+    open_words(file, digest, folder)
+    os.utime(file, ns=(1, 1))
+    reads: list[Path] = []
+    compute = word_index.file_digest
+    monkeypatch.setattr(word_index, "file_digest", lambda f: reads.append(f) or compute(f))
+    monkeypatch.setattr(word_index, "read_words", lambda f: pytest.fail("it was read"))
+    assert len(open_words(file, digest, folder)) == len(TOKENS)
+    assert len(open_words(file, digest, folder)) == len(TOKENS)
+    assert reads == [file]
+    write(file, seed=1)
+    with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
+        open_words(file, digest, folder)
+
+
+def test_words_of_which_there_is_an_index_may_be_gone(file: Path, folder: Path) -> None:
+    """The index has the digest; without one there is nothing."""
+    digest = file_digest(file)
+    open_words(file, digest, folder)
+    file.unlink()
+    assert open_words(file, digest, folder).find("dog") == 0
+    with pytest.raises(TesseraeError, match="cannot be read"):
+        open_words(file, digest, folder / "elsewhere")
+
+
+def _cut(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def _longer(data: bytes) -> bytes:
+    return data + b"\0"
+
+
+def _no_header(data: bytes) -> bytes:
+    return b"\xff" * 8 + data[8:]
+
+
+def _other_counts(data: bytes) -> bytes:
+    return data.replace(b'"count": 9', b'"count": 8', 1)
+
+
+def _far_away(data: bytes) -> bytes:
+    return data.replace(b'"starts": {"vectors": 4160', b'"starts": {"vectors": 9984', 1)
+
+
+def _other_format(data: bytes) -> bytes:
+    return data.replace(b'"format": 1', b'"format": 2', 1)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_cut, _longer, _no_header, _other_counts, _far_away, _other_format, lambda _: b""]
+)
+def test_a_damaged_index_is_made_anew(
+    file: Path, folder: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    """Out of the file, and whole again."""
+    digest = file_digest(file)
+    open_words(file, digest, folder)
+    index = folder / f"{digest}.words"
+    whole = index.read_bytes()
+    assert spoil(whole) != whole
+    index.write_bytes(spoil(whole))
+    found = open_words(file, digest, folder)
+    assert [found.find(token) for token in TOKENS] == list(range(len(TOKENS)))
+    assert index.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is read each time then; nothing half is left."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    digest = file_digest(file)
+    for _ in range(2):
+        assert open_words(file, digest, folder).find("church") == 2
+    assert list(folder.iterdir()) == []
+
+
+def test_the_index_of_another_file_goes_and_other_files_stay(file: Path, folder: Path) -> None:
+    """A run that learns anew from other words needs the old ones no more."""
+    open_words(file, file_digest(file), folder)
+    (folder / "mine.words").write_text("mine")
+    digest = write(file, seed=1)
+    open_words(file, digest, folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"{digest}.words", f"{digest}.seen.json", "mine.words"}
+
+
+@pytest.mark.parametrize("digest", ["", "../../x", "0" * 63 + "/", "A" * 64])
+def test_what_is_no_digest_names_no_file(file: Path, folder: Path, digest: str) -> None:
+    """It may come from a run that somebody else made."""
+    with pytest.raises(TesseraeError, match="no SHA-256"):
+        open_words(file, digest, folder)
+    assert not folder.exists()

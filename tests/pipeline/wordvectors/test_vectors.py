@@ -1,0 +1,263 @@
+"""Words as vectors, and the vectors that classes come to have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import TesseraeError
+from pipeline.sources.text_tables import parse_words
+from pipeline.wordvectors import vectors as module
+from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.hierarchy import Hierarchy
+from pipeline.wordvectors.vectors import (
+    ClassVectors,
+    Words,
+    class_vectors,
+    split_names,
+    taxonomy_vectors,
+    unit_mean,
+)
+
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters=" \n\r\0\ufeff")
+TOKENS = st.lists(st.text(LETTERS, min_size=1, max_size=8), min_size=1, max_size=12, unique=True)
+
+COLOURS = ("red", "green", "blue", "Red", "a_b")
+
+
+def colours(dim: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((len(COLOURS), dim)).astype(np.float32)
+
+
+def some(**vectors: Sequence[float]) -> Words:
+    return Words(list(vectors), np.array(list(vectors.values()), np.float32))
+
+
+# --- tokens and phrases ---------------------------------------------------------------------------
+
+
+def test_as_many_vectors_as_tokens_are_needed() -> None:
+    """And they are not copied."""
+    vectors = colours()
+    assert Words(COLOURS, vectors).vectors is vectors
+    for bad in (vectors[:4], vectors.ravel()):
+        with pytest.raises(ValueError, match="5 tokens and vectors of"):
+            Words(COLOURS, bad)
+
+
+def test_a_token_is_found_as_it_is_written_and_then_in_any_case() -> None:
+    """Of several cases the most frequent one."""
+    words = some(POLISH=[1, 0], Polish=[0, 1], polish=[1, 1], Jeremy=[1, 2], STRASSE=[2, 1])
+    assert [words.find(token) for token in ("polish", "Polish", "POLISH")] == [2, 1, 0]
+    assert [words.find(token) for token in ("pOLISH", "jeremy", "straße")] == [0, 3, 4]
+    assert words.find("polishes") is None
+
+
+@given(tokens=TOKENS)
+def test_every_token_finds_itself_and_any_case_the_first_such(tokens: list[str]) -> None:
+    """By looking through all of them."""
+    words = Words(tokens, np.ones((len(tokens), 2), np.float32))
+    for token in tokens:
+        assert words.find(token) == tokens.index(token)
+        for other in (token.upper(), token.lower(), token.swapcase()):
+            if other not in tokens:
+                same = [t.casefold() == other.casefold() for t in tokens]
+                assert words.find(other) == (same.index(True) if any(same) else None)
+
+
+@pytest.mark.parametrize("token", ["great_white_shark", "great-white-shark", "great white shark"])
+@pytest.mark.parametrize("name", ["great white shark", "Great  White\tshark", "great-white_shark"])
+def test_a_name_of_several_words_is_looked_for_as_one_token(token: str, name: str) -> None:
+    """However the words are joined, here and there."""
+    words = some(**{token: [3, 4], "great": [1, 0], "white": [1, 0], "shark": [1, 0]})
+    assert np.allclose(words.token(name), [0.6, 0.8])
+    assert np.allclose(words.phrase(name), [0.6, 0.8])
+    assert np.allclose(words.mean_of_words(name), [1, 0])
+
+
+def test_a_name_is_first_looked_for_as_it_is_written() -> None:
+    """A hyphen is kept as long as there is such a token."""
+    words = some(man_eater=[0, 1], **{"man-eater": [1, 0]})
+    assert np.allclose(words.token("man-eater"), [1, 0])
+    assert np.allclose(words.token("man eater"), [0, 1])
+
+
+def test_a_name_without_a_token_is_the_mean_of_its_words() -> None:
+    """Each of length 1 before, and the mean after; all must be there."""
+    words = some(fishing=[10, 0], Net=[0, 0.1])
+    assert np.allclose(words.phrase("fishing net"), [0.5**0.5, 0.5**0.5])
+    assert words.phrase("fishing nets") is None  # no endings are cut off
+    assert words.phrase("") is None
+    assert some(hot=[1, 0], cold=[-1, 0]).phrase("hot cold") is None  # it has no direction
+    turns = 2 * np.pi * np.arange(7) / 7
+    around = Words("abcdefg", np.stack([np.cos(turns), np.sin(turns)], 1).astype(np.float32))
+    assert around.phrase("a b c d e f g") is None  # but for what rounding leaves
+    assert unit_mean([]) is None
+
+
+def test_a_query_that_is_not_known_names_what_is_spelled_alike() -> None:
+    """Of the word that is missing."""
+    words = some(fishing=[1, 0], net=[0, 1], Nut=[1, 1], fish=[1, 2])
+    assert np.allclose(words.query("fishing net"), words.phrase("fishing net"))
+    with pytest.raises(TesseraeError, match=r"no vector for 'fisching': .* 'fishing'"):
+        words.query("fisching")
+    with pytest.raises(TesseraeError, match=r"no vector for 'nett' in 'fishing nett': .* 'net'"):
+        words.query("fishing nett")
+    with pytest.raises(TesseraeError, match=r"no vector for 'xyzzy': nearest spellings: none"):
+        words.query("xyzzy")
+    with pytest.raises(TesseraeError, match="no vector for ''"):
+        words.query("")
+
+
+def test_spellings_are_those_of_the_more_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the case of the most frequent, up to so many, and none that is far longer."""
+    words = some(NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], nete_area=[1, 0])
+    assert set(words.nearest_spellings("nete", 9)) == {"NET", "nets", "neat", "nett"}
+    assert len(words.nearest_spellings("nete")) == 3
+    monkeypatch.setattr(module, "SPELLINGS_OF", 3)
+    assert set(words.nearest_spellings("nete")) == {"NET", "nets"}
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+ZOO = {
+    "cock": [1, 0, 0],
+    "rooster": [0, 1, 0],
+    "great_white_shark": [0, 0, 1],
+    "white": [1, 0, 0],
+    "shark": [0, 1, 0],
+    "crane": [1, 1, 1],
+}
+
+
+def look(*names: str, synonyms: str = "mean") -> ClassVectors:
+    classes = [(f"n{place:08d}", name) for place, name in enumerate(names)]
+    return class_vectors(some(**ZOO), classes, synonyms=synonyms)
+
+
+def test_names_are_parted_by_commas() -> None:
+    """None twice, none empty."""
+    assert split_names("tench, Tinca tinca,, tench ,") == ["tench", "Tinca tinca"]
+
+
+def test_the_mean_of_names_is_that_of_tokens_before_that_of_words() -> None:
+    """A name that is made of words counts only where none is a token."""
+    found = look(
+        "cock, rooster, white shark", "white shark, sharks", "hen, biddy", "great white shark"
+    )
+    assert found.how == ("token", "words", "none", "token")
+    assert found.used == (("cock", "rooster"), ("white shark",), (), ("great white shark",))
+    half = 0.5**0.5
+    assert np.allclose(found.vectors, [[half, half, 0], [half, half, 0], [0, 0, 0], [0, 0, 1]])
+    assert found.known.tolist() == [True, True, False, True]
+    assert found.missing == ["n00000002"]
+    assert found.coverage() == {"token": 2, "words": 1, "taxonomy": 0, "none": 1}
+
+
+def test_the_first_name_alone_counts_where_that_was_chosen() -> None:
+    """As in the paper."""
+    found = look("cock, rooster", "hen, rooster", "white shark, cock", synonyms="first")
+    assert found.how == ("token", "none", "words")
+    assert found.used == (("cock",), (), ("white shark",))
+    assert np.allclose(found.vectors[0], [1, 0, 0])
+    with pytest.raises(ValueError, match="synonyms is 'last': expected first or mean"):
+        look("cock", synonyms="last")
+
+
+def test_a_class_without_words_is_called_by_its_wnid() -> None:
+    """As in stores whose folders have names."""
+    found = class_vectors(some(**ZOO), [("cock", ""), ("n00000001", " ")])
+    assert found.names == ("cock", "n00000001")
+    assert found.how == ("token", "none")
+
+
+def test_names_that_cancel_out_leave_a_class_without_a_vector() -> None:
+    """There is no direction to learn."""
+    found = class_vectors(some(hot=[1, 0], cold=[-1, 0]), [("n1", "hot, cold")])
+    assert found.how == ("none",)
+    assert found.used == ((),)
+    assert not found.vectors.any()
+
+
+def test_homonyms_are_names_and_classes_alike_share_a_vector() -> None:
+    """A name that several have need not make them one; capitals and hyphens are no difference."""
+    found = look(
+        "crane", "Crane", "crane, cock", "cock", "white shark", "white-shark", "hen", "hen"
+    )
+    assert found.homonyms == {
+        "cock": ["n00000002", "n00000003"],
+        "crane": ["n00000000", "n00000001", "n00000002"],
+        "white shark": ["n00000004", "n00000005"],
+    }
+    assert found.alike == [["n00000000", "n00000001"], ["n00000004", "n00000005"]]
+
+
+@given(
+    names=st.lists(st.lists(st.sampled_from([*ZOO, "white shark", "hen"]), max_size=3), max_size=6),
+    synonyms=st.sampled_from(["first", "mean"]),
+)
+def test_vectors_are_of_length_one_or_zero(names: list[list[str]], synonyms: str) -> None:
+    """And what is said of each class fits to the others."""
+    found = look(*(", ".join(each) for each in names), synonyms=synonyms)
+    lengths = np.linalg.norm(found.vectors, axis=1)
+    assert np.allclose(lengths, found.known, atol=1e-6)
+    assert sum(found.coverage().values()) == len(names)
+    assert [bool(used) for used in found.used] == found.known.tolist()
+    for wnids in found.alike:
+        rows = found.vectors[[found.wnids.index(wnid) for wnid in wnids]]
+        assert (rows == rows[0]).all()
+
+
+def test_without_words_a_taxonomy_gives_vectors() -> None:
+    """To the classes that are in it."""
+    kinds = Hierarchy([("animal", "cat"), ("animal", "dog"), ("thing", "animal"), ("thing", "car")])
+    found = taxonomy_vectors(kinds, [("cat", "tabby"), ("ghost", ""), ("dog", "")], 512)
+    assert found.how == ("taxonomy", "none", "taxonomy")
+    assert found.names == ("tabby", "ghost", "dog")
+    assert found.vectors.dtype == np.float32
+    assert np.array_equal(found.vectors[[0, 2]], kinds.vectors(["cat", "dog"], 512))
+    assert not found.vectors[1].any()
+    assert found.homonyms == {}
+    assert found.coverage() == {"token": 0, "words": 0, "taxonomy": 2, "none": 1}
+    assert taxonomy_vectors(kinds, []).vectors.shape == (0, 64)
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+COVERAGE = {
+    ("GoogleNews.8000.300d.bin", "first"): (68, 118, 814),
+    ("GoogleNews.8000.300d.bin", "mean"): (99, 143, 758),
+    ("glove.twitter.25d.11925.txt", "first"): (155, 231, 614),
+    ("glove.twitter.25d.11925.txt", "mean"): (194, 258, 548),
+    ("wordnet-gloss.300d.bin", "first"): (1000, 0, 0),
+    ("wordnet-gloss.300d.bin", "mean"): (1000, 0, 0),
+}
+NOUNS = {
+    "GoogleNews.8000.300d.bin": (11439, 9635, 61041),
+    "glove.twitter.25d.11925.txt": (15702, 14977, 51436),
+    "wordnet-gloss.300d.bin": (14596, 12884, 54635),
+}
+
+
+@pytest.mark.parametrize(("file", "synonyms"), COVERAGE)
+def test_coverage_of_the_thousand_classes(real_data: Path, file: str, synonyms: str) -> None:
+    """By tokens, by words of names, and not."""
+    table = parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text())
+    found = class_vectors(read_words(real_data / "words" / file), table.items(), synonyms=synonyms)
+    counts = found.coverage()
+    assert (counts["token"], counts["words"], counts["none"]) == COVERAGE[file, synonyms]
+    assert len(found.missing) == counts["none"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOUNS)
+def test_coverage_of_all_nouns(real_data: Path, file: str) -> None:
+    """82,115 of them."""
+    table = parse_words((real_data / "meta" / "imagenet_words_82k.txt").read_text())
+    counts = class_vectors(read_words(real_data / "words" / file), table.items()).coverage()
+    assert (counts["token"], counts["words"], counts["none"]) == NOUNS[file]

@@ -1,0 +1,133 @@
+"""The page in a real browser, beside a real run; and what JSON and Prometheus say of the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import saboteur, start, wait_until
+from tests.pictures import make_folder
+from workflows.terminal.formatting import three_digits
+
+DRIVER = shutil.which("chromedriver")
+NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--window-size=1300,1600",
+)  # fmt: skip
+
+HELD = """
+import time
+
+def hold(module):
+    end = module.finish_split
+
+    def finish_split(*words, **options):
+        while not __import__("os").path.exists("{gate}"):
+            time.sleep(0.05)
+        return end(*words, **options)
+
+    module.finish_split = finish_split
+
+after_import("pipeline.ingest.finish", hold)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, some broken, some with names that mean harm."""
+    root = make_folder(tmp_path_factory.mktemp("source") / "train", 90, bad=6)
+    folder = next(root.iterdir())
+    for name in NASTY:
+        (folder / f"{name}.JPEG").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Chromium."""
+    if DRIVER is None:
+        pytest.skip("there is no chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for word in (*QUIET, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def get(url: str) -> str:
+    """What an address answers."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+SHOWN = """
+const found = [];
+const look = root => { for (const one of root.querySelectorAll('*')) if (one.shadowRoot) {
+  found.push(one.shadowRoot.textContent); look(one.shadowRoot); } };
+look(document); return found.join(' ');
+"""
+"""The text of the page: bokeh puts it where `innerText` of the whole does not look."""
+
+
+def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> None:
+    """On the page, over its websocket, as JSON and as Prometheus has it: the report's figures."""
+    gate = tmp_path / "gate"
+    words = ("--sizes", 16, 24, "--shard-rows", 16, "--chunk-rows", 8, "--max-bad", 1)
+    store = tmp_path / "store"
+    with (
+        saboteur(tmp_path / "held", HELD.format(gate=gate)) as held,
+        start("prepare", source, store, *words, scratch=tmp_path, extra_path=held) as command,
+    ):
+        assert wait_until(lambda: "dashboard: " in command.out)
+        url = re.search(r"dashboard: (http://127\.0\.0\.1:\d+)/", command.out)
+        assert url, command.out
+        browser.get(f"{url[1]}/tesserae")
+        assert wait_until(lambda: browser.title == "Dask: Tesserae")
+        assert wait_until(lambda: ": finished" in _text(browser)), _text(browser)
+        names = [name.replace("\x1b", "\\x1b") for name in NASTY]
+        assert wait_until(lambda: all(name in _text(browser) for name in names)), _text(browser)
+        shown = _text(browser)
+        assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        known = json.loads(get(f"{url[1]}/tesserae.json"))["runs"][0]
+        metrics = get(f"{url[1]}/metrics")
+        browser.get(f"{url[1]}/status")
+        assert (
+            browser.find_element("link text", "Tesserae")
+            .get_attribute("href")
+            .endswith("/tesserae")
+        )
+        gate.touch()
+        assert command.wait() == 0, command.err
+        said = command.out
+
+    rows, rate = re.search(r"this run +(\d+) rows in .*?, ([\d,.]+) images/s", said).groups()
+    assert known["rows_done"] == int(rows) == 93
+    assert f"{known['rows_done']:,}" in shown
+    assert known["counts"] == {"readable": 84, "truncated": 6, "empty": 3}
+    assert three_digits(known["images_per_second"]["run"]) == rate
+    assert re.search(r"Images/s\s*" + re.escape(rate), shown), shown
+    assert re.search(r'tesserae_rows_done_total\{.*split="train".*\} 93\.0', metrics)
+    assert re.search(r'tesserae_rows_by_status\{.*status="empty".*\} 3\.0', metrics)
+
+
+def _text(browser: Any) -> str:
+    time.sleep(0.2)
+    return str(browser.execute_script(SHOWN))

@@ -1,0 +1,223 @@
+"""What a scheduler knows of runs: sums that agree, in memory that does not grow."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.dashboard import state
+from workflows.dashboard.state import Board, short_names
+
+
+def run_message(rows: int = 100, run: str = "train-1", **other: Any) -> dict[str, Any]:
+    """That a run begins."""
+    return {
+        "what": "run", "run": run, "split": "train", "store": "/s", "rows": rows,
+        "sizes": [[72, 0, rows], [224, 50, rows + 50]], "before": {"readable": 50}, **other,
+    }  # fmt: skip
+
+
+def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> dict[str, Any]:
+    """That a shard was made."""
+    return {
+        "what": "shard", "run": run, "shard": shard, "rows": rows, "bytes_in": 10 * rows,
+        "bytes_out": 20 * rows, "counts": {"readable": rows - bad, "empty": bad},
+        "seconds": {"decode": 0.5}, "sizes": [72, 224],
+    }  # fmt: skip
+
+
+@given(
+    shards=st.lists(
+        st.tuples(st.integers(1, 1024), st.integers(0, 5), st.sampled_from("abc")), max_size=60
+    )
+)
+def test_everything_adds_up(shards: list[tuple[int, int, str]]) -> None:
+    """Rows, bytes, reasons, sizes and workers are the sums of what was sent."""
+    board = Board()
+    total = sum(rows for rows, _, _ in shards)
+    board.take(run_message(total), 0.0)
+    bad = 0
+    for shard, (rows, spoilt, worker) in enumerate(shards):
+        spoilt = min(spoilt, rows)
+        bad += spoilt
+        board.finished(f"prepare-train-{shard:06d}-0-train-1", worker)
+        board.take(shard_message(shard, rows, spoilt), 0.1 * (shard + 1))
+    board.take(
+        {"what": "end", "run": "train-1", "state": "finished", "why": "", "seconds": 7.0}, 100.0
+    )
+
+    [run] = json.loads(json.dumps(board.snapshot(200.0)))["runs"]
+
+    assert (run["rows_done"], run["shards_done"]) == (total, len(shards))
+    assert (run["bytes_in"], run["bytes_out"]) == (10 * total, 20 * total)
+    assert run["counts"].get("readable", 0) == total - bad + 50
+    assert run["counts"].get("empty", 0) == bad
+    assert run["sizes"]["72"] == {"done": total, "rows": total}
+    assert run["sizes"]["224"] == {"done": total + 50, "rows": total + 50}
+    assert run["seconds"] == 7.0
+    assert run["images_per_second"]["run"] == pytest.approx(total / 7)
+    by = Counter[str]()
+    for rows, _, worker in shards:
+        by[worker] += rows
+    assert {name: worker["rows"] for name, worker in run["workers"].items()} == by
+
+
+@pytest.mark.parametrize(
+    ("key", "counts"),
+    [
+        ("prepare-train-000003-0-train-1", True),
+        ("prepare-train-000003-isolated-2-train-1", True),
+        ("prepare-train-000004-0-train-1", False),
+        ("prepare-train-000003-0-train-2", False),
+        ("sum-1", False),
+        (("prepare-train-000003-0-train-1", 0), False),
+    ],
+)
+def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool) -> None:
+    """Tasks of others are nobody's."""
+    board = Board()
+    board.take(run_message(), 0.0)
+    board.finished(key, "tls://w")
+    board.take(shard_message(3, 10), 1.0)
+    assert bool(board.runs["train-1"].workers) is counts
+
+
+def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
+    """Its run alone, and only if it was not over."""
+    board = Board()
+    for number, client in enumerate(("a", "a", "b")):
+        begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
+        board.take(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
+    board.take({"what": "end", "run": "0", "state": "finished", "why": "", "seconds": 1.0}, 2.0)
+    board.lose("a", 3.0)
+    assert [run["state"] for run in board.snapshot(9.0)["runs"]] == ["finished", "lost", "running"]
+    assert board.snapshot(9.0)["runs"][1]["seconds"] == 2.0
+
+
+def test_memory_does_not_grow_with_what_is_sent() -> None:
+    """Neither with runs, nor with shards, nor with what stages send."""
+    board = Board()
+    for i in range(3 * state.RUNS):
+        board.take(run_message(10**6, f"train-{i}"), float(i))
+    last = f"train-{3 * state.RUNS - 1}"
+    for i in range(3 * state.HISTORY):
+        board.finished(f"prepare-train-{i:06d}-0-{last}", f"tls://{i}")
+        board.take(shard_message(i, 1, 1, last), 100.0 + 2 * i)
+        board.finished(f"prepare-train-{i:06d}-0-nobodys", "tls://w")
+        row = {"row": i, "key": "k", "status": "empty", "reason": ""}
+        board.take({"what": "quarantined", "run": last, "rows": [row]}, 0.0)
+        one = {"row": i, "caption": "k", "jpeg": b"x"}
+        board.take({"what": "pictures", "run": last, "pictures": [one]}, 0.0)
+        for name in ("loss", f"curve {i}"):
+            curve = {"what": "curve", "run": last, "name": name, "step": i, "value": 0.5}
+            board.take(curve, 0.0)
+        grid = {"what": "grid", "run": last, "name": f"{i}", "step": i, "jpeg": b"x"}
+        board.take(grid, 0.0)
+    run = board.runs[last]
+    assert len(board.runs) == state.RUNS
+    assert len(run.history) <= state.HISTORY
+    assert run.history[0][0] < 200 < run.history[-1][0]  # thinned, and not cut off
+    assert len(run.workers) <= state.WORKERS
+    assert len(run.quarantine) == state.QUARANTINED
+    assert len(board.pictures) == state.PICTURES
+    assert len(board.curves) == state.CURVES
+    assert len(board.grids) == state.GRIDS
+    assert len(board._by) <= state.PENDING
+
+
+def test_what_is_too_large_or_not_known_is_left_alone() -> None:
+    """A picture of megabytes; a word of a later version; a run that was forgotten."""
+    board = Board()
+    large = {"row": 0, "caption": "k", "jpeg": bytes(state.PICTURE_BYTES + 1)}
+    board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
+    board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
+    board.take({"what": "hologram", "run": "r"}, 0.0)
+    board.take(shard_message(0, 1, run="gone"), 0.0)
+    assert (len(board.pictures), len(board.grids), len(board.runs)) == (0, 0, 0)
+
+
+def test_training_is_told_from_beginning_to_end() -> None:
+    """The time that is left is what the command makes of its updates, not of whole steps."""
+    board = Board()
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
+    board.take({"what": "begun", "run": "r", "step": 40, "ranks": 2}, 10.0)
+    speed = {"images_per_second": 9.0, "steps_per_second": 2.0, "wait_share": 0.01}
+    board.take({"what": "speed", "run": "r", "step": 60, **speed}, 20.0)
+    (now,) = board.snapshot(20.0)["trainings"]
+    assert (now["step"], now["ranks"], now["state"]) == (60, 2, "running")
+    assert now["seconds_left"] is None
+    board.take({"what": "left", "run": "r", "step": 61, "seconds": 20.0}, 20.5)
+    (now,) = board.snapshot(20.5)["trainings"]
+    assert (now["step"], now["seconds_left"]) == (61, 20.0)
+    assert now["images_per_second"] == 9.0
+    board.take({"what": "end", "run": "r", "state": "finished", "why": "", "seconds": 0.0}, 30.0)
+    (now,) = board.snapshot(99.0)["trainings"]
+    assert (now["state"], now["seconds"], now["seconds_left"]) == ("finished", 20.0, None)
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    assert not board.curves
+    board.lose("c", 40.0)
+    assert board.trainings["r"].state == "lost"
+    for i in range(3 * state.RUNS):
+        board.take({"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0)
+    assert len(board.trainings) == state.RUNS
+
+
+def test_steps_that_are_taken_again_are_drawn_once() -> None:
+    """After a loss training goes on from before them."""
+    board = Board()
+    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
+    for step in (1, 2, 3, 4):
+        board.take({"what": "curve", "run": "r", "name": "a", "step": step, "value": 0.0}, 0.0)
+    board.take({"what": "begun", "run": "r", "step": 2, "ranks": 1}, 0.0)
+    board.take({"what": "curve", "run": "r", "name": "a", "step": 3, "value": 1.0}, 0.0)
+    assert [step for step, _ in board.curves["r", "a"]] == [1, 2, 3]
+
+
+@given(st.lists(st.text("ab/", min_size=1), unique=True, max_size=6))
+def test_short_names_tell_runs_apart(names: list[str]) -> None:
+    """Each is an end of the whole name; of two runs, none has that of another."""
+    names = list({"/" + "/".join(part for part in name.split("/") if part) for name in names})
+    shown = short_names(names)
+    assert set(shown) == set(names)
+    assert len(set(shown.values())) == len(shown)
+    assert all(name.endswith(short) for name, short in shown.items())
+
+
+def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
+    """As most are; one that ends as another whole name does is shown whole."""
+    assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
+    assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
+
+
+def test_features_are_a_run_of_their_own() -> None:
+    """With their name, the workers that make them, and no sizes."""
+    board = Board()
+    run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
+    name = "net-0.75-224-eb7ff0c52fce"
+    board.take(run_message(48, run, sizes=[], before={}, features=name), 0.0)
+    for shard in range(3):
+        board.finished(f"features-train-{shard:06d}-0-{run}", "tls://w")
+        board.take(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
+    [made] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
+    assert (made["features"], made["rows_done"], made["sizes"]) == (name, 48, {})
+    assert made["workers"]["tls://w"]["rows"] == 48
+    board.take(run_message(), 10.0)
+    assert board.snapshot(11.0)["runs"][1]["features"] == ""
+
+
+def test_the_page_names_features_and_escapes_what_it_is_told() -> None:
+    """A run of images has its sizes, one of features their name."""
+    from workflows.dashboard.page import _head
+
+    board = Board()
+    board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
+    board.take(run_message(9, "i"), 0.0)
+    page = "".join(_head(board, 1.0))
+    assert "Features <code>&lt;b&gt;net</code> of train of <code>/s</code>: running" in page
+    assert page.count("72 px") == 1

@@ -1,0 +1,323 @@
+"""`tesserae words`: which classes have a vector, for a person and for a program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import TesseraeError
+from tests.inline import tesserae
+from tests.pictures import make_folder, prepare_inline
+from workflows import cli
+from workflows.devise import class_names
+
+TABLE = """\
+n02012849 crane
+n03126707 crane
+n01484850 great white shark, man-eater
+n01440764 tench, Tinca tinca
+"""
+GLOVE = """\
+crane 1 0 0
+white 0 1 0
+shark 0 0 1
+great 1 1 1
+tench nan 0 0
+"""
+EDGES = """\
+n00015388 n01503061
+n01503061 n02012849
+n01503061 n01514668
+n00015388 n01440764
+n00001740 n00015388
+"""
+
+
+@pytest.fixture(autouse=True)
+def _is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "words", "say which classes have a word vector")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "names.txt").write_text(TABLE)
+    (tmp_path / "glove.txt").write_text(GLOVE)
+    (tmp_path / "edges.txt").write_text(EDGES)
+    return tmp_path / "names.txt"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    capsys.readouterr()
+    assert tesserae(monkeypatch, "words", *argv) == 0
+    return capsys.readouterr().out
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object
+) -> str:
+    capsys.readouterr()
+    assert tesserae(monkeypatch, "words", *argv) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def facts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object
+) -> Any:
+    return json.loads(told(monkeypatch, capsys, *argv, "--json"))
+
+
+def test_coverage_is_told(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many classes came to a vector in which way, which did not, and which share one."""
+    glove = table.parent / "glove.txt"
+    said = told(monkeypatch, capsys, table, "--vectors", glove).splitlines()
+    assert said == [
+        f"{table}  4 classes",
+        f"  vectors  {glove}: 5 tokens, 3 numbers; synonyms: mean",
+        "          2   50.0 %  a name of theirs is a token",
+        "          1   25.0 %  made of the words of a name",
+        "          1   25.0 %  none",
+        "    without a vector: 1",
+        "      n01440764  tench, Tinca tinca",
+        "    names of several classes: 1",
+        "      crane  n02012849 n03126707  (one vector)",
+        "    classes that share one vector, and cannot be told apart: 1",
+        "      n02012849 n03126707",
+    ]
+
+
+def test_where_the_classes_stand_is_told(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many are in the hierarchy, and what is near them."""
+    glove, edges = table.parent / "glove.txt", table.parent / "edges.txt"
+    said = told(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in said
+    assert "    not in it: 2\n      n03126707\n      n01484850\n" in said
+    assert "          2  others within 1 hop\n          4  others within 2 hops\n" in said
+    assert "Frome" not in said  # the paper's sets are of other classes, in another hierarchy
+    assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in said
+    found = facts(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    assert found["hierarchy"] == {
+        "where": str(edges),
+        "nouns": 6,
+        "classes": 2,
+        "missing": ["n03126707", "n01484850"],
+        "within_hops": {"1": 2, "2": 4, "3": 4},
+        "correct_sets": {"2": 2.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("nouns", "classes", "shown"), [(82_115, 1_000, True), (82_115, 999, False), (6, 1_000, False)]
+)
+def test_the_papers_sets_stand_beside_the_papers_classes_alone(
+    nouns: int, classes: int, shown: bool
+) -> None:
+    """The 1,000 of ILSVRC, in the whole of WordNet: of others it has said nothing."""
+    facts = {
+        "source": "x", "classes": classes, "vectors": {"file": None, "dim": 64},
+        "coverage": {"none": 0}, "missing": [], "homonyms": [], "alike": [],
+        "hierarchy": {
+            "where": "w", "nouns": nouns, "classes": classes, "missing": [],
+            "within_hops": {"1": 1_648}, "correct_sets": None,
+        },
+    }  # fmt: skip
+    assert any("1,589 nouns in the 2-hop" in line for line in class_names.lines(facts, 20)) is shown
+
+
+def test_a_program_gets_everything(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with the first names alone; who shares a name need not share a vector."""
+    glove = table.parent / "glove.txt"
+    table.write_text(TABLE + "n01514668 hen, great\nn02017213 great, crane\n")
+    found = facts(monkeypatch, capsys, table, "--vectors", glove)
+    assert found["coverage"] == {"token": 4, "words": 1, "taxonomy": 0, "none": 1}
+    assert found["homonyms"] == [
+        {"name": "crane", "wnids": ["n02012849", "n03126707", "n02017213"], "alike": False},
+        {"name": "great", "wnids": ["n01514668", "n02017213"], "alike": False},
+    ]
+    table.write_text(TABLE + "n01514668 hen, great\n")
+    found = facts(monkeypatch, capsys, table, "--vectors", glove, "--synonyms", "first")
+    assert found == {
+        "source": str(table),
+        "classes": 5,
+        "vectors": {"file": str(glove), "tokens": 5, "dim": 3, "synonyms": "first"},
+        "coverage": {"token": 2, "words": 1, "taxonomy": 0, "none": 2},
+        "missing": [
+            {"wnid": "n01440764", "words": "tench, Tinca tinca"},
+            {"wnid": "n01514668", "words": "hen, great"},
+        ],
+        "homonyms": [{"name": "crane", "wnids": ["n02012849", "n03126707"], "alike": True}],
+        "alike": [["n02012849", "n03126707"]],
+        "hierarchy": None,
+    }
+
+
+def test_without_a_file_of_vectors_the_taxonomy_gives_them(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it is said."""
+    edges = table.parent / "edges.txt"
+    said = told(monkeypatch, capsys, table, "--hierarchy", edges)
+    assert "derived from the taxonomy, no word is known: 64 numbers (--vectors FILE" in said
+    assert "          2   50.0 %  from what they are kinds of\n" in said
+    assert "    without a vector: 2\n      n03126707  crane\n" in said
+
+
+def test_the_installed_wordnet_is_the_taxonomy_when_none_is_named(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is one; it is not looked at beside a file of vectors."""
+    wordnet = table.parent / "wordnet"
+    monkeypatch.setattr(class_names, "WORDNET", wordnet)
+    said = refused(monkeypatch, capsys, table)
+    assert "neither word vectors nor a taxonomy" in said
+    assert "--vectors FILE" in said
+    wordnet.mkdir()
+    (wordnet / "data.noun").write_text("02012849 05 n 01 crane 0 001 @ 01503061 n 0000 | a bird\n")
+    assert f"  hierarchy  {wordnet}: 2 nouns" in told(monkeypatch, capsys, table)
+    found = facts(monkeypatch, capsys, table, "--vectors", table.parent / "glove.txt")
+    assert found["hierarchy"] is None
+
+
+def test_the_classes_of_a_store_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the words that its recipe has."""
+    images = make_folder(tmp_path / "images", 3)
+    (images / "words.txt").write_text("n00000000 crane\nn00000001 great white\nn00000002 hen\n")
+    prepare_inline(images, str(tmp_path / "store"))
+    (tmp_path / "glove.txt").write_text(GLOVE)
+    found = facts(monkeypatch, capsys, tmp_path / "store", "--vectors", tmp_path / "glove.txt")
+    assert found["coverage"] == {"token": 1, "words": 1, "taxonomy": 0, "none": 1}
+    assert found["missing"] == [{"wnid": "n00000002", "words": "hen"}]
+
+
+def test_more_than_fits_is_counted(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--all` names them; a table from another system, with tabs, is the same table."""
+    names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.SHOWN + 5)]
+    table.write_text("\ufeff" + "".join(names), newline="")
+    glove = table.parent / "glove.txt"
+    said = told(monkeypatch, capsys, table, "--vectors", glove)
+    assert f"without a vector: {class_names.SHOWN + 5}\n      n00000000  noun0\n" in said
+    assert "      ... and 5 more (--all)\n" in said
+    said = told(monkeypatch, capsys, table, "--vectors", glove, "--all")
+    assert f"  noun{class_names.SHOWN + 4}\n" in said
+    assert "more (--all)" not in said
+
+
+def test_names_cannot_write_on_the_terminal(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the table calls a class."""
+    table.write_text("n00000000 \x1b[2j\u202ecrane\nn00000001 \x1b[2j\u202eCrane\n")
+    glove = table.parent / "glove.txt"
+    glove.write_text("\x1b[2j\u202ecrane 1 2\n")
+    said = told(monkeypatch, capsys, table, "--vectors", glove)
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (one vector)" in said
+    glove.write_text("other 1 2\n")
+    said = told(monkeypatch, capsys, table, "--vectors", glove)
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert r"n00000000  \x1b[2j\u202ecrane" in said
+
+
+def test_what_is_no_table_and_no_store_is_one_sentence(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And exit status 1; nothing of a pickle is run."""
+    folder, glove = table.parent, table.parent / "glove.txt"
+    assert "no store at" in refused(monkeypatch, capsys, folder, "--vectors", glove)
+    assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--vectors", glove)
+    assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
+    said = refused(monkeypatch, capsys, table, "--vectors", table)
+    assert "is no file of word vectors" in said
+    (folder / "pickle").write_bytes(b"\x80\x04N.")
+    assert "is a pickle" in refused(monkeypatch, capsys, table, "--vectors", folder / "pickle")
+    assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")
+    said = refused(monkeypatch, capsys, table, "--hierarchy", glove)
+    assert "line 1 is 'crane 1 0 0': expected `parent child`" in said
+
+
+def test_the_thousand_classes_and_real_vectors(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every class has one, all stand in WordNet, and the sets are those that were counted."""
+    found = facts(
+        monkeypatch,
+        capsys,
+        real_data / "meta" / "LOC_synset_mapping.txt",
+        "--vectors",
+        real_data / "words" / "wordnet-gloss.300d.bin",
+        "--hierarchy",
+        real_data / "meta" / "wordnet.parent-child.txt",
+    )
+    assert found["coverage"] == {"token": 1000, "words": 0, "taxonomy": 0, "none": 0}
+    assert found["hierarchy"]["classes"] == 1000
+    assert found["hierarchy"]["within_hops"] == {"1": 1648, "2": 6571, "3": 11183}
+    means = found["hierarchy"]["correct_sets"]
+    assert [round(mean, 1) for mean in means.values()] == [4.5, 9.5, 18.0, 33.8]
+    assert "panda" in [one["name"] for one in found["homonyms"]]
+
+
+def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
+    """Those that it does not name keep the names they have."""
+    classes = [("n00000001", ""), ("n00000002", "old"), ("n00000003", "")]
+    file = tmp_path / "names.txt"
+    file.write_text("n00000001 tench, Tinca tinca\nn00000009\tother\n")
+    assert class_names.named(classes, str(file)) == (
+        ("n00000001", "tench, Tinca tinca"), ("n00000002", "old"), ("n00000003", ""),
+    )  # fmt: skip
+    assert class_names.named(classes, None) == tuple(classes)
+    with pytest.raises(TesseraeError, match="no names of its 1 classes, only wnids such as n0000"):
+        class_names.named(classes[:1], None)
+    with pytest.raises(TesseraeError, match="names none of the store's 1 classes"):
+        class_names.named(classes[1:2], str(file))
+    with pytest.raises(TesseraeError, match="which is no file"):
+        class_names.named(classes, str(tmp_path))
+
+
+FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
+
+
+def test_the_name_of_a_folder_is_its_words() -> None:
+    """With its words apart; a class whose store has words keeps those."""
+    assert class_names.named(FOLDERS, None) == (
+        ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
+    )  # fmt: skip
+    mixed = (("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", ""))
+    assert class_names.named(mixed, None) == (
+        ("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", "great white shark"),
+    )  # fmt: skip
+    with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --names"):
+        class_names.named((("n00000001", ""),), None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "church church\ndog hound, dog\n",
+        "church\tchurch\ndog\thound, dog\n",
+        '\ufeffchurch,church\r\ndog,"hound, dog"\r\n',
+    ],
+)
+def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
+    """And what the table leaves out has the name of its folder."""
+    file = tmp_path / "names"
+    file.write_bytes(text.encode())
+    assert class_names.named(FOLDERS, str(file)) == (
+        ("church", "church"), ("dog", "hound, dog"), ("golf_ball", "golf ball"),
+    )  # fmt: skip
+    file.write_text("wolf wolf\n")
+    with pytest.raises(TesseraeError, match=r"names none of the store's 3 classes, such as 'chur"):
+        class_names.named(FOLDERS, str(file))

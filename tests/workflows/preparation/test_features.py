@@ -1,0 +1,360 @@
+"""`tesserae features` as a person runs it, and what `verify` and `info` say of what it made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.backbone.load import open_backbone
+from pipeline.errors import TesseraeError
+from pipeline.features.reader import open_features
+from pipeline.features.shard import FeatureReport
+from pipeline.loader import Loader
+from pipeline.store import features, layout
+from pipeline.store.objects import open_objects
+from tests.commands import Ended, start, wait_until
+from tests.commands import run as run_command
+from tests.damage import damage
+from tests.inline import tesserae
+from tests.pictures import make_folder, prepare_inline
+from tests.workflows.devise.small import SIZE, features_inline, small_trunk
+from workflows import cli
+from workflows.preparation import features as command
+from workflows.terminal.progress import Progress
+
+SECONDS = 110.0
+
+
+def run(*words: object, scratch: Path) -> Ended:
+    """Run a command to its end."""
+    return run_command(*words, "--no-dashboard", scratch=scratch, seconds=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network."""
+    return small_trunk(tmp_path_factory.mktemp("trunk") / "small")
+
+
+def store_of(root: Path, rows: int) -> Path:
+    """Pictures in two splits, in shards of 8."""
+    for split, count in (("train", rows), ("val", 10)):
+        source = make_folder(root / split, count)
+        prepare_inline(source, str(root / "store"), split=split, sizes=(SIZE,))
+    return root / "store"
+
+
+def promised(store: Path) -> dict[str, bytes]:
+    """All of the features but commits, which say when and where."""
+    root = store / layout.FEATURES
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in sorted(root.rglob("*"))
+        if file.is_file() and "commits" not in file.parts
+    }
+
+
+@pytest.mark.slow
+def test_all_finished_splits_are_run_over_once(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Again is nothing, and starts no cluster."""
+    store = store_of(tmp_path, 20)
+    done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
+    assert done.status == 0, done.err
+    assert "train: features: 20 images" in done.out
+    (name,) = features.names(open_objects(str(store)))
+    assert f"features {name}, 256 numbers of each picture" in done.out
+    assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
+    status, out = said(monkeypatch, capsys, "features", store, "--trunk", trunk)
+    assert (status, out.count("are there")) == (0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path: Path) -> None:
+    """And nothing else; without being asked, what is missing or of another size."""
+    store = store_of(tmp_path, 20)
+    command = ("features", store, "--trunk", trunk, "--mirrored")
+    assert run(*command, scratch=tmp_path).status == 0
+    (name,) = features.names(open_objects(str(store)))
+    whole = promised(store)
+    shard = layout.features_shard(name, "train", "mirrored", 1)
+    damage(store, shard, "flip", np.random.default_rng(0))
+    blind = run(*command, scratch=tmp_path)
+    assert blind.out.count("are there") == 2
+    mended = run(*command[:-1], "--repair", scratch=tmp_path)  # what was promised once is kept
+    assert mended.status == 0, mended.err
+    assert f"  {shard}: missing or damaged" in mended.out
+    assert "train: features: 8 images" in mended.out
+    assert promised(store) == whole
+    damage(store, shard, "remove", np.random.default_rng(0))
+    assert run(*command, scratch=tmp_path).status == 0
+    assert promised(store) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int) -> None:
+    """And comes to the same bytes, with another number of workers."""
+    store = store_of(tmp_path, 150)
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    whole = run("features", other, "--trunk", trunk, "--mirrored", "--workers", 1, scratch=tmp_path)
+    assert whole.status == 0, whole.err
+    words = ("features", store, "--trunk", trunk, "--mirrored", "--workers", 2)
+
+    def committed() -> int:
+        return len(list(store.glob(f"{layout.FEATURES}/*/commits/train/*.json")))
+
+    with start(*words, "--no-dashboard", scratch=tmp_path) as command:
+        assert wait_until(lambda: committed() >= 2, SECONDS)
+        command.process.send_signal(how)
+        status = command.wait(SECONDS)
+        assert command.gone()
+    assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert "Run the same command again to go on." in command.err
+    done = run(*words, scratch=tmp_path)
+    assert done.status == 0, done.err
+    assert promised(store) == promised(other)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_runs_at_once_are_one_after_the_other(trunk: Path, tmp_path: Path) -> None:
+    """The second is refused, or waits and finds all done."""
+    store = store_of(tmp_path, 150)
+    words = ("features", store, "--trunk", trunk, "--workers", 1, "--split", "train")
+    locks = f"{layout.TEMPORARY}/features.*.train.lock"
+    with start(*words, "--no-dashboard", scratch=tmp_path) as first:
+        assert wait_until(lambda: list(store.glob(locks)), SECONDS)
+        refused = run(*words, scratch=tmp_path)
+        with start(*words, "--wait", "--no-dashboard", scratch=tmp_path) as second:
+            assert (first.wait(SECONDS), second.wait(SECONDS)) == (0, 0)
+    assert refused.status == 1
+    assert "is being written by process" in refused.err
+    assert "Wait for it to end, or pass --wait" in refused.err
+
+
+def test_what_makes_no_sense_is_a_sentence(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a cluster is started."""
+    monkeypatch.setattr("workflows.session.Cluster._start", lambda _: pytest.fail("started"))
+    store = store_of(tmp_path, 9)
+    for words, says in (
+        ((), "--trunk"),
+        (("--trunk", tmp_path / "none"), "is no backbone"),
+        (("--trunk", "new"), "--trunk new has learned nothing yet"),
+        (("--trunk", trunk, "--cut", "nowhere"), "has no block 'nowhere': expected one of"),
+        (("--trunk", trunk, "--pooling", "token"), "has no tokens there: use mean"),
+        (("--trunk", trunk, "--size", 99), "has no 99 px: it has 32"),
+        (("--trunk", trunk, "--size", 0), "--size is 0: expected 1 to 4,096"),
+        (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
+        (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
+        (("--trunk", trunk, "--workers", 0), "--workers is 0: expected 1 to 10,000"),
+        (("--trunk", trunk, "--threads", 0), "--threads is 0: expected 1 to 1,000"),
+    ):
+        with pytest.raises((TesseraeError, ValueError), match=says):
+            cli.main(["--debug", "features", str(store), *map(str, words)])
+    done = run("features", tmp_path / "none", "--trunk", trunk, scratch=tmp_path)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "no store at" in done.err
+
+
+def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
+    """Each once: the rest when the shard ends, and none again that another worker makes anew."""
+    with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
+        rows = command.CountedRows(progress)
+        for said in (4, 6, 2):
+            rows.hear((0.0, {"shard": 3, "rows": said}))
+        rows.tick()
+        assert progress.count_line().startswith("6 of 20 images")
+        rows.end(FeatureReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
+        rows.hear((0.0, {"shard": 3, "rows": 7}))
+        rows.tick()
+        rows.end(FeatureReport(shard=4, num_rows=5, bytes_out=20, seconds=1.0))
+        assert progress.count_line().startswith("13 of 20 images")
+
+
+def test_workers_are_told_where_a_network_is_from_wherever_they_are(
+    trunk: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is named in full; a name of the hub as it is."""
+    told: list[str] = []
+    monkeypatch.setattr(command, "_make", lambda wish, *_: told.append(wish.trunk))
+    monkeypatch.chdir(trunk.parent)
+    wish = command.Wish(store=str(made[0]), trunk=trunk.name, repair=True)
+    command.make(wish, "train", None)  # type: ignore[arg-type]
+    assert told == [str(trunk)]
+
+
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path) -> None:
+    """Nor is the work done without them."""
+    store = store_of(tmp_path, 9)
+    done = run("features", store, "--trunk", trunk, "--workers", 1, "--gpus", 40, scratch=tmp_path)
+    assert done.status == 1
+    assert "--gpus is 40: the cluster has" in done.err
+    assert not promised(store).keys() & {"c.0.0"}
+
+
+@pytest.fixture(scope="module")
+def made(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store with features of both kinds of both splits, and their name."""
+    store = store_of(tmp_path_factory.mktemp("made"), 20)
+    names = {features_inline(store, trunk, split) for split in ("train", "val")}
+    return store, names.pop()
+
+
+@pytest.fixture
+def store(made: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(made[0], tmp_path / "store"))
+
+
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str]:
+    """Exit status and output of a command."""
+    capsys.readouterr()
+    status = tesserae(monkeypatch, *words)
+    return status, capsys.readouterr().out
+
+
+def test_why_features_are_made_is_said(
+    made: tuple[Path, str], store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Where some are stored that differ; a repair makes nothing that is whole."""
+    _, name = made
+    for name_of in ("_make", "extract.finish"):
+        monkeypatch.setattr(f"workflows.preparation.features.{name_of}", lambda *_: None)
+    words = ("features", store, "--trunk", trunk, "--split", "train")
+    status, out = said(monkeypatch, capsys, *words, "--dtype", "float16")
+    assert status == 0
+    assert f"train: features are made: those stored as {name} have dtype float32, not flo" in out
+    status, out = said(monkeypatch, capsys, *words, "--repair")
+    assert (status, "features are made" in out) == (0, False)
+
+
+def test_verify_looks_at_features_too(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """How many files and how much; what is wrong; and how to ask for the same again."""
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 0
+    # recipe and metadata (5), shards of two kinds and their commits (3 of each)
+    assert f"train: features {made[1]}: whole; 14 files, " in out
+    assert f"val: features {made[1]}: whole; 11 files" in out
+    shard = layout.features_shard(made[1], "train", "mirrored", 1)
+    damage(store, shard, "flip", np.random.default_rng(0))
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert f"train: features {made[1]}: 1 wrong" in out
+    assert f"  {shard}: damaged\n" in out
+    assert (
+        "`tesserae features STORE --trunk MODEL --size 32 --mirrored --split train --repair` makes"
+        " anew what is damaged or missing"
+    ) in out
+    assert said(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
+
+
+def test_verify_tells_what_is_not_finished_from_what_is_damaged(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Both fail."""
+    (store / layout.features_done(made[1], "val")).unlink()
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert f"val: features {made[1]}: not finished; " in out
+    assert "--split val` goes on with what is not finished" in out
+    (store / layout.features_recipe(made[1])).unlink()
+    _, out = said(monkeypatch, capsys, "verify", store)
+    assert f"  {layout.features_recipe(made[1])}: missing\n" in out
+    assert "The same `tesserae features` as before brings it back." in out
+
+
+def test_verify_names_features_of_a_split_that_is_not_there(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """And strangers, which do no harm."""
+    stray = layout.features_shard(made[1], "train", "plain", 99)
+    (store / stray).write_bytes(b"x")
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 0
+    assert f"note: {stray} is in no record. It does no harm." in out
+    for folder in ("splits", "commits", "samples", "images.zarr"):
+        for path in (store / folder).glob("val*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    status, out = said(monkeypatch, capsys, "verify", store)
+    assert status == 1
+    assert "is of a split that the store has not" in out
+
+
+def test_info_says_what_features_there_are(
+    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of which network, what of it, how large; for a program too; and if they are damaged."""
+    facts = json.loads(said(monkeypatch, capsys, "info", store, "--json")[1])["features"]
+    told = facts[made[1]]
+    assert (told["dim"], told["dtype"], told["pooling"], told["cut"]) == (256, "float32", "end", "")
+    assert told["trunk"] == "MobileNetV1Model (small)"
+    train = told["splits"]["train"]
+    assert (train["finished"], train["kinds"]) == (True, ["plain", "mirrored"])
+    folder = store / layout.FEATURES / made[1] / "features.zarr"
+    shards = [file.stat().st_size for file in folder.rglob("c.*")]
+    assert told["num_bytes"] == sum(shards)
+    _, out = said(monkeypatch, capsys, "info", store)
+    assert f"  features {made[1]}  " in out
+    assert (
+        "256 numbers, float32, of MobileNetV1Model (small), the end, pooling end; of 32 px" in out
+    )
+    assert "train  finished: plain, mirrored; 3 shards" in out
+    (store / layout.features_commit(made[1], "train", 2)).write_bytes(b"x")
+    (store / layout.features_done(made[1], "val")).unlink()
+    _, out = said(monkeypatch, capsys, "info", store)
+    assert f"{layout.features_commit(made[1], 'train', 2)}: damaged" in out
+    assert "val  not finished: plain, mirrored; 2 shards" in out
+    (store / layout.features_recipe(made[1])).write_bytes(b"x")
+    status, out = said(monkeypatch, capsys, "info", store)
+    assert status == 0
+    assert f"{layout.features_recipe(made[1])}: damaged" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_photographs_through_a_real_network(real_data: Path, tmp_path: Path) -> None:
+    """From files to features, by commands alone: those of the pixels that a loader hands out."""
+    trunk = real_data / "mobilenet_v1_0.75_224"
+    files = sorted((real_data / "imagenet" / "train").glob("*/*.JPEG"))[:24]
+    for file in files:
+        target = tmp_path / "images" / file.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / file.name)
+    store = tmp_path / "store"
+    sizes = ("--sizes", 72, 224, "--shard-rows", 16, "--workers", 1)
+    done = run("prepare", tmp_path / "images", store, *sizes, scratch=tmp_path)
+    assert done.status == 0, done.err
+    done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
+    assert done.status == 0, done.err
+    (name,) = features.names(open_objects(str(store)))
+    found = open_features(store, name, "train")
+    assert (found.recipe.stored_size, found.dim) == (224, 768)
+    backbone = open_backbone(trunk)
+    for batch in Loader(store, size=224, batch_size=8, rank=0, world=1):
+        expected = backbone.features(batch.images)  # type: ignore[arg-type]
+        made = found.rows(batch.rows.numpy())
+        np.testing.assert_allclose(made, expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0

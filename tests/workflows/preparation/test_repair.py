@@ -1,0 +1,319 @@
+"""`tesserae repair`: from wherever the images are now, and never from others."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.images import probe
+from pipeline.ingest import shard
+from pipeline.store import layout
+from tests.commands import run
+from tests.damage import damage, snapshot, touched
+from tests.disk import careless
+from tests.inline import tesserae
+from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from tests.pipeline.sources.layouts import tar_bytes
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
+SHARD = layout.shard("train", 16, 1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images", 11, bad=1)
+
+
+@pytest.fixture
+def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with careless(monkeypatch):
+        prepare_inline(source, str(tmp_path / "store"), **CHOICES)
+    return tmp_path / "store"
+
+
+def lose(store: Path, *names: str) -> None:
+    for name in names or (SHARD,):
+        (store / name).unlink()
+
+
+def test_a_whole_store_is_left_alone(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one file is written."""
+    before = snapshot(store)
+    assert tesserae(monkeypatch, "repair", store) == 0
+    assert touched(before, snapshot(store)) == set()
+    assert "whole" in capsys.readouterr().out
+
+
+def test_what_was_wrong_and_what_was_made_is_said(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name."""
+    before = snapshot(store)
+    lose(store)
+    assert tesserae(monkeypatch, "repair", store) == 0
+    said = capsys.readouterr().out
+    assert f"  {SHARD}: missing" in said
+    assert f"  made again: {SHARD}" in said
+    assert snapshot(store).data == before.data
+
+
+def test_an_unfinished_split_is_left_to_prepare(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repair says so, and fails."""
+    words = ("--sizes", 8, 16, 24, "--limit", 4, "--max-bad", 1, "--workers", 1)
+    assert tesserae(monkeypatch, "prepare", source, store, *words) == 0
+    before = snapshot(store)
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert "Run the same `tesserae prepare` again" in capsys.readouterr().out
+    assert touched(before, snapshot(store)) == set()
+
+
+def test_images_that_have_changed_are_refused(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One byte of one image, its size the same."""
+    lose(store)
+    for image in source.rglob("*.JPEG"):
+        data = bytearray(image.read_bytes())
+        data[-3] ^= 1
+        image.write_bytes(data)
+    assert tesserae(monkeypatch, "repair", store) == 1
+    said = capsys.readouterr().err
+    assert "are not those that were committed (crc32c" in said
+    assert "Bring the original image back" in said
+    assert not (store / SHARD).exists()
+
+
+def test_an_image_of_another_size_is_refused(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says which, and what to pass if it is elsewhere."""
+    lose(store)
+    for image in source.rglob("*.JPEG"):
+        image.write_bytes(image.read_bytes() + b"x")
+    assert tesserae(monkeypatch, "repair", store) == 1
+    said = capsys.readouterr().err
+    assert "the source changed" in said
+    assert "pass --data SOURCE" in said
+
+
+def test_a_software_that_makes_other_pixels_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a run."""
+    lose(store)
+    made = probe.probe("bicubic")
+    monkeypatch.setattr(probe, "probe", lambda _, **rules: type(made)(made.decoder, "0" * 64))
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert "the resizer makes other pixels here" in capsys.readouterr().err
+
+
+def test_what_is_made_again_must_be_what_was_committed(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the probe says; what is there, and nearly whole, stays as it is until then."""
+    damaged = bytearray((store / SHARD).read_bytes())
+    damaged[7] ^= 1
+    (store / SHARD).write_bytes(damaged)
+    real = shard.resize
+
+    def one_off(decoded, size, *, fit, filter) -> bytes:
+        pixels = real(decoded, size, fit=fit, filter=filter)
+        return bytes([pixels[0] ^ 1]) + pixels[1:]
+
+    monkeypatch.setattr(shard, "resize", one_off)
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert f"{SHARD}: made again from the source, but not as it" in capsys.readouterr().err
+    assert (store / SHARD).read_bytes() == damaged
+    monkeypatch.undo()
+    assert tesserae(monkeypatch, "verify", store) == 1
+
+
+def test_images_that_are_gone_are_asked_for(
+    source: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where they are now is checked against the plan, and remembered."""
+    before = snapshot(store)
+    lose(store)
+    moved = source.rename(tmp_path / "moved")
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert f"were in {source}, which is not there. Pass --data SOURCE" in capsys.readouterr().err
+    assert tesserae(monkeypatch, "repair", store, "--data", moved) == 0
+    assert snapshot(store).data == before.data
+    assert touched(before, snapshot(store)) == {SHARD}
+    lose(store)
+    assert tesserae(monkeypatch, "repair", store) == 0
+    assert snapshot(store).data == before.data
+
+
+def test_other_images_are_not_taken_for_them(
+    source: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The difference is named, and where the right ones are is not forgotten."""
+    before = snapshot(store)
+    lose(store)
+    others = make_folder(tmp_path / "others", 12)
+    assert tesserae(monkeypatch, "repair", store, "--data", others) == 1
+    said = capsys.readouterr().err
+    assert "planned from another listing" in said
+    assert "the number of samples is 11 in the store, 12 now" in said
+    assert tesserae(monkeypatch, "repair", store) == 0
+    assert snapshot(store).data == before.data
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove"])
+def test_a_lost_cache_is_made_again_from_the_images(
+    source: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    """What cannot be trusted is not used; the rest of the repair needs none of it."""
+    before = snapshot(store)
+    damage(store, layout.rows("train"), kind, np.random.default_rng(0))
+    lose(store, layout.part("train", 0))
+    assert tesserae(monkeypatch, "repair", store) == 0
+    lose(store)
+    assert tesserae(monkeypatch, "repair", store) == 1
+    said = capsys.readouterr().err
+    assert "where the images of split 'train' are is not known" in said
+    assert "with --data SOURCE" in said
+    assert tesserae(monkeypatch, "repair", store, "--data", source) == 0
+    assert snapshot(store).data == before.data
+
+
+def test_a_lost_cache_does_not_stop_a_run(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lists again, and goes on."""
+    before = snapshot(store)
+    for kind in ("flip", "truncate", "remove"):
+        damage(store, layout.rows("train"), kind, np.random.default_rng(1))
+        assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+        lose(store)
+        assert tesserae(monkeypatch, "repair", store) == 0
+    assert snapshot(store).data == before.data
+
+
+def test_images_that_were_streamed_are_streamed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their spool went with the end of the run; wherever they are now, it comes out the same."""
+    pictures = {f"n0000000{i % 3}/{i}.JPEG": jpeg(i) for i in range(11)}
+    tar = tmp_path / "in" / "pictures.tar.gz"
+    tar.parent.mkdir()
+    tar.write_bytes(tar_bytes(pictures, "w:gz"))
+    store = tmp_path / "store"
+    assert tesserae(monkeypatch, "prepare", tar.parent, store, *OPTIONS) == 0
+    spool = store / layout.spool("train")
+    assert not spool.exists()
+    before = snapshot(store)
+    lose(store)
+    assert tesserae(monkeypatch, "repair", store) == 0
+    assert touched(before, snapshot(store)) == {SHARD}
+    assert "streaming 1 blocks of kind tar" in capsys.readouterr().out
+    lose(store)
+    moved = tar.parent.rename(tmp_path / "moved")
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert str(tar.parent) in capsys.readouterr().err
+    assert tesserae(monkeypatch, "repair", store, "--data", moved) == 0
+    assert snapshot(store).data == before.data
+    assert not spool.exists()
+
+
+def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same source and seed give the same plan."""
+    before = snapshot(store)
+    lose(store, layout.plan("train"), layout.ledger("train"))
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert "Run the same `tesserae prepare` as before" in capsys.readouterr().err
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+    assert snapshot(store).data == before.data
+
+
+def test_a_recipe_that_is_lost_for_good_is_said_to_be(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is guessed."""
+    before = snapshot(store)
+    lose(store, layout.RECIPE, layout.ledger("train"))
+    assert tesserae(monkeypatch, "repair", store) == 1
+    assert "recipe.json is lost" in capsys.readouterr().err
+    assert touched(before, snapshot(store)) == {layout.RECIPE, layout.ledger("train")}
+
+
+def test_a_recipe_is_found_in_the_ledger_of_another_split(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a copy."""
+    with careless(monkeypatch):
+        prepare_inline(source, str(store), split="val", **CHOICES)
+    before = snapshot(store)
+    lose(store, layout.RECIPE, layout.ledger("train"))
+    assert tesserae(monkeypatch, "repair", store) == 0
+    assert snapshot(store).data == before.data
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("{tmp}/none",), "no store at"),
+        (("{store}", "--split", "test"), "no split 'test' in"),
+        (("{store}", "--data", "{tmp}/none"), "none"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    """And nothing is touched."""
+    before = snapshot(store)
+    filled = [word.format(store=store, tmp=tmp_path) for word in words]
+    assert tesserae(monkeypatch, "repair", *filled) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert touched(before, snapshot(store)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_whole_command_repairs(source: Path, tmp_path: Path) -> None:
+    """On a cluster of its own."""
+    store = tmp_path / "store"
+    made = run("prepare", source, store, *OPTIONS, scratch=tmp_path, seconds=120)
+    assert made.status == 0, made.err
+    whole = contents(store, provenance=True)
+    rng = np.random.default_rng(6)
+    for name in (SHARD, layout.RECIPE, layout.commit("train", 0), layout.part("train", 2)):
+        damage(store, name, "flip", rng)
+    lose(store, layout.shard("train", 8, 1), layout.done("train"))
+    repaired = run("repair", store, "--workers", 2, scratch=tmp_path, seconds=120)
+    assert repaired.status == 0, repaired.err
+    assert contents(store, provenance=True) == whole
+    shutil.rmtree(source)
+    lose(store)
+    refused = run("repair", store, scratch=tmp_path, seconds=120)
+    assert refused.status == 1
+    assert refused.err.count("\n") == 1
+    assert "Pass --data SOURCE" in refused.err

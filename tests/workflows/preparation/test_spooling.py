@@ -1,0 +1,184 @@
+"""What is said before hours of streaming, and what is left after them."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ReadError, SourceError, TesseraeError
+from pipeline.ingest import planning
+from pipeline.ingest.planning import Choices
+from pipeline.sources import open_source
+from pipeline.sources.spool import spool_block
+from pipeline.store import records
+from pipeline.store.objects import open_objects
+from tests.inline import tesserae
+from tests.pictures import jpeg
+from tests.pipeline.sources.archives.test_trees import kaggle
+from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
+from workflows.preparation import prepare
+from workflows.preparation.spooling import look_before, saying_what_is_left, with_classes
+
+
+def table(path: Path, labels: list[int], names: list[str]) -> Path:
+    features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    columns = {"image": [b"x"] * len(labels), "label": labels}
+    whole = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(whole, path)
+    return path.parent
+
+
+def test_classes_of_several_splits_are_compared_before_an_image_is_read(tmp_path, capsys):
+    """Two splits with other names for a number."""
+    root = table(tmp_path / "train-0.parquet", [0, 1], ["cat", "dog"])
+    table(root / "val-0.parquet", [0, 1], ["dog", "cat"])
+    parts = {split: open_source(root, split) for split in ("train", "val")}
+    with pytest.raises(SourceError, match="cat"):
+        look_before(parts, 2)
+    look_before({"train": parts["train"]}, 2)
+    assert "train: columns: images 'image', labels 'label', names None" in capsys.readouterr().out
+
+
+def test_an_archive_that_belongs_to_no_split_is_named(tmp_path, capsys):
+    """Beside others that tell one."""
+    for name in ("train-0.tar", "extra.tar"):
+        (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
+    look_before({"train": open_source(tmp_path, "train")}, 2)
+    assert "extra.tar tells no split, and belongs to none" in capsys.readouterr().out
+
+
+def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, capsys):
+    """Unless it is the only one: then it is an error."""
+    path = tmp_path / "imagenet_object_localization_patched2019.tar.gz"
+    path.write_bytes(gzip.compress(tar_bytes(kaggle(annotated=False))))
+    parts = {split: open_source(path, split) for split in ("train", "val")}
+    assert with_classes(parts) == ["train"]
+    said = capsys.readouterr().out
+    assert said.startswith("val is left out: the images of")
+    assert "LOC_val_solution.csv, beside them." in said
+    with pytest.raises(SourceError, match="have no classes"):
+        with_classes({"val": parts["val"]})
+    folder = {"train": open_source(write_folder(tmp_path / "x", made_pictures()), "train")}
+    assert with_classes(folder) == ["train"]
+
+
+@pytest.mark.parametrize("error", [SourceError, TesseraeError, ReadError])
+def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
+    """Where the spool is, what it takes, and that it may be used or removed."""
+    spool = str(tmp_path / "spool")
+
+    def fail() -> None:
+        with saying_what_is_left([spool]):
+            raise error("no good.")
+
+    with pytest.raises(error, match=r"^no good\.$"):
+        fail()
+    root = table(tmp_path / "x" / "train-0.parquet", [0], ["cat"])
+    for block in open_source(root, "train").blocks():
+        spool_block(block, spool)
+    with pytest.raises(error, match=r"^no good\. What was streamed stays in .*: the same command"):
+        fail()
+
+
+def test_columns_are_flags_of_prepare(tmp_path, monkeypatch, capsys):
+    """Chosen, refused with those that are there, and refused where there is no table."""
+    pictures = [jpeg(i) for i in range(4)]
+    columns = {
+        "photo": pictures,
+        "thumbnail": [b"no picture"] * 4,
+        "fine_label": ["cat", "dog", "cat", "dog"],
+        "super": ["pet", "pet", "pet", "pet"],
+    }
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "t.parquet")
+    words = ("prepare", tmp_path / "x", "--sizes", 8, "--no-dashboard")
+    named = ("--image-column", "photo", "--label-column", "super")
+    assert tesserae(monkeypatch, *words, tmp_path / "a", *named) == 0
+    assert re.search(r"1 class.*\n +0 +pet", capsys.readouterr().out)
+    assert tesserae(monkeypatch, *words, tmp_path / "b") == 0
+    out = capsys.readouterr().out
+    assert "labels 'fine_label', names None" in out
+    assert "(--label-column for" not in out
+    assert tesserae(monkeypatch, *words, tmp_path / "c", "--label-column", "nosuch") == 1
+    assert "has no column 'nosuch', which --label-column names: it has 'photo', " in (
+        capsys.readouterr().err
+    )
+    write_folder(tmp_path / "y", made_pictures())
+    words = ("prepare", tmp_path / "y", "--sizes", 8, "--no-dashboard")
+    assert tesserae(monkeypatch, *words, tmp_path / "d", "--name-column", "x") == 1
+    assert "--name-column is 'x': it is for Parquet files" in capsys.readouterr().err
+
+
+def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatch, capsys):
+    """Labels of the run that failed would be those of the run that does not."""
+    columns = {"image": [jpeg(0), jpeg(1)], "label": ["x", "y"], "other": ["cat", "dog"]}
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "t.parquet")
+    words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "classes_of", _refuse)
+        assert tesserae(monkeypatch, *words) == 1
+    assert "What was streamed stays in" in capsys.readouterr().err
+    assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
+    said = capsys.readouterr().out
+    assert "of another source or other options leave the spool" in said
+    assert "0  cat" in said
+    assert "1  dog" in said
+
+
+def _refuse(*_: object) -> None:
+    raise SourceError("these classes cannot be.")
+
+
+@pytest.mark.parametrize("packing", ["folder", "tar"])
+def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing):
+    """Whatever they are packed in; nothing is listed without the comparison."""
+    files = {"n02119789/ILSVRC2012_val_00000001.JPEG": b"1"}
+    if packing == "tar":
+        files = {"val.tar": tar_bytes(files)}
+    root = write_folder(tmp_path / "x", files)
+    text = "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n"
+    (tmp_path / "LOC_val_solution.csv").write_text(text)
+    objects = open_objects(str(tmp_path / "store"))
+    part = prepare.OpenSplit("val", "val-1", open_source(root, "val"), objects)
+    with pytest.raises(SourceError, match=r"is sorted into n02119789, and .* of n01440764"):
+        prepare._list(part, None, None)
+
+
+def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
+    """That lists every object of it; only a name that may be misspelt is worth it."""
+    root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
+    options = prepare.Options(
+        source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
+    )
+    asked: list[object] = []
+    monkeypatch.setattr(planning, "_kept_recipe", lambda objects: None)
+    monkeypatch.setattr(records, "splits", lambda objects: asked.append(objects) or ["vall"])
+    prepare._opened(options, "train")
+    assert asked == []
+    assert prepare._opened(options, "vall").split == "vall"  # the store has it: it goes on
+    assert len(asked) == 1
+
+
+def test_streamed_val_images_of_other_classes_than_the_table_says_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    """As those are that lie in folders, before the first of them is decoded."""
+    name, said, right = "ILSVRC2012_val_00000001", "n02119789", "n01440764"
+    columns = {"image": [jpeg(0)], "filename": [f"{name}.JPEG"], "label": [said]}
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x" / "val.parquet")
+    solution = tmp_path / "LOC_val_solution.csv"
+    words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
+    solution.write_text(f"ImageId,PredictionString\n{name},{right} 1 2 3 4\n")
+    assert tesserae(monkeypatch, *words) == 1
+    assert f"{name}.JPEG is sorted into {said}, and {solution} says that it is of {right}" in (
+        capsys.readouterr().err
+    )
+    solution.write_text(f"ImageId,PredictionString\n{name},{said} 1 2 3 4\n")
+    assert tesserae(monkeypatch, *words) == 0

@@ -1,0 +1,259 @@
+"""`tesserae verify`: names what is wrong, fails on what is not finished, and asks the source."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from pipeline.store import document, layout, records
+from pipeline.store.objects import LocalObjects
+from pipeline.store.records import fingerprint
+from tests.damage import damage, snapshot, touched
+from tests.disk import careless
+from tests.inline import tesserae
+from tests.pictures import jpeg, make_folder, prepare_inline
+from tests.pipeline.sources.layouts import tar_bytes
+
+CHOICES = {"shard_rows": 4, "chunk_rows": 2}
+OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images", 11, bad=1)
+
+
+@pytest.fixture
+def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with careless(monkeypatch):
+        prepare_inline(source, str(tmp_path / "store"), **CHOICES)
+    return tmp_path / "store"
+
+
+def verify(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
+    status = tesserae(monkeypatch, "verify", *words)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def forge(store: Path, size: int, shard: int) -> str:
+    """Change one byte of one picture, and every digest that would tell."""
+    objects = LocalObjects(str(store), "train-forge")
+    objects.begin()
+    name = layout.shard("train", size, shard)
+    data = bytearray(objects.get(name))
+    chunk = 2 * size * size * 3
+    data[5] ^= 1
+    data[chunk : chunk + 4] = google_crc32c.value(bytes(data[:chunk])).to_bytes(4, "little")
+    objects.put(name, bytes(data))
+    kept = records.load_commit(objects, "train", shard)
+    assert kept is not None
+    forged = replace(kept, arrays={**kept.arrays, str(size): fingerprint(name, bytes(data))})
+    objects.put(layout.commit("train", shard), forged.encode())
+    ledger = records.read_ledger(objects, "train").copies
+    ledger[layout.commit("train", shard)] = forged.encode()
+    objects.put(layout.ledger("train"), records.encode_ledger(ledger.items()))
+    objects.end()
+    return name
+
+
+def test_a_whole_store_is_said_to_be(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many files, how much, how many rows; nothing is written."""
+    before = snapshot(store)
+    status, out, err = verify(monkeypatch, capsys, store)
+    assert (status, err) == (0, "")
+    assert "train: whole; 21 files" in out
+    assert "train: 11 of 11 rows committed, 10 readable, 1 in quarantine" in out
+    assert touched(before, snapshot(store)) == set()
+
+
+def test_what_is_damaged_is_named_with_what_is_wrong(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A size, an absence, other bytes; and how to mend it."""
+    rng = np.random.default_rng(0)
+    damage(store, layout.shard("train", 8, 0), "remove", rng)
+    damage(store, layout.shard("train", 8, 1), "flip", rng)
+    (store / layout.shard("train", 8, 2)).write_bytes(b"1234")
+    status, out, _ = verify(monkeypatch, capsys, store)
+    assert status == 1
+    assert f"  {layout.shard('train', 8, 0)}: missing\n" in out
+    assert f"  {layout.shard('train', 8, 1)}: damaged\n" in out
+    assert f"  {layout.shard('train', 8, 2)}: has 4 bytes, 812 were committed\n" in out
+    assert "train: 3 wrong" in out
+    assert "`tesserae repair` brings damaged files back" in out
+
+
+def test_a_split_that_is_not_finished_fails(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing in it is damaged: prepare goes on with it."""
+    store = tmp_path / "limited"
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
+    status, out, _ = verify(monkeypatch, capsys, store)
+    assert status == 1
+    assert "not finished: 1 of 3 shards are not committed" in out
+    assert "Run the same `tesserae prepare` again" in out
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+    assert verify(monkeypatch, capsys, store)[0] == 0
+
+
+def test_a_split_that_lost_its_plan_beside_a_whole_one_fails(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However little is left of it."""
+    words = ("--split", "val", "--limit", 4, "--max-bad", 1, "--workers", 1, "--sizes", 8)
+    assert tesserae(monkeypatch, "prepare", source, store, *words) == 0
+    for name in (layout.plan("val"), layout.ledger("val")):
+        (store / name).unlink()
+    status, out, _ = verify(monkeypatch, capsys, store)
+    assert status == 1
+    assert "splits/val.json: missing" in out
+    assert "train: whole" in out
+
+
+def test_strangers_are_mentioned_and_do_no_harm(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever they are called."""
+    (store / "images.zarr" / "train" / "8" / "c.9.0.0.\x1b[2J").write_bytes(b"x")
+    status, out, _ = verify(monkeypatch, capsys, store)
+    assert status == 0
+    assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J is in no record" in out
+
+
+def test_rows_are_decoded_again_and_agree(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them, if there are fewer than were asked for; the quarantined ones too."""
+    status, out, _ = verify(monkeypatch, capsys, store, "--source", 50)
+    assert status == 0
+    assert "train: 11 rows decoded again from the source, 0 differ" in out
+
+
+def test_a_picture_changed_behind_all_checksums_is_found_by_the_source(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the shard it is in."""
+    name = forge(store, 16, 1)
+    assert verify(monkeypatch, capsys, store)[0] == 0
+    status, out, _ = verify(monkeypatch, capsys, store, "--source")
+    assert status == 1
+    assert f"  {name}: row 4 (" in out
+    assert "other pixels" in out
+    assert "11 rows decoded again from the source, 1 differ" in out
+
+
+def test_an_image_that_has_changed_is_found(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its file: a byte, its length, its absence."""
+    images = sorted(source.rglob("*.JPEG"))[:3]
+    data = bytearray(images[0].read_bytes())
+    data[-3] ^= 1
+    images[0].write_bytes(data)
+    images[1].write_bytes(images[1].read_bytes()[:-1])
+    images[2].unlink()
+    status, out, _ = verify(monkeypatch, capsys, store, "--source", 11)
+    assert status == 1
+    assert "3 differ" in out
+    assert f"  {images[0]}: row" in out
+    assert "its bytes are not those that were committed" in out
+    assert "the source changed" in out
+    assert "No such file" in out
+
+
+def test_a_row_that_crashed_decoders_is_never_given_to_one_again(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its place in the arrays is compared all the same."""
+    from pipeline.ingest import redecode
+
+    real = redecode.table.decode_part
+
+    def crashed(data: bytes, name: str, rows: range):
+        part = real(data, name, rows)
+        status = redecode.table.pa.array([7] * len(part), "uint8")
+        return part.set_column(part.schema.get_field_index("status"), "status", status)
+
+    monkeypatch.setattr(redecode.table, "decode_part", crashed)
+    monkeypatch.setattr(redecode, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    status, out, _ = verify(monkeypatch, capsys, store, "--source")
+    assert status == 1  # zeros were expected where readable rows are
+    assert "10 rows" not in out
+    assert out.count("other pixels") == 20
+
+
+def test_a_source_that_is_gone_is_one_sentence(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one a row."""
+    shutil.rmtree(source)
+    status, _, err = verify(monkeypatch, capsys, store, "--source")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert f"were in {source}, which is not there" in err
+    assert "--data SOURCE" in err
+
+
+def test_a_source_that_was_streamed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its spool is gone."""
+    (tmp_path / "in").mkdir()
+    pictures = {f"n00000001/{i}.JPEG": jpeg(i) for i in range(5)}
+    (tmp_path / "in" / "pictures.tar.gz").write_bytes(tar_bytes(pictures, "w:gz"))
+    store = tmp_path / "store"
+    assert tesserae(monkeypatch, "prepare", tmp_path / "in", store, *OPTIONS) == 0
+    assert verify(monkeypatch, capsys, store)[0] == 0
+    status, _, err = verify(monkeypatch, capsys, store, "--source")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "can only be streamed" in err
+
+
+def test_a_newer_format_is_refused_and_not_called_damaged(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody should repair what is only too new."""
+    fields = document.decode((store / layout.RECIPE).read_bytes(), layout.RECIPE)
+    (store / layout.RECIPE).write_bytes(document.encode({**fields, "format": 3}))
+    status, _, err = verify(monkeypatch, capsys, store)
+    assert status == 1
+    assert "recipe.json has format 3: this version reads 1 and 2" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("{tmp}/none",), "no store at"),
+        (("{tmp}/images",), "no store at"),
+        (("{store}", "--split", "test"), "no split 'test' in"),
+        (("{store}", "--source", "0"), "--source is 0: expected at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    """And exit status 1."""
+    filled = [word.format(store=store, tmp=tmp_path) for word in words]
+    status, _, err = verify(monkeypatch, capsys, *filled)
+    assert status == 1
+    assert sentence in err
+    assert err.count("\n") == 1

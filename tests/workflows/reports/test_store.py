@@ -1,0 +1,298 @@
+"""The report of a store, as a page and in the terminal."""
+
+import os
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from workflows.reports.store import (
+    NAMES_IN_TERMINAL,
+    NAMES_ON_PAGE,
+    Quarantined,
+    ReportModel,
+    RunReport,
+    SplitReport,
+    contact_sheet,
+    render_report,
+    terminal_summary,
+    write_report,
+)
+
+HOSTILE = (
+    "<script>alert(1)</script>.jpg",
+    "[red]x[/red].JPEG",
+    "\x1b[31mboo\x1b[0m\nnext",
+    "a&b\u202e",
+)
+SHOWN = (
+    "<script>alert(1)</script>.jpg",
+    "[red]x[/red].JPEG",
+    r"\x1b[31mboo\x1b[0m\nnext",
+    r"a&b\u202e",
+)
+
+TRAIN = SplitReport(
+    name="train",
+    num_rows=1_281_167,
+    finished=True,
+    counts={"readable": 1_281_150, "empty": 5, "truncated": 12, "bomb": 0},
+    bytes_by_size={288: 318_800_000_000, 72: 19_900_000_000},
+    run=RunReport(
+        num_rows=1_281_167,
+        seconds=1023.0,
+        bytes_in=140_900_000_000,
+        bytes_out=338_700_000_000,
+        stage_seconds={
+            "read": 60.0,
+            "decode": 1200.0,
+            "resize": 540.0,
+            "write": 150.0,
+            "sync": 50.0,
+        },
+    ),
+)
+VAL = SplitReport(
+    name="val",
+    num_rows=50_000,
+    finished=False,
+    counts={"readable": 20_480},
+    bytes_by_size={72: 320_000_000},
+)
+MODEL = ReportModel(
+    store="/fast/imagenet",
+    num_classes=1000,
+    splits=(TRAIN, VAL),
+    recipe={"fit": "crop", "filter": "bicubic", "codec": "none"},
+    versions={"tesserae": "0.1.0"},
+    made_at="2026-01-02 03:04 UTC",
+)
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its tags, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags = []
+        self.attributes = []
+        self.text = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def quarantine(keys):
+    """Rows of these names."""
+    return tuple(
+        Quarantined("train", row, key, "empty", "no bytes") for row, key in enumerate(keys)
+    )
+
+
+def model(**changes):
+    """MODEL, but for some fields."""
+    return ReportModel(**{**vars(MODEL), **changes})
+
+
+def bad_split(count):
+    """A split with so many rows in quarantine."""
+    return SplitReport(
+        name="train", num_rows=count, finished=True, counts={"empty": count}, bytes_by_size={}
+    )
+
+
+@pytest.mark.parametrize("where", ["key", "reason", "label", "store", "notice", "recipe", "split"])
+def test_names_from_data_are_shown_and_do_nothing(where):
+    """Wherever they come in: as spelled on the page, no tag, no attribute of theirs."""
+    plain = Page(render_report(_hostile(where, ("plain",) * len(HOSTILE))))
+    html = render_report(_hostile(where, HOSTILE))
+    found = Page(html)
+
+    assert plain.tags == found.tags
+    assert [name for name, _ in plain.attributes] == [name for name, _ in found.attributes]
+    for shown in SHOWN:
+        assert shown in "\n".join(found.text)
+    assert not set(html) & {"\x1b", "\u202e"}
+
+
+def _hostile(where, names):
+    keys = names if where == "key" else ["plain"] * len(names)
+    rows = [
+        Quarantined("train", 1, key, "corrupt", name if where == "reason" else "x")
+        for key, name in zip(keys, names, strict=True)
+    ]
+    labels = names if where == "label" else ["plain"] * len(names)
+    images = np.zeros((len(names), 4, 4, 3), np.uint8)
+    joined = " ".join(names)
+    split = SplitReport(
+        name=joined if where == "split" else "train",
+        num_rows=4,
+        finished=True,
+        counts={"corrupt": 4},
+        bytes_by_size={72: 1},
+    )
+    return model(
+        splits=(split,),
+        quarantined=tuple(rows),
+        sheets=(contact_sheet(images, labels),),
+        store=joined if where == "store" else "/s",
+        notice=joined if where == "notice" else "n",
+        recipe={"fit": joined if where == "recipe" else "crop"},
+    )
+
+
+@pytest.mark.parametrize("where", ["key", "reason", "store", "notice", "recipe", "split"])
+def test_the_terminal_gets_plain_lines_whatever_names_hold(where):
+    """No escape reaches it, no newline breaks a line, and markup is left as it is spelled."""
+    lines = terminal_summary(_hostile(where, HOSTILE))
+
+    assert all(line.isprintable() for line in lines)
+    for shown in SHOWN:
+        assert shown in "\n".join(lines)
+
+
+def test_the_page_has_the_figures_a_person_asks_for():
+    """Rows, rates, sizes on disk, reasons, the slowest stage, the recipe, versions."""
+    text = "|".join(Page(render_report(MODEL)).text)
+
+    for shown in (
+        "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB",
+        "val|29,520 rows to go|20,480|20,480|0|320 MB|-",
+        "train|1,281,167|17 min 3 s|1,252|138|331|decode",
+        "decode|20 min 0 s|60.0 %",
+        "train|truncated|12|train|empty|5",
+        "1,301,647|of 1,331,167",
+        "1,301,630|99.999 %",
+        "filter|bicubic",
+        "tesserae|0.1.0",
+        "2026-01-02 03:04 UTC",
+    ):
+        assert shown in text
+    assert "bomb" not in text  # none
+
+
+def test_the_terminal_gets_the_same_facts():
+    """In a few lines."""
+    assert terminal_summary(MODEL) == [
+        "/fast/imagenet: 1,000 classes",
+        "  train: finished, 1,281,167 rows, 1,281,150 readable, 17 quarantined",
+        "    quarantined  12 truncated, 5 empty",
+        "    on disk      72 px 19.9 GB, 288 px 319 GB",
+        "    this run     1,281,167 rows in 17 min 3 s, 1,252 images/s, 138 MB/s in, 331 MB/s out",
+        "    stages       read 3.0 %, decode 60.0 %, resize 27.0 %, write 7.5 %, sync 2.5 %;"
+        " slowest: decode",
+        "  val: not finished, 20,480 of 50,000 rows, 20,480 readable, 0 quarantined",
+        "    on disk      72 px 320 MB",
+        "  recipe: fit crop, filter bicubic, codec none",
+    ]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
+def test_one_class_is_no_plural(count, text):
+    """As a store of one folder has it."""
+    assert terminal_summary(model(num_classes=count))[0] == f"/fast/imagenet: {text}"
+
+
+def test_a_notice_stands_before_the_figures():
+    """Who reads the figures has read that they are none."""
+    noted = model(notice="a check of the plumbing, not a result")
+    html = render_report(noted)
+
+    assert html.index("a check of the plumbing") < html.index("1,301,647")
+    assert "a check of the plumbing" in terminal_summary(noted)[1]
+
+
+def test_the_page_names_many_rows_and_says_of_how_many():
+    """A page of a million names opens in no browser."""
+    keys = [f"n00000001/{i:07d}.JPEG" for i in range(NAMES_ON_PAGE + 5)]
+    html = render_report(model(splits=(bad_split(len(keys)),), quarantined=quarantine(keys)))
+
+    assert keys[NAMES_ON_PAGE - 1] in html
+    assert keys[NAMES_ON_PAGE] not in html
+    assert "1,000 of 1,005, by name" in html
+
+
+def test_the_terminal_names_a_few_rows_and_says_how_many_more():
+    """Even when the model holds only a part of them."""
+    keys = [f"k{i}" for i in range(NAMES_IN_TERMINAL + 1)]
+    lines = terminal_summary(model(splits=(bad_split(500),), quarantined=quarantine(keys)))
+
+    assert sum(" row " in line for line in lines) == NAMES_IN_TERMINAL
+    assert any("... and 490 more in quarantine" in line for line in lines)
+
+
+def test_an_empty_quarantine_is_said_to_be_empty():
+    """Nothing to read is not nothing said."""
+    html = render_report(model(splits=(VAL,)))
+
+    assert "Every row could be read." in html
+
+
+def test_a_split_with_nothing_done_yet_has_a_report():
+    """No rows, no sizes, no time: dashes, not errors."""
+    nothing = SplitReport(
+        name="train", num_rows=0, finished=False, counts={}, bytes_by_size={},
+        run=RunReport(num_rows=0, seconds=0.0),
+    )  # fmt: skip
+
+    assert "not finished" in render_report(model(splits=(nothing,)))
+    assert (
+        "    this run     0 rows in 0.0 s, - images/s, - MB/s in, - MB/s out"
+        in terminal_summary(model(splits=(nothing,)))
+    )
+    assert render_report(model(splits=()))
+
+
+def test_pictures_of_every_size_are_inside_the_page():
+    """Nothing is asked of a network or a disk."""
+    sheets = tuple(
+        contact_sheet(np.full((3, size, size, 3), size, np.uint8), ["a", "b", "c"], "val")
+        for size in (72, 224)
+    )
+    found = Page(render_report(model(sheets=sheets)))
+
+    assert found.tags.count("figure") == 6
+    assert "val, 224 px" in found.text
+    assert "".join(found.text).count("data:image/jpeg;base64,") == 2
+    assert not {"src", "href"} & {name for name, _ in found.attributes}
+    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+
+
+def test_the_page_is_written_whole_over_the_one_before(tmp_path):
+    """And nothing is left beside it."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_report(path, MODEL)
+
+    assert render_report(MODEL) == path.read_text(encoding="utf-8")
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """And nothing beside it."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        write_report(path, MODEL)
+
+    assert path.read_text() == "old"
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_name_of_half_a_surrogate_can_be_written(tmp_path):
+    """File names are bytes: not all of them are text."""
+    odd = model(splits=(bad_split(1),), quarantined=quarantine(["n1/\udcff.JPEG"]))
+    write_report(tmp_path / "report.html", odd)
+
+    assert r"n1/\udcff.JPEG" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert any(r"\udcff" in line for line in terminal_summary(odd))

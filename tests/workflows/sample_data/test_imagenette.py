@@ -1,0 +1,255 @@
+"""Fetching a public archive, against a server on the loopback address."""
+
+import hashlib
+import io
+import socket
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipeline.errors import SourceError
+from workflows.sample_data import imagenette
+from workflows.sample_data.imagenette import fetch
+
+
+def archive(members, folder="imagenette2-320"):
+    """A tar.gz of name -> bytes, or -> a TarInfo of something odd."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in members.items():
+            if isinstance(data, tarfile.TarInfo):
+                tar.addfile(data)
+                continue
+            member = tarfile.TarInfo(f"{folder}/{name}" if folder else name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+PICTURES = {f"train/n01440764/{i}.JPEG": bytes([i]) * 5000 for i in range(40)}
+GOOD = archive(PICTURES)
+
+
+def md5(data):
+    """Of what a server gives."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+class Server:
+    """Serves one file; `ranges` and `cut` say how well."""
+
+    def __init__(self, data):
+        self.data = data
+        self.ranges = True
+        self.cut = None
+        self.status = 200
+        self.asked = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/x.tgz"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def answer(self, request):
+        """One GET."""
+        wanted = request.headers.get("Range")
+        self.asked.append(wanted)
+        if self.status != 200:
+            return request.send_error(self.status)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        if start and start >= len(self.data):
+            return request.send_error(416)
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(self.data) - start))
+        request.end_headers()
+        body = self.data[start:]
+        request.wfile.write(body if self.cut is None else body[: self.cut])
+        return None
+
+    def close(self):
+        """Until its threads are gone."""
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture(name="server")
+def _server():
+    server = Server(GOOD)
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    """The loopback address is reached directly."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, capsys):
+    """With its words beside it, and nothing left over."""
+    folder = fetch("imagenette", tmp_path / "cache", url=server.url, md5=md5(GOOD))
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    words = found.pop("LOC_synset_mapping.txt").decode().splitlines()
+
+    assert found == PICTURES
+    assert words[0] == "n01440764 tench, Tinca tinca"
+    assert len(words) == 10
+    assert [folder] == list((tmp_path / "cache").iterdir())
+    assert "fetching imagenette" in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_fetched_again(server, tmp_path):
+    """The folder appears whole or not at all, so its presence is enough."""
+    first = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+    second = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert first == second
+    assert server.asked == [None]
+
+
+def test_a_broken_off_download_goes_on_where_it_was(server, tmp_path):
+    """Only what is missing is asked for."""
+    server.cut = 300
+    with pytest.raises(SourceError, match=r"broke off after 300 B of .*again to go on from there"):
+        fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+    server.cut = None
+    folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert server.asked == [None, "bytes=300-"]
+    assert len(list(folder.rglob("*.JPEG"))) == 40
+
+
+def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
+    """What had come is dropped, not prepended."""
+    server.ranges = False
+    (tmp_path / "imagenette2-320.tgz.part").write_bytes(GOOD[:300])
+    folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert len(list(folder.rglob("*.JPEG"))) == 40
+
+
+def test_a_download_that_had_all_come_is_unpacked(server, tmp_path):
+    """The run before was stopped between the last byte and the unpacking."""
+    (tmp_path / "imagenette2-320.tgz.part").write_bytes(GOOD)
+    folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert len(list(folder.rglob("*.JPEG"))) == 40
+
+
+def test_other_bytes_are_refused_and_removed(server, tmp_path):
+    """A later run begins anew, and both checksums are named."""
+    server.data = GOOD[:-1] + b"?"
+    with pytest.raises(SourceError, match=rf"md5 {md5(server.data)}: expected {md5(GOOD)}"):
+        fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_no_network_one_sentence_says_so(tmp_path):
+    """And what else to do."""
+    with socket.socket() as closed:  # bound, never listening
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/x.tgz"
+        with pytest.raises(SourceError, match=r"cannot fetch imagenette.*refused.*leave DATA out"):
+            fetch("imagenette", tmp_path, url=url)
+
+
+def test_a_name_that_does_not_resolve_is_the_same_sentence(tmp_path, monkeypatch):
+    """As on a machine without a network."""
+
+    def refuse(*args, **kwargs):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(SourceError, match=r"s3\.amazonaws\.com.*name resolution.*leave DATA out"):
+        fetch("imagenette", tmp_path)
+
+
+def test_a_server_that_says_no_is_quoted(server, tmp_path):
+    """404 is not an archive."""
+    server.status = 404
+    with pytest.raises(SourceError, match="answers 404 Not Found"):
+        fetch("imagenette", tmp_path, url=server.url)
+
+
+def test_an_unknown_archive_is_named(tmp_path):
+    """With those there are."""
+    with pytest.raises(
+        SourceError, match=r"no archive is called 'imagewoof': expected .*imagenette"
+    ):
+        fetch("imagewoof", tmp_path)
+
+
+def _link(name, target):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"../../outside.txt": b"x"},
+        {"link": _link("imagenette2-320/link", "/etc/passwd")},
+        {"up": _link("imagenette2-320/up", "../../..")},
+    ],
+)
+def test_nothing_is_unpacked_outside_its_folder(server, tmp_path, members):
+    """Not by a name with dots, nor through a link."""
+    server.data = archive({"train/a.JPEG": b"a", **members})
+    cache = tmp_path / "a" / "b"
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        fetch("imagenette", cache, url=server.url, md5=md5(server.data))
+
+    assert [p.name for p in cache.iterdir()] == ["imagenette2-320.tgz.part"]
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"no archive", GOOD[: len(GOOD) // 2], archive({"x": b"x"}, "else")],
+    ids=["no archive", "cut off", "no class folders"],  # names without the archive's time in them
+)
+def test_what_is_no_archive_of_class_folders_is_a_sentence(server, tmp_path, data):
+    """And no half of a folder is left."""
+    server.data = data
+    with pytest.raises(SourceError, match=r"Remove it"):
+        fetch("imagenette", tmp_path, url=server.url, md5=md5(data))
+
+    assert [p.name for p in tmp_path.iterdir()] == ["imagenette2-320.tgz.part"]
+
+
+def test_a_python_that_cannot_unpack_safely_says_so(server, tmp_path, monkeypatch):
+    """3.11.0 to 3.11.3 would write wherever an archive says."""
+    monkeypatch.delattr(imagenette.tarfile, "data_filter")
+    with pytest.raises(SourceError, match=r"cannot unpack an archive safely: expected 3\.11\.4"):
+        fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+
+def test_too_little_room_is_said_before_a_byte_is_fetched(server, tmp_path, monkeypatch):
+    """The archive and what is in it must fit."""
+    monkeypatch.setattr(imagenette.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(SourceError, match=r"has 100 B free, and .* are needed: make room"):
+        fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(server, tmp_path):
+    """With the reason."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match=r"cannot keep imagenette in .*Name a folder on a disk"):
+        fetch("imagenette", tmp_path / "file", url=server.url)

@@ -1,0 +1,182 @@
+"""Which picture is cut from which photograph, and how."""
+
+import io
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from workflows.sample_data import photographs
+from workflows.sample_data.photographs import (
+    CLASSES,
+    SIZES,
+    draw_box,
+    draw_size,
+    encode,
+    paint,
+    plan_pictures,
+)
+
+
+@given(
+    focus=st.tuples(*[st.floats(0, 1)] * 4).map(
+        lambda f: (*(min(f[i], f[i + 2]) for i in (0, 1)), *(max(f[i], f[i + 2]) for i in (0, 1)))
+    ),
+    size=st.tuples(st.integers(50, 2000), st.integers(50, 2000)),
+    aspect=st.floats(0.2, 5),
+    seed=st.integers(),
+)
+def test_a_crop_has_its_shape_and_lies_in_its_photograph(focus, size, aspect, seed):
+    """Whatever the photograph, the shape asked for and the subject."""
+    left, top, right, bottom = draw_box(random.Random(seed), focus, size, aspect)
+
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
+    assert (right - left) / (bottom - top) == pytest.approx(aspect, rel=1e-3)
+
+
+@given(st.integers())
+def test_a_crop_shows_its_subject_where_that_fits(seed):
+    """A person keeps the head on."""
+    left, top, right, bottom = draw_box(random.Random(seed), (0.4, 0.1, 0.6, 0.3), (500, 500), 1.0)
+
+    assert left <= 200.01
+    assert top <= 50.01
+    assert right >= 299.99
+    assert bottom >= 149.99
+
+
+def test_sizes_spread_as_imagenets():
+    """Most are 500 x 375; some are larger, some smaller than 288 px, a few very wide."""
+    drawn = [draw_size(random.Random(f"{i}")) for i in range(4000)]
+    shorter = sorted(min(size) for size in drawn)
+
+    assert {(w, h) for w, h, _ in SIZES} == set(drawn)
+    assert shorter[len(shorter) // 2] == 375
+    assert 0.3 < drawn.count((500, 375)) / len(drawn) < 0.5
+    assert 0.05 < sum(side < 288 for side in shorter) / len(drawn) < 0.2
+    assert any(w > 3 * h for w, h in drawn)
+
+
+def test_no_photograph_is_in_two_splits_or_classes():
+    """What is seen in val was cut from a photograph that train never saw."""
+    files = [p.file for each in CLASSES for p in (*each.train, *each.val)]
+
+    assert len(files) == len(set(files))
+    assert all(each.train and each.val for each in CLASSES)
+
+
+@pytest.mark.parametrize("images", [14, 15, 40, 200, 1001])
+def test_every_class_is_in_both_splits(images):
+    """And there are as many pictures as were asked for, each with a name of its own."""
+    pictures = list(plan_pictures(images, 0, 7))
+
+    assert images == len(pictures) == len({p.path for p in pictures})
+    for split in ("train", "val"):
+        assert {each.wnid for each in CLASSES} == {p.wnid for p in pictures if p.split == split}
+
+
+@pytest.mark.parametrize(
+    ("images", "kinds"),
+    [
+        (7, {"plain"}),
+        (20, {"plain", "grey", "png"}),
+        (40, {"plain", "grey", "png", "cmyk", "truncated", "empty"}),
+    ],
+)
+def test_a_small_sample_has_fewer_odd_files(images, kinds):
+    """All of them from 40 images on, and none is in val."""
+    pictures = list(plan_pictures(images, 3, 3))
+
+    assert kinds == {p.kind for p in pictures}
+    assert {"plain"} == {p.kind for p in pictures if p.split == "val"}
+
+
+def test_a_large_sample_has_a_few_grey_pictures_and_one_of_the_rest():
+    """As ImageNet has."""
+    kinds = [p.kind for p in plan_pictures(400, 0, 7)]
+
+    assert kinds.count("grey") == 9
+    assert [kinds.count(kind) for kind in ("png", "cmyk", "truncated", "empty")] == [1] * 4
+
+
+def test_another_seed_moves_odd_files_and_crops():
+    """The seed reaches everything that is drawn."""
+    one, other = (list(plan_pictures(200, seed, 7)) for seed in (0, 1))
+
+    assert [p.kind for p in one] != [p.kind for p in other]
+    assert not {p.draws for p in one} & {p.draws for p in other}
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "mode"),
+    [
+        ("plain", "JPEG", "RGB"),
+        ("grey", "JPEG", "L"),
+        ("cmyk", "JPEG", "CMYK"),
+        ("png", "PNG", "RGB"),
+    ],
+)
+def test_a_file_is_what_its_kind_says(kind, form, mode):
+    """Whatever it is named."""
+    with Image.open(io.BytesIO(encode(Image.new("RGB", (40, 30), "red"), kind, 90))) as image:
+        assert (form, mode, (40, 30)) == (image.format, image.mode, image.size)
+        image.load()
+
+
+def test_a_truncated_file_begins_like_a_jpeg_and_cannot_be_decoded():
+    """It says its size, and then ends."""
+    noise = Image.effect_noise((200, 150), 80).convert("RGB")
+    with Image.open(io.BytesIO(encode(noise, "truncated", 90))) as image:
+        assert image.format == "JPEG"
+        with pytest.raises(OSError, match="truncated"):
+            image.load()
+
+
+def test_a_picture_is_painted_the_same_twice_and_unlike_its_neighbour():
+    """Of the same photograph."""
+    photograph = Image.effect_noise((300, 200), 60).convert("RGB")
+    first, *_, last = (p for p in plan_pictures(60, 0, 2) if p.kind == "plain")
+
+    assert paint(first, photograph) == paint(first, photograph)
+    assert paint(first, photograph) != paint(last, photograph)
+
+
+def test_an_empty_file_is_empty():
+    """Not a byte."""
+    picture = next(p for p in plan_pictures(40, 0, 7) if p.kind == "empty")
+
+    assert paint(picture, Image.new("RGB", (10, 10))) == b""
+
+
+def test_writing_is_not_mirrored():
+    """A page whose text runs backwards is no photograph of one."""
+    texts = [p for each in CLASSES if "text" in each.words for p in (*each.train, *each.val)]
+
+    assert [p.mirrors for p in texts] == [False, False]
+    assert photographs.Photograph("x").mirrors
+
+
+def test_photographs_of_a_class_take_turns():
+    """Where there are two, both are cut from."""
+    vehicles = {p.photograph.file for p in plan_pictures(60, 0, 2) if p.wnid == "n04524313"}
+
+    assert vehicles == {"motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"}
+
+
+def test_some_crops_are_mirrored_some_brighter_some_warmer():
+    """Of a photograph dark on the left and bright on the right, in one grey."""
+    photograph = Image.linear_gradient("L").rotate(90).convert("RGB")
+    seen = []
+    for picture in plan_pictures(120, 0, 2):
+        if picture.kind == "plain":
+            with Image.open(io.BytesIO(paint(picture, photograph))) as image:
+                seen.append(image.resize((2, 1), Image.Resampling.BOX).tobytes())
+    rising = [pixels[4] > pixels[1] for pixels in seen]
+    warmth = [pixels[3] - pixels[5] for pixels in seen]
+
+    assert 0.3 < sum(rising) / len(rising) < 0.7
+    assert min(warmth) < -4
+    assert max(warmth) > 4

@@ -1,0 +1,969 @@
+"""The server: each address, and everything that a visitor should not be able to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import re
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import TesseraeError
+from tests.commands import wait_until
+from tests.workflows.search.conftest import Opener
+from tests.workflows.search.serving import Reply, Running, serving
+from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
+from workflows.search.connections import Connections
+from workflows.search.gallery import MOST_BYTES
+from workflows.search.server import app, base_handler, search_handler
+from workflows.search.server.security import HEADERS, Guard, is_loopback
+from workflows.search.server.thread_pool import BusyError, Pool
+from workflows.search.server.uploads import KEPT
+
+
+@pytest.fixture(scope="module")
+def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for all tests that leave it as it was."""
+    from workflows.search import engine as engine_room
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_room, "open_model", lambda _, **__: toy)
+        engine = engine_room.open_engine(tmp_path_factory.mktemp("run"))
+    with serving(engine) as started:
+        yield started
+    engine.close()
+
+
+@pytest.fixture(autouse=True)
+def _lives(running: Running) -> Iterator[None]:
+    """Whatever a test does: the server answers afterwards, and holds no place for anybody."""
+    yield
+    assert running.ask("/api/about").status == 200
+    assert wait_until(lambda: running.service.uploading == 0, 10)
+    for pool in (running.service.searches, running.service.thumbs, running.service.uploads):
+        assert wait_until(lambda pool=pool: pool._places._value == pool._most, 10)
+
+
+def png(label: int = 1, seed: int = 5, side: int = 40) -> bytes:
+    file = io.BytesIO()
+    paint(label, seed, side).save(file, "PNG")
+    return file.getvalue()
+
+
+# --- what is answered ----------------------------------------------------------------------------
+
+
+def test_the_page_and_its_files_are_served(running: Running) -> None:
+    """And nothing that they ask for lies elsewhere."""
+    for path, kind in [
+        ("/", "text/html"),
+        ("/search.js", "text/javascript"),
+        ("/search.css", "text/css"),
+    ]:
+        reply = running.ask(path)
+        assert (reply.status, reply.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
+        assert b"http:" not in reply.body
+        assert b"https:" not in reply.body
+        assert running.ask(path, If_None_Match=reply.headers["etag"]).status == 304
+    page = running.ask("/").body
+    assert b"style=" not in page
+    assert b"<style" not in page
+    assert not re.search(rb"\bon[a-z]+=", page)
+    assert page.count(b"<script") == 1
+    for sink in (b"innerHTML", b"outerHTML", b"insertAdjacent", b"document.write", b"eval("):
+        assert sink not in running.ask("/search.js").body
+    assert running.ask("/favicon.ico").status == 204
+
+
+def test_every_answer_forbids_what_a_page_need_not_do(running: Running) -> None:
+    """Errors, too."""
+    for path in (
+        "/",
+        "/api/about",
+        "/api/search?q=red",
+        "/api/search?q=",
+        "/nothing",
+        "/thumb/x/y.jpg",
+    ):
+        reply = running.ask(path)
+        for name, value in HEADERS.items():
+            if name != "Cache-Control":
+                assert reply.headers[name.lower()] == value, path
+    assert HEADERS["Content-Security-Policy"].startswith("default-src 'self';")
+
+
+def test_what_is_searched_is_told(running: Running) -> None:
+    """Without where it lies."""
+    about = running.ask("/api/about").json()
+    assert about["store"] == "store"
+    assert [(one["name"], one["rows"]) for one in about["splits"]] == [("train", 39), ("val", 14)]
+    assert (about["classes"], about["most_bytes"], about["csls"]) == (7, MOST_BYTES, False)
+    assert len(about["first"]) == 24
+    assert "/" not in str({**about, "first": []})
+
+
+def test_answers_are_those_of_the_engine(running: Running) -> None:
+    """To words and rows, of some splits and classes."""
+    engine = running.service.engine
+    found = running.search("red + blue", k=5, to="both").json()
+    assert found["query"] == "red + blue"
+    assert found["given"] is None
+    assert len(found["images"]) == len(found["words"]) == 5
+    hit = found["images"][0]
+    assert hit["key"] == engine.gallery.key(hit["split"], hit["row"])
+    some = running.search(
+        "#train:3", k=50, split=["val"], **{"class": ["green", "n00000000"]}
+    ).json()
+    assert {hit["split"] for hit in some["images"]} == {"val"}
+    assert {hit["label"] for hit in some["images"]} == {0, 1}
+    assert running.search("red").json()["words"] == []
+    assert len(running.search("red").json()["images"]) == 24
+
+
+def test_a_picture_is_searched_with(running: Running) -> None:
+    """Handed in once, it can be asked for again by its name, alone or with words."""
+    found = running.search("", body=png(), to="both", k=3).json()
+    assert found["query"] == "@"
+    assert {hit["label"] for hit in found["images"]} == {1}
+    assert found["words"][0]["words"] == "green"
+    again = running.search("@ - blue", given=found["given"], k=3).json()
+    assert again["query"] == "@ - blue"
+    assert running.search("- blue", body=png(), k=3).json()["images"] == again["images"]
+    shown = running.ask(f"/given/{found['given']}.jpg")
+    picture = Image.open(io.BytesIO(shown.body))
+    assert (shown.status, picture.size, picture.format) == (200, (16, 16), "JPEG")
+    assert running.search("red", given=found["given"]).json()["query"] == "@ + red"
+
+
+def test_a_picture_that_is_forgotten_is_asked_for_again(running: Running) -> None:
+    """Which the page does by itself."""
+    reply = running.search("@", given="0" * 32)
+    assert (reply.status, reply.error) == (
+        410,
+        "that picture is no longer remembered: hand it in again.",
+    )
+    assert running.ask(f"/given/{'0' * 32}.jpg").status == 404
+
+
+def test_only_so_many_pictures_are_remembered(running: Running) -> None:
+    """The ones that were used last."""
+    handed = running.service.handed
+    first = handed.take(png(0, 0))
+    square = np.zeros((16, 16, 3), np.uint8)
+
+    class Blank:
+        def square(self, data: bytes) -> Any:
+            return square
+
+    handed._mine.squarer = Blank()
+    try:
+        for place in range(KEPT + 5):
+            handed.take(b"%d" % place)
+            assert handed.get(first.name) is not None
+        for place in range(KEPT):
+            assert first.name in handed._kept
+            handed.take(b"more %d" % place)
+        assert first.name not in handed._kept
+    finally:
+        del handed._mine.squarer
+    assert len(handed._kept) == KEPT
+
+
+def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
+    """As they are stored, and only once if nothing changed."""
+    gallery = running.service.engine.gallery
+    row = running.search("yellow").json()["images"][0]
+    path = f"/thumb/{row['split']}/{row['row']}.jpg"
+    for asked, stored in [
+        ("", 8),
+        ("?size=1", 8),
+        ("?size=11", 8),
+        ("?size=12", 16),
+        ("?size=9999", 16),
+    ]:
+        reply = running.ask(path + asked)
+        assert (reply.status, reply.headers["content-type"]) == (200, "image/jpeg")
+        shown = np.asarray(Image.open(io.BytesIO(reply.body)), np.int32)
+        expected = gallery.rows(row["split"], stored, [row["row"]])[0]
+        assert shown.shape == expected.shape == (stored, stored, 3)
+        assert abs(shown - expected).mean() < 8
+        again = running.ask(path + asked, If_None_Match=reply.headers["etag"])
+        assert (again.status, again.body) == (304, b"")
+    assert gallery.splits[row["split"]].digest[:32] in reply.headers["etag"]
+    assert reply.headers["cache-control"] == "private, no-cache"
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"q": ""}, "type words"),
+        ({"q": "redd"}, "did you mean red"),
+        ({"q": "#99"}, "no row 99"),
+        ({"q": "@"}, "give one"),
+        ({"q": "x" * 600}, "600 characters"),
+        ({"q": "red", "k": "0"}, "k is 0"),
+        ({"q": "red", "k": "5000"}, "k is 5000"),
+        ({"q": "red", "k": "-1"}, "k is '-1': expected a whole number"),
+        ({"q": "red", "k": "\u0663"}, "expected a whole number"),
+        ({"q": "red", "k": "1e9"}, "expected a whole number"),
+        ({"q": "red", "to": "sounds"}, "to is 'sounds'"),
+        ({"q": "red", "split": "../etc"}, "split '../etc' is not searched here"),
+        ({"q": "red", "class": "nothing"}, "no class 'nothing'"),
+        ({"q": "red", "csls": "1"}, "csls was not measured: start the server with --csls"),
+        ({"q": "<script>alert(1)</script>"}, "'<script>alert(1)</script>' is not known"),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence(
+    running: Running, asked: dict[str, Any], says: str
+) -> None:
+    """As JSON, which no browser takes for a page."""
+    reply = running.search(asked.pop("q"), **asked)
+    assert reply.status == 400
+    assert says in reply.error
+
+
+def test_invalid_text_is_answered_with_a_sentence(running: Running) -> None:
+    """Bytes that are no UTF-8."""
+    reply = running.ask("/api/search?q=%ff%fe")
+    assert reply.status == 400
+    assert reply.error
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/thumb/../../etc/passwd",
+        "/thumb/../../../../../../etc/passwd.jpg",
+        "/thumb/%2e%2e/%2e%2e/etc/passwd",
+        "/thumb/%2e%2e%2f%2e%2e%2fetc/passwd.jpg",
+        "/thumb/..%2f..%2frecipe/0.jpg",
+        "/thumb/train%00/0.jpg",
+        "/thumb/train/0%00.jpg",
+        "/thumb//etc/passwd.jpg",
+        "/thumb/%2Fetc/0.jpg",
+        "/thumb/test/0.jpg",
+        "/thumb/TRAIN/0.jpg",
+        "/thumb/train/-1.jpg",
+        "/thumb/train/42.jpg",
+        "/thumb/train/99999999999999999999999.jpg",
+        "/thumb/train/1e3.jpg",
+        "/thumb/train/0x1.jpg",
+        "/thumb/train/%D9%A3.jpg",
+        "/thumb/train/+1.jpg",
+        "/thumb/train/0.png",
+        "/thumb/train/0",
+        "/thumb/train/",
+        "/thumb/",
+        "/recipe.json",
+        "/page/index.html",
+        "/search.py",
+        "/../search.js",
+        "/static/search.js",
+        "/search.js/../handlers.py",
+        "/given/../../etc/passwd.jpg",
+        "/given/..%2f..%2fetc%2fpasswd.jpg",
+        "//127.0.0.1/",
+        "/api",
+        "/api/",
+        "/api/search/x",
+    ],
+)
+def test_no_path_leads_out_of_the_store(running: Running, path: str) -> None:
+    """It is only ever compared with what there is."""
+    reply = running.ask(path)
+    assert reply.status in (400, 404)
+    assert reply.error
+    assert b"root:" not in reply.body
+
+
+@pytest.mark.parametrize("size", ["0x9", "-1", "1.5", "99999", "", "%00", "%D9%A3", "9;1"])
+def test_a_size_is_a_number(running: Running, size: str) -> None:
+    """Nothing else."""
+    reply = running.ask(f"/thumb/train/0.jpg?size={size}")
+    assert reply.status == 400 if size else reply.status in (200, 400)
+
+
+def test_a_row_in_quarantine_has_no_thumbnail(running: Running) -> None:
+    """Zeros are no picture."""
+    absent = running.service.engine.gallery.splits["train"].absent
+    reply = running.ask(f"/thumb/train/{absent[0]}.jpg")
+    assert (reply.status, "in quarantine" in reply.error) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "in_"),
+    [
+        ("127.0.0.1:{port}", True),
+        ("localhost:{port}", True),
+        ("LOCALHOST", True),
+        ("[::1]:{port}", True),
+        ("127.0.0.1:9", True),
+        ("evil.example", False),
+        ("evil.example:{port}", False),
+        ("127.0.0.1.evil.example:{port}", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("192.168.1.7:{port}", False),
+        ("localhost, evil.example", False),
+        ("", False),
+        ("localhost:port", False),
+        ("localhost/evil", False),
+    ],
+)
+def test_only_our_own_names_are_answered(running: Running, host: str, in_: bool) -> None:
+    """A name that somebody else gave this address is not ours: DNS rebinding ends here."""
+    named = host.format(port=running.port)
+    for path in ("/", "/api/about", "/thumb/train/0.jpg", "/nothing"):
+        reply = running.ask(path, Host=named)
+        if in_:
+            assert reply.status in (200, 404)
+        else:
+            assert reply.status == 403 or (reply.status == 400 and set(host) & set(",/@"))
+            assert reply.status == 400 or "not called" in reply.error
+
+
+@pytest.mark.parametrize(
+    ("headers", "in_"),
+    [
+        ({}, True),
+        ({"Origin": "http://127.0.0.1:{port}"}, True),
+        ({"Origin": "http://127.0.0.1:{port}", "Sec_Fetch_Site": "same-origin"}, True),
+        ({"Origin": "http://localhost:{port}"}, False),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "http://127.0.0.1:1"}, False),
+        ({"Origin": "http://127.0.0.1:{port}", "Sec_Fetch_Site": "cross-site"}, False),
+        ({"Sec_Fetch_Site": "cross-site"}, False),
+        ({"Sec_Fetch_Site": "same-site"}, False),
+    ],
+)
+def test_no_other_page_hands_pictures_in(
+    running: Running, headers: dict[str, str], in_: bool
+) -> None:
+    """Whoever is no browser may."""
+    named = {name: value.format(port=running.port) for name, value in headers.items()}
+    reply = running.ask("/api/search?q=", method="POST", body=png(), **named)
+    assert (reply.status == 200) is in_
+    assert in_ or (reply.status == 403 and reply.error)
+
+
+def test_no_other_page_asks(running: Running) -> None:
+    """It may link to the page, and to nothing else."""
+    for path, status in [("/", 200), ("/api/about", 403), ("/thumb/train/0.jpg", 403)]:
+        assert running.ask(path, Sec_Fetch_Site="cross-site").status == status
+    assert running.ask("/", Sec_Fetch_Site="none").status == 200
+    assert "access-control-allow-origin" not in running.ask("/api/about", Origin="http://x").headers
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW"])
+def test_other_methods_are_refused(running: Running, method: str) -> None:
+    """On every address."""
+    for path in ("/", "/api/about", "/api/search?q=red", "/thumb/train/0.jpg"):
+        assert running.ask(path, method=method).status in (405, 400)
+
+
+# --- what is handed in ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", "image/png", 415),
+        (b"hello", "text/plain", 415),
+        (b"{}", "application/json", 415),
+        (b"GIF", "image/gif", 415),
+        (b"%PDF-1.7 ...", "image/png", 415),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 415),
+        (b"P6 1 1 255 abc", "image/x-portable-pixmap", 415),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image/png", 415),
+        (b"--x\r\n\r\nx\r\n--x--", "multipart/form-data; boundary=x", 415),
+        (b"\x89PNG\r\n\x1a\n", "image/png", 400),
+        (b"\xff\xd8\xff\xe0 not much more", "image/jpeg", 400),
+        (b"GIF89a" + b"\0" * 30, "image/gif", 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused(
+    running: Running, body: bytes, kind: str, status: int
+) -> None:
+    """By what it begins like, whatever it is called; or by the decoder."""
+    reply = running.ask("/api/search?q=", method="POST", body=body, Content_Type=kind)
+    assert reply.status == status
+    assert reply.error
+
+
+def test_a_mistake_is_told_before_a_picture_is_decoded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would be work for nothing."""
+    monkeypatch.setattr(running.service.handed, "take", None)
+    assert "behind +" in running.search("red +", body=png()).error
+    assert "k is 'x'" in running.search("red", body=png(), k="x").error
+
+
+def test_every_format_that_is_named_is_taken(running: Running) -> None:
+    """By its bytes."""
+    picture = paint(2, 9)
+    for name in running.ask("/api/about").json()["formats"]:
+        file = io.BytesIO()
+        picture.save(file, name)
+        reply = running.search("", body=file.getvalue(), k=1)
+        assert reply.status == 200, name
+        assert reply.json()["images"][0]["label"] == 2, name
+
+
+def png_of(head: bytes, data: bytes) -> bytes:
+    """A PNG file of two chunks that are what they say."""
+    found = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b"")):
+        found += struct.pack(">I", len(body)) + kind + body
+        found += struct.pack(">I", zlib.crc32(kind + body))
+    return found
+
+
+def test_a_bomb_is_refused(running: Running) -> None:
+    """A hundred bytes that would be gigabytes."""
+    head = struct.pack(">2I5B", 60_000, 60_000, 8, 2, 0, 0, 0)
+    reply = running.search("", body=png_of(head, zlib.compress(bytes(100))))
+    assert reply.status == 400
+    assert "cannot be read" in reply.error
+
+
+def stream(running: Running, head: bytes, size: int) -> tuple[int, bytes]:
+    """Send noise until nobody listens; how much was sent, and what was answered."""
+    noise = np.random.default_rng(0).bytes(2**20)
+    sent = 0
+    with running.connect() as opened:
+        opened.sendall(head)
+        try:
+            while sent < size:
+                opened.sendall(noise)
+                sent += len(noise)
+        except OSError:
+            pass
+        answer = b""
+        try:
+            while piece := opened.recv(65536):
+                answer += piece
+        except OSError:
+            pass
+    return sent, answer
+
+
+def test_a_hundred_megabytes_are_cut_off(running: Running) -> None:
+    """Before the first byte where their number is told, at the limit where it is not."""
+    head = b"POST /api/search?q= HTTP/1.1\r\nHost: localhost\r\n"
+    size = 100 * 2**20
+    sent, answer = stream(running, head + b"Content-Length: %d\r\n\r\n" % size, size)
+    assert sent < MOST_BYTES
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"too large: expected at most 20,971,520 bytes" in answer
+    endless = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size
+    sent, answer = stream(running, head + endless, size)
+    assert MOST_BYTES <= sent < MOST_BYTES + 30 * 2**20
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+def test_a_picture_may_come_in_chunks(running: Running) -> None:
+    """As browsers and pipes send them."""
+    data = png()
+    pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    head = b"POST /api/search?q=&k=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = running.raw(head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 6\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999999999\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Length: 5\r\n\r\n0\r\n\r\n",
+        b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_cut_off(running: Running, request_: bytes) -> None:
+    """Soon, and nobody else notices."""
+    started = time.monotonic()
+    answer = running.raw(request_)
+    assert time.monotonic() - started < 10
+    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200"))
+    assert b"evil.example/" not in answer
+
+
+def test_who_begins_to_hand_in_and_goes_away_leaves_the_place(running: Running) -> None:
+    """However many do."""
+    for _ in range(10):
+        with running.connect() as opened:
+            opened.sendall(
+                b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
+            )
+            assert wait_until(lambda: running.service.uploading == 1, 10)
+        assert wait_until(lambda: running.service.uploading == 0, 10)
+
+
+def test_only_so_many_hand_in_at_once(running: Running) -> None:
+    """The next is told to come again."""
+    slow = [running.connect() for _ in range(4)]
+    try:
+        for opened in slow:
+            opened.sendall(
+                b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
+            )
+        assert wait_until(lambda: running.service.uploading == 4, 10)
+        reply = running.search("", body=png())
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert "too many pictures" in reply.error
+        assert running.search("red").status == 200
+    finally:
+        for opened in slow:
+            opened.close()
+    assert wait_until(lambda: running.service.uploading == 0, 10)
+    assert running.search("", body=png()).status == 200
+
+
+def test_who_hands_in_too_slowly_is_cut_off(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then would hold a place for ever."""
+    monkeypatch.setattr(search_handler, "BODY_SECONDS", 0.5)
+    with running.connect() as opened:
+        opened.sendall(
+            b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        )
+        started = time.monotonic()
+        with contextlib.suppress(OSError):  # a pipe that is broken, or reset
+            while time.monotonic() - started < 20:
+                opened.sendall(b"a")
+                time.sleep(0.05)
+        assert time.monotonic() - started < 10
+
+
+def test_only_so_many_connections_are_open(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files would run out. Of those that ask for nothing, the oldest gives way to a visitor."""
+    monkeypatch.setattr(base_handler, "MAX_CONNECTIONS", 8)
+    connections = running.service.connections
+    assert wait_until(lambda: len(connections) == 0, 10)
+    kept = [running.connect() for _ in range(8)]
+    try:
+        assert wait_until(lambda: len(connections) == 8, 10)
+        kept[0].sendall(ABOUT)  # whoever asks for something is no longer the oldest
+        assert kept[0].recv(20).startswith(b"HTTP/1.1 200")
+        for _ in range(5):
+            assert running.ask("/api/about").status == 200
+            assert len(connections) <= 8
+        assert kept[1].recv(10) == b""
+        kept[0].sendall(ABOUT)
+        assert kept[0].recv(10)
+    finally:
+        for opened in kept:
+            opened.close()
+    assert wait_until(lambda: len(connections) == 0, 10)
+
+
+ABOUT = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_a_visitor_is_answered_though_others_hold_more_connections_than_there_may_be(
+    running: Running,
+) -> None:
+    """Three hundred that say nothing, some of them the beginning of a request."""
+    silent = []
+    try:
+        for number in range(300):
+            silent.append(running.connect())
+            if number % 3 == 0:
+                silent[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: loc")
+        assert running.search("red").json()["images"]
+        assert len(running.service.connections) <= base_handler.MAX_CONNECTIONS
+    finally:
+        for opened in silent:
+            opened.close()
+
+
+class Stream:
+    """A connection that can be closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_connection_that_is_being_answered_never_gives_way() -> None:
+    """Where all are, another is not admitted; one that was answered is the newest idle one."""
+    connections = Connections(lambda: 2)
+    first, second, third, fourth = streams = [Stream() for _ in range(4)]
+    assert connections.admit(first)
+    assert connections.admit(second)
+    connections.begin(first)
+    connections.begin(second)
+    assert not connections.admit(third)
+    connections.end(second)
+    connections.end(first)
+    assert connections.admit(third)  # for the second, which has been idle for longer
+    connections.begin(first)
+    assert connections.admit(fourth)
+    assert [one.closed for one in streams] == [False, True, True, False]
+    for one in streams:
+        connections.remove(one)
+        connections.end(one)
+    assert len(connections) == 0
+
+
+# --- hostile files and names ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hostile(real_data: Path) -> list[Path]:
+    return sorted((real_data / "hostile").iterdir())
+
+
+def hand_in(running: Running, files: list[Path]) -> tuple[int, int]:
+    """How many are answered, and how many refused."""
+    taken = 0
+    for file in files:
+        reply = running.ask("/api/search?q=&k=1", method="POST", body=file.read_bytes())
+        assert reply.status in (200, 400, 413, 415), (file.name, reply)
+        if reply.status == 200:
+            taken += 1
+            assert reply.json()["images"]
+        else:
+            assert reply.error.isprintable()
+    return taken, len(files) - taken
+
+
+def test_hostile_files_get_an_answer_or_a_sentence(running: Running, hostile: list[Path]) -> None:
+    """A sample of them."""
+    chosen = [hostile[place] for place in range(0, len(hostile), len(hostile) // 60)]
+    taken, refused = hand_in(running, chosen)
+    assert taken > 10
+    assert refused > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_hostile_file_gets_an_answer_or_a_sentence(
+    running: Running, hostile: list[Path]
+) -> None:
+    """All of them, and the server lives."""
+    taken, refused = hand_in(running, hostile)
+    assert taken + refused == len(hostile) > 300
+    assert taken > 100
+    assert refused > 100
+
+
+def test_names_from_data_are_told_as_they_are(open_run: Opener, tmp_path: Path) -> None:
+    """As JSON, whose every character beyond ASCII is escaped; the page shows them as text."""
+    nasty = ("<script>alert(1)</script>", "\u202egpj.exe", "\x1b[31mred", "a\nb", '"quoted"')
+    classes = tuple(
+        (wnid, name) for (wnid, _), name in zip(CLASSES, [*nasty, "e", "f"], strict=True)
+    )
+    store = make_store(tmp_path, train=14, val=7, bad=0)
+    engine = open_run(Toy(store, classes), tmp_path / "run")
+    with serving(engine) as started:
+        reply = started.search("red", k=50, to="both")
+        assert reply.body.isascii()
+        assert b"\n" not in reply.body
+        assert {hit["words"] for hit in reply.json()["images"]} == {name for _, name in classes}
+        assert started.ask("/api/about").body.isascii()
+        for word in reply.json()["words"]:
+            if word["query"]:
+                assert started.search(word["query"]).status == 200
+
+
+def test_a_store_that_is_damaged_meanwhile_is_told(
+    open_run: Opener, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name, to the visitor and in the terminal."""
+    store = make_store(tmp_path, train=14, val=7, bad=0)
+    engine = open_run(Toy(store), tmp_path / "run")
+    with serving(engine) as started:
+        assert started.ask("/thumb/train/3.jpg?size=8").status == 200
+        (Path(store) / "images.zarr/train/16/c.0.0.0.0").write_bytes(b"cut off")
+        for _ in range(2):
+            reply = started.ask("/thumb/train/3.jpg?size=16")
+            assert reply.status == 500
+            assert "images.zarr/train/16/c.0.0.0.0" in reply.error
+            assert "tesserae repair" in reply.error
+        assert "StoreDamagedError" in capsys.readouterr().err
+        assert started.ask("/thumb/train/3.jpg?size=8").status == 200
+
+
+# --- pools, sockets ------------------------------------------------------------------------------
+
+
+def test_who_waits_too_long_is_sent_away() -> None:
+    """Whoever comes when the line is full, at once; a job that has not begun is never done."""
+    pool = Pool("test", threads=1, line=1, seconds=0.3)
+    gate, done = threading.Event(), []
+
+    async def ask() -> list[object]:
+        def job(name: int) -> int:
+            gate.wait(10)
+            done.append(name)
+            return name
+
+        first = asyncio.ensure_future(pool.run(job, 1))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(pool.run(job, 2))
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        third = await asyncio.gather(pool.run(job, 3), return_exceptions=True)
+        assert time.monotonic() - started < 0.2
+        return [*await asyncio.gather(first, second, return_exceptions=True), *third]
+
+    found = asyncio.run(ask())
+    assert [type(one) for one in found] == [BusyError] * 3
+    assert "within 0.3 s" in str(found[0])
+    assert "at once" in str(found[2])
+    gate.set()
+    pool.close()
+    assert done == [1]
+
+
+def test_a_server_that_has_too_much_to_do_says_so(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With status 503, and goes on when it has less."""
+    gate = threading.Event()
+    search = type(running.service.engine).search
+
+    def slow(*words: Any, **options: Any) -> Any:
+        gate.wait(20)
+        return search(*words, **options)
+
+    pool = Pool("busy", threads=1, line=1, seconds=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(running.service.engine), "search", slow)
+        patch.setattr(running.service, "searches", pool)
+        replies: list[Reply] = []
+        asks = [
+            threading.Thread(target=lambda: replies.append(running.search("red"))) for _ in range(4)
+        ]
+        for one in asks:
+            one.start()
+        for one in asks:
+            one.join(20)
+        gate.set()
+        pool.close()
+    assert [reply.status for reply in replies] == [503] * 4
+    assert all(reply.headers["retry-after"] == "1" for reply in replies)
+    assert running.search("red").status == 200
+
+
+def test_a_visitor_who_is_gone_is_not_searched_for(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever types fast leaves questions behind that nobody waits for."""
+    gate, begun = threading.Event(), []
+    search = type(running.service.engine).search
+
+    def slow(*words: Any, **options: Any) -> Any:
+        begun.append(1)
+        gate.wait(20)
+        return search(*words, **options)
+
+    pool = Pool("gone", threads=1, line=50, seconds=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(running.service.engine), "search", slow)
+        patch.setattr(running.service, "searches", pool)
+        opened = []
+        for _ in range(20):
+            opened.append(running.connect())
+            opened[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert wait_until(lambda: pool._places._value == pool._most - 20, 10)
+        for one in opened:
+            one.close()
+        assert wait_until(lambda: pool._places._value == pool._most - 1, 10)
+        gate.set()
+        assert wait_until(lambda: pool._places._value == pool._most, 10)
+        pool.close()
+    assert len(begun) == 1
+
+
+def test_an_error_of_ours_is_told_in_the_terminal_alone(
+    running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A visitor hears that there was one."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret \x1b[2J")
+
+    monkeypatch.setattr(type(running.service.engine), "search", broken)
+    reply = running.search("red")
+    assert (reply.status, reply.error) == (
+        500,
+        "something went wrong here; the terminal says what.",
+    )
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: secret \\x1b[2J" in said
+    assert "in broken" in said
+
+
+def test_a_port_that_is_taken_is_a_sentence(running: Running) -> None:
+    """As is an address of another machine, and one that is none."""
+    for host, port, says in [
+        ("127.0.0.1", running.port, "something else listens there. Choose another --port"),
+        ("192.0.2.1", 0, "Choose a --host of this machine"),
+        ("no such host.invalid", 0, "Choose a --host of this machine"),
+    ]:
+        with pytest.raises(TesseraeError) as refused:
+            app.bind(host, port)
+        assert says in str(refused.value)
+        assert host in str(refused.value)
+    with pytest.raises(ValueError, match="--port is 70000"):
+        app.bind("127.0.0.1", 70000)
+
+
+def test_an_address_is_shown_that_a_browser_opens() -> None:
+    """Of all interfaces, one that surely is reached from here."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+        for host, shown in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::", "[::1]"),
+            ("::1", "[::1]"),
+            ("search.lan", "search.lan"),
+        ]:
+            assert app.address_of([one], host) == f"http://{shown}:{port}/"
+
+
+def test_who_listens_everywhere_is_called_by_any_number_or_its_own_name() -> None:
+    """But by no name that somebody else made up."""
+    guard = Guard("0.0.0.0")
+    for host, in_ in [
+        ("192.168.1.7:8780", True),
+        ("[2001:db8::1]:8780", True),
+        (socket.gethostname(), True),
+        ("evil.example", False),
+    ]:
+        assert (guard.refuses({"Host": host}, changes=False) is None) is in_
+    named = Guard("search.lan")
+    assert "--allow-host" in str(named.refuses({"Host": "10.0.0.1"}, changes=False))
+    assert named.refuses({"Host": "Search.LAN:8780"}, changes=False) is None
+    assert named.refuses({"Host": "10.0.0.1"}, changes=False) is not None
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
+
+
+@pytest.mark.parametrize(
+    ("headers", "changes", "in_"),
+    [
+        ({"Host": "search.example.org"}, False, True),
+        ({"Host": "Search.Example.ORG:8443"}, False, True),
+        ({"Host": "search.example.org:8443", "Origin": "https://search.example.org"}, True, True),
+        # A proxy that asks by the address that the server listens on, not by the name.
+        ({"Host": "127.0.0.1:8780", "Origin": "https://search.example.org"}, True, True),
+        ({"Host": "127.0.0.1:8780", "Origin": "https://search.example.org:8443"}, True, True),
+        ({"Host": "b\u00fccher.example".encode("idna").decode()}, False, True),
+        ({"Host": "www.search.example.org"}, False, False),
+        ({"Host": "example.org"}, False, False),
+        ({"Host": "search.example.org.evil.example"}, False, False),
+        ({"Host": "search.example.org", "Origin": "https://evil.example"}, True, False),
+        ({"Host": "search.example.org", "Origin": "https://search.example.org.evil"}, True, False),
+        ({"Host": "search.example.org", "Origin": "ftp://search.example.org"}, True, False),
+        ({"Host": "search.example.org", "Origin": "null"}, True, False),
+        ({"Host": "search.example.org", "Sec-Fetch-Site": "cross-site"}, False, False),
+        # The names of this machine are allowed as a host, and not as the origin of another port.
+        ({"Host": "search.example.org", "Origin": "http://localhost:9"}, True, False),
+    ],
+)
+def test_a_name_that_is_allowed_is_answered(
+    headers: dict[str, str], changes: bool, in_: bool
+) -> None:
+    """Exactly that name, at any port: as a host, and as the origin of what is handed in."""
+    guard = Guard("127.0.0.1", ["search.example.org", "B\u00fccher.example", "192.0.2.7"])
+    assert (guard.refuses(headers, changes=changes) is None) is in_
+    assert guard.refuses({"Host": "192.0.2.7:80"}, changes=False) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*",
+        "*.example.org",
+        "https://example.org",
+        "example.org:443",
+        "a b",
+        "",
+        "a/b",
+        "a..b",
+        "@x",
+    ],
+)
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    """No wildcard, no port, no address of a page."""
+    with pytest.raises(ValueError, match=r"--allow-host is .*: expected one name or address"):
+        Guard("127.0.0.1", [name])
+
+
+def test_a_page_behind_a_proxy_takes_pictures(running: Running, monkeypatch: Any) -> None:
+    """By the name that the proxy is called."""
+    named = {"Host": "search.example.org", "Origin": "https://search.example.org"}
+    path = "/api/search?q="
+    assert running.ask(path, method="POST", body=png(), **named).status == 403
+    monkeypatch.setattr(running.service, "guard", Guard("127.0.0.1", ["search.example.org"]))
+    assert running.ask(path, method="POST", body=png(), **named).status == 200
+    evil = {**named, "Origin": "https://evil.example"}
+    assert running.ask(path, method="POST", body=png(), **evil).status == 403
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (HEIC, "that is a HEIC image, which is not read here: convert it to JPEG or PNG. Expected"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "that is an AVIF image"),
+        (b"%PDF-1.7\n", "that is no picture (a PDF document): expected JPEG"),
+        (b"<!doctype html><html>", "that is no picture (an HTML page"),
+        (b"hello", "that is no picture (a text file): expected JPEG, PNG"),
+        (b"\x80\x81\x82", "that is no picture: expected JPEG, PNG"),
+    ],
+)
+def test_what_is_no_picture_that_is_read_is_named(running: Running, data: bytes, says: str) -> None:
+    """By its first bytes, with what to do."""
+    reply = running.search("", body=data)
+    assert (reply.status, says in reply.error) == (415, True)
+
+
+def test_what_is_passed_over_is_told(running: Running) -> None:
+    """With the answer, which is found with the rest."""
+    assert running.search("a photo of red").json()["passed_over"] == ["a", "photo", "of"]
+
+
+def test_colours_are_colours() -> None:
+    """What the tests rely on: a model that tells them apart."""
+    assert colour("red") @ colour("blue") < 0.5

@@ -1,0 +1,310 @@
+"""What the doctor finds, and what it says to do about it."""
+
+import argparse
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests import lacking
+from workflows.commands import doctor as doctor_command
+from workflows.setup import doctor, machine
+from workflows.setup.machine import Finding
+
+
+def _run(*words):
+    parser = argparse.ArgumentParser()
+    doctor_command.add_arguments(parser)
+    return doctor.run(parser.parse_args(words))
+
+
+def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):
+    """The environment that runs the tests can prepare."""
+    status = _run(str(tmp_path / "store"), "--json")
+
+    shown = json.loads(capsys.readouterr().out)
+    assert [f for f in shown["findings"] if f["state"] == "broken"] == []
+    assert (status, shown["ok"]) == (0, True)
+    assert {f["subject"] for f in shown["findings"]} >= {
+        "Python", "Pillow", "libjpeg-turbo", "formats", "packages", "torch", "GPU", "cores",
+        "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_broken_thing_is_exit_status_one(monkeypatch, capsys):
+    """And the plain lines name it, with what to do."""
+    findings = [Finding("a", "ok", "fine"), Finding("b", "broken", "bad [x]", "Mend it.")]
+    monkeypatch.setattr(doctor, "examine", lambda store: findings)
+
+    assert _run() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["ok", "a", "fine"], ["broken", "b", "bad", "[x]"], ["->", "Mend", "it."],
+    ]  # fmt: skip
+
+
+def test_the_table_shows_brackets_as_they_are(monkeypatch, capsys):
+    """A folder may be named like rich's markup."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(doctor, "examine", lambda store: [Finding("room", "note", "[red]/x", "!")])
+
+    assert _run() == 0
+    shown = capsys.readouterr().out
+    assert "[red]/x" in shown
+    assert "-> !" in shown
+
+
+def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_path):
+    """A broken installation is what the doctor is for."""
+
+    def fail():
+        raise ImportError("no libjpeg.so.62")
+        yield
+
+    monkeypatch.setattr(doctor, "jpeg_found", fail)
+
+    findings = doctor.examine(str(tmp_path))
+
+    (jpeg,) = (f for f in findings if f.subject == "libjpeg-turbo")
+    assert jpeg.state == "broken"
+    assert "no libjpeg.so.62" in jpeg.found
+    assert findings[-1].subject == "sockets"
+
+
+@pytest.mark.parametrize(
+    ("owners", "level", "avx2", "state", "says"),
+    [
+        (["pillow-simd 1"], "avx2", True, "ok", "AVX2"),
+        (["pillow-simd 1"], "sse4", False, "ok", "SSE4"),
+        (["pillow-simd 1"], "sse4", True, "note", "has AVX2"),
+        (["pillow-simd 1"], "avx2", False, "broken", "no AVX2"),
+        (["pillow 1"], "none", True, "note", "several times faster"),
+        (["pillow 13", "pillow-simd 1"], "none", True, "broken", "overwritten"),
+    ],
+)
+def test_a_pillow_is_judged_by_owner_binary_and_cpu(owners, level, avx2, state, says):
+    """Two owners, or code that this CPU cannot run, would stop or spoil a run."""
+    finding = doctor.judge_pillow(owners, level, avx2=avx2, why_stock="")
+
+    assert finding.state == state
+    assert says in f"{finding.found} {finding.advice}"
+    assert bool(finding.advice) == (state != "ok")
+
+
+def test_why_it_is_stock_pillow_is_said_again():
+    """The reason that the setup gave is not lost."""
+    finding = doctor.judge_pillow(["pillow 1"], "none", avx2=True, why_stock="there is no gcc")
+
+    assert finding.found.startswith("STOCK")
+    assert "there is no gcc" in finding.found
+
+
+def test_a_format_that_cannot_be_read_names_its_package(monkeypatch):
+    """Its images would be quarantined; without JPEG nothing works at all."""
+    from PIL import features
+
+    monkeypatch.setattr(features, "check", lambda name: name != "webp")
+    (finding,) = doctor.formats_found()
+    assert (finding.state, "libwebp-dev" in finding.advice) == ("note", True)
+
+    monkeypatch.setattr(features, "check", lambda name: name != "jpg")
+    (finding,) = doctor.formats_found()
+    assert finding.state == "broken"
+
+
+def test_versions_are_compared_with_those_tested(monkeypatch):
+    """Another version is a note, a missing package is broken."""
+    tested = doctor.tested_versions()
+    monkeypatch.setattr(doctor, "installed_version", lambda name: tested[name])
+    (finding,) = doctor.packages_found()
+    assert finding.state == "ok"
+
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "0.1")
+    (finding,) = doctor.packages_found()
+    assert finding.state == "note"
+    assert f"zarr {tested['zarr']}" in finding.advice
+
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "")
+    (finding,) = doctor.packages_found()
+    assert finding.state == "broken"
+
+
+def test_the_doctor_loads_no_torch():
+    """Its version is read from what pip wrote."""
+    code = (
+        "import sys, workflows.setup.doctor as d; list(d.torch_found());"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=doctor.ROOT, timeout=60,
+    )  # fmt: skip
+
+    assert done.stdout == "False\n"
+
+
+def _tool(tmp_path, monkeypatch, script):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_every_gpu_is_listed(tmp_path, monkeypatch):
+    """One line each, as the driver says it."""
+    _tool(tmp_path, monkeypatch, "echo 'A, 10 MiB, 1'; echo 'B, 20 MiB, 1'")
+
+    assert [f.found for f in machine.gpu_found()] == ["A, 10 MiB, 1", "B, 20 MiB, 1"]
+
+
+def test_a_driver_that_fails_is_no_gpu(tmp_path, monkeypatch):
+    """Preparing needs none, so it is a note."""
+    _tool(tmp_path, monkeypatch, "echo broken; exit 9")
+
+    assert [f.state for f in machine.gpu_found()] == ["note"]
+
+
+def test_a_port_that_is_taken_is_seen(monkeypatch):
+    """By trying to listen, as a cluster would."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        taken = server.getsockname()[1]
+
+        assert not machine.is_free(taken)
+        monkeypatch.setattr(machine, "PORTS", {taken: "a test"})
+        finding = next(iter(machine.ports_found()))
+        assert (finding.state, str(taken) in finding.found) == ("note", True)
+
+    assert machine.is_free(taken)
+
+
+LISTEN = """
+import socket, sys
+server = socket.socket()
+server.bind((sys.argv[1], 0))
+server.listen()
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "word", "seen"),
+    [
+        ("0.0.0.0", "dask", True),
+        ("0.0.0.0", "/srv/bin/tesserae", True),
+        ("127.0.0.1", "dask", False),
+        ("0.0.0.0", "/srv/tesserae/other", False),
+    ],
+)
+def test_a_dask_that_listens_to_all_is_seen(host, word, seen):
+    """Whoever reaches it could run code; what listens to this machine alone is no matter."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTEN, host, word], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        try:
+            assert ((process.pid, port) in set(machine.open_to_all())) == seen
+        finally:
+            process.communicate()
+
+
+def test_too_few_open_files_are_a_note(monkeypatch):
+    """With the command that helps."""
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (256, 4096))
+
+    (finding,) = machine.files_found()
+
+    assert (finding.state, finding.found) == ("note", "256 (hard limit 4096)")
+    assert "ulimit -n 1024" in finding.advice
+
+
+def test_too_little_memory_names_the_workers_that_fit(monkeypatch):
+    """Each worker may come to 1.2 GB."""
+    import cluster.cores
+    from pipeline import memory
+
+    monkeypatch.setattr(cluster.cores, "cores", lambda: 8)
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 4_000_000_000)
+
+    finding = list(machine.machine_found())[1]
+
+    assert (finding.state, "WORKERS=3" in finding.advice) == ("note", True)
+
+
+def test_room_is_looked_for_where_the_store_will_be(tmp_path):
+    """In the nearest folder that is there; nothing is made, nothing is left."""
+    findings = list(machine.room_found(str(tmp_path / "not" / "yet")))
+
+    assert [f.subject for f in findings] == ["room", "fsync", "locks", "new names", "sockets"]
+    assert str(tmp_path) in findings[0].found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_a_file_is_broken(tmp_path):
+    """As `tesserae prepare` would say."""
+    (tmp_path / "file").touch()
+    (finding,) = machine.room_found(str(tmp_path / "file"))
+
+    assert (finding.state, finding.found) == ("broken", f"{tmp_path / 'file'} is a file")
+
+
+def test_an_object_store_is_not_asked_for_room():
+    """It has no end, and asking needs its keys."""
+    (finding,) = machine.room_found("s3://bucket/store")
+
+    assert finding.state == "ok"
+
+
+def test_a_place_that_cannot_be_written_is_broken(tmp_path):
+    """As prepare would find out later."""
+    finding = machine.sync_found(tmp_path / "gone")
+
+    assert finding.state == "broken"
+    assert "No such file" in finding.found
+
+
+def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monkeypatch):
+    """How a store would be locked and named there, in lines of their own."""
+    plain = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    assert (plain["locks"].state, plain["locks"].found) == ("ok", "by flock")
+    assert (plain["new names"].state, plain["new names"].found) == ("ok", "by link")
+
+    lacking.remove(lacking.SMB, monkeypatch.setattr)
+    share = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    assert share["fsync"].state == "ok"
+    assert (share["locks"].state, share["locks"].found) == ("note", "by files created exclusively")
+    assert "-o flock" in share["locks"].advice
+    assert (share["new names"].state, share["new names"].found) == (
+        "note",
+        "by a rename under a lock",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EROFS, "mounted read-only"), (errno.EDQUOT, "Your quota")]
+)
+def test_a_folder_that_cannot_be_written_is_broken_with_what_helps(
+    tmp_path, monkeypatch, number, says
+):
+    """Of a disk that is mounted read-only, and of one without room."""
+    monkeypatch.setattr(machine.os, "fsync", lacking._fail(number))
+    found = machine.sync_found(tmp_path)
+    assert found.state == "broken"
+    assert says in found.advice
+
+
+def test_where_sockets_go_is_said(tmp_path, monkeypatch):
+    """A long TMPDIR is passed over; where nothing helps, it is broken."""
+    monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    assert "is too long for them" in machine.sockets_found().found
+    monkeypatch.setattr("cluster.sockets.SHORT_FOLDERS", ())
+    assert machine.sockets_found().state == "broken"

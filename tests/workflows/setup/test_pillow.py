@@ -1,0 +1,162 @@
+"""Which Pillow this is, told from files alone."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from workflows.setup import pillow
+
+WIDE = b"\xc4\xe2\x4d\x00\xc1"  # vpshufb ymm0, ymm6, ymm1
+NARROW = b"\x66\x0f\x38\x00\xc1"  # pshufb xmm0, xmm1
+NARROW_FAR = b"\x66\x44\x0f\x38\x00\xc1"  # pshufb xmm8, xmm1
+WIDE_XMM = b"\xc4\xe2\x49\x00\xc1"  # vpshufb xmm0, xmm6, xmm1: AVX, but 16 bytes
+
+
+@pytest.mark.parametrize(
+    ("code", "level"),
+    [
+        (WIDE * 50, "avx2"),
+        (WIDE * 50 + NARROW * 50, "avx2"),
+        (WIDE * 49, "none"),
+        (WIDE_XMM * 1000, "none"),
+        (NARROW * 50, "sse4"),
+        (NARROW_FAR * 50, "sse4"),
+        (NARROW * 49, "none"),
+        (b"", "none"),
+    ],
+)
+def test_the_level_is_read_from_the_instructions(code, level):
+    """Enough shuffles of 32 bytes are AVX2, enough of 16 bytes SSE4, a chance few are nothing."""
+    assert pillow.simd_level(b"\x7fELF" + code) == level
+
+
+def test_random_bytes_are_no_vector_code():
+    """Four fixed bytes are too rare to be met fifty times in a megabyte of anything."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).bytes(1 << 20)
+
+    assert pillow.simd_level(noise) == "none"
+
+
+def _owner(site: Path, name: str, version: str, *files: str) -> None:
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text("".join(f"{file},sha256=x,1\n" for file in files))
+
+
+def test_the_owner_of_pil_is_whoever_recorded_its_files(tmp_path):
+    """A stand-in that holds nothing is no owner; a second owner is seen."""
+    _owner(tmp_path, "pillow_simd", "1.0", "PIL/__init__.py", "PIL/Image.py")
+    _owner(tmp_path, "pillow", "1.0", "pillow-1.0.dist-info/METADATA")
+    _owner(tmp_path, "bokeh", "3.0", "bokeh/PIL/__init__.py")
+    assert pillow.pillow_owners(tmp_path) == ["pillow-simd 1.0"]
+
+    _owner(tmp_path, "pillow", "13.0", "PIL/__init__.py")
+
+    assert pillow.pillow_owners(tmp_path) == ["pillow 13.0", "pillow-simd 1.0"]
+
+
+def test_the_stand_in_holds_nothing_and_requires_pillow_simd_of_its_version(tmp_path):
+    """It satisfies the name `pillow`, and brings no file that could overwrite one."""
+    path = pillow.write_stand_in(tmp_path)
+
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+        (metadata,) = (wheel.read(n).decode() for n in names if n.endswith("METADATA"))
+
+    assert path.name == f"pillow-{pillow.PILLOW_SIMD}-py3-none-any.whl"
+    assert all(".dist-info/" in name for name in names)
+    assert f"Requires-Dist: pillow-simd (=={pillow.PILLOW_SIMD})" in metadata
+
+
+def test_a_cpu_that_does_not_tell_has_no_avx2(tmp_path):
+    """Absent or other flags mean no; the word has to stand alone."""
+    told = tmp_path / "cpuinfo"
+    assert not pillow.cpu_has_avx2(told)
+    told.write_text("flags\t\t: fpu avx avx2x sse4_2\n")
+    assert not pillow.cpu_has_avx2(told)
+    told.write_text("flags\t\t: fpu avx avx2\n")
+    assert pillow.cpu_has_avx2(told)
+
+
+@pytest.fixture(name="able")
+def _able(monkeypatch):
+    """A machine that lacks nothing."""
+    monkeypatch.setattr(pillow, "is_x86", lambda: True)
+    monkeypatch.setattr(pillow, "missing_packages", list)
+    return monkeypatch
+
+
+def test_a_machine_that_can_compile_gets_pillow_simd(able):
+    """No reason against it, unless stock Pillow was asked for."""
+    assert pillow.why_stock("auto") == ""
+    assert pillow.why_stock("simd") == ""
+    assert "asked for" in pillow.why_stock("stock")
+
+
+def test_what_is_missing_is_named(able):
+    """A Pillow that reads every format comes before a fast one, unless one insists."""
+    able.setattr(pillow, "missing_packages", lambda: ["libwebp-dev"])
+
+    assert "libwebp-dev" in pillow.why_stock("auto")
+    assert pillow.why_stock("simd") == ""
+
+
+@pytest.mark.parametrize("package", ["libjpeg-dev", "zlib1g-dev", "gcc", "python3-dev"])
+def test_without_jpeg_or_a_compiler_insisting_does_not_help(able, package):
+    """What Pillow-SIMD cannot be compiled without stays a reason."""
+    able.setattr(pillow, "missing_packages", lambda: [package])
+
+    assert package in pillow.why_stock("simd")
+
+
+def test_another_cpu_gets_stock_pillow(able):
+    """Pillow-SIMD's instructions are x86's."""
+    able.setattr(pillow, "is_x86", lambda: False)
+
+    assert "x86-64" in pillow.why_stock("auto")
+
+
+def test_a_missing_compiler_and_missing_headers_are_seen(monkeypatch, tmp_path):
+    """Headers are looked for where compilers look, the compiler where CC says."""
+    monkeypatch.setenv("CC", "/no/such/cc -O2")
+    monkeypatch.setattr(pillow, "_header_folders", lambda: [tmp_path])
+    (tmp_path / "openjpeg-2.5").mkdir()
+    (tmp_path / "openjpeg-2.5" / "openjpeg.h").touch()
+    (tmp_path / "zlib.h").touch()
+
+    missing = pillow.missing_packages()
+
+    assert {"gcc", "libjpeg-dev", "libwebp-dev"} <= set(missing)
+    assert not {"zlib1g-dev", "libopenjp2-7-dev"} & set(missing)
+
+
+def test_the_installed_pillow_has_one_owner():
+    """Whatever runs these tests has exactly one Pillow."""
+    import PIL
+
+    site = Path(PIL.__file__).parent.parent
+
+    assert len(pillow.pillow_owners(site)) == 1
+    assert pillow.installed_simd_level(site) in ("avx2", "sse4", "none")
+
+
+def test_nothing_but_the_standard_library_is_needed():
+    """`make setup` runs before anything is installed."""
+    root = Path(pillow.__file__).parents[2]
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "import workflows.setup.install; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+
+    assert loaded <= {*sys.stdlib_module_names, "__main__", "workflows"}

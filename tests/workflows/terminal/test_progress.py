@@ -1,0 +1,226 @@
+"""How far a run has come, on a terminal and in a log."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from workflows.terminal.progress import Progress, is_terminal
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(name="clock")
+def _clock():
+    return Clock()
+
+
+def plain(clock, **options):
+    """A progress on a log, and the log."""
+    stream = io.StringIO()
+    return Progress("train: prepare", stream=stream, clock=clock, **options), stream
+
+
+def interrupt(progress, clock):
+    """A run that is stopped by Ctrl-C after seven rows."""
+    with progress:
+        clock.now += 1
+        progress.update(rows=7)
+        raise KeyboardInterrupt
+
+
+def test_a_log_gets_the_first_line_the_last_and_one_in_ten_seconds(clock):
+    """However often something is counted."""
+    progress, stream = plain(clock, rows=1000)
+    with progress:
+        for _ in range(250):
+            clock.now += 0.1
+            progress.update(rows=4)
+    lines = stream.getvalue().splitlines()
+
+    assert lines[0] == "train: prepare, 1,000 images"
+    assert len(lines) == 4  # and two in 25 seconds
+    assert lines[1].startswith(
+        "train: prepare: 400 of 1,000 images, 40.0 %, 15 s left, 40 images/s"
+    )
+    assert lines[-1] == "train: prepare: 1,000 images in 25 s, 40 images/s"
+
+
+def test_a_line_has_rates_bytes_time_left_and_quarantine(clock):
+    """Everything a person asks a run that takes half an hour."""
+    progress, stream = plain(clock, rows=4096, interval_seconds=0.0)
+    with progress:
+        clock.now += 2
+        progress.update(rows=1024, bytes_in=110_000_000, bytes_out=440_000_000, quarantined=3)
+        line = stream.getvalue().splitlines()[-1]
+
+    assert line == (
+        "train: prepare: 1,024 of 4,096 images, 25.0 %, 6.0 s left, 512 images/s now, 512 over the"
+        " run, 55.0 MB/s in, 220 MB/s out, 3 quarantined"
+    )
+
+
+def test_without_a_known_end_it_counts(clock):
+    """Listing a folder: no share, no time left."""
+    progress, stream = plain(clock, interval_seconds=0.0)
+    with progress:
+        clock.now += 1
+        progress.update(rows=5000)
+
+    assert stream.getvalue().splitlines() == [
+        "train: prepare",
+        "train: prepare: 5,000 images, 5,000 images/s now, 5,000 over the run",
+        "train: prepare: 5,000 images in 1.0 s, 5,000 images/s",
+    ]
+
+
+@pytest.mark.parametrize(("total", "noun"), [(1, "image"), (2, "images"), (0, "images")])
+def test_one_is_no_plural(clock, total, noun):
+    """In the first line, between, and in the last."""
+    progress, stream = plain(clock, rows=total)
+    with progress:
+        progress.update(rows=total)
+        assert progress.count_line().startswith(f"{total} of {total} {noun}, ")
+    first, last = stream.getvalue().splitlines()
+    assert first == f"train: prepare, {total} {noun}"
+    assert last.startswith(f"train: prepare: {total} {noun} in ")
+
+
+def test_a_stopped_run_says_how_far_it_came(clock):
+    """Ctrl-C passes through, and the last line tells it from a whole run."""
+    progress, stream = plain(clock, rows=50, unit="blocks")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(progress, clock)
+
+    assert stream.getvalue().endswith("stopped at 7 of 50 blocks in 1.0 s, 7.0 blocks/s\n")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_names_are_shown_as_they_are_spelled(clock, live):
+    """Markup, emoji codes and a terminal's escapes do nothing."""
+    name = "[red]x[/red] :smile: \x1b[31mboo\nnext [/]"
+    stream = Terminal()
+    with Progress(name, rows=2, stream=stream, live=live, clock=clock) as progress:
+        progress.note(f"shard 1: {name}")
+    text = ESCAPES.sub("", stream.getvalue())
+
+    assert r"shard 1: [red]x[/red] :smile: \x1b[31mboo\nnext [/]" in text
+    assert text.count(r"[red]x[/red] :smile: \x1b[31mboo\nnext [/]") >= 3
+
+
+def test_a_terminal_is_drawn_over_and_left_in_order(clock):
+    """The cursor is back, and what stays is one line of what was done."""
+    stream = Terminal()
+    with Progress("val: prepare", rows=10, stream=stream, live=True, clock=clock) as progress:
+        clock.now += 1
+        progress.update(rows=10)
+
+    assert stream.getvalue().endswith("\x1b[?25h")  # the cursor
+    assert "val: prepare  10 images in 1.0 s, 10 images/s" in ESCAPES.sub("", stream.getvalue())
+
+
+def test_ctrl_c_on_a_terminal_leaves_it_in_order(clock):
+    """No traceback of ours, the cursor shown again, the thread gone."""
+    stream, before = Terminal(), threading.active_count()
+    progress = Progress("val: prepare", rows=10, stream=stream, live=True, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(progress, clock)
+
+    assert "\x1b[?25h" in stream.getvalue()
+    assert "stopped at 7 of 10 images" in ESCAPES.sub("", stream.getvalue())
+    assert "Traceback" not in stream.getvalue()
+    assert before == threading.active_count()
+
+
+@pytest.mark.parametrize(("columns", "bar"), [(30, False), (44, False), (60, True), (200, True)])
+def test_a_terminal_too_narrow_for_a_bar_still_counts(clock, monkeypatch, columns, bar):
+    """Nothing is an error because a window is small."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    with Progress("train: prepare", rows=100, stream=stream, live=True, clock=clock) as progress:
+        progress.update(rows=50)
+
+    assert "50 of 100 images" in ESCAPES.sub("", stream.getvalue()).replace("\n", "")
+    assert bar == ("\u2501" in stream.getvalue())
+
+
+def test_notes_from_many_threads_do_not_hang_the_display():
+    """Counting and noting while another thread draws: no deadlock, no lost count."""
+    stream = Terminal()
+    with Progress("train: prepare", rows=800, stream=stream, live=True) as progress:
+
+        def work():
+            for _ in range(100):
+                progress.update(rows=1)
+                progress.note("line")
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert "800 images in" in ESCAPES.sub("", stream.getvalue())
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_ascii_terminal_gets_what_it_can_spell(clock, live):
+    """A name with an accent does not stop a run where the locale is C."""
+    out = io.BytesIO()
+    stream = io.TextIOWrapper(out, encoding="ascii")
+    with Progress("café", rows=2, stream=stream, live=live, clock=clock) as progress:
+        progress.note("naïve")
+        progress.update(rows=1)
+    stream.flush()
+
+    assert rb"caf\xe9" in out.getvalue()
+    assert rb"na\xefve" in out.getvalue()
+
+
+def test_only_a_terminal_that_can_be_drawn_over_is_one(monkeypatch):
+    """A pipe is not, nor is a dumb terminal."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert is_terminal(Terminal())
+    assert not is_terminal(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_terminal(Terminal())
+
+
+def test_who_writes_to_a_pipe_does_not_load_rich():
+    """A log costs nothing at start-up."""
+    code = (
+        "import sys\nfrom workflows.terminal.progress import Progress\n"
+        "with Progress('x', rows=1) as p: p.update(rows=1)\n"
+        "sys.exit('rich' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("x, 1 image\n")

@@ -1,0 +1,200 @@
+"""Ctrl-C and SIGTERM, at any moment and more than once: a sentence, a status, and nothing left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Command, committed, run, saboteur, start, wait_until
+from tests.pictures import contents, make_folder, prepare_inline
+from workflows.terminal import signals
+
+WORDS = ("--shard-rows", 8, "--chunk-rows", 4, "--sizes", 16, "--workers", 2)
+
+PAUSE = """
+import os, time
+
+def pausing(name):
+    def change(module):
+        function = getattr(module, name)
+
+        def pause(*args, **options):
+            open(os.environ["REACHED"], "w").close()
+            time.sleep(float(os.environ["PAUSE"]))
+            return function(*args, **options)
+
+        setattr(module, name, pause)
+    return change
+
+module, name = os.environ["PAUSE_IN"].rsplit(".", 1)
+after_import(module, pausing(name))
+"""
+
+MOMENTS = {
+    "listing": ("pipeline.ingest.planning.read_listing", 5.0, "Nothing was planned yet: run the"),
+    "starting": ("cluster.local.in_force", 0.3, "0 of 13 shards of split 'train' are committed"),
+    "decoding": ("pipeline.ingest.readahead.read_ahead", 0.2, "of 13 shards of split 'train' are"),
+    "finishing": ("pipeline.ingest.finish.parts_digest", 5.0, "13 of 13 shards of split 'train'"),
+    "reporting": (
+        "workflows.reports.store_summary.make_model",
+        5.0,
+        "Run the same command again to go on.",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = {stop: signal.getsignal(stop) for stop in signals.STOPS}
+    monkeypatch.setattr(signals, "_last", float("-inf"))
+    signals.listen()
+    yield
+    for stop, handler in before.items():
+        signal.signal(stop, handler)
+
+
+def check_stopped(command: Command, number: int, times: int) -> None:
+    """Signal the process group as a terminal does, and look at what is said and left."""
+    for _ in range(times):
+        command.signal_all(number)
+        time.sleep(0.1)
+    assert command.wait(30) == 130, command.err
+    assert command.gone(5)
+    assert command.err.lstrip().startswith("tesserae: stopped. ")
+    assert command.err.strip().count("\n") == 0, command.err
+
+
+CASES = list(itertools.product(MOMENTS, signals.STOPS, (1, 2, 3)))
+QUICK = (("decoding", signal.SIGINT, 2), ("decoding", signal.SIGHUP, 1))
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "times"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
+def test_a_run_is_stopped_cleanly_at_any_moment(
+    tmp_path: Path, moment: str, number: int, times: int
+) -> None:
+    """It says how far it came and how to go on, and whoever does ends with the same bytes."""
+    source = make_folder(tmp_path / "source", 100)
+    store = tmp_path / "store"
+    reached = tmp_path / "reached"
+    where, seconds, how_to_go_on = MOMENTS[moment]
+    with (
+        saboteur(tmp_path / "path", PAUSE) as path,
+        start(
+            *("prepare", source, store, *WORDS, "--no-dashboard"),
+            scratch=tmp_path,
+            extra_path=path,
+            REACHED=str(reached),
+            PAUSE_IN=where,
+            PAUSE=str(seconds),
+        ) as command,
+    ):
+        assert wait_until(reached.exists)
+        if moment == "decoding":
+            assert wait_until(lambda: committed(store) > 2)
+        check_stopped(command, number, times)
+        assert how_to_go_on in command.err
+    assert not list((store / ".tmp").glob("train-*"))
+    again = run("prepare", source, store, *WORDS, "--no-dashboard", scratch=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    prepare_inline(source, str(tmp_path / "clean"), sizes=(16,), shard_rows=8, chunk_rows=4)
+    assert contents(store) == contents(tmp_path / "clean")
+
+
+@pytest.mark.slow
+def test_large_shards_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Nobody waits for tasks that have seconds to go: what they do is not committed."""
+    source = make_folder(tmp_path / "source", 64)
+    with (
+        saboteur(tmp_path / "path", PAUSE) as path,
+        start(
+            *("prepare", source, tmp_path / "store", "--no-dashboard", "--sizes", 16),
+            scratch=tmp_path,
+            extra_path=path,
+            REACHED=str(tmp_path / "reached"),
+            PAUSE_IN="pipeline.ingest.readahead.read_ahead",
+            PAUSE="60",
+        ) as command,
+    ):
+        assert wait_until((tmp_path / "reached").exists)
+        started = time.monotonic()
+        check_stopped(command, signal.SIGINT, 1)
+        assert time.monotonic() - started < 30
+
+
+def test_a_signal_is_held_back_until_a_block_has_ended() -> None:
+    """However often it comes, it interrupts once, and afterwards."""
+    done = []
+
+    def block() -> None:
+        with signals.held_back():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == [1]
+
+
+def test_a_block_that_ends_a_stopped_command_is_not_stopped_again() -> None:
+    """What was said of the first wish is not lost for a second one."""
+
+    def stopped() -> None:
+        try:
+            raise KeyboardInterrupt("so far")
+        finally:
+            with signals.held_back():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="so far"):
+        stopped()
+
+
+def test_two_signals_in_a_row_are_one_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that comes much later is another."""
+    for stop in signals.STOPS:
+        monkeypatch.setattr(signals, "REST_SECONDS", 3600.0)
+        monkeypatch.setattr(signals, "_last", float("-inf"))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), stop)
+        os.kill(os.getpid(), stop)
+        monkeypatch.setattr(signals, "REST_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), stop)
+
+
+def test_an_error_in_the_block_comes_first() -> None:
+    """The signal is forgotten for it: the command ends either way."""
+
+    def failing() -> None:
+        with signals.held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+
+
+def test_other_threads_hold_nothing_back() -> None:
+    """Signals are the main thread's."""
+    seen = []
+
+    def block() -> None:
+        with signals.held_back():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert seen == [before]

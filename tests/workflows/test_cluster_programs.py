@@ -1,0 +1,484 @@
+"""A cluster that stands: started, used, looked at and stopped as a person does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.commands import (
+    PATIENCE,
+    ROOT,
+    Command,
+    Ended,
+    run,
+    saboteur,
+    start,
+    wait_until,
+)
+from tests.pictures import contents, make_folder
+from tests.workflows.runs.test_train import SMALL
+from tests.workflows.training.small import small_store
+from workflows import cli
+
+TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Standing:
+    """A scheduler and two workers that `tesserae cluster up` has started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"tls://127.0.0.1:{self.port}"
+        self.certs = folder / "certs"
+
+    def run(self, *words: object, **options: object) -> Ended:
+        """Run `tesserae WORDS` with its certificates."""
+        return run(*words, scratch=self.folder, TESSERAE_CERTS=str(self.certs), **options)
+
+    def cluster(self, word: str, *words: object) -> Ended:
+        """Run `tesserae cluster WORD` for it."""
+        return self.run("cluster", word, *words, "--state", self.folder / "state")
+
+    def up(self) -> Ended:
+        """Start it, to stay when the command has ended."""
+        words = (
+            *("cluster", "up", "--port", self.port, "--dashboard-port", free_port()),
+            *("--workers", 2, "--gpus", "none", "--scratch", self.folder / "scratch"),
+            *("--state", self.folder / "state"),
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "workflows", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(self.certs)},
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belongs to it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TESSERAE_CERTS") == str(self.certs):
+                    found.append(process)
+            except psutil.Error:
+                pass
+        return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+    @contextmanager
+    def worker(self, *within: str, extra_path: Path | None = None) -> Iterator[Command]:
+        """One more worker."""
+        words = ("cluster", "worker", self.address, "--workers", 1, "--gpus", "none")
+        with start(
+            *words,
+            scratch=self.folder,
+            within=within,
+            extra_path=extra_path,
+            TESSERAE_CERTS=str(self.certs),
+        ) as command:
+            there = self.run("cluster", "wait", self.address, "--workers", 3)
+            assert there.status == 0, there.err
+            yield command
+        assert wait_until(lambda: self.workers() == 2)
+
+    def workers(self) -> int:
+        """How many workers are there."""
+        said = self.run("cluster", "status", self.address).out
+        return int(said.split(": ", 1)[1].split()[0])
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """One for all tests that leave it as it was."""
+    made = Standing(tmp_path_factory.mktemp("standing"))
+    try:
+        done = made.up()
+        assert done.status == 0, done.err
+        assert f"CLUSTER={made.address}" in done.out
+        assert "ssh -N -L" in done.out
+        yield made
+    finally:
+        made.cluster("down")
+        assert wait_until(lambda: not made.processes())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few pictures."""
+    return make_folder(tmp_path_factory.mktemp("source") / "train", 80)
+
+
+def test_it_makes_what_a_run_of_its_own_makes(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """Byte for byte, and no word of versions, which are the same."""
+    done = standing.run("prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address)
+    assert (done.status, done.err) == (0, "")
+    assert "notice" not in done.out
+
+    alone = run("prepare", source, tmp_path / "alone", *TINY, scratch=tmp_path)
+    assert alone.status == 0, alone.err
+    assert contents(tmp_path / "store") == contents(tmp_path / "alone")
+
+
+def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
+    standing: Standing,
+) -> None:
+    """Scheduler, dashboard, two nannies, two workers, their figures: all that the system knows."""
+    said = standing.cluster("status")
+    assert said.status == 0, said.err
+    lines = [line.split() for line in said.out.splitlines() if "this machine only" in line]
+    named = {line[1] for line in lines}
+    open_ = {
+        f"{entry.laddr.ip}:{entry.laddr.port}"
+        for process in standing.processes()
+        for entry in process.net_connections("inet")
+        if entry.status == psutil.CONN_LISTEN
+    }
+    assert named == open_
+    assert len(named) == 8
+    assert all(name.startswith("127.0.0.1:") for name in named)
+    assert "not known" not in said.out
+    assert "reached from elsewhere" not in said.out
+
+
+def test_the_doctor_says_what_is_open(standing: Standing) -> None:
+    """The same ports, none of which needs advice."""
+    done = standing.run("doctor", "--cluster", standing.address, "--json")
+    lines = [f for f in json.loads(done.out)["findings"] if f["subject"] == "cluster"]
+    assert len(lines) == 8
+    assert {line["state"] for line in lines} == {"ok"}
+    nobody = standing.run("doctor", "--cluster", "tls://127.0.0.1:1")
+    assert "does not answer" in nobody.out
+
+
+def test_a_port_that_is_taken_is_said_at_once(standing: Standing) -> None:
+    """And not tried again and again."""
+    done = standing.run("cluster", "scheduler", "--port", standing.port)
+    assert done.status == 1
+    assert f"nothing can listen on 127.0.0.1:{standing.port}" in done.err
+
+
+def test_where_the_dashboard_is_can_be_asked(standing: Standing) -> None:
+    """With the way to it from elsewhere."""
+    said = standing.cluster("status").out
+    assert "dashboard: http://127.0.0.1:" in said
+    assert "ssh -N -L" in said
+
+
+@pytest.mark.slow
+def test_new_certificates_replace_the_old_ones_whole(tmp_path: Path) -> None:
+    """When they are asked for."""
+    certs = tmp_path / "certs"
+    seen = []
+    for words in ((), ("--renew",), ("--renew", "--days", 0)):
+        run("cluster", "certs", "--certs", certs, *words, scratch=tmp_path)
+        seen.append({path.name: path.read_bytes() for path in certs.iterdir()})
+    old, new, last = seen
+    assert old.keys() == new.keys()
+    assert all(old[name] != new[name] for name in old)
+    assert last == new
+    modes = {stat.S_IMODE((certs / f"{role}.key").stat().st_mode) for role in ("client", "worker")}
+    assert modes == {0o600}
+
+
+def test_keys_are_nobody_elses(standing: Standing) -> None:
+    """And the folder cannot be looked into."""
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in standing.certs.iterdir()}
+    assert {name for name, mode in modes.items() if mode == 0o600} == {
+        "scheduler.key", "worker.key", "client.key", "token",
+    }  # fmt: skip
+    assert stat.S_IMODE(standing.certs.stat().st_mode) == 0o700
+
+
+def test_it_is_not_started_twice(standing: Standing) -> None:
+    """Nor are its certificates replaced in passing."""
+    again = standing.up()
+    assert again.status == 1
+    assert "scheduler of" in again.err
+    assert "tesserae cluster down" in again.err
+    made = standing.run("cluster", "certs")
+    assert (made.status, "holds certificates" in made.err) == (1, True)
+
+
+@pytest.mark.slow
+def test_workers_that_end_are_started_again(standing: Standing) -> None:
+    """By the keeper beside them: killed, or left by their scheduler."""
+    serving = [p for p in standing.processes() if _serves(p, "worker")]
+    assert len(serving) == 1
+    serving[0].send_signal(signal.SIGKILL)
+    assert wait_until(lambda: [p for p in standing.processes() if _serves(p, "worker")] != serving)
+    assert wait_until(lambda: standing.workers() == 2)
+
+    schedulers = [p for p in standing.processes() if _serves(p, "scheduler")]
+    schedulers[0].send_signal(signal.SIGKILL)
+    assert standing.run("cluster", "wait", standing.address, "--workers", 2).status == 0
+    assert [p for p in standing.processes() if _serves(p, "scheduler")] != schedulers
+
+
+def _serves(process: psutil.Process, role: str) -> bool:
+    try:
+        return process.cmdline()[1:4] == ["-m", "cluster.processes.serve", role]
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--workers", 3), "did not have 3 workers (2 there) within 1 s"),
+        (("--gpus", 1), "did not have 1 GPU (0 there) within 1 s"),
+    ],
+)
+def test_what_does_not_come_is_said_after_a_while(
+    standing: Standing, words: tuple[object, ...], says: str
+) -> None:
+    """And nothing hangs."""
+    done = standing.run("cluster", "wait", standing.address, *words, "--seconds", 1)
+    assert (done.status, done.out) == (1, "")
+    assert says in done.err
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_refused(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """Before anything is listed or learned, whichever of its trees differs.
+
+    The defaults of an optimiser are in `workflows/`, and ranks would take other steps with them.
+    """
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "workflows", other / "workflows")
+    defaults = other / "workflows" / "training" / "options.py"
+    defaults.write_text(defaults.read_text() + "# another line\n")
+    on_it = ("--no-dashboard", "--cluster", standing.address)
+    commands = (
+        ("prepare", source, tmp_path / "store", *TINY[:-1]),
+        ("train", "wgan", small_store(tmp_path / "small"), "--run", tmp_path / "run", *SMALL[:-1]),
+    )
+    with standing.worker(extra_path=other):
+        for words in commands:
+            done = standing.run(*words, *on_it)
+            assert done.status == 1
+            assert "has another Tesserae than this machine: its workflows/ differs" in done.err
+            assert done.err.count("\n") == 1
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "run").exists()
+
+
+OTHER_NUMPY = """
+def change(module):
+    version = module.version
+    module.version = lambda name: "1.0" if name == "numpy" else version(name)
+
+after_import("importlib.metadata", change)
+"""
+
+
+@pytest.mark.slow
+def test_another_version_is_said_and_no_more(
+    standing: Standing, source: Path, tmp_path: Path
+) -> None:
+    """What decides the pixels is looked at by itself."""
+    with saboteur(tmp_path / "other", OTHER_NUMPY) as other, standing.worker(extra_path=other):
+        done = standing.run(
+            "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
+        )
+    assert done.status == 0, done.err
+    assert "notice: numpy is " in done.out
+    assert " here and 1.0 on worker tls://127.0.0.1:" in done.out
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or os.geteuid() != 0
+    or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs root, and mounts of its own",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["store", "source"])
+def test_a_folder_that_a_worker_does_not_see_is_named(
+    standing: Standing, source: Path, tmp_path: Path, hidden: str
+) -> None:
+    """Before it gets a shard; a folder of the same name does not deceive."""
+    store = tmp_path / "store"
+    store.mkdir()
+    path = {"store": store, "source": source.parent}[hidden]
+    mount = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{path}" && exec "$@"', "sh")
+    with standing.worker(*mount):
+        done = standing.run("prepare", source, store, *TINY, "--cluster", standing.address)
+    assert done.status == 1
+    assert "worker tls://127.0.0.1:" in done.err
+    assert "Every machine must have" in done.err
+    assert str(store if hidden == "store" else source) in done.err
+    assert not list((store / "commits").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "spoil", [Path.unlink, pytest.param(lambda path: path.write_text(""), marks=pytest.mark.slow)]
+)
+def test_a_dashboard_without_its_token_is_not_served(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """Nobody would be asked for it."""
+    certs = tmp_path / "certs"
+    assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
+    spoil(certs / "token")
+    words = ("scheduler", "--certs", certs, "--dashboard-host", "0.0.0.0", "--port", free_port())
+    done = run("cluster", *words, scratch=tmp_path)
+    assert done.status == 1
+    assert "the dashboard's token" in done.err
+
+
+def test_certificates_of_two_authorities_are_not_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither made so, nor taken so."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for certs in (one, two):
+        assert cli.main(["cluster", "certs", "--certs", str(certs)]) == 0
+    shutil.copy(two / "ca.pem", one)
+    assert cli.main(["cluster", "wait", "tls://127.0.0.1:1", "--certs", str(one)]) == 1
+    assert "is not of the authority in" in capsys.readouterr().err
+    (one / "ca.pem").unlink()
+    assert cli.main(["cluster", "certs", "--certs", str(one)]) == 1
+    assert not (one / "ca.pem").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_authority_ends_with_a_sentence(
+    standing: Standing, tmp_path: Path
+) -> None:
+    """At once, whatever its patience; so does a client."""
+    certs = tmp_path / "certs"
+    assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
+    for words in (
+        ("worker", standing.address, "--workers", 1, "--gpus", "none"),
+        ("wait", standing.address),
+        ("status", standing.address),
+    ):
+        done = run("cluster", *words, "--certs", certs, scratch=tmp_path)
+        assert (done.status, done.out) == (1, "")
+        assert "shows a certificate that is not of this machine's authority" in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_scheduler_that_is_not_there_is_said_at_once(tmp_path: Path, source: Path) -> None:
+    """And not after a minute of silence."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with start(
+        *("prepare", source, tmp_path / "s", *TINY, "--cluster", address), scratch=tmp_path
+    ) as command:
+        assert wait_until(lambda: "does not answer yet (Connection refused)" in command.out)
+        command.process.send_signal(signal.SIGINT)
+        assert command.wait() == 130
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
+    tmp_path: Path, stop: bool
+) -> None:
+    """After the limit it is said; Ctrl-C ends it before."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        seconds = 600 if stop else 1
+        words = ("cluster", "wait", address, "--insecure", "--seconds", seconds)
+        with start(*words, scratch=tmp_path) as command:
+            silent.accept()[0].detach()
+            if stop:
+                command.process.send_signal(signal.SIGINT)
+            assert command.wait() == (130 if stop else 1)
+            assert ("stopped" if stop else "does not answer") in command.err
+
+
+def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
+    """A port that is taken: said at once, and nothing runs."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        state = ("--state", tmp_path / "state")
+        words = ("up", "--port", port, "--certs", tmp_path / "certs", "--workers", 1, *state)
+        done = run("cluster", *words, scratch=tmp_path)
+        assert done.status == 1
+        assert f"nothing can listen on 127.0.0.1:{port}" in done.err
+        assert "nothing runs" in run("cluster", "down", *state, scratch=tmp_path).out
+
+
+def test_the_cluster_is_asked_for_by_its_address(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anything else is a sentence, before anything is read."""
+    for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
+        status = cli.main(["prepare", str(source), str(tmp_path / "s"), "--cluster", where])
+        said = capsys.readouterr()
+        assert (status, said.out) == (1, "")
+        assert f"{where!r} is no scheduler's address" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("scheduler", "--host", "0.0.0.0"), "without certificates runs code for whoever"),
+        (("scheduler", "--dashboard-host", "0.0.0.0"), "shows code, logs and paths to whoever"),
+        (("worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"), "a worker on 10.0.0.2 without"),
+        (("worker", "tls://10.0.0.1:8786"), "asks for a certificate"),
+        (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", ""), "--gpus is ''"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", "0,0"), "--gpus is '0,0'"),
+        (("worker", "tcp://127.0.0.1:1", "--gpus", "99"), "--gpus is '99': expected all, none, or"),
+        (("worker", "tcp://127.0.0.1:1", "--host", "192.0.2.1", "--insecure"), "--host 192.0.2.1"),
+        (("worker", "tcp://127.0.0.1:1/"), "is no scheduler's address"),
+        (("scheduler", "--dashboard-host", "::1"), "IPv4 alone"),
+        (("worker", "tcp://127.0.0.1:1", "--lifetime", "soon"), "--lifetime is 'soon'"),
+        (("worker", "tcp://127.0.0.1:1", "--scratch", "/proc/no"), "--scratch /proc/no: nothing"),
+        (("worker", "tcp://nowhere.invalid:1", "--insecure"), "no machine is known as 'nowhere"),
+        (("certs", "--certs", "/dev/null"), "/dev/null: Not a directory"),
+        (("certs", "--days", "0"), "--days is 0"),
+        (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
+        (("wait", "tcp://127.0.0.1:1", "--seconds", "nan"), "--seconds is nan"),
+        (("units", ".", "--address", "foo"), "is no scheduler's address"),
+        (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
+    ],
+)
+def test_nothing_is_open_to_everybody_unless_that_was_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    """Certificates, or the word --insecure; and what makes no sense is said at once."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert cli.main(["cluster", *words]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::1", marks=pytest.mark.slow)])
+def test_what_was_said_is_done(tmp_path: Path, host: str) -> None:
+    """A scheduler for everybody, or on an address of the sixth version."""
+    words = ("--host", host, "--insecure", "--port", free_port(), "--dashboard-port", free_port())
+    with start("cluster", "scheduler", *words, scratch=tmp_path) as command:
+        assert wait_until(lambda: "Scheduler at:" in command.err)
+        assert command.running()

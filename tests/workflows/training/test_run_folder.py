@@ -1,0 +1,343 @@
+"""A run's folder: it goes on from what was saved last, and from nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import TesseraeError
+from workflows.training import writing
+from workflows.training.errors import DiskFullError
+from workflows.training.run_folder import KEPT, Checkpoint, RunFolder
+from workflows.training.stages import STAGES
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """One that was begun."""
+    made = RunFolder(tmp_path / "run")
+    made.begin({"seed": 1, "sizes": (1, 2)}, {"versions": {"torch": "1"}})
+    return made
+
+
+def save(folder: RunFolder, generation: int, step: int) -> Checkpoint:
+    """Save a state that says what it is."""
+    found = Checkpoint(generation, step)
+    state = {"weights": torch.full((3,), step), "step": step}
+    folder.save(found, {"stage": state}, step=step)
+    return found
+
+
+def test_a_run_goes_on_from_the_newest_that_is_whole(folder: RunFolder) -> None:
+    """What is torn, half or without a digest is none."""
+    assert folder.claim() == (1, None)
+    saved = [save(folder, 1, step) for step in (10, 20, 30)]
+    assert folder.newest() == saved[-1]
+    assert folder.load(saved[1])["stage"]["weights"].tolist() == [20] * 3
+    file = folder.path / "checkpoints" / f"{saved[2].name}.pt"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert folder.claim() == (2, saved[1])
+    (folder.path / "checkpoints" / f"{saved[1].name}.pt").unlink()
+    assert folder.newest() == saved[0]
+
+
+def test_what_a_generation_that_was_cut_off_writes_counts_for_nothing(folder: RunFolder) -> None:
+    """Not even if the next one has saved nothing yet; and it tidies nothing away."""
+    folder.claim()
+    first = save(folder, 1, 10)
+    assert folder.claim() == (2, first)
+    for step in (20, 30, 40, 50):
+        save(folder, 1, step)  # a ghost
+    assert folder.newest() == first
+    assert folder.claim() == (3, first)
+    second = save(folder, 3, 12)
+    assert folder.claim() == (4, second)
+
+
+def test_so_many_are_kept(folder: RunFolder) -> None:
+    """Of all generations together."""
+    folder.claim()
+    save(folder, 1, 10)
+    folder.claim()
+    for step in range(20, 90, 10):
+        save(folder, 2, step)
+    names = sorted(path.stem for path in (folder.path / "checkpoints").glob("*.pt"))
+    assert names == [Checkpoint(2, step).name for step in (60, 70, 80)]
+    assert len(names) == KEPT
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a thousand examples are twenty thousand synced files
+@given(
+    st.lists(
+        st.one_of(st.just("claim"), st.tuples(st.integers(0, 2), st.integers(1, 5))), max_size=25
+    )
+)
+def test_the_line_never_turns_back(tmp_path_factory: pytest.TempPathFactory, does: list) -> None:
+    """Whatever ghosts of the last two generations save between: the run goes on from its own."""
+    folder = RunFolder(tmp_path_factory.mktemp("any") / "run")
+    folder.begin({}, {})
+    number, reached = folder.claim()[0], 0
+    at = {number: 0}
+    for what in does:
+        if what == "claim":
+            number, resumed = folder.claim()
+            assert (0 if resumed is None else resumed.step) == reached
+            at[number] = reached
+        else:
+            behind, further = what
+            writer = max(1, number - behind)
+            at[writer] += further
+            save(folder, writer, at[writer])
+            if writer == number:
+                reached = at[writer]
+
+
+def test_another_run_is_not_gone_on_with(folder: RunFolder, tmp_path: Path) -> None:
+    """Nor is a folder of other files touched."""
+    folder.begin({"sizes": [1, 2], "seed": 1}, {})
+    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or name another folder with --run\."):
+        folder.begin({"seed": 2, "sizes": (1, 2)}, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("")
+    with pytest.raises(TesseraeError, match="holds other files"):
+        RunFolder(tmp_path / "other").begin({}, {})
+
+
+def test_a_step_that_was_taken_twice_is_told_once(folder: RunFolder) -> None:
+    """As the later generation took it, or not yet; a torn line is none."""
+    for generation, step in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (1, 4)):
+        folder.say({"generation": generation, "step": step, "loss": 10 * generation + step})
+    with (folder.path / "metrics.jsonl").open("a") as out:
+        out.write('{"generation": 2, "st')
+    assert [m["loss"] for m in folder.metrics()] == [11, 22, 23]
+    assert json.loads((folder.path / "options.json").read_text())["versions"] == {"torch": "1"}
+
+
+@pytest.mark.parametrize("left", [(), ("space.new",), ("space.npz",), ("space.npz", "options.new")])
+def test_a_beginning_that_was_broken_off_is_begun_again(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    """What else a run is given is written before its options; other files are somebody's."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in left:
+        (run / name).write_text("half")
+    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+    assert (run / "space.npz").read_bytes() == b"whole"
+    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"other"})
+    assert (run / "space.npz").read_bytes() == b"whole"  # of a run that goes on
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(TesseraeError, match="holds other files"):
+        RunFolder(other).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+
+
+def test_a_checkpoint_is_durable_before_it_has_its_name(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes first, then its name; and its digest, which makes it whole, after both."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        done.append(("rename", target.name))
+        return replace(self, target)
+
+    folder.claim()
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    name = save(folder, 1, 10).name
+    assert done == [
+        *(("sync", f"{name}.new"), ("rename", f"{name}.pt"), ("sync", "checkpoints")),
+        *(("sync", f"{name}.new"), ("rename", f"{name}.json"), ("sync", "checkpoints")),
+    ]
+
+
+class _Full(FileIO):
+    """A file on a disk that takes so many bytes of it, a part of a write too, and no more."""
+
+    room = 0
+    error = errno.ENOSPC
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data)[: max(0, _Full.room)]
+        if not taken:
+            raise OSError(_Full.error, os.strerror(_Full.error))
+        _Full.room -= len(taken)
+        return super().write(taken)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errno.ENOSPC, "are free on its disk"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "files may not be so long here"),
+    ],
+)
+@pytest.mark.parametrize("room", [0, 1, 700, 3_000])
+def test_a_checkpoint_without_room_leaves_those_before_it(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: int, said: str, room: int
+) -> None:
+    """What needs how much is said, with what to do; no half of it is left."""
+    folder.claim()
+    whole = save(folder, 1, 10)
+    before = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(_Full, "room", room)
+    monkeypatch.setattr(_Full, "error", error)
+    state = {"weights": torch.zeros(1_000)}
+    with pytest.raises(DiskFullError) as caught:
+        folder.save(Checkpoint(1, 20), state, step=20)
+    text = str(caught.value)
+    assert said in text
+    assert f"{folder.path}/checkpoints/000001-000000000020.pt has no room: it needs 4.00 kB" in text
+    assert "give the same command again" in text
+    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == before
+    assert folder.newest() == whole
+
+
+def test_a_line_of_the_metrics_without_room_is_not_half_there(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would be spoilt by it."""
+    folder.say({"generation": 1, "step": 1})
+    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(_Full, "room", 9)
+    with pytest.raises(DiskFullError, match=r"metrics\.jsonl has no room: it needs 29 B"):
+        folder.say({"generation": 1, "step": 2})
+    monkeypatch.setattr(_Full, "room", 1_000)
+    folder.say({"generation": 1, "step": 3})
+    assert [line["step"] for line in folder.metrics()] == [1, 3]
+
+
+def test_what_was_half_saved_is_swept_at_the_next_start(folder: RunFolder) -> None:
+    """It is as long as a checkpoint. Files of other names are somebody's."""
+    folder.claim()
+    whole = save(folder, 1, 10)
+    checkpoints = folder.path / "checkpoints"
+    torn = [checkpoints / f"{Checkpoint(1, 20).name}{ending}" for ending in (".new", ".pt")]
+    mine = [checkpoints / name for name in ("mine.pt", "notes.new", "000001-20.pt")]
+    for file in (*torn, *mine):
+        file.write_bytes(b"half")
+    assert folder.claim() == (2, whole)
+    assert not any(file.exists() for file in torn)
+    assert all(file.exists() for file in mine)
+
+
+def test_metrics_are_json_as_others_read_it(folder: RunFolder) -> None:
+    """Which has no NaN."""
+    folder.say({"generation": 1, "step": 1, "loss": float("nan"), "far": [1.0, float("-inf")]})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (line,) = (folder.path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)["loss"] is None
+    assert json.loads(line)["far"] == [1.0, None]
+
+
+def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
+    """To one that is named, with other rates; and then on from there."""
+    folder.claim()
+    first, second = save(folder, 1, 10), save(folder, 1, 20)
+    assert folder.steps() == [10, 20]
+    with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20 to go back to"):
+        folder.claim(from_step=15)
+    other = {"seed": 2, "sizes": (1, 2)}
+    with pytest.raises(TesseraeError, match="begun with --seed 1, and cannot go on with --seed 2"):
+        folder.begin(other, {}, changeable=["sizes"], from_step=10)
+    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or go back with --from-step, from"):
+        folder.begin(other, {}, changeable=["seed"])
+    folder.begin(other, {}, changeable=["seed"], from_step=10)
+    assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
+    assert folder.claim(from_step=10) == (2, first)
+    assert folder.steps() == [10]
+    third = save(folder, 2, 12)
+    assert folder.claim() == (3, third)
+    assert folder.claim(from_step=0) == (4, None)
+    assert folder.claim() == (5, None)
+    assert second != third
+
+
+def test_steps_of_checkpoints_that_do_not_name_theirs(folder: RunFolder) -> None:
+    """Earlier versions did not: they are read from what was saved."""
+    folder.claim()
+    first = save(folder, 1, 10)
+    file = folder.path / "checkpoints" / f"{first.name}.json"
+    record = json.loads(file.read_text())
+    del record["step"]
+    file.write_text(json.dumps(record))
+    assert folder.claim(from_step=10) == (2, first)
+
+
+def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
+    """They have the value that such runs had."""
+    new = {"seed": 1, "sizes": (1, 2), "order": "random"}
+    with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
+        folder.begin(new, {})
+
+    def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"order": "random", **values}
+
+    folder.check(new, complete=complete)
+    folder.begin(new, {}, complete=complete)
+    assert folder.asked()["options"]["order"] == "random"
+    with pytest.raises(TesseraeError, match="with --order random, and cannot go on with --order w"):
+        folder.check({**new, "order": "windowed"}, complete=complete)
+
+
+def test_the_option_that_was_typed_is_named_not_one_that_it_decides(folder: RunFolder) -> None:
+    """An objective fills in rates and norms; values are said as exactly as they are compared."""
+    from workflows.wgan.options import Options
+
+    run = RunFolder(folder.path.parent / "gan")
+    run.begin(Options().as_dict(), {})
+    said = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
+    other = Options(objective="wgan-gp").as_dict()
+    with pytest.raises(TesseraeError, match=said):
+        run.check(other, complete=Options.complete)
+    with pytest.raises(TesseraeError, match=said):
+        run.begin(other, {}, complete=Options.complete)
+    near = Options(rate=1.23456789e-4).as_dict()
+    with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
+        run.check(near, complete=Options.complete)
+    run.check(Options(rate=5e-5).as_dict(), complete=Options.complete)  # that of the objective
+
+
+def test_a_run_of_another_stage_is_named_as_the_command_names_it(folder: RunFolder) -> None:
+    """Not by the module that it is in."""
+    run = RunFolder(folder.path.parent / "other")
+    run.begin({"stage": STAGES["wgan"].stage, "features": None}, {})
+    with pytest.raises(TesseraeError, match="is a run of the stage wgan, not of the stage devise"):
+        run.check({"stage": STAGES["devise"].stage})
+    with pytest.raises(TesseraeError, match="is a run on the features none, not on the features f"):
+        run.check({"features": "f"})
+
+
+def test_lines_are_added_to_no_link(tmp_path: Path) -> None:
+    """A log may be a link to a file that a shell reads."""
+    writing.append(tmp_path / "metrics.jsonl", b"one\n")
+    writing.append(tmp_path / "metrics.jsonl", b"two\n")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
+    (tmp_path / "keys").write_text("mine")
+    (tmp_path / "other.jsonl").symlink_to(tmp_path / "keys")
+    with pytest.raises(TesseraeError, match=r"other\.jsonl is a link"):
+        writing.append(tmp_path / "other.jsonl", b"x")
+    assert (tmp_path / "keys").read_text() == "mine"

@@ -1,0 +1,338 @@
+"""The work of `tesserae cluster`: schedulers, workers, certificates and units of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distributed import Client
+
+from cluster import certificates, ports, ssh
+from cluster.connect import Patience, connect, wait_for
+from cluster.cores import cores
+from cluster.errors import ClusterError
+from cluster.limits import raise_file_limit
+from cluster.processes import commands, daemon, supervisor, systemd
+from cluster.processes.commands import SchedulerWish, WorkerWish
+from pipeline.errors import TesseraeError
+from pipeline.memory import limit_bytes
+from workflows.session import PRELOAD, say_dashboard
+from workflows.terminal.formatting import bytes_text, counted
+
+SCHEDULER, WORKERS = "scheduler", "workers"
+
+SILENT_SECONDS = 15.0
+"""Workers give signs of life more often than that."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the word says."""
+    raise_file_limit()  # what is started here inherits it
+    return _WORDS[args.word](args)
+
+
+def _folder(args: argparse.Namespace) -> Path | None:
+    return None if args.insecure else certificates.folder(args.certs)
+
+
+def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
+    return SchedulerWish(
+        host=args.host,
+        port=args.port,
+        dashboard_host=args.dashboard_host,
+        dashboard_port=args.dashboard_port,
+        certificates=_folder(args),
+        insecure=args.insecure,
+        preload=["workflows.dashboard.plugin"],
+    )
+
+
+def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
+    workers = cores() if args.workers is None else args.workers
+    gpus = _gpus(args.gpus)
+    if not workers + len(gpus):
+        raise ValueError("--workers is 0: expected at least one, or GPUs.")
+    return WorkerWish(
+        address=address,
+        workers=workers,
+        threads=args.threads,
+        memory_limit=limit_bytes() // (workers + len(gpus)),
+        gpus=gpus,
+        host=args.host,
+        scratch=None if args.scratch is None else Path(args.scratch),
+        lifetime=args.lifetime,
+        certificates=_folder(args),
+        insecure=args.insecure,
+        preload=PRELOAD,
+    )
+
+
+def _gpus(named: str) -> list[str]:
+    if named in ("all", "none"):
+        return commands.gpus() if named == "all" else []
+    gpus = named.split(",")
+    there = commands.devices()
+    known = [str(place) for place in range(len(there))]
+    if len(set(gpus)) != len(gpus) or not all(
+        gpu in known or gpu.startswith("MIG-") or gpu in there for gpu in gpus
+    ):
+        raise ValueError(
+            f"--gpus is {named!r}: expected all, none, or devices of this machine, which has"
+            f" {', '.join(known) or 'none'}."
+        )
+    return gpus
+
+
+def _run(
+    wanted: Sequence[supervisor.Program], *, once: bool, done: Callable[[], bool] = lambda: False
+) -> int:
+    if once and len(wanted) == 1:
+        supervisor.run_once(wanted[0])
+    if once:
+        raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
+    supervisor.keep(wanted, say=_say, done=done)
+    return 0
+
+
+def _scheduler(args: argparse.Namespace) -> int:
+    wish = _scheduler_wish(args)
+    program = commands.scheduler(wish)
+    _check_free(wish)
+    _say_scheduler(wish)
+    return _run([program], once=args.once)
+
+
+def _check_free(wish: SchedulerWish) -> None:
+    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+        commands.check_free(host, port)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    if args.stdin:
+        return _work_for_a_caller(args)
+    wish = _worker_wish(args, args.address)
+    wanted = commands.workers(wish)
+    folder = wish.certificates
+    security = None if folder is None else certificates.security(folder, ["worker"])
+    patience = Patience(args.address, args.patience, security)
+    return _run(wanted, once=args.once, done=patience.over)
+
+
+def _work_for_a_caller(args: argparse.Namespace) -> int:
+    """Work with the certificates that standard input begins with, until it ends or falls silent."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = json.loads(sys.stdin.buffer.readline())
+        certificates.write(folder, {file: text.encode() for file, text in files.items()})
+        wish = replace(_worker_wish(args, args.address), certificates=folder)
+        heard = [time.monotonic()]
+
+        def listen() -> None:
+            # Not through a buffer, whose lock the end of the interpreter would wait for.
+            while os.read(sys.stdin.fileno(), 4096):
+                heard[0] = time.monotonic()
+            heard[0] = float("-inf")
+
+        threading.Thread(target=listen, daemon=True).start()
+        supervisor.keep(
+            commands.workers(wish),
+            say=_say,
+            done=lambda: time.monotonic() - heard[0] > ssh.SILENCE_SECONDS,
+        )
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"tesserae: {line}", file=sys.stderr, flush=True)
+
+
+def _say_scheduler(wish: SchedulerWish) -> None:
+    print(f"scheduler: {wish.address}")
+    if wish.certificates is None:
+        print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
+    else:
+        print(f"  certificates: {wish.certificates}; workers and clients elsewhere need copies of")
+        print("    ca.pem and of their own role's .pem and .key")
+        print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
+    beyond = not commands.is_loopback(wish.dashboard_host)
+    say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
+    sys.stdout.flush()
+
+
+def _certs(args: argparse.Namespace) -> int:
+    if args.insecure:
+        raise ValueError("--insecure is to have no certificates.")
+    folder = certificates.named(args.certs)
+    files = certificates.make(hosts=args.hosts, days=args.days)
+    try:
+        certificates.write(folder, files, replace=args.renew)
+    except FileExistsError:
+        raise TesseraeError(
+            f"{folder} holds certificates. Name another folder with --certs, or pass --renew: a"
+            " cluster that runs with them goes on only among those that have them."
+        ) from None
+    until = certificates.expiry(folder / certificates.AUTHORITY)
+    print(f"{folder}: good until {until:%Y-%m-%d %H:%M} UTC")
+    print("  scheduler.*  stays where the scheduler runs, and so does token")
+    print("  worker.*     goes to machines that work, with ca.pem")
+    print("  client.*     goes to whoever runs commands, with ca.pem")
+    return 0
+
+
+def _state(args: argparse.Namespace) -> Path:
+    return daemon.default_folder() if args.state is None else Path(args.state).absolute()
+
+
+def _up(args: argparse.Namespace) -> int:
+    state = _state(args)
+    for name in (SCHEDULER, WORKERS):
+        if daemon.process(state, name) is not None:
+            raise TesseraeError(
+                f"{name} of {state} run already. See `tesserae cluster status`; stop them with"
+                " `tesserae cluster down`."
+            )
+    folder = certificates.named(args.certs)
+    if not args.insecure and not (folder / certificates.AUTHORITY).exists():
+        certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
+        print(f"made certificates: {folder}")
+    wish = _scheduler_wish(args)
+    commands.scheduler(wish)  # what makes no sense is said here, and not in a log
+    _check_free(wish)
+    workers = _worker_wish(args, wish.address)
+    commands.workers(workers)
+    trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
+    _start(
+        state,
+        SCHEDULER,
+        *("--host", wish.host, "--port", str(wish.port), *trust),
+        *("--dashboard-host", wish.dashboard_host, "--dashboard-port", str(wish.dashboard_port)),
+    )
+    _start(
+        state,
+        WORKERS,
+        wish.address,
+        *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
+        *("--gpus", ",".join(workers.gpus) or "none"),
+        *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
+        *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
+    )
+    _say_scheduler(wish)
+    try:
+        _address_file(state).write_text(wish.address)
+        with connect(wish.address, _folder(args), seconds=60) as client:
+            wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
+            _check_dashboard(client, wish)
+    except BaseException as e:
+        for name in (WORKERS, SCHEDULER):
+            daemon.stop(state, name)
+        if not isinstance(e, ClusterError):
+            raise
+        raise ClusterError(f"{e} See {daemon.log(state, SCHEDULER).parent}/*.log.") from None
+    shown = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
+    shown += f" and {bytes_text(workers.memory_limit)}"
+    print(f"up: {shown}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
+    named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
+    print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
+    return 0
+
+
+def _check_dashboard(client: Client, wish: SchedulerWish) -> None:
+    # Where its port is taken, Dask takes another; the one that was printed is somebody else's.
+    if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
+        raise ClusterError(
+            f"port {wish.dashboard_port} was taken before the dashboard had it. Try again, or name"
+            " another with --dashboard-port."
+        )
+
+
+def _start(state: Path, name: str, *words: str) -> None:
+    word = {SCHEDULER: "scheduler", WORKERS: "worker"}[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", word, *words])
+
+
+def _down(args: argparse.Namespace) -> int:
+    state = _state(args)
+    stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
+    print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing runs that {state} knows of")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    state = _state(args)
+    running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
+    for name, process in running:
+        if process is not None:
+            print(f"{name}: process {process.pid}, {daemon.log(state, name)}")
+    where = _address_file(state)
+    address = args.address
+    if address is None and where.exists() and running[0][1] is not None:
+        address = where.read_text().strip()
+    if address is None:
+        rest = "its workers are stopped with `tesserae cluster down`; start it again"
+        how = rest if running[1][1] is not None else "start it"
+        print(f"no scheduler runs that {state} knows of: {how} with `tesserae cluster up`.")
+        return 1
+    with connect(address, _folder(args), seconds=10, say=_say) as client:
+        _say_workers(client, address)
+        there = ports.listening(client)
+    for port in there:
+        reach = "reached from elsewhere" if port.open else "this machine only"
+        print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
+    for port in (port for port in there if port.why.startswith(ports.DASHBOARD)):
+        say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
+    return 0
+
+
+def _say_workers(client: Client, address: str) -> None:
+    info = client.scheduler_info(n_workers=-1)["workers"]
+    threads = sum(worker["nthreads"] for worker in info.values())
+    gpus = sum(worker["resources"].get("GPU", 0) for worker in info.values())
+    hosts = {urlsplit(name).hostname for name in info}
+    print(
+        f"{address}: {counted(len(info), 'worker')} with {counted(threads, 'thread')} on"
+        f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
+    )
+    for name, worker in sorted(info.items()):
+        if (silent := time.time() - worker["last_seen"]) > SILENT_SECONDS:
+            print(f"  {name}  no sign of it for {silent:.0f} s")
+
+
+def _address_file(state: Path) -> Path:
+    return state / "address"
+
+
+def _wait(args: argparse.Namespace) -> int:
+    with connect(args.address, _folder(args), seconds=args.seconds, say=_say) as client:
+        wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
+    return 0
+
+
+def _units(args: argparse.Namespace) -> int:
+    for path in systemd.write(
+        Path(args.folder), args.address, args.user, Path(args.certs).absolute()
+    ):
+        print(path)
+    print("  next: systemctl daemon-reload, then systemctl enable --now of the one that is for it")
+    return 0
+
+
+_WORDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "up": _up,
+    "status": _status,
+    "down": _down,
+    "certs": _certs,
+    "scheduler": _scheduler,
+    "worker": _worker,
+    "wait": _wait,
+    "units": _units,
+}

@@ -1,0 +1,1 @@
+"""Stores and their features: prepared, verified and repaired on a cluster."""

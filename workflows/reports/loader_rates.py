@@ -1,0 +1,106 @@
+"""The work of `tesserae loader`: rates of a loader, what limits them, and how well it mixes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StoreError
+from workflows.terminal.formatting import bytes_text, per_second, seconds_text
+
+if TYPE_CHECKING:
+    from pipeline.loader import Loader
+
+BUSY = 0.8
+"""Of the time that its threads have: a loader that uses more is held up by the processor."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print."""
+    from pipeline.loader import Loader  # here: --help need not wait for torch
+
+    loader = Loader(
+        args.store,
+        args.split,
+        size=args.size,
+        batch_size=args.batch,
+        order=args.order,
+        seed=args.seed,
+        partial=args.partial,
+        threads=args.threads,
+        staging_dir=args.staging_dir,
+        checksum=args.checksum,
+        rank=0,
+        world=1,
+    )
+    if args.cold:
+        drop_pages(Path(args.store).expanduser() / "images.zarr" / args.split / str(args.size))
+    print(
+        f"{args.store}: {loader.num_rows:,} rows of {args.split} at {args.size} px, {len(loader):,}"
+        f" batches of {args.batch:,}, {args.order} order, {loader.threads} threads"
+    )
+    if not len(loader):
+        raise StoreError(f"not one batch of {args.batch:,} is in it. Pass a smaller --batch.")
+    for epoch in range(args.epochs):
+        print(measure(loader, epoch), flush=True)
+    for line in mixing(loader):
+        print(line)
+    return 0
+
+
+def measure(loader: Loader, epoch: int) -> str:
+    """Hand out one epoch, and say how fast it came and what held it up."""
+    loader.set_epoch(epoch)
+    loader.readers.clear()
+    rows = 0
+    first = 0.0
+    cpu, started = time.process_time(), time.perf_counter()
+    for batch in loader:
+        first = first or time.perf_counter() - started
+        rows += len(batch.rows)
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    return (
+        f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s,"
+        f" {cpu / rows * 1e3:.3f} CPU ms an image, first batch after {seconds_text(first)};"
+        f" {_limit(loader, cpu / wall)}"
+    )
+
+
+def _limit(loader: Loader, cores: float) -> str:
+    how = max(loader.readers, key=lambda name: loader.readers[name])
+    if cores >= BUSY * min(loader.threads, len(os.sched_getaffinity(0))):
+        what = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
+        return f"the processor limits it, {what.get(how, 'reading')}"
+    if how == "mapped":
+        return "memory limits it"
+    return "the disk or the network limits it"
+
+
+def mixing(loader: Loader) -> list[str]:
+    """How well the order mixes classes, and batches from one epoch to the next."""
+    from pipeline.loader.shuffle_quality import recurrence, same_class_factor
+
+    order, after = (loader.epoch_order(epoch) for epoch in (0, 1))
+    classes = same_class_factor(order, loader.labels, loader.batch_size)
+    lines = [f"pairs of one class in a batch: {classes:.2f} x chance"]
+    if loader.order != "sequential":
+        again = recurrence(order, after, loader.batch_size)
+        lines.append(f"pairs that meet again in the next epoch: {again:.2f} x chance")
+    return lines
+
+
+def drop_pages(folder: Path) -> None:
+    """Have the kernel forget what it holds of the files in *folder*; they stay as they are."""
+    if not folder.is_dir():
+        raise StoreError(f"--cold needs a store on a local disk: {folder} is no folder.")
+    for path in folder.iterdir():
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)

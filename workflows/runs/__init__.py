@@ -1,0 +1,1 @@
+"""Training runs: started, reported, sampled from and exported."""

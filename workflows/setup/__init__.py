@@ -1,0 +1,1 @@
+"""The environment that everything runs in, and the doctor that examines this machine."""

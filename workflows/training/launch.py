@@ -1,0 +1,321 @@
+"""A command's side of a training run: ranks on a cluster, and what they say shown to a person."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from cluster.ranks.world import Wanted, run_world
+from pipeline import code_digest
+from pipeline.features.loader import FeatureLoader
+from pipeline.store.objects import open_objects
+from pipeline.store.records import load_plan
+from workflows.dashboard.plugin import TOPIC, put_on
+from workflows.session import Cluster
+from workflows.terminal.formatting import seconds_text
+from workflows.terminal.progress import Progress
+from workflows.training.image_grid import smaller
+from workflows.training.loop import Data, Job
+from workflows.training.options import FREE, Training
+from workflows.training.run_folder import RunFolder
+
+ENTRY = "workflows.training.loop:train"
+COST_SECONDS = 3.0
+"""How long updates are timed before it is said what a step costs."""
+PACKAGES = ("torch", "numpy", "zarr", "tesserae")
+
+
+def train_on(
+    cluster: Cluster,
+    wanted: Wanted,
+    stage: str,
+    options: Training,
+    data: Data,
+    folder: RunFolder,
+    *,
+    from_step: int | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
+    """Train until it is done, on ranks of *cluster*; begin again where one is lost.
+
+    Args:
+        cluster: Where.
+        wanted: How many ranks, and of which kind.
+        stage: `module:class` (`workflows.training.loop.Stage`).
+        options: Of it.
+        data: What it learns from.
+        folder: Of the run, which all machines see: it goes on from what is there.
+        from_step: The step of an earlier checkpoint to go back to; None = the newest.
+        files: What else a new run's folder holds: name -> bytes.
+
+    Returns:
+        `done`, or where it stopped.
+
+    Raises:
+        RankError: It fails.
+        ClusterError: No worker comes, or one has other code or another torch.
+        TesseraeError: The folder is of another run.
+    """
+    cluster.check_ranks(gpu=wanted.gpu)
+    facts = {"versions": versions(), "data": _described(data, folder)}
+    state = data.train.state_dict()
+    learned = {
+        "split": data.train.split,
+        "stored_size": data.train.sizes[0],
+        "rows": state["split"],
+        "features": state.get("features"),
+    }
+    folder.begin(
+        {"stage": stage, **learned, **options.as_dict()},
+        facts,
+        free=FREE,
+        complete=options.complete,
+        changeable=options.changeable(),
+        from_step=from_step,
+        files=files,
+    )
+    back = deque([] if from_step is None else [from_step])  # of the first generation alone
+
+    def begin(world: int) -> tuple[int, tuple[Any, ...]]:
+        number, resumed = folder.claim(from_step=back.popleft() if back else None)
+        name = None if resumed is None else resumed.name
+        code, torch = code_digest.digest(), facts["versions"]["torch"]
+        job = Job(stage, str(folder.path.absolute()), options, data, name, code, torch)
+        return number, (job,)
+
+    name = folder.path.absolute().name
+    updates = options.updates_to(options.steps)
+    rows = updates if options.minutes is None else None
+    unit = "steps" if updates == options.steps else "updates"
+    with (
+        Progress(f"{name}: train", rows=rows, unit=unit) as progress,
+        _Watcher(cluster, folder, options, progress) as watcher,
+    ):
+        results = run_world(
+            cluster.client,
+            wanted,
+            ENTRY,
+            begin,
+            on_event=watcher.heard.append,
+            say=progress.note,
+            tick=watcher.tick,
+        )
+    return str(results[0])
+
+
+def _described(data: Data, folder: RunFolder) -> dict[str, Any]:
+    store = data.train.store
+    near = None
+    if "://" not in store:
+        near = os.path.relpath(os.path.realpath(store), os.path.realpath(folder.path))
+    return {
+        "store": store,
+        "store_from_run": near,
+        "plan": load_plan(open_objects(store), data.train.split).digest,
+        "split": data.train.split,
+        "size": data.train.sizes[0],
+        "features": data.train.name if isinstance(data.train, FeatureLoader) else None,
+        "held_out": None if data.held_out is None else data.held_out.split,
+        "classes": list(data.classes),
+        "wnids": [wnid for wnid, _ in data.train.classes],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the run is made with."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        found[package] = version(package)
+    return found
+
+
+class _Watcher:
+    """Shows what ranks say: here, and on the page."""
+
+    def __init__(
+        self, cluster: Cluster, folder: RunFolder, options: Training, progress: Progress
+    ) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._name = folder.path.absolute().name
+        self._path = str(folder.path.resolve())
+        self._progress = progress
+        self._options = options
+        self._began_at: int | None = None
+        """Updates that were complete when the command began."""
+        self._begun_at = self._furthest = 0
+        """Updates that were complete when the ranks began, and those that are now."""
+        self._step = 0
+        self._losses: dict[str, Any] = {}
+        """Figures of the newest step or look, and of updates after it."""
+        self._cost_said = False
+        self._taken_again = False
+        """Whether the ranks take updates again that were taken before one of them was lost."""
+        self.heard: deque[dict[str, Any]] = deque()
+        """Filled by another thread."""
+        client = cluster.client
+        self._page = bool(client.run_on_scheduler(put_on))
+        self._send(
+            {
+                "what": "training",
+                "client": client.id,
+                "folder": str(folder.path),
+                "steps": options.steps,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        state = "finished" if error is None else "failed"
+        if isinstance(error, KeyboardInterrupt):
+            state = "stopped"
+        why = "" if error is None else str(error)[:500]
+        with suppress(Exception):  # a page is worth no run, and no other error
+            self.tick()
+            self._send({"what": "end", "state": state, "why": why, "seconds": 0.0})
+
+    def tick(self) -> None:
+        """Show what was heard, and see to the cluster."""
+        messages: list[dict[str, Any]] = []
+        while self.heard:
+            event = self.heard.popleft()
+            show = {
+                "begun": self._begun, "update": self._update, "told": self._told,
+                "grid": self._grid,
+            }.get(event["what"])  # fmt: skip
+            if show is not None:
+                messages += show(event)
+        self._send(*messages)
+        self._cluster.keep()
+
+    def _send(self, *messages: dict[str, Any]) -> None:
+        if messages and self._page:
+            # By the whole path: runs of one name in two folders are two runs.
+            said = [{"run": self._path, **message} for message in messages]
+            self._cluster.client.log_event(TOPIC, said)
+
+    def _begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if event["rank"] == 0:
+            self._begun_at = self._options.updates_to(event["step"])
+            if self._began_at is None:
+                self._began_at = self._furthest = self._begun_at
+                self._progress.begin_at(self._begun_at)
+            self._step = event["step"]
+            for line in _beginning(event, self._options):
+                self._progress.note(f"{self._name}: {line}")
+            yield {"what": "begun", "step": event["step"], "ranks": event["world"]}
+
+    def _update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._losses.update(event["losses"])
+        first = event["updates"] == 1  # it was waited for: ranks came, opened files, chose kernels
+        self._reach(event["step"], self._begun_at + event["updates"], first=first)
+        cost = event["seconds_an_update"]
+        if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_said:
+            self._cost_said = True
+            self._progress.note(f"{self._name}: {cost_line(self._options, self._step, cost)}")
+        yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
+
+    def _told(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if event["lines"]:
+            self._losses = dict(event["lines"][-1])
+        self._reach(event["step"], self._options.updates_to(event["step"]))
+        for line in event["lines"]:
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    yield {"what": "curve", "name": name, "step": line["step"], "value": value}
+        if "speed" in event:
+            yield {"what": "speed", "step": event["step"], **event["speed"]}
+        yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
+
+    def _grid(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        name, step = event["name"], event["step"]
+        with suppress(OSError):  # a file system may be late
+            jpeg = smaller(self._folder.picture_file(name, step).read_bytes())
+            yield {"what": "grid", "name": name, "step": step, "jpeg": jpeg}
+
+    def _reach(self, step: int, updates: int, *, first: bool = False) -> None:
+        """Count updates, and show where they are; after a loss some are taken again.
+
+        Args:
+            step: How many steps are complete.
+            updates: How many updates are.
+            first: Whether it is the first update of the ranks. Neither it counts for a rate, nor
+                do updates that are taken again.
+        """
+        updates = min(updates, self._options.updates_to(step + 1))
+        more = max(0, updates - self._furthest)
+        self._furthest += more
+        self._step = max(step, self._step)
+        steps = "" if self._options.minutes is not None else f" of {self._options.steps:,}"
+        warm = self._options.warming(self._step)
+        parts = (f"step {self._step:,}{steps}", warm, losses_line(self._losses))
+        self._progress.detail(", ".join(filter(None, parts)))
+        if first or (more and self._taken_again):
+            self._progress.restart_rates(rows=more)
+        elif more:
+            self._progress.update(rows=more)
+        self._taken_again = not more and (first or self._taken_again)
+
+
+def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
+    """What is said when ranks have begun: how many, where, and what each of them takes."""
+    world, step = event["world"], event["step"]
+    where = "from the beginning" if not step else f"from step {step:,}"
+    share = options.batch_size // world
+    each = (
+        ""
+        if world == 1
+        else f"; each takes {share:,} of the {options.batch_size:,} rows of a batch"
+    )
+    yield f"{world} rank{'s' * (world != 1)}, {where}{each}"
+    beside, cores = event.get("beside", 1), event.get("cores")
+    if cores is not None and beside > cores:
+        yield (
+            f"notice: {beside} ranks share {cores} core{'s' * (cores != 1)} of a machine, and take"
+            f" longer for a step than {cores} would: pass --ranks {cores}"
+        )
+
+
+def cost_line(options: Training, step: int, seconds: float) -> str:
+    """What a step costs, and with which options it would cost less.
+
+    Args:
+        options: Of the run.
+        step: How many steps are complete.
+        seconds: Of an update.
+    """
+    usual = options.usual_updates
+    now = options.updates_to(step + 1) - options.updates_to(step)
+    left = options.updates_to(options.steps) - options.updates_to(step)
+    cost = f"a step takes about {seconds_text(usual * seconds)} here"
+    if usual > 1:
+        cost += f", {usual:,} updates of {seconds_text(seconds)}"
+    if now != usual:
+        cost += f"; for now {seconds_text(now * seconds)}, {now:,} updates"
+    steps = options.steps - step
+    return (
+        f"{cost}. The {steps:,} steps that are left take {seconds_text(left * seconds)}. Quicker:"
+        f" {options.quicker()}."
+    )
+
+
+def losses_line(line: Mapping[str, Any]) -> str:
+    """The figures of a step in a few words; what is not finite is left out."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in line.items()
+        if name != "step" and value is not None
+    )
