@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from pipeline.errors import SourceError
 from pipeline.sources.formats.unsupported import foreign_text
 from pipeline.sources.keys import looks_like_image, misspelt, split_named
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
@@ -115,7 +115,7 @@ class Remarked(Protocol):
         ...
 
 
-Find = Callable[[Place, str, bool], Mapping[str, Any]]
+Find = Callable[[Location, str, bool], Mapping[str, Any]]
 """(place, wanted split, named by the user) -> split -> `Source`; split '': all there is."""
 
 
@@ -205,35 +205,35 @@ def open_source(
     Raises:
         SourceError: Nothing is found there, or several kinds, or not this split.
     """
-    place = Place.at(root, options)
+    location = Location.at(root, options)
     split = split_named(split)
-    found = _find(place, split, kind)
+    found = _find(location, split, kind)
     fitting = {name: sources.get(split, sources.get("")) for name, sources in found.items()}
     fitting = {name: source for name, source in fitting.items() if source is not None}
     if len(fitting) == 1:
         chosen: Source = next(iter(fitting.values()))
-        _check_options(place, chosen.kind)
+        _check_options(location, chosen.kind)
         return chosen
     if fitting:
         raise SourceError(
-            f"{place.shown} holds several kinds of sources of the split {split!r}: "
+            f"{location.shown} holds several kinds of sources of the split {split!r}: "
             f"{', '.join(sorted(fitting))}. Name one with --source-kind."
         )
-    raise _nothing(place, split, kind, found)
+    raise _nothing(location, split, kind, found)
 
 
-def _check_options(place: Place, kind: str) -> None:
+def _check_options(location: Location, kind: str) -> None:
     """Refuse what a kind of source does not know, rather than leave it out of account."""
-    options = place.options
+    options = location.options
     if options.class_name and kind not in _ONE_CLASS:
         raise SourceError(
             f"--class-name is {options.class_name!r}: it is for images that lie in one folder, and"
-            f" {place.shown} is of the kind {kind}. Leave it away."
+            f" {location.shown} is of the kind {kind}. Leave it away."
         )
     if options.recursive and kind not in _NESTED:
         raise SourceError(
-            f"--recursive is {options.recursive!r}: it is for nested folders, and {place.shown} is"
-            f" of the kind {kind}. Leave it away."
+            f"--recursive is {options.recursive!r}: it is for nested folders, and"
+            f" {location.shown} is of the kind {kind}. Leave it away."
         )
     for name in ("image_column", "label_column", "name_column"):
         shards = name == "label_column" and options.rules > 1
@@ -243,7 +243,7 @@ def _check_options(place: Place, kind: str) -> None:
             raise SourceError(
                 f"{flag} is {getattr(options, name)!r}: it is for"
                 f" {'Parquet files and WebDataset shards' if shards else 'Parquet files'}, and"
-                f" {place.shown} is of the kind {kind}. Leave it away."
+                f" {location.shown} is of the kind {kind}. Leave it away."
             )
 
 
@@ -257,10 +257,10 @@ def splits(
     Raises:
         SourceError: Nothing is found there.
     """
-    place = Place.at(root, options)
-    found = _find(place, "", kind)
+    location = Location.at(root, options)
+    found = _find(location, "", kind)
     if not found:
-        raise _nothing(place, "", kind, found)
+        raise _nothing(location, "", kind, found)
     return sorted({split for sources in found.values() for split in sources} - {""})
 
 
@@ -276,20 +276,20 @@ def unlabelled_test(
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
-    place, finders = Place.at(root, options), _finders()
-    if place.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
+    location, finders = Location.at(root, options), _finders()
+    if location.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
         return ""
     try:
         # these two look at names alone; others may read archives
-        if not any("test" in finders[name](place, "test", False) for name in ("kaggle", "flat")):
+        if not any("test" in finders[name](location, "test", False) for name in ("kaggle", "flat")):
             return ""
-        found = _find(place, "test", kind)
+        found = _find(location, "test", kind)
     except SourceError:
         return ""
     flat = next((sources["test"] for sources in found.values() if "test" in sources), None)
     if not isinstance(flat, FlatFolder):
         return ""
-    images = sum(map(looks_like_image, flat.place.names().files))
+    images = sum(map(looks_like_image, flat.location.names().files))
     return (
         f"test is left out: {images:,} image{'s' * (images != 1)} of no class right in {flat.root};"
         " name it with --split, beside the others, to have it, too"
@@ -312,7 +312,7 @@ def check_split_name(
     meant = misspelt(split)
     if not meant:
         return
-    own = Place.at(root, options).shown.rpartition("/")[2]
+    own = Location.at(root, options).shown.rpartition("/")[2]
     if split in re.split(r"[-_.]", own) or splits(root, kind, options):
         return
     raise SourceError(
@@ -322,7 +322,7 @@ def check_split_name(
     )
 
 
-def _find(place: Place, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
+def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
     """Kind -> split -> source, of the kinds that find anything."""
     if kind is not None and kind not in SOURCE_KINDS:
         raise SourceError(
@@ -336,7 +336,7 @@ def _find(place: Place, split: str, kind: str | None) -> dict[str, Mapping[str, 
             continue
         if one.name == "flat" and kind is None and _is_found(found, split):
             continue  # images without classes are the last thing that a place may be
-        sources = finders[one.name](place, split, kind is not None)
+        sources = finders[one.name](location, split, kind is not None)
         if sources:
             found[one.name] = sources
             hidden.update(one.hides)
@@ -350,31 +350,31 @@ def _is_found(found: Mapping[str, Mapping[str, Any]], split: str) -> bool:
 
 
 def _nothing(
-    place: Place, split: str, kind: str | None, found: Mapping[str, Mapping[str, Any]]
+    location: Location, split: str, kind: str | None, found: Mapping[str, Mapping[str, Any]]
 ) -> SourceError:
     if found:
         held = sorted({name for sources in found.values() for name in sources})
         return SourceError(
-            f"{place.shown} ({', '.join(found)}) has no split {split!r}: it holds "
+            f"{location.shown} ({', '.join(found)}) has no split {split!r}: it holds "
             f"{', '.join(held)}. Pass one of them with --split."
         )
     if kind is not None:
         looked_for = next(one.looks_for for one in _KINDS if one.name == kind)
         return SourceError(
-            f"{place.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
+            f"{location.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
             "Leave --source-kind away to have the kind detected."
         )
-    foreign = foreign_text(place)
+    foreign = foreign_text(location)
     if foreign:
-        return SourceError(f"no images found in {place.shown}: {foreign}")
-    if place.only:
+        return SourceError(f"no images found in {location.shown}: {foreign}")
+    if location.only:
         return SourceError(
-            f"{place.shown} is no archive of images: it is "
-            f"{description_of(place.head(place.only))}. Expected a tar, compressed or not, a zip "
-            "or a Parquet file. Pass the folder or archive that holds the images."
+            f"{location.shown} is no archive of images: it is "
+            f"{description_of(location.head(location.only))}. Expected a tar, compressed or not,"
+            " a zip or a Parquet file. Pass the folder or archive that holds the images."
         )
     return SourceError(
-        f"no images found in {place.shown}: expected <class>/<image> or one of the layouts of "
+        f"no images found in {location.shown}: expected <class>/<image> or one of the layouts of "
         "docs/sources.md. Pass the folder or archive that holds the images, e.g. "
         "ILSVRC2012/train, or name its kind with --source-kind; class folders that lie deeper are "
         "found with --recursive last."

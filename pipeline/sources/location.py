@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder, and optionally the single file of it that was named as the source."""
 
     root: str
@@ -63,36 +63,40 @@ class Place:
     _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
     _remembered: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def __reduce__(self) -> tuple[type["Place"], tuple[str, str, SourceOptions]]:
-        return Place, (self.root, self.only, self.options)  # what was seen stays here
+    def __reduce__(self) -> tuple[type["Location"], tuple[str, str, SourceOptions]]:
+        return Location, (self.root, self.only, self.options)  # what was seen stays here
 
     @classmethod
-    def at(cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS) -> "Place":
+    def at(
+        cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS
+    ) -> "Location":
         """Look where *root* points: to a folder or to a single file."""
         text = os.fspath(root).removeprefix("file://")
         if is_url(text):
-            place = cls(text.rstrip("/"), "", options)
+            location = cls(text.rstrip("/"), "", options)
         else:
-            place = cls(str(Path(text).expanduser().absolute()), "", options)
+            location = cls(str(Path(text).expanduser().absolute()), "", options)
         # a web server calls any page a file, and finds out what a folder is by fetching it whole
-        if place.is_file("") and (not place.remote or place.root.lower().endswith(_ARCHIVES)):
-            folder, _, name = place.root.rpartition("/")
+        if location.is_file("") and (
+            not location.remote or location.root.lower().endswith(_ARCHIVES)
+        ):
+            folder, _, name = location.root.rpartition("/")
             return cls(folder, name, options)
-        if not place.is_folder(""):
+        if not location.is_folder(""):
             raise SourceError(
-                f"no source at {place.root!r}: neither a file nor a folder is there. "
+                f"no source at {location.root!r}: neither a file nor a folder is there. "
                 "Pass the folder or archive that holds the images."
             )
-        return place
+        return location
 
     @property
     def remote(self) -> bool:
-        """Whether this place is behind fsspec."""
+        """Whether this location is behind fsspec."""
         return is_url(self.root)
 
     @property
     def shown(self) -> str:
-        """The place as a person named it."""
+        """The location as a person named it."""
         return self.full(self.only) if self.only else self.root
 
     @cached_property
@@ -105,16 +109,16 @@ class Place:
         return filesystem, path.rstrip("/")
 
     def full(self, path: str) -> str:
-        """Whole name of *path*, which is relative to this place."""
+        """Whole name of *path*, which is relative to this location."""
         return f"{self.root}/{path}" if path else self.root
 
-    def inside(self, path: str) -> "Place":
-        """The folder *path* of this place."""
-        return Place(self.full(path), "", self.options) if path else self
+    def inside(self, path: str) -> "Location":
+        """The folder *path* of this location."""
+        return Location(self.full(path), "", self.options) if path else self
 
-    def above(self) -> "Place":
-        """The folder that holds this place."""
-        return Place(self.root.rpartition("/")[0] or "/", "", self.options)
+    def above(self) -> "Location":
+        """The folder that holds this location."""
+        return Location(self.root.rpartition("/")[0] or "/", "", self.options)
 
     def _remote_path(self, path: str) -> str:
         base = self._filesystem[1]

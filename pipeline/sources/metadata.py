@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import SourceError
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.keys import LABEL_WORDS
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,
@@ -33,32 +33,32 @@ WORDS = ("LOC_synset_mapping.txt", "words.txt")
 _HEAD_BYTES = 1 << 16
 
 
-def _folders(place: Place) -> Iterator[Place]:
+def _folders(location: Location) -> Iterator[Location]:
     """The place and the folders above it, nearest first."""
     for _ in range(LEVELS_ABOVE + 1):
-        yield place
-        above = place.above()
-        if above.root in (place.root, "/", "") or above.root.endswith((":", ":/")):
+        yield location
+        above = location.above()
+        if above.root in (location.root, "/", "") or above.root.endswith((":", ":/")):
             return
-        place = above
+        location = above
 
 
-def _find(place: Place, *names: str) -> tuple[Place, str] | None:
+def _find(location: Location, *names: str) -> tuple[Location, str] | None:
     """The nearest file of one of these names."""
-    for folder in _folders(Place(place.root)):
+    for folder in _folders(Location(location.root)):
         for name in names:
             if folder.is_file(name):
                 return folder, name
     return None
 
 
-def find_words(place: Place) -> dict[str, str]:
+def find_words(location: Location) -> dict[str, str]:
     """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
-    found = _find(place, *WORDS)
+    found = _find(location, *WORDS)
     words = parse_words(found[0].read_text(found[1], lenient=True)) if found else {}
     if words:
         return words
-    meta = _devkit_file(place, *_META)
+    meta = _devkit_file(location, *_META)
     if meta is None:
         return {}
     try:
@@ -73,8 +73,8 @@ def find_class_names(root: str) -> tuple[str, ...]:
 
     `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
     """
-    place = Place(root)
-    for folder in (place, place.above()):
+    location = Location(root)
+    for folder in (location, location.above()):
         if folder.is_file("classes.txt"):
             lines = lines_of(folder.read_text("classes.txt"))
             return tuple(line.strip() for line in lines if line.strip())
@@ -126,21 +126,21 @@ class PackageMissingError(SourceError):
     """A table is there, and the package that reads it is not installed."""
 
 
-def find_solution(place: Place) -> Truth | None:
-    """Return the classes that Kaggle's `LOC_val_solution.csv` near *place* tells; None without it.
+def find_solution(location: Location) -> Truth | None:
+    """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without that file.
 
     Raises:
         SourceError: It is there and cannot be used.
     """
-    found = _find(place, SOLUTION)
+    found = _find(location, SOLUTION)
     if not found:
         return None
     where = found[0].full(found[1])
     return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
 
 
-def find_truth(place: Place) -> Truth:
-    """Find the classes of ILSVRC2012's val split near *place*.
+def find_truth(location: Location) -> Truth:
+    """Find the classes of ILSVRC2012's val split near *location*.
 
     Looked for in the folder of the images and up to four above it: Kaggle's
     `LOC_val_solution.csv`; the devkit's ground truth and `meta.mat`, loose, in
@@ -150,26 +150,28 @@ def find_truth(place: Place) -> Truth:
         TruthMissingError: Neither is there.
         SourceError: What is there cannot be used.
     """
-    found = find_any_truth(place)
+    found = find_any_truth(location)
     if found is not None:
         return found
-    missing = [name for name in (TRUTH, "meta.mat") if _devkit_file(place, *_DEVKIT[name]) is None]
+    missing = [
+        name for name in (TRUTH, "meta.mat") if _devkit_file(location, *_DEVKIT[name]) is None
+    ]
     raise TruthMissingError(
-        f"the images of {place.shown} have no classes: {' and '.join(missing)} not found. Put "
+        f"the images of {location.shown} have no classes: {' and '.join(missing)} not found. Put "
         f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
     )
 
 
-def find_any_truth(place: Place) -> Truth | None:
+def find_any_truth(location: Location) -> Truth | None:
     """Return what `find_truth` does, or None where no table is there.
 
     Raises:
         SourceError: It is there and cannot be used.
     """
-    solution = find_solution(place)
+    solution = find_solution(location)
     if solution is not None:
         return solution
-    truth, meta = (_devkit_file(place, *names) for names in _DEVKIT.values())
+    truth, meta = (_devkit_file(location, *names) for names in _DEVKIT.values())
     if truth is None or meta is None:
         return None
     synsets = _synsets(meta)
@@ -188,9 +190,9 @@ Found = tuple[str, Callable[[], bytes]]
 """Whole name of a file, and how its bytes are read."""
 
 
-def _devkit_file(place: Place, *names: str) -> Found | None:
+def _devkit_file(location: Location, *names: str) -> Found | None:
     """A file of the devkit: loose, in its unpacked folder, or in its archive."""
-    for folder in _folders(Place(place.root)):
+    for folder in _folders(Location(location.root)):
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
                 if folder.is_file(inside + name):
@@ -202,21 +204,23 @@ def _devkit_file(place: Place, *names: str) -> Found | None:
     return None
 
 
-def _whole(place: Place, path: str) -> Callable[[], bytes]:
+def _whole(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        with place.open(path) as file:
+        with location.open(path) as file:
             return file.read()
 
     return read
 
 
-def _packed(place: Place, path: str, name: str) -> Callable[[], bytes]:
+def _packed(location: Location, path: str, name: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        with open_tar(place, path) as tar:
+        with open_tar(location, path) as tar:
             for member in tar.members():
                 if member.name == name:
                     return tar.read(member.offset, member.num_bytes)
-        raise SourceError(f"{place.full(path)} holds no {name}. Fetch it again from image-net.org.")
+        raise SourceError(
+            f"{location.full(path)} holds no {name}. Fetch it again from image-net.org."
+        )
 
     return read
 
@@ -257,15 +261,15 @@ _IMAGE_WORDS = frozenset(
 )
 
 
-def label_table(place: Place, names: Iterable[str]) -> tuple[str, str]:
-    """Find a table of the files' classes among *names*, the files directly in *place*.
+def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
+    """Find a table of the files' classes among *names*, the files directly in *location*.
 
     Returns:
         Name of the table and of its column of labels; two empty texts where there is none.
     """
     for name in names:
         if name.lower().endswith(_TABLES):
-            words = _columns(place, name)
+            words = _columns(location, name)
             plain = {word.strip().lower(): word for word in words}
             label = next((plain[word] for word in LABEL_WORDS if word in plain), "")
             if label and _IMAGE_WORDS & plain.keys():
@@ -273,15 +277,15 @@ def label_table(place: Place, names: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _columns(place: Place, name: str) -> list[str]:
+def _columns(location: Location, name: str) -> list[str]:
     """Names of the columns of a table, from its first line; none where it has no such line."""
-    stop = min(_HEAD_BYTES, place.size(name))
-    with place.open(name, stop=stop) as file:
+    stop = min(_HEAD_BYTES, location.size(name))
+    with location.open(name, stop=stop) as file:
         data = file.read(stop)
     try:
-        line = next(iter(lines_of(decode_table(data, place.full(name), lenient=True))), "")
+        line = next(iter(lines_of(decode_table(data, location.full(name), lenient=True))), "")
         if not name.lower().endswith(".jsonl"):
-            return rows_of(line, place.full(name))[0][1]
+            return rows_of(line, location.full(name))[0][1]
         first = json.loads(line)
         return list(first) if isinstance(first, dict) else []
     except (SourceError, ValueError, IndexError, RecursionError):

@@ -16,7 +16,7 @@ RECURSIVE = ("first", "last")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How a source is read. A small picklable value that travels with its `Place`."""
+    """How a source is read. A small picklable value that travels with its `Location`."""
 
     rules: int = LISTING_RULES
     """The listing rules: those of the store, where it has some already."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import shown
 from pipeline.sources.clutter import name_ground
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 
 _OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
 # the digit of a suffix `.bz2` numbers nothing
@@ -22,7 +22,7 @@ _MAX_SPAN = 1_000_000
 """Numbers that lie further apart are no row: they are dates or hashes."""
 
 
-def check_complete(place: Place, paths: Sequence[str]) -> None:
+def check_complete(location: Location, paths: Sequence[str]) -> None:
     """Refuse files called `-00000-of-00002`, as the Hub and TensorFlow do, of which some lack.
 
     One that is named as the source is taken alone; one that is to be ignored is not missed.
@@ -30,7 +30,7 @@ def check_complete(place: Place, paths: Sequence[str]) -> None:
     Raises:
         SourceError: Naming those that lack.
     """
-    if place.only or place.options.rules == 1:
+    if location.only or location.options.rules == 1:
         return
     numbers: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
@@ -42,22 +42,22 @@ def check_complete(place: Place, paths: Sequence[str]) -> None:
             for number in range(int(count))
             if number not in found
         )
-        missing = _not_ignored(place, names)
+        missing = _not_ignored(location, names)
         if missing:
             raise SourceError(
-                f"{place.root} has {len(found):,} of the {int(count):,} files that their names"
+                f"{location.root} has {len(found):,} of the {int(count):,} files that their names"
                 f" count: {shown(missing, 3)} {'is' if len(missing) == 1 else 'are'} missing. Fetch"
                 " the rest, or pass --ignore with a pattern of what is not to be missed, such as"
                 f" {missing[0].rpartition('/')[2]!r}."
             )
 
 
-def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
+def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Say which numbers lack between the first and the last of numbered files, a sentence a row.
 
     Files that are to be ignored are not missed.
     """
-    if place.only or place.options.rules == 1:
+    if location.only or location.options.rules == 1:
         return
     rows: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for path in paths:
@@ -75,7 +75,7 @@ def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
             for number in range(first, last)
             if number not in digits
         )
-        missing = _not_ignored(place, names)
+        missing = _not_ignored(location, names)
         if not missing:
             continue
         others = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
@@ -85,6 +85,6 @@ def gaps(place: Place, paths: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _not_ignored(place: Place, paths: Iterable[str]) -> list[str]:
+def _not_ignored(location: Location, paths: Iterable[str]) -> list[str]:
     """Return those of *paths* that would be files of the source if they were there."""
-    return [path for path in paths if not name_ground(path.rpartition("/")[2], place.options)]
+    return [path for path in paths if not name_ground(path.rpartition("/")[2], location.options)]

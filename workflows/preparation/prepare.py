@@ -23,7 +23,7 @@ from pipeline.jobs import Failed, run_jobs
 from pipeline.sources import Source, spool
 from pipeline.sources.formats.sorted_val import check_sorted
 from pipeline.sources.keys import misspelt
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
@@ -448,7 +448,7 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
         table = spool.spool_listing(_root(part), source.blocks())
     if source.kind != "ilsvrc-val":  # that has its classes from the table itself
         rules = planning.source_rules(part.objects)
-        table = check_sorted(Place(source.root, "", SourceOptions(rules=rules)), table)
+        table = check_sorted(Location(source.root, "", SourceOptions(rules=rules)), table)
     return planning.read_listing(table)
 
 

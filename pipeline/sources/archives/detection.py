@@ -8,7 +8,7 @@ its name says, so that opening it says what lies there instead.
 from pipeline.sources.archives.compression import BrokenCompressionError, decompressed
 from pipeline.sources.archives.tar import is_tar
 from pipeline.sources.keys import looks_like_image, may_be_image
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import (
     COMPRESSIONS,
     HEAD_BYTES,
@@ -24,20 +24,20 @@ _MAX_UNKNOWN_FILES = 1000
 """Files of no known suffix that a folder may have for each of them to be worth a look."""
 
 
-def container_of(place: Place, path: str) -> str:
+def container_of(location: Location, path: str) -> str:
     """Return `TAR` (compressed or not), `ZIP`, `PARQUET`, or nothing for a file that is none."""
-    return str(place.remembered(("container", path), lambda: _container_of(place, path)))
+    return str(location.remembered(("container", path), lambda: _container_of(location, path)))
 
 
-def _container_of(place: Place, path: str) -> str:
+def _container_of(location: Location, path: str) -> str:
     named = _by_name(path)
-    if place.remote and not place.only:
+    if location.remote and not location.only:
         return named  # a look is a request, and there may be thousands of files
-    if not named and not place.only and not _worth_a_look(place, path):
+    if not named and not location.only and not _worth_a_look(location, path):
         return ""
-    content = content_of(place.head(path))
+    content = content_of(location.head(path))
     if content in COMPRESSIONS:
-        inner = content_of(inner_head(place, path))
+        inner = content_of(inner_head(location, path))
         return inner if inner == TAR else named
     return content if content in (TAR, ZIP, PARQUET) else named
 
@@ -49,28 +49,28 @@ def _by_name(path: str) -> str:
     return PARQUET if name.endswith(".parquet") else ZIP if name.endswith(".zip") else ""
 
 
-def _worth_a_look(place: Place, path: str) -> bool:
+def _worth_a_look(location: Location, path: str) -> bool:
     folder, _, name = path.rpartition("/")
     if name.lower().endswith(_BARE):
         return True
     if looks_like_image(name) or not may_be_image(name):
         return False
-    files = place.names(folder).files
+    files = location.names(folder).files
     # beside archives that are called so, `x.tar.old` or `x.tar.part` is meant to be none
     few = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
-    return few and place.is_file(path)  # a link that leads nowhere or a pipe is none
+    return few and location.is_file(path)  # a link that leads nowhere or a pipe is none
 
 
-def inner_head(place: Place, path: str) -> bytes:
+def inner_head(location: Location, path: str) -> bytes:
     """Return the first plain bytes of a compressed file; none where it is broken."""
 
     def look() -> bytes:
-        content = content_of(place.head(path))
-        with place.open(path) as file, reading(place.full(path)):
+        content = content_of(location.head(path))
+        with location.open(path) as file, reading(location.full(path)):
             try:
                 return decompressed(file, content).read(HEAD_BYTES)
             except BrokenCompressionError:
                 return b""
 
-    data: bytes = place.remembered(("inner head", path), look)
+    data: bytes = location.remembered(("inner head", path), look)
     return data

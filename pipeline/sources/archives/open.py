@@ -7,7 +7,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.compression import decompressed
 from pipeline.sources.archives.tar import Tar
 from pipeline.sources.archives.zip import Zip
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import (
     COMPRESSIONS,
     HEAD_BYTES,
@@ -21,16 +21,16 @@ from pipeline.sources.magic import (
 from pipeline.sources.remote import STREAM_BYTES, reading
 
 
-def is_streamed(place: Place, path: str) -> bool:
+def is_streamed(location: Location, path: str) -> bool:
     """Return True if an archive's members cannot be read where they lie: it is compressed."""
-    return content_of(place.head(path)) in (*COMPRESSIONS, ZIP)
+    return content_of(location.head(path)) in (*COMPRESSIONS, ZIP)
 
 
-def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
+def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None = None) -> Tar:
     """Open an archive for walking: at random if it is plain and local, else as a stream.
 
     Args:
-        place: Folder it lies in.
+        location: Folder it lies in.
         path: Its name in there, which may say anything: its first bytes tell its compression.
         start: First byte that will be asked for.
         stop: Nothing behind this byte is fetched from afar.
@@ -38,16 +38,18 @@ def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None
     Raises:
         SourceError: It is something else, such as a page of HTML.
     """
-    name = place.full(path)
-    past_end = place.options.rules > 1
-    if not place.remote:
-        head = place.head(path)
+    name = location.full(path)
+    past_end = location.options.rules > 1
+    if not location.remote:
+        head = location.head(path)
         if content_of(head) == ZIP:
-            return Zip(place.open(path), name)
+            return Zip(location.open(path), name)
         if content_of(head) not in COMPRESSIONS:
             _check_is_tar(head, name)
-            return Tar(place.open(path), name, place.size(path), seeks=True, past_end=past_end)
-    raw = place.open(path, start=start, stop=stop)
+            return Tar(
+                location.open(path), name, location.size(path), seeks=True, past_end=past_end
+            )
+    raw = location.open(path, start=start, stop=stop)
     stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
     if start == 0:
         with reading(name):
@@ -61,14 +63,14 @@ def open_tar(place: Place, path: str, *, start: int = 0, stop: int | None = None
     return Tar(cast("BinaryIO", stream), name, past_end=past_end).starting_at(start)
 
 
-def check_archive(place: Place, path: str) -> None:
+def check_archive(location: Location, path: str) -> None:
     """Look at the first bytes of an archive, before hours of reading those that lie before it.
 
     Raises:
         SourceError: It is something else, such as a page of HTML.
     """
-    if not is_streamed(place, path):
-        _check_is_tar(place.head(path), place.full(path))
+    if not is_streamed(location, path):
+        _check_is_tar(location.head(path), location.full(path))
 
 
 def _check_is_tar(head: bytes, name: str) -> None:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pipeline.sources.archives.open import is_streamed, open_tar
 from pipeline.sources.archives.tar import PLAIN, Member, Tar
 from pipeline.sources.keys import folders_of, is_wnid, known_split, looks_like_image
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 
 MAX_IMAGES = 64
@@ -154,20 +154,20 @@ def _is_flat_val(path: str) -> bool:
     return flat and name.startswith("ILSVRC2012_val_")
 
 
-def outline_of(place: Place, path: str) -> Outline:
+def outline_of(location: Location, path: str) -> Outline:
     """Look at the members of the archive *path*, unless it was looked at since it changed."""
-    return _look(place.root, path, place.options, place.mark(path))
+    return _look(location.root, path, location.options, location.mark(path))
 
 
 @lru_cache(maxsize=64)
 def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
     # The mark is a part of what a look is remembered by: a file that changed is looked at again.
-    place = Place(root, "", options)
-    if place.remote and not is_streamed(place, path):
+    location = Location(root, "", options)
+    if location.remote and not is_streamed(location, path):
         # headers alone: a stream would fetch the data between them
-        with Tar(place.open(path), place.full(path), place.size(path), seeks=True) as tar:
+        with Tar(location.open(path), location.full(path), location.size(path), seeks=True) as tar:
             return _outline(tar, MAX_REMOTE_MEMBERS)
-    with open_tar(place, path) as tar:
+    with open_tar(location, path) as tar:
         return _outline(tar, None)
 
 
@@ -189,18 +189,18 @@ def _outline(tar: Tar, max_members: int | None) -> Outline:
     return Outline(tuple(seen), whole=True)
 
 
-def all_splits(place: Place, path: str, wanted: str) -> set[str]:
+def all_splits(location: Location, path: str, wanted: str) -> set[str]:
     """Return every split that folders of the tree in an archive are named after.
 
     When the first images tell a split, all headers of an archive that can be walked quickly are
     looked at. In one that must be read to be walked, the split that is *wanted* is taken to be
     there.
     """
-    outline = outline_of(place, path)
+    outline = outline_of(location, path)
     splits = outline.splits(wanted)
     if not splits or outline.whole:
         return splits
-    walked = _walk_splits(place.root, path, wanted, place.options, place.mark(path))
+    walked = _walk_splits(location.root, path, wanted, location.options, location.mark(path))
     if walked is not None:
         return splits | walked
     return splits | ({wanted} if wanted else set())
@@ -211,7 +211,7 @@ def _walk_splits(
     root: str, path: str, wanted: str, options: SourceOptions, mark: str
 ) -> frozenset[str] | None:
     """Return the splits that any member tells; None where the archive must be read to be walked."""
-    with open_tar(Place(root, "", options), path) as tar:
+    with open_tar(Location(root, "", options), path) as tar:
         return frozenset(_splits_of(tar.members(), wanted)) if tar.walks_quickly else None
 
 

@@ -24,7 +24,7 @@ from pipeline.sources.classes.decision import ClassTable, folder_class
 from pipeline.sources.formats.folder import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, whole_of_part
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
-from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.metadata import WORDS, find_words
 from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.series import check_complete, gaps
@@ -48,7 +48,7 @@ class TarBlock:
     """One tar, or one class of a tar, to be streamed once."""
 
     name: str
-    place: Place
+    location: Location
     path: str
     layout: Layout
     num_bytes: int
@@ -57,7 +57,7 @@ class TarBlock:
 
     def samples(self, put: Put) -> Iterator[Row | PassedOver]:
         """Read the block from front to back, handing each sample's bytes to *put*."""
-        with open_tar(self.place, self.path, start=self.start, stop=self.stop) as tar:
+        with open_tar(self.location, self.path, start=self.start, stop=self.stop) as tar:
 
             def take(member: Member) -> int:
                 return put(tar.pieces(member.offset, member.num_bytes))
@@ -67,7 +67,7 @@ class TarBlock:
     @property
     def where(self) -> str:
         """Whole name of the tar."""
-        return self.place.full(self.path)
+        return self.location.full(self.path)
 
     def own_name(self, number: int, name: str) -> str:
         """Return a name for a sample whose own one repeats, if its layout has such."""
@@ -79,7 +79,7 @@ class TarSource:
     """Images in one or many tars."""
 
     kind: str
-    place: Place
+    location: Location
     parts: tuple[Part, ...]
     left_out: tuple[str, ...] = ()
     """Archives beside them that tell no split, and so belong to none."""
@@ -87,20 +87,22 @@ class TarSource:
     @property
     def root(self) -> str:
         """Folder that the listing's paths are relative to."""
-        return self.place.root
+        return self.location.root
 
     @property
     def access(self) -> Literal["random", "blocks"]:
         """Random for plain local tars."""
-        if self.place.remote or any(is_streamed(self.place, part.path) for part in self.parts):
+        if self.location.remote or any(
+            is_streamed(self.location, part.path) for part in self.parts
+        ):
             return "blocks"
         return "random"
 
     def fingerprint(self) -> str:
         """Digest of the archives' names, sizes and times, and of how they are read."""
-        marks = [f"{self.place.mark(part.path)}\t{part.layout}" for part in self.parts]
+        marks = [f"{self.location.mark(part.path)}\t{part.layout}" for part in self.parts]
         marks += self.parts[0].layout.table_marks()
-        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
     def class_table(self) -> ClassTable | None:
         """Return the classes that labels count: shards alone have labels."""
@@ -108,27 +110,27 @@ class TarSource:
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the archives or in the tree one of them holds."""
-        words = find_words(self.place)
+        words = find_words(self.location)
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
-            words = _words_inside(self.place, self.parts[0].path)
+            words = _words_inside(self.location, self.parts[0].path)
         return words
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Index every archive; its bytes stay where they are."""
         if self.access != "random":
             raise SourceError(
-                f"{self.place.shown} is read in blocks; spool it, then list the spool"
+                f"{self.location.shown} is read in blocks; spool it, then list the spool"
             )
-        check_complete(self.place, [part.path for part in self.parts])
+        check_complete(self.location, [part.path for part in self.parts])
         builder = ListingBuilder()
         for part in self.parts:
-            with open_tar(self.place, part.path) as tar:
+            with open_tar(self.location, part.path) as tar:
                 rows = part.layout.rows(tar, lambda member: member.offset)
                 builder.collect(part.path, rows, progress)
         table = builder.finish()
         if not len(table):
             raise SourceError(
-                f"no images found in {self.place.shown} ({self.kind}): no member of "
+                f"no images found in {self.location.shown} ({self.kind}): no member of "
                 f"{len(self.parts)} tars is an image of the split that was asked for."
             )
         layout = self.parts[0].layout
@@ -137,7 +139,7 @@ class TarSource:
     def blocks(self) -> Blocks:
         """One block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
-            raise SourceError(f"{self.place.shown} is read at random; it has no blocks")
+            raise SourceError(f"{self.location.shown} is read at random; it has no blocks")
         self.check()
         found: Blocks = []
         for part in self.parts:
@@ -148,7 +150,7 @@ class TarSource:
         """Say which archives beside these are left out, and which numbers of shards lack."""
         is_numbered = self.kind in ("webdataset", "tar")  # those of others are WordNet ids
         paths = [part.path for part in self.parts] if is_numbered else []
-        return (*map(no_split_text, self.left_out), *gaps(self.place, paths))
+        return (*map(no_split_text, self.left_out), *gaps(self.location, paths))
 
     def check(self) -> None:
         """Refuse what cannot end well, before any of it is streamed.
@@ -156,37 +158,37 @@ class TarSource:
         Raises:
             SourceError: A table is missing, or an archive is something else.
         """
-        check_complete(self.place, [part.path for part in self.parts])
-        for part in self.parts if not self.place.remote else ():
-            check_archive(self.place, part.path)
+        check_complete(self.location, [part.path for part in self.parts])
+        for part in self.parts if not self.location.remote else ():
+            check_archive(self.location, part.path)
         part = self.parts[0]
-        part.layout.check(lambda: outline_of(self.place, part.path))
+        part.layout.check(lambda: outline_of(self.location, part.path))
 
     def _blocks_of(self, part: Part) -> Iterator[Block]:
         name = block_name(part.path)
-        if not isinstance(part.layout, TarOfTars) or is_streamed(self.place, part.path):
-            size = self.place.size(part.path)
-            yield TarBlock(name, self.place, part.path, part.layout, size)
+        if not isinstance(part.layout, TarOfTars) or is_streamed(self.location, part.path):
+            size = self.location.size(part.path)
+            yield TarBlock(name, self.location, part.path, part.layout, size)
             return
         # a thousand requests of 512 bytes, and the classes can be fetched side by side
-        raw = self.place.open(part.path)
-        size = self.place.size(part.path)
-        with Tar(raw, self.place.full(part.path), size, seeks=True) as tar:
+        raw = self.location.open(part.path)
+        size = self.location.size(part.path)
+        with Tar(raw, self.location.full(part.path), size, seeks=True) as tar:
             for inner in InnerTars(tar).members():
-                class_name = folder_class(stem_of(inner.name), self.place.options)
+                class_name = folder_class(stem_of(inner.name), self.location.options)
                 yield TarBlock(
                     f"{name}-{class_name}",
-                    self.place,
+                    self.location,
                     part.path,
-                    ClassTar(class_name, self.place.options),
+                    ClassTar(class_name, self.location.options),
                     inner.num_bytes,
                     inner.offset,
                     inner.offset + inner.num_bytes,
                 )
 
 
-def _words_inside(place: Place, path: str) -> dict[str, str]:
-    with open_tar(place, path) as tar:
+def _words_inside(location: Location, path: str) -> dict[str, str]:
+    with open_tar(location, path) as tar:
         for member in tar.members():
             if member.name.rpartition("/")[2] in WORDS:
                 data = tar.read(member.offset, member.num_bytes)
@@ -204,11 +206,12 @@ def block_name(path: str) -> str:
     return f"{whole[:80].decode(errors='ignore')}%{digest}"
 
 
-def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
-    """Sort a place's archives by split: from the folder they are in, or a part of their names.
+def by_split(location: Location, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
+    """Group the archives of a location by split, as their folders or names tell it.
 
     Args:
-        place: Where to look: in the folder itself, its `data` folder, and folders named as splits.
+        location: The folder to search: itself, its `data` folder, and its folders named after
+            splits.
         fits: Says whether the file of this path is such an archive.
         wanted: A further split that a folder or a name may tell.
 
@@ -216,7 +219,7 @@ def by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str
         Split -> sorted paths. The split '' stands for archives that tell none, and is there only
         when no archive tells one.
     """
-    found = _by_split(place, fits, wanted)
+    found = _by_split(location, fits, wanted)
     if len(found) > 1:
         found.pop("", None)
     return {split: sorted(paths) for split, paths in found.items()}
@@ -227,24 +230,24 @@ def no_split_text(path: str) -> str:
     return f"{path} tells no split, and belongs to none"
 
 
-def without_split(place: Place, fits: Callable[[str], bool], wanted: str) -> tuple[str, ...]:
+def without_split(location: Location, fits: Callable[[str], bool], wanted: str) -> tuple[str, ...]:
     """Return the archives that tell no split where others tell one: `by_split` leaves them out."""
-    found = _by_split(place, fits, wanted)
+    found = _by_split(location, fits, wanted)
     return tuple(sorted(found.get("", ()))) if len(found) > 1 else ()
 
 
-def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
+def _by_split(location: Location, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     folders: dict[str, dict[str, str]] = {}
     """Split -> its folders, of those that the Hub numbers as parts of one (`train-part0`) one."""
     split_of = {"": "", "data": ""}
     split_of |= {
-        name: split for name in place.names().folders if (split := known_split(name, wanted))
+        name: split for name in location.names().folders if (split := known_split(name, wanted))
     }
     for folder, folder_split in split_of.items():
-        if folder and folder not in place.names().folders:
+        if folder and folder not in location.names().folders:
             continue
-        for name in place.names(folder).files:
+        for name in location.names(folder).files:
             path = f"{folder}/{name}" if folder else name
             if fits(path):
                 split = folder_split or split_in_name(name, wanted)
@@ -252,5 +255,5 @@ def _by_split(place: Place, fits: Callable[[str], bool], wanted: str) -> dict[st
                 if folder_split:
                     folders.setdefault(split, {}).setdefault(whole_of_part(folder), folder)
     for split, names in folders.items():
-        check_one_folder(place, split, list(names.values()))
+        check_one_folder(location, split, list(names.values()))
     return found

@@ -29,7 +29,7 @@ from pipeline.sources.classes.decision import (
 from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import PassedOver, Row, each_passed
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_truth, is_val_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
@@ -40,7 +40,7 @@ _MAX_TEXT_BYTES = 1 << 20
 _XML_CLASS = re.compile(rb"<name>\s*(n[0-9]{8})\s*</name>")
 
 
-class _Location(NamedTuple):
+class _TreePath(NamedTuple):
     """Where a member lies in the tree."""
 
     below: list[str]
@@ -89,7 +89,7 @@ class TreeTar(Layout):
             return
         flat = [name for name in outline().images if is_val_image(name.rpartition("/")[2])]
         if not flat or any(known_split(folders_of(name)[-1]) for name in flat):
-            find_truth(Place(self.root))
+            find_truth(Location(self.root))
 
 
 def _is_val_xml(path: str) -> bool:
@@ -125,8 +125,8 @@ class _Walk:
             # the way of a million images in a thousand folders
             prefix, basis = self.known[folder]
             return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
-        location = self._locate(member.name, looks_like_image(name))
-        if location is None:
+        tree_path = self._locate(member.name, looks_like_image(name))
+        if tree_path is None:
             return None
         if name == ANNOTATIONS:
             where = f"{self.tar.name}: {member.name}"
@@ -137,14 +137,14 @@ class _Walk:
         if not may_be_image(name):
             self._read_other(member, name)
             return None
-        if not location.below:
+        if not tree_path.below:
             self.waiting.append(row_of(name, member, self.take, ""))
             return None
-        class_name, file_name = self._class_of(location, member.name)
+        class_name, file_name = self._class_of(tree_path, member.name)
         target = self._target(member) if member.target is not None else ""
         row = row_of(f"{class_name}/{file_name}", member, self.take, "")
         # --recursive has said which folder is the class
-        above = "" if self.layout.options.recursive else "/".join(location.below)
+        above = "" if self.layout.options.recursive else "/".join(tree_path.below)
         basis = Basis("folder", folder=above)
         if file_name == name and looks_like_image(name):
             self.known[folder] = f"{class_name}/", basis
@@ -154,7 +154,7 @@ class _Walk:
         """Return True if a file of a folder of images is one of them, at a glance."""
         return looks_like_image(name) and name[0] not in "~#" and not self.layout.options.ignore
 
-    def _locate(self, path: str, image: bool) -> _Location | None:
+    def _locate(self, path: str, image: bool) -> _TreePath | None:
         """Find split and class folders of *path*; None where it is none of the split's."""
         layout = self.layout
         folders, name = folders_of(path), path.rpartition("/")[2]
@@ -167,12 +167,12 @@ class _Walk:
             if split == layout.split:
                 if not ground:
                     self._check_base("/".join(folders[: len(folders) - len(below)]))
-                return _Location(below, name)
+                return _TreePath(below, name)
             if image and not split:
                 self.passed.pass_over("images outside of the splits' folders", path)
             return None
         if layout.options.rules == 1:
-            return _Location(folders[-1:], name) if folders else None
+            return _TreePath(folders[-1:], name) if folders else None
         if image and split and (below or is_val_image(name)):
             raise SourceError(
                 f"{self.tar.name}: the member {path!r} lies in a folder of the split {split!r}, "
@@ -189,30 +189,30 @@ class _Walk:
                 f" and {base!r}. Unpack the archive, and pass the folder of one of them."
             )
 
-    def _below_prefix(self, folders: list[str], path: str, image: bool) -> _Location | None:
+    def _below_prefix(self, folders: list[str], path: str, image: bool) -> _TreePath | None:
         """Find the class folders of a tree that has none for splits."""
         name = path.rpartition("/")[2]
         prefix = [part for part in self.layout.prefix.split("/") if part]
         above = folders[: len(prefix)] == prefix[: len(folders)]
         if above and len(folders) > len(prefix):
-            return _Location(folders[len(prefix) :], name)
+            return _TreePath(folders[len(prefix) :], name)
         if above:
             if image:
                 self.passed.pass_over("images outside of the class folders", path)
             return None
         if image and not self.layout.options.recursive:
             raise self._nested(folders, path)
-        return _Location(folders, name)
+        return _TreePath(folders, name)
 
-    def _class_of(self, location: _Location, path: str) -> tuple[str, str]:
+    def _class_of(self, tree_path: _TreePath, path: str) -> tuple[str, str]:
         """Class and file name in the key of a member in class folders."""
-        below, options = location.below, self.layout.options
+        below, options = tree_path.below, self.layout.options
         twice = path.split("/")[-3:-1] == ["images", "images"] and not options.recursive
         if (len(below) > 1 or twice) and options.rules > 1:
             if not options.recursive:
                 raise self._nested(folders_of(path) if twice else below, path)
-            return nested(below, location.name, options.recursive)
-        return folder_class(below[-1], options), location.name
+            return nested(below, tree_path.name, options.recursive)
+        return folder_class(below[-1], options), tree_path.name
 
     def _nested(self, folders: list[str], path: str) -> SourceError:
         inside = f", and others in {self.layout.prefix!r}" if self.layout.prefix else ""
@@ -225,11 +225,11 @@ class _Walk:
     def _target(self, member: Member) -> str:
         """Key of the member that a link stands for."""
         target = member.target or ""
-        location = self._locate(target, image=False)
+        tree_path = self._locate(target, image=False)
         name = target.rpartition("/")[2]
-        if location is None or not location.below:
+        if tree_path is None or not tree_path.below:
             return f"?/{name}"
-        return "/".join(self._class_of(location, target))
+        return "/".join(self._class_of(tree_path, target))
 
     def _read_other(self, member: Member, name: str) -> None:
         """Take in a member that is no image, which may be an annotation of ILSVRC2012."""
@@ -275,7 +275,7 @@ class _Walk:
             elif is_val_image(name):
                 class_name = self.annotated.get(name.partition(".")[0], "")
                 if not class_name:
-                    truth = truth or find_truth(Place(self.layout.root))
+                    truth = truth or find_truth(Location(self.layout.root))
                     class_name = truth.wnid(name)
             elif self.layout.split == "test":
                 class_name, by = UNLABELLED, "none"

@@ -442,10 +442,10 @@ class Evidence:
 
     def add(self, key: str, basis: Basis) -> None:
         """Count one sample."""
-        place = (key.partition("/")[0], basis)
-        seen = self.seen.get(place)
+        group = (key.partition("/")[0], basis)
+        seen = self.seen.get(group)
         if seen is None:
-            seen = self.seen[place] = Seen(key)
+            seen = self.seen[group] = Seen(key)
         seen.count += 1
 
     def add_class(self, name: str, basis: Basis, count: int, first: str = "") -> None:

@@ -8,7 +8,7 @@ import re
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import ClassTable
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_class_names
 from pipeline.sources.text_tables import lines_of, parse_words_line, shown_line
 
@@ -17,16 +17,16 @@ MAPPING = "LOC_synset_mapping.txt"
 _NUMBERED = re.compile(r"([0-9]+)[ \t:,]+(\S.*)", re.ASCII)
 
 
-def find_class_table(place: Place) -> ClassTable | None:
-    """Return the table that labels of samples at *place* count, from there or a folder above.
+def find_class_table(location: Location) -> ClassTable | None:
+    """Return the table that labels of samples at *location* count, from there or a folder above.
 
     Raises:
         SourceError: It is there, and cannot be counted by.
     """
-    if place.options.rules == 1:
-        names = find_class_names(place.root)
+    if location.options.rules == 1:
+        names = find_class_names(location.root)
         return ClassTable(names, "a table beside the images", strict=False) if names else None
-    for folder in (Place(place.root), Place(place.root).above()):
+    for folder in (Location(location.root), Location(location.root).above()):
         if folder.is_file(CLASSES):
             return parse_class_table(folder.read_text(CLASSES), folder.full(CLASSES))
         if folder.is_file(MAPPING):
@@ -34,11 +34,11 @@ def find_class_table(place: Place) -> ClassTable | None:
     return None
 
 
-def table_marks(place: Place) -> list[str]:
+def table_marks(location: Location) -> list[str]:
     """Return marks of the tables that `find_class_table` would look at, for a fingerprint."""
-    if place.options.rules == 1:
+    if location.options.rules == 1:
         return []
-    folders = (Place(place.root), Place(place.root).above())
+    folders = (Location(location.root), Location(location.root).above())
     return [
         f"{folder.root}\t{folder.mark(name)}"
         for folder in folders

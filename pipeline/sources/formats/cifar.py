@@ -24,7 +24,7 @@ from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.decision import ClassTable, Labeller
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
 from pipeline.sources.spool import Blocks, Put
@@ -124,7 +124,7 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
 class Batches:
     """Where the batches lie: loose in a folder, or packed as they are handed out."""
 
-    place: Place
+    location: Location
     archive: str = ""
     """Path of the tar that holds them; empty: they are loose."""
     folder: str = ""
@@ -133,8 +133,8 @@ class Batches:
     def full(self, path: str) -> str:
         """Whole name of a batch."""
         if not self.archive:
-            return self.place.full(path)
-        return f"{self.place.full(self.archive)}: {self._member(path)}"
+            return self.location.full(path)
+        return f"{self.location.full(self.archive)}: {self._member(path)}"
 
     def _member(self, path: str) -> str:
         return f"{self.folder}/{path}" if self.folder else path
@@ -142,23 +142,23 @@ class Batches:
     def names(self) -> list[str]:
         """Names of the files."""
         if not self.archive:
-            return self.place.names().files
+            return self.location.names().files
         prefix = f"{self.folder}/" if self.folder else ""
-        names = outline_of(self.place, self.archive).names
+        names = outline_of(self.location, self.archive).names
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def size(self, path: str) -> int:
         """Size of a batch in bytes."""
         if not self.archive:
-            return self.place.size(path)
-        members = outline_of(self.place, self.archive).members
+            return self.location.size(path)
+        members = outline_of(self.location, self.archive).members
         return next(one.num_bytes for one in members if one.name == self._member(path))
 
     def marks(self, paths: Iterable[str]) -> list[str]:
         """Texts that change when the batches do."""
         if self.archive:
-            return [self.place.mark(self.archive), self.folder, *paths]
-        return [self.place.mark(path) for path in paths]
+            return [self.location.mark(self.archive), self.folder, *paths]
+        return [self.location.mark(path) for path in paths]
 
     def load(self, path: str) -> dict[bytes, Any]:
         """Read one batch.
@@ -168,9 +168,9 @@ class Batches:
         """
         where = self.full(path)
         if not self.archive:
-            with self.place.open(path) as file, reading(where):
+            with self.location.open(path) as file, reading(where):
                 return _unpickle(file, where)
-        with open_tar(self.place, self.archive) as tar:
+        with open_tar(self.location, self.archive) as tar:
             for member in tar.members():
                 if member.name == self._member(path) and member.num_bytes <= _MAX_BATCH_BYTES:
                     return _unpickle(io.BytesIO(tar.read(member.offset, member.num_bytes)), where)
@@ -214,7 +214,7 @@ class CifarBlock:
         where = self.batches.full(self.path)
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
-        labeller = Labeller(classes, self.batches.place.options)
+        labeller = Labeller(classes, self.batches.number.options)
         found = self.batches.load(self.path)
         pixels = _pixels(found.get(b"data"), where)
         numbers = found.get(labels)
@@ -227,10 +227,10 @@ class CifarBlock:
                 f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
                 f" to {len(classes.names) - 1}."
             )
-        for place, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
+        for number, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
             data = picture.tobytes()
-            name = f"{self.path}_{place:05d}.ppm"
-            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {place}")
+            name = f"{self.path}_{number:05d}.ppm"
+            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {number}")
             yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)), basis=basis)
 
 
@@ -254,19 +254,19 @@ class CifarSource:
     access: Literal["random", "blocks"] = "blocks"
 
     @property
-    def place(self) -> Place:
+    def location(self) -> Location:
         """The folder of the files, or of the archive."""
-        return self.batches.place
+        return self.batches.location
 
     @property
     def root(self) -> str:
         """The folder of the files."""
-        return self.place.root
+        return self.location.root
 
     def fingerprint(self) -> str:
         """Digest of the files' names, sizes and times."""
         marks = self.batches.marks((self.table, *self.paths))
-        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
     def class_table(self) -> ClassTable | None:
         """Return the names in the order of the labels."""
@@ -278,7 +278,7 @@ class CifarSource:
 
     def list(self, progress: object) -> pa.Table:
         """Not possible: a picture's bytes lie in three places."""
-        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
 
     def blocks(self) -> Blocks:
         """The files.
@@ -294,7 +294,7 @@ class CifarSource:
 
     def _check_batches(self) -> None:
         numbers = {int(n) for path in self.paths if (n := path.rpartition("_")[2]).isdecimal()}
-        if not numbers or self.place.options.rules == 1:
+        if not numbers or self.location.options.rules == 1:
             return
         real = self.batches.load(self.table).get(b"num_cases_per_batch") == _REAL_CASES
         last = max(_REAL_BATCHES if real else 1, *numbers)
@@ -306,9 +306,9 @@ class CifarSource:
             )
 
 
-def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]:
-    """Find CIFAR's table of names and batches in *place*, in its folder there, or packed."""
-    for batches in _candidates(place):
+def find_cifar(location: Location, wanted: str, named: bool) -> dict[str, CifarSource]:
+    """Find CIFAR's table of names and batches in *location*, in its folder there, or packed."""
+    for batches in _candidates(location):
         files = batches.names()
         if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
             raise SourceError(
@@ -329,18 +329,18 @@ def find_cifar(place: Place, wanted: str, named: bool) -> dict[str, CifarSource]
     return {}
 
 
-def _candidates(place: Place) -> Iterator[Batches]:
+def _candidates(location: Location) -> Iterator[Batches]:
     """Where batches may lie: here, in the folder that an archive unpacks to, in an archive."""
-    names = place.names()
-    if not place.only:
-        yield Batches(place)
-        yield from (Batches(place.inside(name)) for name in names.folders if name in FOLDERS)
+    names = location.names()
+    if not location.only:
+        yield Batches(location)
+        yield from (Batches(location.inside(name)) for name in names.folders if name in FOLDERS)
     for name in names.files:
-        may_be = place.only or name.lower().startswith("cifar-10")
-        if may_be and container_of(place, name) in (TAR, ZIP):
-            members = outline_of(place, name).names
+        may_be = location.only or name.lower().startswith("cifar-10")
+        if may_be and container_of(location, name) in (TAR, ZIP):
+            members = outline_of(location, name).names
             folders = {member.rpartition("/")[0] for member in members}
-            yield from (Batches(place, name, folder) for folder in sorted(folders))
+            yield from (Batches(location, name, folder) for folder in sorted(folders))
 
 
 def _is_batch(name: str, start: str) -> bool:

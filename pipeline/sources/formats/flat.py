@@ -22,12 +22,12 @@ from pipeline.sources.formats.folder import (
 from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import is_wnid, looks_like_image, may_be_image, wnid_before
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Place, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes, fingerprint_of
 from pipeline.sources.metadata import label_table
 
 
 def flat_listing(
-    place: Place,
+    location: Location,
     prefix: str,
     sizes: Sizes,
     class_of: Callable[[str], str],
@@ -37,7 +37,7 @@ def flat_listing(
     """List the files of one folder whose classes a table tells.
 
     Args:
-        place: What the paths of the listing are relative to.
+        location: What the paths of the listing are relative to.
         prefix: Of the folder, with a slash at its end; or nothing.
         sizes: The files, and what was passed over.
         class_of: Gives the class of a file.
@@ -45,7 +45,7 @@ def flat_listing(
         basis: On what the classes rest, of those that are told.
     """
     if not sizes.files:
-        raise SourceError(f"no images found: {place.full(prefix)} holds no image file.")
+        raise SourceError(f"no images found: {location.full(prefix)} holds no image file.")
     evidence = Evidence()
     evidence.merge(sizes.passed)
     keys = [f"{class_of(name)}/{name.replace('/', '__')}" for name in sizes.files]
@@ -54,9 +54,9 @@ def flat_listing(
         evidence.add(key, Basis("unsaid") if unlabelled else basis)
     table = pa.table(
         {
-            "key": string_array(keys, f"in {place.root}"),
+            "key": string_array(keys, f"in {location.root}"),
             "num_bytes": pa.array(sizes.num_bytes, pa.int64()),
-            "path": string_array([prefix + name for name in sizes.files], f"in {place.root}"),
+            "path": string_array([prefix + name for name in sizes.files], f"in {location.root}"),
         }
     )
     progress(len(table))
@@ -73,7 +73,7 @@ class FlatFolder(RandomAccessSource):
     @property
     def class_name(self) -> str:
         """The class of all images."""
-        named = self.place.options.class_name
+        named = self.location.options.class_name
         own = self.root.rpartition("/")[2]
         if named:
             return named_class(named)
@@ -81,22 +81,22 @@ class FlatFolder(RandomAccessSource):
 
     def _class_of(self, path: str) -> str:
         """The class of the file *path*: that of all, or the wnid that its name begins with."""
-        if self.class_name != UNLABELLED or self.place.options.class_name:
+        if self.class_name != UNLABELLED or self.location.options.class_name:
             return self.class_name
         return wnid_before(path.rpartition("/")[2]) or UNLABELLED
 
     def fingerprint(self) -> str:
         """Digest of the folders' times, which change when files come and go."""
-        if self.place.remote:
+        if self.location.remote:
             return unlike_any()
         paths = [path for path, _ in self._folders()]
-        marks = [self.kind, self.root, *map(self.place.mark, paths)]
-        return fingerprint_of(marks, self.place.options)
+        marks = [self.kind, self.root, *map(self.location.mark, paths)]
+        return fingerprint_of(marks, self.location.options)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once, and with `--recursive` into those in it."""
         self._check_table()
-        if self.refused and not all(map(wnid_before, self.place.sizes("").files)):
+        if self.refused and not all(map(wnid_before, self.location.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
                 " they are of no class, pass --class-name - (their label is -1); if all are of one,"
@@ -108,16 +108,16 @@ class FlatFolder(RandomAccessSource):
             found.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
             found.num_bytes.extend(sizes.num_bytes)
             found.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
-        if not self.place.options.recursive:
+        if not self.location.options.recursive:
             self._check_folders(found)
         basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
-        return flat_listing(self.place, "", found, self._class_of, progress, basis)
+        return flat_listing(self.location, "", found, self._class_of, progress, basis)
 
     def _folders(self) -> Iterator[tuple[str, Sizes]]:
-        if self.place.options.recursive:
-            yield from walk(self.place, "")
+        if self.location.options.recursive:
+            yield from walk(self.location, "")
         else:
-            yield "", self.place.sizes("")
+            yield "", self.location.sizes("")
 
     def _check_table(self) -> None:
         """Refuse to take images for images of no class, whose classes a table says.
@@ -125,20 +125,20 @@ class FlatFolder(RandomAccessSource):
         Raises:
             SourceError: Naming the table, and its column.
         """
-        if self.class_name != UNLABELLED or self.place.options.class_name:
+        if self.class_name != UNLABELLED or self.location.options.class_name:
             return
-        table, column = label_table(self.place, self.place.names().files)
+        table, column = label_table(self.location, self.location.names().files)
         if table:
             raise SourceError(
-                f"{self.place.full(table)} says the classes of the images beside it in its column"
-                f" {column!r}, and is not read. Move the images into folders that are called by"
-                " their classes, or pass --class-name - to take them without classes."
+                f"{self.location.full(table)} says the classes of the images beside it in its"
+                f" column {column!r}, and is not read. Move the images into folders that are"
+                " called by their classes, or pass --class-name - to take them without classes."
             )
 
     def _check_folders(self, found: Sizes) -> None:
         """Refuse images in folders beside those of the flat folder."""
         for name in found.folders:
-            for path, sizes in walk(self.place, name):
+            for path, sizes in walk(self.location, name):
                 found.passed.merge(sizes.passed)
                 if sizes.files:
                     raise SourceError(
@@ -149,31 +149,31 @@ class FlatFolder(RandomAccessSource):
                     )
 
 
-def find_flat(place: Place, wanted: str, named: bool) -> dict[str, FlatFolder]:
-    """Find images directly in *place*, or in its folders that are named as splits."""
-    if place.only or place.options.rules == 1:
+def find_flat(location: Location, wanted: str, named: bool) -> dict[str, FlatFolder]:
+    """Find images directly in *location*, or in its folders that are named as splits."""
+    if location.only or location.options.rules == 1:
         return {}
     fits = may_be_image if named else looks_like_image
-    if any(map(fits, place.names().files)):
-        return {"": FlatFolder("flat", place)}
-    labelled = find_folders(place, wanted, False)
-    one_class = bool(place.options.class_name)
+    if any(map(fits, location.names().files)):
+        return {"": FlatFolder("flat", location)}
+    labelled = find_folders(location, wanted, False)
+    one_class = bool(location.options.class_name)
     found = {}
-    for split, names in split_folders(place, wanted).items():
-        flat = [name for name in names if _is_flat(place.inside(name))]
+    for split, names in split_folders(location, wanted).items():
+        flat = [name for name in names if _is_flat(location.inside(name))]
         if not flat or split in labelled:
             continue
-        check_one_folder(place, split, flat)
+        check_one_folder(location, split, flat)
         # a test set that nobody labelled lies beside a labelled train set; it is taken if asked for
         unlabelled = split == "test" == wanted and bool(labelled)
         if one_class or unlabelled or not labelled or split == wanted:
             refused = not one_class and not unlabelled
-            found[split] = FlatFolder("flat", place.inside(flat[0]), refused)
-    if not found and (one_class and place.options.recursive):
-        found[""] = FlatFolder("flat", place)
+            found[split] = FlatFolder("flat", location.inside(flat[0]), refused)
+    if not found and (one_class and location.options.recursive):
+        found[""] = FlatFolder("flat", location)
     return found
 
 
-def _is_flat(place: Place) -> bool:
-    files = place.names().files
+def _is_flat(location: Location) -> bool:
+    files = location.names().files
     return any(map(looks_like_image, files))

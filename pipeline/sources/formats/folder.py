@@ -27,7 +27,7 @@ from pipeline.sources.keys import (
     split_in_name,
 )
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Place, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes, fingerprint_of
 from pipeline.sources.metadata import is_val_image, label_table
 
 REMOTE_THREADS = 16
@@ -77,7 +77,7 @@ class FolderSource(RandomAccessSource):
     def _classes(self) -> list[str]:
         # 'a b' stands before 'a' in keys, since a space is less than the slash
         return sorted(
-            self.place.names().folders,
+            self.location.names().folders,
             key=lambda name: f"{name}/".encode("utf-8", "surrogateescape"),
         )
 
@@ -87,33 +87,33 @@ class FolderSource(RandomAccessSource):
         A file that is overwritten in place is not noticed here; reading it is what fails. Object
         stores keep no times of folders, so there the fingerprint matches nothing, not even itself.
         """
-        if self.place.remote:
+        if self.location.remote:
             return unlike_any()
         folders = ["", *self._classes()]
-        if self.place.options.recursive:
-            folders = ["", *(path for name in folders[1:] for path, _ in walk(self.place, name))]
+        if self.location.options.recursive:
+            folders = ["", *(path for name in folders[1:] for path, _ in walk(self.location, name))]
         else:
             inner = (f"{name}/{_INNER}" for name in folders[1:])
-            folders += [path for path in inner if self.place.is_folder(path)]
-        marks = [self.kind, self.root, *map(self.place.mark, folders)]
-        return fingerprint_of(marks, self.place.options)
+            folders += [path for path in inner if self.location.is_folder(path)]
+        marks = [self.kind, self.root, *map(self.location.mark, folders)]
+        return fingerprint_of(marks, self.location.options)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into every class folder once."""
         evidence = self._look_beside()
-        _check_links(self.place, self._classes())
+        _check_links(self.location, self._classes())
         found: list[_Class] = []
         folder_of: dict[str, str] = {}
-        for folder, classes, passed in _each_class(self.place, self._classes()):
+        for folder, classes, passed in _each_class(self.location, self._classes()):
             evidence.merge(passed)
             for one in classes:
-                if not self.place.options.recursive:
+                if not self.location.options.recursive:
                     _check_folder(folder_of, one.name, folder)
                 found.append(one)
                 first = one.key[0].as_py() if len(one.key) else ""
                 evidence.add_class(one.name, Basis("folder"), len(one.key), first)
                 progress(len(one.key))
-        _check_splits(self.place, found)
+        _check_splits(self.location, found)
         if not any(len(one.key) for one in found):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
@@ -131,23 +131,23 @@ class FolderSource(RandomAccessSource):
     def _look_beside(self) -> Evidence:
         """What lies beside the class folders; images there have no class, and are refused."""
         evidence = Evidence()
-        if self.place.options.rules == 1:
+        if self.location.options.rules == 1:
             return evidence
-        top = self.place.names()
+        top = self.location.names()
         evidence.merge(top.passed)
         for name in self.beside:
             evidence.pass_over(BESIDE, name)
         images = [name for name in top.files if looks_like_image(name)]
         if images:
-            raise SourceError(_unsorted(self.place, images))
-        _check_metadata(self.place, top.files)
+            raise SourceError(_unsorted(self.location, images))
+        _check_metadata(self.location, top.files)
         for name in filter(may_be_image, top.files):
             evidence.pass_over("files beside the class folders", name)
         return evidence
 
 
-def _unsorted(place: Place, images: list[str]) -> str:
-    some = f"{len(images):,} images of {place.root} lie in no class folder, beside those that do"
+def _unsorted(location: Location, images: list[str]) -> str:
+    some = f"{len(images):,} images of {location.root} lie in no class folder, beside those that do"
     if all(map(is_val_image, images)):
         return (
             f"{some} ({shown(images, 3)}): their sorting into class folders was broken off. Run it"
@@ -168,51 +168,54 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
         )
 
 
-def _check_metadata(place: Place, files: list[str]) -> None:
+def _check_metadata(location: Location, files: list[str]) -> None:
     """Refuse the table by which the Hub's image folders say other classes than their folders."""
     names = [name for name in files if name.lower().startswith("metadata.")]
-    table, column = label_table(place, names)
+    table, column = label_table(location, names)
     if table:
         raise SourceError(
-            f"{place.full(table)} says classes of the images in its column {column!r}, and they lie"
-            f" in class folders, too. Pass --ignore {table!r} to take the folders for the classes."
+            f"{location.full(table)} says classes of the images in its column {column!r}, and"
+            f" they lie in class folders, too. Pass --ignore {table!r} to take the folders for"
+            " the classes."
         )
 
 
-def _check_links(place: Place, folders: list[str]) -> None:
+def _check_links(location: Location, folders: list[str]) -> None:
     """Refuse a link to a class folder beside that folder: its images would be of two classes.
 
     Raises:
         SourceError: Also where a link leads back to the folder of the classes, or one above it.
     """
-    if place.remote or place.options.rules == 1:
+    if location.remote or location.options.rules == 1:
         return
-    links = [name for name in folders if Path(place.full(name)).is_symlink()]
-    folder_at = {os.path.realpath(place.full(name)): name for name in folders if name not in links}
-    above = f"{os.path.realpath(place.root)}/"
+    links = [name for name in folders if Path(location.full(name)).is_symlink()]
+    folder_at = {
+        os.path.realpath(location.full(name)): name for name in folders if name not in links
+    }
+    above = f"{os.path.realpath(location.root)}/"
     for name in links:
-        real = os.path.realpath(place.full(name))
+        real = os.path.realpath(location.full(name))
         if above.startswith(f"{real.rstrip('/')}/"):
-            raise _leads_back(place.full(name), real)
+            raise _leads_back(location.full(name), real)
         known = folder_at.setdefault(real, name)
         if known != name:
             raise SourceError(
-                f"{place.full(name)!r} is a link to the folder of the class {known!r}, whose images"
-                f" would be of two classes. Delete the link, or pass --ignore {name!r}."
+                f"{location.full(name)!r} is a link to the folder of the class {known!r}, whose"
+                f" images would be of two classes. Delete the link, or pass --ignore {name!r}."
             )
 
 
-def _check_splits(place: Place, found: list[_Class]) -> None:
+def _check_splits(location: Location, found: list[_Class]) -> None:
     """Refuse to take what lies in folders of several splits for one split.
 
     Raises:
         SourceError: Naming the folder that holds them.
     """
     splits: dict[str, str] = {}
-    for one in found if place.options.recursive else ():
+    for one in found if location.options.recursive else ():
         paths = one.key if one.path is None else one.path
         folders = paths[0].as_py().split("/")[:-1]
-        first = place.options.recursive == "first"
+        first = location.options.recursive == "first"
         for depth in range(first, len(folders) - (not first)):
             if split := known_split(folders[depth]):
                 splits.setdefault(split, "/".join(folders[: depth + 1]))
@@ -220,10 +223,10 @@ def _check_splits(place: Place, found: list[_Class]) -> None:
         above = {path.rpartition("/")[0] for path in splits.values()}
         cure = "Pass one of them as the source, with --split"
         if len(above) == 1:
-            cure = f"Pass {place.full(above.pop())!r}, which holds them, as the source"
+            cure = f"Pass {location.full(above.pop())!r}, which holds them, as the source"
         raise SourceError(
-            f"{place.root} holds several splits ({shown(map(repr, splits.values()))}), which would"
-            f" become one. {cure}."
+            f"{location.root} holds several splits ({shown(map(repr, splits.values()))}), which"
+            f" would become one. {cure}."
         )
 
 
@@ -234,45 +237,47 @@ def unlike_any() -> str:
     return uuid4().hex
 
 
-def _each_class(place: Place, folders: list[str]) -> Iterator[tuple[str, list[_Class], Evidence]]:
+def _each_class(
+    location: Location, folders: list[str]
+) -> Iterator[tuple[str, list[_Class], Evidence]]:
     """Yield (class folder, samples, what was passed over in it)."""
-    look = _list_nested if place.options.recursive else _list_class
-    if not place.remote:
+    look = _list_nested if location.options.recursive else _list_class
+    if not location.remote:
         # one thread: more of them are slower, as they fight for the interpreter
-        yield from (look(place, name) for name in folders)
+        yield from (look(location, name) for name in folders)
         return
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:
-        yield from threads.map(lambda name: look(place, name), folders)
+        yield from threads.map(lambda name: look(location, name), folders)
 
 
-def _list_class(place: Place, folder: str) -> tuple[str, list[_Class], Evidence]:
-    class_name = folder_class(folder, place.options)
-    sizes, evidence = place.sizes(folder), Evidence()
+def _list_class(location: Location, folder: str) -> tuple[str, list[_Class], Evidence]:
+    class_name = folder_class(folder, location.options)
+    sizes, evidence = location.sizes(folder), Evidence()
     evidence.merge(sizes.passed)
     classes = [_samples_of(class_name, "", folder, sizes)]
     deeper = [f"{folder}/{name}" for name in sizes.folders if name != _INNER]
     if _INNER in sizes.folders:
         path = f"{folder}/{_INNER}"
-        inner = place.sizes(path)
+        inner = location.sizes(path)
         evidence.merge(inner.passed)
         classes.append(_samples_of(class_name, "", path, inner))
         deeper += [f"{path}/{name}" for name in inner.folders]
-    if place.options.rules > 1:
+    if location.options.rules > 1:
         for path in deeper:
-            _check_deeper(place, folder, path, evidence)
+            _check_deeper(location, folder, path, evidence)
     if any(len(one.key) for one in classes):
         return folder, [one for one in classes if len(one.key)], evidence
     # an empty class folder is a class, which another split may have images of
-    empty = not deeper and not evidence.passed and folder != _INNER and place.options.rules > 1
+    empty = not deeper and not evidence.passed and folder != _INNER and location.options.rules > 1
     if not empty:
         evidence.pass_over(NO_IMAGES, folder)
     return folder, classes[:1] if empty else [], evidence
 
 
-def _check_deeper(place: Place, folder: str, path: str, evidence: Evidence) -> None:
+def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence) -> None:
     """Refuse images in a folder inside a class folder: which of the two is the class?"""
     count, first = 0, ""
-    for inner, sizes in walk(place, path):
+    for inner, sizes in walk(location, path):
         evidence.merge(sizes.passed)
         count += len(sizes.files)
         first = first or next((f"{inner}/{name}" for name in sorted(sizes.files)), "")
@@ -280,48 +285,50 @@ def _check_deeper(place: Place, folder: str, path: str, evidence: Evidence) -> N
         name = path.rpartition("/")[2]
         # a pattern is of names at any depth: it must not leave a class folder out, too
         cure = (
-            f", or --ignore {name!r} to leave it out" if name not in place.names().folders else ""
+            f", or --ignore {name!r} to leave it out"
+            if name not in location.names().folders
+            else ""
         )
         raise SourceError(
-            f"{place.full(path)} holds {count:,} files that lie deeper than <class>/<image>, such"
-            f" as {first!r}: it cannot be told which folder is the class. Pass --recursive first"
-            f" (it is {folder.partition('/')[0]!r}) or --recursive last (it is"
+            f"{location.full(path)} holds {count:,} files that lie deeper than <class>/<image>,"
+            f" such as {first!r}: it cannot be told which folder is the class. Pass --recursive"
+            f" first (it is {folder.partition('/')[0]!r}) or --recursive last (it is"
             f" {first.split('/')[-2]!r}){cure}."
         )
     evidence.pass_over(NO_IMAGES, path)
 
 
-def _list_nested(place: Place, folder: str) -> tuple[str, list[_Class], Evidence]:
+def _list_nested(location: Location, folder: str) -> tuple[str, list[_Class], Evidence]:
     evidence, classes = Evidence(), []
-    for path, sizes in walk(place, folder):
+    for path, sizes in walk(location, folder):
         evidence.merge(sizes.passed)
         if not sizes.files:
             continue
         folders = path.split("/")
         if len(folders) > 1 and folders[-1] == _INNER:
             folders.pop()
-        class_name, prefix = nested(folders, "", place.options.recursive)
+        class_name, prefix = nested(folders, "", location.options.recursive)
         classes.append(_samples_of(class_name, prefix.removesuffix("__"), path, sizes))
     if not classes:
         evidence.pass_over(NO_IMAGES, folder)
     return folder, classes, evidence
 
 
-def walk(place: Place, folder: str) -> Iterator[tuple[str, Sizes]]:
+def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
     """Yield (path, what lies there) of *folder* and of every folder in it.
 
     Raises:
         SourceError: A link leads back to a folder that it lies in.
     """
-    waiting = [(folder, _real_folders(place, folder))]
+    waiting = [(folder, _real_folders(location, folder))]
     while waiting:
         path, above = waiting.pop()
-        if not place.remote:
-            real = os.path.realpath(place.full(path))
+        if not location.remote:
+            real = os.path.realpath(location.full(path))
             if real in above:
-                raise _leads_back(place.full(path), real)
+                raise _leads_back(location.full(path), real)
             above |= {real}
-        sizes = place.sizes(path)
+        sizes = location.sizes(path)
         yield path, sizes
         inner = (f"{path}/{name}" if path else name for name in sorted(sizes.folders, reverse=True))
         waiting += [(name, above) for name in inner]
@@ -335,40 +342,40 @@ def _leads_back(path: str, real: str) -> SourceError:
     )
 
 
-def _real_folders(place: Place, folder: str) -> frozenset[str]:
-    """Return where the folders that *folder* lies in really are, from *place* on."""
-    if place.remote or not folder:
+def _real_folders(location: Location, folder: str) -> frozenset[str]:
+    """Return where the folders that *folder* lies in really are, from *location* on."""
+    if location.remote or not folder:
         return frozenset()
     names = folder.split("/")[:-1]
     paths = ("/".join(names[:count]) for count in range(len(names) + 1))
-    return frozenset(os.path.realpath(place.full(path)) for path in paths)
+    return frozenset(os.path.realpath(location.full(path)) for path in paths)
 
 
-def holds_classes(place: Place) -> bool:
-    """Say whether the folders of *place* look like class folders; one that does is enough."""
-    if place.options.recursive:
-        return any(map(looks_like_image, _some_files(place)))
-    return any(_class_folders(place))
+def holds_classes(location: Location) -> bool:
+    """Say whether the folders of *location* look like class folders; one that does is enough."""
+    if location.options.recursive:
+        return any(map(looks_like_image, _some_files(location)))
+    return any(_class_folders(location))
 
 
-def _some_files(place: Place) -> Iterator[str]:
-    """Names of files in the folders of *place*, at any depth."""
-    for name in place.names().folders:
-        for _, sizes in walk(place, name):
+def _some_files(location: Location) -> Iterator[str]:
+    """Names of files in the folders of *location*, at any depth."""
+    for name in location.names().folders:
+        for _, sizes in walk(location, name):
             yield from sizes.files
 
 
-def _class_folders(place: Place) -> Iterator[str]:
-    """Yield the folders of *place* that look like class folders."""
-    folders = place.names().folders
-    for name in folders[:_MAX_REMOTE_LOOKS] if place.remote else folders:
-        if _is_class(place, name):
+def _class_folders(location: Location) -> Iterator[str]:
+    """Yield the folders of *location* that look like class folders."""
+    folders = location.names().folders
+    for name in folders[:_MAX_REMOTE_LOOKS] if location.remote else folders:
+        if _is_class(location, name):
             yield name
 
 
-def _is_class(place: Place, name: str) -> bool:
-    names = place.names(name)
-    inner = place.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
+def _is_class(location: Location, name: str) -> bool:
+    names = location.names(name)
+    inner = location.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
     some = [*names.files, *inner][:1000]
     # A flat val/ is no class; another folder is one, even where val images were dealt into it.
@@ -376,89 +383,89 @@ def _is_class(place: Place, name: str) -> bool:
     return any(map(fits, some)) and not flat_val
 
 
-def split_folders(place: Place, wanted: str) -> dict[str, list[str]]:
-    """Split -> the folders of *place* that are called so."""
+def split_folders(location: Location, wanted: str) -> dict[str, list[str]]:
+    """Split -> the folders of *location* that are called so."""
     found: dict[str, list[str]] = {}
-    for name in place.names().folders:
+    for name in location.names().folders:
         split = known_split(name, wanted)
         if split:
             found.setdefault(split, []).append(name)
     return found
 
 
-def find_folders(place: Place, wanted: str, named: bool) -> dict[str, FolderSource]:
-    """Find class folders at *place* or one level down, in folders named as splits."""
-    if place.only or (place.options.class_name and place.options.recursive):
+def find_folders(location: Location, wanted: str, named: bool) -> dict[str, FolderSource]:
+    """Find class folders at *location* or one level down, in folders named as splits."""
+    if location.only or (location.options.class_name and location.options.recursive):
         return {}  # all images at any depth are of one class
-    splits = split_folders(place, wanted)
+    splits = split_folders(location, wanted)
     found = {}
     for split, names in splits.items():
-        fitting = [n for n in names if _is_split(place.inside(n), named)]
+        fitting = [n for n in names if _is_split(location.inside(n), named)]
         if fitting:
-            check_one_folder(place, split, fitting)
-            found[split] = FolderSource("folder", place.inside(fitting[0]))
+            check_one_folder(location, split, fitting)
+            found[split] = FolderSource("folder", location.inside(fitting[0]))
     if (
         not found
-        and (named or not _is_half_sorted(place))
-        and (named or _has_classes(place, {n for names in splits.values() for n in names}))
+        and (named or not _is_half_sorted(location))
+        and (named or _has_classes(location, {n for names in splits.values() for n in names}))
     ):
-        found[""] = FolderSource("folder", place)
+        found[""] = FolderSource("folder", location)
         return found
-    beside = _beside(place, {source.root.rpartition("/")[2] for source in found.values()})
+    beside = _beside(location, {source.root.rpartition("/")[2] for source in found.values()})
     return {split: replace(source, beside=beside) for split, source in found.items()}
 
 
-def _is_split(inside: Place, named: bool) -> bool:
+def _is_split(inside: Location, named: bool) -> bool:
     if not inside.names().folders or (not named and _is_half_sorted(inside)):
         return False
     return named or holds_classes(inside)
 
 
-def _is_half_sorted(place: Place) -> bool:
+def _is_half_sorted(location: Location) -> bool:
     """Say whether ILSVRC2012's val images lie here: beside class folders, they are refused as such.
 
     Another finder finds them, whether all of them are here or a part is.
     """
-    return place.options.rules > 1 and any(map(is_val_image, place.names().files))
+    return location.options.rules > 1 and any(map(is_val_image, location.names().files))
 
 
-def _has_classes(place: Place, splits: set[str]) -> bool:
-    """Say whether *place* is a folder of class folders, though some may be called as *splits* are.
+def _has_classes(location: Location, splits: set[str]) -> bool:
+    """Return True if *location* is a folder of class folders, though some are named after *splits*.
 
     Where all of them are, or two are, they are flat splits: `train` and `test` of no classes.
     """
-    if place.options.rules == 1 or place.options.recursive or not splits:
-        return holds_classes(place)
-    classes = set(_class_folders(place))
+    if location.options.rules == 1 or location.options.recursive or not splits:
+        return holds_classes(location)
+    classes = set(_class_folders(location))
     return bool(classes - splits) and len(classes & splits) < 2
 
 
-def check_one_folder(place: Place, split: str, names: list[str]) -> None:
+def check_one_folder(location: Location, split: str, names: list[str]) -> None:
     """Refuse two folders for one split.
 
     Raises:
         SourceError: Naming both.
     """
-    if len(names) > 1 and place.options.rules > 1:
+    if len(names) > 1 and location.options.rules > 1:
         raise SourceError(
-            f"{place.root} has {len(names)} folders of the split {split!r}: {', '.join(names)}."
+            f"{location.root} has {len(names)} folders of the split {split!r}: {', '.join(names)}."
             f" Pass one of them as the source with --split {split}, or pass --ignore"
             f" {names[1]}."
         )
 
 
-def _beside(place: Place, splits: set[str]) -> tuple[str, ...]:
+def _beside(location: Location, splits: set[str]) -> tuple[str, ...]:
     """Images and folders beside the folders of splits, which belong to none of them."""
-    top = place.names()
-    folders = (n for n in top.folders if n not in splits and not _is_flat_split(place, n))
+    top = location.names()
+    folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))
     return (*folders, *filter(looks_like_image, top.files))
 
 
-def _is_flat_split(place: Place, name: str) -> bool:
+def _is_flat_split(location: Location, name: str) -> bool:
     """Say whether the folder *name* is ILSVRC2012's val split, or a test split of no classes.
 
     Other finders find them.
     """
     if known_split(name) == "test":
-        return any(map(looks_like_image, place.names(name).files))
-    return split_in_name(name) == "val" and any(map(is_val_image, place.names(name).files))
+        return any(map(looks_like_image, location.names(name).files))
+    return split_in_name(name) == "val" and any(map(is_val_image, location.names(name).files))

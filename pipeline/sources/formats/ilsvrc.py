@@ -21,7 +21,7 @@ from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import is_wnid, looks_like_image
 from pipeline.sources.listing import PassedOver, Row
-from pipeline.sources.location import Place, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes, fingerprint_of
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.metadata import Truth, TruthMissingError, find_truth, is_val_image
 
@@ -37,13 +37,13 @@ class ValTar(Layout):
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse val images whose table is missing."""
-        find_truth(Place(self.root))
+        find_truth(Location(self.root))
 
     def rows(
         self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
     ) -> Iterator[Row | PassedOver]:
         """Yield every `ILSVRC2012_val_########.JPEG`."""
-        truth = find_truth(Place(self.root))
+        truth = find_truth(Location(self.root))
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             if not is_val_image(name):
@@ -63,17 +63,17 @@ class ValFolder(RandomAccessSource):
         """Digest of the folder's time and of the name of the table with the classes."""
         where = self._truth().where
         return fingerprint_of(
-            [self.kind, self.root, self.place.mark(""), where], self.place.options
+            [self.kind, self.root, self.location.mark(""), where], self.location.options
         )
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once."""
         truth = self._truth()
-        return flat_listing(self.place, "", self._images(), truth.wnid, progress)
+        return flat_listing(self.location, "", self._images(), truth.wnid, progress)
 
     def _truth(self) -> Truth:
         try:
-            return find_truth(self.place)
+            return find_truth(self.location)
         except TruthMissingError as e:
             # that option is for flat images: a tree that they are one split of is not read with it
             raise SourceError(
@@ -87,9 +87,9 @@ class ValFolder(RandomAccessSource):
         Raises:
             SourceError: There are others, or a part of them was sorted into folders.
         """
-        found = self.place.sizes("")
-        if self.place.options.rules > 1:
-            _refuse_sorted(self.place, found)
+        found = self.location.sizes("")
+        if self.location.options.rules > 1:
+            _refuse_sorted(self.location, found)
         sizes = Sizes([], [], found.folders, found.passed)
         others = []
         for name, num_bytes in zip(found.files, found.num_bytes, strict=True):
@@ -100,7 +100,7 @@ class ValFolder(RandomAccessSource):
                 others.append(name)
             else:
                 sizes.passed.pass_over("files that are no images of ILSVRC2012's val", name)
-        if others and self.place.options.rules > 1:
+        if others and self.location.options.rules > 1:
             raise SourceError(
                 f"{len(others):,} images of {self.root} are none of ILSVRC2012's val"
                 f" ({shown(sorted(others), 3)}): expected ILSVRC2012_val_00000001.JPEG and so on."
@@ -109,103 +109,105 @@ class ValFolder(RandomAccessSource):
         return sizes
 
 
-def _refuse_sorted(place: Place, found: Sizes) -> None:
+def _refuse_sorted(location: Location, found: Sizes) -> None:
     """Refuse a folder of val images of which a part lies in folders: it would be left out."""
     for folder in found.folders:
-        inside = place.sizes(folder)
+        inside = location.sizes(folder)
         if inside.files:
             raise SourceError(
-                f"{place.root} is half sorted: {sum(map(is_val_image, found.files)):,} val images"
-                f" lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
+                f"{location.root} is half sorted: {sum(map(is_val_image, found.files)):,} val"
+                f" images lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
                 f" ({shown(sorted(inside.files), 3)}). Run the sorting to its end, or move all of"
                 " them back into the one folder."
             )
 
 
-def _is_archive(place: Place, path: str) -> bool:
-    return container_of(place, path) in (TAR, ZIP)
+def _is_archive(location: Location, path: str) -> bool:
+    return container_of(location, path) in (TAR, ZIP)
 
 
-def _tars(place: Place, stem: str) -> list[str]:
-    files = place.names().files
-    return [name for name in files if stem_of(name) == stem and _is_archive(place, name)]
+def _tars(location: Location, stem: str) -> list[str]:
+    files = location.names().files
+    return [name for name in files if stem_of(name) == stem and _is_archive(location, name)]
 
 
-def find_train_tar(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_train_tar(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
-    tars = {"train": _tars(place, TRAIN_STEM)}
+    tars = {"train": _tars(location, TRAIN_STEM)}
     if not tars["train"]:
-        tars = by_split(place, lambda path: _may_hold_tars(place, path), wanted)
-        if place.only:  # one file holds what it holds, whatever it is called
+        tars = by_split(location, lambda path: _may_hold_tars(location, path), wanted)
+        if location.only:  # one file holds what it holds, whatever it is called
             tars = {"": next(iter(tars.values()))} if tars else {}
         if not named:
             tars = {
                 split: paths
                 for split, paths in tars.items()
-                if outline_of(place, paths[0]).shape == TARS
+                if outline_of(location, paths[0]).shape == TARS
             }
     return {
         split: TarSource(
-            "ilsvrc-tar", place, tuple(Part(path, TarOfTars(place.options)) for path in paths)
+            "ilsvrc-tar", location, tuple(Part(path, TarOfTars(location.options)) for path in paths)
         )
         for split, paths in tars.items()
     }
 
 
-def _may_hold_tars(place: Place, path: str) -> bool:
+def _may_hold_tars(location: Location, path: str) -> bool:
     stem = stem_of(path)
     own = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
-    return (place.only != "" or not own) and _is_archive(place, path)
+    return (location.only != "" or not own) and _is_archive(location, path)
 
 
-def find_class_tars(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_class_tars(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
 
     def fits(path: str) -> bool:
-        return (named or is_wnid(stem_of(path))) and _is_archive(place, path)
+        return (named or is_wnid(stem_of(path))) and _is_archive(location, path)
 
     return {
         split: TarSource(
-            "class-tars", place, tuple(Part(path, _class_tar(place, path)) for path in paths)
+            "class-tars", location, tuple(Part(path, _class_tar(location, path)) for path in paths)
         )
-        for split, paths in by_split(place, fits, wanted).items()
+        for split, paths in by_split(location, fits, wanted).items()
     }
 
 
-def _class_tar(place: Place, path: str) -> ClassTar:
-    return ClassTar(folder_class(stem_of(path), place.options), place.options)
+def _class_tar(location: Location, path: str) -> ClassTar:
+    return ClassTar(folder_class(stem_of(path), location.options), location.options)
 
 
-def find_val(place: Place, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
-    """Find the val images: flat in *place* or its `val` folder, or in their tar."""
-    one_class = place.options.class_name or is_wnid(place.root.rpartition("/")[2])
-    if one_class and not named and place.options.rules > 1:
+def find_val(location: Location, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
+    """Find the val images: flat in *location* or its `val` folder, or in their tar."""
+    one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
+    if one_class and not named and location.options.rules > 1:
         return {}  # of a class that is known
-    if any(map(is_val_image, place.names().files)):
-        return {"": ValFolder("ilsvrc-val", place)}
-    if "val" in place.names().folders and any(map(is_val_image, place.names("val").files)):
-        return {"val": ValFolder("ilsvrc-val", place.inside("val"))}
-    tars = _tars(place, VAL_STEM)
-    if not tars and place.only and _is_archive(place, place.only):
-        fits = named or outline_of(place, place.only).shape == VAL
-        tars = [place.only] if fits else []
-    elif not tars and place.options.rules > 1:
-        some = by_split(place, lambda path: _may_hold_tars(place, path), wanted).get("val", [])
-        tars = [path for path in some[:1] if outline_of(place, path).shape == VAL]
+    if any(map(is_val_image, location.names().files)):
+        return {"": ValFolder("ilsvrc-val", location)}
+    if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
+        return {"val": ValFolder("ilsvrc-val", location.inside("val"))}
+    tars = _tars(location, VAL_STEM)
+    if not tars and location.only and _is_archive(location, location.only):
+        fits = named or outline_of(location, location.only).shape == VAL
+        tars = [location.only] if fits else []
+    elif not tars and location.options.rules > 1:
+        some = by_split(location, lambda path: _may_hold_tars(location, path), wanted).get(
+            "val", []
+        )
+        tars = [path for path in some[:1] if outline_of(location, path).shape == VAL]
     if not tars:
         return {}
-    return {"val": TarSource("ilsvrc-val", place, (Part(tars[0], ValTar(place.root)),))}
+    return {"val": TarSource("ilsvrc-val", location, (Part(tars[0], ValTar(location.root)),))}
 
 
 def find_kaggle(
-    place: Place, wanted: str, named: bool
+    location: Location, wanted: str, named: bool
 ) -> dict[str, FolderSource | ValFolder | FlatFolder]:
     """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
-    inside = next((place.inside(path) for path in _KAGGLE if place.is_folder(path)), None)
+    inside = next((location.inside(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:
-        if place.only or not place.root.endswith("/CLS-LOC"):
+        if location.only or not location.root.endswith("/CLS-LOC"):
             return {}
-        inside = place
+        inside = location
     found: dict[str, FolderSource | ValFolder | FlatFolder] = {}
     folders = inside.names().folders
     if "train" in folders:

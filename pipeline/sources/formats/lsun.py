@@ -19,7 +19,7 @@ from pipeline.images.formats import DECODED, PICTURE, format_of
 from pipeline.sources.classes.decision import ClassTable
 from pipeline.sources.keys import split_in_name
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.spool import Blocks, Put
 
 DATA = "data.mdb"
@@ -113,7 +113,7 @@ class LmdbSource:
     """Images in the LMDBs of one split, one a class."""
 
     kind: str
-    place: Place
+    location: Location
     folders: tuple[tuple[str, str], ...]
     """(class, folder)."""
     access: Literal["random", "blocks"] = "blocks"
@@ -121,12 +121,12 @@ class LmdbSource:
     @property
     def root(self) -> str:
         """The folder of the tables."""
-        return self.place.root
+        return self.location.root
 
     def fingerprint(self) -> str:
         """Digest of the tables' names, sizes and times."""
-        marks = (self.place.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
-        return fingerprint_of([self.kind, self.root, *marks], self.place.options)
+        marks = (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
+        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
     def class_table(self) -> ClassTable | None:
         """Return None: the samples have no numbers."""
@@ -138,7 +138,7 @@ class LmdbSource:
 
     def list(self, progress: object) -> pa.Table:
         """Not possible: an image lies where the table's own pages say."""
-        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
 
     def check(self) -> None:
         """Refuse tables whose values are no image files, such as Caffe's.
@@ -148,11 +148,11 @@ class LmdbSource:
         """
         self._check_package()
         for _, folder in self.folders:
-            with _reading(self.place.full(folder)) as view:
+            with _reading(self.location.full(folder)) as view:
                 values = [value for _, value in islice(view.cursor(), _MAX_VALUES_LOOKED_AT)]
             if values and not any(map(_is_image, values)):
                 raise SourceError(
-                    f"{self.place.full(folder)} is an LMDB whose values are no image files: the"
+                    f"{self.location.full(folder)} is an LMDB whose values are no image files: the"
                     f" first begins with {values[0][:16]!r}. Write its images as files in class"
                     " folders, with lmdb."
                 )
@@ -160,7 +160,7 @@ class LmdbSource:
     def _check_package(self) -> None:
         if importlib.util.find_spec("lmdb") is None:
             raise SourceError(
-                f"{self.place.shown} holds LMDBs, and the package lmdb is not installed: run"
+                f"{self.location.shown} holds LMDBs, and the package lmdb is not installed: run"
                 " `make setup EXTRAS=lsun`."
             )
 
@@ -169,9 +169,9 @@ class LmdbSource:
         self._check_package()
         found: Blocks = []
         for class_name, folder in self.folders:
-            where = self.place.full(folder)
+            where = self.location.full(folder)
             starts = list(_starts(where))
-            each = self.place.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
+            each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
             found += [
                 LmdbBlock(f"{class_name}-{start.hex()}", where, class_name, start, each)
                 for start in starts
@@ -204,20 +204,20 @@ def _after(start: bytes) -> bytes | None:
     return rest[:-1] + bytes([rest[-1] + 1]) if rest else None
 
 
-def find_lmdbs(place: Place, wanted: str, named: bool) -> dict[str, LmdbSource]:
-    """Find LMDBs: *place* itself, or folders in it."""
-    if place.only or place.remote:
+def find_lmdbs(location: Location, wanted: str, named: bool) -> dict[str, LmdbSource]:
+    """Find LMDBs: *location* itself, or folders in it."""
+    if location.only or location.remote:
         return {}
-    names = place.names()
+    names = location.names()
     found: dict[str, list[tuple[str, str]]] = {}
     if DATA in names.files:
-        class_name, split = _named(place.root.rpartition("/")[2], wanted)
+        class_name, split = _named(location.root.rpartition("/")[2], wanted)
         found.setdefault(split, []).append((class_name, ""))
     for folder in names.folders:
-        if place.is_file(f"{folder}/{DATA}"):
+        if location.is_file(f"{folder}/{DATA}"):
             class_name, split = _named(folder, wanted)
             found.setdefault(split, []).append((class_name, folder))
-    return {split: LmdbSource("lsun", place, tuple(tables)) for split, tables in found.items()}
+    return {split: LmdbSource("lsun", location, tuple(tables)) for split, tables in found.items()}
 
 
 def _named(folder: str, wanted: str) -> tuple[str, str]:

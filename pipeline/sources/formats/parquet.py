@@ -22,7 +22,7 @@ from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Label
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.keys import LABEL_WORDS, PARTIAL, known_split
 from pipeline.sources.listing import Row, bad_key, refused_key
-from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
 from pipeline.sources.metadata import find_words
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -187,7 +187,7 @@ class ParquetBlock:
     """Row groups [first, first + count) of one file."""
 
     name: str
-    place: Place
+    location: Location
     path: str
     first: int
     count: int
@@ -198,7 +198,7 @@ class ParquetBlock:
     @property
     def where(self) -> str:
         """Whole name of the file."""
-        return self.place.full(self.path)
+        return self.location.full(self.path)
 
     def own_name(self, number: int, name: str) -> str:
         """Return `<file>-<row>`, as for a row that has no name."""
@@ -210,8 +210,8 @@ class ParquetBlock:
         labeller = None
         for batch, columns in self.batches(images=True):
             if labeller is None:  # columns and table are the same for all batches of a file
-                table = _table(columns, self.place, self.where)
-                labeller = Labeller(table, self.place.options)
+                table = _table(columns, self.location, self.where)
+                labeller = Labeller(table, self.location.options)
             yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
             row += len(batch)
 
@@ -234,8 +234,8 @@ class ParquetBlock:
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
         """The wanted columns. Apart from `samples`: an error of writing is none of reading."""
-        with _reading_table(self.where), _open(self.place, self.path) as file:
-            columns = columns_of(file.schema_arrow, self.where, self.place.options)
+        with _reading_table(self.where), _open(self.location, self.path) as file:
+            columns = columns_of(file.schema_arrow, self.where, self.location.options)
             wanted = columns.read(file.schema_arrow, images=images)
             size = _BATCH_ROWS if images else _PREVIEW_ROWS
             for group in range(self.first, self.first + self.count):
@@ -267,11 +267,11 @@ class _Origin:
         return f"{stem}-{self.first_row + i:09d}"
 
 
-def _table(columns: Columns, place: Place, where: str) -> ClassTable | None:
+def _table(columns: Columns, location: Location, where: str) -> ClassTable | None:
     """The classes that the label counts: those of the schema, else of a table beside the file."""
     if columns.names:
         return ClassTable(columns.names, f"the column {columns.label!r} of {where}")
-    return find_class_table(place)
+    return find_class_table(location)
 
 
 def _rows(
@@ -346,30 +346,30 @@ def _reading_table(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _open(place: Place, path: str) -> Iterator[pq.ParquetFile]:
+def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
     """Open for exact reads: the footer once, then the wanted columns."""
-    check_is_parquet(place, path)
-    with place.open(path) as raw:
+    check_is_parquet(location, path)
+    with location.open(path) as raw:
         # No read ahead: threads of Arrow's would hold Python objects when the process ends.
         file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=False)
         with file:
             yield file
 
 
-def check_is_parquet(place: Place, path: str) -> None:
+def check_is_parquet(location: Location, path: str) -> None:
     """Refuse what is no Parquet file by saying what it is, or how far its download came.
 
     Raises:
         SourceError: It begins or ends as something else.
     """
-    where, head = place.full(path), place.head(path)
+    where, head = location.full(path), location.head(path)
     if content_of(head) != PARQUET:
         raise SourceError(
             f"{where} is not a whole Parquet file: it is {description_of(head)}. {cure_for(head)}"
         )
-    size = place.size(path)
-    with place.open(path, start=max(0, size - 4)) as file, reading(where):
-        if not place.remote:
+    size = location.size(path)
+    with location.open(path, start=max(0, size - 4)) as file, reading(where):
+        if not location.remote:
             file.seek(-4, 2)
         tail = file.read(4)
     if tail not in (b"PAR1", b"PARE"):
@@ -384,7 +384,7 @@ class ParquetSource:
     """Images in the rows of Parquet files."""
 
     kind: str
-    place: Place
+    location: Location
     paths: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Files beside them that tell no split, and so belong to none."""
@@ -393,16 +393,16 @@ class ParquetSource:
     @property
     def root(self) -> str:
         """The folder of the files."""
-        return self.place.root
+        return self.location.root
 
     def fingerprint(self) -> str:
         """Digest of the files' names, sizes and times."""
-        marks = [self.kind, self.root, *map(self.place.mark, self.paths)]
-        return fingerprint_of([*marks, *table_marks(self.place)], self.place.options)
+        marks = [self.kind, self.root, *map(self.location.mark, self.paths)]
+        return fingerprint_of([*marks, *table_marks(self.location)], self.location.options)
 
     def words(self) -> dict[str, str]:
         """Class -> words, from a table beside the files; or the names of the labels."""
-        return find_words(self.place)
+        return find_words(self.location)
 
     def class_table(self) -> ClassTable | None:
         """Return the classes that the labels count, which must be the same in all files.
@@ -410,45 +410,45 @@ class ParquetSource:
         Raises:
             SourceError: Two files have other ones.
         """
-        tables = [_table_of(self.place, path) for path in self.paths]
+        tables = [_table_of(self.location, path) for path in self.paths]
         for path, table in zip(self.paths, tables, strict=True):
             if (table and table.names) != (tables[0] and tables[0].names):
                 raise SourceError(
-                    f"{self.place.full(path)} has other names of classes than"
-                    f" {self.place.full(self.paths[0])}: expected the same in the same order. Pass"
-                    " one of the files at a time, or save them with the same names."
+                    f"{self.location.full(path)} has other names of classes than"
+                    f" {self.location.full(self.paths[0])}: expected the same in the same order."
+                    " Pass one of the files at a time, or save them with the same names."
                 )
         return tables[0]
 
     def remarks(self) -> tuple[str, ...]:
         """Say which files are left out, which numbers lack, and whether the split is a part."""
-        folders = {self.place.full(path).split("/")[-2] for path in self.paths}
+        folders = {self.location.full(path).split("/")[-2] for path in self.paths}
         partial = sorted(name for name in folders if name.startswith(PARTIAL))
         texts = (
             f"{name}/ holds a part of the split: the Hub converted no more" for name in partial
         )
-        return (*map(no_split_text, self.left_out), *gaps(self.place, self.paths), *texts)
+        return (*map(no_split_text, self.left_out), *gaps(self.location, self.paths), *texts)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Not possible: a Parquet file keeps no place for a single image."""
-        raise SourceError(f"{self.place.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
 
     def blocks(self) -> Blocks:
         """Row groups, put together to blocks of a good size."""
-        check_complete(self.place, self.paths)
+        check_complete(self.location, self.paths)
         found: Blocks = []
         found += self._blocks()
         return found
 
     def _blocks(self) -> Iterator[ParquetBlock]:
         for path in self.paths:
-            yield from _blocks_of(self.place, path)
+            yield from _blocks_of(self.location, path)
 
     def _columns_note(self) -> str:
         """Say which columns are read as what."""
         path = self.paths[0]
-        with _reading_table(self.place.full(path)), _open(self.place, path) as file:
-            columns = columns_of(file.schema_arrow, self.place.full(path), self.place.options)
+        with _reading_table(self.location.full(path)), _open(self.location, path) as file:
+            columns = columns_of(file.schema_arrow, self.location.full(path), self.location.options)
         others = " or ".join(map(repr, columns.other_labels))
         return (
             f"columns: images {columns.image!r}, labels {columns.label or None!r}"
@@ -461,24 +461,24 @@ class ParquetSource:
         Raises:
             SourceError: A label or name cannot be used; streaming would find that hours later.
         """
-        check_complete(self.place, self.paths)
-        labeller = Labeller(self.class_table(), self.place.options)
+        check_complete(self.location, self.paths)
+        labeller = Labeller(self.class_table(), self.location.options)
         evidence = Evidence(notes=[self._columns_note()])
         for block in self._blocks():
             block.preview(labeller, evidence)
         return evidence
 
 
-def _table_of(place: Place, path: str) -> ClassTable | None:
-    where = place.full(path)
-    with _reading_table(where), _open(place, path) as file:
-        return _table(columns_of(file.schema_arrow, where, place.options), place, where)
+def _table_of(location: Location, path: str) -> ClassTable | None:
+    where = location.full(path)
+    with _reading_table(where), _open(location, path) as file:
+        return _table(columns_of(file.schema_arrow, where, location.options), location, where)
 
 
-def _blocks_of(place: Place, path: str) -> Iterator[ParquetBlock]:
-    where = place.full(path)
-    with _reading_table(where), _open(place, path) as file:
-        image = columns_of(file.schema_arrow, where, place.options).image
+def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
+    where = location.full(path)
+    with _reading_table(where), _open(location, path) as file:
+        image = columns_of(file.schema_arrow, where, location.options).image
         groups = [
             _group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
         ]
@@ -490,7 +490,7 @@ def _blocks_of(place: Place, path: str) -> Iterator[ParquetBlock]:
             count += 1
         yield ParquetBlock(
             f"{block_name(path)}-{first:05d}",
-            place,
+            location,
             path,
             first,
             count,
@@ -514,46 +514,48 @@ _MAX_CONFIGURATIONS = 16
 """A folder of more is looked into no further: they may be classes, with a million files."""
 
 
-def find_parquet(place: Place, wanted: str, named: bool) -> dict[str, ParquetSource]:
-    """Find `*.parquet` in *place*, its `data` folder, or folders named as splits.
+def find_parquet(location: Location, wanted: str, named: bool) -> dict[str, ParquetSource]:
+    """Find `*.parquet` in *location*, its `data` folder, or folders named as splits.
 
     The Hub's own conversion has them in one folder more, called by the configuration: `default`.
     """
 
     def fits(path: str) -> bool:
-        return container_of(place, path) == PARQUET and (named or not _is_of_tar(place, path))
+        return container_of(location, path) == PARQUET and (named or not _is_of_tar(location, path))
 
-    found = by_split(place, fits, wanted)
-    if place.only:
+    found = by_split(location, fits, wanted)
+    if location.only:
         found = {"": next(iter(found.values()))} if found else {}
-    elif not found and place.options.rules > 1 and not place.remote:
-        configurations = _configurations(place, wanted)
+    elif not found and location.options.rules > 1 and not location.remote:
+        configurations = _configurations(location, wanted)
         if len(configurations) > 1:
             raise SourceError(
-                f"{place.root} holds {len(configurations)} tables of one set"
+                f"{location.root} holds {len(configurations)} tables of one set"
                 f" ({shown(configurations)}). Pass the folder of one of them."
             )
         if configurations:
-            return find_parquet(place.inside(configurations[0]), wanted, named)
-    left_out = without_split(place, fits, wanted)
+            return find_parquet(location.inside(configurations[0]), wanted, named)
+    left_out = without_split(location, fits, wanted)
     return {
-        split: ParquetSource("parquet", place, tuple(paths), left_out)
+        split: ParquetSource("parquet", location, tuple(paths), left_out)
         for split, paths in found.items()
     }
 
 
-def _is_of_tar(place: Place, path: str) -> bool:
+def _is_of_tar(location: Location, path: str) -> bool:
     """Say whether a table is what img2dataset writes beside a shard: its texts, and no images."""
     folder, _, name = path.rpartition("/")
-    return not place.only and f"{name.removesuffix('.parquet')}.tar" in place.names(folder).files
+    return (
+        not location.only and f"{name.removesuffix('.parquet')}.tar" in location.names(folder).files
+    )
 
 
-def _configurations(place: Place, wanted: str) -> list[str]:
-    """Folders of *place* that hold folders of splits with Parquet files."""
-    folders = place.names().folders
+def _configurations(location: Location, wanted: str) -> list[str]:
+    """Folders of *location* that hold folders of splits with Parquet files."""
+    folders = location.names().folders
     found = []
     for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():
-        inside = place.inside(name)
+        inside = location.inside(name)
         splits = [one for one in inside.names().folders if known_split(one, wanted)]
         files = (f"{one}/{file}" for one in splits for file in inside.names(one).files[:1])
         if any(container_of(inside, path) == PARQUET for path in files):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import ClassTable
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_words
 from pipeline.sources.spool import Blocks
 
@@ -16,13 +16,13 @@ class RandomAccessSource:
 
     kind: str
     """One of `pipeline.sources.SOURCE_KINDS`."""
-    place: Place
+    location: Location
     access: Literal["random", "blocks"] = field(default="random", init=False)
 
     @property
     def root(self) -> str:
         """The folder that the listing's paths are relative to."""
-        return self.place.root
+        return self.location.root
 
     def class_table(self) -> ClassTable | None:
         """Return None: the samples have no numbers."""
@@ -30,7 +30,7 @@ class RandomAccessSource:
 
     def words(self) -> dict[str, str]:
         """Return the words of classes, from a table in the folder or above it."""
-        return find_words(self.place)
+        return find_words(self.location)
 
     def blocks(self) -> Blocks:
         """Raise an error: files are read where they lie, not streamed.

@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.keys import is_wnid
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.metadata import PackageMissingError, find_any_truth
 
 
-def check_sorted(place: Place, listing: pa.Table) -> pa.Table:
-    """Refuse val images of other classes than Kaggle's table or the devkit near *place* says.
+def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
+    """Refuse val images of other classes than Kaggle's table or the devkit near *location* says.
 
     Args:
-        place: Where the images lie.
+        location: Where the images lie.
         listing: What was listed of them, from whatever kind of source.
 
     Returns:
@@ -27,11 +27,11 @@ def check_sorted(place: Place, listing: pa.Table) -> pa.Table:
     Raises:
         SourceError: An image is of another class, or the table cannot be used.
     """
-    if place.options.rules == 1:
+    if location.options.rules == 1:
         return listing
     keys = listing["key"].filter(pc.match_substring(listing["key"], "/ILSVRC2012_val_")).to_pylist()
     try:
-        truth = find_any_truth(place) if keys else None
+        truth = find_any_truth(location) if keys else None
     except PackageMissingError as e:
         return _noted(listing, f"the classes of val images are not compared with a table: {e}")
     if truth is None:
@@ -41,7 +41,7 @@ def check_sorted(place: Place, listing: pa.Table) -> pa.Table:
         wnid = truth.find(name) or class_name
         if wnid != class_name and is_wnid(class_name):
             raise SourceError(
-                f"{place.shown}: the image {name} is sorted into {class_name}, and {truth.where}"
+                f"{location.shown}: the image {name} is sorted into {class_name}, and {truth.where}"
                 f" says that it is of {wnid}. Sort the images again, or move that table away if"
                 " the classes that they are in are what you mean."
             )

@@ -10,7 +10,7 @@ from pipeline.sources.archives.layouts import class_in
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.formats.folder import FolderSource, unlike_any
 from pipeline.sources.formats.random_access import RandomAccessSource
-from pipeline.sources.location import Place, fingerprint_of
+from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.text_tables import parse_annotations
 
 ANNOTATIONS = "val_annotations.txt"
@@ -23,37 +23,43 @@ class AnnotatedFolder(RandomAccessSource):
 
     def fingerprint(self) -> str:
         """Digest of the times of the folder and its table."""
-        if self.place.remote:
+        if self.location.remote:
             return unlike_any()
-        marks = [self.kind, self.root, *map(self.place.mark, (_IMAGES, ANNOTATIONS))]
-        return fingerprint_of(marks, self.place.options)
+        marks = [self.kind, self.root, *map(self.location.mark, (_IMAGES, ANNOTATIONS))]
+        return fingerprint_of(marks, self.location.options)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into `images` once."""
-        where = self.place.full(ANNOTATIONS)
-        classes = parse_annotations(self.place.read_text(ANNOTATIONS), where)
-        sizes = self.place.sizes(_IMAGES)
+        where = self.location.full(ANNOTATIONS)
+        classes = parse_annotations(self.location.read_text(ANNOTATIONS), where)
+        sizes = self.location.sizes(_IMAGES)
         return flat_listing(
-            self.place, "images/", sizes, lambda name: class_in(classes, name, self.root), progress
+            self.location,
+            "images/",
+            sizes,
+            lambda name: class_in(classes, name, self.root),
+            progress,
         )
 
 
-def find_tiny(place: Place, wanted: str, named: bool) -> dict[str, FolderSource | AnnotatedFolder]:
-    """Find Tiny-ImageNet's tree at *place*, in its folder of that name, or its val alone."""
-    if "tiny-imagenet-200" in place.names().folders:
-        place = place.inside("tiny-imagenet-200")
-    top = place.names()
+def find_tiny(
+    location: Location, wanted: str, named: bool
+) -> dict[str, FolderSource | AnnotatedFolder]:
+    """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone."""
+    if "tiny-imagenet-200" in location.names().folders:
+        location = location.inside("tiny-imagenet-200")
+    top = location.names()
     if ANNOTATIONS in top.files and _IMAGES in top.folders:
-        return {"": _annotated(place)}
-    if "val" not in top.folders or ANNOTATIONS not in place.names("val").files:
+        return {"": _annotated(location)}
+    if "val" not in top.folders or ANNOTATIONS not in location.names("val").files:
         return {}
-    found: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(place.inside("val"))}
+    found: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.inside("val"))}
     if "train" in top.folders:
-        found["train"] = FolderSource("tiny-imagenet", place.inside("train"))
+        found["train"] = FolderSource("tiny-imagenet", location.inside("train"))
     return found
 
 
-def _annotated(val: Place) -> FolderSource | AnnotatedFolder:
+def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
     """The val split: flat, or dealt into class folders with its table left where it was.
 
     Raises:

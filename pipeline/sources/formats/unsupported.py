@@ -11,7 +11,7 @@ from itertools import islice
 import google_crc32c
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of
 
 _MAX_FILES = 200
@@ -30,7 +30,7 @@ _SUFFIXES = (
 _CRC_MASK = 0xA282EAD8
 
 
-def foreign_kind(place: Place, path: str) -> str:
+def foreign_kind(location: Location, path: str) -> str:
     """Return which of `CONVERTED` the file *path* is; empty where it is none, or cannot be read."""
     name = path.rpartition("/")[2]
     named = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
@@ -38,9 +38,9 @@ def foreign_kind(place: Place, path: str) -> str:
         return named
     try:
         # a link that leads nowhere, or a pipe, on which a read would wait
-        if not place.remote and not place.is_file(path):
+        if not location.remote and not location.is_file(path):
             return ""
-        head = place.head(path)
+        head = location.head(path)
     except (ReadError, SourceError):
         return ""  # this look is for a message about something else
     content = content_of(head)
@@ -56,14 +56,14 @@ def _is_tfrecord(head: bytes) -> bool:
     return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
 
 
-def foreign_text(place: Place) -> str:
-    """Say which data sets of other tools lie at *place*, and what makes of them what is read.
+def foreign_text(location: Location) -> str:
+    """Say which data sets of other tools lie at *location*, and what makes of them what is read.
 
     Empty where there are none, so far as a short look tells.
     """
     found: dict[str, list[str]] = {}
-    for path in islice(_files(place), _MAX_FILES):
-        if kind := foreign_kind(place, path):
+    for path in islice(_files(location), _MAX_FILES):
+        if kind := foreign_kind(location, path):
             found.setdefault(kind, []).append(path)
     return " ".join(_text(kind, paths) for kind, paths in found.items())
 
@@ -75,13 +75,13 @@ def _text(kind: str, paths: list[str]) -> str:
     return f"{paths[0]!r} is {phrase}, which is not read{others}. {cure}"
 
 
-def _files(place: Place) -> Iterator[str]:
-    """Yield the files at *place*, and in folders one and two levels down."""
+def _files(location: Location) -> Iterator[str]:
+    """Yield the files at *location*, and in folders one and two levels down."""
     waiting = [""]
     for folder in waiting:  # grows
         prefix = f"{folder}/" if folder else ""
         try:
-            names = place.names(folder)
+            names = location.names(folder)
         except (ReadError, SourceError):
             continue
         yield from (prefix + name for name in names.files)

@@ -34,7 +34,7 @@ from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.listing import PassedOver, Row, each_passed
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
@@ -280,12 +280,12 @@ class Shard(Layout):
 
     def table_marks(self) -> list[str]:
         """Return marks of the tables beside the shards."""
-        return table_marks(Place(self.root, "", self.options))
+        return table_marks(Location(self.root, "", self.options))
 
     @cached_property
     def table(self) -> ClassTable | None:
         """The classes that labels count."""
-        return find_class_table(Place(self.root, "", self.options))
+        return find_class_table(Location(self.root, "", self.options))
 
 
 def _text_of(member: Member, tar: Tar) -> str:
@@ -337,51 +337,55 @@ def _said_by(table: Any, suffix: str, rules: int, named: str) -> dict[str, Any]:
     return {} if further is None else {further: table[further]}
 
 
-def _fits(place: Place, path: str, named: bool) -> bool:
+def _fits(location: Location, path: str, named: bool) -> bool:
     stem = stem_of(path)
     own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
-    return (named or place.only != "" or not own) and container_of(place, path) in (TAR, ZIP)
+    return (named or location.only != "" or not own) and container_of(location, path) in (TAR, ZIP)
 
 
-def _archives(place: Place, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
-    """The tars of *place* by split, if the first one of each split has this shape."""
-    found = by_split(place, lambda path: _fits(place, path, named), wanted)
-    if place.only:  # one file holds what it holds, whatever it is called
+def _archives(location: Location, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
+    """The tars of *location* by split, if the first one of each split has this shape."""
+    found = by_split(location, lambda path: _fits(location, path, named), wanted)
+    if location.only:  # one file holds what it holds, whatever it is called
         found = {"": next(iter(found.values()))} if found else {}
     if named:
         return found
     return {
-        split: paths for split, paths in found.items() if outline_of(place, paths[0]).shape == shape
+        split: paths
+        for split, paths in found.items()
+        if outline_of(location, paths[0]).shape == shape
     }
 
 
-def find_shards(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
-    """Find WebDataset shards in *place*, in folders named as splits, or told by their names."""
-    left = without_split(place, lambda path: _fits(place, path, named), wanted)
-    found = _archives(place, wanted, SHARD, named)
+def find_shards(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
+    """Find WebDataset shards in *location*, in folders named as splits, or told by their names."""
+    left = without_split(location, lambda path: _fits(location, path, named), wanted)
+    found = _archives(location, wanted, SHARD, named)
     if not named:
-        _check_names(place, found.get("", []))
+        _check_names(location, found.get("", []))
     return {
-        split: TarSource("webdataset", place, _parts(paths, Shard(place.root, place.options)), left)
+        split: TarSource(
+            "webdataset", location, _parts(paths, Shard(location.root, location.options)), left
+        )
         for split, paths in found.items()
     }
 
 
-def _check_names(place: Place, paths: list[str]) -> None:
+def _check_names(location: Location, paths: list[str]) -> None:
     """Refuse tars of images without labels that may be classes: they are not numbered as shards.
 
     Raises:
         SourceError: Saying how each of the two is read.
     """
     stems = [stem_of(path) for path in paths]
-    if place.options.rules == 1 or len(stems) < 2 or any(map(_DIGIT.search, stems)):
+    if location.options.rules == 1 or len(stems) < 2 or any(map(_DIGIT.search, stems)):
         return
-    if outline_of(place, paths[0]).has_labels:
+    if outline_of(location, paths[0]).has_labels:
         return
     raise SourceError(
-        f"{place.root} has {len(stems)} tars of images without labels ({shown(sorted(stems), 3)}):"
-        " if each is a class, pass --source-kind class-tars; if their images are of no class, pass"
-        " --source-kind webdataset."
+        f"{location.root} has {len(stems)} tars of images without labels"
+        f" ({shown(sorted(stems), 3)}): if each is a class, pass --source-kind class-tars; if"
+        " their images are of no class, pass --source-kind webdataset."
     )
 
 
@@ -389,16 +393,20 @@ def _parts(paths: list[str], layout: Layout) -> tuple[Part, ...]:
     return tuple(Part(path, layout) for path in paths)
 
 
-def find_trees(place: Place, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_trees(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits."""
     found: dict[str, TarSource] = {}
-    left = without_split(place, lambda path: _fits(place, path, named), wanted)
-    for split, paths in _archives(place, wanted, TREE, named).items():
-        outline = outline_of(place, paths[0])
-        for inner in sorted(all_splits(place, paths[0], wanted)) or [""]:
+    left = without_split(location, lambda path: _fits(location, path, named), wanted)
+    for split, paths in _archives(location, wanted, TREE, named).items():
+        outline = outline_of(location, paths[0])
+        for inner in sorted(all_splits(location, paths[0], wanted)) or [""]:
             layout = TreeTar(
-                inner, place.options, place.root, "" if inner else outline.prefix, outline.is_kaggle
+                inner,
+                location.options,
+                location.root,
+                "" if inner else outline.prefix,
+                outline.is_kaggle,
             )
             # a name may say `test-data`, and the folders in it know better
-            found[inner or split] = TarSource("tar", place, _parts(paths, layout), left)
+            found[inner or split] = TarSource("tar", location, _parts(paths, layout), left)
     return found

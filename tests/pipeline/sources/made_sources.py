@@ -296,10 +296,10 @@ def _numbered(draw: Draw, digits: tuple[str, ...] = ()) -> _Labelled:
 
 def _hurt_numbers(draw: Draw, said: _Labelled) -> None:
     damage = draw(st.sampled_from(["", "", "none", "short", "negative", "part", "list"]))
-    place = draw(st.integers(0, len(said.values) - 1))
+    row = draw(st.integers(0, len(said.values) - 1))
     if damage == "none":
-        gone = said.values[place]
-        said.values[place], said.labels[place] = draw(st.sampled_from([-1, None])), -1
+        gone = said.values[row]
+        said.values[row], said.labels[row] = draw(st.sampled_from([-1, None])), -1
         if said.names is None and gone not in said.values:
             rest = sorted({v for v in said.values if isinstance(v, int) and v >= 0})
             said.labels = [
@@ -312,11 +312,11 @@ def _hurt_numbers(draw: Draw, said: _Labelled) -> None:
             ranks = sorted(set(said.values))
             said.names, said.labels = None, [ranks.index(v) for v in said.values]
     elif damage == "negative":
-        said.values[place], said.damage = -draw(st.integers(2, 99)), "a negative number"
+        said.values[row], said.damage = -draw(st.integers(2, 99)), "a negative number"
     elif damage == "part":
-        said.values[place], said.damage = 0.5, "no whole number"
+        said.values[row], said.damage = 0.5, "no whole number"
     elif damage == "list":
-        said.values[place], said.damage = [0, 1, 0], "one-hot"
+        said.values[row], said.damage = [0, 1, 0], "one-hot"
 
 
 def _named(draw: Draw) -> _Labelled:
@@ -329,14 +329,14 @@ def _named(draw: Draw) -> _Labelled:
     order = in_order(names) if table is None else list(table)
     said = _Labelled(list(names), [order.index(name) for name in names], table)
     damage = draw(st.sampled_from(["", "", "unknown", "number", "twice"]))
-    place = draw(st.integers(0, len(names) - 1))
+    row = draw(st.integers(0, len(names) - 1))
     if damage == "unknown" and table is not None and pool is WORDS:
-        said.values[place], said.damage = "no such class", "a name that is not in the table"
+        said.values[row], said.damage = "no such class", "a name that is not in the table"
     elif damage == "number" and table is None and len(names) > 1:
-        said.values[place] = 3
+        said.values[row] = 3
         said.damage = "numbers and names"
     elif damage == "twice" and table is not None and pool is WORDS:
-        said.names = [*table, said.values[place]]
+        said.names = [*table, said.values[row]]
         said.damage = "a name that stands twice in the table"
     return said
 

@@ -5,14 +5,14 @@ import re
 import pytest
 
 from pipeline.sources import open_source
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.series import gaps
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_class_tars
 
 
 def said(*paths: str, **how: object) -> list[str]:
-    return list(gaps(Place("/data", options=SourceOptions(**how)), paths))
+    return list(gaps(Location("/data", options=SourceOptions(**how)), paths))
 
 
 @pytest.mark.parametrize(

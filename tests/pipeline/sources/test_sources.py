@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.reader import Reader
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
@@ -63,10 +63,10 @@ def test_every_layout_gives_the_same_listing_and_the_same_bytes(tmp_path, layout
     expected = listing_digest(folder.list(lambda num_new: None))
 
     root = LAYOUTS[layout](tmp_path / "laid out", pictures)
-    place = {"local": str(root), "file://": f"file://{root}"}.get(where, f"memory://{tmp_path}")
+    location = {"local": str(root), "file://": f"file://{root}"}.get(where, f"memory://{tmp_path}")
     if where == "memory://":
-        upload(root, place)
-    source = open_source(place, "train")
+        upload(root, location)
+    source = open_source(location, "train")
 
     assert source.kind == layout.split()[0]
     blocks = "parquet" in layout or "gz" in layout or (where == "memory://" and layout != "folder")
@@ -212,7 +212,7 @@ def test_a_class_called_train_is_a_class(tmp_path):
 def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monkeypatch):
     """What is asked of each folder, such as whether it holds a table, has the answer no there."""
     (tmp_path / "private").mkdir()
-    place = Place.at(tmp_path)
+    location = Location.at(tmp_path)
     stat = os.stat
 
     def refuse(path, **how):
@@ -221,9 +221,9 @@ def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monke
         return stat(path, **how)
 
     monkeypatch.setattr(os, "stat", refuse)
-    assert place.is_folder("private")
-    assert not place.is_file("private/data.mdb")
-    assert not place.is_folder("private/train")
+    assert location.is_folder("private")
+    assert not location.is_file("private/data.mdb")
+    assert not location.is_folder("private/train")
 
 
 def test_one_archive_may_be_the_source(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_truth, find_words
 from pipeline.sources.text_tables import (
     decode_table,
@@ -73,7 +73,7 @@ def test_words_may_be_latin_1(tmp_path):
     """They are for people to read: nothing hangs on them."""
     line = "n01440764\tcr\xe8me br\xfbl\xe9e\n".encode("latin-1")
     (tmp_path / "words.txt").write_bytes(line)
-    assert find_words(Place(str(tmp_path))) == {"n01440764": "cr\xe8me br\xfbl\xe9e"}
+    assert find_words(Location(str(tmp_path))) == {"n01440764": "cr\xe8me br\xfbl\xe9e"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_kaggles_table_is_read_however_a_spreadsheet_saved_it(
 ):
     """The classes of val are the same."""
     (tmp_path / "LOC_val_solution.csv").write_bytes(SAVED[saved](solution(separator, end, quote)))
-    truth = find_truth(Place(str(tmp_path)))
+    truth = find_truth(Location(str(tmp_path)))
     assert {name: truth.wnid(f"{name}.JPEG") for name in VAL} == VAL
 
 

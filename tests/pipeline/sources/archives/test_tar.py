@@ -17,7 +17,7 @@ from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives.compression import decompressed
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.tar import Tar, is_tar, stem_of
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.magic import COMPRESSIONS, content_of
 from tests.pipeline.sources.layouts import tar_bytes
 
@@ -98,14 +98,14 @@ def test_a_cut_tar_names_the_member(tmp_path):
     """A person wants to know how far the archive goes."""
     whole = tar_bytes({"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
     (tmp_path / "t.tar").write_bytes(whole[:2200])
-    with open_tar(Place(str(tmp_path)), "t.tar") as tar, pytest.raises(SourceError) as caught:
+    with open_tar(Location(str(tmp_path)), "t.tar") as tar, pytest.raises(SourceError) as caught:
         list(tar.members())
     assert "member 'b.jpg' at byte 1536 needs 600 bytes, and the archive ends at byte 2200" in str(
         caught.value
     )
     (tmp_path / "t.tar").write_bytes(whole[:1536])
-    place = Place(str(tmp_path))
-    with open_tar(place, "t.tar") as tar, pytest.raises(SourceError, match=r"member 'a\.jpg'"):
+    location = Location(str(tmp_path))
+    with open_tar(location, "t.tar") as tar, pytest.raises(SourceError, match=r"member 'a\.jpg'"):
         list(tar.members())
 
 
@@ -136,11 +136,11 @@ def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
     else:
         kind = {"tgz": "gz"}.get(suffix, suffix[4:])
         path.write_bytes(tar_bytes(files, f"w:{kind}"))
-    place = Place(str(tmp_path))
-    with open_tar(place, path.name) as tar:
+    location = Location(str(tmp_path))
+    with open_tar(location, path.name) as tar:
         assert walked(tar) == files
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with open_tar(place, path.name) as tar, pytest.raises(SourceError, match="not a whole tar"):
+    with open_tar(location, path.name) as tar, pytest.raises(SourceError, match="not a whole tar"):
         walked(tar)
 
 
@@ -148,7 +148,7 @@ def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
     """Pigz and cat make such files."""
     data = tar_bytes({"a.jpg": b"1" * 9000, "b.jpg": b"2" * 9000})
     (tmp_path / "t.tgz").write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
-    with open_tar(Place(str(tmp_path)), "t.tgz") as tar:
+    with open_tar(Location(str(tmp_path)), "t.tgz") as tar:
         assert list(walked(tar)) == ["a.jpg", "b.jpg"]
 
 
@@ -156,8 +156,11 @@ def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_
     """The first is a SourceError; EIO is a ReadError, which may pass."""
     packed = tar_bytes({f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}, "w:gz")
     (tmp_path / "t.tgz").write_bytes(packed[:200] + b"this is no gzip" + packed[215:])
-    place = Place(str(tmp_path))
-    with open_tar(place, "t.tgz") as tar, pytest.raises(SourceError, match="compression is broken"):
+    location = Location(str(tmp_path))
+    with (
+        open_tar(location, "t.tgz") as tar,
+        pytest.raises(SourceError, match="compression is broken"),
+    ):
         walked(tar)
 
     class Broken(io.BytesIO):
@@ -213,7 +216,7 @@ def test_sizes_over_eight_gibibytes_are_understood(tmp_path):
             file.write(header)
             file.seek(member.size, io.SEEK_CUR)
             file.write(tail)
-        with open_tar(Place(str(tmp_path)), path.name) as tar:
+        with open_tar(Location(str(tmp_path)), path.name) as tar:
             found = list(tar.members())
         assert [(one.name, one.num_bytes) for one in found] == [("huge", 9 << 30), ("last.jpg", 3)]
 
@@ -264,7 +267,7 @@ def test_open_files_are_closed(tmp_path):
     """The raw file under a packed one, too."""
     (tmp_path / "t.tgz").write_bytes(tar_bytes({"a.jpg": b"1"}, "w:gz"))
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with open_tar(Place(str(tmp_path)), "t.tgz") as tar:
+    with open_tar(Location(str(tmp_path)), "t.tgz") as tar:
         list(tar.members())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -409,13 +412,13 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
 def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, said, where):
     """A login page, an LFS pointer, an error of a server: the message says it, and what helps."""
     if where == "local":
-        place = Place(str(tmp_path))
+        location = Location(str(tmp_path))
         (tmp_path / "t.tar").write_bytes(data)
     else:
-        place = Place(f"memory://{tmp_path}")
+        location = Location(f"memory://{tmp_path}")
         fsspec.filesystem("memory").pipe_file(f"{tmp_path}/t.tar", data)
     with pytest.raises(SourceError, match=f"t.tar is no tar: .*{said}"):
-        open_tar(place, "t.tar")
+        open_tar(location, "t.tar")
 
 
 @pytest.mark.parametrize("name", ["t.tar", "t.tgz", "t.zip", "t", "t.jpg"])
@@ -426,9 +429,9 @@ def test_the_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path, name
     for packed in packings(tar_bytes(files)).values():
         if where == "local":
             (tmp_path / name).write_bytes(packed)
-            place = Place(str(tmp_path))
+            location = Location(str(tmp_path))
         else:
-            place = Place(f"memory://{tmp_path}")
+            location = Location(f"memory://{tmp_path}")
             fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", packed)
-        with open_tar(place, name) as tar:
+        with open_tar(location, name) as tar:
             assert walked(tar) == files

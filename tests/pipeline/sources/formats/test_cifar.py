@@ -67,10 +67,10 @@ def test_each_picture_is_there_with_its_pixels_and_its_class(tmp_path: Path, pro
     found = read(tmp_path / "cifar", "train", tmp_path / "spool")
     assert len(found) == 8
     for name in ("data_batch_1", "data_batch_2"):
-        for place, (row, label) in enumerate(
+        for number, (row, label) in enumerate(
             zip(files[name][b"data"], files[name][b"labels"], strict=True)
         ):
-            data = found[f"{NAMES[label].decode()}/{name}_{place:05d}.ppm"]
+            data = found[f"{NAMES[label].decode()}/{name}_{number:05d}.ppm"]
             with Image.open(io.BytesIO(data)) as image:
                 assert image.format == "PPM"
                 pixels = np.asarray(image)

@@ -11,7 +11,7 @@ from pipeline.sources import metadata, open_source, splits
 from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.formats.sorted_val import check_sorted
 from pipeline.sources.listing import listing_digest
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
@@ -242,8 +242,8 @@ def test_class_tars_may_be_called_anything_when_named(tmp_path):
 def test_the_real_devkit(real_data):
     """50,000 lines, 50 images a class, and its order is not that of the sorted wnids."""
     pytest.importorskip("scipy")
-    place = Place(str(real_data / "meta"))
-    truth = metadata.find_truth(place)
+    location = Location(str(real_data / "meta"))
+    truth = metadata.find_truth(location)
     assert len(truth.by_number) == 50_000
     wnids, counts = np.unique(truth.by_number, return_counts=True)
     assert len(wnids) == 1000
@@ -252,7 +252,7 @@ def test_the_real_devkit(real_data):
     known = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
     assert [truth.wnid(name) for name in names] == known
-    assert metadata.find_words(place)["n01751748"] == "sea snake"
+    assert metadata.find_words(location)["n01751748"] == "sea snake"
 
 
 def write_table(root: Path, table: str) -> None:
@@ -272,8 +272,8 @@ def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, p
     """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
     name = EXPECTED[0].partition("/")[2]
     moved = [f"{SYNSETS[0]}/{name}", *EXPECTED[1:]]
-    for place, sorted_out in (("right", EXPECTED), ("wrong", moved)):
-        root, images = tmp_path / place, {key: key.encode() for key in sorted_out}
+    for location, sorted_out in (("right", EXPECTED), ("wrong", moved)):
+        root, images = tmp_path / location, {key: key.encode() for key in sorted_out}
         write_table(root, table)
         if packing == "tree":
             members = {f"val/{key}": data for key, data in images.items()}
@@ -283,16 +283,16 @@ def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, p
                 (root / tar).write_bytes(data)
         else:
             write_folder(root, {f"{packing}val/{key}": data for key, data in images.items()})
-    for place in ("right", "wrong"):
-        source = open_source(tmp_path / place, "val")
+    for location in ("right", "wrong"):
+        source = open_source(tmp_path / location, "val")
         listing = source.list(lambda num_new: None)
-        if place == "right":
-            checked = check_sorted(Place(source.root), listing)
+        if location == "right":
+            checked = check_sorted(Location(source.root), listing)
             assert checked["key"].to_pylist() == sorted(EXPECTED)
     with pytest.raises(
         SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, and .*of n01440764"
     ):
-        check_sorted(Place(source.root), listing)
+        check_sorted(Location(source.root), listing)
 
 
 def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, mo
     write_devkit(root)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     source = open_source(root, "val")
-    listing = check_sorted(Place(source.root), source.list(lambda num_new: None))
+    listing = check_sorted(Location(source.root), source.list(lambda num_new: None))
     assert listing["key"].to_pylist() == sorted(EXPECTED)
     notes = Evidence.decode(listing.schema.metadata).notes
     assert "not compared with a table: reading" in notes[0]

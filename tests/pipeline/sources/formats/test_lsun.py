@@ -27,8 +27,8 @@ def write(folder: Path, rows: dict[bytes, bytes]) -> Path:
 
 
 def hashes(count: int, seed: int = 0) -> dict[bytes, bytes]:
-    names = (hashlib.sha1(b"%d" % place).hexdigest().encode() for place in range(count))
-    return {name: jpeg(place + seed) for place, name in enumerate(names)}
+    names = (hashlib.sha1(b"%d" % number).hexdigest().encode() for number in range(count))
+    return {name: jpeg(number + seed) for number, name in enumerate(names)}
 
 
 def test_tables_are_classes_and_splits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.formats import parquet
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
@@ -225,7 +225,7 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
 
         readall = None
 
-    monkeypatch.setattr(Place, "open", lambda self, path, **_: Broken(self.full(path)))
+    monkeypatch.setattr(Location, "open", lambda self, path, **_: Broken(self.full(path)))
     with pytest.raises(ReadError, match=r"cannot read .*parquet: Input/output error"):
         spool_block(blocks[0], str(tmp_path))
 
@@ -240,7 +240,7 @@ def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
             return super().read(size)
 
     root = write_parquet_hub(tmp_path / "x", made_pictures())
-    monkeypatch.setattr(Place, "open", lambda self, path, **_: Watched(self.full(path)))
+    monkeypatch.setattr(Location, "open", lambda self, path, **_: Watched(self.full(path)))
     assert keys(root)
     assert threads == {threading.get_ident()}
 
@@ -380,7 +380,7 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
     def counting(self, path, *, start=0, stop=None):
         return Counting(self.full(path))
 
-    monkeypatch.setattr(Place, "open", counting)
+    monkeypatch.setattr(Location, "open", counting)
     open_source(root, "train").preview()
     assert 0 < num_read < 1_000_000  # of 4 MB, most of it the table of columns, at 64 kB a look
 

@@ -36,9 +36,9 @@ def tfrecord(data: bytes) -> bytes:
 def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, said):
     """By its suffix or its first bytes, in a folder or passed by itself."""
     root = write_folder(tmp_path / "x", {name: data, "readme.md": b"x"})
-    for place in (root, root / name):
+    for path in (root, root / name):
         with pytest.raises(SourceError, match=f"no images found in .*: '.*' is {said}"):
-            open_source(place, "train")
+            open_source(path, "train")
 
 
 def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
