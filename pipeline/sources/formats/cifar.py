@@ -214,7 +214,7 @@ class CifarBlock:
         where = self.batches.full(self.path)
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
-        labeller = Labeller(classes, self.batches.number.options)
+        labeller = Labeller(classes, self.batches.location.options)
         found = self.batches.load(self.path)
         pixels = _pixels(found.get(b"data"), where)
         numbers = found.get(labels)
