@@ -207,8 +207,10 @@ def open_source(
     """
     location = Location.at(root, options)
     split = split_named(split)
-    found = _find(location, split, kind)
-    fitting = {name: sources.get(split, sources.get("")) for name, sources in found.items()}
+    sources_of_kind = _find(location, split, kind)
+    fitting = {
+        name: sources.get(split, sources.get("")) for name, sources in sources_of_kind.items()
+    }
     fitting = {name: source for name, source in fitting.items() if source is not None}
     if len(fitting) == 1:
         chosen: Source = next(iter(fitting.values()))
@@ -216,10 +218,10 @@ def open_source(
         return chosen
     if fitting:
         raise SourceError(
-            f"{location.shown} holds several kinds of sources of the split {split!r}: "
+            f"{location.display_name} holds several kinds of sources of the split {split!r}: "
             f"{', '.join(sorted(fitting))}. Name one with --source-kind."
         )
-    raise _nothing(location, split, kind, found)
+    raise _no_source_error(location, split, kind, sources_of_kind)
 
 
 def _check_options(location: Location, kind: str) -> None:
@@ -228,12 +230,12 @@ def _check_options(location: Location, kind: str) -> None:
     if options.class_name and kind not in _ONE_CLASS:
         raise SourceError(
             f"--class-name is {options.class_name!r}: it is for images that lie in one folder, and"
-            f" {location.shown} is of the kind {kind}. Leave it away."
+            f" {location.display_name} is of the kind {kind}. Leave it away."
         )
     if options.recursive and kind not in _NESTED:
         raise SourceError(
             f"--recursive is {options.recursive!r}: it is for nested folders, and"
-            f" {location.shown} is of the kind {kind}. Leave it away."
+            f" {location.display_name} is of the kind {kind}. Leave it away."
         )
     for name in ("image_column", "label_column", "name_column"):
         shards = name == "label_column" and options.rules > 1
@@ -243,7 +245,7 @@ def _check_options(location: Location, kind: str) -> None:
             raise SourceError(
                 f"{flag} is {getattr(options, name)!r}: it is for"
                 f" {'Parquet files and WebDataset shards' if shards else 'Parquet files'}, and"
-                f" {location.shown} is of the kind {kind}. Leave it away."
+                f" {location.display_name} is of the kind {kind}. Leave it away."
             )
 
 
@@ -258,10 +260,10 @@ def splits(
         SourceError: Nothing is found there.
     """
     location = Location.at(root, options)
-    found = _find(location, "", kind)
-    if not found:
-        raise _nothing(location, "", kind, found)
-    return sorted({split for sources in found.values() for split in sources} - {""})
+    sources_of_kind = _find(location, "", kind)
+    if not sources_of_kind:
+        raise _no_source_error(location, "", kind, sources_of_kind)
+    return sorted({split for sources in sources_of_kind.values() for split in sources} - {""})
 
 
 def unlabelled_test(
@@ -283,10 +285,12 @@ def unlabelled_test(
         # these two look at names alone; others may read archives
         if not any("test" in finders[name](location, "test", False) for name in ("kaggle", "flat")):
             return ""
-        found = _find(location, "test", kind)
+        sources_of_kind = _find(location, "test", kind)
     except SourceError:
         return ""
-    flat = next((sources["test"] for sources in found.values() if "test" in sources), None)
+    flat = next(
+        (sources["test"] for sources in sources_of_kind.values() if "test" in sources), None
+    )
     if not isinstance(flat, FlatFolder):
         return ""
     images = sum(map(looks_like_image, flat.location.names().files))
@@ -312,7 +316,7 @@ def check_split_name(
     meant = misspelt(split)
     if not meant:
         return
-    own = Location.at(root, options).shown.rpartition("/")[2]
+    own = Location.at(root, options).display_name.rpartition("/")[2]
     if split in re.split(r"[-_.]", own) or splits(root, kind, options):
         return
     raise SourceError(
@@ -328,54 +332,57 @@ def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping
         raise SourceError(
             f"there is no source kind {kind!r}: expected one of {', '.join(SOURCE_KINDS)}."
         )
-    found: dict[str, Mapping[str, Any]] = {}
+    sources_of_kind: dict[str, Mapping[str, Any]] = {}
     hidden: set[str] = set()
     finders = _finders()
-    for one in _KINDS:
-        if one.name in hidden or kind not in (None, one.name):
+    for candidate in _KINDS:
+        if candidate.name in hidden or kind not in (None, candidate.name):
             continue
-        if one.name == "flat" and kind is None and _is_found(found, split):
+        if candidate.name == "flat" and kind is None and _any_has_split(sources_of_kind, split):
             continue  # images without classes are the last thing that a place may be
-        sources = finders[one.name](location, split, kind is not None)
+        sources = finders[candidate.name](location, split, kind is not None)
         if sources:
-            found[one.name] = sources
-            hidden.update(one.hides)
-    return found
+            sources_of_kind[candidate.name] = sources
+            hidden.update(candidate.hides)
+    return sources_of_kind
 
 
-def _is_found(found: Mapping[str, Mapping[str, Any]], split: str) -> bool:
+def _any_has_split(sources_of_kind: Mapping[str, Mapping[str, Any]], split: str) -> bool:
     """Say whether any of the kinds has the split, or one of any name; '' is any split."""
-    held = {name for sources in found.values() for name in sources}
-    return bool(held) and (not split or bool(held & {split, ""}))
+    split_names = {name for sources in sources_of_kind.values() for name in sources}
+    return bool(split_names) and (not split or bool(split_names & {split, ""}))
 
 
-def _nothing(
-    location: Location, split: str, kind: str | None, found: Mapping[str, Mapping[str, Any]]
+def _no_source_error(
+    location: Location,
+    split: str,
+    kind: str | None,
+    sources_of_kind: Mapping[str, Mapping[str, Any]],
 ) -> SourceError:
-    if found:
-        held = sorted({name for sources in found.values() for name in sources})
+    if sources_of_kind:
+        split_names = sorted({name for sources in sources_of_kind.values() for name in sources})
         return SourceError(
-            f"{location.shown} ({', '.join(found)}) has no split {split!r}: it holds "
-            f"{', '.join(held)}. Pass one of them with --split."
+            f"{location.display_name} ({', '.join(sources_of_kind)}) has no split {split!r}: it"
+            f" holds {', '.join(split_names)}. Pass one of them with --split."
         )
     if kind is not None:
-        looked_for = next(one.looks_for for one in _KINDS if one.name == kind)
+        looked_for = next(candidate.looks_for for candidate in _KINDS if candidate.name == kind)
         return SourceError(
-            f"{location.shown} is no source of the kind {kind!r}: looked for {looked_for}. "
+            f"{location.display_name} is no source of the kind {kind!r}: looked for {looked_for}. "
             "Leave --source-kind away to have the kind detected."
         )
     foreign = foreign_text(location)
     if foreign:
-        return SourceError(f"no images found in {location.shown}: {foreign}")
+        return SourceError(f"no images found in {location.display_name}: {foreign}")
     if location.only:
         return SourceError(
-            f"{location.shown} is no archive of images: it is "
+            f"{location.display_name} is no archive of images: it is "
             f"{description_of(location.head(location.only))}. Expected a tar, compressed or not,"
             " a zip or a Parquet file. Pass the folder or archive that holds the images."
         )
     return SourceError(
-        f"no images found in {location.shown}: expected <class>/<image> or one of the layouts of "
-        "docs/sources.md. Pass the folder or archive that holds the images, e.g. "
+        f"no images found in {location.display_name}: expected <class>/<image> or one of the"
+        " layouts of docs/sources.md. Pass the folder or archive that holds the images, e.g. "
         "ILSVRC2012/train, or name its kind with --source-kind; class folders that lie deeper are "
         "found with --recursive last."
     )

@@ -24,12 +24,12 @@ PARTIAL = "partial-"
 """Begins the name of a folder in which the Hub has a part of a split alone."""
 _PART = re.compile(r"-part[0-9]+\Z", re.ASCII)
 _IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
-_OTHERS = (
+_NON_IMAGES = (
     "txt xml csv tsv json jsonl md rst html htm log yaml yml toml ini cfg db mat py sh pdf tar gz "
     "tgz bz2 xz zst zip rar 7z parquet arrow npy npz pkl pt h5 lock md5 sha256 sha1"
 )
 IMAGE_SUFFIXES = frozenset(_IMAGES.split())
-_OTHER_SUFFIXES = frozenset(_OTHERS.split())
+_NON_IMAGE_SUFFIXES = frozenset(_NON_IMAGES.split())
 _WNID = re.compile(r"n\d{8}")
 _WNID_PREFIX = re.compile(r"(n\d{8})(?!\d)")
 # the Hub's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG
@@ -48,7 +48,7 @@ def _suffix(name: str) -> str:
 
 def may_be_image(name: str) -> bool:
     """Say whether a file of a class folder counts as a sample: an image may be called anything."""
-    return name[:1] != "." and _suffix(name) not in _OTHER_SUFFIXES
+    return name[:1] != "." and _suffix(name) not in _NON_IMAGE_SUFFIXES
 
 
 def looks_like_image(name: str) -> bool:
@@ -62,24 +62,31 @@ def split_named(word: str) -> str:
     The Hub's converted files lie in `partial-train` where it converted a part of a split alone, and
     in `train-part0`, `train-part1`, ... where there are many.
     """
-    plain = whole_of_part(word).removeprefix(PARTIAL).lower()
+    plain = without_part_number(word).removeprefix(PARTIAL).lower()
     for split, words in SPLITS.items():
         if plain in words:
             return split
     return word
 
 
-def whole_of_part(folder: str) -> str:
+def without_part_number(folder: str) -> str:
     """Return *folder* without the number of the part of a split that it holds (`train-part0`)."""
     return _PART.sub("", folder)
 
 
-def known_split(word: str, wanted: str = "") -> str:
-    """`split_named`, but empty for a word that stands for no known split and is not *wanted*."""
+def known_split(word: str, requested_split: str = "") -> str:
+    """Return the split that *word* names, as `split_named` does, or an empty text.
+
+    It is empty for a word that names no known split and is not *requested_split*.
+    """
     split = split_named(word)
     if split in SPLITS:
         return split
-    return wanted if wanted in (word, whole_of_part(word).removeprefix(PARTIAL)) else ""
+    return (
+        requested_split
+        if requested_split in (word, without_part_number(word).removeprefix(PARTIAL))
+        else ""
+    )
 
 
 def misspelt(word: str) -> str:
@@ -88,28 +95,32 @@ def misspelt(word: str) -> str:
     That is one letter too many, too few, wrong or in another's place, not the first one, in small
     letters: `trainA`, `test2`, `eval` and `rest` are names of their own.
     """
-    known = [one for words in SPLITS.values() for one in words]
-    if word in known or not re.fullmatch(r"[a-z]+", word):
+    known_words = [name for names in SPLITS.values() for name in names]
+    if word in known_words or not re.fullmatch(r"[a-z]+", word):
         return ""
-    return next((one for one in known if _is_slip(word, one)), "")
+    return next((name for name in known_words if _is_slip(word, name)), "")
 
 
-def _is_slip(word: str, right: str) -> bool:
-    """Return True if one edit behind the first letter makes *right* of *word*."""
-    if word[0] != right[0]:
+def _is_slip(word: str, correct: str) -> bool:
+    """Return True if one edit behind the first letter makes *correct* of *word*."""
+    if word[0] != correct[0]:
         return False
-    same = next((i for i, (a, b) in enumerate(zip(word, right, strict=False)) if a != b), None)
-    at = min(len(word), len(right)) if same is None else same
-    rest, other = word[at:], right[at:]
-    swapped = rest[1:2] + rest[:1] + rest[2:]
-    return other in (rest[1:], swapped) or rest in (other[1:],) or rest[1:] == other[1:]
+    same = next((i for i, (a, b) in enumerate(zip(word, correct, strict=False)) if a != b), None)
+    start = min(len(word), len(correct)) if same is None else same
+    word_tail, correct_tail = word[start:], correct[start:]
+    swapped = word_tail[1:2] + word_tail[:1] + word_tail[2:]
+    return (
+        correct_tail in (word_tail[1:], swapped)
+        or word_tail in (correct_tail[1:],)
+        or word_tail[1:] == correct_tail[1:]
+    )
 
 
-def split_in_name(name: str, wanted: str = "") -> str:
+def split_in_name(name: str, requested_split: str = "") -> str:
     """The split told by a part of a file's name (`train-00000.tar`), or empty."""
     for part in re.split(r"[-_.]", name):
-        if known_split(part, wanted):
-            return known_split(part, wanted)
+        if known_split(part, requested_split):
+            return known_split(part, requested_split)
     return ""
 
 
@@ -157,12 +168,12 @@ def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ())
     folders = folders_of(path)
     folder = folders[-1] if folders else ""
     name, appended = file_name_of(path)
-    told = label_name(label, names)
-    for candidate in (folder, told, appended, wnid_before(name)):
+    label_class = label_name(label, names)
+    for candidate in (folder, label_class, appended, wnid_before(name)):
         if is_wnid(candidate):
             return f"{candidate}/{name}"
     if folder and known_split(folder):
         folder = ""
     number = "" if label is None else str(label).strip()
-    candidate = told or folder or number
+    candidate = label_class or folder or number
     return f"{candidate}/{name}" if candidate else ""

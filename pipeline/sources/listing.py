@@ -122,14 +122,14 @@ class ListingBuilder:
         """The rows of the links: their own keys, the bytes of what they stand for."""
         keys = [key for key, _ in self._links]
         targets = _resolved(dict(self._links))
-        found = pc.index_in(string_array(targets, "as a link"), table["key"])
-        if found.null_count:
-            lost = pc.index(pc.is_null(found), True).as_py()
+        target_rows = pc.index_in(string_array(targets, "as a link"), table["key"])
+        if target_rows.null_count:
+            lost = pc.index(pc.is_null(target_rows), True).as_py()
             raise SourceError(
                 f"{keys[lost]!r} is a link to {targets[lost]!r}, which is not among the samples. "
                 "Make the archive again with the files themselves (tar --hard-dereference -h)."
             )
-        linked = table.take(found)
+        linked = table.take(target_rows)
         return linked.set_column(0, "key", string_array(keys, "as a link"))
 
 
@@ -169,12 +169,14 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def sort_listing(table: pa.Table, shown: Callable[[pa.Table, int], str] | None = None) -> pa.Table:
+def sort_listing(
+    table: pa.Table, describe_row: Callable[[pa.Table, int], str] | None = None
+) -> pa.Table:
     """Sort by key, bytewise, and refuse keys that cannot stand: odd ones, and two alike.
 
     Args:
         table: Columns as in the module's docstring, in any order of rows.
-        shown: Says for a message where a row's bytes lie (default: `place_of`).
+        describe_row: Says for a message where a row's bytes lie (default: `row_position`).
 
     Returns:
         One chunk a column, so that slices of it cost nothing.
@@ -182,15 +184,15 @@ def sort_listing(table: pa.Table, shown: Callable[[pa.Table, int], str] | None =
     Raises:
         SourceError: A key is not `<class>/<file name>`, or two samples have the same key.
     """
-    shown = shown or place_of
+    describe_row = describe_row or row_position
     table = table.unify_dictionaries().combine_chunks()
-    _check_keys(table, shown)
+    _check_keys(table, describe_row)
     if not _increases(table["key"]):
         order = pc.sort_indices(table["key"])
         table = table.take(order).combine_chunks()
         del order
         if not _increases(table["key"]):
-            _refuse_duplicate(table, shown)
+            _refuse_duplicate(table, describe_row)
     return table
 
 
@@ -225,24 +227,24 @@ def refused_key(key: str, where: str) -> SourceError:
     )
 
 
-def _check_keys(table: pa.Table, shown: Callable[[pa.Table, int], str]) -> None:
+def _check_keys(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
     for start in range(0, len(table), SLICE_ROWS):
         row = bad_key(table["key"].slice(start, SLICE_ROWS))
         if row >= 0:
-            raise refused_key(table["key"][start + row].as_py(), shown(table, start + row))
+            raise refused_key(table["key"][start + row].as_py(), describe_row(table, start + row))
 
 
-def _refuse_duplicate(table: pa.Table, shown: Callable[[pa.Table, int], str]) -> None:
+def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
     keys = _one_chunk(table["key"])
     alike = pc.equal(keys.slice(0, len(keys) - 1), keys.slice(1))
     row = pc.index(alike, True).as_py()
     raise SourceError(
-        f"two samples have the key {keys[row].as_py()!r}: {shown(table, row)} and "
-        f"{shown(table, row + 1)}. Rename or remove one of them."
+        f"two samples have the key {keys[row].as_py()!r}: {describe_row(table, row)} and "
+        f"{describe_row(table, row + 1)}. Rename or remove one of them."
     )
 
 
-def place_of(table: pa.Table, row: int) -> str:
+def row_position(table: pa.Table, row: int) -> str:
     """Where the bytes of *row* lie, for a message."""
     columns = table.column_names
     path = table["path" if "path" in columns else "key"][row].as_py()

@@ -60,8 +60,8 @@ class Location:
     """Name of the one file that is the source; empty: all of the folder."""
     options: SourceOptions = DEFAULT_OPTIONS
     """How what lies here is read."""
-    _seen: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
-    _remembered: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
+    _names_cache: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
+    _cache: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type["Location"], tuple[str, str, SourceOptions]]:
         return Location, (self.root, self.only, self.options)  # what was seen stays here
@@ -95,7 +95,7 @@ class Location:
         return is_url(self.root)
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """The location as a person named it."""
         return self.full(self.only) if self.only else self.root
 
@@ -146,55 +146,63 @@ class Location:
         """Names directly in the folder *path*; one look, remembered. No sizes."""
         if self.only and not path:
             return Names([self.only], [], Evidence())
-        if path not in self._seen:
-            found = Names([], [], Evidence())
+        if path not in self._names_cache:
+            names = Names([], [], Evidence())
             for name, is_folder in self._entries(path):
-                whole = f"{path}/{name}" if path else name
+                entry_path = f"{path}/{name}" if path else name
                 if is_folder:
-                    _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
+                    _add_or_pass_over(
+                        folder_ground(name, self.options), entry_path, name, names, names.folders
+                    )
                 else:
-                    _sort_out(name_ground(name, self.options), whole, name, found, found.files)
-            found.files.sort()
-            found.folders.sort()
-            self._seen[path] = found
-        return self._seen[path]
+                    _add_or_pass_over(
+                        name_ground(name, self.options), entry_path, name, names, names.files
+                    )
+            names.files.sort()
+            names.folders.sort()
+            self._names_cache[path] = names
+        return self._names_cache[path]
 
     def _entries(self, path: str) -> Iterator[tuple[str, bool]]:
         """Yield (name, whether it is a folder) of all that lies in the folder *path*."""
         if self.remote:
-            for name, entry in self._remote_entries(path):
-                yield name, entry["type"] == "directory"
+            for name, details in self._remote_entries(path):
+                yield name, details["type"] == "directory"
             return
         folder = self.full(path)
-        with reading(folder), os.scandir(folder) as found:
-            for one in found:
-                yield one.name, _is_folder(one)
+        with reading(folder), os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.name, _is_folder(entry)
 
     def sizes(self, path: str) -> Sizes:
         """Names and sizes in bytes of the files in folder *path* that may be images."""
-        found = Sizes([], [], [], Evidence())
+        sizes = Sizes([], [], [], Evidence())
         if not self.remote:
-            _local_sizes(self.full(path), path, self.options, found)
-            return found
+            _local_sizes(self.full(path), path, self.options, sizes)
+            return sizes
         for name, entry in self._remote_entries(path):
-            whole = f"{path}/{name}" if path else name
+            entry_path = f"{path}/{name}" if path else name
             if entry["type"] == "directory":
-                _sort_out(folder_ground(name, self.options), whole, name, found, found.folders)
-            elif _sort_out(file_ground(name, self.options), whole, name, found, found.files):
-                known = entry.get("size")
+                _add_or_pass_over(
+                    folder_ground(name, self.options), entry_path, name, sizes, sizes.folders
+                )
+            elif _add_or_pass_over(
+                file_ground(name, self.options), entry_path, name, sizes, sizes.files
+            ):
+                num_bytes = entry.get("size")
                 # a plain web server lists names only
-                found.num_bytes.append(self.size(whole) if known is None else known)
-        return found
+                sizes.num_bytes.append(self.size(entry_path) if num_bytes is None else num_bytes)
+        return sizes
 
     def _remote_entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        filesystem, where = self._filesystem[0], self._remote_path(path)
+        filesystem, folder = self._filesystem[0], self._remote_path(path)
         with reading_remote(self.full(path)):
-            entries = filesystem.ls(where, detail=True)
-            filesystem.invalidate_cache(where)
+            entries = filesystem.ls(folder, detail=True)
+            filesystem.invalidate_cache(folder)
         for entry in entries:
             name = entry["name"].rstrip("/").rpartition("/")[2]
             # object stores list the folder's own marker as an entry
-            if name and entry["name"].strip("/") != where.strip("/"):
+            if name and entry["name"].strip("/") != folder.strip("/"):
                 yield name, entry
 
     def size(self, path: str) -> int:
@@ -214,8 +222,8 @@ class Location:
         """A text that changes when the file or local folder at *path* changes; cheap."""
         if not self.remote:
             with reading(self.full(path)):
-                found = Path(self.full(path)).stat()
-            return f"{path}\t{found.st_size}\t{found.st_mtime_ns}"
+                status = Path(self.full(path)).stat()
+            return f"{path}\t{status.st_size}\t{status.st_mtime_ns}"
         with reading_remote(self.full(path)):
             return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
@@ -231,24 +239,24 @@ class Location:
     def head(self, path: str) -> bytes:
         """Return the first `magic.HEAD_BYTES` of a file; one look, remembered."""
 
-        def look() -> bytes:
+        def read_head() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
             with self.open(path, stop=stop) as file, reading(self.full(path)):
                 return file.read(stop)
 
-        data: bytes = self.remembered(("head", path), look)
+        data: bytes = self.cached(("head", path), read_head)
         return data
 
-    def remembered(self, key: tuple[str, str], look: Callable[[], Any]) -> Any:
-        """Return what *look* found of a file; each finder asks, and one look is enough.
+    def cached(self, key: tuple[str, str], compute: Callable[[], Any]) -> Any:
+        """Return what *compute* found of a file; each finder asks, and one look is enough.
 
         Args:
             key: What is looked for, and the path.
-            look: Called the first time.
+            compute: Called the first time.
         """
-        if key not in self._remembered:
-            self._remembered[key] = look()
-        return self._remembered[key]
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
         """Read a text table, however it was saved (`text_tables.decode_table`)."""
@@ -257,10 +265,12 @@ class Location:
         return decode_table(data, self.full(path), lenient=lenient)
 
 
-def _sort_out(ground: str, whole: str, name: str, found: Names | Sizes, names: list[str]) -> bool:
-    """Count *whole* as passed over, or add *name* to *names*; return True if it was added."""
+def _add_or_pass_over(
+    ground: str, path: str, name: str, result: Names | Sizes, names: list[str]
+) -> bool:
+    """Count *path* as passed over, or add *name* to *names*; return True if it was added."""
     if ground:
-        found.passed.pass_over(ground, whole)
+        result.passed.pass_over(ground, path)
     else:
         names.append(name)
     return not ground
@@ -286,22 +296,22 @@ def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
     return ReadError(f"cannot read {path}: {error.strerror or error}")
 
 
-def _local_sizes(folder: str, path: str, options: SourceOptions, found: Sizes) -> None:
+def _local_sizes(folder: str, path: str, options: SourceOptions, sizes: Sizes) -> None:
     with reading(folder), os.scandir(folder) as entries:
         for entry in entries:
-            whole = f"{path}/{entry.name}" if path else entry.name
+            entry_path = f"{path}/{entry.name}" if path else entry.name
             ground = file_ground(entry.name, options)
             if ground:  # known by its name: no look at the disk for a link that may lead nowhere
                 if _is_folder_or_broken(entry):
                     ground = folder_ground(entry.name, options)
-                    _sort_out(ground, whole, entry.name, found, found.folders)
+                    _add_or_pass_over(ground, entry_path, entry.name, sizes, sizes.folders)
                 else:
-                    found.passed.pass_over(ground, whole)
+                    sizes.passed.pass_over(ground, entry_path)
             elif _is_folder(entry):
                 ground = folder_ground(entry.name, options)
-                _sort_out(ground, whole, entry.name, found, found.folders)
+                _add_or_pass_over(ground, entry_path, entry.name, sizes, sizes.folders)
             else:
-                _add_file(entry, whole, found)
+                _add_file(entry, entry_path, sizes)
 
 
 def _is_folder_or_broken(entry: "os.DirEntry[str]") -> bool:
@@ -311,16 +321,16 @@ def _is_folder_or_broken(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _add_file(entry: "os.DirEntry[str]", whole: str, found: Sizes) -> None:
+def _add_file(entry: "os.DirEntry[str]", path: str, sizes: Sizes) -> None:
     try:
         status = entry.stat()
     except OSError as e:
         raise _broken_link(entry.path, e) from e
     if stat.S_ISREG(status.st_mode):
-        found.files.append(entry.name)
-        found.num_bytes.append(status.st_size)
+        sizes.files.append(entry.name)
+        sizes.num_bytes.append(status.st_size)
     else:
-        found.passed.pass_over("sockets, pipes and devices", whole)
+        sizes.passed.pass_over("sockets, pipes and devices", path)
 
 
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:

@@ -33,19 +33,19 @@ WORDS = ("LOC_synset_mapping.txt", "words.txt")
 _HEAD_BYTES = 1 << 16
 
 
-def _folders(location: Location) -> Iterator[Location]:
+def _folder_and_parents(location: Location) -> Iterator[Location]:
     """The place and the folders above it, nearest first."""
     for _ in range(LEVELS_ABOVE + 1):
         yield location
-        above = location.above()
-        if above.root in (location.root, "/", "") or above.root.endswith((":", ":/")):
+        parent = location.above()
+        if parent.root in (location.root, "/", "") or parent.root.endswith((":", ":/")):
             return
-        location = above
+        location = parent
 
 
-def _find(location: Location, *names: str) -> tuple[Location, str] | None:
+def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | None:
     """The nearest file of one of these names."""
-    for folder in _folders(Location(location.root)):
+    for folder in _folder_and_parents(Location(location.root)):
         for name in names:
             if folder.is_file(name):
                 return folder, name
@@ -54,8 +54,8 @@ def _find(location: Location, *names: str) -> tuple[Location, str] | None:
 
 def find_words(location: Location) -> dict[str, str]:
     """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
-    found = _find(location, *WORDS)
-    words = parse_words(found[0].read_text(found[1], lenient=True)) if found else {}
+    table = _find_nearest(location, *WORDS)
+    words = parse_words(table[0].read_text(table[1], lenient=True)) if table else {}
     if words:
         return words
     meta = _devkit_file(location, *_META)
@@ -127,16 +127,16 @@ class PackageMissingError(SourceError):
 
 
 def find_solution(location: Location) -> Truth | None:
-    """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without that file.
+    """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without the file.
 
     Raises:
         SourceError: It is there and cannot be used.
     """
-    found = _find(location, SOLUTION)
-    if not found:
+    table = _find_nearest(location, SOLUTION)
+    if not table:
         return None
-    where = found[0].full(found[1])
-    return Truth(parse_solution(found[0].read_text(found[1]), where), (), where)
+    where = table[0].full(table[1])
+    return Truth(parse_solution(table[0].read_text(table[1]), where), (), where)
 
 
 def find_truth(location: Location) -> Truth:
@@ -150,15 +150,15 @@ def find_truth(location: Location) -> Truth:
         TruthMissingError: Neither is there.
         SourceError: What is there cannot be used.
     """
-    found = find_any_truth(location)
-    if found is not None:
-        return found
+    truth = find_any_truth(location)
+    if truth is not None:
+        return truth
     missing = [
         name for name in (TRUTH, "meta.mat") if _devkit_file(location, *_DEVKIT[name]) is None
     ]
     raise TruthMissingError(
-        f"the images of {location.shown} have no classes: {' and '.join(missing)} not found. Put "
-        f"{DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
+        f"the images of {location.display_name} have no classes: {' and '.join(missing)} not"
+        f" found. Put {DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
     )
 
 
@@ -186,25 +186,25 @@ def find_any_truth(location: Location) -> Truth | None:
     return Truth({}, tuple(synsets[number][0] for number in numbers), truth[0])
 
 
-Found = tuple[str, Callable[[], bytes]]
+TableFile = tuple[str, Callable[[], bytes]]
 """Whole name of a file, and how its bytes are read."""
 
 
-def _devkit_file(location: Location, *names: str) -> Found | None:
+def _devkit_file(location: Location, *names: str) -> TableFile | None:
     """A file of the devkit: loose, in its unpacked folder, or in its archive."""
-    for folder in _folders(Location(location.root)):
+    for folder in _folder_and_parents(Location(location.root)):
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
                 if folder.is_file(inside + name):
-                    return folder.full(inside + name), _whole(folder, inside + name)
+                    return folder.full(inside + name), _file_reader(folder, inside + name)
         packed = f"{DEVKIT}.tar.gz"
         if folder.is_file(packed):
             name = f"{DEVKIT}/data/{names[0]}"
-            return f"{folder.full(packed)}:{name}", _packed(folder, packed, name)
+            return f"{folder.full(packed)}:{name}", _member_reader(folder, packed, name)
     return None
 
 
-def _whole(location: Location, path: str) -> Callable[[], bytes]:
+def _file_reader(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with location.open(path) as file:
             return file.read()
@@ -212,7 +212,7 @@ def _whole(location: Location, path: str) -> Callable[[], bytes]:
     return read
 
 
-def _packed(location: Location, path: str, name: str) -> Callable[[], bytes]:
+def _member_reader(location: Location, path: str, name: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with open_tar(location, path) as tar:
             for member in tar.members():
@@ -225,7 +225,7 @@ def _packed(location: Location, path: str, name: str) -> Callable[[], bytes]:
     return read
 
 
-def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
+def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
     """The devkit's class id -> (wnid, words), from its `meta.mat`."""
     try:
         from scipy.io import loadmat  # here: only the devkit needs it
@@ -236,7 +236,10 @@ def _synsets(meta: Found) -> dict[int, tuple[str, str]]:
         ) from e
     try:
         synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
-        return {int(one["ILSVRC2012_ID"]): (str(one["WNID"]), str(one["words"])) for one in synsets}
+        return {
+            int(synset["ILSVRC2012_ID"]): (str(synset["WNID"]), str(synset["words"]))
+            for synset in synsets
+        }
     except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
         raise SourceError(
             f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with "

@@ -47,7 +47,7 @@ class SourceOptions:
 
     def chosen(self) -> dict[str, Any]:
         """What differs from the default, but for the rules, as plain JSON values."""
-        chosen = {one.name: getattr(self, one.name) for one in fields(self)}
+        chosen = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in chosen.items()
@@ -61,7 +61,7 @@ class SourceOptions:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()
         }
-        unknown = sorted(values.keys() - {one.name for one in fields(cls)})
+        unknown = sorted(values.keys() - {item.name for item in fields(cls)})
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no option of a source.")
         return cls(**values, rules=rules)

@@ -114,16 +114,16 @@ class Reader:
 
     def _descriptor(self, path: str, full: str) -> _Descriptor:
         with self._lock:
-            found = self._open.get(path)
-            if found is not None:
+            cached = self._open.get(path)
+            if cached is not None:
                 self._open.move_to_end(path)
-                return found
-        opened = _Descriptor(full)  # outside the lock: opening may hang on a network disk
+                return cached
+        new = _Descriptor(full)  # outside the lock: opening may hang on a network disk
         with self._lock:
-            kept = self._open.setdefault(path, opened)
+            current = self._open.setdefault(path, new)
             while len(self._open) > self.max_open_files:
                 self._open.popitem(last=False)
-            return kept
+            return current
 
     def _read_range(self, path: str, full: str, offset: int, num_bytes: int) -> bytes:
         file = self._descriptor(path, full)

@@ -63,16 +63,16 @@ class RangeFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill *buffer* with one request."""
-        wanted = max(0, min(len(buffer), self._stop - self._at))
-        if not wanted:
+        num_bytes = max(0, min(len(buffer), self._stop - self._at))
+        if not num_bytes:
             return 0
         with reading_remote(self._name):
-            piece = self._filesystem.cat_file(self._path, start=self._at, end=self._at + wanted)
-        if len(piece) != wanted:
+            piece = self._filesystem.cat_file(self._path, start=self._at, end=self._at + num_bytes)
+        if len(piece) != num_bytes:
             raise ReadError(
-                f"cannot read {self._name}: asked for {wanted} bytes at {self._at}, "
+                f"cannot read {self._name}: asked for {num_bytes} bytes at {self._at}, "
                 f"got {len(piece)}. Its server may not serve byte ranges, or the file changed."
             )
-        buffer[:wanted] = piece
-        self._at += wanted
-        return wanted
+        buffer[:num_bytes] = piece
+        self._at += num_bytes
+        return num_bytes

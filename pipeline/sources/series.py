@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import shown
+from pipeline.sources.classes.decision import abbreviate
 from pipeline.sources.clutter import name_ground
 from pipeline.sources.location import Location
 
-_OF = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
+_COUNTED_NAME = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
 # the digit of a suffix `.bz2` numbers nothing
 _LAST_NUMBER = re.compile(
     r"(.*?)([0-9]{1,18})([^0-9]*(?:bz2)?)", re.ASCII | re.DOTALL | re.IGNORECASE
@@ -34,21 +34,21 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
         return
     numbers: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
-        if match := _OF.fullmatch(path):
+        if match := _COUNTED_NAME.fullmatch(path):
             numbers.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
-    for (before, count, after), found in numbers.items():
+    for (before, count, after), present in numbers.items():
         names = (
             f"{before}{number:0{len(count)}d}-of-{count}{after}"
             for number in range(int(count))
-            if number not in found
+            if number not in present
         )
         missing = _not_ignored(location, names)
         if missing:
             raise SourceError(
-                f"{location.root} has {len(found):,} of the {int(count):,} files that their names"
-                f" count: {shown(missing, 3)} {'is' if len(missing) == 1 else 'are'} missing. Fetch"
-                " the rest, or pass --ignore with a pattern of what is not to be missed, such as"
-                f" {missing[0].rpartition('/')[2]!r}."
+                f"{location.root} has {len(present):,} of the {int(count):,} files that their names"
+                f" count: {abbreviate(missing, 3)} {'is' if len(missing) == 1 else 'are'}"
+                " missing. Fetch the rest, or pass --ignore with a pattern of what is not to be"
+                f" missed, such as {missing[0].rpartition('/')[2]!r}."
             )
 
 
@@ -78,10 +78,10 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
         missing = _not_ignored(location, names)
         if not missing:
             continue
-        others = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        remainder = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         yield (
             f"{len(missing):,} of the files numbered {digits[first]} to {digits[last]} "
-            f"{'is' if len(missing) == 1 else 'are'} not there: {', '.join(missing[:3])}{others}"
+            f"{'is' if len(missing) == 1 else 'are'} not there: {', '.join(missing[:3])}{remainder}"
         )
 
 

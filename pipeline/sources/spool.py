@@ -43,7 +43,7 @@ INDEX = ".index.arrow"
 _LENGTH = b"tesserae records bytes"
 _SOURCE = b"tesserae source"
 _LIMIT = b"tesserae image bytes"
-_FRESH_SECONDS = 10.0  # a file is not locked in the moment it is made
+_LOCK_GRACE_SECONDS = 10.0  # a file is not locked in the moment it is made
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file is swept away that no lock can tell to be in use."""
 _SLACK = 1.05  # an index costs about 80 bytes a sample; packed images hardly shrink
@@ -133,7 +133,7 @@ def _sweep(folder: Path, name: str) -> None:
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
         with suppress(OSError):  # gone, or another user's
             age = time.time() - path.stat().st_mtime
-            if age > _FRESH_SECONDS and _is_left_behind(path, age):
+            if age > _LOCK_GRACE_SECONDS and _is_left_behind(path, age):
                 path.unlink()
 
 
@@ -165,16 +165,16 @@ def _write_records(block: Block, file: BinaryIO, source: str, limit: int | None)
     table = builder.finish().drop_columns(["path"])
     crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.int64))
     table = table.append_column("crc32c", crc32c)
-    said = {
+    own_metadata = {
         _LENGTH: str(file.tell()).encode(),
         _SOURCE: source.encode(),
         _LIMIT: str(limit).encode(),
     }
-    metadata = {**(table.schema.metadata or {}), **said}
+    metadata = {**(table.schema.metadata or {}), **own_metadata}
     return table.replace_schema_metadata(metadata)
 
 
-_NOT_WHOLE = -1
+_TRUNCATED = -1
 """In the place of the checksum of a record that holds only the beginning of its sample."""
 
 
@@ -184,15 +184,15 @@ def _write_record(pieces: Iterable[bytes], file: BinaryIO, limit: int | None) ->
     for piece in pieces:
         if len(head) < HEAD_BYTES:
             head += bytes(piece[: HEAD_BYTES - len(head)])
-        elif crc == _NOT_WHOLE:
+        elif crc == _TRUNCATED:
             break  # the source passes over the rest
         length += len(piece)
-        if crc == _NOT_WHOLE or not (limit is None or is_worth_reading(head, length, limit)):
-            crc = _NOT_WHOLE
+        if crc == _TRUNCATED or not (limit is None or is_worth_reading(head, length, limit)):
+            crc = _TRUNCATED
             continue
         crc = google_crc32c.extend(crc, bytes(piece))
         file.write(piece)
-    if crc == _NOT_WHOLE:
+    if crc == _TRUNCATED:
         file.seek(offset)
         file.truncate()
         file.write(head)
@@ -203,13 +203,13 @@ def _checksums_at(
     table: pa.Table, offsets: NDArray[np.int64], checksums: NDArray[np.int64]
 ) -> pa.Array:
     """(rows,) uint32: the checksum of each row's record. Rows need not come in record order."""
-    wanted = table["offset"].to_numpy()
-    if not len(wanted):
+    row_offsets = table["offset"].to_numpy()
+    if not len(row_offsets):
         return pa.array([], pa.uint32())
     # an empty record shares its offset with the one behind it: right - 1 is the one with bytes
-    found: NDArray[np.int64] = checksums[np.searchsorted(offsets, wanted, "right") - 1]
-    found[table["num_bytes"].to_numpy() == 0] = 0
-    return pa.array(found, pa.int64(), mask=found == _NOT_WHOLE).cast(pa.uint32())
+    row_checksums: NDArray[np.int64] = checksums[np.searchsorted(offsets, row_offsets, "right") - 1]
+    row_checksums[table["num_bytes"].to_numpy() == 0] = 0
+    return pa.array(row_checksums, pa.int64(), mask=row_checksums == _TRUNCATED).cast(pa.uint32())
 
 
 def _make_durable(file: BinaryIO) -> None:
@@ -222,12 +222,12 @@ def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
         table = _read_index(folder, name)
     except (OSError, SourceError):
         return False  # absent or damaged: streamed again
-    before = table.schema.metadata.get(_SOURCE)
+    stored_source = table.schema.metadata.get(_SOURCE)
     # an index without one was written by an earlier version, which took every block for its own
-    same = not source or before is None or before.decode() == source
+    is_same_source = not source or stored_source is None or stored_source.decode() == source
     # of another limit: a run that was broken off before there was a recipe left it
-    cut = table.schema.metadata.get(_LIMIT, b"None").decode()
-    return bool(same and cut == str(limit))
+    stored_limit = table.schema.metadata.get(_LIMIT, b"None").decode()
+    return bool(is_same_source and stored_limit == str(limit))
 
 
 def remove_stale(
@@ -247,7 +247,7 @@ def remove_stale(
         Bytes of the records that were removed.
     """
     folder = Path(directory)
-    wanted = {block.name for block in blocks}
+    block_names = {block.name for block in blocks}
     removed = 0
     if folder.is_symlink():
         return 0
@@ -255,7 +255,7 @@ def remove_stale(
         name = index.name.removesuffix(INDEX)
         if name.startswith("."):  # of a task at work, or swept with its block
             continue
-        if name in wanted and _is_whole(folder, name, source, limit):
+        if name in block_names and _is_whole(folder, name, source, limit):
             continue
         records = folder / (name + RECORDS)
         index.unlink(missing_ok=True)  # first: without it the records are none

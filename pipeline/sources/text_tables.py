@@ -72,7 +72,7 @@ def rows_of(text: str, where: str) -> Rows:
     """
     lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
-    separator = next((one for one in "\t;," if one in first), " ")
+    separator = next((candidate for candidate in "\t;," if candidate in first), " ")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     rows = []
     try:

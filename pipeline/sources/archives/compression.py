@@ -41,22 +41,22 @@ class _GzipDecoder:
     """A gzip stream with the face of the other decoders; zlib checks its checksum and length."""
 
     def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self._decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
 
     @property
     def eof(self) -> bool:
-        return self._inner.eof
+        return self._decompressor.eof
 
     @property
     def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail and not self._inner.eof
+        return not self._decompressor.unconsumed_tail and not self._decompressor.eof
 
     @property
     def unused_data(self) -> bytes:
-        return self._inner.unused_data
+        return self._decompressor.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        return self._decompressor.decompress(self._decompressor.unconsumed_tail + data, max_length)
 
 
 _DECODERS: dict[str, Callable[[], _Decoder]] = {
@@ -77,16 +77,20 @@ class _Decompressing(io.RawIOBase):
     def __init__(self, packed: BinaryIO, content: str) -> None:
         self._packed = packed
         self._content = content
-        self._make = _DECODERS.get(content)
+        self._new_decoder = _DECODERS.get(content)
         self._decoder: _Decoder | None = None
-        self._rest = b""  # compressed bytes that were read and not decoded yet
+        self._pending = b""  # compressed bytes that were read and not decoded yet
         self._zstd: Any = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._next(len(buffer)) if self._make is not None else self._read_zstd(len(buffer))
+        data = (
+            self._next(len(buffer))
+            if self._new_decoder is not None
+            else self._read_zstd(len(buffer))
+        )
         buffer[: len(data)] = data
         return len(data)
 
@@ -106,23 +110,23 @@ class _Decompressing(io.RawIOBase):
                 return b""
             data = self._decode(decoder, num_bytes)
             if decoder.eof:
-                self._rest, self._decoder = decoder.unused_data, None
+                self._pending, self._decoder = decoder.unused_data, None
             if data:
                 return data
 
     def _next_stream(self) -> _Decoder | None:
         """Begin the next stream; None where only zeros are left."""
-        self._rest = self._rest.lstrip(b"\0")
-        while not self._rest:
+        self._pending = self._pending.lstrip(b"\0")
+        while not self._pending:
             piece = self._packed.read(_READ_BYTES)
             if not piece:
                 return None
-            self._rest = piece.lstrip(b"\0")
-        self._decoder = self._make() if self._make else None
+            self._pending = piece.lstrip(b"\0")
+        self._decoder = self._new_decoder() if self._new_decoder else None
         return self._decoder
 
     def _decode(self, decoder: _Decoder, num_bytes: int) -> bytes:
-        data, self._rest = self._rest, b""
+        data, self._pending = self._pending, b""
         if not data and decoder.needs_input:
             data = self._packed.read(_READ_BYTES)
             if not data:

@@ -26,20 +26,20 @@ _MAX_UNKNOWN_FILES = 1000
 
 def container_of(location: Location, path: str) -> str:
     """Return `TAR` (compressed or not), `ZIP`, `PARQUET`, or nothing for a file that is none."""
-    return str(location.remembered(("container", path), lambda: _container_of(location, path)))
+    return str(location.cached(("container", path), lambda: _container_of(location, path)))
 
 
 def _container_of(location: Location, path: str) -> str:
-    named = _by_name(path)
+    kind_of_name = _by_name(path)
     if location.remote and not location.only:
-        return named  # a look is a request, and there may be thousands of files
-    if not named and not location.only and not _worth_a_look(location, path):
+        return kind_of_name  # a look is a request, and there may be thousands of files
+    if not kind_of_name and not location.only and not _may_be_archive(location, path):
         return ""
     content = content_of(location.head(path))
     if content in COMPRESSIONS:
         inner = content_of(inner_head(location, path))
-        return inner if inner == TAR else named
-    return content if content in (TAR, ZIP, PARQUET) else named
+        return inner if inner == TAR else kind_of_name
+    return content if content in (TAR, ZIP, PARQUET) else kind_of_name
 
 
 def _by_name(path: str) -> str:
@@ -49,7 +49,7 @@ def _by_name(path: str) -> str:
     return PARQUET if name.endswith(".parquet") else ZIP if name.endswith(".zip") else ""
 
 
-def _worth_a_look(location: Location, path: str) -> bool:
+def _may_be_archive(location: Location, path: str) -> bool:
     folder, _, name = path.rpartition("/")
     if name.lower().endswith(_BARE):
         return True
@@ -57,14 +57,14 @@ def _worth_a_look(location: Location, path: str) -> bool:
         return False
     files = location.names(folder).files
     # beside archives that are called so, `x.tar.old` or `x.tar.part` is meant to be none
-    few = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
-    return few and location.is_file(path)  # a link that leads nowhere or a pipe is none
+    is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    return is_candidate and location.is_file(path)  # a link that leads nowhere or a pipe is none
 
 
 def inner_head(location: Location, path: str) -> bytes:
     """Return the first plain bytes of a compressed file; none where it is broken."""
 
-    def look() -> bytes:
+    def read_inner_head() -> bytes:
         content = content_of(location.head(path))
         with location.open(path) as file, reading(location.full(path)):
             try:
@@ -72,5 +72,5 @@ def inner_head(location: Location, path: str) -> bytes:
             except BrokenCompressionError:
                 return b""
 
-    data: bytes = location.remembered(("inner head", path), look)
+    data: bytes = location.cached(("inner head", path), read_inner_head)
     return data

@@ -120,7 +120,7 @@ class InnerTars:
 
     def __init__(self, tar: Tar) -> None:
         self._tar = tar
-        self._others: list[str] = []
+        self._other_names: list[str] = []
         self._splits: set[str] = set()
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
@@ -134,13 +134,13 @@ class InnerTars:
                 self._check(member)
                 yield member
             else:
-                self._others.append(member.name)
+                self._other_names.append(member.name)
 
     def passed_over(self) -> Iterator[PassedOver]:
         """Say what the tar held beside class tars."""
-        if self._others:
+        if self._other_names:
             why = "members that are no class tars"
-            yield PassedOver(why, self._others[0], len(self._others))
+            yield PassedOver(why, self._other_names[0], len(self._other_names))
 
     def _check(self, member: Member) -> None:
         folder, _, name = member.name.rpartition("/")

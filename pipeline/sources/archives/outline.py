@@ -37,7 +37,7 @@ class Outline:
     """The first members of an archive, as far as they say what it is."""
 
     members: tuple[Member, ...]
-    whole: bool
+    is_complete: bool
     """Whether these are all of its images."""
 
     @property
@@ -69,22 +69,24 @@ class Outline:
     def has_labels(self) -> bool:
         """Whether a label or a text of an image was seen beside it."""
         samples = {sample_name(name)[0] for name in self.images}
-        beside = map(sample_name, self.names)
-        return any(_is_beside(suffix.lower()) and sample in samples for sample, suffix in beside)
+        parts = map(sample_name, self.names)
+        return any(
+            _is_label_or_text(suffix.lower()) and sample in samples for sample, suffix in parts
+        )
 
-    def splits(self, wanted: str = "") -> set[str]:
+    def splits(self, requested_split: str = "") -> set[str]:
         """Return the splits that the folders of a tree are named after, as far as it was seen.
 
         Where all images that were seen lie right in folders called `train`, `val` or `test`, these
         are splits; beside other folders of images they are classes.
         """
-        located = [split_folder(folders_of(name), wanted) for name in self.images]
-        found = {split for split, below in located if split and below}
-        if not found and not all(split for split, _ in located):
+        split_folders = [split_folder(folders_of(name), requested_split) for name in self.images]
+        splits = {split for split, below in split_folders if split and below}
+        if not splits and not all(split for split, _ in split_folders):
             return set()
-        if self.is_kaggle and not self.whole:
-            found |= {"train", "val"}  # one that was not seen comes later
-        return found | {split for split, _ in located if split}
+        if self.is_kaggle and not self.is_complete:
+            splits |= {"train", "val"}  # one that was not seen comes later
+        return splits | {split for split, _ in split_folders if split}
 
     @property
     def is_kaggle(self) -> bool:
@@ -112,14 +114,14 @@ def is_hidden(path: str) -> bool:
     )
 
 
-def split_folder(folders: list[str], wanted: str = "") -> tuple[str, list[str]]:
+def split_folder(folders: list[str], requested_split: str = "") -> tuple[str, list[str]]:
     """Return the split that one of *folders* is called after, and the folders under it.
 
     `<split>/<class>` counts for more than `<split>` alone, since a class may be called `test`, and
     either for more than a split further up.
     """
     for depth in (2, 1, *range(3, len(folders) + 1)):
-        split = known_split(folders[-depth], wanted) if len(folders) >= depth else ""
+        split = known_split(folders[-depth], requested_split) if len(folders) >= depth else ""
         if split:
             return split, folders[len(folders) - depth + 1 :]
     return "", folders
@@ -143,7 +145,7 @@ def label_suffix(suffix: str) -> str:
     return last if last in _LABELS else ""
 
 
-def _is_beside(suffix: str) -> bool:
+def _is_label_or_text(suffix: str) -> bool:
     return suffix in TEXTS or label_suffix(suffix) != ""
 
 
@@ -172,53 +174,54 @@ def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
 
 
 def _outline(tar: Tar, max_members: int | None) -> Outline:
-    seen: list[Member] = []
-    images = 0
+    members: list[Member] = []
+    num_images = 0
     annotated = False
     for number, member in enumerate(tar.members()):
         decides = is_image(member.name)
-        images += decides
+        num_images += decides
         if not annotated and "/ILSVRC2012_val_" in member.name and not decides:
             decides = annotated = True  # the classes of val, whose images may come last
         if decides or number < MAX_MEMBERS:
-            seen.append(member)
-        enough = images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
+            members.append(member)
+        enough = num_images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
         too_far = not tar.walks_quickly and member.offset > MAX_LOOK_BYTES
         if enough or too_far or number + 1 == max_members:
-            return Outline(tuple(seen), whole=False)
-    return Outline(tuple(seen), whole=True)
+            return Outline(tuple(members), is_complete=False)
+    return Outline(tuple(members), is_complete=True)
 
 
-def all_splits(location: Location, path: str, wanted: str) -> set[str]:
+def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
     """Return every split that folders of the tree in an archive are named after.
 
-    When the first images tell a split, all headers of an archive that can be walked quickly are
-    looked at. In one that must be read to be walked, the split that is *wanted* is taken to be
-    there.
+    If the first images tell a split, all headers of an archive that can be walked quickly are
+    examined. An archive that must be read to be walked is assumed to hold *requested_split*.
     """
     outline = outline_of(location, path)
-    splits = outline.splits(wanted)
-    if not splits or outline.whole:
+    splits = outline.splits(requested_split)
+    if not splits or outline.is_complete:
         return splits
-    walked = _walk_splits(location.root, path, wanted, location.options, location.mark(path))
+    walked = _walk_splits(
+        location.root, path, requested_split, location.options, location.mark(path)
+    )
     if walked is not None:
         return splits | walked
-    return splits | ({wanted} if wanted else set())
+    return splits | ({requested_split} if requested_split else set())
 
 
 @lru_cache(maxsize=64)
 def _walk_splits(
-    root: str, path: str, wanted: str, options: SourceOptions, mark: str
+    root: str, path: str, requested_split: str, options: SourceOptions, mark: str
 ) -> frozenset[str] | None:
     """Return the splits that any member tells; None where the archive must be read to be walked."""
     with open_tar(Location(root, "", options), path) as tar:
-        return frozenset(_splits_of(tar.members(), wanted)) if tar.walks_quickly else None
+        return frozenset(_splits_of(tar.members(), requested_split)) if tar.walks_quickly else None
 
 
-def _splits_of(members: Iterable[Member], wanted: str) -> set[str]:
-    found = {
-        split_folder(folders_of(member.name), wanted)[0]
+def _splits_of(members: Iterable[Member], requested_split: str) -> set[str]:
+    splits = {
+        split_folder(folders_of(member.name), requested_split)[0]
         for member in members
         if is_image(member.name)
     }
-    return found - {""}
+    return splits - {""}

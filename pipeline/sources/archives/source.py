@@ -22,7 +22,7 @@ from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.trees import TreeTar
 from pipeline.sources.classes.decision import ClassTable, folder_class
 from pipeline.sources.formats.folder import check_one_folder
-from pipeline.sources.keys import known_split, split_in_name, whole_of_part
+from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
 from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.metadata import WORDS, find_words
@@ -36,7 +36,7 @@ MAX_BLOCK_NAME_BYTES = 160
 
 
 @dataclass(frozen=True)
-class Part:
+class TarPart:
     """One tar of a source."""
 
     path: str
@@ -80,7 +80,7 @@ class TarSource:
 
     kind: str
     location: Location
-    parts: tuple[Part, ...]
+    parts: tuple[TarPart, ...]
     left_out: tuple[str, ...] = ()
     """Archives beside them that tell no split, and so belong to none."""
 
@@ -119,7 +119,7 @@ class TarSource:
         """Index every archive; its bytes stay where they are."""
         if self.access != "random":
             raise SourceError(
-                f"{self.location.shown} is read in blocks; spool it, then list the spool"
+                f"{self.location.display_name} is read in blocks; spool it, then list the spool"
             )
         check_complete(self.location, [part.path for part in self.parts])
         builder = ListingBuilder()
@@ -130,7 +130,7 @@ class TarSource:
         table = builder.finish()
         if not len(table):
             raise SourceError(
-                f"no images found in {self.location.shown} ({self.kind}): no member of "
+                f"no images found in {self.location.display_name} ({self.kind}): no member of "
                 f"{len(self.parts)} tars is an image of the split that was asked for."
             )
         layout = self.parts[0].layout
@@ -139,12 +139,12 @@ class TarSource:
     def blocks(self) -> Blocks:
         """One block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
-            raise SourceError(f"{self.location.shown} is read at random; it has no blocks")
+            raise SourceError(f"{self.location.display_name} is read at random; it has no blocks")
         self.check()
-        found: Blocks = []
+        blocks: Blocks = []
         for part in self.parts:
-            found += self._blocks_of(part)
-        return found
+            blocks += self._blocks_of(part)
+        return blocks
 
     def remarks(self) -> tuple[str, ...]:
         """Say which archives beside these are left out, and which numbers of shards lack."""
@@ -164,7 +164,7 @@ class TarSource:
         part = self.parts[0]
         part.layout.check(lambda: outline_of(self.location, part.path))
 
-    def _blocks_of(self, part: Part) -> Iterator[Block]:
+    def _blocks_of(self, part: TarPart) -> Iterator[Block]:
         name = block_name(part.path)
         if not isinstance(part.layout, TarOfTars) or is_streamed(self.location, part.path):
             size = self.location.size(part.path)
@@ -199,30 +199,32 @@ def _words_inside(location: Location, path: str) -> dict[str, str]:
 def block_name(path: str) -> str:
     """A file name for what is made from *path*, short enough for what is put before and after."""
     name = path.replace("%", "%25").replace("/", "%2F")
-    whole = os.fsencode(name)
-    if len(whole) <= MAX_BLOCK_NAME_BYTES:
+    encoded = os.fsencode(name)
+    if len(encoded) <= MAX_BLOCK_NAME_BYTES:
         return name
-    digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
-    return f"{whole[:80].decode(errors='ignore')}%{digest}"
+    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    return f"{encoded[:80].decode(errors='ignore')}%{digest}"
 
 
-def by_split(location: Location, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
+def by_split(
+    location: Location, fits: Callable[[str], bool], requested_split: str
+) -> dict[str, list[str]]:
     """Group the archives of a location by split, as their folders or names tell it.
 
     Args:
         location: The folder to search: itself, its `data` folder, and its folders named after
             splits.
         fits: Says whether the file of this path is such an archive.
-        wanted: A further split that a folder or a name may tell.
+        requested_split: A further split that a folder or a name may tell.
 
     Returns:
         Split -> sorted paths. The split '' stands for archives that tell none, and is there only
         when no archive tells one.
     """
-    found = _by_split(location, fits, wanted)
-    if len(found) > 1:
-        found.pop("", None)
-    return {split: sorted(paths) for split, paths in found.items()}
+    paths_of_split = _by_split(location, fits, requested_split)
+    if len(paths_of_split) > 1:
+        paths_of_split.pop("", None)
+    return {split: sorted(paths) for split, paths in paths_of_split.items()}
 
 
 def no_split_text(path: str) -> str:
@@ -230,19 +232,25 @@ def no_split_text(path: str) -> str:
     return f"{path} tells no split, and belongs to none"
 
 
-def without_split(location: Location, fits: Callable[[str], bool], wanted: str) -> tuple[str, ...]:
+def without_split(
+    location: Location, fits: Callable[[str], bool], requested_split: str
+) -> tuple[str, ...]:
     """Return the archives that tell no split where others tell one: `by_split` leaves them out."""
-    found = _by_split(location, fits, wanted)
-    return tuple(sorted(found.get("", ()))) if len(found) > 1 else ()
+    paths_of_split = _by_split(location, fits, requested_split)
+    return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 
 
-def _by_split(location: Location, fits: Callable[[str], bool], wanted: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _by_split(
+    location: Location, fits: Callable[[str], bool], requested_split: str
+) -> dict[str, list[str]]:
+    paths_of_split: dict[str, list[str]] = {}
     folders: dict[str, dict[str, str]] = {}
     """Split -> its folders, of those that the Hub numbers as parts of one (`train-part0`) one."""
     split_of = {"": "", "data": ""}
     split_of |= {
-        name: split for name in location.names().folders if (split := known_split(name, wanted))
+        name: split
+        for name in location.names().folders
+        if (split := known_split(name, requested_split))
     }
     for folder, folder_split in split_of.items():
         if folder and folder not in location.names().folders:
@@ -250,10 +258,10 @@ def _by_split(location: Location, fits: Callable[[str], bool], wanted: str) -> d
         for name in location.names(folder).files:
             path = f"{folder}/{name}" if folder else name
             if fits(path):
-                split = folder_split or split_in_name(name, wanted)
-                found.setdefault(split, []).append(path)
+                split = folder_split or split_in_name(name, requested_split)
+                paths_of_split.setdefault(split, []).append(path)
                 if folder_split:
-                    folders.setdefault(split, {}).setdefault(whole_of_part(folder), folder)
+                    folders.setdefault(split, {}).setdefault(without_part_number(folder), folder)
     for split, names in folders.items():
         check_one_folder(location, split, list(names.values()))
-    return found
+    return paths_of_split

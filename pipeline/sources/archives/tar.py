@@ -171,9 +171,9 @@ class Tar:
         self._at += len(data)
         return data
 
-    def _cut(self, what: str) -> SourceError:
+    def _cut(self, problem: str) -> SourceError:
         after = f", after the member {self._last!r}" if self._last else ""
-        return SourceError(f"{self.name} is not a whole tar: {what}{after}. {_CUT}")
+        return SourceError(f"{self.name} is not a whole tar: {problem}{after}. {_CUT}")
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Every file and link of the tar that lies in bytes [start, stop).
@@ -188,20 +188,20 @@ class Tar:
         """
         end = self._end if stop is None else stop
         at = start
-        every: dict[str, str] = {}  # what extended headers say of all members, and of the next
+        global_pax: dict[str, str] = {}  # what extended headers say of all members, and of the next
         pax: dict[str, str] = {}
-        while (found := self._next_header(at, start, stop)) is not None:
-            if found[0] != at:  # what the archive before said of all its members ends with it
-                pax, every = {}, {}
-            at, header = found
+        while (next_header := self._next_header(at, start, stop)) is not None:
+            if next_header[0] != at:  # what the archive before said of all its members ends with it
+                pax, global_pax = {}, {}
+            at, header = next_header
             num_bytes = self._num_bytes(header, at, end, pax)
             if header[156] in _EXTENDING:
-                self._extend(header, at, num_bytes, pax, every)
+                self._extend(header, at, num_bytes, pax, global_pax)
             else:
                 member = self._member(header, at, num_bytes, pax)
                 if member is not None:
                     yield member
-                pax = dict(every) if every else {}
+                pax = dict(global_pax) if global_pax else {}
             at += BLOCK + -(-num_bytes // BLOCK) * BLOCK
 
     def _num_bytes(self, header: bytes, at: int, end: int | None, pax: dict[str, str]) -> int:
@@ -283,7 +283,7 @@ class Tar:
         )
 
     def _extend(
-        self, header: bytes, at: int, size: int, pax: dict[str, str], outer_pax: dict[str, str]
+        self, header: bytes, at: int, size: int, pax: dict[str, str], global_pax: dict[str, str]
     ) -> None:
         """Take in a header that says more about the next member (or, for `g`, about all)."""
         if size > _MAX_EXTENDED_BYTES:
@@ -300,4 +300,4 @@ class Tar:
             raise self._cut(f"the extended header at byte {at} cannot be read") from e
         pax.update(records)
         if kind == b"g":
-            outer_pax.update(records)
+            global_pax.update(records)

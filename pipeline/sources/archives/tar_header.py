@@ -23,8 +23,8 @@ def sum_is_right(header: bytes) -> bool:
     if (quick - stored) % _ADLER == 0:
         return True
     # some old programs summed signed bytes
-    rest = header[:148] + header[156:]
-    return stored == 256 + sum(byte - 256 if byte > 127 else byte for byte in rest)
+    summed = header[:148] + header[156:]
+    return stored == 256 + sum(byte - 256 if byte > 127 else byte for byte in summed)
 
 
 def size_of(field: bytes) -> int:

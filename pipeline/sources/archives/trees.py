@@ -115,15 +115,15 @@ class _Walk:
     num_jsons: int = 0
     base: str = ""
     """The folder of the split, with those above it."""
-    known: dict[str, tuple[str, Basis]] = field(default_factory=dict)
+    class_of_folder: dict[str, tuple[str, Basis]] = field(default_factory=dict)
     """Folder of images -> what their keys begin with, and on what their class rests."""
 
     def row(self, member: Member) -> Row | None:
         """Take in one member."""
         folder, _, name = member.name.rpartition("/")
-        if folder in self.known and member.target is None and self._is_plain(name):
+        if folder in self.class_of_folder and member.target is None and self._is_plain(name):
             # the way of a million images in a thousand folders
-            prefix, basis = self.known[folder]
+            prefix, basis = self.class_of_folder[folder]
             return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
         tree_path = self._locate(member.name, looks_like_image(name))
         if tree_path is None:
@@ -147,7 +147,7 @@ class _Walk:
         above = "" if self.layout.options.recursive else "/".join(tree_path.below)
         basis = Basis("folder", folder=above)
         if file_name == name and looks_like_image(name):
-            self.known[folder] = f"{class_name}/", basis
+            self.class_of_folder[folder] = f"{class_name}/", basis
         return row._replace(same_as=target, basis=basis)
 
     def _is_plain(self, name: str) -> bool:

@@ -42,7 +42,7 @@ UNLABELLED = "-"
 METADATA = b"tesserae classes"
 """Of a listing's schema: `Evidence`, as JSON."""
 
-MAX_SHOWN = 5
+MAX_LISTED = 5
 """Classes, names or samples that a message names before it writes '...'."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
@@ -122,11 +122,11 @@ class ClassTable:
         if number is not None:
             return number
         why = "stands there more than once" if self.knows(name) else "is none of"
-        known = shown(map(repr, self.names))
+        class_names = abbreviate(map(repr, self.names))
         raise SourceError(
             f"{sample}: the label {name!r} {why} the {len(self.names)} classes of {self.where}"
-            f" ({known}). Correct the label or that table, or put a table with the right names"
-            " (classes.txt, a name on each line) beside the data."
+            f" ({class_names}). Correct the label or that table, or put a table with the right"
+            " names (classes.txt, a name on each line) beside the data."
         )
 
     def check(self, number: int, sample: str) -> None:
@@ -161,10 +161,10 @@ def is_numeral(text: str) -> bool:
     return _NUMERAL.fullmatch(text) is not None
 
 
-def shown(texts: Iterable[str], limit: int = MAX_SHOWN) -> str:
+def abbreviate(texts: Iterable[str], limit: int = MAX_LISTED) -> str:
     """The first of *texts*, for a message."""
-    some = list(texts)
-    return ", ".join(some[:limit]) + (", ..." if len(some) > limit else "")
+    items = list(texts)
+    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
 
 
 def read_label(value: object, sample: str) -> int | str | None:
@@ -279,30 +279,34 @@ class Labeller:
         name, appended = file_name_of(path)
         if not labels:
             wnid = appended or wnid_before(name)
-            class_name, name, basis = self._unsaid(folders, name, wnid)
+            class_name, name, basis = self._class_from_path(folders, name, wnid)
             return f"{class_name}/{name}", basis
         folder = folders[-1] if folders and is_wnid(folders[-1]) else ""
-        class_name, basis = self._said(labels, folder, sample)
+        class_name, basis = self._class_from_labels(labels, folder, sample)
         if class_name != UNLABELLED and not is_wnid(class_name):
             class_name = folder or appended or wnid_before(name) or class_name
         return f"{class_name}/{name}", basis
 
-    def _said(self, labels: Mapping[str, object], folder: str, sample: str) -> tuple[str, Basis]:
+    def _class_from_labels(
+        self, labels: Mapping[str, object], folder: str, sample: str
+    ) -> tuple[str, Basis]:
         """The class that all of *labels* say, and its basis: the number, if any of them is one."""
-        found = {word: self._class_of(label, sample) for word, label in labels.items()}
-        by = {word: basis.by for word, (_, basis) in found.items()}
-        if folder and "none" not in by.values():
-            found["its folder"], by["its folder"] = (folder, Basis("name", folder)), "name"
-        wnids = {word: name for word, (name, _) in found.items() if is_wnid(name)}
-        names = {w: name for w, (name, _) in found.items() if by[w] == "name" and w not in wnids}
-        numbers = {word: name for word, (name, _) in found.items() if by[word] == "number"}
-        none = {word: name for word, (name, _) in found.items() if by[word] == "none"}
-        for alike in (wnids, names, numbers):
-            _check_one(alike, labels, sample)
-        if none and len(none) < len(found):
+        classes = {word: self._class_of(label, sample) for word, label in labels.items()}
+        bases = {word: basis.by for word, (_, basis) in classes.items()}
+        if folder and "none" not in bases.values():
+            classes["its folder"], bases["its folder"] = (folder, Basis("name", folder)), "name"
+        wnids = {word: name for word, (name, _) in classes.items() if is_wnid(name)}
+        names = {
+            w: name for w, (name, _) in classes.items() if bases[w] == "name" and w not in wnids
+        }
+        numbers = {word: name for word, (name, _) in classes.items() if bases[word] == "number"}
+        unlabelled = {word: name for word, (name, _) in classes.items() if bases[word] == "none"}
+        for group in (wnids, names, numbers):
+            _check_one(group, labels, sample)
+        if unlabelled and len(unlabelled) < len(classes):
             raise _two_classes(labels, sample)
-        basis = found[next(iter(numbers or labels))][1]
-        return next(iter((wnids or names or numbers or none).values())), basis
+        basis = classes[next(iter(numbers or labels))][1]
+        return next(iter((wnids or names or numbers or unlabelled).values())), basis
 
     def _key_of_rules_1(self, path: str, labels: Mapping[str, object], sample: str) -> str:
         texts = (v.strip() if isinstance(v, str) else v for v in labels.values())
@@ -316,7 +320,9 @@ class Labeller:
             )
         return key
 
-    def _unsaid(self, folders: Sequence[str], name: str, wnid: str) -> tuple[str, str, Basis]:
+    def _class_from_path(
+        self, folders: Sequence[str], name: str, wnid: str
+    ) -> tuple[str, str, Basis]:
         """Class, name in the class, and basis of a sample without a label."""
         if self.options.recursive and folders:
             class_name, name = nested(folders, name, self.options.recursive)
@@ -337,7 +343,7 @@ class Labeller:
             return UNLABELLED, Basis("none")
         if isinstance(value, int):
             if table is None:
-                return str(value), Basis("number", value, text=_unusual(label, value))
+                return str(value), Basis("number", value, text=_unusual_text(label, value))
             table.check(value, sample)
             self._check_text(label, value, sample)
             return table.ids[value], Basis("number", value)
@@ -367,7 +373,7 @@ def _text_of(label: object) -> str:
     return clean_name(label.decode() if isinstance(label, bytes) else str(label))
 
 
-def _unusual(label: object, number: int) -> str:
+def _unusual_text(label: object, number: int) -> str:
     """Return the text of a label that is *number*, if it is written in another way; else empty."""
     if isinstance(label, int | float):
         return ""
@@ -381,8 +387,8 @@ def _check_one(names: Mapping[str, str], labels: Mapping[str, object], sample: s
 
 
 def _two_classes(labels: Mapping[str, object], sample: str) -> SourceError:
-    said = " and ".join(f"{word} says {_short(label)}" for word, label in labels.items())
-    return SourceError(f"{sample} has two classes: {said}. Correct what is wrong.")
+    claims = " and ".join(f"{word} says {_short(label)}" for word, label in labels.items())
+    return SourceError(f"{sample} has two classes: {claims}. Correct what is wrong.")
 
 
 def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]:
@@ -395,8 +401,8 @@ def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]
             the name, so that files of one name in several folders stay apart.
     """
     first = recursive == "first"
-    others = folders[1:] if first else folders[:-1]
-    return folder_class(folders[0 if first else -1]), "__".join([*others, name])
+    other_folders = folders[1:] if first else folders[:-1]
+    return folder_class(folders[0 if first else -1]), "__".join([*other_folders, name])
 
 
 def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
@@ -458,13 +464,13 @@ class Evidence:
         """Count files or folders that are no samples."""
         self.passed.setdefault(why, Seen(name)).count += count
 
-    def merge(self, other: "Evidence") -> None:
+    def merge(self, evidence: "Evidence") -> None:
         """Add what another part of the source said."""
-        for (name, basis), seen in other.seen.items():
+        for (name, basis), seen in evidence.seen.items():
             self.add_class(name, basis, seen.count, seen.first)
-        for why, seen in other.passed.items():
+        for why, seen in evidence.passed.items():
             self.pass_over(why, seen.first, seen.count)
-        self.notes += [note for note in other.notes if note not in self.notes]
+        self.notes += [note for note in evidence.notes if note not in self.notes]
 
     def encode(self) -> dict[bytes, bytes]:
         """As metadata of a listing's schema."""

@@ -29,11 +29,11 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
         Id -> its names with commas between them, of the first line of each id.
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
-    known = frozenset(ids)
-    tables = {separator: _split(lines, separator, known) for separator in SEPARATORS}
-    if known:
+    known_ids = frozenset(ids)
+    tables = {separator: _split(lines, separator, known_ids) for separator in SEPARATORS}
+    if known_ids:
         # The first of those that find as many ids: a tab is surer than a space.
-        return max(tables.values(), key=lambda table: len(known & table.keys()))
+        return max(tables.values(), key=lambda table: len(known_ids & table.keys()))
     wnids = parse_words(text)
     if wnids:
         return {wnid: names for wnid, names in wnids.items() if names}
@@ -104,8 +104,10 @@ def _from_json(text: str, where: str, key: str) -> list[str]:
 
 def _listed(line: str, ids: Collection[str]) -> str:
     cells = [line, *(_cells(line, separator, ids)[0] for separator in SEPARATORS)]
-    found = next((cell for one in cells if (cell := one.strip("\"' ")) in ids), None)
-    if found is not None:
-        return found
-    separator = next((one for one in "\t;," if one in line), " ")
+    matching_id = next(
+        (cell for candidate in cells if (cell := candidate.strip("\"' ")) in ids), None
+    )
+    if matching_id is not None:
+        return matching_id
+    separator = next((candidate for candidate in "\t;," if candidate in line), " ")
     return _cells(line, separator, ids)[0]

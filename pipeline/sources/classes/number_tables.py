@@ -58,13 +58,13 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
         return None
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(numbered) and (len(lines) > 1 or lines[0].startswith("0")):
-        lines = _counted([(int(match[1]), match[2]) for match in numbered if match], where)
-    pairs = [_named(line) for line in lines]
+        lines = _unnumbered([(int(match[1]), match[2]) for match in numbered if match], where)
+    pairs = [_name_and_words(line) for line in lines]
     words = tuple(words for _, words in pairs)
     return ClassTable(tuple(name for name, _ in pairs), where, words if any(words) else ())
 
 
-def _counted(pairs: list[tuple[int, str]], where: str) -> list[str]:
+def _unnumbered(pairs: list[tuple[int, str]], where: str) -> list[str]:
     """The names of lines that begin with their number."""
     for expected, (number, _) in enumerate(pairs):
         if number != expected:
@@ -76,7 +76,7 @@ def _counted(pairs: list[tuple[int, str]], where: str) -> list[str]:
     return [name for _, name in pairs]
 
 
-def _named(line: str) -> tuple[str, str]:
+def _name_and_words(line: str) -> tuple[str, str]:
     """Name and words of a line: the words behind a wnid, none behind another name."""
     return parse_words_line(line) or (line, "")
 

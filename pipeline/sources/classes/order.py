@@ -19,8 +19,8 @@ from pipeline.sources.classes.decision import (
     ClassTable,
     Evidence,
     Seen,
+    abbreviate,
     is_numeral,
-    shown,
 )
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.options import LISTING_RULES
@@ -61,11 +61,11 @@ class Classes:
 
     def shown(self) -> "Classes":
         """Return those alone that a sample is of."""
-        places = [i for i, name in enumerate(self.names) if name not in self.empty]
+        labels = [i for i, name in enumerate(self.names) if name not in self.empty]
         return Classes(
-            tuple(self.names[i] for i in places),
-            tuple(self.words[i] for i in places),
-            tuple(self.numbers[i] for i in places) if self.numbers else (),
+            tuple(self.names[i] for i in labels),
+            tuple(self.words[i] for i in labels),
+            tuple(self.numbers[i] for i in labels) if self.numbers else (),
         )
 
 
@@ -80,10 +80,12 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
         SourceError: What the samples say is ambiguous or contradicts itself.
     """
     if rules == 1:
-        sorted_names = sorted({n for said in splits.values() for n in _names_of(said)})
+        sorted_names = sorted(
+            {n for split_classes in splits.values() for n in _names_of(split_classes)}
+        )
         return Classes(tuple(sorted_names), _words(splits, sorted_names, None))
-    for split, said in splits.items():
-        _check_split(split, said.evidence)
+    for split, split_classes in splits.items():
+        _check_split(split, split_classes.evidence)
     table = _one_table(splits)
     numbers = _numbers(splits)
     _check_spellings(splits)
@@ -129,7 +131,10 @@ def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
 
 def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
     return {
-        name for said in splits.values() for name, _, seen in _labelled(said.evidence) if seen.count
+        name
+        for split_classes in splits.values()
+        for name, _, seen in _labelled(split_classes.evidence)
+        if seen.count
     }
 
 
@@ -141,7 +146,7 @@ def order_of(name: str) -> tuple[int, Fraction, bytes]:
 
 
 def _labelled(evidence: Evidence) -> Iterator[tuple[str, Basis, Seen]]:
-    return (one for one in evidence.items() if one[0] != UNLABELLED)
+    return (entry for entry in evidence.items() if entry[0] != UNLABELLED)
 
 
 def _check_split(split: str, evidence: Evidence) -> None:
@@ -154,18 +159,22 @@ def _check_split(split: str, evidence: Evidence) -> None:
             f" names, as of {first['name']!r}: expected one kind. Make all of them numbers or all"
             " of them names, or put a classes.txt (a name on each line) beside the data."
         )
-    label = next((first[by] for by in _LABELS if by in first), None)
-    other = next((first[by] for by in ("folder", "file name") if by in first), None)
-    if label is not None and other is not None:
+    from_label = next((first[by] for by in _LABELS if by in first), None)
+    from_path = next((first[by] for by in ("folder", "file name") if by in first), None)
+    if from_label is not None and from_path is not None:
         raise SourceError(
-            f"split {split!r}: {label!r} has a label, and {other!r} has none, only a folder or a"
-            " name: expected labels for all. Add the label that lacks; -1 stands for none."
+            f"split {split!r}: {from_label!r} has a label, and {from_path!r} has none, only a"
+            " folder or a name: expected labels for all. Add the label that lacks; -1 stands for"
+            " none."
         )
-    unsaid = next((seen.first for _, basis, seen in evidence.items() if basis.by == "unsaid"), None)
-    if label is None and other is not None and unsaid is not None:
+    unclassified = next(
+        (seen.first for _, basis, seen in evidence.items() if basis.by == "unsaid"), None
+    )
+    if from_label is None and from_path is not None and unclassified is not None:
         raise SourceError(
-            f"split {split!r}: {other!r} has a class by its folder or name, and {unsaid!r} lies in"
-            " no class folder: expected a class for all. Move it into one, or out of the source."
+            f"split {split!r}: {from_path!r} has a class by its folder or name, and"
+            f" {unclassified!r} lies in no class folder: expected a class for all. Move it into"
+            " one, or out of the source."
         )
     _check_one_to_one(split, evidence)
     _check_depths(split, evidence)
@@ -185,12 +194,12 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
                 f" {basis.value!r} (of {seen.first!r}): expected one. Correct the labels, or the"
                 " folders and file names that say another class."
             )
-        known, first = name_of.setdefault(basis.value, (name, seen.first))
-        if known != name:
+        first_name, first = name_of.setdefault(basis.value, (name, seen.first))
+        if first_name != name:
             raise SourceError(
-                f"split {split!r}: the label {basis.value!r} stands for two classes, {known!r} (of"
-                f" {first!r}) and {name!r} (of {seen.first!r}): expected one. Correct the labels,"
-                " or the folders and file names that say another class."
+                f"split {split!r}: the label {basis.value!r} stands for two classes,"
+                f" {first_name!r} (of {first!r}) and {name!r} (of {seen.first!r}): expected one."
+                " Correct the labels, or the folders and file names that say another class."
             )
 
 
@@ -201,25 +210,27 @@ def _check_depths(split: str, evidence: Evidence) -> None:
     for name, basis, seen in _labelled(evidence):
         if basis.by != "folder" or not basis.folder:
             continue
-        known = parents.setdefault(name, basis)
-        if known.folder != basis.folder and _spaced(known.folder) == _spaced(basis.folder):
+        first_basis = parents.setdefault(name, basis)
+        if first_basis.folder != basis.folder and _spaced(first_basis.folder) == _spaced(
+            basis.folder
+        ):
             raise SourceError(
-                f"split {split!r}: the folders {known.folder!a} and {basis.folder!a} have one name"
-                " in two compositions of its characters. Rename one of them."
+                f"split {split!r}: the folders {first_basis.folder!a} and {basis.folder!a} have"
+                " one name in two compositions of its characters. Rename one of them."
             )
-        if known.folder != basis.folder:
+        if first_basis.folder != basis.folder:
             raise SourceError(
-                f"split {split!r}: the class {name!r} comes from two folders, {known.folder!r} and"
-                f" {basis.folder!r}: expected one. Say which folder is the class with --recursive"
-                " first or --recursive last."
+                f"split {split!r}: the class {name!r} comes from two folders,"
+                f" {first_basis.folder!r} and {basis.folder!r}: expected one. Say which folder is"
+                " the class with --recursive first or --recursive last."
             )
         depths.setdefault(basis.folder.count("/"), f"{basis.folder}/{seen.first.partition('/')[2]}")
     if len(depths) > 1:
-        one, another = (depths[depth] for depth in sorted(depths)[:2])
+        first_path, second_path = (depths[depth] for depth in sorted(depths)[:2])
         raise SourceError(
-            f"split {split!r}: images lie at different depths, as {one!r} and {another!r}, so that"
-            " it cannot be told which folder is the class. Say it with --recursive first or"
-            " --recursive last."
+            f"split {split!r}: images lie at different depths, as {first_path!r} and"
+            f" {second_path!r}, so that it cannot be told which folder is the class. Say it with"
+            " --recursive first or --recursive last."
         )
 
 
@@ -232,16 +243,20 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
     folders = set(folder_of.values())
     if 1 < len(folders) < len(folder_of):
         raise SourceError(
-            f"split {split!r}: {len(folders)} folders ({shown(map(repr, sorted(folders)))}) hold"
-            f" images whose names begin with {len(folder_of)} wnids"
-            f" ({shown(sorted(folder_of))}): it cannot be told which of the two is the class. Add a"
-            " label, or say --recursive last for the folder."
+            f"split {split!r}: {len(folders)} folders ({abbreviate(map(repr, sorted(folders)))})"
+            f" hold images whose names begin with {len(folder_of)} wnids"
+            f" ({abbreviate(sorted(folder_of))}): it cannot be told which of the two is the"
+            " class. Add a label, or say --recursive last for the folder."
         )
 
 
 def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
     """The table of all splits, which must be one."""
-    tables = [(split, said.table) for split, said in splits.items() if _counts(said)]
+    tables = [
+        (split, split_classes.table)
+        for split, split_classes in splits.items()
+        if _counts(split_classes)
+    ]
     if not tables:
         return None
     first, table = tables[0]
@@ -257,32 +272,33 @@ def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
     return table
 
 
-def _counts(said: SplitClasses) -> bool:
-    return any(basis.by == "number" for _, basis, _ in _labelled(said.evidence))
+def _counts(split_classes: SplitClasses) -> bool:
+    return any(basis.by == "number" for _, basis, _ in _labelled(split_classes.evidence))
 
 
 def _table_text(table: ClassTable | None) -> str:
     if table is None:
         return "no table of names"
-    return f"{table.where} has {len(table.names)} ({shown(map(repr, table.names))})"
+    return f"{table.where} has {len(table.names)} ({abbreviate(map(repr, table.names))})"
 
 
 def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
     """Number -> class, over all splits."""
     numbers: dict[int, tuple[str, str]] = {}
     number_of: dict[str, tuple[int, str]] = {}
-    for split, said in splits.items():
-        for name, basis, _ in _labelled(said.evidence):
+    for split, split_classes in splits.items():
+        for name, basis, _ in _labelled(split_classes.evidence):
             if not isinstance(basis.value, int):
                 continue
-            known, first = numbers.setdefault(basis.value, (name, split))
+            first_name, first = numbers.setdefault(basis.value, (name, split))
             number, _ = number_of.setdefault(name, (basis.value, split))
-            if known != name or number != basis.value:
+            if first_name != name or number != basis.value:
                 raise SourceError(
-                    f"the number {basis.value} is the class {known!r} (number {number}) in split"
-                    f" {first!r} and {name!r} in split {split!r}: expected the same numbers in all"
-                    " splits. Put a classes.txt beside the data (the class of number 0 on its first"
-                    " line, and so on), prepare them into two stores, or correct one of them."
+                    f"the number {basis.value} is the class {first_name!r} (number {number}) in"
+                    f" split {first!r} and {name!r} in split {split!r}: expected the same numbers"
+                    " in all splits. Put a classes.txt beside the data (the class of number 0 on"
+                    " its first line, and so on), prepare them into two stores, or correct one of"
+                    " them."
                 )
     return {number: name for number, (name, _) in numbers.items()}
 
@@ -290,24 +306,28 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
 def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
     """Refuse one number that texts write in several ways: they may be codes of several classes."""
     text_of: dict[object, tuple[str, str]] = {}
-    for said in splits.values():
-        for _, basis, seen in _labelled(said.evidence):
+    for split_classes in splits.values():
+        for _, basis, seen in _labelled(split_classes.evidence):
             if basis.by != "number":
                 continue
             text = basis.text or str(basis.value)
-            known, first = text_of.setdefault(basis.value, (text, seen.first))
-            if known != text:
+            first_text, first = text_of.setdefault(basis.value, (text, seen.first))
+            if first_text != text:
                 raise SourceError(
-                    f"the labels {known!r} (of {first!r}) and {text!r} (of {seen.first!r}) are the"
-                    f" number {basis.value} written in two ways: one class or two? If they are one,"
-                    " write the label in one way everywhere, or put a classes.txt (the class of"
-                    " number 0 on its first line) beside the data; if they are two, give the"
-                    " classes names that are no numbers."
+                    f"the labels {first_text!r} (of {first!r}) and {text!r} (of {seen.first!r})"
+                    f" are the number {basis.value} written in two ways: one class or two? If"
+                    " they are one, write the label in one way everywhere, or put a classes.txt"
+                    " (the class of number 0 on its first line) beside the data; if they are two,"
+                    " give the classes names that are no numbers."
                 )
 
 
 def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
-    names = {name: None for said in splits.values() for name, _, _ in _labelled(said.evidence)}
+    names = {
+        name: None
+        for split_classes in splits.values()
+        for name, _, _ in _labelled(split_classes.evidence)
+    }
     if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
         raise SourceError(
             "a class is called '-1', beside classes that are numbers from 0 on, among which -1"
@@ -316,21 +336,21 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
         )
     numerals: dict[Fraction, str] = {}
     for name in filter(_WRITTEN_NUMBER.fullmatch, _own_names(splits)):
-        known = numerals.setdefault(Fraction(name), name)
-        if known != name:
+        first_name = numerals.setdefault(Fraction(name), name)
+        if first_name != name:
             raise SourceError(
-                f"the classes {known!r} and {name!r} are one number written in two ways. Rename one"
-                " of them: the same name if they are one class, names that are no numbers if they"
-                " are two."
+                f"the classes {first_name!r} and {name!r} are one number written in two ways."
+                " Rename one of them: the same name if they are one class, names that are no"
+                " numbers if they are two."
             )
     return list(names)
 
 
 def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
     """Yield the names of classes that no table of the source tells apart by number."""
-    for said in splits.values():
-        for name, basis, _ in _labelled(said.evidence):
-            if basis.by != "number" or said.table is None:
+    for split_classes in splits.values():
+        for name, basis, _ in _labelled(split_classes.evidence):
+            if basis.by != "number" or split_classes.table is None:
                 yield name
 
 
@@ -352,9 +372,9 @@ def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
     if not numbers or not without or all(map(is_wnid, [*names, *numbers.values()])):
         return
     raise SourceError(
-        f"{len(without)} classes have no number ({shown(map(repr, without))}), and"
-        f" {len(numbers)} have one ({shown(map(repr, numbers.values()))}): they cannot be put in"
-        " one order. Prepare the splits into two stores, or give all of them numbers."
+        f"{len(without)} classes have no number ({abbreviate(map(repr, without))}), and"
+        f" {len(numbers)} have one ({abbreviate(map(repr, numbers.values()))}): they cannot be"
+        " put in one order. Prepare the splits into two stores, or give all of them numbers."
     )
 
 
@@ -367,7 +387,7 @@ def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
         if len(names) < 2:
             continue
         spaced = len({_spaced(name) for name in names}) < len(names)
-        together = any(set(names) <= _names_of(said) for said in splits.values())
+        together = any(set(names) <= _names_of(split_classes) for split_classes in splits.values())
         if spaced or not together:
             raise SourceError(
                 f"the classes {' and '.join(map(ascii, names))} differ in"
@@ -377,8 +397,8 @@ def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
         yield f"the classes {' and '.join(map(repr, names))} differ in case alone"
 
 
-def _names_of(said: SplitClasses) -> set[str]:
-    return {name for name, _, _ in _labelled(said.evidence)}
+def _names_of(split_classes: SplitClasses) -> set[str]:
+    return {name for name, _, _ in _labelled(split_classes.evidence)}
 
 
 def _spaced(name: str) -> str:
@@ -393,9 +413,9 @@ def _words(
     splits: Mapping[str, SplitClasses], names: Sequence[str], table: ClassTable | None
 ) -> tuple[str, ...]:
     words: dict[str, str] = {}
-    for said in splits.values():
-        words = {**said.words, **words}
-        for name, basis, _ in _labelled(said.evidence):
+    for split_classes in splits.values():
+        words = {**split_classes.words, **words}
+        for name, basis, _ in _labelled(split_classes.evidence):
             if isinstance(basis.value, str) and basis.value != name:
                 words.setdefault(name, basis.value)
     for name, text in zip(names, _table_words(table), strict=False):

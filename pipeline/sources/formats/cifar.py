@@ -34,7 +34,7 @@ FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
 """What the archives that are handed out unpack to."""
 _REAL_BATCHES, _REAL_CASES = 5, 10_000  # of CIFAR-10
 _MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
-_BYTES = 3 * SIDE * SIDE
+_IMAGE_BYTES = 3 * SIDE * SIDE
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
 
 _LAYOUTS = {
@@ -82,7 +82,7 @@ class _Latin1:
         raise pickle.UnpicklingError("a text that is more than bytes")
 
 
-_KNOWN: dict[tuple[str, str], Any] = {
+_ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _Latin1,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
@@ -96,9 +96,9 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for arrays; nothing else has a name here."""
-        if (module, name) not in _KNOWN:
+        if (module, name) not in _ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _KNOWN[module, name]
+        return _ALLOWED_GLOBALS[module, name]
 
     def persistent_load(self, pid: object) -> Any:
         """Refuse what lies elsewhere."""
@@ -107,7 +107,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
     try:
-        found = _Unpickler(file, encoding="bytes").load()
+        batch = _Unpickler(file, encoding="bytes").load()
     except OSError:
         raise
     except Exception as e:  # a pickle can be wrong in any way
@@ -115,13 +115,13 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
             f"{where} is no batch of CIFAR ({type(e).__name__}: {e}): expected a pickle of arrays"
             " of bytes, lists and texts. Nothing in it was run. Fetch it again."
         ) from e
-    if not isinstance(found, dict):
+    if not isinstance(batch, dict):
         raise SourceError(f"{where} is no batch of CIFAR: expected a table of names.")
-    return found
+    return batch
 
 
 @dataclass(frozen=True)
-class Batches:
+class CifarBatches:
     """Where the batches lie: loose in a folder, or packed as they are handed out."""
 
     location: Location
@@ -152,7 +152,7 @@ class Batches:
         if not self.archive:
             return self.location.size(path)
         members = outline_of(self.location, self.archive).members
-        return next(one.num_bytes for one in members if one.name == self._member(path))
+        return next(member.num_bytes for member in members if member.name == self._member(path))
 
     def marks(self, paths: Iterable[str]) -> list[str]:
         """Texts that change when the batches do."""
@@ -177,14 +177,14 @@ class Batches:
         raise SourceError(f"{where} is not there, or too large for a batch. Download it again.")
 
 
-def _texts(found: dict[bytes, Any], name: bytes, where: str) -> list[str]:
-    values = found.get(name)
+def _texts(batch: dict[bytes, Any], name: bytes, where: str) -> list[str]:
+    values = batch.get(name)
     if not isinstance(values, list) or not all(isinstance(v, bytes | str) for v in values):
         raise SourceError(f"{where} has no {name.decode()}: expected a list of names.")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
 
 
-def _class_table(batches: Batches, path: str) -> ClassTable:
+def _class_table(batches: CifarBatches, path: str) -> ClassTable:
     names = _LAYOUTS[path][1]
     where = batches.full(path)
     return ClassTable(tuple(_texts(batches.load(path), names, where)), where)
@@ -195,7 +195,7 @@ class CifarBlock:
     """One file of pictures."""
 
     name: str
-    batches: Batches
+    batches: CifarBatches
     path: str
     table: str
     num_bytes: int
@@ -215,9 +215,9 @@ class CifarBlock:
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
         labeller = Labeller(classes, self.batches.location.options)
-        found = self.batches.load(self.path)
-        pixels = _pixels(found.get(b"data"), where)
-        numbers = found.get(labels)
+        batch = self.batches.load(self.path)
+        pixels = _pixels(batch.get(b"data"), where)
+        numbers = batch.get(labels)
         if (
             not isinstance(numbers, list)
             or len(numbers) != len(pixels)
@@ -236,9 +236,12 @@ class CifarBlock:
 
 def _pixels(array: object, where: str) -> NDArray[np.uint8]:
     """(n, 32, 32, 3) uint8 RGB, of the planes of red, green and blue that a batch holds."""
-    whole = isinstance(array, _Array) and array.shape == (len(array.data) // _BYTES, _BYTES)
-    if not isinstance(array, _Array) or not whole or len(array.data) % _BYTES:
-        raise SourceError(f"{where} has no data: expected an array of (n, {_BYTES}) bytes.")
+    has_whole_rows = isinstance(array, _Array) and array.shape == (
+        len(array.data) // _IMAGE_BYTES,
+        _IMAGE_BYTES,
+    )
+    if not isinstance(array, _Array) or not has_whole_rows or len(array.data) % _IMAGE_BYTES:
+        raise SourceError(f"{where} has no data: expected an array of (n, {_IMAGE_BYTES}) bytes.")
     planes = np.frombuffer(array.data, np.uint8).reshape(-1, 3, SIDE, SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
@@ -248,7 +251,7 @@ class CifarSource:
     """Pictures in CIFAR's batches."""
 
     kind: str
-    batches: Batches
+    batches: CifarBatches
     table: str
     paths: tuple[str, ...]
     access: Literal["random", "blocks"] = "blocks"
@@ -278,7 +281,9 @@ class CifarSource:
 
     def list(self, progress: object) -> pa.Table:
         """Not possible: a picture's bytes lie in three places."""
-        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(
+            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
+        )
 
     def blocks(self) -> Blocks:
         """The files.
@@ -306,7 +311,7 @@ class CifarSource:
             )
 
 
-def find_cifar(location: Location, wanted: str, named: bool) -> dict[str, CifarSource]:
+def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict[str, CifarSource]:
     """Find CIFAR's table of names and batches in *location*, in its folder there, or packed."""
     for batches in _candidates(location):
         files = batches.names()
@@ -316,31 +321,33 @@ def find_cifar(location: Location, wanted: str, named: bool) -> dict[str, CifarS
                 "Download cifar-10-python.tar.gz or cifar-100-python.tar.gz."
             )
         for table, (splits, _, _) in _LAYOUTS.items():
-            found = {
+            paths_of_split = {
                 split: tuple(name for name in files if _is_batch(name, start))
                 for split, start in splits.items()
             }
-            if table in files and any(found.values()):
+            if table in files and any(paths_of_split.values()):
                 return {
                     split: CifarSource("cifar", batches, table, paths)
-                    for split, paths in found.items()
+                    for split, paths in paths_of_split.items()
                     if paths
                 }
     return {}
 
 
-def _candidates(location: Location) -> Iterator[Batches]:
+def _candidates(location: Location) -> Iterator[CifarBatches]:
     """Where batches may lie: here, in the folder that an archive unpacks to, in an archive."""
     names = location.names()
     if not location.only:
-        yield Batches(location)
-        yield from (Batches(location.inside(name)) for name in names.folders if name in FOLDERS)
+        yield CifarBatches(location)
+        yield from (
+            CifarBatches(location.inside(name)) for name in names.folders if name in FOLDERS
+        )
     for name in names.files:
         may_be = location.only or name.lower().startswith("cifar-10")
         if may_be and container_of(location, name) in (TAR, ZIP):
             members = outline_of(location, name).names
             folders = {member.rpartition("/")[0] for member in members}
-            yield from (Batches(location, name, folder) for folder in sorted(folders))
+            yield from (CifarBatches(location, name, folder) for folder in sorted(folders))
 
 
 def _is_batch(name: str, start: str) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence, named_class, shown
+from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence, abbreviate, named_class
 from pipeline.sources.formats.folder import (
     check_one_folder,
     find_folders,
     split_folders,
-    unlike_any,
+    unique_fingerprint,
     walk,
 )
 from pipeline.sources.formats.random_access import RandomAccessSource
@@ -67,17 +67,17 @@ def flat_listing(
 class FlatFolder(RandomAccessSource):
     """Images in no class folders."""
 
-    refused: bool = False
+    needs_class_name: bool = False
     """Whether somebody must say first that they are of no class, or of one."""
 
     @property
     def class_name(self) -> str:
         """The class of all images."""
-        named = self.location.options.class_name
-        own = self.root.rpartition("/")[2]
-        if named:
-            return named_class(named)
-        return own if is_wnid(own) else UNLABELLED
+        option = self.location.options.class_name
+        folder_name = self.root.rpartition("/")[2]
+        if option:
+            return named_class(option)
+        return folder_name if is_wnid(folder_name) else UNLABELLED
 
     def _class_of(self, path: str) -> str:
         """The class of the file *path*: that of all, or the wnid that its name begins with."""
@@ -88,7 +88,7 @@ class FlatFolder(RandomAccessSource):
     def fingerprint(self) -> str:
         """Digest of the folders' times, which change when files come and go."""
         if self.location.remote:
-            return unlike_any()
+            return unique_fingerprint()
         paths = [path for path, _ in self._folders()]
         marks = [self.kind, self.root, *map(self.location.mark, paths)]
         return fingerprint_of(marks, self.location.options)
@@ -96,22 +96,22 @@ class FlatFolder(RandomAccessSource):
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into the folder once, and with `--recursive` into those in it."""
         self._check_table()
-        if self.refused and not all(map(wnid_before, self.location.sizes("").files)):
+        if self.needs_class_name and not all(map(wnid_before, self.location.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
                 " they are of no class, pass --class-name - (their label is -1); if all are of one,"
                 " pass its name with --class-name."
             )
-        found = Sizes([], [], [], Evidence())
+        all_sizes = Sizes([], [], [], Evidence())
         for path, sizes in self._folders():
-            found.passed.merge(sizes.passed)
-            found.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
-            found.num_bytes.extend(sizes.num_bytes)
-            found.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
+            all_sizes.passed.merge(sizes.passed)
+            all_sizes.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
+            all_sizes.num_bytes.extend(sizes.num_bytes)
+            all_sizes.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
         if not self.location.options.recursive:
-            self._check_folders(found)
+            self._check_folders(all_sizes)
         basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
-        return flat_listing(self.location, "", found, self._class_of, progress, basis)
+        return flat_listing(self.location, "", all_sizes, self._class_of, progress, basis)
 
     def _folders(self) -> Iterator[tuple[str, Sizes]]:
         if self.location.options.recursive:
@@ -135,43 +135,43 @@ class FlatFolder(RandomAccessSource):
                 " called by their classes, or pass --class-name - to take them without classes."
             )
 
-    def _check_folders(self, found: Sizes) -> None:
+    def _check_folders(self, all_sizes: Sizes) -> None:
         """Refuse images in folders beside those of the flat folder."""
-        for name in found.folders:
+        for name in all_sizes.folders:
             for path, sizes in walk(self.location, name):
-                found.passed.merge(sizes.passed)
+                all_sizes.passed.merge(sizes.passed)
                 if sizes.files:
                     raise SourceError(
                         f"{self.root} holds images, and {path!r} in it holds"
-                        f" {len(sizes.files):,} files ({shown(sorted(sizes.files), 3)}) that would"
-                        " be left out. Pass --recursive first to take all of them, or --ignore"
-                        f" {name!r}."
+                        f" {len(sizes.files):,} files ({abbreviate(sorted(sizes.files), 3)}) that"
+                        " would be left out. Pass --recursive first to take all of them, or"
+                        f" --ignore {name!r}."
                     )
 
 
-def find_flat(location: Location, wanted: str, named: bool) -> dict[str, FlatFolder]:
+def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[str, FlatFolder]:
     """Find images directly in *location*, or in its folders that are named as splits."""
     if location.only or location.options.rules == 1:
         return {}
-    fits = may_be_image if named else looks_like_image
+    fits = may_be_image if explicit else looks_like_image
     if any(map(fits, location.names().files)):
         return {"": FlatFolder("flat", location)}
-    labelled = find_folders(location, wanted, False)
+    labelled = find_folders(location, requested_split, False)
     one_class = bool(location.options.class_name)
-    found = {}
-    for split, names in split_folders(location, wanted).items():
+    sources = {}
+    for split, names in split_folders(location, requested_split).items():
         flat = [name for name in names if _is_flat(location.inside(name))]
         if not flat or split in labelled:
             continue
         check_one_folder(location, split, flat)
         # a test set that nobody labelled lies beside a labelled train set; it is taken if asked for
-        unlabelled = split == "test" == wanted and bool(labelled)
-        if one_class or unlabelled or not labelled or split == wanted:
-            refused = not one_class and not unlabelled
-            found[split] = FlatFolder("flat", location.inside(flat[0]), refused)
-    if not found and (one_class and location.options.recursive):
-        found[""] = FlatFolder("flat", location)
-    return found
+        unlabelled = split == "test" == requested_split and bool(labelled)
+        if one_class or unlabelled or not labelled or split == requested_split:
+            needs_class_name = not one_class and not unlabelled
+            sources[split] = FlatFolder("flat", location.inside(flat[0]), needs_class_name)
+    if not sources and (one_class and location.options.recursive):
+        sources[""] = FlatFolder("flat", location)
+    return sources
 
 
 def _is_flat(location: Location) -> bool:

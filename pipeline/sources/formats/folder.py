@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Basis, Evidence, folder_class, nested, shown
+from pipeline.sources.classes.decision import Basis, Evidence, abbreviate, folder_class, nested
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import (
@@ -37,7 +37,7 @@ _INNER = "images"
 _SLASH = pa.scalar("/", pa.large_string())
 
 
-class _Class(NamedTuple):
+class _ClassSamples(NamedTuple):
     """The samples of one class folder, or of one folder in it; keys that equal paths are sorted."""
 
     name: str
@@ -47,20 +47,20 @@ class _Class(NamedTuple):
     """None: the paths equal the keys."""
 
 
-def _samples_of(class_name: str, prefix: str, folder: str, sizes: Sizes) -> _Class:
+def _samples_of(class_name: str, prefix: str, folder: str, sizes: Sizes) -> _ClassSamples:
     """The files of *folder* as samples of a class; *prefix* goes before their names in keys."""
     names = string_array(sizes.files, f"in {folder}")
     order = pc.sort_indices(names)
     names = names.take(order)
     num_bytes = pa.array(sizes.num_bytes, pa.int64()).take(order)
-    named = names
+    key_names = names
     if prefix:
-        named = pc.binary_join_element_wise(_text(prefix), names, _text("__"))
-    key = pc.binary_join_element_wise(_text(class_name), named, _SLASH)
+        key_names = pc.binary_join_element_wise(_text(prefix), names, _text("__"))
+    key = pc.binary_join_element_wise(_text(class_name), key_names, _SLASH)
     if folder == class_name and not prefix:
-        return _Class(class_name, key, num_bytes, None)
+        return _ClassSamples(class_name, key, num_bytes, None)
     path = pc.binary_join_element_wise(_text(folder), names, _SLASH)
-    return _Class(class_name, key, num_bytes, path)
+    return _ClassSamples(class_name, key, num_bytes, path)
 
 
 def _text(text: str) -> pa.Scalar:
@@ -71,7 +71,7 @@ def _text(text: str) -> pa.Scalar:
 class FolderSource(RandomAccessSource):
     """A folder of class folders."""
 
-    beside: tuple[str, ...] = ()
+    outside_splits: tuple[str, ...] = ()
     """What lies beside this split's folder and belongs to no split."""
 
     def _classes(self) -> list[str]:
@@ -88,7 +88,7 @@ class FolderSource(RandomAccessSource):
         stores keep no times of folders, so there the fingerprint matches nothing, not even itself.
         """
         if self.location.remote:
-            return unlike_any()
+            return unique_fingerprint()
         folders = ["", *self._classes()]
         if self.location.options.recursive:
             folders = ["", *(path for name in folders[1:] for path, _ in walk(self.location, name))]
@@ -100,70 +100,82 @@ class FolderSource(RandomAccessSource):
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into every class folder once."""
-        evidence = self._look_beside()
+        evidence = self._check_top_folder()
         _check_links(self.location, self._classes())
-        found: list[_Class] = []
+        samples: list[_ClassSamples] = []
         folder_of: dict[str, str] = {}
         for folder, classes, passed in _each_class(self.location, self._classes()):
             evidence.merge(passed)
-            for one in classes:
+            for class_samples in classes:
                 if not self.location.options.recursive:
-                    _check_folder(folder_of, one.name, folder)
-                found.append(one)
-                first = one.key[0].as_py() if len(one.key) else ""
-                evidence.add_class(one.name, Basis("folder"), len(one.key), first)
-                progress(len(one.key))
-        _check_splits(self.location, found)
-        if not any(len(one.key) for one in found):
+                    _check_folder(folder_of, class_samples.name, folder)
+                samples.append(class_samples)
+                first = class_samples.key[0].as_py() if len(class_samples.key) else ""
+                evidence.add_class(
+                    class_samples.name, Basis("folder"), len(class_samples.key), first
+                )
+                progress(len(class_samples.key))
+        _check_splits(self.location, samples)
+        if not any(len(class_samples.key) for class_samples in samples):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
                 "the class folders (for ImageNet: the n######## folders), e.g. ILSVRC2012/train."
             )
         columns = {
-            "key": pa.chunked_array([one.key for one in found], pa.large_string()),
-            "num_bytes": pa.chunked_array([one.num_bytes for one in found], pa.int64()),
+            "key": pa.chunked_array(
+                [class_samples.key for class_samples in samples], pa.large_string()
+            ),
+            "num_bytes": pa.chunked_array(
+                [class_samples.num_bytes for class_samples in samples], pa.int64()
+            ),
         }
-        if any(one.path is not None for one in found):
-            paths = [one.key if one.path is None else one.path for one in found]
+        if any(class_samples.path is not None for class_samples in samples):
+            paths = [
+                class_samples.key if class_samples.path is None else class_samples.path
+                for class_samples in samples
+            ]
             columns["path"] = pa.chunked_array(paths, pa.large_string())
         return sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
 
-    def _look_beside(self) -> Evidence:
+    def _check_top_folder(self) -> Evidence:
         """What lies beside the class folders; images there have no class, and are refused."""
         evidence = Evidence()
         if self.location.options.rules == 1:
             return evidence
         top = self.location.names()
         evidence.merge(top.passed)
-        for name in self.beside:
+        for name in self.outside_splits:
             evidence.pass_over(BESIDE, name)
         images = [name for name in top.files if looks_like_image(name)]
         if images:
-            raise SourceError(_unsorted(self.location, images))
+            raise SourceError(_unsorted_text(self.location, images))
         _check_metadata(self.location, top.files)
         for name in filter(may_be_image, top.files):
             evidence.pass_over("files beside the class folders", name)
         return evidence
 
 
-def _unsorted(location: Location, images: list[str]) -> str:
-    some = f"{len(images):,} images of {location.root} lie in no class folder, beside those that do"
+def _unsorted_text(location: Location, images: list[str]) -> str:
+    summary = (
+        f"{len(images):,} images of {location.root} lie in no class folder, beside those that do"
+    )
     if all(map(is_val_image, images)):
         return (
-            f"{some} ({shown(images, 3)}): their sorting into class folders was broken off. Run it"
-            " to its end, or move all of them back into one flat folder."
+            f"{summary} ({abbreviate(images, 3)}): their sorting into class folders was broken"
+            " off. Run it to its end, or move all of them back into one flat folder."
         )
     return (
-        f"{some} ({shown(images, 3)}): their class cannot be told. Move them into class folders or"
-        f" elsewhere, or pass --ignore with a pattern of their names, such as {images[0]!r}."
+        f"{summary} ({abbreviate(images, 3)}): their class cannot be told. Move them into class"
+        " folders or elsewhere, or pass --ignore with a pattern of their names, such as"
+        f" {images[0]!r}."
     )
 
 
 def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> None:
-    known = folder_of.setdefault(class_name, folder)
-    if known != folder:
+    first_folder = folder_of.setdefault(class_name, folder)
+    if first_folder != folder:
         raise SourceError(
-            f"the class folders {known!a} and {folder!a} have one name in two"
+            f"the class folders {first_folder!a} and {folder!a} have one name in two"
             " compositions of its characters. Put their files into one folder."
         )
 
@@ -192,45 +204,46 @@ def _check_links(location: Location, folders: list[str]) -> None:
     folder_at = {
         os.path.realpath(location.full(name)): name for name in folders if name not in links
     }
-    above = f"{os.path.realpath(location.root)}/"
+    root_prefix = f"{os.path.realpath(location.root)}/"
     for name in links:
         real = os.path.realpath(location.full(name))
-        if above.startswith(f"{real.rstrip('/')}/"):
-            raise _leads_back(location.full(name), real)
-        known = folder_at.setdefault(real, name)
-        if known != name:
+        if root_prefix.startswith(f"{real.rstrip('/')}/"):
+            raise _link_cycle_error(location.full(name), real)
+        class_folder = folder_at.setdefault(real, name)
+        if class_folder != name:
             raise SourceError(
-                f"{location.full(name)!r} is a link to the folder of the class {known!r}, whose"
-                f" images would be of two classes. Delete the link, or pass --ignore {name!r}."
+                f"{location.full(name)!r} is a link to the folder of the class {class_folder!r},"
+                " whose images would be of two classes. Delete the link, or pass --ignore"
+                f" {name!r}."
             )
 
 
-def _check_splits(location: Location, found: list[_Class]) -> None:
+def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
     """Refuse to take what lies in folders of several splits for one split.
 
     Raises:
         SourceError: Naming the folder that holds them.
     """
     splits: dict[str, str] = {}
-    for one in found if location.options.recursive else ():
-        paths = one.key if one.path is None else one.path
+    for class_samples in samples if location.options.recursive else ():
+        paths = class_samples.key if class_samples.path is None else class_samples.path
         folders = paths[0].as_py().split("/")[:-1]
         first = location.options.recursive == "first"
         for depth in range(first, len(folders) - (not first)):
             if split := known_split(folders[depth]):
                 splits.setdefault(split, "/".join(folders[: depth + 1]))
     if len(splits) > 1:
-        above = {path.rpartition("/")[0] for path in splits.values()}
+        parents = {path.rpartition("/")[0] for path in splits.values()}
         cure = "Pass one of them as the source, with --split"
-        if len(above) == 1:
-            cure = f"Pass {location.full(above.pop())!r}, which holds them, as the source"
+        if len(parents) == 1:
+            cure = f"Pass {location.full(parents.pop())!r}, which holds them, as the source"
         raise SourceError(
-            f"{location.root} holds several splits ({shown(map(repr, splits.values()))}), which"
-            f" would become one. {cure}."
+            f"{location.root} holds several splits ({abbreviate(map(repr, splits.values()))}),"
+            f" which would become one. {cure}."
         )
 
 
-def unlike_any() -> str:
+def unique_fingerprint() -> str:
     """Return a fingerprint that matches nothing."""
     from uuid import uuid4
 
@@ -239,18 +252,18 @@ def unlike_any() -> str:
 
 def _each_class(
     location: Location, folders: list[str]
-) -> Iterator[tuple[str, list[_Class], Evidence]]:
+) -> Iterator[tuple[str, list[_ClassSamples], Evidence]]:
     """Yield (class folder, samples, what was passed over in it)."""
-    look = _list_nested if location.options.recursive else _list_class
+    list_class = _list_nested if location.options.recursive else _list_class
     if not location.remote:
         # one thread: more of them are slower, as they fight for the interpreter
-        yield from (look(location, name) for name in folders)
+        yield from (list_class(location, name) for name in folders)
         return
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:
-        yield from threads.map(lambda name: look(location, name), folders)
+        yield from threads.map(lambda name: list_class(location, name), folders)
 
 
-def _list_class(location: Location, folder: str) -> tuple[str, list[_Class], Evidence]:
+def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
     class_name = folder_class(folder, location.options)
     sizes, evidence = location.sizes(folder), Evidence()
     evidence.merge(sizes.passed)
@@ -265,8 +278,12 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_Class], Evi
     if location.options.rules > 1:
         for path in deeper:
             _check_deeper(location, folder, path, evidence)
-    if any(len(one.key) for one in classes):
-        return folder, [one for one in classes if len(one.key)], evidence
+    if any(len(class_samples.key) for class_samples in classes):
+        return (
+            folder,
+            [class_samples for class_samples in classes if len(class_samples.key)],
+            evidence,
+        )
     # an empty class folder is a class, which another split may have images of
     empty = not deeper and not evidence.passed and folder != _INNER and location.options.rules > 1
     if not empty:
@@ -298,7 +315,7 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
     evidence.pass_over(NO_IMAGES, path)
 
 
-def _list_nested(location: Location, folder: str) -> tuple[str, list[_Class], Evidence]:
+def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
     evidence, classes = Evidence(), []
     for path, sizes in walk(location, folder):
         evidence.merge(sizes.passed)
@@ -320,21 +337,21 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
     Raises:
         SourceError: A link leads back to a folder that it lies in.
     """
-    waiting = [(folder, _real_folders(location, folder))]
-    while waiting:
-        path, above = waiting.pop()
+    pending = [(folder, _real_parents(location, folder))]
+    while pending:
+        path, real_parents = pending.pop()
         if not location.remote:
             real = os.path.realpath(location.full(path))
-            if real in above:
-                raise _leads_back(location.full(path), real)
-            above |= {real}
+            if real in real_parents:
+                raise _link_cycle_error(location.full(path), real)
+            real_parents |= {real}
         sizes = location.sizes(path)
         yield path, sizes
         inner = (f"{path}/{name}" if path else name for name in sorted(sizes.folders, reverse=True))
-        waiting += [(name, above) for name in inner]
+        pending += [(name, real_parents) for name in inner]
 
 
-def _leads_back(path: str, real: str) -> SourceError:
+def _link_cycle_error(path: str, real: str) -> SourceError:
     """Say that *path* is a link to *real*, a folder that it lies in."""
     return SourceError(
         f"{path!r} is a link that leads back to a folder above it, {real!r}. Delete the link, or"
@@ -342,7 +359,7 @@ def _leads_back(path: str, real: str) -> SourceError:
     )
 
 
-def _real_folders(location: Location, folder: str) -> frozenset[str]:
+def _real_parents(location: Location, folder: str) -> frozenset[str]:
     """Return where the folders that *folder* lies in really are, from *location* on."""
     if location.remote or not folder:
         return frozenset()
@@ -354,11 +371,11 @@ def _real_folders(location: Location, folder: str) -> frozenset[str]:
 def holds_classes(location: Location) -> bool:
     """Say whether the folders of *location* look like class folders; one that does is enough."""
     if location.options.recursive:
-        return any(map(looks_like_image, _some_files(location)))
+        return any(map(looks_like_image, _nested_files(location)))
     return any(_class_folders(location))
 
 
-def _some_files(location: Location) -> Iterator[str]:
+def _nested_files(location: Location) -> Iterator[str]:
     """Names of files in the folders of *location*, at any depth."""
     for name in location.names().folders:
         for _, sizes in walk(location, name):
@@ -377,48 +394,54 @@ def _is_class(location: Location, name: str) -> bool:
     names = location.names(name)
     inner = location.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
-    some = [*names.files, *inner][:1000]
+    sample_names = [*names.files, *inner][:1000]
     # A flat val/ is no class; another folder is one, even where val images were dealt into it.
-    flat_val = split_in_name(name) != "" and any(map(is_val_image, some[:1]))
-    return any(map(fits, some)) and not flat_val
+    flat_val = split_in_name(name) != "" and any(map(is_val_image, sample_names[:1]))
+    return any(map(fits, sample_names)) and not flat_val
 
 
-def split_folders(location: Location, wanted: str) -> dict[str, list[str]]:
+def split_folders(location: Location, requested_split: str) -> dict[str, list[str]]:
     """Split -> the folders of *location* that are called so."""
-    found: dict[str, list[str]] = {}
+    folders_of_split: dict[str, list[str]] = {}
     for name in location.names().folders:
-        split = known_split(name, wanted)
+        split = known_split(name, requested_split)
         if split:
-            found.setdefault(split, []).append(name)
-    return found
+            folders_of_split.setdefault(split, []).append(name)
+    return folders_of_split
 
 
-def find_folders(location: Location, wanted: str, named: bool) -> dict[str, FolderSource]:
+def find_folders(
+    location: Location, requested_split: str, explicit: bool
+) -> dict[str, FolderSource]:
     """Find class folders at *location* or one level down, in folders named as splits."""
     if location.only or (location.options.class_name and location.options.recursive):
         return {}  # all images at any depth are of one class
-    splits = split_folders(location, wanted)
-    found = {}
+    splits = split_folders(location, requested_split)
+    sources = {}
     for split, names in splits.items():
-        fitting = [n for n in names if _is_split(location.inside(n), named)]
+        fitting = [n for n in names if _is_split(location.inside(n), explicit)]
         if fitting:
             check_one_folder(location, split, fitting)
-            found[split] = FolderSource("folder", location.inside(fitting[0]))
+            sources[split] = FolderSource("folder", location.inside(fitting[0]))
     if (
-        not found
-        and (named or not _is_half_sorted(location))
-        and (named or _has_classes(location, {n for names in splits.values() for n in names}))
+        not sources
+        and (explicit or not _is_half_sorted(location))
+        and (explicit or _has_classes(location, {n for names in splits.values() for n in names}))
     ):
-        found[""] = FolderSource("folder", location)
-        return found
-    beside = _beside(location, {source.root.rpartition("/")[2] for source in found.values()})
-    return {split: replace(source, beside=beside) for split, source in found.items()}
+        sources[""] = FolderSource("folder", location)
+        return sources
+    outside_splits = _outside_splits(
+        location, {source.root.rpartition("/")[2] for source in sources.values()}
+    )
+    return {
+        split: replace(source, outside_splits=outside_splits) for split, source in sources.items()
+    }
 
 
-def _is_split(inside: Location, named: bool) -> bool:
-    if not inside.names().folders or (not named and _is_half_sorted(inside)):
+def _is_split(location: Location, explicit: bool) -> bool:
+    if not location.names().folders or (not explicit and _is_half_sorted(location)):
         return False
-    return named or holds_classes(inside)
+    return explicit or holds_classes(location)
 
 
 def _is_half_sorted(location: Location) -> bool:
@@ -454,7 +477,7 @@ def check_one_folder(location: Location, split: str, names: list[str]) -> None:
         )
 
 
-def _beside(location: Location, splits: set[str]) -> tuple[str, ...]:
+def _outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
     """Images and folders beside the folders of splits, which belong to none of them."""
     top = location.names()
     folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))

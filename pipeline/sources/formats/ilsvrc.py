@@ -13,9 +13,9 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.layouts import ClassTar, Layout, Take, TarOfTars, row_of
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
-from pipeline.sources.archives.source import Part, TarSource, by_split
+from pipeline.sources.archives.source import TarPart, TarSource, by_split
 from pipeline.sources.archives.tar import Tar, stem_of
-from pipeline.sources.classes.decision import Basis, folder_class, shown
+from pipeline.sources.classes.decision import Basis, abbreviate, folder_class
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.formats.random_access import RandomAccessSource
@@ -87,38 +87,39 @@ class ValFolder(RandomAccessSource):
         Raises:
             SourceError: There are others, or a part of them was sorted into folders.
         """
-        found = self.location.sizes("")
+        all_sizes = self.location.sizes("")
         if self.location.options.rules > 1:
-            _refuse_sorted(self.location, found)
-        sizes = Sizes([], [], found.folders, found.passed)
-        others = []
-        for name, num_bytes in zip(found.files, found.num_bytes, strict=True):
+            _refuse_sorted(self.location, all_sizes)
+        sizes = Sizes([], [], all_sizes.folders, all_sizes.passed)
+        other_images = []
+        for name, num_bytes in zip(all_sizes.files, all_sizes.num_bytes, strict=True):
             if is_val_image(name):
                 sizes.files.append(name)
                 sizes.num_bytes.append(num_bytes)
             elif looks_like_image(name):
-                others.append(name)
+                other_images.append(name)
             else:
                 sizes.passed.pass_over("files that are no images of ILSVRC2012's val", name)
-        if others and self.location.options.rules > 1:
+        if other_images and self.location.options.rules > 1:
             raise SourceError(
-                f"{len(others):,} images of {self.root} are none of ILSVRC2012's val"
-                f" ({shown(sorted(others), 3)}): expected ILSVRC2012_val_00000001.JPEG and so on."
-                " Move them out of the folder, or pass --ignore with a pattern of their names."
+                f"{len(other_images):,} images of {self.root} are none of ILSVRC2012's val"
+                f" ({abbreviate(sorted(other_images), 3)}): expected ILSVRC2012_val_00000001.JPEG"
+                " and so on. Move them out of the folder, or pass --ignore with a pattern of"
+                " their names."
             )
         return sizes
 
 
-def _refuse_sorted(location: Location, found: Sizes) -> None:
+def _refuse_sorted(location: Location, sizes: Sizes) -> None:
     """Refuse a folder of val images of which a part lies in folders: it would be left out."""
-    for folder in found.folders:
+    for folder in sizes.folders:
         inside = location.sizes(folder)
         if inside.files:
             raise SourceError(
-                f"{location.root} is half sorted: {sum(map(is_val_image, found.files)):,} val"
+                f"{location.root} is half sorted: {sum(map(is_val_image, sizes.files)):,} val"
                 f" images lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
-                f" ({shown(sorted(inside.files), 3)}). Run the sorting to its end, or move all of"
-                " them back into the one folder."
+                f" ({abbreviate(sorted(inside.files), 3)}). Run the sorting to its end, or move"
+                " all of them back into the one folder."
             )
 
 
@@ -131,14 +132,16 @@ def _tars(location: Location, stem: str) -> list[str]:
     return [name for name in files if stem_of(name) == stem and _is_archive(location, name)]
 
 
-def find_train_tar(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_train_tar(
+    location: Location, requested_split: str, explicit: bool
+) -> dict[str, TarSource]:
     """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
     tars = {"train": _tars(location, TRAIN_STEM)}
     if not tars["train"]:
-        tars = by_split(location, lambda path: _may_hold_tars(location, path), wanted)
+        tars = by_split(location, lambda path: _may_hold_tars(location, path), requested_split)
         if location.only:  # one file holds what it holds, whatever it is called
             tars = {"": next(iter(tars.values()))} if tars else {}
-        if not named:
+        if not explicit:
             tars = {
                 split: paths
                 for split, paths in tars.items()
@@ -146,7 +149,9 @@ def find_train_tar(location: Location, wanted: str, named: bool) -> dict[str, Ta
             }
     return {
         split: TarSource(
-            "ilsvrc-tar", location, tuple(Part(path, TarOfTars(location.options)) for path in paths)
+            "ilsvrc-tar",
+            location,
+            tuple(TarPart(path, TarOfTars(location.options)) for path in paths),
         )
         for split, paths in tars.items()
     }
@@ -154,21 +159,25 @@ def find_train_tar(location: Location, wanted: str, named: bool) -> dict[str, Ta
 
 def _may_hold_tars(location: Location, path: str) -> bool:
     stem = stem_of(path)
-    own = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
-    return (location.only != "" or not own) and _is_archive(location, path)
+    has_own_kind = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
+    return (location.only != "" or not has_own_kind) and _is_archive(location, path)
 
 
-def find_class_tars(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_class_tars(
+    location: Location, requested_split: str, explicit: bool
+) -> dict[str, TarSource]:
     """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
 
     def fits(path: str) -> bool:
-        return (named or is_wnid(stem_of(path))) and _is_archive(location, path)
+        return (explicit or is_wnid(stem_of(path))) and _is_archive(location, path)
 
     return {
         split: TarSource(
-            "class-tars", location, tuple(Part(path, _class_tar(location, path)) for path in paths)
+            "class-tars",
+            location,
+            tuple(TarPart(path, _class_tar(location, path)) for path in paths),
         )
-        for split, paths in by_split(location, fits, wanted).items()
+        for split, paths in by_split(location, fits, requested_split).items()
     }
 
 
@@ -176,10 +185,12 @@ def _class_tar(location: Location, path: str) -> ClassTar:
     return ClassTar(folder_class(stem_of(path), location.options), location.options)
 
 
-def find_val(location: Location, wanted: str, named: bool) -> dict[str, TarSource | ValFolder]:
+def find_val(
+    location: Location, requested_split: str, explicit: bool
+) -> dict[str, TarSource | ValFolder]:
     """Find the val images: flat in *location* or its `val` folder, or in their tar."""
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
-    if one_class and not named and location.options.rules > 1:
+    if one_class and not explicit and location.options.rules > 1:
         return {}  # of a class that is known
     if any(map(is_val_image, location.names().files)):
         return {"": ValFolder("ilsvrc-val", location)}
@@ -187,20 +198,20 @@ def find_val(location: Location, wanted: str, named: bool) -> dict[str, TarSourc
         return {"val": ValFolder("ilsvrc-val", location.inside("val"))}
     tars = _tars(location, VAL_STEM)
     if not tars and location.only and _is_archive(location, location.only):
-        fits = named or outline_of(location, location.only).shape == VAL
+        fits = explicit or outline_of(location, location.only).shape == VAL
         tars = [location.only] if fits else []
     elif not tars and location.options.rules > 1:
-        some = by_split(location, lambda path: _may_hold_tars(location, path), wanted).get(
-            "val", []
-        )
-        tars = [path for path in some[:1] if outline_of(location, path).shape == VAL]
+        candidates = by_split(
+            location, lambda path: _may_hold_tars(location, path), requested_split
+        ).get("val", [])
+        tars = [path for path in candidates[:1] if outline_of(location, path).shape == VAL]
     if not tars:
         return {}
-    return {"val": TarSource("ilsvrc-val", location, (Part(tars[0], ValTar(location.root)),))}
+    return {"val": TarSource("ilsvrc-val", location, (TarPart(tars[0], ValTar(location.root)),))}
 
 
 def find_kaggle(
-    location: Location, wanted: str, named: bool
+    location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | ValFolder | FlatFolder]:
     """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
     inside = next((location.inside(path) for path in _KAGGLE if location.is_folder(path)), None)
@@ -208,15 +219,17 @@ def find_kaggle(
         if location.only or not location.root.endswith("/CLS-LOC"):
             return {}
         inside = location
-    found: dict[str, FolderSource | ValFolder | FlatFolder] = {}
+    sources: dict[str, FolderSource | ValFolder | FlatFolder] = {}
     folders = inside.names().folders
     if "train" in folders:
-        found["train"] = FolderSource("kaggle", inside.inside("train"))
+        sources["train"] = FolderSource("kaggle", inside.inside("train"))
     if "val" in folders:
         # some sort val into class folders, as most training scripts want it
         val = inside.inside("val")
         sorted_out = bool(val.names().folders)
-        found["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
-    if "test" in folders and wanted == "test":  # 100,000 images of no class: only if asked for
-        found["test"] = FlatFolder("kaggle", inside.inside("test"))
-    return found
+        sources["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
+    if (
+        "test" in folders and requested_split == "test"
+    ):  # 100,000 images of no class: only if asked for
+        sources["test"] = FlatFolder("kaggle", inside.inside("test"))
+    return sources

@@ -138,7 +138,9 @@ class LmdbSource:
 
     def list(self, progress: object) -> pa.Table:
         """Not possible: an image lies where the table's own pages say."""
-        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(
+            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
+        )
 
     def check(self) -> None:
         """Refuse tables whose values are no image files, such as Caffe's.
@@ -160,28 +162,28 @@ class LmdbSource:
     def _check_package(self) -> None:
         if importlib.util.find_spec("lmdb") is None:
             raise SourceError(
-                f"{self.location.shown} holds LMDBs, and the package lmdb is not installed: run"
-                " `make setup EXTRAS=lsun`."
+                f"{self.location.display_name} holds LMDBs, and the package lmdb is not"
+                " installed: run `make setup EXTRAS=lsun`."
             )
 
     def blocks(self) -> Blocks:
         """Of each table, the rows whose keys begin alike."""
         self._check_package()
-        found: Blocks = []
+        blocks: Blocks = []
         for class_name, folder in self.folders:
             where = self.location.full(folder)
             starts = list(_starts(where))
             each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
-            found += [
+            blocks += [
                 LmdbBlock(f"{class_name}-{start.hex()}", where, class_name, start, each)
                 for start in starts
             ]
-        return found
+        return blocks
 
 
 def _is_image(value: bytes) -> bool:
-    named = format_of(value)
-    return named is not None and named.kind in (DECODED, PICTURE)
+    file_format = format_of(value)
+    return file_format is not None and file_format.kind in (DECODED, PICTURE)
 
 
 def _starts(folder: str) -> Iterator[bytes]:
@@ -200,31 +202,34 @@ def _after(start: bytes) -> bytes | None:
     """The least key behind all that begin with *start*."""
     if len(start) < _START:
         return start + b"\0"
-    rest = start.rstrip(b"\xff")  # behind "K\xff..." comes "L", not "L\0"
-    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None
+    prefix = start.rstrip(b"\xff")  # behind "K\xff..." comes "L", not "L\0"
+    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
 
 
-def find_lmdbs(location: Location, wanted: str, named: bool) -> dict[str, LmdbSource]:
+def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict[str, LmdbSource]:
     """Find LMDBs: *location* itself, or folders in it."""
     if location.only or location.remote:
         return {}
     names = location.names()
-    found: dict[str, list[tuple[str, str]]] = {}
+    tables_of_split: dict[str, list[tuple[str, str]]] = {}
     if DATA in names.files:
-        class_name, split = _named(location.root.rpartition("/")[2], wanted)
-        found.setdefault(split, []).append((class_name, ""))
+        class_name, split = _class_and_split(location.root.rpartition("/")[2], requested_split)
+        tables_of_split.setdefault(split, []).append((class_name, ""))
     for folder in names.folders:
         if location.is_file(f"{folder}/{DATA}"):
-            class_name, split = _named(folder, wanted)
-            found.setdefault(split, []).append((class_name, folder))
-    return {split: LmdbSource("lsun", location, tuple(tables)) for split, tables in found.items()}
+            class_name, split = _class_and_split(folder, requested_split)
+            tables_of_split.setdefault(split, []).append((class_name, folder))
+    return {
+        split: LmdbSource("lsun", location, tuple(tables))
+        for split, tables in tables_of_split.items()
+    }
 
 
-def _named(folder: str, wanted: str) -> tuple[str, str]:
+def _class_and_split(folder: str, requested_split: str) -> tuple[str, str]:
     """Class and split that a table's name tells: `bedroom`, `train` of `bedroom_train_lmdb`."""
     stem = folder.removesuffix(_SUFFIX)
-    split = split_in_name(stem, wanted)
+    split = split_in_name(stem, requested_split)
     class_name, _, last = stem.rpartition("_")
-    if split and class_name and split_in_name(last, wanted):
+    if split and class_name and split_in_name(last, requested_split):
         return class_name, split
     return ("images" if split else stem or "images"), split

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.source import block_name, by_split, no_split_text, without_split
-from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Labeller, shown
+from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Labeller, abbreviate
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.keys import LABEL_WORDS, PARTIAL, known_split
 from pipeline.sources.listing import Row, bad_key, refused_key
@@ -79,9 +79,9 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
     Raises:
         SourceError: No column can hold the bytes of images, or a column that was named is none.
     """
-    old = options.rules == 1
-    image = _named(schema, where, options.image_column, "image") or _image_of(
-        schema, where, _IMAGE_OF_RULES_1 if old else _IMAGE
+    is_old = options.rules == 1
+    image = _checked_column(schema, where, options.image_column, "image") or _image_of(
+        schema, where, _IMAGE_OF_RULES_1 if is_old else _IMAGE
     )
     if not _bytes_in(schema, image):
         raise SourceError(
@@ -90,17 +90,21 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
             "or save the table with the images embedded."
         )
 
-    labels = [n for n in _ranked(schema, _LABEL_OF_RULES_1 if old else LABEL_WORDS) if n != image]
-    names = [name for name in _ranked(schema, _NAME) if name != image]
-    label = _named(schema, where, options.label_column, "label") or next(iter(labels), "")
-    if label and not old:
+    labels = [
+        n
+        for n in _columns_by_rank(schema, _LABEL_OF_RULES_1 if is_old else LABEL_WORDS)
+        if n != image
+    ]
+    names = [name for name in _columns_by_rank(schema, _NAME) if name != image]
+    label = _checked_column(schema, where, options.label_column, "label") or next(iter(labels), "")
+    if label and not is_old:
         _check_label(schema, label, where)
-    name = _named(schema, where, options.name_column, "name") or next(iter(names), "")
-    others = tuple(other for other in labels if other != label)
-    return Columns(image, name, label, _label_names(schema, label), others)
+    name = _checked_column(schema, where, options.name_column, "name") or next(iter(names), "")
+    other_labels = tuple(candidate for candidate in labels if candidate != label)
+    return Columns(image, name, label, _label_names(schema, label), other_labels)
 
 
-def _named(schema: pa.Schema, where: str, column: str, what: str) -> str:
+def _checked_column(schema: pa.Schema, where: str, column: str, role: str) -> str:
     """Return the column that an option names.
 
     Raises:
@@ -108,13 +112,13 @@ def _named(schema: pa.Schema, where: str, column: str, what: str) -> str:
     """
     if column and column not in schema.names:
         raise SourceError(
-            f"{where} has no column {column!r}, which --{what}-column names: it has "
+            f"{where} has no column {column!r}, which --{role}-column names: it has "
             f"{', '.join(map(repr, schema.names))}."
         )
     return column
 
 
-def _ranked(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
+def _columns_by_rank(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
     """Columns that are called as *words*, in their order; `.jpg` and `Image` are, too."""
     plain: dict[str, str] = {}
     for name in schema.names:
@@ -124,18 +128,22 @@ def _ranked(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
 
 
 def _image_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
-    image = next((name for name in _ranked(schema, words) if _bytes_in(schema, name)), "")
+    image = next((name for name in _columns_by_rank(schema, words) if _bytes_in(schema, name)), "")
     if image:
         return image
-    rest = [name for name in schema.names if _bytes_in(schema, name)]
-    if len(rest) == 1:
-        return str(rest[0])
-    some = f"several columns of bytes ({', '.join(map(repr, rest))})" if rest else "no such column"
-    held = ", ".join(f"{field.name!r}: {field.type}" for field in schema)
+    byte_columns = [name for name in schema.names if _bytes_in(schema, name)]
+    if len(byte_columns) == 1:
+        return str(byte_columns[0])
+    choices = (
+        f"several columns of bytes ({', '.join(map(repr, byte_columns))})"
+        if byte_columns
+        else "no such column"
+    )
+    all_columns = ", ".join(f"{field.name!r}: {field.type}" for field in schema)
     raise SourceError(
         f"{where} has no column of images: expected bytes, binary or struct<bytes, path>, called "
-        f"{', '.join(_IMAGE[:4])} or the like; it has {some} among {held}. Name the column with "
-        "--image-column."
+        f"{', '.join(_IMAGE[:4])} or the like; it has {choices} among {all_columns}. Name the"
+        " column with --image-column."
     )
 
 
@@ -210,7 +218,7 @@ class ParquetBlock:
         labeller = None
         for batch, columns in self.batches(images=True):
             if labeller is None:  # columns and table are the same for all batches of a file
-                table = _table(columns, self.location, self.where)
+                table = _class_table_of(columns, self.location, self.where)
                 labeller = Labeller(table, self.location.options)
             yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
             row += len(batch)
@@ -224,32 +232,32 @@ class ParquetBlock:
         row = self.first_row
         for batch, columns in self.batches(images=False):
             origin = _Origin(self.where, row)
-            said = list(_keys(_paths(batch, columns), batch, columns, labeller, origin))
-            for key, basis in said:
+            keys = list(_keys(_paths(batch, columns), batch, columns, labeller, origin))
+            for key, basis in keys:
                 evidence.add(key, basis)
-            bad = bad_key(pa.array([key for key, _ in said], pa.large_string()))
+            bad = bad_key(pa.array([key for key, _ in keys], pa.large_string()))
             if bad >= 0:
-                raise refused_key(said[bad][0], f"row {row + bad} of {self.where}")
+                raise refused_key(keys[bad][0], f"row {row + bad} of {self.where}")
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
         """The wanted columns. Apart from `samples`: an error of writing is none of reading."""
         with _reading_table(self.where), _open(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
-            wanted = columns.read(file.schema_arrow, images=images)
+            column_names = columns.read(file.schema_arrow, images=images)
             size = _BATCH_ROWS if images else _PREVIEW_ROWS
             for group in range(self.first, self.first + self.count):
-                if not wanted:
-                    yield _nothing_but_rows(file.metadata.row_group(group).num_rows), columns
+                if not column_names:
+                    yield _rows_without_columns(file.metadata.row_group(group).num_rows), columns
                     continue
                 batches = file.iter_batches(
-                    size, row_groups=[group], columns=wanted, use_threads=False
+                    size, row_groups=[group], columns=column_names, use_threads=False
                 )
                 for batch in batches:
                     yield batch, columns
 
 
-def _nothing_but_rows(num_rows: int) -> pa.RecordBatch:
+def _rows_without_columns(num_rows: int) -> pa.RecordBatch:
     """A batch of rows of which nothing is said."""
     return pa.record_batch([pa.nulls(num_rows)], ["nothing"])
 
@@ -267,7 +275,7 @@ class _Origin:
         return f"{stem}-{self.first_row + i:09d}"
 
 
-def _table(columns: Columns, location: Location, where: str) -> ClassTable | None:
+def _class_table_of(columns: Columns, location: Location, where: str) -> ClassTable | None:
     """The classes that the label counts: those of the schema, else of a table beside the file."""
     if columns.names:
         return ClassTable(columns.names, f"the column {columns.label!r} of {where}")
@@ -283,8 +291,8 @@ def _rows(
             f"{origin.where}: rows {origin.first_row} to {origin.first_row + len(batch) - 1} hold "
             "no bytes of images, only their names. Save the table with the bytes embedded."
         )
-    said = _keys(_paths(batch, columns), batch, columns, labeller, origin)
-    for image, (key, basis) in zip(images, said, strict=True):
+    keys = _keys(_paths(batch, columns), batch, columns, labeller, origin)
+    for image, (key, basis) in zip(images, keys, strict=True):
         data = bytes(image.as_buffer()) if image.is_valid else b""
         yield Row(key, len(data), put((data,)), basis=basis)
 
@@ -324,7 +332,7 @@ def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
     if columns.name:
         # a table's own column is nearer to its maker's intent, but it may have gaps
         outer = batch[columns.name].to_pylist()
-        paths = [path if named is None else named for path, named in zip(paths, outer, strict=True)]
+        paths = [path if name is None else name for path, name in zip(paths, outer, strict=True)]
     return paths
 
 
@@ -410,7 +418,7 @@ class ParquetSource:
         Raises:
             SourceError: Two files have other ones.
         """
-        tables = [_table_of(self.location, path) for path in self.paths]
+        tables = [_class_table_at(self.location, path) for path in self.paths]
         for path, table in zip(self.paths, tables, strict=True):
             if (table and table.names) != (tables[0] and tables[0].names):
                 raise SourceError(
@@ -431,14 +439,16 @@ class ParquetSource:
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Not possible: a Parquet file keeps no place for a single image."""
-        raise SourceError(f"{self.location.shown} is read in blocks; spool it, then list the spool")
+        raise SourceError(
+            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
+        )
 
     def blocks(self) -> Blocks:
         """Row groups, put together to blocks of a good size."""
         check_complete(self.location, self.paths)
-        found: Blocks = []
-        found += self._blocks()
-        return found
+        blocks: Blocks = []
+        blocks += self._blocks()
+        return blocks
 
     def _blocks(self) -> Iterator[ParquetBlock]:
         for path in self.paths:
@@ -449,10 +459,11 @@ class ParquetSource:
         path = self.paths[0]
         with _reading_table(self.location.full(path)), _open(self.location, path) as file:
             columns = columns_of(file.schema_arrow, self.location.full(path), self.location.options)
-        others = " or ".join(map(repr, columns.other_labels))
+        alternatives = " or ".join(map(repr, columns.other_labels))
         return (
             f"columns: images {columns.image!r}, labels {columns.label or None!r}"
-            f"{f' (--label-column for {others})' if others else ''}, names {columns.name or None!r}"
+            f"{f' (--label-column for {alternatives})' if alternatives else ''}, names"
+            f" {columns.name or None!r}"
         )
 
     def preview(self) -> Evidence:
@@ -469,10 +480,12 @@ class ParquetSource:
         return evidence
 
 
-def _table_of(location: Location, path: str) -> ClassTable | None:
+def _class_table_at(location: Location, path: str) -> ClassTable | None:
     where = location.full(path)
     with _reading_table(where), _open(location, path) as file:
-        return _table(columns_of(file.schema_arrow, where, location.options), location, where)
+        return _class_table_of(
+            columns_of(file.schema_arrow, where, location.options), location, where
+        )
 
 
 def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
@@ -514,35 +527,39 @@ _MAX_CONFIGURATIONS = 16
 """A folder of more is looked into no further: they may be classes, with a million files."""
 
 
-def find_parquet(location: Location, wanted: str, named: bool) -> dict[str, ParquetSource]:
+def find_parquet(
+    location: Location, requested_split: str, explicit: bool
+) -> dict[str, ParquetSource]:
     """Find `*.parquet` in *location*, its `data` folder, or folders named as splits.
 
     The Hub's own conversion has them in one folder more, called by the configuration: `default`.
     """
 
     def fits(path: str) -> bool:
-        return container_of(location, path) == PARQUET and (named or not _is_of_tar(location, path))
+        return container_of(location, path) == PARQUET and (
+            explicit or not _describes_shard(location, path)
+        )
 
-    found = by_split(location, fits, wanted)
+    paths_of_split = by_split(location, fits, requested_split)
     if location.only:
-        found = {"": next(iter(found.values()))} if found else {}
-    elif not found and location.options.rules > 1 and not location.remote:
-        configurations = _configurations(location, wanted)
+        paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
+    elif not paths_of_split and location.options.rules > 1 and not location.remote:
+        configurations = _configurations(location, requested_split)
         if len(configurations) > 1:
             raise SourceError(
                 f"{location.root} holds {len(configurations)} tables of one set"
-                f" ({shown(configurations)}). Pass the folder of one of them."
+                f" ({abbreviate(configurations)}). Pass the folder of one of them."
             )
         if configurations:
-            return find_parquet(location.inside(configurations[0]), wanted, named)
-    left_out = without_split(location, fits, wanted)
+            return find_parquet(location.inside(configurations[0]), requested_split, explicit)
+    left_out = without_split(location, fits, requested_split)
     return {
         split: ParquetSource("parquet", location, tuple(paths), left_out)
-        for split, paths in found.items()
+        for split, paths in paths_of_split.items()
     }
 
 
-def _is_of_tar(location: Location, path: str) -> bool:
+def _describes_shard(location: Location, path: str) -> bool:
     """Say whether a table is what img2dataset writes beside a shard: its texts, and no images."""
     folder, _, name = path.rpartition("/")
     return (
@@ -550,14 +567,16 @@ def _is_of_tar(location: Location, path: str) -> bool:
     )
 
 
-def _configurations(location: Location, wanted: str) -> list[str]:
+def _configurations(location: Location, requested_split: str) -> list[str]:
     """Folders of *location* that hold folders of splits with Parquet files."""
     folders = location.names().folders
-    found = []
+    configurations = []
     for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():
         inside = location.inside(name)
-        splits = [one for one in inside.names().folders if known_split(one, wanted)]
-        files = (f"{one}/{file}" for one in splits for file in inside.names(one).files[:1])
+        splits = [
+            folder for folder in inside.names().folders if known_split(folder, requested_split)
+        ]
+        files = (f"{folder}/{file}" for folder in splits for file in inside.names(folder).files[:1])
         if any(container_of(inside, path) == PARQUET for path in files):
-            found.append(name)
-    return found
+            configurations.append(name)
+    return configurations

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.archives.layouts import class_in
 from pipeline.sources.formats.flat import flat_listing
-from pipeline.sources.formats.folder import FolderSource, unlike_any
+from pipeline.sources.formats.folder import FolderSource, unique_fingerprint
 from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.location import Location, fingerprint_of
 from pipeline.sources.text_tables import parse_annotations
@@ -24,7 +24,7 @@ class AnnotatedFolder(RandomAccessSource):
     def fingerprint(self) -> str:
         """Digest of the times of the folder and its table."""
         if self.location.remote:
-            return unlike_any()
+            return unique_fingerprint()
         marks = [self.kind, self.root, *map(self.location.mark, (_IMAGES, ANNOTATIONS))]
         return fingerprint_of(marks, self.location.options)
 
@@ -43,7 +43,7 @@ class AnnotatedFolder(RandomAccessSource):
 
 
 def find_tiny(
-    location: Location, wanted: str, named: bool
+    location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | AnnotatedFolder]:
     """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone."""
     if "tiny-imagenet-200" in location.names().folders:
@@ -53,10 +53,10 @@ def find_tiny(
         return {"": _annotated(location)}
     if "val" not in top.folders or ANNOTATIONS not in location.names("val").files:
         return {}
-    found: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.inside("val"))}
+    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.inside("val"))}
     if "train" in top.folders:
-        found["train"] = FolderSource("tiny-imagenet", location.inside("train"))
-    return found
+        sources["train"] = FolderSource("tiny-imagenet", location.inside("train"))
+    return sources
 
 
 def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
@@ -66,14 +66,14 @@ def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
         SourceError: A part of it is flat still.
     """
     folders = val.names().folders
-    others = [name for name in folders if name != _IMAGES]
+    class_folders = [name for name in folders if name != _IMAGES]
     flat = val.names(_IMAGES).files if _IMAGES in folders else []
-    if not others or val.options.rules == 1:
+    if not class_folders or val.options.rules == 1:
         return AnnotatedFolder("tiny-imagenet", val)
     if flat:
         raise SourceError(
             f"{val.root} is half sorted: {len(flat):,} files are in {_IMAGES}, and there are"
-            f" {len(others):,} class folders. Sort all of it, or move all files back into"
+            f" {len(class_folders):,} class folders. Sort all of it, or move all files back into"
             f" {_IMAGES}."
         )
     return FolderSource("tiny-imagenet", val)

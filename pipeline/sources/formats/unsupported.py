@@ -33,9 +33,9 @@ _CRC_MASK = 0xA282EAD8
 def foreign_kind(location: Location, path: str) -> str:
     """Return which of `CONVERTED` the file *path* is; empty where it is none, or cannot be read."""
     name = path.rpartition("/")[2]
-    named = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
-    if named:
-        return named
+    kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
+    if kind_of_name:
+        return kind_of_name
     try:
         # a link that leads nowhere, or a pipe, on which a read would wait
         if not location.remote and not location.is_file(path):
@@ -61,18 +61,18 @@ def foreign_text(location: Location) -> str:
 
     Empty where there are none, so far as a short look tells.
     """
-    found: dict[str, list[str]] = {}
+    paths_of_kind: dict[str, list[str]] = {}
     for path in islice(_files(location), _MAX_FILES):
         if kind := foreign_kind(location, path):
-            found.setdefault(kind, []).append(path)
-    return " ".join(_text(kind, paths) for kind, paths in found.items())
+            paths_of_kind.setdefault(kind, []).append(path)
+    return " ".join(_text(kind, paths) for kind, paths in paths_of_kind.items())
 
 
 def _text(kind: str, paths: list[str]) -> str:
     phrase, cure = CONVERTED[kind]
     # without a number: not all files were looked at
-    others = ", and there are more" if len(paths) > 1 else ""
-    return f"{paths[0]!r} is {phrase}, which is not read{others}. {cure}"
+    more_text = ", and there are more" if len(paths) > 1 else ""
+    return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {cure}"
 
 
 def _files(location: Location) -> Iterator[str]:

@@ -26,10 +26,10 @@ from pipeline.sources.archives.outline import (
     outline_of,
     sample_name,
 )
-from pipeline.sources.archives.source import Part, TarSource, by_split, without_split
+from pipeline.sources.archives.source import TarPart, TarSource, by_split, without_split
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.trees import TreeTar
-from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, shown
+from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, abbreviate
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.clutter import folder_ground, name_ground
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
@@ -42,8 +42,8 @@ _MAX_TABLE_BYTES = 16 << 20
 _DIGIT = re.compile(r"[0-9]")
 _NUMBER = re.compile(rb"(\xef\xbb\xbf)?\s*[+-]?[0-9]+(\.[0-9]*)?\s*", re.ASCII)
 _MAX_NUMBER_BYTES = 64
-_NEITHER = "parts of samples that are neither image nor label"
-_NUMBERS = "texts of a number alone, which are no labels unless --label-column txt says so"
+_OTHER_PARTS = "parts of samples that are neither image nor label"
+_NUMBER_TEXTS = "texts of a number alone, which are no labels unless --label-column txt says so"
 _JSON_WORDS = ("wnid", "label", "cls")
 """All that a `.json` says under these must agree; of further words only one is asked."""
 
@@ -58,7 +58,7 @@ class _Sample:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-class _Apart:
+class _ScatteredSamples:
     """Members of samples that are not neighbours in their shard, until its end is reached.
 
     A tar that was sorted by suffix has all images first and all labels behind them; WebDataset's
@@ -72,32 +72,32 @@ class _Apart:
         self._where = where
         self._images: dict[str, list[_Sample]] = {}
         self._texts: dict[str, dict[str, str]] = {}
-        self._done: set[str] = set()
+        self._complete_names: set[str] = set()
         self.passed = Evidence()
         self.has_labels = False
         """Whether any sample of the shard says its class."""
-        self.texts = _Texts()
+        self.texts = _TextMembers()
 
-    def is_complete(self, sample: _Sample, named: str) -> bool:
+    def is_complete(self, sample: _Sample, label_name: str) -> bool:
         """Return True if *sample* has its image and its label; else keep what it has.
 
         Args:
             sample: Neighbours of one name.
-            named: What `--label-column` names; else empty.
+            label_name: What `--label-column` names; else empty.
 
         Raises:
             SourceError: The same part of a sample stands twice in the shard.
         """
-        if sample.image is not None and sample.texts and _says_class(sample.texts, named):
-            self._done.add(sample.name)
+        if sample.image is not None and sample.texts and _says_class(sample.texts, label_name):
+            self._complete_names.add(sample.name)
             return True
         if sample.image is not None:
             self._images.setdefault(sample.name, []).append(sample)
         elif sample.texts:
-            before = self._texts.setdefault(sample.name, {})
-            if before.keys() & sample.texts.keys():
-                raise self._twice(sample.name, "a label")
-            before.update(sample.texts)
+            texts = self._texts.setdefault(sample.name, {})
+            if texts.keys() & sample.texts.keys():
+                raise self._duplicate_error(sample.name, "a label")
+            texts.update(sample.texts)
         elif sample.name:
             self.passed.pass_over("samples without an image", sample.name)
         return False
@@ -111,9 +111,9 @@ class _Apart:
         for name, texts in self._texts.items():
             samples = self._images.get(name, [])
             if len(samples) > 1:
-                raise self._twice(name, "an image")
-            if name in self._done:
-                raise self._twice(name, "a label")
+                raise self._duplicate_error(name, "an image")
+            if name in self._complete_names:
+                raise self._duplicate_error(name, "a label")
             if not samples:
                 self.passed.pass_over("samples without an image", name)
             for sample in samples:
@@ -125,11 +125,11 @@ class _Apart:
         """Count what the shard holds beside samples."""
         if self.texts.count:
             may_be_labels = self.texts.are_numbers and not self.has_labels
-            ground = _NUMBERS if may_be_labels else _NEITHER
+            ground = _NUMBER_TEXTS if may_be_labels else _OTHER_PARTS
             self.passed.pass_over(ground, self.texts.first, self.texts.count)
         yield from each_passed(self.passed)
 
-    def _twice(self, name: str, part: str) -> SourceError:
+    def _duplicate_error(self, name: str, part: str) -> SourceError:
         return SourceError(
             f"{self._where}: the sample {name!r} has {part} in two places of the shard, not beside "
             "each other: which belong together cannot be told. Make the shard again with its "
@@ -138,7 +138,7 @@ class _Apart:
 
 
 @dataclass
-class _Texts:
+class _TextMembers:
     """The `.txt` members of a shard, which are captions, or else numbers that may be labels."""
 
     first: str = ""
@@ -156,64 +156,70 @@ class _Texts:
             self.are_numbers = _NUMBER.fullmatch(data) is not None
 
 
-def _says_class(texts: dict[str, str], named: str) -> bool:
+def _says_class(texts: dict[str, str], label_name: str) -> bool:
     """Return True if *texts*, the labels and tables of a sample, say its class."""
-    if any(not suffix.endswith("json") or suffix == named for suffix in texts):
+    if any(not suffix.endswith("json") or suffix == label_name for suffix in texts):
         return True
-    words = (named,) if named else LABEL_WORDS
-    return any(f'"{word}"' in text.lower() for text in texts.values() for word in words)
+    label_words = (label_name,) if label_name else LABEL_WORDS
+    return any(f'"{word}"' in text.lower() for text in texts.values() for word in label_words)
 
 
 @dataclass(frozen=True)
-class Shard(Layout):
+class WebDatasetShard(Layout):
     """A WebDataset shard; the order of its classes' numbers is told by a table near *root*."""
 
     root: str
     options: SourceOptions = DEFAULT_OPTIONS
+
+    def __repr__(self) -> str:
+        # A fingerprint holds this text: with another name, a spool would be streamed again.
+        return f"Shard(root={self.root!r}, options={self.options!r})"
 
     def rows(
         self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
     ) -> Iterator[Row | PassedOver]:
         """Yield one row for each sample that has an image."""
         sample = _Sample("")
-        apart = _Apart(tar.name)
+        scattered = _ScatteredSamples(tar.name)
         for member in tar.members(start, stop):
             name, suffix = sample_name(member.name)
             ground = self._ground(member.name)
             if ground:
-                apart.passed.pass_over(ground, member.name)
+                scattered.passed.pass_over(ground, member.name)
                 continue
             if name != sample.name:
-                if self._is_complete(sample, apart):
-                    yield self._finished(sample, tar, apart)
+                if self._is_complete(sample, scattered):
+                    yield self._row(sample, tar, scattered)
                 sample = _Sample(name)
             if not self._read(sample, member, suffix.lower(), tar, take):
-                self._leave(member, suffix.lower(), tar, apart)
-        if self._is_complete(sample, apart):
-            yield self._finished(sample, tar, apart)
-        for rejoined in apart.rejoined():
-            yield self._finished(rejoined, tar, apart)
-        self._check_named(apart, tar)
-        yield from apart.passed_over()
+                self._count_other_part(member, suffix.lower(), tar, scattered)
+        if self._is_complete(sample, scattered):
+            yield self._row(sample, tar, scattered)
+        for rejoined in scattered.rejoined():
+            yield self._row(rejoined, tar, scattered)
+        self._check_label_name(scattered, tar)
+        yield from scattered.passed_over()
 
-    def _leave(self, member: Member, suffix: str, tar: Tar, apart: _Apart) -> None:
+    def _count_other_part(
+        self, member: Member, suffix: str, tar: Tar, scattered: _ScatteredSamples
+    ) -> None:
         """Count a part of a sample that is neither its image nor its label."""
         if suffix == "txt" and self.options.rules > 1:
-            apart.texts.add(member, tar)
+            scattered.texts.add(member, tar)
         else:
-            apart.passed.pass_over(_NEITHER, member.name)
+            scattered.passed.pass_over(_OTHER_PARTS, member.name)
 
     @property
-    def _named(self) -> str:
+    def _label_name(self) -> str:
         """The suffix, or the word of `.json`, that `--label-column` names; else empty."""
         return self.options.label_column.lower().removeprefix(".")
 
-    def _check_named(self, apart: _Apart, tar: Tar) -> None:
-        if self._named and not apart.has_labels:
+    def _check_label_name(self, scattered: _ScatteredSamples, tar: Tar) -> None:
+        if self._label_name and not scattered.has_labels:
             raise SourceError(
                 f"{tar.name}: no sample has a label under {self.options.label_column!r}, which"
-                f" --label-column names: expected a member that ends in .{self._named}, or that"
-                " word in a .json. Name what the samples have, or leave the option away."
+                f" --label-column names: expected a member that ends in .{self._label_name}, or"
+                " that word in a .json. Name what the samples have, or leave the option away."
             )
 
     def _ground(self, path: str) -> str:
@@ -227,11 +233,11 @@ class Shard(Layout):
         grounds = (folder_ground(part, self.options) for part in folders if part not in (".", ".."))
         return next(filter(None, grounds), "") or name_ground(name, self.options) or unnamed
 
-    def _is_complete(self, sample: _Sample, apart: "_Apart") -> bool:
+    def _is_complete(self, sample: _Sample, scattered: _ScatteredSamples) -> bool:
         """Return True if neighbours are all of a sample; else keep them for the shard's end."""
         if self.options.rules == 1:
             return sample.image is not None
-        return apart.is_complete(sample, self._named)
+        return scattered.is_complete(sample, self._label_name)
 
     def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
         """Take in one member of *sample*; return False if it is neither its image nor its label."""
@@ -247,13 +253,13 @@ class Shard(Layout):
                 sample.offset = take(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
-        if self._named:  # then nothing else is asked
-            is_label = suffix == self._named
+        if self._label_name:  # then nothing else is asked
+            is_label = suffix == self._label_name
         if is_label or suffix == "json":
             sample.texts[suffix] = _text_of(member, tar)
         return is_label or suffix == "json"
 
-    def _finished(self, sample: _Sample, tar: Tar, apart: _Apart) -> Row:
+    def _row(self, sample: _Sample, tar: Tar, scattered: _ScatteredSamples) -> Row:
         image = sample.image
         assert image is not None, sample.name
         path = image.name
@@ -262,11 +268,11 @@ class Shard(Layout):
                 f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. "
                 "Make the shard again with the files themselves (tar --hard-dereference -h)."
             )
-        shown = f"{tar.name}: the sample {path!r}"
-        said = _labels_said(sample, tar.name, self.options.rules, self._named)
-        apart.has_labels |= bool(said)
-        labeller = Labeller(self.table if said else None, self.options)
-        key, basis = labeller.key(path, said, shown)
+        sample_text = f"{tar.name}: the sample {path!r}"
+        labels = _labels_of(sample, tar.name, self.options.rules, self._label_name)
+        scattered.has_labels |= bool(labels)
+        labeller = Labeller(self.table if labels else None, self.options)
+        key, basis = labeller.key(path, labels, sample_text)
         return Row(key, image.num_bytes, sample.offset, basis=basis)
 
     def own_name(self, path: str, number: int, name: str) -> str:
@@ -303,13 +309,13 @@ def _text_of(member: Member, tar: Tar) -> str:
         ) from e
 
 
-def _labels_said(sample: _Sample, where: str, rules: int, named: str) -> dict[str, Any]:
+def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict[str, Any]:
     """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
-    said: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
     for suffix, text in texts:
-        if not suffix.endswith("json") or suffix == named != "json":
-            said[f".{suffix}"] = text
+        if not suffix.endswith("json") or suffix == label_name != "json":
+            labels[f".{suffix}"] = text
             continue
         try:
             table = json.loads(text)
@@ -317,57 +323,68 @@ def _labels_said(sample: _Sample, where: str, rules: int, named: str) -> dict[st
             raise SourceError(
                 f"{where}: the .{suffix} of the sample {sample.name!r} is no JSON: {e}"
             ) from e
-        said |= _said_by(table, suffix, rules, named)
-    return said
+        labels |= _labels_in_json(table, suffix, rules, label_name)
+    return labels
 
 
-def _said_by(table: Any, suffix: str, rules: int, named: str) -> dict[str, Any]:
+def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dict[str, Any]:
     """Where the JSON *table* of a sample says its class -> what it says."""
     if not isinstance(table, dict):
         # `.label.json` may be no more than a number, and `.json` where it is named as the label
-        is_label = rules > 1 and (suffix != "json" or named == "json")
+        is_label = rules > 1 and (suffix != "json" or label_name == "json")
         return {f".{suffix}": table} if is_label else {}
-    said = {} if named else {word: table[word] for word in _JSON_WORDS if word in table}
-    if said or rules == 1:
-        return said
-    plain = {word.lower(): word for word in reversed(table)}
-    if named:
-        return {plain[named]: table[plain[named]]} if named in plain else {}
-    further = next((plain[word] for word in LABEL_WORDS if word in plain), None)
-    return {} if further is None else {further: table[further]}
+    labels = {} if label_name else {word: table[word] for word in _JSON_WORDS if word in table}
+    if labels or rules == 1:
+        return labels
+    word_of = {word.lower(): word for word in reversed(table)}
+    if label_name:
+        return {word_of[label_name]: table[word_of[label_name]]} if label_name in word_of else {}
+    label_word = next((word_of[word] for word in LABEL_WORDS if word in word_of), None)
+    return {} if label_word is None else {label_word: table[label_word]}
 
 
-def _fits(location: Location, path: str, named: bool) -> bool:
+def _fits(location: Location, path: str, explicit: bool) -> bool:
     stem = stem_of(path)
-    own = is_wnid(stem) or stem.startswith("ILSVRC2012_")
-    return (named or location.only != "" or not own) and container_of(location, path) in (TAR, ZIP)
+    has_own_kind = is_wnid(stem) or stem.startswith("ILSVRC2012_")
+    return (explicit or location.only != "" or not has_own_kind) and container_of(
+        location, path
+    ) in (TAR, ZIP)
 
 
-def _archives(location: Location, wanted: str, shape: str, named: bool) -> dict[str, list[str]]:
+def _archives(
+    location: Location, requested_split: str, shape: str, explicit: bool
+) -> dict[str, list[str]]:
     """The tars of *location* by split, if the first one of each split has this shape."""
-    found = by_split(location, lambda path: _fits(location, path, named), wanted)
+    paths_of_split = by_split(
+        location, lambda path: _fits(location, path, explicit), requested_split
+    )
     if location.only:  # one file holds what it holds, whatever it is called
-        found = {"": next(iter(found.values()))} if found else {}
-    if named:
-        return found
+        paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
+    if explicit:
+        return paths_of_split
     return {
         split: paths
-        for split, paths in found.items()
+        for split, paths in paths_of_split.items()
         if outline_of(location, paths[0]).shape == shape
     }
 
 
-def find_shards(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_shards(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *location*, in folders named as splits, or told by their names."""
-    left = without_split(location, lambda path: _fits(location, path, named), wanted)
-    found = _archives(location, wanted, SHARD, named)
-    if not named:
-        _check_names(location, found.get("", []))
+    left_out = without_split(
+        location, lambda path: _fits(location, path, explicit), requested_split
+    )
+    paths_of_split = _archives(location, requested_split, SHARD, explicit)
+    if not explicit:
+        _check_names(location, paths_of_split.get("", []))
     return {
         split: TarSource(
-            "webdataset", location, _parts(paths, Shard(location.root, location.options)), left
+            "webdataset",
+            location,
+            _parts(paths, WebDatasetShard(location.root, location.options)),
+            left_out,
         )
-        for split, paths in found.items()
+        for split, paths in paths_of_split.items()
     }
 
 
@@ -384,22 +401,24 @@ def _check_names(location: Location, paths: list[str]) -> None:
         return
     raise SourceError(
         f"{location.root} has {len(stems)} tars of images without labels"
-        f" ({shown(sorted(stems), 3)}): if each is a class, pass --source-kind class-tars; if"
+        f" ({abbreviate(sorted(stems), 3)}): if each is a class, pass --source-kind class-tars; if"
         " their images are of no class, pass --source-kind webdataset."
     )
 
 
-def _parts(paths: list[str], layout: Layout) -> tuple[Part, ...]:
-    return tuple(Part(path, layout) for path in paths)
+def _parts(paths: list[str], layout: Layout) -> tuple[TarPart, ...]:
+    return tuple(TarPart(path, layout) for path in paths)
 
 
-def find_trees(location: Location, wanted: str, named: bool) -> dict[str, TarSource]:
+def find_trees(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits."""
-    found: dict[str, TarSource] = {}
-    left = without_split(location, lambda path: _fits(location, path, named), wanted)
-    for split, paths in _archives(location, wanted, TREE, named).items():
+    sources: dict[str, TarSource] = {}
+    left_out = without_split(
+        location, lambda path: _fits(location, path, explicit), requested_split
+    )
+    for split, paths in _archives(location, requested_split, TREE, explicit).items():
         outline = outline_of(location, paths[0])
-        for inner in sorted(all_splits(location, paths[0], wanted)) or [""]:
+        for inner in sorted(all_splits(location, paths[0], requested_split)) or [""]:
             layout = TreeTar(
                 inner,
                 location.options,
@@ -408,5 +427,5 @@ def find_trees(location: Location, wanted: str, named: bool) -> dict[str, TarSou
                 outline.is_kaggle,
             )
             # a name may say `test-data`, and the folders in it know better
-            found[inner or split] = TarSource("tar", location, _parts(paths, layout), left)
-    return found
+            sources[inner or split] = TarSource("tar", location, _parts(paths, layout), left_out)
+    return sources
