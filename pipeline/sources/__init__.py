@@ -1,22 +1,18 @@
-"""What images there are, and how their bytes are read, wherever they lie.
+"""The sources of images: their detection, their listing, and the reading of their bytes.
 
-    open_source  detects what is there    listing  the Arrow table of samples
-    reader       bytes of one sample      spool    record files of what is streamed
-    folder, flat, tiny, ilsvrc, webdataset, parquet, cifar, lsun   the kinds
-    random_access   what kinds of folders share
-    archives, layouts, trees, outline   what kinds of tars share, and a look at one's members
-    series       which of numbered files are not there
-    foreign      data sets of other tools, which are not read
-    clutter      what is passed over      repeats  names that do not tell samples apart
-    naming       names of files           beside   tables of words and truth near the images
-    text_tables  how tables are read      name_tables   tables of names that people write
-    sorted_val   ILSVRC's val, sorted     options  what a person may say about a source
-    classes      which class a sample is  class_order   the classes of all splits, in order
-    class_tables tables that number them  place    a folder, local or not
-    magic        what first bytes say     containers   which files are archives
-    opening      opens an archive         compression  streams of gzip, bzip2, xz, zstd
-    tarfiles     walks a tar              tarheader   reads one header of it
-    zipfiles     walks a zip              remote   files behind fsspec, by byte range
+    location     a folder, local or remote     remote       files behind fsspec, by byte range
+    listing      the Arrow table of samples    reader       the bytes of one sample
+    spool        records of streamed sources   options      options, and listing rules
+    keys         names of samples and splits   repeats      unique names for repeated ones
+    clutter      files that are no samples     series       gaps in numbered files
+    magic        content by first bytes        text_tables  parsing of tables
+    metadata     tables near the images
+    classes/     decision (the class of a sample), order (the classes of all splits),
+                 name_tables and number_tables (tables of class names)
+    formats/     the kinds: folder, flat, tiny_imagenet, ilsvrc, webdataset, parquet, cifar, lsun;
+                 random_access (their base), sorted_val, unsupported (data sets of other tools)
+    archives/    detection, open, compression, tar, tar_header, zip; outline (the first members),
+                 layouts and trees (members as samples), source
 
 `docs/sources.md` says for each kind how its samples get their keys.
 """
@@ -42,41 +38,41 @@ if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
 
 
 class Source(Protocol):
-    """Images of one split."""
+    """The images of one split."""
 
     @property
     def kind(self) -> str:
-        """One of `SOURCE_KINDS`."""
+        """The kind of the source: one of `SOURCE_KINDS`."""
         ...
 
     @property
     def access(self) -> Literal["random", "blocks"]:
-        """Whether samples are read where they lie, or streamed into a spool first."""
+        """The way samples are read: "random" in place, "blocks" through a spool."""
         ...
 
     @property
     def root(self) -> str:
-        """Local folder or fsspec URL that the listing's paths are relative to."""
+        """The local folder or fsspec URL that the listing's paths are relative to."""
         ...
 
     def fingerprint(self) -> str:
-        """Cheap digest that changes when files are added or removed."""
+        """Return a cheap digest that changes when files are added or removed."""
         ...
 
     def words(self) -> dict[str, str]:
-        """Class -> words, as far as a table beside the images tells."""
+        """Return the words of each class that a table beside the images describes."""
         ...
 
     def class_table(self) -> "ClassTable | None":
-        """Return the classes that the samples' labels count, where the source has such a table."""
+        """Return the classes that the source numbers, if it has such a table."""
         ...
 
     def list(self, progress: Callable[[int], None]) -> "pa.Table":
-        """Listing (`pipeline.sources.listing`), for access "random"."""
+        """Return the listing (`pipeline.sources.listing`); only if the access is "random"."""
         ...
 
     def blocks(self) -> "Blocks":
-        """Parts to spool, for access "blocks"."""
+        """Return the parts to stream into a spool; only if the access is "blocks"."""
         ...
 
 
@@ -85,7 +81,7 @@ class Checked(Protocol):
     """A source that can be refused before it is listed."""
 
     def check(self) -> None:
-        """Refuse what cannot end well.
+        """Refuse a source that cannot be read to its end.
 
         Raises:
             SourceError: A table is missing, or a file is something else than its name says.
@@ -95,10 +91,10 @@ class Checked(Protocol):
 
 @runtime_checkable
 class Previewed(Protocol):
-    """A source that says what its images are without reading them."""
+    """A source whose labels and names can be read without its images."""
 
     def preview(self) -> "Evidence":
-        """Read what is said of all images.
+        """Read the labels and names of all images.
 
         Raises:
             SourceError: A label or a name cannot be used.
@@ -108,25 +104,28 @@ class Previewed(Protocol):
 
 @runtime_checkable
 class Remarked(Protocol):
-    """A source of which there is something to say before it is listed."""
+    """A source with remarks on it before it is listed."""
 
     def remarks(self) -> tuple[str, ...]:
-        """Say what lies beside it and is left out, or is not there: a sentence each."""
+        """Return one sentence for each thing beside the source that is left out, or is missing."""
         ...
 
 
 Find = Callable[[Location, str, bool], Mapping[str, Any]]
-"""(place, wanted split, named by the user) -> split -> `Source`; split '': all there is."""
+"""A finder: (location, requested split, is the kind explicit) -> split -> `Source`.
+
+The split '' stands for all that is there.
+"""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of source, for detection and messages."""
+    """A kind of source, for detection and messages."""
 
     name: str
     looks_for: str
     hides: tuple[str, ...] = ()
-    """Kinds that this one is a special case of."""
+    """The kinds that this one is a special case of."""
 
 
 _KINDS = (
@@ -155,9 +154,9 @@ _KINDS = (
 SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
 
 _ONE_CLASS = ("flat", "tar")
-"""Kinds whose images may all be of one class that a person names."""
+"""The kinds whose images may all be of one class, named with `--class-name`."""
 _NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "tar", "webdataset", "parquet")
-"""Kinds in which nested folders may tell the class."""
+"""The kinds in which nested folders may tell the class."""
 
 
 def _finders() -> dict[str, Find]:
@@ -194,16 +193,16 @@ def open_source(
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> Source:
-    """Find out what lies at *root* and open one split of it. Cheap: nothing is listed yet.
+    """Detect the kind of the source at *root* and open one split of it; nothing is listed yet.
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        split: Which split, where *root* holds several; any name where it is itself one.
-        kind: One of `SOURCE_KINDS`; None detects.
-        options: How it is read.
+        split: The split to open, where *root* holds several; any name if it is itself one.
+        kind: One of `SOURCE_KINDS`; None detects the kind.
+        options: The options by which it is read.
 
     Raises:
-        SourceError: Nothing is found there, or several kinds, or not this split.
+        SourceError: There is no source, several kinds of one, or not this split.
     """
     location = Location.at(root, options)
     split = split_named(split)
@@ -225,7 +224,7 @@ def open_source(
 
 
 def _check_options(location: Location, kind: str) -> None:
-    """Refuse what a kind of source does not know, rather than leave it out of account."""
+    """Refuse an option that has no effect on this kind of source."""
     options = location.options
     if options.class_name and kind not in _ONE_CLASS:
         raise SourceError(
@@ -254,10 +253,10 @@ def splits(
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> list[str]:
-    """Name the splits at *root*, sorted; none when *root* is itself one split.
+    """Return the splits at *root*, sorted; none if *root* is itself one split.
 
     Raises:
-        SourceError: Nothing is found there.
+        SourceError: There is no source.
     """
     location = Location.at(root, options)
     sources_of_kind = _find(location, "", kind)
@@ -271,10 +270,11 @@ def unlabelled_test(
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> str:
-    """Say what a flat test split at *root* holds, where `splits` names none; else nothing.
+    """Return a remark on the flat test split at *root* that `splits` does not name; else ''.
 
-    Nobody labelled it, and it may be large: it is prepared where `--split` names it. What would be
-    refused there is nothing to speak of here, and rules 1 know no samples without a class.
+    Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
+    text is empty for a source that would be refused, and under rules 1, which know no unlabelled
+    samples.
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
@@ -306,12 +306,12 @@ def check_split_name(
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> None:
-    """Refuse a split whose name is a known one misspelt, where the source tells no split.
+    """Refuse a misspelt name of a known split, where the source tells no split.
 
-    Such a source is one split of whatever name is passed, also of a wrong one.
+    Such a source is one split under any name that is passed, even a wrong one.
 
     Raises:
-        SourceError: With the name that may be meant.
+        SourceError: The name is misspelt; the message has the correct one.
     """
     meant = misspelt(split)
     if not meant:
@@ -327,7 +327,7 @@ def check_split_name(
 
 
 def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
-    """Kind -> split -> source, of the kinds that find anything."""
+    """Return kind -> split -> source, of the kinds that are detected at *location*."""
     if kind is not None and kind not in SOURCE_KINDS:
         raise SourceError(
             f"there is no source kind {kind!r}: expected one of {', '.join(SOURCE_KINDS)}."
@@ -348,7 +348,7 @@ def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping
 
 
 def _any_has_split(sources_of_kind: Mapping[str, Mapping[str, Any]], split: str) -> bool:
-    """Say whether any of the kinds has the split, or one of any name; '' is any split."""
+    """Return True if any of the kinds has the split, or one of any name; '' is any split."""
     split_names = {name for sources in sources_of_kind.values() for name in sources}
     return bool(split_names) and (not split or bool(split_names & {split, ""}))
 

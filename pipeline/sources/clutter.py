@@ -1,4 +1,4 @@
-"""Names that are no samples and no classes: what systems, editors and programs leave behind.
+"""The names that are no samples and no classes: what systems, editors and programs leave behind.
 
 What is passed over is counted by these grounds, so that nothing is left out without a word.
 """
@@ -41,7 +41,7 @@ _UNFINISHED_ENDS = (
 
 
 def folder_ground(name: str, options: SourceOptions) -> str:
-    """Say why a folder called *name* is passed over; empty where it is not."""
+    """Return the ground on which a folder called *name* is passed over; empty where it is not."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -52,7 +52,7 @@ def folder_ground(name: str, options: SourceOptions) -> str:
 
 
 def file_ground(name: str, options: SourceOptions) -> str:
-    """Say why a file called *name* is no sample; empty where it may be one."""
+    """Return the ground on which a file called *name* is no sample; empty where it may be one."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -63,7 +63,7 @@ def file_ground(name: str, options: SourceOptions) -> str:
 
 
 def name_ground(name: str, options: SourceOptions) -> str:
-    """Say why a file called *name* is neither a sample nor a table nor an archive; else empty."""
+    """Return the ground on which a file is no sample, table or archive; else an empty text."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -72,14 +72,14 @@ def name_ground(name: str, options: SourceOptions) -> str:
 
 
 def member_ground(path: str, options: SourceOptions) -> str:
-    """Say why the member *path* of an archive is no sample; empty where it may be one."""
+    """Return the ground on which an archive's member *path* is no sample; else an empty text."""
     *folders, name = path.split("/")
     grounds = (folder_ground(part, options) for part in folders if part not in (".", ".."))
     return next(filter(None, grounds), "") or file_ground(name, options)
 
 
 def left_behind(name: str) -> str:
-    """Say what left a file called *name* behind, where its name tells; empty where it does not."""
+    """Return the ground for a file that a system or program left behind; empty for other names."""
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):
         return SYSTEM

@@ -1,4 +1,4 @@
-"""How samples are named: which file may be an image, which split it is in.
+"""The names of samples: which file may be an image, which split it is in.
 
 A key is `<class>/<file name>`. Which class it is of, `pipeline.sources.classes.decision` decides
 for every kind of source, so that one set of images has one set of keys.
@@ -18,10 +18,10 @@ LABEL_WORDS = (
     *("wnid", "label", "cls", "class", "labels", "class_name", "label_name", "fine_label"),
     *("fine_labels", "target", "category", "coarse_label"),
 )
-"""What a column, or a word in JSON, is called that says the class; the surest first."""
+"""The names of a column, or of a key in JSON, that holds the class; the surest first."""
 
 PARTIAL = "partial-"
-"""Begins the name of a folder in which the Hub has a part of a split alone."""
+"""The beginning of a folder's name in which the Hub has only a part of a split."""
 _PART = re.compile(r"-part[0-9]+\Z", re.ASCII)
 _IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
 _NON_IMAGES = (
@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
 
 
 def is_wnid(text: str) -> bool:
-    """Say whether *text* is a WordNet id, such as n01440764."""
+    """Return True if *text* is a WordNet id, such as n01440764."""
     return _WNID.fullmatch(text) is not None
 
 
@@ -47,12 +47,12 @@ def _suffix(name: str) -> str:
 
 
 def may_be_image(name: str) -> bool:
-    """Say whether a file of a class folder counts as a sample: an image may be called anything."""
+    """Return True if a file of a class folder counts as a sample: an image may have any name."""
     return name[:1] != "." and _suffix(name) not in _NON_IMAGE_SUFFIXES
 
 
 def looks_like_image(name: str) -> bool:
-    """Say whether *name* ends as the names of images do."""
+    """Return True if *name* ends as the names of images do."""
     return name[:1] != "." and _suffix(name) in IMAGE_SUFFIXES
 
 
@@ -125,14 +125,14 @@ def split_in_name(name: str, requested_split: str = "") -> str:
 
 
 def file_name_of(path: str) -> tuple[str, str]:
-    """Last part of *path* as the source's own name has it, and the wnid the Hub appended to it."""
+    """Return the file name in *path* without the wnid that the Hub appended, and that wnid."""
     name = path.rpartition("/")[2]
     hub = _HUB_NAME.fullmatch(name)
     return (hub[1] + hub[3], hub[2]) if hub else (name, "")
 
 
 def folders_of(path: str) -> list[str]:
-    """Folders of *path*, without a last one called `images`."""
+    """Return the folders of *path*, without a last one called `images`."""
     folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
     if folders and folders[-1] == "images":
         folders.pop()
@@ -158,7 +158,7 @@ def label_name(label: int | str | None, names: Sequence[str]) -> str:
 
 
 def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ()) -> str:
-    """Key under listing rules 1, by which older stores were made; empty: nothing tells its class.
+    """Return the key under listing rules 1, of older stores; empty: nothing tells the class.
 
     Args:
         path: Name with folders, as the archive or table has it.

@@ -1,4 +1,4 @@
-"""What a source holds, as one Arrow table sorted by key.
+"""The listing of a source: one Arrow table of its samples, sorted by key.
 
     key        large_string   `<class>/<file name>`, canonical; sorted by its UTF-8 bytes
     num_bytes  int64          size of the sample
@@ -27,24 +27,24 @@ _BAD_KEY = r"^[^/]*$|^/|/$|/[^/]*/|[\t\n\r\x00]|(^|/)\.\.?(/|$)"
 
 
 class Row(NamedTuple):
-    """One sample as a source finds it."""
+    """A sample as a source lists it."""
 
     key: str
     num_bytes: int
     offset: int
     same_as: str = ""
-    """Key of the sample whose bytes this one shares (a link in a tar); then the rest is 0."""
+    """The key of the sample whose bytes this one shares (a link in a tar); sizes are then 0."""
     basis: Basis = Basis("folder")
-    """On what its class rests."""
+    """The basis of its class."""
 
 
 class PassedOver(NamedTuple):
     """A file of a source that is no sample, or several on one ground."""
 
     why: str
-    """In words, for a line that counts them."""
+    """The ground in words, for a line that counts such files."""
     name: str
-    """Of the first of them."""
+    """The name of the first such file."""
     how_many: int = 1
 
 
@@ -55,7 +55,7 @@ def each_passed(evidence: Evidence) -> Iterator[PassedOver]:
 
 
 class ListingBuilder:
-    """Collects samples file by file into Arrow columns; only the newest few are Python objects."""
+    """A builder of Arrow columns, file by file; only the newest few samples are Python objects."""
 
     def __init__(self) -> None:
         self._tables: list[pa.Table] = []
@@ -66,7 +66,7 @@ class ListingBuilder:
     def collect(
         self, path: str, rows: Iterable[Row | PassedOver], progress: Callable[[int], None]
     ) -> None:
-        """Append the samples of the file *path*, telling *progress* how many came."""
+        """Append the samples of the file *path*, and call *progress* with their numbers."""
         self._paths.append(path)
         batch: list[Row] = []
         for row in rows:
@@ -97,7 +97,7 @@ class ListingBuilder:
         self._tables.append(pa.table(columns, ["key", "num_bytes", "path", "offset"]))
 
     def finish(self) -> pa.Table:
-        """All samples as one table with dictionary paths, in the order they came; unsorted.
+        """Return all samples as one unsorted table with dictionary paths, in the order they came.
 
         The metadata of its schema say on what their classes rest (`Evidence`).
         """
@@ -119,7 +119,7 @@ class ListingBuilder:
         return table.replace_schema_metadata(self._evidence.encode())
 
     def _linked(self, table: pa.Table) -> pa.Table:
-        """The rows of the links: their own keys, the bytes of what they stand for."""
+        """Return the rows of the links: their own keys, and the bytes of their targets."""
         keys = [key for key, _ in self._links]
         targets = _resolved(dict(self._links))
         target_rows = pc.index_in(string_array(targets, "as a link"), table["key"])
@@ -147,7 +147,7 @@ def _resolved(links: dict[str, str]) -> list[str]:
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
-    """(len(names),) large_string.
+    """Return *names* as an array, (len(names),) large_string.
 
     Raises:
         SourceError: A name is not valid UTF-8, so it cannot be written down.
@@ -172,14 +172,14 @@ def _is_utf8(name: str) -> bool:
 def sort_listing(
     table: pa.Table, describe_row: Callable[[pa.Table, int], str] | None = None
 ) -> pa.Table:
-    """Sort by key, bytewise, and refuse keys that cannot stand: odd ones, and two alike.
+    """Sort *table* by key, bytewise, and refuse invalid and duplicate keys.
 
     Args:
-        table: Columns as in the module's docstring, in any order of rows.
-        describe_row: Says for a message where a row's bytes lie (default: `row_position`).
+        table: The columns of the module's docstring, with rows in any order.
+        describe_row: A function that describes a row in a message (default: `row_position`).
 
     Returns:
-        One chunk a column, so that slices of it cost nothing.
+        The sorted table, with one chunk a column, so that slices of it cost nothing.
 
     Raises:
         SourceError: A key is not `<class>/<file name>`, or two samples have the same key.
@@ -203,7 +203,7 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _increases(column: pa.ChunkedArray) -> bool:
-    """Say whether each key is greater than the one before."""
+    """Return True if each key is greater than the one before."""
     keys = _one_chunk(column)
     for start in range(0, max(len(keys) - 1, 0), SLICE_ROWS):
         stop = min(start + SLICE_ROWS, len(keys) - 1)
@@ -214,13 +214,13 @@ def _increases(column: pa.ChunkedArray) -> bool:
 
 
 def bad_key(keys: pa.Array | pa.ChunkedArray) -> int:
-    """Return the first of *keys* that cannot stand, by its number; -1 where all can."""
+    """Return the number of the first invalid key among *keys*; -1 if all are valid."""
     bad = pc.match_substring_regex(keys, _BAD_KEY)
     return int(pc.index(bad, True).as_py())
 
 
 def refused_key(key: str, where: str) -> SourceError:
-    """Say why *key*, of the sample at *where*, cannot stand."""
+    """Return the error for the invalid *key* of the sample at *where*."""
     return SourceError(
         f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "
         "slash, no tab or line break, and neither part '.' or '..'. Rename it."
@@ -245,7 +245,7 @@ def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], s
 
 
 def row_position(table: pa.Table, row: int) -> str:
-    """Where the bytes of *row* lie, for a message."""
+    """Return the file and offset of the bytes of *row*, for a message."""
     columns = table.column_names
     path = table["path" if "path" in columns else "key"][row].as_py()
     at = f" at byte {table['offset'][row].as_py()}" if "offset" in columns else ""
@@ -253,7 +253,7 @@ def row_position(table: pa.Table, row: int) -> str:
 
 
 def listing_digest(listing: pa.Table) -> str:
-    r"""sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
+    r"""Return sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
 
     Those are the lines in bytewise order of the keys, so anybody can make the digest with `sort`
     and `sha256sum`. It knows no paths and no times: a folder and a tar of it have the same one.

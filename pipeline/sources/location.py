@@ -32,12 +32,12 @@ _ARCHIVES = (
 
 
 class Names(NamedTuple):
-    """What lies directly in one folder, each list sorted, without what is hidden or a system's."""
+    """The entries of one folder, each list sorted, without those that are hidden or a system's."""
 
     files: list[str]
     folders: list[str]
     passed: Evidence
-    """What was passed over, on which grounds (`pipeline.sources.clutter`)."""
+    """The entries that were passed over, by ground (`pipeline.sources.clutter`)."""
 
 
 class Sizes(NamedTuple):
@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
     num_bytes: list[int]
     folders: list[str]
     passed: Evidence
-    """What was passed over, on which grounds."""
+    """The entries that were passed over, by ground."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Location:
     """A folder, and optionally the single file of it that was named as the source."""
 
     root: str
-    """Absolute local path, or an fsspec URL; no slash at the end."""
+    """The absolute local path, or an fsspec URL; no slash at the end."""
     only: str = ""
     """Name of the one file that is the source; empty: all of the folder."""
     options: SourceOptions = DEFAULT_OPTIONS
-    """How what lies here is read."""
+    """The options by which the files here are read."""
     _names_cache: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -70,7 +70,7 @@ class Location:
     def at(
         cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS
     ) -> "Location":
-        """Look where *root* points: to a folder or to a single file."""
+        """Return the location of *root*, which is a folder or a single file."""
         text = os.fspath(root).removeprefix("file://")
         if is_url(text):
             location = cls(text.rstrip("/"), "", options)
@@ -91,12 +91,12 @@ class Location:
 
     @property
     def remote(self) -> bool:
-        """Whether this location is behind fsspec."""
+        """True if this location is behind fsspec."""
         return is_url(self.root)
 
     @property
     def display_name(self) -> str:
-        """The location as a person named it."""
+        """The location as the user named it."""
         return self.full(self.only) if self.only else self.root
 
     @cached_property
@@ -109,7 +109,7 @@ class Location:
         return filesystem, path.rstrip("/")
 
     def full(self, path: str) -> str:
-        """Whole name of *path*, which is relative to this location."""
+        """Return the full name of *path*, which is relative to this location."""
         return f"{self.root}/{path}" if path else self.root
 
     def inside(self, path: str) -> "Location":
@@ -125,7 +125,7 @@ class Location:
         return f"{base}/{path}" if path else base
 
     def is_file(self, path: str) -> bool:
-        """Say whether a file lies at *path*, where this user can see it."""
+        """Return True if a file lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):
                 return Path(self.full(path)).is_file()
@@ -134,7 +134,7 @@ class Location:
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
-        """Say whether a folder lies at *path*, where this user can see it."""
+        """Return True if a folder lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):
                 return Path(self.full(path)).is_dir()
@@ -143,7 +143,7 @@ class Location:
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 
     def names(self, path: str = "") -> Names:
-        """Names directly in the folder *path*; one look, remembered. No sizes."""
+        """Return the names directly in the folder *path*, without sizes; the result is cached."""
         if self.only and not path:
             return Names([self.only], [], Evidence())
         if path not in self._names_cache:
@@ -175,7 +175,7 @@ class Location:
                 yield entry.name, _is_folder(entry)
 
     def sizes(self, path: str) -> Sizes:
-        """Names and sizes in bytes of the files in folder *path* that may be images."""
+        """Return names and sizes in bytes of the files in folder *path* that may be images."""
         sizes = Sizes([], [], [], Evidence())
         if not self.remote:
             _local_sizes(self.full(path), path, self.options, sizes)
@@ -206,7 +206,7 @@ class Location:
                 yield name, entry
 
     def size(self, path: str) -> int:
-        """Size in bytes of the file *path*."""
+        """Return the size in bytes of the file *path*."""
         if not self.remote:
             with reading(self.full(path)):
                 return Path(self.full(path)).stat().st_size
@@ -219,7 +219,7 @@ class Location:
         return int(size)
 
     def mark(self, path: str) -> str:
-        """A text that changes when the file or local folder at *path* changes; cheap."""
+        """Return a text that changes when the file or local folder at *path* changes."""
         if not self.remote:
             with reading(self.full(path)):
                 status = Path(self.full(path)).stat()
@@ -228,7 +228,7 @@ class Location:
             return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
-        """Open *path* for exact reads; nothing past *stop* is ever fetched from afar."""
+        """Open *path* for exact reads; nothing past *stop* is fetched from a remote server."""
         if not self.remote:
             with reading(self.full(path)):
                 return cast("BinaryIO", Path(self.full(path)).open("rb", buffering=0))
@@ -237,7 +237,7 @@ class Location:
         return cast("BinaryIO", piece)
 
     def head(self, path: str) -> bytes:
-        """Return the first `magic.HEAD_BYTES` of a file; one look, remembered."""
+        """Return the first `magic.HEAD_BYTES` of a file; the result is cached."""
 
         def read_head() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
@@ -248,11 +248,13 @@ class Location:
         return data
 
     def cached(self, key: tuple[str, str], compute: Callable[[], Any]) -> Any:
-        """Return what *compute* found of a file; each finder asks, and one look is enough.
+        """Return the cached value of *key*, computed at the first call.
+
+        Each finder asks for it, and a look at a file behind a server is a request.
 
         Args:
-            key: What is looked for, and the path.
-            compute: Called the first time.
+            key: The kind of the value, and the path.
+            compute: The function that returns the value; called once.
         """
         if key not in self._cache:
             self._cache[key] = compute()
@@ -268,7 +270,7 @@ class Location:
 def _add_or_pass_over(
     ground: str, path: str, name: str, result: Names | Sizes, names: list[str]
 ) -> bool:
-    """Count *path* as passed over, or add *name* to *names*; return True if it was added."""
+    """Count *path* as passed over, or add *name* to *names*; return True if it is added."""
     if ground:
         result.passed.pass_over(ground, path)
     else:
@@ -334,7 +336,7 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: Sizes) -> None:
 
 
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
-    """One short digest of many marks, which also changes when the rules of listing do."""
+    """Return one short digest of many marks; it also changes with the rules of listing."""
     rules = f"tesserae listing {options.rules}"
     if options.rules > 1:
         rules = f"{rules}\t{options}"

@@ -1,4 +1,4 @@
-"""What a file is that may hold images, told by its first bytes and never by its name.
+"""The content of a file that may hold images, told by its first bytes and never by its name.
 
 Downloads are saved under any name: a plain tar as `.tar.gz`, a login page as `.tar`, the pointer of
 Git LFS as `.parquet`. Names only choose which files are worth a look. The first bytes themselves
@@ -9,13 +9,13 @@ from pipeline.images.formats import container_of
 from pipeline.sources.archives.tar_header import BLOCK, sum_is_right
 
 HEAD_BYTES = 1024
-"""So many first bytes are enough to tell every kind of content, a page behind blank lines too."""
+"""The number of first bytes that tell every kind of content, even a page behind blank lines."""
 
 TAR, EMPTY, UNKNOWN = "tar", "empty", "unknown"
 ZIP, PARQUET = "zip", "Parquet"
 GZIP, BZIP2, XZ, ZSTD = "gzip", "bzip2", "xz", "Zstandard"
 COMPRESSIONS = frozenset((GZIP, BZIP2, XZ, ZSTD))
-"""Contents that `pipeline.sources.archives.compression` reads as streams."""
+"""The contents that `pipeline.sources.archives.compression` reads as streams."""
 
 _TEXTS = {
     TAR: "a plain tar",
@@ -59,7 +59,7 @@ CONVERTED = {
         "Write its images as files in class folders, with mxnet.recordio.",
     ),
 }
-"""Data sets of other tools, which are not read -> what each file is, and what to make of it."""
+"""The data sets of other tools, which are not read -> (what each file is, how to convert it)."""
 _DOWNLOAD = "Download it again, and compare its size or checksum."
 
 
@@ -91,7 +91,7 @@ def _markup(text: bytes) -> str:
 
 
 def description_of(head: bytes) -> str:
-    """Say what a file that begins with *head* is, as it follows the word "is"."""
+    """Return a phrase for a file that begins with *head*, to follow the word "is"."""
     container, content = container_of(head), content_of(head)
     if content in _TEXTS:
         return _TEXTS[content]
@@ -101,7 +101,7 @@ def description_of(head: bytes) -> str:
 
 
 def cure_for(head: bytes) -> str:
-    """Say what helps where a file that begins with *head* lies in the place of an archive."""
+    """Return the advice for a file that begins with *head* where an archive is expected."""
     container, content = container_of(head), content_of(head)
     if content in _CURES:
         return _CURES[content]

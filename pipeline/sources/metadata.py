@@ -1,4 +1,4 @@
-"""Tables that lie beside the images: words of classes, order of classes, truth of ILSVRC's val."""
+"""The tables beside the images: words of classes, order of classes, classes of ILSVRC's val."""
 
 import io
 import json
@@ -21,20 +21,20 @@ from pipeline.sources.text_tables import (
 )
 
 LEVELS_ABOVE = 4
-"""A Kaggle folder of images lies four levels under its tables."""
+"""The number of folders above the images that are searched for tables: Kaggle needs four."""
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = ("meta.mat", "devkit_t12_meta.mat")
 _DEVKIT = {TRUTH: (TRUTH,), "meta.mat": _META}
-"""The two files of the devkit that tell classes -> what they may be called."""
+"""The possible names of each of the two files of the devkit that tell classes."""
 WORDS = ("LOC_synset_mapping.txt", "words.txt")
 _HEAD_BYTES = 1 << 16
 
 
 def _folder_and_parents(location: Location) -> Iterator[Location]:
-    """The place and the folders above it, nearest first."""
+    """Yield the location and the folders above it, nearest first."""
     for _ in range(LEVELS_ABOVE + 1):
         yield location
         parent = location.above()
@@ -44,7 +44,7 @@ def _folder_and_parents(location: Location) -> Iterator[Location]:
 
 
 def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | None:
-    """The nearest file of one of these names."""
+    """Return the nearest file of one of these names, as (folder, name)."""
     for folder in _folder_and_parents(Location(location.root)):
         for name in names:
             if folder.is_file(name):
@@ -53,7 +53,7 @@ def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | Non
 
 
 def find_words(location: Location) -> dict[str, str]:
-    """Wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; {} without any."""
+    """Return wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; else {}."""
     table = _find_nearest(location, *WORDS)
     words = parse_words(table[0].read_text(table[1], lenient=True)) if table else {}
     if words:
@@ -69,7 +69,7 @@ def find_words(location: Location) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
-    """Class names in the order of their numbers, from a table at *root* or one above; or ().
+    """Return class names in the order of their numbers, from a table at *root* or above; or ().
 
     `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
     """
@@ -85,16 +85,16 @@ def find_class_names(root: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Truth:
-    """Classes of the images of ILSVRC2012's val split."""
+    """The classes of the images of ILSVRC2012's val split."""
 
     by_name: dict[str, str]
-    """Image name without suffix -> wnid; from Kaggle's table."""
+    """The wnid of each image name without suffix; from Kaggle's table."""
     by_number: tuple[str, ...]
-    """Wnid of image 1, 2, ...; from the devkit."""
+    """The wnid of image 1, 2, ...; from the devkit."""
     where: str
 
     def wnid(self, name: str) -> str:
-        """Class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
+        """Return the class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
 
         Raises:
             SourceError: The table has nothing for it.
@@ -109,7 +109,7 @@ class Truth:
         return wnid
 
     def find(self, name: str) -> str:
-        """Class of the file *name*; empty where the table has nothing for it."""
+        """Return the class of the file *name*; empty where the table has no line for it."""
         stem = name.partition(".")[0]
         number = stem.removeprefix("ILSVRC2012_val_")
         wnid = self.by_name.get(stem, "")
@@ -119,7 +119,7 @@ class Truth:
 
 
 class TruthMissingError(SourceError):
-    """No table tells the classes of ILSVRC2012's val images."""
+    """The error for ILSVRC2012's val images without a table of their classes."""
 
 
 class PackageMissingError(SourceError):
@@ -130,7 +130,7 @@ def find_solution(location: Location) -> Truth | None:
     """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without the file.
 
     Raises:
-        SourceError: It is there and cannot be used.
+        SourceError: The table cannot be used.
     """
     table = _find_nearest(location, SOLUTION)
     if not table:
@@ -147,8 +147,8 @@ def find_truth(location: Location) -> Truth:
     `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
 
     Raises:
-        TruthMissingError: Neither is there.
-        SourceError: What is there cannot be used.
+        TruthMissingError: There is no table.
+        SourceError: The table cannot be used.
     """
     truth = find_any_truth(location)
     if truth is not None:
@@ -163,10 +163,10 @@ def find_truth(location: Location) -> Truth:
 
 
 def find_any_truth(location: Location) -> Truth | None:
-    """Return what `find_truth` does, or None where no table is there.
+    """Return the classes of ILSVRC2012's val split near *location*; None without a table.
 
     Raises:
-        SourceError: It is there and cannot be used.
+        SourceError: A table cannot be used.
     """
     solution = find_solution(location)
     if solution is not None:
@@ -187,11 +187,11 @@ def find_any_truth(location: Location) -> Truth | None:
 
 
 TableFile = tuple[str, Callable[[], bytes]]
-"""Whole name of a file, and how its bytes are read."""
+"""A file's full name, and a function that reads its bytes."""
 
 
 def _devkit_file(location: Location, *names: str) -> TableFile | None:
-    """A file of the devkit: loose, in its unpacked folder, or in its archive."""
+    """Return a file of the devkit: loose, in its unpacked folder, or in its archive."""
     for folder in _folder_and_parents(Location(location.root)):
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
@@ -226,7 +226,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
 
 
 def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
-    """The devkit's class id -> (wnid, words), from its `meta.mat`."""
+    """Return the devkit's class id -> (wnid, words), from its `meta.mat`."""
     try:
         from scipy.io import loadmat  # here: only the devkit needs it
     except ImportError as e:
@@ -281,7 +281,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
 
 
 def _columns(location: Location, name: str) -> list[str]:
-    """Names of the columns of a table, from its first line; none where it has no such line."""
+    """Return the names of the columns of a table, from its first line; none without such a line."""
     stop = min(_HEAD_BYTES, location.size(name))
     with location.open(name, stop=stop) as file:
         data = file.read(stop)
@@ -296,5 +296,5 @@ def _columns(location: Location, name: str) -> list[str]:
 
 
 def is_val_image(name: str) -> bool:
-    """Say whether *name* is that of an image of ILSVRC2012's val split."""
+    """Return True if *name* is that of an image of ILSVRC2012's val split."""
     return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

@@ -1,11 +1,11 @@
-"""What a person may say about a source, and which version of the listing rules reads it."""
+"""The options of a source, and the version of the listing rules that reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 LISTING_RULES = 2
-"""Version of the rules that decide which files count and which class each is of.
+"""The version of the rules that decide which files count and which class each is of.
 
 1: numbers are text, hidden names alone are passed over, and a label that is none is a class.
 2: `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
@@ -16,16 +16,16 @@ RECURSIVE = ("first", "last")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How a source is read. A small picklable value that travels with its `Location`."""
+    """The options of a source; a small picklable value that travels with its `Location`."""
 
     rules: int = LISTING_RULES
     """The listing rules: those of the store, where it has some already."""
     recursive: str = ""
-    """Which folder is the class where folders are nested: `first`, `last`; empty: none may be."""
+    """The nested folder that is the class: `first`, `last`; empty: nested folders are refused."""
     class_name: str = ""
     """The class of all images of a flat folder; `-`: they have none."""
     ignore: tuple[str, ...] = ()
-    """Shell patterns of names of files and folders that are passed over."""
+    """The shell patterns of names of files and folders that are passed over."""
     image_column: str = ""
     """The column of a table that holds the bytes of images; empty: chosen by name and type."""
     label_column: str = ""
@@ -34,7 +34,7 @@ class SourceOptions:
     """The column of the images' names; empty: chosen by name."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse values and combinations without a meaning."""
         if self.recursive not in ("", *RECURSIVE):
             raise ValueError(f"--recursive is {self.recursive!r}: expected first or last.")
         if self.rules == 1 and (self.recursive or self.class_name or self.ignore):
@@ -46,7 +46,7 @@ class SourceOptions:
             raise ValueError(f"--class-name is {self.class_name!r}: expected a name without '/'.")
 
     def chosen(self) -> dict[str, Any]:
-        """What differs from the default, but for the rules, as plain JSON values."""
+        """Return the options, except the rules, that differ from the defaults, as JSON values."""
         chosen = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -56,7 +56,7 @@ class SourceOptions:
 
     @classmethod
     def of(cls, chosen: Mapping[str, Any], rules: int) -> "SourceOptions":
-        """What `chosen` gave, under one version of the rules."""
+        """Return the options that `chosen` returned, under one version of the rules."""
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()
@@ -68,4 +68,4 @@ class SourceOptions:
 
 
 DEFAULT_OPTIONS = SourceOptions()
-"""Nothing is said: the newest rules, no nested folders, classes as the source has them."""
+"""The defaults: the newest rules, no nested folders, classes as the source has them."""

@@ -1,4 +1,4 @@
-"""Exactly the bytes of one sample, by path or by byte range, local or through fsspec.
+"""A reader of exactly the bytes of one sample, by path or byte range, local or through fsspec.
 
 A `Reader` is a small value until it is used: it pickles as its root. What it cannot read is a
 `ReadError` with the whole path, never a reason to call an image bad.
@@ -17,7 +17,7 @@ MAX_OPEN_FILES = 32
 
 
 class _Descriptor:
-    """A file descriptor that closes itself when the last thread lets go of it.
+    """A file descriptor that is closed when its last thread releases it.
 
     So the cache may drop a file while another thread is still in `pread` on it.
     """
@@ -34,11 +34,11 @@ class _Descriptor:
 
 
 class Reader:
-    """Reads samples under one root. Safe to share between threads.
+    """A reader of samples under one root; safe to share between threads.
 
     Args:
-        root: Local folder or fsspec URL that the listing's paths are relative to.
-        max_open_files: Archives kept open at once; whole files are never kept open.
+        root: The local folder or fsspec URL that the listing's paths are relative to.
+        max_open_files: The maximum number of archives open at once; whole files are closed.
     """
 
     def __init__(self, root: str, max_open_files: int = MAX_OPEN_FILES) -> None:
@@ -56,15 +56,15 @@ class Reader:
         """Read one sample.
 
         Args:
-            path: Relative to the root.
-            offset: Where the sample begins in the file; None: it is the whole file.
-            num_bytes: Its size, as listed.
+            path: The path relative to the root.
+            offset: The offset of the sample in the file; None: it is the whole file.
+            num_bytes: The size of the sample, as listed.
 
         Returns:
             Exactly *num_bytes* bytes.
 
         Raises:
-            ReadError: They could not be read, or are not what was listed.
+            ReadError: The bytes could not be read, or their number differs from the listing.
         """
         full = f"{self.root}/{path}"
         if self._remote:
@@ -84,16 +84,16 @@ class Reader:
         """Read the beginning of one sample.
 
         Args:
-            path: As in `read`, like the next two.
-            offset: Where the sample begins in the file; None: it is the whole file.
-            num_bytes: Size of the whole sample, as listed.
-            length: Bytes of the beginning that are wanted.
+            path: The path relative to the root.
+            offset: The offset of the sample in the file; None: it is the whole file.
+            num_bytes: The size of the whole sample, as listed.
+            length: The number of bytes to read.
 
         Returns:
             *length* bytes, or *num_bytes* if those are fewer.
 
         Raises:
-            ReadError: They could not be read, or a local file is not as long as it was listed.
+            ReadError: The bytes could not be read, or the size of a local file differs.
         """
         length = min(length, num_bytes)
         if offset is None and not self._remote:
@@ -107,7 +107,7 @@ class Reader:
         return self.read(path, offset or 0, length)
 
     def close(self) -> None:
-        """Let go of every open file. The reader may be used again."""
+        """Close every open file. The reader may be used again."""
         with self._lock:
             self._open.clear()
             self._filesystem = None

@@ -1,4 +1,4 @@
-"""Files behind fsspec, read by exact byte ranges, and errors of reading as `ReadError`."""
+"""The files behind fsspec, read by exact byte ranges, and errors of reading as `ReadError`."""
 
 import io
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import Any
 from pipeline.errors import ReadError, SourceError
 
 STREAM_BYTES = 8 << 20
-"""One request when a remote file is read from front to back."""
+"""The number of bytes in one request when a remote file is read from front to back."""
 
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn whatever a file system raises into a `ReadError` that names *path*."""
+    """Turn any error of a file system into a `ReadError` that names *path*."""
     try:
         yield
     except (ReadError, SourceError):
@@ -24,7 +24,7 @@ def reading(path: str) -> Iterator[None]:
 
 @contextmanager
 def reading_remote(path: str) -> Iterator[None]:
-    """`reading` for fsspec, whose clients have error types of their own (aiohttp, botocore)."""
+    """Turn any error of fsspec's clients (aiohttp, botocore) into a `ReadError`."""
     try:
         yield
     except (ReadError, SourceError):
@@ -34,7 +34,7 @@ def reading_remote(path: str) -> Iterator[None]:
 
 
 class RangeFile(io.RawIOBase):
-    """Bytes [start, stop) of a remote file; each read is exactly one request, nothing ahead."""
+    """The bytes [start, stop) of a remote file; each read is exactly one request, nothing ahead."""
 
     def __init__(self, filesystem: Any, path: str, name: str, start: int, stop: int) -> None:
         self._filesystem = filesystem
@@ -44,19 +44,19 @@ class RangeFile(io.RawIOBase):
         self._stop = stop
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True: the file is open for reading."""
         return True
 
     def seekable(self) -> bool:
-        """Yes: a seek costs nothing."""
+        """Return True: a seek costs nothing."""
         return True
 
     def tell(self) -> int:
-        """Position in the whole file."""
+        """Return the position in the whole file."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; positions count from the beginning of the whole file."""
+        """Move to *offset*, counted from the beginning of the whole file; return the position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._stop}[whence]
         self._at = base + offset
         return self._at

@@ -1,4 +1,4 @@
-"""Names that do not tell samples apart: rows that are all called `image.png`.
+"""The renaming of samples that names do not tell apart: rows that are all called `image.png`.
 
 Where a key repeats, each of its rows falls back to a name made of the file that it comes from and
 of its number there. Rows whose keys are their own keep their names. Where all rows of each key are
@@ -20,11 +20,11 @@ nothing where a repeated name is to be refused."""
 
 
 def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
-    """Give the rows of *table* whose keys repeat names of their own.
+    """Give unique names to the rows of *table* whose keys repeat.
 
     Args:
-        table: Columns `key` and `path` (a dictionary), in the order in which rows came.
-        name_of: Makes a name.
+        table: The columns `key` and `path` (a dictionary), in the order in which rows came.
+        name_of: The function that returns a unique name.
 
     Returns:
         The table, with a note in its metadata if a row was renamed.
@@ -62,7 +62,7 @@ def _are_copies(table: pa.Table) -> bool:
 
 
 def _numbers_in_file(table: pa.Table) -> NDArray[np.int64]:
-    """(rows,) int64: the number of each row among those of its file, which follow each other."""
+    """Return (rows,) int64: the number of each row among the adjacent rows of its file."""
     codes = table["path"].combine_chunks()
     codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
     indices = codes.indices.to_numpy()

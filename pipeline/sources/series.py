@@ -1,4 +1,4 @@
-"""Archives that are numbered: which of a row of them are not there.
+"""The check of numbered archives for gaps.
 
 Names that count their files (`-00000-of-00002`) say which are missing, and such a source is
 refused; where names only number them, a gap may be meant, as in a part of a set, and it is said.
@@ -19,16 +19,16 @@ _LAST_NUMBER = re.compile(
     r"(.*?)([0-9]{1,18})([^0-9]*(?:bz2)?)", re.ASCII | re.DOTALL | re.IGNORECASE
 )
 _MAX_SPAN = 1_000_000
-"""Numbers that lie further apart are no row: they are dates or hashes."""
+"""The span of numbers above which they are no series, but dates or hashes."""
 
 
 def check_complete(location: Location, paths: Sequence[str]) -> None:
-    """Refuse files called `-00000-of-00002`, as the Hub and TensorFlow do, of which some lack.
+    """Refuse incomplete sets of files called `-00000-of-00002`, as the Hub and TensorFlow do.
 
-    One that is named as the source is taken alone; one that is to be ignored is not missed.
+    A single file that is the source need not be complete; ignored files are not missed.
 
     Raises:
-        SourceError: Naming those that lack.
+        SourceError: Files are missing; the message names them.
     """
     if location.only or location.options.rules == 1:
         return
@@ -53,9 +53,9 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
 
 
 def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
-    """Say which numbers lack between the first and the last of numbered files, a sentence a row.
+    """Yield a sentence for each series of numbered files that has gaps.
 
-    Files that are to be ignored are not missed.
+    Ignored files are not missed.
     """
     if location.only or location.options.rules == 1:
         return
@@ -86,5 +86,5 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
 
 
 def _not_ignored(location: Location, paths: Iterable[str]) -> list[str]:
-    """Return those of *paths* that would be files of the source if they were there."""
+    """Return the *paths* that would be files of the source if they existed."""
     return [path for path in paths if not name_ground(path.rpartition("/")[2], location.options)]

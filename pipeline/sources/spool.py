@@ -1,4 +1,4 @@
-"""Record files: what a source that cannot be read at random becomes, once, on a local disk.
+"""The spool: record files on a local disk, for a source that cannot be read at random.
 
 Each block of the source is streamed once into two files in the spool's folder:
 
@@ -45,11 +45,11 @@ _SOURCE = b"tesserae source"
 _LIMIT = b"tesserae image bytes"
 _LOCK_GRACE_SECONDS = 10.0  # a file is not locked in the moment it is made
 _ABANDONED_SECONDS = 3600.0
-"""Age at which a file is swept away that no lock can tell to be in use."""
+"""The age at which a file is removed where no lock tells whether it is in use."""
 _SLACK = 1.05  # an index costs about 80 bytes a sample; packed images hardly shrink
 
 Put = Callable[[Iterable[bytes]], int]
-"""Appends one sample's bytes, given in pieces, to the records and says at which offset."""
+"""A function that appends one sample's bytes, given in pieces, and returns their offset."""
 
 
 class Block(Protocol):
@@ -57,25 +57,25 @@ class Block(Protocol):
 
     @property
     def name(self) -> str:
-        """File name without suffix, unlike that of any other block of the source."""
+        """The file name without suffix, unique among the blocks of the source."""
         ...
 
     @property
     def num_bytes(self) -> int:
-        """About how much the samples take."""
+        """The approximate size of the samples in bytes."""
         ...
 
     @property
     def where(self) -> str:
-        """Whole name of the file that it is a part of, for a message."""
+        """The full name of the file that the block is a part of, for a message."""
         ...
 
     def samples(self, put: Put) -> Iterator[Row | PassedOver]:
-        """Read the block from front to back, handing each sample's bytes to *put*."""
+        """Read the block from front to back, and pass each sample's bytes to *put*."""
         ...
 
     def own_name(self, number: int, name: str) -> str:
-        """Return a name for its sample *number* where *name* repeats; empty: that is refused."""
+        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
         ...
 
 
@@ -83,7 +83,7 @@ Blocks = list[Block]
 
 
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:
-    """Estimate the room that a spool of *blocks* takes, in bytes."""
+    """Estimate the size of a spool of *blocks*, in bytes."""
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
@@ -91,11 +91,11 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
     """Stream *block* into its record file and index, unless they are there.
 
     Args:
-        block: What to stream.
-        directory: The spool's folder, on a local disk; made if need be.
+        block: The block to stream.
+        directory: The spool's folder, on a local disk; created if it is missing.
         source: Fingerprint of the source and of how it is read. What was streamed from another
             one is streamed again.
-        limit: Bytes of the longest image that is read, as the recipe has it; None: no limit.
+        limit: The bytes of the longest image that is read, as in the recipe; None: no limit.
 
     Raises:
         ReadError: The source could not be read now.
@@ -111,7 +111,7 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
     records, index = folder / (mark + RECORDS), folder / (mark + INDEX)
     try:
         with records.open("xb") as file:
-            with suppress(LocksMissingError):  # then its age tells that somebody is at work on it
+            with suppress(LocksMissingError):  # then only its age tells that it is in use
                 try_lock(file.fileno())  # until it is closed
             table = _write_records(block, file, source, limit)
             _make_durable(file)
@@ -129,7 +129,7 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
 
 
 def _sweep(folder: Path, name: str) -> None:
-    """Remove what killed tasks have left of this block: a spool holds no room for it twice."""
+    """Remove the files that killed tasks left of this block: a spool has no room for it twice."""
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
         with suppress(OSError):  # gone, or another user's
             age = time.time() - path.stat().st_mtime
@@ -138,7 +138,7 @@ def _sweep(folder: Path, name: str) -> None:
 
 
 def _is_left_behind(path: Path, age: float) -> bool:
-    """Return True if no task is at work on a file that was written *age* seconds ago."""
+    """Return True if no task is writing a file whose last write was *age* seconds ago."""
     if path.is_symlink():  # no task makes links: whatever it leads to is not opened
         return True
     with path.open("r+b") as file:
@@ -175,7 +175,7 @@ def _write_records(block: Block, file: BinaryIO, source: str, limit: int | None)
 
 
 _TRUNCATED = -1
-"""In the place of the checksum of a record that holds only the beginning of its sample."""
+"""The value in place of the checksum of a record that holds only the beginning of its sample."""
 
 
 def _write_record(pieces: Iterable[bytes], file: BinaryIO, limit: int | None) -> int:
@@ -202,7 +202,7 @@ def _write_record(pieces: Iterable[bytes], file: BinaryIO, limit: int | None) ->
 def _checksums_at(
     table: pa.Table, offsets: NDArray[np.int64], checksums: NDArray[np.int64]
 ) -> pa.Array:
-    """(rows,) uint32: the checksum of each row's record. Rows need not come in record order."""
+    """Return (rows,) uint32, the checksum of each row's record, in any order of rows."""
     row_offsets = table["offset"].to_numpy()
     if not len(row_offsets):
         return pa.array([], pa.uint32())
@@ -233,18 +233,18 @@ def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
 def remove_stale(
     directory: str, blocks: Sequence[Block], source: str, limit: int | None = None
 ) -> int:
-    """Remove what a spool has of another source, or of this one read in another way.
+    """Remove the records of another source, or of this one read with other options.
 
-    Keys would be those of before: a name of a column that was corrected, a table that changed.
+    Their keys would be outdated, for example by another column of names.
 
     Args:
         directory: The spool's folder.
-        blocks: What is to be streamed.
-        source: Fingerprint of the source, as given to `spool_block`.
-        limit: As given to `spool_block`.
+        blocks: The blocks that are to be streamed.
+        source: The fingerprint of the source that is passed to `spool_block`.
+        limit: The byte limit that is passed to `spool_block`.
 
     Returns:
-        Bytes of the records that were removed.
+        The number of bytes in the records that were removed.
     """
     folder = Path(directory)
     block_names = {block.name for block in blocks}
@@ -266,7 +266,7 @@ def remove_stale(
 
 
 def left_text(directory: str) -> str:
-    """Say what a spool that is left takes, and what to do about it; empty where there is none."""
+    """Return a sentence on the size of a remaining spool and its use; empty without records."""
     num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
     if not num_bytes:
         return ""
@@ -277,7 +277,7 @@ def left_text(directory: str) -> str:
 
 
 def _read_index(folder: Path, name: str) -> pa.Table:
-    """Index of one block, after a look at the length of its records."""
+    """Return the index of one block, after a check of the length of its records."""
     path, records = folder / (name + INDEX), folder / (name + RECORDS)
     if path.exists() and not path.is_file():
         raise SourceError(f"the spool's index {path} is no file. Delete it.")

@@ -1,4 +1,4 @@
-"""Text tables near the images, as people save them: any line end, any separator, BOM or none.
+"""The parsing of text tables near the images, with any line end, separator or BOM.
 
 Tables decide classes, so a byte that is no text is refused by table and line, and never replaced.
 Only words of classes, which are welcome and not needed, are read as Latin-1 where they are no
@@ -24,19 +24,19 @@ _ENCODINGS = (  # the mark of UTF-32 begins as that of UTF-16 does
 )
 
 Rows = list[tuple[int, list[str]]]
-"""(number of the line, counted from 1; its cells) of the lines that are not blank."""
+"""The (number of the line, counted from 1; its cells) of the lines that are not blank."""
 
 
 def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
-    """Decode a table: UTF-8, or what its byte order mark says.
+    """Decode a table: UTF-8, or the encoding of its byte order mark.
 
     Args:
-        data: All of the file.
-        where: Its whole name, for a message.
-        lenient: Whether what is no UTF-8 is read as Windows' Latin-1, for words alone.
+        data: The content of the file.
+        where: The full name of the file, for a message.
+        lenient: True to read text that is no UTF-8 as Windows' Latin-1; only for words.
 
     Raises:
-        SourceError: Naming the line that is no text.
+        SourceError: A line is no text; the message has its number.
     """
     encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8")
     try:
@@ -68,7 +68,7 @@ def rows_of(text: str, where: str) -> Rows:
     """Split a table into cells by the separator of its first line: tab, semicolon, comma, space.
 
     Raises:
-        SourceError: A quote is opened and never closed.
+        SourceError: A quote is not closed.
     """
     lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
@@ -102,7 +102,7 @@ def unquoted(cell: str) -> str:
 
 
 def parse_words(text: str) -> dict[str, str]:
-    """Read lines of a wnid, a space, tab, comma or semicolon, and words; others are passed over."""
+    """Read lines of a wnid, a space, tab, comma or semicolon, and words; skip other lines."""
     return dict(filter(None, map(parse_words_line, lines_of(text))))
 
 
@@ -138,7 +138,7 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
     """Read Kaggle's `LOC_val_solution.csv`: image name -> wnid, the first word of its prediction.
 
     Raises:
-        SourceError: The table lacks a column, or a line a class.
+        SourceError: A column is missing, or a line has no class.
     """
     rows = rows_of(text, where)
     header = [cell.lower() for cell in rows[0][1]] if rows else []
@@ -171,7 +171,7 @@ def parse_numbers(text: str, where: str) -> list[int]:
     """Read a table of one number a line.
 
     Raises:
-        SourceError: A line is none; a blank one before the last would move all behind it.
+        SourceError: A line is no number; a blank line would shift all lines behind it.
     """
     lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:

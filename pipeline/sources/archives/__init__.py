@@ -1,1 +1,1 @@
-"""Tar and zip archives: walked, outlined, and laid out as samples."""
+"""The tar and zip archives: how they are walked, outlined, and laid out as samples."""

@@ -1,4 +1,4 @@
-"""Compressed files read from front to back, to their very end.
+"""A reader of compressed files, from front to back, to their very end.
 
 Python's own readers stop in silence at whatever follows the first stream of bzip2 or xz. Here a
 file is a row of streams (`cat a.gz b.gz`, pigz, pbzip2), each of which must be whole, and nothing
@@ -23,7 +23,7 @@ class BrokenCompressionError(ValueError):
 
 
 class _Decoder(Protocol):
-    """One compressed stream, as `bz2.BZ2Decompressor` and `lzma.LZMADecompressor` have it."""
+    """A decoder of one compressed stream, with the interface of `bz2.BZ2Decompressor`."""
 
     @property
     def eof(self) -> bool: ...
@@ -38,7 +38,7 @@ class _Decoder(Protocol):
 
 
 class _GzipDecoder:
-    """A gzip stream with the face of the other decoders; zlib checks its checksum and length."""
+    """A decoder of a gzip stream; zlib checks its checksum and length."""
 
     def __init__(self) -> None:
         self._decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -70,8 +70,8 @@ class _Decompressing(io.RawIOBase):
     """The plain bytes of a compressed file, read once from front to back.
 
     Args:
-        packed: The compressed file, positioned at its start; closed together with this one.
-        content: One of `magic.COMPRESSIONS`.
+        packed: The compressed file, positioned at its start; it is closed with this one.
+        content: The compression, one of `magic.COMPRESSIONS`.
     """
 
     def __init__(self, packed: BinaryIO, content: str) -> None:
@@ -103,7 +103,7 @@ class _Decompressing(io.RawIOBase):
         super().close()
 
     def _next(self, num_bytes: int) -> bytes:
-        """Return the next plain bytes, at most *num_bytes*; none at the end."""
+        """Return the next decompressed bytes, at most *num_bytes*; empty at the end."""
         while True:
             decoder = self._decoder or self._next_stream()
             if decoder is None:
@@ -115,7 +115,7 @@ class _Decompressing(io.RawIOBase):
                 return data
 
     def _next_stream(self) -> _Decoder | None:
-        """Begin the next stream; None where only zeros are left."""
+        """Return the decoder of the next stream; None where only zeros are left."""
         self._pending = self._pending.lstrip(b"\0")
         while not self._pending:
             piece = self._packed.read(_READ_BYTES)

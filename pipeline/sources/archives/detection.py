@@ -1,4 +1,6 @@
-"""Which files of a source are archives, and of which kind: told by what is in them.
+"""The detection of archives: which files of a source are archives, and of which kind.
+
+The content decides.
 
 A name only says which files are worth a look: those that end as archives do, and, where there are
 none, those that end as nothing known does. What ends as an archive and is none is taken for what
@@ -21,11 +23,11 @@ from pipeline.sources.remote import reading
 
 _BARE = (".gz", ".bz2", ".xz", ".zst")
 _MAX_UNKNOWN_FILES = 1000
-"""Files of no known suffix that a folder may have for each of them to be worth a look."""
+"""The maximum number of files of unknown suffix in a folder for each of them to be examined."""
 
 
 def container_of(location: Location, path: str) -> str:
-    """Return `TAR` (compressed or not), `ZIP`, `PARQUET`, or nothing for a file that is none."""
+    """Return `TAR` (compressed or not), `ZIP` or `PARQUET`; '' for any other file."""
     return str(location.cached(("container", path), lambda: _container_of(location, path)))
 
 
@@ -62,7 +64,7 @@ def _may_be_archive(location: Location, path: str) -> bool:
 
 
 def inner_head(location: Location, path: str) -> bytes:
-    """Return the first plain bytes of a compressed file; none where it is broken."""
+    """Return the first decompressed bytes of a file; empty if the compression is broken."""
 
     def read_inner_head() -> bytes:
         content = content_of(location.head(path))

@@ -1,4 +1,4 @@
-"""How the members of a tar become samples: class tars, tars of them, trees of folders."""
+"""The layouts of tars: how their members become samples, in class tars and tars of such tars."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ from pipeline.sources.listing import PassedOver, Row, each_passed
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
 Take = Callable[[Member], int]
-"""Keeps a member's bytes and says at which offset they can be found."""
+"""A function that stores a member's bytes and returns the offset at which they can be read."""
 
 
 class Layout(ABC):
-    """How the members of a tar become samples. A small picklable value."""
+    """The way in which the members of a tar become samples; a small picklable value."""
 
     @abstractmethod
     def rows(
@@ -27,10 +27,10 @@ class Layout(ABC):
         """Yield the samples among the members in bytes [start, stop)."""
 
     def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
-        """Refuse what cannot end well, before the archive is streamed.
+        """Refuse an archive that cannot be read to its end, before it is streamed.
 
         Args:
-            outline: Looks at its first members, which costs a read where it is streamed.
+            outline: A function that returns the first members; it reads a streamed archive.
 
         Raises:
             SourceError: A table is missing.
@@ -39,7 +39,7 @@ class Layout(ABC):
     def own_name(self, path: str, number: int, name: str) -> str:
         """Return a name for sample *number* of the tar *path* where *name* repeats.
 
-        Empty where a repeated name is refused: of files in folders, each has its own.
+        It is empty where a repeated name is refused, as among files in folders.
         """
         return ""
 
@@ -54,7 +54,7 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class ClassTar(Layout):
-    """All images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
+    """A tar of all images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
     options: SourceOptions = DEFAULT_OPTIONS
@@ -81,13 +81,13 @@ class ClassTar(Layout):
 
 
 def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
-    """The sample *key*, of a file or of a link to one; *prefix* is what a target's key begins with.
+    """Return the sample *key* of a file, or of a link to one.
 
     Args:
-        key: The sample's own key.
-        member: Where its bytes lie.
-        take: Keeps them.
-        prefix: `<class>/` of the target of a link.
+        key: The key of the sample.
+        member: The member that holds its bytes, or the link.
+        take: The function that stores the bytes of a member and returns their offset.
+        prefix: The `<class>/` with which the key of a link's target begins.
     """
     if member.target is None:
         return Row(key, member.num_bytes, take(member))
@@ -96,7 +96,7 @@ def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
 
 @dataclass(frozen=True)
 class TarOfTars(Layout):
-    """ILSVRC's train tar: a tar that holds one `<class>.tar` for each class."""
+    """The layout of ILSVRC's train tar: a tar that holds one `<class>.tar` for each class."""
 
     options: SourceOptions = DEFAULT_OPTIONS
 
@@ -112,7 +112,7 @@ class TarOfTars(Layout):
 
 
 class InnerTars:
-    """The class tars among the members of a tar, and a count of what else is there.
+    """The class tars among the members of a tar, and a count of its other members.
 
     Args:
         tar: The outer tar.
@@ -137,7 +137,7 @@ class InnerTars:
                 self._other_names.append(member.name)
 
     def passed_over(self) -> Iterator[PassedOver]:
-        """Say what the tar held beside class tars."""
+        """Yield a count of the members that are not class tars."""
         if self._other_names:
             why = "members that are no class tars"
             yield PassedOver(why, self._other_names[0], len(self._other_names))
@@ -161,7 +161,7 @@ class InnerTars:
 
 
 def class_in(classes: dict[str, str], name: str, where: str) -> str:
-    """Class of the file *name*.
+    """Return the class of the file *name*.
 
     Raises:
         SourceError: The table has no line for it.

@@ -1,4 +1,4 @@
-"""Opens an archive for walking, as what its first bytes say that it is."""
+"""The opening of archives for walking; the first bytes decide the format."""
 
 import io
 from typing import BinaryIO, cast
@@ -22,7 +22,7 @@ from pipeline.sources.remote import STREAM_BYTES, reading
 
 
 def is_streamed(location: Location, path: str) -> bool:
-    """Return True if an archive's members cannot be read where they lie: it is compressed."""
+    """Return True if the archive is compressed, so that its members cannot be read in place."""
     return content_of(location.head(path)) in (*COMPRESSIONS, ZIP)
 
 
@@ -30,13 +30,13 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
     """Open an archive for walking: at random if it is plain and local, else as a stream.
 
     Args:
-        location: Folder it lies in.
-        path: Its name in there, which may say anything: its first bytes tell its compression.
-        start: First byte that will be asked for.
-        stop: Nothing behind this byte is fetched from afar.
+        location: The folder of the archive.
+        path: The path in that folder. Its suffix may be wrong: the first bytes decide the format.
+        start: The first byte that will be read.
+        stop: The end of the bytes that are fetched from a remote server; None: all.
 
     Raises:
-        SourceError: It is something else, such as a page of HTML.
+        SourceError: The file is something else, such as a page of HTML.
     """
     name = location.full(path)
     past_end = location.options.rules > 1
@@ -64,10 +64,10 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 
 
 def check_archive(location: Location, path: str) -> None:
-    """Look at the first bytes of an archive, before hours of reading those that lie before it.
+    """Check the first bytes of an archive, before hours of reading the archives before it.
 
     Raises:
-        SourceError: It is something else, such as a page of HTML.
+        SourceError: The file is something else, such as a page of HTML.
     """
     if not is_streamed(location, path):
         _check_is_tar(location.head(path), location.full(path))
@@ -77,7 +77,7 @@ def _check_is_tar(head: bytes, name: str) -> None:
     """Refuse a file that begins with *head* and is known to be something else than a tar.
 
     Raises:
-        SourceError: Saying what it is.
+        SourceError: The file is something else; the message says what.
     """
     if content_of(head) not in (TAR, UNKNOWN):
         raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")

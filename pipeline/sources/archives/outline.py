@@ -1,4 +1,4 @@
-"""What an archive holds, told by a look at its members before any of them is read.
+"""The outline of an archive: its first members, examined before any of them is read.
 
 The look goes on until it has seen images, however many annotations lie before them, and stops as
 soon as what it saw decides. A command opens its source several times, and a compressed archive must
@@ -17,16 +17,19 @@ from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 
 MAX_IMAGES = 64
-"""After so many images a look has seen enough."""
+"""The number of images after which an outline is complete enough."""
 MAX_MEMBERS = 64
-"""So many members of any kind are kept; behind them only what decides."""
+"""The number of members of any kind that are stored; later ones only if they decide the shape."""
 MAX_REMOTE_MEMBERS = 64
-"""Each header of a remote tar is a request."""
+"""The maximum number of members of a remote tar: each header is one request."""
 MAX_LOOK_BYTES = 8 << 30
-"""Of a compressed archive, which must be read to be looked at; Kaggle's has 1 GB before images."""
+"""The position in a compressed archive, in bytes, at which the look stops.
+
+A compressed archive must be read to be examined; Kaggle's has 1 GB before the first image.
+"""
 
 TEXTS = ("json", "txt")
-"""Suffixes that belong to an image of the same name in a WebDataset shard, beside labels."""
+"""The suffixes, beside labels, that belong to an image of the same name in a WebDataset shard."""
 _LABELS = frozenset(("cls", "label", "labels", "class", "target", "wnid"))
 
 TARS, SHARD, TREE, VAL = "tars", "shard", "tree", "val"
@@ -38,21 +41,21 @@ class Outline:
 
     members: tuple[Member, ...]
     is_complete: bool
-    """Whether these are all of its images."""
+    """True if the members include all images of the archive."""
 
     @property
     def names(self) -> list[str]:
-        """Names of the members."""
+        """The names of the members."""
         return [member.name for member in self.members]
 
     @property
     def images(self) -> list[str]:
-        """Names of the images."""
+        """The names of the images."""
         return [member.name for member in self.members if is_image(member.name)]
 
     @property
     def shape(self) -> str:
-        """`TARS`, `SHARD`, `TREE`, `VAL` (ILSVRC's flat images), or nothing for none of them."""
+        """The shape: `TARS`, `SHARD`, `TREE`, `VAL` (flat val images of ILSVRC), or '' for none."""
         names = self.names
         if any(name.lower().endswith(PLAIN) for name in names):
             return TARS
@@ -67,7 +70,7 @@ class Outline:
 
     @property
     def has_labels(self) -> bool:
-        """Whether a label or a text of an image was seen beside it."""
+        """True if an image has a label or a text of the same sample beside it."""
         samples = {sample_name(name)[0] for name in self.images}
         parts = map(sample_name, self.names)
         return any(
@@ -90,12 +93,12 @@ class Outline:
 
     @property
     def is_kaggle(self) -> bool:
-        """Whether it is the tree of Kaggle's ILSVRC2012."""
+        """True if the archive is the tree of Kaggle's ILSVRC2012."""
         return any("/CLS-LOC/" in f"/{name}" for name in self.images)
 
     @property
     def prefix(self) -> str:
-        """Folders that all class folders lie in, as far as they were seen."""
+        """The folders that all class folders lie in, as far as the members show."""
         parents = [folders[:-1] for name in self.images if (folders := folders_of(name))]
         common = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
         return "/".join(parts[0] for parts in common)

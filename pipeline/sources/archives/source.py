@@ -1,4 +1,4 @@
-"""Sources that are tars, whatever lies in them: one walk serves listing and streaming alike.
+"""The sources that are tars: one walk over the members serves listing and streaming alike.
 
 A layout (`pipeline.sources.archives.layouts`) says how members become samples. A plain local tar is
 indexed once and read by byte range (access "random"). A compressed or a remote one is streamed
@@ -32,12 +32,12 @@ from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.text_tables import decode_table, parse_words
 
 MAX_BLOCK_NAME_BYTES = 160
-"""A file name may have 255 bytes, and the spool puts up to 60 around a block's."""
+"""The maximum length of a block's name: of 255 bytes in a file name, the spool adds up to 60."""
 
 
 @dataclass(frozen=True)
 class TarPart:
-    """One tar of a source."""
+    """A tar of a source, with its layout."""
 
     path: str
     layout: Layout
@@ -45,7 +45,7 @@ class TarPart:
 
 @dataclass(frozen=True)
 class TarBlock:
-    """One tar, or one class of a tar, to be streamed once."""
+    """A block of a source: one tar, or one class of a tar, that is streamed once."""
 
     name: str
     location: Location
@@ -56,7 +56,7 @@ class TarBlock:
     stop: int | None = None
 
     def samples(self, put: Put) -> Iterator[Row | PassedOver]:
-        """Read the block from front to back, handing each sample's bytes to *put*."""
+        """Read the block from front to back, and pass each sample's bytes to *put*."""
         with open_tar(self.location, self.path, start=self.start, stop=self.stop) as tar:
 
             def take(member: Member) -> int:
@@ -66,32 +66,32 @@ class TarBlock:
 
     @property
     def where(self) -> str:
-        """Whole name of the tar."""
+        """The full name of the tar."""
         return self.location.full(self.path)
 
     def own_name(self, number: int, name: str) -> str:
-        """Return a name for a sample whose own one repeats, if its layout has such."""
+        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
         return self.layout.own_name(self.path, number, name)
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """Images in one or many tars."""
+    """A source of images in one or many tars."""
 
     kind: str
     location: Location
     parts: tuple[TarPart, ...]
     left_out: tuple[str, ...] = ()
-    """Archives beside them that tell no split, and so belong to none."""
+    """The archives beside these whose names tell no split, and which are not read."""
 
     @property
     def root(self) -> str:
-        """Folder that the listing's paths are relative to."""
+        """The folder that the listing's paths are relative to."""
         return self.location.root
 
     @property
     def access(self) -> Literal["random", "blocks"]:
-        """Random for plain local tars."""
+        """The access: "random" for plain local tars, else "blocks"."""
         if self.location.remote or any(
             is_streamed(self.location, part.path) for part in self.parts
         ):
@@ -99,24 +99,24 @@ class TarSource:
         return "random"
 
     def fingerprint(self) -> str:
-        """Digest of the archives' names, sizes and times, and of how they are read."""
+        """Return a digest of the archives' names, sizes and times, and of how they are read."""
         marks = [f"{self.location.mark(part.path)}\t{part.layout}" for part in self.parts]
         marks += self.parts[0].layout.table_marks()
         return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
     def class_table(self) -> ClassTable | None:
-        """Return the classes that labels count: shards alone have labels."""
+        """Return the table of numbered classes; only WebDataset shards have one."""
         return self.parts[0].layout.class_table()
 
     def words(self) -> dict[str, str]:
-        """Class -> words, from a table beside the archives or in the tree one of them holds."""
+        """Return class -> words, from a table beside the archives or in the first of them."""
         words = find_words(self.location)
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
             words = _words_inside(self.location, self.parts[0].path)
         return words
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Index every archive; its bytes stay where they are."""
+        """List the members of every archive; their bytes stay where they are."""
         if self.access != "random":
             raise SourceError(
                 f"{self.location.display_name} is read in blocks; spool it, then list the spool"
@@ -137,7 +137,7 @@ class TarSource:
         return sort_listing(rename_repeated(table, layout.own_name))
 
     def blocks(self) -> Blocks:
-        """One block for each tar, or for each class of a remote tar of class tars."""
+        """Return one block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
             raise SourceError(f"{self.location.display_name} is read at random; it has no blocks")
         self.check()
@@ -147,13 +147,13 @@ class TarSource:
         return blocks
 
     def remarks(self) -> tuple[str, ...]:
-        """Say which archives beside these are left out, and which numbers of shards lack."""
+        """Return a sentence for each archive that is left out and each gap in numbered shards."""
         is_numbered = self.kind in ("webdataset", "tar")  # those of others are WordNet ids
         paths = [part.path for part in self.parts] if is_numbered else []
         return (*map(no_split_text, self.left_out), *gaps(self.location, paths))
 
     def check(self) -> None:
-        """Refuse what cannot end well, before any of it is streamed.
+        """Refuse a source that cannot be read to its end, before any of it is streamed.
 
         Raises:
             SourceError: A table is missing, or an archive is something else.
@@ -197,7 +197,7 @@ def _words_inside(location: Location, path: str) -> dict[str, str]:
 
 
 def block_name(path: str) -> str:
-    """A file name for what is made from *path*, short enough for what is put before and after."""
+    """Return a file name for *path*, short enough for the spool's prefix and suffix."""
     name = path.replace("%", "%25").replace("/", "%2F")
     encoded = os.fsencode(name)
     if len(encoded) <= MAX_BLOCK_NAME_BYTES:
@@ -214,11 +214,11 @@ def by_split(
     Args:
         location: The folder to search: itself, its `data` folder, and its folders named after
             splits.
-        fits: Says whether the file of this path is such an archive.
+        fits: A function that returns True if the file of this path is such an archive.
         requested_split: A further split that a folder or a name may tell.
 
     Returns:
-        Split -> sorted paths. The split '' stands for archives that tell none, and is there only
+        Split -> sorted paths. The split '' stands for archives that tell none, and occurs only
         when no archive tells one.
     """
     paths_of_split = _by_split(location, fits, requested_split)
@@ -228,14 +228,14 @@ def by_split(
 
 
 def no_split_text(path: str) -> str:
-    """Say that the archive *path* is left out."""
+    """Return a sentence that says that the archive *path* is left out."""
     return f"{path} tells no split, and belongs to none"
 
 
 def without_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> tuple[str, ...]:
-    """Return the archives that tell no split where others tell one: `by_split` leaves them out."""
+    """Return the archives that tell no split where others tell one, which `by_split` omits."""
     paths_of_split = _by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 

@@ -1,4 +1,4 @@
-"""Walks the headers of a tar without unpacking it: names, sizes, and where the bytes lie.
+"""A walk over the headers of a tar without unpacking: names, sizes, and offsets of the data.
 
 A tar is a row of members, each a header of 512 bytes and its data padded to 512, closed by two
 blocks of zeros. The walk seeks from header to header, so a plain tar costs one small read a
@@ -55,12 +55,12 @@ class Member(NamedTuple):
     """A regular file in a tar, or a link to one."""
 
     name: str
-    """Path inside the tar, without a leading './'."""
+    """The path inside the tar, without a leading './'."""
     offset: int
-    """Where its data begin, counted from the start of the (decompressed) file."""
+    """The offset of its data in bytes, from the start of the (decompressed) file."""
     num_bytes: int
     target: str | None
-    """For a link: the member it stands for. It has no data of its own."""
+    """The member that a link stands for, None for a file. A link has no data of its own."""
 
 
 def is_tar(name: str) -> bool:
@@ -78,14 +78,14 @@ def stem_of(name: str) -> str:
 
 
 class Tar:
-    """One tar being read, at random (a plain local file) or from front to back.
+    """A tar that is read at random (a plain local file) or from front to back.
 
     Args:
-        file: Positioned anywhere if it can seek, at its start if not.
-        name: Whole name, for messages.
-        num_bytes: Length of the file; None when only its end tells.
-        seeks: Whether *file* can seek; otherwise what is skipped is read.
-        past_end: Whether members behind the zeros that end an archive count: not under listing
+        file: The open file, positioned anywhere if it can seek, at its start if not.
+        name: The full name, for messages.
+        num_bytes: The length of the file; None if only its end tells.
+        seeks: True if *file* can seek; otherwise data that are skipped are read.
+        past_end: True if members behind the zeros that end an archive count: not under listing
             rules 1, which older stores were made by.
     """
 
@@ -108,7 +108,7 @@ class Tar:
 
     @property
     def walks_quickly(self) -> bool:
-        """Whether its members can be walked without reading what lies between."""
+        """True if the members can be walked without reading the data between them."""
         return self.seeks
 
     def __enter__(self) -> "Tar":
@@ -118,12 +118,12 @@ class Tar:
         self._file.close()
 
     def starting_at(self, offset: int) -> "Tar":
-        """Say that the file stands at *offset* of the archive that positions are counted in."""
+        """Set the position: the file is at *offset* of the archive that offsets count in."""
         self._at = offset
         return self
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """Exactly these bytes. Without seeking, *offset* must not lie behind what was read.
+        """Return exactly these bytes. Without seeking, *offset* must not lie before the position.
 
         Raises:
             ReadError: The system or a server failed.
@@ -136,7 +136,7 @@ class Tar:
         return data
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """The same bytes as `read`, a mebibyte at a time."""
+        """Yield the bytes that `read` returns, at most `PIECE_BYTES` at a time."""
         for done in range(0, num_bytes, PIECE_BYTES):
             yield self.read(offset + done, min(PIECE_BYTES, num_bytes - done))
 
@@ -176,15 +176,15 @@ class Tar:
         return SourceError(f"{self.name} is not a whole tar: {problem}{after}. {_CUT}")
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-        """Every file and link of the tar that lies in bytes [start, stop).
+        """Yield every file and link of the tar that lies in bytes [start, stop).
 
         Args:
-            start: Where the first header is.
-            stop: End of a tar that is itself a member of another. Such a one may end without its
+            start: The offset of the first header.
+            stop: The end of a tar that is itself a member of another. It may end without its
                 blocks of zeros, since the outer header vouches for its length.
 
         Raises:
-            SourceError: What is there is no whole tar.
+            SourceError: The file is no tar, or not a whole one.
         """
         end = self._end if stop is None else stop
         at = start
@@ -205,7 +205,7 @@ class Tar:
             at += BLOCK + -(-num_bytes // BLOCK) * BLOCK
 
     def _num_bytes(self, header: bytes, at: int, end: int | None, pax: dict[str, str]) -> int:
-        """Size in bytes of the data behind a header; they must lie before *end*."""
+        """Return the size in bytes of the data behind a header; they must lie before *end*."""
         if header[156] in _EMPTY:
             return 0
         if "size" in pax:
@@ -222,7 +222,7 @@ class Tar:
         return num_bytes
 
     def _member(self, header: bytes, at: int, num_bytes: int, pax: dict[str, str]) -> Member | None:
-        """What a header stands for; None: nothing that could be a sample."""
+        """Return the member of a header; None for one that cannot be a sample."""
         kind = header[156]
         name = self._last = name_of(header, pax)
         if pax and any(word.startswith("GNU.sparse") for word in pax):
@@ -260,7 +260,7 @@ class Tar:
         return None
 
     def _no_header(self, block: bytes, at: int, start: int, end: int | None) -> SourceError:
-        """Say what lies at *at* in the place of a header; *end* is where the archive ended."""
+        """Return the error for the *block* at *at*, no header, behind the *end*, if any."""
         if end is not None:
             return SourceError(
                 f"{self.name}: the archive ends at byte {end}, and what follows at byte {at} is no "
@@ -285,7 +285,7 @@ class Tar:
     def _extend(
         self, header: bytes, at: int, size: int, pax: dict[str, str], global_pax: dict[str, str]
     ) -> None:
-        """Take in a header that says more about the next member (or, for `g`, about all)."""
+        """Read a header that describes the next member (or, for `g`, all further members)."""
         if size > _MAX_EXTENDED_BYTES:
             raise self._cut(f"a header of {size} bytes is at byte {at}")
         data = self.read(at + BLOCK, size)

@@ -1,10 +1,10 @@
-"""Reads one header of a tar: its checksum, sizes, names and extended records. No files here."""
+"""The header of a tar's member: its checksum, sizes, names and extended records."""
 
 import zlib
 from collections.abc import Iterator
 
 BLOCK = 512
-"""Bytes of a header; the data of a member are padded to a multiple of it."""
+"""The number of bytes in a header; a member's data are padded to a multiple of it."""
 
 _ADLER = 65521
 _MAX_DIGITS = 24  # of 2^63 there are 21 octal ones
@@ -42,7 +42,7 @@ def number_of(digits: bytes, base: int) -> int:
 
 
 def name_of(header: bytes, pax: dict[str, str]) -> str:
-    """Path of a member, without a leading './'; *pax* has what extended headers said of it."""
+    """Return the path of a member, without a leading './'; *pax* holds its extended records."""
     name = pax.get("path")
     if name is None:
         name = header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -64,7 +64,7 @@ def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
 
 
 def resolved(folders: list[str], target: str) -> str:
-    """Path of *target* as seen from *folders*, without '.' and '..'."""
+    """Return the path of *target* as seen from *folders*, without '.' and '..'."""
     parts = list(folders)
     for part in target.split("/"):
         if part == "..":

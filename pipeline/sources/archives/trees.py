@@ -1,4 +1,4 @@
-"""Folder trees in an archive: which folder of a member is its split, and which its class.
+"""The folder trees in archives: which folder of a member is its split, and which its class.
 
 A tree in an archive means what the unpacked tree would: one folder of class folders, or one for
 each split. What lies deeper or elsewhere is refused, read as `--recursive` says, or counted.
@@ -41,10 +41,10 @@ _XML_CLASS = re.compile(rb"<name>\s*(n[0-9]{8})\s*</name>")
 
 
 class _TreePath(NamedTuple):
-    """Where a member lies in the tree."""
+    """The path of a member relative to its split."""
 
     below: list[str]
-    """Folders under that of the split, or under the prefix of the tree; the last is the class."""
+    """The folders under that of the split, or under the tree's prefix; the last is the class."""
     name: str
 
 
@@ -58,14 +58,14 @@ class TreeTar(Layout):
     """
 
     split: str = ""
-    """Empty: the tree has no folders for splits."""
+    """The split to read; empty: the tree has no folders for splits."""
     options: SourceOptions = DEFAULT_OPTIONS
     root: str = ""
-    """Folder of the archive, where tables are looked for."""
+    """The folder of the archive, where tables are looked for."""
     prefix: str = ""
-    """Folders that all class folders lie in, where there are none for splits."""
+    """The folders that all class folders lie in, where there are none for splits."""
     kaggle: bool = False
-    """Whether it is Kaggle's tree of ILSVRC2012, which has the classes of val in annotations."""
+    """True if the tree is that of Kaggle's ILSVRC2012, with the classes of val in annotations."""
 
     def rows(
         self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
@@ -83,7 +83,7 @@ class TreeTar(Layout):
         """Refuse a val split of ILSVRC2012 whose classes are nowhere, before it is streamed.
 
         Raises:
-            SourceError: Saying which table is missing.
+            SourceError: A table is missing; the message names it.
         """
         if not self.kaggle or self.split != "val" or any(map(_is_val_xml, outline().names)):
             return
@@ -99,27 +99,27 @@ def _is_val_xml(path: str) -> bool:
 
 @dataclass
 class _Walk:
-    """One walk over the members of a tree."""
+    """A walk over the members of a tree."""
 
     layout: TreeTar
     tar: Tar
     take: Take
     waiting: list[Row] = field(default_factory=list)
-    """Images right in the folder of the split: their tables may come behind them."""
+    """The images right in the folder of the split, whose tables may come behind them."""
     classes: dict[str, str] = field(default_factory=dict)
-    """File name -> class, from `val_annotations.txt`."""
+    """The class of each file name, from `val_annotations.txt`."""
     annotated: dict[str, str] = field(default_factory=dict)
-    """Val image without suffix -> wnid, from ILSVRC2012's annotations."""
+    """The wnid of each val image (name without suffix), from ILSVRC2012's annotations."""
     passed: Evidence = field(default_factory=Evidence)
-    """What is no sample."""
+    """The members that are no samples, counted by ground."""
     num_jsons: int = 0
     base: str = ""
     """The folder of the split, with those above it."""
     class_of_folder: dict[str, tuple[str, Basis]] = field(default_factory=dict)
-    """Folder of images -> what their keys begin with, and on what their class rests."""
+    """The prefix of keys and the basis of the class, for each folder of images."""
 
     def row(self, member: Member) -> Row | None:
-        """Take in one member."""
+        """Return the sample of *member*, or None and store what the member says of others."""
         folder, _, name = member.name.rpartition("/")
         if folder in self.class_of_folder and member.target is None and self._is_plain(name):
             # the way of a million images in a thousand folders
@@ -205,7 +205,7 @@ class _Walk:
         return _TreePath(folders, name)
 
     def _class_of(self, tree_path: _TreePath, path: str) -> tuple[str, str]:
-        """Class and file name in the key of a member in class folders."""
+        """Return the class and the file name in the key of a member in class folders."""
         below, options = tree_path.below, self.layout.options
         twice = path.split("/")[-3:-1] == ["images", "images"] and not options.recursive
         if (len(below) > 1 or twice) and options.rules > 1:
@@ -223,7 +223,7 @@ class _Walk:
         )
 
     def _target(self, member: Member) -> str:
-        """Key of the member that a link stands for."""
+        """Return the key of the member that a link stands for."""
         target = member.target or ""
         tree_path = self._locate(target, image=False)
         name = target.rpartition("/")[2]
@@ -232,7 +232,7 @@ class _Walk:
         return "/".join(self._class_of(tree_path, target))
 
     def _read_other(self, member: Member, name: str) -> None:
-        """Take in a member that is no image, which may be an annotation of ILSVRC2012."""
+        """Read a member that is no image, which may be an annotation of ILSVRC2012."""
         if _is_val_xml(member.name):
             data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
             wnids = set(_XML_CLASS.findall(data))
@@ -244,7 +244,7 @@ class _Walk:
         """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.
 
         Raises:
-            SourceError: It is a label.
+            SourceError: The member is a label.
         """
         sample, suffix = sample_name(member.name)
         if self.layout.options.rules > 1 and self._is_label(suffix.lower(), member):

@@ -1,4 +1,4 @@
-"""Zip archives with the face of a tar, so that the layouts of tars serve them too.
+"""The zip archives, with the interface of a tar, so that the layouts of tars serve them too.
 
 A zip is read by its central directory, which is at its end: one that was cut off is refused at
 once. Its members are read in the order in which they lie, each against its own checksum.
@@ -21,11 +21,11 @@ _MAX_TARGET_BYTES = 1 << 16
 
 
 class Zip(Tar):
-    """One zip being read from front to back.
+    """A zip that is read from front to back.
 
     Args:
-        file: Positioned anywhere; it must be able to seek.
-        name: Whole name, for messages.
+        file: The open file, positioned anywhere; it must be able to seek.
+        name: The full name, for messages.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -40,11 +40,11 @@ class Zip(Tar):
 
     @property
     def walks_quickly(self) -> bool:
-        """True: its directory has them all."""
+        """True: the directory at the end of the zip lists all members."""
         return True
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-        """Every file and link of the zip, in the order in which they lie.
+        """Yield every file and link of the zip, in the order in which they lie.
 
         Raises:
             SourceError: A member cannot be read, or *start* is that of an archive in the zip.
@@ -72,11 +72,11 @@ class Zip(Tar):
                 yield Member(name, offset, info.file_size, None)
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """All of the member whose header is at *offset*; *num_bytes* is its size."""
+        """Return all of the member whose header is at *offset*; *num_bytes* is its size."""
         return b"".join(self.pieces(offset, num_bytes))
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """The same bytes as `read`, a mebibyte at a time."""
+        """Yield the bytes that `read` returns, at most `PIECE_BYTES` at a time."""
         info = self._at_offset[offset]
         left = num_bytes
         with self._reading(info.filename), self._zip.open(info) as member:
@@ -93,7 +93,7 @@ class Zip(Tar):
 
     @contextmanager
     def _reading(self, member: str = "") -> Iterator[None]:
-        """Turn what the zip is at fault for into a `SourceError`, the disk into a `ReadError`."""
+        """Raise `SourceError` for damaged bytes of the zip, and `ReadError` for a failing disk."""
         inside = f", at the member {member!r}" if member else ""
         try:
             with reading(self.name):

@@ -1,4 +1,4 @@
-"""Which class a sample is of: one room decides it, for every source.
+"""The decision which class a sample is of, for every kind of source.
 
 A source says what it knows: the sample's path, and the value of its label, if it has one.
 `Labeller` makes a class of it, or refuses it with the sample and the value. The class is a text
@@ -40,10 +40,10 @@ UNLABELLED = "-"
 """The class part of the key of a sample that has no class."""
 
 METADATA = b"tesserae classes"
-"""Of a listing's schema: `Evidence`, as JSON."""
+"""The key of the metadata of a listing's schema that holds the `Evidence`, as JSON."""
 
 MAX_LISTED = 5
-"""Classes, names or samples that a message names before it writes '...'."""
+"""The maximum number of classes, names or samples in a message; '...' stands for the others."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _MAX_DIGITS = 400
@@ -52,12 +52,12 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Basis(NamedTuple):
-    """On what a sample's class rests."""
+    """The basis of a sample's class: what tells it."""
 
     by: str
-    """`number`, `name`, `folder`, `file name`, `table`; `none` said, or `unsaid`."""
+    """The kind: `number`, `name`, `folder`, `file name`, `table`, `none` or `unsaid`."""
     value: int | str | None = None
-    """The label as it was read."""
+    """The label as it was read; None where no label tells the class."""
     folder: str = ""
     """The folders of the path, where the last of them is the class."""
     text: str = ""
@@ -69,16 +69,16 @@ class ClassTable:
     """The classes that a source numbers, in its own order."""
 
     names: tuple[str, ...]
-    """Name of number 0, 1, ..."""
+    """The name of number 0, 1, ..."""
     where: str
-    """What has them, for a message."""
+    """The file or column that holds the table, for a message."""
     words: tuple[str, ...] = ()
-    """Words of number 0, 1, ..., where the names are ids; empty: the names are their own words."""
+    """The words of number 0, 1, ..., where the names are ids; empty: the names are the words."""
     strict: bool = True
-    """Whether a label that is a name must be one of these."""
+    """True if a label that is a name must be one of these names."""
 
     def __post_init__(self) -> None:
-        """Refuse an entry without a name: those behind it would be counted wrongly."""
+        """Refuse an entry without a name: entries behind it would have wrong numbers."""
         for number, name in enumerate(self.names):
             if not clean_name(name):
                 raise SourceError(
@@ -88,7 +88,7 @@ class ClassTable:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """The class in the key of number 0, 1, ...: its name, with its number if that is shared."""
+        """The class in keys of number 0, 1, ...: its name, and its number if the name repeats."""
         plain = [class_id(name) for name in self.names]
         shared = Counter(plain)
         ids = tuple(
@@ -113,10 +113,10 @@ class ClassTable:
         return clean_name(name) in self._number_of
 
     def number_of(self, name: str, sample: str) -> int:
-        """The number of a name, which must be there once.
+        """Return the number of *name*, which must occur once in the table.
 
         Raises:
-            SourceError: It is not there, or more than once.
+            SourceError: The name does not occur, or several times.
         """
         number = self._number_of.get(clean_name(name))
         if number is not None:
@@ -133,7 +133,7 @@ class ClassTable:
         """Check that *number* has an entry.
 
         Raises:
-            SourceError: It has none.
+            SourceError: The number has no entry.
         """
         if number < len(self.names):
             return
@@ -146,12 +146,12 @@ class ClassTable:
 
 
 def clean_name(name: str) -> str:
-    """A name as it is compared: composed characters, no space around it."""
+    """Return *name* in the form that is compared: composed characters, no space around it."""
     return unicodedata.normalize("NFC", name).strip().strip("\ufeff")
 
 
 def class_id(name: str) -> str:
-    """*name* as the class in a key: no slash, no control character."""
+    """Return *name* as the class in a key: no slash, no control character."""
     text = _UNSAFE.sub(" ", clean_name(name).replace("/", "_"))
     return f"{text}_" if text in (".", "..") else text
 
@@ -162,20 +162,20 @@ def is_numeral(text: str) -> bool:
 
 
 def abbreviate(texts: Iterable[str], limit: int = MAX_LISTED) -> str:
-    """The first of *texts*, for a message."""
+    """Return the first *limit* of *texts*, with commas between them, for a message."""
     items = list(texts)
     return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
 
 
 def read_label(value: object, sample: str) -> int | str | None:
-    """What a label says: a number from 0 on, a name, or None for no class.
+    """Return the value of a label: a number from 0 on, a name, or None for no class.
 
     Args:
-        value: As a column, a `.cls` or a `.json` has it.
-        sample: Which sample it is of, for a message.
+        value: The label in a column, a `.cls` or a `.json`.
+        sample: A description of the sample, for a message.
 
     Raises:
-        SourceError: It says none of these.
+        SourceError: The value is none of these.
     """
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
@@ -251,27 +251,27 @@ def _checked(number: int, value: object, sample: str) -> int | None:
 
 @dataclass(frozen=True)
 class Labeller:
-    """Makes keys of samples. A small picklable value.
+    """A maker of keys, from paths and labels; a small picklable value.
 
     Args:
-        table: The classes that labels count, where the source has such a table.
-        options: How the source is read.
+        table: The numbered classes, where the source has such a table.
+        options: The options by which the source is read.
     """
 
     table: ClassTable | None = None
     options: SourceOptions = DEFAULT_OPTIONS
 
     def key(self, path: str, labels: Mapping[str, object], sample: str) -> tuple[str, Basis]:
-        """Key of one sample, and on what its class rests.
+        """Return the key of one sample, and the basis of its class.
 
         Args:
-            path: Name with folders, as the archive or table has it.
-            labels: Where a label was said (a column, `.cls`, ...) -> what it says; empty: nowhere.
+            path: The name with folders, as in the archive or table.
+            labels: The labels by origin (a column, `.cls`, ...); empty: there is none.
                 A WordNet id under `wnid` may stand beside one.
-            sample: The sample in words, for a message.
+            sample: A description of the sample, for a message.
 
         Raises:
-            SourceError: What is said contradicts itself, or is no class.
+            SourceError: The labels contradict each other, or one is no class.
         """
         if self.options.rules == 1:
             return self._key_of_rules_1(path, labels, sample), Basis("rules 1")
@@ -290,7 +290,7 @@ class Labeller:
     def _class_from_labels(
         self, labels: Mapping[str, object], folder: str, sample: str
     ) -> tuple[str, Basis]:
-        """The class that all of *labels* say, and its basis: the number, if any of them is one."""
+        """Return the class in *labels*, and its basis: a number, if any label is one."""
         classes = {word: self._class_of(label, sample) for word, label in labels.items()}
         bases = {word: basis.by for word, (_, basis) in classes.items()}
         if folder and "none" not in bases.values():
@@ -323,7 +323,7 @@ class Labeller:
     def _class_from_path(
         self, folders: Sequence[str], name: str, wnid: str
     ) -> tuple[str, str, Basis]:
-        """Class, name in the class, and basis of a sample without a label."""
+        """Return the class, the name in the class, and the basis, for a sample without a label."""
         if self.options.recursive and folders:
             class_name, name = nested(folders, name, self.options.recursive)
             return class_name, name, Basis("folder")
@@ -336,7 +336,7 @@ class Labeller:
         return UNLABELLED, name, Basis("unsaid")
 
     def _class_of(self, label: object, sample: str) -> tuple[str, Basis]:
-        """The class that one label says, and its basis."""
+        """Return the class of one label, and its basis."""
         value = read_label(label, sample)
         table = self.table
         if value is None:
@@ -356,7 +356,7 @@ class Labeller:
         return (f"{name}#" if name == UNLABELLED else name), Basis("name", value)
 
     def _check_text(self, label: object, number: int, sample: str) -> None:
-        """Refuse a text of digits that is the name of another entry than the one it counts."""
+        """Refuse a text of digits that is the name of one entry and the number of another."""
         if self.table is None or isinstance(label, int | float):
             return
         text = _text_of(label)
@@ -392,12 +392,12 @@ def _two_classes(labels: Mapping[str, object], sample: str) -> SourceError:
 
 
 def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]:
-    """Class and name in the class of a file in nested folders.
+    """Return the class, and the name in the class, of a file in nested folders.
 
     Args:
-        folders: From the outermost to the innermost, at least one.
-        name: Of the file.
-        recursive: Which of the folders is the class, `first` or `last`; the others become a part of
+        folders: The folders from the outermost to the innermost, at least one.
+        name: The name of the file.
+        recursive: The folder that is the class, `first` or `last`; the others become a part of
             the name, so that files of one name in several folders stay apart.
     """
     first = recursive == "first"
@@ -406,10 +406,10 @@ def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]
 
 
 def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
-    """The class that a folder's name is, in composed characters, whatever system wrote it.
+    """Return the class of a folder: its name in composed characters, whatever system wrote it.
 
     Raises:
-        SourceError: It is the sign for samples without a class.
+        SourceError: The name is the sign for samples without a class.
     """
     if options.rules == 1:
         return folder
@@ -428,23 +428,23 @@ def named_class(name: str) -> str:
 
 @dataclass
 class Seen:
-    """Samples of one class on one basis."""
+    """A group of samples of one class on one basis."""
 
     first: str
-    """Key of one of them."""
+    """The key of one of the samples."""
     count: int = 0
 
 
 @dataclass
 class Evidence:
-    """What the samples of a listing said about their classes, and what was passed over."""
+    """The evidence of a listing: what its samples tell of their classes, and what is no sample."""
 
     seen: dict[tuple[str, Basis], Seen] = field(default_factory=dict)
-    """(class, basis) -> samples; no samples for a class that a source only names."""
+    """The samples of each (class, basis); count 0 for a class that a source only names."""
     passed: dict[str, Seen] = field(default_factory=dict)
-    """Why -> files that are no samples."""
+    """The files that are no samples, by ground."""
     notes: list[str] = field(default_factory=list)
-    """What else a person should know of the listing, a sentence each."""
+    """The further remarks on the listing, a sentence each."""
 
     def add(self, key: str, basis: Basis) -> None:
         """Count one sample."""
@@ -465,7 +465,7 @@ class Evidence:
         self.passed.setdefault(why, Seen(name)).count += count
 
     def merge(self, evidence: "Evidence") -> None:
-        """Add what another part of the source said."""
+        """Add the evidence of another part of the source."""
         for (name, basis), seen in evidence.seen.items():
             self.add_class(name, basis, seen.count, seen.first)
         for why, seen in evidence.passed.items():
@@ -473,7 +473,7 @@ class Evidence:
         self.notes += [note for note in evidence.notes if note not in self.notes]
 
     def encode(self) -> dict[bytes, bytes]:
-        """As metadata of a listing's schema."""
+        """Return the evidence as metadata of a listing's schema."""
         seen = [[name, *basis, s.first, s.count] for (name, basis), s in self.seen.items()]
         passed = {why: [s.first, s.count] for why, s in self.passed.items()}
         fields = {"seen": seen, "passed": passed, "notes": self.notes}
@@ -481,7 +481,7 @@ class Evidence:
 
     @classmethod
     def decode(cls, metadata: Mapping[bytes, bytes] | None) -> "Evidence":
-        """What `encode` wrote; nothing where a listing has none."""
+        """Return the evidence that `encode` wrote; empty evidence for a listing without any."""
         text = (metadata or {}).get(METADATA)
         evidence = cls()
         if text is None:
@@ -495,6 +495,6 @@ class Evidence:
         return evidence
 
     def items(self) -> Iterator[tuple[str, Basis, Seen]]:
-        """(class, basis, samples) of everything that was seen."""
+        """Yield (class, basis, samples) of all groups."""
         for (name, basis), seen in self.seen.items():
             yield name, basis, seen

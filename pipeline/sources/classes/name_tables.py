@@ -1,4 +1,4 @@
-"""Tables that people write about classes: names of each, or a list of some of them.
+"""The tables that people write about classes: names of each, or a list of some of them.
 
 The id of a class may be anything, "n01440764" or "golf ball", and the cells of a line may lie
 between tabs, semicolons, commas or spaces. Where the ids are known, the separator is the one by
@@ -15,15 +15,15 @@ from pipeline.errors import SourceError
 from pipeline.sources.text_tables import decode_table, lines_of, parse_words
 
 SEPARATORS = "\t;, "
-"""What may lie between an id and what follows, the surest first."""
+"""The separators that may lie between an id and what follows, the surest first."""
 
 
 def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     """Read lines of an id and the names of its class.
 
     Args:
-        text: The table. Lines without names, and those that begin with #, are passed over.
-        ids: Ids that may occur; an id with spaces can only be read if it is one of them.
+        text: The table. Lines without names, and lines that begin with #, are skipped.
+        ids: The ids that may occur; an id with spaces can only be read if it is one of them.
 
     Returns:
         Id -> its names with commas between them, of the first line of each id.
@@ -70,19 +70,19 @@ def _by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
 
 
 def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[str]:
-    """Read a list of classes: a line each, further cells being passed over, or JSON.
+    """Read a list of classes: one a line, where further cells are ignored, or JSON.
 
     Args:
-        data: All of the file.
-        where: Its name, for messages.
-        ids: Ids that are expected.
-        key: Under which JSON has the list, unless it is one.
+        data: The content of the file.
+        where: The name of the file, for messages.
+        ids: The ids that are expected.
+        key: The key of the list in a JSON object; unused if the document is a list.
 
     Returns:
-        The ids of the lines; of a line without an expected one, its first cell.
+        The id in each line; for a line without an expected id, its first cell.
 
     Raises:
-        SourceError: It is no text, or JSON without the list.
+        SourceError: The file is no text, or is JSON without the list.
     """
     text = decode_table(data, where).removeprefix("\ufeff")
     if text.lstrip()[:1] in ("{", "["):

@@ -1,4 +1,4 @@
-"""Tables of classes beside the images: which class a number stands for.
+"""The tables beside the images that say which class a number stands for.
 
 `classes.txt` has a name on each line, or a wnid and its words, or the number and the name;
 `LOC_synset_mapping.txt` has a wnid and its words. The first line is number 0.
@@ -18,10 +18,10 @@ _NUMBERED = re.compile(r"([0-9]+)[ \t:,]+(\S.*)", re.ASCII)
 
 
 def find_class_table(location: Location) -> ClassTable | None:
-    """Return the table that labels of samples at *location* count, from there or a folder above.
+    """Return the table of numbered classes at *location* or in the folder above it.
 
     Raises:
-        SourceError: It is there, and cannot be counted by.
+        SourceError: The table numbers its classes ambiguously.
     """
     if location.options.rules == 1:
         names = find_class_names(location.root)
@@ -35,7 +35,7 @@ def find_class_table(location: Location) -> ClassTable | None:
 
 
 def table_marks(location: Location) -> list[str]:
-    """Return marks of the tables that `find_class_table` would look at, for a fingerprint."""
+    """Return marks of the tables that `find_class_table` reads, for a fingerprint."""
     if location.options.rules == 1:
         return []
     folders = (Location(location.root), Location(location.root).above())
@@ -51,7 +51,7 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
     """Read a `classes.txt`; None where it is empty.
 
     Raises:
-        SourceError: A line is blank, or its lines count from another number than 0.
+        SourceError: A line is blank, or the lines are numbered from another number than 0.
     """
     lines = _lines(text, where)
     if not lines:
@@ -65,7 +65,7 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
 
 
 def _unnumbered(pairs: list[tuple[int, str]], where: str) -> list[str]:
-    """The names of lines that begin with their number."""
+    """Return the names in lines that begin with their number."""
     for expected, (number, _) in enumerate(pairs):
         if number != expected:
             raise SourceError(
@@ -77,7 +77,7 @@ def _unnumbered(pairs: list[tuple[int, str]], where: str) -> list[str]:
 
 
 def _name_and_words(line: str) -> tuple[str, str]:
-    """Name and words of a line: the words behind a wnid, none behind another name."""
+    """Return name and words of a line: the words behind a wnid, none behind another name."""
     return parse_words_line(line) or (line, "")
 
 
@@ -108,7 +108,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
 
 
 def _lines(text: str, where: str) -> list[str]:
-    """Lines without the blank ones at the end."""
+    """Return the lines without the blank ones at the end."""
     lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:
         lines.pop()

@@ -32,7 +32,7 @@ _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?", re.ASCII)
 
 @dataclass(frozen=True)
 class SplitClasses:
-    """What one split says of its classes."""
+    """The classes of one split, as its samples and its source tell them."""
 
     evidence: Evidence
     table: ClassTable | None = None
@@ -44,23 +44,23 @@ class Classes:
     """The classes of a source, in order."""
 
     names: tuple[str, ...]
-    """Class of label 0, 1, ..., as in keys."""
+    """The class of label 0, 1, ..., as in keys."""
     words: tuple[str, ...]
-    """Words of each; empty where there are none."""
+    """The words of each class; empty where there are none."""
     numbers: tuple[int, ...] = ()
     """The source's own number of each class; empty where it has no numbers."""
     notes: tuple[str, ...] = ()
-    """What a person should know, a sentence each."""
+    """The remarks for the user, a sentence each."""
     empty: frozenset[str] = frozenset()
-    """Those of which there is no sample."""
+    """The classes without a sample."""
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """(class, words) of label 0, 1, ..."""
+        """The (class, words) of label 0, 1, ..."""
         return tuple(zip(self.names, self.words, strict=True))
 
     def shown(self) -> "Classes":
-        """Return those alone that a sample is of."""
+        """Return only the classes that have samples."""
         labels = [i for i, name in enumerate(self.names) if name not in self.empty]
         return Classes(
             tuple(self.names[i] for i in labels),
@@ -73,11 +73,11 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
     """Put the classes of all *splits* in one order.
 
     Args:
-        splits: What each says.
+        splits: The evidence, table and words of each split.
         rules: The version of the listing rules; 1 puts classes in the order of their bytes.
 
     Raises:
-        SourceError: What the samples say is ambiguous or contradicts itself.
+        SourceError: The evidence is ambiguous, or contradicts itself.
     """
     if rules == 1:
         sorted_names = sorted(
@@ -116,7 +116,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
 
 
 def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
-    """Say it where the labels are not the numbers that the source has for its classes."""
+    """Yield a remark if the labels are not the numbers that the source has for its classes."""
     if not number_of and not any(map(is_numeral, names)):
         return
     numbers = [number_of.get(name, int(name) if is_numeral(name) else None) for name in names]
@@ -139,7 +139,7 @@ def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
 
 
 def order_of(name: str) -> tuple[int, Fraction, bytes]:
-    """Sorts numbers as numbers, also `-2` and `0.5`, before names by their bytes."""
+    """Return a sort key: numbers, also `-2` and `0.5`, by value, before names by their bytes."""
     is_number = _DECIMAL.fullmatch(name) is not None
     number = Fraction(name) if is_number else Fraction(0)
     return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")
@@ -204,7 +204,7 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
 
 
 def _check_depths(split: str, evidence: Evidence) -> None:
-    """Refuse folders of which it cannot be told which one is the class."""
+    """Refuse nested folders where it is unclear which one is the class."""
     parents: dict[str, Basis] = {}
     depths: dict[int, str] = {}
     for name, basis, seen in _labelled(evidence):
@@ -235,7 +235,7 @@ def _check_depths(split: str, evidence: Evidence) -> None:
 
 
 def _check_kinds(split: str, evidence: Evidence) -> None:
-    """Refuse wnids in file names where the folders are kinds of them: either may be the class."""
+    """Refuse wnids in file names where folders group them: either may be the class."""
     folder_of: dict[str, str] = {}
     for name, basis, _ in _labelled(evidence):
         if basis.by == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
@@ -251,7 +251,7 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
 
 
 def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
-    """The table of all splits, which must be one."""
+    """Return the table of all splits, which must be the same."""
     tables = [
         (split, split_classes.table)
         for split, split_classes in splits.items()
@@ -283,7 +283,7 @@ def _table_text(table: ClassTable | None) -> str:
 
 
 def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
-    """Number -> class, over all splits."""
+    """Return number -> class, over all splits."""
     numbers: dict[int, tuple[str, str]] = {}
     number_of: dict[str, tuple[int, str]] = {}
     for split, split_classes in splits.items():
@@ -304,7 +304,7 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
 
 
 def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
-    """Refuse one number that texts write in several ways: they may be codes of several classes."""
+    """Refuse one number that is written in several ways: these may be codes of several classes."""
     text_of: dict[object, tuple[str, str]] = {}
     for split_classes in splits.values():
         for _, basis, seen in _labelled(split_classes.evidence):
@@ -355,7 +355,7 @@ def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
 
 
 def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
-    """The class of each entry of the table: as samples say, else by its own name."""
+    """Return the class of each entry of the table: that of its samples, else its own name."""
     names = [numbers.get(number, name) for number, name in enumerate(table.ids)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -367,7 +367,7 @@ def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
 
 
 def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
-    """Some classes have numbers, others none: wnids can be put in order without, others cannot."""
+    """Refuse classes of which some have numbers and others none, unless all are wnids."""
     without = [name for name in names if name not in set(numbers.values())]
     if not numbers or not without or all(map(is_wnid, [*names, *numbers.values()])):
         return
@@ -379,7 +379,7 @@ def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
 
 
 def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
-    """Refuse classes that differ in spaces or in case alone, where nobody means two classes."""
+    """Refuse classes that differ only in spaces or case, where two classes are implausible."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in _all_names(splits):
         alike[_folded(name)].append(name)

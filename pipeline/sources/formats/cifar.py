@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the layout of their Python version: a few pickled batches.
+"""The Python version of CIFAR-10 and CIFAR-100: a few pickled batches.
 
 They are read loose or from the tar in which they are handed out, `cifar-10-python.tar.gz`.
 
@@ -31,7 +31,7 @@ from pipeline.sources.spool import Blocks, Put
 
 SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
-"""What the archives that are handed out unpack to."""
+"""The folders that the distributed archives unpack to."""
 _REAL_BATCHES, _REAL_CASES = 5, 10_000  # of CIFAR-10
 _MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
 _IMAGE_BYTES = 3 * SIDE * SIDE
@@ -41,28 +41,28 @@ _LAYOUTS = {
     "batches.meta": ({"train": "data_batch_", "test": "test_batch"}, b"label_names", b"labels"),
     "meta": ({"train": "train", "test": "test"}, b"fine_label_names", b"fine_labels"),
 }
-"""Table of names -> split -> what its files begin with; what names and labels are called."""
+"""The table of names -> (split -> prefix of its files, key of the names, key of the labels)."""
 
 
 class _Kind:
-    """Stands for `numpy.dtype`: which numbers an array holds, as far as that can be bytes."""
+    """A substitute for `numpy.dtype` that stores only its name."""
 
     def __init__(self, name: object, *_: object) -> None:
         self.name = name
 
     def __setstate__(self, state: object) -> None:
-        """Know nothing of byte order: bytes have none."""
+        """Ignore the byte order: bytes have none."""
 
 
 class _Array:
-    """Stands for `numpy.ndarray`: keeps what the pickle says of it, and calls nothing."""
+    """A substitute for `numpy.ndarray` that stores the pickled state, and calls nothing."""
 
     def __init__(self, *_: object) -> None:
         self.shape: tuple[int, ...] = ()
         self.data = b""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take an array of bytes, and no other."""
+        """Store the shape and bytes of a uint8 array in C order; refuse any other array."""
         _, shape, kind, fortran, data = state
         plain = isinstance(kind, _Kind) and kind.name in ("u1", b"u1") and not fortran
         if not plain or not isinstance(data, bytes):
@@ -71,7 +71,7 @@ class _Array:
 
 
 class _Latin1:
-    """Stands for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
+    """A substitute for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
 
     def __new__(cls, text: object, encoding: object) -> Any:
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
@@ -92,16 +92,19 @@ _ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Knows what a batch is made of. The slow one: the other makes room for what a pickle names."""
+    """An unpickler that knows the parts of a batch, and nothing else.
+
+    It is the slow one in Python: the C one allocates memory for what a pickle names.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for arrays; nothing else has a name here."""
+        """Return the substitute for a global that a batch may name; refuse any other."""
         if (module, name) not in _ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _ALLOWED_GLOBALS[module, name]
 
     def persistent_load(self, pid: object) -> Any:
-        """Refuse what lies elsewhere."""
+        """Refuse data outside the pickle."""
         raise pickle.UnpicklingError("it names what lies elsewhere")
 
 
@@ -122,16 +125,16 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
 
 @dataclass(frozen=True)
 class CifarBatches:
-    """Where the batches lie: loose in a folder, or packed as they are handed out."""
+    """The location of the batches: loose in a folder, or packed in the distributed archive."""
 
     location: Location
     archive: str = ""
-    """Path of the tar that holds them; empty: they are loose."""
+    """The path of the tar that holds them; empty: they are loose."""
     folder: str = ""
-    """Their folder in the tar."""
+    """The folder of the batches in the tar."""
 
     def full(self, path: str) -> str:
-        """Whole name of a batch."""
+        """Return the full name of a batch."""
         if not self.archive:
             return self.location.full(path)
         return f"{self.location.full(self.archive)}: {self._member(path)}"
@@ -140,7 +143,7 @@ class CifarBatches:
         return f"{self.folder}/{path}" if self.folder else path
 
     def names(self) -> list[str]:
-        """Names of the files."""
+        """Return the names of the files."""
         if not self.archive:
             return self.location.names().files
         prefix = f"{self.folder}/" if self.folder else ""
@@ -148,14 +151,14 @@ class CifarBatches:
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def size(self, path: str) -> int:
-        """Size of a batch in bytes."""
+        """Return the size of a batch in bytes."""
         if not self.archive:
             return self.location.size(path)
         members = outline_of(self.location, self.archive).members
         return next(member.num_bytes for member in members if member.name == self._member(path))
 
     def marks(self, paths: Iterable[str]) -> list[str]:
-        """Texts that change when the batches do."""
+        """Return texts that change when the batches do."""
         if self.archive:
             return [self.location.mark(self.archive), self.folder, *paths]
         return [self.location.mark(path) for path in paths]
@@ -164,7 +167,7 @@ class CifarBatches:
         """Read one batch.
 
         Raises:
-            SourceError: It is none.
+            SourceError: The file is no batch.
         """
         where = self.full(path)
         if not self.archive:
@@ -192,7 +195,7 @@ def _class_table(batches: CifarBatches, path: str) -> ClassTable:
 
 @dataclass(frozen=True)
 class CifarBlock:
-    """One file of pictures."""
+    """A block of a source: one batch of images."""
 
     name: str
     batches: CifarBatches
@@ -202,15 +205,15 @@ class CifarBlock:
 
     @property
     def where(self) -> str:
-        """Whole name of the batch."""
+        """The full name of the batch."""
         return self.batches.full(self.path)
 
     def own_name(self, number: int, name: str) -> str:
-        """Nothing: names have the number of a picture."""
+        """Return an empty text: the name of each image has its number already."""
         return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
-        """Read all of it, handing each picture as a PPM to *put*."""
+        """Read the batch, and pass each image as a PPM to *put*."""
         where = self.batches.full(self.path)
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
@@ -235,7 +238,7 @@ class CifarBlock:
 
 
 def _pixels(array: object, where: str) -> NDArray[np.uint8]:
-    """(n, 32, 32, 3) uint8 RGB, of the planes of red, green and blue that a batch holds."""
+    """Return (n, 32, 32, 3) uint8 RGB, from the planes of red, green and blue in a batch."""
     has_whole_rows = isinstance(array, _Array) and array.shape == (
         len(array.data) // _IMAGE_BYTES,
         _IMAGE_BYTES,
@@ -248,7 +251,7 @@ def _pixels(array: object, where: str) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class CifarSource:
-    """Pictures in CIFAR's batches."""
+    """A source of the images in CIFAR's batches."""
 
     kind: str
     batches: CifarBatches
@@ -267,7 +270,7 @@ class CifarSource:
         return self.location.root
 
     def fingerprint(self) -> str:
-        """Digest of the files' names, sizes and times."""
+        """Return a digest of the files' names, sizes and times."""
         marks = self.batches.marks((self.table, *self.paths))
         return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
@@ -276,17 +279,17 @@ class CifarSource:
         return _class_table(self.batches, self.table)
 
     def words(self) -> dict[str, str]:
-        """Nothing: the names of classes are their words."""
+        """Return no words: the names of classes are their words."""
         return {}
 
     def list(self, progress: object) -> pa.Table:
-        """Not possible: a picture's bytes lie in three places."""
+        """Raise an error: the bytes of an image lie in three ranges of a batch."""
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"
         )
 
     def blocks(self) -> Blocks:
-        """The files.
+        """Return one block for each batch.
 
         Raises:
             SourceError: One of the numbered batches is missing.
@@ -312,7 +315,7 @@ class CifarSource:
 
 
 def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict[str, CifarSource]:
-    """Find CIFAR's table of names and batches in *location*, in its folder there, or packed."""
+    """Find CIFAR's table of names and batches at *location*, loose or in an archive."""
     for batches in _candidates(location):
         files = batches.names()
         if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
@@ -335,7 +338,7 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
 
 
 def _candidates(location: Location) -> Iterator[CifarBatches]:
-    """Where batches may lie: here, in the folder that an archive unpacks to, in an archive."""
+    """Yield the possible locations of batches: folders, and archives in *location*."""
     names = location.names()
     if not location.only:
         yield CifarBatches(location)

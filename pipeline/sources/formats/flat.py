@@ -1,4 +1,4 @@
-"""Images that lie in one folder without class folders: of no class, or of one that is named.
+"""The flat folders: images without class folders, of no class or of one named class.
 
 A GAN or super-resolution needs no class. `--class-name` names one for all images; a folder that is
 itself called by a wnid is one class; a wnid that a file's name begins with is its class; else the
@@ -37,12 +37,12 @@ def flat_listing(
     """List the files of one folder whose classes a table tells.
 
     Args:
-        location: What the paths of the listing are relative to.
-        prefix: Of the folder, with a slash at its end; or nothing.
-        sizes: The files, and what was passed over.
-        class_of: Gives the class of a file.
-        progress: Is told how many samples came.
-        basis: On what the classes rest, of those that are told.
+        location: The folder that the paths of the listing are relative to.
+        prefix: The path of the folder, with a slash at its end; empty: the location itself.
+        sizes: The files, and the entries that were passed over.
+        class_of: A function that returns the class of a file name.
+        progress: A function that is called with the number of new samples.
+        basis: The basis of the classes; it is `unsaid` for samples without a class.
     """
     if not sizes.files:
         raise SourceError(f"no images found: {location.full(prefix)} holds no image file.")
@@ -65,10 +65,10 @@ def flat_listing(
 
 @dataclass(frozen=True)
 class FlatFolder(RandomAccessSource):
-    """Images in no class folders."""
+    """A folder of images without class folders."""
 
     needs_class_name: bool = False
-    """Whether somebody must say first that they are of no class, or of one."""
+    """True if `--class-name` must be given before the images are listed."""
 
     @property
     def class_name(self) -> str:
@@ -80,13 +80,13 @@ class FlatFolder(RandomAccessSource):
         return folder_name if is_wnid(folder_name) else UNLABELLED
 
     def _class_of(self, path: str) -> str:
-        """The class of the file *path*: that of all, or the wnid that its name begins with."""
+        """Return the class of the file *path*: that of all, or the wnid that begins its name."""
         if self.class_name != UNLABELLED or self.location.options.class_name:
             return self.class_name
         return wnid_before(path.rpartition("/")[2]) or UNLABELLED
 
     def fingerprint(self) -> str:
-        """Digest of the folders' times, which change when files come and go."""
+        """Return a digest of the folders' times, which change when files come and go."""
         if self.location.remote:
             return unique_fingerprint()
         paths = [path for path, _ in self._folders()]
@@ -120,10 +120,10 @@ class FlatFolder(RandomAccessSource):
             yield "", self.location.sizes("")
 
     def _check_table(self) -> None:
-        """Refuse to take images for images of no class, whose classes a table says.
+        """Refuse images without classes if a table beside them has their classes.
 
         Raises:
-            SourceError: Naming the table, and its column.
+            SourceError: There is such a table; the message names it and its column.
         """
         if self.class_name != UNLABELLED or self.location.options.class_name:
             return

@@ -1,4 +1,4 @@
-"""Class folders: `<class>/<file>`, and Tiny-ImageNet's `<class>/images/<file>`.
+"""The class folders: `<class>/<file>`, and Tiny-ImageNet's `<class>/images/<file>`.
 
 Every regular file of a class folder is a sample, whatever its name ends in, but for those that
 `pipeline.sources.clutter` passes over. Links are followed. Images in folders inside a class folder
@@ -32,7 +32,7 @@ from pipeline.sources.metadata import is_val_image, label_table
 
 REMOTE_THREADS = 16
 _MAX_REMOTE_LOOKS = 100
-"""Folders behind a server that are looked into before a place is said to have no classes."""
+"""The number of remote folders that are examined before a location counts as without classes."""
 _INNER = "images"
 _SLASH = pa.scalar("/", pa.large_string())
 
@@ -44,11 +44,11 @@ class _ClassSamples(NamedTuple):
     key: pa.Array
     num_bytes: pa.Array
     path: pa.Array | None
-    """None: the paths equal the keys."""
+    """The paths, or None if they equal the keys."""
 
 
 def _samples_of(class_name: str, prefix: str, folder: str, sizes: Sizes) -> _ClassSamples:
-    """The files of *folder* as samples of a class; *prefix* goes before their names in keys."""
+    """Return the files of *folder* as samples of a class; *prefix* precedes names in keys."""
     names = string_array(sizes.files, f"in {folder}")
     order = pc.sort_indices(names)
     names = names.take(order)
@@ -72,7 +72,7 @@ class FolderSource(RandomAccessSource):
     """A folder of class folders."""
 
     outside_splits: tuple[str, ...] = ()
-    """What lies beside this split's folder and belongs to no split."""
+    """The images and folders beside this split's folder that belong to no split."""
 
     def _classes(self) -> list[str]:
         # 'a b' stands before 'a' in keys, since a space is less than the slash
@@ -82,7 +82,7 @@ class FolderSource(RandomAccessSource):
         )
 
     def fingerprint(self) -> str:
-        """Digest of the class folders' times, which change when files come and go.
+        """Return a digest of the class folders' times, which change when files come and go.
 
         A file that is overwritten in place is not noticed here; reading it is what fails. Object
         stores keep no times of folders, so there the fingerprint matches nothing, not even itself.
@@ -138,7 +138,7 @@ class FolderSource(RandomAccessSource):
         return sort_listing(pa.table(columns).replace_schema_metadata(evidence.encode()))
 
     def _check_top_folder(self) -> Evidence:
-        """What lies beside the class folders; images there have no class, and are refused."""
+        """Refuse images beside the class folders, and count what else lies there."""
         evidence = Evidence()
         if self.location.options.rules == 1:
             return evidence
@@ -181,7 +181,7 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
 
 
 def _check_metadata(location: Location, files: list[str]) -> None:
-    """Refuse the table by which the Hub's image folders say other classes than their folders."""
+    """Refuse the Hub's table of metadata if it has other classes than the folders."""
     names = [name for name in files if name.lower().startswith("metadata.")]
     table, column = label_table(location, names)
     if table:
@@ -196,7 +196,7 @@ def _check_links(location: Location, folders: list[str]) -> None:
     """Refuse a link to a class folder beside that folder: its images would be of two classes.
 
     Raises:
-        SourceError: Also where a link leads back to the folder of the classes, or one above it.
+        SourceError: There is such a link, or one to the folder of the classes or above it.
     """
     if location.remote or location.options.rules == 1:
         return
@@ -219,10 +219,10 @@ def _check_links(location: Location, folders: list[str]) -> None:
 
 
 def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
-    """Refuse to take what lies in folders of several splits for one split.
+    """Refuse a source whose class folders lie in folders of several splits.
 
     Raises:
-        SourceError: Naming the folder that holds them.
+        SourceError: There are several splits; the message names their folder.
     """
     splits: dict[str, str] = {}
     for class_samples in samples if location.options.recursive else ():
@@ -253,7 +253,7 @@ def unique_fingerprint() -> str:
 def _each_class(
     location: Location, folders: list[str]
 ) -> Iterator[tuple[str, list[_ClassSamples], Evidence]]:
-    """Yield (class folder, samples, what was passed over in it)."""
+    """Yield (class folder, samples, evidence with the entries that were passed over)."""
     list_class = _list_nested if location.options.recursive else _list_class
     if not location.remote:
         # one thread: more of them are slower, as they fight for the interpreter
@@ -292,7 +292,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
 
 
 def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence) -> None:
-    """Refuse images in a folder inside a class folder: which of the two is the class?"""
+    """Refuse images in a folder inside a class folder: either folder may be the class."""
     count, first = 0, ""
     for inner, sizes in walk(location, path):
         evidence.merge(sizes.passed)
@@ -332,7 +332,7 @@ def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSampl
 
 
 def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
-    """Yield (path, what lies there) of *folder* and of every folder in it.
+    """Yield (path, files and folders) of *folder* and of every folder in it.
 
     Raises:
         SourceError: A link leads back to a folder that it lies in.
@@ -352,7 +352,7 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
 
 
 def _link_cycle_error(path: str, real: str) -> SourceError:
-    """Say that *path* is a link to *real*, a folder that it lies in."""
+    """Return the error for the link *path*, which leads to *real*, a folder that it lies in."""
     return SourceError(
         f"{path!r} is a link that leads back to a folder above it, {real!r}. Delete the link, or"
         f" pass --ignore {path.rpartition('/')[2]!r}."
@@ -360,7 +360,7 @@ def _link_cycle_error(path: str, real: str) -> SourceError:
 
 
 def _real_parents(location: Location, folder: str) -> frozenset[str]:
-    """Return where the folders that *folder* lies in really are, from *location* on."""
+    """Return the real paths of *location* and of the folders between it and *folder*."""
     if location.remote or not folder:
         return frozenset()
     names = folder.split("/")[:-1]
@@ -369,14 +369,14 @@ def _real_parents(location: Location, folder: str) -> frozenset[str]:
 
 
 def holds_classes(location: Location) -> bool:
-    """Say whether the folders of *location* look like class folders; one that does is enough."""
+    """Return True if a folder of *location* looks like a class folder; one is enough."""
     if location.options.recursive:
         return any(map(looks_like_image, _nested_files(location)))
     return any(_class_folders(location))
 
 
 def _nested_files(location: Location) -> Iterator[str]:
-    """Names of files in the folders of *location*, at any depth."""
+    """Yield the names of files in the folders of *location*, at any depth."""
     for name in location.names().folders:
         for _, sizes in walk(location, name):
             yield from sizes.files
@@ -401,7 +401,7 @@ def _is_class(location: Location, name: str) -> bool:
 
 
 def split_folders(location: Location, requested_split: str) -> dict[str, list[str]]:
-    """Split -> the folders of *location* that are called so."""
+    """Return split -> the folders of *location* that are named after it."""
     folders_of_split: dict[str, list[str]] = {}
     for name in location.names().folders:
         split = known_split(name, requested_split)
@@ -445,7 +445,7 @@ def _is_split(location: Location, explicit: bool) -> bool:
 
 
 def _is_half_sorted(location: Location) -> bool:
-    """Say whether ILSVRC2012's val images lie here: beside class folders, they are refused as such.
+    """Return True if ILSVRC2012's val images lie here: beside class folders, they are refused so.
 
     Another finder finds them, whether all of them are here or a part is.
     """
@@ -455,7 +455,7 @@ def _is_half_sorted(location: Location) -> bool:
 def _has_classes(location: Location, splits: set[str]) -> bool:
     """Return True if *location* is a folder of class folders, though some are named after *splits*.
 
-    Where all of them are, or two are, they are flat splits: `train` and `test` of no classes.
+    If all of them are, or two are, they are flat splits: `train` and `test` without classes.
     """
     if location.options.rules == 1 or location.options.recursive or not splits:
         return holds_classes(location)
@@ -467,7 +467,7 @@ def check_one_folder(location: Location, split: str, names: list[str]) -> None:
     """Refuse two folders for one split.
 
     Raises:
-        SourceError: Naming both.
+        SourceError: There are several folders; the message names them.
     """
     if len(names) > 1 and location.options.rules > 1:
         raise SourceError(
@@ -478,14 +478,14 @@ def check_one_folder(location: Location, split: str, names: list[str]) -> None:
 
 
 def _outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
-    """Images and folders beside the folders of splits, which belong to none of them."""
+    """Return the images and folders beside the folders of splits, which belong to none of them."""
     top = location.names()
     folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))
     return (*folders, *filter(looks_like_image, top.files))
 
 
 def _is_flat_split(location: Location, name: str) -> bool:
-    """Say whether the folder *name* is ILSVRC2012's val split, or a test split of no classes.
+    """Return True if the folder *name* is ILSVRC2012's val split, or a test split without classes.
 
     Other finders find them.
     """

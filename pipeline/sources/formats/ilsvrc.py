@@ -1,4 +1,4 @@
-"""ILSVRC2012 as it is handed out: a train tar of class tars, a val tar or folder with no classes.
+"""ILSVRC2012 as distributed: a train tar of class tars, a val tar or folder without classes.
 
 The classes of val come from the devkit, whose ids 1..1000 are an order of their own, not that of
 the sorted wnids, or from Kaggle's table (`pipeline.sources.metadata`).
@@ -31,7 +31,7 @@ _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 @dataclass(frozen=True)
 class ValTar(Layout):
-    """ILSVRC's val tar: flat, with the classes told by a table near *root*."""
+    """The layout of ILSVRC's val tar: flat, with its classes in a table near *root*."""
 
     root: str
 
@@ -57,17 +57,17 @@ class ValTar(Layout):
 
 @dataclass(frozen=True)
 class ValFolder(RandomAccessSource):
-    """ILSVRC's val images in one flat folder."""
+    """A flat folder of ILSVRC's val images."""
 
     def fingerprint(self) -> str:
-        """Digest of the folder's time and of the name of the table with the classes."""
+        """Return a digest of the folder's time and of the name of the table with the classes."""
         where = self._truth().where
         return fingerprint_of(
             [self.kind, self.root, self.location.mark(""), where], self.location.options
         )
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Look into the folder once."""
+        """List the folder."""
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
 
@@ -82,10 +82,10 @@ class ValFolder(RandomAccessSource):
             ) from e
 
     def _images(self) -> Sizes:
-        """The val images; others in the folder have no class, and are refused.
+        """Return the val images; refuse others, which have no class.
 
         Raises:
-            SourceError: There are others, or a part of them was sorted into folders.
+            SourceError: There are other images, or some were sorted into folders.
         """
         all_sizes = self.location.sizes("")
         if self.location.options.rules > 1:
@@ -111,7 +111,7 @@ class ValFolder(RandomAccessSource):
 
 
 def _refuse_sorted(location: Location, sizes: Sizes) -> None:
-    """Refuse a folder of val images of which a part lies in folders: it would be left out."""
+    """Refuse a folder of val images if some lie in its folders: those would be left out."""
     for folder in sizes.folders:
         inside = location.sizes(folder)
         if inside.files:

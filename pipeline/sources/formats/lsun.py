@@ -1,4 +1,4 @@
-"""LSUN's LMDBs: `<class>_<split>_lmdb` folders, each a table of image files by a hash.
+"""The LMDBs of LSUN: `<class>_<split>_lmdb` folders, each a table of image files by a hash.
 
 Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files is read so.
 """
@@ -25,16 +25,19 @@ from pipeline.sources.spool import Blocks, Put
 DATA = "data.mdb"
 _SUFFIX = "_lmdb"
 _START = 2
-"""Bytes that the keys of a block have in common: of LSUN's hashes that makes 256 blocks."""
+"""The number of bytes that the keys of a block share: LSUN's hashes make 256 blocks."""
 _MAX_VALUES_LOOKED_AT = 16
-"""Values of which one must be an image: the first may be broken."""
+"""The number of values of which one must be an image: the first may be broken."""
 _SUFFIXES = {
     b"RIFF": "webp", b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp",
 }  # fmt: skip
 
 
 _tables: dict[tuple[int, str], tuple[Any, int]] = {}
-"""(process, folder) -> a table that is open, and how many read it: one may be open once."""
+"""The open tables and their numbers of readers, by (process, folder).
+
+LMDB forbids a process to open one table twice.
+"""
 _lock = threading.Lock()
 
 
@@ -88,11 +91,11 @@ class LmdbBlock:
         return self.folder
 
     def own_name(self, number: int, name: str) -> str:
-        """Nothing: a key of a table is there once."""
+        """Return an empty text: each key of a table is unique."""
         return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
-        """Read them in the order of their keys, handing each image's bytes to *put*."""
+        """Read the rows in the order of their keys, and pass each image's bytes to *put*."""
         with _reading(self.folder) as view:
             cursor = view.cursor()
             more = cursor.set_range(self.start)
@@ -110,12 +113,12 @@ def _file_name(key: bytes, data: bytes) -> str:
 
 @dataclass(frozen=True)
 class LmdbSource:
-    """Images in the LMDBs of one split, one a class."""
+    """A source of the images in the LMDBs of one split, one table a class."""
 
     kind: str
     location: Location
     folders: tuple[tuple[str, str], ...]
-    """(class, folder)."""
+    """The (class, folder) of each table."""
     access: Literal["random", "blocks"] = "blocks"
 
     @property
@@ -124,7 +127,7 @@ class LmdbSource:
         return self.location.root
 
     def fingerprint(self) -> str:
-        """Digest of the tables' names, sizes and times."""
+        """Return a digest of the tables' names, sizes and times."""
         marks = (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
         return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
@@ -133,20 +136,20 @@ class LmdbSource:
         return None
 
     def words(self) -> dict[str, str]:
-        """Nothing: the names of classes are their words."""
+        """Return no words: the names of classes are their words."""
         return {}
 
     def list(self, progress: object) -> pa.Table:
-        """Not possible: an image lies where the table's own pages say."""
+        """Raise an error: only the table's own pages tell where an image lies."""
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"
         )
 
     def check(self) -> None:
-        """Refuse tables whose values are no image files, such as Caffe's.
+        """Refuse tables whose values are not image files, such as Caffe's.
 
         Raises:
-            SourceError: None of the first values of a table is one, or no table can be read.
+            SourceError: None of a table's first values is an image, or a table is unreadable.
         """
         self._check_package()
         for _, folder in self.folders:
@@ -167,7 +170,7 @@ class LmdbSource:
             )
 
     def blocks(self) -> Blocks:
-        """Of each table, the rows whose keys begin alike."""
+        """Return the blocks: of each table, the rows whose keys begin with the same bytes."""
         self._check_package()
         blocks: Blocks = []
         for class_name, folder in self.folders:
@@ -187,7 +190,7 @@ def _is_image(value: bytes) -> bool:
 
 
 def _starts(folder: str) -> Iterator[bytes]:
-    """How the keys of a table begin, each once."""
+    """Yield each distinct beginning of the keys of a table once."""
     with _reading(folder) as view:
         cursor = view.cursor()
         more = cursor.first()
@@ -199,7 +202,7 @@ def _starts(folder: str) -> Iterator[bytes]:
 
 
 def _after(start: bytes) -> bytes | None:
-    """The least key behind all that begin with *start*."""
+    """Return the least key behind all that begin with *start*; None: there is none."""
     if len(start) < _START:
         return start + b"\0"
     prefix = start.rstrip(b"\xff")  # behind "K\xff..." comes "L", not "L\0"
@@ -226,7 +229,7 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
 
 
 def _class_and_split(folder: str, requested_split: str) -> tuple[str, str]:
-    """Class and split that a table's name tells: `bedroom`, `train` of `bedroom_train_lmdb`."""
+    """Return the class and split in a table's name: `bedroom`, `train` of `bedroom_train_lmdb`."""
     stem = folder.removesuffix(_SUFFIX)
     split = split_in_name(stem, requested_split)
     class_name, _, last = stem.rpartition("_")

@@ -1,4 +1,4 @@
-"""Parquet files with the bytes of images in a column.
+"""The Parquet files with the bytes of images in a column.
 
 The Hub's layout is `image: struct<bytes, path>` with `label: int64`, whose names are in the
 schema's metadata; plain tables have a binary column and columns for name and class. Both are read
@@ -31,7 +31,7 @@ from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.spool import Blocks, Put
 
 BLOCK_BYTES = 256 << 20
-"""Row groups are put together up to about this size, so that a block is worth a task."""
+"""The size in bytes up to which row groups are joined, so that a block is worth a task."""
 _BATCH_ROWS = 256
 _PREVIEW_ROWS = 1 << 14
 _IMAGE = (
@@ -47,23 +47,23 @@ _IMAGE_OF_RULES_1 = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what."""
+    """The columns of a table with the images, names and labels."""
 
     image: str
     name: str
-    """Empty: no column for it."""
+    """The column of names; empty: there is none."""
     label: str
     names: tuple[str, ...]
-    """Class names in the order of the labels, where the schema tells them."""
+    """The class names in the order of the labels, if the schema lists them."""
     other_labels: tuple[str, ...] = ()
-    """Columns that may be labels, too."""
+    """The further columns that may be labels."""
 
     def read(self, schema: pa.Schema, *, images: bool = True) -> list[str]:
-        """Return the columns to read, as Parquet names them.
+        """Return the names of the columns to read, as Parquet spells them.
 
         Args:
-            schema: Of the file.
-            images: Whether the bytes of images are wanted, or what else is said of them alone.
+            schema: The schema of the file.
+            images: True to read the bytes of images, too; False: only names and labels.
         """
         image = self.image
         if not images:
@@ -74,10 +74,10 @@ class Columns:
 
 
 def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_OPTIONS) -> Columns:
-    """Choose the columns: those that the options name, else by their names and types.
+    """Return the columns to use: those that the options name, else by their names and types.
 
     Raises:
-        SourceError: No column can hold the bytes of images, or a column that was named is none.
+        SourceError: No column can hold the bytes of images, or an option names a missing column.
     """
     is_old = options.rules == 1
     image = _checked_column(schema, where, options.image_column, "image") or _image_of(
@@ -119,7 +119,7 @@ def _checked_column(schema: pa.Schema, where: str, column: str, role: str) -> st
 
 
 def _columns_by_rank(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
-    """Columns that are called as *words*, in their order; `.jpg` and `Image` are, too."""
+    """Yield the columns called as *words*, in that order; `.jpg` and `Image` match, too."""
     plain: dict[str, str] = {}
     for name in schema.names:
         plain.setdefault(name.lower().removeprefix("."), name)
@@ -179,7 +179,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Class names as the Hub keeps them, in JSON in the schema's metadata."""
+    """Return the class names that the Hub stores as JSON in the schema's metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
     if not text or not label:
         return ()
@@ -192,7 +192,7 @@ def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ParquetBlock:
-    """Row groups [first, first + count) of one file."""
+    """A block of a source: the row groups [first, first + count) of one file."""
 
     name: str
     location: Location
@@ -200,12 +200,12 @@ class ParquetBlock:
     first: int
     count: int
     first_row: int
-    """Number in the file of the first row."""
+    """The number in the file of the first row."""
     num_bytes: int
 
     @property
     def where(self) -> str:
-        """Whole name of the file."""
+        """The full name of the file."""
         return self.location.full(self.path)
 
     def own_name(self, number: int, name: str) -> str:
@@ -213,7 +213,7 @@ class ParquetBlock:
         return _Origin(self.where, self.first_row).missing_name(number)
 
     def samples(self, put: Put) -> Iterator[Row]:
-        """Read the row groups one by one, handing each image's bytes to *put*."""
+        """Read the row groups one by one, and pass each image's bytes to *put*."""
         row = self.first_row
         labeller = None
         for batch, columns in self.batches(images=True):
@@ -224,7 +224,7 @@ class ParquetBlock:
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
-        """Read what is said of the images, and not the images themselves.
+        """Read the names and labels of the images, without their bytes.
 
         Raises:
             SourceError: A row's label or name cannot be used.
@@ -241,7 +241,7 @@ class ParquetBlock:
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
-        """The wanted columns. Apart from `samples`: an error of writing is none of reading."""
+        """Yield batches of rows; apart from `samples`, so that no error of *put* is caught."""
         with _reading_table(self.where), _open(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
             column_names = columns.read(file.schema_arrow, images=images)
@@ -258,25 +258,25 @@ class ParquetBlock:
 
 
 def _rows_without_columns(num_rows: int) -> pa.RecordBatch:
-    """A batch of rows of which nothing is said."""
+    """Return a batch of rows without names and labels."""
     return pa.record_batch([pa.nulls(num_rows)], ["nothing"])
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a batch of rows comes from."""
+    """The file and first row of a batch of rows."""
 
     where: str
     first_row: int
 
     def missing_name(self, i: int) -> str:
-        """Name for row *i* of the batch, where the table has none."""
+        """Return a name for row *i* of the batch, where the table has none."""
         stem = self.where.rpartition("/")[2].removesuffix(".parquet")
         return f"{stem}-{self.first_row + i:09d}"
 
 
 def _class_table_of(columns: Columns, location: Location, where: str) -> ClassTable | None:
-    """The classes that the label counts: those of the schema, else of a table beside the file."""
+    """Return the numbered classes: those in the schema, else those of a table beside the file."""
     if columns.names:
         return ClassTable(columns.names, f"the column {columns.label!r} of {where}")
     return find_class_table(location)
@@ -304,7 +304,7 @@ def _keys(
     labeller: Labeller,
     origin: _Origin,
 ) -> Iterator[tuple[str, Basis]]:
-    """Yield the key of each row, and on what its class rests."""
+    """Yield the key of each row, and the basis of its class."""
     labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
     for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
         path = str(path) if path is not None and path != "" else origin.missing_name(i)
@@ -338,7 +338,7 @@ def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
 
 @contextmanager
 def _reading_table(where: str) -> Iterator[None]:
-    """Tell what the file's bytes are at fault for (`SourceError`) from what a disk is."""
+    """Raise `SourceError` for damaged bytes of the file, and `ReadError` for a failing disk."""
     damaged = f"{where} is not a whole Parquet file: {{}}. Fetch it again."
     try:
         with reading(where):
@@ -355,7 +355,7 @@ def _reading_table(where: str) -> Iterator[None]:
 
 @contextmanager
 def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
-    """Open for exact reads: the footer once, then the wanted columns."""
+    """Open a file for exact reads: the footer once, then the requested columns."""
     check_is_parquet(location, path)
     with location.open(path) as raw:
         # No read ahead: threads of Arrow's would hold Python objects when the process ends.
@@ -365,10 +365,10 @@ def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def check_is_parquet(location: Location, path: str) -> None:
-    """Refuse what is no Parquet file by saying what it is, or how far its download came.
+    """Refuse a file that is not a whole Parquet file.
 
     Raises:
-        SourceError: It begins or ends as something else.
+        SourceError: The file begins or ends as another kind; the message says what it is.
     """
     where, head = location.full(path), location.head(path)
     if content_of(head) != PARQUET:
@@ -389,13 +389,13 @@ def check_is_parquet(location: Location, path: str) -> None:
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """Images in the rows of Parquet files."""
+    """A source of images in the rows of Parquet files."""
 
     kind: str
     location: Location
     paths: tuple[str, ...]
     left_out: tuple[str, ...] = ()
-    """Files beside them that tell no split, and so belong to none."""
+    """The files beside these whose names tell no split, and which are not read."""
     access: Literal["random", "blocks"] = "blocks"
 
     @property
@@ -404,19 +404,19 @@ class ParquetSource:
         return self.location.root
 
     def fingerprint(self) -> str:
-        """Digest of the files' names, sizes and times."""
+        """Return a digest of the files' names, sizes and times."""
         marks = [self.kind, self.root, *map(self.location.mark, self.paths)]
         return fingerprint_of([*marks, *table_marks(self.location)], self.location.options)
 
     def words(self) -> dict[str, str]:
-        """Class -> words, from a table beside the files; or the names of the labels."""
+        """Return class -> words, from a table beside the files."""
         return find_words(self.location)
 
     def class_table(self) -> ClassTable | None:
         """Return the classes that the labels count, which must be the same in all files.
 
         Raises:
-            SourceError: Two files have other ones.
+            SourceError: Two files have different classes.
         """
         tables = [_class_table_at(self.location, path) for path in self.paths]
         for path, table in zip(self.paths, tables, strict=True):
@@ -429,7 +429,7 @@ class ParquetSource:
         return tables[0]
 
     def remarks(self) -> tuple[str, ...]:
-        """Say which files are left out, which numbers lack, and whether the split is a part."""
+        """Return sentences on files that are left out, gaps in numbers, and a partial split."""
         folders = {self.location.full(path).split("/")[-2] for path in self.paths}
         partial = sorted(name for name in folders if name.startswith(PARTIAL))
         texts = (
@@ -438,13 +438,13 @@ class ParquetSource:
         return (*map(no_split_text, self.left_out), *gaps(self.location, self.paths), *texts)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Not possible: a Parquet file keeps no place for a single image."""
+        """Raise an error: a Parquet file has no byte range for a single image."""
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"
         )
 
     def blocks(self) -> Blocks:
-        """Row groups, put together to blocks of a good size."""
+        """Return blocks of consecutive row groups, of about `BLOCK_BYTES` each."""
         check_complete(self.location, self.paths)
         blocks: Blocks = []
         blocks += self._blocks()
@@ -455,7 +455,7 @@ class ParquetSource:
             yield from _blocks_of(self.location, path)
 
     def _columns_note(self) -> str:
-        """Say which columns are read as what."""
+        """Return a remark that names the column of images, of labels, and of names."""
         path = self.paths[0]
         with _reading_table(self.location.full(path)), _open(self.location, path) as file:
             columns = columns_of(file.schema_arrow, self.location.full(path), self.location.options)
@@ -467,7 +467,7 @@ class ParquetSource:
         )
 
     def preview(self) -> Evidence:
-        """Read what is said of all images, without the images: a thousandth of the bytes.
+        """Read the names and labels of all images: a thousandth of the bytes.
 
         Raises:
             SourceError: A label or name cannot be used; streaming would find that hours later.
@@ -514,7 +514,7 @@ def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
 
 
 def _group_bytes(group: Any, image: str) -> int:
-    """Bytes of the image column in one row group, uncompressed."""
+    """Return the bytes of the image column in one row group, uncompressed."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(
         column.total_uncompressed_size
@@ -524,7 +524,7 @@ def _group_bytes(group: Any, image: str) -> int:
 
 
 _MAX_CONFIGURATIONS = 16
-"""A folder of more is looked into no further: they may be classes, with a million files."""
+"""The maximum number of folders that are examined: more may be classes of many files."""
 
 
 def find_parquet(
@@ -560,7 +560,7 @@ def find_parquet(
 
 
 def _describes_shard(location: Location, path: str) -> bool:
-    """Say whether a table is what img2dataset writes beside a shard: its texts, and no images."""
+    """Return True if img2dataset wrote the table beside a shard: its texts, without images."""
     folder, _, name = path.rpartition("/")
     return (
         not location.only and f"{name.removesuffix('.parquet')}.tar" in location.names(folder).files
@@ -568,7 +568,7 @@ def _describes_shard(location: Location, path: str) -> bool:
 
 
 def _configurations(location: Location, requested_split: str) -> list[str]:
-    """Folders of *location* that hold folders of splits with Parquet files."""
+    """Return the folders of *location* that hold folders of splits with Parquet files."""
     folders = location.names().folders
     configurations = []
     for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():

@@ -1,4 +1,4 @@
-"""What all sources share whose images are files of folders, read where they lie."""
+"""The base of sources whose images are files in folders, read where they lie."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,7 +15,7 @@ class RandomAccessSource:
     """A folder of image files without numbered classes; a base of the kinds of such folders."""
 
     kind: str
-    """One of `pipeline.sources.SOURCE_KINDS`."""
+    """The kind of the source: one of `pipeline.sources.SOURCE_KINDS`."""
     location: Location
     access: Literal["random", "blocks"] = field(default="random", init=False)
 

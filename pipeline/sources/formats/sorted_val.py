@@ -1,7 +1,7 @@
-"""Val images of ILSVRC2012 that somebody sorted into classes, compared with the table beside them.
+"""The check of ILSVRC2012's val images in class folders against the table beside them.
 
-Whoever sorted them by another table, or by a list in another order, has wrong labels, and nothing
-else would say so.
+Images that were sorted by another table, or by a list in another order, have wrong labels, which
+no other check detects.
 """
 
 import pyarrow as pa
@@ -15,11 +15,11 @@ from pipeline.sources.metadata import PackageMissingError, find_any_truth
 
 
 def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
-    """Refuse val images of other classes than Kaggle's table or the devkit near *location* says.
+    """Refuse val images whose classes differ from Kaggle's table or the devkit near *location*.
 
     Args:
-        location: Where the images lie.
-        listing: What was listed of them, from whatever kind of source.
+        location: The folder of the images.
+        listing: The listing of the images, from any kind of source.
 
     Returns:
         The listing, with a note in its metadata if there is a table that could not be read.

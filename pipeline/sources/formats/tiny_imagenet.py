@@ -1,4 +1,4 @@
-"""Tiny-ImageNet as it is handed out: train in class folders, val flat with a table beside it."""
+"""Tiny-ImageNet as distributed: train in class folders, val flat with a table beside it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _IMAGES = "images"
 
 @dataclass(frozen=True)
 class AnnotatedFolder(RandomAccessSource):
-    """Tiny-ImageNet's val: `images/<file>`, with the classes in `val_annotations.txt`."""
+    """The val split of Tiny-ImageNet: `images/<file>`, with classes in `val_annotations.txt`."""
 
     def fingerprint(self) -> str:
-        """Digest of the times of the folder and its table."""
+        """Return a digest of the times of the folder and its table."""
         if self.location.remote:
             return unique_fingerprint()
         marks = [self.kind, self.root, *map(self.location.mark, (_IMAGES, ANNOTATIONS))]
@@ -60,10 +60,10 @@ def find_tiny(
 
 
 def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
-    """The val split: flat, or dealt into class folders with its table left where it was.
+    """Return the val split: flat, or sorted into class folders beside its old table.
 
     Raises:
-        SourceError: A part of it is flat still.
+        SourceError: Only a part of the images was sorted.
     """
     folders = val.names().folders
     class_folders = [name for name in folders if name != _IMAGES]

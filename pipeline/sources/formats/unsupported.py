@@ -1,4 +1,4 @@
-"""Data sets of other tools, which are not read: named where no images are found.
+"""The data sets of other tools, which are not read, but named where no images are found.
 
 Their suffix tells them, else their first bytes. `docs/sources.md` says how their images become
 what is read.
@@ -15,7 +15,7 @@ from pipeline.sources.location import Location
 from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of
 
 _MAX_FILES = 200
-"""Files that are looked at, at most; one of a kind is enough to name it."""
+"""The maximum number of files that are examined; one of a kind is enough to name it."""
 _MAX_FOLDERS = 20
 _SUFFIXES = (
     (TFRECORD, re.compile(r"\.(tfrecords?|tfrec)\b", re.IGNORECASE)),
@@ -31,7 +31,7 @@ _CRC_MASK = 0xA282EAD8
 
 
 def foreign_kind(location: Location, path: str) -> str:
-    """Return which of `CONVERTED` the file *path* is; empty where it is none, or cannot be read."""
+    """Return the key in `CONVERTED` of the file *path*; empty if it has none or is unreadable."""
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
     if kind_of_name:
@@ -57,9 +57,9 @@ def _is_tfrecord(head: bytes) -> bool:
 
 
 def foreign_text(location: Location) -> str:
-    """Say which data sets of other tools lie at *location*, and what makes of them what is read.
+    """Return a text on the data sets of other tools at *location*, and on how to convert them.
 
-    Empty where there are none, so far as a short look tells.
+    The text is empty if a look at the first files shows none.
     """
     paths_of_kind: dict[str, list[str]] = {}
     for path in islice(_files(location), _MAX_FILES):

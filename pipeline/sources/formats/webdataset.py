@@ -1,4 +1,4 @@
-"""WebDataset shards and other tars: which tar is which, and how shards become samples.
+"""The WebDataset shards: how tars are told apart, and how shards become samples.
 
 A shard's members are grouped as WebDataset does: neighbours with the same name up to the first
 dot of the last part are one sample. Parts that are not neighbours are put together where that can
@@ -45,12 +45,12 @@ _MAX_NUMBER_BYTES = 64
 _OTHER_PARTS = "parts of samples that are neither image nor label"
 _NUMBER_TEXTS = "texts of a number alone, which are no labels unless --label-column txt says so"
 _JSON_WORDS = ("wnid", "label", "cls")
-"""All that a `.json` says under these must agree; of further words only one is asked."""
+"""The keys of a `.json` whose values must all agree; of other keys only the first is used."""
 
 
 @dataclass
 class _Sample:
-    """One group of members while it is read."""
+    """A group of members of one sample, while it is read."""
 
     name: str
     image: Member | None = None
@@ -59,13 +59,13 @@ class _Sample:
 
 
 class _ScatteredSamples:
-    """Members of samples that are not neighbours in their shard, until its end is reached.
+    """The members of samples that are not adjacent in their shard, until its end is reached.
 
     A tar that was sorted by suffix has all images first and all labels behind them; WebDataset's
     grouping makes of each an image without a label and a label without an image.
 
     Args:
-        where: Whole name of the shard, for messages.
+        where: The full name of the shard, for messages.
     """
 
     def __init__(self, where: str) -> None:
@@ -75,18 +75,18 @@ class _ScatteredSamples:
         self._complete_names: set[str] = set()
         self.passed = Evidence()
         self.has_labels = False
-        """Whether any sample of the shard says its class."""
+        """True if any sample of the shard tells its class."""
         self.texts = _TextMembers()
 
     def is_complete(self, sample: _Sample, label_name: str) -> bool:
-        """Return True if *sample* has its image and its label; else keep what it has.
+        """Return True if *sample* has its image and its label; else store the parts that it has.
 
         Args:
-            sample: Neighbours of one name.
-            label_name: What `--label-column` names; else empty.
+            sample: The adjacent members of one name.
+            label_name: The name that `--label-column` gives; else empty.
 
         Raises:
-            SourceError: The same part of a sample stands twice in the shard.
+            SourceError: The shard holds the same part of a sample twice.
         """
         if sample.image is not None and sample.texts and _says_class(sample.texts, label_name):
             self._complete_names.add(sample.name)
@@ -103,10 +103,10 @@ class _ScatteredSamples:
         return False
 
     def rejoined(self) -> Iterator[_Sample]:
-        """Yield the samples whose images had no label beside them, with those found elsewhere.
+        """Yield the samples whose images had no adjacent label, with labels from elsewhere.
 
         Raises:
-            SourceError: A label stands apart from a sample that has one beside its image.
+            SourceError: A sample with an adjacent label has another one elsewhere.
         """
         for name, texts in self._texts.items():
             samples = self._images.get(name, [])
@@ -122,7 +122,7 @@ class _ScatteredSamples:
             yield from samples
 
     def passed_over(self) -> Iterator[PassedOver]:
-        """Count what the shard holds beside samples."""
+        """Yield counts of the members that are no part of a sample."""
         if self.texts.count:
             may_be_labels = self.texts.are_numbers and not self.has_labels
             ground = _NUMBER_TEXTS if may_be_labels else _OTHER_PARTS
@@ -144,10 +144,10 @@ class _TextMembers:
     first: str = ""
     count: int = 0
     are_numbers: bool = True
-    """Whether each that was read is a number alone; behind one that is none no more are read."""
+    """True if each text that was read is a number alone; after one that is not, none is read."""
 
     def add(self, member: Member, tar: Tar) -> None:
-        """Take in one of them."""
+        """Count one text, and read it as long as all texts are numbers."""
         self.first = self.first or member.name
         self.count += 1
         if self.are_numbers:
@@ -157,7 +157,7 @@ class _TextMembers:
 
 
 def _says_class(texts: dict[str, str], label_name: str) -> bool:
-    """Return True if *texts*, the labels and tables of a sample, say its class."""
+    """Return True if *texts*, the labels and tables of a sample, tell its class."""
     if any(not suffix.endswith("json") or suffix == label_name for suffix in texts):
         return True
     label_words = (label_name,) if label_name else LABEL_WORDS
@@ -166,7 +166,7 @@ def _says_class(texts: dict[str, str], label_name: str) -> bool:
 
 @dataclass(frozen=True)
 class WebDatasetShard(Layout):
-    """A WebDataset shard; the order of its classes' numbers is told by a table near *root*."""
+    """The layout of a WebDataset shard; a table near *root* numbers its classes."""
 
     root: str
     options: SourceOptions = DEFAULT_OPTIONS
@@ -223,7 +223,7 @@ class WebDatasetShard(Layout):
             )
 
     def _ground(self, path: str) -> str:
-        """Say why a member is no part of a sample; empty where it may be one."""
+        """Return the ground on which a member is no part of a sample; empty where it may be one."""
         stem, suffix = sample_name(path)
         # WebDataset passes over names without a suffix and those in hiding
         unnamed = "" if suffix and stem[-1:] not in ("", "/") else "names without a suffix"
@@ -234,13 +234,13 @@ class WebDatasetShard(Layout):
         return next(filter(None, grounds), "") or name_ground(name, self.options) or unnamed
 
     def _is_complete(self, sample: _Sample, scattered: _ScatteredSamples) -> bool:
-        """Return True if neighbours are all of a sample; else keep them for the shard's end."""
+        """Return True if *sample* is complete; else store it until the shard's end."""
         if self.options.rules == 1:
             return sample.image is not None
         return scattered.is_complete(sample, self._label_name)
 
     def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
-        """Take in one member of *sample*; return False if it is neither its image nor its label."""
+        """Add one member to *sample*; return False if it is neither its image nor its label."""
         if looks_like_image(member.name):
             if sample.image is not None:
                 raise SourceError(
@@ -276,7 +276,7 @@ class WebDatasetShard(Layout):
         return Row(key, image.num_bytes, sample.offset, basis=basis)
 
     def own_name(self, path: str, number: int, name: str) -> str:
-        """Shards may each count their samples from 0: the name of the shard tells them apart."""
+        """Return a name with that of the shard: each shard may count its samples from 0."""
         suffix = name.partition(".")[2]
         return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
 
@@ -310,7 +310,7 @@ def _text_of(member: Member, tar: Tar) -> str:
 
 
 def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict[str, Any]:
-    """Where a sample says its class -> what it says: `.cls`; `wnid`, `label`, `cls` of `.json`."""
+    """Return the labels of a sample by origin: `.cls`, or `wnid`, `label`, `cls` of its `.json`."""
     labels: dict[str, Any] = {}
     texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
     for suffix, text in texts:
@@ -328,7 +328,7 @@ def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict
 
 
 def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dict[str, Any]:
-    """Where the JSON *table* of a sample says its class -> what it says."""
+    """Return the labels in the JSON *table* of a sample, by key."""
     if not isinstance(table, dict):
         # `.label.json` may be no more than a number, and `.json` where it is named as the label
         is_label = rules > 1 and (suffix != "json" or label_name == "json")
@@ -392,7 +392,7 @@ def _check_names(location: Location, paths: list[str]) -> None:
     """Refuse tars of images without labels that may be classes: they are not numbered as shards.
 
     Raises:
-        SourceError: Saying how each of the two is read.
+        SourceError: The tars are ambiguous; the message says how to read them either way.
     """
     stems = [stem_of(path) for path in paths]
     if location.options.rules == 1 or len(stems) < 2 or any(map(_DIGIT.search, stems)):
