@@ -30,7 +30,7 @@ from pipeline.sources.location import Location
 from pipeline.sources.magic import description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
-if TYPE_CHECKING:  # a worker that only reads must start fast: no Arrow for it
+if TYPE_CHECKING:  # a worker that only reads must start fast, so it does not import Arrow
     import pyarrow as pa
 
     from pipeline.sources.classes.decision import ClassTable, Evidence
@@ -282,7 +282,7 @@ def unlabelled_test(
     if location.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
         return ""
     try:
-        # these two look at names alone; others may read archives
+        # These two examine only names, which is cheap; other finders may read archives.
         if not any("test" in finders[name](location, "test", False) for name in ("kaggle", "flat")):
             return ""
         sources_of_kind = _find(location, "test", kind)
@@ -339,7 +339,7 @@ def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping
         if candidate.name in hidden or kind not in (None, candidate.name):
             continue
         if candidate.name == "flat" and kind is None and _any_has_split(sources_of_kind, split):
-            continue  # images without classes are the last thing that a place may be
+            continue  # a folder of loose images is flat only if no other kind has the split
         sources = finders[candidate.name](location, split, kind is not None)
         if sources:
             sources_of_kind[candidate.name] = sources

@@ -1,8 +1,8 @@
-"""A folder that holds a source, on this machine or behind fsspec, with one face for both.
+"""A folder that holds a source, local or behind fsspec, with one interface for both.
 
-`file://` counts as local. Everything else with a scheme goes through fsspec, whose listing
-cache is emptied after each folder: a million entries in it would cost a gigabyte. Errors of the
-system or of a remote client come out as `ReadError`, with the whole path in them.
+`file://` counts as local. Every other URL goes through fsspec, whose listing cache is emptied
+after each folder: a million entries in it would cost a gigabyte. Errors of the system or of a
+remote client are raised as `ReadError` with the full path.
 """
 
 import errno
@@ -57,14 +57,14 @@ class Location:
     root: str
     """The absolute local path, or an fsspec URL; no slash at the end."""
     only: str = ""
-    """Name of the one file that is the source; empty: all of the folder."""
+    """The name of the single file that is the source; empty: all of the folder."""
     options: SourceOptions = DEFAULT_OPTIONS
     """The options by which the files here are read."""
     _names_cache: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type["Location"], tuple[str, str, SourceOptions]]:
-        return Location, (self.root, self.only, self.options)  # what was seen stays here
+        return Location, (self.root, self.only, self.options)  # without the caches
 
     @classmethod
     def at(
@@ -76,7 +76,7 @@ class Location:
             location = cls(text.rstrip("/"), "", options)
         else:
             location = cls(str(Path(text).expanduser().absolute()), "", options)
-        # a web server calls any page a file, and finds out what a folder is by fetching it whole
+        # fsspec takes any page of a web server for a file, and fetches it whole to list a folder.
         if location.is_file("") and (
             not location.remote or location.root.lower().endswith(_ARCHIVES)
         ):
@@ -101,7 +101,7 @@ class Location:
 
     @cached_property
     def _filesystem(self) -> tuple[Any, str]:
-        import fsspec.core  # here: a local source never pays for this import
+        import fsspec.core  # imported here, so that a local source does not pay for it
 
         with reading_remote(self.root):
             filesystem, path = fsspec.core.url_to_fs(self.root)
@@ -113,11 +113,11 @@ class Location:
         return f"{self.root}/{path}" if path else self.root
 
     def inside(self, path: str) -> "Location":
-        """The folder *path* of this location."""
+        """Return the location of the folder *path* in this one."""
         return Location(self.full(path), "", self.options) if path else self
 
     def above(self) -> "Location":
-        """The folder that holds this location."""
+        """Return the location of the folder that holds this one."""
         return Location(self.root.rpartition("/")[0] or "/", "", self.options)
 
     def _remote_path(self, path: str) -> str:
@@ -164,7 +164,7 @@ class Location:
         return self._names_cache[path]
 
     def _entries(self, path: str) -> Iterator[tuple[str, bool]]:
-        """Yield (name, whether it is a folder) of all that lies in the folder *path*."""
+        """Yield (name, is it a folder) of each entry of the folder *path*."""
         if self.remote:
             for name, details in self._remote_entries(path):
                 yield name, details["type"] == "directory"
@@ -190,7 +190,7 @@ class Location:
                 file_ground(name, self.options), entry_path, name, sizes, sizes.files
             ):
                 num_bytes = entry.get("size")
-                # a plain web server lists names only
+                # A plain web server lists only names, so the size costs a request.
                 sizes.num_bytes.append(self.size(entry_path) if num_bytes is None else num_bytes)
         return sizes
 
@@ -201,7 +201,7 @@ class Location:
             filesystem.invalidate_cache(folder)
         for entry in entries:
             name = entry["name"].rstrip("/").rpartition("/")[2]
-            # object stores list the folder's own marker as an entry
+            # Object stores list the folder's own marker as an entry.
             if name and entry["name"].strip("/") != folder.strip("/"):
                 yield name, entry
 
@@ -261,7 +261,7 @@ class Location:
         return self._cache[key]
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
-        """Read a text table, however it was saved (`text_tables.decode_table`)."""
+        """Return the text of a table in any encoding that `text_tables.decode_table` knows."""
         with self.open(path) as file, reading(self.full(path)):
             data = file.read()
         return decode_table(data, self.full(path), lenient=lenient)
@@ -303,7 +303,7 @@ def _local_sizes(folder: str, path: str, options: SourceOptions, sizes: Sizes) -
         for entry in entries:
             entry_path = f"{path}/{entry.name}" if path else entry.name
             ground = file_ground(entry.name, options)
-            if ground:  # known by its name: no look at the disk for a link that may lead nowhere
+            if ground:  # the name decides, so a broken link of that name is no error
                 if _is_folder_or_broken(entry):
                     ground = folder_ground(entry.name, options)
                     _add_or_pass_over(ground, entry_path, entry.name, sizes, sizes.folders)

@@ -1,8 +1,8 @@
 """A reader of compressed files, from front to back, to their very end.
 
-Python's own readers stop in silence at whatever follows the first stream of bzip2 or xz. Here a
-file is a row of streams (`cat a.gz b.gz`, pigz, pbzip2), each of which must be whole, and nothing
-but zeros may lie between or behind them.
+Python's own readers stop silently at any data behind the first stream of bzip2 or xz. Here a file
+is a series of streams (`cat a.gz b.gz`, pigz, pbzip2), each of which must be whole, and only zeros
+may lie between or behind them.
 """
 
 import bz2
@@ -67,7 +67,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 
 class _Decompressing(io.RawIOBase):
-    """The plain bytes of a compressed file, read once from front to back.
+    """The decompressed bytes of a file, read once from front to back.
 
     Args:
         packed: The compressed file, positioned at its start; it is closed with this one.
@@ -137,21 +137,21 @@ class _Decompressing(io.RawIOBase):
             raise BrokenCompressionError(f"{e} ({self._content})") from e
 
     def _read_zstd(self, num_bytes: int) -> bytes:
-        import pyarrow as pa  # its zstd spares a dependency
+        import pyarrow as pa  # it has zstd, which the standard library of Python 3.11 lacks
 
         if self._zstd is None:
             self._zstd = pa.CompressedInputStream(self._packed, "zstd")
         try:
             return cast("bytes", self._zstd.read(num_bytes))
         except OSError as e:
-            # pyarrow reports broken data as an OSError without a number; a disk's have one
+            # pyarrow reports broken data as an OSError without errno; a disk's error has one.
             if e.errno is not None or type(e) is not OSError:
                 raise
             raise BrokenCompressionError(str(e)) from e
 
 
 def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
-    """Open the plain bytes of *packed*, whose content is one of `magic.COMPRESSIONS`.
+    """Return a reader of the decompressed bytes of *packed*, of one of `magic.COMPRESSIONS`.
 
     Reading raises `BrokenCompressionError` where the file is cut off or damaged, or where something
     but zeros follows its end.

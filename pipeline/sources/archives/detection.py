@@ -1,10 +1,8 @@
 """The detection of archives: which files of a source are archives, and of which kind.
 
-The content decides.
-
-A name only says which files are worth a look: those that end as archives do, and, where there are
-none, those that end as nothing known does. What ends as an archive and is none is taken for what
-its name says, so that opening it says what lies there instead.
+The content decides. The name only selects the files to examine: those with the suffix of an
+archive, and, where there are none, those of unknown suffix. A file with the suffix of an archive
+and other content counts as that archive, so that opening it raises an error that names the content.
 """
 
 from pipeline.sources.archives.compression import BrokenCompressionError, decompressed
@@ -34,7 +32,7 @@ def container_of(location: Location, path: str) -> str:
 def _container_of(location: Location, path: str) -> str:
     kind_of_name = _by_name(path)
     if location.remote and not location.only:
-        return kind_of_name  # a look is a request, and there may be thousands of files
+        return kind_of_name  # to read the content is one request for each of many files
     if not kind_of_name and not location.only and not _may_be_archive(location, path):
         return ""
     content = content_of(location.head(path))
@@ -58,7 +56,7 @@ def _may_be_archive(location: Location, path: str) -> bool:
     if looks_like_image(name) or not may_be_image(name):
         return False
     files = location.names(folder).files
-    # beside archives that are called so, `x.tar.old` or `x.tar.part` is meant to be none
+    # Beside archives of known suffix, `x.tar.old` or `x.tar.part` is no archive of the source.
     is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
     return is_candidate and location.is_file(path)  # a link that leads nowhere or a pipe is none
 

@@ -1,8 +1,8 @@
 """The outline of an archive: its first members, examined before any of them is read.
 
-The look goes on until it has seen images, however many annotations lie before them, and stops as
-soon as what it saw decides. A command opens its source several times, and a compressed archive must
-be read to be looked at, so that looks are remembered for as long as the archive does not change.
+The walk goes on until there are images, however many annotations lie before them, and stops as
+soon as the members decide the shape. A command opens its source several times, and a compressed
+archive must be read for its outline, so outlines are cached until the archive changes.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ TARS, SHARD, TREE, VAL = "tars", "shard", "tree", "val"
 
 @dataclass(frozen=True)
 class Outline:
-    """The first members of an archive, as far as they say what it is."""
+    """The first members of an archive, which decide its shape."""
 
     members: tuple[Member, ...]
     is_complete: bool
@@ -78,17 +78,17 @@ class Outline:
         )
 
     def splits(self, requested_split: str = "") -> set[str]:
-        """Return the splits that the folders of a tree are named after, as far as it was seen.
+        """Return the splits that the folders of a tree are named after, among the first members.
 
-        Where all images that were seen lie right in folders called `train`, `val` or `test`, these
-        are splits; beside other folders of images they are classes.
+        Where all these images lie right in folders called `train`, `val` or `test`, those are
+        splits; beside other folders of images they are classes.
         """
         split_folders = [split_folder(folders_of(name), requested_split) for name in self.images]
         splits = {split for split, below in split_folders if split and below}
         if not splits and not all(split for split, _ in split_folders):
             return set()
         if self.is_kaggle and not self.is_complete:
-            splits |= {"train", "val"}  # one that was not seen comes later
+            splits |= {"train", "val"}  # the other split follows the first members
         return splits | {split for split, _ in split_folders if split}
 
     @property
@@ -110,7 +110,7 @@ def is_image(path: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Return True if a part of *path* is hidden, or what macOS puts beside files."""
+    """Return True if a part of *path* is hidden, or is macOS's folder of metadata."""
     parts = path.split("/")
     return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
         "__MACOSX" in parts
@@ -118,10 +118,10 @@ def is_hidden(path: str) -> bool:
 
 
 def split_folder(folders: list[str], requested_split: str = "") -> tuple[str, list[str]]:
-    """Return the split that one of *folders* is called after, and the folders under it.
+    """Return the split that one of *folders* is named after, and the folders under it.
 
-    `<split>/<class>` counts for more than `<split>` alone, since a class may be called `test`, and
-    either for more than a split further up.
+    `<split>/<class>` takes precedence over `<split>` alone, since a class may be called `test`,
+    and either over a split further up.
     """
     for depth in (2, 1, *range(3, len(folders) + 1)):
         split = known_split(folders[-depth], requested_split) if len(folders) >= depth else ""
@@ -138,9 +138,9 @@ def sample_name(path: str) -> tuple[str, str]:
 
 
 def label_suffix(suffix: str) -> str:
-    """Return the word by which a member's suffix, in small letters, says that it is a label.
+    """Return the word in a member's lower-case suffix that marks it as a label; else ''.
 
-    `cls` of `cls`, `cls.txt` and `v1.cls`, `label` of `label.json`; else nothing.
+    It is `cls` for `cls`, `cls.txt` and `v1.cls`, and `label` for `label.json`.
     """
     *before, last = suffix.split(".")
     if before and last in TEXTS:
@@ -160,16 +160,16 @@ def _is_flat_val(path: str) -> bool:
 
 
 def outline_of(location: Location, path: str) -> Outline:
-    """Look at the members of the archive *path*, unless it was looked at since it changed."""
+    """Return the outline of the archive *path*; it is cached until the archive changes."""
     return _look(location.root, path, location.options, location.mark(path))
 
 
 @lru_cache(maxsize=64)
 def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
-    # The mark is a part of what a look is remembered by: a file that changed is looked at again.
+    # The mark is a part of the cache's key: an archive that changed is read again.
     location = Location(root, "", options)
     if location.remote and not is_streamed(location, path):
-        # headers alone: a stream would fetch the data between them
+        # Random access fetches only headers: a stream would fetch the data between them, too.
         with Tar(location.open(path), location.full(path), location.size(path), seeks=True) as tar:
             return _outline(tar, MAX_REMOTE_MEMBERS)
     with open_tar(location, path) as tar:
@@ -184,7 +184,7 @@ def _outline(tar: Tar, max_members: int | None) -> Outline:
         decides = is_image(member.name)
         num_images += decides
         if not annotated and "/ILSVRC2012_val_" in member.name and not decides:
-            decides = annotated = True  # the classes of val, whose images may come last
+            decides = annotated = True  # it has the class of a val image, which may come last
         if decides or number < MAX_MEMBERS:
             members.append(member)
         enough = num_images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
@@ -216,7 +216,7 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
 def _walk_splits(
     root: str, path: str, requested_split: str, options: SourceOptions, mark: str
 ) -> frozenset[str] | None:
-    """Return the splits that any member tells; None where the archive must be read to be walked."""
+    """Return the splits of all members; None where the archive must be read to be walked."""
     with open_tar(Location(root, "", options), path) as tar:
         return frozenset(_splits_of(tar.members(), requested_split)) if tar.walks_quickly else None
 

@@ -1,7 +1,7 @@
 """The sources that are tars: one walk over the members serves listing and streaming alike.
 
-A layout (`pipeline.sources.archives.layouts`) says how members become samples. A plain local tar is
-indexed once and read by byte range (access "random"). A compressed or a remote one is streamed
+A layout (`pipeline.sources.archives.layouts`) defines how members become samples. A plain local tar
+is indexed once and read by byte range (access "random"). A compressed or remote tar is streamed
 once, block by block (access "blocks"): a block is one tar, or one class of a remote tar of class
 tars.
 """
@@ -148,7 +148,7 @@ class TarSource:
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for each archive that is left out and each gap in numbered shards."""
-        is_numbered = self.kind in ("webdataset", "tar")  # those of others are WordNet ids
+        is_numbered = self.kind in ("webdataset", "tar")  # in other kinds, numbers are wnids
         paths = [part.path for part in self.parts] if is_numbered else []
         return (*map(no_split_text, self.left_out), *gaps(self.location, paths))
 
@@ -170,7 +170,7 @@ class TarSource:
             size = self.location.size(part.path)
             yield TarBlock(name, self.location, part.path, part.layout, size)
             return
-        # a thousand requests of 512 bytes, and the classes can be fetched side by side
+        # A thousand requests of 512 bytes pay off: workers fetch the classes in parallel.
         raw = self.location.open(part.path)
         size = self.location.size(part.path)
         with Tar(raw, self.location.full(part.path), size, seeks=True) as tar:
@@ -244,8 +244,8 @@ def _by_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> dict[str, list[str]]:
     paths_of_split: dict[str, list[str]] = {}
+    # Split -> its folders; of folders that the Hub numbers as parts (`train-part0`), the first.
     folders: dict[str, dict[str, str]] = {}
-    """Split -> its folders, of those that the Hub numbers as parts of one (`train-part0`) one."""
     split_of = {"": "", "data": ""}
     split_of |= {
         name: split

@@ -1,12 +1,12 @@
 """A walk over the headers of a tar without unpacking: names, sizes, and offsets of the data.
 
-A tar is a row of members, each a header of 512 bytes and its data padded to 512, closed by two
-blocks of zeros. The walk seeks from header to header, so a plain tar costs one small read a
-member, and a compressed or remote one is read once from front to back. Understood are the
-formats ustar, GNU (long names, sizes over 8 GiB) and pax; sparse members are refused. A tar that
-stops before its end is refused, with the last member's name: half an archive never passes for a
-whole one. Members that follow the closing zeros (`cat a.tar b.tar`) are members like the others;
-anything else that follows them is refused.
+A tar is a sequence of members, each a header of 512 bytes and its data padded to 512, closed by
+two blocks of zeros. The walk seeks from header to header, so a plain tar costs one small read a
+member, and a compressed or remote one is read once from front to back. The formats are ustar, GNU
+(long names, sizes over 8 GiB) and pax; sparse members are refused. A tar that stops before its end
+is refused, with the last member's name, so that half an archive is never read as a whole one.
+Members behind the closing zeros (`cat a.tar b.tar`) count like the others; any other data there
+are refused.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ from pipeline.sources.magic import TAR, UNKNOWN, content_of, cure_for, descripti
 from pipeline.sources.remote import reading
 
 PIECE_BYTES = 1 << 20
-_MAX_EXTENDED_BYTES = 1 << 20  # a long name or a pax header; more is no header
+_MAX_EXTENDED_BYTES = 1 << 20  # of a long name or a pax header; a larger one is damaged
 _MAX_MEMBER_BYTES = 1 << 62
 _REGULAR = frozenset(b"0\x007")
 _LINKS = frozenset(b"12")
-_EMPTY = frozenset(b"123456V")  # also devices, folders, pipes, a volume's label: no data behind
-_PASSED_OVER = _EMPTY | frozenset(b"D")  # what GNU tar says of a folder's names is no file
+_EMPTY = frozenset(b"123456V")  # links, devices, folders, pipes, volume labels: without data
+_PASSED_OVER = _EMPTY | frozenset(b"D")  # GNU tar's list of a folder's names is no file
 _EXTENDING = frozenset(b"LKxgX")
 _CUT = "The archive was cut off or damaged: download it again."
 
@@ -127,7 +127,7 @@ class Tar:
 
         Raises:
             ReadError: The system or a server failed.
-            SourceError: The archive ends before, or its compression is damaged.
+            SourceError: The archive ends before these bytes, or its compression is damaged.
         """
         self._move(offset)
         data = self._take(num_bytes)
@@ -188,10 +188,11 @@ class Tar:
         """
         end = self._end if stop is None else stop
         at = start
-        global_pax: dict[str, str] = {}  # what extended headers say of all members, and of the next
+        # Extended headers describe either all further members, or only the next one.
+        global_pax: dict[str, str] = {}
         pax: dict[str, str] = {}
         while (next_header := self._next_header(at, start, stop)) is not None:
-            if next_header[0] != at:  # what the archive before said of all its members ends with it
+            if next_header[0] != at:  # another archive begins, for which the old headers end
                 pax, global_pax = {}, {}
             at, header = next_header
             num_bytes = self._num_bytes(header, at, end, pax)
@@ -227,7 +228,7 @@ class Tar:
         name = self._last = name_of(header, pax)
         if pax and any(word.startswith("GNU.sparse") for word in pax):
             raise self._refused(name, "sparse")
-        if kind in _REGULAR:  # the oldest tars mark folders by a slash
+        if kind in _REGULAR:  # the oldest tars mark a folder only by a slash
             return None if name.endswith("/") else Member(name, at + BLOCK, num_bytes, None)
         if kind in _LINKS:
             return Member(name, at + BLOCK, 0, target_of(header, pax, name))
@@ -239,7 +240,7 @@ class Tar:
 
     def _next_header(self, at: int, start: int, stop: int | None) -> tuple[int, bytes] | None:
         """Find the header at *at* or behind the zeros there, and where it is; None: the end."""
-        end = None  # where the archive's first block of zeros is
+        end = None  # the offset of the archive's first block of zeros
         while stop is None or at < stop:
             self._move(at)
             block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))

@@ -12,7 +12,7 @@ _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 
 
 def sum_is_right(header: bytes) -> bool:
-    """Compare the header's checksum: the sum of its bytes, its own field counted as spaces."""
+    """Return True if the checksum is right: the sum of the bytes, its own field as spaces."""
     field = header[148:156]
     try:
         stored = int(field.split(b"\0", 1)[0].strip() or b"-1", 8)
@@ -22,20 +22,20 @@ def sum_is_right(header: bytes) -> bool:
     quick = (zlib.adler32(header) & 0xFFFF) - 1 - sum(field) + 256
     if (quick - stored) % _ADLER == 0:
         return True
-    # some old programs summed signed bytes
+    # Some old programs summed signed bytes.
     summed = header[:148] + header[156:]
     return stored == 256 + sum(byte - 256 if byte > 127 else byte for byte in summed)
 
 
 def size_of(field: bytes) -> int:
-    """A size as a tar has it: octal digits, or base 256 behind a set high bit; -1: neither."""
+    """Return a size from octal digits, or base 256 behind a set high bit; -1 for neither."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") - (0x80 << 88)
     return number_of(field.split(b"\0", 1)[0].strip() or b"0", 8)
 
 
 def number_of(digits: bytes, base: int) -> int:
-    """Return *digits* as a number, or -1 where they are none: no sign, space or underscore is."""
+    """Return *digits* as a number; -1 if any of them is a sign, space or underscore."""
     if not digits or len(digits) > _MAX_DIGITS or not _DIGITS[base].issuperset(digits):
         return -1
     return int(digits, base)
@@ -55,7 +55,7 @@ def name_of(header: bytes, pax: dict[str, str]) -> str:
 
 
 def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
-    """Name of the member that a link stands for."""
+    """Return the name of the member that a link stands for."""
     target = pax.get("linkpath")
     if target is None:
         target = header[157:257].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -75,7 +75,7 @@ def resolved(folders: list[str], target: str) -> str:
 
 
 def pax_records(data: bytes) -> Iterator[tuple[str, str]]:
-    """Split `<length> <word>=<value>` lines; the length counts the whole line."""
+    """Yield (word, value) of `<length> <word>=<value>` lines; the length is of the line."""
     at = 0
     while at < len(data) and data[at]:
         space = data.index(b" ", at)

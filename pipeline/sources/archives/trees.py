@@ -1,7 +1,7 @@
 """The folder trees in archives: which folder of a member is its split, and which its class.
 
-A tree in an archive means what the unpacked tree would: one folder of class folders, or one for
-each split. What lies deeper or elsewhere is refused, read as `--recursive` says, or counted.
+A tree in an archive is read like the unpacked tree: one folder of class folders, or one for each
+split. Images that lie deeper or elsewhere are refused, read by `--recursive`, or counted.
 """
 
 import re
@@ -50,7 +50,7 @@ class _TreePath(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeTar(Layout):
-    """A folder tree in a tar: `<...>/<class>/<file>`, or `<...>/<class>/images/<file>`.
+    """The layout of a folder tree: `<...>/<class>/<file>`, or `<...>/<class>/images/<file>`.
 
     Where the tree has folders for splits, only `<...>/<split>/<class>/` counts. Images right in
     the folder of a split get their classes from `val_annotations.txt` in the same tar, as in
@@ -80,7 +80,7 @@ class TreeTar(Layout):
         yield from each_passed(walk.passed)
 
     def check(self, outline: Callable[[], Outline]) -> None:
-        """Refuse a val split of ILSVRC2012 whose classes are nowhere, before it is streamed.
+        """Refuse a val split of ILSVRC2012 without a table of classes, before it is streamed.
 
         Raises:
             SourceError: A table is missing; the message names it.

@@ -1,11 +1,11 @@
 """The Python version of CIFAR-10 and CIFAR-100: a few pickled batches.
 
-They are read loose or from the tar in which they are handed out, `cifar-10-python.tar.gz`.
+They are read from a folder or from the distributed tar, `cifar-10-python.tar.gz`.
 
-A pickle may run anything. These are read by an unpickler that knows arrays of bytes, lists, texts
-and numbers, and calls nothing; what names something else is refused before it is looked up.
+A pickle can run any code. These are read by an unpickler that knows arrays of bytes, lists, texts
+and numbers, and calls nothing; any other global is refused before it is imported.
 
-Each picture becomes a sample of the plain PPM format, its pixels as they are.
+Each image becomes a sample in the plain PPM format, with unchanged pixels.
 """
 
 import io
@@ -113,7 +113,7 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
         batch = _Unpickler(file, encoding="bytes").load()
     except OSError:
         raise
-    except Exception as e:  # a pickle can be wrong in any way
+    except Exception as e:  # a damaged pickle can raise any error
         raise SourceError(
             f"{where} is no batch of CIFAR ({type(e).__name__}: {e}): expected a pickle of arrays"
             " of bytes, lists and texts. Nothing in it was run. Fetch it again."
@@ -275,7 +275,7 @@ class CifarSource:
         return fingerprint_of([self.kind, self.root, *marks], self.location.options)
 
     def class_table(self) -> ClassTable | None:
-        """Return the names in the order of the labels."""
+        """Return the table of class names, in the order of the labels."""
         return _class_table(self.batches, self.table)
 
     def words(self) -> dict[str, str]:

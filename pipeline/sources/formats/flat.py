@@ -1,8 +1,8 @@
 """The flat folders: images without class folders, of no class or of one named class.
 
-A GAN or super-resolution needs no class. `--class-name` names one for all images; a folder that is
-itself called by a wnid is one class; a wnid that a file's name begins with is its class; else the
-label of every image is -1. A table that says classes and is not read is refused.
+A GAN or super-resolution needs no class. `--class-name` names one class for all images; a folder
+whose name is a wnid is one class; a wnid at the start of a file's name is its class; else the
+label of every image is -1. A table of classes beside the images, which is not read, is refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def flat_listing(
     progress: Callable[[int], None],
     basis: Basis = Basis("table"),  # noqa: B008 - a value that never changes
 ) -> pa.Table:
-    """List the files of one folder whose classes a table tells.
+    """Return the listing of one folder whose classes *class_of* tells.
 
     Args:
         location: The folder that the paths of the listing are relative to.
@@ -94,7 +94,7 @@ class FlatFolder(RandomAccessSource):
         return fingerprint_of(marks, self.location.options)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Look into the folder once, and with `--recursive` into those in it."""
+        """List the folder, and with `--recursive` the folders in it."""
         self._check_table()
         if self.needs_class_name and not all(map(wnid_before, self.location.sizes("").files)):
             raise SourceError(
@@ -150,7 +150,7 @@ class FlatFolder(RandomAccessSource):
 
 
 def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[str, FlatFolder]:
-    """Find images directly in *location*, or in its folders that are named as splits."""
+    """Find images directly in *location*, or in its folders named after splits."""
     if location.only or location.options.rules == 1:
         return {}
     fits = may_be_image if explicit else looks_like_image
@@ -164,7 +164,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
         if not flat or split in labelled:
             continue
         check_one_folder(location, split, flat)
-        # a test set that nobody labelled lies beside a labelled train set; it is taken if asked for
+        # An unlabelled test set beside a labelled train set is opened only on request.
         unlabelled = split == "test" == requested_split and bool(labelled)
         if one_class or unlabelled or not labelled or split == requested_split:
             needs_class_name = not one_class and not unlabelled

@@ -1,8 +1,8 @@
 """The class folders: `<class>/<file>`, and Tiny-ImageNet's `<class>/images/<file>`.
 
-Every regular file of a class folder is a sample, whatever its name ends in, but for those that
+Every regular file of a class folder is a sample, whatever its suffix, except those that
 `pipeline.sources.clutter` passes over. Links are followed. Images in folders inside a class folder
-are refused, but for one called `images`, unless `--recursive` says which folder is the class.
+are refused, except in one called `images`, unless `--recursive` decides which folder is the class.
 """
 
 import os
@@ -75,7 +75,7 @@ class FolderSource(RandomAccessSource):
     """The images and folders beside this split's folder that belong to no split."""
 
     def _classes(self) -> list[str]:
-        # 'a b' stands before 'a' in keys, since a space is less than the slash
+        # Keys sort 'a b/' before 'a/', since a space is less than the slash.
         return sorted(
             self.location.names().folders,
             key=lambda name: f"{name}/".encode("utf-8", "surrogateescape"),
@@ -84,8 +84,8 @@ class FolderSource(RandomAccessSource):
     def fingerprint(self) -> str:
         """Return a digest of the class folders' times, which change when files come and go.
 
-        A file that is overwritten in place is not noticed here; reading it is what fails. Object
-        stores keep no times of folders, so there the fingerprint matches nothing, not even itself.
+        A file that is overwritten in place does not change the digest; reading it fails instead.
+        Object stores keep no times of folders, so their fingerprint never matches, even itself.
         """
         if self.location.remote:
             return unique_fingerprint()
@@ -99,7 +99,7 @@ class FolderSource(RandomAccessSource):
         return fingerprint_of(marks, self.location.options)
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Look into every class folder once."""
+        """List every class folder with one scan."""
         evidence = self._check_top_folder()
         _check_links(self.location, self._classes())
         samples: list[_ClassSamples] = []
@@ -256,7 +256,7 @@ def _each_class(
     """Yield (class folder, samples, evidence with the entries that were passed over)."""
     list_class = _list_nested if location.options.recursive else _list_class
     if not location.remote:
-        # one thread: more of them are slower, as they fight for the interpreter
+        # Local folders use one thread: several are slower, as they compete for the GIL.
         yield from (list_class(location, name) for name in folders)
         return
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:
@@ -284,7 +284,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
             [class_samples for class_samples in classes if len(class_samples.key)],
             evidence,
         )
-    # an empty class folder is a class, which another split may have images of
+    # An empty class folder counts as a class: another split may have images of it.
     empty = not deeper and not evidence.passed and folder != _INNER and location.options.rules > 1
     if not empty:
         evidence.pass_over(NO_IMAGES, folder)
@@ -300,7 +300,7 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
         first = first or next((f"{inner}/{name}" for name in sorted(sizes.files)), "")
     if count:
         name = path.rpartition("/")[2]
-        # a pattern is of names at any depth: it must not leave a class folder out, too
+        # --ignore matches names at any depth, so it must not match a class folder, too.
         cure = (
             f", or --ignore {name!r} to leave it out"
             if name not in location.names().folders
@@ -395,7 +395,7 @@ def _is_class(location: Location, name: str) -> bool:
     inner = location.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
     sample_names = [*names.files, *inner][:1000]
-    # A flat val/ is no class; another folder is one, even where val images were dealt into it.
+    # A flat val/ is no class; any other folder is, even if val images were sorted into it.
     flat_val = split_in_name(name) != "" and any(map(is_val_image, sample_names[:1]))
     return any(map(fits, sample_names)) and not flat_val
 
@@ -415,7 +415,7 @@ def find_folders(
 ) -> dict[str, FolderSource]:
     """Find class folders at *location* or one level down, in folders named as splits."""
     if location.only or (location.options.class_name and location.options.recursive):
-        return {}  # all images at any depth are of one class
+        return {}  # --class-name with --recursive: all images at any depth are of one class
     splits = split_folders(location, requested_split)
     sources = {}
     for split, names in splits.items():
@@ -445,9 +445,9 @@ def _is_split(location: Location, explicit: bool) -> bool:
 
 
 def _is_half_sorted(location: Location) -> bool:
-    """Return True if ILSVRC2012's val images lie here: beside class folders, they are refused so.
+    """Return True if ILSVRC2012's val images lie right in *location*, beside its class folders.
 
-    Another finder finds them, whether all of them are here or a part is.
+    Such a folder is left to the finder of val images, which refuses one that is half sorted.
     """
     return location.options.rules > 1 and any(map(is_val_image, location.names().files))
 
@@ -487,7 +487,7 @@ def _outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
 def _is_flat_split(location: Location, name: str) -> bool:
     """Return True if the folder *name* is ILSVRC2012's val split, or a test split without classes.
 
-    Other finders find them.
+    Other finders detect both.
     """
     if known_split(name) == "test":
         return any(map(looks_like_image, location.names(name).files))

@@ -1,7 +1,7 @@
 """ILSVRC2012 as distributed: a train tar of class tars, a val tar or folder without classes.
 
-The classes of val come from the devkit, whose ids 1..1000 are an order of their own, not that of
-the sorted wnids, or from Kaggle's table (`pipeline.sources.metadata`).
+The classes of val come from the devkit, whose ids 1..1000 are not in the order of the sorted
+wnids, or from Kaggle's table (`pipeline.sources.metadata`).
 """
 
 from collections.abc import Callable, Iterator
@@ -75,7 +75,7 @@ class ValFolder(RandomAccessSource):
         try:
             return find_truth(self.location)
         except TruthMissingError as e:
-            # that option is for flat images: a tree that they are one split of is not read with it
+            # --class-name is for flat images, not for a tree in which val is one of several splits.
             raise SourceError(
                 f"{e} If all of them are of one class, pass {self.root} itself as the source,"
                 " without --source-kind, and the name of the class with --class-name; - for none."
@@ -139,7 +139,7 @@ def find_train_tar(
     tars = {"train": _tars(location, TRAIN_STEM)}
     if not tars["train"]:
         tars = by_split(location, lambda path: _may_hold_tars(location, path), requested_split)
-        if location.only:  # one file holds what it holds, whatever it is called
+        if location.only:  # the name of a single file does not decide its split
             tars = {"": next(iter(tars.values()))} if tars else {}
         if not explicit:
             tars = {
@@ -191,7 +191,7 @@ def find_val(
     """Find the val images: flat in *location* or its `val` folder, or in their tar."""
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
-        return {}  # of a class that is known
+        return {}  # --class-name or the folder's name gives their class
     if any(map(is_val_image, location.names().files)):
         return {"": ValFolder("ilsvrc-val", location)}
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
@@ -224,7 +224,7 @@ def find_kaggle(
     if "train" in folders:
         sources["train"] = FolderSource("kaggle", inside.inside("train"))
     if "val" in folders:
-        # some sort val into class folders, as most training scripts want it
+        # Many users sort val into class folders, as most training scripts expect.
         val = inside.inside("val")
         sorted_out = bool(val.names().folders)
         sources["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)

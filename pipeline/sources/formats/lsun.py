@@ -1,6 +1,6 @@
 """The LMDBs of LSUN: `<class>_<split>_lmdb` folders, each a table of image files by a hash.
 
-Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files is read so.
+Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files can be read.
 """
 
 import importlib.util
@@ -77,7 +77,7 @@ def _reading(folder: str) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class LmdbBlock:
-    """The rows of one table whose keys begin alike."""
+    """A block of a source: the rows of one table whose keys begin with the same bytes."""
 
     name: str
     folder: str

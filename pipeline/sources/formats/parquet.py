@@ -123,7 +123,7 @@ def _columns_by_rank(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]
     plain: dict[str, str] = {}
     for name in schema.names:
         plain.setdefault(name.lower().removeprefix("."), name)
-        plain[name] = name  # the very word counts for more
+        plain[name] = name  # an exact name takes precedence
     yield from (plain[word] for word in words if word in plain)
 
 
@@ -217,7 +217,7 @@ class ParquetBlock:
         row = self.first_row
         labeller = None
         for batch, columns in self.batches(images=True):
-            if labeller is None:  # columns and table are the same for all batches of a file
+            if labeller is None:  # all batches of a file have the same columns and table
                 table = _class_table_of(columns, self.location, self.where)
                 labeller = Labeller(table, self.location.options)
             yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
@@ -316,7 +316,7 @@ def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     images = batch[columns.image]
     if pa.types.is_dictionary(images.type):
         images = images.dictionary_decode()
-    # struct_field minds the struct's own nulls
+    # struct_field, unlike field(), keeps the nulls of the struct itself.
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
@@ -330,7 +330,7 @@ def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
     ):
         paths = pc.struct_field(inner, "path").to_pylist()
     if columns.name:
-        # a table's own column is nearer to its maker's intent, but it may have gaps
+        # A separate column of names takes precedence over the struct's path, but may have nulls.
         outer = batch[columns.name].to_pylist()
         paths = [path if name is None else name for path, name in zip(paths, outer, strict=True)]
     return paths
@@ -345,7 +345,7 @@ def _reading_table(where: str) -> Iterator[None]:
             try:
                 yield
             except OSError as e:
-                # pyarrow reports broken pages as an OSError without a number; a disk's have one
+                # pyarrow reports broken pages as an OSError without errno; a disk's error has one.
                 if isinstance(e, ReadError) or e.errno is not None:
                     raise
                 raise SourceError(damaged.format(e)) from e
@@ -358,7 +358,7 @@ def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
     """Open a file for exact reads: the footer once, then the requested columns."""
     check_is_parquet(location, path)
     with location.open(path) as raw:
-        # No read ahead: threads of Arrow's would hold Python objects when the process ends.
+        # No read-ahead: Arrow's threads would hold Python objects while the process ends.
         file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=False)
         with file:
             yield file
@@ -413,7 +413,7 @@ class ParquetSource:
         return find_words(self.location)
 
     def class_table(self) -> ClassTable | None:
-        """Return the classes that the labels count, which must be the same in all files.
+        """Return the numbered classes, which must be the same in all files.
 
         Raises:
             SourceError: Two files have different classes.
@@ -530,9 +530,9 @@ _MAX_CONFIGURATIONS = 16
 def find_parquet(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, ParquetSource]:
-    """Find `*.parquet` in *location*, its `data` folder, or folders named as splits.
+    """Find `*.parquet` in *location*, its `data` folder, or folders named after splits.
 
-    The Hub's own conversion has them in one folder more, called by the configuration: `default`.
+    The Hub's own conversion has a further folder, named after the configuration: `default`.
     """
 
     def fits(path: str) -> bool:

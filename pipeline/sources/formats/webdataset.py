@@ -1,11 +1,11 @@
 """The WebDataset shards: how tars are told apart, and how shards become samples.
 
-A shard's members are grouped as WebDataset does: neighbours with the same name up to the first
-dot of the last part are one sample. Parts that are not neighbours are put together where that can
-be told, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`, `.png`,
-...), whose file name is kept whole, and may have a `.cls` (number or name; or `.label`, `.cls.txt`,
-...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, as
-`pipeline.sources.classes.decision` says. What else a sample has is counted.
+A shard's members are grouped as WebDataset does: adjacent members with the same name up to the
+first dot of the last part are one sample. Parts that are not adjacent are joined where that is
+unambiguous, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`,
+`.png`, ...), whose full file name is used, and may have a `.cls` (number or name; or `.label`,
+`.cls.txt`, ...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, by the
+rules of `pipeline.sources.classes.decision`. Other members of a sample are counted.
 """
 
 import json
@@ -61,8 +61,8 @@ class _Sample:
 class _ScatteredSamples:
     """The members of samples that are not adjacent in their shard, until its end is reached.
 
-    A tar that was sorted by suffix has all images first and all labels behind them; WebDataset's
-    grouping makes of each an image without a label and a label without an image.
+    In a tar that is sorted by suffix, all labels follow all images; WebDataset's grouping would
+    yield images without labels and labels without images.
 
     Args:
         where: The full name of the shard, for messages.
@@ -225,7 +225,7 @@ class WebDatasetShard(Layout):
     def _ground(self, path: str) -> str:
         """Return the ground on which a member is no part of a sample; empty where it may be one."""
         stem, suffix = sample_name(path)
-        # WebDataset passes over names without a suffix and those in hiding
+        # WebDataset skips names without a suffix, and hidden names.
         unnamed = "" if suffix and stem[-1:] not in ("", "/") else "names without a suffix"
         if self.options.rules == 1:
             return unnamed
@@ -253,7 +253,7 @@ class WebDatasetShard(Layout):
                 sample.offset = take(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
-        if self._label_name:  # then nothing else is asked
+        if self._label_name:  # --label-column excludes all other labels
             is_label = suffix == self._label_name
         if is_label or suffix == "json":
             sample.texts[suffix] = _text_of(member, tar)
@@ -330,7 +330,7 @@ def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict
 def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dict[str, Any]:
     """Return the labels in the JSON *table* of a sample, by key."""
     if not isinstance(table, dict):
-        # `.label.json` may be no more than a number, and `.json` where it is named as the label
+        # A `.label.json`, or a `.json` that --label-column names, may hold just a number.
         is_label = rules > 1 and (suffix != "json" or label_name == "json")
         return {f".{suffix}": table} if is_label else {}
     labels = {} if label_name else {word: table[word] for word in _JSON_WORDS if word in table}
@@ -354,11 +354,11 @@ def _fits(location: Location, path: str, explicit: bool) -> bool:
 def _archives(
     location: Location, requested_split: str, shape: str, explicit: bool
 ) -> dict[str, list[str]]:
-    """The tars of *location* by split, if the first one of each split has this shape."""
+    """Return split -> tars of *location*, of the splits whose first tar has this shape."""
     paths_of_split = by_split(
         location, lambda path: _fits(location, path, explicit), requested_split
     )
-    if location.only:  # one file holds what it holds, whatever it is called
+    if location.only:  # the name of a single file does not decide its split
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
     if explicit:
         return paths_of_split
@@ -370,7 +370,7 @@ def _archives(
 
 
 def find_shards(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
-    """Find WebDataset shards in *location*, in folders named as splits, or told by their names."""
+    """Find WebDataset shards in *location*, by split of their folders or names."""
     left_out = without_split(
         location, lambda path: _fits(location, path, explicit), requested_split
     )
@@ -426,6 +426,6 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
                 "" if inner else outline.prefix,
                 outline.is_kaggle,
             )
-            # a name may say `test-data`, and the folders in it know better
+            # Folders in the tree take precedence over a split in the tar's name (`test-data`).
             sources[inner or split] = TarSource("tar", location, _parts(paths, layout), left_out)
     return sources
