@@ -229,12 +229,12 @@ def _check_options(location: Location, kind: str) -> None:
     if options.class_name and kind not in _ONE_CLASS:
         raise SourceError(
             f"--class-name is {options.class_name!r}: it is for images that lie in one folder, and"
-            f" {location.display_name} is of the kind {kind}. Leave it away."
+            f" {location.display_name} is of the kind {kind}. Omit it."
         )
     if options.recursive and kind not in _NESTED:
         raise SourceError(
             f"--recursive is {options.recursive!r}: it is for nested folders, and"
-            f" {location.display_name} is of the kind {kind}. Leave it away."
+            f" {location.display_name} is of the kind {kind}. Omit it."
         )
     for name in ("image_column", "label_column", "name_column"):
         shards = name == "label_column" and options.rules > 1
@@ -244,7 +244,7 @@ def _check_options(location: Location, kind: str) -> None:
             raise SourceError(
                 f"{flag} is {getattr(options, name)!r}: it is for"
                 f" {'Parquet files and WebDataset shards' if shards else 'Parquet files'}, and"
-                f" {location.display_name} is of the kind {kind}. Leave it away."
+                f" {location.display_name} is of the kind {kind}. Omit it."
             )
 
 
@@ -369,7 +369,7 @@ def _no_source_error(
         looked_for = next(candidate.looks_for for candidate in _KINDS if candidate.name == kind)
         return SourceError(
             f"{location.display_name} is no source of the kind {kind!r}: looked for {looked_for}. "
-            "Leave --source-kind away to have the kind detected."
+            "Omit --source-kind to detect the kind."
         )
     foreign = foreign_text(location)
     if foreign:

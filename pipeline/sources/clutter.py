@@ -1,6 +1,6 @@
 """The names that are no samples and no classes: what systems, editors and programs leave behind.
 
-What is passed over is counted by these grounds, so that nothing is left out without a word.
+Files that are passed over are counted by these grounds, so that each omission is reported.
 """
 
 from fnmatch import fnmatchcase

@@ -1,7 +1,7 @@
 """The names of samples: which file may be an image, which split it is in.
 
-A key is `<class>/<file name>`. Which class it is of, `pipeline.sources.classes.decision` decides
-for every kind of source, so that one set of images has one set of keys.
+A key is `<class>/<file name>`. `pipeline.sources.classes.decision` decides the class for every kind
+of source, so that one set of images always has the same keys.
 """
 
 import re
@@ -12,7 +12,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "val": ("val", "validation", "valid"),
     "test": ("test", "testing"),
 }
-"""Split -> the words that folders and files use for it."""
+"""The words that folders and files use for each split."""
 
 LABEL_WORDS = (
     *("wnid", "label", "cls", "class", "labels", "class_name", "label_name", "fine_label"),
@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = frozenset(_IMAGES.split())
 _NON_IMAGE_SUFFIXES = frozenset(_NON_IMAGES.split())
 _WNID = re.compile(r"n\d{8}")
 _WNID_PREFIX = re.compile(r"(n\d{8})(?!\d)")
-# the Hub's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG
+# The Hub's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG.
 _HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
 
 
@@ -57,10 +57,10 @@ def looks_like_image(name: str) -> bool:
 
 
 def split_named(word: str) -> str:
-    """The split that *word* stands for: `val` for `validation`; the word itself when unknown.
+    """Return the split that *word* stands for: `val` for `validation`; else the word itself.
 
-    The Hub's converted files lie in `partial-train` where it converted a part of a split alone, and
-    in `train-part0`, `train-part1`, ... where there are many.
+    The Hub's converted files lie in `partial-train` if it converted only a part of a split, and in
+    `train-part0`, `train-part1`, ... if there are many.
     """
     plain = without_part_number(word).removeprefix(PARTIAL).lower()
     for split, words in SPLITS.items():
@@ -90,10 +90,10 @@ def known_split(word: str, requested_split: str = "") -> str:
 
 
 def misspelt(word: str) -> str:
-    """Return the known word for a split that *word* may be a slip of the hand for; else nothing.
+    """Return the known word for a split that *word* may misspell; else an empty text.
 
-    That is one letter too many, too few, wrong or in another's place, not the first one, in small
-    letters: `trainA`, `test2`, `eval` and `rest` are names of their own.
+    A misspelling has one letter too many, too few, wrong or swapped behind the first, all in lower
+    case: `trainA`, `test2`, `eval` and `rest` count as names of their own.
     """
     known_words = [name for names in SPLITS.values() for name in names]
     if word in known_words or not re.fullmatch(r"[a-z]+", word):
@@ -117,7 +117,7 @@ def _is_slip(word: str, correct: str) -> bool:
 
 
 def split_in_name(name: str, requested_split: str = "") -> str:
-    """The split told by a part of a file's name (`train-00000.tar`), or empty."""
+    """Return the split in a part of a file's name (`train-00000.tar`), or an empty text."""
     for part in re.split(r"[-_.]", name):
         if known_split(part, requested_split):
             return known_split(part, requested_split)
@@ -140,13 +140,13 @@ def folders_of(path: str) -> list[str]:
 
 
 def wnid_before(name: str) -> str:
-    """The wnid that a file's name begins with, or empty."""
+    """Return the wnid that a file's name begins with, or an empty text."""
     prefix = _WNID_PREFIX.match(name)
     return prefix[1] if prefix else ""
 
 
 def label_name(label: int | str | None, names: Sequence[str]) -> str:
-    """Name of *label*: itself, or its entry in *names*; empty where it has no name."""
+    """Return the name of *label*: itself, or its entry in *names*; empty without a name."""
     if isinstance(label, str):
         number = label.strip()
         if not number.isdecimal():
@@ -161,9 +161,9 @@ def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ())
     """Return the key under listing rules 1, of older stores; empty: nothing tells the class.
 
     Args:
-        path: Name with folders, as the archive or table has it.
-        label: Class as a number or a name, where the source says one.
-        names: Class names in the order of the numbers.
+        path: The name with folders, as in the archive or table.
+        label: The class as a number or a name; None if the source has none.
+        names: The class names in the order of the numbers.
     """
     folders = folders_of(path)
     folder = folders[-1] if folders else ""

@@ -4,8 +4,8 @@
     num_bytes  int64          size of the sample
     path       large_string, or dictionary<int32, string>; the file that holds the bytes, relative
                to the source's root. Absent: the path equals the key.
-    offset     int64          where in that file the sample begins. Absent: whole files.
-    crc32c     uint32         of the sample's bytes. Only where a spool has already read them.
+    offset     int64          the offset of the sample in that file. Absent: whole files.
+    crc32c     uint32         the checksum of the sample's bytes. Absent without a spool.
 
 14 M rows fit in about a gigabyte, so nothing here loops over rows in Python.
 """
@@ -99,7 +99,7 @@ class ListingBuilder:
     def finish(self) -> pa.Table:
         """Return all samples as one unsorted table with dictionary paths, in the order they came.
 
-        The metadata of its schema say on what their classes rest (`Evidence`).
+        The metadata of its schema hold the basis of their classes (`Evidence`).
         """
         empty = pa.schema(
             [
@@ -110,7 +110,7 @@ class ListingBuilder:
             ]
         )
         table = pa.concat_tables(self._tables or [empty.empty_table()]).combine_chunks()
-        self._tables.clear()  # half the memory of a large set
+        self._tables.clear()  # frees half the memory of a large listing
         if self._links:
             table = pa.concat_tables([table, self._linked(table)]).combine_chunks()
         names = string_array(self._paths, "of an archive").cast(pa.string())
@@ -134,7 +134,7 @@ class ListingBuilder:
 
 
 def _resolved(links: dict[str, str]) -> list[str]:
-    """Return for each link the key that it leads to in the end, through other links."""
+    """Return for each link the key of its final target, through other links."""
     targets = []
     for key in links:
         seen = {key}
@@ -150,7 +150,7 @@ def string_array(names: Sequence[str], where: str) -> pa.Array:
     """Return *names* as an array, (len(names),) large_string.
 
     Raises:
-        SourceError: A name is not valid UTF-8, so it cannot be written down.
+        SourceError: A name is not valid UTF-8, so Arrow cannot store it.
     """
     try:
         return pa.array(names, pa.large_string())
@@ -255,8 +255,8 @@ def row_position(table: pa.Table, row: int) -> str:
 def listing_digest(listing: pa.Table) -> str:
     r"""Return sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
 
-    Those are the lines in bytewise order of the keys, so anybody can make the digest with `sort`
-    and `sha256sum`. It knows no paths and no times: a folder and a tar of it have the same one.
+    The lines are in bytewise order of the keys, so that `sort | sha256sum` computes it, too.
+    It depends on no paths or times: a folder and a tar of it have the same digest.
     """
     digest = sha256()
     tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))

@@ -1,8 +1,8 @@
-"""The content of a file that may hold images, told by its first bytes and never by its name.
+"""The content of a file that may hold images, from its first bytes and never from its name.
 
 Downloads are saved under any name: a plain tar as `.tar.gz`, a login page as `.tar`, the pointer of
-Git LFS as `.parquet`. Names only choose which files are worth a look. The first bytes themselves
-are those of `pipeline.images.formats`; here is what a source makes of them.
+Git LFS as `.parquet`. Names only select the files to examine. `pipeline.images.formats` holds the
+first bytes of each format; this module says how a source uses them.
 """
 
 from pipeline.images.formats import container_of
@@ -64,7 +64,7 @@ _DOWNLOAD = "Download it again, and compare its size or checksum."
 
 
 def content_of(head: bytes) -> str:
-    """Name the content of a file that begins with *head*, its first `HEAD_BYTES` or all of it."""
+    """Return the content of a file that begins with *head*: `HEAD_BYTES` bytes or all of it."""
     if not head:
         return EMPTY
     if is_tar_header(head[:BLOCK]):

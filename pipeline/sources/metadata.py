@@ -64,7 +64,7 @@ def find_words(location: Location) -> dict[str, str]:
     try:
         return dict(_synsets(meta).values())
     except SourceError:
-        return {}  # no scipy: words are welcome, not needed
+        return {}  # without scipy; words are optional
 
 
 @lru_cache(maxsize=8)
@@ -97,7 +97,7 @@ class Truth:
         """Return the class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
 
         Raises:
-            SourceError: The table has nothing for it.
+            SourceError: The table has no line for the file.
         """
         wnid = self.find(name)
         if not wnid:
@@ -123,7 +123,7 @@ class TruthMissingError(SourceError):
 
 
 class PackageMissingError(SourceError):
-    """A table is there, and the package that reads it is not installed."""
+    """The error for a table that needs a package which is not installed."""
 
 
 def find_solution(location: Location) -> Truth | None:
@@ -140,10 +140,10 @@ def find_solution(location: Location) -> Truth | None:
 
 
 def find_truth(location: Location) -> Truth:
-    """Find the classes of ILSVRC2012's val split near *location*.
+    """Return the classes of ILSVRC2012's val split near *location*.
 
-    Looked for in the folder of the images and up to four above it: Kaggle's
-    `LOC_val_solution.csv`; the devkit's ground truth and `meta.mat`, loose, in
+    The folder of the images and up to four above it are searched for Kaggle's
+    `LOC_val_solution.csv`, and for the devkit's ground truth and `meta.mat`: loose, in
     `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
 
     Raises:
@@ -228,7 +228,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
 def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
     """Return the devkit's class id -> (wnid, words), from its `meta.mat`."""
     try:
-        from scipy.io import loadmat  # here: only the devkit needs it
+        from scipy.io import loadmat  # imported here, since only the devkit needs it
     except ImportError as e:
         raise PackageMissingError(
             f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit', "
@@ -268,7 +268,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     """Find a table of the files' classes among *names*, the files directly in *location*.
 
     Returns:
-        Name of the table and of its column of labels; two empty texts where there is none.
+        The name of the table and of its column of labels; two empty texts without a table.
     """
     for name in names:
         if name.lower().endswith(_TABLES):

@@ -7,8 +7,8 @@ from typing import Any
 LISTING_RULES = 2
 """The version of the rules that decide which files count and which class each is of.
 
-1: numbers are text, hidden names alone are passed over, and a label that is none is a class.
-2: `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
+1: numbers are text, only hidden names are passed over, and labels such as -1 are classes.
+2: the rules of `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
 """
 
 RECURSIVE = ("first", "last")
@@ -19,7 +19,7 @@ class SourceOptions:
     """The options of a source; a small picklable value that travels with its `Location`."""
 
     rules: int = LISTING_RULES
-    """The listing rules: those of the store, where it has some already."""
+    """The version of the listing rules; an existing store keeps its own."""
     recursive: str = ""
     """The nested folder that is the class: `first`, `last`; empty: nested folders are refused."""
     class_name: str = ""
@@ -40,7 +40,7 @@ class SourceOptions:
         if self.rules == 1 and (self.recursive or self.class_name or self.ignore):
             raise ValueError(
                 "the store was made under listing rules 1, which know no --recursive, --class-name"
-                " or --ignore: leave them away, or prepare into a new store."
+                " or --ignore: omit them, or prepare into a new store."
             )
         if "/" in self.class_name:
             raise ValueError(f"--class-name is {self.class_name!r}: expected a name without '/'.")

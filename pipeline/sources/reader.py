@@ -1,7 +1,7 @@
 """A reader of exactly the bytes of one sample, by path or byte range, local or through fsspec.
 
-A `Reader` is a small value until it is used: it pickles as its root. What it cannot read is a
-`ReadError` with the whole path, never a reason to call an image bad.
+A `Reader` pickles as its root and options. A failure to read raises a `ReadError` with the full
+path, and never counts as a damaged image.
 """
 
 import os
@@ -19,7 +19,7 @@ MAX_OPEN_FILES = 32
 class _Descriptor:
     """A file descriptor that is closed when its last thread releases it.
 
-    So the cache may drop a file while another thread is still in `pread` on it.
+    Thus the cache may drop a file while another thread still reads it with `pread`.
     """
 
     __slots__ = ("fd",)
@@ -77,7 +77,8 @@ class Reader:
             raise
         except OSError as e:
             with self._lock:
-                self._open.pop(path, None)  # a stale handle would fail for ever
+                # A stale handle of a network file system fails forever, so the next read reopens.
+                self._open.pop(path, None)
             raise ReadError(f"cannot read {full}: {e.strerror or e}") from e
 
     def read_head(self, path: str, offset: int | None, num_bytes: int, length: int) -> bytes:
@@ -118,7 +119,8 @@ class Reader:
             if cached is not None:
                 self._open.move_to_end(path)
                 return cached
-        new = _Descriptor(full)  # outside the lock: opening may hang on a network disk
+        # Open outside the lock: an open that hangs on a network disk must not block other reads.
+        new = _Descriptor(full)
         with self._lock:
             current = self._open.setdefault(path, new)
             while len(self._open) > self.max_open_files:
@@ -147,7 +149,7 @@ class Reader:
                 data = filesystem.cat_file(f"{base}/{path}")
             else:
                 data = filesystem.cat_file(f"{base}/{path}", start=offset, end=offset + num_bytes)
-        except Exception as e:  # aiohttp, botocore and others have error types of their own
+        except Exception as e:  # aiohttp, botocore and others have their own error types
             raise ReadError(f"cannot read {full}: {type(e).__name__}: {e}") from e
         if len(data) != num_bytes:
             where = "" if offset is None else f" at byte {offset}"
@@ -159,7 +161,7 @@ class Reader:
 
     def _connect(self) -> tuple[Any, str]:
         if self._filesystem is None:
-            import fsspec.core  # here: a local source never pays for this import
+            import fsspec.core  # imported here, so that a local source does not pay for it
 
             filesystem, base = fsspec.core.url_to_fs(self.root)
             self._filesystem = filesystem, base.rstrip("/")

@@ -1,8 +1,8 @@
 """The renaming of samples that names do not tell apart: rows that are all called `image.png`.
 
-Where a key repeats, each of its rows falls back to a name made of the file that it comes from and
-of its number there. Rows whose keys are their own keep their names. Where all rows of each key are
-the same picture, as far as is known, a file was copied: they keep their keys, and are refused.
+Where a key repeats, each of its rows gets a name from its file and its number in that file. Rows
+with unique keys keep their names. If the rows of each key are equal by checksum or size, a file was
+copied: they keep their keys, and the listing is refused.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from pipeline.sources.classes.decision import Evidence
 
 NameOf = Callable[[str, int, str], str]
-"""(path of the row's file, number of the row in it, its file name) -> a name of its own, or
-nothing where a repeated name is to be refused."""
+"""A function of (path of the row's file, number of the row in it, its file name).
+
+It returns a unique name, or an empty text where a repeated name is refused.
+"""
 
 
 def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
@@ -47,8 +49,8 @@ def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
         keys[row] = f"{class_name}/{own}"
     evidence = Evidence.decode(table.schema.metadata)
     evidence.notes.append(
-        f"{len(rows):,} names repeat, such as {first.partition('/')[2]!r}: their images are called"
-        f" by file and number, such as {keys[rows[0]].partition('/')[2]!r}"
+        f"{len(rows):,} names repeat, such as {first.partition('/')[2]!r}: their images are named"
+        f" after file and number, such as {keys[rows[0]].partition('/')[2]!r}"
     )
     table = table.set_column(0, "key", pa.array(keys, pa.large_string()))
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **evidence.encode()})

@@ -1,7 +1,7 @@
 """The check of numbered archives for gaps.
 
-Names that count their files (`-00000-of-00002`) say which are missing, and such a source is
-refused; where names only number them, a gap may be meant, as in a part of a set, and it is said.
+Names that count their files (`-00000-of-00002`) tell which are missing, and such a source is
+refused. If names only number them, a gap may be intended, as in a part of a set; it is reported.
 """
 
 import re
@@ -14,7 +14,7 @@ from pipeline.sources.clutter import name_ground
 from pipeline.sources.location import Location
 
 _COUNTED_NAME = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
-# the digit of a suffix `.bz2` numbers nothing
+# The digit in the suffix `.bz2` is no number of a series.
 _LAST_NUMBER = re.compile(
     r"(.*?)([0-9]{1,18})([^0-9]*(?:bz2)?)", re.ASCII | re.DOTALL | re.IGNORECASE
 )
@@ -66,7 +66,7 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
     for (before, after), digits in rows.items():
         first, last = min(digits), max(digits)
         num_missing = last - first + 1 - len(digits)
-        # other numbers, such as years or hashes, are no row
+        # Other numbers, such as years or hashes, are no series.
         if last - first > _MAX_SPAN or (first > 1 and num_missing > len(digits)):
             continue
         width = len(digits[first])

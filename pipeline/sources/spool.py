@@ -4,16 +4,16 @@ Each block of the source is streamed once into two files in the spool's folder:
 
     <block>.records       the samples' bytes, one after the other, nothing between them
     <block>.index.arrow   Arrow file: key, num_bytes, offset, crc32c (of each sample's bytes);
-                          its metadata has the length of the records, and the limit below. Renamed
+                          its metadata has the length of the records, and the byte limit. Renamed
                           into place last, so its presence says that the block is whole.
 
-Of a sample that can be no readable picture (`pipeline.images.formats.is_worth_reading`) the records
-hold the first bytes only, and its crc32c is null: a film in an archive takes no room here.
+For a sample that cannot be a readable image (`pipeline.images.formats.is_worth_reading`), the
+records hold only the first bytes, and its crc32c is null, so that a film takes no disk space.
 
-A block that is there is not streamed again, so an interrupted pass goes on where it stopped. Two
-tasks that spool the same block at once do no harm: each writes files of its own, and the later
-rename puts the same bytes in place of the same bytes. What a killed task left is swept away by the
-next one of its block: the lock on it is gone with the task.
+A block whose files exist is not streamed again, so an interrupted pass continues where it stopped.
+Two tasks may spool the same block at once: each writes its own temporary files, and the later
+rename replaces the files by equal ones. The next task of a block removes the temporary files of a
+killed one, whose locks ended with it.
 """
 
 import glob
@@ -43,17 +43,18 @@ INDEX = ".index.arrow"
 _LENGTH = b"tesserae records bytes"
 _SOURCE = b"tesserae source"
 _LIMIT = b"tesserae image bytes"
-_LOCK_GRACE_SECONDS = 10.0  # a file is not locked in the moment it is made
+_LOCK_GRACE_SECONDS = 10.0
+"""The age below which a file may be in use without a lock, since it was just created."""
 _ABANDONED_SECONDS = 3600.0
 """The age at which a file is removed where no lock tells whether it is in use."""
-_SLACK = 1.05  # an index costs about 80 bytes a sample; packed images hardly shrink
+_SLACK = 1.05  # an index costs about 80 bytes a sample; compressed archives hardly expand
 
 Put = Callable[[Iterable[bytes]], int]
 """A function that appends one sample's bytes, given in pieces, and returns their offset."""
 
 
 class Block(Protocol):
-    """A part of a source that one task streams once. A small picklable value."""
+    """A part of a source that one task streams once; a small picklable value."""
 
     @property
     def name(self) -> str:
@@ -88,18 +89,18 @@ def spool_bytes_needed(blocks: Sequence[Block]) -> int:
 
 
 def spool_block(block: Block, directory: str, source: str = "", limit: int | None = None) -> None:
-    """Stream *block* into its record file and index, unless they are there.
+    """Stream *block* into its record file and index, unless both exist.
 
     Args:
         block: The block to stream.
         directory: The spool's folder, on a local disk; created if it is missing.
-        source: Fingerprint of the source and of how it is read. What was streamed from another
-            one is streamed again.
+        source: The fingerprint of the source and of how it is read. Files of another fingerprint
+            are replaced; empty: any fingerprint is accepted.
         limit: The bytes of the longest image that is read, as in the recipe; None: no limit.
 
     Raises:
         ReadError: The source could not be read now.
-        SourceError: The source is damaged, or not what it seemed.
+        SourceError: The source is damaged, or of another kind than detected.
         OSError: The spool could not be written.
     """
     folder = Path(directory)
@@ -112,7 +113,7 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
     try:
         with records.open("xb") as file:
             with suppress(LocksMissingError):  # then only its age tells that it is in use
-                try_lock(file.fileno())  # until it is closed
+                try_lock(file.fileno())  # held until the file is closed
             table = _write_records(block, file, source, limit)
             _make_durable(file)
         with index.open("xb") as file:
@@ -131,7 +132,7 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
 def _sweep(folder: Path, name: str) -> None:
     """Remove the files that killed tasks left of this block: a spool has no room for it twice."""
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
-        with suppress(OSError):  # gone, or another user's
+        with suppress(OSError):  # another task removed it, or it is another user's file
             age = time.time() - path.stat().st_mtime
             if age > _LOCK_GRACE_SECONDS and _is_left_behind(path, age):
                 path.unlink()
@@ -139,14 +140,14 @@ def _sweep(folder: Path, name: str) -> None:
 
 def _is_left_behind(path: Path, age: float) -> bool:
     """Return True if no task is writing a file whose last write was *age* seconds ago."""
-    if path.is_symlink():  # no task makes links: whatever it leads to is not opened
+    if path.is_symlink():  # no task creates links, so its target must not be opened
         return True
     with path.open("r+b") as file:
         try:
             return try_lock(file.fileno())
         except LocksMissingError:
-            # A task that was merely slow finds its file gone when it renames it, and fails: it is
-            # tried again, and nothing half is taken for whole.
+            # A slow task whose file is removed here fails at its rename and is retried, so that
+            # no partial file can count as complete.
             return age > _ABANDONED_SECONDS
 
 
@@ -179,13 +180,13 @@ _TRUNCATED = -1
 
 
 def _write_record(pieces: Iterable[bytes], file: BinaryIO, limit: int | None) -> int:
-    """Write one sample's bytes, or its first ones; return the crc32c, or `_NOT_WHOLE`."""
+    """Write one sample's bytes, or its first ones; return the crc32c, or `_TRUNCATED`."""
     offset, crc, length, head = file.tell(), 0, 0, b""
     for piece in pieces:
         if len(head) < HEAD_BYTES:
             head += bytes(piece[: HEAD_BYTES - len(head)])
         elif crc == _TRUNCATED:
-            break  # the source passes over the rest
+            break  # the source skips the remaining bytes
         length += len(piece)
         if crc == _TRUNCATED or not (limit is None or is_worth_reading(head, length, limit)):
             crc = _TRUNCATED
@@ -206,7 +207,7 @@ def _checksums_at(
     row_offsets = table["offset"].to_numpy()
     if not len(row_offsets):
         return pa.array([], pa.uint32())
-    # an empty record shares its offset with the one behind it: right - 1 is the one with bytes
+    # An empty record shares its offset with the next one: right - 1 finds the one with bytes.
     row_checksums: NDArray[np.int64] = checksums[np.searchsorted(offsets, row_offsets, "right") - 1]
     row_checksums[table["num_bytes"].to_numpy() == 0] = 0
     return pa.array(row_checksums, pa.int64(), mask=row_checksums == _TRUNCATED).cast(pa.uint32())
@@ -221,11 +222,11 @@ def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
     try:
         table = _read_index(folder, name)
     except (OSError, SourceError):
-        return False  # absent or damaged: streamed again
+        return False  # an absent or damaged block is streamed again
     stored_source = table.schema.metadata.get(_SOURCE)
-    # an index without one was written by an earlier version, which took every block for its own
+    # Earlier versions wrote no fingerprint, and accepted every block.
     is_same_source = not source or stored_source is None or stored_source.decode() == source
-    # of another limit: a run that was broken off before there was a recipe left it
+    # A run that stopped before its recipe was written may have had another limit.
     stored_limit = table.schema.metadata.get(_LIMIT, b"None").decode()
     return bool(is_same_source and stored_limit == str(limit))
 
@@ -253,12 +254,12 @@ def remove_stale(
         return 0
     for index in sorted(folder.glob(f"*{INDEX}")):
         name = index.name.removesuffix(INDEX)
-        if name.startswith("."):  # of a task at work, or swept with its block
+        if name.startswith("."):  # in use by a task, or removed by the next task of its block
             continue
         if name in block_names and _is_whole(folder, name, source, limit):
             continue
         records = folder / (name + RECORDS)
-        index.unlink(missing_ok=True)  # first: without it the records are none
+        index.unlink(missing_ok=True)  # first, since an index must never lack its records
         if records.exists():
             removed += records.stat().st_size
             records.unlink()
@@ -302,7 +303,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     """List all samples of a finished spool, sorted by key.
 
     Returns:
-        A listing with paths of record files relative to *directory*, offsets and crc32c.
+        The listing with paths of record files relative to *directory*, offsets and crc32c.
 
     Raises:
         SourceError: A block is missing or damaged, holds a key twice, or there are no samples.
@@ -323,7 +324,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     if not sum(map(len, tables)):
         raise SourceError(
             f"no images found in {len(blocks)} blocks of the source: nothing in them is an image "
-            "of the split that was asked for."
+            "of the requested split."
         )
     table = pa.concat_tables(tables).replace_schema_metadata(evidence.encode())
     table = rename_repeated(

@@ -1,8 +1,7 @@
 """The parsing of text tables near the images, with any line end, separator or BOM.
 
-Tables decide classes, so a byte that is no text is refused by table and line, and never replaced.
-Only words of classes, which are welcome and not needed, are read as Latin-1 where they are no
-UTF-8.
+Tables decide classes, so a byte that is no text is refused with its table and line, and never
+replaced. Only words of classes, which are optional, are read as Latin-1 if they are no UTF-8.
 """
 
 import codecs
@@ -15,7 +14,7 @@ from pipeline.sources.keys import is_wnid
 _MAX_SHOWN = 60
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _WORDS = re.compile(r'[ \t]*"?(n[0-9]{8})"?(?:[ \t,;]+(.*))?', re.ASCII)
-_ENCODINGS = (  # the mark of UTF-32 begins as that of UTF-16 does
+_ENCODINGS = (  # UTF-32 before UTF-16, whose byte order mark begins that of UTF-32
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),

@@ -149,7 +149,7 @@ class InnerTars:
         if not name.lower().endswith(PLAIN):
             why = "is compressed, and cannot be read in place"
         elif known_split(stem) or stem.startswith("ILSVRC2012_"):
-            why = "is called as a split, not as a class"
+            why = "has the name of a split, not of a class"
         elif len(self._splits) > 1:
             why = f"lies in a folder of one of several splits ({', '.join(sorted(self._splits))})"
         else:

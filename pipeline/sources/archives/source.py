@@ -131,7 +131,7 @@ class TarSource:
         if not len(table):
             raise SourceError(
                 f"no images found in {self.location.display_name} ({self.kind}): no member of "
-                f"{len(self.parts)} tars is an image of the split that was asked for."
+                f"{len(self.parts)} tars is an image of the requested split."
             )
         layout = self.parts[0].layout
         return sort_listing(rename_repeated(table, layout.own_name))

@@ -122,7 +122,7 @@ class _Walk:
         """Return the sample of *member*, or None and store what the member says of others."""
         folder, _, name = member.name.rpartition("/")
         if folder in self.class_of_folder and member.target is None and self._is_plain(name):
-            # the way of a million images in a thousand folders
+            # The fast path for a million images in a thousand folders.
             prefix, basis = self.class_of_folder[folder]
             return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
         tree_path = self._locate(member.name, looks_like_image(name))
@@ -143,7 +143,7 @@ class _Walk:
         class_name, file_name = self._class_of(tree_path, member.name)
         target = self._target(member) if member.target is not None else ""
         row = row_of(f"{class_name}/{file_name}", member, self.take, "")
-        # --recursive has said which folder is the class
+        # With --recursive the class is decided, so the depth of its folder is no evidence.
         above = "" if self.layout.options.recursive else "/".join(tree_path.below)
         basis = Basis("folder", folder=above)
         if file_name == name and looks_like_image(name):
@@ -151,15 +151,15 @@ class _Walk:
         return row._replace(same_as=target, basis=basis)
 
     def _is_plain(self, name: str) -> bool:
-        """Return True if a file of a folder of images is one of them, at a glance."""
+        """Return True if the name alone decides that a file in a folder of images is an image."""
         return looks_like_image(name) and name[0] not in "~#" and not self.layout.options.ignore
 
     def _locate(self, path: str, image: bool) -> _TreePath | None:
-        """Find split and class folders of *path*; None where it is none of the split's."""
+        """Return the path of a member below its split; None if it is not in the split."""
         layout = self.layout
         folders, name = folders_of(path), path.rpartition("/")[2]
         ground = member_ground(path, layout.options)
-        if ground not in ("", TEXTS):  # what texts say is looked at
+        if ground not in ("", TEXTS):  # texts may hold classes, so they are located, too
             self.passed.pass_over(ground, path)
             return None
         split, below = split_folder(folders, layout.split)
@@ -181,7 +181,7 @@ class _Walk:
         return self._below_prefix(folders, path, image)
 
     def _check_base(self, base: str) -> None:
-        """Refuse images of one split in two folders that are called so."""
+        """Refuse images of one split in two folders of its name."""
         self.base = self.base or base
         if base != self.base and self.layout.options.rules > 1:
             raise SourceError(
@@ -190,7 +190,7 @@ class _Walk:
             )
 
     def _below_prefix(self, folders: list[str], path: str, image: bool) -> _TreePath | None:
-        """Find the class folders of a tree that has none for splits."""
+        """Return the path of a member in a tree without folders for splits."""
         name = path.rpartition("/")[2]
         prefix = [part for part in self.layout.prefix.split("/") if part]
         above = folders[: len(prefix)] == prefix[: len(folders)]
@@ -241,7 +241,7 @@ class _Walk:
         self.passed.pass_over(TEXTS, member.name)
 
     def _refuse_label(self, member: Member) -> None:
-        """Refuse a member that makes this no tree: labels of WebDataset, not folders, tell classes.
+        """Refuse a label of WebDataset: then labels, not folders, tell the classes.
 
         Raises:
             SourceError: The member is a label.
@@ -263,7 +263,7 @@ class _Walk:
         return any(b'"%s"' % word in data for word in (b"label", b"cls", b"wnid"))
 
     def waiting_rows(self) -> Iterator[Row]:
-        """Complete the rows that have only file names as their keys so far."""
+        """Yield the rows of images right in the folder of the split, with their classes."""
         truth = None
         for row in self.waiting:
             name = row.same_as or row.key

@@ -1,7 +1,7 @@
 """The zip archives, with the interface of a tar, so that the layouts of tars serve them too.
 
-A zip is read by its central directory, which is at its end: one that was cut off is refused at
-once. Its members are read in the order in which they lie, each against its own checksum.
+A zip is read by its central directory, which is at its end, so that a truncated one is refused at
+once. Its members are read in the order of their offsets, and each is checked by its own checksum.
 """
 
 import stat
@@ -47,7 +47,7 @@ class Zip(Tar):
         """Yield every file and link of the zip, in the order in which they lie.
 
         Raises:
-            SourceError: A member cannot be read, or *start* is that of an archive in the zip.
+            SourceError: A member cannot be read, or *start* or *stop* is that of an inner archive.
         """
         if start or stop is not None:
             raise SourceError(
@@ -87,8 +87,8 @@ class Zip(Tar):
                 yield piece
         if left:
             raise SourceError(
-                f"{self.name}: the member {info.filename!r} has not the {num_bytes} bytes that the "
-                "zip's directory says. Download it again."
+                f"{self.name}: the member {info.filename!r} does not have the {num_bytes} bytes"
+                " that the zip's directory lists. Download it again."
             )
 
     @contextmanager

@@ -1,1 +1,1 @@
-"""The class of each sample: what tables and folders say, and the order of a store's classes."""
+"""The class of each sample, from tables and folders, and the order of a store's classes."""

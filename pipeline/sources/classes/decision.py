@@ -1,18 +1,18 @@
 """The decision which class a sample is of, for every kind of source.
 
-A source says what it knows: the sample's path, and the value of its label, if it has one.
-`Labeller` makes a class of it, or refuses it with the sample and the value. The class is a text
-without a slash, the first part of the sample's key:
+A source passes the sample's path, and the value of its label, if it has one. `Labeller` derives the
+class, or raises an error with the sample and the value. The class is a text without a slash, the
+first part of the sample's key:
 
-    the entry of the source's table of classes, where the label is a number and there is a table
-    the number itself, where there is none
-    the name, where the label is one
-    the folder, or the wnid that a file's name begins with, where there is no label
-    `UNLABELLED`, where nothing tells a class, or the label says that there is none (-1, null, NaN)
+    the entry in the source's table of classes, if the label is a number and there is a table
+    the number itself, if there is no table
+    the name, if the label is one
+    the folder, or the wnid at the start of the file's name, if there is no label
+    `UNLABELLED`, if nothing tells a class, or the label means that there is none (-1, null, NaN)
 
-A WordNet id in a folder or a file's name stands for the number it comes with; that the two go
-together everywhere is checked once all samples are known, by `settle_classes`, which also puts the
-classes in order: by the source's own numbers, else by numbers as such, else by name.
+A WordNet id in a folder or a file's name takes the place of the number beside it. `settle_classes`
+checks that both agree in all samples, and puts the classes in order: by the source's own numbers,
+else by numeric value, else by name.
 """
 
 import json
@@ -102,7 +102,7 @@ class ClassTable:
 
     @cached_property
     def _number_of(self) -> dict[str, int | None]:
-        """Name -> number; None: several numbers have it."""
+        """The number of each name; None if several numbers share it."""
         numbers: dict[str, int | None] = {}
         for number, name in enumerate(map(clean_name, self.names)):
             numbers[name] = None if name in numbers else number
@@ -121,7 +121,7 @@ class ClassTable:
         number = self._number_of.get(clean_name(name))
         if number is not None:
             return number
-        why = "stands there more than once" if self.knows(name) else "is none of"
+        why = "occurs more than once among" if self.knows(name) else "is none of"
         class_names = abbreviate(map(repr, self.names))
         raise SourceError(
             f"{sample}: the label {name!r} {why} the {len(self.names)} classes of {self.where}"
@@ -267,7 +267,7 @@ class Labeller:
         Args:
             path: The name with folders, as in the archive or table.
             labels: The labels by origin (a column, `.cls`, ...); empty: there is none.
-                A WordNet id under `wnid` may stand beside one.
+                A WordNet id under `wnid` may accompany another label.
             sample: A description of the sample, for a message.
 
         Raises:

@@ -26,13 +26,13 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
         ids: The ids that may occur; an id with spaces can only be read if it is one of them.
 
     Returns:
-        Id -> its names with commas between them, of the first line of each id.
+        The names of each id, with commas between them, from its first line.
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
     known_ids = frozenset(ids)
     tables = {separator: _split(lines, separator, known_ids) for separator in SEPARATORS}
     if known_ids:
-        # The first of those that find as many ids: a tab is surer than a space.
+        # max() returns the first of equal tables: a tab is a surer separator than a space.
         return max(tables.values(), key=lambda table: len(known_ids & table.keys()))
     wnids = parse_words(text)
     if wnids:
@@ -41,7 +41,7 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
 
 
 def _split(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
-    """Read each line as an id, the separator, and names."""
+    """Return the names of each id, from lines of an id, the separator, and names."""
     table: dict[str, str] = {}
     for line in lines:
         key, names = _cells(line, separator, ids)
@@ -55,13 +55,13 @@ def _cells(line: str, separator: str, ids: Collection[str]) -> tuple[str, str]:
         return _by_spaces(line, ids)
     try:
         key, *names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-    except (csv.Error, StopIteration, ValueError):  # a quote in the middle, or nothing
+    except (csv.Error, StopIteration, ValueError):  # a quote inside a cell, or an empty line
         key, *names = line.split(separator)
     return key.strip(), ", ".join(name.strip() for name in names if name.strip())
 
 
 def _by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
-    """Split at the first space, or behind the longest known id that the line begins with."""
+    """Split *line* at the first space, or behind the longest known id at its start."""
     words = line.split()
     for count in range(len(words) - 1, 1, -1):
         if (key := " ".join(words[:count])) in ids:

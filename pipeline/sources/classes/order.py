@@ -1,8 +1,8 @@
-"""The classes of a store, in order, from what the samples of all its splits said.
+"""The classes of a store, in order, from the evidence of all its splits.
 
-The order is that of the source's own numbers where it has some, else that of the classes' names:
-numbers as numbers, before names. What cannot be put into one order without a guess is refused here,
-before the first image is decoded.
+The order is that of the source's own numbers if it has them, else that of the classes' names, with
+numbers by value before other names. Classes without an unambiguous order are refused here, before
+the first image is decoded.
 """
 
 import re
@@ -239,7 +239,7 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
     folder_of: dict[str, str] = {}
     for name, basis, _ in _labelled(evidence):
         if basis.by == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
-            return  # a folder is no kind where one class lies in several
+            return  # one class in several folders: they do not group classes
     folders = set(folder_of.values())
     if 1 < len(folders) < len(folder_of):
         raise SourceError(

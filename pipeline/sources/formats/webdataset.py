@@ -219,7 +219,7 @@ class WebDatasetShard(Layout):
             raise SourceError(
                 f"{tar.name}: no sample has a label under {self.options.label_column!r}, which"
                 f" --label-column names: expected a member that ends in .{self._label_name}, or"
-                " that word in a .json. Name what the samples have, or leave the option away."
+                " that word in a .json. Name a label that the samples have, or omit the option."
             )
 
     def _ground(self, path: str) -> str:

@@ -234,7 +234,7 @@ def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
     read = [reader.read(r["path"], r["offset"], r["num_bytes"]) for r in listing.to_pylist()]
     assert read == [b"1", b"3", b"4", b"2"]
     assert Evidence.decode(listing.schema.metadata).notes == [
-        "2 names repeat, such as 'image.png': their images are called by file and number, such as"
+        "2 names repeat, such as 'image.png': their images are named after file and number, such as"
         " 'p-0'"
     ]
 

@@ -229,8 +229,8 @@ def test_ilsvrcs_val_images_are_told_under_any_name_of_the_tar(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["train.tar", "val.tar"], r"'train\.tar' is called as a split"),
-        (["ILSVRC2012_img_val.tar"], r"is called as a split"),
+        (["train.tar", "val.tar"], r"'train\.tar' has the name of a split"),
+        (["ILSVRC2012_img_val.tar"], r"has the name of a split"),
         (["train/cat.tar", "val/cat.tar"], r"'val/cat\.tar' lies in a folder of one of several"),
         (["cat.tar", "dog.tar.gz"], r"'dog\.tar\.gz' is compressed"),
     ],

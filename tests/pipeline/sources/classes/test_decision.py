@@ -78,7 +78,7 @@ def test_one_name_for_two_numbers_stays_two_classes() -> None:
     classes = settled(*((f"{n}.png", n) for n in range(4)), table=BIRDS)
     assert classes.names == ("albatross", "crane#1", "crane#2", "maillot _ top")
     assert classes.words == ("", "crane", "crane", "maillot / top")
-    with pytest.raises(SourceError, match="'crane' stands there more than once"):
+    with pytest.raises(SourceError, match="'crane' occurs more than once among"):
         settled(("1.png", "crane"), table=BIRDS)
 
 
