@@ -1,4 +1,4 @@
-"""One set of made pictures, laid out in every way a source may come."""
+"""One set of random images, in each layout that a source may have."""
 
 import io
 import json
@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Pictures = dict[str, bytes]
-"""Key -> bytes. Sources never decode, so any bytes will do."""
+"""The bytes of each key. Sources never decode, so any bytes will do."""
 
 WNIDS = ("n01440764", "n01443537", "n02119789", "n03255030")
 
 
 def made_pictures(count: int = 40, num_bytes: int = 700, seed: int = 0) -> Pictures:
-    """Make *count* pictures over four classes; sizes differ, one is empty."""
+    """Return *count* images of four classes; their sizes differ, and one is empty."""
     rng = np.random.default_rng(seed)
     pictures = {}
     for i in range(count):
@@ -76,7 +76,7 @@ def write_tree_tar(root: Path, pictures: Pictures) -> Path:
 
 
 def shard_members(pictures: Pictures) -> dict[str, bytes]:
-    """Flat names, with the class in a `.cls` as its number among the sorted wnids."""
+    """Return the members of a shard: flat names, with the class's sorted number in a `.cls`."""
     members = {}
     for key, data in pictures.items():
         wnid, name = key.split("/")
@@ -134,6 +134,6 @@ LAYOUTS = {
     "webdataset": write_webdataset,
     "parquet plain": write_parquet_plain,
     "parquet hub": write_parquet_hub,
-    "ilsvrc-tar gz": lambda root, made: write_tar_of_tars(root, made, "w:gz", ".gz"),
-    "webdataset gz": lambda root, made: write_webdataset(root, made, "w:gz", ".gz"),
+    "ilsvrc-tar gz": lambda root, pictures: write_tar_of_tars(root, pictures, "w:gz", ".gz"),
+    "webdataset gz": lambda root, pictures: write_webdataset(root, pictures, "w:gz", ".gz"),
 }

@@ -1,4 +1,4 @@
-"""Keys and splits from names."""
+"""The tests of keys and splits from names."""
 
 import pytest
 
@@ -31,12 +31,12 @@ from pipeline.sources.keys import (
     ],
 )
 def test_a_wnid_from_anywhere_wins_then_a_name_then_a_number(path, label, key):
-    """Folder, label, file name for wnids; label's name, folder, number for the rest."""
+    """A wnid in folder, label or file name takes precedence, then a label's name, then a number."""
     assert key_of(path, label, ("zero", "n09999999")) == key
 
 
 def test_splits_have_several_words():
-    """And any other word is a split of its own."""
+    """A known word stands for its split, and any other word for itself."""
     assert [split_named(word) for word in ("validation", "Valid", "TRAIN", "mine")] == [
         "val",
         "val",
@@ -50,7 +50,7 @@ def test_splits_have_several_words():
 
 
 def test_what_may_be_an_image():
-    """Anything but hidden files, texts, tables and archives; the known suffixes look like one."""
+    """Hidden files, texts, tables and archives are no images; known suffixes look like one."""
     assert all(map(may_be_image, ["a", "a.JPEG", "a.b.c", "txt", "a."]))
     assert not any(map(may_be_image, [".a.jpg", "a.txt", "a.XML", "a.tar"]))
     assert all(map(looks_like_image, ["a.JPEG", "a.x.png"]))

@@ -1,4 +1,4 @@
-"""Listings: their digest, their order, and the keys they refuse."""
+"""The tests of listings: their digest, their order, and the keys that they refuse."""
 
 import hashlib
 
@@ -34,7 +34,9 @@ def plain_digest(samples: dict[str, int]) -> str:
 
 @given(sizes, st.integers(1, 7))
 def test_the_digest_is_that_of_the_sorted_lines(samples, slice_rows):
-    """As `sort | sha256sum` makes it, whatever the order and the slices."""
+    """The digest equals that of `sort
+    sha256sum`, for any order and slices.
+    """
     before, listing_module.SLICE_ROWS = listing_module.SLICE_ROWS, slice_rows
     try:
         table = sort_listing(table_of(samples))
@@ -46,17 +48,17 @@ def test_the_digest_is_that_of_the_sorted_lines(samples, slice_rows):
 
 @given(sizes.filter(lambda samples: len(samples) > 2))
 def test_the_digest_of_chunked_and_sliced_tables_is_the_same(samples):
-    """Arrow's offsets into shared buffers are minded."""
+    """Offsets of slices into shared Arrow buffers do not change the digest."""
     table = sort_listing(table_of(samples))
     pieces = pa.concat_tables([table.slice(i, 1) for i in range(len(table))])
     assert listing_digest(pieces) == plain_digest(samples)
     first = table["key"][0].as_py()
-    rest = {key: size for key, size in samples.items() if key != first}
-    assert listing_digest(table.slice(1)) == plain_digest(rest)
+    remaining = {key: size for key, size in samples.items() if key != first}
+    assert listing_digest(table.slice(1)) == plain_digest(remaining)
 
 
 def test_the_digest_is_fixed():
-    """A store remembers it, so it must never change."""
+    """The digest never changes, since stores hold it."""
     samples = {"n01440764/b.JPEG": 5, "n01440764/a.JPEG": 10, "n01440764 /a": 0, "é/ü": 1}
     expected = "d1bb16b933cd256f99209b1dd954cc547699c328fa648605662d2b2a74cda8a4"
     assert listing_digest(sort_listing(table_of(samples))) == plain_digest(samples) == expected
@@ -67,20 +69,20 @@ def test_the_digest_is_fixed():
     ["a", "/a", "a/", "a/b/c", "", "a\t/b", "a/b\n", "a/\r", "a/\0", "../b", "a/..", "./b", "a/."],
 )
 def test_a_key_that_cannot_stand_is_refused_and_shown(key):
-    """Tabs and line breaks would forge lines of the digest; dots would leave the folder."""
+    """Tabs and line breaks would forge lines of the digest, and dots would leave the folder."""
     with pytest.raises(SourceError) as caught:
         sort_listing(table_of({"ok/ok": 1, key: 1}))
     assert repr(key) in str(caught.value)
 
 
 def test_dots_in_names_are_fine():
-    """Only whole parts '.' and '..' are refused."""
+    """Only the parts '.' and '..' are refused."""
     samples = {"..a/.b": 1, "a../b..": 2, ".../...": 3}
     assert len(sort_listing(table_of(samples))) == 3
 
 
 def test_two_samples_with_one_key_are_refused_with_both_places():
-    """A person must see which two files they are."""
+    """The error names both files."""
     builder = ListingBuilder()
     builder.collect("one.tar", [Row("a/x", 1, 512), Row("a/y", 1, 1024)], lambda _: None)
     builder.collect("two.tar", [Row("a/y", 2, 2048)], lambda _: None)
@@ -89,14 +91,14 @@ def test_two_samples_with_one_key_are_refused_with_both_places():
 
 
 def test_a_name_that_is_no_utf8_is_refused_and_shown():
-    """File systems hand out any bytes; a key is text."""
+    """A name of a file system that is no UTF-8 is refused, since a key must be text."""
     builder = ListingBuilder()
     with pytest.raises(SourceError, match=r"'a/\\udcff' in one.tar is not valid UTF-8"):
         builder.collect("one.tar", [Row("a/\udcff", 1, 0)], lambda _: None)
 
 
 def test_links_get_the_bytes_of_what_they_stand_for():
-    """Also when the target comes later, or in another batch."""
+    """A link has the bytes of its target, even if that comes later or in another batch."""
     builder = ListingBuilder()
     rows = [Row("a/l", 0, 0, "a/x"), *(Row(f"a/{i}", i, i) for i in range(20000)), Row("a/x", 7, 9)]
     seen: list[int] = []
@@ -112,7 +114,7 @@ def test_links_get_the_bytes_of_what_they_stand_for():
 
 
 def test_paths_stay_a_dictionary_through_sorting():
-    """A million rows in a thousand tars hold a thousand names."""
+    """Paths of a million rows in a thousand tars stay a dictionary of a thousand names."""
     builder = ListingBuilder()
     builder.collect("b.tar", [Row("b/x", 1, 0)], lambda _: None)
     builder.collect("a.tar", [Row("a/x", 1, 0)], lambda _: None)

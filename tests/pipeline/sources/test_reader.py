@@ -1,4 +1,4 @@
-"""Exactly the listed bytes, or a ReadError that names the file."""
+"""The tests of the reader: exactly the listed bytes, or a ReadError that names the file."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def root(tmp_path, request):
 
 
 def test_a_whole_file_and_any_range_of_it_are_read(root):
-    """Offset None is the whole file; zero bytes are zero bytes."""
+    """The offset None stands for the whole file, and zero bytes can be read."""
     reader = Reader(root)
     assert reader.read("a/b.jpg", None, 10) == b"0123456789"
     assert reader.read("a/b.jpg", 3, 4) == b"3456"
@@ -42,7 +42,7 @@ def test_a_whole_file_and_any_range_of_it_are_read(root):
 
 
 def test_a_file_of_another_size_than_listed_is_refused(root):
-    """Shorter or longer, by a byte."""
+    """A file that is shorter or longer by a byte is refused."""
     for listed in (9, 11):
         with pytest.raises(
             ReadError, match=rf"a/b\.jpg has 10 bytes, was listed with {listed}: the"
@@ -51,7 +51,7 @@ def test_a_file_of_another_size_than_listed_is_refused(root):
 
 
 def test_a_range_beyond_the_end_is_refused(root):
-    """An archive that became shorter."""
+    """A range beyond the end of a shortened archive is refused."""
     reader = Reader(root)
     with pytest.raises(ReadError, match=r"a/b\.jpg.*the source changed"):
         reader.read("a/b.jpg", 5, 6)
@@ -60,7 +60,7 @@ def test_a_range_beyond_the_end_is_refused(root):
 
 
 def test_a_missing_file_is_named_with_its_root(root):
-    """The message has the whole path, and the cause is kept."""
+    """The message has the full path, and the error its cause."""
     for offset in (None, 0):
         with pytest.raises(ReadError) as caught:
             Reader(root).read("a/gone.jpg", offset, 1)
@@ -70,7 +70,7 @@ def test_a_missing_file_is_named_with_its_root(root):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_errors_of_the_system_become_read_errors_and_pass(tmp_path, monkeypatch, number):
-    """The next try opens the file anew: a stale handle is not kept."""
+    """The next read opens the file anew, so that a stale handle is not used again."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
     reader = Reader(str(tmp_path))
     assert reader.read("b.jpg", 0, 3) == b"012"
@@ -90,7 +90,7 @@ def test_errors_of_the_system_become_read_errors_and_pass(tmp_path, monkeypatch,
 
 
 def test_short_reads_are_gone_on_with(tmp_path, monkeypatch):
-    """The system may hand out less than was asked for."""
+    """A system call that returns fewer bytes is repeated."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
     read, pread = os.read, os.pread
     monkeypatch.setattr(os, "read", lambda fd, n: read(fd, min(n, 3)))
@@ -102,7 +102,7 @@ def test_short_reads_are_gone_on_with(tmp_path, monkeypatch):
 
 
 def test_errors_of_remote_clients_become_read_errors(monkeypatch, tmp_path):
-    """Whatever class they have."""
+    """Errors of any class that a client raises become a ReadError."""
 
     class ClientError(Exception):
         pass
@@ -119,7 +119,7 @@ def test_errors_of_remote_clients_become_read_errors(monkeypatch, tmp_path):
 
 
 def test_no_more_files_stay_open_than_was_said(tmp_path):
-    """And none after closing; a closed reader may be used again."""
+    """No file is open after closing, and a closed reader can be used again."""
     for i in range(20):
         (tmp_path / f"{i}.tar").write_bytes(bytes([i]) * 10)
     before = open_files()
@@ -134,7 +134,7 @@ def test_no_more_files_stay_open_than_was_said(tmp_path):
 
 
 def test_the_file_that_was_used_last_stays_open(tmp_path):
-    """So that a few hot archives are not opened again and again."""
+    """The least recently used file is closed, so that hot archives stay open."""
     for name in "abc":
         (tmp_path / name).write_bytes(b"1")
     reader = Reader(str(tmp_path), max_open_files=2)
@@ -162,12 +162,12 @@ def test_threads_share_a_reader(tmp_path):
 
 
 def test_a_reader_pickles_as_its_root(tmp_path):
-    """Open files stay behind."""
+    """Open files are not pickled."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
     reader = Reader(str(tmp_path), max_open_files=3)
     reader.read("b.jpg", 0, 1)
-    other = pickle.loads(pickle.dumps(reader))
-    assert (other.root, other.max_open_files) == (str(tmp_path), 3)
-    assert other.read("b.jpg", None, 10) == b"0123456789"
+    copy = pickle.loads(pickle.dumps(reader))
+    assert (copy.root, copy.max_open_files) == (str(tmp_path), 3)
+    assert copy.read("b.jpg", None, 10) == b"0123456789"
     assert len(pickle.dumps(reader)) < 300
     reader.close()

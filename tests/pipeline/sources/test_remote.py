@@ -1,4 +1,4 @@
-"""Exact byte ranges behind fsspec."""
+"""The tests of exact byte ranges behind fsspec."""
 
 import io
 
@@ -9,7 +9,7 @@ from pipeline.sources.remote import RangeFile
 
 
 class Server:
-    """Hands out ranges, as a good one does; counts the requests."""
+    """A server with byte ranges that counts the requests."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -21,14 +21,14 @@ class Server:
 
 
 class WholeServer(Server):
-    """Knows no ranges."""
+    """A server without byte ranges."""
 
     def cat_file(self, path: str, start: int, end: int) -> bytes:
         return self.data
 
 
 def test_a_read_is_one_request_for_just_its_bytes():
-    """Nothing ahead, nothing behind the end that was given."""
+    """A read fetches nothing ahead, and nothing behind the given end."""
     server = Server(bytes(range(100)))
     file = RangeFile(server, "p", "s3://b/p", 10, 50)
     assert file.read(5) == bytes(range(10, 15))
@@ -40,14 +40,14 @@ def test_a_read_is_one_request_for_just_its_bytes():
 
 
 def test_a_server_without_ranges_is_noticed():
-    """It would hand out other bytes than were asked for."""
+    """A server that ignores ranges returns other bytes, and is refused."""
     file = RangeFile(WholeServer(bytes(100)), "p", "https://host/p", 0, 100)
     with pytest.raises(ReadError, match=r"https://host/p: asked for 5 bytes at 0, got 100"):
         file.read(5)
 
 
 def test_a_clients_own_error_becomes_a_read_error():
-    """With its kind, and the address."""
+    """The error has the client's error type and the address."""
 
     class Failing(Server):
         def cat_file(self, path: str, start: int, end: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Archives that are numbered, of which some are not there."""
+"""The tests of numbered archives with gaps."""
 
 import re
 
@@ -11,7 +11,7 @@ from pipeline.sources.series import gaps
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_class_tars
 
 
-def said(*paths: str, **how: object) -> list[str]:
+def remarks(*paths: str, **how: object) -> list[str]:
     return list(gaps(Location("/data", options=SourceOptions(**how)), paths))
 
 
@@ -26,8 +26,8 @@ def said(*paths: str, **how: object) -> list[str]:
     ],
 )
 def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
-    """By name, the first three of them."""
-    lines = said(*paths)
+    """The remark names the first three missing files."""
+    lines = remarks(*paths)
     assert len(lines) == 1
     assert re.search(text, lines[0])
 
@@ -44,15 +44,15 @@ def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
     ],
 )
 def test_a_part_of_a_row_and_numbers_that_are_no_row_are_not_missed(paths):
-    """Years and hashes; nor is anything under the rules of older stores."""
-    assert said(*paths) == []
-    assert said("s-0.tar", "s-2.tar", rules=1) == []
+    """Years and hashes are no series, and listing rules 1 report no gaps."""
+    assert remarks(*paths) == []
+    assert remarks("s-0.tar", "s-2.tar", rules=1) == []
 
 
 def test_files_that_are_to_be_ignored_are_not_missed():
-    """Nor are they counted beside those that are."""
-    assert said("s/s-000.tar", "s/s-002.tar", ignore=("s-001.tar",)) == []
-    lines = said("s/s-000.tar", "s/s-006.tar", ignore=("s-001.tar",))
+    """Ignored files are neither missed nor counted."""
+    assert remarks("s/s-000.tar", "s/s-002.tar", ignore=("s-001.tar",)) == []
+    lines = remarks("s/s-000.tar", "s/s-006.tar", ignore=("s-001.tar",))
     assert lines == [
         "4 of the files numbered 000 to 006 are not there: s/s-002.tar, s/s-003.tar, s/s-004.tar"
         " and 1 more"
@@ -60,7 +60,7 @@ def test_files_that_are_to_be_ignored_are_not_missed():
 
 
 def test_sources_say_which_shards_are_missing(tmp_path):
-    """Class tars are numbered by WordNet ids, which say nothing."""
+    """Gaps in shards are reported; class tars have WordNet ids, which are no series."""
     for number in (0, 2):
         members = {f"{number}.jpg": b"1", f"{number}.cls": b"0"}
         (tmp_path / f"s-{number:03d}.tar").write_bytes(tar_bytes(members))

@@ -1,4 +1,4 @@
-"""Detection, and the promise that one set of images has one listing however it is laid out."""
+"""The tests of detection, and of the promise of one listing for each layout of a set."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ from tests.pipeline.sources.layouts import (
 
 
 def read_all(source: Source, spool: Path) -> tuple[str, dict[str, bytes]]:
-    """Digest of the listing and the bytes of every key, by whichever access the source has."""
+    """Return the digest of the listing and the bytes of every key, by either access."""
     if source.access == "random":
         listing, reader = source.list(lambda num_new: None), Reader(source.root)
     else:
@@ -57,7 +57,7 @@ def upload(folder: Path, url: str) -> None:
 @pytest.mark.parametrize("where", ["local", "file://", "memory://"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_listing_and_the_same_bytes(tmp_path, layout, where):
-    """The digest of the listing is that of the folder, and each key leads to its own bytes."""
+    """The digest equals that of the folder, and each key leads to its own bytes."""
     pictures = made_pictures()
     folder = open_source(write_folder(tmp_path / "folder", pictures), "train")
     expected = listing_digest(folder.list(lambda num_new: None))
@@ -78,7 +78,7 @@ def test_every_layout_gives_the_same_listing_and_the_same_bytes(tmp_path, layout
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_listing_tells_its_progress(tmp_path, layout):
-    """The numbers given to `progress` add up to the samples."""
+    """The numbers that `progress` receives add up to the number of samples."""
     source = open_source(LAYOUTS[layout](tmp_path / "x", made_pictures()), "train")
     if source.access == "random":
         seen: list[int] = []
@@ -88,7 +88,7 @@ def test_listing_tells_its_progress(tmp_path, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_fingerprint_stays_until_something_is_added(tmp_path, layout):
-    """Two looks at the same files agree; one more file or a rewritten archive does not."""
+    """A fingerprint is stable until a file is added or an archive is rewritten."""
     pictures = made_pictures()
     root = LAYOUTS[layout](tmp_path / "x", pictures)
     before = open_source(root, "train").fingerprint()
@@ -104,7 +104,7 @@ def test_the_fingerprint_stays_until_something_is_added(tmp_path, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_wrong_kind_is_refused_with_what_was_looked_for(tmp_path, layout):
-    """A kind that is named but not there is one sentence, for every other kind."""
+    """The error for a kind that is not there says what that kind needs."""
     root = LAYOUTS[layout](tmp_path / "x", made_pictures())
     own = open_source(root, "train").kind
     # any tar may be called a shard, a tree or a class: a person who names one of these knows
@@ -115,13 +115,13 @@ def test_the_wrong_kind_is_refused_with_what_was_looked_for(tmp_path, layout):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
-    """The message lists what may be passed."""
+    """The message lists the known kinds."""
     with pytest.raises(SourceError, match=r"no source kind 'zip': expected one of kaggle"):
         open_source(tmp_path, "train", "zip")
 
 
 def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
-    """Class folders beside the tar they came from: the user says which."""
+    """Class folders beside their tar are refused until the user names the kind."""
     write_tar_of_tars(tmp_path / "x", made_pictures())
     write_folder(tmp_path / "x" / "train", made_pictures())
     with pytest.raises(SourceError, match=r"'train': folder, ilsvrc-tar. Name one with"):
@@ -131,7 +131,7 @@ def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
 
 
 def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
-    """An empty folder, and a missing one."""
+    """The error for an empty or missing folder says what to pass."""
     with pytest.raises(SourceError, match=r"no images found in .* Pass the folder or archive"):
         open_source(tmp_path, "train")
     with pytest.raises(SourceError, match=r"no source at .*missing"):
@@ -139,7 +139,7 @@ def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
 
 
 def test_an_empty_set_of_the_named_kind_is_refused(tmp_path):
-    """Class folders without images, and tars without images."""
+    """Class folders or tars without images are refused."""
     (tmp_path / "cat").mkdir()
     with pytest.raises(SourceError, match="no images found"):
         open_source(tmp_path, "train", "folder").list(lambda num_new: None)
@@ -157,7 +157,7 @@ def test_an_empty_set_of_the_named_kind_is_refused(tmp_path):
 
 
 def test_splits_are_told_from_folders_and_names(tmp_path):
-    """train/ and val/ are two splits; `validation` counts as val; a single split has no name."""
+    """Folders and names tell the splits; `validation` is val, and a single split has no name."""
     pictures = made_pictures()
     write_folder(tmp_path / "two" / "train", pictures)
     write_folder(tmp_path / "two" / "validation", pictures)
@@ -180,7 +180,7 @@ def test_splits_are_told_from_folders_and_names(tmp_path):
 
 
 def test_archives_that_tell_no_split_are_left_out_where_others_tell_one(tmp_path):
-    """extra.parquet beside train-0.parquet belongs to neither."""
+    """The file extra.parquet beside train-0.parquet is in no split."""
     write_parquet_hub(tmp_path, made_pictures())
     (tmp_path / "data" / "extra.parquet").write_bytes(b"not looked at")
     assert splits(tmp_path) == ["train"]
@@ -189,28 +189,28 @@ def test_archives_that_tell_no_split_are_left_out_where_others_tell_one(tmp_path
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
-    """The message names what --split may be."""
+    """The error lists the splits that --split may name."""
     write_folder(tmp_path / "train", made_pictures())
     with pytest.raises(SourceError, match=r"no split 'test': it holds train"):
         open_source(tmp_path, "test")
 
 
 def test_a_split_of_the_users_own_naming_is_a_folder_too(tmp_path):
-    """`--split unusual` finds unusual/<class>/<file>."""
+    """The option `--split unusual` reads unusual/<class>/<file>."""
     write_folder(tmp_path / "unusual", made_pictures())
     write_folder(tmp_path / "train", made_pictures())
     assert open_source(tmp_path, "unusual").root.endswith("unusual")
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
-    """Only a folder of folders is a split: trains are things, too."""
+    """A folder train that holds images is a class; only a folder of folders is a split."""
     write_folder(tmp_path, {"train/a.jpg": b"1", "bird/b.jpg": b"2"})
     listing = open_source(tmp_path, "train").list(lambda num_new: None)
     assert listing["key"].to_pylist() == ["bird/b.jpg", "train/a.jpg"]
 
 
 def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monkeypatch):
-    """What is asked of each folder, such as whether it holds a table, has the answer no there."""
+    """Tests for files in a folder without read permission are false, and raise nothing."""
     (tmp_path / "private").mkdir()
     location = Location.at(tmp_path)
     stat = os.stat
@@ -227,7 +227,7 @@ def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monke
 
 
 def test_one_archive_may_be_the_source(tmp_path):
-    """A tar or a Parquet file is passed by its own name."""
+    """A tar or a Parquet file may itself be the source."""
     pictures = made_pictures()
     root = write_webdataset(tmp_path / "x", pictures)
     source = open_source(root / "shard-000001.tar", "train")
@@ -240,7 +240,7 @@ def test_one_archive_may_be_the_source(tmp_path):
 
 
 def test_random_sources_have_no_blocks_and_block_sources_no_listing(tmp_path):
-    """Asking for the wrong one is an error, not an empty answer."""
+    """The wrong access raises an error, and does not return an empty result."""
     for name, write in LAYOUTS.items():
         source = open_source(write(tmp_path / name, made_pictures()), "train")
         with pytest.raises(SourceError, match=r"read at random|read in blocks"):
@@ -248,7 +248,7 @@ def test_random_sources_have_no_blocks_and_block_sources_no_listing(tmp_path):
 
 
 def test_archives_of_one_split_in_two_folders_are_refused(tmp_path):
-    """`val` and `validation` may be two copies, or two sets."""
+    """Archives in `val` and in `validation` are refused: they may be copies, or two sets."""
     for folder in ("val", "validation"):
         (tmp_path / folder).mkdir()
         members = {f"{folder}.jpg": b"1", f"{folder}.cls": b"0"}
@@ -258,14 +258,14 @@ def test_archives_of_one_split_in_two_folders_are_refused(tmp_path):
 
 
 def test_archives_of_a_split_called_data_are_taken_once(tmp_path):
-    """The folder `data` is looked into for any split, and may be one."""
+    """The folder `data` is searched for any split, and may itself be a split."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "s-0.tar").write_bytes(tar_bytes({"a.jpg": b"1", "a.cls": b"0"}))
     assert len(open_source(tmp_path, "data").list(lambda num_new: None)) == 1
 
 
 def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path, monkeypatch):
-    """Where the source tells no split, it would be called so; its own folder may be."""
+    """A misspelt split is refused if the source tells no split, and its folder is not so named."""
     root = write_folder(tmp_path / "photos", {"a.jpg": b"x"})
     for split, meant in (("vall", "val"), ("trian", "train"), ("tset", "test"), ("va", "val")):
         with pytest.raises(SourceError, match=rf"--split is '{split}': did you mean {meant}\?"):

@@ -28,8 +28,8 @@ from tests.pipeline.sources.layouts import LAYOUTS, Pictures, made_pictures
 
 
 @dataclass
-class MadeBlock:
-    """Pictures in memory; may fail after some of them."""
+class MemoryBlock:
+    """A block of images in memory; it may fail after some of them."""
 
     pictures: Pictures
     name: str = "made"
@@ -60,9 +60,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_records_and_index_hold_the_samples(tmp_path):
-    """Bytes one after the other; the index tells where, and their crc32c."""
+    """The records hold the bytes one after the other; the index has offsets and crc32c."""
     pictures = made_pictures()
-    block = MadeBlock(pictures)
+    block = MemoryBlock(pictures)
     spool_block(block, str(tmp_path))
     assert names(tmp_path) == ["made.index.arrow", "made.records"]
     assert (tmp_path / "made.records").read_bytes() == b"".join(pictures.values())
@@ -77,67 +77,67 @@ def test_records_and_index_hold_the_samples(tmp_path):
 
 
 def test_a_finished_block_is_not_streamed_again(tmp_path):
-    """A pass goes on where it was stopped."""
-    block = MadeBlock(made_pictures())
+    """A pass continues where it stopped."""
+    block = MemoryBlock(made_pictures())
     spool_block(block, str(tmp_path))
     spool_block(block, str(tmp_path))
     assert block.reads == 1
 
 
 def test_an_error_of_reading_leaves_nothing_behind(tmp_path):
-    """Neither a record file that looks whole nor a temporary one."""
+    """A failed block leaves neither a record file nor a temporary one."""
     with pytest.raises(ReadError):
-        spool_block(MadeBlock(made_pictures(), fails_after=9), str(tmp_path))
+        spool_block(MemoryBlock(made_pictures(), fails_after=9), str(tmp_path))
     assert names(tmp_path) == []
 
 
 def test_what_a_killed_task_left_is_swept_away_and_what_one_is_writing_is_not(tmp_path):
-    """A lock tells them apart; it goes with its process."""
-    left, fresh, locked, other = (
+    """The lock of a running task protects its files; that of a killed task is gone."""
+    left, fresh, locked, of_another_block = (
         tmp_path / f".{name}.tmp.records" for name in ("made.1", "made.2", "made.3", "made2.1")
     )
-    for path in (left, fresh, locked, other):
+    for path in (left, fresh, locked, of_another_block):
         path.write_bytes(b"half")
         if path is not fresh:
             os.utime(path, (0, 0))
     with locked.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        spool_block(MadeBlock(made_pictures()), str(tmp_path))
+        spool_block(MemoryBlock(made_pictures()), str(tmp_path))
     assert names(tmp_path) == sorted(
-        [fresh.name, locked.name, other.name, "made.index.arrow", "made.records"]
+        [fresh.name, locked.name, of_another_block.name, "made.index.arrow", "made.records"]
     )
 
 
 @pytest.mark.parametrize("harm", ["cut records", "cut index", "no records", "other index"])
 def test_a_damaged_block_is_noticed_and_streamed_again(tmp_path, harm):
-    """Lengths are compared whenever the index is read."""
-    block = MadeBlock(made_pictures())
+    """The length of the records is compared each time the index is read."""
+    block = MemoryBlock(made_pictures())
     spool_block(block, str(tmp_path))
-    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     if harm == "no records":
         (tmp_path / "made.records").unlink()
     else:
         name = "made.records" if harm == "cut records" else "made.index.arrow"
-        data = b"not arrow" if harm == "other index" else whole[name][:-9]
+        data = b"not arrow" if harm == "other index" else contents[name][:-9]
         (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=r"made.*(Delete|not streamed)"):
         spool_listing(str(tmp_path), [block])
     spool_block(block, str(tmp_path))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
     assert block.reads == 2
 
 
 def test_a_missing_block_is_named(tmp_path):
-    """A listing of half a source must not pass for a whole one."""
-    done, missing = MadeBlock(made_pictures()), MadeBlock(made_pictures(), name="second")
+    """A listing of a part of the source is refused."""
+    done, missing = MemoryBlock(made_pictures()), MemoryBlock(made_pictures(), name="second")
     spool_block(done, str(tmp_path))
     with pytest.raises(SourceError, match="lacks the block 'second'"):
         spool_listing(str(tmp_path), [done, missing])
 
 
 def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
-    """As in one listing."""
-    blocks = [MadeBlock({"a/x": b"1"}, name="p"), MadeBlock({"a/x": b"1"}, name="q")]
+    """A key in two blocks is refused, as in one listing."""
+    blocks = [MemoryBlock({"a/x": b"1"}, name="p"), MemoryBlock({"a/x": b"1"}, name="q")]
     for block in blocks:
         spool_block(block, str(tmp_path))
     with pytest.raises(SourceError, match=r"'a/x': '/data/p\.tar' and '/data/q\.tar'"):
@@ -145,7 +145,7 @@ def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
 
 
 def test_the_files_are_synced_before_their_names_are_given(tmp_path, monkeypatch):
-    """Records, their folder, the index, the folder again: a crash leaves no half block."""
+    """Records, folder, index and folder are synced in this order, so no crash leaves a half."""
     events = []
     sync, rename = os.fsync, Path.rename
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), sync(fd)))
@@ -155,12 +155,12 @@ def test_the_files_are_synced_before_their_names_are_given(tmp_path, monkeypatch
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", watched)
-    spool_block(MadeBlock(made_pictures()), str(tmp_path))
+    spool_block(MemoryBlock(made_pictures()), str(tmp_path))
     assert events == ["sync", "sync", "made.records", "sync", "made.index.arrow", "sync"]
 
 
 def test_the_room_that_is_asked_for_is_enough(tmp_path):
-    """And not twice what is needed, for pictures of a natural size."""
+    """The estimate covers the spool, and is below twice its size for images of usual sizes."""
     for name in ("ilsvrc-tar gz", "webdataset gz", "parquet hub", "parquet plain"):
         root = LAYOUTS[name](tmp_path / name, made_pictures(40, 20_000))
         spool = tmp_path / f"{name} spool"
@@ -173,7 +173,7 @@ def test_the_room_that_is_asked_for_is_enough(tmp_path):
 
 
 class CountingFileSystem(MemoryFileSystem):
-    """The memory file system, counting the bytes it hands out."""
+    """A memory file system that counts the bytes that are read."""
 
     protocol = "counting"
     num_read = 0
@@ -195,7 +195,7 @@ class CountingFileSystem(MemoryFileSystem):
     "layout", ["ilsvrc-tar", "class-tars", "webdataset", "tar", "ilsvrc-tar gz", "parquet hub"]
 )
 def test_a_pass_reads_the_source_once(tmp_path, layout):
-    """Detection, blocks and spooling together fetch at most 1.1 times its bytes."""
+    """Detection, blocks and spooling fetch at most 1.1 times the source's bytes."""
     fsspec.register_implementation("counting", CountingFileSystem, clobber=True)
     filesystem = fsspec.filesystem("memory")  # both look at one store
     # large against the headers, as photographs are; two row groups and a footer in Parquet
@@ -221,10 +221,10 @@ def test_a_pass_reads_the_source_once(tmp_path, layout):
 
 
 def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
-    """Rows whose names are their own keep them; where a block has none, it is refused."""
+    """Repeated names get the block's own ones; where it has none, they are refused."""
     blocks = [
-        MadeBlock({"a/image.png": b"1", "b/x": b"2"}, name="p"),
-        MadeBlock({"a/image.png": b"3", "b/image.png": b"4"}, name="q"),
+        MemoryBlock({"a/image.png": b"1", "b/x": b"2"}, name="p"),
+        MemoryBlock({"a/image.png": b"3", "b/image.png": b"4"}, name="q"),
     ]
     for block in blocks:
         spool_block(block, str(tmp_path))
@@ -240,10 +240,10 @@ def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
 
 
 def test_what_was_streamed_from_another_source_is_streamed_again(tmp_path):
-    """Its keys are those of before: another column, another table of classes, another file."""
-    block, other = MadeBlock({"a/x": b"1"}, name="p"), MadeBlock({"a/y": b"2"}, name="q")
-    for one in (block, other):
-        spool_block(one, str(tmp_path), "before")
+    """A changed column, table or file changes the keys, so that old records are replaced."""
+    block, stale = MemoryBlock({"a/x": b"1"}, name="p"), MemoryBlock({"a/y": b"2"}, name="q")
+    for streamed in (block, stale):
+        spool_block(streamed, str(tmp_path), "before")
     spool_block(block, str(tmp_path), "before")
     assert block.reads == 1
     block.pictures = {"b/x": b"1"}
@@ -257,9 +257,9 @@ def test_what_was_streamed_from_another_source_is_streamed_again(tmp_path):
 
 
 def test_a_spool_that_is_left_says_what_to_do_with_it(tmp_path):
-    """What it takes, that the same command uses it, and that it may go."""
+    """The text has the size of the spool, how to continue, and that it may be deleted."""
     assert left_text(str(tmp_path / "none")) == ""
-    spool_block(MadeBlock({"a/x": b"123"}, name="p"), str(tmp_path))
+    spool_block(MemoryBlock({"a/x": b"123"}, name="p"), str(tmp_path))
     assert left_text(str(tmp_path)) == (
         f" What was streamed stays in {tmp_path} (3 bytes): the same command goes on with it;"
         " delete that folder if you will not run it again."

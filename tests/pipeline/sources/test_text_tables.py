@@ -1,4 +1,4 @@
-"""Text tables in every encoding, with every line end and separator that programs write."""
+"""The tests of text tables in every encoding, with every line end and separator."""
 
 import codecs
 
@@ -34,7 +34,7 @@ SAVED = {
 @pytest.mark.parametrize("saved", SAVED)
 @given(lines=st.lists(words.filter(lambda line: not line.startswith("\ufeff")), max_size=6))
 def test_lines_come_back_however_they_were_saved(saved, end, lines):
-    """Encodings with a mark, and the line ends of three systems; other characters end no line."""
+    """Each encoding with a mark and each line end is read; other characters end no line."""
     text = "".join(line + end for line in lines)
     assert lines_of(decode_table(SAVED[saved](text), "t")) == lines
     if lines and lines[-1]:
@@ -45,7 +45,7 @@ def test_lines_come_back_however_they_were_saved(saved, end, lines):
 @pytest.mark.parametrize("separator", ["\t", ";", ",", " "])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_cells_are_split_by_the_separator_of_the_first_line(separator, quoted):
-    """As spreadsheets write them in one country and in another."""
+    """Cells are separated as spreadsheets of different countries write them."""
     table = [["a", "b1"], ["c", "d"]]
     cell = '"{}"'.format if quoted else "{}".format
     text = "\n\n".join(separator.join(map(cell, row)) for row in table)
@@ -53,14 +53,14 @@ def test_cells_are_split_by_the_separator_of_the_first_line(separator, quoted):
 
 
 def test_a_quoted_cell_may_hold_the_separator():
-    """`"n1 1 2, 3"` is one cell."""
+    """The cell `"n1 1 2, 3"` is one cell."""
     assert rows_of('x,y\n"a, b","c ""d"""\n', "t")[1] == (2, ["a, b", 'c "d"'])
     with pytest.raises(SourceError, match="t: line 2 cannot be split into cells"):
         rows_of('x,y\n"a,b\n', "t")
 
 
 def test_what_is_no_text_is_named_by_table_and_line():
-    """Latin-1 in a table of classes, UTF-16 that was cut or lost its mark."""
+    """Latin-1 in a table of classes, and truncated or unmarked UTF-16, are refused by line."""
     with pytest.raises(SourceError, match=r"t: line 2 is no UTF-8 text .* Save the table as UTF-8"):
         decode_table("a\ncr\xe8me\n".encode("latin-1"), "t")
     with pytest.raises(SourceError, match=r"t: line 1 has a zero byte: .* UTF-16 without its byte"):
@@ -70,7 +70,7 @@ def test_what_is_no_text_is_named_by_table_and_line():
 
 
 def test_words_may_be_latin_1(tmp_path):
-    """They are for people to read: nothing hangs on them."""
+    """Words are only for display, so that Latin-1 is accepted."""
     line = "n01440764\tcr\xe8me br\xfbl\xe9e\n".encode("latin-1")
     (tmp_path / "words.txt").write_bytes(line)
     assert find_words(Location(str(tmp_path))) == {"n01440764": "cr\xe8me br\xfbl\xe9e"}
@@ -89,7 +89,7 @@ def test_words_may_be_latin_1(tmp_path):
     ],
 )
 def test_words_follow_a_wnid_and_any_separator(line):
-    """What else stands in the table is passed over."""
+    """Lines without a wnid are skipped."""
     text = f"wnid words\n{line}\nn0144 too short\nn014407645 too long\n"
     assert parse_words(text) == {"n01440764": "tench, Tinca tinca"}
 
@@ -107,14 +107,14 @@ def solution(separator: str = ",", end: str = "\n", quote: str = "") -> str:
 def test_kaggles_table_is_read_however_a_spreadsheet_saved_it(
     tmp_path, separator, end, quote, saved
 ):
-    """The classes of val are the same."""
+    """Each format of a spreadsheet gives the same classes of val."""
     (tmp_path / "LOC_val_solution.csv").write_bytes(SAVED[saved](solution(separator, end, quote)))
     truth = find_truth(Location(str(tmp_path)))
     assert {name: truth.wnid(f"{name}.JPEG") for name in VAL} == VAL
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a b\n", "no column ImageId: its first line is 'a b', expected 'ImageId,Pred"),
         ("", "no column ImageId: its first line is ''"),
@@ -125,14 +125,14 @@ def test_kaggles_table_is_read_however_a_spreadsheet_saved_it(
         (solution() + "ILSVRC2012_val_00000001,n03255030 1\n", "line 4 .* earlier line says anot"),
     ],
 )
-def test_a_solution_that_is_none_is_named_with_its_line(text, said):
-    """The image that has no class then is right; the table is wrong."""
-    with pytest.raises(SourceError, match=f"t.csv:? ?(has )?{said}"):
+def test_a_solution_that_is_none_is_named_with_its_line(text, message):
+    """A wrong table is refused with its line, since images would lose their classes."""
+    with pytest.raises(SourceError, match=f"t.csv:? ?(has )?{message}"):
         parse_solution(text, "t.csv")
 
 
 def test_annotations_have_a_class_for_each_file():
-    """Any separator; a line without a class, or a second class of a file, is an error."""
+    """A line without a class, or a second class of a file, is refused; any separator is read."""
     expected = {"val_0.JPEG": "n01440764", "val_1.JPEG": "n01443537"}
     for separator in ("\t", ",", ";", " "):
         text = "\r\n".join(separator.join([*item, "0", "9"]) for item in expected.items())
@@ -144,7 +144,7 @@ def test_annotations_have_a_class_for_each_file():
 
 
 def test_numbers_stand_one_on_a_line():
-    """A blank or odd line would move every number behind it to another image."""
+    """A blank or invalid line would shift the classes of all images behind it."""
     assert parse_numbers("\ufeff490\r\n361\r\n\r\n", "t") == [490, 361]
     for text, line in (("1\n\n2\n", 2), ("1 2\n3\n", 1), ("1\n-2\n", 2), ("1\n\u0662\n", 2)):
         with pytest.raises(SourceError, match=f"t: line {line} is .*: expected one number"):

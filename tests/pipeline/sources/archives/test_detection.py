@@ -1,4 +1,4 @@
-"""Archives are told by what is in them: one listing, however they were packed and renamed."""
+"""The tests of the detection of archives, which their content decides, not their name."""
 
 import bz2
 import gzip
@@ -54,7 +54,7 @@ def keys(root: Path, split: str = "train", kind: str | None = None) -> list[str]
 @pytest.mark.parametrize("packing", PACKED)
 @pytest.mark.parametrize("layout", ["tree", "shard", "tars"])
 def test_a_tar_is_read_whatever_its_compression_is_called(tmp_path, layout, packing):
-    """Given alone under any name: its own kind, its own listing, its own bytes."""
+    """An archive under any name has the same kind, listing and bytes."""
     pictures = made_pictures()
     members = {"tree": pictures, "shard": shard_members(pictures), "tars": class_tars(pictures)}
     (tmp_path / "classes.txt").write_text("\n".join(sorted({k.split("/")[0] for k in pictures})))
@@ -73,7 +73,7 @@ def test_a_tar_is_read_whatever_its_compression_is_called(tmp_path, layout, pack
 
 
 def test_a_parquet_file_may_be_called_anything(tmp_path):
-    """The Hub's downloads have a digest for a name."""
+    """A Parquet file is found under a digest, as in the Hub's cache."""
     pictures = made_pictures()
     path = next(write_parquet_hub(tmp_path / "hub", pictures).rglob("*.parquet"))
     for name in ("4f1c0d3a", "train.tar", "train.zip"):
@@ -87,7 +87,7 @@ def test_a_parquet_file_may_be_called_anything(tmp_path):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("layout", ["tree", "shard"])
 def test_a_zip_is_read_as_a_tar_is(tmp_path, layout, compression):
-    """By name or not; its members come from its directory."""
+    """A zip gives the same listing as a tar, with or without its suffix."""
     pictures = made_pictures()
     (tmp_path / "classes.txt").write_text("\n".join(sorted({k.split("/")[0] for k in pictures})))
     members = {"tree": pictures, "shard": shard_members(pictures)}[layout]
@@ -104,18 +104,18 @@ def test_a_zip_is_read_as_a_tar_is(tmp_path, layout, compression):
 
 
 def test_a_zip_that_is_damaged_cut_or_encrypted_is_refused(tmp_path):
-    """A zip's directory is at its end; each member has a checksum."""
+    """A zip is checked by the directory at its end and by the checksum of each member."""
     pictures = {f"cat/{i}.jpg": bytes([i]) * 3000 for i in range(5)}
-    whole = zip_bytes(pictures, zipfile.ZIP_STORED)
+    archive = zip_bytes(pictures, zipfile.ZIP_STORED)
     path = tmp_path / "x.zip"
-    path.write_bytes(whole[:-40])
+    path.write_bytes(archive[:-40])
     with pytest.raises(SourceError, match=r"x\.zip is not a whole zip: .* was cut off or damaged"):
         keys(path)
-    path.write_bytes(whole.replace(bytes([3]) * 3000, bytes([3]) * 2999 + b"!"))
+    path.write_bytes(archive.replace(bytes([3]) * 3000, bytes([3]) * 2999 + b"!"))
     with pytest.raises(SourceError, match=r"at the member 'cat/3\.jpg': Bad CRC-32"):
         keys(path)
-    encrypted = bytearray(whole)
-    for start in (whole.index(b"PK\x03\x04") + 6, whole.index(b"PK\x01\x02") + 8):
+    encrypted = bytearray(archive)
+    for start in (archive.index(b"PK\x03\x04") + 6, archive.index(b"PK\x01\x02") + 8):
         encrypted[start] |= 1
     path.write_bytes(encrypted)
     with pytest.raises(SourceError, match=r"the member 'cat/0\.jpg' is encrypted. Unzip it with"):
@@ -126,7 +126,7 @@ def test_a_zip_that_is_damaged_cut_or_encrypted_is_refused(tmp_path):
 
 
 def test_a_zip_from_windows_has_slashes_and_one_from_unix_links(tmp_path):
-    """As tars do: a link stands for the bytes of what it names."""
+    """A link in a zip stands for the bytes of its target, as in a tar."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
         info = zipfile.ZipInfo("x")
@@ -142,7 +142,7 @@ def test_a_zip_from_windows_has_slashes_and_one_from_unix_links(tmp_path):
 
 @pytest.mark.parametrize("packing", PACKED)
 def test_annotations_before_the_images_do_not_hide_them(tmp_path, packing):
-    """Kaggle's archive of ILSVRC2012 begins with half a million of them."""
+    """The images are found behind half a million annotations, as in Kaggle's ILSVRC2012 archive."""
     data = "ILSVRC/Data/CLS-LOC"
     members = {f"ILSVRC/Annotations/CLS-LOC/train/n01440764/{i}.xml": b"<a/>" for i in range(300)}
     members |= {f"{data}/train/n01440764/n01440764_{i}.JPEG": bytes([i]) for i in range(3)}
@@ -159,7 +159,7 @@ def test_annotations_before_the_images_do_not_hide_them(tmp_path, packing):
 @pytest.mark.parametrize("packing", PACKED)
 @pytest.mark.parametrize("name", ["winter21_whole.tar.gz", "fall11_whole.tar", "x"])
 def test_imagenet_21k_is_read_as_it_is_handed_out(tmp_path, packing, name):
-    """A compressed tar with a folder of class tars, given by itself or by its folder."""
+    """A compressed tar with a folder of class tars is read by itself or from its folder."""
     pictures = made_pictures()
     members = {f"winter21_whole/{tar}": data for tar, data in class_tars(pictures).items()}
     (tmp_path / "x").mkdir()
@@ -171,7 +171,7 @@ def test_imagenet_21k_is_read_as_it_is_handed_out(tmp_path, packing, name):
 
 
 def test_a_look_stops_at_the_first_class_tar(tmp_path):
-    """The first of ImageNet-21K's is 100 MB, the first 64 are too many to unpack for a look."""
+    """The first class tar decides: the first 64 of ImageNet-21K are too large to unpack."""
     members = class_tars(made_pictures())
     first = next(iter(members))
     packed = gzip.compress(tar_bytes({first: members[first], "z.tar": bytes(1 << 20)}))
@@ -181,7 +181,7 @@ def test_a_look_stops_at_the_first_class_tar(tmp_path):
 
 @pytest.mark.parametrize("packing", ["plain", "gz"])
 def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, packing):
-    """A command opens its source several times, and a look may unpack gigabytes."""
+    """Several openings of a source unpack its archive once, since that may be gigabytes."""
     looked = []
     opened = outline.open_tar
     monkeypatch.setattr(outline, "open_tar", lambda *at: looked.append(at) or opened(*at))
@@ -201,7 +201,7 @@ def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, pa
 
 
 def test_stores_of_listing_rules_1_look_to_the_first_end_alone(tmp_path):
-    """What lies behind it was passed over when they were made, and is so when they grow."""
+    """Listing rules 1 ignore members behind the first end, as when those stores were prepared."""
     members = {f"train/{key}": data for key, data in made_pictures().items()}
     file = tmp_path / "x.tar"
     file.write_bytes(tar_bytes(members) + b"junk" * 999)
@@ -212,7 +212,7 @@ def test_stores_of_listing_rules_1_look_to_the_first_end_alone(tmp_path):
 
 
 def test_a_file_put_aside_beside_archives_is_none(tmp_path):
-    """`x.tar.old` and `x.tar.part` lie beside those that count."""
+    """Files such as `x.tar.old` and `x.tar.part` beside archives are not read."""
     pictures = made_pictures()
     for name in ("a.tar", "a.tar.old", "b.tar.part"):
         (tmp_path / name).write_bytes(tar_bytes(pictures))
@@ -221,11 +221,11 @@ def test_a_file_put_aside_beside_archives_is_none(tmp_path):
 
 
 def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
-    """By itself, or as the only thing in a folder; a compressed text is no tar."""
+    """The error names the content of a file that is no archive, alone or in a folder."""
     page = b"<!DOCTYPE html><title>Sign in</title>" + b" " * 2000
-    for name, said in (("t.tar", "no tar: it is"), ("t", "no archive of images: it is")):
+    for name, message in (("t.tar", "no tar: it is"), ("t", "no archive of images: it is")):
         (tmp_path / name).write_bytes(page)
-        with pytest.raises(SourceError, match=f"{said} an HTML page"):
+        with pytest.raises(SourceError, match=f"{message} an HTML page"):
             open_source(tmp_path / name, "train")
     (tmp_path / "x.tgz").write_bytes(gzip.compress(page))
     with pytest.raises(SourceError, match=r"x\.tgz is no tar: it is an HTML page"):
@@ -236,7 +236,7 @@ def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
 
 
 def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
-    """One of a thousand that Git LFS did not fetch."""
+    """A Git LFS pointer among shards is refused before any shard is streamed."""
     data = gzip.compress(tar_bytes(shard_members(made_pictures())))
     for number in range(3):
         (tmp_path / f"s-{number}.tar.gz").write_bytes(data)
@@ -246,7 +246,7 @@ def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
 
 
 def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
-    """They belong to none; the command counts them."""
+    """Archives without a split in their names are left out, and the command reports them."""
     for name in ("train-0.tar", "val-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
     source = open_source(tmp_path, "train")
@@ -258,7 +258,7 @@ def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
 
 @pytest.mark.parametrize("packing", ["plain", "gz"])
 def test_stores_of_listing_rules_1_read_an_archive_to_its_first_end(tmp_path, packing):
-    """As they were made: another listing would be another store."""
+    """Listing rules 1 list only members before the first end, so that old stores stay valid."""
     path = tmp_path / "all.tar"
     parts = [tar_bytes({f"{name}/1.jpg": b"1"}) for name in ("cat", "dog")]
     path.write_bytes(PACKED[packing](b"".join(parts)))

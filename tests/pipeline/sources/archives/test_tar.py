@@ -1,4 +1,4 @@
-"""The walk over a tar's headers, against Python's own tarfile."""
+"""The tests of the walk over a tar's headers, against Python's own tarfile."""
 
 import bz2
 import gzip
@@ -30,7 +30,7 @@ members = st.dictionaries(names, st.binary(max_size=2000), max_size=12)
 
 
 class FrontToBack(io.RawIOBase):
-    """A file that cannot go back, as a pipe, and reads in small pieces."""
+    """A file that cannot seek, like a pipe, and reads in small pieces."""
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)
@@ -43,16 +43,18 @@ class FrontToBack(io.RawIOBase):
 
 
 def walked(tar: Tar) -> dict[str, bytes]:
-    return {one.name: tar.read(one.offset, one.num_bytes) for one in tar.members()}
+    return {member.name: tar.read(member.offset, member.num_bytes) for member in tar.members()}
 
 
 @pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @given(files=members)
 def test_names_and_bytes_are_those_that_tarfile_finds(format_, files):
-    """Short and long names, any characters, at random and from front to back."""
+    """Names of any length and characters are read like by tarfile, at random and as a stream."""
     data = tar_bytes(files, format=format_)
     with tarfile.open(fileobj=io.BytesIO(data)) as oracle:
-        expected = {one.name: oracle.extractfile(one).read() for one in oracle if one.isfile()}
+        expected = {
+            member.name: oracle.extractfile(member).read() for member in oracle if member.isfile()
+        }
     assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == expected
     assert walked(Tar(FrontToBack(data), "t")) == expected
 
@@ -71,7 +73,7 @@ def test_ustar_names_may_be_split_over_two_fields(files):
 
 
 def test_a_long_ustar_name_is_put_together_again():
-    """155 characters before a slash, 100 after it."""
+    """A name of 155 characters before a slash and 100 after it is joined from both fields."""
     files = {f"{'p' * 60}/{'q' * 70}/{'r' * 90}": b"1"}
     data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
     assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
@@ -79,13 +81,13 @@ def test_a_long_ustar_name_is_put_together_again():
 
 @given(files=members.filter(bool), data=st.data())
 def test_a_cut_tar_never_passes_for_a_whole_one(files, data):
-    """Cut anywhere before its closing zeros, it is refused with its name."""
-    whole = tar_bytes(files)
-    end = len(whole.rstrip(b"\0"))
-    with tarfile.open(fileobj=io.BytesIO(whole)) as oracle:
+    """A tar that is cut anywhere before its closing zeros is refused with its name."""
+    archive = tar_bytes(files)
+    end = len(archive.rstrip(b"\0"))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as oracle:
         last = oracle.getmembers()[-1]
     end = last.offset_data + -(-last.size // 512) * 512
-    cut = whole[: data.draw(st.integers(0, end + 511))]
+    cut = archive[: data.draw(st.integers(0, end + 511))]
     for tar in (
         Tar(io.BytesIO(cut), "some.tar", len(cut), seeks=True),
         Tar(FrontToBack(cut), "some.tar"),
@@ -95,15 +97,15 @@ def test_a_cut_tar_never_passes_for_a_whole_one(files, data):
 
 
 def test_a_cut_tar_names_the_member(tmp_path):
-    """A person wants to know how far the archive goes."""
-    whole = tar_bytes({"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
-    (tmp_path / "t.tar").write_bytes(whole[:2200])
+    """The error names the last whole member, which shows how far the archive goes."""
+    archive = tar_bytes({"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
+    (tmp_path / "t.tar").write_bytes(archive[:2200])
     with open_tar(Location(str(tmp_path)), "t.tar") as tar, pytest.raises(SourceError) as caught:
         list(tar.members())
     assert "member 'b.jpg' at byte 1536 needs 600 bytes, and the archive ends at byte 2200" in str(
         caught.value
     )
-    (tmp_path / "t.tar").write_bytes(whole[:1536])
+    (tmp_path / "t.tar").write_bytes(archive[:1536])
     location = Location(str(tmp_path))
     with open_tar(location, "t.tar") as tar, pytest.raises(SourceError, match=r"member 'a\.jpg'"):
         list(tar.members())
@@ -128,7 +130,7 @@ def test_a_flipped_byte_in_a_header_is_noticed(at, flip):
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.zst"])
 def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
-    """Each way of packing gives the same members; cut off, each is refused."""
+    """Each compression gives the same members, and a truncated file is refused."""
     files = {f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}
     path = tmp_path / f"t.{suffix}"
     if suffix == "tar.zst":
@@ -145,7 +147,7 @@ def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
 
 
 def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
-    """Pigz and cat make such files."""
+    """A gzip file of several streams, as pigz and cat write it, is read to its end."""
     data = tar_bytes({"a.jpg": b"1" * 9000, "b.jpg": b"2" * 9000})
     (tmp_path / "t.tgz").write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
     with open_tar(Location(str(tmp_path)), "t.tgz") as tar:
@@ -153,7 +155,7 @@ def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
 
 
 def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_path):
-    """The first is a SourceError; EIO is a ReadError, which may pass."""
+    """A broken compression raises SourceError, and EIO raises ReadError, which may be temporary."""
     packed = tar_bytes({f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}, "w:gz")
     (tmp_path / "t.tgz").write_bytes(packed[:200] + b"this is no gzip" + packed[215:])
     location = Location(str(tmp_path))
@@ -172,7 +174,7 @@ def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_
 
 
 def test_folders_devices_and_pipes_are_passed_over_and_links_are_told():
-    """Only regular files and links to them can be samples."""
+    """Only regular files and links to them are members; the target of a link is resolved."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, kind, target in [
@@ -185,8 +187,10 @@ def test_folders_devices_and_pipes_are_passed_over_and_links_are_told():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, target
             tar.addfile(member)
-    found = list(Tar(io.BytesIO(out.getvalue()), "t", len(out.getvalue()), seeks=True).members())
-    assert [(one.name, one.target) for one in found] == [
+    walked_members = list(
+        Tar(io.BytesIO(out.getvalue()), "t", len(out.getvalue()), seeks=True).members()
+    )
+    assert [(member.name, member.target) for member in walked_members] == [
         ("d/a.jpg", None),
         ("d/hard.jpg", "d/a.jpg"),
         ("d/soft.jpg", "d/a.jpg"),
@@ -194,7 +198,7 @@ def test_folders_devices_and_pipes_are_passed_over_and_links_are_told():
 
 
 def test_a_sparse_member_is_refused():
-    """Its bytes are not where its header says."""
+    """A sparse member is refused, since its bytes are not contiguous."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         member = tarfile.TarInfo("a.jpg")
@@ -205,7 +209,7 @@ def test_a_sparse_member_is_refused():
 
 
 def test_sizes_over_eight_gibibytes_are_understood(tmp_path):
-    """In base 256 (GNU) and in a pax header, over a hole in a file."""
+    """Sizes in base 256 (GNU) and in a pax header are read, here over a hole in a file."""
     for format_ in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = tmp_path / f"{format_}.tar"
         member = tarfile.TarInfo("huge")
@@ -217,12 +221,15 @@ def test_sizes_over_eight_gibibytes_are_understood(tmp_path):
             file.seek(member.size, io.SEEK_CUR)
             file.write(tail)
         with open_tar(Location(str(tmp_path)), path.name) as tar:
-            found = list(tar.members())
-        assert [(one.name, one.num_bytes) for one in found] == [("huge", 9 << 30), ("last.jpg", 3)]
+            walked_members = list(tar.members())
+        assert [(member.name, member.num_bytes) for member in walked_members] == [
+            ("huge", 9 << 30),
+            ("last.jpg", 3),
+        ]
 
 
 def test_a_global_pax_header_speaks_of_all_members():
-    """Until a member's own header says otherwise."""
+    """A global pax header applies until a member's own header overrides it."""
     data = tar_bytes(
         {"a.jpg": b"1", "b.jpg": b"2"},
         format=tarfile.PAX_FORMAT,
@@ -232,39 +239,39 @@ def test_a_global_pax_header_speaks_of_all_members():
 
 
 def test_an_inner_tar_may_lack_its_closing_zeros():
-    """The outer header vouches for its length."""
+    """An inner tar without closing zeros is read, since the outer header has its length."""
     inner = tar_bytes({"a.jpg": b"1" * 512})[:1024]
     outer = tar_bytes({"c.tar": inner, "z": b"z"})
     tar = Tar(io.BytesIO(outer), "t", len(outer), seeks=True)
     first = next(tar.members())
-    found = list(tar.members(first.offset, first.offset + first.num_bytes))
-    assert [one.name for one in found] == ["a.jpg"]
+    walked_members = list(tar.members(first.offset, first.offset + first.num_bytes))
+    assert [member.name for member in walked_members] == ["a.jpg"]
 
 
 def test_a_leading_dot_slash_is_no_part_of_a_name():
-    """`tar cf x.tar .` writes one."""
+    """The './' that `tar cf x.tar .` writes is removed from names."""
     data = tar_bytes({"./a/b.jpg": b"1"})
     assert list(walked(Tar(io.BytesIO(data), "t"))) == ["a/b.jpg"]
 
 
 def test_a_tars_name_is_told_from_its_suffixes():
-    """Packed or not, in any case."""
+    """The stem of an archive's name is found with any suffix, in any case."""
     assert [stem_of(name) for name in ("a/n1.tar", "n1.TGZ", "n1.tar.zst", "n1")] == ["n1"] * 4
     assert is_tar("x.Tar.Gz")
     assert not is_tar("x.tar.txt")
 
 
 def test_going_back_in_a_stream_is_a_mistake_of_the_caller():
-    """It would need the stream to start again."""
+    """A read before the position of a stream raises ValueError, since it would need a restart."""
     data = tar_bytes({"a.jpg": b"1", "b.jpg": b"2"})
     tar = Tar(FrontToBack(data), "t")
-    found = list(tar.members())
+    walked_members = list(tar.members())
     with pytest.raises(ValueError, match="cannot go back"):
-        tar.read(found[0].offset, 1)
+        tar.read(walked_members[0].offset, 1)
 
 
 def test_open_files_are_closed(tmp_path):
-    """The raw file under a packed one, too."""
+    """The file under a compressed stream is closed, too."""
     (tmp_path / "t.tgz").write_bytes(tar_bytes({"a.jpg": b"1"}, "w:gz"))
     before = len(list(Path("/proc/self/fd").iterdir()))
     with open_tar(Location(str(tmp_path)), "t.tgz") as tar:
@@ -273,7 +280,7 @@ def test_open_files_are_closed(tmp_path):
 
 
 def packings(data: bytes) -> dict[str, bytes]:
-    """The same bytes as they are, and by every compression."""
+    """Return *data* as they are and in each compression."""
     return {
         "plain": data,
         "gz": gzip.compress(data),
@@ -286,34 +293,36 @@ def packings(data: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
 @given(parts=st.lists(members, min_size=2, max_size=4), data=st.data())
 def test_archives_that_were_put_together_are_read_to_their_end(packing, parts, data):
-    """`cat a.tar b.tar`, also of compressed ones: `tar --ignore-zeros` finds the same members."""
-    whole = b"".join(packings(tar_bytes(part))[packing] for part in parts)
+    """Concatenated archives are read like by `tar --ignore-zeros`, also compressed ones."""
+    archive = b"".join(packings(tar_bytes(part))[packing] for part in parts)
     if packing in ("plain", "gz"):
-        whole += bytes(data.draw(st.integers(0, 3)) * 512)
+        archive += bytes(data.draw(st.integers(0, 3)) * 512)
     expected = [name for part in parts for name in part]
-    content = content_of(whole[:1024])
+    content = content_of(archive[:1024])
     file = (
-        decompressed(FrontToBack(whole), content) if content in COMPRESSIONS else FrontToBack(whole)
+        decompressed(FrontToBack(archive), content)
+        if content in COMPRESSIONS
+        else FrontToBack(archive)
     )
-    found = list(Tar(file, "t").members())
-    assert [one.name for one in found] == expected
+    walked_members = list(Tar(file, "t").members())
+    assert [member.name for member in walked_members] == expected
     if packing == "plain":
-        seeking = Tar(io.BytesIO(whole), "t", len(whole), seeks=True)
-        assert [one.name for one in seeking.members()] == expected
+        seeking = Tar(io.BytesIO(archive), "t", len(archive), seeks=True)
+        assert [member.name for member in seeking.members()] == expected
         sizes = [len(data) for part in parts for data in part.values()]
-        assert [one.num_bytes for one in found] == sizes
+        assert [member.num_bytes for member in walked_members] == sizes
 
 
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
 def test_what_follows_the_end_and_is_no_archive_is_refused(packing):
-    """Nothing is left out in silence: neither bytes behind the zeros nor behind the compression."""
+    """Bytes behind the closing zeros, or behind the compression, are refused."""
     data = tar_bytes({"a.jpg": b"1" * 600})
-    for whole in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
-        content = content_of(whole[:1024])
+    for archive in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
+        content = content_of(archive[:1024])
         file = (
-            decompressed(FrontToBack(whole), content)
+            decompressed(FrontToBack(archive), content)
             if content in COMPRESSIONS
-            else FrontToBack(whole)
+            else FrontToBack(archive)
         )
         with pytest.raises(
             SourceError, match=r"what follows at byte \d+ is no|compression is brok"
@@ -324,23 +333,23 @@ def test_what_follows_the_end_and_is_no_archive_is_refused(packing):
 @pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
 @given(cut=st.floats(0, 1, exclude_max=True))
 def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
-    """In its data, or in the check sums behind them, of the second stream as of the first."""
-    one = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
-    two = one + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
-    keep = len(one) + 1 + int(cut * (len(two) - len(one) - 1))
+    """A cut in the data or checksum of the second stream is noticed like one in the first."""
+    first = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
+    both = first + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
+    length = len(first) + 1 + int(cut * (len(both) - len(first) - 1))
     with pytest.raises(SourceError, match="not a whole tar"):
-        walked(Tar(decompressed(FrontToBack(two[:keep]), content_of(two)), "t"))
+        walked(Tar(decompressed(FrontToBack(both[:length]), content_of(both)), "t"))
 
 
 def test_what_a_global_header_says_ends_with_its_archive():
-    """The second archive of a file is as it is alone."""
+    """The global header of the first archive does not apply to the second one."""
     first = tar_bytes({"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"path": "all/of/them"})
-    found = list(Tar(io.BytesIO(first + tar_bytes({"b": b"2"})), "t").members())
-    assert [one.name for one in found] == ["all/of/them", "b"]
+    walked_members = list(Tar(io.BytesIO(first + tar_bytes({"b": b"2"})), "t").members())
+    assert [member.name for member in walked_members] == ["all/of/them", "b"]
 
 
 def header_with(**fields: bytes) -> bytes:
-    """A header whose size field, or all of it, is what a test says; the sum is right."""
+    """Return a header with a given size field or given fields, and a correct checksum."""
     header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
     header[124:136] = fields["size"].ljust(12, b"\0")
     header[148:156] = b" " * 8
@@ -352,7 +361,7 @@ def header_with(**fields: bytes) -> bytes:
     "size", [b"-1", b"+7", b"1_0", b"0x10", b"9", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"1e3"]
 )
 def test_a_size_that_no_file_has_is_refused(size):
-    """Signs, separators, other digits, below zero, beyond any disk: never read as a number."""
+    """Signs, separators, other digits, and negative or huge values are no size."""
     data = header_with(size=size) + bytes(1024)
     for tar in (Tar(io.BytesIO(data), "t", len(data), seeks=True), Tar(FrontToBack(data), "t")):
         with pytest.raises(SourceError, match="not a whole tar"):
@@ -361,7 +370,7 @@ def test_a_size_that_no_file_has_is_refused(size):
 
 @pytest.mark.parametrize("size", ["-1", "1_0", " 5", "9" * 30, "5\udcff"])
 def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
-    """It counts for more than the header's own field, so it is looked at as closely."""
+    """A size in a pax header overrides the header's field, and is checked as strictly."""
     value = size.encode("utf-8", "surrogateescape")
     record = b"%d size=%s\n" % (len(value) + 9, value)
     assert len(record) == len(value) + 9
@@ -376,7 +385,7 @@ def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
     "record", [b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"8 path=x\n", b"10 path=xy\n"]
 )
 def test_a_pax_record_of_another_length_than_it_says_is_refused(record):
-    """Its name or size would be those of something else."""
+    """A pax record of a wrong length is refused, since its name or size would be wrong."""
     extended = tarfile.TarInfo("pax")
     extended.type, extended.size = tarfile.XHDTYPE, len(record)
     data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
@@ -385,7 +394,7 @@ def test_a_pax_record_of_another_length_than_it_says_is_refused(record):
 
 
 def test_the_rest_of_a_file_on_another_volume_is_refused():
-    """Such a member has the middle of a picture."""
+    """A member that continues a file from another volume is refused."""
     member = tarfile.TarInfo("a.jpg")
     member.type = b"M"
     data = member.tobuf() + bytes(1024)
@@ -394,7 +403,7 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"<!DOCTYPE html><title>Sign in</title>" + b" " * 3000, "it is an HTML page"),
         (b"\n\n  <html>" + b" " * 3000, "it is an HTML page"),
@@ -409,22 +418,22 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
     ],
 )
 @pytest.mark.parametrize("where", ["local", "memory"])
-def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, said, where):
-    """A login page, an LFS pointer, an error of a server: the message says it, and what helps."""
+def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, message, where):
+    """The error names a login page, an LFS pointer or a server's error, with advice."""
     if where == "local":
         location = Location(str(tmp_path))
         (tmp_path / "t.tar").write_bytes(data)
     else:
         location = Location(f"memory://{tmp_path}")
         fsspec.filesystem("memory").pipe_file(f"{tmp_path}/t.tar", data)
-    with pytest.raises(SourceError, match=f"t.tar is no tar: .*{said}"):
+    with pytest.raises(SourceError, match=f"t.tar is no tar: .*{message}"):
         open_tar(location, "t.tar")
 
 
 @pytest.mark.parametrize("name", ["t.tar", "t.tgz", "t.zip", "t", "t.jpg"])
 @pytest.mark.parametrize("where", ["local", "memory"])
 def test_the_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path, name, where):
-    """People rename archives, and browsers unpack them without a new name."""
+    """The compression is detected from the bytes, since names are often wrong."""
     files = {"c/a.jpg": b"1" * 600}
     for packed in packings(tar_bytes(files)).values():
         if where == "local":

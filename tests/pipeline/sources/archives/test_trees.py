@@ -1,4 +1,4 @@
-"""Trees in archives: the unpacked tree's listing, or a refusal; never another one."""
+"""The tests of trees in archives, which give the unpacked tree's listing or are refused."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def passed(path: Path, split: str = "train") -> dict[str, int]:
 
 
 def test_images_beside_the_class_folders_and_other_files_are_counted(tmp_path):
-    """Nothing is left out without a line that counts it."""
+    """Images beside the class folders and other files are counted by ground."""
     path = tar_at(
         tmp_path,
         {
@@ -76,7 +76,7 @@ def test_images_beside_the_class_folders_and_other_files_are_counted(tmp_path):
 
 
 def test_what_is_to_be_ignored_is_ignored_in_archives_too(tmp_path):
-    """And counted; in trees, class tars and shards."""
+    """Ignored members are counted in trees, class tars and shards."""
     members = {"cat/a.jpg": b"1", "cat/a_mask.png": b"2", "masks/a.jpg": b"3", "dog/b.jpg": b"4"}
     path = tar_at(tmp_path, members)
     options = SourceOptions(ignore=("masks", "*_mask.png"))
@@ -93,7 +93,7 @@ def test_what_is_to_be_ignored_is_ignored_in_archives_too(tmp_path):
 
 
 def test_images_outside_of_the_splits_are_counted(tmp_path):
-    """Those of another split belong to it, and are not."""
+    """Images outside of all splits are counted; those of another split are not."""
     path = tar_at(
         tmp_path, {"train/cat/a.jpg": b"1", "val/cat/b.jpg": b"2", "extra/cat/c.jpg": b"3"}
     )
@@ -103,7 +103,7 @@ def test_images_outside_of_the_splits_are_counted(tmp_path):
 
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
-    """Innermost folders would make one class of two folders of a name."""
+    """The innermost folders alone would merge two folders of one name into one class."""
     path = tar_at(
         tmp_path,
         {
@@ -114,8 +114,8 @@ def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
     )
     for recursive in ("first", "last"):
         source = open_source(path, "train", options=SourceOptions(recursive=recursive))
-        said = Evidence.decode(source.list(lambda num_new: None).schema.metadata)
-        assert settle_classes({"train": SplitClasses(said)}).names  # no further question
+        evidence = Evidence.decode(source.list(lambda num_new: None).schema.metadata)
+        assert settle_classes({"train": SplitClasses(evidence)}).names  # no further question
     with pytest.raises(SourceError, match=r"which folder is the class\? Pass --recursive first"):
         listed(path)
     assert listed(path, recursive="first") == {
@@ -131,14 +131,14 @@ def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
 
 
 def test_images_in_a_folder_of_that_name_twice_are_no_class(tmp_path):
-    """The class folder `cat` may have one, as Tiny-ImageNet's do."""
+    """The class folder may hold one folder `images`, as in Tiny-ImageNet, but not two."""
     assert listed(tar_at(tmp_path / "x", {"cat/images/1.jpg": b"1"})) == {"cat/1.jpg": b"1"}
     with pytest.raises(SourceError, match=r"folders 'cat/images', .*: which folder is the class"):
         listed(tar_at(tmp_path / "y", {"cat/images/images/1.jpg": b"1"}))
 
 
 def test_two_folders_of_one_split_are_refused_in_an_archive_too(tmp_path):
-    """Parts of a cross-validation, say; nothing else of that name has images."""
+    """Two folders of one split, as in a cross-validation, are refused."""
     members = {"fold1/train/cat/1.jpg": b"1", "fold2/train/cat/2.jpg": b"2"}
     with pytest.raises(SourceError, match="two folders of the split 'train': 'fold1/train' and 'f"):
         listed(tar_at(tmp_path / "x", members))
@@ -147,14 +147,14 @@ def test_two_folders_of_one_split_are_refused_in_an_archive_too(tmp_path):
 
 
 def test_class_folders_at_two_depths_are_refused(tmp_path):
-    """Also where the first members lie in one folder of others."""
+    """Class folders at two depths are refused, even where the first members show only one."""
     members = {f"set/cat/{i}.jpg": b"1" for i in range(70)} | {"dog/1.jpg": b"2"}
     with pytest.raises(SourceError, match=r"'dog/1\.jpg' lies in the folders 'dog', and others in"):
         listed(tar_at(tmp_path, members))
 
 
 def test_a_split_that_comes_late_is_no_class_folder(tmp_path):
-    """The first members lie in no split; train and val would be one."""
+    """A split behind members without splits is refused: train and val would be one."""
     members = {f"a/cat/{i}.jpg": b"1" for i in range(70)} | {"a/val/cat/x.jpg": b"2"}
     with pytest.raises(SourceError, match=r"lies in a folder of the split 'val'"):
         listed(tar_at(tmp_path, members))
@@ -164,7 +164,7 @@ def test_a_split_that_comes_late_is_no_class_folder(tmp_path):
 
 
 def test_a_flat_split_has_a_table_or_a_said_class_or_is_a_test_split(tmp_path):
-    """Never a class called `train`."""
+    """A flat split needs a table or --class-name, unless it is a test split."""
     members = {"train/cat/a.jpg": b"1", "val/b.jpg": b"2", "test/c.jpg": b"3"}
     path = tar_at(tmp_path, members)
     assert splits(path) == ["test", "train", "val"]
@@ -194,7 +194,7 @@ def kaggle(*, annotated: bool) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("packing", PACKED)
 def test_the_classes_of_kaggles_val_come_from_its_annotations(tmp_path, packing):
-    """They lie in the same archive, before the images."""
+    """The annotations of Kaggle's archive precede its val images and tell their classes."""
     path = tar_at(tmp_path, kaggle(annotated=True), packing)
     assert listed(path, "val") == {
         f"n01443537/{VAL.format(1)}": b"v1",
@@ -204,7 +204,7 @@ def test_the_classes_of_kaggles_val_come_from_its_annotations(tmp_path, packing)
 
 @pytest.mark.parametrize("packing", ["plain", "gz"])
 def test_kaggles_val_without_classes_is_refused_before_it_is_streamed(tmp_path, packing):
-    """With the tables that may be put beside it, which are read then."""
+    """Without annotations, a table beside the archive tells the classes of val."""
     path = tar_at(tmp_path, kaggle(annotated=False), packing)
     source = open_source(path, "val")
     with pytest.raises(SourceError, match=r"no classes: .*LOC_val_solution\.csv, beside them"):
@@ -216,7 +216,7 @@ def test_kaggles_val_without_classes_is_refused_before_it_is_streamed(tmp_path, 
 
 
 def test_ilsvrcs_val_images_are_told_under_any_name_of_the_tar(tmp_path):
-    """Flat, they are no shard without labels."""
+    """A tar of flat val images is detected under any name, and is no shard."""
     rows = "".join(f"ILSVRC2012_val_{i:08d},n01443537 1 2 3 4\n" for i in range(3))
     (tmp_path / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
     members = {VAL.format(i): b"%d" % i for i in range(3)} | {"readme": b"x"}
@@ -227,7 +227,7 @@ def test_ilsvrcs_val_images_are_told_under_any_name_of_the_tar(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["train.tar", "val.tar"], r"'train\.tar' has the name of a split"),
         (["ILSVRC2012_img_val.tar"], r"has the name of a split"),
@@ -235,15 +235,15 @@ def test_ilsvrcs_val_images_are_told_under_any_name_of_the_tar(tmp_path):
         (["cat.tar", "dog.tar.gz"], r"'dog\.tar\.gz' is compressed"),
     ],
 )
-def test_inner_tars_that_are_no_classes_are_refused(tmp_path, names, said):
-    """A split is no class, two splits are not one, and a packed class is not left out."""
+def test_inner_tars_that_are_no_classes_are_refused(tmp_path, names, message):
+    """Inner tars of a split, of several splits, or with a compression are refused."""
     inner = tar_bytes({"a.jpg": b"1"})
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         listed(tar_at(tmp_path, dict.fromkeys(names, inner)))
 
 
 def test_what_lies_beside_class_tars_is_counted(tmp_path):
-    """And an archive inside a class tar is refused."""
+    """Members beside class tars are counted, and an archive inside a class tar is refused."""
     tars = class_tars(made_pictures())
     path = tar_at(tmp_path, {"readme.txt": b"x", "photo.jpg": b"y", **tars})
     assert passed(path) == {"members that are no class tars": 2}
@@ -293,7 +293,7 @@ def is_of_its_class(key: str, content: bytes, split: str, files: dict[str, bytes
 @settings(max_examples=60)
 @given(tree=trees, data=st.data())
 def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory, tree, data):
-    """Whatever the packing: each key leads to a file of its class and name; splits stay apart."""
+    """Each key of a packed tree leads to a file of its class and name; splits stay apart."""
     root = tmp_path_factory.mktemp("x")
     prefix = data.draw(st.sampled_from(["", "./", "set/", "a/set/", "../x/"]))
     order = data.draw(st.permutations(list(tree)))

@@ -1,4 +1,4 @@
-"""Which class a sample is of, and the order of classes: the decisions one by one."""
+"""The tests of the decision which class a sample is of, and of the order of classes."""
 
 import json
 import math
@@ -27,15 +27,15 @@ BIRDS = ClassTable(("albatross", "crane", "crane", "maillot / top"), "classes.tx
 
 
 def evidence(*samples: tuple[str, Any], table: ClassTable | None = None, **how: Any) -> Evidence:
-    """What *samples* (path, label; () for none) say."""
-    labeller, found = Labeller(table, SourceOptions(**how)), Evidence()
+    """Return the evidence of *samples* (path, label; () for none)."""
+    labeller, collected = Labeller(table, SourceOptions(**how)), Evidence()
     for path, label in samples:
-        found.add(*labeller.key(path, {} if label == () else {"label": label}, repr(path)))
-    return found
+        collected.add(*labeller.key(path, {} if label == () else {"label": label}, repr(path)))
+    return collected
 
 
 def settled(*samples: tuple[str, Any], table: ClassTable | None = None, **how: Any) -> Classes:
-    """The classes of one split of *samples*."""
+    """Return the classes of one split of *samples*."""
     return settle_classes({"train": SplitClasses(evidence(*samples, table=table, **how), table)})
 
 
@@ -50,7 +50,7 @@ def settled(*samples: tuple[str, Any], table: ClassTable | None = None, **how: A
     ids=repr,
 )  # fmt: skip
 def test_a_label_is_a_number_a_name_or_none(value: object, label: object) -> None:
-    """Whatever type its source gives it; -1, null, NaN and nothing at all are no class."""
+    """A label may have any type; -1, null, NaN and empty texts are no class."""
     assert read_label(value, "x") == label
     assert type(read_label(value, "x")) is type(label)
 
@@ -59,13 +59,13 @@ def test_a_label_is_a_number_a_name_or_none(value: object, label: object) -> Non
     "value", [-2, "-7", 0.5, math.inf, [0, 1], [3], (1,), {"a": 1}, "1\n2"], ids=repr
 )
 def test_a_label_of_no_or_many_classes_is_refused_with_its_value(value: object) -> None:
-    """The sample and the value are in the sentence."""
+    """The error holds the sample and the value."""
     with pytest.raises(SourceError, match=r"^row 5 has the label"):
         read_label(value, "row 5")
 
 
 def test_names_of_numbers_keep_the_numbers_order() -> None:
-    """Label 0 is the source's class 0, whatever it is called, and though no sample may be of it."""
+    """Label 0 is the source's class 0, even if no sample is of it."""
     table = ClassTable(("zebra", "ant", "bee"), "the column 'label'")
     classes = settled(("1.png", 1), ("0.png", 0), table=table)
     assert classes.names == ("zebra", "ant", "bee")
@@ -74,7 +74,7 @@ def test_names_of_numbers_keep_the_numbers_order() -> None:
 
 
 def test_one_name_for_two_numbers_stays_two_classes() -> None:
-    """By their numbers; the words of both are the name."""
+    """Two numbers of one name are two classes with the number in their names."""
     classes = settled(*((f"{n}.png", n) for n in range(4)), table=BIRDS)
     assert classes.names == ("albatross", "crane#1", "crane#2", "maillot _ top")
     assert classes.words == ("", "crane", "crane", "maillot / top")
@@ -83,7 +83,7 @@ def test_one_name_for_two_numbers_stays_two_classes() -> None:
 
 
 def test_numbers_without_names_are_in_the_order_of_numbers() -> None:
-    """10 comes behind 9, and numbers that begin at 1 or have holes keep them in the store."""
+    """Classes that are numbers are sorted by value, from any first number and with gaps."""
     classes = settled(*((f"{n}.png", n) for n in (10, 9, 1, 200)))
     assert (classes.names, classes.numbers) == (("1", "9", "10", "200"), (1, 9, 10, 200))
     folders = settled(*((f"{name}/1.png", ()) for name in ("10", "9", "x", "100", "b")))
@@ -92,13 +92,13 @@ def test_numbers_without_names_are_in_the_order_of_numbers() -> None:
 
 
 def test_a_number_beyond_its_table_is_refused_with_the_sample() -> None:
-    """And a thought for those who count from 1."""
+    """The error asks if the labels begin at 1."""
     with pytest.raises(SourceError, match=r"'x' has the label 4, and classes.txt has 4 .*begin at"):
         settled(("x", 4), table=BIRDS)
 
 
 def test_wnids_stand_for_the_numbers_that_they_come_with() -> None:
-    """The Hub's ImageNet: words by number, wnids in the names; one to one or refused."""
+    """A wnid in a name replaces the number of a label, one to one, or is refused."""
     table = ClassTable(("tench, Tinca tinca", "goldfish"), "the column 'label'")
     samples = (("n01443537_1.JPEG", 1), ("n01440764_1_n01440764.JPEG", 0))
     classes = settled(*samples, table=table)
@@ -111,7 +111,7 @@ def test_wnids_stand_for_the_numbers_that_they_come_with() -> None:
 
 
 def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
-    """The devkit's order, say: numbers are the source's own."""
+    """The order of a table of wnids, such as the devkit's, decides the labels."""
     table = parse_mapping("n02119789 kit fox\nn01440764 tench\n", "LOC_synset_mapping.txt")
     classes = settled(("n02119789/a.jpg", 0), ("n01440764/b.jpg", 1), table=table)
     assert classes.names == ("n02119789", "n01440764")
@@ -151,13 +151,13 @@ def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
     ],
 )
 def test_what_has_no_order_without_a_guess_is_refused(samples: Any, message: str) -> None:
-    """With two samples or classes that contradict each other."""
+    """The error names two samples or classes that contradict each other."""
     with pytest.raises(SourceError, match=message):
         settled(*samples)
 
 
 def test_folders_that_are_numbers_are_in_the_order_of_numbers() -> None:
-    """Also those below 0 and with a point; a name beside them is no number."""
+    """Numbers below 0 or with a point are sorted by value, before names."""
     names = ["10.0", "2.0", "0.5", "-2", "-10", "-1", "cat", "v1.10", "007"]
     classes = settled(*((f"{name}/a", ()) for name in names))
     assert classes.names == ("-10", "-2", "-1", "0.5", "2.0", "007", "10.0", "cat", "v1.10")
@@ -166,13 +166,13 @@ def test_folders_that_are_numbers_are_in_the_order_of_numbers() -> None:
 
 
 def test_samples_of_no_class_are_welcome() -> None:
-    """All of a split, or some beside those with labels."""
+    """A whole split, or some samples of one, may have no class."""
     assert settled(("a", ()), ("b", ())).names == ()
     assert settled(("a", 0), ("b", -1), ("c", None), ("d", ())).names == ("0",)
 
 
 def test_classes_are_those_of_all_splits() -> None:
-    """Also one that a single split has, and one that only a table or an empty folder names."""
+    """Classes may occur in a single split, or only in a table or an empty folder."""
     splits = {
         "train": SplitClasses(evidence(("a/1", ()), ("c/1", ()))),
         "val": SplitClasses(evidence(("b/1", ()))),
@@ -184,19 +184,19 @@ def test_classes_are_those_of_all_splits() -> None:
 
 
 def test_splits_that_number_their_classes_differently_are_refused() -> None:
-    """Other names, other order, or none."""
-    one, two = ClassTable(("a", "b"), "t/train"), ClassTable(("b", "a"), "t/val")
-    for other in (two, None):
+    """Splits with other names, another order, or no table are refused."""
+    train_table, val_table = ClassTable(("a", "b"), "t/train"), ClassTable(("b", "a"), "t/val")
+    for table in (val_table, None):
         splits = {
-            "train": SplitClasses(evidence(("1", 0), table=one), one),
-            "val": SplitClasses(evidence(("1", 0), table=other), other),
+            "train": SplitClasses(evidence(("1", 0), table=train_table), train_table),
+            "val": SplitClasses(evidence(("1", 0), table=table), table),
         }
         with pytest.raises(SourceError, match=r"'train' and 'val' number their classes differ"):
             settle_classes(splits)
 
 
 def test_case_alone_is_a_class_only_within_one_split() -> None:
-    """Letters A and a lie in one split; Dog in one and dog in another are a mistake."""
+    """The letters A and a may be classes of one split; Dog and dog in two splits are an error."""
     letters = settled(("A/1", ()), ("a/1", ()))
     assert letters.names == ("A", "a")
     assert "differ in case alone" in letters.notes[0]
@@ -206,13 +206,13 @@ def test_case_alone_is_a_class_only_within_one_split() -> None:
 
 
 def test_a_name_in_two_compositions_is_one_class() -> None:
-    """MacOS writes e and an accent where others write one character."""
+    """A decomposed name, as macOS writes it, is the same class as the composed one."""
     assert folder_class("cafe\u0301") == folder_class("caf\u00e9") == "caf\u00e9"
     assert settled(("cafe\u0301/1", ()), ("x/1", ())).names == ("caf\u00e9", "x")
 
 
 def test_digits_that_are_names_are_never_taken_for_numbers() -> None:
-    """A text '1' is the name of 0 and the number of another: refused. An integer is a number."""
+    """A text of digits that is one class's name and another's number is refused."""
     table = ClassTable(("1", "2", "0"), "names")
     with pytest.raises(SourceError, match=r"'1', which is the name of the class 0"):
         settled(("x", "1"), table=table)
@@ -228,13 +228,13 @@ def test_digits_that_are_names_are_never_taken_for_numbers() -> None:
     ],
 )
 def test_a_table_that_cannot_be_counted_by_is_refused(text: str, message: str) -> None:
-    """With the line."""
+    """The error names the line of an ambiguous table."""
     with pytest.raises(SourceError, match=message):
         parse_class_table(text, "classes.txt")
 
 
 def test_tables_are_read_with_the_number_the_words_or_the_name_alone() -> None:
-    """With a byte order mark, other line ends and blank lines at the end."""
+    """A table may have a byte order mark, other line ends and blank lines at its end."""
     table = parse_class_table("\ufeff0 a b\r\n1 c\r\n\r\n", "x")
     assert table is not None
     assert table.names == ("a b", "c")
@@ -248,19 +248,19 @@ def test_tables_are_read_with_the_number_the_words_or_the_name_alone() -> None:
 
 
 def test_evidence_travels_with_its_listing() -> None:
-    """As metadata of the schema, of each block and of all together."""
+    """Evidence in the metadata of blocks merges into that of the source."""
     first, second = evidence(("a/1", ()), ("b/2", ())), evidence(("a/3", ()), ("c", -1))
     second.pass_over("system folders", "@eaDir", 2)
-    whole = Evidence.decode(first.encode())
-    assert whole == first
-    whole.merge(Evidence.decode(second.encode()))
-    assert {n: s.count for n, b, s in whole.items()} == {"a": 2, "b": 1, UNLABELLED: 1}
-    assert whole.passed["system folders"].count == 2
+    merged = Evidence.decode(first.encode())
+    assert merged == first
+    merged.merge(Evidence.decode(second.encode()))
+    assert {n: s.count for n, b, s in merged.items()} == {"a": 2, "b": 1, UNLABELLED: 1}
+    assert merged.passed["system folders"].count == 2
     assert Evidence.decode(None) == Evidence()
 
 
 def test_older_stores_are_listed_by_their_own_rules() -> None:
-    """Numbers are text, and nothing is refused but what has no class at all."""
+    """Under listing rules 1, numbers are texts, and only samples without a class are refused."""
     old = SourceOptions(rules=1)
     assert Labeller(None, old).key("a.jpg", {"label": -1}, "x")[0] == "-1/a.jpg"
     assert Labeller(BIRDS, old).key("cat/a.jpg", {"label": 9}, "x")[0] == "cat/a.jpg"
@@ -275,7 +275,7 @@ def test_older_stores_are_listed_by_their_own_rules() -> None:
 
 @pytest.mark.parametrize("line", ["n01440764\ttench", "n01440764,tench", '"n01440764";"tench"'])
 def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
-    """One table may serve as both, so that both must read it alike."""
+    """A table may serve for numbers and words, so both parsers must split it alike."""
     assert parse_words(line) == {"n01440764": "tench"}
     for table in (parse_mapping(line, "x"), parse_class_table(line, "x")):
         assert table is not None
@@ -283,7 +283,7 @@ def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
 
 
 def test_one_number_may_be_written_alike_everywhere_or_be_counted_by_a_table() -> None:
-    """Codes of one width are numbers; a table says what is a number and what is a name."""
+    """Numbers of one width are one class each; a table decides numbers and names."""
     assert settled(("a", "01"), ("b", "02"), ("c", "10"), ("d", " 01\n")).names == ("1", "2", "10")
     assert settled(("a", 1), ("b", 1.0), ("c", "1")).names == ("1",)
     table = ClassTable(("cat", "dog"), "classes.txt")
@@ -293,7 +293,7 @@ def test_one_number_may_be_written_alike_everywhere_or_be_counted_by_a_table() -
 
 
 def test_splits_write_a_number_in_one_way() -> None:
-    """Train's 1 and val's 01 may be two codes."""
+    """A label 1 in train and 01 in val may be two codes, and is refused."""
     splits = {
         "train": SplitClasses(evidence(("a", "1"))),
         "val": SplitClasses(evidence(("b", "01"))),
@@ -303,15 +303,15 @@ def test_splits_write_a_number_in_one_way() -> None:
 
 
 def test_a_number_too_long_to_be_one_is_refused_with_its_sample() -> None:
-    """Python reads no more than 4,300 digits."""
+    """A number beyond Python's limit of 4,300 digits is refused with its sample."""
     with pytest.raises(SourceError, match=r"x has the label '111.*\.\.\., .* 5,000 characters"):
         read_label("1" * 5000, "x")
 
 
 def test_evidence_of_an_earlier_spool_is_read() -> None:
-    """It does not say how a number was written."""
+    """Evidence without the text of a number, of an earlier version, is read."""
     fields = {"seen": [["3", "number", 3, "", "3/a", 5]], "passed": {}, "notes": []}
-    found = Evidence.decode({METADATA: json.dumps(fields).encode()})
-    assert list(found.seen) == [("3", Basis("number", 3))]
+    decoded = Evidence.decode({METADATA: json.dumps(fields).encode()})
+    assert list(decoded.seen) == [("3", Basis("number", 3))]
     again = evidence(("a", "03"))
     assert Evidence.decode(again.encode()).seen.keys() == again.seen.keys()

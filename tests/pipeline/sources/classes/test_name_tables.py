@@ -1,4 +1,4 @@
-"""Tables of class names and lists of classes, as people write them."""
+"""The tests of tables of class names and lists of classes, as people write them."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def written(separator: str, end: str = "\n", *, quoted: bool = False) -> str:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("separator", ["\t", ";", ",", " ", ", ", " \t"])
 def test_any_id_is_a_key_whatever_lies_behind_it(separator: str, end: str) -> None:
-    """A wnid, a word, words, a number."""
+    """An id may be a wnid, a word, several words, or a number."""
     assert parse_names(written(separator, end), IDS) == NAMES
 
 
 def test_cells_may_be_quoted() -> None:
-    """As spreadsheets write them."""
+    """Cells may be quoted, as spreadsheets write them."""
     assert parse_names(written(",", quoted=True), IDS) == NAMES
     assert parse_names(written("\t", quoted=True), IDS) == NAMES
 
 
 def test_names_may_lie_in_cells_of_their_own() -> None:
-    """They are synonyms then."""
+    """Names in several cells are synonyms."""
     assert parse_names("church,church,church building\ndog,hound\n", IDS) == {
         "church": "church, church building",
         "dog": "hound",
@@ -52,11 +52,11 @@ def test_names_may_lie_in_cells_of_their_own() -> None:
 
 
 def test_the_separator_is_the_one_that_finds_the_ids() -> None:
-    """A header, and commas between names, decide nothing."""
+    """A header, and commas between names, do not decide the separator."""
     text = "id names\nchurch church, church building\ndog dog, hound\n"
-    found = parse_names(text, IDS)
-    assert found["church"] == "church, church building"
-    assert found["dog"] == "dog, hound"
+    names = parse_names(text, IDS)
+    assert names["church"] == "church, church building"
+    assert names["dog"] == "dog, hound"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_separator_is_the_one_that_finds_the_ids() -> None:
 def test_a_table_of_ids_that_nobody_knows_is_read_by_its_lines(
     text: str, expected: dict[str, str]
 ) -> None:
-    """By the first separator that every line has; among wnids other lines are passed over."""
+    """Unknown ids end at the first separator of every line; beside wnids, others are skipped."""
     assert parse_names(text) == expected
 
 
@@ -90,7 +90,7 @@ def test_a_table_of_ids_that_nobody_knows_is_read_by_its_lines(
     st.sampled_from(["\t", ";"]),
 )
 def test_what_is_written_is_read(classes: dict[str, list[str]], separator: str) -> None:
-    """Whatever the ids are."""
+    """Any ids and names that are written can be read."""
     names = {key: ", ".join(words) for key, words in classes.items()}
     text = "".join(f"{key}{separator}{words}\n" for key, words in names.items())
     assert parse_names(text, list(classes)) == names
@@ -118,18 +118,18 @@ ENCODED = {
     ],
 )
 def test_a_list_of_classes_is_read_as_it_was_written(text: str, encoding: str) -> None:
-    """By line, with whatever lies behind, or as JSON."""
+    """A list is read by line, with further cells ignored, or from JSON."""
     data = ENCODED[encoding](text)
     assert parse_list(data, "x", IDS, "seen") == ["church", "golf ball"]
 
 
 def test_what_is_not_expected_is_listed_too() -> None:
-    """So that it can be told."""
+    """An unexpected id is listed, so that the caller can report it."""
     assert parse_list(b"dog\nwolf, grey\n", "x", IDS, "seen") == ["dog", "wolf"]
 
 
 @pytest.mark.parametrize("text", ["{}", '{"seen": 3}', '{"seen": [[]]}', "[{}]", '["dog"'])
 def test_json_without_the_list_is_refused(text: str) -> None:
-    """By the key that is missing."""
+    """The error names the key that is missing in JSON."""
     with pytest.raises(SourceError, match="x is no JSON with a list 'seen'"):
         parse_list(text.encode(), "x", IDS, "seen")

@@ -1,4 +1,4 @@
-"""CIFAR's pickled batches: their pixels as they are, and nothing in them run."""
+"""The tests of CIFAR's pickled batches: unchanged pixels, and no code that is run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.pipeline.sources.layouts import tar_bytes
 NAMES = [b"plane", b"car", b"bird"]
 
 
-def batch(count: int, seed: int = 0, **other: Any) -> dict[bytes, Any]:
+def batch(count: int, seed: int = 0, **fields: Any) -> dict[bytes, Any]:
     rng = np.random.default_rng(seed)
     labels = [int(n) for n in rng.integers(0, 3, count)]
     data = rng.integers(0, 256, (count, 3072), np.uint8)
-    return {b"data": data, b"labels": labels, b"batch_label": b"one", **other}
+    return {b"data": data, b"labels": labels, b"batch_label": b"one", **fields}
 
 
 def write(folder: Path, files: dict[str, Any], protocol: int = 2) -> Path:
@@ -38,13 +38,13 @@ def write(folder: Path, files: dict[str, Any], protocol: int = 2) -> Path:
 
 
 def small_set(folder: Path, protocol: int = 2) -> dict[str, dict[bytes, Any]]:
-    found = {"data_batch_1": batch(5, 1), "data_batch_2": batch(3, 2), "test_batch": batch(2, 3)}
-    write(folder, {**found, "batches.meta": {b"label_names": NAMES}}, protocol)
-    return found
+    batches = {"data_batch_1": batch(5, 1), "data_batch_2": batch(3, 2), "test_batch": batch(2, 3)}
+    write(folder, {**batches, "batches.meta": {b"label_names": NAMES}}, protocol)
+    return batches
 
 
 def read(root: Path, split: str, spool: Path) -> dict[str, bytes]:
-    """Key -> bytes, through a spool."""
+    """Return key -> bytes of one split, through a spool."""
     spool.mkdir()
     blocks = open_source(root, split).blocks()
     for block in blocks:
@@ -61,16 +61,16 @@ def read(root: Path, split: str, spool: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_each_picture_is_there_with_its_pixels_and_its_class(tmp_path: Path, protocol: int) -> None:
-    """As a PPM, which holds them as they are."""
+    """Each image is a PPM, with its pixels unchanged."""
     files = small_set(tmp_path / "cifar", protocol)
     assert splits(tmp_path / "cifar") == ["test", "train"]
-    found = read(tmp_path / "cifar", "train", tmp_path / "spool")
-    assert len(found) == 8
+    images = read(tmp_path / "cifar", "train", tmp_path / "spool")
+    assert len(images) == 8
     for name in ("data_batch_1", "data_batch_2"):
         for number, (row, label) in enumerate(
             zip(files[name][b"data"], files[name][b"labels"], strict=True)
         ):
-            data = found[f"{NAMES[label].decode()}/{name}_{number:05d}.ppm"]
+            data = images[f"{NAMES[label].decode()}/{name}_{number:05d}.ppm"]
             with Image.open(io.BytesIO(data)) as image:
                 assert image.format == "PPM"
                 pixels = np.asarray(image)
@@ -79,15 +79,15 @@ def test_each_picture_is_there_with_its_pixels_and_its_class(tmp_path: Path, pro
 
 
 def test_cifar_100_has_fine_labels(tmp_path: Path) -> None:
-    """In files of other names."""
-    made = batch(4)
-    fine = {**made, b"fine_labels": made.pop(b"labels"), b"coarse_labels": [0] * 4}
+    """CIFAR-100 has other file names, and its fine labels are used."""
+    fields = batch(4)
+    fine = {**fields, b"fine_labels": fields.pop(b"labels"), b"coarse_labels": [0] * 4}
     write(tmp_path / "c", {"train": fine, "meta": {b"fine_label_names": NAMES}})
     assert len(read(tmp_path / "c", "train", tmp_path / "spool")) == 4
 
 
 class Touch:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -97,7 +97,7 @@ class Touch:
 
 
 class Getattr:
-    """Reaches for an attribute."""
+    """An object that reads an attribute when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return getattr, ("x", "upper")
@@ -105,7 +105,7 @@ class Getattr:
 
 @pytest.mark.parametrize("where", ["instead", "inside", "as an array", "in the names"])
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path, where: str) -> None:
-    """It is refused, with a sentence."""
+    """A pickle that names a function is refused, and nothing is run."""
     root, file = tmp_path / "cifar", tmp_path / "touched"
     small_set(root)
     bad = Touch(file)
@@ -142,7 +142,7 @@ def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path, where: str) -> No
     ],
 )
 def test_what_is_no_batch_is_refused(tmp_path: Path, value: Any) -> None:
-    """Before anything of it is taken."""
+    """A file that is no batch is refused before any of its data are used."""
     small_set(tmp_path / "cifar")
     write(tmp_path / "cifar", {"data_batch_2": value})
     with pytest.raises(SourceError, match="data_batch_2"):
@@ -151,21 +151,21 @@ def test_what_is_no_batch_is_refused(tmp_path: Path, value: Any) -> None:
 
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
-    """Whatever byte is another: an error of ours, or an array of bytes."""
-    whole = bytearray(pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0]}, 2))
+    """A damaged pickle raises SourceError, or gives an array of bytes."""
+    pickled = bytearray(pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0]}, 2))
     for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, 200))] = data.draw(st.integers(0, 255))
+        pickled[data.draw(st.integers(0, 200))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
-        del whole[data.draw(st.integers(1, len(whole) - 1)) :]
+        del pickled[data.draw(st.integers(1, len(pickled) - 1)) :]
     try:
-        found = cifar._unpickle(io.BytesIO(bytes(whole)), "x")
-        cifar._pixels(found.get(b"data"), "x")
+        fields = cifar._unpickle(io.BytesIO(bytes(pickled)), "x")
+        cifar._pixels(fields.get(b"data"), "x")
     except SourceError:
         pass
 
 
 def test_what_a_pickle_only_names_takes_no_memory() -> None:
-    """A place far away in its memory; a change of what stands for arrays; bytes that are left."""
+    """A pickle that names a far index, changes an array class or leaves bytes takes no memory."""
     for data in (b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
                  b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub."):  # fmt: skip
         with pytest.raises(SourceError):
@@ -177,7 +177,7 @@ def test_what_a_pickle_only_names_takes_no_memory() -> None:
 
 
 def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:
-    """The tar.gz in which a folder of batches is handed out."""
+    """Return the tar.gz of a folder of batches, as distributed."""
     files = {f"{inner}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
     return tar_bytes({**files, f"{inner}/readme.html": b"<html>"}, "w:gz")
 
@@ -185,7 +185,7 @@ def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:
 @pytest.mark.parametrize("inner", ["cifar-10-batches-py", "a/b", "x"])
 @pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-python.tar", "download"])
 def test_the_archive_is_read_as_it_is_handed_out(tmp_path, name, inner):
-    """The same keys and the same pixels as those of the unpacked folder."""
+    """The archive gives the same keys and pixels as the unpacked folder."""
     small_set(tmp_path / inner.rpartition("/")[2])
     data = packed(tmp_path / inner.rpartition("/")[2], inner)
     loose = tmp_path / inner.rpartition("/")[2]
@@ -206,7 +206,7 @@ def test_the_archive_is_read_as_it_is_handed_out(tmp_path, name, inner):
 
 
 def test_cifar_100_is_read_from_its_archive(tmp_path):
-    """Its batches have no numbers, and its labels are fine and coarse."""
+    """The archive of CIFAR-100 is read; its labels are fine and coarse."""
     data = batch(4)
     data[b"fine_labels"] = data.pop(b"labels")
     meta = {b"fine_label_names": NAMES, b"coarse_label_names": [b"thing"]}
@@ -217,17 +217,17 @@ def test_cifar_100_is_read_from_its_archive(tmp_path):
 
 
 def test_an_archive_that_was_cut_off_is_refused(tmp_path):
-    """When it is looked at, or when a batch is read."""
+    """A truncated archive is refused when it is detected or when a batch is read."""
     small_set(tmp_path / "x")
     path = tmp_path / "cifar-10-python.tar.gz"
-    whole = packed(tmp_path / "x")
-    path.write_bytes(whole[: len(whole) // 2])
+    archive = packed(tmp_path / "x")
+    path.write_bytes(archive[: len(archive) // 2])
     with pytest.raises(SourceError, match=r"cifar-10-python\.tar\.gz is not a whole tar"):
         read(path, "train", tmp_path / "spool")
 
 
 def test_the_binary_version_is_named(tmp_path):
-    """It has the same pictures in another form."""
+    """The error for the binary version of CIFAR asks for the Python version."""
     path = tmp_path / "cifar-10-binary.tar.gz"
     names = ("data_batch_1.bin", "batches.meta.txt", "test_batch.bin")
     path.write_bytes(tar_bytes({f"cifar-10-batches-bin/{name}": b"x" for name in names}, "w:gz"))
@@ -236,7 +236,7 @@ def test_the_binary_version_is_named(tmp_path):
 
 
 def test_a_batch_that_lacks_is_missed(tmp_path):
-    """In the middle always; at the end in the real set, whose table says how long batches are."""
+    """A missing batch is noticed in the middle, and at the end of the real set."""
     batches = {f"data_batch_{n}": batch(2, n) for n in (1, 3)}
     root = write(tmp_path / "x", {**batches, "batches.meta": {b"label_names": NAMES}})
     with pytest.raises(SourceError, match=r"lacks data_batch_2 of its 3 batches"):

@@ -1,4 +1,4 @@
-"""Images in one folder without classes: of none, of one that is named, or refused."""
+"""The tests of images in one folder without classes: of no class, of a named one, or refused."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def files(root: Path, *names: str) -> Path:
 
 
 def test_a_flat_folder_is_a_source_of_no_class_or_of_one(tmp_path):
-    """A GAN needs none. What has no suffix is an image here too; a text is none."""
+    """A flat folder needs no class; a file without a suffix is an image, a text is not."""
     root = files(tmp_path / "photos", "a.jpg", "b", "c.txt")
     assert open_source(root, "train").kind == "flat"
     assert splits(root) == []
@@ -32,7 +32,7 @@ def test_a_flat_folder_is_a_source_of_no_class_or_of_one(tmp_path):
 
 
 def test_one_class_folder_alone_is_of_its_own_class(tmp_path):
-    """By its wnid, though its images are those of ILSVRC's val; or by the name that is passed."""
+    """A single class folder has the class of its wnid, or of the name that is passed."""
     root = files(tmp_path / "n01440764", "ILSVRC2012_val_00000293.JPEG", "n01440764_1.JPEG")
     assert [key.partition("/")[0] for key in keys(root)] == ["n01440764"] * 2
     root = files(tmp_path / "dogs", "ILSVRC2012_val_00000293.JPEG")
@@ -44,7 +44,7 @@ def test_one_class_folder_alone_is_of_its_own_class(tmp_path):
 
 
 def test_a_class_folder_may_hold_a_single_val_image(tmp_path):
-    """Its name tells the class, which no split is called."""
+    """The name of a class folder tells its class, unless it is that of a split."""
     root = files(tmp_path, "dog/ILSVRC2012_val_00000293.JPEG", "cat/ILSVRC2012_val_00000001.JPEG")
     assert keys(root) == [
         "cat/ILSVRC2012_val_00000001.JPEG",
@@ -53,7 +53,7 @@ def test_a_class_folder_may_hold_a_single_val_image(tmp_path):
 
 
 def test_images_in_folders_beside_flat_ones_are_refused_or_taken(tmp_path):
-    """Nothing is left out: all depths with --recursive, none below with --ignore."""
+    """Images in nested folders are refused, taken with --recursive, or left out with --ignore."""
     root = files(tmp_path, "a.jpg", "2019/b.txt", "2019/may/b.jpg")
     with pytest.raises(SourceError, match=r"'2019/may' in it holds 1 files .b\.jpg. that would"):
         keys(root)
@@ -65,7 +65,7 @@ def test_images_in_folders_beside_flat_ones_are_refused_or_taken(tmp_path):
 
 
 def test_flat_split_folders_are_refused_until_somebody_says_of_what_class(tmp_path):
-    """Train and test are no classes, though they look like class folders."""
+    """Flat folders called train and test are splits, not classes, and need a class name."""
     root = files(tmp_path, "train/cat.0.jpg", "train/dog.1.jpg", "test/1.jpg")
     assert splits(root) == ["test", "train"]
     for split in ("train", "test"):
@@ -77,7 +77,7 @@ def test_flat_split_folders_are_refused_until_somebody_says_of_what_class(tmp_pa
 
 
 def test_a_test_split_without_labels_beside_others_with_them(tmp_path):
-    """It is taken when it is asked for; a val split that lost its folders is not."""
+    """An unlabelled test split is opened on request; a val split without class folders is not."""
     root = files(tmp_path, "train/cat/0.jpg", "test/1.jpg", "val/2.jpg")
     assert splits(root) == ["train"]
     assert keys(root, "test") == ["-/1.jpg"]
@@ -86,7 +86,7 @@ def test_a_test_split_without_labels_beside_others_with_them(tmp_path):
 
 
 def test_kaggles_test_images_have_no_label(tmp_path):
-    """There are 100,000 of them: only when they are asked for."""
+    """Kaggle's 100,000 test images are opened only on request."""
     base = "ILSVRC/Data/CLS-LOC"
     root = files(tmp_path, f"{base}/train/n01440764/a.JPEG", f"{base}/test/ILSVRC2012_test_1.JPEG")
     assert splits(root) == ["train"]
@@ -95,11 +95,11 @@ def test_kaggles_test_images_have_no_label(tmp_path):
 
 @pytest.mark.parametrize("base", ["ILSVRC/Data/CLS-LOC/", ""])
 def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
-    """With what takes it; it does not lie beside the splits, since it is one."""
+    """The remark on an unlabelled test split says how to add it."""
     names = [f"{base}test/ILSVRC2012_test_{k}.JPEG" for k in range(3)]
     root = files(tmp_path, f"{base}train/n01440764/a.JPEG", *names)
-    said = unlabelled_test(root)
-    assert said.startswith(f"test is left out: 3 images of no class right in {root / base}")
+    remark = unlabelled_test(root)
+    assert remark.startswith(f"test is left out: 3 images of no class right in {root / base}")
     listing = open_source(root, "train").list(lambda num_new: None)
     assert Evidence.decode(listing.schema.metadata).passed == {}
     assert unlabelled_test(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
@@ -115,12 +115,12 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
     ],
 )
 def test_nothing_is_said_of_a_test_split_that_could_not_be_had(tmp_path, names):
-    """Two folders of it are refused where it is asked for; a class that is called so is none."""
+    """No remark names a test split that would be refused, or a class of that name."""
     assert unlabelled_test(files(tmp_path, *names)) == ""
 
 
 def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
-    """As they do in archives; a name without one beside them is seen when classes are settled."""
+    """The wnid at the start of a file's name is its class; a name without one is then refused."""
     root = files(tmp_path / "x", "train/n01440764_1.JPEG", "train/n01443537_2.JPEG")
     assert keys(root) == ["n01440764/n01440764_1.JPEG", "n01443537/n01443537_2.JPEG"]
     assert keys(root / "train") == keys(root)
@@ -129,9 +129,9 @@ def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
     with pytest.raises(SourceError, match="lie in no class folder"):
         keys(root)
     listing = open_source(root / "train", "train").list(lambda num_new: None)
-    said = SplitClasses(Evidence.decode(listing.schema.metadata))
+    split_classes = SplitClasses(Evidence.decode(listing.schema.metadata))
     with pytest.raises(SourceError, match=r"a class by its folder or name, and '-/cat\.jpg' lies"):
-        settle_classes({"train": said})
+        settle_classes({"train": split_classes})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
 def test_a_table_of_classes_beside_images_is_never_left_unread(
     tmp_path, name, text, column, folder
 ):
-    """The images are of no class if somebody says so, not because of a table that is not read."""
+    """A table of classes beside the images is refused, unless --class-name is passed."""
     root = files(tmp_path / "x", f"{folder}a.jpg")
     (root / folder / name).write_text(text)
     with pytest.raises(SourceError, match=rf"{name} says the classes .*column '{column}'"):
@@ -157,7 +157,7 @@ def test_a_table_of_classes_beside_images_is_never_left_unread(
 
 @pytest.mark.parametrize("text", ["file_name,caption\na.jpg,a cat\n", "", "\x00\xff", "label\n1\n"])
 def test_tables_that_say_no_classes_of_images_are_passed_over(tmp_path, text):
-    """Captions, and what is no table."""
+    """A table of captions, and a file that is no table, are passed over."""
     root = files(tmp_path / "x", "a.jpg")
     for name in ("metadata.csv", "metadata.jsonl"):
         (root / name).write_text(text)

@@ -1,4 +1,4 @@
-"""Class folders, Tiny-ImageNet's among them."""
+"""The tests of class folders, and of Tiny-ImageNet's."""
 
 import os
 from pathlib import Path
@@ -46,14 +46,14 @@ def listed(
 
 
 def test_an_image_may_be_called_anything(tmp_path):
-    """All files count but hidden ones, tables and texts, and what systems leave behind."""
-    kept = {
+    """All files count, except hidden ones, tables, texts, and files that systems leave."""
+    samples = {
         "n01440764/a.JPEG": b"1",
         "n01440764/b": b"2",
         "n01440764/c.weird": b"",
         "x/d.png": b"4",
     }
-    left = {
+    passed_over = {
         "n01440764/.hidden.jpg": b"x",
         "n01440764/boxes.txt": b"x",
         "x/deeper/e.txt": b"x",
@@ -71,7 +71,7 @@ def test_an_image_may_be_called_anything(tmp_path):
         "x/_vti_cnf/k.jpg": b"x",
         "readme": b"x",
     }
-    assert listed(write_files(tmp_path, kept | left)) == kept
+    assert listed(write_files(tmp_path, samples | passed_over)) == samples
     table = open_source(tmp_path, "train").list(lambda num_new: None)
     passed = Evidence.decode(table.schema.metadata).passed
     assert {why: seen.count for why, seen in passed.items()} == {
@@ -92,15 +92,15 @@ def test_an_image_may_be_called_anything(tmp_path):
     ],
 )
 def test_images_below_class_folders_are_refused_or_all_there(tmp_path, recursive, keys):
-    """Which folder is the class, a person says; then nothing is left out."""
+    """Images below class folders are refused until --recursive decides the class folder."""
     names = ["cat/0.jpg", "dog/1.jpg", "dog/batch2/1.jpg", "dog/batch2/x/2.jpg"]
     root = write_files(tmp_path, {name: name.encode() for name in names})
     with pytest.raises(SourceError, match=r"dog/batch2 holds 2 files that lie deeper .* first \("):
         listed(root)
     options = SourceOptions(recursive=recursive)
-    found = listed(root, options=options)
-    assert list(found) == keys
-    assert sorted(found.values()) == sorted(name.encode() for name in names)
+    images = listed(root, options=options)
+    assert list(images) == keys
+    assert sorted(images.values()) == sorted(name.encode() for name in names)
     assert set(listed(root, options=SourceOptions(ignore=("batch*",)))) == {
         "cat/0.jpg",
         "dog/1.jpg",
@@ -108,7 +108,7 @@ def test_images_below_class_folders_are_refused_or_all_there(tmp_path, recursive
 
 
 def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
-    """Also under split folders; without it the message says how."""
+    """Deeper class folders, also under splits, need --recursive, and the error says so."""
     files = {f"{split}/pets/{c}/{c}.jpg": b"x" for split in ("train", "val") for c in "ab"}
     root = write_files(tmp_path, files)
     with pytest.raises(SourceError, match="--recursive last"):
@@ -119,7 +119,7 @@ def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
 
 
 def test_a_link_that_leads_back_is_named(tmp_path):
-    """To a folder above it, or to itself."""
+    """A link to a folder above it, or to itself, is refused with its name."""
     root = write_files(tmp_path, {"a/1.jpg": b"1", "b/2.jpg": b"2"})
     (root / "a" / "again").symlink_to(root)
     with pytest.raises(SourceError, match=r"a/again.* is a link that leads back to a folder"):
@@ -135,7 +135,7 @@ def test_a_link_that_leads_back_is_named(tmp_path):
 
 
 def test_a_class_folder_that_is_a_link_back_is_named(tmp_path):
-    """No pattern that would leave out real classes is proposed."""
+    """The advice for a link among class folders never ignores real classes."""
     root = write_files(tmp_path / "x", {"a/1.jpg": b"1", "b/2.jpg": b"2", "b/a/3.jpg": b"3"})
     with pytest.raises(SourceError, match=r"Pass --recursive first .* --recursive last .*'a'\)\.$"):
         listed(root)
@@ -167,7 +167,7 @@ def test_one_folder_is_one_class_by_whatever_links(tmp_path):
 
 @pytest.mark.parametrize("recursive", ["first", "last"])
 def test_splits_that_lie_deeper_never_become_one(tmp_path, recursive):
-    """A class may be called as a split; pictures of test do not come to those of train."""
+    """Class folders under several splits are refused; a class may have a split's name."""
     files = {f"archive/{split}/{c}/1.jpg": b"x" for split in ("train", "test") for c in "ab"}
     root = write_files(tmp_path / "x", files)
     with pytest.raises(SourceError, match=r"'archive/test', 'archive/train'.*Pass '.*x/archive'"):
@@ -178,7 +178,7 @@ def test_splits_that_lie_deeper_never_become_one(tmp_path, recursive):
 
 
 def test_a_table_that_says_other_classes_than_the_folders_is_refused(tmp_path):
-    """Until somebody says which of the two counts."""
+    """A table of other classes than the folders is refused until --ignore excludes it."""
     root = write_files(tmp_path, {"train/a/1.jpg": b"1", "train/b/2.jpg": b"2"})
     (root / "train" / "metadata.csv").write_text("file_name,label\na/1.jpg,b\n")
     with pytest.raises(
@@ -191,7 +191,7 @@ def test_a_table_that_says_other_classes_than_the_folders_is_refused(tmp_path):
 
 
 def test_images_beside_class_folders_are_refused(tmp_path):
-    """Their class cannot be told. A sorting of val that was broken off is called so."""
+    """Images beside class folders are refused, also those of a half-sorted val split."""
     files = {"a/1.jpg": b"1", "b/2.jpg": b"2"}
     root = write_files(tmp_path / "x", files | {"3.jpg": b"3"})
     with pytest.raises(SourceError, match=r"1 images of .* \(3\.jpg\): their class cannot be told"):
@@ -205,7 +205,7 @@ def test_images_beside_class_folders_are_refused(tmp_path):
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
-    """Which of them is val is not for us to guess."""
+    """Two folders for one split are refused, since either may be the right one."""
     root = write_files(tmp_path, {"val/a/1.jpg": b"1", "validation/a/1.jpg": b"2"})
     with pytest.raises(SourceError, match="2 folders of the split 'val': val, validation"):
         listed(root, "val")
@@ -215,7 +215,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
 
 
 def test_empty_class_folders_are_classes_and_hide_none(tmp_path):
-    """However many of them come first; a folder of other things is none."""
+    """An empty folder is a class, but a folder with other files is not."""
     root = write_files(tmp_path, {"z/1.jpg": b"1", "tables/readme.txt": b"x"})
     for number in range(30):
         (root / f"c{number:02d}").mkdir()
@@ -226,18 +226,18 @@ def test_empty_class_folders_are_classes_and_hide_none(tmp_path):
 
 
 def test_one_name_in_two_compositions_in_one_split_is_refused(tmp_path):
-    """Two folders that nobody can tell apart; over two splits they are one class."""
-    one, two = "caf\u00e9", "cafe\u0301"
-    root = write_files(tmp_path, {f"train/{one}/1.jpg": b"1", f"val/{two}/2.jpg": b"2"})
-    assert listed(root) == {f"{one}/1.jpg": b"1"}
-    assert listed(root, "val") == {f"{one}/2.jpg": b"2"}
-    write_files(root, {f"train/{two}/3.jpg": b"3"})
+    """Two compositions of one name are refused in one split, and are one class over two."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write_files(tmp_path, {f"train/{composed}/1.jpg": b"1", f"val/{decomposed}/2.jpg": b"2"})
+    assert listed(root) == {f"{composed}/1.jpg": b"1"}
+    assert listed(root, "val") == {f"{composed}/2.jpg": b"2"}
+    write_files(root, {f"train/{decomposed}/3.jpg": b"3"})
     with pytest.raises(SourceError, match="one name in two compositions"):
         listed(root)
 
 
 def test_what_lies_beside_the_splits_is_counted(tmp_path):
-    """Folders and images that belong to none of them."""
+    """Folders and images that belong to no split are counted."""
     names = ("train/a/1.jpg", "more/b/2.jpg", "3.jpg", "val/a/4.jpg")
     root = write_files(tmp_path, dict.fromkeys(names, b"x"))
     table = open_source(root, "train").list(lambda num_new: None)
@@ -246,7 +246,7 @@ def test_what_lies_beside_the_splits_is_counted(tmp_path):
 
 
 def test_a_folder_that_only_its_owner_may_see_is_no_question(tmp_path, monkeypatch):
-    """lost+found is passed over, and no other kind is looked for where nobody may look."""
+    """A folder without read permission, such as lost+found, does not stop the detection."""
     root = write_files(tmp_path, {"n01440764/a.jpg": b"1"})
     (root / "lost+found").mkdir()
     scandir, is_file = os.scandir, Path.is_file
@@ -268,7 +268,7 @@ def test_a_folder_that_only_its_owner_may_see_is_no_question(tmp_path, monkeypat
 
 @pytest.mark.parametrize("images", [False, True])
 def test_tiny_imagenets_val_may_be_dealt_into_class_folders(tmp_path, images):
-    """With its table left where it was, and the empty folder of images."""
+    """A val split in class folders may keep its table and its empty folder of images."""
     files = {k: v for k, v in TINY.items() if not k.startswith("val/images")}
     val = {"val/n01629819/val_0.JPEG": b"44444", "val/n01443537/val_1.JPEG": b"3333"}
     root = write_files(tmp_path, files | val)
@@ -281,7 +281,7 @@ def test_tiny_imagenets_val_may_be_dealt_into_class_folders(tmp_path, images):
 
 
 def test_keys_are_sorted_by_bytes_over_all_classes(tmp_path):
-    """A class whose name begins another's, and names beyond ASCII."""
+    """Keys are sorted by bytes, also where a class's name begins another's, and beyond ASCII."""
     files = {
         f"{name}/{file}": b""
         for name in ("a", "a b", "a-", "é", "z")
@@ -291,7 +291,7 @@ def test_keys_are_sorted_by_bytes_over_all_classes(tmp_path):
 
 
 def test_links_are_followed_as_files(tmp_path):
-    """Symbolic and hard links to files, and a linked class folder."""
+    """Symbolic and hard links to files, and links to class folders, are followed."""
     root = write_files(tmp_path / "x", {"n01440764/a.jpg": b"123"})
     (root / "n01440764" / "soft.jpg").symlink_to("a.jpg")
     os.link(root / "n01440764" / "a.jpg", root / "n01440764" / "hard.jpg")
@@ -301,7 +301,7 @@ def test_links_are_followed_as_files(tmp_path):
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path):
-    """Leaving it out would leave a sample out without a word."""
+    """A broken link is refused, since its sample would be left out silently."""
     root = write_files(tmp_path, {"n01440764/a.jpg": b"123"})
     (root / "n01440764" / "b.jpg").symlink_to("gone.jpg")
     with pytest.raises(SourceError, match=r"n01440764/b\.jpg' is a link that leads nowhere"):
@@ -309,7 +309,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
 
 
 def test_odd_names_are_refused_and_shown(tmp_path):
-    """A line break, and bytes that are no text."""
+    """Names with a line break, or with bytes that are no UTF-8, are refused."""
     root = write_files(tmp_path / "x", {"n01440764/a\nb.jpg": b"123"})
     with pytest.raises(SourceError, match=r"the key 'n01440764/a\\nb\.jpg', of .* cannot be used"):
         listed(root)
@@ -320,7 +320,7 @@ def test_odd_names_are_refused_and_shown(tmp_path):
 
 
 def test_a_class_folder_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch):
-    """An error of reading is told with the folder's name, not passed over."""
+    """A class folder that cannot be read raises an error with its name."""
     root = write_files(tmp_path, {"n01440764/a.jpg": b"123"})
     source = open_source(root, "train")
     scandir = os.scandir
@@ -337,7 +337,7 @@ def test_a_class_folder_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("where", ["folder", "memory", "tar", "tar.gz"])
 def test_tiny_imagenet_in_its_own_layout(tmp_path, where):
-    """Keys are `<class>/<file>`; the classes of val come from its table."""
+    """Keys are `<class>/<file>`, and the classes of val come from its table."""
     files = {f"tiny-imagenet-200/{name}": data for name, data in TINY.items()}
     if where == "folder":
         root = write_files(tmp_path, files) / "tiny-imagenet-200"
@@ -365,7 +365,7 @@ def test_tiny_imagenet_in_its_own_layout(tmp_path, where):
 
 
 def test_a_val_image_without_a_class_is_named(tmp_path):
-    """In a folder and in a tar."""
+    """A val image without a line in the table is refused, in a folder and in a tar."""
     files = TINY | {"val/val_annotations.txt": b"val_0.JPEG\tn01629819\t0\t0\n"}
     write_files(tmp_path / "x", files)
     (tmp_path / "t.tar").write_bytes(tar_bytes(files))
@@ -375,7 +375,7 @@ def test_a_val_image_without_a_class_is_named(tmp_path):
 
 
 def test_a_class_of_both_shapes_lists_both(tmp_path):
-    """`<class>/<file>` beside `<class>/images/<file>`; one name in both is refused."""
+    """Files in `<class>` and in `<class>/images` are all listed; equal names are refused."""
     files = {"a/images/1.jpg": b"1", "a/0.jpg": b"0", "b/2.jpg": b"2", "a/3.jpg": b"3"}
     root = write_files(tmp_path, files)
     assert listed(root) == {"a/0.jpg": b"0", "a/1.jpg": b"1", "a/3.jpg": b"3", "b/2.jpg": b"2"}
@@ -385,7 +385,7 @@ def test_a_class_of_both_shapes_lists_both(tmp_path):
 
 
 def test_links_inside_a_tree_tar_lead_to_the_samples_bytes(tmp_path):
-    """GNU tar stores a hard link where it meets a file for the second time."""
+    """A hard link, as GNU tar stores a repeated file, has the bytes of its target."""
     import tarfile
 
     root = write_files(tmp_path / "x", {"a/1.jpg": b"123"})
@@ -398,7 +398,7 @@ def test_links_inside_a_tree_tar_lead_to_the_samples_bytes(tmp_path):
 
 
 def test_a_class_named_like_a_split_stays_a_class(tmp_path):
-    """The folder of the split is the one above the class. Each split has its own fingerprint."""
+    """The folder of the split is the one above the class; each split has its own fingerprint."""
     (tmp_path / "t.tar").write_bytes(tar_bytes({"train/test/a.jpg": b"1", "val/train/b.jpg": b"2"}))
     assert listed(tmp_path / "t.tar") == {"test/a.jpg": b"1"}
     assert listed(tmp_path / "t.tar", "val") == {"train/b.jpg": b"2"}
@@ -407,7 +407,7 @@ def test_a_class_named_like_a_split_stays_a_class(tmp_path):
 
 
 def test_words_are_found_above_the_folder(tmp_path):
-    """Beside the split folders, and from other programs' lists only lines with a wnid."""
+    """Words are found beside the split folders; only lines with a wnid count."""
     root = write_files(tmp_path, {"train/n01440764/a.jpg": b"1"})
     (root / "words.txt").write_text("no wnid here\nn01440764\ttench, Tinca tinca\n")
     assert open_source(root, "train").words() == {"n01440764": "tench, Tinca tinca"}
@@ -416,7 +416,7 @@ def test_words_are_found_above_the_folder(tmp_path):
 
 
 def test_the_real_tiny_imagenet_tar(real_data):
-    """8,000 train and 2,000 val photographs of 200 classes and their bytes."""
+    """The real set has 8,000 train and 2,000 val photographs of 200 classes."""
     import tarfile
 
     path = real_data / "tiny-imagenet-200.tar"
@@ -432,15 +432,15 @@ def test_the_real_tiny_imagenet_tar(real_data):
 
 
 def test_the_real_photographs(real_data):
-    """400 of 400, with the bytes of the files."""
+    """All 400 photographs are listed with the bytes of their files."""
     root = real_data / "imagenet"
-    found = listed(root)
-    assert len(found) == 400
-    assert all((root / "train" / key).read_bytes() == data for key, data in found.items())
+    images = listed(root)
+    assert len(images) == 400
+    assert all((root / "train" / key).read_bytes() == data for key, data in images.items())
 
 
 def test_class_folders_may_hold_images_that_were_val_images_once(tmp_path: Path) -> None:
-    """Imagenette deals ILSVRC's val images into its own train classes."""
+    """Val images in class folders of train, as in Imagenette, are samples like others."""
     for split in ("train", "val"):
         for wnid in ("n01440764", "n02102040"):
             folder = tmp_path / split / wnid

@@ -1,4 +1,4 @@
-"""ILSVRC2012 as handed out: tars, the val set and its truth, Kaggle's tree."""
+"""The tests of ILSVRC2012 as distributed: tars, the val set and its classes, Kaggle's tree."""
 
 import tarfile
 from pathlib import Path
@@ -46,7 +46,7 @@ def keys(root: Path, split: str = "val", kind: str | None = None) -> list[str]:
 
 
 def test_one_root_may_hold_both_tars(tmp_path):
-    """The split picks one of them."""
+    """The split selects one of two tars in the same folder."""
     root = write_tar_of_tars(tmp_path / "x", made_pictures())
     (root / "ILSVRC2012_img_val.tar").write_bytes(tar_bytes(VAL))
     write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
@@ -59,21 +59,21 @@ def test_one_root_may_hold_both_tars(tmp_path):
 
 @pytest.mark.parametrize("kit", ["loose", "folder", "archive", "above"])
 def test_the_devkit_is_found_wherever_people_leave_it(tmp_path, kit):
-    """Beside the images, in its folder, in its archive, or a folder above."""
+    """The devkit is found beside the images, in its folder, in its archive, or a folder above."""
     root = write_folder(tmp_path / "x", {f"val/{name}": data for name, data in VAL.items()})
     if kit == "archive":
         write_devkit(tmp_path / "kit" / "ILSVRC2012_devkit_t12" / "data")
         with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
             tar.add(tmp_path / "kit" / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
     else:
-        places = {"loose": "val", "folder": "ILSVRC2012_devkit_t12/data", "above": ""}
-        write_devkit(root / places[kit])
+        folders = {"loose": "val", "folder": "ILSVRC2012_devkit_t12/data", "above": ""}
+        write_devkit(root / folders[kit])
     assert keys(root) == sorted(EXPECTED)
     assert keys(root / "val") == sorted(EXPECTED)
 
 
 def test_val_without_its_truth_says_what_to_put_where(tmp_path):
-    """Neither file, then one of the two."""
+    """The error names the files that are missing, both or one of them."""
     root = write_folder(tmp_path, VAL | {"x": b""})
     with pytest.raises(
         SourceError,
@@ -93,7 +93,7 @@ def test_val_without_its_truth_says_what_to_put_where(tmp_path):
 def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(
     tmp_path, root, kind
 ):
-    """A tree is of no one class: its val folder is, where that is the source itself."""
+    """With --class-name, a val folder without a table is read if it is itself the source."""
     folder = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
     val = folder / "CLS-LOC" / "val"
     cure = rf"pass {val} itself as the source, without --source-kind, and .* --class-name; - for"
@@ -104,15 +104,15 @@ def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missi
 
 
 def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
-    """The number in the name picks the line, not the place among those present."""
-    some = dict(list(VAL.items())[2:4])
-    root = write_folder(tmp_path, some)
+    """The number in the name selects the line, not the rank among the present images."""
+    part = dict(list(VAL.items())[2:4])
+    root = write_folder(tmp_path, part)
     write_devkit(root)
     assert keys(root) == sorted(EXPECTED[2:4])
 
 
 def test_an_image_beyond_the_truth_is_refused(tmp_path):
-    """More images than lines."""
+    """An image with a number beyond the table's lines is refused."""
     root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
     write_devkit(root)
     with pytest.raises(SourceError, match=r"none for the image 'ILSVRC2012_val_00000009\.JPEG'"):
@@ -120,7 +120,7 @@ def test_an_image_beyond_the_truth_is_refused(tmp_path):
 
 
 def test_a_truth_of_another_devkit_is_refused(tmp_path):
-    """A class number that the table does not have, and a table that is none."""
+    """A class number that the devkit lacks, and a table that is none, are refused."""
     root = write_folder(tmp_path, VAL)
     write_devkit(root, truth="1\n4\n")
     with pytest.raises(SourceError, match=r"line 2 is 4, which is no class of .*meta\.mat"):
@@ -131,7 +131,7 @@ def test_a_truth_of_another_devkit_is_refused(tmp_path):
 
 
 def test_without_scipy_one_sentence_says_so(tmp_path, monkeypatch):
-    """And names the way around it. Words are not worth an error."""
+    """Without scipy, the error names the package and the way around it; words are optional."""
     import sys
 
     root = write_folder(tmp_path, VAL)
@@ -144,7 +144,7 @@ def test_without_scipy_one_sentence_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("level", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
 def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
-    """The truth of val is at the top; the first word of a prediction is the class."""
+    """Kaggle's tree is detected at any level; the first word of a prediction is the class."""
     pictures = made_pictures()
     base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
     write_folder(base / "train", pictures)
@@ -163,7 +163,7 @@ def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
 
 
 def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
-    """Many sort it so, also in Kaggle's tree."""
+    """A val split in class folders, also in Kaggle's tree, is read like any class folder."""
     files = {f"CLS-LOC/val/{key}": b"1" for key in EXPECTED}
     root = write_folder(tmp_path, files)
     assert keys(root) == sorted(EXPECTED)
@@ -172,7 +172,7 @@ def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
 @pytest.mark.parametrize("where", ["", "val/"])
 @pytest.mark.parametrize("kind", [None, "ilsvrc-val", "folder"])
 def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind):
-    """Whichever kind is named: neither part is left out."""
+    """A half-sorted val split is refused, whichever kind is named."""
     first = next(iter(VAL))
     files = {f"{where}{name}": data for name, data in VAL.items() if name != first}
     root = write_folder(tmp_path, {**files, f"{where}n01440764/{first}": b"1"})
@@ -182,7 +182,7 @@ def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind)
 
 
 def test_the_val_tar_may_be_called_val_in_its_folder(tmp_path):
-    """Told by its members, as where it is itself the source."""
+    """The val tar is detected by its members, under any name."""
     write_devkit(tmp_path)
     (tmp_path / "val.tar").write_bytes(tar_bytes(VAL))
     assert splits(tmp_path) == ["val"]
@@ -190,7 +190,7 @@ def test_the_val_tar_may_be_called_val_in_its_folder(tmp_path):
 
 
 def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
-    """They are the split val of the same root."""
+    """Flat val images beside train are the split val of the same root."""
     images = {f"val/{name}": data for name, data in VAL.items()}
     root = write_folder(tmp_path, {**images, "train/n01440764/a.JPEG": b"1"})
     write_devkit(root)
@@ -200,7 +200,7 @@ def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
 
 
 def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):
-    """Packed or not."""
+    """The tar, the compressed tar and the folder of val have the same digest."""
     write_folder(tmp_path / "folder", VAL)
     write_devkit(tmp_path)
     for name, mode in (("ILSVRC2012_img_val.tar", "w"), ("ILSVRC2012_img_val.tar.gz", "w:gz")):
@@ -216,7 +216,7 @@ def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):
 
 
 def test_a_cut_train_tar_is_refused_with_its_member(tmp_path):
-    """A download of 138 GB that stopped."""
+    """A train tar that was truncated, such as a download, is refused with its member."""
     root = write_tar_of_tars(tmp_path / "x", made_pictures())
     path = root / "ILSVRC2012_img_train.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -225,7 +225,7 @@ def test_a_cut_train_tar_is_refused_with_its_member(tmp_path):
 
 
 def test_a_cut_class_tar_inside_a_whole_train_tar_is_refused(tmp_path):
-    """Its last member reaches beyond it."""
+    """A class tar whose last member reaches beyond its end is refused."""
     inner = tar_bytes({"n01440764_1.JPEG": b"x" * 5000})[:2048]
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes({"n01440764.tar": inner}))
     with pytest.raises(SourceError, match=r"member 'n01440764_1\.JPEG' at byte 512 needs 5000"):
@@ -233,14 +233,14 @@ def test_a_cut_class_tar_inside_a_whole_train_tar_is_refused(tmp_path):
 
 
 def test_class_tars_may_be_called_anything_when_named(tmp_path):
-    """`--source-kind class-tars` for cats and dogs."""
+    """With `--source-kind class-tars`, a class tar may have any name."""
     root = write_class_tars(tmp_path / "x", {"n01440764/a.jpg": b"1"})
     (root / "n01440764.tar").rename(root / "cat.tar")
     assert keys(root, "train", "class-tars") == ["cat/a.jpg"]
 
 
 def test_the_real_devkit(real_data):
-    """50,000 lines, 50 images a class, and its order is not that of the sorted wnids."""
+    """The real devkit has 50,000 lines, 50 images a class, and its own order of classes."""
     pytest.importorskip("scipy")
     location = Location(str(real_data / "meta"))
     truth = metadata.find_truth(location)
@@ -249,14 +249,14 @@ def test_the_real_devkit(real_data):
     assert len(wnids) == 1000
     assert set(counts) == {50}
     # as in the script by which most people sort the val set into class folders
-    known = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
+    expected = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
-    assert [truth.wnid(name) for name in names] == known
+    assert [truth.wnid(name) for name in names] == expected
     assert metadata.find_words(location)["n01751748"] == "sea snake"
 
 
 def write_table(root: Path, table: str) -> None:
-    """Write what says the classes of `VAL` into *root*."""
+    """Write a table with the classes of `VAL` into *root*."""
     root.mkdir(exist_ok=True)
     lines = [f"{Path(key).stem},{key.partition('/')[0]} 1 2 3 4" for key in EXPECTED]
     if table == "kaggle":
@@ -269,7 +269,7 @@ def write_table(root: Path, table: str) -> None:
 @pytest.mark.parametrize("packing", ["", "ILSVRC/Data/CLS-LOC/", "tree", "class tars"])
 @pytest.mark.parametrize("table", ["kaggle", "devkit"])
 def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing, table):
-    """Whoever sorted them with another table has wrong labels, and nothing else would say so."""
+    """Val images in class folders that contradict the table are refused."""
     name = EXPECTED[0].partition("/")[2]
     moved = [f"{SYNSETS[0]}/{name}", *EXPECTED[1:]]
     for location, sorted_out in (("right", EXPECTED), ("wrong", moved)):
@@ -296,7 +296,7 @@ def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, p
 
 
 def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
-    """Their folders say their classes; the devkit's table, which they may contradict, is unread."""
+    """Without scipy, the folders decide the classes, and a note says that no table was read."""
     import sys
 
     root = write_folder(tmp_path, {f"val/{key}": b"1" for key in EXPECTED})

@@ -1,4 +1,4 @@
-"""LSUN's tables: every row once, whatever its key."""
+"""The tests of LSUN's tables: every row is read once, whatever its key."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def hashes(count: int, seed: int = 0) -> dict[bytes, bytes]:
 
 
 def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
-    """By their names; keys are those of the rows."""
+    """Class and split come from a table's name, and keys from its rows."""
     rooms, towers = hashes(30), hashes(9, 50)
     write(tmp_path / "lsun" / "bedroom_train_lmdb", rooms)
     write(tmp_path / "lsun" / "church_outdoor_train_lmdb", towers)
     write(tmp_path / "lsun" / "bedroom_val_lmdb", hashes(3, 90))
     assert splits(tmp_path / "lsun") == ["train", "val"]
-    found = read(tmp_path / "lsun", "train", tmp_path / "spool")
-    assert found == {
+    images = read(tmp_path / "lsun", "train", tmp_path / "spool")
+    assert images == {
         f"{name}/{key.decode()}.jpg": data
         for name, rows in (("bedroom", rooms), ("church_outdoor", towers))
         for key, data in rows.items()
@@ -47,7 +47,7 @@ def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
 
 
 def test_one_table_is_a_source_too(tmp_path: Path) -> None:
-    """Of the split that its name tells, or of any."""
+    """A single table is a source of the split in its name, or of any split."""
     write(tmp_path / "bedroom_val_lmdb", hashes(4))
     assert splits(tmp_path / "bedroom_val_lmdb") == ["val"]
     assert len(read(tmp_path / "bedroom_val_lmdb", "val", tmp_path / "spool")) == 4
@@ -64,21 +64,21 @@ def test_one_table_is_a_source_too(tmp_path: Path) -> None:
 def test_every_row_is_in_one_block(
     rows: dict[bytes, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Keys of one byte, of bytes at the end of what there is, that begin alike."""
+    """Each row is in one block, whatever the lengths and prefixes of the keys."""
     folder = write(tmp_path_factory.mktemp("lmdb") / "mine", rows)
-    taken: list[bytes] = []
+    values: list[bytes] = []
 
     def put(pieces: tuple[bytes, ...]) -> int:
-        taken.extend(pieces)
+        values.extend(pieces)
         return 0
 
     for block in open_source(folder, "train").blocks():
         list(block.samples(put))
-    assert sorted(taken) == sorted(rows.values())
+    assert sorted(values) == sorted(rows.values())
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a missing package is named."""
+    """A file that is no LMDB, and a missing package, are refused."""
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "data.mdb").write_bytes(b"no table" * 2000)
     with pytest.raises(SourceError, match="no LMDB that can be read"):
@@ -89,25 +89,25 @@ def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_threads_of_a_worker_read_one_table(tmp_path: Path) -> None:
-    """At once, and again after it was closed."""
+    """Threads read one table at the same time, and again after it was closed."""
     rows = hashes(400)
     blocks = open_source(write(tmp_path / "mine", rows), "train").blocks()
     assert len(blocks) > 50
     for _ in range(2):
-        taken: list[bytes] = []
+        values: list[bytes] = []
 
-        def put(pieces: tuple[bytes, ...], taken: list[bytes] = taken) -> int:
-            taken.extend(pieces)
+        def put(pieces: tuple[bytes, ...], values: list[bytes] = values) -> int:
+            values.extend(pieces)
             return 0
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda block: list(block.samples(put)), blocks))
-        assert sorted(taken) == sorted(rows.values())
+        assert sorted(values) == sorted(rows.values())
     assert not lsun._tables
 
 
 def test_values_that_are_no_images_are_refused_before_they_are_streamed(tmp_path: Path) -> None:
-    """Caffe's are records; a first value that is broken is none of them."""
+    """Caffe's records are refused; a single broken value is not."""
     write(tmp_path / "caffe", {b"%d" % k: b"\x08\x03\x10 datum" for k in range(20)})
     with pytest.raises(SourceError, match=r"no image files: the first begins with b'\\x08\\x03"):
         open_source(tmp_path / "caffe", "train").check()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Parquet tables, plain and as the Hub has them."""
+"""The tests of Parquet tables, plain and in the Hub's layout."""
 
 import io
 import json
@@ -65,7 +65,7 @@ BYTES = pa.array([b"1"], pa.binary())
     ],
 )
 def test_the_key_comes_from_whichever_columns_there_are(tmp_path, columns, key):
-    """Names and classes as `naming` says; what has no name is counted."""
+    """The columns of names and labels make the key; a row without a name gets its number."""
     root = write(tmp_path / "x", columns)
     (root / "classes.txt").write_text("dog\nn02119789\n")
     assert keys(root) == [key]
@@ -76,7 +76,7 @@ def test_the_key_comes_from_whichever_columns_there_are(tmp_path, columns, key):
 )
 @pytest.mark.parametrize("label", [pa.string_view(), pa.large_string(), pa.binary()], ids=str)
 def test_arrows_other_types_of_bytes_and_texts_are_read(tmp_path, image, label):
-    """Views, and dictionaries of pictures that repeat."""
+    """Views, and dictionaries of repeated images, are read."""
     columns = {"image": pa.array([b"1", b"22"] * 2).cast(pa.binary()), "name": list("abcd")}
     columns["image"] = columns["image"].cast(image) if image != pa.binary() else columns["image"]
     columns["label"] = pa.array(["dog", "cat"] * 2).cast(label)
@@ -90,7 +90,7 @@ def test_arrows_other_types_of_bytes_and_texts_are_read(tmp_path, image, label):
 
 @pytest.mark.parametrize("suffix", ["parquet", "tar"])
 def test_a_file_that_its_numbered_neighbours_count_is_missed(tmp_path, suffix):
-    """By its name, before anything is streamed; other splits do not wait for it."""
+    """A missing file of a numbered set is named, and other splits are not affected."""
     for name in ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"):
         if suffix == "tar":
             shard = tar_bytes({f"{name}.jpg": b"1"})
@@ -111,7 +111,7 @@ def test_a_file_that_its_numbered_neighbours_count_is_missed(tmp_path, suffix):
 
 
 def test_the_hubs_converted_files_are_found_in_their_configuration(tmp_path):
-    """`default/train/0000.parquet`; of several configurations, one must be chosen."""
+    """The Hub's `default/train/0000.parquet` is found; several configurations are refused."""
     for configuration in ("default", "fine"):
         root = write(tmp_path / "x" / configuration / "train", {"image": BYTES}, "0000.parquet")
         if configuration == "default":
@@ -123,14 +123,14 @@ def test_the_hubs_converted_files_are_found_in_their_configuration(tmp_path):
 
 
 def test_the_texts_that_img2dataset_writes_beside_shards_are_no_source(tmp_path):
-    """A table without images, of the shard's own name."""
+    """A table without images, named after a shard, is no source."""
     write(tmp_path, {"url": ["a"], "caption": ["b"]}, "00000.parquet")
     (tmp_path / "00000.tar").write_bytes(tar_bytes({"0.jpg": b"1", "0.txt": b"b"}))
     assert open_source(tmp_path, "train").kind == "webdataset"
 
 
 def test_the_hubs_imagenet_gets_imagenets_own_keys(tmp_path):
-    """Its names end in the wnid again, and its classes are words."""
+    """The wnid at the end of the Hub's names is removed, and its classes have words."""
     paths = ["n01440764_10026_n01440764.JPEG", "ILSVRC2012_val_00000001_n01751748.JPEG"]
     images = pa.array([{"bytes": b"1", "path": path} for path in paths])
     labels = pa.array([0, 65])
@@ -143,7 +143,7 @@ def test_the_hubs_imagenet_gets_imagenets_own_keys(tmp_path):
 
 
 def test_the_schemas_own_names_go_before_a_table_beside_the_file(tmp_path):
-    """The Hub keeps them in the metadata."""
+    """Class names in the schema's metadata take precedence over a table beside the file."""
     images = pa.array([{"bytes": b"1", "path": "a.jpg"}])
     columns = {"image": images, "label": pa.array([1])}
     root = write(tmp_path / "x", columns, metadata=hub(["cat", "dog"]))
@@ -152,7 +152,7 @@ def test_the_schemas_own_names_go_before_a_table_beside_the_file(tmp_path):
 
 
 def test_rows_without_a_name_are_counted_through_the_file(tmp_path, monkeypatch):
-    """Over row groups, so that a name does not depend on the blocks."""
+    """Rows without a name are numbered through the whole file, whatever the blocks."""
     table = pa.table({"image": pa.array([b"x"] * 10), "label": ["cat"] * 10})
     (tmp_path / "x").mkdir()
     pq.write_table(table, tmp_path / "x" / "a.b.parquet", row_group_size=3)
@@ -161,7 +161,7 @@ def test_rows_without_a_name_are_counted_through_the_file(tmp_path, monkeypatch)
 
 
 def test_row_groups_are_put_together_to_blocks_of_a_good_size(tmp_path, monkeypatch):
-    """Each row group is in one block; blocks have names of their own."""
+    """Each row group is in exactly one block, and each block has a unique name."""
     root = write_parquet_plain(tmp_path / "x", made_pictures(), row_group_size=2)
     monkeypatch.setattr(parquet, "BLOCK_BYTES", 5000)
     blocks = open_source(root, "train").blocks()
@@ -175,7 +175,7 @@ def test_row_groups_are_put_together_to_blocks_of_a_good_size(tmp_path, monkeypa
 
 
 def test_an_image_that_is_null_is_an_empty_one(tmp_path):
-    """It keeps its row and is quarantined as empty later; a table of names alone is refused."""
+    """A null image keeps its row, as an empty sample; a table of names alone is refused."""
     image = pa.array([b"1", None], pa.binary())
     root = write(tmp_path / "x", {"image": image, "label": ["a", "a"]})
     assert keys(root) == ["a/t-000000000", "a/t-000000001"]
@@ -189,22 +189,22 @@ def test_an_image_that_is_null_is_an_empty_one(tmp_path):
 
 
 def test_a_table_without_images_is_refused(tmp_path):
-    """With the columns there are."""
+    """The error lists the columns of a table without images."""
     root = write(tmp_path / "x", {"a": [1], "b": ["x"]})
     with pytest.raises(SourceError, match=r"no column of images: .* among 'a': int64, 'b': str"):
         keys(root)
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    """Its end cut off, or a page overwritten: SourceError. A disk that fails: ReadError."""
+    """A damaged file raises SourceError, and a failing disk raises ReadError."""
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     path = next(root.rglob("*.parquet"))
-    whole = path.read_bytes()
+    data = path.read_bytes()
     blocks = open_source(root, "train").blocks()
-    path.write_bytes(whole[:-100])
+    path.write_bytes(data[:-100])
     with pytest.raises(SourceError, match=r"00001\.parquet is not a whole Parquet"):
         open_source(root, "train").blocks()
-    path.write_bytes(whole[:4] + b"\xff" * 300 + whole[304:])
+    path.write_bytes(data[:4] + b"\xff" * 300 + data[304:])
     with pytest.raises(SourceError, match="is not a whole Parquet file"):
         spool_block(blocks[0], str(tmp_path))
     path.unlink()
@@ -213,7 +213,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatch):
-    """Through pyarrow and back."""
+    """An error of the disk passes through pyarrow as a ReadError."""
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     blocks = open_source(root, "train").blocks()
 
@@ -231,7 +231,7 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
 
 
 def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
-    """Threads of Arrow's would still hold Python objects when the process ends, and abort it."""
+    """Arrow's threads are not used, since they would abort the process at its end."""
     threads = set()
 
     class Watched(io.FileIO):
@@ -246,7 +246,7 @@ def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
 
 
 def test_the_hubs_splits_are_told_from_the_files_names(tmp_path):
-    """`validation-00000-of-00001.parquet` is val."""
+    """The file `validation-00000-of-00001.parquet` is of the split val."""
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     write(root / "data", {"image": BYTES, "label": ["cat"]}, "validation-00000-of-00001.parquet")
     assert splits(root) == ["train", "val"]
@@ -272,13 +272,13 @@ def put_table(root: Path, table: pa.Table, name: str = "t.parquet") -> Path:
 @pytest.mark.parametrize("image", ["image", "img", "jpg", ".jpg", "Image", "picture", "odd name"])
 @pytest.mark.parametrize("label", ["label", "fine_label", "cls", ".cls", "Label", "coarse_label"])
 def test_the_hubs_names_of_columns_are_known(tmp_path, image, label):
-    """CIFAR-10 has img, CIFAR-100 fine_label, converted shards .jpg and .cls."""
+    """The names img (CIFAR-10), fine_label (CIFAR-100), .jpg and .cls (shards) are found."""
     root = put_table(tmp_path / "x", hub_table(label, image, [0, 1, 0], ["cat", "dog"]))
     assert keys(root) == ["cat/0.png", "cat/2.png", "dog/1.png"]
 
 
 def test_columns_are_named_by_options(tmp_path):
-    """Where several fit, or none by its name; a name that is none is refused with those there."""
+    """Options select columns among several or of other names; an unknown name is refused."""
     table = hub_table("fine_label", "img", [0, 1], ["cat", "dog"])
     table = table.append_column("coarse_label", pa.array(["pet", "pet"]))
     table = table.append_column("thumbnail", pa.array([b"t", b"t"], pa.binary()))
@@ -305,7 +305,7 @@ def test_columns_are_named_by_options(tmp_path):
 
 
 def test_rows_that_are_all_called_alike_are_told_apart_by_number(tmp_path):
-    """Each image stays with its label; rows with names of their own keep them."""
+    """Rows of equal names get numbers, and keep their labels; unique names are kept."""
     table = hub_table("label", "image", [0, 1, 0, 0], ["cat", "dog"])
     paths = pa.array(["image.png", "image.png", "image.png", "own.png"])
     root = put_table(tmp_path / "x", table.append_column("filename", paths))
@@ -319,7 +319,7 @@ def test_rows_that_are_all_called_alike_are_told_apart_by_number(tmp_path):
 
 
 def test_a_file_that_was_copied_is_refused(tmp_path):
-    """Its rows would count twice; the two files are named, and no file of the spool."""
+    """A copied file is refused with both names, since its rows would count twice."""
     table = hub_table("label", "image", [0, 1, 0], ["cat", "dog"])
     for name in ("a.parquet", "a (1).parquet"):
         root = put_table(tmp_path / "x", table, name)
@@ -328,14 +328,14 @@ def test_a_file_that_was_copied_is_refused(tmp_path):
 
 
 def test_a_class_with_a_slash_is_usable(tmp_path):
-    """Fashion-MNIST's 'T - shirt / top': the slash is none in the key, and stays in the words."""
+    """A slash in a class's name is replaced in the key, and kept in the words."""
     names = ["T - shirt / top", "Coat"]
     root = put_table(tmp_path / "x", hub_table("label", "image", [0, 1], names))
     assert keys(root) == ["Coat/1.png", "T - shirt _ top/0.png"]
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([0, 5], r"row 1 \('1\.png'\) has the label 5, and the column .* has 2 classes"),
         ([[0], [1]], r"the column 'label' holds list<.*>: expected one number or one name"),
@@ -343,16 +343,16 @@ def test_a_class_with_a_slash_is_usable(tmp_path):
         ([0.5, 1.0], r"has the label 0\.5: expected a whole number"),
     ],
 )
-def test_a_label_that_cannot_be_is_refused_before_an_image_is_read(tmp_path, labels, said):
-    """By the schema, or by a pass over labels and names alone."""
+def test_a_label_that_cannot_be_is_refused_before_an_image_is_read(tmp_path, labels, message):
+    """The schema, or a pass over labels and names, shows a wrong label."""
     root = put_table(tmp_path / "x", hub_table("label", "image", labels, ["cat", "dog"]))
     source = open_source(root, "train")
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         source.preview()
 
 
 def test_a_name_that_no_key_can_have_is_refused_before_an_image_is_read(tmp_path):
-    """With its row; the preview of what is right says the same as the listing."""
+    """The error names the row, and the preview of valid rows equals the listing."""
     table = hub_table("label", "image", [0, 1, 1], ["cat", "dog"])
     good = put_table(tmp_path / "x", table)
     preview = open_source(good, "train").preview()
@@ -363,7 +363,7 @@ def test_a_name_that_no_key_can_have_is_refused_before_an_image_is_read(tmp_path
 
 
 def test_a_preview_reads_no_image(tmp_path, monkeypatch):
-    """Their bytes are what takes hours."""
+    """A preview does not read the bytes of images, which would take hours."""
     table = pa.table({"image": [bytes(200_000)] * 20, "filename": [f"{i}.png" for i in range(20)]})
     root = put_table(tmp_path / "x", table.append_column("label", pa.array(["cat"] * 20)))
     num_read = 0
@@ -386,7 +386,7 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
@@ -395,21 +395,21 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
         (b"\x89PNG" + bytes(50), "of no known kind"),
     ],
 )
-def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, said):
-    """A pointer, a page, a download that was cut off."""
+def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, message):
+    """The error names a pointer, a page, or a truncated download."""
     write_parquet_hub(tmp_path / "x", made_pictures())
     (tmp_path / "x" / "data" / "train-late.parquet").write_bytes(data)
     source = open_source(tmp_path / "x", "train")
     for look in (source.blocks, source.preview):
         with pytest.raises(
-            SourceError, match=f"train-late.parquet is not a whole Parquet file: .*{said}"
+            SourceError, match=f"train-late.parquet is not a whole Parquet file: .*{message}"
         ):
             look()
 
 
 @pytest.mark.parametrize("level", ["", "default", "default/partial-train"])
 def test_a_split_of_which_the_hub_converted_a_part_is_that_split(tmp_path, level):
-    """`partial-train` is train, and it is said that it is not all of it."""
+    """The folder `partial-train` is the split train, and a remark says that it is a part."""
     columns = {"image": BYTES, "label": pa.array([0])}
     write(tmp_path / "x/default/partial-train", columns, "0000.parquet")
     root = tmp_path / "x" / level
@@ -432,7 +432,7 @@ def test_a_split_of_which_the_hub_converted_a_part_is_that_split(tmp_path, level
 
 
 def test_a_split_in_several_parts_is_one(tmp_path):
-    """The Hub makes `train-part0` and `train-part1` of more than 10,000 files."""
+    """The folders `train-part0` and `train-part1`, for over 10,000 files, are one split."""
     for part in range(2):
         columns = {"image": BYTES, "key": [f"{part}.jpg"], "label": ["cat"]}
         write(tmp_path / f"x/default/train-part{part}", columns, "0000.parquet")

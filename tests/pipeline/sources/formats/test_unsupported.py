@@ -1,4 +1,4 @@
-"""Data sets of other tools: named, with what makes of them what is read."""
+"""The tests of data sets of other tools, which are named with advice on their conversion."""
 
 import os
 
@@ -11,7 +11,7 @@ from tests.pipeline.sources.layouts import write_folder
 
 
 def tfrecord(data: bytes) -> bytes:
-    """One record as TensorFlow writes it, but for the checksum of its data."""
+    """Return one record as TensorFlow writes it, except for the checksum of its data."""
     length = len(data).to_bytes(8, "little")
     crc = google_crc32c.value(length)
     masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
@@ -19,7 +19,7 @@ def tfrecord(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "message"),
     [
         ("x.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read. Write .* with h5py"),
         ("images", b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file, .* with h5py"),
@@ -33,16 +33,16 @@ def tfrecord(data: bytes) -> bytes:
         ("val.beton", b"?", "a file of FFCV"),
     ],
 )
-def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, said):
-    """By its suffix or its first bytes, in a folder or passed by itself."""
+def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, message):
+    """The error names a file by its suffix or first bytes, in a folder or by itself."""
     root = write_folder(tmp_path / "x", {name: data, "readme.md": b"x"})
     for path in (root, root / name):
-        with pytest.raises(SourceError, match=f"no images found in .*: '.*' is {said}"):
+        with pytest.raises(SourceError, match=f"no images found in .*: '.*' is {message}"):
             open_source(path, "train")
 
 
 def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
-    """One sentence for each kind; what is no data set is not mentioned."""
+    """The error has one sentence for each kind, and none for other files."""
     files = {f"train/{number}.tfrecord": b"?" for number in range(9)}
     root = write_folder(tmp_path / "x", {**files, "meta.h5": b"?", "index.json": b"{}"})
     with pytest.raises(SourceError) as caught:
@@ -55,7 +55,7 @@ def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
 
 
 def test_what_cannot_be_looked_into_is_no_data_set(tmp_path):
-    """No images were found, and that is the error; a read of a pipe would wait for ever."""
+    """Broken links and pipes are not opened: a read of a pipe would wait forever."""
     root = write_folder(tmp_path / "x", {"x.tfrecord/labels.txt": b"?", "a/b/c.txt": b"?"})
     (root / "link").symlink_to(tmp_path / "nowhere")
     (root / "a/b/link").symlink_to(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Shards: grouping, classes, and what is refused."""
+"""The tests of WebDataset shards: grouping, classes, and errors."""
 
 import json
 from itertools import groupby
@@ -40,19 +40,19 @@ def keys(root: Path) -> list[str]:
 
 
 def oracle(members: list[str]) -> list[list[str]]:
-    """Samples as WebDataset's own rule has them: neighbours alike up to the last part's dot."""
-    kept = [name for name in members if not Path(name).name.startswith(".")]
-    kept = [name for name in kept if "." in name.split("/")[-1]]
+    """Return the samples by WebDataset's own rule: adjacent members of one base name."""
+    visible = [name for name in members if not Path(name).name.startswith(".")]
+    visible = [name for name in visible if "." in name.split("/")[-1]]
     base = {
         name: name[: name.rindex(name.split("/")[-1])] + name.split("/")[-1].split(".")[0]
-        for name in kept
+        for name in visible
     }
-    return [list(group) for _, group in groupby(kept, base.get)]
+    return [list(group) for _, group in groupby(visible, base.get)]
 
 
 @given(names)
 def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members):
-    """One row for each group with an image; two images in a group are refused."""
+    """Each group with an image is one row; a group with two images is refused."""
     images = [
         [name for name in group if name.lower().endswith((".jpg", ".jpeg", ".png"))]
         for group in oracle(members)
@@ -103,14 +103,14 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members
     ],
 )
 def test_the_class_is_found_where_a_shard_keeps_it(tmp_path, members, key):
-    """In a label, which a table counts; in a folder or a name where there is none."""
+    """The class comes from a label, counted by a table, or from a folder or a name."""
     root = shard(tmp_path, members)
     (root / "classes.txt").write_text("n02119789\ndog\n")
     assert keys(root) == [key]
 
 
 def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
-    """Numbers count the lines of LOC_synset_mapping.txt."""
+    """The numbers of labels count the lines of LOC_synset_mapping.txt."""
     root = shard(tmp_path / "shards", {"a.jpg": b"", "a.cls": b"1"})
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
     assert keys(root) == ["n01443537/a.jpg"]
@@ -133,7 +133,7 @@ def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
     ],
 )
 def test_a_label_that_is_no_class_is_refused_with_the_sample(tmp_path, members, message):
-    """And with its value, before anything is decoded."""
+    """The error has the sample and the value, before any image is decoded."""
     root = shard(tmp_path, {"a.jpg": b"", **members})
     (root / "classes.txt").write_text("n02119789\ndog\n")
     with pytest.raises(SourceError, match=message):
@@ -141,26 +141,26 @@ def test_a_label_that_is_no_class_is_refused_with_the_sample(tmp_path, members, 
 
 
 def test_a_folder_and_a_label_of_two_wnids_are_refused(tmp_path):
-    """Which of them is right is not for us to guess."""
+    """Two wnids of one sample are refused, since either may be right."""
     members = {"n01440764/a.jpg": b"", "n01440764/a.cls": b"n02119789"}
     with pytest.raises(SourceError, match=r"two classes: \.cls says 'n02119789' and its folder"):
         keys(shard(tmp_path, members))
 
 
 def test_two_images_in_one_sample_are_refused(tmp_path):
-    """Which of them is the sample is not for us to guess."""
+    """Two images of one sample are refused, since either may be the sample."""
     with pytest.raises(SourceError, match=r"sample 'n01440764_1' has two images, .*l\.jpg' and"):
         keys(shard(tmp_path, {"n01440764_1.l.jpg": b"", "n01440764_1.r.jpg": b""}))
 
 
 def test_a_json_that_is_none_is_refused(tmp_path):
-    """With the sample's name."""
+    """The error for invalid JSON names the sample."""
     with pytest.raises(SourceError, match=r"\.json of the sample 'a' is no JSON"):
         keys(shard(tmp_path, {"a.jpg": b"", "a.json": b"{"}))
 
 
 def test_one_key_in_two_shards_is_refused_with_both(tmp_path):
-    """Shards that were copied twice."""
+    """A sample in two shards is refused with both names."""
     for name in ("s-000.tar", "s-001.tar"):
         shard(tmp_path, {"n01440764_1.jpg": b"1"}, name)
     with pytest.raises(SourceError, match=r"'s-000\.tar' at byte 512 and 's-001\.tar' at byte 512"):
@@ -169,7 +169,7 @@ def test_one_key_in_two_shards_is_refused_with_both(tmp_path):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_shards_that_each_count_from_0_are_told_apart(tmp_path, mode):
-    """By the shard and the number in it; each image stays with its label and its bytes."""
+    """Samples of equal names get that of their shard, and keep their labels and bytes."""
     for number, name in enumerate(("s-000.tar", "s-001.tar")):
         members = {"0.jpg": b"1" * (number + 1), "0.cls": b"0", f"own{number}.jpg": b"x"}
         (tmp_path / name).write_bytes(tar_bytes(members, mode))
@@ -183,7 +183,7 @@ def test_shards_that_each_count_from_0_are_told_apart(tmp_path, mode):
 
 
 def test_a_name_is_split_at_the_first_dot_of_its_last_part():
-    """Dots of folders do not count."""
+    """Dots in the names of folders do not split a name."""
     assert sample_name("a.b/c.d.e") == ("a.b/c", "d.e")
     assert sample_name("c") == ("c", "")
 
@@ -197,7 +197,7 @@ CLASSES = ("bird", "cat", "dog")
     data=st.data(),
 )
 def test_the_order_of_members_never_decides_a_label(tmp_path_factory, labels, suffix, data):
-    """Sorted by name, by suffix, or shuffled: each image has its own label, or all is refused."""
+    """In any order of members, each image has its own label, or the shard is refused."""
     label_text = {"cls": "{}", "json": '{{"label": {}}}'}[suffix]
     members = [(f"photos/{i:03d}.jpg", b"x" * (i + 1)) for i in range(len(labels))]
     members += [
@@ -213,7 +213,7 @@ def test_the_order_of_members_never_decides_a_label(tmp_path_factory, labels, su
 
 
 def test_a_label_that_stands_twice_apart_is_refused(tmp_path):
-    """Which of the two belongs to the image cannot be told; the cure is said."""
+    """A label in two places of a shard is refused with advice, since either may be right."""
     members = [("a.jpg", b"1"), ("a.cls", b"0"), ("b.jpg", b"2"), ("b.cls", b"1")]
     root = shard(tmp_path / "x", dict(members))
     with (root / "s-000.tar").open("ab") as file:
@@ -223,7 +223,7 @@ def test_a_label_that_stands_twice_apart_is_refused(tmp_path):
 
 
 def test_samples_without_an_image_are_counted(tmp_path):
-    """Also a label that no image belongs to."""
+    """Samples without an image, also those of a label alone, are counted."""
     members = {"a.jpg": b"1", "a.cls": b"0", "b.cls": b"1", "c.txt": b"x", "readme": b"x"}
     root = shard(tmp_path / "x", members)
     listing = open_source(root, "train", "webdataset").list(lambda num_new: None)
@@ -237,7 +237,7 @@ def test_samples_without_an_image_are_counted(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["cls", "label", "CLS.txt"])
 def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path, suffix):
-    """Its labels lie behind more images than a look sees."""
+    """A label behind more images than the outline holds refuses a tree."""
     members = {f"photos/{i:03d}.jpg": b"x" for i in range(80)}
     members |= {f"photos/{i:03d}.{suffix}": b"%d" % (i % 2) for i in range(80)}
     root = shard(tmp_path / "x", members)
@@ -249,7 +249,7 @@ def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path, suffix
 
 
 def test_tars_without_labels_that_may_be_classes_are_refused(tmp_path):
-    """Numbered ones are shards of images without a class; one alone is a set of such images."""
+    """Unnumbered tars of images without labels are refused; numbered ones, or one, are shards."""
     root = shard(tmp_path / "x", {"1.jpg": b"1"}, "dog.tar")
     assert keys(root) == ["-/1.jpg"]
     shard(root, {"2.jpg": b"2"}, "cat.tar")
@@ -289,9 +289,9 @@ def evidence(root: Path, **how: object) -> Evidence:
 def test_texts_that_are_numbers_alone_are_no_labels_and_that_is_said(
     tmp_path, members, are_numbers
 ):
-    """Beside labels, and where one is a caption, they are parts as any other."""
-    found = evidence(shard(tmp_path / "x", NUMBERED | members))
-    texts = [(why, seen) for why, seen in found.passed.items() if seen.first == "a.txt"]
+    """Texts beside labels, and captions, are counted as other parts."""
+    listed_evidence = evidence(shard(tmp_path / "x", NUMBERED | members))
+    texts = [(why, seen) for why, seen in listed_evidence.passed.items() if seen.first == "a.txt"]
     assert ("no labels unless --label-column txt says so" in texts[0][0]) == are_numbers
     assert texts[0][1].count == sum(name.endswith(".txt") for name in NUMBERED | members)
 
@@ -307,13 +307,13 @@ def test_texts_that_are_numbers_alone_are_no_labels_and_that_is_said(
     ],
 )
 def test_a_part_of_a_sample_may_be_named_as_its_label(tmp_path, column, members, classes):
-    """A suffix, or a word of the table in JSON; then nothing else is asked."""
-    found = evidence(shard(tmp_path / "x", members), label_column=column)
-    assert {name for name, _, _ in found.items()} == classes
+    """A suffix or a key of the JSON that --label-column names is the only label."""
+    listed_evidence = evidence(shard(tmp_path / "x", members), label_column=column)
+    assert {name for name, _, _ in listed_evidence.items()} == classes
 
 
 def test_a_part_that_no_sample_has_cannot_be_named(tmp_path):
-    """Or all images would be of no class without a word."""
+    """A name that no sample has is refused, since all images would be without a class."""
     root = shard(tmp_path / "x", NUMBERED)
     with pytest.raises(SourceError, match=r"no sample has a label under 'lbl', .* ends in \.lbl"):
         evidence(root, label_column="lbl")
