@@ -74,7 +74,7 @@ class ListingBuilder:
                 self._evidence.pass_over(*row)
                 continue
             self._evidence.add(row.key, row.basis)
-            if row.same_as:
+            if row.same_as:  # its target may come later, so links are resolved at the end
                 self._links.append((row.key, row.same_as))
                 continue
             batch.append(row)
@@ -139,7 +139,7 @@ def _resolved(links: dict[str, str]) -> list[str]:
     for key in links:
         seen = {key}
         target = links[key]
-        while target in links and target not in seen:
+        while target in links and target not in seen:  # links may form a circle
             seen.add(target)
             target = links[target]
         targets.append(target)
@@ -190,7 +190,7 @@ def sort_listing(
     if not _increases(table["key"]):
         order = pc.sort_indices(table["key"])
         table = table.take(order).combine_chunks()
-        del order
+        del order  # 8 bytes a row, which are not needed for the second check
         if not _increases(table["key"]):
             _refuse_duplicate(table, describe_row)
     return table
@@ -263,6 +263,7 @@ def listing_digest(listing: pa.Table) -> str:
     for batch in listing.select(["key", "num_bytes"]).to_batches(max_chunksize=SLICE_ROWS):
         sizes = pc.cast(batch["num_bytes"], pa.large_string())
         lines = pc.binary_join_element_wise(batch["key"], tab, sizes, newline, nothing)
+        # The lines lie one after the other in Arrow's buffer, so no Python string is created.
         offsets = np.frombuffer(lines.buffers()[1], np.int64)
         digest.update(memoryview(lines.buffers()[2])[offsets[0] : offsets[len(lines)]])
     return digest.hexdigest()

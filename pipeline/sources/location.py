@@ -127,7 +127,7 @@ class Location:
     def is_file(self, path: str) -> bool:
         """Return True if a file lies at *path*, where this user can see it."""
         if not self.remote:
-            with suppress(PermissionError):
+            with suppress(PermissionError):  # a folder without permission is no source
                 return Path(self.full(path)).is_file()
             return False
         with reading_remote(self.full(path)):
@@ -198,7 +198,7 @@ class Location:
         filesystem, folder = self._filesystem[0], self._remote_path(path)
         with reading_remote(self.full(path)):
             entries = filesystem.ls(folder, detail=True)
-            filesystem.invalidate_cache(folder)
+            filesystem.invalidate_cache(folder)  # a million cached entries would cost a gigabyte
         for entry in entries:
             name = entry["name"].rstrip("/").rpartition("/")[2]
             # Object stores list the folder's own marker as an entry.
@@ -338,7 +338,8 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: Sizes) -> None:
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
     """Return one short digest of many marks; it also changes with the rules of listing."""
     rules = f"tesserae listing {options.rules}"
-    if options.rules > 1:
+    if options.rules > 1:  # options of rules 1 were not a part of the digest
         rules = f"{rules}\t{options}"
+    # File names may be any bytes, which surrogateescape keeps.
     text = "\n".join([rules, *marks])
     return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -28,7 +28,7 @@ class _Descriptor:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
-        fd = getattr(self, "fd", None)
+        fd = getattr(self, "fd", None)  # unset if os.open failed
         if fd is not None:
             os.close(fd)
 
@@ -110,6 +110,7 @@ class Reader:
     def close(self) -> None:
         """Close every open file. The reader may be used again."""
         with self._lock:
+            # A thread that still reads holds its own reference, so its descriptor stays open.
             self._open.clear()
             self._filesystem = None
 
@@ -122,6 +123,7 @@ class Reader:
         # Open outside the lock: an open that hangs on a network disk must not block other reads.
         new = _Descriptor(full)
         with self._lock:
+            # Two threads may have opened the file at once; both then use the first descriptor.
             current = self._open.setdefault(path, new)
             while len(self._open) > self.max_open_files:
                 self._open.popitem(last=False)
@@ -130,7 +132,7 @@ class Reader:
     def _read_range(self, path: str, full: str, offset: int, num_bytes: int) -> bytes:
         file = self._descriptor(path, full)
         data = os.pread(file.fd, num_bytes, offset)
-        while len(data) < num_bytes:
+        while len(data) < num_bytes:  # a network file system may return less than requested
             more = os.pread(file.fd, num_bytes - len(data), offset + len(data))
             if not more:
                 raise ReadError(

@@ -16,7 +16,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn any error of a file system into a `ReadError` that names *path*."""
     try:
         yield
-    except (ReadError, SourceError):
+    except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
         raise
     except OSError as e:
         raise ReadError(f"cannot read {path}: {e.strerror or e}") from e
@@ -27,7 +27,7 @@ def reading_remote(path: str) -> Iterator[None]:
     """Turn any error of fsspec's clients (aiohttp, botocore) into a `ReadError`."""
     try:
         yield
-    except (ReadError, SourceError):
+    except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
         raise
     except Exception as e:
         raise ReadError(f"cannot read {path}: {type(e).__name__}: {e}") from e
@@ -68,6 +68,7 @@ class RangeFile(io.RawIOBase):
             return 0
         with reading_remote(self._name):
             piece = self._filesystem.cat_file(self._path, start=self._at, end=self._at + num_bytes)
+        # A server without ranges sends the whole file, which would pass for the requested bytes.
         if len(piece) != num_bytes:
             raise ReadError(
                 f"cannot read {self._name}: asked for {num_bytes} bytes at {self._at}, "

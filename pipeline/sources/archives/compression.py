@@ -109,7 +109,7 @@ class _Decompressing(io.RawIOBase):
             if decoder is None:
                 return b""
             data = self._decode(decoder, num_bytes)
-            if decoder.eof:
+            if decoder.eof:  # another stream may follow, beginning in the bytes that are left
                 self._pending, self._decoder = decoder.unused_data, None
             if data:
                 return data
@@ -127,6 +127,7 @@ class _Decompressing(io.RawIOBase):
 
     def _decode(self, decoder: _Decoder, num_bytes: int) -> bytes:
         data, self._pending = self._pending, b""
+        # A decoder may hold output beyond num_bytes; then it needs no further input yet.
         if not data and decoder.needs_input:
             data = self._packed.read(_READ_BYTES)
             if not data:

@@ -71,6 +71,7 @@ class ClassTar(Layout):
             if not ground:
                 yield row_of(prefix + name, member, take, prefix)
                 continue
+            # Its images would be left out: an archive in a class tar is no sample.
             if is_tar(name) and self.options.rules > 1:
                 raise SourceError(
                     f"{tar.name}: the member {member.name!r} is an archive inside that of the "
@@ -145,6 +146,7 @@ class InnerTars:
     def _check(self, member: Member) -> None:
         folder, _, name = member.name.rpartition("/")
         stem = stem_of(name)
+        # Equal class names in two splits would merge, so the splits of all members are collected.
         self._splits |= {split for part in folder.split("/") if (split := known_split(part))}
         if not name.lower().endswith(PLAIN):
             why = "is compressed, and cannot be read in place"

@@ -39,6 +39,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
         SourceError: The file is something else, such as a page of HTML.
     """
     name = location.full(path)
+    # Stores of listing rules 1 ended at the first closing zeros; their listing must not change.
     past_end = location.options.rules > 1
     if not location.remote:
         head = location.head(path)
@@ -49,9 +50,10 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
             return Tar(
                 location.open(path), name, location.size(path), seeks=True, past_end=past_end
             )
+    # A stream is read in large pieces, as the walk reads headers of 512 bytes.
     raw = location.open(path, start=start, stop=stop)
     stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
-    if start == 0:
+    if start == 0:  # a later start lies inside a plain tar, whose headers were read before
         with reading(name):
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if content_of(head) in COMPRESSIONS:

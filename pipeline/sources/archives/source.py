@@ -159,6 +159,7 @@ class TarSource:
             SourceError: A table is missing, or an archive is something else.
         """
         check_complete(self.location, [part.path for part in self.parts])
+        # Remote archives are checked when they are opened: a look at each is a request.
         for part in self.parts if not self.location.remote else ():
             check_archive(self.location, part.path)
         part = self.parts[0]
@@ -202,6 +203,7 @@ def block_name(path: str) -> str:
     encoded = os.fsencode(name)
     if len(encoded) <= MAX_BLOCK_NAME_BYTES:
         return name
+    # A digest keeps long names with a common beginning apart.
     digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     return f"{encoded[:80].decode(errors='ignore')}%{digest}"
 

@@ -150,7 +150,7 @@ class Tar:
             return
         if offset < self._at:
             raise ValueError(f"{self.name}: cannot go back from {self._at} to {offset}")
-        while self._at < offset:
+        while self._at < offset:  # a stream skips by reading, in pieces to bound the memory
             if not self._take(min(PIECE_BYTES, offset - self._at)):
                 raise self._cut(f"it ends at byte {self._at}")
 
@@ -166,7 +166,7 @@ class Tar:
         except BrokenCompressionError as e:
             raise self._cut(f"its compression is broken near byte {self._at}: {e}") from e
         except OSError as e:
-            with reading(self.name):
+            with reading(self.name):  # the same conversion to ReadError as everywhere
                 raise e from e
         self._at += len(data)
         return data
@@ -202,6 +202,7 @@ class Tar:
                 member = self._member(header, at, num_bytes, pax)
                 if member is not None:
                     yield member
+                # The extended header of one member ends with it; the global one stays.
                 pax = dict(global_pax) if global_pax else {}
             at += BLOCK + -(-num_bytes // BLOCK) * BLOCK
 
@@ -209,7 +210,7 @@ class Tar:
         """Return the size in bytes of the data behind a header; they must lie before *end*."""
         if header[156] in _EMPTY:
             return 0
-        if "size" in pax:
+        if "size" in pax:  # overrides the header's field, which is too short for large files
             num_bytes = number_of(pax["size"].encode("utf-8", "surrogateescape"), 10)
         else:
             num_bytes = size_of(header[124:136])
@@ -251,7 +252,7 @@ class Tar:
             if len(block) == BLOCK and not self._past_end:
                 return None
             if len(block) < BLOCK:
-                if end is None:
+                if end is None:  # no closing zeros at all: bytes may be missing
                     raise self._cut(
                         f"it ends at byte {self._at} without the blocks of zeros that close it"
                     )

@@ -138,6 +138,7 @@ class _Walk:
             self._read_other(member, name)
             return None
         if not tree_path.below:
+            # A stream cannot go back to the bytes, so they are stored now and get a key later.
             self.waiting.append(row_of(name, member, self.take, ""))
             return None
         class_name, file_name = self._class_of(tree_path, member.name)
@@ -236,7 +237,9 @@ class _Walk:
         if _is_val_xml(member.name):
             data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
             wnids = set(_XML_CLASS.findall(data))
-            if len(wnids) == 1:
+            if (
+                len(wnids) == 1
+            ):  # several objects of different classes do not tell the image's class
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
         self.passed.pass_over(TEXTS, member.name)
 
@@ -256,6 +259,7 @@ class _Walk:
     def _is_label(self, suffix: str, member: Member) -> bool:
         if label_suffix(suffix):
             return True
+        # A tree may hold a JSON beside each image, so only the first few are read.
         if suffix != "json" or member.target is not None or self.num_jsons >= _JSONS_LOOKED_INTO:
             return False
         self.num_jsons += 1

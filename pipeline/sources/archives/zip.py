@@ -33,7 +33,7 @@ class Zip(Tar):
         try:
             with self._reading():
                 self._zip = zipfile.ZipFile(file)
-        except BaseException:
+        except BaseException:  # without an instance, no caller could close the file
             file.close()
             raise
         self._at_offset = {info.header_offset: info for info in self._zip.infolist()}
@@ -57,6 +57,7 @@ class Zip(Tar):
         for offset, info in sorted(self._at_offset.items()):
             if info.is_dir():
                 continue
+            # Some programs on Windows write backslashes; on Unix they are a part of a name.
             name = info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
             name = name.removeprefix("./")
             if info.flag_bits & _ENCRYPTED:
@@ -64,7 +65,7 @@ class Zip(Tar):
                     f"{self.name}: the member {name!r} is encrypted. Unzip it with its password, "
                     "and pass the folder."
                 )
-            if stat.S_ISLNK(info.external_attr >> 16):
+            if stat.S_ISLNK(info.external_attr >> 16):  # the upper half is the mode of Unix
                 target = self.read(offset, min(info.file_size, _MAX_TARGET_BYTES))
                 text = target.decode("utf-8", "surrogateescape")
                 yield Member(name, offset, 0, resolved(name.split("/")[:-1], text))
@@ -82,7 +83,7 @@ class Zip(Tar):
         with self._reading(info.filename), self._zip.open(info) as member:
             while piece := member.read(PIECE_BYTES):
                 left -= len(piece)
-                if left < 0:
+                if left < 0:  # the directory lies: stop before the file fills the spool
                     break
                 yield piece
         if left:

@@ -177,6 +177,7 @@ def read_label(value: object, sample: str) -> int | str | None:
     Raises:
         SourceError: The value is none of these.
     """
+    # bool before int, of which it is a subclass: true and false are names, not 1 and 0.
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
     if isinstance(value, bytes):
@@ -214,7 +215,7 @@ def _read_text(value: str, sample: str) -> int | str | None:
     if not text:
         return None
     if _NUMBER.fullmatch(text):
-        if len(text) > _MAX_DIGITS:
+        if len(text) > _MAX_DIGITS:  # int() refuses more than 4,300 digits with another error
             raise SourceError(
                 f"{sample} has the label {_short(value)}, which is a number of {len(text):,}"
                 " characters: expected one of few digits."
@@ -281,6 +282,7 @@ class Labeller:
             wnid = appended or wnid_before(name)
             class_name, name, basis = self._class_from_path(folders, name, wnid)
             return f"{class_name}/{name}", basis
+        # Beside a label, only a wnid in the folder tells a class: other folders may be arbitrary.
         folder = folders[-1] if folders and is_wnid(folders[-1]) else ""
         class_name, basis = self._class_from_labels(labels, folder, sample)
         if class_name != UNLABELLED and not is_wnid(class_name):
@@ -301,6 +303,7 @@ class Labeller:
         }
         numbers = {word: name for word, (name, _) in classes.items() if bases[word] == "number"}
         unlabelled = {word: name for word, (name, _) in classes.items() if bases[word] == "none"}
+        # A wnid, a name and a number of one sample may describe one class; two of a kind may not.
         for group in (wnids, names, numbers):
             _check_one(group, labels, sample)
         if unlabelled and len(unlabelled) < len(classes):
@@ -353,6 +356,7 @@ class Labeller:
             number = table.number_of(value, sample)
             return table.ids[number], Basis("number", number)
         name = class_id(value)
+        # A class that is really called "-" must differ from the sign for no class.
         return (f"{name}#" if name == UNLABELLED else name), Basis("name", value)
 
     def _check_text(self, label: object, number: int, sample: str) -> None:
@@ -411,7 +415,7 @@ def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
     Raises:
         SourceError: The name is the sign for samples without a class.
     """
-    if options.rules == 1:
+    if options.rules == 1:  # their keys are those of the disk, in whatever composition
         return folder
     if folder == UNLABELLED:
         raise SourceError(

@@ -84,6 +84,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
             {n for split_classes in splits.values() for n in _names_of(split_classes)}
         )
         return Classes(tuple(sorted_names), _words(splits, sorted_names, None))
+    # Each split must be consistent by itself before its numbers are compared with others.
     for split, split_classes in splits.items():
         _check_split(split, split_classes.evidence)
     table = _one_table(splits)
@@ -92,6 +93,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
     names = _all_names(splits)
     notes = [*_check_alike(splits)]
     if numbers and table is not None:
+        # The table decides the order, with its classes that have no sample.
         ordered = _complete(table, numbers)
         _refuse_part([name for name in names if name not in set(ordered)], numbers)
         names = ordered
@@ -101,6 +103,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
         _refuse_part(names, numbers)
         numbers = {}
         names = sorted(names, key=order_of)
+    # From here on, numbers are only reported: labels count the names in order.
     number_of = {name: number for number, name in numbers.items()}
     if numbers and table is not None:
         number_of = dict(zip(names, range(len(names)), strict=True))

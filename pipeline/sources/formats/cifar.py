@@ -111,7 +111,7 @@ class _Unpickler(pickle._Unpickler):
 def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
     try:
         batch = _Unpickler(file, encoding="bytes").load()
-    except OSError:
+    except OSError:  # the disk failed, not the pickle
         raise
     except Exception as e:  # a damaged pickle can raise any error
         raise SourceError(

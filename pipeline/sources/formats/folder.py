@@ -259,6 +259,7 @@ def _each_class(
         # Local folders use one thread: several are slower, as they compete for the GIL.
         yield from (list_class(location, name) for name in folders)
         return
+    # Listings of a remote server wait for its answers, so threads overlap them, in order.
     with ThreadPoolExecutor(REMOTE_THREADS) as threads:
         yield from threads.map(lambda name: list_class(location, name), folders)
 
@@ -340,7 +341,7 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
     pending = [(folder, _real_parents(location, folder))]
     while pending:
         path, real_parents = pending.pop()
-        if not location.remote:
+        if not location.remote:  # object stores have no links, so no cycles
             real = os.path.realpath(location.full(path))
             if real in real_parents:
                 raise _link_cycle_error(location.full(path), real)

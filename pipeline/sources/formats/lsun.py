@@ -45,10 +45,13 @@ _lock = threading.Lock()
 def _opened(folder: str) -> Iterator[Any]:
     import lmdb
 
+    # A forked child must not use its parent's table, so the process is a part of the key.
     key = (os.getpid(), os.path.realpath(folder))
     with _lock:
         table, readers = _tables.get(key, (None, 0))
         if table is None:
+            # lock=False: a read-only disk cannot hold the lock file. No read-ahead, as the rows
+            # of a block lie scattered over the file.
             table = lmdb.open(folder, readonly=True, lock=False, readahead=False, create=False)
         _tables[key] = (table, readers + 1)
     try:
@@ -69,7 +72,7 @@ def _reading(folder: str) -> Iterator[Any]:
     try:
         with _opened(folder) as table, table.begin() as view:
             yield view
-    except lmdb.DiskError as e:
+    except lmdb.DiskError as e:  # the disk failed, which may pass; other errors are the table's
         raise ReadError(f"cannot read {folder}: {e}") from e
     except lmdb.Error as e:
         raise SourceError(f"{folder} is no LMDB that can be read ({e}). Fetch it again.") from e

@@ -286,6 +286,7 @@ def _rows(
     batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, put: Put
 ) -> Iterator[Row]:
     images = _images(batch, columns)
+    # Single nulls are quarantined as empty; a batch without any bytes is a table of file names.
     if len(batch) and images.null_count == len(batch):
         raise SourceError(
             f"{origin.where}: rows {origin.first_row} to {origin.first_row + len(batch) - 1} hold "
@@ -380,7 +381,7 @@ def check_is_parquet(location: Location, path: str) -> None:
         if not location.remote:
             file.seek(-4, 2)
         tail = file.read(4)
-    if tail not in (b"PAR1", b"PARE"):
+    if tail not in (b"PAR1", b"PARE"):  # PARE: the footer is encrypted
         raise SourceError(
             f"{where} is not a whole Parquet file: it begins as one, and its {size:,} bytes end "
             "without the table of its columns. The download was cut off: fetch it again."

@@ -195,6 +195,7 @@ class WebDatasetShard(Layout):
                 self._count_other_part(member, suffix.lower(), tar, scattered)
         if self._is_complete(sample, scattered):
             yield self._row(sample, tar, scattered)
+        # Parts that were not adjacent can only be joined once all members are known.
         for rejoined in scattered.rejoined():
             yield self._row(rejoined, tar, scattered)
         self._check_label_name(scattered, tar)
@@ -249,7 +250,7 @@ class WebDatasetShard(Layout):
                     "Rename one of them, or unpack the shard into class folders."
                 )
             sample.image = member
-            if member.target is None:
+            if member.target is None:  # a link has no bytes; _row refuses it
                 sample.offset = take(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"

@@ -34,9 +34,7 @@ def plain_digest(samples: dict[str, int]) -> str:
 
 @given(sizes, st.integers(1, 7))
 def test_the_digest_is_that_of_the_sorted_lines(samples, slice_rows):
-    """The digest equals that of `sort
-    sha256sum`, for any order and slices.
-    """
+    """The digest equals that of `sort` and `sha256sum`, for any order and slices."""
     before, listing_module.SLICE_ROWS = listing_module.SLICE_ROWS, slice_rows
     try:
         table = sort_listing(table_of(samples))
