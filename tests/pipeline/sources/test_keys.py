@@ -30,7 +30,7 @@ from pipeline.sources.keys import (
         ("./a.jpg", "x", "x/a.jpg"),
     ],
 )
-def test_a_wnid_from_anywhere_wins_then_a_name_then_a_number(path, label, key):
+def test_a_wnid_precedes_a_name_which_precedes_a_number(path, label, key):
     """A wnid in folder, label or file name takes precedence, then a label's name, then a number."""
     assert key_of(path, label, ("zero", "n09999999")) == key
 
@@ -49,7 +49,7 @@ def test_splits_have_several_words():
     assert split_in_name("mine_0.tar", "mine") == "mine"
 
 
-def test_what_may_be_an_image():
+def test_files_with_a_suffix_of_no_other_content_may_be_images():
     """Hidden files, texts, tables and archives are no images; known suffixes look like one."""
     assert all(map(may_be_image, ["a", "a.JPEG", "a.b.c", "txt", "a."]))
     assert not any(map(may_be_image, [".a.jpg", "a.txt", "a.XML", "a.tar"]))

@@ -66,14 +66,14 @@ def test_the_digest_is_fixed():
     "key",
     ["a", "/a", "a/", "a/b/c", "", "a\t/b", "a/b\n", "a/\r", "a/\0", "../b", "a/..", "./b", "a/."],
 )
-def test_a_key_that_cannot_stand_is_refused_and_shown(key):
+def test_an_invalid_key_is_refused_and_shown(key):
     """Tabs and line breaks would forge lines of the digest, and dots would leave the folder."""
     with pytest.raises(SourceError) as caught:
         sort_listing(table_of({"ok/ok": 1, key: 1}))
     assert repr(key) in str(caught.value)
 
 
-def test_dots_in_names_are_fine():
+def test_names_may_hold_dots():
     """Only the parts '.' and '..' are refused."""
     samples = {"..a/.b": 1, "a../b..": 2, ".../...": 3}
     assert len(sort_listing(table_of(samples))) == 3
@@ -95,7 +95,7 @@ def test_a_name_that_is_no_utf8_is_refused_and_shown():
         builder.collect("one.tar", [Row("a/\udcff", 1, 0)], lambda _: None)
 
 
-def test_links_get_the_bytes_of_what_they_stand_for():
+def test_links_have_the_bytes_of_their_targets():
     """A link has the bytes of its target, even if that comes later or in another batch."""
     builder = ListingBuilder()
     rows = [Row("a/l", 0, 0, "a/x"), *(Row(f"a/{i}", i, i) for i in range(20000)), Row("a/x", 7, 9)]

@@ -69,7 +69,7 @@ def test_a_missing_file_is_named_with_its_root(root):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
-def test_errors_of_the_system_become_read_errors_and_pass(tmp_path, monkeypatch, number):
+def test_errors_of_the_system_become_read_errors(tmp_path, monkeypatch, number):
     """The next read opens the file anew, so that a stale handle is not used again."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
     reader = Reader(str(tmp_path))
@@ -89,7 +89,7 @@ def test_errors_of_the_system_become_read_errors_and_pass(tmp_path, monkeypatch,
     reader.close()
 
 
-def test_short_reads_are_gone_on_with(tmp_path, monkeypatch):
+def test_short_reads_are_continued(tmp_path, monkeypatch):
     """A system call that returns fewer bytes is repeated."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
     read, pread = os.read, os.pread
@@ -118,7 +118,7 @@ def test_errors_of_remote_clients_become_read_errors(monkeypatch, tmp_path):
         Reader(f"memory://{tmp_path}").read("b.jpg", None, 10)
 
 
-def test_no_more_files_stay_open_than_was_said(tmp_path):
+def test_the_number_of_open_files_is_limited(tmp_path):
     """No file is open after closing, and a closed reader can be used again."""
     for i in range(20):
         (tmp_path / f"{i}.tar").write_bytes(bytes([i]) * 10)
@@ -133,7 +133,7 @@ def test_no_more_files_stay_open_than_was_said(tmp_path):
     reader.close()
 
 
-def test_the_file_that_was_used_last_stays_open(tmp_path):
+def test_the_most_recently_used_file_stays_open(tmp_path):
     """The least recently used file is closed, so that hot archives stay open."""
     for name in "abc":
         (tmp_path / name).write_bytes(b"1")

@@ -27,7 +27,7 @@ class WholeServer(Server):
         return self.data
 
 
-def test_a_read_is_one_request_for_just_its_bytes():
+def test_a_read_is_one_request_for_exactly_its_bytes():
     """A read fetches nothing ahead, and nothing behind the given end."""
     server = Server(bytes(range(100)))
     file = RangeFile(server, "p", "s3://b/p", 10, 50)
@@ -39,7 +39,7 @@ def test_a_read_is_one_request_for_just_its_bytes():
     assert server.requests == [(10, 15), (46, 50)]
 
 
-def test_a_server_without_ranges_is_noticed():
+def test_a_server_without_ranges_is_refused():
     """A server that ignores ranges returns other bytes, and is refused."""
     file = RangeFile(WholeServer(bytes(100)), "p", "https://host/p", 0, 100)
     with pytest.raises(ReadError, match=r"https://host/p: asked for 5 bytes at 0, got 100"):

@@ -25,7 +25,7 @@ def remarks(*paths: str, **how: object) -> list[str]:
         (("s-1.tar.bz2", "s-3.tar.bz2"), r": s-2\.tar\.bz2$"),
     ],
 )
-def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
+def test_missing_numbers_of_a_series_are_reported(paths, text):
     """The remark names the first three missing files."""
     lines = remarks(*paths)
     assert len(lines) == 1
@@ -43,13 +43,13 @@ def test_numbers_between_the_first_and_the_last_are_missed(paths, text):
         ("train-00000-of-00002.tar", "train-00001-of-00002.tar"),
     ],
 )
-def test_a_part_of_a_row_and_numbers_that_are_no_row_are_not_missed(paths):
+def test_numbers_that_are_no_series_are_not_reported(paths):
     """Years and hashes are no series, and listing rules 1 report no gaps."""
     assert remarks(*paths) == []
     assert remarks("s-0.tar", "s-2.tar", rules=1) == []
 
 
-def test_files_that_are_to_be_ignored_are_not_missed():
+def test_ignored_files_are_not_missed():
     """Ignored files are neither missed nor counted."""
     assert remarks("s/s-000.tar", "s/s-002.tar", ignore=("s-001.tar",)) == []
     lines = remarks("s/s-000.tar", "s/s-006.tar", ignore=("s-001.tar",))

@@ -77,7 +77,7 @@ def test_every_layout_gives_the_same_listing_and_the_same_bytes(tmp_path, layout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_listing_tells_its_progress(tmp_path, layout):
+def test_listing_reports_its_progress(tmp_path, layout):
     """The numbers that `progress` receives add up to the number of samples."""
     source = open_source(LAYOUTS[layout](tmp_path / "x", made_pictures()), "train")
     if source.access == "random":
@@ -87,7 +87,7 @@ def test_listing_tells_its_progress(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_fingerprint_stays_until_something_is_added(tmp_path, layout):
+def test_the_fingerprint_changes_only_with_the_files(tmp_path, layout):
     """A fingerprint is stable until a file is added or an archive is rewritten."""
     pictures = made_pictures()
     root = LAYOUTS[layout](tmp_path / "x", pictures)
@@ -103,7 +103,7 @@ def test_the_fingerprint_stays_until_something_is_added(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_wrong_kind_is_refused_with_what_was_looked_for(tmp_path, layout):
+def test_the_wrong_kind_is_refused_with_its_requirements(tmp_path, layout):
     """The error for a kind that is not there says what that kind needs."""
     root = LAYOUTS[layout](tmp_path / "x", made_pictures())
     own = open_source(root, "train").kind
@@ -130,7 +130,7 @@ def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
     assert open_source(tmp_path / "x", "train", "ilsvrc-tar").kind == "ilsvrc-tar"
 
 
-def test_nothing_at_all_is_refused_with_what_to_pass(tmp_path):
+def test_an_empty_or_missing_folder_is_refused(tmp_path):
     """The error for an empty or missing folder says what to pass."""
     with pytest.raises(SourceError, match=r"no images found in .* Pass the folder or archive"):
         open_source(tmp_path, "train")
@@ -156,7 +156,7 @@ def test_an_empty_set_of_the_named_kind_is_refused(tmp_path):
         spool_listing(str(tmp_path / "spool"), blocks)
 
 
-def test_splits_are_told_from_folders_and_names(tmp_path):
+def test_splits_are_found_in_folders_and_names(tmp_path):
     """Folders and names tell the splits; `validation` is val, and a single split has no name."""
     pictures = made_pictures()
     write_folder(tmp_path / "two" / "train", pictures)
@@ -179,7 +179,7 @@ def test_splits_are_told_from_folders_and_names(tmp_path):
     assert splits(tmp_path / "classes") == ["train"]
 
 
-def test_archives_that_tell_no_split_are_left_out_where_others_tell_one(tmp_path):
+def test_archives_without_a_split_are_left_out_where_others_have_one(tmp_path):
     """The file extra.parquet beside train-0.parquet is in no split."""
     write_parquet_hub(tmp_path, made_pictures())
     (tmp_path / "data" / "extra.parquet").write_bytes(b"not looked at")
@@ -188,14 +188,14 @@ def test_archives_that_tell_no_split_are_left_out_where_others_tell_one(tmp_path
         open_source(tmp_path, "val")
 
 
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+def test_a_missing_split_is_refused_with_the_existing_ones(tmp_path):
     """The error lists the splits that --split may name."""
     write_folder(tmp_path / "train", made_pictures())
     with pytest.raises(SourceError, match=r"no split 'test': it holds train"):
         open_source(tmp_path, "test")
 
 
-def test_a_split_of_the_users_own_naming_is_a_folder_too(tmp_path):
+def test_a_split_may_have_a_name_of_its_own(tmp_path):
     """The option `--split unusual` reads unusual/<class>/<file>."""
     write_folder(tmp_path / "unusual", made_pictures())
     write_folder(tmp_path / "train", made_pictures())
@@ -209,7 +209,7 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert listing["key"].to_pylist() == ["bird/b.jpg", "train/a.jpg"]
 
 
-def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monkeypatch):
+def test_a_folder_without_permission_has_no_files(tmp_path, monkeypatch):
     """Tests for files in a folder without read permission are false, and raise nothing."""
     (tmp_path / "private").mkdir()
     location = Location.at(tmp_path)
@@ -226,7 +226,7 @@ def test_a_folder_that_nobody_may_look_into_is_asked_for_nothing(tmp_path, monke
     assert not location.is_folder("private/train")
 
 
-def test_one_archive_may_be_the_source(tmp_path):
+def test_a_single_archive_may_be_the_source(tmp_path):
     """A tar or a Parquet file may itself be the source."""
     pictures = made_pictures()
     root = write_webdataset(tmp_path / "x", pictures)
@@ -257,14 +257,14 @@ def test_archives_of_one_split_in_two_folders_are_refused(tmp_path):
         open_source(tmp_path, "val")
 
 
-def test_archives_of_a_split_called_data_are_taken_once(tmp_path):
+def test_archives_of_a_split_called_data_are_listed_once(tmp_path):
     """The folder `data` is searched for any split, and may itself be a split."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "s-0.tar").write_bytes(tar_bytes({"a.jpg": b"1", "a.cls": b"0"}))
     assert len(open_source(tmp_path, "data").list(lambda num_new: None)) == 1
 
 
-def test_a_split_of_a_misspelt_name_is_asked_about(tmp_path, monkeypatch):
+def test_a_misspelt_split_is_refused(tmp_path, monkeypatch):
     """A misspelt split is refused if the source tells no split, and its folder is not so named."""
     root = write_folder(tmp_path / "photos", {"a.jpg": b"x"})
     for split, meant in (("vall", "val"), ("trian", "train"), ("tset", "test"), ("va", "val")):

@@ -91,7 +91,7 @@ def test_an_error_of_reading_leaves_nothing_behind(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_task_left_is_swept_away_and_what_one_is_writing_is_not(tmp_path):
+def test_files_of_killed_tasks_are_removed_and_those_of_running_tasks_are_not(tmp_path):
     """The lock of a running task protects its files; that of a killed task is gone."""
     left, fresh, locked, of_another_block = (
         tmp_path / f".{name}.tmp.records" for name in ("made.1", "made.2", "made.3", "made2.1")
@@ -109,7 +109,7 @@ def test_what_a_killed_task_left_is_swept_away_and_what_one_is_writing_is_not(tm
 
 
 @pytest.mark.parametrize("harm", ["cut records", "cut index", "no records", "other index"])
-def test_a_damaged_block_is_noticed_and_streamed_again(tmp_path, harm):
+def test_a_damaged_block_is_streamed_again(tmp_path, harm):
     """The length of the records is compared each time the index is read."""
     block = MemoryBlock(made_pictures())
     spool_block(block, str(tmp_path))
@@ -144,7 +144,7 @@ def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
         spool_listing(str(tmp_path), blocks)
 
 
-def test_the_files_are_synced_before_their_names_are_given(tmp_path, monkeypatch):
+def test_the_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     """Records, folder, index and folder are synced in this order, so no crash leaves a half."""
     events = []
     sync, rename = os.fsync, Path.rename
@@ -159,7 +159,7 @@ def test_the_files_are_synced_before_their_names_are_given(tmp_path, monkeypatch
     assert events == ["sync", "sync", "made.records", "sync", "made.index.arrow", "sync"]
 
 
-def test_the_room_that_is_asked_for_is_enough(tmp_path):
+def test_the_estimated_size_is_enough(tmp_path):
     """The estimate covers the spool, and is below twice its size for images of usual sizes."""
     for name in ("ilsvrc-tar gz", "webdataset gz", "parquet hub", "parquet plain"):
         root = LAYOUTS[name](tmp_path / name, made_pictures(40, 20_000))
@@ -220,7 +220,7 @@ def test_a_pass_reads_the_source_once(tmp_path, layout):
     assert total * 0.9 < CountingFileSystem.num_read <= total * 1.1
 
 
-def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
+def test_repeated_names_get_the_blocks_own_ones(tmp_path):
     """Repeated names get the block's own ones; where it has none, they are refused."""
     blocks = [
         MemoryBlock({"a/image.png": b"1", "b/x": b"2"}, name="p"),
@@ -239,7 +239,7 @@ def test_names_that_repeat_fall_back_to_the_blocks_own(tmp_path):
     ]
 
 
-def test_what_was_streamed_from_another_source_is_streamed_again(tmp_path):
+def test_records_of_another_source_are_streamed_again(tmp_path):
     """A changed column, table or file changes the keys, so that old records are replaced."""
     block, stale = MemoryBlock({"a/x": b"1"}, name="p"), MemoryBlock({"a/y": b"2"}, name="q")
     for streamed in (block, stale):
@@ -256,7 +256,7 @@ def test_what_was_streamed_from_another_source_is_streamed_again(tmp_path):
     assert remove_stale(str(tmp_path / "none"), [block], "now") == 0
 
 
-def test_a_spool_that_is_left_says_what_to_do_with_it(tmp_path):
+def test_a_remaining_spool_is_reported_with_its_use(tmp_path):
     """The text has the size of the spool, how to continue, and that it may be deleted."""
     assert left_text(str(tmp_path / "none")) == ""
     spool_block(MemoryBlock({"a/x": b"123"}, name="p"), str(tmp_path))

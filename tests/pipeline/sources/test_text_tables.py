@@ -33,7 +33,7 @@ SAVED = {
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("saved", SAVED)
 @given(lines=st.lists(words.filter(lambda line: not line.startswith("\ufeff")), max_size=6))
-def test_lines_come_back_however_they_were_saved(saved, end, lines):
+def test_lines_are_read_in_any_encoding(saved, end, lines):
     """Each encoding with a mark and each line end is read; other characters end no line."""
     text = "".join(line + end for line in lines)
     assert lines_of(decode_table(SAVED[saved](text), "t")) == lines
@@ -59,7 +59,7 @@ def test_a_quoted_cell_may_hold_the_separator():
         rows_of('x,y\n"a,b\n', "t")
 
 
-def test_what_is_no_text_is_named_by_table_and_line():
+def test_bytes_that_are_no_text_are_refused_by_table_and_line():
     """Latin-1 in a table of classes, and truncated or unmarked UTF-16, are refused by line."""
     with pytest.raises(SourceError, match=r"t: line 2 is no UTF-8 text .* Save the table as UTF-8"):
         decode_table("a\ncr\xe8me\n".encode("latin-1"), "t")
@@ -104,7 +104,7 @@ def solution(separator: str = ",", end: str = "\n", quote: str = "") -> str:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("quote", ["", '"'])
 @pytest.mark.parametrize("saved", SAVED)
-def test_kaggles_table_is_read_however_a_spreadsheet_saved_it(
+def test_kaggles_table_is_read_in_each_format_of_spreadsheets(
     tmp_path, separator, end, quote, saved
 ):
     """Each format of a spreadsheet gives the same classes of val."""
@@ -125,7 +125,7 @@ def test_kaggles_table_is_read_however_a_spreadsheet_saved_it(
         (solution() + "ILSVRC2012_val_00000001,n03255030 1\n", "line 4 .* earlier line says anot"),
     ],
 )
-def test_a_solution_that_is_none_is_named_with_its_line(text, message):
+def test_an_invalid_solution_is_refused_with_its_line(text, message):
     """A wrong table is refused with its line, since images would lose their classes."""
     with pytest.raises(SourceError, match=f"t.csv:? ?(has )?{message}"):
         parse_solution(text, "t.csv")
@@ -143,7 +143,7 @@ def test_annotations_have_a_class_for_each_file():
         parse_annotations("a\tn1\na\tn2\n", "t")
 
 
-def test_numbers_stand_one_on_a_line():
+def test_numbers_are_one_a_line():
     """A blank or invalid line would shift the classes of all images behind it."""
     assert parse_numbers("\ufeff490\r\n361\r\n\r\n", "t") == [490, 361]
     for text, line in (("1\n\n2\n", 2), ("1 2\n3\n", 1), ("1\n-2\n", 2), ("1\n\u0662\n", 2)):

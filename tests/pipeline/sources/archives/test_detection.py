@@ -53,7 +53,7 @@ def keys(root: Path, split: str = "train", kind: str | None = None) -> list[str]
 
 @pytest.mark.parametrize("packing", PACKED)
 @pytest.mark.parametrize("layout", ["tree", "shard", "tars"])
-def test_a_tar_is_read_whatever_its_compression_is_called(tmp_path, layout, packing):
+def test_a_tar_is_read_whatever_its_suffix(tmp_path, layout, packing):
     """An archive under any name has the same kind, listing and bytes."""
     pictures = made_pictures()
     members = {"tree": pictures, "shard": shard_members(pictures), "tars": class_tars(pictures)}
@@ -72,7 +72,7 @@ def test_a_tar_is_read_whatever_its_compression_is_called(tmp_path, layout, pack
         (tmp_path / name).unlink()
 
 
-def test_a_parquet_file_may_be_called_anything(tmp_path):
+def test_a_parquet_file_may_have_any_name(tmp_path):
     """A Parquet file is found under a digest, as in the Hub's cache."""
     pictures = made_pictures()
     path = next(write_parquet_hub(tmp_path / "hub", pictures).rglob("*.parquet"))
@@ -86,7 +86,7 @@ def test_a_parquet_file_may_be_called_anything(tmp_path):
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("layout", ["tree", "shard"])
-def test_a_zip_is_read_as_a_tar_is(tmp_path, layout, compression):
+def test_a_zip_is_read_like_a_tar(tmp_path, layout, compression):
     """A zip gives the same listing as a tar, with or without its suffix."""
     pictures = made_pictures()
     (tmp_path / "classes.txt").write_text("\n".join(sorted({k.split("/")[0] for k in pictures})))
@@ -158,7 +158,7 @@ def test_annotations_before_the_images_do_not_hide_them(tmp_path, packing):
 
 @pytest.mark.parametrize("packing", PACKED)
 @pytest.mark.parametrize("name", ["winter21_whole.tar.gz", "fall11_whole.tar", "x"])
-def test_imagenet_21k_is_read_as_it_is_handed_out(tmp_path, packing, name):
+def test_imagenet_21k_is_read_as_distributed(tmp_path, packing, name):
     """A compressed tar with a folder of class tars is read by itself or from its folder."""
     pictures = made_pictures()
     members = {f"winter21_whole/{tar}": data for tar, data in class_tars(pictures).items()}
@@ -170,7 +170,7 @@ def test_imagenet_21k_is_read_as_it_is_handed_out(tmp_path, packing, name):
     assert keys(path) == sorted(pictures)
 
 
-def test_a_look_stops_at_the_first_class_tar(tmp_path):
+def test_an_outline_stops_at_the_first_class_tar(tmp_path):
     """The first class tar decides: the first 64 of ImageNet-21K are too large to unpack."""
     members = class_tars(made_pictures())
     first = next(iter(members))
@@ -180,7 +180,7 @@ def test_a_look_stops_at_the_first_class_tar(tmp_path):
 
 
 @pytest.mark.parametrize("packing", ["plain", "gz"])
-def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, packing):
+def test_an_outline_is_cached_until_its_archive_changes(tmp_path, monkeypatch, packing):
     """Several openings of a source unpack its archive once, since that may be gigabytes."""
     looked = []
     opened = outline.open_tar
@@ -200,7 +200,7 @@ def test_an_archive_is_looked_at_once_until_it_changes(tmp_path, monkeypatch, pa
     assert 0 < looks({**first, "train/n1/more.JPEG": b"x"}) <= 2
 
 
-def test_stores_of_listing_rules_1_look_to_the_first_end_alone(tmp_path):
+def test_outlines_of_listing_rules_1_stop_at_the_first_end(tmp_path):
     """Listing rules 1 ignore members behind the first end, as when those stores were prepared."""
     members = {f"train/{key}": data for key, data in made_pictures().items()}
     file = tmp_path / "x.tar"
@@ -211,7 +211,7 @@ def test_stores_of_listing_rules_1_look_to_the_first_end_alone(tmp_path):
             splits(file)
 
 
-def test_a_file_put_aside_beside_archives_is_none(tmp_path):
+def test_files_set_aside_beside_archives_are_not_read(tmp_path):
     """Files such as `x.tar.old` and `x.tar.part` beside archives are not read."""
     pictures = made_pictures()
     for name in ("a.tar", "a.tar.old", "b.tar.part"):
@@ -220,7 +220,7 @@ def test_a_file_put_aside_beside_archives_is_none(tmp_path):
     assert [part.path for part in source.parts] == ["a.tar"]
 
 
-def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
+def test_other_content_in_place_of_an_archive_is_named(tmp_path):
     """The error names the content of a file that is no archive, alone or in a folder."""
     page = b"<!DOCTYPE html><title>Sign in</title>" + b" " * 2000
     for name, message in (("t.tar", "no tar: it is"), ("t", "no archive of images: it is")):
@@ -235,7 +235,7 @@ def test_something_else_in_the_place_of_an_archive_is_named(tmp_path):
         open_source(tmp_path / "y.gz", "train")
 
 
-def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
+def test_an_invalid_shard_is_named_before_others_are_streamed(tmp_path):
     """A Git LFS pointer among shards is refused before any shard is streamed."""
     data = gzip.compress(tar_bytes(shard_members(made_pictures())))
     for number in range(3):
@@ -245,7 +245,7 @@ def test_a_shard_that_is_none_is_named_before_the_others_are_streamed(tmp_path):
         open_source(tmp_path, "train").blocks()
 
 
-def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
+def test_archives_without_a_split_are_reported_where_others_have_one(tmp_path):
     """Archives without a split in their names are left out, and the command reports them."""
     for name in ("train-0.tar", "val-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
@@ -257,7 +257,7 @@ def test_archives_that_tell_no_split_are_named_where_others_tell_one(tmp_path):
 
 
 @pytest.mark.parametrize("packing", ["plain", "gz"])
-def test_stores_of_listing_rules_1_read_an_archive_to_its_first_end(tmp_path, packing):
+def test_listings_of_listing_rules_1_stop_at_the_first_end(tmp_path, packing):
     """Listing rules 1 list only members before the first end, so that old stores stay valid."""
     path = tmp_path / "all.tar"
     parts = [tar_bytes({f"{name}/1.jpg": b"1"}) for name in ("cat", "dog")]

@@ -72,7 +72,7 @@ def test_ustar_names_may_be_split_over_two_fields(files):
     assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
 
 
-def test_a_long_ustar_name_is_put_together_again():
+def test_a_long_ustar_name_is_joined():
     """A name of 155 characters before a slash and 100 after it is joined from both fields."""
     files = {f"{'p' * 60}/{'q' * 70}/{'r' * 90}": b"1"}
     data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
@@ -80,7 +80,7 @@ def test_a_long_ustar_name_is_put_together_again():
 
 
 @given(files=members.filter(bool), data=st.data())
-def test_a_cut_tar_never_passes_for_a_whole_one(files, data):
+def test_a_truncated_tar_is_refused(files, data):
     """A tar that is cut anywhere before its closing zeros is refused with its name."""
     archive = tar_bytes(files)
     end = len(archive.rstrip(b"\0"))
@@ -96,7 +96,7 @@ def test_a_cut_tar_never_passes_for_a_whole_one(files, data):
             walked(tar)
 
 
-def test_a_cut_tar_names_the_member(tmp_path):
+def test_the_error_for_a_truncated_tar_names_its_last_member(tmp_path):
     """The error names the last whole member, which shows how far the archive goes."""
     archive = tar_bytes({"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
     (tmp_path / "t.tar").write_bytes(archive[:2200])
@@ -173,7 +173,7 @@ def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_
         walked(Tar(Broken(), "t"))
 
 
-def test_folders_devices_and_pipes_are_passed_over_and_links_are_told():
+def test_folders_devices_and_pipes_are_skipped_and_links_are_resolved():
     """Only regular files and links to them are members; the target of a link is resolved."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -228,7 +228,7 @@ def test_sizes_over_eight_gibibytes_are_understood(tmp_path):
         ]
 
 
-def test_a_global_pax_header_speaks_of_all_members():
+def test_a_global_pax_header_applies_to_all_members():
     """A global pax header applies until a member's own header overrides it."""
     data = tar_bytes(
         {"a.jpg": b"1", "b.jpg": b"2"},
@@ -254,14 +254,14 @@ def test_a_leading_dot_slash_is_no_part_of_a_name():
     assert list(walked(Tar(io.BytesIO(data), "t"))) == ["a/b.jpg"]
 
 
-def test_a_tars_name_is_told_from_its_suffixes():
+def test_the_stem_of_a_tars_name_has_no_suffix():
     """The stem of an archive's name is found with any suffix, in any case."""
     assert [stem_of(name) for name in ("a/n1.tar", "n1.TGZ", "n1.tar.zst", "n1")] == ["n1"] * 4
     assert is_tar("x.Tar.Gz")
     assert not is_tar("x.tar.txt")
 
 
-def test_going_back_in_a_stream_is_a_mistake_of_the_caller():
+def test_going_back_in_a_stream_raises_an_error():
     """A read before the position of a stream raises ValueError, since it would need a restart."""
     data = tar_bytes({"a.jpg": b"1", "b.jpg": b"2"})
     tar = Tar(FrontToBack(data), "t")
@@ -292,7 +292,7 @@ def packings(data: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
 @given(parts=st.lists(members, min_size=2, max_size=4), data=st.data())
-def test_archives_that_were_put_together_are_read_to_their_end(packing, parts, data):
+def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
     """Concatenated archives are read like by `tar --ignore-zeros`, also compressed ones."""
     archive = b"".join(packings(tar_bytes(part))[packing] for part in parts)
     if packing in ("plain", "gz"):
@@ -314,7 +314,7 @@ def test_archives_that_were_put_together_are_read_to_their_end(packing, parts, d
 
 
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
-def test_what_follows_the_end_and_is_no_archive_is_refused(packing):
+def test_other_data_behind_the_end_are_refused(packing):
     """Bytes behind the closing zeros, or behind the compression, are refused."""
     data = tar_bytes({"a.jpg": b"1" * 600})
     for archive in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
@@ -341,7 +341,7 @@ def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
         walked(Tar(decompressed(FrontToBack(both[:length]), content_of(both)), "t"))
 
 
-def test_what_a_global_header_says_ends_with_its_archive():
+def test_a_global_header_ends_with_its_archive():
     """The global header of the first archive does not apply to the second one."""
     first = tar_bytes({"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"path": "all/of/them"})
     walked_members = list(Tar(io.BytesIO(first + tar_bytes({"b": b"2"})), "t").members())
@@ -360,7 +360,7 @@ def header_with(**fields: bytes) -> bytes:
 @pytest.mark.parametrize(
     "size", [b"-1", b"+7", b"1_0", b"0x10", b"9", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"1e3"]
 )
-def test_a_size_that_no_file_has_is_refused(size):
+def test_an_impossible_size_is_refused(size):
     """Signs, separators, other digits, and negative or huge values are no size."""
     data = header_with(size=size) + bytes(1024)
     for tar in (Tar(io.BytesIO(data), "t", len(data), seeks=True), Tar(FrontToBack(data), "t")):
@@ -369,7 +369,7 @@ def test_a_size_that_no_file_has_is_refused(size):
 
 
 @pytest.mark.parametrize("size", ["-1", "1_0", " 5", "9" * 30, "5\udcff"])
-def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
+def test_an_impossible_size_in_a_pax_header_is_refused(size):
     """A size in a pax header overrides the header's field, and is checked as strictly."""
     value = size.encode("utf-8", "surrogateescape")
     record = b"%d size=%s\n" % (len(value) + 9, value)
@@ -384,7 +384,7 @@ def test_a_size_in_a_pax_header_that_no_file_has_is_refused(size):
 @pytest.mark.parametrize(
     "record", [b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"8 path=x\n", b"10 path=xy\n"]
 )
-def test_a_pax_record_of_another_length_than_it_says_is_refused(record):
+def test_a_pax_record_of_a_wrong_length_is_refused(record):
     """A pax record of a wrong length is refused, since its name or size would be wrong."""
     extended = tarfile.TarInfo("pax")
     extended.type, extended.size = tarfile.XHDTYPE, len(record)
@@ -418,7 +418,7 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
     ],
 )
 @pytest.mark.parametrize("where", ["local", "memory"])
-def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, message, where):
+def test_other_content_in_place_of_a_tar_is_named(tmp_path, data, message, where):
     """The error names a login page, an LFS pointer or a server's error, with advice."""
     if where == "local":
         location = Location(str(tmp_path))
@@ -432,7 +432,7 @@ def test_what_lies_in_the_place_of_a_tar_is_named(tmp_path, data, message, where
 
 @pytest.mark.parametrize("name", ["t.tar", "t.tgz", "t.zip", "t", "t.jpg"])
 @pytest.mark.parametrize("where", ["local", "memory"])
-def test_the_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path, name, where):
+def test_the_bytes_and_not_the_name_decide_the_compression(tmp_path, name, where):
     """The compression is detected from the bytes, since names are often wrong."""
     files = {"c/a.jpg": b"1" * 600}
     for packed in packings(tar_bytes(files)).values():

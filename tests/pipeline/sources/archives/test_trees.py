@@ -75,7 +75,7 @@ def test_images_beside_the_class_folders_and_other_files_are_counted(tmp_path):
     }
 
 
-def test_what_is_to_be_ignored_is_ignored_in_archives_too(tmp_path):
+def test_ignored_names_are_ignored_in_archives_too(tmp_path):
     """Ignored members are counted in trees, class tars and shards."""
     members = {"cat/a.jpg": b"1", "cat/a_mask.png": b"2", "masks/a.jpg": b"3", "dog/b.jpg": b"4"}
     path = tar_at(tmp_path, members)
@@ -102,7 +102,7 @@ def test_images_outside_of_the_splits_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
-def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
+def test_nested_folders_are_refused_or_read_with_recursive(tmp_path, split):
     """The innermost folders alone would merge two folders of one name into one class."""
     path = tar_at(
         tmp_path,
@@ -130,7 +130,7 @@ def test_nested_folders_are_refused_or_read_as_said(tmp_path, split):
     }
 
 
-def test_images_in_a_folder_of_that_name_twice_are_no_class(tmp_path):
+def test_a_class_folder_holds_one_folder_images_at_most(tmp_path):
     """The class folder may hold one folder `images`, as in Tiny-ImageNet, but not two."""
     assert listed(tar_at(tmp_path / "x", {"cat/images/1.jpg": b"1"})) == {"cat/1.jpg": b"1"}
     with pytest.raises(SourceError, match=r"folders 'cat/images', .*: which folder is the class"):
@@ -153,7 +153,7 @@ def test_class_folders_at_two_depths_are_refused(tmp_path):
         listed(tar_at(tmp_path, members))
 
 
-def test_a_split_that_comes_late_is_no_class_folder(tmp_path):
+def test_a_split_behind_other_members_is_no_class_folder(tmp_path):
     """A split behind members without splits is refused: train and val would be one."""
     members = {f"a/cat/{i}.jpg": b"1" for i in range(70)} | {"a/val/cat/x.jpg": b"2"}
     with pytest.raises(SourceError, match=r"lies in a folder of the split 'val'"):
@@ -163,7 +163,7 @@ def test_a_split_that_comes_late_is_no_class_folder(tmp_path):
         listed(tar_at(tmp_path / "y", members))
 
 
-def test_a_flat_split_has_a_table_or_a_said_class_or_is_a_test_split(tmp_path):
+def test_a_flat_split_needs_a_table_or_a_class_name_or_is_a_test_split(tmp_path):
     """A flat split needs a table or --class-name, unless it is a test split."""
     members = {"train/cat/a.jpg": b"1", "val/b.jpg": b"2", "test/c.jpg": b"3"}
     path = tar_at(tmp_path, members)
@@ -215,7 +215,7 @@ def test_kaggles_val_without_classes_is_refused_before_it_is_streamed(tmp_path, 
     assert sorted(listed(path, "val")) == [f"n0144{i}537/{VAL.format(i)}" for i in (1, 2)]
 
 
-def test_ilsvrcs_val_images_are_told_under_any_name_of_the_tar(tmp_path):
+def test_ilsvrcs_val_images_are_detected_under_any_name_of_the_tar(tmp_path):
     """A tar of flat val images is detected under any name, and is no shard."""
     rows = "".join(f"ILSVRC2012_val_{i:08d},n01443537 1 2 3 4\n" for i in range(3))
     (tmp_path / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
@@ -242,7 +242,7 @@ def test_inner_tars_that_are_no_classes_are_refused(tmp_path, names, message):
         listed(tar_at(tmp_path, dict.fromkeys(names, inner)))
 
 
-def test_what_lies_beside_class_tars_is_counted(tmp_path):
+def test_members_beside_class_tars_are_counted(tmp_path):
     """Members beside class tars are counted, and an archive inside a class tar is refused."""
     tars = class_tars(made_pictures())
     path = tar_at(tmp_path, {"readme.txt": b"x", "photo.jpg": b"y", **tars})

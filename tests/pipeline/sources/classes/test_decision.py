@@ -97,7 +97,7 @@ def test_a_number_beyond_its_table_is_refused_with_the_sample() -> None:
         settled(("x", 4), table=BIRDS)
 
 
-def test_wnids_stand_for_the_numbers_that_they_come_with() -> None:
+def test_wnids_replace_the_numbers_beside_them() -> None:
     """A wnid in a name replaces the number of a label, one to one, or is refused."""
     table = ClassTable(("tench, Tinca tinca", "goldfish"), "the column 'label'")
     samples = (("n01443537_1.JPEG", 1), ("n01440764_1_n01440764.JPEG", 0))
@@ -150,7 +150,7 @@ def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
         ),
     ],
 )
-def test_what_has_no_order_without_a_guess_is_refused(samples: Any, message: str) -> None:
+def test_classes_without_an_unambiguous_order_are_refused(samples: Any, message: str) -> None:
     """The error names two samples or classes that contradict each other."""
     with pytest.raises(SourceError, match=message):
         settled(*samples)
@@ -165,7 +165,7 @@ def test_folders_that_are_numbers_are_in_the_order_of_numbers() -> None:
     assert settled(("0/a", ()), ("1/a", ()), ("cat/a", ())).notes == ()
 
 
-def test_samples_of_no_class_are_welcome() -> None:
+def test_samples_may_have_no_class() -> None:
     """A whole split, or some samples of one, may have no class."""
     assert settled(("a", ()), ("b", ())).names == ()
     assert settled(("a", 0), ("b", -1), ("c", None), ("d", ())).names == ("0",)
@@ -195,7 +195,7 @@ def test_splits_that_number_their_classes_differently_are_refused() -> None:
             settle_classes(splits)
 
 
-def test_case_alone_is_a_class_only_within_one_split() -> None:
+def test_names_may_differ_only_in_case_within_one_split() -> None:
     """The letters A and a may be classes of one split; Dog and dog in two splits are an error."""
     letters = settled(("A/1", ()), ("a/1", ()))
     assert letters.names == ("A", "a")
@@ -211,7 +211,7 @@ def test_a_name_in_two_compositions_is_one_class() -> None:
     assert settled(("cafe\u0301/1", ()), ("x/1", ())).names == ("caf\u00e9", "x")
 
 
-def test_digits_that_are_names_are_never_taken_for_numbers() -> None:
+def test_digits_that_are_names_are_never_read_as_numbers() -> None:
     """A text of digits that is one class's name and another's number is refused."""
     table = ClassTable(("1", "2", "0"), "names")
     with pytest.raises(SourceError, match=r"'1', which is the name of the class 0"):
@@ -227,13 +227,13 @@ def test_digits_that_are_names_are_never_taken_for_numbers() -> None:
         ("0 a\n2 b\n", "line 2 with 2: expected 1"),
     ],
 )
-def test_a_table_that_cannot_be_counted_by_is_refused(text: str, message: str) -> None:
+def test_a_table_with_ambiguous_numbers_is_refused(text: str, message: str) -> None:
     """The error names the line of an ambiguous table."""
     with pytest.raises(SourceError, match=message):
         parse_class_table(text, "classes.txt")
 
 
-def test_tables_are_read_with_the_number_the_words_or_the_name_alone() -> None:
+def test_lines_of_tables_hold_numbers_words_or_just_names() -> None:
     """A table may have a byte order mark, other line ends and blank lines at its end."""
     table = parse_class_table("\ufeff0 a b\r\n1 c\r\n\r\n", "x")
     assert table is not None
@@ -247,7 +247,7 @@ def test_tables_are_read_with_the_number_the_words_or_the_name_alone() -> None:
         parse_mapping("id words\nn01440764 b\n", "x")
 
 
-def test_evidence_travels_with_its_listing() -> None:
+def test_evidence_is_stored_with_its_listing() -> None:
     """Evidence in the metadata of blocks merges into that of the source."""
     first, second = evidence(("a/1", ()), ("b/2", ())), evidence(("a/3", ()), ("c", -1))
     second.pass_over("system folders", "@eaDir", 2)
@@ -274,7 +274,7 @@ def test_older_stores_are_listed_by_their_own_rules() -> None:
 
 
 @pytest.mark.parametrize("line", ["n01440764\ttench", "n01440764,tench", '"n01440764";"tench"'])
-def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
+def test_tables_of_classes_and_of_words_have_the_same_separators(line):
     """A table may serve for numbers and words, so both parsers must split it alike."""
     assert parse_words(line) == {"n01440764": "tench"}
     for table in (parse_mapping(line, "x"), parse_class_table(line, "x")):
@@ -282,7 +282,7 @@ def test_a_table_of_classes_is_separated_as_one_of_words_is(line):
         assert (table.names, table.words) == (("n01440764",), ("tench",))
 
 
-def test_one_number_may_be_written_alike_everywhere_or_be_counted_by_a_table() -> None:
+def test_a_number_is_written_in_one_way_or_counted_by_a_table() -> None:
     """Numbers of one width are one class each; a table decides numbers and names."""
     assert settled(("a", "01"), ("b", "02"), ("c", "10"), ("d", " 01\n")).names == ("1", "2", "10")
     assert settled(("a", 1), ("b", 1.0), ("c", "1")).names == ("1",)
@@ -302,7 +302,7 @@ def test_splits_write_a_number_in_one_way() -> None:
         settle_classes(splits)
 
 
-def test_a_number_too_long_to_be_one_is_refused_with_its_sample() -> None:
+def test_a_number_with_too_many_digits_is_refused_with_its_sample() -> None:
     """A number beyond Python's limit of 4,300 digits is refused with its sample."""
     with pytest.raises(SourceError, match=r"x has the label '111.*\.\.\., .* 5,000 characters"):
         read_label("1" * 5000, "x")

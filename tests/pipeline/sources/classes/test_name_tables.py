@@ -32,7 +32,7 @@ def written(separator: str, end: str = "\n", *, quoted: bool = False) -> str:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("separator", ["\t", ";", ",", " ", ", ", " \t"])
-def test_any_id_is_a_key_whatever_lies_behind_it(separator: str, end: str) -> None:
+def test_any_id_may_be_a_key(separator: str, end: str) -> None:
     """An id may be a wnid, a word, several words, or a number."""
     assert parse_names(written(separator, end), IDS) == NAMES
 
@@ -43,7 +43,7 @@ def test_cells_may_be_quoted() -> None:
     assert parse_names(written("\t", quoted=True), IDS) == NAMES
 
 
-def test_names_may_lie_in_cells_of_their_own() -> None:
+def test_names_may_have_separate_cells() -> None:
     """Names in several cells are synonyms."""
     assert parse_names("church,church,church building\ndog,hound\n", IDS) == {
         "church": "church, church building",
@@ -73,9 +73,7 @@ def test_the_separator_is_the_one_that_finds_the_ids() -> None:
         ("", {}),
     ],
 )
-def test_a_table_of_ids_that_nobody_knows_is_read_by_its_lines(
-    text: str, expected: dict[str, str]
-) -> None:
+def test_a_table_of_unknown_ids_is_read_by_its_lines(text: str, expected: dict[str, str]) -> None:
     """Unknown ids end at the first separator of every line; beside wnids, others are skipped."""
     assert parse_names(text) == expected
 
@@ -89,7 +87,7 @@ def test_a_table_of_ids_that_nobody_knows_is_read_by_its_lines(
     ),
     st.sampled_from(["\t", ";"]),
 )
-def test_what_is_written_is_read(classes: dict[str, list[str]], separator: str) -> None:
+def test_names_that_are_written_can_be_read(classes: dict[str, list[str]], separator: str) -> None:
     """Any ids and names that are written can be read."""
     names = {key: ", ".join(words) for key, words in classes.items()}
     text = "".join(f"{key}{separator}{words}\n" for key, words in names.items())
@@ -117,13 +115,13 @@ ENCODED = {
         json.dumps(["church", "golf ball"]),
     ],
 )
-def test_a_list_of_classes_is_read_as_it_was_written(text: str, encoding: str) -> None:
+def test_a_list_of_classes_is_read_from_lines_or_json(text: str, encoding: str) -> None:
     """A list is read by line, with further cells ignored, or from JSON."""
     data = ENCODED[encoding](text)
     assert parse_list(data, "x", IDS, "seen") == ["church", "golf ball"]
 
 
-def test_what_is_not_expected_is_listed_too() -> None:
+def test_unexpected_ids_are_listed_too() -> None:
     """An unexpected id is listed, so that the caller can report it."""
     assert parse_list(b"dog\nwolf, grey\n", "x", IDS, "seen") == ["dog", "wolf"]
 

@@ -60,7 +60,7 @@ def read(root: Path, split: str, spool: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_each_picture_is_there_with_its_pixels_and_its_class(tmp_path: Path, protocol: int) -> None:
+def test_each_image_has_its_pixels_and_its_class(tmp_path: Path, protocol: int) -> None:
     """Each image is a PPM, with its pixels unchanged."""
     files = small_set(tmp_path / "cifar", protocol)
     assert splits(tmp_path / "cifar") == ["test", "train"]
@@ -104,7 +104,7 @@ class Getattr:
 
 
 @pytest.mark.parametrize("where", ["instead", "inside", "as an array", "in the names"])
-def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path, where: str) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, where: str) -> None:
     """A pickle that names a function is refused, and nothing is run."""
     root, file = tmp_path / "cifar", tmp_path / "touched"
     small_set(root)
@@ -141,7 +141,7 @@ def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path, where: str) -> No
         {b"data": b"x" * 6144, b"labels": [0, 0]},
     ],
 )
-def test_what_is_no_batch_is_refused(tmp_path: Path, value: Any) -> None:
+def test_files_that_are_no_batches_are_refused(tmp_path: Path, value: Any) -> None:
     """A file that is no batch is refused before any of its data are used."""
     small_set(tmp_path / "cifar")
     write(tmp_path / "cifar", {"data_batch_2": value})
@@ -164,7 +164,7 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
         pass
 
 
-def test_what_a_pickle_only_names_takes_no_memory() -> None:
+def test_names_in_a_pickle_take_no_memory() -> None:
     """A pickle that names a far index, changes an array class or leaves bytes takes no memory."""
     for data in (b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
                  b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub."):  # fmt: skip
@@ -184,7 +184,7 @@ def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:
 
 @pytest.mark.parametrize("inner", ["cifar-10-batches-py", "a/b", "x"])
 @pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-python.tar", "download"])
-def test_the_archive_is_read_as_it_is_handed_out(tmp_path, name, inner):
+def test_the_archive_is_read_as_distributed(tmp_path, name, inner):
     """The archive gives the same keys and pixels as the unpacked folder."""
     small_set(tmp_path / inner.rpartition("/")[2])
     data = packed(tmp_path / inner.rpartition("/")[2], inner)
@@ -216,7 +216,7 @@ def test_cifar_100_is_read_from_its_archive(tmp_path):
     assert read(path, "test", tmp_path / "a") == read(tmp_path / "x", "test", tmp_path / "b")
 
 
-def test_an_archive_that_was_cut_off_is_refused(tmp_path):
+def test_a_truncated_archive_is_refused(tmp_path):
     """A truncated archive is refused when it is detected or when a batch is read."""
     small_set(tmp_path / "x")
     path = tmp_path / "cifar-10-python.tar.gz"
@@ -235,7 +235,7 @@ def test_the_binary_version_is_named(tmp_path):
         open_source(path, "train")
 
 
-def test_a_batch_that_lacks_is_missed(tmp_path):
+def test_a_missing_batch_is_reported(tmp_path):
     """A missing batch is noticed in the middle, and at the end of the real set."""
     batches = {f"data_batch_{n}": batch(2, n) for n in (1, 3)}
     root = write(tmp_path / "x", {**batches, "batches.meta": {b"label_names": NAMES}})

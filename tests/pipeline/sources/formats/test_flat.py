@@ -52,7 +52,7 @@ def test_a_class_folder_may_hold_a_single_val_image(tmp_path):
     ]
 
 
-def test_images_in_folders_beside_flat_ones_are_refused_or_taken(tmp_path):
+def test_images_in_folders_beside_flat_images_need_an_option(tmp_path):
     """Images in nested folders are refused, taken with --recursive, or left out with --ignore."""
     root = files(tmp_path, "a.jpg", "2019/b.txt", "2019/may/b.jpg")
     with pytest.raises(SourceError, match=r"'2019/may' in it holds 1 files .b\.jpg. that would"):
@@ -64,7 +64,7 @@ def test_images_in_folders_beside_flat_ones_are_refused_or_taken(tmp_path):
     ]
 
 
-def test_flat_split_folders_are_refused_until_somebody_says_of_what_class(tmp_path):
+def test_flat_split_folders_are_refused_without_a_class_name(tmp_path):
     """Flat folders called train and test are splits, not classes, and need a class name."""
     root = files(tmp_path, "train/cat.0.jpg", "train/dog.1.jpg", "test/1.jpg")
     assert splits(root) == ["test", "train"]
@@ -114,7 +114,7 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
         ("ant/0.jpg", "bee/1.jpg", "test/2.jpg"),
     ],
 )
-def test_nothing_is_said_of_a_test_split_that_could_not_be_had(tmp_path, names):
+def test_a_test_split_that_would_be_refused_is_not_mentioned(tmp_path, names):
     """No remark names a test split that would be refused, or a class of that name."""
     assert unlabelled_test(files(tmp_path, *names)) == ""
 
@@ -144,9 +144,7 @@ def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
     ],
 )
 @pytest.mark.parametrize("folder", ["", "train/"])
-def test_a_table_of_classes_beside_images_is_never_left_unread(
-    tmp_path, name, text, column, folder
-):
+def test_a_table_of_classes_beside_images_is_never_ignored(tmp_path, name, text, column, folder):
     """A table of classes beside the images is refused, unless --class-name is passed."""
     root = files(tmp_path / "x", f"{folder}a.jpg")
     (root / folder / name).write_text(text)
@@ -156,7 +154,7 @@ def test_a_table_of_classes_beside_images_is_never_left_unread(
 
 
 @pytest.mark.parametrize("text", ["file_name,caption\na.jpg,a cat\n", "", "\x00\xff", "label\n1\n"])
-def test_tables_that_say_no_classes_of_images_are_passed_over(tmp_path, text):
+def test_tables_without_classes_are_passed_over(tmp_path, text):
     """A table of captions, and a file that is no table, are passed over."""
     root = files(tmp_path / "x", "a.jpg")
     for name in ("metadata.csv", "metadata.jsonl"):

@@ -45,7 +45,7 @@ def listed(
     }
 
 
-def test_an_image_may_be_called_anything(tmp_path):
+def test_an_image_may_have_any_name(tmp_path):
     """All files count, except hidden ones, tables, texts, and files that systems leave."""
     samples = {
         "n01440764/a.JPEG": b"1",
@@ -91,7 +91,7 @@ def test_an_image_may_be_called_anything(tmp_path):
         ("last", ["batch2/dog__1.jpg", "cat/0.jpg", "dog/1.jpg", "x/dog__batch2__2.jpg"]),
     ],
 )
-def test_images_below_class_folders_are_refused_or_all_there(tmp_path, recursive, keys):
+def test_images_below_class_folders_are_refused_or_all_listed(tmp_path, recursive, keys):
     """Images below class folders are refused until --recursive decides the class folder."""
     names = ["cat/0.jpg", "dog/1.jpg", "dog/batch2/1.jpg", "dog/batch2/x/2.jpg"]
     root = write_files(tmp_path, {name: name.encode() for name in names})
@@ -118,7 +118,7 @@ def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
     assert list(listed(root, options=options)) == ["a/pets__a.jpg", "b/pets__b.jpg"]
 
 
-def test_a_link_that_leads_back_is_named(tmp_path):
+def test_a_link_to_a_folder_above_it_is_named(tmp_path):
     """A link to a folder above it, or to itself, is refused with its name."""
     root = write_files(tmp_path, {"a/1.jpg": b"1", "b/2.jpg": b"2"})
     (root / "a" / "again").symlink_to(root)
@@ -134,7 +134,7 @@ def test_a_link_that_leads_back_is_named(tmp_path):
         open_source(root, "train")
 
 
-def test_a_class_folder_that_is_a_link_back_is_named(tmp_path):
+def test_a_class_folder_that_links_to_a_folder_above_is_named(tmp_path):
     """The advice for a link among class folders never ignores real classes."""
     root = write_files(tmp_path / "x", {"a/1.jpg": b"1", "b/2.jpg": b"2", "b/a/3.jpg": b"3"})
     with pytest.raises(SourceError, match=r"Pass --recursive first .* --recursive last .*'a'\)\.$"):
@@ -148,7 +148,7 @@ def test_a_class_folder_that_is_a_link_back_is_named(tmp_path):
         (root / "loop").unlink()
 
 
-def test_one_folder_is_one_class_by_whatever_links(tmp_path):
+def test_one_folder_is_one_class_under_any_links(tmp_path):
     """Classes may be links, each to a folder of its own."""
     write_files(tmp_path / "real", {"a/1.jpg": b"1", "b/2.jpg": b"2"})
     root = tmp_path / "root"
@@ -166,7 +166,7 @@ def test_one_folder_is_one_class_by_whatever_links(tmp_path):
 
 
 @pytest.mark.parametrize("recursive", ["first", "last"])
-def test_splits_that_lie_deeper_never_become_one(tmp_path, recursive):
+def test_nested_splits_are_never_merged(tmp_path, recursive):
     """Class folders under several splits are refused; a class may have a split's name."""
     files = {f"archive/{split}/{c}/1.jpg": b"x" for split in ("train", "test") for c in "ab"}
     root = write_files(tmp_path / "x", files)
@@ -177,7 +177,7 @@ def test_splits_that_lie_deeper_never_become_one(tmp_path, recursive):
     assert len(listed(root, options=SourceOptions(recursive=recursive))) == 2
 
 
-def test_a_table_that_says_other_classes_than_the_folders_is_refused(tmp_path):
+def test_a_table_of_other_classes_than_the_folders_is_refused(tmp_path):
     """A table of other classes than the folders is refused until --ignore excludes it."""
     root = write_files(tmp_path, {"train/a/1.jpg": b"1", "train/b/2.jpg": b"2"})
     (root / "train" / "metadata.csv").write_text("file_name,label\na/1.jpg,b\n")
@@ -214,7 +214,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
     assert listed(root / "validation", "val") == {"a/1.jpg": b"2"}
 
 
-def test_empty_class_folders_are_classes_and_hide_none(tmp_path):
+def test_empty_class_folders_are_classes(tmp_path):
     """An empty folder is a class, but a folder with other files is not."""
     root = write_files(tmp_path, {"z/1.jpg": b"1", "tables/readme.txt": b"x"})
     for number in range(30):
@@ -236,7 +236,7 @@ def test_one_name_in_two_compositions_in_one_split_is_refused(tmp_path):
         listed(root)
 
 
-def test_what_lies_beside_the_splits_is_counted(tmp_path):
+def test_entries_beside_the_splits_are_counted(tmp_path):
     """Folders and images that belong to no split are counted."""
     names = ("train/a/1.jpg", "more/b/2.jpg", "3.jpg", "val/a/4.jpg")
     root = write_files(tmp_path, dict.fromkeys(names, b"x"))
@@ -245,7 +245,7 @@ def test_what_lies_beside_the_splits_is_counted(tmp_path):
     assert passed["images and folders beside those of the splits"].count == 2
 
 
-def test_a_folder_that_only_its_owner_may_see_is_no_question(tmp_path, monkeypatch):
+def test_a_folder_without_permission_does_not_stop_detection(tmp_path, monkeypatch):
     """A folder without read permission, such as lost+found, does not stop the detection."""
     root = write_files(tmp_path, {"n01440764/a.jpg": b"1"})
     (root / "lost+found").mkdir()
@@ -267,7 +267,7 @@ def test_a_folder_that_only_its_owner_may_see_is_no_question(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_tiny_imagenets_val_may_be_dealt_into_class_folders(tmp_path, images):
+def test_tiny_imagenets_val_may_be_sorted_into_class_folders(tmp_path, images):
     """A val split in class folders may keep its table and its empty folder of images."""
     files = {k: v for k, v in TINY.items() if not k.startswith("val/images")}
     val = {"val/n01629819/val_0.JPEG": b"44444", "val/n01443537/val_1.JPEG": b"3333"}
@@ -308,7 +308,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
         listed(root)
 
 
-def test_odd_names_are_refused_and_shown(tmp_path):
+def test_invalid_names_are_refused_and_shown(tmp_path):
     """Names with a line break, or with bytes that are no UTF-8, are refused."""
     root = write_files(tmp_path / "x", {"n01440764/a\nb.jpg": b"123"})
     with pytest.raises(SourceError, match=r"the key 'n01440764/a\\nb\.jpg', of .* cannot be used"):

@@ -58,7 +58,7 @@ def test_one_root_may_hold_both_tars(tmp_path):
 
 
 @pytest.mark.parametrize("kit", ["loose", "folder", "archive", "above"])
-def test_the_devkit_is_found_wherever_people_leave_it(tmp_path, kit):
+def test_the_devkit_is_found_in_each_usual_folder(tmp_path, kit):
     """The devkit is found beside the images, in its folder, in its archive, or a folder above."""
     root = write_folder(tmp_path / "x", {f"val/{name}": data for name, data in VAL.items()})
     if kit == "archive":
@@ -72,7 +72,7 @@ def test_the_devkit_is_found_wherever_people_leave_it(tmp_path, kit):
     assert keys(root / "val") == sorted(EXPECTED)
 
 
-def test_val_without_its_truth_says_what_to_put_where(tmp_path):
+def test_val_without_its_table_is_refused_with_the_missing_files(tmp_path):
     """The error names the files that are missing, both or one of them."""
     root = write_folder(tmp_path, VAL | {"x": b""})
     with pytest.raises(
@@ -90,9 +90,7 @@ def test_val_without_its_truth_says_what_to_put_where(tmp_path):
     ("root", "kind"),
     [(".", None), ("CLS-LOC", None), ("CLS-LOC/val", None), ("CLS-LOC/val", "ilsvrc-val")],
 )
-def test_val_images_of_one_class_are_taken_as_is_said_where_their_table_is_missing(
-    tmp_path, root, kind
-):
+def test_val_images_without_a_table_need_a_class_name(tmp_path, root, kind):
     """With --class-name, a val folder without a table is read if it is itself the source."""
     folder = write_folder(tmp_path, {f"CLS-LOC/val/{name}": data for name, data in VAL.items()})
     val = folder / "CLS-LOC" / "val"
@@ -130,7 +128,7 @@ def test_a_truth_of_another_devkit_is_refused(tmp_path):
         keys(root)
 
 
-def test_without_scipy_one_sentence_says_so(tmp_path, monkeypatch):
+def test_without_scipy_the_error_says_so(tmp_path, monkeypatch):
     """Without scipy, the error names the package and the way around it; words are optional."""
     import sys
 
@@ -171,7 +169,7 @@ def test_val_in_class_folders_is_a_folder_like_any_other(tmp_path):
 
 @pytest.mark.parametrize("where", ["", "val/"])
 @pytest.mark.parametrize("kind", [None, "ilsvrc-val", "folder"])
-def test_val_of_which_a_part_is_sorted_is_refused_as_such(tmp_path, where, kind):
+def test_a_half_sorted_val_split_is_refused(tmp_path, where, kind):
     """A half-sorted val split is refused, whichever kind is named."""
     first = next(iter(VAL))
     files = {f"{where}{name}": data for name, data in VAL.items() if name != first}
@@ -232,7 +230,7 @@ def test_a_cut_class_tar_inside_a_whole_train_tar_is_refused(tmp_path):
         keys(tmp_path, "train")
 
 
-def test_class_tars_may_be_called_anything_when_named(tmp_path):
+def test_class_tars_may_have_any_name_if_their_kind_is_passed(tmp_path):
     """With `--source-kind class-tars`, a class tar may have any name."""
     root = write_class_tars(tmp_path / "x", {"n01440764/a.jpg": b"1"})
     (root / "n01440764.tar").rename(root / "cat.tar")
@@ -268,7 +266,7 @@ def write_table(root: Path, table: str) -> None:
 
 @pytest.mark.parametrize("packing", ["", "ILSVRC/Data/CLS-LOC/", "tree", "class tars"])
 @pytest.mark.parametrize("table", ["kaggle", "devkit"])
-def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing, table):
+def test_val_images_of_other_classes_than_in_the_table_are_refused(tmp_path, packing, table):
     """Val images in class folders that contradict the table are refused."""
     name = EXPECTED[0].partition("/")[2]
     moved = [f"{SYNSETS[0]}/{name}", *EXPECTED[1:]]
@@ -295,7 +293,7 @@ def test_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, p
         check_sorted(Location(source.root), listing)
 
 
-def test_without_scipy_sorted_val_images_are_taken_and_that_is_said(tmp_path, monkeypatch):
+def test_without_scipy_sorted_val_images_are_read_with_a_note(tmp_path, monkeypatch):
     """Without scipy, the folders decide the classes, and a note says that no table was read."""
     import sys
 

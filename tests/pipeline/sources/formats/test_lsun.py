@@ -77,7 +77,9 @@ def test_every_row_is_in_one_block(
     assert sorted(values) == sorted(rows.values())
 
 
-def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_tables_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is no LMDB, and a missing package, are refused."""
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "data.mdb").write_bytes(b"no table" * 2000)

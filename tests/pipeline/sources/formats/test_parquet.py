@@ -64,7 +64,7 @@ BYTES = pa.array([b"1"], pa.binary())
         ({"image": BYTES, "filename": ["n01440764_5.JPEG"]}, "n01440764/n01440764_5.JPEG"),
     ],
 )
-def test_the_key_comes_from_whichever_columns_there_are(tmp_path, columns, key):
+def test_the_key_comes_from_the_columns_that_exist(tmp_path, columns, key):
     """The columns of names and labels make the key; a row without a name gets its number."""
     root = write(tmp_path / "x", columns)
     (root / "classes.txt").write_text("dog\nn02119789\n")
@@ -89,7 +89,7 @@ def test_arrows_other_types_of_bytes_and_texts_are_read(tmp_path, image, label):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "tar"])
-def test_a_file_that_its_numbered_neighbours_count_is_missed(tmp_path, suffix):
+def test_a_missing_file_of_a_numbered_set_is_reported(tmp_path, suffix):
     """A missing file of a numbered set is named, and other splits are not affected."""
     for name in ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"):
         if suffix == "tar":
@@ -122,7 +122,7 @@ def test_the_hubs_converted_files_are_found_in_their_configuration(tmp_path):
     assert len(open_source(root.parent, "train").blocks()) == 1
 
 
-def test_the_texts_that_img2dataset_writes_beside_shards_are_no_source(tmp_path):
+def test_tables_of_img2dataset_beside_shards_are_no_source(tmp_path):
     """A table without images, named after a shard, is no source."""
     write(tmp_path, {"url": ["a"], "caption": ["b"]}, "00000.parquet")
     (tmp_path / "00000.tar").write_bytes(tar_bytes({"0.jpg": b"1", "0.txt": b"b"}))
@@ -142,7 +142,7 @@ def test_the_hubs_imagenet_gets_imagenets_own_keys(tmp_path):
     ]
 
 
-def test_the_schemas_own_names_go_before_a_table_beside_the_file(tmp_path):
+def test_names_in_the_schema_precede_a_table_beside_the_file(tmp_path):
     """Class names in the schema's metadata take precedence over a table beside the file."""
     images = pa.array([{"bytes": b"1", "path": "a.jpg"}])
     columns = {"image": images, "label": pa.array([1])}
@@ -151,7 +151,7 @@ def test_the_schemas_own_names_go_before_a_table_beside_the_file(tmp_path):
     assert keys(root) == ["dog/a.jpg"]
 
 
-def test_rows_without_a_name_are_counted_through_the_file(tmp_path, monkeypatch):
+def test_rows_without_a_name_are_numbered_through_the_file(tmp_path, monkeypatch):
     """Rows without a name are numbered through the whole file, whatever the blocks."""
     table = pa.table({"image": pa.array([b"x"] * 10), "label": ["cat"] * 10})
     (tmp_path / "x").mkdir()
@@ -160,7 +160,7 @@ def test_rows_without_a_name_are_counted_through_the_file(tmp_path, monkeypatch)
     assert keys(tmp_path / "x") == [f"cat/a.b-{i:09d}" for i in range(10)]
 
 
-def test_row_groups_are_put_together_to_blocks_of_a_good_size(tmp_path, monkeypatch):
+def test_row_groups_are_joined_into_large_blocks(tmp_path, monkeypatch):
     """Each row group is in exactly one block, and each block has a unique name."""
     root = write_parquet_plain(tmp_path / "x", made_pictures(), row_group_size=2)
     monkeypatch.setattr(parquet, "BLOCK_BYTES", 5000)
@@ -230,7 +230,7 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
         spool_block(blocks[0], str(tmp_path))
 
 
-def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
+def test_a_file_is_read_by_the_calling_thread(tmp_path, monkeypatch):
     """Arrow's threads are not used, since they would abort the process at its end."""
     threads = set()
 
@@ -245,7 +245,7 @@ def test_a_file_is_read_by_the_thread_that_asks(tmp_path, monkeypatch):
     assert threads == {threading.get_ident()}
 
 
-def test_the_hubs_splits_are_told_from_the_files_names(tmp_path):
+def test_the_hubs_splits_are_found_in_file_names(tmp_path):
     """The file `validation-00000-of-00001.parquet` is of the split val."""
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     write(root / "data", {"image": BYTES, "label": ["cat"]}, "validation-00000-of-00001.parquet")
@@ -304,7 +304,7 @@ def test_columns_are_named_by_options(tmp_path):
     ]
 
 
-def test_rows_that_are_all_called_alike_are_told_apart_by_number(tmp_path):
+def test_rows_of_equal_names_get_numbers(tmp_path):
     """Rows of equal names get numbers, and keep their labels; unique names are kept."""
     table = hub_table("label", "image", [0, 1, 0, 0], ["cat", "dog"])
     paths = pa.array(["image.png", "image.png", "image.png", "own.png"])
@@ -343,7 +343,7 @@ def test_a_class_with_a_slash_is_usable(tmp_path):
         ([0.5, 1.0], r"has the label 0\.5: expected a whole number"),
     ],
 )
-def test_a_label_that_cannot_be_is_refused_before_an_image_is_read(tmp_path, labels, message):
+def test_an_invalid_label_is_refused_before_an_image_is_read(tmp_path, labels, message):
     """The schema, or a pass over labels and names, shows a wrong label."""
     root = put_table(tmp_path / "x", hub_table("label", "image", labels, ["cat", "dog"]))
     source = open_source(root, "train")
@@ -351,7 +351,7 @@ def test_a_label_that_cannot_be_is_refused_before_an_image_is_read(tmp_path, lab
         source.preview()
 
 
-def test_a_name_that_no_key_can_have_is_refused_before_an_image_is_read(tmp_path):
+def test_an_invalid_name_is_refused_before_an_image_is_read(tmp_path):
     """The error names the row, and the preview of valid rows equals the listing."""
     table = hub_table("label", "image", [0, 1, 1], ["cat", "dog"])
     good = put_table(tmp_path / "x", table)
@@ -395,7 +395,7 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
         (b"\x89PNG" + bytes(50), "of no known kind"),
     ],
 )
-def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, message):
+def test_other_content_in_place_of_a_parquet_file_is_named(tmp_path, data, message):
     """The error names a pointer, a page, or a truncated download."""
     write_parquet_hub(tmp_path / "x", made_pictures())
     (tmp_path / "x" / "data" / "train-late.parquet").write_bytes(data)
@@ -408,7 +408,7 @@ def test_what_lies_in_the_place_of_a_parquet_file_is_named(tmp_path, data, messa
 
 
 @pytest.mark.parametrize("level", ["", "default", "default/partial-train"])
-def test_a_split_of_which_the_hub_converted_a_part_is_that_split(tmp_path, level):
+def test_a_partly_converted_split_of_the_hub_is_that_split(tmp_path, level):
     """The folder `partial-train` is the split train, and a remark says that it is a part."""
     columns = {"image": BYTES, "label": pa.array([0])}
     write(tmp_path / "x/default/partial-train", columns, "0000.parquet")

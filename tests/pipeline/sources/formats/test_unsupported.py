@@ -33,7 +33,7 @@ def tfrecord(data: bytes) -> bytes:
         ("val.beton", b"?", "a file of FFCV"),
     ],
 )
-def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, message):
+def test_data_sets_of_other_tools_are_named(tmp_path, name, data, message):
     """The error names a file by its suffix or first bytes, in a folder or by itself."""
     root = write_folder(tmp_path / "x", {name: data, "readme.md": b"x"})
     for path in (root, root / name):
@@ -41,7 +41,7 @@ def test_what_is_found_instead_of_images_is_named(tmp_path, name, data, message)
             open_source(path, "train")
 
 
-def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
+def test_the_first_of_many_files_is_named(tmp_path):
     """The error has one sentence for each kind, and none for other files."""
     files = {f"train/{number}.tfrecord": b"?" for number in range(9)}
     root = write_folder(tmp_path / "x", {**files, "meta.h5": b"?", "index.json": b"{}"})
@@ -54,7 +54,7 @@ def test_of_many_files_the_first_is_named_and_there_are_more(tmp_path):
     assert "json" not in str(caught.value)
 
 
-def test_what_cannot_be_looked_into_is_no_data_set(tmp_path):
+def test_unreadable_files_are_no_data_set(tmp_path):
     """Broken links and pipes are not opened: a read of a pipe would wait forever."""
     root = write_folder(tmp_path / "x", {"x.tfrecord/labels.txt": b"?", "a/b/c.txt": b"?"})
     (root / "link").symlink_to(tmp_path / "nowhere")

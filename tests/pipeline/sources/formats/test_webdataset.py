@@ -102,7 +102,7 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members
         ({"a.jpg": b"", "a.json": b'{"label": 1, "category": "mammal"}'}, "dog/a.jpg"),
     ],
 )
-def test_the_class_is_found_where_a_shard_keeps_it(tmp_path, members, key):
+def test_the_class_comes_from_a_label_a_folder_or_a_name(tmp_path, members, key):
     """The class comes from a label, counted by a table, or from a folder or a name."""
     root = shard(tmp_path, members)
     (root / "classes.txt").write_text("n02119789\ndog\n")
@@ -153,7 +153,7 @@ def test_two_images_in_one_sample_are_refused(tmp_path):
         keys(shard(tmp_path, {"n01440764_1.l.jpg": b"", "n01440764_1.r.jpg": b""}))
 
 
-def test_a_json_that_is_none_is_refused(tmp_path):
+def test_invalid_json_is_refused(tmp_path):
     """The error for invalid JSON names the sample."""
     with pytest.raises(SourceError, match=r"\.json of the sample 'a' is no JSON"):
         keys(shard(tmp_path, {"a.jpg": b"", "a.json": b"{"}))
@@ -168,7 +168,7 @@ def test_one_key_in_two_shards_is_refused_with_both(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_shards_that_each_count_from_0_are_told_apart(tmp_path, mode):
+def test_samples_of_shards_that_count_from_0_get_unique_names(tmp_path, mode):
     """Samples of equal names get that of their shard, and keep their labels and bytes."""
     for number, name in enumerate(("s-000.tar", "s-001.tar")):
         members = {"0.jpg": b"1" * (number + 1), "0.cls": b"0", f"own{number}.jpg": b"x"}
@@ -212,7 +212,7 @@ def test_the_order_of_members_never_decides_a_label(tmp_path_factory, labels, su
     assert keys(root) == expected
 
 
-def test_a_label_that_stands_twice_apart_is_refused(tmp_path):
+def test_a_label_in_two_places_of_a_shard_is_refused(tmp_path):
     """A label in two places of a shard is refused with advice, since either may be right."""
     members = [("a.jpg", b"1"), ("a.cls", b"0"), ("b.jpg", b"2"), ("b.cls", b"1")]
     root = shard(tmp_path / "x", dict(members))
@@ -236,7 +236,7 @@ def test_samples_without_an_image_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["cls", "label", "CLS.txt"])
-def test_a_shard_taken_for_a_tree_is_refused_at_its_first_label(tmp_path, suffix):
+def test_a_tree_with_labels_is_refused_at_its_first_label(tmp_path, suffix):
     """A label behind more images than the outline holds refuses a tree."""
     members = {f"photos/{i:03d}.jpg": b"x" for i in range(80)}
     members |= {f"photos/{i:03d}.{suffix}": b"%d" % (i % 2) for i in range(80)}
@@ -286,9 +286,7 @@ def evidence(root: Path, **how: object) -> Evidence:
         ({"c.jpg": b"3", "c.json": b'{"label": 3}'}, False),
     ],
 )
-def test_texts_that_are_numbers_alone_are_no_labels_and_that_is_said(
-    tmp_path, members, are_numbers
-):
+def test_texts_of_numbers_alone_are_no_labels_and_are_reported(tmp_path, members, are_numbers):
     """Texts beside labels, and captions, are counted as other parts."""
     listed_evidence = evidence(shard(tmp_path / "x", NUMBERED | members))
     texts = [(why, seen) for why, seen in listed_evidence.passed.items() if seen.first == "a.txt"]
