@@ -123,7 +123,7 @@ class _Kind:
     """A kind of source, for detection and messages."""
 
     name: str
-    looks_for: str
+    requirement: str
     hides: tuple[str, ...] = ()
     """The kinds that this one is a special case of."""
 
@@ -366,9 +366,9 @@ def _no_source_error(
             f" holds {', '.join(split_names)}. Pass one of them with --split."
         )
     if kind is not None:
-        looked_for = next(candidate.looks_for for candidate in _KINDS if candidate.name == kind)
+        requirement = next(candidate.requirement for candidate in _KINDS if candidate.name == kind)
         return SourceError(
-            f"{location.display_name} is no source of the kind {kind!r}: looked for {looked_for}. "
+            f"{location.display_name} is no source of the kind {kind!r}: looked for {requirement}. "
             "Omit --source-kind to detect the kind."
         )
     foreign = foreign_text(location)

@@ -22,8 +22,8 @@ MAX_MEMBERS = 64
 """The number of members of any kind that are stored; later ones only if they decide the shape."""
 MAX_REMOTE_MEMBERS = 64
 """The maximum number of members of a remote tar: each header is one request."""
-MAX_LOOK_BYTES = 8 << 30
-"""The position in a compressed archive, in bytes, at which the look stops.
+MAX_OUTLINE_BYTES = 8 << 30
+"""The position in a compressed archive, in bytes, at which the walk stops.
 
 A compressed archive must be read to be examined; Kaggle's has 1 GB before the first image.
 """
@@ -161,22 +161,22 @@ def _is_flat_val(path: str) -> bool:
 
 def outline_of(location: Location, path: str) -> Outline:
     """Return the outline of the archive *path*; it is cached until the archive changes."""
-    return _look(location.root, path, location.options, location.mark(path))
+    return _cached_outline(location.root, path, location.options, location.mark(path))
 
 
 @lru_cache(maxsize=64)
-def _look(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
+def _cached_outline(root: str, path: str, options: SourceOptions, mark: str) -> Outline:
     # The mark is a part of the cache's key: an archive that changed is read again.
     location = Location(root, "", options)
     if location.remote and not is_streamed(location, path):
         # Random access fetches only headers: a stream would fetch the data between them, too.
         with Tar(location.open(path), location.full(path), location.size(path), seeks=True) as tar:
-            return _outline(tar, MAX_REMOTE_MEMBERS)
+            return _read_outline(tar, MAX_REMOTE_MEMBERS)
     with open_tar(location, path) as tar:
-        return _outline(tar, None)
+        return _read_outline(tar, None)
 
 
-def _outline(tar: Tar, max_members: int | None) -> Outline:
+def _read_outline(tar: Tar, max_members: int | None) -> Outline:
     members: list[Member] = []
     num_images = 0
     annotated = False
@@ -188,7 +188,7 @@ def _outline(tar: Tar, max_members: int | None) -> Outline:
         if decides or number < MAX_MEMBERS:
             members.append(member)
         enough = num_images >= MAX_IMAGES or member.name.lower().endswith(PLAIN)
-        too_far = not tar.walks_quickly and member.offset > MAX_LOOK_BYTES
+        too_far = not tar.walks_quickly and member.offset > MAX_OUTLINE_BYTES
         if enough or too_far or number + 1 == max_members:
             return Outline(tuple(members), is_complete=False)
     return Outline(tuple(members), is_complete=True)

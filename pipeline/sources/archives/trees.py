@@ -35,7 +35,7 @@ from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
 
 ANNOTATIONS = "val_annotations.txt"
-_JSONS_LOOKED_INTO = 16
+_MAX_EXAMINED_JSONS = 16
 _MAX_TEXT_BYTES = 1 << 20
 _XML_CLASS = re.compile(rb"<name>\s*(n[0-9]{8})\s*</name>")
 
@@ -61,7 +61,7 @@ class TreeTar(Layout):
     """The split to read; empty: the tree has no folders for splits."""
     options: SourceOptions = DEFAULT_OPTIONS
     root: str = ""
-    """The folder of the archive, where tables are looked for."""
+    """The folder of the archive, which is searched for tables."""
     prefix: str = ""
     """The folders that all class folders lie in, where there are none for splits."""
     kaggle: bool = False
@@ -260,7 +260,7 @@ class _Walk:
         if label_suffix(suffix):
             return True
         # A tree may hold a JSON beside each image, so only the first few are read.
-        if suffix != "json" or member.target is not None or self.num_jsons >= _JSONS_LOOKED_INTO:
+        if suffix != "json" or member.target is not None or self.num_jsons >= _MAX_EXAMINED_JSONS:
             return False
         self.num_jsons += 1
         data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))

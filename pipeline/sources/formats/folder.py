@@ -31,7 +31,7 @@ from pipeline.sources.location import Location, Sizes, fingerprint_of
 from pipeline.sources.metadata import is_val_image, label_table
 
 REMOTE_THREADS = 16
-_MAX_REMOTE_LOOKS = 100
+_MAX_REMOTE_FOLDERS = 100
 """The number of remote folders that are examined before a location counts as without classes."""
 _INNER = "images"
 _SLASH = pa.scalar("/", pa.large_string())
@@ -386,7 +386,7 @@ def _nested_files(location: Location) -> Iterator[str]:
 def _class_folders(location: Location) -> Iterator[str]:
     """Yield the folders of *location* that look like class folders."""
     folders = location.names().folders
-    for name in folders[:_MAX_REMOTE_LOOKS] if location.remote else folders:
+    for name in folders[:_MAX_REMOTE_FOLDERS] if location.remote else folders:
         if _is_class(location, name):
             yield name
 

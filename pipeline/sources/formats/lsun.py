@@ -26,7 +26,7 @@ DATA = "data.mdb"
 _SUFFIX = "_lmdb"
 _START = 2
 """The number of bytes that the keys of a block share: LSUN's hashes make 256 blocks."""
-_MAX_VALUES_LOOKED_AT = 16
+_MAX_EXAMINED_VALUES = 16
 """The number of values of which one must be an image: the first may be broken."""
 _SUFFIXES = {
     b"RIFF": "webp", b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp",
@@ -157,7 +157,7 @@ class LmdbSource:
         self._check_package()
         for _, folder in self.folders:
             with _reading(self.location.full(folder)) as view:
-                values = [value for _, value in islice(view.cursor(), _MAX_VALUES_LOOKED_AT)]
+                values = [value for _, value in islice(view.cursor(), _MAX_EXAMINED_VALUES)]
             if values and not any(map(_is_image, values)):
                 raise SourceError(
                     f"{self.location.full(folder)} is an LMDB whose values are no image files: the"

@@ -37,12 +37,12 @@ def foreign_kind(location: Location, path: str) -> str:
     if kind_of_name:
         return kind_of_name
     try:
-        # a link that leads nowhere, or a pipe, on which a read would wait
+        # A read of a pipe would wait forever, and a broken link cannot be read.
         if not location.remote and not location.is_file(path):
             return ""
         head = location.head(path)
     except (ReadError, SourceError):
-        return ""  # this look is for a message about something else
+        return ""  # this file only adds to a message about another error
     content = content_of(head)
     if content in CONVERTED:
         return content
@@ -70,7 +70,7 @@ def foreign_text(location: Location) -> str:
 
 def _text(kind: str, paths: list[str]) -> str:
     phrase, cure = CONVERTED[kind]
-    # without a number: not all files were looked at
+    # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
     return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {cure}"
 
