@@ -12,6 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import open_source
 from pipeline.sources.archives.outline import sample_name
 from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.formats.webdataset import WebDatasetShard
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import tar_bytes
 from tests.pipeline.sources.test_sources import read_all
@@ -315,3 +316,9 @@ def test_a_part_that_no_sample_has_cannot_be_named(tmp_path):
     root = shard(tmp_path / "x", NUMBERED)
     with pytest.raises(SourceError, match=r"no sample has a label under 'lbl', .* ends in \.lbl"):
         evidence(root, label_column="lbl")
+
+
+def test_the_text_of_a_layout_in_fingerprints_never_changes():
+    """A spool of an earlier version holds this text in its fingerprint."""
+    layout = WebDatasetShard("/data", SourceOptions(rules=1))
+    assert repr(layout) == f"Shard(root='/data', options={SourceOptions(rules=1)!r})"
