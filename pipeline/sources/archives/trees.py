@@ -237,9 +237,8 @@ class _Walk:
         if _is_val_xml(member.name):
             data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
             wnids = set(_XML_CLASS.findall(data))
-            if (
-                len(wnids) == 1
-            ):  # several objects of different classes do not tell the image's class
+            # Several objects of different classes do not tell the image's class.
+            if len(wnids) == 1:
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
         self.passed.pass_over(TEXTS, member.name)
 

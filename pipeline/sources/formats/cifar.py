@@ -33,7 +33,7 @@ SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
 """The folders that the distributed archives unpack to."""
 _REAL_BATCHES, _REAL_CASES = 5, 10_000  # of CIFAR-10
-_MAX_BATCH_BYTES = 1 << 30  # of 50,000 pictures: 154 MB
+_MAX_BATCH_BYTES = 1 << 30  # 154 MB hold 50,000 images
 _IMAGE_BYTES = 3 * SIDE * SIDE
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
 
@@ -230,8 +230,8 @@ class CifarBlock:
                 f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
                 f" to {len(classes.names) - 1}."
             )
-        for number, (picture, label) in enumerate(zip(pixels, numbers, strict=True)):
-            data = picture.tobytes()
+        for number, (image, label) in enumerate(zip(pixels, numbers, strict=True)):
+            data = image.tobytes()
             name = f"{self.path}_{number:05d}.ppm"
             key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {number}")
             yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)), basis=basis)

@@ -228,8 +228,7 @@ def find_kaggle(
         val = inside.inside("val")
         sorted_out = bool(val.names().folders)
         sources["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
-    if (
-        "test" in folders and requested_split == "test"
-    ):  # 100,000 images of no class: only if asked for
+    # The 100,000 test images have no class, so they are opened only on request.
+    if "test" in folders and requested_split == "test":
         sources["test"] = FlatFolder("kaggle", inside.inside("test"))
     return sources
