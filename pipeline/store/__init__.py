@@ -1,13 +1,15 @@
-"""The store: a folder, or an object-store prefix, that holds every size of a whole image set.
+"""The store: a folder or object-store prefix that holds an image data set at every size.
 
     layout     the name of every object in it
-    document   JSON that knows when it was damaged
-    recipe     what decides the pixels; plan: which samples, in which order; commit: what is whole
-    objects    the one door for reading and writing, on a disk or an object store
-    lease      one writer a split
-    shard      image rows -> one shard object, byte for byte as zarr would write it
-    arrays     the door to zarr: metadata, labels, status
-    table      one line a sample: what it was, and what became of it
+    document   JSON documents that detect their own damage
+    recipe     the settings that determine the pixels
+    plan       the samples of a split and their order
+    commit     the record that a shard is complete
+    objects    the interface for reading and writing, on a disk or an object store
+    lease      the lock that admits one writer for each split
+    shard      the composition of a shard object, byte for byte as zarr writes it
+    arrays     the interface to zarr: metadata, labels, status
+    table      one line for each sample: its source file and the outcome of decoding it
 
-`docs/format.md` describes the same for someone who reads a store without this code.
+`docs/format.md` describes the format for readers of a store that do not use this code.
 """

@@ -1,13 +1,13 @@
-"""The door to zarr: the metadata of every array, and the two small arrays, labels and status.
+"""The interface to zarr: the metadata of every array, and the small arrays of labels and status.
 
     images.zarr/                          zarr v3 group
       <split>/<size>    uint8 (N, size, size, 3)    sharded; its objects come from `shard`
       <split>/label     int32 (N,) fill -1          written by the planner
       <split>/status    uint8 (N,) fill 255         written by the finish step
 
-Everything is made by zarr itself in memory and leaves through the one door for writing, so that
-what zarr decides is zarr's and what must be durable is durable. Metadata is written as zarr means
-it but in one fixed form of JSON, so that the same store has the same bytes.
+Zarr itself creates everything in memory, and `pipeline.store.objects` writes it, so that zarr
+decides the content and writing is durable. Metadata is re-encoded in one fixed form of JSON, so
+that equal stores have equal bytes.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from pipeline.store.shard import parse_codec
 from pipeline.urls import is_url
 
 NOT_PREPARED = 255
-"""What `status` says of a row that no commit covers."""
+"""The `status` of a row that no commit covers."""
 
-_ZARR_STOP_SECONDS = 10.0
+_ZARR_STOP_TIMEOUT_SECONDS = 10.0
 
 Named = tuple[str, bytes]
+"""The name and the bytes of an object."""
 
 
 def groups(split: str) -> list[Named]:
-    """The metadata of the hierarchy's two groups, as (name, bytes)."""
+    """Return the metadata of the hierarchy's two groups, as (name, bytes)."""
     store = MemoryStore()
     zarr.create_group(store)
     text = _json(_contents(store)["zarr.json"])
@@ -52,9 +53,9 @@ def groups(split: str) -> list[Named]:
 
 
 def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
-    """The metadata of one size's array, as (name, bytes)."""
+    """Return the metadata of one size's array, as (name, bytes)."""
     name = f"{layout.array(plan.split, str(size))}/zarr.json"
-    # One dimension has one length in all arrays of a group, or xarray does not open the group.
+    # xarray opens a group only if a dimension has the same length in all of its arrays.
     names = ("height", "width") if recipe.format == 1 else (f"height_{size}", f"width_{size}")
     dimensions = ("row", *names, "channel")
     text = _sharded(
@@ -69,7 +70,7 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
 
 
 def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[Named]:
-    """The metadata of a split's features and of the groups that they are in, as (name, bytes)."""
+    """Return the metadata of a split's features and of their groups, as (name, bytes)."""
     store = MemoryStore()
     zarr.create_group(store)
     group = _json(_contents(store)["zarr.json"])
@@ -102,7 +103,8 @@ def _sharded(
 ) -> bytes:
     store = MemoryStore()
     shard_rows, chunk_rows = shard_and_chunk_rows
-    # Never shorter than a shard, and the grid decides nothing else: zarr wants chunks that divide.
+    # The shape need not be a multiple of the shard: zarr requires only that the chunk rows divide
+    # the shard rows.
     zarr.create_array(
         store,
         shape=(num_rows, *shape),
@@ -118,17 +120,17 @@ def _sharded(
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
-    """The whole label array, (N,) int32, as (name, bytes), metadata last."""
+    """Return the objects of the label array, (N,) int32, as (name, bytes), metadata last."""
     return list(_small_array(split, "label", labels, fill=-1))
 
 
 def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
-    """The whole status array, (N,) uint8, as (name, bytes), metadata last."""
+    """Return the objects of the status array, (N,) uint8, as (name, bytes), metadata last."""
     return list(_small_array(split, "status", status, fill=NOT_PREPARED))
 
 
 def small_metadata(plan: Plan) -> list[Named]:
-    """The metadata of labels and status, which say of every row that nothing is known of it."""
+    """Return the metadata of the label and status arrays, as (name, bytes)."""
     labels, status = np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8)
     return [
         *_small_array(plan.split, "label", labels, fill=-1, write=False),
@@ -137,9 +139,9 @@ def small_metadata(plan: Plan) -> list[Named]:
 
 
 def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
-    """What is wrong with labels that no finish step vouches for yet, as (name, what).
+    """Yield the name and the problem of each bad chunk of labels in an unfinished split.
 
-    Each chunk of them is followed by its checksum.
+    No finish record lists their digests yet, but each chunk is followed by its checksum.
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
@@ -158,7 +160,7 @@ def _small_array(
     split: str, name: str, values: NDArray[Any], *, fill: int, write: bool = True
 ) -> Iterator[Named]:
     store = MemoryStore()
-    made = zarr.create_array(
+    array = zarr.create_array(
         store,
         shape=values.shape,
         dtype=values.dtype,
@@ -170,7 +172,7 @@ def _small_array(
         config={"write_empty_chunks": True},
     )
     if write:
-        made[:] = values
+        array[:] = values
     contents = _contents(store)
     for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
         text = _json(contents[key]) if key == "zarr.json" else contents[key]
@@ -179,7 +181,7 @@ def _small_array(
 
 def _compressors(codec: str) -> list[Any]:
     name, level = parse_codec(codec)
-    made: dict[str, Any] = {
+    codecs: dict[str, Any] = {
         "none": None,
         "zstd": ZstdCodec(level=level, checksum=False),
         "blosc-lz4": BloscCodec(typesize=1, cname="lz4", clevel=5, shuffle="noshuffle"),
@@ -187,19 +189,19 @@ def _compressors(codec: str) -> list[Any]:
             typesize=1, cname="zstd", clevel=min(level, 9), shuffle="bitshuffle"
         ),
     }
-    return [codec for codec in (made[name], Crc32cCodec()) if codec is not None]
+    return [codec for codec in (codecs[name], Crc32cCodec()) if codec is not None]
 
 
 def _contents(store: MemoryStore) -> dict[str, bytes]:
     prototype = default_buffer_prototype()
 
     async def read() -> dict[str, bytes]:
-        found = {}
+        contents = {}
         async for key in store.list():
             value = await store.get(key, prototype)
             if value is not None:
-                found[key] = value.to_bytes()
-        return found
+                contents[key] = value.to_bytes()
+        return contents
 
     return sync(read())
 
@@ -209,29 +211,29 @@ def _json(text: bytes) -> bytes:
 
 
 def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) -> NDArray[np.uint8]:
-    """Rows of one size as zarr itself reads them, (stop - start, size, size, 3) uint8."""
+    """Read rows of one size through zarr, (stop - start, size, size, 3) uint8."""
     return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
 
 def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
-    """The label or status array as zarr itself reads it."""
+    """Read the label or status array through zarr, (N,) int32 or uint8."""
     return np.asarray(_open_array(objects, split, name)[:])
 
 
 def _open_array(objects: Objects, split: str, name: str) -> Any:
     text = f"{objects.url}/{layout.array(split, name)}"
-    # As a path where it is one: of a text with `::` in it zarr makes a chain of fsspec.
+    # A local path is passed as a Path: zarr takes a text with `::` in it for a chain of URLs.
     return zarr.open_array(text if is_url(text) else Path(text), mode="r", zarr_format=3)
 
 
 @atexit.register
 def _stop_zarr() -> None:
-    """Stop the event loop of zarr's thread, and wait for the thread.
+    """Stop the event loop of zarr's thread and wait for the thread.
 
-    Functions of atexit run in reverse order: zarr's own, afterwards, waits for 0.2 s, and on a
-    busy machine then closes a loop that still runs, which ends in a traceback.
+    Functions of atexit run in reverse order. Zarr's own runs after this one, waits for only 0.2 s,
+    and on a busy machine closes a loop that is still running, which prints a traceback.
     """
     running, thread = loop[0], iothread[0]
     if running is not None and thread is not None:
         running.call_soon_threadsafe(running.stop)
-        thread.join(_ZARR_STOP_SECONDS)
+        thread.join(_ZARR_STOP_TIMEOUT_SECONDS)

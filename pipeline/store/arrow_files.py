@@ -1,10 +1,11 @@
-"""Files for Arrow to read, such that no thread of Arrow's ever holds an object of Python's.
+"""Files for Arrow, opened so that no thread of Arrow ever owns a Python object.
 
-Arrow's threads are not joined when the interpreter ends. One that then drops the last reference to
-a Python object, be it a file or the bytes that a read returned, waits for the GIL, is ended by the
-interpreter in the middle of a C++ destructor, and aborts the process ("terminate called without an
-active exception"), though all work was done. So files on a disk are opened by Arrow itself; what
-others deliver is copied to memory that Arrow owns; and reads stay in the thread that asks for them.
+Arrow's threads are not joined when the interpreter exits. A thread that then drops the last
+reference to a Python object, such as a file or the bytes that a read returned, waits for the GIL,
+is ended by the interpreter in the middle of a C++ destructor, and aborts the process ("terminate
+called without an active exception"), although all work was done. So Arrow itself opens files on a
+disk, the bytes of other files are copied to memory that Arrow owns, and reads stay in the calling
+thread.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import pyarrow.parquet as pq
 
 
 def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
-    """Hand *file* over to Arrow.
+    """Return an Arrow file that reads *file* and takes ownership of it.
 
     Args:
-        file: A file that is open for reading; it is closed with what is returned, or before.
+        file: A file that is open for reading. It is closed at the latest with the result.
     """
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
         with file:
@@ -29,13 +30,13 @@ def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
 
 
 def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
-    """Open a Parquet file whose columns are read when they are asked for, one after the other.
+    """Open a Parquet file that reads its columns on demand, one after the other.
 
-    Callers pass `use_threads=False` to the methods that read: otherwise threads of Arrow's call
+    Callers must pass `use_threads=False` to the methods that read; otherwise Arrow's threads read
     the file.
 
     Args:
-        source: A file that is open for reading, or all of its bytes.
+        source: A file that is open for reading, or all bytes of one.
     """
     if isinstance(source, bytes):
         return pq.ParquetFile(pa.BufferReader(_arrow_owned(source)), pre_buffer=False)
@@ -43,20 +44,20 @@ def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
 
 
 def _arrow_owned(data: bytes) -> pa.Buffer:
-    """Copy *data* to memory that is freed without the GIL."""
+    """Return a copy of *data* in memory that is freed without the GIL."""
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
     return buffer
 
 
 class _ArrowMemoryReader:
-    """A file of Python's, read into memory that Arrow owns."""
+    """A Python file that is read into memory owned by Arrow."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read_buffer(self, num_bytes: int = -1) -> pa.Buffer:
-        """Read as `read` does; Arrow calls this instead of it wherever there is one."""
+        """Read like `read`; Arrow calls this method instead if it exists."""
         return _arrow_owned(self._file.read(num_bytes))
 
     def __getattr__(self, name: str) -> Any:

@@ -1,8 +1,8 @@
-"""CRC-32C of memory, which lets the interpreter go on with other threads meanwhile.
+"""CRC-32C of memory, computed without the GIL so that other threads can run.
 
-`google_crc32c.value` holds the interpreter: a chunk of 16 pictures of 224 px would stop every other
-thread, that of the training step too, for a third of a millisecond. Its extension module is linked
-with a C library that any thread can call directly.
+`google_crc32c.value` holds the GIL: a chunk of 16 images of 224 px would stop every other thread,
+the training step included, for a third of a millisecond. Its extension module is linked with a C
+library that any thread can call directly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def crc32c(data: NDArray[np.uint8]) -> int:
     """Return the CRC-32C of an array.
 
     Args:
-        data: (n,) uint8, contiguous.
+        data: The bytes, (n,) uint8, contiguous.
     """
     native = _native()
     if native is None:
@@ -35,7 +35,7 @@ def is_framed(data: NDArray[np.uint8]) -> bool:
 
 @cache
 def _native() -> Callable[[int, int], int] | None:
-    """Return the C function, or None where the library was built in another way."""
+    """Return the C function, or None if the library was built differently."""
     try:
         from google_crc32c import _crc32c
 
@@ -45,7 +45,7 @@ def _native() -> Callable[[int, int], int] | None:
     value.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     value.restype = ctypes.c_uint32
     probe = np.frombuffer(b"123456789", np.uint8)
-    if value(probe.ctypes.data, probe.nbytes) != 0xE3069283:  # of RFC 3720
+    if value(probe.ctypes.data, probe.nbytes) != 0xE3069283:  # the check value of RFC 3720
         return None
     function: Callable[[int, int], int] = value
     return function

@@ -1,4 +1,4 @@
-"""The commit: the record, written last, that every object of a shard is whole and durable."""
+"""The commit: the record, written last, that every object of a shard is complete and durable."""
 
 from __future__ import annotations
 
@@ -9,80 +9,81 @@ from pipeline.store import document, layout
 from pipeline.store.schema import Between, Count, Digest, Format, Shard, SizeText, Split
 
 IMAGE_SECONDS = Annotated[float, Between(0, 86_400)]
-"""The one value of the provenance that repair relies on: what was hung then is to be hung again."""
+"""The valid range of the image timeout, which repair takes from the provenance."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """One object as it was written."""
+    """The name, size and digest of an object that was written."""
 
     name: str
     num_bytes: Count
     digest: Digest
-    """XXH3-128 of all its bytes, in hexadecimal."""
+    """The XXH3-128 of all its bytes, in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """One shard of a split, at every size it has."""
+    """The record of one shard of a split, at every size it has."""
 
     split: Split
     shard: Shard
     plan: Digest
-    """Digest of the plan."""
+    """The digest of the plan."""
     start: Count
+    """The first row of the shard."""
     stop: Count
-    """The rows, as a half-open range."""
+    """The row after the last one of the shard."""
     arrays: dict[SizeText, Written]
-    """Size in pixels, as text -> its shard object."""
+    """The shard object of each size in pixels, as text."""
     table: Written
-    """The shard's part of the table."""
+    """The object of the shard's part of the table."""
     counts: dict[str, Count]
-    """Rows by status, in words: `readable`, `empty`, `truncated`, ..."""
+    """The number of rows by the name of their status: `readable`, `empty`, `truncated`, ..."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Seconds of each stage, host and versions. Differs from run to run; decides no pixel."""
+    """Seconds of each stage, host and versions. It differs between runs of equal pixels."""
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     @property
     def image_seconds(self) -> Any:
-        """Seconds after which a picture counted as hung; None in commits that do not say so."""
+        """The timeout of one image in seconds; None in commits that do not record it."""
         return self.provenance.get("image_seconds")
 
     @property
     def sizes(self) -> set[int]:
-        """The sizes that are whole."""
+        """The sizes in pixels that the commit contains."""
         return {int(size) for size in self.arrays}
 
     @property
     def objects(self) -> list[Written]:
-        """Every object this commit vouches for."""
+        """All objects that the commit lists."""
         return [*self.arrays.values(), self.table]
 
     def encode(self) -> bytes:
-        """The text of `commits/<split>/<shard>.json`."""
+        """Return the bytes of `commits/<split>/<shard>.json`."""
         return document.encode(asdict(self))
 
 
 def decode(data: bytes, name: str) -> Commit:
-    """Read a commit back.
+    """Decode a commit.
 
     Raises:
-        StoreDamagedError: The text is not what was written, or names objects that are not this
-            shard's own.
+        StoreDamagedError: The bytes differ from those written, or name objects of another shard.
     """
-    kept = document.decode_as(Commit, data, name)
-    _check_names(kept, name)
-    document.check_value(name, "stop", kept.stop, kept.start + sum(kept.counts.values()))
-    if kept.image_seconds is not None:
-        document.check_field(name, IMAGE_SECONDS, "provenance.image_seconds", kept.image_seconds)
-    return kept
+    commit = document.decode_as(Commit, data, name)
+    _check_names(commit, name)
+    document.check_value(name, "stop", commit.stop, commit.start + sum(commit.counts.values()))
+    if commit.image_seconds is not None:
+        document.check_field(name, IMAGE_SECONDS, "provenance.image_seconds", commit.image_seconds)
+    return commit
 
 
-def _check_names(kept: Commit, name: str) -> None:
-    # Repair and readers open what a commit names: nothing but what the layout gives this shard.
-    for size, written in kept.arrays.items():
-        expected = layout.shard(kept.split, int(size), kept.shard)
+def _check_names(commit: Commit, name: str) -> None:
+    # Repair and readers open the objects that a commit names, so an untrusted commit must name
+    # only those that the layout gives its shard.
+    for size, written in commit.arrays.items():
+        expected = layout.shard(commit.split, int(size), commit.shard)
         document.check_value(name, f"arrays.{size}.name", written.name, expected)
-    expected = layout.part(kept.split, kept.shard)
-    document.check_value(name, "table.name", kept.table.name, expected)
+    expected = layout.part(commit.split, commit.shard)
+    document.check_value(name, "table.name", commit.table.name, expected)

@@ -1,8 +1,8 @@
-"""JSON documents that know when they were damaged.
+"""JSON documents that detect their own damage.
 
 A document is one JSON object with its keys sorted, two spaces of indent, a final newline, and a
-`digest`: the SHA-256 of the same text without that key. There is one way to write an object, so
-a changed byte anywhere, white space too, is found by writing it again and comparing.
+`digest`: the SHA-256 of the same text without that key. An object has exactly one encoding, so a
+changed byte anywhere, even in white space, is found by encoding it again and comparing.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pipeline.store.schema import SchemaError
 Kind = TypeVar("Kind")
 
 REPAIR = "Run `tesserae repair`."
-"""What is advised about most documents."""
+"""The cure in the error messages of most documents."""
 
 MAX_BYTES = 2**30
-"""Length of the longest document that is read: that of 2^22 shards is shorter."""
+"""The maximum length in bytes of a document that is read; 2^22 shards need less."""
 
 
 def encode(fields: dict[str, Any]) -> bytes:
-    """Write *fields*, which must be plain JSON values without a `digest`, as a document."""
+    """Encode *fields*, plain JSON values without the key `digest`, as a document."""
     return _sealed(fields, digest(fields))
 
 
 def digest(fields: dict[str, Any]) -> str:
-    """The SHA-256, in hexadecimal, by which other documents refer to this one."""
+    """Return the SHA-256, in hexadecimal, by which other documents refer to this one."""
     return hashlib.sha256(_text(fields)).hexdigest()
 
 
 def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
-    """Read a document back, without its digest.
+    """Decode a document and return its fields without the digest.
 
     Raises:
-        StoreDamagedError: It is not, byte for byte, what `encode` wrote.
-        StoreError: It was written by a format this version does not know.
+        StoreDamagedError: The bytes differ from those that `encode` wrote.
+        StoreError: The document has a format that this version does not read.
     """
     try:
         fields = json.loads(data, parse_constant=_refuse_constant)
@@ -54,10 +54,10 @@ def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
             f"{name} is damaged: its text does not match its own digest. {cure}"
         )
     if type(fields.get("format")) is not int or fields["format"] not in READABLE_FORMATS:
-        known = " and ".join(map(str, READABLE_FORMATS))
+        readable = " and ".join(map(str, READABLE_FORMATS))
         raise StoreError(
-            f"{name} has format {schema.shown(fields.get('format'))}: this version reads {known}."
-            " Use the version of Tesserae that made the store."
+            f"{name} has format {schema.shown(fields.get('format'))}: this version reads"
+            f" {readable}. Use the version of Tesserae that made the store."
         )
     return dict(fields)
 
@@ -70,18 +70,19 @@ def decode_as(
     *,
     cure: str = REPAIR,
 ) -> Kind:
-    """Read a document back as the dataclass *kind*, each of whose fields is checked.
+    """Decode a document as the dataclass *kind* and check each of its fields.
 
     Args:
-        kind: What it must be a document of (`pipeline.store.schema`).
-        data: Its text.
-        name: Its name, for messages.
-        complete: Adds the fields that an earlier format did not have.
-        cure: What the message advises.
+        kind: The dataclass, with the annotations of `pipeline.store.schema`.
+        data: The bytes of the document.
+        name: The name of the document, for messages.
+        complete: A function that adds the fields that an earlier format did not have (default:
+            none).
+        cure: The advice in error messages (default: `REPAIR`).
 
     Raises:
-        StoreDamagedError: It is not what was written, or a document of another kind, or a field of
-            it has a value that it cannot have.
+        StoreDamagedError: The bytes differ from those written, or the document is of another kind
+            or has an invalid field.
     """
     fields = decode(data, name, cure)
     try:
@@ -91,21 +92,21 @@ def decode_as(
 
 
 def check_value(name: str, key: str, value: object, expected: object, cure: str = REPAIR) -> None:
-    """Refuse a document whose field has another value than its other fields, or its name, demand.
+    """Refuse a document with a field that contradicts its other fields or its name.
 
     Raises:
-        StoreDamagedError: Naming document, field, value and what was expected.
+        StoreDamagedError: *value* differs from *expected*.
     """
     if value != expected:
-        what = f"{key} is {schema.shown(value)}: expected {schema.shown(expected)}"
-        raise WrongDocumentError(name, what, cure)
+        problem = f"{key} is {schema.shown(value)}: expected {schema.shown(expected)}"
+        raise WrongDocumentError(name, problem, cure)
 
 
 def check_field(name: str, annotation: Any, key: str, value: object) -> None:
-    """Refuse a document one of whose free values is not what *annotation* allows.
+    """Refuse a document with a value that *annotation* does not allow, in a field of any type.
 
     Raises:
-        StoreDamagedError: Naming document, key, value and what was expected.
+        StoreDamagedError: The value is invalid.
     """
     try:
         schema.check(annotation, value, key)

@@ -1,13 +1,13 @@
-"""The records of features: what a network made of a store's images, row for row.
+"""The records of features: the outputs of a network for a store's images, row for row.
 
-    features/<name>/recipe.json                 what made them; the name has its digest
+    features/<name>/recipe.json                 network and settings; the name has its digest
     features/<name>/features.zarr/<split>/plain, mirrored
-                                                float (N, d), sharded, of the images' rows
+                                                float (N, d), sharded, one row for each image
     features/<name>/commits/<split>/<shard>.json
-                                                written last, as of images
-    features/<name>/splits/<split>.done.json    that they are all there, and of which images
+                                                written last, as for images
+    features/<name>/splits/<split>.done.json    written once every commit exists
 
-Rows that are in quarantine are zeros.
+Quarantined rows are zeros.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.store.schema import (
 )
 
 KINDS = ("plain", "mirrored")
-"""Of the picture as it is stored, and of its mirror image."""
+"""The kinds of features: of the stored image, and of its mirror image."""
 
 AGAIN = "Run the same `tesserae features` again: it makes anew what is damaged."
 
@@ -46,45 +46,46 @@ PRECISIONS = ("float32", "bfloat16")
 Kind = Annotated[str, Matching(KINDS.__contains__, " or ".join(KINDS))]
 """One of `KINDS`."""
 Share = Annotated[float, Between(-1000, 1000)]
-"""Of 255: what a channel's values are shifted or divided by."""
+"""A fraction of 255 by which the values of a channel are shifted or divided."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
-    """What decides features: two stores with equal images and recipes hold equal ones."""
+    """The settings that determine features: equal images and recipes give equal features."""
 
     trunk: str
-    """The network, in words. Not part of the identity."""
+    """The name of the network for people. It is not part of the identity."""
     weights: Digest
-    """SHA-256 of its kind, settings and weights."""
+    """The SHA-256 of the network's kind, settings and weights."""
     cut: str
-    """The block whose output they are; empty = the end."""
+    """The block whose output is stored; empty for the last one."""
     pooling: str
-    """As `pipeline.backbone` names it."""
+    """The pooling of the output, one of those in `pipeline.backbone`."""
     stored_size: Size
-    """Side of the stored pictures in pixels."""
+    """The side of the stored images in pixels."""
     input_size: Size
-    """Side of what the network takes."""
+    """The side of the network's input in pixels."""
     mean: tuple[Share, ...]
+    """The value subtracted from each channel, as a fraction of 255."""
     std: tuple[Share, ...]
-    """Of each channel, as a share of 255."""
+    """The value that each channel is divided by afterwards, as a fraction of 255."""
     channels: str
-    """The order in which the network takes them: RGB or BGR."""
+    """The order of the network's input channels: RGB or BGR."""
     precision: str
-    """What the network computed in."""
+    """The number format of the computation, one of `PRECISIONS`."""
     dtype: str
-    """What is stored."""
+    """The dtype of the stored features, one of `DTYPES`."""
     dim: Annotated[int, Between(1, 2**24)]
-    """Numbers of a picture."""
+    """The number of features of an image."""
     images: Digest
-    """Digest of the store's recipe."""
+    """The digest of the store's recipe."""
     shard_rows: Rows
     chunk_rows: Rows
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     def __post_init__(self) -> None:
-        """Refuse what no features can be."""
+        """Refuse values that no features can have."""
         if self.dtype not in DTYPES or self.precision not in PRECISIONS or self.dim < 1:
             raise ValueError(
                 f"features of {self.dim} numbers, {self.dtype}, computed in {self.precision}:"
@@ -98,30 +99,30 @@ class FeatureRecipe:
 
     @property
     def digest(self) -> str:
-        """By which commits refer to this recipe."""
+        """The digest by which commits refer to this recipe, SHA-256 in hexadecimal."""
         return document.digest({k: v for k, v in self._fields().items() if k != "trunk"})
 
     @property
     def name(self) -> str:
-        """Of the folder: the network's, to be read, and the beginning of the digest."""
+        """The name of the folder: the readable name of the network and the start of the digest."""
         word = re.sub(r"[^A-Za-z0-9.]+", "-", self.trunk).strip("-.")[:40] or "trunk"
         return f"{word}-{self.digest[:12]}"
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one picture's features."""
+        """The bytes of one image's features."""
         return self.dim * (4 if self.dtype == "float32" else 2)
 
     def words(self, kinds: Iterable[str] = ()) -> str:
-        """What `tesserae features` was told, beside the network, to make these."""
-        told = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
-        told += [("--precision", self.precision), ("--dtype", self.dtype)]
-        usual = ("", "end", "float32")
-        said = [f"{flag} {value}" for flag, value in told if value not in usual]
-        return " ".join([*said, *(["--mirrored"] if "mirrored" in kinds else [])])
+        """Return the options of `tesserae features`, beside the network, that give this recipe."""
+        options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
+        options += [("--precision", self.precision), ("--dtype", self.dtype)]
+        defaults = ("", "end", "float32")
+        flags = [f"{flag} {value}" for flag, value in options if value not in defaults]
+        return " ".join([*flags, *(["--mirrored"] if "mirrored" in kinds else [])])
 
     def encode(self) -> bytes:
-        """The text of `recipe.json`."""
+        """Return the bytes of `recipe.json`."""
         return document.encode(self._fields())
 
     def _fields(self) -> dict[str, Any]:
@@ -130,31 +131,31 @@ class FeatureRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCommit:
-    """The features of one shard of a split: that they are whole and durable."""
+    """The record that the features of one shard of a split are complete and durable."""
 
     features: Digest
-    """Digest of the recipe."""
+    """The digest of the recipe of the features."""
     split: Split
     shard: Shard
     plan: Digest
-    """Digest of the split's plan."""
+    """The digest of the split's plan."""
     pixels: Digest
-    """Digest of the shard object that they were made of."""
+    """The digest of the shard object of images that they were computed from."""
     arrays: dict[Kind, Written]
-    """`plain`, `mirrored` -> its shard object."""
+    """The shard object of each kind."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Seconds, host and versions. Decides nothing."""
+    """Seconds, host and versions, for information only."""
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     def encode(self) -> bytes:
-        """The text of the commit."""
+        """Return the bytes of the commit."""
         return document.encode(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesDone:
-    """That all commits of a split's features are there."""
+    """The record that every commit of a split's features exists."""
 
     features: Digest
     split: Split
@@ -162,14 +163,14 @@ class FeaturesDone:
     num_rows: Count
     kinds: tuple[Kind, ...]
     parts: Digest
-    """As the images' record has it: says of each row which picture it is of."""
+    """The digest of the table's parts, as in the images' record: which image each row shows."""
     objects: tuple[Written, ...]
-    """The recipe, and zarr metadata."""
+    """The recipe of the features and the zarr metadata."""
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     def encode(self) -> bytes:
-        """The text of the record."""
+        """Return the bytes of the record."""
         return document.encode(asdict(self))
 
 
@@ -177,11 +178,11 @@ Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeaturesDone)
 
 
 def decode(kind: type[Record], data: bytes, name: str) -> Record:
-    """Read a record back.
+    """Decode a record.
 
     Raises:
-        StoreDamagedError: The text is not what was written, or of another kind.
-        StoreError: It was written by a format this version does not know.
+        StoreDamagedError: The bytes differ from those written, or are a record of another kind.
+        StoreError: The record has a format that this version does not read.
     """
     return document.decode_as(kind, data, name, cure=AGAIN)
 
@@ -191,52 +192,54 @@ def _read(kind: type[Record], objects: Objects, file: str) -> Record:
 
 
 def names(objects: Objects) -> list[str]:
-    """The names of all features of a store."""
+    """Return the names of all features of a store, sorted."""
     return sorted(splits_of(objects))
 
 
 def splits_of(objects: Objects) -> dict[str, list[str]]:
-    """The splits of which something is there, of each features by name."""
-    found: dict[str, set[str]] = {}
+    """Return, for each features by name, the splits of which any object exists, sorted."""
+    splits_by_name: dict[str, set[str]] = {}
     for file in objects.names(layout.FEATURES):
-        _, name, *rest = file.split("/")
-        if not rest:
-            continue  # no folder
-        splits = found.setdefault(name, set())
-        if rest[0] in ("commits", "features.zarr") and len(rest) > 2:
-            splits.add(rest[1])
-        elif rest[0] == "splits":
-            splits.add(rest[1].partition(".")[0])
-    return {name: sorted(filter(layout.is_split, splits)) for name, splits in found.items()}
+        _, name, *parts = file.split("/")
+        if not parts:
+            continue  # a stray file beside the folders
+        splits = splits_by_name.setdefault(name, set())
+        if parts[0] in ("commits", "features.zarr") and len(parts) > 2:
+            splits.add(parts[1])
+        elif parts[0] == "splits":
+            splits.add(parts[1].partition(".")[0])
+    return {
+        name: sorted(filter(layout.is_split, splits)) for name, splits in splits_by_name.items()
+    }
 
 
 def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
-    """What made the features *name*.
+    """Load the recipe of the features *name*.
 
     Raises:
-        StoreError: There are none of that name.
-        StoreMismatchError: They had another name once.
+        StoreError: The store has no features of that name.
+        StoreMismatchError: The folder was renamed.
         StoreDamagedError: The record is damaged.
     """
     file = layout.features_recipe(name)
     try:
-        found = _read(FeatureRecipe, objects, file)
+        recipe = _read(FeatureRecipe, objects, file)
     except (FileNotFoundError, NotADirectoryError):
-        known = ", ".join(names(objects)) or "none"
+        existing = ", ".join(names(objects)) or "none"
         raise StoreError(
-            f"the store {objects.url} has no features {name!r}: it has {known}. Make them with"
+            f"the store {objects.url} has no features {name!r}: it has {existing}. Make them with"
             " `tesserae features`."
         ) from None
-    if found.name != name:
+    if recipe.name != name:
         raise StoreMismatchError(
-            f"{file} is of features {found.name}: their name says what they are of. Name the folder"
-            " so again."
+            f"{file} is of features {recipe.name}: their name says what they are of. Name the"
+            " folder so again."
         )
-    return found
+    return recipe
 
 
 def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
-    """The record that a split's features are all there; None while they are not.
+    """Load the record that a split's features are complete; None while they are not.
 
     Raises:
         StoreDamagedError: The record is damaged.
@@ -256,23 +259,28 @@ def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
 def load_commit(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, shard: int
 ) -> FeatureCommit | None:
-    """The commit of one shard's features; None where there is none that is whole and of these."""
+    """Load the commit of one shard's features.
+
+    Returns:
+        None if the commit does not exist, is damaged, or belongs to another recipe or plan: the
+        shard is then computed again.
+    """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
-        kept = _read(FeatureCommit, objects, file)
-        for kind, written in kept.arrays.items():
+        commit = _read(FeatureCommit, objects, file)
+        for kind, written in commit.arrays.items():
             expected = layout.features_shard(recipe.name, plan.split, kind, shard)
             document.check_value(file, f"arrays.{kind}.name", written.name, expected, AGAIN)
     except (FileNotFoundError, StoreDamagedError):
         return None
-    found = (kept.features, kept.split, kept.shard, kept.plan)
-    return kept if found == (recipe.digest, plan.split, shard, plan.digest) else None
+    origin = (commit.features, commit.split, commit.shard, commit.plan)
+    return commit if origin == (recipe.digest, plan.split, shard, plan.digest) else None
 
 
 def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[int, FeatureCommit]:
-    """Every whole commit of a split's features, by shard."""
+    """Load every intact commit of a split's features, by shard."""
     with ThreadPoolExecutor(records.READERS) as pool:
-        found = pool.map(
+        commits = pool.map(
             lambda shard: load_commit(objects, recipe, plan, shard), range(plan.num_shards)
         )
-        return {kept.shard: kept for kept in found if kept is not None}
+        return {commit.shard: commit for commit in commits if commit is not None}

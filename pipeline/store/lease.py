@@ -1,11 +1,12 @@
 """The lease of a split: one run writes it at a time.
 
-On a disk it is a lock that the system drops with the process, however that ends; where the file
-system has no locks, one made of files (`pipeline.filesystem.NumberedLock`). On an object store it
-is an object that its holder renews; one that was not renewed for `EXPIRES` seconds is free.
+On a disk the lease is a lock that the system releases when the process ends, for whatever reason;
+on a file system without locks it is made of files (`pipeline.filesystem.NumberedLock`). On an
+object store it is an object that its holder renews, and that is free when it has not been renewed
+for `EXPIRY_SECONDS`.
 
-A run that loses its lease while it is stopped can do no harm when it goes on: the run that took it
-has removed its folder of temporary files (`Objects.begin`), without which nothing is written.
+A run that loses its lease while it is suspended can do no harm when it goes on: the run that took
+the lease has removed the folder of temporary files (`Objects.begin`) through which it writes.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from pipeline.filesystem import LocksMissingError, NumberedLock, cure, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.objects import LocalObjects, Objects, make_folders
 
-EXPIRES = 120.0
-"""Seconds after which a lease on an object store that nobody renewed is free."""
+EXPIRY_SECONDS = 120.0
+"""The time after which a lease on an object store that was not renewed is free."""
 
-WAIT_STEP = 0.5
-"""Seconds between two looks at a lease that is held."""
+POLL_SECONDS = 0.5
+"""The time between two attempts to acquire a lease that another run holds."""
 
 
 @contextlib.contextmanager
@@ -41,20 +42,23 @@ def lease(
     wait: bool,
     waiting: Callable[[str], None] = lambda holder: None,
 ) -> Iterator[None]:
-    """Hold the lease of *split*.
+    """Hold the lease of *split* inside the block.
 
     Args:
-        objects: The store.
-        split: The split that is to be written.
-        wait: Whether to wait for a run that holds it.
-        waiting: Told once who holds it, before the wait.
+        objects: The objects of the store.
+        split: The split to be written.
+        wait: True to wait for another run that holds the lease.
+        waiting: A function that is called with the description of each holder before the wait
+            (default: none).
 
     Raises:
-        StoreBusyError: Another run holds it, and *wait* is false.
+        StoreBusyError: Another run holds the lease, and *wait* is false.
     """
-    held = _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+    attempt = (
+        _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+    )
     waited_for = None
-    while (holder := held.acquire()) is not None:
+    while (holder := attempt.acquire()) is not None:
         if not wait:
             raise StoreBusyError(
                 f"split {split!r} of {objects.url} is being written by {holder}. Wait for it to"
@@ -63,11 +67,11 @@ def lease(
         if holder != waited_for:
             waiting(holder)
             waited_for = holder
-        time.sleep(WAIT_STEP)
+        time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
-        held.release()
+        attempt.release()
 
 
 def _me() -> str:
@@ -81,7 +85,7 @@ class _Lock:
         self._numbered: NumberedLock | None = None
 
     def acquire(self) -> str | None:
-        """Take the lease if it is free; otherwise who holds it."""
+        """Acquire the lease if it is free; otherwise return its holder."""
         store = self._path.parent.parent
         try:
             confined.check_inside(self._path.parent, store)
@@ -94,7 +98,7 @@ class _Lock:
             ) from e
 
     def _acquire(self) -> str | None:
-        # It is cut to nothing below: what a link leads to would lose all that it holds.
+        # The file is truncated below: through a link, another file would lose its content.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         file = confined.open_regular(self._path, flags)
         try:
@@ -112,7 +116,7 @@ class _Lock:
             return holder or "another process"
         self._file = file
         os.ftruncate(file, 0)
-        with contextlib.suppress(OSError):  # a full disk: who holds it is not needed to hold it
+        with contextlib.suppress(OSError):  # a full disk: the holder's name is only for messages
             os.pwrite(file, _me().encode(), 0)
         return None
 
@@ -132,13 +136,14 @@ class _Record:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def acquire(self) -> str | None:
-        """Take the lease if it is free; otherwise who holds it."""
+        """Acquire the lease if it is free; otherwise return its holder."""
         if not self._objects.put_new(self._name, self._text()):
             holder = self._holder()
             if holder is not None:
                 return holder
             self._objects.put(self._name, self._text())
-            time.sleep(2 * WAIT_STEP)  # two may have seen it free: the last to write it has it
+            # Two runs may have seen the lease expired: the last one to write the record holds it.
+            time.sleep(2 * POLL_SECONDS)
             if self._holder() is not None:
                 return "another process"
         self._thread.start()
@@ -152,20 +157,20 @@ class _Record:
 
     def _holder(self) -> str | None:
         try:
-            kept = json.loads(self._objects.get(self._name))
-            free = kept["id"] == self._id or time.time() > kept["expires"]
-            return None if free else str(kept["holder"])
+            record = json.loads(self._objects.get(self._name))
+            free = record["id"] == self._id or time.time() > record["expires"]
+            return None if free else str(record["holder"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _text(self) -> bytes:
-        kept = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRES}
-        return json.dumps(kept).encode()
+        record = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRY_SECONDS}
+        return json.dumps(record).encode()
 
     def _renew(self) -> None:
-        while not self._stop.wait(EXPIRES / 6):
-            # A renewal that fails is tried again long before the lease runs out.
+        while not self._stop.wait(EXPIRY_SECONDS / 6):
+            # A renewal that fails is repeated long before the lease expires.
             with contextlib.suppress(Exception):
                 if self._holder() is not None:
-                    return  # it had run out while this machine slept, and somebody took it
+                    return  # it expired while this machine was suspended, and another run took it
                 self._objects.put(self._name, self._text())

@@ -1,14 +1,14 @@
-"""The one door for reading and writing a store, on a disk or an object store.
+"""The interface through which a store is read and written, on a disk or an object store.
 
-An object appears whole and durable, or not at all:
+An object appears complete and durable, or not at all:
 
-    disk            temp file in `.tmp/<run>/`, fsync, rename, fsync of the folder (and of the
-                    parent of each folder made on the way)
+    disk            temporary file in `.tmp/<run>/`, fsync, rename, fsync of the folder (and of the
+                    parent of each folder created on the way)
     object store    one PUT
 
-Names are relative, with `/` between parts. One that would lead out of the store, by itself or by
-a link in a store that somebody else made, is refused (`pipeline.confined`). Errors of the disk
-become one sentence.
+Names are relative, with `/` between parts. A name that leads out of the store, by itself or through
+a link in an untrusted store, is refused (`pipeline.confined`). An error of the disk is raised as a
+StoreError, in one sentence.
 """
 
 from __future__ import annotations
@@ -38,113 +38,120 @@ from pipeline.store.shard import Writer
 from pipeline.urls import is_url
 
 ALIGNMENT = 4096
-"""Of reads past the page cache: a multiple of what any file system asks for."""
+"""The alignment in bytes of direct reads: a multiple of what any file system requires."""
 
 BLOCK_BYTES = 4194304
-"""What is gathered before it is written: a multiple of any disk's block."""
+"""The size of the write buffer: a multiple of any disk's block size."""
 
 
 class ObjectWriter(Writer, Protocol):
-    """An object on its way."""
+    """A writer of one object, which can be abandoned."""
 
     def abort(self) -> None:
-        """Forget what was written. Harmless after `finish`."""
+        """Discard what was written. Has no effect after `finish`."""
 
 
 class Objects(Protocol):
-    """A place that holds objects by name."""
+    """A collection of named objects: the files or the keys of one store.
+
+    Attributes:
+        url: The path or URL of the store.
+        finish_together: True if several objects should be finished at once, because finishing
+            waits for the disk and holds no memory.
+    """
 
     url: str
     finish_together: bool
-    """Whether several objects are best finished at once: each waits, and holds no memory."""
 
     def get(self, name: str, limit: int | None = None) -> bytes:
-        """The whole object.
+        """Return all bytes of an object.
 
         Args:
-            name: Which.
-            limit: Bytes that it may have at most.
+            name: The name of the object.
+            limit: The maximum length in bytes (default: no limit).
 
         Raises:
-            FileNotFoundError: There is none.
-            StoreDamagedError: It is longer than *limit*, is no file, or its name leads out of the
-                store.
+            FileNotFoundError: The object does not exist.
+            StoreDamagedError: The object is longer than *limit* or is not a regular file, or its
+                name leads out of the store.
         """
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """A part of the object; less than was asked for where it ends before.
+        """Return *num_bytes* of an object from byte *start* on, or fewer if the object ends first.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: The object does not exist.
         """
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """Fill *to* with a part of the object if that takes no waiting; whether it was done."""
+        """Fill *to* from byte *start* if that does not block; return True if it was filled."""
 
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """A part of the object past the page cache; None where that cannot be done.
+        """Read a part of an object without the page cache; return None if that is not possible.
 
         Args:
-            name: Which.
-            start: Byte at which it begins.
-            num_bytes: How many.
-            memory: (at least num_bytes + 3 * ALIGNMENT,) uint8, where it is read to.
+            name: The name of the object.
+            start: The offset of the first byte.
+            num_bytes: The number of bytes to read.
+            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8. The result is a view
+                of it.
         """
 
     def open(self, name: str) -> BinaryIO:
-        """The object as a file that can be read anywhere.
+        """Open an object as a seekable file for reading.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: The object does not exist.
         """
 
     def size(self, name: str) -> int | None:
-        """The object's size in bytes, or None where there is none."""
+        """Return the size of an object in bytes, or None if it does not exist."""
 
     def names(self, folder: str) -> list[str]:
-        """The names of all objects under *folder*, at any depth, sorted."""
+        """Return the names of all objects under *folder*, at any depth, sorted."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object, replacing what was there."""
+        """Write an object, replacing any object of that name."""
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one; whether it was written."""
+        """Write an object unless it exists; return True if it was written."""
 
     def create(self, name: str) -> ObjectWriter:
-        """Begin an object that is written piece by piece."""
+        """Return a writer for an object that is written piece by piece."""
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
 
     def sync(self, folder: str) -> None:
-        """Make the names in *folder* durable, if it is there.
+        """Make the names in *folder* durable if the folder exists.
 
-        An object that is seen is whole, but whoever gave it its name may have been killed before
-        the name was durable: to be called before something durable relies on it.
+        A visible object is complete, but the process that named it may have been killed before
+        the name was durable. Call this before a durable record refers to the object.
         """
 
     def begin(self) -> None:
-        """Begin this run: remove what earlier runs of its split left behind, and shut them out.
+        """Begin this run: remove the temporary files of earlier runs and exclude those runs.
 
-        To be called under the split's lease, before anything is written. A ghost of an earlier
-        run, cut off and still computing, can write nothing from here on.
+        Call this while holding the lease of the split, before writing anything. An earlier run
+        that lost its lease but is still computing cannot write anything afterwards.
         """
 
     def end(self) -> None:
-        """End this run: nothing of it may be written any more."""
+        """End this run, after which it cannot write anything."""
 
     def room(self) -> int | None:
-        """Free bytes, or None where there is no limit to ask for."""
+        """Return the free space in bytes, or None if there is no known limit."""
 
 
 def open_objects(url: str, run: str = "reader") -> Objects:
-    """The objects of the store at *url*, a path or an fsspec URL.
+    """Open the objects of a store, which need not exist yet.
 
     Args:
-        url: Where the store is, or will be.
-        run: Names this run's temp files, `<split>-<anything>`.
+        url: The path or fsspec URL of the store.
+        run: The name of this run's folder of temporary files, `<split>-<anything>` for a run that
+            writes (default: `reader`).
     """
     if is_url(url) and not url.startswith("file://"):
         from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
@@ -157,7 +164,7 @@ def check_length(name: str, num_bytes: int, limit: int) -> None:
     """Refuse an object that is longer than one of its kind can be.
 
     Raises:
-        StoreDamagedError: It is.
+        StoreDamagedError: The object is longer than *limit* bytes.
     """
     if num_bytes > limit:
         raise StoreDamagedError(
@@ -166,19 +173,19 @@ def check_length(name: str, num_bytes: int, limit: int) -> None:
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], root: Path) -> None:
-    """Write a file, durable, whole or not at all.
+    """Write a file atomically and durably, replacing any file of that name.
 
     Args:
-        path: Which; its folder is there.
-        pieces: All of it, in parts that are written one behind the other; views are of bytes.
-        root: The folder that must not be left, such as a run's.
+        path: The path of the file, in a folder that exists.
+        pieces: The content in consecutive pieces; a view is one of bytes.
+        root: The folder that *path* must not leave through a link, such as a run's folder.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
         StoreError: A link leads out of *root*.
     """
     confined.check_inside(path.parent, root)
-    # A name that could be foreseen may lie there as a link already.
+    # A predictable name could have been planted as a link that leads out of the folder.
     new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.new")
     try:
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -197,7 +204,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], root: Path) -> 
 
 
 def open_direct(path: Path) -> int | None:
-    """A file for `read_direct`; None where the system or the file system has no such reads."""
+    """Open a file for `read_direct`; return None if the platform or file system has no O_DIRECT."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
     except (AttributeError, OSError):
@@ -205,17 +212,19 @@ def open_direct(path: Path) -> int | None:
 
 
 def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]) -> memoryview:
-    """A part of a file past the page cache; less than was asked for where it ends before.
+    """Read a part of a file without the page cache, or less if the file ends first.
 
     Args:
-        file: As `open_direct` opens it.
-        start: Byte at which the part begins.
-        num_bytes: How many.
-        memory: (at least num_bytes + 3 * ALIGNMENT,) uint8, where it is read to.
+        file: A descriptor from `open_direct`.
+        start: The offset of the first byte.
+        num_bytes: The number of bytes to read.
+        memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8. The result is a view of it.
 
     Raises:
-        OSError: It cannot be read, or not in this way.
+        OSError: The file cannot be read, or not with O_DIRECT.
     """
+    # O_DIRECT requires an aligned offset, length and address, so the read covers the requested
+    # range rounded out to whole blocks, into the aligned part of the buffer.
     first = start // ALIGNMENT * ALIGNMENT
     stop = start + num_bytes - first
     skipped = -memory.ctypes.data % ALIGNMENT
@@ -227,7 +236,7 @@ def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]
 
 
 class LocalObjects:
-    """Objects as files under a folder."""
+    """The objects of a store on a disk, as files under a folder."""
 
     finish_together = True
 
@@ -240,30 +249,31 @@ class LocalObjects:
         return self._root / confined.check_name(name)
 
     def get(self, name: str, limit: int | None = None) -> bytes:
-        """See `Objects`."""
+        """Return all bytes of a file, as `Objects.get` describes."""
         with self.open(name) as file:
             if limit is not None:
                 check_length(name, os.fstat(file.fileno()).st_size, limit)
             return file.read()
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """See `Objects`."""
+        """Return *num_bytes* of a file from byte *start* on, or fewer if it ends first."""
         with self.open(name) as file:
             file.seek(start)
-            found = b""
-            while len(found) < num_bytes and (piece := file.read(num_bytes - len(found))):
-                found += piece
-            return found
+            # A read may return less than it asks for before the end, on some network file systems.
+            data = b""
+            while len(data) < num_bytes and (piece := file.read(num_bytes - len(data))):
+                data += piece
+            return data
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """See `Objects`: what is in the page cache."""
+        """Fill *to* from the page cache; return True if all of it was cached."""
         try:
             file = confined.open_regular(self._path(name))
-        except (OSError, StoreError):  # who reads and waits will hear of it
+        except (OSError, StoreError):  # the blocking read that follows reports it
             return False
         try:
             return os.preadv(file, [to], start, os.RWF_NOWAIT) == len(to)
-        except (AttributeError, OSError):  # it is not there, or this system cannot say
+        except (AttributeError, OSError):  # not cached, or no RWF_NOWAIT on this platform
             return False
         finally:
             os.close(file)
@@ -271,91 +281,95 @@ class LocalObjects:
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """See `Objects`."""
+        """Read a part of a file with O_DIRECT; return None if that is not possible."""
         file = open_direct(self._path(name))
         if file is None:
             return None
         try:
             return read_direct(file, start, num_bytes, memory)
-        except OSError:  # who reads in another way hears what is wrong
+        except OSError:  # the buffered read that follows reports it
             return None
         finally:
             os.close(file)
 
     def open(self, name: str) -> BinaryIO:
-        """See `Objects`."""
+        """Open a file for reading; refuse devices and pipes."""
         return os.fdopen(confined.open_regular(self._path(name)), "rb")
 
     def size(self, name: str) -> int | None:
-        """See `Objects`."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         try:
-            there = self._path(name).stat()
+            status = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return there.st_size if stat.S_ISREG(there.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def names(self, folder: str) -> list[str]:
-        """See `Objects`."""
-        found = []
-        for where, _, files in os.walk(self._path(folder) if folder else self._root):
-            found += [os.path.relpath(os.path.join(where, file), self._root) for file in files]
-        return sorted(found)
+        """Return the names of all files under *folder*, at any depth, sorted."""
+        names = []
+        for parent, _, files in os.walk(self._path(folder) if folder else self._root):
+            names += [os.path.relpath(os.path.join(parent, file), self._root) for file in files]
+        return sorted(names)
 
     def put(self, name: str, data: bytes) -> None:
-        """See `Objects`."""
+        """Write a file atomically and durably, replacing any file of that name."""
         writer = self.create(name)
         with contextlib.closing(_Aborting(writer)):
             writer.write(memoryview(data))
             writer.finish()
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """See `Objects`."""
+        """Write a file atomically and durably unless it exists; return True if it was written."""
         writer = self.create(name)
         with contextlib.closing(_Aborting(writer)):
             writer.write(memoryview(data))
             return writer.finish_new()
 
     def create(self, name: str) -> LocalWriter:
-        """See `Objects`."""
+        """Return a writer that fills a temporary file, which `finish` renames."""
         return LocalWriter(self._root, name, self._run)
 
     def remove(self, name: str) -> None:
-        """See `Objects`."""
+        """Remove a file durably if it exists."""
         path = confined.confined(self._root, name)
-        with _in_words(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
+        # An object that does not exist is no error: an interrupted run repeats its removals.
+        with _explain_os_errors(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             sync_folder(path.parent)
 
     def sync(self, folder: str) -> None:
-        """See `Objects`."""
+        """Make the names in *folder*, and the folder itself, durable if the folder exists."""
         path = confined.confined(self._root, folder) if folder else self._root
         if path.is_dir():
             confined.check_inside(path, self._root)
-            with _in_words(f"cannot write to {path}"):
+            with _explain_os_errors(f"cannot write to {path}"):
                 make_folders(path, self._root)
                 sync_folder(path)
 
     def begin(self) -> None:
-        """See `Objects`."""
+        """Begin this run: remove the temporary files of earlier runs of the split."""
         split = self._run.rpartition("-")[0]
         confined.check_inside(self._root / TEMPORARY, self._root)
         for folder in (self._root / TEMPORARY).glob(f"{glob.escape(split)}-*"):
+            # The glob for split "a" also matches the folders of a split named "a-b".
             if folder.is_dir() and folder.name.rpartition("-")[0] == split:
-                _drop(folder, split, self._root)
-        with _in_words(f"cannot write to {self._root}"):
+                _remove_run(folder, split, self._root)
+        with _explain_os_errors(f"cannot write to {self._root}"):
             make_folders(self._root / TEMPORARY / self._run, self._root)
 
     def end(self) -> None:
-        """See `Objects`."""
-        with contextlib.suppress(StoreError):  # the next run does it
-            _drop(self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root)
+        """Remove this run's temporary files, after which it cannot write anything."""
+        with contextlib.suppress(StoreError):  # the next run removes it
+            _remove_run(
+                self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root
+            )
 
     def room(self) -> int | None:
-        """See `Objects`."""
-        place = self._root
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
+        """Return the free bytes of the file system that holds the store."""
+        folder = self._root
+        while not folder.exists():  # a new store: its file system is that of the nearest parent
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
 
 
 class _Aborting:
@@ -364,11 +378,11 @@ class _Aborting:
 
 
 class LocalWriter:
-    """A temp file that becomes an object.
+    """A writer that fills a temporary file, which becomes an object when it is finished.
 
-    Pieces are gathered into blocks, and a thread writes a block while the next is filled. Blocks
-    go past the page cache (O_DIRECT) where the file system can: a store is far larger than
-    memory and is not read back soon, so caching it costs CPU for pages that push out the source.
+    Data is collected in blocks, and a thread writes a full block while the next one is filled.
+    Blocks bypass the page cache (O_DIRECT) where the file system supports it: a store is far
+    larger than memory and is not read back soon, so caching it would evict pages of the source.
     """
 
     def __init__(self, root: Path, name: str, run: str) -> None:
@@ -377,27 +391,28 @@ class LocalWriter:
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
         confined.check_inside(self._temporary.parent, root)
         self._locks = root / TEMPORARY
-        self._gone = False
-        """Whether the temp file is one no more."""
+        self._is_named = False
+        """True once the temporary file is renamed, or removed because the name was taken."""
         self._blocks: list[mmap.mmap] = []
         self._filled = 0
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
         self._direct = False
-        with _in_words(f"cannot create {self._final}"):
+        with _explain_os_errors(f"cannot create {self._final}"):
             make_folders(self._final.parent, root)
             try:
                 self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             except FileNotFoundError:
+                # The folder of this run is its right to write: a later run has removed it.
                 raise StoreError(
                     f"cannot create {self._final}: run {run!r} was ended, or another run of the"
                     " same split has begun since. Only that one may write."
                 ) from None
 
     def write(self, data: memoryview) -> None:
-        """Append *data*."""
+        """Append *data* to the object."""
         data = data.cast("B")
-        with _in_words(f"cannot write {self._final}"):
+        with _explain_os_errors(f"cannot write {self._final}"):
             while data.nbytes:
                 if not self._blocks:
                     self._blocks = [_block()]
@@ -406,75 +421,79 @@ class LocalWriter:
                 self._filled += piece.nbytes
                 data = data[piece.nbytes :]
                 if self._filled == BLOCK_BYTES:
-                    self._turn_over()
+                    self._submit_block()
 
     def finish(self) -> None:
-        """Make the object durable under its name, replacing what was there."""
-        with _in_words(f"cannot write {self._final}"):
+        """Make the object durable under its name, replacing any object of that name."""
+        with _explain_os_errors(f"cannot write {self._final}"):
             self._seal()
             os.replace(self._temporary, self._final)
-            self._gone = True
+            self._is_named = True
+            # A rename survives a power failure only once the folder is synced, too.
             sync_folder(self._final.parent)
 
     def finish_new(self) -> bool:
-        """Make the object durable under its name, unless there is one."""
-        with _in_words(f"cannot write {self._final}"):
+        """Make the object durable unless its name is taken; return True if it has the name."""
+        with _explain_os_errors(f"cannot write {self._final}"):
             self._seal()
             new = name_exclusively(self._temporary, self._final, self._locks)
-            self._gone = True
-            # Of the one that was there too: who made it may have been killed right after.
+            self._is_named = True
+            # Also if the name was taken: its writer may have been killed before this sync.
             sync_folder(self._final.parent)
             return new
 
     def abort(self) -> None:
-        """Forget what was written. Harmless after `finish`."""
+        """Discard what was written. Has no effect after `finish`."""
         if self._thread is not None:
+            # It waits for the write in progress, which still uses the descriptor closed below.
             self._thread.shutdown()
         with contextlib.suppress(OSError):
-            self._shut()
-        if not self._gone:
+            self._close_file()
+        if not self._is_named:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
 
-    def _turn_over(self) -> None:
-        # The full block goes to the thread; the other one, written by now, is filled next.
+    def _submit_block(self) -> None:
+        # The thread writes the full block while the other one, written by now, is filled.
         if self._thread is None:
+            # An object smaller than a block needs neither a thread nor O_DIRECT.
             self._thread = ThreadPoolExecutor(1, "write")
             self._direct = _set_direct(self._file, on=True)
             self._blocks.append(_block())
-        self._wait()
+        self._wait_for_write()
         self._writing = self._thread.submit(_write_all, self._file, memoryview(self._blocks[0]))
         self._blocks.reverse()
         self._filled = 0
 
-    def _wait(self) -> None:
+    def _wait_for_write(self) -> None:
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def _seal(self) -> None:
-        self._wait()
-        if self._direct:  # the rest is no whole number of the disk's blocks
+        self._wait_for_write()
+        if self._direct:  # the last block is partly filled, and O_DIRECT writes whole ones only
             _set_direct(self._file, on=False)
         if self._filled:
             _write_all(self._file, memoryview(self._blocks[0])[: self._filled])
         os.fsync(self._file)
-        self._shut()
+        self._close_file()
 
-    def _shut(self) -> None:
-        # Forgotten first: a number that could not be closed is closed, and may be another file's.
+    def _close_file(self) -> None:
+        # The attribute is cleared first: after a failed close the descriptor is closed all the
+        # same, and its number may belong to another file by the time of a second attempt.
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
 
 
 def _block() -> mmap.mmap:
-    # Anonymous memory begins at a page, as O_DIRECT wants it. Private and in huge pages, where
-    # there are such: what is copied here, and pinned for the disk, is spared a thousand small ones.
+    # Anonymous memory is page-aligned, as O_DIRECT requires. Huge pages, which need a private
+    # mapping, spare the copy and the pinning for the disk a thousand small pages.
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, BLOCK_BYTES)
     block = mmap.mmap(-1, BLOCK_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         block.madvise(mmap.MADV_HUGEPAGE)
     return block
 
@@ -484,7 +503,7 @@ def _set_direct(file: int, *, on: bool) -> bool:
     direct = getattr(os, "O_DIRECT", 0)
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, flags | direct if on else flags & ~direct)
-    except OSError:  # not on this file system
+    except OSError:  # the file system does not support O_DIRECT
         return False
     return bool(direct)
 
@@ -494,8 +513,8 @@ def _write_all(file: int, data: memoryview) -> None:
         try:
             written = os.write(file, data)
         except OSError as e:
-            # Some file systems take O_DIRECT and refuse the writes; and after a short write the
-            # rest is no whole number of blocks.
+            # Some file systems accept O_DIRECT but refuse the writes, and after a short write the
+            # remaining bytes are not a whole number of blocks: go on through the page cache.
             if e.errno != errno.EINVAL or not _is_direct(file):
                 raise
             _set_direct(file, on=False)
@@ -508,7 +527,7 @@ def _is_direct(file: int) -> bool:
 
 
 class WriterFile:
-    """An object on its way as the writable file that other libraries want."""
+    """A file object over a writer, for libraries that write to files."""
 
     closed = False
 
@@ -517,63 +536,65 @@ class WriterFile:
         self._position = 0
 
     def write(self, data: bytes) -> int:
-        """Append *data*."""
+        """Append *data*; return its length in bytes."""
         self._writer.write(memoryview(data))
         self._position += len(data)
         return len(data)
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self._position
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Do nothing: this object buffers no data."""
 
     def close(self) -> None:
-        """Leave the object to whoever began it: only `finish` makes it whole."""
+        """Close this file only: the caller finishes or aborts the writer."""
         self.closed = True
 
 
 _durable: set[Path] = set()
-"""Folders of stores that this process knows to be durable in their parents."""
+"""The folders of stores that this process has made durable in their parents."""
 
 
 def make_folders(folder: Path, root: Path) -> None:
-    """Make *folder*, of the store at *root*, and its parents, each one durable in its own parent.
+    """Create *folder* in the store at *root*, and its parents, each durable in its own parent.
 
-    A folder that is there may have been made by another process that is still about to make it
-    durable, or was killed before that. So each process makes sure of each folder, once.
+    A folder that exists may have been created by another process that has not synced it yet, or
+    was killed before. So each process syncs each folder once.
     """
-    there = folder.is_dir()
-    if there and (folder in _durable or not folder.is_relative_to(root)):
+    exists = folder.is_dir()
+    if exists and (folder in _durable or not folder.is_relative_to(root)):
         return
     make_folders(folder.parent, root)
-    if not there:
-        with contextlib.suppress(FileExistsError):
+    if not exists:
+        with contextlib.suppress(FileExistsError):  # another process was faster
             os.mkdir(folder)
     try:
         sync_folder(folder.parent)
     except PermissionError:
-        if folder != root:  # what the store itself lies in need not be ours to read
+        if folder != root:  # the parent of the store itself need not be readable
             raise
     _durable.add(folder)
 
 
-def _drop(folder: Path, split: str, root: Path) -> None:
-    # Renamed first, which happens at once: a ghost may put files into it faster than they go.
+def _remove_run(folder: Path, split: str, root: Path) -> None:
+    # The folder is renamed first, which is atomic: a run that lost its lease could otherwise add
+    # files faster than they are removed.
     confined.check_inside(folder.parent, root)
-    gone = folder.with_name(f"{split}-{uuid.uuid4().hex}")
-    with _in_words(f"cannot remove {folder}"), contextlib.suppress(FileNotFoundError):
-        os.rename(folder, gone)
-    confined.remove_folder(gone, root)
+    renamed = folder.with_name(f"{split}-{uuid.uuid4().hex}")
+    with _explain_os_errors(f"cannot remove {folder}"), contextlib.suppress(FileNotFoundError):
+        os.rename(folder, renamed)
+    confined.remove_folder(renamed, root)
 
 
 @contextlib.contextmanager
-def _in_words(what: str) -> Iterator[None]:
+def _explain_os_errors(problem: str) -> Iterator[None]:
+    """Raise an OSError inside the block as a StoreError: *problem*, its cause and a cure."""
     try:
         yield
     except OSError as e:
         raise StoreError(
-            f"{what}: {e.strerror or e}. {cure(e)}, then run the same command again: it goes on"
+            f"{problem}: {e.strerror or e}. {cure(e)}, then run the same command again: it goes on"
             " from what is committed."
         ) from e

@@ -1,4 +1,4 @@
-"""The plan: which samples a split has, and which row each one is. Written once, never changed."""
+"""The plan: the samples of a split and the row of each one. It never changes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pipeline.store.schema import Between, Digest, Format, Rows, Split
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A split's listing, by digest, and its order."""
+    """The digest of a split's listing, and its order."""
 
     split: Split
     recipe: Digest
-    """Digest of the recipe."""
+    """The digest of the recipe."""
     num_rows: Annotated[int, Between(1, 2**40)]
     listing: Digest
-    """SHA-256 of the lines `<key>\\t<size in bytes>\\n`, sorted by key."""
+    """The SHA-256 of the lines `<key>\\t<size in bytes>\\n`, sorted by key."""
     order_version: Format
-    """Which rule puts the sorted keys into rows (`pipeline.order`)."""
+    """The version of the rule that assigns the sorted keys to rows (`pipeline.order`)."""
     seed: Annotated[int, Between(0, 2**64 - 1)]
     shard_rows: Rows
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     def __post_init__(self) -> None:
-        """Refuse what no split can have."""
+        """Refuse values that no split can have."""
         if self.num_shards > layout.MAX_SHARDS:
             raise ValueError(
                 f"num_rows is {self.num_rows:,} at {self.shard_rows:,} rows a shard: expected at"
@@ -37,37 +37,37 @@ class Plan:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the split; the last may hold fewer rows."""
+        """The number of shards of the split; the last one may have fewer rows."""
         return -(-self.num_rows // self.shard_rows)
 
     def rows(self, shard: int) -> range:
-        """The rows of one shard."""
+        """Return the rows of one shard."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def encode(self) -> bytes:
-        """The text of `splits/<split>.json`."""
+        """Return the bytes of `splits/<split>.json`."""
         return document.encode(asdict(self))
 
     @property
     def digest(self) -> str:
-        """By which commits refer to this plan."""
+        """The digest by which commits refer to this plan, SHA-256 in hexadecimal."""
         return document.digest(asdict(self))
 
 
 def decode(data: bytes, name: str) -> Plan:
-    """Read a plan back.
+    """Decode a plan.
 
     Raises:
-        StoreDamagedError: The text is not what was written, or is that of another document.
+        StoreDamagedError: The bytes differ from those written, or are another document.
     """
     return document.decode_as(Plan, data, name)
 
 
-def check_same(kept: Plan, asked: Plan) -> None:
-    """Compare two plans of one split.
+def check_same(stored: Plan, requested: Plan) -> None:
+    """Refuse a requested plan that differs from the stored plan of the same split.
 
     Raises:
-        StoreMismatchError: Naming each difference.
+        StoreMismatchError: The plans differ; the message names each difference.
     """
     names = {
         "recipe": "the recipe's digest",
@@ -77,13 +77,14 @@ def check_same(kept: Plan, asked: Plan) -> None:
         "seed": "the seed",
         "shard_rows": "the rows of a shard",
     }
-    found = [
-        f"{words} is {getattr(kept, name)} in the store, {getattr(asked, name)} now"
-        for name, words in names.items()
-        if getattr(kept, name) != getattr(asked, name)
+    differences = [
+        f"{noun} is {getattr(stored, name)} in the store, {getattr(requested, name)} now"
+        for name, noun in names.items()
+        if getattr(stored, name) != getattr(requested, name)
     ]
-    if found:
+    if differences:
         raise StoreMismatchError(
-            f"split {kept.split!r} was planned from another listing or order: {'; '.join(found)}."
+            f"split {stored.split!r} was planned from another listing or order:"
+            f" {'; '.join(differences)}."
             " Give the same source and seed as before, or choose another split or folder."
         )

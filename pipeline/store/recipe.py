@@ -1,4 +1,4 @@
-"""The recipe: everything that decides the pixels of a store. Written once, never changed."""
+"""The recipe: everything that determines the pixels of a store. It never changes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.store.schema import Between, Digest, Format, Rows
 from pipeline.store.shard import parse_codec
 
 DECODE_RULES = 2
-"""Version of the rules that turn a picture's bytes into pixels or into a reason for quarantine."""
+"""The version of the rules that turn a file's bytes into pixels or a reason for quarantine."""
 
 LISTING_RULES = 2
-"""Version of the rules that say which files of a source are samples, and of which class."""
+"""The version of the rules that select a source's samples and assign their classes."""
 
 MISSING_END = ("refuse", "keep")
-"""What may be done with a JPEG that lacks nothing but its end marker."""
+"""The possible treatments of a JPEG that lacks nothing but its end marker."""
 
 MAX_IMAGE_BYTES = 256 * 2**20
-"""Bytes of the longest file that is read for an image, unless another limit is chosen.
+"""The default limit on the bytes of an image file.
 
-ImageNet's longest JPEG has 15 MB. An image of as many pixels as are decoded at all (179 million)
-has 537 MB where nothing compresses it, and less than this in every format that does.
+ImageNet's longest JPEG has 15 MB. An image of the maximum number of pixels that are decoded (179
+million) has 537 MB uncompressed, and less than this limit in every compressed format.
 """
 
 FITS = ("crop", "pad", "squish")
@@ -35,48 +35,51 @@ ClassNumber = Annotated[int, Between(-(2**63), 2**63 - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Two stores with equal recipes and equal listings hold equal bytes."""
+    """The settings that determine the pixels of a store.
+
+    Two stores with equal recipes and equal listings hold equal bytes.
+    """
 
     fit: str
-    """How a rectangle becomes a square: `crop`, `pad` or `squish`."""
+    """The way a rectangle becomes a square: `crop`, `pad` or `squish`."""
     filter: str
-    """The resampling filter."""
+    """The resampling filter, one of `FILTERS`."""
     serves: Annotated[int, Between(1, 2**31 - 1)]
-    """Side in pixels up to which a picture may be decoded at a reduced DCT scale."""
+    """The largest side in pixels that an image decoded at a reduced DCT scale must suffice for."""
     exif: bool
-    """Whether pictures are turned by their EXIF orientation."""
+    """True if images are rotated according to their EXIF orientation."""
     decoder: Digest
-    """Digest of the probe pictures as decoded."""
+    """The digest of the probe images as decoded."""
     resizer: Digest
-    """Digest of the probe pictures as resized with `filter`."""
+    """The digest of the probe images as resized with `filter`."""
     software: dict[str, str]
-    """What made those digests, in words. Not part of the identity."""
+    """The software behind those digests, for people. It is not part of the identity."""
     shard_rows: Rows
-    """Rows of every image array that one task writes and one object holds."""
+    """The rows of an image array that one task writes and one object holds."""
     chunk_rows: Rows
-    """Rows that are checksummed together; divides `shard_rows`."""
+    """The rows that share a checksum; a divisor of `shard_rows`."""
     codec: str
-    """Compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
+    """The compression of a chunk: `none`, `zstd:<level>`, `blosc-lz4` or `blosc-zstd:<level>`."""
     classes: tuple[tuple[str, str], ...]
-    """(wnid, words) of label 0, 1, ..."""
+    """The wnid and the words of label 0, 1, ..."""
     class_numbers: tuple[ClassNumber, ...] = ()
-    """The source's own number of label 0, 1, ...; empty where it has no numbers."""
+    """The source's own number of label 0, 1, ...; empty if the source has no numbers."""
     format: Format = layout.FORMAT
-    """Version of the store and of every document in it."""
+    """The format version of the store and of every document in it."""
     decode_rules: Format = DECODE_RULES
-    """Which version of the rules decoded, and decodes, the pictures of this store."""
+    """The version of the rules by which images of this store are decoded."""
     listing_rules: Format = LISTING_RULES
-    """Which version of the rules listed, and lists, the samples of this store."""
+    """The version of the rules by which samples of this store are listed."""
     missing_end: str = "refuse"
-    """What becomes of JPEGs that lack nothing but their end marker: `refuse` or `keep`."""
+    """The treatment of JPEGs that lack nothing but their end marker: `refuse` or `keep`."""
     max_image_bytes: int | None = MAX_IMAGE_BYTES
-    """A longer file is no readable picture, and only its beginning is read.
+    """The maximum length of an image file in bytes; a longer file is quarantined.
 
-    None: there is no limit, which only stores of format 1 have.
+    None, which only stores of format 1 have, means no limit.
     """
 
     def __post_init__(self) -> None:
-        """Refuse what no store can be made of."""
+        """Refuse values that no store can have."""
         if self.fit not in FITS:
             raise ValueError(f"fit is {self.fit!r}: expected one of {', '.join(FITS)}.")
         if self.filter not in FILTERS:
@@ -118,29 +121,29 @@ class Recipe:
                 )
 
     def encode(self) -> bytes:
-        """The text of `recipe.json`."""
+        """Return the bytes of `recipe.json`."""
         return document.encode(self._fields())
 
     @property
     def digest(self) -> str:
-        """By which plans refer to this recipe."""
+        """The digest by which plans refer to this recipe, SHA-256 in hexadecimal."""
         return document.digest(self._fields())
 
     @property
     def wnids(self) -> list[str]:
-        """The class of label 0, 1, ..."""
+        """The wnid of label 0, 1, ..."""
         return [wnid for wnid, _ in self.classes]
 
     def _fields(self) -> dict[str, Any]:
         fields = dict(vars(self))
-        if self.format == 1:  # before there were rules to choose between
+        if self.format == 1:  # it is older than these fields, which would change its digest
             for name in _FORMAT_1:
                 del fields[name]
         return fields
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """Keyword arguments of `pipeline.images.decode.decode` for the pictures of this store."""
+        """The keyword arguments of `pipeline.images.decode.decode` for images of this store."""
         return {
             "fit": self.fit,
             "serves": self.serves,
@@ -157,15 +160,15 @@ _FORMAT_1: dict[str, Any] = {
     "missing_end": "refuse",
     "max_image_bytes": None,
 }
-"""Fields that a recipe of format 1 does not write down, and what they are in its store."""
+"""The fields that a recipe of format 1 does not contain, with the values that they imply."""
 
 
 @functools.lru_cache(maxsize=2)
 def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
-    """Read a recipe back. With 21,000 classes that takes a while: the last ones are kept.
+    """Decode a recipe; the last two are cached, since 21,000 classes take a while.
 
     Raises:
-        StoreDamagedError: The text is not what was written.
+        StoreDamagedError: The bytes differ from those written.
     """
     return document.decode_as(Recipe, data, name, _complete)
 
@@ -182,36 +185,43 @@ _CHOSEN = (
 )  # fmt: skip
 
 
-def check_same(kept: Recipe, asked: Recipe) -> None:
-    """Compare what decides pixels; which machine's software made them may differ.
+def check_same(stored: Recipe, requested: Recipe) -> None:
+    """Refuse a requested recipe that would give other pixels or labels than the store's.
 
-    Classes may be a part of the store's: a split need not show every class.
+    The versions of the software may differ if their pixels are equal, and the requested classes may
+    be a subset of the store's, because a split need not contain every class.
+
+    Args:
+        stored: The recipe of the store.
+        requested: The recipe of the new command.
 
     Raises:
-        StoreMismatchError: Naming each difference.
+        StoreMismatchError: The recipes differ; the message names each difference.
     """
-    found = [
-        f"{name} is {getattr(kept, name)!r} in the store, {getattr(asked, name)!r} was asked for"
+    differences = [
+        f"{name} is {getattr(stored, name)!r} in the store,"
+        f" {getattr(requested, name)!r} was asked for"
         for name in _CHOSEN
-        if getattr(kept, name) != getattr(asked, name)
+        if getattr(stored, name) != getattr(requested, name)
     ]
-    found += [
-        f"the {name} makes other pixels here ({_named(asked, name)}) than the one that made the"
-        f" store ({_named(kept, name)})"
+    differences += [
+        f"the {name} makes other pixels here ({_named(requested, name)}) than the one that made the"
+        f" store ({_named(stored, name)})"
         for name in ("decoder", "resizer")
-        if getattr(kept, name) != getattr(asked, name)
-        and (name == "decoder" or kept.filter == asked.filter)  # another filter, other pixels
+        if getattr(stored, name) != getattr(requested, name)
+        # Another filter, which is named above, gives other pixels in any case.
+        and (name == "decoder" or stored.filter == requested.filter)
     ]
-    if found:
+    if differences:
         raise StoreMismatchError(
-            f"the store was made with another recipe: {'; '.join(found)}."
+            f"the store was made with another recipe: {'; '.join(differences)}."
             " Ask for the store's own recipe (`tesserae info`), or choose another folder."
         )
-    found = _class_differences(kept, asked) + _number_differences(kept, asked)
-    if found:
+    differences = _class_differences(stored, requested) + _number_differences(stored, requested)
+    if differences:
         raise StoreMismatchError(
-            f"the store was made from another source: {'; '.join(found)}. A store's classes are"
-            " those of all splits that its first command prepared: choose another folder for"
+            f"the store was made from another source: {'; '.join(differences)}. A store's classes"
+            " are those of all splits that its first command prepared: choose another folder for"
             " another source, or prepare all splits of this one together into a new folder."
         )
 
@@ -220,21 +230,25 @@ def _named(recipe: Recipe, part: str) -> str:
     return f"{recipe.software.get(part, 'unnamed')}, probe {getattr(recipe, part)[:12]}"
 
 
-def _number_differences(kept: Recipe, asked: Recipe) -> list[str]:
-    """Classes that the source numbers differently now."""
-    numbers = dict(zip(kept.wnids, kept.class_numbers, strict=False))
+def _number_differences(stored: Recipe, requested: Recipe) -> list[str]:
+    """Return the first five classes whose numbers in the source have changed."""
+    numbers = dict(zip(stored.wnids, stored.class_numbers, strict=False))
     return [
         f"the class {name!r} has the number {numbers[name]} in the store, {number} in the source"
-        for name, number in zip(asked.wnids, asked.class_numbers, strict=False)
+        for name, number in zip(requested.wnids, requested.class_numbers, strict=False)
         if numbers.get(name, number) != number
     ][:5]
 
 
-def _class_differences(kept: Recipe, asked: Recipe) -> list[str]:
-    unknown = sorted(set(asked.wnids) - set(kept.wnids))
+def _class_differences(stored: Recipe, requested: Recipe) -> list[str]:
+    unknown = sorted(set(requested.wnids) - set(stored.wnids))
     if not unknown:
         return []
-    shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+    names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
     number = "1 class is" if len(unknown) == 1 else f"{len(unknown)} classes are"
-    by = f", as its listing rules {kept.listing_rules} have them" if kept.listing_rules == 1 else ""
-    return [f"{number} not among the store's {len(kept.classes)}: {shown}{by}"]
+    by = (
+        f", as its listing rules {stored.listing_rules} have them"
+        if stored.listing_rules == 1
+        else ""
+    )
+    return [f"{number} not among the store's {len(stored.classes)}: {names}{by}"]

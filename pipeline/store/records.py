@@ -1,7 +1,7 @@
-"""Reading a store's records: recipe, plans, commits, and what the finish step says.
+"""The records of a store: recipe, plans, commits, finish records and ledgers.
 
-done.json      which sizes are whole, and the digest of every object that no commit vouches for
-ledger.jsonl   a second copy of recipe, plan and commits, word for word: {"name", "text"} a line
+done.json      the complete sizes, and the digest of every object that is in no commit
+ledger.jsonl   an exact second copy of recipe, plan and commits: {"name", "text"} in each line
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from pipeline.store.schema import Between, Count, Digest, Format, Size, Split
 from pipeline.store.shard import Writer
 
 BLOCK_BYTES = 4 * 2**20
-"""Bytes of a large object that are read at a time."""
+"""The bytes of a large object that are read at a time."""
 
 READERS = 16
-"""Threads that read small objects: on an object store each costs a round trip."""
+"""The threads that read small objects, each of which costs a round trip on an object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The finish step's word that every commit of a split is there."""
+    """The finish record of a split: every commit exists."""
 
     split: Split
     recipe: Digest
+    """The digest of the recipe."""
     plan: Digest
-    """Digests of the two documents."""
+    """The digest of the plan."""
     num_rows: Annotated[int, Between(1, 2**40)]
     sizes: tuple[Size, ...]
     counts: dict[str, Count]
-    """Rows by status, in words."""
+    """The number of rows by the name of their status."""
     parts: Digest
-    """XXH3-128 over the digests of the table's parts, in order."""
+    """The XXH3-128 over the digests of the table's parts, in order."""
     objects: tuple[Written, ...]
-    """Labels, status, table and zarr metadata."""
+    """The objects of labels, status, table and zarr metadata."""
     format: Format = layout.FORMAT
-    """Version of the store, as its recipe has it."""
+    """The format version of the store, as in its recipe."""
 
     def encode(self) -> bytes:
-        """The text of `splits/<split>.done.json`."""
+        """Return the bytes of `splits/<split>.done.json`."""
         return document.encode(asdict(self))
 
 
 def decode_done(data: bytes, name: str) -> Done:
-    """Read a finish record back.
+    """Decode a finish record.
 
     Raises:
-        StoreDamagedError: The text is not what was written, or vouches for other objects than a
+        StoreDamagedError: The bytes differ from those written, or list other objects than a
             finish step writes.
     """
     done = document.decode_as(Done, data, name)
@@ -67,18 +68,18 @@ def decode_done(data: bytes, name: str) -> Done:
     document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
     named = {written.name for written in done.objects}
     expected = layout.derived(done.split, done.num_rows, done.sizes)
-    for other in sorted(named - expected):
-        document.check_value(name, "the name of an object", other, "one that the layout gives")
+    for unexpected in sorted(named - expected):
+        document.check_value(name, "the name of an object", unexpected, "one that the layout gives")
     for missing in sorted(expected - named):
         document.check_value(name, "the record of an object", "missing", missing)
     return done
 
 
 def load_recipe(objects: Objects) -> Recipe:
-    """The store's recipe.
+    """Load the recipe of a store.
 
     Raises:
-        StoreError: There is no store here.
+        StoreError: There is no store at this path.
         StoreDamagedError: The recipe is damaged.
     """
     try:
@@ -91,7 +92,7 @@ def load_recipe(objects: Objects) -> Recipe:
 
 
 def load_plan(objects: Objects, split: str) -> Plan:
-    """The plan of *split*.
+    """Load the plan of *split*.
 
     Raises:
         StoreError: The store has no such split.
@@ -99,22 +100,23 @@ def load_plan(objects: Objects, split: str) -> Plan:
     """
     name = layout.plan(split)
     try:
-        kept = plan.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = plan.decode(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
-        known = ", ".join(map(repr, splits(objects))) or "none"
+        existing = ", ".join(map(repr, splits(objects))) or "none"
         raise StoreError(
-            f"the store {objects.url} has no plan for split {split!r}: it has {known}."
+            f"the store {objects.url} has no plan for split {split!r}: it has {existing}."
         ) from None
-    if kept.split != split:  # a file system that takes Train for train, or a file that was renamed
+    # A case-insensitive file system opens the plan of `train` for `Train`; files get renamed, too.
+    if loaded.split != split:
         raise StoreDamagedError(
-            f"{objects.url}/{name} is the plan of split {kept.split!r}, not of {split!r}. Pass"
-            f" --split {kept.split}, or another name."
+            f"{objects.url}/{name} is the plan of split {loaded.split!r}, not of {split!r}. Pass"
+            f" --split {loaded.split}, or another name."
         )
-    return kept
+    return loaded
 
 
 def load_done(objects: Objects, split: str) -> Done | None:
-    """The finish record of *split*, or None while it is not finished.
+    """Load the finish record of *split*; None while the split is not finished.
 
     Raises:
         StoreDamagedError: The record is damaged.
@@ -129,17 +131,17 @@ def load_done(objects: Objects, split: str) -> Done | None:
 
 
 def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
-    """The commit of one shard, or None where there is none, or none that is whole."""
+    """Load the commit of one shard; None if it is missing or damaged."""
     name = layout.commit(split, shard)
     try:
-        kept = commit.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = commit.decode(objects.get(name, document.MAX_BYTES), name)
     except (FileNotFoundError, StoreDamagedError):
         return None
-    return kept if (kept.split, kept.shard) == (split, shard) else None
+    return loaded if (loaded.split, loaded.shard) == (split, shard) else None
 
 
 def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
-    """Every whole commit that belongs to *planned*, by shard."""
+    """Load every intact commit that belongs to *planned*, by shard."""
     shards = [
         int(stem)
         for name in objects.names(layout.commits(planned.split))
@@ -150,28 +152,29 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
         return load_commit(objects, planned.split, shard)
 
     with ThreadPoolExecutor(READERS) as pool:
-        loaded = [kept for kept in pool.map(load, shards) if kept is not None]
-    return {kept.shard: kept for kept in loaded if belongs(planned, kept)}
+        commits = [loaded for loaded in pool.map(load, shards) if loaded is not None]
+    return {loaded.shard: loaded for loaded in commits if belongs(planned, loaded)}
 
 
-def belongs(planned: Plan, kept: Commit) -> bool:
-    """Return True if a commit is one of *planned*, of just the rows that its shard has there."""
-    rows = planned.rows(kept.shard) if kept.shard < planned.num_shards else range(0)
+def belongs(planned: Plan, committed: Commit) -> bool:
+    """Return True if a commit belongs to *planned* and covers exactly the rows of its shard."""
+    rows = planned.rows(committed.shard) if committed.shard < planned.num_shards else range(0)
     expected = (planned.split, planned.digest, rows.start, rows.stop)
-    return (kept.split, kept.plan, kept.start, kept.stop) == expected
+    return (committed.split, committed.plan, committed.start, committed.stop) == expected
 
 
 def splits(objects: Objects) -> list[str]:
-    """The splits that the store has a record of, whole or not."""
+    """Return the names of all splits that the store has a record of, finished or not, sorted."""
     planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
-    found = {split for split, _, rest in planned if rest in ("json", "done.json", "ledger.jsonl")}
-    # A split that has lost its plan is still one.
-    found |= {name.split("/")[1] for name in objects.names("commits") if name.count("/") == 2}
-    return sorted(split for split in found if layout.is_split(split))
+    suffixes = ("json", "done.json", "ledger.jsonl")
+    names = {split for split, _, suffix in planned if suffix in suffixes}
+    # A split that has lost its plan is still listed, so that it can be repaired.
+    names |= {name.split("/")[1] for name in objects.names("commits") if name.count("/") == 2}
+    return sorted(split for split in names if layout.is_split(split))
 
 
 def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
-    """The second copy of *documents*, (name, text)."""
+    """Return the bytes of a ledger that copies *documents*, pairs of name and bytes."""
     lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
         for name, text in documents
@@ -182,7 +185,7 @@ def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
 
 @dataclass(frozen=True)
 class Copy:
-    """A line of a ledger."""
+    """One line of a ledger: the copy of a document."""
 
     name: str
     text: str
@@ -190,16 +193,16 @@ class Copy:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What can be read of a ledger."""
+    """The readable part of a ledger."""
 
     copies: dict[str, bytes]
-    """Documents by name, each of them whole."""
+    """The intact documents, by name."""
     what: str | None
-    """What is wrong with it: `missing`, `damaged`, or nothing."""
+    """The problem with the ledger: `missing`, `damaged` or None."""
 
 
 def read_ledger(objects: Objects, split: str) -> Ledger:
-    """Read the ledger of *split*, or what is left of it."""
+    """Read the ledger of *split*, or the intact lines of a damaged one."""
     try:
         data = objects.get(layout.ledger(split), document.MAX_BYTES)
     except FileNotFoundError:
@@ -213,40 +216,40 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
 def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
     for line in data.split(b"\n"):
         try:
-            kept = schema.read(Copy, json.loads(line))
-            text = kept.text.encode()
-            document.decode(text, kept.name)
+            copy = schema.read(Copy, json.loads(line))
+            text = copy.text.encode()
+            document.decode(text, copy.name)
         except (ValueError, RecursionError, MemoryError, StoreError):
-            continue
-        yield kept.name, text
+            continue  # the other lines are still good copies
+        yield copy.name, text
 
 
 def digest_of(objects: Objects, name: str) -> str:
-    """The XXH3-128, in hexadecimal, of an object that may be larger than memory.
+    """Return the XXH3-128, in hexadecimal, of an object that may be larger than memory.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The object does not exist.
     """
-    seen = xxhash.xxh3_128()
+    hasher = xxhash.xxh3_128()
     with objects.open(name) as file:
         while block := file.read(BLOCK_BYTES):
-            seen.update(block)
-    return seen.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def fingerprint(name: str, data: bytes) -> Written:
-    """An object's name, size and digest."""
+    """Return the name, size and digest of the object *name* with the bytes *data*."""
     return Written(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
 
-def is_there(objects: Objects, kept: Written) -> bool:
-    """Whether an object is just as it was written."""
-    same_size = objects.size(kept.name) == kept.num_bytes
-    return same_size and digest_of(objects, kept.name) == kept.digest
+def is_there(objects: Objects, written: Written) -> bool:
+    """Return True if an object exists and has the recorded size and digest."""
+    same_size = objects.size(written.name) == written.num_bytes
+    return same_size and digest_of(objects, written.name) == written.digest
 
 
 class FingerprintWriter:
-    """Passes an object on, piece by piece, and knows what was written."""
+    """A writer that passes pieces on to another one and computes their size and digest."""
 
     def __init__(self, writer: Writer) -> None:
         self.name = writer.name
@@ -255,7 +258,7 @@ class FingerprintWriter:
         self._hash = xxhash.xxh3_128()
 
     def write(self, data: memoryview) -> None:
-        """Append *data*."""
+        """Append *data* to the object."""
         self._hash.update(data)
         self._num_bytes += data.nbytes
         self._writer.write(data)
@@ -265,5 +268,5 @@ class FingerprintWriter:
         self._writer.finish()
 
     def written(self) -> Written:
-        """Name, size and digest of what was written so far."""
+        """Return the name, size and digest of the bytes written so far."""
         return Written(self.name, self._num_bytes, self._hash.hexdigest())

@@ -1,4 +1,4 @@
-"""Objects on an object store, through fsspec. One PUT makes an object whole and durable."""
+"""Objects on an object store, through fsspec. One PUT makes an object complete and durable."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.store.objects import check_length
 
 
 class RemoteObjects:
-    """Objects under an fsspec URL such as `s3://bucket/prefix`."""
+    """The objects of a store under an fsspec URL such as `s3://bucket/prefix`."""
 
-    finish_together = False  # what is being PUT is held several times over
+    finish_together = False  # each PUT in progress holds several copies of its object
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            # Listings change under our feet: other workers write them.
+            # Listings must not be cached, because other workers add objects meanwhile.
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as e:
             raise StoreError(f"cannot open {url}: {e}. Install the extra it names.") from e
@@ -34,52 +34,52 @@ class RemoteObjects:
         return f"{self._root}/{check_name(name)}"
 
     def get(self, name: str, limit: int | None = None) -> bytes:
-        """See `Objects`."""
-        with self._in_words("read", name):
+        """Return all bytes of an object, as `Objects.get` describes."""
+        with self._explain_errors("read", name):
             data = bytes(self._files.cat_file(self._path(name)))
         if limit is not None:
             check_length(name, len(data), limit)
         return data
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """See `Objects`: nothing."""
+        """Return False: there is no page cache for remote objects."""
         return False
 
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """See `Objects`: nothing."""
+        """Return None: remote objects have no direct reads."""
         return None
 
     def open(self, name: str) -> BinaryIO:
-        """See `Objects`."""
-        with self._in_words("read", name):
+        """Open an object as a seekable file for reading."""
+        with self._explain_errors("read", name):
             return cast(BinaryIO, self._files.open(self._path(name), "rb"))
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """See `Objects`."""
-        with self._in_words("read", name):
+        """Return *num_bytes* of an object from byte *start* on, or fewer if it ends first."""
+        with self._explain_errors("read", name):
             data = self._files.cat_file(self._path(name), start=start, end=start + num_bytes)
             return bytes(data)
 
     def size(self, name: str) -> int | None:
-        """See `Objects`."""
-        with self._in_words("read", name), contextlib.suppress(FileNotFoundError):
+        """Return the size of an object in bytes, or None if it does not exist."""
+        with self._explain_errors("read", name), contextlib.suppress(FileNotFoundError):
             return int(self._files.size(self._path(name)))
         return None
 
     def names(self, folder: str) -> list[str]:
-        """See `Objects`."""
-        with self._in_words("list", folder):
-            found = self._files.find(self._path(folder) if folder else self._root)
-        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+        """Return the names of all objects under *folder*, at any depth, sorted."""
+        with self._explain_errors("list", folder):
+            paths = self._files.find(self._path(folder) if folder else self._root)
+        return sorted(path.removeprefix(f"{self._root}/") for path in paths)
 
     def put(self, name: str, data: bytes) -> None:
-        """See `Objects`."""
+        """Write an object with one PUT, replacing any object of that name."""
         self._pipe(name, data, mode="overwrite")
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """See `Objects`."""
+        """Write an object with one exclusive PUT; return True if it was written."""
         try:
             self._pipe(name, data, mode="create")
         except FileExistsError:
@@ -87,50 +87,51 @@ class RemoteObjects:
         return True
 
     def create(self, name: str) -> RemoteWriter:
-        """See `Objects`."""
+        """Return a writer that collects an object in memory."""
         return RemoteWriter(self, check_name(name))
 
     def remove(self, name: str) -> None:
-        """See `Objects`."""
+        """Remove an object if it exists."""
         if self.size(name) is not None:
-            with self._in_words("remove", name), contextlib.suppress(FileNotFoundError):
+            with self._explain_errors("remove", name), contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))
 
     def sync(self, folder: str) -> None:
-        """Nothing to do: an object that is seen is durable."""
+        """Do nothing: a visible object is durable."""
 
     def begin(self) -> None:
-        """Nothing to sweep: an object store has no temp files."""
+        """Do nothing: an object store has no temporary files."""
 
     def end(self) -> None:
-        """Nothing to sweep: an object store has no temp files."""
+        """Do nothing: an object store has no temporary files."""
 
     def room(self) -> int | None:
-        """No limit to ask for."""
+        """Return None: an object store has no known limit."""
         return None
 
     def _pipe(self, name: str, data: bytes, mode: str) -> None:
-        with self._in_words("write", name):
+        with self._explain_errors("write", name):
             try:
                 self._files.pipe_file(self._path(name), data, mode=mode)
             except FileNotFoundError as e:
                 raise StoreError(f"cannot write {self.url}/{name}: {e}. Make the bucket.") from e
 
     @contextlib.contextmanager
-    def _in_words(self, what: str, name: str) -> Iterator[None]:
+    def _explain_errors(self, action: str, name: str) -> Iterator[None]:
+        """Raise any error inside the block as a StoreError, but for those that callers handle."""
         try:
             yield
         except (FileNotFoundError, FileExistsError, StoreError):
             raise
-        except Exception as e:  # every file system has errors of its own
+        except Exception as e:  # each fsspec implementation raises error types of its own
             raise StoreError(
-                f"cannot {what} {self.url}/{name}: {type(e).__name__}: {e}. When it can be done,"
+                f"cannot {action} {self.url}/{name}: {type(e).__name__}: {e}. When it can be done,"
                 " run the same command again: it goes on from what is committed."
             ) from e
 
 
 class RemoteWriter:
-    """Gathers an object in memory, for one PUT."""
+    """A writer that collects an object in memory, for one PUT."""
 
     def __init__(self, objects: RemoteObjects, name: str) -> None:
         self.name = name
@@ -138,15 +139,15 @@ class RemoteWriter:
         self._data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """Append *data*."""
+        """Append *data* to the object."""
         self._data += data
 
     def finish(self) -> None:
-        """PUT the object under its name."""
+        """Write the object under its name with one PUT."""
         data = bytes(self._data)
-        self._data = bytearray()  # a shard is large: it is held once while it travels
+        self._data = bytearray()  # free the buffer: a shard is large, and the PUT has its own copy
         self._objects.put(self.name, data)
 
     def abort(self) -> None:
-        """Forget what was written."""
+        """Discard what was written."""
         self._data = bytearray()

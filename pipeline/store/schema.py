@@ -1,4 +1,4 @@
-"""What a document may say: its fields, their types and bounds, read off the dataclass it becomes.
+"""The validation of documents: fields, types and bounds come from the dataclass they become.
 
     @dataclass(frozen=True, kw_only=True)
     class Plan:
@@ -7,14 +7,14 @@
 
     read(Plan, {"split": "train", "num_rows": 11})
 
-A digest says that a document is as somebody wrote it, not that he meant well: a store may be
-another person's. So each value is compared with the annotation of its field before anything relies
-on it, and what does not fit is a sentence with the field's name, its value, and what was expected.
-Nothing is converted but lists, to tuples: what was read encodes to the same text again.
+A digest shows that a document is unchanged, not that its author is trustworthy: a store may come
+from someone else. So each value is checked against the annotation of its field before it is used,
+and the error names the field, its value and the expected values. Only lists are converted, to
+tuples: a document that was read encodes to the same text again.
 
-A library for this (pydantic, msgspec, jsonschema) would be another thing that each decoding worker
-has to load, pin and trust, for a few dataclasses of numbers and names; this module costs a
-millisecond once, and the dataclasses stay the only place where fields are written down.
+A library for this (pydantic, msgspec, jsonschema) would be another dependency that each decoding
+worker has to load, pin and trust, for a few dataclasses of numbers and names. This module costs a
+millisecond once, and fields are declared in the dataclasses only.
 """
 
 from __future__ import annotations
@@ -33,37 +33,38 @@ from pipeline.store.layout import MAX_SIZE, is_split
 
 T = TypeVar("T")
 Read = Callable[[Any, str], Any]
-"""Takes a JSON value and the name of its field; returns the value, or raises `SchemaError`."""
+"""A function of a JSON value and its field's name that returns the value or raises SchemaError."""
 
 MAX_DEPTH = 16
-"""Objects and lists inside each other, where any value may stand."""
+"""The maximum depth of nested objects and lists in a field of any type."""
 MAX_SHOWN = 60
-"""Characters of a value that a message shows."""
+"""The maximum number of characters of a value in a message."""
 
 
 class SchemaError(ValueError):
-    """A value that its field cannot have, in words, without the document's name."""
+    """A value that its field cannot have; the message does not name the document."""
 
 
 @dataclass(frozen=True)
 class Between:
-    """The bounds of a number, both included."""
+    """The bounds of a number, both inclusive."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What a text must look like."""
+    """A rule for the text of a field."""
 
     fits: Callable[[str], object]
+    """A function whose result is true for a valid text."""
     words: str
-    """What was expected, for the message."""
+    """The description of a valid text, for the message."""
 
 
 def pattern(expression: str, words: str) -> Matching:
-    """Return the rule that a whole text matches a regular expression."""
+    """Return the rule that a text fully matches a regular expression."""
     return Matching(re.compile(expression).fullmatch, words)
 
 
@@ -72,11 +73,11 @@ def _is_size(text: str) -> bool:
 
 
 Count = Annotated[int, Between(0, 2**63 - 1)]
-"""How many, or how large in bytes."""
+"""A count, or a size in bytes."""
 Shard = Annotated[int, Between(0, 2**32)]
-"""The number of a shard."""
+"""The index of a shard in its split."""
 Size = Annotated[int, Between(1, MAX_SIZE)]
-"""Side of a square in pixels."""
+"""The side of a square in pixels."""
 SizeText = Annotated[
     str,
     Matching(
@@ -84,9 +85,9 @@ SizeText = Annotated[
         f"a size in pixels, 1 to {MAX_SIZE}",
     ),
 ]
-"""The same as the key of an object."""
+"""The side of a square in pixels as the key of a JSON object."""
 Rows = Annotated[int, Between(1, 2**24)]
-"""Rows of a shard or a chunk."""
+"""The number of rows in a shard or a chunk."""
 Digest = Annotated[str, pattern(r"[0-9a-f]{32}|[0-9a-f]{64}", "32 or 64 hexadecimal digits")]
 """A digest of another document, or of an object's bytes."""
 Split = Annotated[str, Matching(is_split, "letters, digits, '-' and '_'")]
@@ -94,15 +95,15 @@ Format = Annotated[int, Between(1, 1000)]
 
 
 def read(kind: type[T], fields: Any, where: str = "") -> T:
-    """Return *fields*, an object of JSON, as the dataclass *kind*.
+    """Return *fields*, a JSON object, as the dataclass *kind*.
 
     Args:
-        kind: Which; its fields are annotated with the types of this module.
-        fields: All of its fields, by name, and no others.
+        kind: The dataclass, whose fields are annotated with the types of this module.
+        fields: The value of every field, by name, and nothing else.
         where: The name of the field that holds the object; empty at the top of a document.
 
     Raises:
-        SchemaError: A field is missing, unknown, or has a value that it cannot have.
+        SchemaError: A field is missing, unknown or invalid.
     """
     if type(fields) is not dict:
         raise _unfit(where or "it", fields, "an object")
@@ -117,15 +118,15 @@ def read(kind: type[T], fields: Any, where: str = "") -> T:
         return kind(**values)
     except SchemaError:
         raise
-    except ValueError as e:  # what the dataclass itself refuses
+    except ValueError as e:  # raised by the dataclass's own __post_init__
         raise SchemaError(str(e).rstrip(".")) from e
 
 
 def check(annotation: Any, value: Any, where: str) -> Any:
-    """Return *value*, of JSON, if it is one that *annotation* allows.
+    """Return the JSON value *value* if *annotation* allows it.
 
     Raises:
-        SchemaError: It is not; the message begins with *where*.
+        SchemaError: The value is invalid; the message begins with *where*.
     """
     return _reader(annotation)(value, where)
 
@@ -139,8 +140,8 @@ def _readers(kind: Any) -> dict[str, Read]:
 def _reader(annotation: Any) -> Read:
     rules: tuple[Any, ...] = ()
     if typing.get_origin(annotation) is Annotated:
-        annotation, *rest = typing.get_args(annotation)
-        rules = tuple(rest)
+        annotation, *metadata = typing.get_args(annotation)
+        rules = tuple(metadata)
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return functools.partial(read, annotation)
     origin = typing.get_origin(annotation)
@@ -151,8 +152,8 @@ def _reader(annotation: Any) -> Read:
 
 def _integer(bounds: Between = Between(0, 2**63 - 1)) -> Read:
     def reader(value: Any, where: str) -> Any:
-        if type(value) is not int or not bounds.least <= value <= bounds.most:
-            expected = f"a whole number from {bounds.least} to {bounds.most}"
+        if type(value) is not int or not bounds.minimum <= value <= bounds.maximum:
+            expected = f"a whole number from {bounds.minimum} to {bounds.maximum}"
             raise _unfit(where, value, expected)
         return value
 
@@ -161,10 +162,12 @@ def _integer(bounds: Between = Between(0, 2**63 - 1)) -> Read:
 
 def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
     def reader(value: Any, where: str) -> Any:
-        # A number of 400 digits is no float: a comparison with bounds is not to convert it.
+        # `math.isfinite` overflows on an integer of 400 digits, so its size is checked first.
         small = type(value) is float or (type(value) is int and abs(value) < 2**63)
-        if not small or not math.isfinite(value) or not bounds.least <= value <= bounds.most:
-            raise _unfit(where, value, f"a finite number from {bounds.least:g} to {bounds.most:g}")
+        if not small or not math.isfinite(value) or not bounds.minimum <= value <= bounds.maximum:
+            raise _unfit(
+                where, value, f"a finite number from {bounds.minimum:g} to {bounds.maximum:g}"
+            )
         return value
 
     return reader
@@ -198,7 +201,7 @@ def _null() -> Read:
 
 def _any() -> Read:
     def reader(value: Any, where: str, depth: int = 0) -> Any:
-        """Return *value*, after refusing deep nesting and numbers that JSON cannot carry."""
+        """Return *value* unless it is nested too deeply or holds a number that JSON cannot."""
         if depth > MAX_DEPTH:
             raise SchemaError(f"{where} holds objects in objects, more than {MAX_DEPTH} deep")
         if isinstance(value, float) and not math.isfinite(value):
@@ -221,15 +224,15 @@ def _tuple(*kinds: Any) -> Read:
             if type(value) is not list or len(value) != len(readers):
                 raise _unfit(where, value, f"a list of {len(readers)}")
             pairs = enumerate(zip(readers, value, strict=True))
-            return tuple(reader(each, f"{where}[{place}]") for place, (reader, each) in pairs)
+            return tuple(reader(each, f"{where}[{index}]") for index, (reader, each) in pairs)
 
         return fixed
-    one = _reader(kinds[0])
+    read_item = _reader(kinds[0])
 
     def any_length(value: Any, where: str) -> Any:
         if type(value) is not list:
             raise _unfit(where, value, "a list")
-        return tuple(one(each, f"{where}[{place}]") for place, each in enumerate(value))
+        return tuple(read_item(each, f"{where}[{index}]") for index, each in enumerate(value))
 
     return any_length
 
@@ -237,12 +240,12 @@ def _tuple(*kinds: Any) -> Read:
 def _mapping(key: Any, value: Any) -> Read:
     read_key, read_value = _reader(key), _reader(value)
 
-    def reader(found: Any, where: str) -> Any:
-        if type(found) is not dict:
-            raise _unfit(where, found, "an object")
+    def reader(items: Any, where: str) -> Any:
+        if type(items) is not dict:
+            raise _unfit(where, items, "an object")
         return {
             read_key(k, f"a key of {where}"): read_value(v, f"{where}.{_key(k)}")
-            for k, v in found.items()
+            for k, v in items.items()
         }
 
     return reader
@@ -289,7 +292,7 @@ def _key(name: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return the beginning of a value's text: it may be endless, and a long number has none."""
+    """Return a short text for a value, which may be very long or have no text (a huge number)."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if type(value) is int and abs(value) >= 2**64:

@@ -1,4 +1,4 @@
-"""Rows -> one shard object, byte for byte as zarr's sharding codec writes it.
+"""Compose rows into one shard object, byte for byte as zarr's sharding codec writes it.
 
 Layout, for C chunks a shard of which the first K hold rows:
 
@@ -7,8 +7,8 @@ Layout, for C chunks a shard of which the first K hold rows:
     crc32c of the index, 4 bytes little-endian
 
 A chunk is (chunk_rows, ...) in C order, of pixels or of features, compressed if the recipe says
-so; the length in the index counts the checksum. Rows past the end of the split are zeros. What is
-full leaves at once, so that composing holds one chunk at most in memory, never a shard.
+so; the length in the index includes the checksum. Rows past the end of the split are zeros. A
+complete chunk is written at once, so at most one chunk is in memory, never a shard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Decompress = Callable[[memoryview, NDArray[np.uint8]], None]
 
 
 class Writer(Protocol):
-    """Where a shard object goes (`pipeline.store.objects`)."""
+    """A writer of one object, as in `pipeline.store.objects`."""
 
     name: str
 
@@ -42,17 +42,17 @@ class Writer(Protocol):
 
 
 class ShardComposer:
-    """Composes one shard of one array out of its rows, in order."""
+    """A composer of one shard of one array, which takes the rows in order."""
 
     def __init__(
         self, writer: Writer, *, row_bytes: int, shard_rows: int, chunk_rows: int, codec: str
     ) -> None:
         self.row_bytes = row_bytes
-        """Bytes of a row."""
+        """The number of bytes in a row."""
         self._writer = writer
         self._compress = compressor(codec)
         self._chunk_rows = chunk_rows
-        self._chunk = bytearray()  # of a chunk that is to be compressed
+        self._chunk = bytearray()  # the rows of a chunk that will be compressed
         self._num_rows = 0
         self._index = np.full((shard_rows // chunk_rows, 2), ABSENT, "<u8")
         self._chunk_start = 0
@@ -61,9 +61,9 @@ class ShardComposer:
         self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
-        """Add a row: its values in C order, little-endian.
+        """Append a row: its values in C order, little-endian.
 
-        An uncompressed one leaves at once, while the processor's caches still hold it.
+        An uncompressed row is written at once, while it is still in the processor's caches.
         """
         if len(row) != self.row_bytes:
             raise ValueError(f"a row has {len(row)} bytes: expected {self.row_bytes}.")
@@ -76,7 +76,7 @@ class ShardComposer:
             self._end_chunk()
 
     def end(self) -> Written:
-        """Write the index, after the last row; what `finish` will make durable."""
+        """Write the index after the last row; return the record of the object."""
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
         self._write(self._index.tobytes())
@@ -92,8 +92,8 @@ class ShardComposer:
             self._write(self._compress(np.frombuffer(self._chunk, np.uint8)))
             self._chunk = bytearray()
         self._write_checksum()
-        place = self._num_rows // self._chunk_rows - 1
-        self._index[place] = (self._chunk_start, self._num_bytes - self._chunk_start)
+        chunk = self._num_rows // self._chunk_rows - 1
+        self._index[chunk] = (self._chunk_start, self._num_bytes - self._chunk_start)
         self._chunk_start = self._num_bytes
 
     def _write_checksum(self) -> None:
@@ -108,10 +108,10 @@ class ShardComposer:
 
 
 def parse_codec(codec: str) -> tuple[str, int]:
-    """Split a recipe's codec into its name and level; 0 where there is none to choose.
+    """Split a recipe's codec into its name and level; the level is 0 for codecs without levels.
 
     Raises:
-        ValueError: *codec* is not one a store can have.
+        ValueError: *codec* is not a valid codec of a store.
     """
     name, _, text = codec.partition(":")
     level = int(text) if text.isdecimal() else 0
@@ -125,9 +125,9 @@ def parse_codec(codec: str) -> tuple[str, int]:
 
 
 def decompressor(codec: str) -> Decompress | None:
-    """The function that undoes `compressor`, or None for `none`.
+    """Return the function that reverses `compressor`, or None for the codec `none`.
 
-    It writes to an array, and raises ValueError if there is not just as much as fits in it.
+    It writes to an array, and raises ValueError if the data does not fill it exactly.
     """
     name, _ = parse_codec(codec)
     if name == "none":
@@ -135,19 +135,20 @@ def decompressor(codec: str) -> Decompress | None:
     import numcodecs
 
     numcodecs.blosc.use_threads = False  # a loader has threads of its own
-    made = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
+    decoder = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
     content_bytes = _zstd_bytes if name == "zstd" else _blosc_bytes
 
     def decompress(data: memoryview, out: NDArray[np.uint8]) -> None:
-        if content_bytes(data) != len(out):  # of less than that, numcodecs would say nothing
+        # numcodecs accepts less data than fits the array without an error.
+        if content_bytes(data) != len(out):
             raise ValueError(f"it unpacks to {content_bytes(data)} bytes: expected {len(out)}.")
-        made.decode(data, out)
+        decoder.decode(data, out)
 
     return decompress
 
 
 def _zstd_bytes(frame: memoryview) -> int:
-    """Bytes that a zstd frame says it unpacks to (RFC 8878, 3.1.1.1); -1 if it does not say."""
+    """Return the decompressed size that a zstd frame states (RFC 8878, 3.1.1.1); -1 if none."""
     descriptor = frame[4]
     single = descriptor >> 5 & 1
     start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
@@ -157,22 +158,25 @@ def _zstd_bytes(frame: memoryview) -> int:
 
 
 def _blosc_bytes(data: memoryview) -> int:
-    """Bytes that a Blosc buffer says it unpacks to."""
+    """Return the decompressed size that a Blosc buffer states."""
     return int.from_bytes(data[4:8], "little")
 
 
 def compressor(codec: str) -> Compress | None:
-    """The function that compresses a chunk just as zarr's codec does, or None for `none`."""
+    """Return the function that compresses a chunk exactly as zarr does, or None for `none`."""
     name, level = parse_codec(codec)
     if name == "none":
         return None
-    import numcodecs  # 0.2 s of start-up that an uncompressed store never pays
+    import numcodecs  # takes 0.2 s, which an uncompressed store need not spend
 
     if name == "zstd":
         return cast(Compress, numcodecs.Zstd(level=level, checksum=False).encode)
-    numcodecs.blosc.use_threads = False  # as zarr does: a block's size may depend on threads
+    # As in zarr: with threads the size of a block may depend on their number.
+    numcodecs.blosc.use_threads = False
     if name == "blosc-lz4":
-        made = numcodecs.Blosc("lz4", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE, typesize=1)
+        encoder = numcodecs.Blosc("lz4", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE, typesize=1)
     else:
-        made = numcodecs.Blosc("zstd", clevel=level, shuffle=numcodecs.Blosc.BITSHUFFLE, typesize=1)
-    return cast(Compress, made.encode)
+        encoder = numcodecs.Blosc(
+            "zstd", clevel=level, shuffle=numcodecs.Blosc.BITSHUFFLE, typesize=1
+        )
+    return cast(Compress, encoder.encode)

@@ -1,4 +1,4 @@
-"""A split as a reader sees it: which rows there are, their labels, and where their pixels lie."""
+"""A split as a reader sees it: its rows, their labels, and the location of their pixels."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 
 READABLE = 0
-"""What `status` says of a row whose pixels are those of its picture."""
+"""The `status` of a row that holds the pixels of its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """What a reader needs to know, read once."""
+    """A split that is open for reading."""
 
     objects: Objects
     recipe: Recipe
     plan: Plan
     sizes: tuple[int, ...]
-    """Sides of the squares in pixels, ascending, that can be read."""
+    """The sides in pixels of the squares that can be read, ascending."""
     labels: NDArray[np.int32]
-    """(num_rows,) int32; -1 where there is no class."""
+    """The label of each row, (num_rows,) int32; -1 for none."""
     absent: NDArray[np.int64]
-    """Rows that are not to be read: quarantined, or not committed. Ascending."""
+    """The rows that must not be read, (n,) int64, ascending."""
     digest: str
-    """Changes when other rows can be read than before, or other pixels."""
+    """A SHA-256 that changes whenever the readable rows or their pixels change."""
 
 
 def open_split(
@@ -45,18 +45,19 @@ def open_split(
     """Open a split to read some of its sizes.
 
     Args:
-        objects: The store.
-        split: Which split.
-        sizes: Sides of the squares in pixels.
-        partial: Read what is committed of a split that is not finished.
+        objects: The objects of the store.
+        split: The name of the split.
+        sizes: The sides of the squares in pixels.
+        partial: Open an unfinished split too, with its committed rows (default: false).
 
     Raises:
-        StoreError: The store has no such split or size, or it is not finished.
+        StoreError: The store has no such split or size, or the split is not finished.
         StoreDamagedError: A record, the labels or the status are damaged.
+        StoreMismatchError: A record belongs to another recipe or plan.
     """
     recipe = records.load_recipe(objects)
     plan = records.load_plan(objects, split)
-    wanted = tuple(sorted(set(sizes)))
+    requested = tuple(sorted(set(sizes)))
     done = records.load_done(objects, split)
     if done is not None and (done.recipe, done.plan) != (recipe.digest, plan.digest):
         raise StoreMismatchError(
@@ -68,19 +69,19 @@ def open_split(
         )
     labels = _read_small(objects, plan, "label", np.dtype("<i4"))
     _check_labels(labels, recipe, plan)
-    if done is not None and set(wanted) <= set(done.sizes):
+    if done is not None and set(requested) <= set(done.sizes):
         status = _read_small(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
     elif partial:
-        absent = _absent_of_commits(objects, plan, wanted)
+        absent = _absent_of_commits(objects, plan, requested)
     else:
-        raise StoreError(_unfinished(split, wanted, () if done is None else done.sizes))
+        raise StoreError(_unfinished(split, requested, () if done is None else done.sizes))
     facts = f"{recipe.digest} {plan.digest} {hashlib.sha256(absent.tobytes()).hexdigest()}"
     return Split(
         objects=objects,
         recipe=recipe,
         plan=plan,
-        sizes=wanted,
+        sizes=requested,
         labels=labels,
         absent=absent,
         digest=hashlib.sha256(facts.encode()).hexdigest(),
@@ -88,43 +89,43 @@ def open_split(
 
 
 def only_labels(split: Split, labels: Iterable[int]) -> Split:
-    """The same split, of which only the rows of some classes are to be read.
+    """Return a copy of a split that reads only the rows of some classes.
 
     Args:
-        split: Any split.
-        labels: Of the classes that stay.
+        split: The split to restrict.
+        labels: The labels of the classes to read.
 
     Raises:
-        ValueError: There is no such class.
+        ValueError: A label is not one of the store's classes.
     """
-    wanted = np.array(sorted(set(labels)), np.int64)
+    allowed = np.array(sorted(set(labels)), np.int64)
     classes = len(split.recipe.classes)
-    if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < classes):
-        raise ValueError(f"labels are {wanted[0]} to {wanted[-1]}: expected 0 to {classes - 1}.")
-    others = np.flatnonzero(~np.isin(split.labels, wanted))
-    facts = f"{split.digest} {' '.join(map(str, wanted.tolist()))}"
+    if len(allowed) and not (allowed[0] >= 0 and allowed[-1] < classes):
+        raise ValueError(f"labels are {allowed[0]} to {allowed[-1]}: expected 0 to {classes - 1}.")
+    excluded = np.flatnonzero(~np.isin(split.labels, allowed))
+    facts = f"{split.digest} {' '.join(map(str, allowed.tolist()))}"
     return replace(
         split,
-        absent=np.union1d(split.absent, others),
+        absent=np.union1d(split.absent, excluded),
         digest=hashlib.sha256(facts.encode()).hexdigest(),
     )
 
 
-def _unfinished(split: str, wanted: tuple[int, ...], there: Iterable[int]) -> str:
-    missing = [size for size in wanted if size not in there]
-    if not there:
+def _unfinished(split: str, requested: tuple[int, ...], finished: Iterable[int]) -> str:
+    missing = [size for size in requested if size not in finished]
+    if not finished:
         return (
             f"split {split!r} is not finished. Run the same `tesserae prepare` again to go on, or"
             " ask for a partial one."
         )
     return (
         f"split {split!r} has no finished {', '.join(map(str, missing))} px: it has"
-        f" {', '.join(map(str, sorted(there)))}. Add it with `tesserae prepare --sizes`."
+        f" {', '.join(map(str, sorted(finished)))}. Add it with `tesserae prepare --sizes`."
     )
 
 
 def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    # Read here, not by zarr: it would be half of a loader's start.
+    # The chunks are decoded here because importing zarr would double the start of a loader.
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     chunks = -(-plan.num_rows // chunk_rows)
     try:
@@ -134,91 +135,91 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
             f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has no memory for"
             " their labels."
         ) from None
-    for place in range(chunks):
-        path = layout.small_chunk(plan.split, name, place)
+    for chunk in range(chunks):
+        path = layout.small_chunk(plan.split, name, chunk)
         try:
             data = objects.get(path, chunk_rows * dtype.itemsize + 4)
         except FileNotFoundError:
             raise StoreDamagedError(f"{path} is missing. Run `tesserae repair`.") from None
         body = data[:-4]
-        whole = len(body) == chunk_rows * dtype.itemsize
-        if not whole or google_crc32c.value(body).to_bytes(4, "little") != data[-4:]:
+        complete = len(body) == chunk_rows * dtype.itemsize
+        if not complete or google_crc32c.value(body).to_bytes(4, "little") != data[-4:]:
             raise StoreDamagedError(f"{path} is damaged. Run `tesserae repair`.")
-        values[place * chunk_rows : (place + 1) * chunk_rows] = np.frombuffer(body, dtype)
+        values[chunk * chunk_rows : (chunk + 1) * chunk_rows] = np.frombuffer(body, dtype)
     return values[: plan.num_rows]
 
 
 def _check_labels(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
-    least, most = int(labels.min()), int(labels.max())
-    if not -1 <= least <= most < len(recipe.classes):
+    lowest, highest = int(labels.min()), int(labels.max())
+    if not -1 <= lowest <= highest < len(recipe.classes):
         raise StoreDamagedError(
-            f"{layout.array(plan.split, 'label')} holds labels {least} to {most}: expected -1 to"
-            f" {len(recipe.classes) - 1}. Run `tesserae repair`."
+            f"{layout.array(plan.split, 'label')} holds labels {lowest} to {highest}: expected -1"
+            f" to {len(recipe.classes) - 1}. Run `tesserae repair`."
         )
 
 
-def _absent_of_commits(objects: Objects, plan: Plan, wanted: tuple[int, ...]) -> NDArray[np.int64]:
+def _absent_of_commits(objects: Objects, plan: Plan, sizes: tuple[int, ...]) -> NDArray[np.int64]:
     absent = np.ones(plan.num_rows, bool)
-    for kept in records.load_commits(objects, plan).values():
-        if set(wanted) <= kept.sizes:
-            absent[kept.start : kept.stop] = _quarantined(objects, kept)
+    for commit in records.load_commits(objects, plan).values():
+        if set(sizes) <= commit.sizes:
+            absent[commit.start : commit.stop] = _quarantined(objects, commit)
     return np.flatnonzero(absent)
 
 
-def _quarantined(objects: Objects, kept: Commit) -> NDArray[np.bool_] | bool:
-    if kept.counts.keys() <= {"readable"}:
+def _quarantined(objects: Objects, commit: Commit) -> NDArray[np.bool_] | bool:
+    if commit.counts.keys() <= {"readable"}:
         return False
-    from pipeline.store import table  # Arrow: only where a part must be looked into
+    from pipeline.store import table  # imports Arrow, needed only for shards with quarantined rows
 
-    part = table.load_part(objects, kept.table.name, range(kept.start, kept.stop))
+    part = table.load_part(objects, commit.table.name, range(commit.start, commit.stop))
     return np.asarray(part["status"].to_numpy() != READABLE)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where rows lie in the shard objects of one array, if they are not compressed.
+    """The locations of rows in the shard objects of one uncompressed array.
 
     Chunk k of a shard begins at k * (chunk_bytes + 4): each is followed by its checksum.
     """
 
     row_bytes: int
-    """Bytes of one square, or of one picture's features."""
+    """The bytes of one square, or of one image's features."""
     shard_rows: int
     chunk_rows: int
     num_rows: int
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a chunk without its checksum."""
+        """The bytes of a chunk without its checksum."""
         return self.chunk_rows * self.row_bytes
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of a shard's index, with its checksum."""
+        """The bytes of a shard's index with its checksum."""
         return self.shard_rows // self.chunk_rows * 16 + 4
 
     @property
     def num_shards(self) -> int:
-        """Shard objects."""
+        """The number of shard objects."""
         return -(-self.num_rows // self.shard_rows)
 
     def num_chunks(self, shard: int) -> int:
-        """Chunks of one shard that hold rows."""
+        """Return the number of chunks of one shard that hold rows."""
         rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
         return -(-rows // self.chunk_rows)
 
     def num_bytes(self, shard: int) -> int:
-        """Size of one shard object."""
+        """Return the bytes of one shard object."""
         return self.num_chunks(shard) * (self.chunk_bytes + 4) + self.index_bytes
 
     def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shard and offset in bytes of each row, both (n,) int64."""
+        """Return the shard of each row and its offset there in bytes, both (n,) int64."""
         shards, inside = np.divmod(rows, self.shard_rows)
-        chunks, rest = np.divmod(inside, self.chunk_rows)
-        return shards, chunks * (self.chunk_bytes + 4) + rest * self.row_bytes
+        chunks, remainders = np.divmod(inside, self.chunk_rows)
+        return shards, chunks * (self.chunk_bytes + 4) + remainders * self.row_bytes
 
 
 def geometry(split: Split, size: int) -> Geometry:
-    """The geometry of one size of a split."""
+    """Return the geometry of one size of a split."""
     recipe = split.recipe
     return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows)

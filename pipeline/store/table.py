@@ -1,18 +1,18 @@
-"""The table: one line a sample, what its bytes were and what became of them.
+"""The table: one line for each sample, with its source file and the outcome of decoding it.
 
 Columns, in this order:
 
-    row        int64    place in the arrays          mode       string   of the file: RGB, L, ...
+    row        int64    index in the arrays          mode       string   of the file: RGB, L, ...
     key        string   canonical name               format     string   of the file: JPEG, ...
     wnid       string   class                        num_bytes  int64    of the file
     label      int32    0..C-1, -1 for none          crc32c     uint32   of the file's bytes
     width      int32    of the file, in pixels       box        int32[4] left, top, right, bottom:
-    height     int32                                            what the fit kept of the picture
+    height     int32                                            the region that the fit kept
     status     uint8    as in the status array       reason     string   why a row is quarantined
 
-width, height, mode, format and box are null where the bytes gave no picture. reason is null where
-they did, but for a remark on what a picture's file lacks. crc32c is null where the file was not
-read whole. A part holds the rows of one shard; the split's table is the parts in order.
+width, height, mode, format and box are null if the bytes could not be decoded. reason is null if
+they could, except for a remark on what an image's file lacks. crc32c is null if the file was not
+read completely. A part holds the rows of one shard; the split's table is the parts in order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ("format", pa.string()),
         ("num_bytes", pa.int64()),
         ("crc32c", pa.uint32()),
-        # "element", as Parquet calls it: so that what was read is written with the same bytes
+        # "element" is the name in Parquet: a table that was read is written with the same bytes
         ("box", pa.list_(pa.field("element", pa.int32()), 4)),
         ("status", pa.uint8()),
         ("reason", pa.string()),
@@ -50,10 +50,10 @@ SCHEMA = pa.schema(
 )
 
 REQUIRED = ("row", "key", "wnid", "label", "num_bytes", "status")
-"""Columns that are never null; crc32c is null only for rows that are not read whole."""
+"""The columns that are never null; crc32c is null only for rows that are not read completely."""
 
 GROUP_ROWS = 65_536
-"""Rows of a row group of the whole table, whatever the parts were."""
+"""The rows in a row group of the complete table, independent of the parts."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Line:
 
 
 def encode_part(lines: Sequence[Line]) -> bytes:
-    """A shard's lines as a Parquet file."""
+    """Encode a shard's lines as a Parquet file."""
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
     ]
@@ -84,22 +84,22 @@ def encode_part(lines: Sequence[Line]) -> bytes:
 
 
 def encode_table(part: pa.Table) -> bytes:
-    """A part as a Parquet file: the same rows give the same bytes."""
+    """Encode a part as a Parquet file; equal rows give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(part.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
 
 
 def decode_part(data: bytes, name: str = "the table", rows: range | None = None) -> pa.Table:
-    """Read a part, or a whole table, with the columns of `SCHEMA`.
+    """Decode a part or a complete table with the columns of `SCHEMA`.
 
     Args:
-        data: The Parquet file.
-        name: Its name, for messages.
-        rows: The rows that it must be of; None: whatever it holds.
+        data: The bytes of the Parquet file.
+        name: The name of the file, for messages.
+        rows: The rows that it must contain (default: any).
 
     Raises:
-        StoreDamagedError: It is no such file, or of other rows.
+        StoreDamagedError: The file is not such a table or contains other rows.
     """
     try:
         file = open_parquet(data)
@@ -119,10 +119,10 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 
 def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
-    """Read the part *name* of a split's table, which must be of *rows*.
+    """Read the part *name* of a split's table, which must contain exactly *rows*.
 
     Raises:
-        StoreDamagedError: It is missing, is no such file, or is of other rows.
+        StoreDamagedError: The part is missing or damaged, or contains other rows.
     """
     try:
         data = objects.get(name)
@@ -139,10 +139,10 @@ def _is_wrong(part: pa.Table, rows: range | None) -> bool:
 
 
 def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
-    """Refuse a Parquet file that has other columns, or another number of rows, before it is read.
+    """Refuse a Parquet file with other columns or another number of rows before reading it.
 
     Raises:
-        StoreDamagedError: It has.
+        StoreDamagedError: The columns or the number of rows are wrong.
     """
     if not file.schema_arrow.equals(SCHEMA):
         raise StoreDamagedError(f"{name} has other columns than a table. Run `tesserae repair`.")
@@ -153,16 +153,16 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
         )
 
 
-def read_rows(whole: pq.ParquetFile, start: int, stop: int) -> pa.Table:
-    """Rows *start* to *stop* of a whole table, reading no more of it than need be."""
+def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
+    """Read rows *start* to *stop* of a complete table, and only the row groups that hold them."""
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
-    groups = whole.read_row_groups(numbers, use_threads=False)
+    groups = table.read_row_groups(numbers, use_threads=False)
     return groups.slice(start - first * GROUP_ROWS, stop - start)
 
 
 def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
-    """Write the whole table out of its parts, holding one row group in memory."""
+    """Write the complete table from its parts, with one row group in memory."""
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
         pq.ParquetWriter(sink, SCHEMA, compression="zstd") as file,
@@ -178,9 +178,9 @@ def _regroup(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
         waiting.append(part)
         num_rows += part.num_rows
         while num_rows >= GROUP_ROWS:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, GROUP_ROWS).combine_chunks()
-            waiting = [whole.slice(GROUP_ROWS)]
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, GROUP_ROWS).combine_chunks()
+            waiting = [joined.slice(GROUP_ROWS)]
             num_rows -= GROUP_ROWS
     if num_rows:
         yield pa.concat_tables(waiting).combine_chunks()

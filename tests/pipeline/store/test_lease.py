@@ -59,7 +59,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
 
 def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the first has ended."""
-    monkeypatch.setattr(module, "WAIT_STEP", 0.01)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     order: list[str] = []
 
@@ -105,18 +105,18 @@ def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
 ) -> None:
     """Its holder died, or is cut off."""
     objects = open_objects(f"memory://{tmp_path}")
-    monkeypatch.setattr(module, "WAIT_STEP", 0.01)
-    monkeypatch.setattr(module, "EXPIRES", -1.0)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", -1.0)
     dead = module._Record(objects, "train")
     assert objects.put_new(".tmp/train.lease.json", dead._text())
-    monkeypatch.setattr(module, "EXPIRES", 120.0)
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", 120.0)
     with lease(objects, "train", wait=False):
         pass
 
 
 def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than it would without its holder."""
-    monkeypatch.setattr(module, "EXPIRES", 0.3)
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.3)
     objects = open_objects(f"memory://{tmp_path}")
     with lease(objects, "train", wait=False):
         for _ in range(8):
@@ -154,7 +154,7 @@ def test_a_lease_that_another_run_has_taken_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its machine slept: what it does when it wakes must not take the lease from the new holder."""
-    monkeypatch.setattr(module, "EXPIRES", 0.06)
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.06)
     objects = open_objects(f"memory://{tmp_path}")
     held = module._Record(objects, "train")
     assert held.acquire() is None

@@ -159,7 +159,7 @@ def test_of_two_planners_one_wins(url: str) -> None:
 
 def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it ends, or has not been heard of for a while."""
-    monkeypatch.setattr(lease, "WAIT_STEP", 0.01)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     with lease.lease(objects, "train", wait=False):
         with (
