@@ -1,9 +1,9 @@
-"""An image file without what only speaks of its picture: texts, profiles, EXIF, thumbnails.
+"""Remove the metadata of image files: texts, profiles, EXIF and thumbnails.
 
-A decoder reads such metadata before the pixels, and some of it refuses a file whose metadata is
-too long or broken, though every pixel is sound. What is made here holds just what decides the
-pixels, in the order it had; nothing in it is decoded or inflated, so a text that would inflate to
-a gigabyte costs nothing.
+A decoder reads metadata before the pixels, and may reject a file whose metadata is too long or
+broken although its pixels are intact. The results contain only the parts that determine the pixels,
+in their original order. Nothing is decoded or inflated, so a text that would inflate to a gigabyte
+costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.images.jpeg import metadata_segments, without_app_segments
 
 ORIENTATION = 0x0112
 _MAX_TEXT_BYTES = 1 << 20
-"""Bytes to which a compressed text is inflated in the search for an orientation."""
+"""The maximum number of bytes that are inflated of a text when searching an orientation."""
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -28,11 +28,11 @@ def without_metadata(data: bytes, format: Format) -> bytes | None:
     """Return *data* without metadata.
 
     Args:
-        data: A whole image file.
-        format: What it is; one of `pipeline.images.formats.DECODED_FORMATS`.
+        data: All bytes of an image file.
+        format: The format of the file, one of `pipeline.images.formats.DECODED_FORMATS`.
 
     Returns:
-        None: its structure cannot be followed, or the format knows no metadata.
+        None if the structure of the file is invalid or the format has no metadata.
     """
     if format is formats.JPEG:
         return without_app_segments(data)
@@ -55,7 +55,7 @@ _PALETTE = 3
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk of a PNG with where it begins and ends, checksum included."""
+    """Yield name, start and end of each chunk of a PNG, with its checksum."""
     at = len(_SIGNATURE)
     while at + 8 <= len(data):
         stop = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -69,11 +69,11 @@ def _png(data: bytes) -> bytes:
     seen = False
     for name, at, stop in _chunks(data):
         if seen and name != b"IDAT":
-            break  # the pixels are in one row of chunks
+            break  # the chunks of pixels are consecutive
         seen = seen or name == b"IDAT"
         if name in shows:
             pieces.append(data[at:stop])
-        if stop > len(data):  # cut off: whatever is missing must be missed
+        if stop > len(data):  # an end chunk would hide that the file is cut off
             return b"".join(pieces)
     return b"".join([*pieces, _END])
 
@@ -81,19 +81,19 @@ def _png(data: bytes) -> bytes:
 def _png_metadata(data: bytes) -> Iterator[tuple[str, bytes]]:
     for name, at, stop in _chunks(data):
         body = data[at + 8 : stop - 4]
-        keyword, _, rest = body.partition(b"\0")
+        keyword, _, value = body.partition(b"\0")
         if name == b"eXIf":
             yield "exif", body
         elif name == b"iTXt" and keyword == b"XML:com.adobe.xmp":
-            yield "iTXt", rest
+            yield "iTXt", value
         elif name in (b"zTXt", b"tEXt") and keyword == b"Raw profile type exif":
-            yield name.decode(), rest
+            yield name.decode(), value
 
 
-def _international(rest: bytes) -> bytes:
-    """Return the text of an iTXt chunk, of which *rest* is what follows the keyword."""
-    _, _, text = rest[2:].split(b"\0", 2)
-    return _inflated(text) if rest[0] else text
+def _international(value: bytes) -> bytes:
+    """Return the text of an iTXt chunk from *value*, the bytes after its keyword."""
+    _, _, text = value[2:].split(b"\0", 2)
+    return _inflated(text) if value[0] else text
 
 
 def _inflated(packed: bytes) -> bytes:
@@ -101,7 +101,7 @@ def _inflated(packed: bytes) -> bytes:
 
 
 def _profile(text: bytes) -> bytes:
-    """Return the EXIF that ImageMagick writes into a text: three lines, then hexadecimal digits."""
+    """Return the EXIF in a text of ImageMagick: three lines, then hexadecimal digits."""
     return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
 
 
@@ -109,7 +109,7 @@ def _profile(text: bytes) -> bytes:
 
 _WEBP_SHOWS = frozenset([b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"])
 _WEBP_HAS_METADATA = 0x20 | 0x08 | 0x04
-"""Flags of VP8X: profile, EXIF, XMP."""
+"""The flags of VP8X for a profile, EXIF and XMP."""
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -139,7 +139,7 @@ _IMAGE, _EXTENSION, _GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
 
 
 def _gif(data: bytes) -> bytes | None:
-    """Keep the first picture and how it is drawn, without comments and the pictures after it."""
+    """Return the first frame and its graphic control, without comments and further frames."""
     if len(data) < 13:
         return None
     at = 13 + _table_bytes(data[10])
@@ -172,15 +172,15 @@ def _past_blocks(data: bytes, at: int) -> int:
 
 
 def orientation(data: bytes, format: Format) -> int:
-    """Return the EXIF orientation of *data*, 1 to 8; 1 if it has none that can be read.
+    """Return the orientation of *data*, 1 to 8; 1 if the file has no readable one.
 
-    EXIF counts before XMP, and what is broken is passed over.
+    EXIF takes precedence over XMP, and broken metadata is ignored.
     """
     values: dict[bool, int] = {}
     for kind, body in _metadata(data, format):
         try:
             is_exif, value = _orientation_of(kind, body)
-        except Exception:  # noqa: BLE001 - any error: broken EXIF loses no picture
+        except Exception:  # noqa: BLE001 - any error: broken EXIF must not quarantine the image
             continue
         if 1 <= value <= 8:
             values.setdefault(is_exif, value)
@@ -200,7 +200,7 @@ def _metadata(data: bytes, format: Format) -> Iterator[tuple[str, bytes]]:
 
 
 def _orientation_of(kind: str, body: bytes) -> tuple[bool, int]:
-    """Return whether *body* is EXIF, and the orientation that it states (0: none)."""
+    """Return True if *body* is EXIF, and the orientation that it states (0 for none)."""
     if kind in ("xmp", "iTXt"):
         match = _XMP_ORIENTATION.search(body if kind == "xmp" else _international(body))
         return False, int(match[1]) if match else 0

@@ -1,33 +1,35 @@
-"""Image bytes -> RGB pixels, and why not where that cannot be.
+"""Decode the bytes of images to RGB pixels, or give the reason why that is impossible.
 
-Two decoders share the work, and which of them decodes is decided by the bytes alone:
+Two decoders share the work, and the bytes alone determine which of them decodes a file:
 
-* simplejpeg decodes the plain JPEG (baseline, 8 bit, grey or three colours, nothing odd before
-  its first scan), without a warning. That is nearly every photograph, and a tenth faster.
-* Pillow decodes all else, and whatever simplejpeg hesitates at: so that what is quarantined is
-  what Pillow rejects. Without simplejpeg it decodes everything, to the same pixels.
+* simplejpeg decodes plain JPEGs (baseline, 8 bit, grey or three colours, nothing unusual before
+  the first scan) that cause no warning. These are nearly all photographs, and it is a tenth faster.
+* Pillow decodes all other files, and those that simplejpeg rejects or warns about, so that exactly
+  the files that Pillow rejects are quarantined. Without simplejpeg, Pillow decodes everything, to
+  the same pixels.
 
-Progressive JPEGs are Pillow's although simplejpeg is faster: where scans are missing (no error),
-libjpeg-turbo 2 and 3 smooth the blocks differently, and the two decoders bring one each.
+Pillow decodes progressive JPEGs although simplejpeg is faster: if scans are missing (no error),
+libjpeg-turbo 2 and 3 smooth the blocks differently, and the two decoders contain one each.
 
-A JPEG far larger than what is made of it is decoded at 1/2, 1/4 or 1/8 (`reduction`).
+A JPEG much larger than the largest square is decoded at 1/2, 1/4 or 1/8 (`reduction`).
 
-Pillow's `convert("RGB")` says what red, green and blue are: alpha is dropped, CMYK inverted as
-Adobe does, of an animation the first frame counts. What has more than 8 bits a sample is scaled
-by the range that its file states (`pipeline.images.depth`).
+Colours are those of Pillow's `convert("RGB")`: alpha is dropped, CMYK is inverted as Adobe does,
+and an animation is decoded to its first frame. Samples of more than 8 bits are scaled by the range
+that their file states (`pipeline.images.depth`).
 
-The rules have versions, and a store keeps the one that it was begun with. Rules 2, in force now:
+The rules have versions, and a store keeps the version that it was begun with. Rules 2, the newest:
 
-* The first bytes name the format, and say what a file is that is not decoded
+* The first bytes determine the format, also of a file that is not decoded
   (`pipeline.images.formats`).
-* What Pillow rejects is tried once more without its metadata (`pipeline.images.ancillary`): a text
-  that is too long, a broken profile or thumbnail index refuse no picture.
-* Samples are scaled by their range, or the picture is unsupported.
-* A JPEG that lacks nothing but its end marker is told from one that was cut
+* A file that Pillow rejects is decoded once more without its metadata
+  (`pipeline.images.ancillary`), so that a text that is too long, a broken profile or a broken
+  thumbnail index does not quarantine an image.
+* Samples are scaled by their range; an image without a range is unsupported.
+* A JPEG that lacks nothing but its end marker is distinguished from one that was cut off
   (`pipeline.images.jpeg.with_end`), and is kept if the recipe says so.
 
-Rules 1: Pillow's verdict alone; of 16-bit grey the high byte, of other deep samples whatever
-Pillow clips them to.
+Rules 1: Pillow alone decides. Of 16-bit grey the high byte is kept, and other samples of more than
+8 bits are clipped by Pillow.
 """
 
 import ctypes
@@ -94,20 +96,24 @@ STATUS_WORDS = MappingProxyType(
 )
 
 RULES = 2
-"""The newest version of the rules that `decode` knows; 1 is the other."""
+"""The newest version of the rules of `decode`; version 1 is the other one."""
 
 MISSING_END = ("refuse", "keep")
-"""What may be done with a JPEG that lacks nothing but its end marker."""
+"""The possible treatments of a JPEG that lacks nothing but its end marker."""
 
 WITHOUT_END = "a JPEG without its end marker, whose pixels are all there"
-"""What is said of such a JPEG, whether it is kept or not."""
+"""The reason or the remark for such a JPEG in the table."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""What cameras, the web and scanners write; JPEG includes MPO. Pillow knows forty more: some run
-other programs (EPS), some take any bytes for a picture (TGA has no magic number), and JPEG 2000
-and AVIF are in some builds and not in others. Nobody keeps photographs in the rest."""
+"""The formats of cameras, the web and scanners that are decoded; JPEG includes MPO.
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, the table says
+Pillow reads forty more: some run other programs (EPS), some accept any bytes as an image (TGA has
+no magic number), JPEG 2000 and AVIF are missing in some builds, and the others are not used for
+photographs.
+"""
+
+# Pillow logs the problems of single files, which are recorded in the table.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
@@ -132,21 +138,22 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture in memory."""
+    """A decoded image in memory."""
 
     pixels: Image.Image
-    """Mode RGB, or RGBX whose fourth byte says nothing; 1/`scale` of the size, rounded up."""
+    """The pixels in mode RGB, or RGBX with an unused byte; 1/`scale` of the size, rounded up."""
     width: int
-    """Of the whole picture at full size, after it was turned."""
+    """The width in pixels of the rotated image at full size."""
     height: int
+    """The height in pixels of the rotated image at full size."""
     mode: str
-    """As stored, in Pillow's words: "RGB", "L", "CMYK", "P", ..."""
+    """The mode of the file in Pillow's terms: "RGB", "L", "CMYK", "P", ..."""
     format: str
-    """"JPEG", "PNG", ..."""
+    """The format of the file in Pillow's terms: "JPEG", "PNG", ..."""
     scale: int
-    """1, 2, 4 or 8: by how much the decoder reduced it."""
+    """The factor by which the decoder reduced the image: 1, 2, 4 or 8."""
     remark: str = ""
-    """What was wrong with the file that its pixels do not show; empty for nearly all."""
+    """A defect of the file that did not change its pixels; empty for nearly all files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +178,16 @@ def decode(
     """Decode the image file *data*.
 
     Args:
-        fit: How the picture will become a square: this decides which side counts for `serves`.
-        serves: Side in pixels of the largest square that will be made of it.
-        exif: Turn the picture as its EXIF orientation says.
-        rules: Version of the rules, 1 or 2, as the recipe of the store has it.
-        missing_end: One of `MISSING_END`. Rules 1 refuse, whatever is said here.
+        data: All bytes of the file.
+        fit: The way the image will become a square; it determines the side compared with `serves`.
+        serves: The side in pixels of the largest square that will be made.
+        exif: True to rotate the image according to its EXIF orientation.
+        rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2).
+        missing_end: One of `MISSING_END` (default: `refuse`). Rules 1 always refuse.
 
     Raises:
-        DecodeError: The bytes are no picture. What the bytes do not decide, a lack of memory,
-            is no DecodeError.
+        DecodeError: The bytes are not a readable image.
+        MemoryError: There is too little memory, which says nothing about the bytes.
     """
     if not data:
         raise DecodeError(EMPTY, "no bytes")
@@ -205,7 +213,7 @@ def decode(
 
 
 def _by_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
-    """Decode a JPEG that simplejpeg may decode; None for any other file."""
+    """Decode a file with simplejpeg if it is a plain JPEG; return None for any other file."""
     plain = plain_jpeg(data) if simplejpeg is not None else None
     if plain is None or _is_bomb(*plain[:2]) or (request.exif and may_be_turned(data)):
         return None
@@ -216,29 +224,35 @@ def _by_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
 
 
 def reduction(width: int, height: int, *, fit: str, serves: int) -> int:
-    """By how much a JPEG of this size is reduced as it is decoded: 1, 2, 4 or 8.
+    """Return the factor by which a JPEG of this size is reduced when decoded: 1, 2, 4 or 8.
 
-    What is left must be twice `serves`: measured on the side that becomes the square's, the
-    shorter one, or the longer one where the picture is padded. Then the resizer still has the
-    whole say over what is smoothed. Only these factors: at 1/2 and 1/4 libjpeg-turbo has SIMD, at
-    1/8 there is one value a block and nothing to compute; 3/8 to 7/8 cost more than they save.
+    The reduced side must be at least twice `serves`, so that the resizer alone determines the
+    smoothing. The longer side counts if the image is padded, the shorter side otherwise. Only these
+    factors pay: libjpeg-turbo has SIMD for 1/2 and 1/4, and 1/8 takes one value of each block
+    without computation, but 3/8 to 7/8 cost more than they save.
+
+    Args:
+        width: The width of the image in pixels.
+        height: The height of the image in pixels.
+        fit: The way the image will become a square.
+        serves: The side in pixels of the largest square that will be made.
     """
-    kept = max(width, height) if fit == "pad" else min(width, height)
-    # Below 8 pixels two factors give one size, and decoders could choose differently.
-    if kept >= 4 * serves and min(width, height) >= 8:
+    side = max(width, height) if fit == "pad" else min(width, height)
+    # Below 8 pixels, two factors give the same size, and decoders could choose differently.
+    if side >= 4 * serves and min(width, height) >= 8:
         for scale in (8, 4, 2):
-            if kept >= 2 * serves * scale:
+            if side >= 2 * serves * scale:
                 return scale
     return 1
 
 
 def _is_bomb(width: int, height: int) -> bool:
     limit = Image.MAX_IMAGE_PIXELS
-    return limit is not None and width * height > 2 * limit  # Pillow says so, in its words
+    return limit is not None and width * height > 2 * limit  # Pillow then raises the error
 
 
-# Pillow keeps RGB in four bytes: RGBX it takes over as it is, uncopied. Pillow-SIMD resizes four
-# channels as fast as three; stock Pillow does not, and loses more there than a copy costs.
+# Pillow stores RGB in four bytes, so it uses RGBX pixels without a copy. Pillow-SIMD resizes four
+# channels as fast as three; stock Pillow does not, which costs more than the copy.
 _BYTES = "RGBX" if ".post" in __version__ else "RGB"
 
 
@@ -247,10 +261,10 @@ def _by_simplejpeg(data: bytes, width: int, height: int, scale: int) -> Image.Im
         if scale == 1:
             pixels = simplejpeg.decode_jpeg(data, _BYTES)
         else:
-            # The smallest factor that gives at least this size: exactly 1/scale.
+            # simplejpeg chooses the largest reduction to at least this size: exactly 1/scale.
             at_least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
             pixels = simplejpeg.decode_jpeg(data, _BYTES, **at_least)
-    except ValueError:  # an error or a warning of libjpeg's
+    except ValueError:  # an error or a warning of libjpeg: Pillow decides
         return None
     size = (pixels.shape[1], pixels.shape[0])
     return Image.frombuffer(_BYTES, size, pixels, "raw", _BYTES, 0, 1)
@@ -269,10 +283,10 @@ def _by_pillow(data: bytes, request: _Request) -> Decoded:
             return decoded
     except (MemoryError, DecodeError):
         raise
-    # The one door for what the bytes decide: plugins let almost anything out, from struct.error
-    # to KeyError, and none of it is a defect of this program.
+    # Invalid bytes make the plugins raise almost any type, from struct.error to KeyError, and none
+    # of them is a defect of this program. All become DecodeErrors here.
     except Exception as e:
-        if "out of memory" in str(e):  # a codec's MemoryError, in Pillow's words an OSError
+        if "out of memory" in str(e):  # Pillow raises a codec's lack of memory as an OSError
             raise MemoryError(str(e)) from e
         raise DecodeError(*_why(data, e, request.rules)) from e
 
@@ -281,7 +295,7 @@ def _read(picture: Image.Image, data: bytes, request: _Request) -> Decoded:
     mode, format_, (width, height) = picture.mode, str(picture.format), picture.size
     scale = 1
     if format_ == "JPEG" and not (request.exif and _orientation(picture) in _TURNS):
-        # A turned picture is decoded whole: the rounded-up edge would change sides.
+        # An image that is rotated is not reduced: its rounded-up edge would change sides.
         scale = reduction(width, height, fit=request.fit, serves=request.serves)
         if scale > 1:
             picture.draft(None, (width // scale, height // scale))
@@ -296,12 +310,12 @@ def _read(picture: Image.Image, data: bytes, request: _Request) -> Decoded:
 
 
 def _clipped(picture: Image.Image) -> Image.Image:
-    """Make RGB of a picture by rules 1: deep samples as Pillow clips them, but for 16-bit grey."""
+    """Convert to RGB by rules 1: Pillow clips samples over 8 bits, except 16-bit grey."""
     return _high_byte(picture) if picture.mode.startswith("I;16") else picture.convert("RGB")
 
 
 def _scaled(picture: Image.Image, data: bytes) -> Image.Image:
-    """Make RGB of a picture by rules 2: samples scaled by the range that the file states."""
+    """Convert to RGB by rules 2: samples are scaled by the range that the file states."""
     try:
         return depth.to_rgb(picture, data)
     except depth.NoRangeError as e:
@@ -315,7 +329,7 @@ def _high_byte(picture: Image.Image) -> Image.Image:
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - any error: broken EXIF is no reason to lose the picture
+    except Exception:  # noqa: BLE001 - any error: broken EXIF must not quarantine the image
         return 1
 
 
@@ -323,10 +337,10 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def check_format(data: bytes) -> Format:
-    """Return the format of *data*, one that is decoded; the beginning of a file will do.
+    """Return the format of *data*, which may be only the beginning of a file.
 
     Raises:
-        DecodeError: Its format is another, or none that is known.
+        DecodeError: The format is unknown or is not decoded.
     """
     named = formats.format_of(data)
     if named is None:
@@ -352,10 +366,10 @@ def _check_tiff(directory: tiff.Directory, data: bytes) -> None:
 def _second_try(
     data: bytes, named: Format, request: _Request, first: DecodeError, *, keep: bool
 ) -> Decoded:
-    """Decode what was rejected without its metadata, and a JPEG with the end that it lacks.
+    """Decode a rejected file without its metadata, and a JPEG with its missing end marker.
 
     Raises:
-        DecodeError: It is no picture even so.
+        DecodeError: The file is still not a readable image.
     """
     error = first
     slim = _slimmed(data, named)
@@ -364,7 +378,7 @@ def _second_try(
         try:
             return _turned(_upright(slim, request, turn), turn)
         except DecodeError as e:
-            # One that cannot even be opened now says less than the first error did.
+            # If the smaller file cannot even be opened, the first error says more.
             if e.status != UNIDENTIFIED and not isinstance(e.__cause__, UnidentifiedImageError):
                 error = e
     if named is not formats.JPEG or error.status != TRUNCATED:
@@ -379,17 +393,17 @@ def _second_try(
 
 
 def _slimmed(data: bytes, named: Format) -> bytes:
-    """Return *data* without metadata, or as it is where that is not to be relied on."""
+    """Return *data* without metadata, or unchanged if the result would be unreliable."""
     slim = ancillary.without_metadata(data, named)
     if slim is None or named is not formats.TIFF:
         return slim or data
     directory = tiff.read_directory(slim)
-    whole = directory is not None and tiff.is_inflated_whole(directory, slim)
-    return slim if whole else data
+    complete = directory is not None and tiff.is_inflated_whole(directory, slim)
+    return slim if complete else data
 
 
 def _upright(data: bytes, request: _Request, turn: int) -> Decoded:
-    """Decode a file that holds no metadata, whole if it will be turned."""
+    """Decode a file without metadata, at full size if it will be rotated."""
     request = replace(request, exif=False, serves=_NO_REDUCTION if turn > 1 else request.serves)
     decoded = _by_plain_jpeg(data, request)
     return _by_pillow(data, request) if decoded is None else decoded
@@ -406,7 +420,7 @@ def _turned(decoded: Decoded, turn: int) -> Decoded:
 
 
 def _fingerprint(data: bytes) -> bytes | None:
-    """Digest the pixels of a JPEG at full size, as Pillow decodes them; None: it does not."""
+    """Return the SHA-256 of the pixels that Pillow decodes from a JPEG; None if it rejects it."""
     try:
         decoded = _by_pillow(data, _Request("squish", _NO_REDUCTION, exif=False, rules=RULES))
     except DecodeError:
@@ -426,7 +440,7 @@ _SIGNS = (
 
 
 def _why(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
-    """The status that *error* stands for, and one printable line of at most 200 characters."""
+    """Return the status and the reason for *error*, a line of at most 200 printable characters."""
     if isinstance(error, Image.DecompressionBombError):
         return BOMB, _line(str(error))
     if rules > 1 and (kind := jpeg.odd_kind(data)) is not None:
@@ -453,7 +467,7 @@ def _why_not_opened(data: bytes) -> tuple[int, str]:
 
 
 def _why_not_opened_2(data: bytes) -> tuple[int, str]:
-    """Ask the format's own plugin, whose error `Image.open` keeps to itself."""
+    """Return status and reason from the error of the format's plugin, which `Image.open` hides."""
     named = check_format(data)
     text = ""
     try:
@@ -475,11 +489,11 @@ def _line(text: str) -> str:
 
 
 def _hush(data: bytes) -> None:
-    """Keep Pillow from saying on the screen what belongs in the table, for this whole process.
+    """Suppress Pillow's warnings in this process: the table holds the problems of files.
 
-    The filter is set again for each picture, at 2 microseconds, since others may reset it: a
-    warning that is turned into an error would quarantine a picture that can be read. (Not
-    `catch_warnings`: it swaps the filters of all threads.)
+    The filter is set again for each image, at 2 microseconds, because other code may reset it, and
+    a warning turned into an error would quarantine a readable image. `catch_warnings` is not used
+    because it replaces the filters of all threads.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if data[:2] in (b"II", b"MM"):
@@ -495,19 +509,20 @@ def _note_libtiff_error(module: bytes, text: bytes, values: int) -> None:
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-_libtiff_handler = _HANDLER(_note_libtiff_error)  # kept: libtiff holds its bare address
+_libtiff_handler = _HANDLER(_note_libtiff_error)  # must stay alive: libtiff holds its address
 
 
 @functools.cache
 def _listen_to_libtiff() -> None:
-    """Take libtiff's handlers: it writes to standard error, past Python.
+    """Replace libtiff's handlers, which write to standard error without Python.
 
-    Nor do all its versions stop at an error: 4.5 goes on with memory that nobody has written,
-    which would be other pixels each time.
+    Not all versions stop at an error: libtiff 4.5 goes on with uninitialised memory, which would
+    give different pixels each time. So an error is noted, and the image is rejected.
     """
     maps = Path("/proc/self/maps")
     loaded = maps.read_text("utf-8", "replace") if maps.exists() else ""
     for path in sorted(set(re.findall(r"/\S*/libtiff[-.\w]*\.so[.\d]*", loaded))):
-        library = ctypes.CDLL(path)  # the one that is loaded, not another
+        # This is the loaded library itself: another copy would have handlers of its own.
+        library = ctypes.CDLL(path)
         library.TIFFSetWarningHandler(None)
         library.TIFFSetErrorHandler(_libtiff_handler)

@@ -1,18 +1,19 @@
-"""Pictures of more than 8 bits a sample, scaled to 8 by the range that their files state.
+"""Scale images of more than 8 bits a sample to 8 bits by the range that their files state.
 
-Pillow itself clips such samples at 255, which makes a white picture of a dark one, or hands them
-out as they are. What the files state:
+Pillow itself clips such samples at 255, which turns a dark image white, or does not convert them.
+The ranges that files state:
 
-    PNG            16 bits: 0 to 65535. The significant bits (sBIT) are a remark: samples are
-                   scaled to the whole range by whoever writes the file.
+    PNG            16 bits: 0 to 65535. The significant bits (sBIT) are only a note: the writer of
+                   the file has scaled the samples to the whole range.
     PBM, PGM, PPM  0 to the maximum in the header
     TIFF           unsigned: 0 to the largest number of so many bits, inverted where white is zero
-                   (MaxSampleValue is a remark, by the standard). Signed and floating-point samples
-                   and those of 32 bits have a range if SMinSampleValue and SMaxSampleValue give it.
+                   (MaxSampleValue is only a note, by the standard). Signed and floating-point
+                   samples and those of 32 bits have a range if SMinSampleValue and SMaxSampleValue
+                   give it.
 
-A file that states none has no picture: what would be black in it is anybody's guess.
+A file that states no range is refused, because its black level is unknown.
 
-Of 16 bits the high byte is kept, in grey as in colour; a sample of any other range becomes the
+Samples of 16 bits keep their high byte, in grey as in colour; samples of any other range become the
 nearest level.
 """
 
@@ -31,15 +32,15 @@ _CONVERT = "convert it to 8 or 16 bits a sample"
 
 
 class NoRangeError(Exception):
-    """A picture's file does not say between which values its samples lie."""
+    """An image file does not state the range of its samples."""
 
 
 def to_rgb(picture: Image.Image, data: bytes) -> Image.Image:
     """Return *picture* in mode RGB, with 8 bits a sample.
 
     Args:
-        picture: As Pillow opened it, not loaded.
-        data: The whole file.
+        picture: An image that Pillow has opened but not loaded.
+        data: All bytes of its file.
 
     Raises:
         NoRangeError: The file states no range for its samples.
@@ -64,8 +65,8 @@ def _grey(levels: NDArray[Any]) -> Image.Image:
 
 
 def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
-    """Scale unsigned *samples* of 0 to *maximum* to 0 to 255; halves are rounded up."""
-    clipped = np.minimum(samples, maximum).astype(np.uint32)  # at most 65535 * 510
+    """Scale unsigned *samples* from 0..*maximum* to 0..255, uint8; halves are rounded up."""
+    clipped = np.minimum(samples, maximum).astype(np.uint32)  # products are at most 65535 * 510
     levels: NDArray[np.uint8] = ((clipped * 510 + maximum) // (2 * maximum)).astype(np.uint8)
     return levels
 
@@ -80,9 +81,9 @@ def _netpbm(picture: Image.Image, data: bytes) -> Image.Image:
     if picture.mode == "F":
         raise NoRangeError(f"a PFM of floating-point samples, which states no range; {_CONVERT}")
     if name == "ppm" and picture.mode in ("L", "I", "RGB"):
-        # Pillow's own loop over these is written in Python: a minute for a large picture.
+        # Pillow decodes these in a Python loop, which takes a minute for a large image.
         return _netpbm_samples(picture, data[offset:], int(maximum))
-    if picture.mode == "I":  # Pillow has scaled them to 65535, or the file has
+    if picture.mode == "I":  # scaled to 65535 by Pillow or by the file
         return _grey(nearest_levels(_samples(picture), 65535))
     return picture.convert("RGB")
 
@@ -106,14 +107,14 @@ _UNSIGNED, _FLOATING = 1, 3
 
 def _tiff(picture: Image.Image, data: bytes) -> Image.Image:
     tags = tiff.read_directory(data)
-    if tags is None:  # Pillow has read it somehow
+    if tags is None:  # Pillow could read it, although its directory is unusual
         return picture.convert("RGB")
     bits = int(max(tags.numbers(data, tiff.BITS_PER_SAMPLE), default=1))
     kind = int(max(tags.numbers(data, tiff.SAMPLE_FORMAT), default=_UNSIGNED))
     if picture.mode in ("I", "F") or kind != _UNSIGNED:
         return _ranged(picture, data, tags, f"{bits}-bit {_KINDS.get(kind, 'odd')} samples")
     if bits > 8 and tags.number(data, tiff.PLANAR_CONFIGURATION, 1) == tiff.SEPARATE:
-        # Pillow takes the planes for such of 8 bits.
+        # Pillow would decode the planes as if they had 8 bits.
         raise NoRangeError(f"a TIFF of {bits}-bit samples in separate planes; {_CONVERT}")
     if not picture.mode.startswith("I;16"):
         return picture.convert("RGB")

@@ -1,7 +1,7 @@
-"""Names what a file is by its first bytes, an image or not.
+"""Identify the format of a file, image or not, by its first bytes.
 
-Nothing is decoded here and nothing imported for it, so that whoever only needs to name a file (a
-source, the search page) may ask. A file's own name is never looked at: suffixes lie.
+This module decodes nothing and imports no decoder, so that a source or the search page can identify
+files at little cost. The name of the file is ignored, because suffixes may be wrong.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 HEAD_BYTES = 4096
-"""Bytes of the beginning of a file that `format_of` looks at; more are ignored."""
+"""The number of bytes at the beginning of a file that `format_of` examines."""
 
 SMALL_BYTES = 2**20
-"""Up to so many bytes of a file are read at once: a look at its beginning would cost more."""
+"""The size in bytes up to which a file is read at once: reading its head first costs more."""
 
 DECODED = "decoded"
 """An image of a format that `pipeline.images.decode` decodes."""
 PICTURE = "picture"
-"""An image of a format that is known by its name only."""
+"""An image of a format that is identified but not decoded."""
 OTHER = "other"
-"""No image."""
+"""A file that is not an image."""
 
 _CONVERT = "convert it to JPEG or PNG"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A file format, told by the first bytes of a file."""
+    """A file format that is identified by the first bytes of a file."""
 
     name: str
-    """The name as people write it: "JPEG", "AVIF", "HTML", ..."""
+    """The usual name of the format: "JPEG", "AVIF", "HTML", ..."""
     phrase: str
-    """The name with its article and noun, as a part of a sentence: "an AVIF image"."""
+    """The name with its article and noun, as part of a sentence: "an AVIF image"."""
     kind: str
-    """`DECODED`, `PICTURE` or `OTHER`."""
+    """The kind of the format: `DECODED`, `PICTURE` or `OTHER`."""
     advice: str = ""
-    """What to do about such a file, as an imperative without a full stop."""
+    """The advice to the owner of such a file, as an imperative without a full stop."""
 
     @property
     def reason(self) -> str:
-        """Why a row whose bytes have this format is in quarantine."""
+        """The reason why a row whose bytes have this format is quarantined."""
         return f"{self.phrase}; {self.advice}" if self.advice else f"{self.phrase}, not an image"
 
 
@@ -54,7 +54,7 @@ def _picture(name: str, article: str = "a", noun: str = "image") -> Format:
     return Format(name, f"{article} {name} {noun}", PICTURE, _CONVERT)
 
 
-def _other(name: str, phrase: str, advice: str = "") -> Format:
+def _nonimage(name: str, phrase: str, advice: str = "") -> Format:
     return Format(name, phrase, OTHER, advice)
 
 
@@ -62,7 +62,7 @@ JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM = map(
     _decoded, ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "PPM")
 )
 DECODED_FORMATS = (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)
-"""Every format that is decoded. JPEG includes MPO, PPM its family (PBM, PGM)."""
+"""All formats that are decoded. JPEG includes MPO, and PPM includes PBM and PGM."""
 
 _AVIF = _picture("AVIF", "an")
 _HEIC = _picture("HEIC")
@@ -74,39 +74,39 @@ _RAW = {
     }.items()
 }  # fmt: skip
 _UNPACK = "unpack it"
-_VIDEO = _other("MP4", "an MP4 video")
+_VIDEO = _nonimage("MP4", "an MP4 video")
 
 _CONTAINERS: tuple[tuple[int, bytes, Format], ...] = (
-    (0, b"%PDF-", _other("PDF", "a PDF document")),
-    (0, b"version https://git-lfs.github.com/", _other(
+    (0, b"%PDF-", _nonimage("PDF", "a PDF document")),
+    (0, b"version https://git-lfs.github.com/", _nonimage(
         "Git LFS pointer", "a Git LFS pointer in the place of the file", "run `git lfs pull`")),
-    (0, b"\x93NUMPY", _other("NumPy", "a NumPy array")),
-    (0, b"\x89HDF\r\n\x1a\n", _other("HDF5", "an HDF5 file")),
-    (0, b"MATLAB 5.0", _other("MATLAB", "a MATLAB file")),
-    (0, b"PAR1", _other("Parquet", "a Parquet table")),
-    (0, b"PARE", _other("Parquet", "an encrypted Parquet table")),
-    (0, b"ARROW1", _other("Arrow", "an Arrow table")),
-    (0, b"SQLite format 3\0", _other("SQLite", "an SQLite database")),
-    (0, b"\x1f\x8b", _other("gzip", "a gzip archive", _UNPACK)),
-    (0, b"PK\x03\x04", _other("zip", "a zip archive", _UNPACK)),
-    (0, b"PK\x05\x06", _other("zip", "an empty zip archive")),
-    (0, b"PK\x07\x08", _other("zip", "a part of a zip archive")),
-    (0, b"BZh", _other("bzip2", "a bzip2 archive", _UNPACK)),
-    (0, b"\xfd7zXZ\0", _other("xz", "an xz archive", _UNPACK)),
-    (0, b"\x28\xb5\x2f\xfd", _other("Zstandard", "a Zstandard archive", _UNPACK)),
+    (0, b"\x93NUMPY", _nonimage("NumPy", "a NumPy array")),
+    (0, b"\x89HDF\r\n\x1a\n", _nonimage("HDF5", "an HDF5 file")),
+    (0, b"MATLAB 5.0", _nonimage("MATLAB", "a MATLAB file")),
+    (0, b"PAR1", _nonimage("Parquet", "a Parquet table")),
+    (0, b"PARE", _nonimage("Parquet", "an encrypted Parquet table")),
+    (0, b"ARROW1", _nonimage("Arrow", "an Arrow table")),
+    (0, b"SQLite format 3\0", _nonimage("SQLite", "an SQLite database")),
+    (0, b"\x1f\x8b", _nonimage("gzip", "a gzip archive", _UNPACK)),
+    (0, b"PK\x03\x04", _nonimage("zip", "a zip archive", _UNPACK)),
+    (0, b"PK\x05\x06", _nonimage("zip", "an empty zip archive")),
+    (0, b"PK\x07\x08", _nonimage("zip", "a part of a zip archive")),
+    (0, b"BZh", _nonimage("bzip2", "a bzip2 archive", _UNPACK)),
+    (0, b"\xfd7zXZ\0", _nonimage("xz", "an xz archive", _UNPACK)),
+    (0, b"\x28\xb5\x2f\xfd", _nonimage("Zstandard", "a Zstandard archive", _UNPACK)),
     *(
-        (0, bytes([low]) + b"\x2a\x4d\x18", _other("Zstandard", "a Zstandard archive", _UNPACK))
-        for low in range(0x50, 0x60)  # frames that a reader passes over
+        (0, bytes([low]) + b"\x2a\x4d\x18", _nonimage("Zstandard", "a Zstandard archive", _UNPACK))
+        for low in range(0x50, 0x60)  # skippable frames
     ),
-    (0, b"7z\xbc\xaf\x27\x1c", _other("7z", "a 7z archive", _UNPACK)),
-    (0, b"Rar!\x1a\x07", _other("RAR", "a RAR archive", _UNPACK)),
-    (0, b"\x04\x22\x4d\x18", _other("lz4", "an lz4 archive", _UNPACK)),
-    (0, b"LZIP\x01", _other("lzip", "an lzip archive", _UNPACK)),
-    (0, b"\x1f\x9d", _other("compress", "an archive of compress (.Z)", _UNPACK)),
-    (16, b"\xde\xc0\xef\xbe", _other("LMDB", "an LMDB")),
-    (0, b"\x0a\x23\xd7\xce", _other("RecordIO", "a RecordIO file")),
+    (0, b"7z\xbc\xaf\x27\x1c", _nonimage("7z", "a 7z archive", _UNPACK)),
+    (0, b"Rar!\x1a\x07", _nonimage("RAR", "a RAR archive", _UNPACK)),
+    (0, b"\x04\x22\x4d\x18", _nonimage("lz4", "an lz4 archive", _UNPACK)),
+    (0, b"LZIP\x01", _nonimage("lzip", "an lzip archive", _UNPACK)),
+    (0, b"\x1f\x9d", _nonimage("compress", "an archive of compress (.Z)", _UNPACK)),
+    (16, b"\xde\xc0\xef\xbe", _nonimage("LMDB", "an LMDB")),
+    (0, b"\x0a\x23\xd7\xce", _nonimage("RecordIO", "a RecordIO file")),
 )  # fmt: skip
-"""Archives, tables and databases: what may hold many images and is none."""
+"""The formats of archives, tables and databases, which may contain many images."""
 
 _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     # --- decoded
@@ -114,7 +114,7 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", PNG),
     (0, b"GIF87a", GIF),
     (0, b"GIF89a", GIF),
-    (8, b"CR\x02\0", _RAW["CR2"]),  # before TIFF, which it is, too
+    (8, b"CR\x02\0", _RAW["CR2"]),  # before TIFF, because every CR2 is also a TIFF
     (0, b"II*\0", TIFF),
     (0, b"MM\0*", TIFF),
     (0, b"MM*\0", TIFF),
@@ -162,22 +162,23 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"\0MRM", _RAW["MRW"]),
     # --- no images
     *_CONTAINERS,
-    (257, b"ustar", _other("tar", "a tar archive", _UNPACK)),
-    (0, b"OggS", _other("Ogg", "an Ogg sound or video")),
-    (0, b"fLaC", _other("FLAC", "a FLAC sound")),
-    (0, b"ID3", _other("MP3", "an MP3 sound")),
-    (0, b"\xff\xfb", _other("MP3", "an MP3 sound")),
-    (0, b"MThd", _other("MIDI", "a MIDI sound")),
-    (0, b"\x1a\x45\xdf\xa3", _other("Matroska", "a Matroska or WebM video")),
-    (0, b"FLV\x01", _other("FLV", "a Flash video")),
-    (0, b"\0\0\x01\xba", _other("MPEG", "an MPEG video")),
-    (0, b"\0\0\x01\xb3", _other("MPEG", "an MPEG video")),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _other("ASF", "a Windows Media (ASF) file")),
-    (0, b"\0\x05\x16\x07", _other("AppleDouble", "an AppleDouble file, which macOS leaves")),
-    (0, b"\0\0\0\x01Bud1", _other(".DS_Store", "a .DS_Store file, which macOS leaves")),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _other("OLE", "a Microsoft Office file or Thumbs.db")),
-    (0, b"\x7fELF", _other("ELF", "a program")),
-    (0, b"MZ", _other("EXE", "a Windows program")),
+    (257, b"ustar", _nonimage("tar", "a tar archive", _UNPACK)),
+    (0, b"OggS", _nonimage("Ogg", "an Ogg sound or video")),
+    (0, b"fLaC", _nonimage("FLAC", "a FLAC sound")),
+    (0, b"ID3", _nonimage("MP3", "an MP3 sound")),
+    (0, b"\xff\xfb", _nonimage("MP3", "an MP3 sound")),
+    (0, b"MThd", _nonimage("MIDI", "a MIDI sound")),
+    (0, b"\x1a\x45\xdf\xa3", _nonimage("Matroska", "a Matroska or WebM video")),
+    (0, b"FLV\x01", _nonimage("FLV", "a Flash video")),
+    (0, b"\0\0\x01\xba", _nonimage("MPEG", "an MPEG video")),
+    (0, b"\0\0\x01\xb3", _nonimage("MPEG", "an MPEG video")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _nonimage("ASF", "a Windows Media (ASF) file")),
+    (0, b"\0\x05\x16\x07", _nonimage("AppleDouble", "an AppleDouble file, which macOS leaves")),
+    (0, b"\0\0\0\x01Bud1", _nonimage(".DS_Store", "a .DS_Store file, which macOS leaves")),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        _nonimage("OLE", "a Microsoft Office file or Thumbs.db")),
+    (0, b"\x7fELF", _nonimage("ELF", "a program")),
+    (0, b"MZ", _nonimage("EXE", "a Windows program")),
 )  # fmt: skip
 
 _BRANDS = {
@@ -191,72 +192,75 @@ _BRANDS = {
     b"jxl ": _picture("JPEG XL"),
     b"jp2 ": _picture("JPEG 2000"),
     b"crx ": _RAW["CR3"],
-    b"qt  ": _other("QuickTime", "a QuickTime video"),
-    b"M4A ": _other("M4A", "an MPEG-4 sound"),
-    b"M4B ": _other("M4A", "an MPEG-4 sound"),
+    b"qt  ": _nonimage("QuickTime", "a QuickTime video"),
+    b"M4A ": _nonimage("M4A", "an MPEG-4 sound"),
+    b"M4B ": _nonimage("M4A", "an MPEG-4 sound"),
 }
-"""What the brand of an ISO base media file says; every other brand is taken for a video."""
+"""The format for each brand of an ISO base media file; any other brand counts as a video."""
 
 _BOXES = (b"moov", b"mdat", b"wide", b"pnot", b"skip", b"free")
-"""Boxes that a QuickTime file of before the brands begins with."""
+"""The first boxes of QuickTime files that are older than brands."""
 
 _RIFF = {
     b"WEBP": WEBP,
-    b"WAVE": _other("WAV", "a WAV sound"),
-    b"AVI ": _other("AVI", "an AVI video"),
+    b"WAVE": _nonimage("WAV", "a WAV sound"),
+    b"AVI ": _nonimage("AVI", "an AVI video"),
 }
 
-_ZEROS = _other(
+_ZEROS = _nonimage(
     "zeros", "begins with nothing but zeros", "the file was never written whole: fetch it again"
 )
 _TEXTS: tuple[tuple[bytes, Format], ...] = (
     (rb"<svg\b|<\?xml[^>]*>.*<svg\b|<!DOCTYPE svg", _picture("SVG", "an", "drawing")),
     (
         rb"<!doctype html|<html\b|<head\b|<body\b|<script\b|<title\b",
-        _other("HTML", "an HTML page in the place of the image", "fetch the image again"),
+        _nonimage("HTML", "an HTML page in the place of the image", "fetch the image again"),
     ),
-    (rb"<\?xml\b", _other("XML", "an XML document")),
+    (rb"<\?xml\b", _nonimage("XML", "an XML document")),
     (rb"#define\s+\S+_width\b", _picture("XBM", "an")),
-    (rb"[{\[]\s*[\"{\[\]}\d-]", _other("JSON", "a JSON document")),
+    (rb"[{\[]\s*[\"{\[\]}\d-]", _nonimage("JSON", "a JSON document")),
 )
-_TEXT = _other("text", "a text file")
+_TEXT = _nonimage("text", "a text file")
 
 
 def format_of(data: bytes) -> Format | None:
-    """Return what *data*, the bytes of a file or the first `HEAD_BYTES` of them, begin like.
+    """Return the format of a file.
+
+    Args:
+        data: The bytes of the file, or at least the first `HEAD_BYTES` of them.
 
     Returns:
-        None: they begin like nothing that is known.
+        None if the format is unknown.
     """
     head = bytes(data[:HEAD_BYTES])
     for offset, magic, named in _MAGIC:
         if head.startswith(magic, offset):
             return named
-    for look in _LOOKS:
-        if (found := look(head)) is not None:
-            return found
+    for detect in _DETECTORS:
+        if (detected := detect(head)) is not None:
+            return detected
     return None
 
 
 def container_of(head: bytes) -> Format | None:
-    """Return the archive, table or database that a file which begins with *head* is; else None."""
+    """Return the archive, table or database format of a file that begins with *head*, or None."""
     rows = (named for offset, magic, named in _CONTAINERS if head.startswith(magic, offset))
     return next(rows, None)
 
 
 def is_decoded(head: bytes) -> bool:
-    """Return True if the file that begins with *head* has a format that is decoded."""
-    found = format_of(head)
-    return found is not None and found.kind == DECODED
+    """Return True if a file that begins with *head* has a format that is decoded."""
+    named = format_of(head)
+    return named is not None and named.kind == DECODED
 
 
 def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
-    """Return False if a file can be no readable picture, so that it need not be read whole.
+    """Return False if a file cannot be a readable image, so that the rest need not be read.
 
     Args:
-        head: Its first `HEAD_BYTES`.
-        num_bytes: Its length.
-        limit: Bytes of the longest file that is read for an image.
+        head: The first `HEAD_BYTES` of the file.
+        num_bytes: The length of the file in bytes.
+        limit: The maximum length of an image file in bytes.
     """
     return num_bytes <= limit and (num_bytes <= SMALL_BYTES or is_decoded(head))
 
@@ -264,19 +268,19 @@ def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
 def _riff(head: bytes) -> Format | None:
     if not head.startswith(b"RIFF"):
         return None
-    return _RIFF.get(head[8:12], _other("RIFF", "a RIFF file"))
+    return _RIFF.get(head[8:12], _nonimage("RIFF", "a RIFF file"))
 
 
 def _media(head: bytes) -> Format | None:
-    """Name an ISO base media file by its brands: the first that is known, the major one first."""
+    """Identify an ISO base media file by its major brand, or by a compatible brand for HEIF."""
     if head[4:8] in _BOXES:
         return _BRANDS[b"qt  "]
     if head[4:8] != b"ftyp":
         return None
     major, stop = head[8:12], min(int.from_bytes(head[:4], "big"), 256)
-    if major in (b"mif1", b"msf1"):  # the container of AVIF and HEIC: the others tell which
-        others = [head[at : at + 4] for at in range(16, stop, 4)]
-        brand = next((_BRANDS[brand] for brand in others if brand in _CODED), None)
+    if major in (b"mif1", b"msf1"):  # HEIF: another brand tells AVIF from HEIC
+        compatible = [head[at : at + 4] for at in range(16, stop, 4)]
+        brand = next((_BRANDS[brand] for brand in compatible if brand in _CODED), None)
         return brand or _BRANDS[major]
     return _BRANDS.get(major, _VIDEO)
 
@@ -288,7 +292,7 @@ _NETPBM = re.compile(rb"P([1-6f]|yP)[ \t-\r]|P0CMYK|PyRGBA|PyCMYK")
 
 
 def _netpbm(head: bytes) -> Format | None:
-    return PPM if _NETPBM.match(head) else None  # all that Pillow takes for one
+    return PPM if _NETPBM.match(head) else None  # everything that Pillow identifies as PPM
 
 
 def _bitmap(head: bytes) -> Format | None:
@@ -306,7 +310,7 @@ def _zeros(head: bytes) -> Format | None:
 
 
 def _targa(head: bytes) -> Format | None:
-    """Name a TGA by the sense that its header makes: the format has no magic number."""
+    """Identify a TGA by a consistent header, because the format has no magic number."""
     if len(head) < 18 or head[1] > 1 or head[2] not in (1, 2, 3, 9, 10, 11):
         return None
     has_palette, sides = head[1] == 1, (head[12:14], head[14:16])
@@ -325,7 +329,7 @@ def _text(head: bytes) -> Format | None:
     for pattern, named in _TEXTS:
         if re.match(pattern, text, re.IGNORECASE | re.DOTALL):
             return named
-    try:  # a character may be cut at the end of what was read
+    try:  # the last character may be cut off at the end of the head
         words = text.decode("utf-8", "strict" if len(head) < HEAD_BYTES - 4 else "ignore")
     except UnicodeDecodeError:
         return None
@@ -333,6 +337,6 @@ def _text(head: bytes) -> Format | None:
     return _TEXT if plain else None
 
 
-_LOOKS: tuple[Callable[[bytes], Format | None], ...] = (
+_DETECTORS: tuple[Callable[[bytes], Format | None], ...] = (
     _riff, _media, _bitmap, _netpbm, _targa, _icon, _zeros, _text,
 )  # fmt: skip

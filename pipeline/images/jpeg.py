@@ -1,9 +1,8 @@
-"""Which JPEGs are plain: a walk over the segments before the first scan, at 3 microseconds a file.
+"""The structure of JPEGs: plain ones, their metadata, and a missing end marker.
 
-Plain is baseline, 8 bit, grey or three colours, with nothing before its first scan that Pillow
-might stumble over. Such a file every decoder reads alike.
-
-Further down: a JPEG without its metadata, and one that lacks nothing but its end marker.
+A plain JPEG is baseline, 8 bit, grey or three colours, with nothing before its first scan that
+Pillow might reject. All decoders read such a file alike. The check walks over the segments before
+the first scan and takes 3 microseconds a file.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ _SOF0, _SOF1, _SOS = 0xC0, 0xC1, 0xDA
 _DHT, _DQT, _DRI, _APP0, _APP2, _APP13, _APP14, _COM = (
     0xC4, 0xDB, 0xDD, 0xE0, 0xE2, 0xED, 0xEE, 0xFE,
 )  # fmt: skip
-_PASSED_OVER = frozenset([_DHT, _DQT, _DRI, _COM, *range(_APP0, _APP0 + 16)])
-_LOOKED_INTO = frozenset([_APP0, _APP2, _APP13, _APP14])
+_SKIPPED = frozenset([_DHT, _DQT, _DRI, _COM, *range(_APP0, _APP0 + 16)])
+_CHECKED = frozenset([_APP0, _APP2, _APP13, _APP14])
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
-    """Width, height and mode of a JPEG that simplejpeg may decode, else None.
+    """Return width, height and mode of a JPEG that simplejpeg may decode, otherwise None.
 
-    Pillow reads the segments before the first scan in Python, and rejects files that libjpeg
-    would decode. Whatever it might stumble over is none of simplejpeg's business.
+    Pillow reads the segments before the first scan in Python, and rejects files that libjpeg would
+    decode. A file with any segment that Pillow might reject is left to Pillow.
     """
     if data[:2] != b"\xff\xd8":
         return None
-    found = None
+    frame = None
     at = 2
     end = len(data) - 4
     while at < end and data[at] == 0xFF:
         kind = data[at + 1]
         if kind == _SOS:
-            return found
+            return frame
         stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        if kind in _PASSED_OVER:
-            if kind in _LOOKED_INTO and not _is_sound(kind, data[at + 4 : stop]):
+        if kind in _SKIPPED:
+            if kind in _CHECKED and not _is_sound(kind, data[at + 4 : stop]):
                 return None
         elif kind in (_SOF0, _SOF1):
-            found = _frame(data[at + 4 : stop])
-            if found is None:
+            frame = _frame(data[at + 4 : stop])
+            if frame is None:
                 return None
         else:
             return None
@@ -58,10 +57,10 @@ def _frame(segment: bytes) -> tuple[int, int, str] | None:
 
 
 def _is_sound(kind: int, segment: bytes) -> bool:
-    """Whether Pillow gets past this application segment, and still calls the file a JPEG."""
+    """Return True if Pillow accepts this application segment and still identifies a JPEG."""
     if kind == _APP0:
         return len(segment) >= 7 or not segment.startswith(b"JFIF")
-    if kind == _APP2:  # MPF: Pillow may call it MPO
+    if kind == _APP2:  # MPF: Pillow may identify an MPO
         return len(segment) >= 14 and not segment.startswith(b"MPF\0")
     if kind == _APP13:  # Photoshop's blocks, the last of them cut off before its name
         return segment[-6:-2] != b"8BIM"
@@ -69,24 +68,24 @@ def _is_sound(kind: int, segment: bytes) -> bool:
 
 
 def may_be_turned(data: bytes) -> bool:
-    """Whether a JPEG may carry an orientation: in EXIF, or in XMP."""
+    """Return True if a JPEG may state an orientation, in EXIF or XMP."""
     return b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data
 
 
 # --- metadata -----------------------------------------------------------------------------------
 
 _JFIF_BYTES, _ADOBE_BYTES = 14, 12
-"""Fewer, and libjpeg does not read the segment, which tells it what the channels are."""
+"""The minimum lengths at which libjpeg reads these segments, which identify the channels."""
 _APP1 = 0xE1
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield kind, start and stop of each segment before the first scan; stops where one is odd."""
+    """Yield kind, start and stop of each segment before the first scan or an invalid segment."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         kind = data[at + 1]
-        if kind == 0xFF:  # a marker may be filled up with these
+        if kind == 0xFF:  # fill bytes may precede a marker
             at += 1
             continue
         stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
@@ -97,13 +96,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 _BARE = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
-"""Markers that no length follows."""
+"""The markers without a length."""
 
 
 def without_app_segments(data: bytes) -> bytes:
-    """Return the JPEG *data* without the segments of applications, and without comments.
+    """Return the JPEG *data* without application segments and comments.
 
-    Two of those stay, which tell what the channels are: JFIF's and Adobe's.
+    The segments of JFIF and Adobe remain, because they identify the channels.
     """
     pieces, at = [data[:2]], 2
     for kind, start, stop in _segments(data):
@@ -141,12 +140,12 @@ _LOSSLESS = frozenset([0xC3, 0xC7, 0xCB, 0xCF, 0xF7])
 _HIERARCHICAL = frozenset([0xC5, 0xC6, 0xCD, 0xCE])
 _PROGRESSIVE = frozenset([0xC2, 0xCA])
 _ANY_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_GARBAGES = 16
+_NUM_GARBAGES = 16
 _GARBAGE_BYTES = 256
 
 
 def odd_kind(data: bytes) -> str | None:
-    """Say what kind of JPEG *data* is if it is one that decoders do not know; None otherwise."""
+    """Return the name of a kind of JPEG that decoders do not support; None for any other file."""
     if not data.startswith(b"\xff\xd8"):
         return None
     for kind, start, stop in _segments(data):
@@ -165,21 +164,21 @@ def has_end(data: bytes) -> bool:
     if data.endswith(_END):
         return True
     start = max((stop for _, _, stop in _segments(data)), default=2)
-    return data.rfind(_END) > start  # one in front of it ends a thumbnail
+    return data.rfind(_END) > start  # an earlier one ends a thumbnail
 
 
 def with_end(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | None:
-    """Return the JPEG *data* with an end marker, if that is all it lacks; None otherwise.
+    """Return the JPEG *data* with an end marker, if it lacks nothing else; otherwise None.
 
-    Whether something else is missing no decoder tells: at the end of its data libjpeg fills the
-    picture up, in silence. So the file is ended in several ways, with other garbage in front of the
-    end marker each time. Where a scan is not complete the decoder reads the garbage as
-    a part of it, and the pictures differ; where all are complete it is passed over.
+    No decoder reports whether more is missing: at the end of the data, libjpeg fills up the image
+    without an error. So the file is decoded several times, with different garbage before the end
+    marker. If a scan is incomplete, the decoder reads the garbage as a part of it, and the pixels
+    differ; if all scans are complete, it skips the garbage.
 
     Args:
-        data: A JPEG that a decoder found to be cut off.
-        pixels: Decodes a JPEG at full size to some text that stands for all its pixels; None
-            where it cannot be decoded.
+        data: A JPEG that a decoder reported as cut off.
+        pixels: A function that decodes a JPEG at full size and returns a digest of its pixels, or
+            None if it cannot be decoded.
     """
     bare = _trimmed(data)
     if not _has_every_scan(bare):
@@ -194,7 +193,7 @@ def with_end(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | No
 
 
 def _trimmed(data: bytes) -> bytes:
-    """Return *data* without the zeros that a disk or a camera fills up with, and half a marker."""
+    """Return *data* without trailing zeros of a disk or camera, and without half a marker."""
     bare = data.rstrip(b"\0")
     if not bare.endswith(b"\xff"):
         return bare
@@ -203,13 +202,13 @@ def _trimmed(data: bytes) -> bytes:
 
 @functools.cache
 def _garbages() -> list[bytes]:
-    """Return what a decoder takes for a scan, also one that waits for a restart marker.
+    """Return bytes that a decoder accepts as scan data, also while it waits for a restart marker.
 
-    The first bits differ, since few may be missing; and so does the first restart marker, since a
-    decoder that waits for the seventh takes the eighth for a sign that it is lost.
+    Their first bits differ, because only a few bits may be missing. Their first restart markers
+    differ too, because a decoder that expects the seventh one resynchronises at the eighth.
     """
     pieces = []
-    for n in range(_GARBAGES):
+    for n in range(_NUM_GARBAGES):
         noise = b"".join(
             hashlib.sha256(bytes([n, k])).digest() for k in range(_GARBAGE_BYTES // 32)
         )
@@ -220,29 +219,29 @@ def _garbages() -> list[bytes]:
 
 
 def _has_every_scan(data: bytes) -> bool:
-    """Return True if the scans that have begun hold all of every channel."""
+    """Return True if the scans of the file, complete or not, cover all of every channel."""
     missing: dict[int, set[int]] | None = None
     progressive = False
     for match in _markers(data):
         kind, body = data[match + 1], _body(data, match)
         if kind == 0xD9:
-            return False  # it has an end: something else is wrong
+            return False  # the file has an end marker, so something else is wrong
         if kind in _FRAMES:
             progressive = kind in _PROGRESSIVE
             ids = [body[at] for at in range(6, len(body) - 2, 3)]
             missing = {name: set(range(64 if progressive else 1)) for name in ids}
         elif kind == _SOS and missing is not None:
-            _take_scan(missing, body, progressive)
+            _remove_scan(missing, body, progressive)
     return missing is not None and not any(missing.values())
 
 
-def _take_scan(missing: dict[int, set[int]], body: bytes, progressive: bool) -> None:
+def _remove_scan(missing: dict[int, set[int]], body: bytes, progressive: bool) -> None:
     count = body[0] if body else 0
     if len(body) < 4 + 2 * count:
         return
     first, last, accuracy = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
     if accuracy and progressive:
-        return  # further bits of these are to come
+        return  # later scans refine these coefficients
     for at in range(count):
         missing.get(body[1 + 2 * at], set()).difference_update(
             range(first, last + 1) if progressive else (0,)
@@ -250,9 +249,9 @@ def _take_scan(missing: dict[int, set[int]], body: bytes, progressive: bool) -> 
 
 
 def _markers(data: bytes) -> Iterator[int]:
-    """Yield where each marker lies: before the first scan by lengths, then by search."""
+    """Yield the offset of each marker: before the first scan by lengths, then by search."""
     at = 2
-    for _, start, at in _segments(data):  # noqa: B007 - where the last one ends counts
+    for _, start, at in _segments(data):  # noqa: B007 - the end of the last segment is used below
         yield start
     while (match := _ANY_MARKER.search(data, at)) is not None:
         yield match.start()

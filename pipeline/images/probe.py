@@ -1,8 +1,9 @@
-"""Whether this machine makes the same pixels as the one that planned the store.
+"""Probe images that show if this machine computes the same pixels as the planner of a store.
 
-Versions do not tell: Pillow and Pillow-SIMD of one version resize differently, and two builds of
-one Pillow may bring two versions of libjpeg-turbo. So a few small pictures are decoded and resized
-by the very code that does it for a data set, and the pixels that come out are the identity.
+Version numbers are not enough: Pillow and Pillow-SIMD of one version resize differently, and two
+builds of one Pillow may contain two versions of libjpeg-turbo. So a few small images are decoded
+and resized by the code that processes data sets, and digests of the resulting pixels are
+compared.
 """
 
 import base64
@@ -27,26 +28,26 @@ SIZES = (72, 224, 288)
 
 @dataclass(frozen=True)
 class Probe:
-    """What became of the probe pictures here."""
+    """The digests of the probe images on this machine."""
 
     decoder: str
-    """Digest (xxh3, 128 bits, hex) of the pictures as decoded."""
+    """The digest (xxh3, 128 bits, hexadecimal) of the decoded probe images."""
     resizer: str
-    """Digest of made-up pixels as resized with one filter."""
+    """The digest of synthetic pixels that were resized with one filter."""
 
 
 def probe(filter: str, *, rules: int = RULES) -> Probe:
-    """Decode and resize the probe pictures, in about 30 ms.
+    """Decode and resize the probe images, in about 30 ms.
 
     Args:
         filter: The resampling filter, one of `pipeline.images.resize.FILTERS`.
-        rules: Version of the rules to decode by, as the store's recipe has it.
+        rules: The version of the decoding rules, from the store's recipe (default: the newest).
     """
     return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
 
 
 def description() -> dict[str, str]:
-    """Name the software behind the digests: where they come from, not what they are."""
+    """Return the names and versions of the decoder and the resizer behind the digests."""
     decoders = [f"Pillow {__version__} ({', '.join(_libraries())})"]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         decoders.insert(0, f"simplejpeg {importlib.metadata.version('simplejpeg')}")
@@ -56,12 +57,13 @@ def description() -> dict[str, str]:
 
 
 def simd_of_pillow() -> str:
-    """Which vector instructions the installed Pillow resizes with: "AVX2", "SSE4" or "none".
+    """Return the vector instructions of the installed Pillow: "AVX2", "SSE4" or "none".
 
-    Read from the compiled code, which neither versions nor compiler flags can belie: Pillow-SIMD's
-    resampling multiplies with `pmaddwd`, which compilers do not come upon in stock Pillow. (Built
-    with AVX2 the library holds it 63 times in its 256-bit form, without 204 times in its old one;
-    stock Pillow has none. Bytes that look so by chance: two or three.)
+    They are found in the compiled code, because versions and compiler flags may be misleading. The
+    resampling of Pillow-SIMD multiplies with `pmaddwd`, which compilers do not generate for stock
+    Pillow. A library built with AVX2 contains its 256-bit form 63 times, and one built without
+    contains the old form 204 times. Stock Pillow contains neither, except for two or three chance
+    matches.
     """
     spec = importlib.util.find_spec("PIL._imaging")
     code = Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
@@ -98,7 +100,7 @@ def _decoder_digest(rules: int) -> str:
 def _decoded(name: str, data: bytes, serves: int, rules: int) -> bytes:
     try:
         decoded = decode(data, fit="crop", serves=serves, exif=False, rules=rules)
-    except DecodeError as e:  # a Pillow built without this format: other pixels, too
+    except DecodeError as e:  # a Pillow without this format: its digest must differ, too
         return f"{name}: {STATUS_WORDS[e.status]}\n".encode()
     size = f"{decoded.pixels.width}x{decoded.pixels.height}"
     return f"{name}: {size} {decoded.mode}\n".encode() + decoded.pixels.tobytes("raw", "RGB")

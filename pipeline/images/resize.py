@@ -1,8 +1,8 @@
-"""Decoded pixels -> a square of any size.
+"""Resize decoded pixels to a square of any size.
 
-All sizes of a picture come from the same pixels and the same box of them, so row r shows the same
-picture at 72 and at 288 px. Cropping and resizing are one step: only what is kept is computed,
-and at its rim the filter sees what lies beyond, instead of a repeated edge.
+All sizes of an image come from the same pixels and the same box, so a row shows the same region at
+72 and at 288 px. Cropping and resizing are one step: only the box is computed, and at its border
+the filter uses the pixels outside of it instead of a repeated edge.
 """
 
 from types import MappingProxyType
@@ -26,10 +26,12 @@ FILTERS = MappingProxyType(
 
 
 def fit_box(width: int, height: int, fit: str) -> tuple[int, int, int, int]:
-    """Which part of a picture of this size is kept: left, top, right, bottom in pixels.
+    """Return the box of an image that is kept: left, top, right, bottom in pixels.
 
     Args:
-        fit: `crop` keeps the square in the middle; `pad` and `squish` keep everything.
+        width: The width of the image in pixels.
+        height: The height of the image in pixels.
+        fit: `crop` keeps the centred square; `pad` and `squish` keep the whole image.
     """
     if fit == "crop":
         side = min(width, height)
@@ -41,13 +43,14 @@ def fit_box(width: int, height: int, fit: str) -> tuple[int, int, int, int]:
 
 
 def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
-    """Make the square of one size.
+    """Return the square of one size.
 
     Args:
-        size: Side of the square in pixels.
-        fit: `crop` cuts a centred square, `squish` gives up the proportions, and `pad` makes the
-            longer side `size`, centred on black.
-        filter: One of `FILTERS`.
+        decoded: The decoded image.
+        size: The side of the square in pixels.
+        fit: `crop` cuts a centred square, `squish` changes the aspect ratio, and `pad` scales the
+            longer side to `size` and centres the image on black.
+        filter: The resampling filter, one of `FILTERS`.
 
     Returns:
         (size, size, 3) uint8 RGB in C order.
@@ -70,7 +73,7 @@ def _padded(
     box: tuple[float, float, float, float],
 ) -> Image.Image:
     longer = max(decoded.width, decoded.height)
-    # The shorter side rounds half up, in integers: the same on every machine.
+    # The shorter side is rounded half up in integers, to be the same on every machine.
     width, height = (
         max(1, (2 * side * size + longer) // (2 * longer))
         for side in (decoded.width, decoded.height)

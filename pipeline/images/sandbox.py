@@ -1,23 +1,23 @@
-"""Decode pictures one by one in a child process, with limits on time and memory.
+"""Decode images one by one in a child process, with limits on time and memory.
 
-A picture that makes the decoder crash, hang or fill the memory takes its process with it. A shard
-that has lost two workers is done here, where that costs one child: a picture that fails twice is
-no readable picture, and all others of the shard are as they would have been without it.
+An image that makes the decoder crash, hang or exhaust the memory kills its process. A shard that
+has lost two workers is decoded here, where such an image costs one child: an image that fails twice
+is unreadable, and all other images of the shard are decoded as they would be without it.
 
-Parent and child talk through the child's standard input and output in frames: the length of a
+Parent and child exchange frames through the child's standard input and output: the length of a
 JSON text (4 bytes, little-endian), the text, and as many bytes as its `payload` says.
 
     parent -> child   {"memory_limit": bytes}
-    child -> parent   {}                         it is ready
+    child -> parent   {}                         the child is ready
     parent -> child   {"sizes", "filter", "decoding"}, the image file; "decoding" holds the
                       keyword arguments of `pipeline.images.decode.decode`
     child -> parent   {"width", "height", "mode", "format", "scale", "remark"}, the squares in
                       their order
                       or {"status", "reason"}
-                      or it dies
+                      or the child dies
 
-The child ends at the end of its input; on Linux the kernel kills it when the thread ends that
-started it.
+The child exits at the end of its input. On Linux the kernel also kills it when the thread that
+started it ends.
 """
 
 import contextlib
@@ -40,37 +40,40 @@ from pipeline.images.decode import CRASHED, TIMEOUT, decode
 from pipeline.images.resize import resize
 
 _OUT_OF_MEMORY = 86
-"""Exit status of a child that met its memory limit."""
-_START_SECONDS = 120.0
-_STOP_SECONDS = 5.0
+"""The exit status of a child that reached its memory limit."""
+_START_TIMEOUT_SECONDS = 120.0
+_STOP_TIMEOUT_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Resized:
-    """A picture at every size that was asked for."""
+    """An image at every requested size.
+
+    The fields other than `pixels` are those of `pipeline.images.decode.Decoded`.
+    """
 
     width: int
-    """As in `pipeline.images.decode.Decoded`, like the next five."""
     height: int
     mode: str
     format: str
     scale: int
     remark: str
     pixels: dict[int, bytes]
-    """By size: (size, size, 3) uint8 RGB in C order."""
+    """The pixels by size: (size, size, 3) uint8 RGB in C order."""
 
 
 class IsolatedDecoder:
-    """Decodes in a child process, and starts another when that one is lost.
+    """A decoder in a child process, which is replaced when it is lost.
 
-    Belongs to the thread that opened it. Use it in a `with` block.
+    It belongs to the thread that created it. Use it in a `with` block.
 
     Args:
-        timeout_seconds: Time that one picture may take, all sizes together.
-        memory_limit: Bytes of address space that the child may add to what it starts with
-            (on Linux).
-        command: Starts the child.
+        timeout_seconds: The time in seconds that one image may take at all sizes together
+            (default: 60).
+        memory_limit: The bytes of address space that the child may add to its initial size,
+            enforced on Linux (default: 4 GiB).
+        command: The command that starts the child (default: this module).
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class IsolatedDecoder:
         self.close()
 
     def close(self) -> None:
-        """End the child. Decoding again starts another."""
+        """Stop the child. Decoding another image starts a new one."""
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -105,24 +108,28 @@ class IsolatedDecoder:
     def decode_resize(
         self, data: bytes, *, sizes: Sequence[int], filter: str, **decoding: Any
     ) -> Resized:
-        """Decode the image file *data* and make its squares.
+        """Decode the image file *data* and resize it to each of *sizes*.
 
         Args:
-            data: An image file.
-            sizes: Sides of the squares in pixels.
+            data: All bytes of an image file.
+            sizes: The sides of the squares in pixels.
             filter: The resampling filter, one of `pipeline.images.resize.FILTERS`.
             decoding: Keyword arguments of `pipeline.images.decode.decode`.
 
         Raises:
-            DecodeError: It is no readable picture, or it took two children with it.
-            TesseraeError: The child cannot be started at all.
+            DecodeError: The file is no readable image, or it has killed two children.
+            TesseraeError: The child cannot be started.
         """
         head = {"sizes": [*sizes], "filter": filter, "decoding": decoding}
         failures = []
+        # An image is blamed only if it kills two children: the first may have been killed by the
+        # system, for want of memory, say.
         for _ in range(2):
             child = self._child = self._child or _Child(self.command, self.memory_limit)
             answer = child.ask(head, data, self.timeout_seconds)
-            if answer is None or child.timed_out:  # both: killed as it was about to answer
+            # A child that is killed just as it answers has both an answer and a timeout: the answer
+            # counts, but the child is gone.
+            if answer is None or child.timed_out:
                 failures.append(self._failure(child))
                 self.close()
             if answer is not None:
@@ -133,7 +140,8 @@ class IsolatedDecoder:
     def _failure(self, child: "_Child") -> tuple[int, str]:
         code = child.end()
         if child.timed_out:
-            return TIMEOUT, "took too long"  # not how long: a table says the same in every run
+            # The reason names no duration: tables of equal stores must be equal, on any machine.
+            return TIMEOUT, "took too long"
         if code == _OUT_OF_MEMORY:
             return CRASHED, f"needed more than {self.memory_limit / 2**20:g} MiB"
         return CRASHED, f"made the decoder crash ({_ending(code)})"
@@ -155,21 +163,23 @@ def _resized(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resi
 
 
 class _Child:
-    """One child process, from its start to its end."""
+    """A child process, from its start to its end."""
 
     def __init__(self, command: Sequence[str], memory_limit: int) -> None:
         self.timed_out = False
-        root = str(Path(__file__).parents[2])  # where the child finds this very package
+        # The child must import this very copy of the package, not an installed one.
+        root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # the last words of C libraries: the table says it
+            stderr=subprocess.DEVNULL,  # messages of C libraries; the table holds the reason
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is the parent's: here it would look like a crash
+            # Ctrl-C interrupts the parent alone: in the child it would look like a crash.
+            start_new_session=True,
         )
-        if self.ask({"memory_limit": memory_limit}, b"", _START_SECONDS) is None:
+        if self.ask({"memory_limit": memory_limit}, b"", _START_TIMEOUT_SECONDS) is None:
             code = self.end()
             self.close()
             raise TesseraeError(
@@ -180,21 +190,26 @@ class _Child:
     def ask(
         self, head: dict[str, Any], payload: bytes, seconds: float
     ) -> tuple[dict[str, Any], bytes] | None:
-        """Send a frame and wait for the answer; None if the child is lost, or had to be killed."""
+        """Send a frame and return the answer; None if the child died or was killed.
+
+        A child that does not answer within *seconds* is killed, and `timed_out` is set.
+        """
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        # One that hangs is killed from beside: then both pipes end, and nobody waits on them.
+        # A timer thread kills a child that hangs. That ends both pipes, and with them the blocking
+        # write or read below.
         timer = threading.Timer(seconds, self._expire)
         timer.daemon = True
         timer.start()
         try:
             _write_frame(process.stdin, head, payload)
             answer = _read_frame(process.stdout)
-        except BrokenPipeError:
+        except BrokenPipeError:  # the child died before it had read the whole frame
             answer = None
         finally:
             timer.cancel()
+            # Without this, a timer that has just fired could set `timed_out` after it was checked.
             timer.join()
         return answer
 
@@ -203,17 +218,18 @@ class _Child:
         self._process.kill()
 
     def end(self) -> int:
-        """Wait until a child that was lost is gone. Returns its exit status, -n for a signal."""
+        """Wait until a lost child has ended; return its exit status, -n for signal n."""
         try:
-            return self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:  # it has closed its output, and lives
+            return self._process.wait(_STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:  # the child has closed its output but is still running
             self._process.kill()
             return self._process.wait()
 
     def close(self) -> None:
+        # The end of its input tells the child to exit.
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):  # what a lost child was still to get
+            with contextlib.suppress(BrokenPipeError):  # bytes that a lost child has not read
                 pipe.close()
         self.end()
 
@@ -226,7 +242,7 @@ def _write_frame(stream: IO[bytes], head: dict[str, Any], payload: bytes | bytea
 
 
 def _read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame; None at the end of the stream, and for a frame that was cut off."""
+    """Return the next frame; None at the end of the stream or for an incomplete frame."""
     length = stream.read(4)
     if len(length) < 4:
         return None
@@ -242,9 +258,10 @@ def _read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def main() -> int:
-    """Answer frames until there are no more. What `python -m pipeline.images.sandbox` runs."""
+    """Answer frames until the input ends, as `python -m pipeline.images.sandbox`."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints must not print into frames
+    # A library that prints to standard output must not write into the frames.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     first = _read_frame(sys.stdin.buffer)
     if first is None:
         return 0
@@ -254,17 +271,20 @@ def main() -> int:
         try:
             _write_frame(answers, *_answer(*frame))
         except MemoryError:
-            os._exit(_OUT_OF_MEMORY)  # at once: unwinding would need memory
+            os._exit(_OUT_OF_MEMORY)  # without unwinding, which would need memory
     return 0
 
 
 def _limit(memory_limit: int) -> None:
+    # A crash is expected here: core files would fill the worker's disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return
     with Path("/proc/self/statm").open(encoding="ascii") as statm:
-        held = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + memory_limit, held + memory_limit))
+        initial = int(statm.read().split()[0]) * resource.getpagesize()
+    # The interpreter and its libraries already occupy address space, which differs by machine.
+    resource.setrlimit(resource.RLIMIT_AS, (initial + memory_limit, initial + memory_limit))
+    # A worker that is killed cannot stop its child: the kernel does.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,6 +1,6 @@
-"""The first directory of a TIFF: what its tags say, and the file without those that show nothing.
+"""The first directory of a TIFF: its tags, and the file without tags that are only metadata.
 
-Only what decides about a picture before it is decoded is read here; the pixels are Pillow's work.
+This module reads only what must be known of an image before Pillow decodes its pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PHOTOMETRIC = 262
 STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
 PLANAR_CONFIGURATION = 284
 SEPARATE = 2
-"""Planar configuration of samples that lie in a plane for each channel."""
+"""The planar configuration with a separate plane for each channel."""
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 SUB_IFDS = 330
 SAMPLE_FORMAT = 339
@@ -30,7 +30,7 @@ _SHOWING = frozenset([
     293, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 332, 334, 336, 338, 339, 340, 341, 347,
     512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
 ])  # fmt: skip
-"""Tags that say how a picture is stored; the others (texts, EXIF, profiles) only speak of it."""
+"""The tags that describe how an image is stored; the others are texts, EXIF or profiles."""
 
 _KINDS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q"}
 _MAX_PIECES = 1 << 20
@@ -39,34 +39,37 @@ _DEFLATE = (8, 32946)
 
 @dataclass(frozen=True)
 class Directory:
-    """Where the first directory of a TIFF lies, and its tags."""
+    """The first directory of a TIFF: its location and its tags."""
 
     order: str
-    """"<" or ">", as in `struct`."""
+    """The byte order in the notation of `struct`: "<" or ">"."""
     big: bool
     """True for BigTIFF, whose offsets have 8 bytes."""
     offset: int
-    """Where the directory begins, at its number of entries."""
+    """The offset of the directory, which begins with its number of entries."""
     entries: dict[int, bytes]
-    """Each tag's entry, whole; of one that stands twice, the first."""
+    """The bytes of the first entry of each tag."""
 
-    def numbers(self, data: bytes, tag: int, most: int = 64) -> tuple[float, ...]:
-        """Return the numbers of *tag* in the file *data*; none where it is absent or unreadable.
+    def numbers(self, data: bytes, tag: int, max_count: int = 64) -> tuple[float, ...]:
+        """Return the numbers of *tag*; none if the tag is absent or unreadable.
 
         Args:
-            most: Numbers that are read; of a tag that claims more, none are.
+            data: All bytes of the file.
+            tag: The number of the tag.
+            max_count: The maximum count of numbers; a tag that claims more is unreadable
+                (default: 64).
         """
         entry = self.entries.get(tag)
         if entry is None:
             return ()
         kind, count = struct.unpack_from(f"{self.order}H{'Q' if self.big else 'I'}", entry, 2)
         code = _KINDS.get(kind)
-        if code is None or not 0 < count <= most:
+        if code is None or not 0 < count <= max_count:
             return ()
         form = f"{self.order}{count}{code}"
         field = entry[12:] if self.big else entry[8:]
         where, source = 0, field
-        if struct.calcsize(form) > len(field):  # then the field says where the numbers lie
+        if struct.calcsize(form) > len(field):  # the field then holds the offset of the numbers
             (where,), source = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", field), data
         if where + struct.calcsize(form) > len(source):
             return ()
@@ -78,7 +81,7 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory | None:
-    """Read the first directory of the TIFF *data*; None if it is not whole."""
+    """Read the first directory of the TIFF *data*; return None if it is incomplete."""
     order = ">" if data[:2] == b"MM" else "<"
     big = b"+" in data[2:4]
     try:
@@ -97,37 +100,37 @@ def read_directory(data: bytes) -> Directory | None:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """Return the TIFF *data* with nothing but its first picture in the directory; None: unreadable.
+    """Return the TIFF *data* with only the first image in its directory; None if it is unreadable.
 
-    The directory is written over in its place, so that every offset stays right. It loses the
-    texts, EXIF, profiles and further pages that a reader could stumble over.
+    The directory is overwritten in place, so that all offsets remain valid. It loses the texts,
+    EXIF, profiles and further pages that could make a reader fail.
     """
     directory = read_directory(data)
     if directory is None:
         return None
-    kept = [entry for tag, entry in directory.entries.items() if tag in _SHOWING]
-    count = struct.pack(f"{directory.order}{'Q' if directory.big else 'H'}", len(kept))
+    entries = [entry for tag, entry in directory.entries.items() if tag in _SHOWING]
+    count = struct.pack(f"{directory.order}{'Q' if directory.big else 'H'}", len(entries))
     following = bytes(8 if directory.big else 4)
-    written = count + b"".join(kept) + following
+    written = count + b"".join(entries) + following
     slim = bytearray(data)
     slim[directory.offset : directory.offset + len(written)] = written
     return bytes(slim)
 
 
 def is_raw_photograph(directory: Directory, data: bytes) -> bool:
-    """Return True if the first picture is only the preview of a camera's raw photograph.
+    """Return True if the first image is only the preview of a camera's raw photograph.
 
-    DNG says so by a tag of its own. NEF, ARW and others by a first picture that calls itself
-    reduced, with the photograph in a directory below: no other writer puts them in this order.
+    DNG has a tag of its own. NEF, ARW and others mark the first image as reduced and store the
+    photograph in a subdirectory, an order that no other writer uses.
     """
     reduced = int(directory.number(data, NEW_SUBFILE_TYPE, 0)) & 1
     return DNG_VERSION in directory.entries or bool(reduced and SUB_IFDS in directory.entries)
 
 
 def is_inflated_whole(directory: Directory, data: bytes) -> bool:
-    """Return False if the strips of a deflated TIFF hold less than its picture; True for any other.
+    """Return False if the strips of a deflated TIFF are incomplete; True for any other TIFF.
 
-    libtiff 4.5 takes some of those for whole, and hands out memory that nobody has written.
+    libtiff 4.5 accepts some incomplete strips and returns uninitialised memory.
     """
     if directory.number(data, COMPRESSION, 1) not in _DEFLATE:
         return True
@@ -151,7 +154,7 @@ def _inflates_to(packed: bytes, num_bytes: int) -> bool:
 
 
 def _piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
-    """Return the bytes of each strip or tile, inflated; none where the tags make no sense."""
+    """Return the inflated bytes of each strip or tile; none if the tags are inconsistent."""
 
     def number(tag: int, default: int) -> int:
         return int(directory.number(data, tag, default))
@@ -168,6 +171,6 @@ def _piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]
     if columns * rows * samples > _MAX_PIECES:
         return []
     last = down if tiled else length - (rows - 1) * down
-    # Tiles are all of one size, and strips have one column: so this is their order, too.
+    # All tiles have one size and strips have one column, so this is also their order.
     plane = [row_bytes * (last if row == rows - 1 else down) for row in range(rows)] * columns
     return plane * (samples if separate else 1)
