@@ -1,11 +1,10 @@
 """The data path, in the order the data flows.
 
-    sources  which images there are, and how their bytes are read
-    decode   bytes -> RGB pixels (jpeg: which JPEGs are plain)
-    resize   RGB pixels -> a square of every size
-    order    which sample becomes which row
-    store    the folder on disk: recipe, plans, shards, commits, table
-    ingest   the Dask graph that fills it
+    sources   list the images and read their bytes
+    images    decode bytes to RGB pixels and resize them to squares
+    order     assigns samples to rows, and rows to the positions of an epoch
+    store     the folder on disk: recipe, plans, shards, commits, table
+    ingest    the Dask graph that fills a store
 
-Nothing in here prints, and nothing in here knows `workflows` or `cluster`.
+Nothing in this package prints or imports `workflows` or `cluster`.
 """

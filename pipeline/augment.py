@@ -1,8 +1,8 @@
-"""Crops, flips and normalising, in batch, on whatever device the batch is.
+"""Crops, flips and normalisation of whole batches, on the device of the batch.
 
-What is drawn for a picture is a hash of (seed, epoch, row, what it is for): the same whatever the
-rank, the batch, the thread and the device. No generator takes part, whose stream another device or
-version would change.
+A random draw for an image is a hash of (seed, epoch, row, purpose), so it does not depend on the
+rank, batch, thread or device. No library's generator is used, because its stream could change with
+the device or version.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from torch.nn import functional
 from pipeline.order import key
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""The mean of each channel over ImageNet's training images, as a fraction of 255."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training images, as fractions of 255."""
+"""The standard deviation of each channel over ImageNet's training images, as a fraction of 255."""
 
-MIRROR, _AREA, _RATIO, _LEFT, _TOP = range(5)  # what a draw is for
+MIRROR, _AREA, _RATIO, _LEFT, _TOP = range(5)  # the purposes of draws
 _STEP = 0x9E3779B97F4A7C15
 _FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 CROPS = ("none", "random", "resized")
@@ -28,21 +29,21 @@ CROPS = ("none", "random", "resized")
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to each batch. A value: two of the same fields do the same.
+    """An augmentation of batches; two instances with equal fields give equal results.
 
     Attributes:
-        size: Side in pixels of what comes out.
-        crop: `none`: the centred square. `random`: a square of that size at a random place.
-            `resized`: a random part of random area and proportions, resized (Szegedy et al.: Going
-            deeper with convolutions, CVPR 2015).
-        shrink: Side to which pictures are resized before they are cut by `none` or `random`,
-            bilinearly with antialiasing; None = they are cut as they are.
-        flip: Whether half of the pictures are mirrored.
-        area: Least and largest share of the picture that `resized` keeps.
-        ratio: Least and largest width over height that `resized` keeps.
-        mean: Subtracted from each channel, as a fraction of 255.
-        std: What each channel is divided by then.
-        seed: Of the draws.
+        size: The side of the output in pixels.
+        crop: `none` cuts the centred square, `random` a square at a random position, and `resized`
+            a region of random area and aspect ratio, which it resizes (Szegedy et al.: Going
+            deeper with convolutions, CVPR 2015). The default is `resized`.
+        shrink: The side in pixels to which images are resized, bilinearly with antialiasing, before
+            `none` or `random` cuts them (default: None, not resized).
+        flip: True to mirror half of the images (default).
+        area: The smallest and largest fraction of the image that `resized` keeps.
+        ratio: The smallest and largest ratio of width to height that `resized` keeps.
+        mean: The value subtracted from each channel, as a fraction of 255.
+        std: The value that each channel is then divided by, as a fraction of 255.
+        seed: The seed of the draws, 0 to 2^64 - 1.
     """
 
     size: int
@@ -56,7 +57,7 @@ class Augment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse invalid values."""
         if self.crop not in CROPS:
             raise ValueError(f"crop is {self.crop!r}: expected one of {', '.join(CROPS)}.")
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -68,24 +69,24 @@ class Augment:
         """Augment a batch.
 
         Args:
-            images: (n, 3, height, width) uint8, on any device.
-            rows: (n,) int64, which rows they are.
-            epoch: Whose draws.
+            images: The images, (n, 3, height, width) uint8, on any device.
+            rows: The rows of the images, (n,) int64.
+            epoch: The epoch whose draws are used, 0 to 2^64 - 1.
 
         Returns:
             (n, 3, size, size) float32 on the device of *images*, channels last in memory.
 
         Raises:
-            ValueError: The pictures are smaller than what is to be cut out of them.
+            ValueError: The images are smaller than the crop.
         """
         rows = rows.to(images.device, non_blocking=True)
 
-        def drawn(purpose: int) -> Tensor:
+        def draw(purpose: int) -> Tensor:
             return draws(self.seed, epoch, rows, purpose)
 
         if self.crop == "resized":
-            made = _resized(
-                images.float(), self, drawn(_AREA), drawn(_RATIO), drawn(_LEFT), drawn(_TOP)
+            augmented = _resized(
+                images.float(), self, draw(_AREA), draw(_RATIO), draw(_LEFT), draw(_TOP)
             )
         else:
             if self.shrink is not None:
@@ -93,11 +94,12 @@ class Augment:
                 images = functional.interpolate(
                     images.float(), side, mode="bilinear", antialias=True
                 )
-            made = self._cut(images, drawn(_LEFT), drawn(_TOP)).float()
+            augmented = self._cut(images, draw(_LEFT), draw(_TOP)).float()
         if self.flip:
-            mirrored = (drawn(MIRROR) < 0.5)[:, None, None, None]
-            made = torch.where(mirrored, made.flip(3), made)
-        return normalise(made, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+            mirrored = (draw(MIRROR) < 0.5)[:, None, None, None]
+            augmented = torch.where(mirrored, augmented.flip(3), augmented)
+        augmented = normalise(augmented, self.mean, self.std)
+        return augmented.contiguous(memory_format=torch.channels_last)
 
     def _cut(self, images: Tensor, left: Tensor, top: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -109,29 +111,30 @@ class Augment:
         side = torch.arange(self.size, device=images.device)
         y = (top * (height - self.size + 1)).long()[:, None] + side
         x = (left * (width - self.size + 1)).long()[:, None] + side
-        which = torch.arange(len(images), device=images.device)[:, None, None]
-        return images.permute(0, 2, 3, 1)[which, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+        index = torch.arange(len(images), device=images.device)[:, None, None]
+        return images.permute(0, 2, 3, 1)[index, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
 
 
 def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
-    """A number from 0 to 1, without 1, for each row: (n,) float32, of 24 random bits.
+    """Return a number in [0, 1) for each row, (n,) float32, made of 24 random bits.
 
     Args:
-        seed: 0 to 2^64 - 1.
-        epoch: 0 to 2^64 - 1.
-        rows: (n,) int64.
-        purpose: What for: other numbers for each.
+        seed: The seed, 0 to 2^64 - 1.
+        epoch: The epoch, 0 to 2^64 - 1.
+        rows: The rows, (n,) int64.
+        purpose: The purpose of the draw; each purpose gives independent numbers.
     """
-    # `pipeline.order.key(seed, epoch, purpose, row)`, in signed integers that wrap around.
-    made = (rows ^ _signed(key(seed, epoch, purpose))) + _signed(_STEP)
+    # This is `pipeline.order.key(seed, epoch, purpose, row)` in signed integers that wrap around,
+    # because torch has no arithmetic on unsigned 64-bit integers.
+    values = (rows ^ _signed(key(seed, epoch, purpose))) + _signed(_STEP)
     for shift, factor in _FACTORS:
-        made = (made ^ _shifted(made, shift)) * _signed(factor)
-    made = made ^ _shifted(made, 31)
-    return _shifted(made, 40).float() * 2.0**-24
+        values = (values ^ _shifted(values, shift)) * _signed(factor)
+    values = values ^ _shifted(values, 31)
+    return _shifted(values, 40).float() * 2.0**-24
 
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
-    return (values >> bits) & ((1 << (64 - bits)) - 1)  # without the sign
+    return (values >> bits) & ((1 << (64 - bits)) - 1)  # without the sign's extension
 
 
 def _signed(number: int) -> int:
@@ -141,12 +144,12 @@ def _signed(number: int) -> int:
 def normalise(
     images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
-    """(images / 255 - mean) / std by channel; mean = std = 0.5 for all gives -1 to 1.
+    """Return (images / 255 - mean) / std by channel; mean = std = 0.5 gives -1 to 1.
 
     Args:
-        images: (n, 3, height, width), 0 to 255, any dtype.
-        mean: As fractions of 255.
-        std: As fractions of 255.
+        images: The images, (n, 3, height, width), 0 to 255, of any dtype.
+        mean: The mean of each channel, as a fraction of 255.
+        std: The standard deviation of each channel, as a fraction of 255.
 
     Returns:
         (n, 3, height, width) float32.
@@ -160,24 +163,24 @@ def normalise(
 
 
 def _resized(
-    images: Tensor, what: Augment, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor
+    images: Tensor, augment: Augment, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor
 ) -> Tensor:
     height, width = images.shape[2:]
-    low, high = what.area
+    low, high = augment.area
     share = low + (high - low) * area
-    low, high = (math.log(edge) for edge in what.ratio)
+    low, high = (math.log(edge) for edge in augment.ratio)
     shape = torch.exp(low + (high - low) * ratio)
     w = (share * width * height * shape).sqrt().clamp(max=width)
     h = (share * width * height / shape).sqrt().clamp(max=height)
     x, y = left * (width - w), top * (height - h)
-    # Pixel centres of the output, in pixels of the input, then in grid_sample's -1 to 1.
-    side = (torch.arange(what.size, device=images.device) + 0.5) / what.size
+    # The pixel centres of the output, in pixels of the input, then in grid_sample's -1 to 1.
+    side = (torch.arange(augment.size, device=images.device) + 0.5) / augment.size
     across = (x[:, None] + w[:, None] * side) * (2 / width) - 1
     down = (y[:, None] + h[:, None] * side) * (2 / height) - 1
     grid = torch.stack(
         [
-            across[:, None, :].expand(-1, what.size, -1),
-            down[:, :, None].expand(-1, -1, what.size),
+            across[:, None, :].expand(-1, augment.size, -1),
+            down[:, :, None].expand(-1, -1, augment.size),
         ],
         dim=-1,
     )

@@ -1,8 +1,8 @@
-"""Which Tesserae this process is: a digest of the source files of each of its trees.
+"""Digests of the source files of each of Tesserae's trees, which identify this process's code.
 
-Tasks and ranks are sent by name, and do what the code says where they run. The digests are made
-when this module is imported, which is when a process begins: a worker that was started before its
-files were changed runs the code of before.
+Tasks and ranks are sent by name and run the code of the process that receives them. The digests are
+computed when this module is imported, at the start of a process, because a worker that was started
+before its files changed still runs the old code.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ TREES = ("pipeline", "workflows", "cluster")
 
 
 def digest_of(folder: Path) -> str:
-    """Return a digest of every source file in *folder*: 32 hex digits, empty if there is none."""
-    found = hashlib.blake2b(digest_size=16)
+    """Return one digest of all source files in *folder*: 32 hex digits, empty without files."""
+    hasher = hashlib.blake2b(digest_size=16)
     files = sorted(folder.rglob("*.py"))
     for path in files:
-        found.update(f"{path.relative_to(folder)}\0".encode())
+        hasher.update(f"{path.relative_to(folder)}\0".encode())
         data = path.read_bytes()
-        found.update(len(data).to_bytes(8, "little") + data)
-    return found.hexdigest() if files else ""
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return hasher.hexdigest() if files else ""
 
 
 def _digest_of_tree(name: str) -> str:
-    spec = importlib.util.find_spec(name)  # what would be imported; it is not
+    spec = importlib.util.find_spec(name)  # finds the tree without importing it
     return "" if spec is None or spec.origin is None else digest_of(Path(spec.origin).parent)
 
 
@@ -49,13 +49,13 @@ def digest() -> str:
 
 
 def check(code: str) -> None:
-    """Refuse to do in this process what was begun with other code.
+    """Refuse to continue in this process a run that was started with other code.
 
     Args:
-        code: What `digest` said where it was begun; empty = any will do.
+        code: The result of `digest` where the run was started; empty to accept any code.
 
     Raises:
-        StoreMismatchError: This process has other code.
+        StoreMismatchError: This process runs other code.
     """
     if code not in ("", digest()):
         raise StoreMismatchError(

@@ -1,16 +1,16 @@
-"""Paths that stay inside a folder, however the names in them came about.
+"""Paths that cannot leave a folder, whatever names and links it contains.
 
-A store, a run or an index may have been made by somebody else. Names in its documents, and links
-in its folders, must not lead a command out of it: nothing outside is written or removed.
+A store, a run or an index may come from an untrusted source. The names in its documents and the
+links in its folders must not make a command write or remove anything outside of it.
 
-    check_name      a name relative to the folder, as documents hold them
-    confined        the path of such a name, if it may be written or removed
-    remove_folder   a folder and all that is in it, links as links
+    check_name      validates a relative name, as documents contain it
+    confined        returns the path of such a name, if it may be written or removed
+    remove_folder   removes a folder and its content without following links
 
-The folder itself may be named through links: who runs a command chose that path. Of what lies in
-it, a last part that is a link is replaced or removed as a link, and a folder on the way may be a
-link only to another place inside. These checks are made before the file is touched: they hold
-against whatever lies there, not against somebody who exchanges folders at the same moment.
+The path of the folder itself may contain links, because the user chose it. Inside the folder, a
+link as the last part of a path is replaced or removed as a link, and a link to a folder may only
+lead to another folder inside. The checks are made before the file is touched: they protect against
+existing links, not against a process that replaces folders at the same moment.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pathlib import Path
 from pipeline.errors import StoreDamagedError, StoreError
 
 MAX_NAME_BYTES = 4096
-"""Longest name that is looked at: no system opens a longer path."""
+"""The maximum length of a name: no system opens a longer path."""
 _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 def check_name(name: str) -> str:
-    """Return *name* if it names something inside a folder.
+    """Return *name* if it is a valid relative name, which cannot leave its folder.
 
     Raises:
-        StoreDamagedError: It is empty, absolute, has a part that is empty, `.` or `..`, or holds a
-            backslash or a control character.
+        StoreDamagedError: The name is empty or absolute, has a part that is empty, `.` or `..`, or
+            contains a backslash or a control character.
     """
     parts = name.split("/")
     plain = _UNSAFE.search(name) is None
@@ -48,7 +48,7 @@ def check_name(name: str) -> str:
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Return True if *path*, with every link on the way followed, is *root* or lies in it."""
+    """Return True if *path*, with all links resolved, is *root* or lies in it."""
     real = os.path.realpath(root)
     return Path(os.path.realpath(path)).is_relative_to(real)
 
@@ -57,8 +57,8 @@ def confined(root: Path, name: str) -> Path:
     """Return the path of *name* in *root*, for writing or removing.
 
     Raises:
-        StoreDamagedError: The name itself leads out of *root*.
-        StoreError: A folder on the way is a link out of *root*.
+        StoreDamagedError: The name is not valid.
+        StoreError: A folder of the path is a link that leads out of *root*.
     """
     path = root / check_name(name)
     check_inside(path.parent, root)
@@ -66,10 +66,10 @@ def confined(root: Path, name: str) -> Path:
 
 
 def check_inside(folder: Path, root: Path) -> None:
-    """Refuse a folder of *root* that a link makes another place.
+    """Refuse a folder of *root* that a link leads out of *root*.
 
     Raises:
-        StoreError: It lies outside of *root*.
+        StoreError: The folder lies outside of *root*.
     """
     if not is_inside(folder, root):
         raise StoreError(
@@ -80,12 +80,21 @@ def check_inside(folder: Path, root: Path) -> None:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """Open a file, and refuse what is none without waiting for it: a pipe, a device.
+    """Open a regular file; refuse a pipe or a device without blocking on it.
+
+    Args:
+        path: The path of the file.
+        flags: The flags of `os.open` (default: read-only).
+        mode: The permissions of a file that is created (default: 0o666).
+
+    Returns:
+        The file descriptor.
 
     Raises:
-        OSError: As `os.open` does.
-        StoreDamagedError: It is no file.
+        OSError: The file cannot be opened, or is a folder.
+        StoreDamagedError: The path is a pipe or a device.
     """
+    # Without O_NONBLOCK, opening a pipe would wait for a process at its other end.
     file = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)
     kind = os.fstat(file).st_mode
     if stat.S_ISREG(kind):
@@ -97,9 +106,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
 
 
 def remove_folder(path: Path, root: Path) -> None:
-    """Remove a folder of *root* and all that is in it, as far as that can be done.
+    """Remove a folder of *root* and its content, as far as possible.
 
-    Links are removed, never followed.
+    Links are removed, not followed.
 
     Raises:
         StoreError: A link leads out of *root*.

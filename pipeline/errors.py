@@ -1,30 +1,30 @@
-"""The errors a caller may want to tell apart.
+"""The errors that a caller may want to distinguish.
 
     TesseraeError
-      SourceError          (ValueError)   the images cannot be listed, or are not what was said
+      SourceError          (ValueError)   the images cannot be listed, or not in the stated format
       StoreError
-        StoreMismatchError                another recipe, listing or size than the store's own
-        StoreBusyError                    somebody else is writing the same split
+        StoreMismatchError                the recipe, listing or size differs from the store's
+        StoreBusyError                    another run is writing the same split
         StoreDamagedError                 a file of the store is missing or not what was committed
-          WrongDocumentError              a document says what it cannot say
-      ReadError            (OSError)      bytes could not be read now; the next try may succeed
-      RankError            (ValueError)   launchers disagree about which rank this process is
-      DecodeError          (ValueError)   bytes were read and are no picture; they never will be
+          WrongDocumentError              a document with a valid digest has an invalid content
+      ReadError            (OSError)      bytes could not be read now; a retry may succeed
+      RankError            (ValueError)   launchers disagree about the rank of this process
+      DecodeError          (ValueError)   bytes were read and are no readable image
 
-Each takes its arguments by position only, so that it survives the way back from a worker.
+Each error takes positional arguments only, so that it survives pickling by a worker.
 """
 
 
 class TesseraeError(Exception):
-    """Whatever a person can be told in one sentence, without a traceback."""
+    """An error whose message suffices for the user, without a traceback."""
 
 
 class SourceError(TesseraeError, ValueError):
-    """The source holds no images, or not in the shape that was named."""
+    """The source has no images, or not in the stated format."""
 
 
 class StoreError(TesseraeError):
-    """The store cannot do what was asked of it."""
+    """The store cannot perform the requested operation."""
 
 
 class StoreMismatchError(StoreError):
@@ -40,18 +40,18 @@ class StoreDamagedError(StoreError):
 
 
 class WrongDocumentError(StoreDamagedError):
-    """A document has its own digest, and says what such a document cannot say.
+    """A document whose digest is valid has an invalid content.
 
     Args:
-        name: The document.
-        what: Which field has which value, and what was expected.
-        cure: What to do, as a sentence.
+        name: The name of the document.
+        problem: The field, its value and the expected values.
+        cure: The advice to the user, as a sentence.
     """
 
-    def __init__(self, name: str, what: str, cure: str) -> None:
-        super().__init__(name, what, cure)
+    def __init__(self, name: str, problem: str, cure: str) -> None:
+        super().__init__(name, problem, cure)
         self.name = name
-        self.what = what
+        self.what = problem
         self.cure = cure
 
     def __str__(self) -> str:
@@ -59,19 +59,19 @@ class WrongDocumentError(StoreDamagedError):
 
 
 class RankError(TesseraeError, ValueError):
-    """It cannot be told which rank this process is, or of how many."""
+    """The rank of this process or the size of its world cannot be determined."""
 
 
 class ReadError(TesseraeError, OSError):
-    """Bytes of the source could not be read. Never a reason for quarantine: it may pass."""
+    """Bytes of the source could not be read; this may pass, so it never causes quarantine."""
 
 
 class DecodeError(TesseraeError, ValueError):
-    """The bytes themselves are no readable picture.
+    """The bytes are not a readable image.
 
     Args:
-        status: Why, as the store's `status` array says it (`pipeline.images.decode`).
-        reason: One printable line for a person; the same for the same bytes.
+        status: The value for the store's `status` array (`pipeline.images.decode`).
+        reason: One printable line for people, which depends on the bytes alone.
     """
 
     def __init__(self, status: int, reason: str) -> None:

@@ -1,13 +1,13 @@
-"""What file systems do not all have, each in one room: locks, exclusive creation, durable folders.
+"""Operations that some file systems lack: locks, exclusive creation, durable folders.
 
-    call               is missing on (examples)         what is done instead
+    call               missing on (for example)         replacement
     flock              Lustre without `-o flock`,       a lock of the open file (fcntl's OFD),
                        NFS without lockd, some FUSE     then `NumberedLock`
     link               exFAT, SMB, gcsfuse              renameat2 with RENAME_NOREPLACE, then a
                                                         rename under a `NumberedLock`
     fsync of a folder  SMB, some FUSE                   syncfs, of the whole file system
 
-`cure` says of an error of the system what a person can do about it.
+`cure` gives the advice for an error of the operating system.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from pathlib import Path
 MISSING = frozenset(
     {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
 )
-"""Error numbers by which file systems say that they do not have a call."""
+"""The error numbers by which file systems report that they lack a call."""
 
 MISSING_LINKS = MISSING | {errno.EPERM, errno.EMLINK, errno.EACCES, errno.EXDEV}
-"""The same of hard links: exFAT says EPERM, and some servers refuse them as not allowed."""
+"""The error numbers of a file system without hard links; exFAT and some servers say EPERM."""
 
 EXPIRY_SECONDS = 120.0
-"""How long a `NumberedLock` that is not renewed holds off processes that cannot see its holder."""
+"""The time after which a `NumberedLock` that is not renewed is free on other machines."""
 
 MAX_RECORD_BYTES = 4096
-"""Most bytes that are read of a record of who holds a `NumberedLock`."""
+"""The maximum number of bytes that are read of the record of a `NumberedLock`'s holder."""
 
 RETRY_SECONDS = 0.02
-"""Pause between two attempts to acquire a `NumberedLock` that is held for a moment."""
+"""The time between two attempts to acquire a `NumberedLock` that is held only briefly."""
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
@@ -67,7 +67,7 @@ class LocksMissingError(OSError):
 
 
 def cure(error: OSError, otherwise: str = "Make room or mend the disk") -> str:
-    """Return what a person can do about *error*, as the beginning of a sentence without its end."""
+    """Return the advice for *error*, as a sentence without its full stop."""
     return _CURES.get(error.errno or 0, otherwise)
 
 
@@ -77,18 +77,17 @@ def cure(error: OSError, otherwise: str = "Make room or mend the disk") -> str:
 def try_lock(file: int, *, shared: bool = False) -> bool:
     """Lock an open file without waiting; return False if another open file holds the lock.
 
-    The lock belongs to the open file and ends with it, however its process ends. Where there is no
-    `flock`, a lock of the open file description is taken, which has the same owner and the same
-    end. All who lock a file on one file system meet the same answer of it, so they take the same
-    kind.
+    The lock belongs to the open file and ends with it, even if the process is killed. Without
+    `flock`, a lock of the open file description is acquired, which has the same owner and the same
+    end. All processes get the same answer from one file system, so they use the same kind of lock.
 
     Args:
-        file: Descriptor, open for writing; for a shared lock open for reading too.
-        shared: Whether others may hold the lock too, if theirs is shared.
+        file: A descriptor that is open for writing, and for a shared lock also for reading.
+        shared: True for a lock that several open files may hold at once (default: false).
 
     Raises:
-        LocksMissingError: The file system has neither kind.
-        OSError: Locking fails in another way.
+        LocksMissingError: The file system supports neither kind.
+        OSError: Locking failed for another reason.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -103,7 +102,7 @@ def try_lock(file: int, *, shared: bool = False) -> bool:
 
 
 def unlock(file: int) -> None:
-    """Give up the lock of an open file that a forked child may have open too."""
+    """Release the lock of an open file, also if a forked child has inherited the file."""
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
         return
@@ -114,7 +113,7 @@ def unlock(file: int) -> None:
 def _try_description_lock(file: int, kind: int, first: OSError) -> bool:
     try:
         _description_lock(file, kind)
-    except (BlockingIOError, PermissionError):  # fcntl says either of what is locked
+    except (BlockingIOError, PermissionError):  # fcntl reports a held lock as either of them
         return False
     except (AttributeError, OSError) as e:
         if isinstance(e, OSError) and e.errno not in MISSING:
@@ -124,15 +123,15 @@ def _try_description_lock(file: int, kind: int, first: OSError) -> bool:
 
 
 def _description_lock(file: int, kind: int) -> None:
-    whole = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
-    fcntl.fcntl(file, fcntl.F_OFD_SETLK, whole)
+    whole_file = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, whole_file)
 
 
 def locking_way(folder: Path) -> str:
-    """Lock a file in *folder* as a store is locked, and return by which call that is done.
+    """Lock a file in *folder* as a store is locked, and return the name of the method.
 
     Raises:
-        OSError: Nothing can be locked there.
+        OSError: No method works in this folder.
     """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file:
         try:
@@ -164,19 +163,20 @@ def _numbered_way(folder: Path) -> str:
 class NumberedLock:
     """A lock made of files that are created exclusively, for file systems that have no locks.
 
-    `FOLDER/<name>.held-<number>` says who holds it; the highest number counts. Who finds the
-    highest released, its process ended, or (from another machine or container) not renewed for
-    `EXPIRY_SECONDS`, creates the next number. Numbers are never used again, so that of many who
-    see the same end, the file system lets exactly one create the next; and one that was slow and
-    creates a number that was removed meanwhile sees the higher one that is left, and gives way.
+    The file `FOLDER/<name>.held-<number>` with the highest number names the holder. The lock is
+    free if that file is marked as released, if its process has ended, or (seen from another machine
+    or container) if it has not been renewed for `EXPIRY_SECONDS`. A process then creates the next
+    number. Numbers are never reused, so the file system lets exactly one of several processes
+    create the next one. A slow process that creates a number which was removed meanwhile sees the
+    higher number that remains, and gives way.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Name the lock; acquire nothing.
+        """Create the lock object without acquiring the lock.
 
         Args:
-            folder: A folder that exists, and that all who may want the lock see.
-            name: The lock's name: a file name.
+            folder: An existing folder that all processes that use the lock can see.
+            name: The name of the lock, a file name.
         """
         self._folder = folder
         self._name = name
@@ -187,7 +187,7 @@ class NumberedLock:
         self._renewing: threading.Thread | None = None
 
     def acquire(self) -> str | None:
-        """Take the lock if it is free; otherwise return who holds it."""
+        """Acquire the lock and return None, or return a description of its holder."""
         highest = max(self._numbers(), default=0)
         if highest and (holder := self._holder(highest)) is not None:
             return holder
@@ -199,7 +199,7 @@ class NumberedLock:
         record = json.dumps(identify_process()).encode()
         try:
             os.pwrite(file, record, 0)
-        except OSError:  # a full disk
+        except OSError:  # a full disk: an empty file would look like a lock that is being written
             os.close(file)
             self._path(highest + 1).unlink(missing_ok=True)
             raise
@@ -209,7 +209,8 @@ class NumberedLock:
             return "another process"
         for number in self._numbers():
             if number <= highest:
-                with contextlib.suppress(OSError):  # of another user, say: the highest counts
+                # Another user's file may be impossible to remove: it does not matter.
+                with contextlib.suppress(OSError):
                     self._path(number).unlink()
         self._number, self._file = highest + 1, file
         self._released.clear()
@@ -220,11 +221,11 @@ class NumberedLock:
         return None
 
     def release(self) -> None:
-        """Let go of the lock. The file stays, marked: its number must not be used again."""
+        """Release the lock, and mark its file, which stays so that its number is not reused."""
         assert self._renewing is not None
         self._released.set()
         self._renewing.join()
-        with contextlib.suppress(OSError):  # then it ends with this process, or runs out
+        with contextlib.suppress(OSError):  # the lock then ends with this process or expires
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, b'{"free": true}', 0)
         os.close(self._file)
@@ -241,29 +242,31 @@ class NumberedLock:
             record = json.loads(self._read(number))
             if record.get("free"):
                 return None
-            shown = f"process {int(record['pid'])} on {record['host']}"
+            holder = f"process {int(record['pid'])} on {record['host']}"
+            # Only a process of the same boot and pid namespace can be checked by its pid.
             seen = (record["boot"], record["space"]) == _seen_processes()
             if seen and record["boot"]:
-                return shown if _is_running(record["pid"], record["started"]) else None
-        except FileNotFoundError:  # removed by who holds a higher number
+                return holder if _is_running(record["pid"], record["started"]) else None
+        except FileNotFoundError:  # removed by the holder of a higher number
             return "another process"
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            shown = "another process"  # it is just being written, or is no record
-        return None if self._age(number) > EXPIRY_SECONDS else shown
+            holder = "another process"  # the record is being written or is invalid
+        return None if self._age(number) > EXPIRY_SECONDS else holder
 
     def _read(self, number: int) -> bytes:
-        # Neither through a link nor from a pipe, which somebody may have put there.
+        # An untrusted folder may hold a link or a pipe of this name: follow none, wait for none.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(self._path(number), flags)
         try:
             return os.pread(file, MAX_RECORD_BYTES, 0)
-        except OSError as e:  # of a pipe or a folder
+        except OSError as e:  # a pipe or a folder
             raise ValueError(str(e)) from None
         finally:
             os.close(file)
 
     def _age(self, number: int) -> float:
-        """Seconds since the file was written, by the clock that stamps files there."""
+        """Return the seconds since the file was written, by the clock of the file system."""
+        # A server's clock may differ from this machine's, so a new file gives the current time.
         with tempfile.TemporaryFile(dir=self._folder) as probe:
             probe.write(b"x")
             probe.flush()
@@ -275,13 +278,13 @@ class NumberedLock:
 
     def _renew(self, record: bytes) -> None:
         while not self._released.wait(EXPIRY_SECONDS / 6):
-            with contextlib.suppress(OSError):  # tried again long before it runs out
+            with contextlib.suppress(OSError):  # repeated long before the lock expires
                 os.pwrite(self._file, record, 0)
 
 
 @contextlib.contextmanager
 def numbered_lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold a `NumberedLock` inside the block, after waiting for whoever holds it now."""
+    """Wait for a `NumberedLock` and hold it inside the block."""
     lock = NumberedLock(folder, name)
     while lock.acquire() is not None:
         time.sleep(RETRY_SECONDS)
@@ -292,7 +295,7 @@ def numbered_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def identify_process() -> dict[str, str | int]:
-    """Return what tells this process from every other: pid, start, and where its pid is seen."""
+    """Return the identity of this process: host, pid, start time, boot and pid namespace."""
     boot, space = _seen_processes()
     return {
         "host": socket.gethostname(),
@@ -304,7 +307,7 @@ def identify_process() -> dict[str, str | int]:
 
 
 def _seen_processes() -> tuple[str, str]:
-    """The boot of the kernel and the pid namespace: equal for processes that see each other."""
+    """Return the boot id and the pid namespace, which processes that see each other share."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return boot, str(Path("/proc/self/ns/pid").readlink())
@@ -313,7 +316,7 @@ def _seen_processes() -> tuple[str, str]:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks of this boot; empty if /proc does not show it."""
+    """Return the start time of a process in ticks of this boot; empty if /proc does not show it."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -330,7 +333,7 @@ def _is_running(pid: int, started: str) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's, which this user's /proc hides
+        pass  # another user's process, which /proc hides from this user
     return True
 
 
@@ -338,21 +341,20 @@ def _is_running(pid: int, started: str) -> bool:
 
 
 def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
-    """Give a finished file its name, unless there is something of that name.
+    """Give a complete file its final name unless the name is taken.
 
-    Whoever sees the name sees the whole file. *temporary* is gone afterwards, in either case. A
-    file system without hard links is asked for a rename that replaces nothing. Where it has none,
-    a plain rename is made under a lock that all who come this way take: whether the name is
-    taken is looked at, and the name given, with nobody in between. All machines must have mounted
-    the file system alike, so that all come the same way.
+    A reader that sees the name sees the complete file. *temporary* no longer exists afterwards. On
+    a file system without hard links, a rename that replaces nothing is used. Without that either,
+    the name is checked and a plain rename is made under a lock. All machines must mount the file
+    system with the same options, so that all use the same method.
 
     Args:
-        temporary: The file, on the same file system.
-        final: The name that it gets.
-        locks: The folder where all who may create *final* lock each other out, if need be.
+        temporary: The path of the file, on the same file system as *final*.
+        final: The path that it gets.
+        locks: The folder of the lock, the same for all processes that may create *final*.
 
     Returns:
-        True if the file has the name now; False if another has it.
+        True if the file now has the name; False if the name was taken.
     """
     try:
         return _named_by_link(temporary, final)
@@ -374,10 +376,10 @@ def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
 
 
 def naming_way(folder: Path) -> str:
-    """Name files in *folder* as plans are named, and return by which call that is done.
+    """Name files in *folder* exclusively, as plans are, and return the name of the method.
 
     Raises:
-        OSError: A name that is taken is given again, or none can be given.
+        OSError: An existing file was replaced, or no method works in this folder.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".names-") as name:
         inside = Path(name)
@@ -401,7 +403,7 @@ def _named_by_link(temporary: Path, final: Path) -> bool:
         os.link(temporary, final)
         new = True
     except FileExistsError:
-        # NFS repeats a request whose answer was lost, and then finds what it made itself.
+        # NFS repeats a request whose answer was lost, and then finds the link that it created.
         new = os.path.samefile(temporary, final) if os.path.exists(final) else False  # noqa: PTH110, PTH121
     os.unlink(temporary)  # noqa: PTH108
     return new
@@ -424,7 +426,7 @@ def _named_by_rename(temporary: Path, final: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* durable: a rename is not, before its folder is synced."""
+    """Make the names in *folder* durable; a rename is durable only after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,19 +1,19 @@
-"""The Dask tasks of a run: submitted, watched, tried again, isolated. The only door to a client.
+"""The Dask tasks of a run: submitted, watched, retried and isolated.
 
-One task a shard, of a second or more, with a result of a few hundred bytes. Tasks carry no
-restrictions: those would leave the scheduler's queue and be dealt out all at once. They say
-`pure=False`, since they write.
+A shard is one task, of a second or more, with a result of a few hundred bytes. Tasks have no worker
+restrictions, because the scheduler does not queue restricted tasks but assigns them all at once.
+They are submitted with `pure=False`, because they write.
 
-What may go wrong with a task, and what is done:
+The failures of a task, and the reactions to them:
 
-    the source cannot be read    tried again in the task, then by Dask on whichever worker is
-                                 free; then the shard is left uncommitted and the run goes on
-    a worker dies                Dask runs its tasks elsewhere; one that lost ALLOWED_LOSSES + 1
-                                 workers is submitted again, isolated, since a picture in it may
-                                 kill decoders; its innocent neighbours just take longer so
-    the memory does not suffice  a picture may need more than there is: submitted again, isolated
+    the source cannot be read    retried in the task, then by Dask on any free worker; then the
+                                 shard is left uncommitted and the run goes on
+    a worker dies                Dask runs its tasks elsewhere; a task that lost ALLOWED_LOSSES + 1
+                                 workers is submitted again, isolated, because one of its images may
+                                 kill decoders; other tasks of those workers only take longer
+    the memory is exhausted      submitted again, isolated: an image may need more than there is
     the store cannot be written, or the source's bytes have changed
-                                 the run ends: every other task would meet the same
+                                 the run ends, because every other task would fail as well
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from pipeline.errors import ReadError, StoreError, TesseraeError
 
 ALLOWED_LOSSES = 1
-"""Workers a task may lose and still be run as it is: `distributed.scheduler.allowed-failures`."""
+"""The lost workers after which a task still runs as it is (Dask's `allowed-failures`)."""
 
-ISOLATED_TRIES = 5
-"""How often an isolated task is submitted again that lost its workers too: others kill them."""
+MAX_ISOLATED_RETRIES = 5
+"""The number of resubmissions of isolated tasks: other tasks may have killed their workers."""
 
 READ_RETRIES = 2
-"""How often Dask runs a task again that could not read its source."""
+"""The number of times that Dask retries a task that could not read its source."""
 
-TICK = 0.1
-"""Seconds between two calls of `tick`, at most."""
+MAX_TICK_SECONDS = 0.1
+"""The maximum time between two calls of `tick`."""
 
 _WORKERS_DIE = (
     "Something kills workers; where it is the system, for want of memory, fewer --workers help."
@@ -52,20 +52,20 @@ _WORKERS_DIE = (
 
 @dataclass(frozen=True)
 class Job:
-    """One task to be run."""
+    """A task to be run."""
 
     name: str
-    """Its key, without the run."""
+    """The key of the task without the name of the run."""
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any] = field(default_factory=dict)
     isolated: Job | None = None
-    """What to submit in its place when it has lost too many workers."""
+    """The job that replaces this one after it has lost too many workers (default: itself)."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that did not do its work."""
+    """A task that failed, with its error."""
 
     job: Job
     error: BaseException
@@ -78,18 +78,18 @@ def run_jobs(
     *,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Any | Failed]:
-    """Run *jobs*, and yield what each returns, or a `Failed`, as they end.
+    """Run *jobs* and yield the result of each, or a `Failed`, in the order in which they end.
 
-    Stopping to iterate, for whatever reason, cancels what has not ended.
+    Closing the iterator cancels the tasks that have not ended.
 
     Args:
-        client: The cluster.
-        run: Distinguishes this run's tasks from those of another.
-        jobs: What to run.
-        tick: Called many times a second, to look after other things.
+        client: The client of the cluster.
+        run: The name of the run, which distinguishes its tasks from those of other runs.
+        jobs: The jobs to run.
+        tick: A function that is called many times a second (default: none).
 
     Raises:
-        StoreError: A task could not write the store, or found another source than was planned.
+        StoreError: A task could not write the store, or the source differs from the plan.
     """
     tasks = _Tasks(client, run)
     try:
@@ -97,11 +97,11 @@ def run_jobs(
             tasks.submit(job)
         while tasks:
             tick()
-            for job, outcome in tasks.ended(TICK):
+            for job, outcome in tasks.pop_ended(MAX_TICK_SECONDS):
                 if not isinstance(outcome, BaseException):
                     yield outcome
-                elif (again := tasks.again(job, outcome)) is not None:
-                    tasks.submit(again)
+                elif (retry := tasks.retry_of(job, outcome)) is not None:
+                    tasks.submit(retry)
                 else:
                     yield _failed(job, outcome)
     finally:
@@ -111,8 +111,8 @@ def run_jobs(
 class _Tasks:
     """The tasks of a run that have not ended.
 
-    Not `as_completed`: it loses a task whose worker dies between the end of the task and the
-    collecting of its result, if the task then fails, and the run would wait for it for ever.
+    `as_completed` is not used, because it loses a task whose worker dies before the result was
+    collected, if the task then fails: the run would wait for it forever.
     """
 
     def __init__(self, client: Client, run: str) -> None:
@@ -121,14 +121,14 @@ class _Tasks:
         self._jobs: dict[str, tuple[Job, Future[Any]]] = {}
         self._ended: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._losses: Counter[str] = Counter()
-        self._shown: list[Future[Any]] = []
-        """What has ended well: kept, since the dashboard counts only what somebody holds."""
+        self._succeeded: list[Future[Any]] = []
+        """The futures of successful tasks, held so that the dashboard counts these tasks."""
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the scheduler."""
+        """Submit a job to the scheduler."""
         key = f"{job.name}-{self._losses[job.name]}-{self._run}"
         future = self._client.submit(
             job.call,
@@ -140,43 +140,45 @@ class _Tasks:
         )
         self._jobs[key] = (job, future)
         loop = self._client.loop
-        assert loop is not None  # as in every client that was started
+        assert loop is not None  # a client that has started has a loop
+        # The result is awaited on the client's event loop, in its own thread; the queue carries it
+        # to the thread that iterates.
         loop.add_callback(self._follow, key, future)
 
     async def _follow(self, key: str, future: Future[Any]) -> None:
         outcomes = await asyncio.gather(future, return_exceptions=True)
         self._ended.put((key, outcomes[0]))
 
-    def ended(self, seconds: float) -> Iterator[tuple[Job, Any]]:
-        """What has ended, as (job, what it returned or raised); waits *seconds* for the first."""
+    def pop_ended(self, seconds: float) -> Iterator[tuple[Job, Any]]:
+        """Yield ended jobs with their result or error; wait up to *seconds* for the first one."""
         with suppress(Empty):
             while True:
                 key, outcome = self._ended.get(timeout=seconds)
                 job, future = self._jobs.pop(key)
                 if not isinstance(outcome, BaseException):
-                    self._shown.append(future)
+                    self._succeeded.append(future)
                 yield job, outcome
                 seconds = 0
 
-    def again(self, job: Job, error: BaseException) -> Job | None:
-        """What to submit in place of a job that was lost; None if nothing."""
+    def retry_of(self, job: Job, error: BaseException) -> Job | None:
+        """Return the job to submit after *job* failed with *error*; None to give up."""
         if not isinstance(error, KilledWorker | MemoryError):
             return None
-        again = job.isolated or job
-        self._losses[again.name] += 1
-        return again if self._losses[again.name] <= ISOLATED_TRIES else None
+        retry = job.isolated or job
+        self._losses[retry.name] += 1
+        return retry if self._losses[retry.name] <= MAX_ISOLATED_RETRIES else None
 
     def cancel(self) -> None:
-        """Tell the scheduler to forget what has not ended."""
+        """Cancel the tasks that have not ended and release the results of the others."""
         if self._jobs and self._client.status == "running":
             self._client.cancel([future for _, future in self._jobs.values()], force=True)
         self._jobs.clear()
-        self._shown.clear()
+        self._succeeded.clear()
 
 
 def _failed(job: Job, error: BaseException) -> Failed:
     if isinstance(error, KilledWorker):
-        losses = (ALLOWED_LOSSES + 1) * (ISOLATED_TRIES + 1)
+        losses = (ALLOWED_LOSSES + 1) * (MAX_ISOLATED_RETRIES + 1)
         return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))
     if isinstance(error, NoValidWorkerError):
         raise StoreError(

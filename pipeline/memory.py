@@ -1,4 +1,4 @@
-"""How much memory this process may use: of the machine, or of the group that it is confined to."""
+"""The memory available to this process: that of the machine or of its control groups."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 _FILES = ("inactive_file", "active_file")
-"""What a group's pages of files are called; they are given up when memory is short."""
+"""The names of a group's page-cache counters; the kernel reclaims these pages on demand."""
 
 
 def limit_bytes() -> int:
-    """Bytes of memory that there are for this process and those beside it."""
+    """Return the bytes of memory that this process and its neighbours share."""
     limits = (limit for folder in _groups() if (limit := _limit(folder)) is not None)
     return min([int(psutil.virtual_memory().total), *limits])
 
 
 def free_bytes() -> int:
-    """Bytes of memory that can still be filled. Pages of files count as free."""
+    """Return the bytes of memory that are still available; the page cache counts as free."""
     free = int(psutil.virtual_memory().available)
     for folder in _groups():
         limit, used = _limit(folder), _used(folder)
@@ -31,7 +31,7 @@ def free_bytes() -> int:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of all control groups that this process is in, of either version."""
+    """Yield the folders of all control groups of this process, of version 1 or 2."""
     try:
         lines = MEMBERSHIP.read_text().splitlines()
     except OSError:
@@ -45,7 +45,7 @@ def _groups() -> Iterator[Path]:
         else:
             continue
         inside = PurePosixPath(path.lstrip("/"))
-        for parent in (inside, *inside.parents):  # in a container only some of them are visible
+        for parent in (inside, *inside.parents):  # in a container, only some of these folders exist
             yield root / parent
 
 
@@ -58,7 +58,7 @@ def _limit(folder: Path) -> int | None:
 
 
 def _used(folder: Path) -> int | None:
-    """Bytes in use but for pages of files."""
+    """Return the bytes in use without the page cache; None if unknown."""
     used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
     if used is None:
         return None
@@ -67,12 +67,12 @@ def _used(folder: Path) -> int | None:
         stat = {name: int(number) for name, number in map(str.split, lines)}
     except (OSError, ValueError):
         return used
-    # Version 1 has those of the groups below under names of their own.
+    # Version 1 counts the pages of subgroups under separate names, with the prefix `total_`.
     return max(0, used - sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in _FILES))
 
 
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # the file does not exist, or says "max"
         return None

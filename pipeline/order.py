@@ -1,18 +1,19 @@
-"""Which sample becomes which row, and which row comes when in an epoch. No files, no torch.
+"""The assignment of samples to rows, and the order of rows in an epoch. No files, no torch.
 
-**Rows of a split** (`row_order`). Order version 1 gives the sample at place i of the sorted keys
+**Rows of a split** (`row_order`). Order version 1 gives the sample at position i of the sorted keys
 the 64-bit number
 
     mix(mix(seed) + i * 0x9E3779B97F4A7C15)        all modulo 2^64
 
 where `mix` is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 generators, OOPSLA 2014), and sorts samples by it. `mix` is a bijection and the step is odd, so
-all numbers differ, nothing needs to break ties, and any language with 64-bit integers gets the
-same rows. No library's generator is asked: none promises the same stream in its next version.
+all numbers differ, there are no ties to break, and any language with 64-bit integers computes the
+same rows. No library's generator is used, because none promises the same stream in its next
+version.
 
-**Rows of an epoch** (`epoch_order`). Any stretch of an epoch is computed from its place alone, so
-that a loader can begin anywhere and ranks need not speak to each other. Epoch order version 1 is
-made of `Permutation`, under keys that are hashes of purpose, seed and epoch.
+**Rows of an epoch** (`epoch_order`). Any part of an epoch is computed from its position alone, so a
+loader can begin anywhere and ranks need no communication. Epoch order version 1 consists of
+`Permutation`, with keys that are hashes of purpose, seed and epoch.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ EPOCH_ORDER_VERSION = 1
 ORDERS = ("random", "windowed", "sequential")
 
 ROUNDS = 8
-"""Of a permutation. Four are enough for a large one; a small one is one of all only with more."""
+"""The rounds of a permutation. Four suffice for large sizes; small ones need more to be uniform."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def row_order(num_rows: int, seed: int) -> NDArray[np.int64]:
-    """The order of a split's rows.
+    """Return the order of a split's rows.
 
     Args:
-        num_rows: Samples in the split.
-        seed: 0 to 2^64 - 1.
+        num_rows: The number of samples in the split.
+        seed: The seed, 0 to 2^64 - 1.
 
     Returns:
-        (num_rows,) int64: the place in the sorted listing of the sample at row 0, 1, ...
+        (num_rows,) int64: the index in the sorted listing of the sample at row 0, 1, ...
 
     Raises:
         ValueError: The seed does not fit into 64 bits.
@@ -56,7 +57,7 @@ def row_order(num_rows: int, seed: int) -> NDArray[np.int64]:
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # In place: at 14 million rows each temporary is 113 MB.
+    # The array is changed in place, because each temporary has 113 MB at 14 million rows.
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values ^= values >> np.uint64(shift)
         values *= np.uint64(factor)
@@ -68,18 +69,19 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class EpochOrder(Protocol):
-    """The rows of one epoch, in order."""
+    """The order of the rows of one epoch."""
 
     num_rows: int
-    """How many rows the epoch has."""
+    """The number of rows in the epoch."""
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The rows at places *start* to *stop* of the epoch, (stop - start,) int64."""
+        """Return the rows at positions *start* to *stop* of the epoch, (stop - start,) int64."""
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """From the window that place *start* is in on: its first place, and its chunks, (n,) int64.
+        """Yield the first position and the chunks, (n,) int64, of each window.
 
-        Rows of no other chunks are at the places up to the next window. None in random order.
+        The first window is the one that contains position *start*. The positions up to the next
+        window hold rows of these chunks only. Random order has no windows.
         """
 
 
@@ -93,21 +95,21 @@ def epoch_order(
     chunk_rows: int = 1,
     window_chunks: int = 1,
 ) -> EpochOrder:
-    """The order of one epoch of a split.
+    """Return the order of one epoch of a split.
 
     Args:
-        kind: `random`: any order of all rows is as likely as any other. `windowed`: chunks in
-            random order, and the rows of each *window_chunks* of them shuffled among themselves.
-            `sequential`: as they lie in the store.
-        num_rows: Rows of the split.
-        absent: Rows that are never handed out, (n,) int64, ascending, none twice.
-        seed: 0 to 2^64 - 1.
-        epoch: 0 to 2^64 - 1.
-        chunk_rows: Rows of a chunk.
-        window_chunks: Chunks of a window, in windowed and sequential order.
+        kind: `random` shuffles all rows. `windowed` shuffles the chunks, and then the rows within
+            each window of *window_chunks* chunks. `sequential` is the order of the store.
+        num_rows: The number of rows in the split.
+        absent: The rows that are never returned, (n,) int64, ascending, without duplicates.
+        seed: The seed, 0 to 2^64 - 1.
+        epoch: The number of the epoch, 0 to 2^64 - 1.
+        chunk_rows: The number of rows in a chunk (default: 1).
+        window_chunks: The number of chunks in a window, in windowed and sequential order
+            (default: 1).
 
     Raises:
-        ValueError: A number is out of its range, or there is no such order.
+        ValueError: A number is out of its range, or *kind* is not one of `ORDERS`.
     """
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
@@ -122,19 +124,19 @@ def epoch_order(
     raise ValueError(f"order is {kind!r}: expected one of {', '.join(ORDERS)}.")
 
 
-_RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # what a key is for
+_RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # the purposes of keys
 
 
 def key(*numbers: int) -> int:
-    """A 64-bit hash of some 64-bit numbers, in order: `h = mix((h ^ number) + STEP)`, from 0."""
-    made = np.zeros(1, np.uint64)
+    """Return a 64-bit hash of 64-bit numbers, in order: `h = mix((h ^ number) + STEP)`, from 0."""
+    hashed = np.zeros(1, np.uint64)
     for number in numbers:
-        made = _mix((made ^ np.uint64(number)) + _STEP)
-    return int(made[0])
+        hashed = _mix((hashed ^ np.uint64(number)) + _STEP)
+    return int(hashed[0])
 
 
 class Permutation:
-    """A bijection of 0 to size - 1, one for each key, in constant memory.
+    """A bijection of 0 to size - 1 for each key, in constant memory.
 
     A Feistel network over a grid (Black and Rogaway: Ciphers with arbitrary finite domains, CT-RSA
     2002). Number p is the cell (p // b, p % b) of a grid of a x b cells, a = ceil(sqrt(size)) and
@@ -143,7 +145,7 @@ class Permutation:
 
         hash(x) = (mix(x * STEP + key_i) >> 32) * a >> 32        key_i = key(key, i)
 
-    A cell beyond the end goes through all rounds again until it is none.
+    A cell beyond the end passes through all rounds again until it lies inside.
     """
 
     def __init__(self, size: int, key_: int) -> None:
@@ -152,12 +154,12 @@ class Permutation:
         self._columns = max(1, -(-size // self._rows))
         self._keys = [np.uint64(key(key_, i)) for i in range(ROUNDS)]
 
-    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where *places*, (n,) int64, go: (n,) int64."""
-        made = self._once(places.astype(np.uint64))
-        while (beyond := made >= np.uint64(self.size)).any():
-            made[beyond] = self._once(made[beyond])
-        return made.astype(np.int64)
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers to which *positions*, (n,) int64, are mapped: (n,) int64."""
+        permuted = self._once(positions.astype(np.uint64))
+        while (beyond := permuted >= np.uint64(self.size)).any():
+            permuted[beyond] = self._once(permuted[beyond])
+        return permuted.astype(np.int64)
 
     def _once(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
         row = numbers // np.uint64(self._columns)
@@ -171,16 +173,16 @@ class Permutation:
 
 
 def _add(
-    to: NDArray[np.uint64], other: NDArray[np.uint64], key_: np.uint64, modulus: int
+    to: NDArray[np.uint64], operand: NDArray[np.uint64], key_: np.uint64, modulus: int
 ) -> NDArray[np.uint64]:
-    hashed = _mix(other * _STEP + key_) >> np.uint64(32)
-    made = to + (hashed * np.uint64(modulus) >> np.uint64(32))
-    made[made >= np.uint64(modulus)] -= np.uint64(modulus)
-    return made
+    hashed = _mix(operand * _STEP + key_) >> np.uint64(32)
+    total = to + (hashed * np.uint64(modulus) >> np.uint64(32))
+    total[total >= np.uint64(modulus)] -= np.uint64(modulus)
+    return total
 
 
 class _Present:
-    """The rows that are there, ascending."""
+    """The rows that are not absent, ascending."""
 
     def __init__(self, num_rows: int, absent: NDArray[np.int64]) -> None:
         self.all_rows = num_rows
@@ -188,9 +190,9 @@ class _Present:
         self.num_rows = num_rows - len(absent)
         self._before = absent - np.arange(len(absent))
 
-    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at *places* among those that are there."""
-        return places + np.searchsorted(self._before, places, side="right")
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows at *positions* among the present rows, (n,) int64."""
+        return positions + np.searchsorted(self._before, positions, side="right")
 
 
 class _Sequential:
@@ -201,19 +203,19 @@ class _Sequential:
         self._window_chunks = window_chunks
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """See `EpochOrder`."""
+        """Return the present rows *start* to *stop* in the order of the store."""
         return self._present.at(np.arange(start, stop))
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """See `EpochOrder`."""
+        """Yield the windows of consecutive chunks, as `EpochOrder.windows` describes."""
         if start >= self.num_rows:
             return
         num_chunks = -(-self._present.all_rows // self._chunk_rows)
         window = int(self.rows(start, start + 1)[0]) // (self._window_chunks * self._chunk_rows)
         for chunk in range(window * self._window_chunks, num_chunks, self._window_chunks):
             row = chunk * self._chunk_rows
-            place = row - int(np.searchsorted(self._present.absent, row))
-            yield place, np.arange(chunk, min(chunk + self._window_chunks, num_chunks))
+            position = row - int(np.searchsorted(self._present.absent, row))
+            yield position, np.arange(chunk, min(chunk + self._window_chunks, num_chunks))
 
 
 class _Random:
@@ -226,38 +228,38 @@ class _Random:
         return self._present.at(self._permutation(np.arange(start, stop)))
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """See `EpochOrder`."""
+        """Return an empty iterator: random order has no windows."""
         return iter(())
 
 
 class _Windowed:
     def __init__(
-        self, present: _Present, words: tuple[int, int], chunk_rows: int, window_chunks: int
+        self, present: _Present, numbers: tuple[int, int], chunk_rows: int, window_chunks: int
     ) -> None:
         self.num_rows = present.num_rows
         self._present = present
-        self._words = words
+        self._key_numbers = numbers
         self._chunk_rows = chunk_rows
         self._window_chunks = window_chunks
         self._num_chunks = -(-present.all_rows // chunk_rows)
-        self._chunks = Permutation(self._num_chunks, key(_CHUNKS, *words))
+        self._chunks = Permutation(self._num_chunks, key(_CHUNKS, *numbers))
         self._ends = np.cumsum(list(self._counts()), dtype=np.int64)
-        self._kept: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._cached_window: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """See `EpochOrder`."""
-        found = [np.empty(0, np.int64)]
+        """Return the rows of the windows between *start* and *stop*."""
+        pieces = [np.empty(0, np.int64)]
         while start < stop:
             window = int(np.searchsorted(self._ends, start, side="right"))
             end = int(self._ends[window])
             rows = self._window(window)
             first = start - (end - len(rows))
-            found.append(rows[first : first + stop - start])
+            pieces.append(rows[first : first + stop - start])
             start = end
-        return np.concatenate(found)
+        return np.concatenate(pieces)
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """See `EpochOrder`."""
+        """Yield the windows of shuffled chunks, as `EpochOrder.windows` describes."""
         for window in range(int(np.searchsorted(self._ends, start, side="right")), len(self._ends)):
             yield int(self._ends[window - 1]) if window else 0, self._chunks_of(window)
 
@@ -276,11 +278,11 @@ class _Windowed:
         return self._chunks(np.arange(start, min(start + self._window_chunks, self._num_chunks)))
 
     def _window(self, window: int) -> NDArray[np.int64]:
-        if self._kept[0] != window:
+        if self._cached_window[0] != window:
             starts = self._chunks_of(window) * self._chunk_rows
             rows = (starts[:, None] + np.arange(self._chunk_rows)).reshape(-1)
             rows = rows[rows < self._present.all_rows]
             rows = rows[~np.isin(rows, self._present.absent)]
-            order = Permutation(len(rows), key(_WINDOW, *self._words, window))
-            self._kept = (window, rows[order(np.arange(len(rows)))])
-        return self._kept[1]
+            order = Permutation(len(rows), key(_WINDOW, *self._key_numbers, window))
+            self._cached_window = (window, rows[order(np.arange(len(rows)))])
+        return self._cached_window[1]

@@ -1,4 +1,4 @@
-"""What is a URL for fsspec, and what is a path that merely looks like one."""
+"""The distinction between URLs for fsspec and paths that look like URLs."""
 
 import os
 import re
@@ -8,10 +8,10 @@ _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::(/|.*://)")
 
 
 def is_url(text: str) -> bool:
-    """Return True if *text* is a URL, or a chain of them such as `simplecache::s3://a`.
+    """Return True if *text* is a URL or a chain of URLs such as `simplecache::s3://a`.
 
-    What begins with a slash, a dot or `~` is a path, whatever follows: dates and names of runs hold
-    `::`. So is what exists as a path.
+    A text that begins with a slash, a dot or `~` is a path, because dates and names of runs may
+    contain `::`. So is a text that exists as a path.
     """
     if _SCHEME.match(text):
         return True

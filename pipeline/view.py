@@ -1,4 +1,4 @@
-"""A finished split as a dask array, for studies of all of its pixels."""
+"""A finished split as a dask array, for analyses of all its pixels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class SplitView(NamedTuple):
     """All rows of a split, in the order of the store."""
 
     images: da.Array
-    """(num_rows, size, size, 3) uint8 RGB; zeros where a row is not readable."""
+    """The images, (num_rows, size, size, 3) uint8 RGB; zeros for unreadable rows."""
     labels: NDArray[np.int32]
-    """(num_rows,) int32; -1 where there is no class."""
+    """The labels, (num_rows,) int32; -1 for none."""
     readable: NDArray[np.bool_]
-    """(num_rows,) bool: false for quarantined rows."""
+    """The readable rows, (num_rows,) bool; false for quarantined rows."""
 
 
 def view(
@@ -32,16 +32,16 @@ def view(
     *,
     chunk_rows: int | None = None,
 ) -> SplitView:
-    """View a finished split; its pixels are read where and when a chunk is computed.
+    """View a finished split; the task that computes a chunk reads its pixels.
 
     Args:
-        store: Folder or URL of the store.
-        split: Which split.
-        size: Side of the squares in pixels.
-        chunk_rows: Rows of a chunk of the dask array (those of a shard).
+        store: The folder or URL of the store.
+        split: The name of the split (default: `train`).
+        size: The side of the squares in pixels (default: 224).
+        chunk_rows: The rows in a chunk of the dask array (default: those of a shard).
 
     Raises:
-        StoreError: There is no such split or size, or it is not finished.
+        StoreError: The store has no such split or size, or the split is not finished.
         ValueError: *chunk_rows* is less than 1.
     """
     objects = open_objects(os.fspath(store))
