@@ -1,4 +1,4 @@
-"""Which Tesserae this is: every source file of every tree counts."""
+"""The digest of the code covers every source file of every tree."""
 
 import importlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.commands import ROOT
 
 
 def test_every_tree_of_this_process_has_a_digest() -> None:
-    """Of its own, and all together one."""
+    """Each tree has a digest, and all together have another."""
     assert set(code_digest.trees()) == {"pipeline", "workflows", "cluster"}
     assert len(set(code_digest.trees().values())) == 3
     assert all(
@@ -20,7 +20,7 @@ def test_every_tree_of_this_process_has_a_digest() -> None:
 
 
 def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
-    """One that is changed, moved, added or taken away."""
+    """Changing, moving, adding or removing a file changes the digest."""
     seen = [code_digest.digest_of(tmp_path)]
     for name, text in (("a.py", "1"), ("a.py", "2"), ("b/c.py", "1"), ("b/d.py", "")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tree", code_digest.TREES)
 def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
-    """In whichever tree it differs; what says nothing of its code is let through."""
+    """A difference in any tree is refused; an empty digest is accepted."""
     code = code_digest.digest()
     code_digest.check(code)
     code_digest.check("")
@@ -47,7 +47,7 @@ def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: s
 def test_files_that_change_while_a_process_runs_do_not_change_what_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It runs the code that it has read."""
+    """The process runs the code that it has read."""
     before = code_digest.digest()
     monkeypatch.setattr(code_digest, "digest_of", lambda folder: "changed")
     assert code_digest.digest() == before

@@ -1,4 +1,4 @@
-"""Nothing outside a folder is written or removed, whatever names and links somebody left in it."""
+"""Nothing outside a folder is written or removed, whatever names and links it contains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OUTSIDE = (
 
 @pytest.fixture
 def victim(tmp_path):
-    """A folder beside the store that a command must leave as it is."""
+    """Return a folder beside the store that a command must not change."""
     folder = tmp_path / "victim"
     (folder / "train-x").mkdir(parents=True)
     (folder / "keys").write_text("mine")
@@ -45,7 +45,7 @@ def victim(tmp_path):
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """All files of *folder* with their bytes and time of change, and all folders."""
+    """Return all files of *folder* with bytes and modification times, and all folders."""
     return {
         str(path.relative_to(folder)): (
             path.read_bytes() if path.is_file() else b"",
@@ -63,7 +63,7 @@ def test_a_name_that_leaves_the_folder_is_refused(name):
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "\\", "~", "a\0"]), max_size=6))
 def test_a_name_that_is_taken_stays_inside(parts):
-    """Whatever parts a name has: it is refused, or its path lies in the folder."""
+    """A name with any parts is refused, or its path lies in the folder."""
     name = "/".join(parts)
     try:
         confined.check_name(name)
@@ -88,7 +88,7 @@ OPERATIONS: dict[str, Callable[[LocalObjects, str], object]] = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("url", ["folder", "memory"])
 def test_objects_refuse_such_names(tmp_path, victim, url, operation):
-    """On a disk and on an object store alike."""
+    """Disks and object stores refuse them alike."""
     at = str(tmp_path / "store") if url == "folder" else f"memory://{tmp_path.name}/store"
     objects = open_objects(at, "train-1")
     objects.begin()
@@ -105,7 +105,7 @@ WRITES = ("put", "put_new", "create", "remove")
 @pytest.mark.parametrize("operation", WRITES)
 @pytest.mark.parametrize("link", ["samples", "samples/train.parts"])
 def test_no_write_follows_a_link_to_another_folder(tmp_path, victim, link, operation):
-    """A folder of the store that is a link leads nowhere; a sentence names both."""
+    """The error names the linked folder and its target."""
     store = tmp_path / "store"
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
@@ -118,7 +118,7 @@ def test_no_write_follows_a_link_to_another_folder(tmp_path, victim, link, opera
 
 
 def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
-    """Folders are not made outside, either."""
+    """No folder is created outside."""
     store = tmp_path / "store"
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
@@ -129,7 +129,7 @@ def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
 
 
 def test_a_link_in_the_place_of_an_object_is_replaced(tmp_path, victim):
-    """What it leads to keeps its bytes; afterwards there is a file."""
+    """The target keeps its bytes, and a file replaces the link."""
     objects = LocalObjects(str(tmp_path / "store"), "train-1")
     objects.begin()
     (tmp_path / "store" / "recipe.json").symlink_to(victim / "keys")
@@ -142,7 +142,7 @@ def test_a_link_in_the_place_of_an_object_is_replaced(tmp_path, victim):
 
 
 def test_links_inside_the_store_and_to_it_stay_allowed(tmp_path):
-    """A store may be reached through a link, and one folder of it be another's."""
+    """A store may be reached through a link, and a folder may link to another inside."""
     (tmp_path / "disk" / "store" / "a").mkdir(parents=True)
     (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
     (tmp_path / "store" / "b").symlink_to("a")
@@ -154,7 +154,7 @@ def test_links_inside_the_store_and_to_it_stay_allowed(tmp_path):
 
 @pytest.mark.parametrize("link", [".tmp", ".tmp/train-0"])
 def test_sweeping_follows_no_link(tmp_path, victim, link):
-    """A new run removes what earlier ones left in `.tmp`, and nothing that a link names."""
+    """A new run removes the files of earlier runs in `.tmp`, but not the targets of links."""
     store = tmp_path / "store"
     (store / link).parent.mkdir(parents=True)
     (store / link).symlink_to(victim)
@@ -172,7 +172,7 @@ def test_sweeping_follows_no_link(tmp_path, victim, link):
 
 @pytest.mark.parametrize("link", [".tmp", ".tmp/train.lock"])
 def test_the_lock_is_no_link(tmp_path, victim, link):
-    """The lock's file is cut to nothing and written: that of somebody else is not."""
+    """The lock's file is truncated and written, which must not happen to another file."""
     store = tmp_path / "store"
     (store / link).parent.mkdir(parents=True)
     (store / link).symlink_to(victim / "keys" if link.endswith("lock") else victim)
@@ -186,7 +186,7 @@ def test_the_lock_is_no_link(tmp_path, victim, link):
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
-    """A pipe would never end, `/dev/zero` neither."""
+    """A pipe or `/dev/zero` would never end."""
     objects = LocalObjects(str(tmp_path), "train-1")
     if kind == "pipe":
         os.mkfifo(tmp_path / "recipe.json")
@@ -204,7 +204,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
 
 
 def test_a_document_beyond_its_limit_is_not_read(tmp_path):
-    """A file of a terabyte takes no room on a disk: its length is looked at first."""
+    """A sparse file of a terabyte needs no room on a disk, so its length is checked first."""
     with (tmp_path / "recipe.json").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(StoreDamagedError, match="expected at most 1,000"):
@@ -212,7 +212,7 @@ def test_a_document_beyond_its_limit_is_not_read(tmp_path):
 
 
 def test_a_small_file_is_written_whole(tmp_path, victim):
-    """Links in its place are replaced, those on the way refused, and nothing else is left."""
+    """A link in its place is replaced, a link on its path is refused, and nothing else remains."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "options.json").symlink_to(victim / "keys")
@@ -229,7 +229,7 @@ def test_a_small_file_is_written_whole(tmp_path, victim):
 
 
 def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
-    """A folder is in the way."""
+    """A folder of that name is in the way."""
     (tmp_path / "options.json").mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
         write_file(tmp_path / "options.json", [b"{}"], tmp_path)
@@ -237,7 +237,7 @@ def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
 
 
 def test_a_folder_is_removed_without_what_links_in_it_lead_to(tmp_path, victim):
-    """Links inside go; a link in its place goes; one on the way is refused."""
+    """Links inside and a link in its place are removed; a link on its path is refused."""
     root = tmp_path / "store"
     (root / "spool").mkdir(parents=True)
     (root / "spool" / "link").symlink_to(victim)

@@ -1,4 +1,4 @@
-"""A JPEG that lacks nothing but its end marker is told from one that was cut."""
+"""A JPEG that lacks only its end marker is distinguished from one that was cut off."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ shapes = st.fixed_dictionaries(
 paddings = st.sampled_from([b"", bytes(1), bytes(100), bytes(3000)])
 
 
-def shown(data: bytes, **options: Any) -> tuple[bytes, str]:
-    """Pixels and remark."""
+def visible(data: bytes, **options: Any) -> tuple[bytes, str]:
+    """Return pixels and remark."""
     decoded = decode(data, **{"fit": "crop", "serves": 10**6, "exif": False, **options})
     return decoded.pixels.tobytes("raw", "RGB"), decoded.remark
 
 
 def outcome(data: bytes, **options: Any) -> tuple[bytes, str] | tuple[int, str]:
     try:
-        return shown(data, **options)
+        return visible(data, **options)
     except DecodeError as e:
         return e.status, e.reason
 
@@ -48,18 +48,18 @@ def outcome(data: bytes, **options: Any) -> tuple[bytes, str] | tuple[int, str]:
 def test_one_that_lacks_only_its_end_shows_all_of_its_pixels(
     shape: dict[str, Any], half: bool, padding: bytes
 ) -> None:
-    """With half a marker, and with the zeros that a disk or a camera fills up with."""
+    """Half a marker and trailing zeros of a disk or camera are accepted."""
     data = jpeg(**shape)
     assert data.endswith(END)
     bare = data[: -1 if half else -2] + padding
-    assert shown(bare, missing_end="keep") == (shown(data)[0], WITHOUT_END)
+    assert visible(bare, missing_end="keep") == (visible(data)[0], WITHOUT_END)
 
 
 @given(shape=shapes, padding=paddings, cut=st.data())
 def test_one_that_was_cut_is_never_kept_with_other_pixels(
     shape: dict[str, Any], padding: bytes, cut: st.DataObject
 ) -> None:
-    """Wherever: within a scan, between two, at a restart marker, in the last byte."""
+    """The cut may be within a scan, between scans, at a restart marker or in the last byte."""
     data = jpeg(**shape)
     start = data.rindex(b"\xff\xda") if not shape["progressive"] else data.index(b"\xff\xda")
     edges = [at for at in range(start, len(data) - 2) if data[at] == 0xFF and data[at + 1]]
@@ -72,13 +72,13 @@ def test_one_that_was_cut_is_never_kept_with_other_pixels(
     )
     result = outcome(data[:at] + padding, missing_end="keep")
     refused = isinstance(result[0], int)
-    assert refused or result == (shown(data)[0], WITHOUT_END)
+    assert refused or result == (visible(data)[0], WITHOUT_END)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("padding", [b"", bytes(2000)], ids=["bare", "filled-up"])
 def test_one_that_lost_half_its_picture_is_refused(progressive: bool, padding: bytes) -> None:
-    """Filled up with zeros it would be decoded without a word, to the end of its picture."""
+    """Filled up with zeros, it would be decoded to the end without an error."""
     data = jpeg(1, progressive=progressive)
     for choice in ("refuse", "keep"):
         result = outcome(data[: len(data) // 2] + padding, missing_end=choice)
@@ -87,7 +87,7 @@ def test_one_that_lost_half_its_picture_is_refused(progressive: bool, padding: b
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
-    """With a reason that says so, and by rules 1 as it always was."""
+    """The reason says so, and rules 1 refuse it as before."""
     bare = jpeg(1, progressive=progressive)[:-2]
     status, reason = outcome(bare)
     assert (status, str(reason)[: len(WITHOUT_END)]) == (TRUNCATED, WITHOUT_END)
@@ -97,7 +97,7 @@ def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
 
 
 def test_scans_that_are_missing_are_missed() -> None:
-    """A progressive picture that ends between two scans has every row, and not every detail."""
+    """A progressive image that ends between two scans has every row but not every detail."""
     data = jpeg(2, progressive=True)
     starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
     assert len(starts) > 3
@@ -107,22 +107,22 @@ def test_scans_that_are_missing_are_missed() -> None:
 
 @pytest.mark.parametrize("tail", [b"trailing", b"\0" * 50, END, jpeg(7)])
 def test_what_follows_an_end_does_no_harm(tail: bytes) -> None:
-    """Cameras append things; the picture has its end."""
-    assert shown(jpeg(3) + tail) == shown(jpeg(3))
+    """Cameras append data after the end marker."""
+    assert visible(jpeg(3) + tail) == visible(jpeg(3))
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_picture() -> None:
-    """It stands in front of the first scan."""
+    """The thumbnail's end marker lies before the first scan."""
     thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
     body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = jpeg(4)[:2] + body + jpeg(4)[2:]
     assert walk.has_end(data)
     assert not walk.has_end(data[:-2])
-    assert shown(data[:-2], missing_end="keep") == (shown(jpeg(4))[0], WITHOUT_END)
+    assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], WITHOUT_END)
 
 
 def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without simplejpeg keeps what others keep."""
+    """A machine without simplejpeg keeps the same files."""
     files = [jpeg(n, progressive=n % 2 == 1)[:-2] + bytes(7 * n) for n in range(6)]
     files += [data[:-9] for data in files]
     expected = [outcome(data, missing_end="keep") for data in files]
@@ -131,19 +131,19 @@ def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_reduced_picture_is_judged_at_full_size() -> None:
-    """At an eighth the last details are not decoded, and would not be missed."""
+    """At 1/8 the last details are not decoded, so their absence would not be noticed."""
     data = jpeg(5, 600, 400)
     assert decode(data, fit="crop", serves=20, exif=False).scale == 8
     cut = data[:-12]
     for serves in (20, 10**6):
         assert outcome(cut, serves=serves, missing_end="keep")[0] == TRUNCATED
-        kept = decode(data[:-2], fit="crop", serves=serves, exif=False, missing_end="keep")
-        assert kept.remark == WITHOUT_END
+        decoded = decode(data[:-2], fit="crop", serves=serves, exif=False, missing_end="keep")
+        assert decoded.remark == WITHOUT_END
 
 
 def test_a_plain_jpeg_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that ends as it should is looked at no closer."""
+    """A JPEG with its end marker is not examined further."""
     monkeypatch.setattr(walk, "_segments", lambda data: pytest.fail("it was walked through"))
     monkeypatch.setattr(module, "check_format", lambda data: pytest.fail("it was named"))
     if module.simplejpeg is not None:
-        assert shown(jpeg(6))[1] == ""
+        assert visible(jpeg(6))[1] == ""

@@ -30,7 +30,7 @@ from pipeline.filesystem import (
 from tests import lacking
 from tests.commands import ROOT, wait_until
 
-WAYS = {
+METHODS = {
     "flock": (),
     "fcntl": ("flock",),
     "files created exclusively": ("flock", "fcntl"),
@@ -44,7 +44,7 @@ NAMINGS = {
 
 @contextmanager
 def several(code: str, count: int, *words: object) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that each run *code* with a number and *words*, and wait for a line first."""
+    """Start processes that each run *code* with a number and *words*, after waiting for a line."""
     command = [sys.executable, "-c", f"import sys\n{code}"]
     started = [
         subprocess.Popen(
@@ -59,29 +59,29 @@ def several(code: str, count: int, *words: object) -> Iterator[list[subprocess.P
     try:
         yield started
     finally:
-        for one in started:
-            one.kill()
-            one.wait()
-            for pipe in (one.stdin, one.stdout):
+        for process in started:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
                 assert pipe is not None
                 pipe.close()
 
 
 def together(started: Sequence[subprocess.Popen[str]]) -> list[str]:
-    """Let all of them go at one time; returns what each said."""
-    for one in started:
-        assert one.stdout is not None
-        assert one.stdout.readline() == "ready\n"
-    for one in started:
-        assert one.stdin is not None
-        one.stdin.write("go\n")
-        one.stdin.flush()
-    said = []
-    for one in started:
-        assert one.stdout is not None
-        said.append(one.stdout.read().strip())
-        assert one.wait(60) == 0
-    return said
+    """Let all processes go at once; return the output of each."""
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = []
+    for process in started:
+        assert process.stdout is not None
+        outputs.append(process.stdout.read().strip())
+        assert process.wait(60) == 0
+    return outputs
 
 
 # --- locks ----------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ time.sleep(60)
 
 
 def test_a_lock_of_files_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
-    """Of several that want it all the time, no one's work is lost."""
+    """No update of several competing processes is lost."""
     (tmp_path / "number").write_text("0")
     with several(COUNT, 4, tmp_path, 25) as started:
         together(started)
@@ -118,7 +118,7 @@ def test_a_lock_of_files_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_files_is_free_when_its_process_was_killed(tmp_path: Path) -> None:
-    """At once, on the same machine; until then, who holds it is said."""
+    """On the same machine it is free at once; before that, its holder is named."""
     with several(HOLD, 1, tmp_path) as (holder,):
         assert holder.stdout is not None
         holder.stdout.readline()
@@ -130,7 +130,7 @@ def test_a_lock_of_files_is_free_when_its_process_was_killed(tmp_path: Path) -> 
 
 
 def test_a_number_of_a_process_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
-    """The lock names when its process started, too."""
+    """The lock also records the start time of its process."""
     record = identify_process() | {"started": "1"}
     (tmp_path / "train.lock.held-00000007").write_text(json.dumps(record))
     lock = NumberedLock(tmp_path, "train.lock")
@@ -152,7 +152,7 @@ def test_a_number_of_a_process_that_is_used_again_holds_nothing(tmp_path: Path) 
 def test_a_lock_from_another_machine_holds_until_it_was_not_renewed_for_long(
     tmp_path: Path, text: str
 ) -> None:
-    """So does one whose holder was killed as it wrote its name."""
+    """A lock whose holder was killed while writing its record expires, too."""
     file = tmp_path / "train.lock.held-00000001"
     file.write_text(text)
     lock = NumberedLock(tmp_path, "train.lock")
@@ -167,7 +167,7 @@ def test_a_lock_from_another_machine_holds_until_it_was_not_renewed_for_long(
 def test_a_lock_of_files_is_renewed_while_it_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other machines see by the file's time that its holder is there."""
+    """Other machines see the holder by the file's time."""
     monkeypatch.setattr(filesystem, "EXPIRY_SECONDS", 0.06)
     with numbered_lock(tmp_path, "train.lock"):
         (file,) = tmp_path.glob("train.lock.held-*")
@@ -181,41 +181,41 @@ def test_a_lock_of_files_is_renewed_while_it_is_held(
 def test_who_was_slow_and_takes_a_number_that_was_used_gives_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its look and its try, others had the lock, and one of them has it still."""
-    others = [NumberedLock(tmp_path, "train.lock") for _ in range(3)]
+    """Others had the lock between its check and its attempt, and one still has it."""
+    rivals = [NumberedLock(tmp_path, "train.lock") for _ in range(3)]
     os_open = os.open
 
     def open_late(path: Path, *more: int) -> int:
         monkeypatch.setattr(os, "open", os_open)
-        for other in others:
-            assert other.acquire() is None
-            if other is not others[-1]:
-                other.release()
+        for rival in rivals:
+            assert rival.acquire() is None
+            if rival is not rivals[-1]:
+                rival.release()
         return os_open(path, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", open_late)
         assert NumberedLock(tmp_path, "train.lock").acquire() is not None
     assert [path.name for path in tmp_path.iterdir()] == ["train.lock.held-00000003"]
-    others[-1].release()
+    rivals[-1].release()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_doctor_is_told_how_files_are_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """And nothing of the trial stays."""
-    lacking.remove(WAYS[way], monkeypatch.setattr)
-    assert locking_way(tmp_path) == way
+    """No file of the trial remains."""
+    lacking.remove(METHODS[method], monkeypatch.setattr)
+    assert locking_way(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("way", ["flock", "fcntl"])
+@pytest.mark.parametrize("method", ["flock", "fcntl"])
 def test_a_lock_belongs_to_the_open_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """As another's of the same process, and shared if both want it so."""
-    lacking.remove(WAYS[way], monkeypatch.setattr)
+    """Another open file of the same process is refused, unless both are shared."""
+    lacking.remove(METHODS[method], monkeypatch.setattr)
     with (tmp_path / "lock").open("w+b") as first, (tmp_path / "lock").open("r+b") as second:
         assert try_lock(first.fileno())
         assert not try_lock(second.fileno())
@@ -230,7 +230,7 @@ def test_a_lock_belongs_to_the_open_file(
 def test_no_lock_at_all_is_told_from_a_lock_that_another_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the call, and what the system said."""
+    """The error contains the call and the system's message."""
     lacking.remove(("flock", "fcntl"), monkeypatch.setattr)
     with (
         (tmp_path / "lock").open("w+b") as file,
@@ -258,33 +258,33 @@ for p in range(20):
 """
 
 
-@pytest.mark.parametrize("way", NAMINGS)
-def test_of_many_processes_one_gets_the_name(tmp_path: Path, way: str) -> None:
-    """Each name once, whichever call gives it; the file is the winner's, and no other is left."""
-    with several(NAME, 3, tmp_path, " ".join(NAMINGS[way])) as started:
-        said = together(started)
-    winners = {int(place): str(me) for me, lines in enumerate(said) for place in lines.split()}
-    assert len(winners) == sum(len(lines.split()) for lines in said) == 20
-    for place, me in winners.items():
-        assert (tmp_path / f"final-{place}").read_text() == me
+@pytest.mark.parametrize("method", NAMINGS)
+def test_of_many_processes_one_gets_the_name(tmp_path: Path, method: str) -> None:
+    """Each name is given once, the file is the winner's, and nothing else remains."""
+    with several(NAME, 3, tmp_path, " ".join(NAMINGS[method])) as started:
+        outputs = together(started)
+    winners = {int(number): str(me) for me, lines in enumerate(outputs) for number in lines.split()}
+    assert len(winners) == sum(len(lines.split()) for lines in outputs) == 20
+    for number, me in winners.items():
+        assert (tmp_path / f"final-{number}").read_text() == me
     left = [path.name for path in tmp_path.iterdir() if "create.held" not in path.name]
-    assert sorted(left) == sorted(f"final-{place}" for place in range(20))
+    assert sorted(left) == sorted(f"final-{number}" for number in range(20))
 
 
-@pytest.mark.parametrize("way", NAMINGS)
+@pytest.mark.parametrize("method", NAMINGS)
 def test_the_doctor_is_told_how_files_get_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """And nothing of the trial stays."""
-    lacking.remove(NAMINGS[way], monkeypatch.setattr)
-    assert naming_way(tmp_path) == way
+    """No file of the trial remains."""
+    lacking.remove(NAMINGS[method], monkeypatch.setattr)
+    assert naming_way(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_that_was_made_and_not_answered_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS asks again, and is told that the name is taken: by the file itself."""
+    """NFS repeats the request and finds the name taken by the same file."""
     link = os.link
 
     def link_twice(old: Path, new: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_link_that_was_made_and_not_answered_is_ours(
 
 
 def test_a_name_that_cannot_be_given_is_the_systems_error(tmp_path: Path) -> None:
-    """And not taken for one that another has."""
+    """The error is not mistaken for a name that is taken."""
     (tmp_path / "a").write_text("mine")
     with pytest.raises(FileNotFoundError):
         name_exclusively(tmp_path / "a", tmp_path / "nowhere" / "b", tmp_path)
@@ -312,13 +312,13 @@ def test_a_name_that_cannot_be_given_is_the_systems_error(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_synced_alone_is_synced_with_all_of_its_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which does more, and the same."""
+    """The names in the folder are then durable as well."""
     synced: list[str] = []
-    whole = filesystem._sync_file_system
+    sync_all = filesystem._sync_file_system
 
     def sync(descriptor: int) -> None:
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - no path
-        whole(descriptor)
+        sync_all(descriptor)
 
     monkeypatch.setattr(filesystem, "_sync_file_system", sync)
     sync_folder(tmp_path)
@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_synced_alone_is_synced_with_all_of_its_file_sys
 def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An input or output error of fsync is one."""
+    """An input or output error of fsync is raised."""
     monkeypatch.setattr(os, "fsync", lacking._fail(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         sync_folder(tmp_path)
@@ -352,7 +352,7 @@ def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
     ],
 )
 def test_what_to_do_depends_on_what_went_wrong(number: int, says: str) -> None:
-    """Room helps only where room is missing."""
+    """More room helps only if room is missing."""
     text = cure(OSError(number, os.strerror(number)))
     assert says in text
     assert not text.endswith(".")

@@ -81,13 +81,13 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 @pytest.fixture(scope="session")
 def hostile(real_data):
-    """The files, by name."""
+    """Return the files, by name."""
     return {path.name: path.read_bytes() for path in sorted((real_data / "hostile").iterdir())}
 
 
 @pytest.fixture(scope="session")
 def stock(stock_python, real_data, tmp_path_factory):
-    """What stock Pillow makes of the files: a folder, and format, mode and size by name."""
+    """Return the folder of stock Pillow's pixels, and format, mode and size by name."""
     folder = tmp_path_factory.mktemp("stock")
     (folder / "read.py").write_text(READ)
     subprocess.run(
@@ -98,7 +98,7 @@ def stock(stock_python, real_data, tmp_path_factory):
     return folder, json.loads((folder / "found.json").read_text())
 
 
-def made(data, **options):
+def outcome_of(data, **options):
     try:
         return decode(data, fit="crop", serves=10**6, exif=False, **options)
     except DecodeError as e:
@@ -106,14 +106,14 @@ def made(data, **options):
 
 
 def cannot_be_read_here(outcome):
-    """A WebP, where this Pillow was built without it: the probe pictures tell that apart."""
+    """Return True for a file whose format this Pillow was built without."""
     lacks = not features.check("webp") or not features.check("libtiff")
     return lacks and isinstance(outcome, DecodeError) and outcome.status == UNSUPPORTED
 
 
 def test_every_hostile_file_is_decoded_or_quarantined_with_a_readable_reason(hostile, capfd):
-    """No other error, no word on the screen."""
-    outcomes = [made(data) for data in hostile.values()]
+    """There is no other error and no output."""
+    outcomes = [outcome_of(data) for data in hostile.values()]
     assert len(outcomes) == 383
     for outcome in outcomes:
         if isinstance(outcome, DecodeError):
@@ -127,9 +127,9 @@ def test_every_hostile_file_is_decoded_or_quarantined_with_a_readable_reason(hos
 
 
 def test_rules_2_read_what_rules_1_read_and_as_they_did(hostile):
-    """Among these files there is none whose samples are scaled otherwise."""
+    """None of these files has samples that are scaled differently."""
     for name, data in hostile.items():
-        before, now = made(data, rules=1), made(data)
+        before, now = outcome_of(data, rules=1), outcome_of(data)
         if isinstance(before, DecodeError):
             assert isinstance(now, DecodeError) == (name not in SOUND_PIXELS), name
         else:
@@ -141,12 +141,12 @@ def test_rules_2_read_what_rules_1_read_and_as_they_did(hostile):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_quarantined_exactly_where_stock_pillow_fails(hostile, stock):
-    """Not one file more or less, but for those that Pillow rejects for their metadata alone."""
-    _, found = stock
+    """The sets are equal, except for files that Pillow rejects for their metadata alone."""
+    _, readable = stock
     for name, data in hostile.items():
         for rules in (1, 2):
-            outcome = made(data, rules=rules)
-            bad = found[name] is None and not (rules == 2 and name in SOUND_PIXELS)
+            outcome = outcome_of(data, rules=rules)
+            bad = readable[name] is None and not (rules == 2 and name in SOUND_PIXELS)
             if not cannot_be_read_here(outcome):
                 assert isinstance(outcome, DecodeError) == bad, (name, outcome)
 
@@ -154,15 +154,15 @@ def test_quarantined_exactly_where_stock_pillow_fails(hostile, stock):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_readable_files_equal_stock_pillow(hostile, stock):
-    """To the last bit, but for the files that are listed above with their reasons."""
-    folder, found = stock
+    """Pixels are equal to the last bit, except for the listed files."""
+    folder, readable = stock
     different = set()
     for name, data in hostile.items():
-        outcome = made(data)
+        outcome = outcome_of(data)
         if isinstance(outcome, DecodeError) or name in SOUND_PIXELS:
             continue
         facts = [outcome.format, outcome.mode, outcome.width, outcome.height]
-        assert facts == found[name], name
+        assert facts == readable[name], name
         expected = (folder / f"{name}.rgb").read_bytes()
         if outcome.pixels.tobytes("raw", "RGB") != expected:
             different.add(name)
@@ -172,14 +172,14 @@ def test_readable_files_equal_stock_pillow(hostile, stock):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_exceptions_differ_as_they_are_said_to(hostile, stock):
-    """16-bit grey is the high byte exactly; the other libjpeg is 2 levels off at most."""
+    """16-bit grey is exactly the high byte; the other libjpeg is at most 2 levels off."""
     folder, _ = stock
     for name in HIGH_BYTE:
         high = (folder / f"{name}.high").read_bytes()
-        assert made(hostile[name]).pixels.tobytes("raw", "RGB") == high
+        assert outcome_of(hostile[name]).pixels.tobytes("raw", "RGB") == high
     for name in OTHER_LIBJPEG:
         expected = np.frombuffer((folder / f"{name}.rgb").read_bytes(), np.uint8).astype(int)
-        ours = np.frombuffer(made(hostile[name]).pixels.tobytes("raw", "RGB"), np.uint8)
+        ours = np.frombuffer(outcome_of(hostile[name]).pixels.tobytes("raw", "RGB"), np.uint8)
         assert abs(expected - ours).max() <= 2
         assert (expected != ours).mean() < 0.002
 
@@ -188,9 +188,9 @@ def test_the_exceptions_differ_as_they_are_said_to(hostile, stock):
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc fills its memory when asked")
 def test_nothing_depends_on_what_was_in_memory(real_data, tmp_path):
-    """A decoder that hands out unwritten memory makes another store each time."""
+    """A decoder that returns uninitialised memory gives another store each time."""
     (tmp_path / "digest.py").write_text(DIGEST)
-    said = set()
+    outputs = set()
     for filling in ("1", "85", "170"):
         done = subprocess.run(
             [sys.executable, str(tmp_path / "digest.py"), str(real_data / "hostile")],
@@ -203,6 +203,6 @@ def test_nothing_depends_on_what_was_in_memory(real_data, tmp_path):
             check=True,
             capture_output=True,
         )
-        said.add(done.stdout)
+        outputs.add(done.stdout)
         assert done.stderr == b""
-    assert len(said) == 1
+    assert len(outputs) == 1

@@ -27,7 +27,7 @@ from tests.pictures import make_folder, plan_inline
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Two threads of this process."""
+    """Connect to a cluster of two threads in this process."""
     with (
         in_force(),
         LocalCluster(
@@ -39,20 +39,20 @@ def client() -> Iterator[Client]:
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
         ) as cluster,
-        Client(cluster) as made,
+        Client(cluster) as connected,
     ):
-        yield made
+        yield connected
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[tuple[Local, Client]]:
-    """Two processes that can be killed."""
+    """Connect to a cluster of two processes that can be killed."""
     with (
         Local(2, 1, dashboard=False) as cluster,
-        Client(cluster.cluster) as made,
+        Client(cluster.cluster) as connected,
     ):
-        made.wait_for_workers(1, timeout=60)
-        yield cluster, made
+        connected.wait_for_workers(1, timeout=60)
+        yield cluster, connected
 
 
 def square(number: int) -> int:
@@ -66,7 +66,7 @@ def fail(error: BaseException, folder: Path | None = None) -> None:
 
 
 class Lost(KilledWorker):
-    """What Dask says of a task that has lost too many workers."""
+    """The error of Dask for a task that has lost too many workers."""
 
     def __init__(self) -> None:
         Exception.__init__(self)
@@ -76,7 +76,7 @@ class Lost(KilledWorker):
 
 
 def idle(client: Client) -> bool:
-    """Whether no task waits or runs."""
+    """Return True if no task waits or runs."""
     return {task.state for task in client.cluster.scheduler.tasks.values()} <= {"erred"}
 
 
@@ -85,7 +85,7 @@ def jobs_of(numbers: range) -> list[Job]:
 
 
 def test_every_result_comes_once(client: Client) -> None:
-    """Of many more jobs than there are threads; `tick` is called between."""
+    """There are many more jobs than threads, and `tick` is called in between."""
     ticks: list[int] = []
     results = list(run_jobs(client, "many", jobs_of(range(200)), tick=lambda: ticks.append(1)))
     assert sorted(results) == [n * n for n in range(200)]
@@ -93,12 +93,12 @@ def test_every_result_comes_once(client: Client) -> None:
 
 
 def test_no_jobs_are_soon_done(client: Client) -> None:
-    """Nothing is submitted, nothing is waited for."""
+    """Nothing is submitted or awaited."""
     assert list(run_jobs(client, "none", [])) == []
 
 
 def test_the_same_job_in_another_run_runs_again(client: Client, tmp_path: Path) -> None:
-    """Tasks write: no result of another run may stand for one."""
+    """Tasks write, so no result of another run may be reused."""
 
     def touch() -> None:
         (tmp_path / f"{time.monotonic_ns()}").touch()
@@ -109,7 +109,7 @@ def test_the_same_job_in_another_run_runs_again(client: Client, tmp_path: Path) 
 
 
 def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path) -> None:
-    """After it was tried again by Dask; all others end well."""
+    """It fails after Dask's retries, and all other jobs succeed."""
     bad = Job("bad", fail, (ReadError("cannot read x: Input/output error"), tmp_path))
     results = list(run_jobs(client, "read", [bad, *jobs_of(range(5))]))
     (failed,) = [result for result in results if isinstance(result, Failed)]
@@ -130,7 +130,7 @@ def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path
 def test_what_every_job_would_meet_ends_the_run(
     client: Client, error: Exception, kind: type[TesseraeError], words: str
 ) -> None:
-    """In one sentence, and what has not run is forgotten."""
+    """The run ends with one sentence, and pending tasks are cancelled."""
     sleep = [Job(f"sleep-{n}", time.sleep, (0.5,)) for n in range(400)]
     with pytest.raises(kind, match=words):
         list(run_jobs(client, f"end-{words[:3]}", [Job("bad", fail, (error,)), *sleep]))
@@ -138,7 +138,7 @@ def test_what_every_job_would_meet_ends_the_run(
 
 
 def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
-    """As Ctrl-C does."""
+    """Ctrl-C has the same effect."""
     results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.1,)) for n in range(2000)])
     next(results)
     results.close()  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
 
 
 def test_a_job_that_lost_its_workers_is_isolated(client: Client) -> None:
-    """Nothing else of it is submitted again."""
+    """No other job is submitted again."""
     job = Job("bad", fail, (Lost(),), isolated=Job("bad-isolated", square, (7,)))
     assert list(run_jobs(client, "isolate", [job])) == [49]
 
@@ -156,28 +156,28 @@ def hungry() -> None:
 
 
 def test_a_job_whose_memory_does_not_suffice_is_isolated(client: Client) -> None:
-    """A picture may need more than there is: the run goes on, and looks at each alone."""
+    """One image may need more memory than there is, so images are then decoded one by one."""
     isolated = Job("hungry-isolated", square, (3,))
     jobs = [Job("hungry", hungry, (), isolated=isolated), Job("square", square, (2,))]
     assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
 
 
 def test_a_job_that_loses_workers_for_ever_fails(client: Client, tmp_path: Path) -> None:
-    """In words that do not send anybody to worker logs that there are none of."""
+    """The message does not refer to worker logs that do not exist."""
     again = Job("bad-isolated", fail, (Lost(), tmp_path))
     job = Job("bad", fail, (Lost(),), isolated=again)
     (failed,) = run_jobs(client, "forever", [job])
     assert isinstance(failed, Failed)
     assert "its worker died 12 times. Something kills workers" in str(failed.error)
     tries = len(list(tmp_path.iterdir()))
-    assert tries == jobs.ISOLATED_TRIES * (1 + jobs.READ_RETRIES)
+    assert tries == jobs.MAX_ISOLATED_RETRIES * (1 + jobs.READ_RETRIES)
 
 
 # --- with workers that die ------------------------------------------------------------------------
 
 
 def die_soon(folder: str, number: int, seconds: float) -> int:
-    """The first time, end this worker a moment after the task has ended."""
+    """End this worker a moment after the task has ended, the first time."""
     mark = Path(folder) / str(number)
     if not mark.exists():
         mark.touch()
@@ -186,7 +186,7 @@ def die_soon(folder: str, number: int, seconds: float) -> int:
 
 
 def die_at_once(folder: str, number: int, times: int) -> int:
-    """The first *times* times, end this worker in the middle of the task."""
+    """End this worker in the middle of the task, the first *times* times."""
     for tried in range(times):
         mark = Path(folder) / f"{number}-{tried}"
         if not mark.exists():
@@ -199,7 +199,7 @@ def die_at_once(folder: str, number: int, times: int) -> int:
 def test_results_that_die_with_their_worker_are_made_again(
     workers: tuple[Local, Client], tmp_path: Path
 ) -> None:
-    """A worker may be gone between the end of a task and the collecting of its result."""
+    """A worker may die between the end of a task and the collection of its result."""
     cluster, client = workers
     jobs = [Job(f"soon-{n:03d}", die_soon, (str(tmp_path), n, n % 7 * 0.003)) for n in range(24)]
     results = list(run_jobs(client, "soon", jobs, tick=cluster.keep))
@@ -209,7 +209,7 @@ def test_results_that_die_with_their_worker_are_made_again(
 def test_a_job_that_kills_workers_ends_where_it_cannot(
     workers: tuple[Local, Client], tmp_path: Path
 ) -> None:
-    """Isolated, it does; jobs that only stood by end too."""
+    """The isolated job succeeds, and so do the other jobs of its workers."""
     cluster, client = workers
     deadly = Job(
         "deadly",
@@ -226,7 +226,7 @@ def test_a_job_that_kills_workers_ends_where_it_cannot(
 
 
 def test_a_run_stays_queued_and_small(workers: tuple[Local, Client], tmp_path: Path) -> None:
-    """No more than two tasks a thread are dealt out, and no pixel is in Dask's memory."""
+    """At most two tasks per thread are assigned, and no pixels are in Dask's memory."""
     cluster, client = workers
     store = tmp_path / "store"
     _, plan, work = plan_inline(make_folder(tmp_path / "source", 300), str(store))
@@ -252,7 +252,7 @@ def test_a_run_stays_queued_and_small(workers: tuple[Local, Client], tmp_path: P
 
 
 def test_keys_name_the_stage(tmp_path: Path) -> None:
-    """The dashboard groups tasks by what is before the first dash and number."""
+    """The dashboard groups tasks by the key before the first dash and number."""
     _, _, work = plan_inline(make_folder(tmp_path / "source", 20), str(tmp_path / "store"))
     assert [job.name for job in shard_jobs(work, range(3))] == [
         "prepare-train-000000",

@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, or of the group."""
+"""The available memory is that of the machine or of the control group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 64 GiB, 40 of them free, whose process is in no group."""
+    """Simulate a machine of 64 GiB, 40 of them free, whose process is in no group."""
     monkeypatch.setattr(memory, "GROUPS", tmp_path)
     monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "membership")
     machine = SimpleNamespace(total=64 * GIB, available=40 * GIB)
@@ -30,13 +30,13 @@ def write(folder: Path, **files: object) -> None:
 
 
 def test_without_groups_it_is_the_machines(groups: Path) -> None:
-    """Nothing is there to read."""
+    """There are no group files to read."""
     assert (memory.limit_bytes(), memory.free_bytes()) == (64 * GIB, 40 * GIB)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_least_limit_counts(groups: Path, version: int) -> None:
-    """Of the group or of one above it. Pages of files are given up."""
+    """The smallest limit of the group and its parents counts; the page cache is reclaimable."""
     line = "4:cpu,memory:/jobs/one" if version == 1 else "0::/jobs/one"
     write(groups, membership=f"9:cpu:/else\n{line}")
     root = groups / "memory" if version == 1 else groups
@@ -54,11 +54,11 @@ def test_the_least_limit_counts(groups: Path, version: int) -> None:
 
 
 def test_a_container_sees_its_own_group_as_the_root(groups: Path) -> None:
-    """Though it is told of a path that it cannot see."""
+    """The path in its membership is not visible."""
     write(groups, membership="0::/docker/abc", memory__max=GIB, memory__current=GIB // 4)
     assert (memory.limit_bytes(), memory.free_bytes()) == (GIB, GIB - GIB // 4)
 
 
 def test_this_machine_can_be_asked() -> None:
-    """With what is really there."""
+    """The real files of this machine are read."""
     assert 0 < memory.free_bytes() <= memory.limit_bytes() <= psutil.virtual_memory().total

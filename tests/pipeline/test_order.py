@@ -1,4 +1,4 @@
-"""The order of rows is a promise to every store that exists: golden values, and its laws."""
+"""The order of rows is a promise to every existing store: golden values and laws."""
 
 import math
 from collections import Counter
@@ -29,14 +29,14 @@ def plain_mix(value: int) -> int:
 
 
 def plain_order(num_rows: int, seed: int) -> list[int]:
-    def number(place: int) -> int:
-        return plain_mix((plain_mix(seed) + place * 0x9E3779B97F4A7C15) & MASK)
+    def number(index: int) -> int:
+        return plain_mix((plain_mix(seed) + index * 0x9E3779B97F4A7C15) & MASK)
 
     return sorted(range(num_rows), key=number)
 
 
 def test_the_order_of_ten_rows_never_changes() -> None:
-    """A store made today must be read by every later version."""
+    """Every later version must read a store that is made today."""
     assert row_order(10, seed=0).tolist() == [0, 3, 5, 7, 9, 6, 2, 8, 1, 4]
     assert row_order(10, seed=1).tolist() == [8, 5, 9, 2, 3, 7, 0, 6, 1, 4]
 
@@ -62,7 +62,7 @@ def test_neighbours_in_the_listing_become_strangers() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
-    """It would silently be another seed."""
+    """It would silently equal another seed."""
     with pytest.raises(ValueError, match="expected 0 to"):
         row_order(3, seed)
 
@@ -71,27 +71,27 @@ def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
 
 
 def plain_key(*numbers: int) -> int:
-    made = 0
+    hashed = 0
     for number in numbers:
-        made = plain_mix(((made ^ number) + STEP) & MASK)
-    return made
+        hashed = plain_mix(((hashed ^ number) + STEP) & MASK)
+    return hashed
 
 
 def plain_permutation(size: int, key_: int) -> Callable[[int], int]:
     a = math.ceil(math.sqrt(size))
     b = -(-size // a)
 
-    def move(place: int) -> int:
-        row, column = divmod(place, b)
+    def move(index: int) -> int:
+        row, column = divmod(index, b)
         for i in range(8):
-            other, modulus = (column, a) if i % 2 == 0 else (row, b)
-            hashed = plain_mix((other * STEP + plain_key(key_, i)) & MASK) >> 32
+            operand, modulus = (column, a) if i % 2 == 0 else (row, b)
+            hashed = plain_mix((operand * STEP + plain_key(key_, i)) & MASK) >> 32
             if i % 2 == 0:
                 row = (row + (hashed * modulus >> 32)) % a
             else:
                 column = (column + (hashed * modulus >> 32)) % b
-        made = row * b + column
-        return made if made < size else move(made)
+        cell = row * b + column
+        return cell if cell < size else move(cell)
 
     return move
 
@@ -102,12 +102,12 @@ def everything(order: EpochOrder) -> list[int]:
 
 def make(kind: str, num_rows: int, absent: set[int] | None = None, **options: int) -> EpochOrder:
     rows = np.array(sorted(absent or ()), np.int64)
-    found = {"seed": 0, "epoch": 0, "chunk_rows": 2, "window_chunks": 3, **options}
-    return epoch_order(kind, num_rows=num_rows, absent=rows, **found)
+    settings = {"seed": 0, "epoch": 0, "chunk_rows": 2, "window_chunks": 3, **options}
+    return epoch_order(kind, num_rows=num_rows, absent=rows, **settings)
 
 
 def test_the_epochs_of_ten_rows_never_change() -> None:
-    """A run that is resumed tomorrow goes on where it was."""
+    """A run that is resumed later goes on in the same order."""
     assert everything(make("random", 10)) == RANDOM_0
     assert everything(make("random", 10, epoch=1)) == RANDOM_1
     assert everything(make("random", 10, seed=1)) == RANDOM_SEED_1
@@ -119,28 +119,28 @@ def test_the_epochs_of_ten_rows_never_change() -> None:
 @given(size=st.integers(1, 3000), key_=st.integers(0, MASK), data=st.data())
 def test_a_permutation_is_the_documented_formula(size: int, key_: int, data: st.DataObject) -> None:
     """Plain Python integers give the same as the vectorised numbers."""
-    places = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
-    made = Permutation(size, key_)(np.array(places, np.int64)).tolist()
-    assert made == list(map(plain_permutation(size, key_), places))
+    numbers = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
+    permuted = Permutation(size, key_)(np.array(numbers, np.int64)).tolist()
+    assert permuted == list(map(plain_permutation(size, key_), numbers))
 
 
 @given(size=st.integers(0, 5000), key_=st.integers(0, MASK))
 def test_a_permutation_is_one(size: int, key_: int) -> None:
-    """Everything goes somewhere, and nothing to the same place."""
-    made = Permutation(size, key_)(np.arange(size))
-    assert np.array_equal(np.sort(made), np.arange(size))
+    """Every number is mapped, and no two to the same one."""
+    permuted = Permutation(size, key_)(np.arange(size))
+    assert np.array_equal(np.sort(permuted), np.arange(size))
 
 
 def test_a_permutation_of_any_size_is_one() -> None:
-    """Of a hundred million: a stretch of it stays inside, and none twice."""
+    """A part of a hundred million numbers stays inside, without duplicates."""
     size = 100_000_007
-    made = Permutation(size, 5)(np.arange(77_000_000, 77_200_000))
-    assert len(np.unique(made)) == 200_000
-    assert 0 <= made.min() <= made.max() < size
+    permuted = Permutation(size, 5)(np.arange(77_000_000, 77_200_000))
+    assert len(np.unique(permuted)) == 200_000
+    assert 0 <= permuted.min() <= permuted.max() < size
 
 
 def test_all_permutations_of_four_are_as_likely() -> None:
-    """Of the 24, each comes up in its share of 4,800 keys: chi-squared, 23 degrees, p = 1e-6."""
+    """Each of the 24 has its share of 4,800 keys: chi-squared, 23 degrees, p = 1e-6."""
     seen = Counter(tuple(Permutation(4, k)(np.arange(4)).tolist()) for k in range(4_800))
     squares = sum((seen[p] - 200) ** 2 / 200 for p in permutations(range(4)))
     assert squares < 71
@@ -164,7 +164,7 @@ def test_every_row_that_is_there_comes_once(
     epoch: int,
     data: st.DataObject,
 ) -> None:
-    """And any stretch of an epoch is what the whole of it has there."""
+    """Any part of an epoch equals that part of the whole epoch."""
     absent = data.draw(st.sets(st.integers(0, max(0, num_rows - 1)), max_size=num_rows))
     options = {"chunk_rows": chunk_rows, "window_chunks": window_chunks}
     order = make(kind, num_rows, absent, seed=seed, epoch=epoch, **options)
@@ -186,43 +186,43 @@ def test_every_row_that_is_there_comes_once(
 def test_windows_say_which_chunks_are_wanted_when(
     kind: str, num_rows: int, chunk_rows: int, window_chunks: int, data: st.DataObject
 ) -> None:
-    """From any place on: no row of another chunk, none too late, and no chunk twice."""
+    """From any position on, no row is of another chunk, and no chunk is late or repeated."""
     absent = data.draw(st.sets(st.integers(0, max(0, num_rows - 1)), max_size=num_rows))
     order = make(kind, num_rows, absent, chunk_rows=chunk_rows, window_chunks=window_chunks)
     start = data.draw(st.integers(0, order.num_rows))
-    windows = [(place, chunks.tolist()) for place, chunks in order.windows(start)]
+    windows = [(position, chunks.tolist()) for position, chunks in order.windows(start)]
     if kind == "random" or start == order.num_rows:
-        assert not any(order.num_rows > place for place, _ in windows)
+        assert not any(order.num_rows > position for position, _ in windows)
         return
-    places = [place for place, _ in windows]
-    assert places == sorted(places)
-    assert places[0] <= start
-    wanted = [chunk for _, chunks in windows for chunk in chunks]
-    assert len(wanted) == len(set(wanted))
+    positions = [position for position, _ in windows]
+    assert positions == sorted(positions)
+    assert positions[0] <= start
+    all_chunks = [chunk for _, chunks in windows for chunk in chunks]
+    assert len(all_chunks) == len(set(all_chunks))
     assert all(len(chunks) <= window_chunks for _, chunks in windows)
-    for (place, chunks), end in zip(windows, [*places, order.num_rows][1:], strict=True):
-        rows = order.rows(place, end)
+    for (position, chunks), end in zip(windows, [*positions, order.num_rows][1:], strict=True):
+        rows = order.rows(position, end)
         assert set((rows // chunk_rows).tolist()) <= set(chunks)
 
 
 @given(num_rows=st.integers(1, 300), chunk_rows=st.integers(1, 9), window=st.integers(1, 9))
 def test_a_window_is_made_of_whole_chunks(num_rows: int, chunk_rows: int, window: int) -> None:
-    """Whoever reads a window reads each of its chunks, and no other."""
+    """A window contains all rows of its chunks and no others."""
     order = make("windowed", num_rows, chunk_rows=chunk_rows, window_chunks=window)
     chunks = [row // chunk_rows for row in everything(order)]
     seen: list[set[int]] = []
-    place = 0
-    while place < num_rows:
-        found: set[int] = set()
-        while place < num_rows and (len(found) < window or chunks[place] in found):
-            found.add(chunks[place])
-            place += 1
-        seen.append(found)
+    position = 0
+    while position < num_rows:
+        in_window: set[int] = set()
+        while position < num_rows and (len(in_window) < window or chunks[position] in in_window):
+            in_window.add(chunks[position])
+            position += 1
+        seen.append(in_window)
     assert sum(map(len, seen)) == len(set(chunks))
 
 
 def test_a_seed_is_no_epoch() -> None:
-    """Seed 1 has in epoch 2 another order than seed 2 in epoch 1, and so on."""
+    """Seed 1 in epoch 2 gives another order than seed 2 in epoch 1, for example."""
     orders = {
         tuple(everything(make("random", 50, seed=seed, epoch=epoch)))
         for seed in range(10)
@@ -242,7 +242,7 @@ def test_a_random_epoch_has_no_memory_of_the_rows_order() -> None:
 
 
 def test_batch_mates_do_not_meet_again() -> None:
-    """Two rows of one batch are in one batch of the next epoch as often as chance has it."""
+    """Two rows of one batch share a batch of the next epoch as often as chance has it."""
     first, second = (make("random", 20_000, epoch=e).rows(0, 20_000) // 1 for e in (0, 1))
     batch_of = np.empty(20_000, np.int64)
     batch_of[second] = np.arange(20_000) // 100
@@ -253,14 +253,14 @@ def test_batch_mates_do_not_meet_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("words", "message"),
     [
         ({"kind": "shuffled"}, "order is 'shuffled': expected one of random, windowed"),
         ({"kind": "random", "seed": -1}, "seed is -1: expected 0 to"),
         ({"kind": "random", "epoch": 2**64}, "epoch is 18446744073709551616: expected 0 to"),
     ],
 )
-def test_what_no_epoch_can_have_is_refused(words: dict[str, int], what: str) -> None:
-    """With the value, and with what was expected."""
-    with pytest.raises(ValueError, match=what):
+def test_what_no_epoch_can_have_is_refused(words: dict[str, int], message: str) -> None:
+    """The error contains the value and the expected values."""
+    with pytest.raises(ValueError, match=message):
         make(**{"num_rows": 3, **words})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is a URL, and what only looks like one."""
+"""URLs are distinguished from paths that look like URLs."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.urls import is_url
     ],
 )
 def test_urls_and_chains_of_them(text: str) -> None:
-    """Of fsspec."""
+    """URLs and chains of fsspec are recognised."""
     assert is_url(text)
 
 
@@ -29,18 +29,18 @@ def test_urls_and_chains_of_them(text: str) -> None:
     "text", ["run::1", "2026-03-01::a", "a", ".", "/a/run::1", "./s3://b", "~/a::/b", "a/b::/c"]
 )
 def test_paths_with_colons(text: str) -> None:
-    """Dates, and names of runs."""
+    """Dates and names of runs are paths."""
     assert not is_url(text)
 
 
 @given(st.sampled_from(["/", "./", "../", "~/"]), st.text())
-def test_what_begins_as_a_path_is_one(start: str, rest: str) -> None:
-    """Whatever follows."""
-    assert not is_url(start + rest)
+def test_what_begins_as_a_path_is_one(start: str, tail: str) -> None:
+    """Any continuation is accepted."""
+    assert not is_url(start + tail)
 
 
 def test_what_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it could be a chain."""
+    """The text could also be a chain."""
     monkeypatch.chdir(tmp_path)
     assert is_url("run::/1")
     (tmp_path / "run::" / "1").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A split as a dask array: the same pixels, read block by block."""
+"""A split as a dask array has the same pixels, read block by block."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ CHOICES: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 @pytest.mark.parametrize("where", ["disk", "memory"])
 @pytest.mark.parametrize("codec", ["none", "zstd:1"])
 def test_it_shows_the_pixels_of_the_store(tmp_path: Path, where: str, codec: str) -> None:
-    """Of all rows, by shards or any other stretch, on any scheduler."""
+    """All rows are equal, for any chunk size and any scheduler."""
     url = str(tmp_path / "store") if where == "disk" else f"memory://{tmp_path}/store"
     prepare_inline(make_folder(tmp_path / "train", 29, bad=2), url, **CHOICES, codec=codec)
     objects = open_objects(url)
     pixels = arrays.read_rows(objects, "train", 8, 0, 29)
     for chunk_rows, chunks in ((None, (8, 8, 8, 5)), (5, (5, 5, 5, 5, 5, 4)), (100, (29,))):
-        shown = view(url, size=8, chunk_rows=chunk_rows)
-        assert shown.images.chunks == (chunks, (8,), (8,), (3,))
-        assert shown.images.dtype == np.uint8
+        viewed = view(url, size=8, chunk_rows=chunk_rows)
+        assert viewed.images.chunks == (chunks, (8,), (8,), (3,))
+        assert viewed.images.dtype == np.uint8
         for scheduler in ("synchronous", "threads"):
             with dask.config.set(scheduler=scheduler):
-                assert np.array_equal(shown.images.compute(), pixels)
-                assert np.array_equal(shown.images[3:17].compute(), pixels[3:17])
-    assert np.array_equal(shown.labels, arrays.read_small(objects, "train", "label"))
-    assert np.array_equal(shown.readable, arrays.read_small(objects, "train", "status") == 0)
-    assert (~shown.readable).sum() == 2
-    mean = shown.images[shown.readable].mean(axis=(0, 1, 2)).compute(scheduler="synchronous")
-    assert np.allclose(mean, pixels[shown.readable].mean(axis=(0, 1, 2)))
+                assert np.array_equal(viewed.images.compute(), pixels)
+                assert np.array_equal(viewed.images[3:17].compute(), pixels[3:17])
+    assert np.array_equal(viewed.labels, arrays.read_small(objects, "train", "label"))
+    assert np.array_equal(viewed.readable, arrays.read_small(objects, "train", "status") == 0)
+    assert (~viewed.readable).sum() == 2
+    mean = viewed.images[viewed.readable].mean(axis=(0, 1, 2)).compute(scheduler="synchronous")
+    assert np.allclose(mean, pixels[viewed.readable].mean(axis=(0, 1, 2)))
 
 
 def test_it_goes_to_workers_as_a_small_value(tmp_path: Path) -> None:
-    """Not with its pixels."""
+    """The graph contains no pixels."""
     prepare_inline(make_folder(tmp_path / "train", 20), str(tmp_path / "store"), **CHOICES)
     images = view(tmp_path / "store", size=8).images
     assert len(pickle.dumps(images)) < 20_000
@@ -51,7 +51,7 @@ def test_it_goes_to_workers_as_a_small_value(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finished_is_refused(tmp_path: Path) -> None:
-    """As by every reader."""
+    """Every reader refuses it."""
     plan_inline(make_folder(tmp_path / "train", 20), str(tmp_path / "store"), **CHOICES)
     with pytest.raises(StoreError, match="not finished"):
         view(tmp_path / "store", size=8)

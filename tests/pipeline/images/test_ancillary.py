@@ -1,4 +1,4 @@
-"""What only speaks of a picture refuses none: every pixel is as if the metadata were not there."""
+"""Metadata never quarantines an image: its pixels are those of the file without metadata."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tests.pictures import jpeg
 GREY = np.arange(20 * 24, dtype=np.uint8).reshape(20, 24)
 
 
-def made(data: bytes, **options: Any) -> Decoded:
+def decode_full(data: bytes, **options: Any) -> Decoded:
     return decode(data, **{"fit": "crop", "serves": 10**6, "exif": False, **options})
 
 
-def shown(data: bytes, **options: Any) -> tuple[int, int, bytes]:
-    """Width, height and pixels."""
-    decoded = made(data, **options)
+def visible(data: bytes, **options: Any) -> tuple[int, int, bytes]:
+    """Return width, height and pixels."""
+    decoded = decode_full(data, **options)
     return decoded.width, decoded.height, decoded.pixels.tobytes("raw", "RGB")
 
 
 def refused(data: bytes, rules: int) -> bool:
     try:
-        made(data, rules=rules)
+        decode_full(data, rules=rules)
     except DecodeError:
         return True
     return False
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
-    """A directory with an orientation, and nothing else."""
+    """Return a directory that contains an orientation only."""
     magic = b"II*\0\x08\0\0\0" if order == "<" else b"MM\0*\0\0\0\x08"
     entry = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
     return magic + struct.pack(f"{order}H", 1) + entry + bytes(4)
@@ -87,16 +87,18 @@ CHUNKS = {
 @pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
 def test_no_chunk_refuses_a_png(name: str, behind: bool) -> None:
-    """Before the pixels or behind them."""
-    place = {"after" if behind else "before": [CHUNKS[name]]}
-    assert shown(png(GREY[..., None], 0, **place)) == shown(PLAIN_PNG)
+    """A broken chunk before or after the pixels changes nothing."""
+    position = {"after" if behind else "before": [CHUNKS[name]]}
+    assert visible(png(GREY[..., None], 0, **position)) == visible(PLAIN_PNG)
 
 
 def test_these_chunks_did_refuse_a_png() -> None:
-    """Or the tests above would show nothing."""
-    some = [name for name, chunk in CHUNKS.items() if refused(with_chunks(PLAIN_PNG, chunk), 1)]
-    assert {"long-text", "long-profile", "wrong-checksum", "short-animation"} <= set(some)
-    assert len(some) >= 10
+    """By rules 1 these chunks quarantine the file, so the tests above are meaningful."""
+    refused_names = [
+        name for name, chunk in CHUNKS.items() if refused(with_chunks(PLAIN_PNG, chunk), 1)
+    ]
+    assert {"long-text", "long-profile", "wrong-checksum", "short-animation"} <= set(refused_names)
+    assert len(refused_names) >= 10
 
 
 @given(
@@ -113,22 +115,22 @@ def test_these_chunks_did_refuse_a_png() -> None:
     st.booleans(),
 )
 def test_any_metadata_leaves_a_png_its_pixels(chunks: list[Any], behind: bool) -> None:
-    """Whatever bytes it holds, with the right checksum or a wrong one."""
+    """A chunk with any bytes and a right or wrong checksum changes no pixel."""
     made_up = [
         png_chunk(name, body) if sound else png_chunk(name, body)[:-2] + b"??"
         for name, body, sound in chunks
     ]
-    place: dict[str, Any] = {"after" if behind else "before": made_up}
-    assert shown(png(GREY[..., None], 0, **place)) == shown(PLAIN_PNG)
+    position: dict[str, Any] = {"after" if behind else "before": made_up}
+    assert visible(png(GREY[..., None], 0, **position)) == visible(PLAIN_PNG)
 
 
 def test_a_text_that_would_inflate_to_a_gigabyte_takes_no_memory() -> None:
-    """It is passed over as it is."""
+    """The text is skipped without being inflated."""
     bomb = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2**28), 9) * 4)
     data = with_chunks(PLAIN_PNG, *[bomb] * 3)
     tracemalloc.start()
     try:
-        assert shown(data, exif=True) == shown(PLAIN_PNG)
+        assert visible(data, exif=True) == visible(PLAIN_PNG)
         assert tracemalloc.get_traced_memory()[1] < 6 * len(data) + 8 * 2**20
     finally:
         tracemalloc.stop()
@@ -136,20 +138,20 @@ def test_a_text_that_would_inflate_to_a_gigabyte_takes_no_memory() -> None:
 
 @pytest.mark.parametrize("cut", [30, 60, 200])
 def test_a_png_that_breaks_off_stays_refused(cut: int) -> None:
-    """With metadata to pass over or without."""
+    """A cut-off file is truncated, with or without metadata."""
     for data in (PLAIN_PNG, with_chunks(PLAIN_PNG, CHUNKS["long-text"])):
         with pytest.raises(DecodeError) as caught:
-            made(data[:-cut])
+            decode_full(data[:-cut])
         assert caught.value.status == TRUNCATED
 
 
 def test_broken_pixels_stay_refused() -> None:
-    """What is passed over is metadata alone."""
+    """Only metadata is skipped, never pixels."""
     at = PLAIN_PNG.index(b"IDAT") + 6
     broken = PLAIN_PNG[:at] + b"\xff\xff\xff" + PLAIN_PNG[at + 3 :]
     for data in (broken, with_chunks(broken, CHUNKS["long-text"])):
         with pytest.raises(DecodeError) as caught:
-            made(data)
+            decode_full(data)
         assert caught.value.status in (CORRUPT, TRUNCATED)
 
 
@@ -173,41 +175,41 @@ SEGMENTS = {
 def test_no_segment_of_an_application_refuses_a_jpeg(
     name: str, progressive: bool, turned: bool
 ) -> None:
-    """Whichever decoder has it."""
+    """Both decoders accept the file."""
     data = jpeg(1, progressive=progressive)
-    assert shown(with_segments(data, SEGMENTS[name]), exif=turned) == shown(data)
+    assert visible(with_segments(data, SEGMENTS[name]), exif=turned) == visible(data)
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 3, 70_000])
 def test_an_index_that_counts_other_pictures_than_there_are(claimed: int) -> None:
-    """Phones write such: the first picture is whole."""
-    decoded = made(phone_jpeg(1, claimed=claimed))
+    """Phones write such files, and their first image is intact."""
+    decoded = decode_full(phone_jpeg(1, claimed=claimed))
     assert (decoded.width, decoded.height) == (60, 45)
-    assert shown(phone_jpeg(1, claimed=claimed)) == shown(phone_jpeg(1, claimed=2))
+    assert visible(phone_jpeg(1, claimed=claimed)) == visible(phone_jpeg(1, claimed=2))
 
 
 def test_such_an_index_did_refuse_a_jpeg() -> None:
-    """Or the test above would show nothing."""
+    """By rules 1 the index quarantines the file, so the test above is meaningful."""
     assert refused(phone_jpeg(1, claimed=3), rules=1)
     assert not refused(phone_jpeg(1, claimed=2), rules=1)
 
 
 def test_without_simplejpeg_the_outcome_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes what is left."""
+    """Pillow decodes the reduced file to the same pixels."""
     files = [with_segments(jpeg(2), body) for body in SEGMENTS.values()] + [phone_jpeg(3)]
-    expected = [shown(data) for data in files]
+    expected = [visible(data) for data in files]
     monkeypatch.setattr(module, "simplejpeg", None)
-    assert [shown(data) for data in files] == expected
+    assert [visible(data) for data in files] == expected
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
 def test_what_tells_the_channels_apart_stays(mode: str) -> None:
-    """Without Adobe's segment inks would be other inks, and RGB would be YCbCr."""
+    """Without Adobe's segment, CMYK and RGB would be decoded with wrong colours."""
     data = with_segments(jpeg(4, mode=mode, **({"keep_rgb": True} if mode == "RGB" else {})))
     slim = ancillary.without_metadata(with_segments(data, *SEGMENTS.values()), formats.JPEG)
     assert slim is not None
     assert len(slim) <= len(data)
-    assert shown(slim) == shown(data)
+    assert visible(slim) == visible(data)
 
 
 # --- orientation ----------------------------------------------------------------------------------
@@ -224,15 +226,16 @@ def hexadecimal(data: bytes) -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_what_was_passed_over_still_says_which_side_is_up(orientation: int, order: str) -> None:
-    """A picture whose index is broken, or whose text is too long, is turned as others are."""
-    told = exif(orientation, order)
-    whole = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + told))
-    broken = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + told), SEGMENTS["broken-index"])
-    assert shown(broken, exif=True) == shown(whole, exif=True)
-    sound = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", told))
-    long = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", told), CHUNKS["long-text"])
-    assert shown(long, exif=True) == shown(sound, exif=True)
-    assert shown(long, exif=False) == shown(PLAIN_PNG)
+    """An image with a broken index or a long text is rotated as others are."""
+    directory = exif(orientation, order)
+    intact = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + directory))
+    metadata = segment(0xE1, b"Exif\0\0" + directory)
+    broken = with_segments(jpeg(1), metadata, SEGMENTS["broken-index"])
+    assert visible(broken, exif=True) == visible(intact, exif=True)
+    sound = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", directory))
+    long = with_chunks(PLAIN_PNG, png_chunk(b"eXIf", directory), CHUNKS["long-text"])
+    assert visible(long, exif=True) == visible(sound, exif=True)
+    assert visible(long, exif=False) == visible(PLAIN_PNG)
 
 
 @pytest.mark.parametrize(
@@ -247,40 +250,40 @@ def test_what_was_passed_over_still_says_which_side_is_up(orientation: int, orde
     ids=["xmp", "compressed-xmp", "text", "compressed-text", "exif"],
 )
 def test_every_place_in_a_png_where_an_orientation_stands(chunk: bytes) -> None:
-    """Beside what is broken, too."""
+    """An orientation is found beside broken metadata, too."""
     broken = png_chunk(b"zTXt", b"Raw profile type exif\0\0no deflate")
     for data in (
         with_chunks(PLAIN_PNG, chunk),
         with_chunks(PLAIN_PNG, broken, chunk, CHUNKS["long-text"]),
     ):
         assert ancillary.orientation(data, formats.PNG) == 6
-    width, height, _ = shown(with_chunks(PLAIN_PNG, chunk, CHUNKS["long-text"]), exif=True)
+    width, height, _ = visible(with_chunks(PLAIN_PNG, chunk, CHUNKS["long-text"]), exif=True)
     assert (width, height) == (20, 24)
 
 
 def test_a_picture_that_is_turned_is_decoded_whole() -> None:
-    """Reduced, its rounded-up edge would change sides: as with any other, so where it is odd."""
-    told = segment(0xE1, b"Exif\0\0" + exif(6))
-    sound = with_segments(jpeg(1, 403, 301), told)
-    odd = with_segments(phone_jpeg(1, (403, 301)), told)
+    """A rotated image is not reduced, because its rounded-up edge would change sides."""
+    metadata = segment(0xE1, b"Exif\0\0" + exif(6))
+    sound = with_segments(jpeg(1, 403, 301), metadata)
+    odd = with_segments(phone_jpeg(1, (403, 301)), metadata)
     assert refused(odd, rules=1)
     for data in (sound, odd):
-        decoded = made(data, exif=True, serves=20)
+        decoded = decode_full(data, exif=True, serves=20)
         assert (decoded.width, decoded.height, decoded.scale) == (301, 403, 1)
-        assert made(data, exif=False, serves=20).scale == 4
+        assert decode_full(data, exif=False, serves=20).scale == 4
 
 
 @pytest.mark.parametrize("value", [0, 9, 77, 65535])
 def test_an_orientation_that_there_is_not_is_none(value: int) -> None:
-    """There are eight."""
+    """Only the values 1 to 8 are orientations."""
     data = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + exif(value)))
-    assert shown(data, exif=True) == shown(jpeg(1))
+    assert visible(data, exif=True) == visible(jpeg(1))
     assert ancillary.orientation(data, formats.JPEG) == 1
 
 
 @given(st.binary(max_size=200), st.sampled_from([formats.JPEG, formats.PNG, formats.WEBP]))
 def test_any_bytes_have_an_orientation(noise: bytes, format: formats.Format) -> None:
-    """1, if nothing else can be read."""
+    """The orientation is 1 if no other can be read."""
     beginnings = {formats.JPEG: b"\xff\xd8\xff\xe1\0\x40Exif\0\0", formats.PNG: PLAIN_PNG[:33]}
     data = beginnings.get(format, b"RIFF\x40\0\0\0WEBP") + noise
     assert 1 <= ancillary.orientation(data, format) <= 8
@@ -303,61 +306,61 @@ TAGS = {
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_no_tag_refuses_a_tiff(name: str, compressed: bool, turned: bool) -> None:
-    """Whether libtiff reads its strips or Pillow does."""
+    """The strips may be read by libtiff or by Pillow."""
     if compressed and not features.check("libtiff"):
         pytest.skip("needs a Pillow with libtiff")
     body = zlib.compress(GREY.tobytes()) if compressed else GREY.tobytes()
     common: dict[int, tuple[int, Any]] = {258: (3, 8), 262: (3, 1), 277: (3, 1)}
     common |= {259: (3, 8 if compressed else 1)}
     plain = tiff([body], 24, 20, common)
-    assert shown(tiff([body], 24, 20, {**common, **TAGS[name]}), exif=turned) == shown(plain)
-    assert np.array_equal(np.asarray(made(plain).pixels)[..., 0], GREY)
+    assert visible(tiff([body], 24, 20, {**common, **TAGS[name]}), exif=turned) == visible(plain)
+    assert np.array_equal(np.asarray(decode_full(plain).pixels)[..., 0], GREY)
 
 
 def test_pages_that_follow_each_other_in_a_circle() -> None:
-    """The first one counts."""
+    """Only the first page counts."""
     data = bytearray(grey_tiff(GREY))
     data[-4:] = data[4:8]
-    assert shown(bytes(data)) == shown(grey_tiff(GREY))
+    assert visible(bytes(data)) == visible(grey_tiff(GREY))
 
 
 @pytest.mark.parametrize("claimed", [b"\xff\xff\xff\xff", b"\x07\0\0\0"])
 def test_a_tiff_whose_directory_is_nowhere_is_refused(claimed: bytes) -> None:
-    """Nothing says what it holds."""
+    """Without a directory nothing is known of the image."""
     with pytest.raises(DecodeError):
-        made(b"II*\0" + claimed + grey_tiff(GREY)[8:])
+        decode_full(b"II*\0" + claimed + grey_tiff(GREY)[8:])
 
 
 @pytest.mark.parametrize("cut", [1, 30])
 def test_strips_that_inflate_to_less_than_the_picture_stay_refused(cut: int) -> None:
-    """Libtiff takes some for whole, and hands out memory that nobody has written."""
+    """Libtiff accepts some of them and returns uninitialised memory."""
     body = zlib.compress(GREY.tobytes()[:-cut])
     data = tiff([body], 24, 20, {258: (3, 8), 259: (3, 8), 262: (3, 1), 65000: (200, 7)})
     with pytest.raises(DecodeError):
-        made(data)
+        decode_full(data)
 
 
 def test_a_block_that_is_longer_than_the_strip_and_is_not_there() -> None:
-    """Libtiff says nothing of it, and writes nothing."""
+    """Libtiff reports nothing and writes nothing."""
     body = zlib.compress(bytes(5000), 0)[:300]
     tags = {258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1)}
     data = tiff([body], 24, 20, {**tags, 65000: (200, 7)})
     with pytest.raises(DecodeError):
-        made(data)
+        decode_full(data)
     directory = tiff_module.read_directory(data)
     assert directory is not None
     assert not tiff_module.is_inflated_whole(directory, data)
-    whole = tiff([zlib.compress(GREY.tobytes())], 24, 20, tags)
-    directory = tiff_module.read_directory(whole)
+    intact = tiff([zlib.compress(GREY.tobytes())], 24, 20, tags)
+    directory = tiff_module.read_directory(intact)
     assert directory is not None
-    assert tiff_module.is_inflated_whole(directory, whole)
+    assert tiff_module.is_inflated_whole(directory, intact)
 
 
 # --- WebP and GIF ---------------------------------------------------------------------------------
 
 
 def webp(*chunks: tuple[bytes, bytes], flags: int = 0, claimed: int | None = None) -> bytes:
-    """A WebP of one picture, with chunks behind it."""
+    """Return a WebP of one image, followed by further chunks."""
     buffer = io.BytesIO()
     Image.fromarray(GREY).convert("RGB").save(buffer, "WEBP", lossless=True)
     body = b"VP8X" + struct.pack("<II", 10, flags) + struct.pack("<I", 23)[:3]
@@ -372,18 +375,18 @@ def webp(*chunks: tuple[bytes, bytes], flags: int = 0, claimed: int | None = Non
 @pytest.mark.parametrize("claimed", [None, 10**6])
 @pytest.mark.parametrize("name", [b"EXIF", b"XMP ", b"ICCP"])
 def test_no_chunk_refuses_a_webp(name: bytes, claimed: int | None) -> None:
-    """Broken, or longer than the file is."""
+    """A chunk that is broken or longer than the file changes nothing."""
     flag = {b"EXIF": 8, b"XMP ": 4, b"ICCP": 32}[name]
     data = webp((name, b"nonsense!"), flags=flag, claimed=claimed)
-    assert shown(data, exif=True) == shown(webp())
+    assert visible(data, exif=True) == visible(webp())
 
 
 @pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
 def test_a_webp_is_turned_even_so() -> None:
-    """By the EXIF in front of what is broken."""
+    """The EXIF before the broken chunk still counts."""
     data = webp((b"EXIF", exif(6)), (b"XMP ", b"x"), flags=8)
     broken = data[:-2] + struct.pack("<I", 7)
-    assert shown(broken, exif=True)[:2] == (20, 24)
+    assert visible(broken, exif=True)[:2] == (20, 24)
 
 
 GIF_BEHIND = {
@@ -397,9 +400,9 @@ GIF_BEHIND = {
 
 @pytest.mark.parametrize("name", GIF_BEHIND)
 def test_no_extension_refuses_a_gif(name: str) -> None:
-    """In front of the picture."""
+    """An extension before the image changes nothing."""
     buffer = io.BytesIO()
     Image.fromarray(GREY).save(buffer, "GIF")
     data = buffer.getvalue()
     at = data.index(b",", 13 + (3 << (data[10] & 7) + 1))
-    assert shown(data[:at] + GIF_BEHIND[name] + data[at:]) == shown(data)
+    assert visible(data[:at] + GIF_BEHIND[name] + data[at:]) == visible(data)

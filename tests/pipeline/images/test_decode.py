@@ -1,4 +1,4 @@
-"""Bytes to pixels: the two decoders agree, and what cannot be decoded is told apart."""
+"""Bytes to pixels: the two decoders agree, and each reason for quarantine is distinguished."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ SUBSAMPLINGS = ["4:4:4", "4:2:2", "4:2:0"]
 
 
 def picture(width=83, height=61, mode="RGB"):
-    """Slopes, edges and grain, so that a decoder has something to get wrong."""
+    """Return an image with slopes, edges and grain, so that decoding errors are visible."""
     y, x = np.mgrid[:height, :width]
     planes = [x * 3 + y, (x // 9 + y // 7) % 2 * 255, (x * y) // 5 + (x * 2654435761 >> 7) % 32]
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8)).convert(mode)
@@ -48,7 +48,7 @@ def jpeg(width=83, height=61, mode="RGB", **options):
     return encoded(picture(width, height, mode), **{"subsampling": "4:2:0", **options})
 
 
-def whole(data, *, exif=False):
+def decode_full(data, *, exif=False):
     """Decode at full size."""
     return decode(data, fit="crop", serves=10**6, exif=exif)
 
@@ -59,7 +59,7 @@ def pixels(decoded):
 
 
 def lab(image):
-    """The picture in the colours of the eye."""
+    """Return the image in CIE Lab."""
     profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
     return ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
 
@@ -73,7 +73,7 @@ def by_pillow(data):
 
 
 def outcome(data, **options):
-    """All that a store would keep of these bytes."""
+    """Return everything that a store would keep of these bytes."""
     try:
         decoded = decode(data, **{"fit": "crop", "serves": 10**6, "exif": False, **options})
     except DecodeError as e:
@@ -83,7 +83,7 @@ def outcome(data, **options):
 
 
 def both_outcomes(data, **options):
-    """With simplejpeg, and with Pillow alone."""
+    """Return the outcomes with simplejpeg and with Pillow alone."""
     with pytest.MonkeyPatch.context() as patch:
         ours = outcome(data, **options)
         patch.setattr(module, "simplejpeg", None)
@@ -92,7 +92,7 @@ def both_outcomes(data, **options):
 
 def status_of(data):
     with pytest.raises(DecodeError) as caught:
-        whole(data)
+        decode_full(data)
     return caught.value.status
 
 
@@ -101,16 +101,16 @@ def segment(kind, body):
 
 
 def with_segment(data, kind, body):
-    """The JPEG *data* with a segment put in front of all others."""
+    """Return the JPEG *data* with a segment before all others."""
     return data[:2] + segment(kind, body) + data[2:]
 
 
 class TestPlainJpegs:
     @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
     def test_a_jpeg_equals_pillows(self, subsampling):
-        """Whoever decodes, the pixels are Pillow's."""
+        """Both decoders give Pillow's pixels."""
         data = jpeg(subsampling=subsampling)
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert np.array_equal(pixels(decoded), by_pillow(data))
         assert (decoded.width, decoded.height, decoded.mode, decoded.format, decoded.scale) == (
             83,
@@ -121,18 +121,18 @@ class TestPlainJpegs:
         )
 
     def test_a_grey_jpeg_becomes_rgb_and_is_called_grey(self):
-        """The mode is that of the file."""
+        """The recorded mode is that of the file."""
         data = jpeg(mode="L")
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert decoded.mode == "L"
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     @needs_simplejpeg
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     def test_a_plain_jpeg_is_decoded_by_simplejpeg(self, mode, monkeypatch):
-        """Pillow is not even asked: that is where the time is saved."""
+        """Pillow is not called, which saves the time."""
         monkeypatch.delattr(module.Image, "open")
-        assert whole(jpeg(mode=mode)).format == "JPEG"
+        assert decode_full(jpeg(mode=mode)).format == "JPEG"
 
     @needs_simplejpeg
     @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ class TestPlainJpegs:
         ids=["progressive", "cmyk", "mpo", "filled-marker"],
     )
     def test_any_other_jpeg_is_pillows(self, data, monkeypatch):
-        """Where two builds of libjpeg, or Pillow's own parser, could differ, one decides."""
+        """Pillow decides if two builds of libjpeg or its own parser could differ."""
         expected = by_pillow(data)
         monkeypatch.delattr(module.simplejpeg, "decode_jpeg")
-        assert np.array_equal(pixels(whole(data)), expected)
+        assert np.array_equal(pixels(decode_full(data)), expected)
 
     @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
     def test_missing_scans_change_nothing_between_decoders(self, subsampling):
-        """libjpeg-turbo 2 and 3 smooth an unfinished picture differently, without a warning."""
+        """libjpeg-turbo 2 and 3 smooth an unfinished image differently, without a warning."""
         data = jpeg(progressive=True, quality=30, subsampling=subsampling)
         starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
         for start in starts[1:]:
@@ -181,7 +181,7 @@ class TestPlainJpegs:
 
     @given(data=st.data(), subsampling=st.sampled_from(SUBSAMPLINGS), mode=st.sampled_from("LR"))
     def test_broken_bytes_mean_the_same_to_both_decoders(self, data, subsampling, mode):
-        """Whatever is done to a JPEG, simplejpeg changes neither verdict, reason nor pixels."""
+        """For any damage to a JPEG, simplejpeg changes neither verdict, reason nor pixels."""
         good = jpeg(31, 23, {"L": "L", "R": "RGB"}[mode], subsampling=subsampling, comment=b"c" * 9)
         broken = bytearray(good)
         for _ in range(data.draw(st.integers(1, 3))):
@@ -204,12 +204,12 @@ class TestReduction:
         fit=st.sampled_from(["crop", "pad", "squish"]),
     )
     def test_twice_the_target_is_left_and_no_more_than_needed(self, width, height, serves, fit):
-        """The largest factor that leaves twice `serves` of the side that becomes the square's."""
-        kept = max(width, height) if fit == "pad" else min(width, height)
+        """The reduction is the largest one that leaves twice `serves` on the relevant side."""
+        side = max(width, height) if fit == "pad" else min(width, height)
         scale = reduction(width, height, fit=fit, serves=serves)
         assert scale in (1, 2, 4, 8)
-        assert scale == 1 or kept / scale >= 2 * serves
-        assert scale == 8 or min(width, height) < 8 or kept / (2 * scale) < 2 * serves
+        assert scale == 1 or side / scale >= 2 * serves
+        assert scale == 8 or min(width, height) < 8 or side / (2 * scale) < 2 * serves
 
     @given(
         width=st.integers(1, 90),
@@ -221,7 +221,7 @@ class TestReduction:
     def test_reduced_pictures_are_the_same_from_both_decoders(
         self, width, height, serves, fit, subsampling
     ):
-        """Same factor, same rounded-up size, same pixels; the size told is the whole picture's."""
+        """Factor, rounded-up size and pixels agree; the recorded size is the full one."""
         data = jpeg(width, height, subsampling=subsampling)
         ours, pillows = both_outcomes(data, fit=fit, serves=serves)
         assert ours == pillows
@@ -231,66 +231,67 @@ class TestReduction:
         assert decoded.pixels.size == (-(-width // decoded.scale), -(-height // decoded.scale))
 
     def test_a_file_of_several_jpegs_is_called_mpo_by_both_decoders(self):
-        """Pillow says so, and whoever decodes, the table says the same."""
+        """The table names Pillow's format whichever decoder is used."""
         data = encoded(picture(), "MPO", save_all=True, append_images=[picture()])
         ours, pillows = both_outcomes(data)
         assert ours == pillows
         assert ours[3] == "MPO"
 
     def test_only_jpegs_are_reduced(self):
-        """Other formats have no way to decode less."""
+        """Other formats cannot be decoded at a reduced size."""
         assert decode(encoded(picture(), "PNG"), fit="crop", serves=1, exif=False).scale == 1
 
 
 class TestEverythingElse:
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
     def test_a_png_equals_pillows_rgb(self, mode):
-        """Alpha is dropped, palettes are looked up."""
+        """Alpha is dropped, and palettes are looked up."""
         data = encoded(picture(mode=mode), "PNG")
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert (decoded.mode, decoded.format) == (mode, "PNG")
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     def test_a_palette_with_transparency_is_decoded_without_a_warning(self):
-        """Pillow would rather have it converted to RGBA, and says so."""
+        """Pillow warns that it should be converted to RGBA."""
         data = encoded(picture(mode="P"), "PNG", transparency=bytes(range(200)))
-        assert np.array_equal(pixels(whole(data)), np.asarray(picture(mode="P").convert("RGB")))
+        expected = np.asarray(picture(mode="P").convert("RGB"))
+        assert np.array_equal(pixels(decode_full(data)), expected)
 
     @pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "TIFF"])
     def test_other_formats_equal_pillows(self, format):
-        """What cameras, the web and scanners write."""
+        """The other formats of cameras, the web and scanners are decoded to Pillow's pixels."""
         data = encoded(picture(), format)
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert decoded.format == format
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     @pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
     def test_a_webp_equals_pillows(self):
-        """Where Pillow was built with it."""
+        """A WebP is decoded if Pillow was built with it."""
         data = encoded(picture(), "WEBP")
-        assert np.array_equal(pixels(whole(data)), by_pillow(data))
+        assert np.array_equal(pixels(decode_full(data)), by_pillow(data))
 
     def test_a_webp_that_this_pillow_cannot_read_says_so(self, monkeypatch):
-        """The file is not to blame."""
+        """The reason names this Pillow, not the file."""
         monkeypatch.setattr(module.WebPImagePlugin, "SUPPORTED", False)
         monkeypatch.setattr(module.features, "check", lambda name: False)
         data = b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0"
         with pytest.raises(DecodeError, match="built without WebP") as caught:
-            whole(data)
+            decode_full(data)
         assert caught.value.status == UNSUPPORTED
 
     @pytest.mark.parametrize("mode", ["CMYK", "LAB", "LA", "RGBA"])
     def test_rare_modes_follow_pillow(self, mode):
-        """Inks and other colours have Pillow's meaning."""
+        """Pillow determines the meaning of inks and other colours."""
         image = picture(mode="RGB").convert(mode) if mode != "LAB" else lab(picture())
         data = encoded(image, "TIFF")
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert decoded.mode == mode
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     @pytest.mark.parametrize("mode", ["I", "F"])
     def test_samples_without_a_range_follow_pillow_by_the_rules_of_before(self, mode):
-        """Which clips them; now they are unsupported."""
+        """Rules 1 clip such samples; rules 2 refuse them."""
         data = encoded(picture(mode=mode), "TIFF")
         decoded = decode(data, fit="crop", serves=10**6, exif=False, rules=1)
         assert decoded.mode == mode
@@ -298,9 +299,9 @@ class TestEverythingElse:
         assert status_of(data) == UNSUPPORTED
 
     def test_an_adobe_cmyk_jpeg_equals_pillows(self):
-        """ImageNet has 22 of them."""
+        """ImageNet contains 22 such files."""
         data = jpeg(mode="CMYK")
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert decoded.mode == "CMYK"
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
@@ -310,18 +311,18 @@ class TestEverythingElse:
         values = np.arange(60 * 50, dtype=np.uint16).reshape(50, 60) * 21
         little = encoded(Image.fromarray(values), format)
         data = little if order == "<" else big_endian_tiff(values)
-        decoded = whole(data)
+        decoded = decode_full(data)
         assert decoded.mode.startswith("I;16")
         assert np.array_equal(pixels(decoded), np.stack([values >> 8] * 3, -1))
 
     def test_the_first_frame_of_an_animation_counts(self):
-        """Whatever comes after."""
+        """Later frames are ignored."""
         first, second = picture(mode="P"), picture(mode="P").rotate(90)
         data = encoded(first, "GIF", save_all=True, append_images=[second])
-        assert np.array_equal(pixels(whole(data)), by_pillow(encoded(first, "GIF")))
+        assert np.array_equal(pixels(decode_full(data)), by_pillow(encoded(first, "GIF")))
 
     def test_threads_do_not_disturb_each_other(self):
-        """Nothing is shared between two pictures."""
+        """Two images that are decoded at once share no state."""
         files = [jpeg(70 + n, 50) for n in range(8)]
         files += [encoded(picture(70 + n, 50), "PNG") for n in range(8)]
         expected = [outcome(data) for data in files]
@@ -330,7 +331,7 @@ class TestEverythingElse:
 
 
 def big_endian_tiff(values, samples=1):
-    """One uncompressed strip of 16-bit grey."""
+    """Return a TIFF with one uncompressed strip of 16-bit grey."""
     height, width = values.shape
     entries = [
         (256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, samples),
@@ -346,20 +347,20 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("format", ["JPEG", "PNG"])
     def test_exif_turns_as_pillow_does_when_asked(self, orientation, format):
-        """And the size told is that of the turned picture."""
+        """The recorded size is that of the rotated image."""
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(picture(), format, exif=exif)
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        decoded = whole(data, exif=True)
+        decoded = decode_full(data, exif=True)
         assert np.array_equal(pixels(decoded), expected)
         assert (decoded.height, decoded.width) == expected.shape[:2]
-        assert np.array_equal(pixels(whole(data)), by_pillow(data))
+        assert np.array_equal(pixels(decode_full(data)), by_pillow(data))
 
     @needs_simplejpeg
     def test_both_decoders_turn_alike_and_never_reduce_what_they_turn(self):
-        """The rounded-up edge of a reduced picture would change sides."""
+        """The rounded-up edge of a reduced image would change sides."""
         for orientation in range(1, 9):
             exif = Image.Exif()
             exif[0x0112] = orientation
@@ -369,14 +370,14 @@ class TestOrientation:
 
     @pytest.mark.parametrize("body", [b"", b"MM\0*\0\0", b"II*\0\xff\xff\xff\xff", b"nonsense" * 9])
     def test_broken_exif_turns_nothing(self, body):
-        """It is no reason to lose the picture."""
+        """Broken EXIF must not quarantine the image."""
         data = with_segment(jpeg(), 0xE1, b"Exif\0\0" + body)
-        assert np.array_equal(pixels(whole(data, exif=True)), by_pillow(data))
+        assert np.array_equal(pixels(decode_full(data, exif=True)), by_pillow(data))
 
 
 class TestErrors:
     def test_no_bytes_are_empty(self):
-        """An empty file is told from a broken one."""
+        """An empty file is distinguished from a broken one."""
         assert status_of(b"") == EMPTY
 
     @pytest.mark.parametrize(
@@ -389,7 +390,7 @@ class TestErrors:
         ],
     )
     def test_what_begins_like_no_image_is_not_an_image(self, data, status):
-        """And no other program is run on PostScript."""
+        """PostScript is refused without running another program."""
         assert status_of(data) == status
         with pytest.raises(DecodeError) as caught:
             decode(data, fit="crop", serves=8, exif=False, rules=1)
@@ -401,18 +402,18 @@ class TestErrors:
         ids=["jpeg", "progressive", "png"],
     )
     def test_a_file_that_ends_early_is_truncated(self, data):
-        """Half a picture is no picture."""
+        """Half an image is not a readable image."""
         assert status_of(data) == TRUNCATED
 
     def test_a_broken_header_names_the_format(self):
-        """A person sees what it was meant to be."""
+        """The reason names the intended format."""
         with pytest.raises(DecodeError, match="begins as a PNG file") as caught:
-            whole(encoded(picture(), "PNG").replace(b"IHDR", b"IHDX"))
+            decode_full(encoded(picture(), "PNG").replace(b"IHDR", b"IHDX"))
         assert caught.value.status == CORRUPT
 
     @pytest.mark.parametrize("kind", ["jpeg", "png"])
     def test_a_bomb_is_refused_before_it_is_decoded(self, kind):
-        """It says 65,000 x 65,000 pixels; nobody allocates them."""
+        """The header claims 65,000 x 65,000 pixels, which are never allocated."""
         if kind == "jpeg":
             data = bytearray(jpeg())
             at = data.index(b"\xff\xc0")
@@ -426,15 +427,15 @@ class TestErrors:
 
     @pytest.mark.parametrize("format", ["JPEG", "PNG"])
     def test_pillows_limit_holds_at_twice_its_value_and_warns_of_nothing(self, format, monkeypatch):
-        """Both decoders keep it; between once and twice Pillow would warn."""
+        """Both decoders apply it; between once and twice the limit Pillow would warn."""
         data = encoded(picture(), format)
         monkeypatch.setattr(module.Image, "MAX_IMAGE_PIXELS", 83 * 61 // 2 + 1)
-        assert whole(data).width == 83
+        assert decode_full(data).width == 83
         monkeypatch.setattr(module.Image, "MAX_IMAGE_PIXELS", 83 * 61 // 2)
         assert status_of(data) == BOMB
 
     def test_a_12_bit_jpeg_is_refused(self, monkeypatch):
-        """By Pillow: a later simplejpeg might read it, and must not decide."""
+        """Pillow refuses it, because a later simplejpeg might read it and change the outcome."""
         data = bytearray(jpeg())
         data[data.index(b"\xff\xc0") + 4] = 12
         if module.simplejpeg is not None:
@@ -458,7 +459,7 @@ class TestErrors:
         ],
     )
     def test_whatever_a_plugin_raises_is_a_decode_error(self, error, status, monkeypatch):
-        """One strange picture must not stop a run."""
+        """One unusual image must not stop a run."""
 
         def fail(*args, **options):
             raise error
@@ -470,46 +471,46 @@ class TestErrors:
         "error", [MemoryError(), OSError("out of memory error when reading image file")]
     )
     def test_a_lack_of_memory_is_no_verdict_on_the_picture(self, error, monkeypatch):
-        """With more memory it would be read."""
+        """With more memory the image would be readable."""
 
         def fail(*args, **options):
             raise error
 
         monkeypatch.setattr(module.Image, "open", fail)
         with pytest.raises(MemoryError):
-            whole(PNG)
+            decode_full(PNG)
 
     def test_reasons_are_one_short_printable_line(self, monkeypatch):
-        """They are shown in a terminal and in a report; addresses would change from run to run."""
+        """Reasons appear in terminals and reports, and must not contain memory addresses."""
 
         def fail(*args, **options):
             raise OSError("bad\x1b[31m\n<_io.BytesIO object at 0x7f00>" + "x" * 999)
 
         monkeypatch.setattr(module.Image, "open", fail)
         with pytest.raises(DecodeError) as caught:
-            whole(PNG)
+            decode_full(PNG)
         assert caught.value.reason.startswith("bad [31m <_io.BytesIO object>xxx")
         assert len(caught.value.reason) == 200
 
     def test_the_error_survives_the_way_from_a_worker(self):
-        """Status and reason come back whole."""
+        """Status and reason survive pickling."""
         with pytest.raises(DecodeError) as caught:
-            whole(b"")
+            decode_full(b"")
         back = pickle.loads(pickle.dumps(caught.value))
         assert (back.status, back.reason, str(back)) == (EMPTY, "no bytes", "no bytes")
 
     @pytest.mark.skipif(not features.check("libtiff"), reason="needs a Pillow with libtiff")
     def test_libtiffs_errors_count_and_are_not_printed(self, capfd):
-        """Some of its versions go on, with memory that nobody has written."""
+        """Some versions of libtiff go on with uninitialised memory."""
         data = encoded(picture(400, 300), "TIFF", compression="tiff_lzw")
         middle = len(data) // 2
         data = data[:middle] + b"\xff" * 64 + data[middle + 64 :]
         with pytest.raises(DecodeError):
-            whole(data)
+            decode_full(data)
         assert capfd.readouterr() == ("", "")
 
     def test_a_tiff_that_libtiff_met_an_error_in_is_no_picture(self, monkeypatch):
-        """Whatever pixels came back; and the next one is judged by itself."""
+        """Any pixels are discarded, and the next image is judged on its own."""
         read = module._read
 
         def read_with_an_error(*args):
@@ -520,24 +521,24 @@ class TestErrors:
         with monkeypatch.context() as patch:
             patch.setattr(module, "_read", read_with_an_error)
             with pytest.raises(DecodeError, match="libtiff met an error") as caught:
-                whole(data)
+                decode_full(data)
         assert caught.value.status == CORRUPT
-        assert np.array_equal(pixels(whole(data)), np.asarray(picture()))
+        assert np.array_equal(pixels(decode_full(data)), np.asarray(picture()))
 
     def test_what_pillow_logs_is_not_shown(self, caplog):
-        """Without a logger of the user's, Python would write it on the screen."""
+        """Without a logger of the user, Python would print it."""
         values = np.zeros((5, 6), np.uint16)
-        whole(big_endian_tiff(values))
+        decode_full(big_endian_tiff(values))
         with pytest.raises(DecodeError):
-            whole(big_endian_tiff(values, samples=65535))
+            decode_full(big_endian_tiff(values, samples=65535))
         assert caplog.records == []
 
     def test_every_status_has_its_own_word(self):
-        """They are what a person reads."""
+        """The words of statuses are shown to people."""
         assert len(set(STATUS_WORDS.values())) == len(STATUS_WORDS) == 10
 
     def test_a_decoded_picture_cannot_be_changed(self):
-        """It is shared by the resizes of all sizes."""
+        """The resizes of all sizes share the decoded image."""
         with pytest.raises(AttributeError):
-            whole(jpeg()).width = 1
-        assert isinstance(whole(jpeg()), Decoded)
+            decode_full(jpeg()).width = 1
+        assert isinstance(decode_full(jpeg()), Decoded)

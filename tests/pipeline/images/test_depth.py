@@ -25,14 +25,14 @@ HEIGHT, WIDTH = 7, 9
 
 
 def levels(data: bytes, **options: Any) -> NDArray[np.uint8]:
-    """(height, width, 3) levels of a file."""
+    """Return the levels of a file, (height, width, 3) uint8."""
     decoded = decode(data, fit="crop", serves=10**6, exif=False, **options)
     flat = np.frombuffer(decoded.pixels.tobytes("raw", "RGB"), np.uint8)
     return flat.reshape(decoded.height, decoded.width, 3)
 
 
 def grey_levels(data: bytes, **options: Any) -> NDArray[np.uint8]:
-    """(height, width) levels of a grey file."""
+    """Return the levels of a grey file, (height, width) uint8."""
     rgb = levels(data, **options)
     assert np.array_equal(rgb[..., 0], rgb[..., 1])
     assert np.array_equal(rgb[..., 0], rgb[..., 2])
@@ -40,64 +40,64 @@ def grey_levels(data: bytes, **options: Any) -> NDArray[np.uint8]:
 
 
 def samples(seed: int, maximum: int, channels: int = 0, kind: type = np.uint16) -> NDArray[Any]:
-    """Samples of 0 to *maximum*, both of which are there."""
+    """Return random samples of 0 to *maximum* that include both."""
     shape = (HEIGHT, WIDTH, channels) if channels else (HEIGHT, WIDTH)
-    made = np.random.default_rng(seed).integers(0, maximum + 1, shape).astype(kind)
-    made.flat[0], made.flat[-1] = 0, maximum
-    return made
+    values = np.random.default_rng(seed).integers(0, maximum + 1, shape).astype(kind)
+    values.flat[0], values.flat[-1] = 0, maximum
+    return values
 
 
-def check_nearest(found: NDArray[np.uint8], wanted: NDArray[np.floating[Any]]) -> None:
-    """Each level is the nearest one, or one of two that are as near."""
-    assert np.abs(found - wanted).max() <= 0.5 + 1e-9
+def check_nearest(actual: NDArray[np.uint8], expected: NDArray[np.floating[Any]]) -> None:
+    """Check that each level is a nearest one."""
+    assert np.abs(actual - expected).max() <= 0.5 + 1e-9
 
 
-def check_high_byte(found: NDArray[np.uint8], wanted: NDArray[np.floating[Any]]) -> None:
-    """Of 16 bits the high byte is kept, which is less than a level off."""
-    assert np.abs(found - wanted).max() < 1
-    assert {found.min(), found.max()} == {0, 255}
+def check_high_byte(actual: NDArray[np.uint8], expected: NDArray[np.floating[Any]]) -> None:
+    """Check that each level is the high byte, which is less than one level off."""
+    assert np.abs(actual - expected).max() < 1
+    assert {actual.min(), actual.max()} == {0, 255}
 
 
 class TestNetpbm:
     @given(maximum=st.integers(1, 65535), seed=st.integers(0, 99), colour=st.booleans())
     def test_any_maximum_scales_to_white(self, maximum: int, seed: int, colour: bool) -> None:
-        """1, 100, 255, 1023, 4095, 65535: what the header calls white is white."""
+        """The maximum in the header, such as 1, 255 or 65535, becomes white."""
         values = samples(seed, maximum, 3 if colour else 0)
-        found = levels(netpbm(values, maximum))
-        wanted = values * (255 / maximum)
-        check_nearest(found, wanted if colour else wanted[..., None])
+        actual = levels(netpbm(values, maximum))
+        expected = values * (255 / maximum)
+        check_nearest(actual, expected if colour else expected[..., None])
 
     @given(maximum=st.sampled_from([3, 15, 255, 300, 1023, 4095, 65535]), colour=st.booleans())
     def test_plain_text_means_the_same_as_bytes(self, maximum: int, colour: bool) -> None:
-        """P2 and P3 are P5 and P6 in figures."""
+        """P2 and P3 are P5 and P6 in decimal text."""
         values = samples(maximum, maximum, 3 if colour else 0)
         words = " ".join(map(str, values.ravel().tolist()))
         head = f"P{3 if colour else 2}\n# a remark\n{WIDTH} {HEIGHT}\n{maximum}\n"
-        found = levels(f"{head}{words}\n".encode()).astype(float)
-        wanted = values * (255 / maximum)
+        actual = levels(f"{head}{words}\n".encode()).astype(float)
+        expected = values * (255 / maximum)
         # Pillow scales such to 65535 first: a half may fall to the other side.
-        assert np.abs(found - (wanted if colour else wanted[..., None])).max() <= 0.502
+        assert np.abs(actual - (expected if colour else expected[..., None])).max() <= 0.502
 
     def test_a_sample_beyond_the_maximum_is_white(self) -> None:
-        """Whoever wrote it meant no more than white."""
+        """A sample above the maximum is clipped to white."""
         values = np.full((HEIGHT, WIDTH), 1000, np.uint16)
         assert (levels(netpbm(values, 300)) == 255).all()
 
     @pytest.mark.parametrize("maximum", [100, 255, 1023, 65535])
     def test_one_that_is_cut_is_truncated(self, maximum: int) -> None:
-        """Whoever reads its samples."""
+        """A cut-off file is truncated for both readers of samples."""
         with pytest.raises(DecodeError) as caught:
             levels(netpbm(samples(1, maximum), maximum)[:-1])
         assert caught.value.status == TRUNCATED
 
     def test_a_large_one_takes_no_time(self) -> None:
-        """Pillow needs a second for a million samples that are not of 255."""
+        """Pillow needs a second for a million samples whose maximum is not 255."""
         values = np.zeros((2000, 2000), np.uint16)
         decoded = decode(netpbm(values, 4095), fit="crop", serves=8, exif=False)
         assert decoded.pixels.size == (2000, 2000)
 
     def test_a_picture_of_floating_point_numbers_is_unsupported(self) -> None:
-        """Its header has a scale, and no range."""
+        """The header states a scale but no range."""
         values = np.ones((HEIGHT, WIDTH), "<f4")
         data = b"Pf\n%d %d\n-1.0\n" % (WIDTH, HEIGHT) + values.tobytes()
         with pytest.raises(DecodeError, match="floating-point") as caught:
@@ -110,28 +110,28 @@ class TestPng:
     def test_16_bits_are_scaled_by_65535_in_grey_and_in_colour(
         self, colour: int, channels: int
     ) -> None:
-        """Grey, RGB, and both with alpha, which is dropped."""
+        """Grey and RGB, both also with alpha, which is dropped, are scaled alike."""
         values = samples(colour, 65535, channels)
         values[0, :2, 0] = 0, 65535
-        found = levels(png(values, colour, 16))
-        shown = values[..., :3] if channels > 2 else values[..., :1]
-        check_high_byte(found, shown * (255 / 65535))
+        actual = levels(png(values, colour, 16))
+        visible = values[..., :3] if channels > 2 else values[..., :1]
+        check_high_byte(actual, visible * (255 / 65535))
 
     def test_grey_and_colour_of_one_depth_agree(self) -> None:
-        """A grey picture that was stored in three channels is the same picture."""
+        """A grey image in three channels gives the same levels."""
         values = samples(1, 65535, 1)
         colour = np.repeat(values, 3, axis=2)
         assert np.array_equal(levels(png(values, 0, 16)), levels(png(colour, 2, 16)))
 
     def test_significant_bits_are_a_remark(self) -> None:
-        """Whoever writes sBIT has scaled the samples to the whole range, says the standard."""
+        """By the standard, the writer of sBIT has scaled the samples to the whole range."""
         values = samples(2, 65535, 1)
         noted = png(values, 0, 16, before=[png_chunk(b"sBIT", b"\x0c")])
         assert np.array_equal(levels(noted), levels(png(values, 0, 16)))
 
     @pytest.mark.parametrize("bits", [1, 2, 4])
     def test_few_bits_reach_white(self, bits: int) -> None:
-        """Pillow packs them, by their range."""
+        """Pillow expands samples of few bits by their range."""
         values = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8) % (1 << bits)
         buffer = io.BytesIO()
         palette = Image.fromarray(values)
@@ -140,12 +140,12 @@ class TestPng:
         check_nearest(levels(buffer.getvalue())[..., 0], values * (255 / ((1 << bits) - 1)))
 
     def test_a_palette_with_alpha_shows_its_colours(self) -> None:
-        """As if it were opaque."""
+        """A palette with alpha is decoded as if it were opaque."""
         values = samples(3, 3, 1, np.uint8)
         colours = np.arange(12, dtype=np.uint8) * 20
         chunks = [png_chunk(b"PLTE", colours.tobytes()), png_chunk(b"tRNS", b"\0\x80\xff")]
-        found = levels(png(values, 3, before=chunks))
-        assert np.array_equal(found, colours.reshape(4, 3)[values[..., 0]])
+        actual = levels(png(values, 3, before=chunks))
+        assert np.array_equal(actual, colours.reshape(4, 3)[values[..., 0]])
 
 
 class TestTiff:
@@ -156,19 +156,19 @@ class TestTiff:
         check_high_byte(grey_levels(grey_tiff(values, order=order)), values * (255 / 65535))
 
     def test_white_may_be_zero(self) -> None:
-        """Then the picture is not its own negative."""
+        """An image whose white is zero is inverted."""
         values = samples(1, 65535)
-        found = grey_levels(grey_tiff(values, white_is_zero=True))
-        assert np.array_equal(found, 255 - grey_levels(grey_tiff(values)))
-        assert (found.flat[0], found.flat[-1]) == (255, 0)
+        actual = grey_levels(grey_tiff(values, white_is_zero=True))
+        assert np.array_equal(actual, 255 - grey_levels(grey_tiff(values)))
+        assert (actual.flat[0], actual.flat[-1]) == (255, 0)
 
     def test_12_bits_reach_white(self) -> None:
-        """Their high byte would be a black picture."""
+        """Their high byte would give a black image."""
         values = samples(12, 4095)
         check_nearest(grey_levels(grey_tiff(values, bits=12)), values * (255 / 4095))
 
     def test_the_largest_sample_is_a_remark(self) -> None:
-        """MaxSampleValue must not change what a picture looks like, says the standard."""
+        """By the standard, MaxSampleValue must not change the appearance of an image."""
         values = samples(4, 4095)
         noted = grey_tiff(values, tags={280: (3, 0), 281: (3, 4095)})
         assert np.array_equal(levels(noted), levels(grey_tiff(values)))
@@ -186,7 +186,7 @@ class TestTiff:
     def test_samples_without_a_range_are_unsupported(
         self, kind: type, sample_format: int, words: str
     ) -> None:
-        """Pillow clips them at 0 and 255, or takes them for unsigned ones."""
+        """Pillow clips them at 0 and 255, or reads them as unsigned."""
         data = grey_tiff(samples(5, 100, kind=kind), sample_format=sample_format)
         with pytest.raises(DecodeError, match=words) as caught:
             levels(data)
@@ -197,15 +197,15 @@ class TestTiff:
     def test_floating_point_samples_are_scaled_by_the_range_that_is_stated(
         self, low: float, span: float, seed: int
     ) -> None:
-        """SMinSampleValue and SMaxSampleValue; what lies outside is black or white."""
+        """Samples outside of SMinSampleValue and SMaxSampleValue are black or white."""
         low, high = float(np.float32(low)), float(np.float32(low + span))
         values = np.random.default_rng(seed).uniform(-0.2, 1.2, (HEIGHT, WIDTH))
         values = (low + values * (high - low)).astype(np.float32)
         values.flat[3] = np.nan
         tags = {340: (11, low), 341: (11, high)}
-        found = grey_levels(grey_tiff(values, sample_format=3, tags=tags))
-        wanted = np.clip((values.astype(float) - low) * (255 / (high - low)), 0, 255)
-        assert np.abs(found - np.nan_to_num(wanted)).max() <= 0.5001
+        actual = grey_levels(grey_tiff(values, sample_format=3, tags=tags))
+        expected = np.clip((values.astype(float) - low) * (255 / (high - low)), 0, 255)
+        assert np.abs(actual - np.nan_to_num(expected)).max() <= 0.5001
 
     @pytest.mark.parametrize(
         "tags",
@@ -216,14 +216,14 @@ class TestTiff:
         ],
     )
     def test_half_a_range_is_none(self, tags: dict[int, tuple[int, float]]) -> None:
-        """Nor is an empty or an endless one."""
+        """An empty or infinite range is refused as well."""
         data = grey_tiff(np.ones((HEIGHT, WIDTH), np.float32), sample_format=3, tags=tags)
         with pytest.raises(DecodeError, match="states no range"):
             levels(data)
 
     @pytest.mark.parametrize("planar", [1, 2])
     def test_colours_of_16_bits(self, planar: int) -> None:
-        """Side by side their high bytes; Pillow takes separate planes for such of 8 bits."""
+        """Interleaved samples keep their high bytes; separate planes are refused."""
         values = samples(6, 65535, 3)
         planes = [values[..., n] for n in range(3)] if planar == 2 else [values]
         data = tiff(
@@ -240,7 +240,7 @@ class TestTiff:
             check_high_byte(levels(data), values * (255 / 65535))
 
     def test_planes_of_8_bits_are_read(self) -> None:
-        """One after the other."""
+        """Separate planes of 8 bits are decoded."""
         values = samples(7, 255, 3, np.uint8)
         data = tiff(
             [values[..., n].tobytes() for n in range(3)],
@@ -257,11 +257,11 @@ class TestTiff:
             [values.tobytes()], WIDTH, HEIGHT, {258: (3, [8] * 4), 262: (3, 5), 277: (3, 4)}
         )
         ink = values.astype(float) / 255
-        wanted = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
-        assert np.abs(levels(data) - wanted).max() <= 1.5
+        expected = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
+        assert np.abs(levels(data) - expected).max() <= 1.5
 
     def test_doubles_are_unsupported(self) -> None:
-        """Pillow cannot open them, and says why only when it is asked again."""
+        """Pillow cannot open them, and only its plugin gives the reason."""
         data = grey_tiff(np.ones((HEIGHT, WIDTH)), sample_format=3)
         with pytest.raises(DecodeError, match="unknown pixel mode") as caught:
             levels(data)
@@ -271,7 +271,7 @@ class TestTiff:
 class TestBmp:
     @pytest.mark.parametrize("green_bits", [5, 6])
     def test_16_bits_reach_white(self, green_bits: int) -> None:
-        """Five or six bits a channel, each by its own range."""
+        """Channels of five or six bits are scaled by their own ranges."""
         masks = {5: (0x7C00, 0x3E0, 0x1F), 6: (0xF800, 0x7E0, 0x1F)}[green_bits]
         values = samples(green_bits, (1 << (10 + green_bits)) - 1)
         rows = [row.astype("<u2").tobytes() + bytes(-WIDTH * 2 % 4) for row in values[::-1]]
@@ -280,17 +280,17 @@ class TestBmp:
         palette = struct.pack("<III", *masks)
         start = 14 + len(head) + len(palette)
         data = b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + head + palette + body
-        found = levels(data)
+        actual = levels(data)
         for channel, mask in enumerate(masks):
             shift = (mask & -mask).bit_length() - 1
             bits = (values & mask) >> shift
-            assert np.abs(found[..., channel] - bits * (255 / (mask >> shift))).max() < 1
+            assert np.abs(actual[..., channel] - bits * (255 / (mask >> shift))).max() < 1
 
 
 class TestJpeg:
     @pytest.mark.parametrize("adobe", [True, False])
     def test_inks_are_inverted_as_adobe_does(self, adobe: bool) -> None:
-        """With Adobe's marker and without: whoever writes CMYK JPEGs does so."""
+        """CMYK JPEGs are inverted with and without Adobe's marker."""
         inks = np.zeros((16, 16, 4), np.uint8)
         inks[..., 0] = 255
         buffer = io.BytesIO()
@@ -304,14 +304,14 @@ class TestJpeg:
         assert min(green, blue) > 247
 
     def test_12_bits_are_unsupported(self) -> None:
-        """The build of libjpeg that is everywhere reads 8."""
+        """The common build of libjpeg reads 8 bits only."""
         data = b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\1\1\x11\0" + bytes(60) + b"\xff\xd9"
         with pytest.raises(DecodeError, match="a JPEG of 12 bits a sample") as caught:
             levels(data)
         assert caught.value.status == UNSUPPORTED
 
     def test_a_lossless_one_is_unsupported(self) -> None:
-        """And named."""
+        """The reason names the kind of JPEG."""
         data = b"\xff\xd8\xff\xc3\0\x0b\x08\0\x10\0\x10\1\1\x11\0\xff\xda\0\x08\1\1\0\1\0\0"
         with pytest.raises(DecodeError, match="a lossless JPEG") as caught:
             levels(data + bytes(60) + b"\xff\xd9")
@@ -320,18 +320,18 @@ class TestJpeg:
 
 @given(maximum=st.integers(1, 65535), data=st.data())
 def test_levels_grow_with_samples_and_span_all(maximum: int, data: st.DataObject) -> None:
-    """Black stays black, white white, and nothing in between changes places."""
+    """Black stays black, white stays white, and the order of levels is that of samples."""
     values = np.array(sorted(data.draw(st.lists(st.integers(0, maximum), max_size=50))), np.uint16)
-    found = nearest_levels(np.concatenate([[0], values, [maximum]]).astype(np.uint16), maximum)
-    assert (found[0], found[-1]) == (0, 255)
-    assert (np.diff(found.astype(int)) >= 0).all()
+    actual = nearest_levels(np.concatenate([[0], values, [maximum]]).astype(np.uint16), maximum)
+    assert (actual[0], actual[-1]) == (0, 255)
+    assert (np.diff(actual.astype(int)) >= 0).all()
 
 
 class TestRulesOfBefore:
-    """Stores of before keep what Pillow made of such files."""
+    """Stores of rules 1 keep Pillow's conversion of such files."""
 
     def test_they_are_clipped(self) -> None:
-        """As they were."""
+        """Rules 1 clip such samples."""
         values = samples(1, 65535)
         assert (grey_levels(netpbm(values, 65535), rules=1) == np.minimum(values, 255)).all()
         twelve = samples(2, 4095)

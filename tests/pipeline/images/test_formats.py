@@ -1,4 +1,4 @@
-"""Files are named by their first bytes, whatever they are called."""
+"""Files are identified by their first bytes, whatever their name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.images.decode import UNIDENTIFIED, UNSUPPORTED, decode
 from pipeline.images.formats import DECODED, HEAD_BYTES, OTHER, PICTURE, SMALL_BYTES, format_of
 from tests.odd_files import grey_tiff, tiff
 
-REST = bytes(300)
+PADDING = bytes(300)
 
 
-def box(brand: bytes, *others: bytes) -> bytes:
-    """The first box of an ISO base media file."""
-    body = b"ftyp" + brand + bytes(4) + b"".join(others)
-    return (len(body) + 4).to_bytes(4, "big") + body + REST
+def box(brand: bytes, *compatible: bytes) -> bytes:
+    """Return the first box of an ISO base media file."""
+    body = b"ftyp" + brand + bytes(4) + b"".join(compatible)
+    return (len(body) + 4).to_bytes(4, "big") + body + PADDING
 
 
 def targa(kind: int = 2, bits: int = 24) -> bytes:
@@ -41,23 +41,23 @@ NAMED = [
     (box(b"isom", b"mp41"), OTHER, "an MP4 video"),
     (box(b"qt  "), OTHER, "a QuickTime video"),
     (box(b"M4A "), OTHER, "an MPEG-4 sound"),
-    (b"\0\0\x12\x34moov" + REST, OTHER, "a QuickTime video"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n" + REST, PICTURE, "a JPEG 2000 image"),
-    (b"\xff\x4f\xff\x51" + REST, PICTURE, "a JPEG 2000 image"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n" + REST, PICTURE, "a JPEG XL image"),
-    (b"\xff\x0a" + REST, PICTURE, "a JPEG XL image"),
-    (b"II\xbc\x01" + REST, PICTURE, "a JPEG XR image"),
-    (b"8BPS\0\1" + REST, PICTURE, "a Photoshop (PSD) image"),
+    (b"\0\0\x12\x34moov" + PADDING, OTHER, "a QuickTime video"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n" + PADDING, PICTURE, "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51" + PADDING, PICTURE, "a JPEG 2000 image"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n" + PADDING, PICTURE, "a JPEG XL image"),
+    (b"\xff\x0a" + PADDING, PICTURE, "a JPEG XL image"),
+    (b"II\xbc\x01" + PADDING, PICTURE, "a JPEG XR image"),
+    (b"8BPS\0\1" + PADDING, PICTURE, "a Photoshop (PSD) image"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", PICTURE, "a PostScript (EPS) image"),
-    (b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + REST, PICTURE, "an icon (ICO) file"),
+    (b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + PADDING, PICTURE, "an icon (ICO) file"),
     (targa(), PICTURE, "a Targa (TGA) image"),
     (targa(1, 8), PICTURE, "a Targa (TGA) image"),
-    (b"II*\0\x10\0\0\0CR\x02\0" + REST, PICTURE, "a CR2 raw photograph"),
+    (b"II*\0\x10\0\0\0CR\x02\0" + PADDING, PICTURE, "a CR2 raw photograph"),
     (b"FUJIFILMCCD-RAW 0201", PICTURE, "an RAF raw photograph"),
-    (b"\x76\x2f\x31\x01" + REST, PICTURE, "an OpenEXR image"),
+    (b"\x76\x2f\x31\x01" + PADDING, PICTURE, "an OpenEXR image"),
     (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n", PICTURE, "a Radiance (HDR) image"),
     (b"SIMPLE  =                    T" + b" " * 50, PICTURE, "a FITS image"),
-    (bytes(128) + b"DICM" + REST, PICTURE, "a DICOM image"),
+    (bytes(128) + b"DICM" + PADDING, PICTURE, "a DICOM image"),
     (b"<svg xmlns='http://www.w3.org/2000/svg'/>", PICTURE, "an SVG drawing"),
     (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", PICTURE, "an SVG drawing"),
     (b"P7\nWIDTH 3\n", PICTURE, "a PAM image"),
@@ -67,14 +67,14 @@ NAMED = [
     (b'{"error": "not found"}', OTHER, "a JSON document"),
     (b"404: Not Found\n", OTHER, "a text file"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", OTHER, "a Git LFS"),
-    (b"RIFF\x24\0\0\0WAVEfmt " + REST, OTHER, "a WAV sound"),
-    (b"RIFF\x24\0\0\0AVI LIST" + REST, OTHER, "an AVI video"),
-    (b"RIFF\x24\0\0\0ACON" + REST, OTHER, "a RIFF file"),
+    (b"RIFF\x24\0\0\0WAVEfmt " + PADDING, OTHER, "a WAV sound"),
+    (b"RIFF\x24\0\0\0AVI LIST" + PADDING, OTHER, "an AVI video"),
+    (b"RIFF\x24\0\0\0ACON" + PADDING, OTHER, "a RIFF file"),
     (b"%PDF-1.7\n", OTHER, "a PDF document"),
-    (b"\x1f\x8b\x08\0" + REST, OTHER, "a gzip archive"),
-    (b"PK\x03\x04" + REST, OTHER, "a zip archive"),
-    (bytes(257).replace(b"\0", b"x") + b"ustar\0" + REST, OTHER, "a tar archive"),
-    (b"\x93NUMPY\1\0" + REST, OTHER, "a NumPy array"),
+    (b"\x1f\x8b\x08\0" + PADDING, OTHER, "a gzip archive"),
+    (b"PK\x03\x04" + PADDING, OTHER, "a zip archive"),
+    (bytes(257).replace(b"\0", b"x") + b"ustar\0" + PADDING, OTHER, "a tar archive"),
+    (b"\x93NUMPY\1\0" + PADDING, OTHER, "a NumPy array"),
     (b"\0\5\x16\7\0\2\0\0Mac OS X", OTHER, "an AppleDouble file"),
     (bytes(5000), OTHER, "begins with nothing but zeros"),
 ]
@@ -82,7 +82,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("data", "kind", "phrase"), NAMED, ids=map(str, range(len(NAMED))))
 def test_what_is_not_decoded_is_named(data: bytes, kind: str, phrase: str) -> None:
-    """A picture of another format is unsupported, everything else is no image; both say what."""
+    """Other image formats are unsupported, other files are no images; the reason names them."""
     named = format_of(data)
     assert named is not None
     assert (named.kind, named.phrase[: len(phrase)]) == (kind, phrase)
@@ -95,12 +95,12 @@ def test_what_is_not_decoded_is_named(data: bytes, kind: str, phrase: str) -> No
 
 
 def test_a_picture_of_another_format_says_what_to_do() -> None:
-    """Which is not in the name of the status."""
+    """The reason contains advice that the status does not."""
     assert format_of(box(b"avif")).reason == "an AVIF image; convert it to JPEG or PNG"  # type: ignore[union-attr]
 
 
 def test_bytes_without_sense_are_nothing_that_is_known() -> None:
-    """And say so."""
+    """Random bytes have no format, and the reason says so."""
     assert format_of(b"\x9c\x01\xfe\x00\x80 what") is None
     with pytest.raises(DecodeError, match="like no known kind of file") as caught:
         decode(b"\x9c\x01\xfe\x00\x80 what", fit="crop", serves=8, exif=False)
@@ -110,7 +110,7 @@ def test_bytes_without_sense_are_nothing_that_is_known() -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "1"])
 def test_every_format_that_is_decoded_is_known_by_its_beginning(format: str, mode: str) -> None:
-    """Or nothing of it would be decoded."""
+    """A format that is not identified would never be decoded."""
     if format == "WEBP" and not features.check("webp"):
         pytest.skip("this Pillow was built without WebP")
     if (format, mode) == ("JPEG", "1"):
@@ -124,16 +124,16 @@ def test_every_format_that_is_decoded_is_known_by_its_beginning(format: str, mod
 
 @given(st.binary(max_size=64), st.sampled_from([data[:40] for data, *_ in NAMED] + [b""]))
 def test_any_bytes_get_a_name_or_none(noise: bytes, beginning: bytes) -> None:
-    """No error, and a reason that can be shown."""
+    """Any bytes give a printable reason and no error."""
     named = format_of(beginning + noise)
     assert named is None or (named.reason.isprintable() and named.kind in (DECODED, PICTURE, OTHER))
 
 
 @given(st.binary(max_size=HEAD_BYTES), st.binary(max_size=64))
-def test_only_the_first_bytes_count(head: bytes, rest: bytes) -> None:
-    """So that a long file need not be read to be named."""
+def test_only_the_first_bytes_count(head: bytes, tail: bytes) -> None:
+    """A long file need not be read to be identified."""
     head = head.ljust(HEAD_BYTES, b"\x07")
-    assert format_of(head + rest) == format_of(head)
+    assert format_of(head + tail) == format_of(head)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_only_the_first_bytes_count(head: bytes, rest: bytes) -> None:
     ],
 )
 def test_what_is_read_whole(head: bytes, num_bytes: int, worth: bool) -> None:
-    """What is short, and what may be an image and is not longer than the limit."""
+    """Short files and possible images up to the limit are read completely."""
     assert formats.is_worth_reading(head, num_bytes, 10 * SMALL_BYTES) is worth
 
 
@@ -160,7 +160,7 @@ def test_what_is_read_whole(head: bytes, num_bytes: int, worth: bool) -> None:
     ids=["preview-and-below", "dng"],
 )
 def test_the_preview_of_a_raw_photograph_is_not_taken_for_the_picture(tags: dict) -> None:  # type: ignore[type-arg]
-    """It has 160 x 120 pixels in most cameras: a bad picture, without a word."""
+    """Most cameras store a preview of 160 x 120 pixels."""
     preview = np.zeros((12, 16), np.uint8)
     data = grey_tiff(preview, tags=tags)
     with pytest.raises(DecodeError, match="raw photograph") as caught:
@@ -170,14 +170,14 @@ def test_the_preview_of_a_raw_photograph_is_not_taken_for_the_picture(tags: dict
 
 @pytest.mark.parametrize("tags", [{254: (4, 1)}, {254: (4, 0), 330: (4, 8)}, {}])
 def test_a_tiff_with_pages_below_is_a_picture(tags: dict) -> None:  # type: ignore[type-arg]
-    """Pyramids have directories below the whole picture, and a page may be called reduced."""
+    """Pyramids have subdirectories, and a page may be marked as reduced."""
     samples = np.arange(192, dtype=np.uint8).reshape(12, 16)
-    made = decode(grey_tiff(samples, tags=tags), fit="crop", serves=8, exif=False)
-    assert np.array_equal(np.asarray(made.pixels)[..., 0], samples)
+    decoded = decode(grey_tiff(samples, tags=tags), fit="crop", serves=8, exif=False)
+    assert np.array_equal(np.asarray(decoded.pixels)[..., 0], samples)
 
 
 def test_a_tiff_of_an_unknown_compression_is_unsupported() -> None:
-    """JPEG 2000 in a TIFF, say."""
+    """JPEG 2000 in a TIFF is an example."""
     data = tiff([bytes(64)], 8, 8, {258: (3, 8), 259: (3, 34712), 262: (3, 1), 277: (3, 1)})
     with pytest.raises(DecodeError, match="compression 34712") as caught:
         decode(data, fit="crop", serves=8, exif=False)

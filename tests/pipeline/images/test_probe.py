@@ -1,4 +1,4 @@
-"""The probe pictures: equal where pixels are equal, different where they are not."""
+"""The probe digests are equal where pixels are equal, and differ where pixels differ."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ needs_simplejpeg = pytest.mark.skipif(decode.simplejpeg is None, reason="needs s
 
 
 def test_a_probe_is_the_same_every_time():
-    """It is compared across machines and years."""
+    """Digests are compared across machines and years."""
     first = probe.probe("bicubic")
     assert first == probe.probe("bicubic")
     assert re.fullmatch("[0-9a-f]{32}", first.decoder)
@@ -22,10 +22,10 @@ def test_a_probe_is_the_same_every_time():
 
 
 def test_each_filter_has_its_own_resizer_and_all_have_one_decoder():
-    """So that a refusal can name which of the two differs."""
+    """A refusal can thus name which of the two differs."""
     probes = [probe.probe(filter) for filter in FILTERS]
-    assert len({made.decoder for made in probes}) == 1
-    assert len({made.resizer for made in probes}) == len(FILTERS)
+    assert len({digests.decoder for digests in probes}) == 1
+    assert len({digests.resizer for digests in probes}) == len(FILTERS)
 
 
 def test_the_decoder_is_the_same_without_simplejpeg(monkeypatch):
@@ -36,40 +36,40 @@ def test_the_decoder_is_the_same_without_simplejpeg(monkeypatch):
 
 
 def test_one_pixel_off_by_one_is_another_resizer(monkeypatch):
-    """Small differences are the ones that nobody would see."""
+    """Small differences would not be noticed by eye."""
     expected = probe.probe("bicubic")
     resize = Image.Image.resize
 
     def almost(self, size, *args):
-        made = resize(self, size, *args)
-        red, *others = made.getpixel((5, 7))
-        made.putpixel((5, 7), (red ^ 1, *others))
-        return made
+        resized = resize(self, size, *args)
+        red, *channels = resized.getpixel((5, 7))
+        resized.putpixel((5, 7), (red ^ 1, *channels))
+        return resized
 
     monkeypatch.setattr(Image.Image, "resize", almost)
-    made = probe.probe("bicubic")
-    assert made.resizer != expected.resizer
-    assert made.decoder == expected.decoder
+    digests = probe.probe("bicubic")
+    assert digests.resizer != expected.resizer
+    assert digests.decoder == expected.decoder
 
 
 def test_another_decoded_pixel_is_another_decoder(monkeypatch):
-    """Which picture it was does not matter."""
+    """A difference in any probe image counts."""
     expected = probe.probe("bicubic")
     convert = Image.Image.convert
 
     def almost(self, mode):
-        made = convert(self, mode)
-        made.putpixel((0, 0), (1, 2, 3))
-        return made
+        converted = convert(self, mode)
+        converted.putpixel((0, 0), (1, 2, 3))
+        return converted
 
     monkeypatch.setattr(Image.Image, "convert", almost)
-    made = probe.probe("bicubic")
-    assert made.decoder != expected.decoder
-    assert made.resizer == expected.resizer
+    digests = probe.probe("bicubic")
+    assert digests.decoder != expected.decoder
+    assert digests.resizer == expected.resizer
 
 
 def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
-    """There such pictures would be quarantined."""
+    """Such a Pillow would quarantine these images."""
     expected = probe.probe("bicubic")
     formats = tuple(name for name in decode.FORMATS if name != "PNG")
     monkeypatch.setattr(decode, "FORMATS", formats)
@@ -79,31 +79,31 @@ def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
 @needs_simplejpeg
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_another_pixel_of_a_reduced_decode_is_another_decoder(scale, monkeypatch):
-    """A large photograph is decoded at a half, a quarter or an eighth."""
+    """Large photographs are decoded at 1/2, 1/4 or 1/8."""
     expected = probe.probe("bicubic")
     decode_jpeg = decode.simplejpeg.decode_jpeg
 
     def almost(data, mode, **options):
-        made = decode_jpeg(data, mode, **options)
+        pixels = decode_jpeg(data, mode, **options)
         if options.get("min_height") == -(-53 // scale):
-            made[0, 0, 0] ^= 1
-        return made
+            pixels[0, 0, 0] ^= 1
+        return pixels
 
     monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", almost)
     assert probe.probe("bicubic").decoder != expected.decoder
 
 
 def test_the_probe_pictures_never_change():
-    """Other pictures would be other digests, and every store there is would be refused."""
+    """Other probe images would have other digests, and every existing store would be refused."""
     files = b"".join(base64.b64decode(text) for text in probe._PICTURES.values())
-    made = (probe._made_up(331, 250, 1), probe._made_up(603, 453, 2))
-    pixels = b"".join(one.pixels.tobytes() for one in made)
+    synthetic = (probe._made_up(331, 250, 1), probe._made_up(603, 453, 2))
+    pixels = b"".join(image.pixels.tobytes() for image in synthetic)
     assert xxhash.xxh3_128_hexdigest(files) == "dd28302c0e552bd51f31c5cabe3a9d43"
     assert xxhash.xxh3_128_hexdigest(pixels) == "016a69294f02f21bcf28d22eacc7f0af"
 
 
 def test_the_software_is_named_for_a_person():
-    """Where the digests come from: what a refusal shows beside them."""
+    """A refusal shows the software behind the digests."""
     software = probe.description()
     assert set(software) == {"decoder", "resizer"}
     assert "Pillow" in software["decoder"]
@@ -121,7 +121,7 @@ def test_the_software_is_named_for_a_person():
     ],
 )
 def test_vector_instructions_are_read_from_the_code(code, simd, tmp_path, monkeypatch):
-    """Neither versions nor flags tell: a cached build has other code under the same name."""
+    """A cached build may have other code under the same version and flags."""
     (tmp_path / "_imaging.so").write_bytes(code)
     spec = type("Spec", (), {"origin": str(tmp_path / "_imaging.so")})
     monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: spec)

@@ -1,4 +1,4 @@
-"""Squares of any size: what is kept, where it lies, and that it is Pillow's own resize."""
+"""Squares of any size: the box that is kept, its position, and equality with Pillow's resize."""
 
 import io
 
@@ -16,7 +16,7 @@ SIDES = st.integers(1, 400)
 
 
 def picture(width, height):
-    """Slopes, edges and grain."""
+    """Return an image with slopes, edges and grain."""
     y, x = np.mgrid[:height, :width]
     planes = [x * 3 + y, (x // 9 + y // 7) % 2 * 255, (x * y) // 5 + (x * 2654435761 >> 7) % 32]
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
@@ -35,7 +35,7 @@ def square(source, size, *, fit="crop", filter="bicubic"):
 class TestBox:
     @given(width=SIDES, height=SIDES)
     def test_crop_keeps_the_largest_square_in_the_middle(self, width, height):
-        """Off by half a pixel at most, to the left and to the top."""
+        """The box is off the centre by at most half a pixel, to the left and top."""
         left, top, right, bottom = fit_box(width, height, "crop")
         assert right - left == bottom - top == min(width, height)
         assert 0 <= (width - right) - left <= 1
@@ -43,16 +43,16 @@ class TestBox:
 
     @given(width=SIDES, height=SIDES, fit=st.sampled_from(["pad", "squish"]))
     def test_pad_and_squish_keep_everything(self, width, height, fit):
-        """Nothing of the picture is lost."""
+        """The box is the whole image."""
         assert fit_box(width, height, fit) == (0, 0, width, height)
 
     def test_an_unknown_fit_is_refused(self):
-        """The error names what there is."""
+        """The error names the valid fits."""
         with pytest.raises(ValueError, match="'stretch': expected one of crop, pad, squish"):
             fit_box(3, 4, "stretch")
 
     def test_the_recipe_knows_the_same_fits_and_filters(self):
-        """They are named in two places, since a reader of stores needs no Pillow."""
+        """They are listed twice, because a reader of stores needs no Pillow."""
         assert set(recipe.FITS) == set(FITS)
         assert set(recipe.FILTERS) == set(FILTERS)
 
@@ -66,7 +66,7 @@ class TestResize:
         filter=st.sampled_from(sorted(FILTERS)),
     )
     def test_any_shape_gives_the_square_that_was_asked_for(self, width, height, size, fit, filter):
-        """Every byte of it is written: a picture of one colour has no other (padding is black)."""
+        """Every byte is written: an image of one colour gives that colour (or black padding)."""
         out = square(decoded(width, height, (10, 200, 31)), size, fit=fit, filter=filter)
         colors = {tuple(color) for color in out.reshape(-1, 3).tolist()}
         assert (10, 200, 31) in colors
@@ -75,7 +75,7 @@ class TestResize:
     @pytest.mark.parametrize("filter", sorted(FILTERS))
     @pytest.mark.parametrize("size", [(61, 83), (83, 61), (300, 70), (5, 5)])
     def test_a_crop_is_pillows_resize_of_the_centred_square(self, size, filter):
-        """In one step: at the rim the filter sees what lies beyond, not a repeated edge."""
+        """At the border the filter uses the pixels outside of the box."""
         resample = getattr(Image.Resampling, filter.upper())
         side = min(size)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
@@ -84,7 +84,7 @@ class TestResize:
         assert np.array_equal(square(decoded(*size), 72, filter=filter), np.asarray(expected))
 
     def test_a_squish_is_pillows_resize_of_everything(self):
-        """Proportions are given up."""
+        """The aspect ratio changes."""
         expected = picture(83, 61).resize((40, 40), Image.Resampling.BICUBIC)
         assert np.array_equal(square(decoded(83, 61), 40, fit="squish"), np.asarray(expected))
 
@@ -93,7 +93,7 @@ class TestResize:
         [((80, 40), (40, 20)), ((40, 80), (20, 40)), ((80, 41), (40, 21)), ((999, 1), (40, 1))],
     )
     def test_a_pad_is_centred_on_black(self, size, inner):
-        """The shorter side rounds half up, and is never lost."""
+        """The shorter side rounds half up, and has at least one pixel."""
         left, top = (40 - inner[0]) // 2, (40 - inner[1]) // 2
         expected = np.zeros((40, 40, 3), np.uint8)
         resized = picture(*size).resize(inner, Image.Resampling.BICUBIC)
@@ -102,26 +102,26 @@ class TestResize:
 
     @pytest.mark.parametrize("fit", FITS)
     def test_a_fourth_byte_changes_nothing(self, fit):
-        """RGBX pixels, as simplejpeg hands them out, are resized like RGB."""
+        """RGBX pixels from simplejpeg are resized like RGB."""
         plain = decoded(83, 61)
         rows = np.dstack([np.asarray(plain.pixels), np.full((61, 83), 201, np.uint8)])
         fourth = Image.frombuffer("RGBX", (83, 61), rows.tobytes(), "raw", "RGBX", 0, 1)
-        other = Decoded(fourth, 83, 61, "RGB", "JPEG", 1)
-        assert np.array_equal(square(other, 50, fit=fit), square(plain, 50, fit=fit))
+        padded = Decoded(fourth, 83, 61, "RGB", "JPEG", 1)
+        assert np.array_equal(square(padded, 50, fit=fit), square(plain, 50, fit=fit))
 
     @pytest.mark.parametrize("fit", FITS)
     @pytest.mark.parametrize("scale", [2, 4, 8])
     def test_a_reduced_picture_shows_the_same(self, fit, scale):
-        """The box is that of the whole picture, to fractions of a pixel: nothing moves."""
+        """The box is that of the full image, in fractions of a pixel, so nothing moves."""
         y, x = np.mgrid[:427, :643]
         image = Image.fromarray(np.stack([x * 255 / 642, y * 255 / 426, x * 0], -1).astype("u1"))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=98)
-        whole = decode(buffer.getvalue(), fit=fit, serves=10**6, exif=False)
-        kept = 643 if fit == "pad" else 427
-        reduced = decode(buffer.getvalue(), fit=fit, serves=kept // (2 * scale), exif=False)
-        assert (whole.scale, reduced.scale) == (1, scale)
-        off = square(whole, 24, fit=fit).astype(int) - square(reduced, 24, fit=fit)
+        full = decode(buffer.getvalue(), fit=fit, serves=10**6, exif=False)
+        side = 643 if fit == "pad" else 427
+        reduced = decode(buffer.getvalue(), fit=fit, serves=side // (2 * scale), exif=False)
+        assert (full.scale, reduced.scale) == (1, scale)
+        off = square(full, 24, fit=fit).astype(int) - square(reduced, 24, fit=fit)
         assert abs(off).mean() < 0.5
 
 
@@ -132,16 +132,16 @@ def check_photograph(path, fit, serves):
         assert (source.width, source.height, source.mode) == (*image.size, image.mode)
         if source.scale > 1:
             image.draft(None, (image.width // source.scale, image.height // source.scale))
-        whole = image.convert("RGB")
+        rgb = image.convert("RGB")
     box = tuple(edge / source.scale for edge in fit_box(source.width, source.height, fit))
     for size in (size for size in (72, 224, 288) if size <= serves):
-        expected = whole.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        expected = rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
         assert np.array_equal(square(source, size, fit=fit), np.asarray(expected)), (path, size)
 
 
 class TestPhotographs:
     def test_some_real_photographs_equal_plain_pillow(self, real_data):
-        """Open, convert, resize: three lines of Pillow give the same pixels."""
+        """Opening, converting and resizing with Pillow gives the same pixels."""
         for path in sorted((real_data / "imagenet" / "train").rglob("*.JPEG"))[::20]:
             check_photograph(path, "crop", 288)
 
@@ -151,7 +151,7 @@ class TestPhotographs:
         ("fit", "serves"), [("crop", 288), ("squish", 288), ("crop", 72), ("squish", 72)]
     )
     def test_all_real_photographs_equal_plain_pillow(self, real_data, fit, serves):
-        """At full size, and reduced as far as 72 px allow."""
+        """Photographs are equal at full size and reduced as far as 72 px allow."""
         paths = sorted((real_data / "imagenet" / "train").rglob("*.JPEG"))
         assert len(paths) == 400
         for path in paths:

@@ -1,4 +1,4 @@
-"""A child decodes picture by picture; what kills it costs one picture and nothing else."""
+"""A child decodes image by image, and a failure of the child costs one image only."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from pipeline.images.resize import resize
 from pipeline.images.sandbox import IsolatedDecoder
 
 SIZES = (24, 40)
-ASKED = {"fit": "crop", "filter": "bicubic", "serves": 40, "exif": False}
+OPTIONS = {"fit": "crop", "filter": "bicubic", "serves": 40, "exif": False}
 
 # A child whose decoder does what real ones do on a bad day.
 WICKED = """
@@ -68,38 +68,38 @@ def picture(width=83, height=61, format="JPEG"):
 
 
 def facts(source):
-    """What is told of a picture, beside its pixels."""
+    """Return the recorded properties of an image."""
     return [getattr(source, name) for name in ("width", "height", "mode", "format", "scale")]
 
 
-def made_here(data, sizes, asked):
-    """Facts and squares by size, or status and reason."""
+def decode_here(data, sizes, options):
+    """Return properties and squares by size, or status and reason."""
     try:
-        source = decode(data, fit=asked["fit"], serves=asked["serves"], exif=asked["exif"])
+        source = decode(data, fit=options["fit"], serves=options["serves"], exif=options["exif"])
     except DecodeError as e:
         return e.status, e.reason
     squares = {
-        size: resize(source, size, fit=asked["fit"], filter=asked["filter"]) for size in sizes
+        size: resize(source, size, fit=options["fit"], filter=options["filter"]) for size in sizes
     }
     return facts(source), squares
 
 
-def made_there(child, data, sizes, asked):
-    """The same, by a child."""
+def decode_in_child(child, data, sizes, options):
+    """Return what `decode_here` returns, decoded by a child."""
     try:
-        resized = child.decode_resize(data, sizes=sizes, **asked)
+        resized = child.decode_resize(data, sizes=sizes, **options)
     except DecodeError as e:
         return e.status, e.reason
     return facts(resized), resized.pixels
 
 
-def check_equal(child, data, sizes=SIZES, asked=ASKED):
-    """Same pixels and facts, or the same error, in the child and here."""
-    assert made_there(child, data, sizes, asked) == made_here(data, sizes, asked)
+def check_equal(child, data, sizes=SIZES, options=OPTIONS):
+    """Check that the child and this process give equal pixels and properties, or the same error."""
+    assert decode_in_child(child, data, sizes, options) == decode_here(data, sizes, options)
 
 
 def written(path):
-    """Wait for a note."""
+    """Wait until a file is written, and return its text."""
     for _ in range(1200):
         if path.exists() and path.read_text():
             return path.read_text()
@@ -108,7 +108,7 @@ def written(path):
 
 
 def is_gone(pid):
-    """Wait until a process of somebody else's has ended."""
+    """Return True once the process *pid* has ended, after waiting up to 20 seconds."""
     for _ in range(400):
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -121,7 +121,7 @@ def is_gone(pid):
 
 @pytest.fixture
 def wicked(tmp_path):
-    """The command of a child that can be made to fail; a good picture lies beside it."""
+    """Return the command of a child that can be made to fail, beside a readable image."""
     (tmp_path / "wicked.py").write_text(WICKED)
     (tmp_path / "good.jpg").write_bytes(picture())
     return [
@@ -134,7 +134,7 @@ def wicked(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """Neither a process, nor a zombie, nor an open pipe, nor a thread outlives a test."""
+    """Check that no process, zombie, open pipe or thread outlives a test."""
     this = psutil.Process()
     # Python's threads: one that was joined may stay in the kernel's count for a moment.
     before = this.num_fds(), set(threading.enumerate()), this.children()
@@ -148,18 +148,18 @@ def nothing_is_left():
     ids=["jpeg", "png", "reduced", "empty", "other", "truncated"],
 )
 def test_the_child_makes_what_the_parent_would_make(data):
-    """Pixels, facts and errors are the same on both ways."""
+    """Pixels, properties and errors agree."""
     with IsolatedDecoder() as child:
         check_equal(child, data)
 
 
 def test_one_child_serves_many_pictures(wicked):
-    """Errors of the pictures' own do not cost a child."""
+    """An unreadable image does not cost a child."""
     pids = set()
     with IsolatedDecoder(command=wicked) as child:
         for data, status in [(b"", EMPTY), (b"who", UNIDENTIFIED), (b"who", UNIDENTIFIED)]:
             with pytest.raises(DecodeError) as caught:
-                child.decode_resize(data, sizes=SIZES, **ASKED)
+                child.decode_resize(data, sizes=SIZES, **OPTIONS)
             assert caught.value.status == status
             note = Path(wicked[-1])
             pids |= {note.read_text()} if note.exists() else set()
@@ -177,25 +177,25 @@ def test_one_child_serves_many_pictures(wicked):
     ],
 )
 def test_a_picture_that_takes_two_children_with_it_is_quarantined(wicked, data, status, reason):
-    """Its reason is the same every time, and the next picture is decoded as ever."""
+    """The reason is the same every time, and the next image is decoded normally."""
     patience = 0.5 if data == b"hang" else 60
     with IsolatedDecoder(command=wicked, timeout_seconds=patience, memory_limit=2**30) as child:
         with pytest.raises(DecodeError) as caught:
-            child.decode_resize(data, sizes=SIZES, **ASKED)
+            child.decode_resize(data, sizes=SIZES, **OPTIONS)
         child.timeout_seconds = 60
         check_equal(child, picture())
     assert (caught.value.status, caught.value.reason) == (status, reason)
 
 
 def test_a_crash_that_does_not_come_again_is_forgiven(wicked):
-    """It may have been the machine: the second child's answer counts."""
+    """The machine may have caused it, so the second child's answer counts."""
     with IsolatedDecoder(command=wicked) as child:
-        resized = child.decode_resize(b"moody", sizes=SIZES, **ASKED)
+        resized = child.decode_resize(b"moody", sizes=SIZES, **OPTIONS)
     assert (resized.width, resized.height) == (83, 61)
 
 
 def test_a_child_that_was_killed_as_it_answered_is_not_asked_again(monkeypatch):
-    """The answer counts, and the next picture does not pay for it."""
+    """The answer counts, and the next image gets a new child."""
     with IsolatedDecoder() as child:
         check_equal(child, picture())
         ask = child._child.ask
@@ -213,33 +213,33 @@ def test_a_child_that_was_killed_as_it_answered_is_not_asked_again(monkeypatch):
 
 
 def test_an_interrupt_of_the_terminal_does_not_reach_the_child():
-    """Ctrl-C would look like a crash, and a good picture would be quarantined."""
+    """Ctrl-C would look like a crash and quarantine a readable image."""
     with IsolatedDecoder() as child:
         check_equal(child, picture())
         assert os.getpgid(child._child._process.pid) != os.getpgid(0)
 
 
 def test_whoever_prints_in_the_child_does_not_disturb_the_answers(wicked, capfd):
-    """Neither Python's prints, nor those of programs and C libraries, nor on this terminal."""
+    """Output of Python, programs and C libraries reaches neither the frames nor the terminal."""
     with IsolatedDecoder(command=wicked) as child:
-        resized = child.decode_resize(b"chatter", sizes=SIZES, **ASKED)
+        resized = child.decode_resize(b"chatter", sizes=SIZES, **OPTIONS)
     assert (resized.width, resized.height) == (83, 61)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_picture_too_large_for_the_limit_counts_as_a_crash():
-    """A real one: 8,000 x 8,000 pixels in 200 kB, and room for a quarter of them."""
+    """The image has 8,000 x 8,000 pixels in 200 kB, and the limit allows a quarter of them."""
     buffer = io.BytesIO()
     Image.new("RGB", (8000, 8000)).save(buffer, "PNG", compress_level=1)
     with IsolatedDecoder(memory_limit=64 * 2**20) as child:
         with pytest.raises(DecodeError, match="needed more than 64 MiB, twice") as caught:
-            child.decode_resize(buffer.getvalue(), sizes=SIZES, **ASKED)
+            child.decode_resize(buffer.getvalue(), sizes=SIZES, **OPTIONS)
         assert caught.value.status == CRASHED
         check_equal(child, picture())
 
 
 def test_a_large_file_passes_through_the_pipe():
-    """More than a pipe holds, both ways."""
+    """Both directions carry more than a pipe buffers."""
     noise = np.random.default_rng(1).integers(0, 256, (700, 900, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -249,7 +249,7 @@ def test_a_large_file_passes_through_the_pipe():
 
 
 def test_a_child_that_dies_while_it_is_written_to_is_a_crash():
-    """The pipe breaks before the picture is through."""
+    """The pipe breaks before the whole image is written."""
     program = """if True:
         import os, sys
         from pipeline.images import sandbox
@@ -261,22 +261,22 @@ def test_a_child_that_dies_while_it_is_written_to_is_a_crash():
         IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
         pytest.raises(DecodeError, match=r"crash \(exit status 5\), twice"),
     ):
-        child.decode_resize(bytes(10_000_000), sizes=SIZES, **ASKED)
+        child.decode_resize(bytes(10_000_000), sizes=SIZES, **OPTIONS)
 
 
 @pytest.mark.parametrize("program", ["import sys; sys.exit(4)", "print('hello')"])
 def test_a_child_that_does_not_start_is_no_fault_of_the_picture(program):
-    """Nothing may be quarantined because this program is not well installed."""
+    """A faulty installation must not quarantine images."""
     with (
         IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
         pytest.raises(TesseraeError, match="does not start") as caught,
     ):
-        child.decode_resize(picture(), sizes=SIZES, **ASKED)
+        child.decode_resize(picture(), sizes=SIZES, **OPTIONS)
     assert not isinstance(caught.value, DecodeError)
 
 
 def test_closing_twice_or_unused_is_allowed():
-    """And decoding after it starts another child."""
+    """Decoding after closing starts a new child."""
     child = IsolatedDecoder()
     child.close()
     check_equal(child, picture())
@@ -287,7 +287,7 @@ def test_closing_twice_or_unused_is_allowed():
 
 
 def test_a_child_does_not_outlive_a_parent_that_is_killed(wicked, tmp_path):
-    """Not even one that hangs, and never reads the end of its input."""
+    """Even a child that hangs and never reads the end of its input is killed."""
     parent = tmp_path / "parent.py"
     parent.write_text(
         textwrap.dedent(f"""
@@ -311,23 +311,23 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed(wicked, tmp_path):
 
 
 def test_real_photographs_are_the_same_in_a_child(real_data):
-    """At the three sizes of a run."""
-    asked = {**ASKED, "serves": 288}
+    """Photographs are equal at the three sizes of a run."""
+    options = {**OPTIONS, "serves": 288}
     with IsolatedDecoder() as child:
         for path in sorted((real_data / "imagenet" / "train").rglob("*.JPEG"))[::40]:
-            check_equal(child, path.read_bytes(), sizes=(72, 224, 288), asked=asked)
+            check_equal(child, path.read_bytes(), sizes=(72, 224, 288), options=options)
 
 
 def test_hostile_files_are_the_same_in_a_child(real_data):
-    """383 broken, odd and dangerous files: pixels, facts and reasons."""
+    """Pixels, properties and reasons of 383 broken, odd and dangerous files agree."""
     with IsolatedDecoder() as child:
         for path in sorted((real_data / "hostile").iterdir()):
             check_equal(child, path.read_bytes())
 
 
 def test_a_broken_picture_keeps_its_reason(real_data):
-    """What the table says of it does not depend on the way it took."""
+    """The table does not depend on the process that decoded the image."""
     data = (real_data / "hostile" / "pillow__broken.png").read_bytes()
     with IsolatedDecoder() as child, pytest.raises(DecodeError) as caught:
-        child.decode_resize(data, sizes=SIZES, **ASKED)
+        child.decode_resize(data, sizes=SIZES, **OPTIONS)
     assert caught.value.status == CORRUPT

@@ -1,4 +1,4 @@
-"""Metadata and small arrays: what zarr means, in a form that does not change."""
+"""Metadata and small arrays have zarr's content in an encoding that does not change."""
 
 import json
 import os
@@ -29,8 +29,8 @@ def objects(tmp_path: Path) -> LocalObjects:
     return objects
 
 
-def write(objects: LocalObjects, made: list[tuple[str, bytes]]) -> None:
-    for name, data in made:
+def write(objects: LocalObjects, contents: list[tuple[str, bytes]]) -> None:
+    for name, data in contents:
         objects.put(name, data)
 
 
@@ -39,7 +39,7 @@ def read(data: bytes) -> Any:
 
 
 def test_zarr_opens_the_hierarchy_by_its_root(objects: LocalObjects, tmp_path: Path) -> None:
-    """Groups, both small arrays, and an image array of every size."""
+    """Groups, both small arrays and an image array of every size are opened."""
     write(objects, [*arrays.groups("train"), *arrays.small_metadata(PLAN)])
     write(objects, [arrays.image_array(RECIPE, PLAN, size) for size in (8, 16)])
     group = zarr.open_group(tmp_path / layout.IMAGES, mode="r")["train"]
@@ -66,13 +66,13 @@ def test_xarray_opens_a_split_of_several_sizes(objects: LocalObjects, tmp_path: 
 
 @pytest.mark.parametrize("codec", ["none", "zstd:3", "blosc-lz4", "blosc-zstd:5"])
 def test_the_chunks_of_images_end_with_their_checksum(codec: str) -> None:
-    """Whatever compresses them first."""
+    """The checksum is the last codec after any compression."""
     from dataclasses import replace
 
     name, data = arrays.image_array(replace(RECIPE, codec=codec), PLAN, 8)
     assert name == "images.zarr/train/8/zarr.json"
     (sharding,) = read(data)["codecs"]
-    names = [one["name"] for one in sharding["configuration"]["codecs"]]
+    names = [each["name"] for each in sharding["configuration"]["codecs"]]
     compressor = codec.partition(":")[0].partition("-")[0]
     assert names == ["bytes", *([] if codec == "none" else [compressor]), "crc32c"]
     assert sharding["configuration"]["index_location"] == "end"
@@ -81,19 +81,19 @@ def test_the_chunks_of_images_end_with_their_checksum(codec: str) -> None:
 
 @given(st.lists(st.integers(-1, 999), min_size=1, max_size=20))
 def test_labels_are_one_chunk_with_its_checksum(labels: list[int]) -> None:
-    """Little-endian, metadata last."""
-    made = arrays.label_array("train", np.array(labels, np.int32))
-    assert [name for name, _ in made] == [
+    """Labels are little-endian, and the metadata comes last."""
+    contents = arrays.label_array("train", np.array(labels, np.int32))
+    assert [name for name, _ in contents] == [
         "images.zarr/train/label/c.0",
         "images.zarr/train/label/zarr.json",
     ]
-    data = made[0][1]
+    data = contents[0][1]
     assert np.frombuffer(data[:-4], "<i4").tolist() == labels
     assert data[-4:] == google_crc32c.value(data[:-4]).to_bytes(4, "little")
 
 
 def test_metadata_of_nothing_known_is_that_of_the_finished_arrays() -> None:
-    """So that the finish step need not write it again."""
+    """The finish step need not write it again."""
     finished = [
         arrays.label_array("train", np.zeros(11, np.int32))[-1],
         arrays.status_array("train", np.zeros(11, np.uint8))[-1],
@@ -104,13 +104,13 @@ def test_metadata_of_nothing_known_is_that_of_the_finished_arrays() -> None:
 def test_small_arrays_of_many_rows_have_several_chunks(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last is filled up."""
+    """The last chunk is padded."""
     monkeypatch.setattr(layout, "SMALL_CHUNK_ROWS", 4)
     status = np.arange(11, dtype=np.uint8)
-    made = arrays.status_array("train", status)
-    assert [name.rpartition("/")[2] for name, _ in made] == ["c.0", "c.1", "c.2", "zarr.json"]
-    assert made[2][1][:-4] == bytes([8, 9, 10, 255])
-    write(objects, made)
+    contents = arrays.status_array("train", status)
+    assert [name.rpartition("/")[2] for name, _ in contents] == ["c.0", "c.1", "c.2", "zarr.json"]
+    assert contents[2][1][:-4] == bytes([8, 9, 10, 255])
+    write(objects, contents)
     assert arrays.read_small(objects, "train", "status").tolist() == status.tolist()
 
 
@@ -118,12 +118,12 @@ def test_small_arrays_of_many_rows_have_several_chunks(
 def test_damaged_labels_are_named_without_any_record_of_them(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
-    """A byte, a length, an absence."""
+    """A changed byte, a wrong length and a missing chunk are found."""
     monkeypatch.setattr(layout, "SMALL_CHUNK_ROWS", chunk_rows)
-    made = arrays.label_array("train", np.arange(11, dtype=np.int32))
-    write(objects, made)
+    contents = arrays.label_array("train", np.arange(11, dtype=np.int32))
+    write(objects, contents)
     assert list(arrays.damaged_labels(objects, PLAN)) == []
-    name, data = made[-2]
+    name, data = contents[-2]
     for damaged in (data[:-1], data + b"x", b"", bytes([data[0] ^ 1]) + data[1:]):
         objects.put(name, damaged)
         assert list(arrays.damaged_labels(objects, PLAN)) == [(name, "damaged")]
@@ -132,14 +132,14 @@ def test_damaged_labels_are_named_without_any_record_of_them(
 
 
 def test_metadata_is_the_same_text_every_time() -> None:
-    """Sorted keys, whatever order zarr has them in."""
+    """Keys are sorted, whatever their order in zarr."""
     for _, data in [*arrays.groups("train"), arrays.image_array(RECIPE, PLAN, 8)]:
         again = json.dumps(read(data), sort_keys=True, indent=2) + "\n"
         assert data == again.encode()
 
 
 def test_a_split_of_fewer_rows_than_a_shard_is_an_array_too(objects: LocalObjects) -> None:
-    """One row."""
+    """One row is enough."""
     small = Plan(**{**vars(PLAN), "num_rows": 1})
     write(objects, [*arrays.groups("train"), arrays.image_array(RECIPE, small, 8)])
     assert arrays.read_rows(objects, "train", 8, 0, 1).tolist() == np.zeros((1, 8, 8, 3)).tolist()
@@ -154,7 +154,7 @@ _get_loop().call_soon_threadsafe(time.sleep, 1.0)
 
 
 def test_a_process_ends_quietly_while_zarrs_thread_is_held_up() -> None:
-    """As by a busy machine: zarr alone would close a loop that runs, and print a traceback."""
+    """On a busy machine, zarr alone would close a running loop and print a traceback."""
     ended = subprocess.run(
         [sys.executable, "-c", ENDS_BUSY],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,4 +1,4 @@
-"""Arrow reads files without a Python object in the hands of its threads."""
+"""Arrow reads files without a Python object that its threads own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = pa.table({"key": KEYS, "row": list(range(len(KEYS)))})
 
 
 class Watched(io.BytesIO):
-    """A file that notes in which threads it is read, and what a read returned."""
+    """A file that records the threads that read it, and the results."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -55,14 +55,14 @@ def _row_groups(file: Any) -> pa.Table:
 
 @pytest.mark.parametrize("read", [_a_column, _row_groups])
 def test_a_parquet_file_is_read_by_the_thread_that_asks(read: Callable[[Any], pa.Table]) -> None:
-    """Arrow's own threads would hold the file, or what it returned, when the process ends."""
+    """Arrow's own threads could own the file or a result when the process exits."""
     file = Watched(parquet())
     assert read(file).num_rows
     assert file.threads == {threading.get_ident()}
 
 
 def test_what_a_read_returns_is_memory_of_arrow() -> None:
-    """It is freed without the GIL, whichever thread drops it last."""
+    """It is freed without the GIL, whichever thread releases it last."""
     file = open_for_arrow(Watched(b"0123456789"))
     buffer = file.read_buffer(4)
     # A buffer over Python's memory names the Python object that it keeps alive as its parent.
@@ -73,7 +73,7 @@ def test_what_a_read_returns_is_memory_of_arrow() -> None:
 
 
 def test_a_file_of_a_disk_is_read_without_python(tmp_path: Path) -> None:
-    """By Arrow itself, and the file that was handed over is closed."""
+    """Arrow itself reads the file, and the given file is closed."""
     (tmp_path / "t.arrow").write_bytes(ipc())
     objects = open_objects(str(tmp_path))
     file = objects.open("t.arrow")
@@ -85,7 +85,7 @@ def test_a_file_of_a_disk_is_read_without_python(tmp_path: Path) -> None:
 
 
 def test_a_part_in_memory_is_decoded_as_arrow_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same values and the same schema, and out of Arrow's own memory."""
+    """Values and schema agree, and the memory is Arrow's own."""
     owned = []
 
     def noted(data: bytes) -> pa.Buffer:
@@ -102,13 +102,13 @@ def test_a_part_in_memory_is_decoded_as_arrow_does(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_other_module_opens_parquet_over_python() -> None:
-    """Readers of a store go through one module; sources of Parquet files have a test of theirs."""
+    """Readers of a store use one module; Parquet sources have their own test."""
     root = Path(__file__).parents[3]
     opens = ("ParquetFile(", "read_table(", "BufferReader(", "pyarrow.dataset")
-    found = {
+    modules = {
         str(path.relative_to(root))
         for part in ("pipeline", "workflows", "cluster")
         for path in (root / part).rglob("*.py")
         if any(call in path.read_text() for call in opens)
     }
-    assert found == {"pipeline/store/arrow_files.py", "pipeline/sources/formats/parquet.py"}
+    assert modules == {"pipeline/store/arrow_files.py", "pipeline/sources/formats/parquet.py"}

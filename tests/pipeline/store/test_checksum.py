@@ -16,14 +16,14 @@ from pipeline.store.checksum import crc32c, is_framed
 
 @given(data=st.binary(max_size=300), start=st.integers(0, 7))
 def test_the_checksum_is_that_of_the_package(data: bytes, start: int) -> None:
-    """Of any bytes, at any address."""
+    """The checksums agree for any bytes at any address."""
     array = np.frombuffer(data, np.uint8)[start:]
     assert crc32c(array) == google_crc32c.value(data[start:])
 
 
 @given(data=st.binary(min_size=1, max_size=100), flip=st.integers(0, 10_000))
 def test_a_frame_is_its_bytes_and_their_checksum(data: bytes, flip: int) -> None:
-    """One bit more or less, and it is none."""
+    """One changed bit invalidates a frame."""
     framed = bytearray(data + google_crc32c.value(data).to_bytes(4, "little"))
     assert is_framed(np.frombuffer(framed, np.uint8))
     framed[flip // 8 % len(framed)] ^= 1 << flip % 8
@@ -32,14 +32,14 @@ def test_a_frame_is_its_bytes_and_their_checksum(data: bytes, flip: int) -> None
 
 
 def test_where_there_is_no_library_the_package_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the interpreter, and is as right."""
+    """The package holds the GIL but gives the same result."""
     monkeypatch.setattr(checksum, "_native", lambda: None)
     assert crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283
 
 
 @pytest.mark.skipif(checksum._native() is None, reason="another build of google-crc32c")
 def test_other_threads_go_on_meanwhile() -> None:
-    """A training step must not wait for a chunk."""
+    """A training step must not wait for a checksum."""
     data = np.zeros(400_000_000, np.uint8)
     steps, ended = 0, threading.Event()
 

@@ -1,4 +1,4 @@
-"""The commit: comes back as it was, with all it vouches for."""
+"""A commit is decoded as it was encoded, with all objects that it lists."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ values = (
 
 @st.composite
 def commits(draw):
-    """A commit of any shard: what it vouches for has the names that the layout gives."""
+    """Draw a commit of any shard, with the object names of the layout."""
     split, shard = draw(st.text("abc", min_size=1)), draw(st.integers(0, 10**6))
     sizes = draw(st.sets(st.integers(1, 4096), max_size=4))
     counts = draw(st.dictionaries(st.sampled_from(["readable", "empty"]), st.integers(0, 1024)))
@@ -48,31 +48,31 @@ def commits(draw):
 
 
 @given(commits())
-def test_a_commit_comes_back_as_it_was(made: Commit) -> None:
-    """To the byte, whatever its provenance holds: so it can be restored from a copy."""
-    data = made.encode()
-    kept = commit.decode(data, "c")
-    assert kept == made
-    assert kept.encode() == data
+def test_a_commit_comes_back_as_it_was(written: Commit) -> None:
+    """The bytes are equal for any provenance, so it can be restored from a copy."""
+    data = written.encode()
+    decoded = commit.decode(data, "c")
+    assert decoded == written
+    assert decoded.encode() == data
 
 
 @given(commits())
-def test_a_commit_vouches_for_each_size_and_its_part(made: Commit) -> None:
-    """No more, no less."""
-    assert made.sizes == {int(size) for size in made.arrays}
-    assert made.objects == [*made.arrays.values(), made.table]
+def test_a_commit_vouches_for_each_size_and_its_part(written: Commit) -> None:
+    """A commit lists exactly these objects."""
+    assert written.sizes == {int(size) for size in written.arrays}
+    assert written.objects == [*written.arrays.values(), written.table]
 
 
 @given(commits(), st.data())
-def test_half_a_commit_is_none(made: Commit, data: st.DataObject) -> None:
-    """Wherever it breaks off."""
-    text = made.encode()
+def test_half_a_commit_is_none(written: Commit, data: st.DataObject) -> None:
+    """A commit cut at any byte is damaged."""
+    text = written.encode()
     length = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(StoreDamagedError, match="c is damaged"):
         commit.decode(text[:length], "c")
 
 
-MADE = Commit(
+COMMIT = Commit(
     split="train",
     shard=1,
     plan="0" * 64,
@@ -90,9 +90,9 @@ MADE = Commit(
         ({"table": Written("../home/.ssh/authorized_keys", 5, "0" * 32)}, r"table\.name"),
         ({"table": Written(layout.part("train", 0), 5, "0" * 32)}, r"table\.name"),
         ({"arrays": {"8": Written("/etc/passwd", 5, "0" * 32)}}, r"arrays\.8\.name"),
-        ({"arrays": {"16": MADE.arrays["8"]}}, r"arrays\.16\.name"),
-        ({"arrays": {"abc": MADE.arrays["8"]}}, "a key of arrays"),
-        ({"arrays": {"08": MADE.arrays["8"]}}, "a key of arrays"),
+        ({"arrays": {"16": COMMIT.arrays["8"]}}, r"arrays\.16\.name"),
+        ({"arrays": {"abc": COMMIT.arrays["8"]}}, "a key of arrays"),
+        ({"arrays": {"08": COMMIT.arrays["8"]}}, "a key of arrays"),
         ({"split": "../train"}, "split"),
         ({"shard": True}, "shard"),
         ({"shard": -1}, "shard"),
@@ -104,7 +104,7 @@ MADE = Commit(
     ],
 )
 def test_a_commit_that_was_sealed_with_other_names_or_values_is_refused(change, key):
-    """Its digest is right: whoever made it knows how. The file and the key are named."""
-    commit.decode(MADE.encode(), "c")
+    """Its digest is valid; the error names the file and the key."""
+    commit.decode(COMMIT.encode(), "c")
     with pytest.raises(StoreDamagedError, match=f"^c holds another .*: {key} is .*: expected"):
-        commit.decode(replace(MADE, **change).encode(), "c")
+        commit.decode(replace(COMMIT, **change).encode(), "c")

@@ -1,4 +1,4 @@
-"""A document finds out about any change of its text."""
+"""A document detects any change of its text."""
 
 import pytest
 from hypothesis import given
@@ -11,27 +11,27 @@ FIELDS = {"format": 1, "classes": [["n01440764", "tench, Tinca tinca"], ["n2", "
 
 
 def test_a_document_is_read_back() -> None:
-    """Without its digest."""
+    """Its fields are returned without the digest."""
     assert document.decode(document.encode(FIELDS), "recipe.json") == FIELDS
 
 
-@given(place=st.integers(0, len(document.encode(FIELDS)) - 1), flip=st.integers(1, 255))
-def test_any_changed_byte_is_found(place: int, flip: int) -> None:
-    """White space too."""
+@given(offset=st.integers(0, len(document.encode(FIELDS)) - 1), flip=st.integers(1, 255))
+def test_any_changed_byte_is_found(offset: int, flip: int) -> None:
+    """A change of white space is detected, too."""
     data = bytearray(document.encode(FIELDS))
-    data[place] ^= flip
+    data[offset] ^= flip
     with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
         document.decode(bytes(data), "recipe.json")
 
 
 @given(length=st.integers(0, len(document.encode(FIELDS)) - 1))
 def test_any_cut_is_found(length: int) -> None:
-    """An empty file too."""
+    """An empty file is damaged, too."""
     with pytest.raises(StoreDamagedError):
         document.decode(document.encode(FIELDS)[:length], "recipe.json")
 
 
 def test_a_format_of_the_future_is_refused_by_number() -> None:
-    """It is not damaged: another version made it."""
+    """The document is intact, but another version wrote it."""
     with pytest.raises(StoreError, match="format 3: this version reads 1 and 2"):
         document.decode(document.encode({**FIELDS, "format": 3}), "recipe.json")

@@ -1,4 +1,4 @@
-"""A store that an earlier version made: every later one must read it, and so must anybody else."""
+"""Stores of earlier versions stay readable by later versions and by other readers."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ STATUS = {"train": [0] * 10 + [3], "val": [0] * 5}
 
 @pytest.fixture(params=FORMATS, ids="format-{}".format)
 def store(request: pytest.FixtureRequest) -> Path:
-    """The golden store of each format."""
+    """Return the golden store of each format."""
     return GOLDEN / f"format-{request.param}"
 
 
@@ -50,7 +50,7 @@ def sha256(pixels: NDArray[np.uint8]) -> str:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_its_records_are_read(store: Path, split: str) -> None:
-    """By this version's code."""
+    """This version's code reads every record."""
     objects = open_objects(str(store))
     recipe = records.load_recipe(objects)
     assert (recipe.fit, recipe.filter, recipe.codec) == ("crop", "bicubic", "none")
@@ -66,21 +66,21 @@ def test_its_records_are_read(store: Path, split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_it_is_whole(store: Path, split: str) -> None:
-    """Verify says so, and writes nothing."""
+    """Verify finds no problem and writes nothing."""
     before = snapshot(store)
     objects = open_objects(str(store))
-    found = verify.read_records(objects, split)
-    problems = [p for _, p in verify.check_objects(objects, found) if p is not None]
-    assert [*found.problems, *problems, *verify.check_whole(found)] == []
-    assert verify.check_planned(objects, found) == []
-    assert verify.strangers(objects, found) == []
+    checked = verify.read_records(objects, split)
+    problems = [p for _, p in verify.check_objects(objects, checked) if p is not None]
+    assert [*checked.problems, *problems, *verify.check_whole(checked)] == []
+    assert verify.check_planned(objects, checked) == []
+    assert verify.strangers(objects, checked) == []
     assert snapshot(store) == before
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("size", SIZES)
 def test_zarr_reads_its_pixels(store: Path, split: str, size: int) -> None:
-    """As they were."""
+    """The pixels have not changed."""
     pixels = arrays.read_rows(open_objects(str(store)), split, size, 0, SPLITS[split])
     assert pixels.shape == (SPLITS[split], size, size, 3)
     assert sha256(pixels) == PIXELS[f"{split}/{size}"]
@@ -88,7 +88,7 @@ def test_zarr_reads_its_pixels(store: Path, split: str, size: int) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_zarr_reads_its_labels_and_status(store: Path, split: str) -> None:
-    """One chunk each."""
+    """Each is one chunk."""
     objects = open_objects(str(store))
     assert arrays.read_small(objects, split, "label").tolist() == LABELS[split]
     assert arrays.read_small(objects, split, "status").tolist() == STATUS[split]
@@ -96,7 +96,7 @@ def test_zarr_reads_its_labels_and_status(store: Path, split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_tensorstore_reads_it(store: Path, split: str) -> None:
-    """Another implementation, which knows nothing of us."""
+    """An independent implementation reads the store."""
     tensorstore = pytest.importorskip("tensorstore")
 
     def read(name: str) -> NDArray[Any]:
@@ -112,14 +112,14 @@ def test_tensorstore_reads_it(store: Path, split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_its_table_is_read(store: Path, split: str) -> None:
-    """And agrees with the arrays."""
+    """The table agrees with the arrays."""
     objects = open_objects(str(store))
-    whole = table.decode_part(objects.get(layout.table(split)))
-    assert whole.schema.equals(table.SCHEMA)
-    assert whole["row"].to_pylist() == list(range(SPLITS[split]))
-    assert whole["label"].to_pylist() == LABELS[split]
-    assert whole["status"].to_pylist() == STATUS[split]
-    bad = whole.filter(table.pa.compute.not_equal(whole["status"], 0)).to_pylist()
+    rows = table.decode_part(objects.get(layout.table(split)))
+    assert rows.schema.equals(table.SCHEMA)
+    assert rows["row"].to_pylist() == list(range(SPLITS[split]))
+    assert rows["label"].to_pylist() == LABELS[split]
+    assert rows["status"].to_pylist() == STATUS[split]
+    bad = rows.filter(table.pa.compute.not_equal(rows["status"], 0)).to_pylist()
     assert [line["reason"] is not None for line in bad] == [True] * STATUS[split].count(3)
 
 
@@ -127,7 +127,7 @@ def test_its_table_is_read(store: Path, split: str) -> None:
 def test_it_grows_by_a_size_and_stays_what_it_was(
     store: Path, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every document that is added has the store's format, and every object of before its bytes."""
+    """New documents have the store's format, and existing objects keep their bytes."""
     recipe = records.load_recipe(open_objects(str(store)))
     software = probe.Probe(
         recipe.decoder, recipe.resizer
@@ -137,14 +137,14 @@ def test_it_grows_by_a_size_and_stays_what_it_was(
     shutil.copytree(store, grown)
     source = make_source(tmp_path / "images")
     prepare_inline(source / split, str(grown), split=split, **{**CHOICES, "sizes": (8, 16, 24)})
-    found = verify.read_records(open_objects(str(grown)), split)
+    checked = verify.read_records(open_objects(str(grown)), split)
     problems = [
-        p for _, p in verify.check_objects(open_objects(str(grown)), found) if p is not None
+        p for _, p in verify.check_objects(open_objects(str(grown)), checked) if p is not None
     ]
-    assert [*found.problems, *problems, *verify.check_whole(found)] == []
+    assert [*checked.problems, *problems, *verify.check_whole(checked)] == []
     documents = [*grown.glob(f"splits/{split}*.json"), *grown.glob(f"commits/{split}/*.json")]
     texts = [json.loads(file.read_text()) for file in documents]
-    assert len(texts) == 2 + len(found.commits)
+    assert len(texts) == 2 + len(checked.commits)
     assert {fields["format"] for fields in texts} == {recipe.format}
     dimensions = json.loads((grown / f"images.zarr/{split}/24/zarr.json").read_text())
     sides = {1: ["height", "width"], 2: ["height_24", "width_24"]}[recipe.format]
@@ -158,7 +158,7 @@ def test_it_grows_by_a_size_and_stays_what_it_was(
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """A JSON object whose digest is that of the same text without it."""
+    """Return a JSON object after checking its digest."""
     fields = json.loads(path.read_text(encoding="utf-8"))
     digest = fields.pop("digest")
     text = json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
@@ -168,7 +168,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def read_pixels(store: Path, split: str, size: int) -> NDArray[np.uint8]:
-    """All rows at computed places, after a look at the index of each shard."""
+    """Return all rows from computed offsets, after checking the index of each shard."""
     recipe = read_document(store / "recipe.json")
     done = read_document(store / f"splits/{split}.done.json")
     assert size in done["sizes"]
@@ -178,13 +178,13 @@ def read_pixels(store: Path, split: str, size: int) -> NDArray[np.uint8]:
     rows = []
     for shard in range(-(-done["num_rows"] // shard_rows)):
         data = (store / f"images.zarr/{split}/{size}/c.{shard}.0.0.0").read_bytes()
-        here = min(shard_rows, done["num_rows"] - shard * shard_rows)
-        used = -(-here // chunk_rows)
+        num_rows = min(shard_rows, done["num_rows"] - shard * shard_rows)
+        used = -(-num_rows // chunk_rows)
         index = np.frombuffer(data[-4 - 16 * chunks : -4], "<u8").reshape(chunks, 2)
         assert index[:used].tolist() == [[k * frame, frame] for k in range(used)]
         assert (index[used:] == 2**64 - 1).all()
         assert len(data) == used * frame + 16 * chunks + 4
-        for i in range(here):
+        for i in range(num_rows):
             offset = i // chunk_rows * frame + i % chunk_rows * row_bytes
             rows.append(np.frombuffer(data, np.uint8, row_bytes, offset).reshape(size, size, 3))
         for k in range(used):
@@ -194,7 +194,7 @@ def read_pixels(store: Path, split: str, size: int) -> NDArray[np.uint8]:
 
 
 def checksum(framed: bytes) -> bool:
-    """Whether the last four bytes are the CRC-32C of all before them."""
+    """Return True if the last four bytes are the CRC-32C of all bytes before them."""
     return google_crc32c.value(framed[:-4]) == int.from_bytes(framed[-4:], "little")
 
 
@@ -206,7 +206,7 @@ def read_small(store: Path, split: str, name: str, dtype: str) -> list[int]:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_whoever_has_only_the_document_reads_the_same(store: Path, split: str) -> None:
-    """Pixels, labels and status."""
+    """Pixels, labels and status are equal."""
     for size in SIZES:
         assert sha256(read_pixels(store, split, size)) == PIXELS[f"{split}/{size}"]
     assert read_small(store, split, "label", "<i4") == LABELS[split]
@@ -215,7 +215,7 @@ def test_whoever_has_only_the_document_reads_the_same(store: Path, split: str) -
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: str) -> None:
-    """What refers to what, and by which digest."""
+    """Every reference between documents has the right digest."""
     recipe = json.loads((store / "recipe.json").read_text())
     plan = json.loads((store / f"splits/{split}.json").read_text())
     done = read_document(store / f"splits/{split}.done.json")
@@ -227,9 +227,10 @@ def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: st
         assert (commit["plan"], commit["shard"]) == (plan["digest"], shard)
         assert commit["start"] == shard * plan["shard_rows"]
         written += [*commit["arrays"].values(), commit["table"]]
-    for kept in written:
-        data = (store / kept["name"]).read_bytes()
-        assert (len(data), xxhash.xxh3_128_hexdigest(data)) == (kept["num_bytes"], kept["digest"])
+    for record in written:
+        data = (store / record["name"]).read_bytes()
+        actual = (len(data), xxhash.xxh3_128_hexdigest(data))
+        assert actual == (record["num_bytes"], record["digest"])
     parts = "".join(commit["table"]["digest"] for commit in commits)
     assert xxhash.xxh3_128_hexdigest(parts.encode()) == done["parts"]
     ledger = (store / f"splits/{split}.ledger.jsonl").read_bytes()
@@ -244,10 +245,10 @@ def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: st
 def test_whoever_has_only_the_document_finds_the_listing_and_the_order(
     store: Path, split: str
 ) -> None:
-    """The digest of `<key> TAB <bytes>` lines, and the rule that makes rows of them."""
+    """The listing is the digest of `<key> TAB <bytes>` lines, and the order follows the rule."""
     plan = read_document(store / f"splits/{split}.json")
-    whole = table.decode_part((store / f"samples/{split}.parquet").read_bytes())
-    by_key = sorted(zip(whole["key"].to_pylist(), whole["num_bytes"].to_pylist(), strict=True))
+    rows = table.decode_part((store / f"samples/{split}.parquet").read_bytes())
+    by_key = sorted(zip(rows["key"].to_pylist(), rows["num_bytes"].to_pylist(), strict=True))
     lines = "".join(f"{key}\t{num_bytes}\n" for key, num_bytes in by_key)
     assert hashlib.sha256(lines.encode()).hexdigest() == plan["listing"]
 
@@ -259,5 +260,5 @@ def test_whoever_has_only_the_document_finds_the_listing_and_the_order(
     start = mix(plan["seed"])
     numbers = [mix((start + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(plan["num_rows"])]
     order = sorted(range(plan["num_rows"]), key=numbers.__getitem__)
-    assert [by_key[i][0] for i in order] == whole["key"].to_pylist()
+    assert [by_key[i][0] for i in order] == rows["key"].to_pylist()
     assert order == row_order(plan["num_rows"], plan["seed"]).tolist()

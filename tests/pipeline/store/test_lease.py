@@ -1,4 +1,4 @@
-"""One run writes a split at a time, whatever became of the one before."""
+"""One run at a time writes a split, whatever happened to the run before it."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
-    """And may go on when the first has ended."""
+    """It may begin when the first one has ended."""
     objects = open_objects(url)
     with lease(objects, "train", wait=False):
         with (
@@ -58,7 +58,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
 
 
 def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the first has ended."""
+    """It waits until the first one has ended."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     order: list[str] = []
@@ -73,16 +73,16 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         thread.join(0.1)
         order.append("first")
     thread.join()
-    holder, *rest = order
+    holder, *events = order
     assert holder.startswith("process ")
-    assert rest == ["first", "second"]
+    assert events == ["first", "second"]
 
 
 @pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
 def test_the_lease_of_a_killed_process_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """The system drops it, or shows that its process is gone: nothing to clean up by hand."""
+    """The system releases it or shows that its process has ended; no manual cleaning is needed."""
     lacking.remove(calls, monkeypatch.setattr)
     command = [sys.executable, "-c", HOLDER, str(tmp_path), *calls]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -103,7 +103,7 @@ def test_the_lease_of_a_killed_process_is_free(
 def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its holder died, or is cut off."""
+    """Its holder has died or lost the connection."""
     objects = open_objects(f"memory://{tmp_path}")
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(module, "EXPIRY_SECONDS", -1.0)
@@ -115,7 +115,7 @@ def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
 
 
 def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than it would without its holder."""
+    """Renewal extends it beyond its expiry time."""
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.3)
     objects = open_objects(f"memory://{tmp_path}")
     with lease(objects, "train", wait=False):
@@ -129,7 +129,7 @@ def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def taken_over(objects: Objects, seconds: float = 60.0) -> bytes:
-    """Write the record of another process as the lease's holder."""
+    """Write the record of another process as the holder of the lease."""
     record = {"id": "other", "holder": "process 1 on elsewhere", "expires": time.time() + seconds}
     text = json.dumps(record).encode()
     objects.put(".tmp/train.lease.json", text)
@@ -139,7 +139,7 @@ def taken_over(objects: Objects, seconds: float = 60.0) -> bytes:
 def test_of_two_who_saw_a_lease_run_out_the_last_to_write_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An object store replaces without a word: who wrote looks again after a while."""
+    """An object store replaces silently, so the writer reads its record again after a while."""
     objects = open_objects(f"memory://{tmp_path}")
     taken_over(objects, seconds=-1.0)  # one that nobody renewed
     monkeypatch.setattr(module.time, "sleep", lambda _: taken_over(objects))
@@ -153,16 +153,16 @@ def test_of_two_who_saw_a_lease_run_out_the_last_to_write_has_it(
 def test_a_lease_that_another_run_has_taken_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its machine slept: what it does when it wakes must not take the lease from the new holder."""
+    """A suspended machine that wakes up must not take the lease from the new holder."""
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.06)
     objects = open_objects(f"memory://{tmp_path}")
-    held = module._Record(objects, "train")
-    assert held.acquire() is None
+    record = module._Record(objects, "train")
+    assert record.acquire() is None
     text = taken_over(objects)
-    held._thread.join(10)  # it gives up by itself
-    assert not held._thread.is_alive()
+    record._thread.join(10)  # it gives up by itself
+    assert not record._thread.is_alive()
     assert objects.get(".tmp/train.lease.json") == text
-    held.release()
+    record.release()
     assert objects.get(".tmp/train.lease.json") == text
 
 
@@ -170,7 +170,7 @@ def test_a_lease_that_another_run_has_taken_is_not_renewed(
     "text", [b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"id": 1, "expires": "x"}']
 )
 def test_a_record_of_a_lease_that_is_none_holds_nothing(tmp_path: Path, text: bytes) -> None:
-    """Whoever wrote it."""
+    """An invalid record of any writer is ignored."""
     objects = open_objects(f"memory://{tmp_path}")
     objects.put(".tmp/train.lease.json", text)
     assert module._Record(objects, "train")._holder() is None

@@ -1,4 +1,4 @@
-"""A store of format 1 with labels 0 to 11: it keeps its own order of classes, whatever is done."""
+"""A store of format 1 with labels 0 to 11 keeps its own order of classes in every operation."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ TEXT_ORDER = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, on a machine that makes the pixels that the store's own made."""
+    """Return a copy, on a machine that computes the pixels of the store's own."""
     recipe = records.load_recipe(open_objects(str(STORE)))
     software = probe.Probe(recipe.decoder, recipe.resizer)
     monkeypatch.setattr(probe, "probe", lambda *_, **__: software)
@@ -29,25 +29,25 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def labels(store: Path, split: str) -> dict[str, int]:
-    """Class in the key -> label, which must be one for each class."""
+    """Return the label of each class in the keys, which must be unique."""
     table = pq.read_table(store / layout.table(split))
     stored = arrays.read_small(open_objects(str(store)), split, "label")
-    found: dict[str, int] = {}
+    labels_by_class: dict[str, int] = {}
     for line in table.to_pylist():
         label = int(stored[line["row"]])
-        assert found.setdefault(line["key"].split("/")[0], label) == label
-    return found
+        assert labels_by_class.setdefault(line["key"].split("/")[0], label) == label
+    return labels_by_class
 
 
 def test_its_labels_are_in_the_order_of_digits(store: Path) -> None:
-    """As it was made."""
+    """The labels have not changed."""
     recipe = records.load_recipe(open_objects(str(store)))
     assert (recipe.wnids, recipe.listing_rules, recipe.class_numbers) == (TEXT_ORDER, 1, ())
     assert labels(store, "train") == {name: label for label, name in enumerate(TEXT_ORDER)}
 
 
 def test_it_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
-    """The source lists as it did, and what was lost comes back the same."""
+    """The listing is unchanged, and a lost shard is made with the same bytes."""
     before = contents(store)
     for name in (layout.commit("train", 1), layout.shard("train", 8, 1), layout.done("train")):
         (store / name).unlink()
@@ -59,7 +59,7 @@ def test_it_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
 def test_it_is_repaired_by_its_own_rules(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the labels, from the source."""
+    """The labels are repaired from the source, too."""
     expected = (store / layout.array("train", "label") / "c.0").read_bytes()
     (store / layout.shard("train", 8, 2)).unlink()
     (store / layout.array("train", "label") / "c.0").write_bytes(b"x")
@@ -85,7 +85,7 @@ def test_it_grows_by_a_split_in_its_own_order(store: Path, tmp_path: Path) -> No
 def test_what_its_rules_cannot_say_is_refused_by_their_name(
     store: Path, tmp_path: Path, name: str, label: str, message: str
 ) -> None:
-    """A class that it has not; -1 is one under these rules."""
+    """A class that the store lacks is refused; under these rules -1 is a class."""
     source = make_source(tmp_path / "source", (name, label))
     with pytest.raises(StoreMismatchError, match=message):
         prepare_inline(source / "val.tar", str(store), split="val", **CHOICES)

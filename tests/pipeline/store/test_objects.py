@@ -1,4 +1,4 @@
-"""The one door for writing: whole or not at all, one writer, and sentences for what goes wrong."""
+"""Objects are written completely or not at all, by one run, and errors are explained."""
 
 import errno
 import fcntl
@@ -28,7 +28,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
 
 
 def test_an_object_is_read_back_under_its_name(objects: Objects) -> None:
-    """Whole, by size, and as a file."""
+    """It is read completely, by size, and as a file."""
     objects.put("a/b/c.json", b"hello")
     assert objects.get("a/b/c.json") == b"hello"
     assert objects.size("a/b/c.json") == 5
@@ -38,7 +38,7 @@ def test_an_object_is_read_back_under_its_name(objects: Objects) -> None:
 
 
 def test_objects_are_listed_under_a_folder_at_any_depth(objects: Objects) -> None:
-    """Sorted, and by their whole names."""
+    """Complete names are listed, sorted."""
     for name in ("a/2", "a/b/1", "c"):
         objects.put(name, b"x")
     assert objects.names("a") == ["a/2", "a/b/1"]
@@ -46,7 +46,7 @@ def test_objects_are_listed_under_a_folder_at_any_depth(objects: Objects) -> Non
 
 
 def test_what_is_not_there_is_said(objects: Objects) -> None:
-    """FileNotFoundError to read, None for a size, silence to remove."""
+    """Reading raises FileNotFoundError, the size is None, and removing is silent."""
     with pytest.raises(FileNotFoundError):
         objects.get("a")
     assert objects.size("a") is None
@@ -57,7 +57,7 @@ def test_what_is_not_there_is_said(objects: Objects) -> None:
 def test_a_disk_without_links_has_one_plan_of_two_planners(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """And no temporary file of either."""
+    """No temporary file of either remains."""
     lacking.remove(calls, monkeypatch.setattr)
     first, second = begun(str(tmp_path), "train-1"), begun(str(tmp_path), "val-1")
     assert first.put_new("plan", b"mine")
@@ -67,14 +67,14 @@ def test_a_disk_without_links_has_one_plan_of_two_planners(
 
 
 def test_a_new_object_never_replaces_one(objects: Objects) -> None:
-    """Two planners: one plan."""
+    """Two planners leave one plan."""
     assert objects.put_new("plan", b"mine")
     assert not objects.put_new("plan", b"yours")
     assert objects.get("plan") == b"mine"
 
 
 def test_an_object_is_not_there_before_it_is_finished(objects: Objects) -> None:
-    """Nor after it was given up."""
+    """An aborted object does not exist either."""
     writer = objects.create("shard")
     writer.write(memoryview(b"half"))
     assert objects.size("shard") is None
@@ -84,7 +84,7 @@ def test_an_object_is_not_there_before_it_is_finished(objects: Objects) -> None:
 
 
 def test_a_piece_may_be_overwritten_as_soon_as_it_was_written(objects: Objects) -> None:
-    """Composers use one buffer again and again."""
+    """Composers reuse one buffer."""
     buffer = bytearray(b"one")
     writer = objects.create("shard")
     writer.write(memoryview(buffer))
@@ -96,15 +96,15 @@ def test_a_piece_may_be_overwritten_as_soon_as_it_was_written(objects: Objects) 
 
 
 def test_a_fingerprint_names_size_and_digest() -> None:
-    """The digest anybody's xxhsum prints."""
+    """The digest is that of xxhsum."""
     written = fingerprint("a", b"hello")
     assert (written.num_bytes, written.digest) == (5, xxhash.xxh3_128(b"hello").hexdigest())
 
 
 def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
-    """A ghost that computes on can write nothing, begun or not."""
+    """An earlier run that is still computing cannot write, even if it had begun to."""
     early = begun(str(tmp_path), "train-1")
-    other = begun(str(tmp_path), "train-a-1")
+    sibling = begun(str(tmp_path), "train-a-1")
     begun_writer = early.create("begun")
     late = begun(str(tmp_path), "train-2")
     late.put("late", b"x")
@@ -114,12 +114,12 @@ def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
     begun_writer.abort()
     with pytest.raises(StoreError, match="another run of the same split has begun"):
         early.put("early", b"x")
-    other.put("of another split", b"x")
+    sibling.put("of another split", b"x")
     assert late.names("") == ["late", "of another split"]
 
 
 def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
-    """Finished, given up or forgotten."""
+    """They are removed whether finished, aborted or forgotten."""
     objects = begun(str(tmp_path))
     objects.put("a", b"x")
     forgotten = objects.create("b")
@@ -130,7 +130,7 @@ def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 4 << 20, (4 << 20) + 1, 9_000_001, 12 << 20])
 def test_an_object_of_any_length_is_written_whole(tmp_path: Path, length: int) -> None:
-    """Of one block, of several, and of a rest that no disk's block divides."""
+    """The length may be one block, several blocks, or any other number of bytes."""
     objects = begun(str(tmp_path))
     data = np.random.default_rng(0).integers(0, 256, length, np.uint8)
     writer = objects.create("a")
@@ -144,7 +144,7 @@ def test_an_object_of_any_length_is_written_whole(tmp_path: Path, length: int) -
 def test_a_file_system_without_direct_writes_is_written_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through its cache."""
+    """It is written through the page cache."""
     monkeypatch.setattr(door.os, "O_DIRECT", -1, raising=False)
     objects = begun(str(tmp_path))
     writer = objects.create("a")
@@ -157,7 +157,7 @@ def test_a_file_system_without_direct_writes_is_written_too(
 def test_a_file_system_that_refuses_direct_writes_late_is_written_through_its_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some take the flag and refuse what is written."""
+    """Some file systems accept the flag but refuse the writes."""
     objects = begun(str(tmp_path))
     write = os.write
 
@@ -184,7 +184,7 @@ def _set_direct_flag(file: int, *, on: bool) -> bool:
 def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that writes tells the one that composes."""
+    """The writing thread's error reaches the composing thread."""
     objects = begun(str(tmp_path))
 
     def fail(*_: object) -> None:
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may take fewer bytes than it was given."""
+    """The system may accept fewer bytes than it was given."""
     objects = begun(str(tmp_path))
     write = os.write
     monkeypatch.setattr(door.os, "write", lambda file, data: write(file, bytes(data[:3])))
@@ -215,7 +215,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """What was there before stays there."""
+    """An existing object is unchanged."""
     objects = begun(str(tmp_path))
     objects.put("a", b"old")
 
@@ -232,7 +232,7 @@ def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
 
 
 def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
-    """Also before the store is there."""
+    """It is known before the store exists."""
     room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").room()
     assert room is not None
     assert room > 0

@@ -1,4 +1,4 @@
-"""The plan: comes back as it was, cuts rows into shards, and names every difference."""
+"""A plan is decoded as it was encoded, cuts rows into shards, and names every difference."""
 
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -35,22 +35,22 @@ plans = st.builds(
 
 
 @given(plans)
-def test_a_plan_comes_back_as_it_was(made: Plan) -> None:
-    """With its digest, at any seed of 64 bits."""
-    kept = plan.decode(made.encode(), layout.plan(made.split))
-    assert kept == made
-    assert kept.digest == made.digest
+def test_a_plan_comes_back_as_it_was(written: Plan) -> None:
+    """The digest is equal for any seed of 64 bits."""
+    decoded = plan.decode(written.encode(), layout.plan(written.split))
+    assert decoded == written
+    assert decoded.digest == written.digest
 
 
-@given(plans.filter(lambda made: made.num_rows < 10**5))
-def test_shards_have_every_row_once(made: Plan) -> None:
-    """In order; only the last may be short."""
-    shards = [made.rows(shard) for shard in range(made.num_shards)]
+@given(plans.filter(lambda written: written.num_rows < 10**5))
+def test_shards_have_every_row_once(written: Plan) -> None:
+    """Rows are in order, and only the last shard may be short."""
+    shards = [written.rows(shard) for shard in range(written.num_shards)]
     assert shards[0].start == 0
-    assert shards[-1].stop == made.num_rows
+    assert shards[-1].stop == written.num_rows
     assert all(a.stop == b.start for a, b in pairwise(shards))
-    assert {len(rows) for rows in shards[:-1]} <= {made.shard_rows}
-    assert 1 <= len(shards[-1]) <= made.shard_rows
+    assert {len(rows) for rows in shards[:-1]} <= {written.shard_rows}
+    assert 1 <= len(shards[-1]) <= written.shard_rows
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_shards_have_every_row_once(made: Plan) -> None:
     ],
 )
 def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
-    """With both values."""
+    """The error contains both values."""
     plan.check_same(MADE, MADE)
     with pytest.raises(StoreMismatchError, match=f"split 'train' was planned .*{sentence}"):
         plan.check_same(MADE, replace(MADE, **changed))
@@ -88,14 +88,14 @@ def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> Non
     ],
 )
 def test_a_plan_that_was_sealed_with_other_values_is_refused(change, key):
-    """Its digest is right. The file and the key are named, and nothing is computed with it."""
+    """Its digest is valid; the error names the file and the key."""
     fields = {**asdict(MADE), **change}
     with pytest.raises(StoreDamagedError, match=f"^p holds another .*: {key}.*: expected"):
         plan.decode(document.encode(fields), "p")
 
 
 def test_a_plan_of_too_many_shards_is_refused():
-    """Readers look through the documents of all of them."""
+    """Readers load the documents of all shards."""
     with pytest.raises(ValueError, match=r"at most 4,194,304 shards\. Choose more --shard-rows"):
         replace(MADE, num_rows=2**40, shard_rows=1)
     fields = {**asdict(MADE), "num_rows": 2**40, "shard_rows": 1}
@@ -104,6 +104,6 @@ def test_a_plan_of_too_many_shards_is_refused():
 
 
 def test_a_damaged_plan_is_named() -> None:
-    """By its file."""
+    """The error names its file."""
     with pytest.raises(StoreDamagedError, match=r"splits/train\.json is damaged"):
         plan.decode(MADE.encode()[:-1], layout.plan("train"))

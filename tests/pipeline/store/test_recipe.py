@@ -1,4 +1,4 @@
-"""The recipe: comes back as it was, refuses what no store can be, and names every difference."""
+"""A recipe is decoded as it was encoded, refuses invalid values, and names every difference."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,22 +51,22 @@ FIRST = {
     "missing_end": "refuse",
     "max_image_bytes": None,
 }
-first_recipes = recipes.map(lambda kept: replace(kept, **FIRST))
+first_recipes = recipes.map(lambda written: replace(written, **FIRST))
 
 
 @given(recipes | first_recipes)
-def test_a_recipe_comes_back_as_it_was(made: Recipe) -> None:
-    """And its text does, to the byte."""
-    data = made.encode()
-    kept = recipe.decode(data)
-    assert kept == made
-    assert kept.encode() == data
-    assert kept.digest == made.digest
-    assert f'"digest": "{made.digest}"'.encode() in data
+def test_a_recipe_comes_back_as_it_was(written: Recipe) -> None:
+    """Its text is equal to the byte."""
+    data = written.encode()
+    decoded = recipe.decode(data)
+    assert decoded == written
+    assert decoded.encode() == data
+    assert decoded.digest == written.digest
+    assert f'"digest": "{written.digest}"'.encode() in data
 
 
 def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
-    """Its recipe has no field that could say which others it follows."""
+    """Its recipe has no field for later rules."""
     first = replace(MADE, **FIRST)
     assert not any(name in first.encode() for name in (b"rules", b"missing_end", b"image_bytes"))
     for choice in ({"missing_end": "keep"}, {"max_image_bytes": 9}):
@@ -79,11 +79,11 @@ def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
 
 
 @given(recipes, st.data())
-def test_no_byte_of_a_recipe_can_change_unnoticed(made: Recipe, data: st.DataObject) -> None:
-    """Not even white space."""
-    text = bytearray(made.encode())
-    place = data.draw(st.integers(0, len(text) - 1))
-    text[place] ^= data.draw(st.integers(1, 255))
+def test_no_byte_of_a_recipe_can_change_unnoticed(written: Recipe, data: st.DataObject) -> None:
+    """A change of white space is detected, too."""
+    text = bytearray(written.encode())
+    offset = data.draw(st.integers(0, len(text) - 1))
+    text[offset] ^= data.draw(st.integers(1, 255))
     with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
         recipe.decode(bytes(text))
 
@@ -99,7 +99,7 @@ def test_no_byte_of_a_recipe_can_change_unnoticed(made: Recipe, data: st.DataObj
     ],
 )
 def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], sentence: str) -> None:
-    """With the value and what was expected."""
+    """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=sentence):
         replace(MADE, **changed)
 
@@ -126,27 +126,27 @@ def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], senten
     ],
 )
 def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
-    """With both values."""
+    """The error contains both values."""
     with pytest.raises(StoreMismatchError, match=sentence):
         recipe.check_same(MADE, replace(MADE, **changed))
 
 
 def test_all_differences_are_named_at_once() -> None:
-    """Nobody should find them one run after the other."""
-    asked = replace(MADE, fit="pad", codec="zstd:3", resizer="c" * 32)
+    """A user should not find them one run after the other."""
+    requested = replace(MADE, fit="pad", codec="zstd:3", resizer="c" * 32)
     with pytest.raises(StoreMismatchError, match=r"fit is .*codec is .*the resizer makes"):
-        recipe.check_same(MADE, asked)
+        recipe.check_same(MADE, requested)
 
 
 def test_fewer_classes_and_other_words_for_the_software_are_no_difference() -> None:
-    """A split need not show every class; what decides is the probe."""
-    asked = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
-    recipe.check_same(MADE, asked)
+    """A split need not contain every class, and the probe decides about software."""
+    requested = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
+    recipe.check_same(MADE, requested)
     recipe.check_same(MADE, replace(MADE, classes=()))
 
 
 def test_many_unknown_classes_are_not_all_named() -> None:
-    """Five tell enough."""
-    asked = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
+    """Five names are enough."""
+    requested = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
     with pytest.raises(StoreMismatchError, match=r"9 classes .*'x4', \.\.\."):
-        recipe.check_same(MADE, asked)
+        recipe.check_same(MADE, requested)

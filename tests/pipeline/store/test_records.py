@@ -1,4 +1,4 @@
-"""Records: read whole or not at all, and the ledger has a copy of each."""
+"""Records are read completely or not at all, and the ledger has a copy of each."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,14 +47,14 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 def test_a_finish_record_comes_back_as_it_was(objects: LocalObjects) -> None:
-    """Sizes and objects as tuples again; None while there is none."""
+    """Sizes and objects are tuples again; a missing record is None."""
     assert records.load_done(objects, "train") is None
     objects.put(layout.done("train"), DONE.encode())
     assert records.load_done(objects, "train") == DONE
 
 
 def test_what_is_not_there_is_a_sentence(objects: LocalObjects) -> None:
-    """That says what there is."""
+    """The error names the existing splits."""
     with pytest.raises(StoreError, match=r"no store at .*it has no recipe\.json"):
         records.load_recipe(objects)
     objects.put(layout.plan("val"), PLAN.encode())
@@ -63,14 +63,14 @@ def test_what_is_not_there_is_a_sentence(objects: LocalObjects) -> None:
 
 
 def test_a_store_path_below_a_file_is_a_sentence(tmp_path: Path) -> None:
-    """Not a traceback."""
+    """It is no traceback."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="no store at"):
         records.load_recipe(LocalObjects(str(tmp_path / "file" / "x"), "reader"))
 
 
 def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
-    """It is whole, but not here."""
+    """The document is intact but has the wrong name."""
     documents = {
         layout.RECIPE: RECIPE.encode(),
         layout.plan("train"): PLAN.encode(),
@@ -83,8 +83,8 @@ def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
         layout.done("train"): lambda: records.load_done(objects, "train"),
     }
     for name, load in loads.items():
-        for other in set(documents) - {name}:
-            objects.put(name, documents[other])
+        for kind in set(documents) - {name}:
+            objects.put(name, documents[kind])
             with pytest.raises(StoreDamagedError, match="another document than its name says"):
                 load()
     objects.put(layout.commit("train", 1), PLAN.encode())
@@ -92,7 +92,7 @@ def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
 
 
 def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObjects) -> None:
-    """A torn commit is no commit: its shard is made again."""
+    """The shard of a damaged commit is made again."""
     objects.put(layout.RECIPE, RECIPE.encode()[:-2])
     objects.put(layout.done("train"), DONE.encode()[1:])
     objects.put(layout.commit("train", 1), COMMIT.encode()[:-1])
@@ -105,7 +105,7 @@ def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObject
 
 
 def of(split: str, shard: int, **change: str) -> Commit:
-    """The commit of another shard."""
+    """Return the commit of another shard."""
     return replace(
         COMMIT,
         split=split,
@@ -117,7 +117,7 @@ def of(split: str, shard: int, **change: str) -> Commit:
 
 
 def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects) -> None:
-    """Not those of another plan, nor copies under other names, nor strangers."""
+    """Commits of another plan, misnamed copies and other files are ignored."""
     objects.put(layout.commit("train", 0), COMMIT.encode())
     objects.put(layout.commit("train", 1), COMMIT.encode())
     objects.put(layout.commit("train", 2), of("train", 2, plan="0" * 64).encode())
@@ -132,7 +132,7 @@ def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects
     [layout.plan("a"), layout.done("a"), layout.ledger("a"), layout.commit("a", 0)],
 )
 def test_a_split_is_known_by_any_record_of_it(objects: LocalObjects, name: str) -> None:
-    """So that losing one does not hide the split."""
+    """Losing one record does not hide the split."""
     objects.put(name, b"x")
     objects.put("splits/.hidden", b"x")
     objects.put("splits/notes.txt", b"x")
@@ -147,10 +147,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 def test_a_ledger_gives_each_document_back_word_for_word(
     fields: dict[str, dict[str, str]],
 ) -> None:
-    """Whatever stands in it, line breaks too."""
+    """Any content is preserved, line breaks included."""
     documents = {
-        name: document.encode({**{k: v for k, v in one.items() if k != "digest"}, "format": 1})
-        for name, one in fields.items()
+        name: document.encode({**{k: v for k, v in value.items() if k != "digest"}, "format": 1})
+        for name, value in fields.items()
     }
     data = records.encode_ledger(documents.items())
     assert data.count(b"\n") == len(documents) + 1
@@ -158,35 +158,35 @@ def test_a_ledger_gives_each_document_back_word_for_word(
 
 
 def test_a_damaged_ledger_gives_back_what_is_whole(objects: LocalObjects) -> None:
-    """And says that it is damaged, wherever the damage is."""
+    """The intact copies are returned, and any damage is reported."""
     name = layout.ledger("train")
     documents = {layout.RECIPE: RECIPE.encode(), layout.plan("train"): PLAN.encode()}
-    whole = records.encode_ledger(documents.items())
+    intact = records.encode_ledger(documents.items())
     assert records.read_ledger(objects, "train") == records.Ledger({}, "missing")
-    objects.put(name, whole)
+    objects.put(name, intact)
     assert records.read_ledger(objects, "train") == records.Ledger(documents, None)
-    for place in range(0, len(whole), 7):
-        objects.put(name, whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for offset in range(0, len(intact), 7):
+        objects.put(name, intact[:offset] + bytes([intact[offset] ^ 4]) + intact[offset + 1 :])
         ledger = records.read_ledger(objects, "train")
-        assert ledger.what == "damaged", place
+        assert ledger.what == "damaged", offset
         assert set(ledger.copies.values()) <= set(documents.values())
         assert len(ledger.copies) >= 1
-    for lines in (whole.split(b"\n")[:1], whole.split(b"\n")[:2], [b""]):
+    for lines in (intact.split(b"\n")[:1], intact.split(b"\n")[:2], [b""]):
         objects.put(name, b"\n".join(lines))
         assert records.read_ledger(objects, "train").what == "damaged"
 
 
 def test_an_object_is_there_only_as_it_was_written(objects: LocalObjects) -> None:
-    """Length and bytes."""
-    kept = records.fingerprint("a", b"hello")
-    assert not records.is_there(objects, kept)
-    for data, there in ((b"hello", True), (b"hellp", False), (b"hell", False)):
+    """Length and bytes must agree."""
+    written = records.fingerprint("a", b"hello")
+    assert not records.is_there(objects, written)
+    for data, intact in ((b"hello", True), (b"hellp", False), (b"hell", False)):
         objects.put("a", data)
-        assert records.is_there(objects, kept) is there
+        assert records.is_there(objects, written) is intact
 
 
 def test_what_is_written_piece_by_piece_has_the_same_fingerprint(objects: LocalObjects) -> None:
-    """As all at once."""
+    """The pieces give the fingerprint of the whole."""
     writer = objects.create("a")
     noting = records.FingerprintWriter(writer)
     for piece in (b"he", b"", b"llo"):

@@ -1,4 +1,4 @@
-"""A store on an object store: S3 as moto speaks it, on the loopback address."""
+"""A store on an object store: S3 as emulated by moto, on the loopback address."""
 
 import itertools
 import json
@@ -32,8 +32,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
-    """The same store on a disk."""
+def local_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
+    """Return the contents of the same store on a disk."""
     store = tmp_path_factory.mktemp("local") / "store"
     prepare_inline(source, str(store), **CHOICES)
     return contents(store)
@@ -41,21 +41,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, b
 
 @pytest.fixture(scope="module", autouse=True)
 def bucket(s3_environment: dict[str, str]) -> None:
-    """What all stores here lie in."""
+    """Create the bucket that contains all stores of this module."""
     s3fs.S3FileSystem().mkdir("bucket")
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A prefix of its own."""
+    """Return a prefix of its own for each test."""
     return f"s3://bucket{tmp_path}/store"
 
 
-def held(url: str, names: list[str] | None = None) -> dict[str, bytes]:
+def read_all(url: str, names: list[str] | None = None) -> dict[str, bytes]:
     objects = open_objects(url)
     left_out = (".tmp", ".cache", "report.html", "commits", "splits")
-    found = names or [n for n in objects.names("") if n.split("/")[0] not in left_out]
-    return {name: objects.get(name) for name in found}
+    selected = names or [n for n in objects.names("") if n.split("/")[0] not in left_out]
+    return {name: objects.get(name) for name in selected}
 
 
 def problems(url: str) -> list[str]:
@@ -64,17 +64,17 @@ def problems(url: str) -> list[str]:
 
 @contextmanager
 def broken_at(
-    monkeypatch: pytest.MonkeyPatch, place: int, *, arrives: bool
+    monkeypatch: pytest.MonkeyPatch, index: int, *, arrives: bool
 ) -> Iterator[Callable[[], int]]:
-    """Break the connection at the PUT number *place*, before it arrived or after."""
+    """Break the connection at the PUT number *index*, before it arrives or after."""
     numbers = itertools.count()  # PUTs come from several threads: each draws its own
     pipe = RemoteObjects._pipe
 
     def fail(self: RemoteObjects, name: str, data: bytes, mode: str) -> None:
         number = next(numbers)
-        if number != place or arrives:
+        if number != index or arrives:
             pipe(self, name, data, mode)
-        if number == place:
+        if number == index:
             raise StoreError("the line is dead")
 
     with monkeypatch.context() as patch:
@@ -85,16 +85,16 @@ def broken_at(
 def check_broken(
     source: Path,
     url: str,
-    whole: dict[str, bytes],
+    local_store: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
-    places: range,
+    indices: range,
 ) -> None:
-    for place in places:
-        store = f"{url}-{place}"
-        with broken_at(monkeypatch, place, arrives=bool(place % 2)), pytest.raises(StoreError):
+    for index in indices:
+        store = f"{url}-{index}"
+        with broken_at(monkeypatch, index, arrives=bool(index % 2)), pytest.raises(StoreError):
             prepare_inline(source, store, **CHOICES)
         prepare_inline(source, store, **CHOICES)
-        assert held(store) == whole
+        assert read_all(store) == local_store
         assert problems(store) == []
 
 
@@ -105,11 +105,11 @@ def count_puts(source: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_a_store_there_has_the_bytes_of_one_on_a_disk(
-    source: Path, url: str, whole: dict[str, bytes]
+    source: Path, url: str, local_store: dict[str, bytes]
 ) -> None:
-    """And zarr reads it there."""
+    """Zarr reads the remote store, too."""
     prepare_inline(source, url, **CHOICES)
-    assert held(url) == whole
+    assert read_all(url) == local_store
     assert problems(url) == []
     objects = open_objects(url)
     assert arrays.read_rows(objects, "train", 16, 0, 6).shape == (6, 16, 16, 3)
@@ -117,48 +117,48 @@ def test_a_store_there_has_the_bytes_of_one_on_a_disk(
 
 
 def test_a_run_broken_at_a_put_is_gone_on_with(
-    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At one in eleven, before the object arrived or after."""
-    check_broken(source, url, whole, monkeypatch, range(5, 25, 11))
+    """One PUT in eleven is broken, before the object arrives or after."""
+    check_broken(source, url, local_store, monkeypatch, range(5, 25, 11))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_broken_at_any_put_is_gone_on_with(
-    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each of them."""
+    """Every PUT is broken once."""
     num_puts = count_puts(source, url, monkeypatch)
     assert num_puts > 20
-    check_broken(source, url, whole, monkeypatch, range(num_puts))
+    check_broken(source, url, local_store, monkeypatch, range(num_puts))
 
 
 def test_of_two_planners_one_wins(url: str) -> None:
-    """Exclusive create: as many names, as many winners."""
+    """Exclusive creation gives each name exactly one winner."""
     barrier = threading.Barrier(4)
     won: list[str] = []
 
     def plan(me: int) -> None:
         objects = open_objects(url)
-        for place in range(8):
+        for number in range(8):
             barrier.wait()
-            if objects.put_new(f"splits/{place}.json", b"%d" % me):
-                won.append(f"{place} {me}")
+            if objects.put_new(f"splits/{number}.json", b"%d" % me):
+                won.append(f"{number} {me}")
 
     threads = [threading.Thread(target=plan, args=(me,)) for me in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.split()[0] for one in won] == [str(place) for place in range(8)]
-    for one in won:
-        place, me = one.split()
-        assert open_objects(url).get(f"splits/{place}.json") == me.encode()
+    assert [line.split()[0] for line in won] == [str(number) for number in range(8)]
+    for line in won:
+        number, me = line.split()
+        assert open_objects(url).get(f"splits/{number}.json") == me.encode()
 
 
 def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it ends, or has not been heard of for a while."""
+    """It holds the split until it ends or stops renewing."""
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     with lease.lease(objects, "train", wait=False):
@@ -177,17 +177,17 @@ def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> None:
-    """Its machine slept longer than a lease lasts."""
+    """Its machine was suspended for longer than a lease lasts."""
     objects = open_objects(url)
-    taken = {"id": "x", "holder": "another process", "expires": time.time() + 60}
+    record = {"id": "x", "holder": "another process", "expires": time.time() + 60}
     with lease.lease(objects, "train", wait=False):
-        objects.put(".tmp/train.lease.json", json.dumps(taken).encode())
-    assert json.loads(objects.get(".tmp/train.lease.json")) == taken
+        objects.put(".tmp/train.lease.json", json.dumps(record).encode())
+    assert json.loads(objects.get(".tmp/train.lease.json")) == record
 
 
 @pytest.mark.slow
 def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
-    """Also where it takes several requests, and over a longer one."""
+    """It may take several requests, or replace a longer object."""
     objects = open_objects(url)
     for length in (120_000_000, 3):
         data = np.random.default_rng(length).bytes(length)
@@ -200,14 +200,14 @@ def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
 
 @pytest.mark.slow
 def test_damage_is_found_and_repaired(
-    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte, a length, an absence."""
+    """A changed byte, a wrong length and a missing object are repaired."""
     prepare_inline(source, url, **CHOICES)
     objects = open_objects(url)
     shard = layout.shard("train", 16, 1)
-    objects.put(shard, bytes([whole[shard][0] ^ 1]) + whole[shard][1:])
-    objects.put(layout.part("train", 0), whole[layout.part("train", 0)][:-1])
+    objects.put(shard, bytes([local_store[shard][0] ^ 1]) + local_store[shard][1:])
+    objects.put(layout.part("train", 0), local_store[layout.part("train", 0)][:-1])
     objects.remove(layout.plan("train"))
     objects.remove(layout.done("train"))
     assert set(problems(url)) == {
@@ -217,18 +217,18 @@ def test_damage_is_found_and_repaired(
         layout.done("train"),
     }
     assert repair_inline(monkeypatch, url) == 0
-    assert held(url) == whole
+    assert read_all(url) == local_store
     assert problems(url) == []
 
 
 def test_a_store_there_grows(
-    source: Path, url: str, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A further size leaves the objects of the first alone."""
+    """A further size leaves the objects of the first one unchanged."""
     prepare_inline(source, url, sizes=(8,), serves=16, **CHOICES)
     before = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
     prepare_inline(source, url, **CHOICES)
-    assert held(url) == whole
+    assert read_all(url) == local_store
     after = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
     first = [name for name in before if "/images.zarr/train/8/" in name or ".parts/" in name]
     assert len(first) == 5
@@ -236,7 +236,7 @@ def test_a_store_there_grows(
 
 
 def test_what_cannot_be_reached_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bucket, and no key that fits."""
+    """A missing bucket and missing credentials are explained."""
     with pytest.raises(StoreError, match="no store at s3://no-such-bucket"):
         records.load_recipe(open_objects("s3://no-such-bucket/x"))
     with pytest.raises(StoreError, match="cannot write s3://no-such-bucket/x/a"):
@@ -260,11 +260,11 @@ FACE = ("cat_file", "open", "size", "find")
 def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
     source: Path,
     url: str,
-    whole: dict[str, bytes],
+    local_store: dict[str, bytes],
     s3_environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """On a cluster, whose workers find the server by the same environment."""
+    """The workers of a cluster find the server through the same environment."""
     options = ["--shard-rows=4", "--chunk-rows=2", "--workers=2", "--max-bad=1", "--no-dashboard"]
     for sizes in (["8", "--serves", "16"], ["8", "16"]):
         ran = commands.run(
@@ -274,11 +274,11 @@ def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
             **s3_environment,
         )
         assert ran.status == 0, ran.err
-    assert held(url) == whole
+    assert read_all(url) == local_store
     open_objects(url).remove(layout.shard("train", 8, 0))
     ran = commands.run("verify", url, scratch=tmp_path, **s3_environment)
     assert ran.status == 1
     assert layout.shard("train", 8, 0) in ran.out
     ran = commands.run("repair", url, scratch=tmp_path, seconds=120, **s3_environment)
     assert ran.status == 0, ran.err
-    assert held(url) == whole
+    assert read_all(url) == local_store

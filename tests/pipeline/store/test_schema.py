@@ -1,7 +1,7 @@
-"""Documents that were sealed with a right digest are what they can be, or a sentence.
+"""Forged documents with a valid digest are either valid documents or refused.
 
-An enemy knows how digests are made. Whatever he puts in the place of any value, readers get a
-document of the right types, within bounds and with the names of the layout, or a `StoreError`.
+An attacker can compute digests. For any value in any field, readers get a document of the right
+types, within bounds and with the names of the layout, or a `StoreError`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
 from tests.hostile import mutated_fields, values
 from tests.pictures import make_folder, prepare_inline
-from tests.pipeline.store.test_commit import MADE as COMMIT
+from tests.pipeline.store.test_commit import COMMIT
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 from tests.pipeline.store.test_records import DONE
@@ -99,15 +99,15 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
 """A good document of each kind, and what reads it."""
 
 
-def fields_of(made: Any) -> dict[str, Any]:
-    """The fields of a document as they stand in its text."""
-    fields = json.loads(made.encode())
+def fields_of(written: Any) -> dict[str, Any]:
+    """Return the fields of a document as they are in its text."""
+    fields = json.loads(written.encode())
     del fields["digest"]
     return dict(fields)
 
 
 def seal(fields: Any) -> bytes:
-    """The document that whoever knows the rule makes of any fields."""
+    """Return the document that a forger who knows the digest rule makes of any fields."""
     assume(isinstance(fields, dict) and "digest" not in fields)
     try:
         return document.encode(fields)
@@ -117,7 +117,7 @@ def seal(fields: Any) -> bytes:
 
 
 def shape(value: Any) -> Any:
-    """The types of a JSON value, by key."""
+    """Return the types of a JSON value, by key."""
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items()}
     return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
@@ -126,26 +126,26 @@ def shape(value: Any) -> Any:
 @pytest.mark.parametrize("kind", DOCUMENTS)
 @given(data=st.data())
 def test_a_sealed_document_is_one_of_its_kind_or_refused(kind: str, data: st.DataObject) -> None:
-    """And what is taken encodes to the same text: nothing was converted."""
-    made, decode = DOCUMENTS[kind]
-    changed = data.draw(mutated_fields(fields_of(made)))
+    """An accepted document encodes to the same text: nothing was converted."""
+    written, decode = DOCUMENTS[kind]
+    changed = data.draw(mutated_fields(fields_of(written)))
     text = seal(changed)
     try:
-        kept = decode(text, "NAME")
+        decoded = decode(text, "NAME")
     except StoreError as e:
         assert str(e).startswith("NAME ")  # noqa: PT017 - it may also be taken
         return
-    assert type(kept) is type(made)
-    assert kept.encode() == text
+    assert type(decoded) is type(written)
+    assert decoded.encode() == text
     loose = {"provenance", "software", "classes", "class_numbers", "arrays", "mean", "std"}
-    for key, value in fields_of(made).items():
+    for key, value in fields_of(written).items():
         if key not in loose | {"sizes", "kinds", "objects", "counts"}:
             assert shape(changed[key]) == shape(value)
 
 
 @given(values)
 def test_any_value_in_the_place_of_a_document_is_refused(value: Any) -> None:
-    """A list, a number, `{}`."""
+    """A list, a number and `{}` are refused."""
     text = (json.dumps(value) + "\n").encode()
     for _, decode in DOCUMENTS.values():
         with pytest.raises(StoreError):
@@ -154,7 +154,7 @@ def test_any_value_in_the_place_of_a_document_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("depth", [30, 900, 100_000])
 def test_objects_without_end_are_refused(depth: int) -> None:
-    """However deep: neither the reader nor who writes them again runs out of stack."""
+    """At any depth, neither reading nor encoding exhausts the stack."""
     text = COMMIT.encode().replace(b'"provenance": {}', b'"provenance": {"x": %s1%s}')
     with pytest.raises(StoreDamagedError):
         commit.decode(text % (b"[" * depth, b"]" * depth), "c")
@@ -169,12 +169,12 @@ def test_objects_without_end_are_refused(depth: int) -> None:
 
 @given(mutated_fields({"rows": {"name": "x", "num_bytes": 5, "digest": "0" * 32}, "format": 2}))
 def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
-    """It stands beside a cache."""
+    """The record belongs to a cache."""
     try:
-        kept = document.decode_as(RowsRecord, seal(fields), "NAME")
+        decoded = document.decode_as(RowsRecord, seal(fields), "NAME")
     except StoreError:
         return
-    assert json.loads(json.dumps(asdict(kept))) == fields
+    assert json.loads(json.dumps(asdict(decoded))) == fields
 
 
 @given(
@@ -189,7 +189,7 @@ def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
 def test_a_ledger_gives_copies_of_the_layout_alone(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:
-    """Other names are no copies of a split's documents, and nothing in it is an error."""
+    """Other names are ignored, and no line is an error."""
     objects = LocalObjects(str(tmp_path_factory.mktemp("ledger")), "train-1")
     objects.begin()
     objects.put(layout.ledger("train"), "\n".join(lines).encode())
@@ -202,18 +202,18 @@ def test_a_ledger_gives_copies_of_the_layout_alone(
 
 @pytest.mark.parametrize("kind", ["commit", "done"])
 def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None:
-    """Repair removes and makes anew what they name."""
+    """Repair removes and remakes the objects that they name."""
     objects = LocalObjects(str(tmp_path), "train-1")
     objects.begin()
-    other = Written("../keys", 5, "0" * 32)
+    stranger = Written("../keys", 5, "0" * 32)
     if kind == "commit":
-        bad = replace(FEATURE_COMMIT, arrays={"plain": other})
+        bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
         objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
         assert features.load_commit(objects, FEATURES, PLAN, 1) is None
         objects.put(layout.features_commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
         assert features.load_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
         return
-    bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], other))
+    bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
     objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
         features.load_done(objects, FEATURES.name, "train")
@@ -246,7 +246,7 @@ def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None
     ],
 )
 def test_a_value_that_cannot_be_is_named(annotation: Any, value: Any, sentence: str | None) -> None:
-    """By its field, with what was expected."""
+    """The error names its field and the expected values."""
     if sentence is None:
         assert schema.check(annotation, value, "x") == value
         return
@@ -262,7 +262,7 @@ def test_what_is_said_of_a_value_is_short() -> None:
 
 
 def test_a_split_of_labels_that_no_class_has_is_refused(tmp_path) -> None:
-    """A label indexes the classes wherever rows are handed out."""
+    """A label is used as an index of classes."""
     source = make_folder(tmp_path / "images", 5)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,))
     objects = LocalObjects(str(tmp_path / "store"), "train-1")
@@ -277,9 +277,9 @@ def test_a_split_of_labels_that_no_class_has_is_refused(tmp_path) -> None:
 
 
 def test_a_commit_is_no_type_error_for_arrow() -> None:
-    """Arrow's errors for what is no table are sentences."""
-    other = pa.BufferOutputStream()
-    pa.parquet.write_table(pa.table({"row": [1]}), other)
-    for data in (b"", b"PAR1", b"PAR1" * 100, other.getvalue().to_pybytes()):
+    """Arrow's errors for invalid tables are explained."""
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.table({"row": [1]}), sink)
+    for data in (b"", b"PAR1", b"PAR1" * 100, sink.getvalue().to_pybytes()):
         with pytest.raises(StoreDamagedError, match=r"^NAME "):
             table.decode_part(data, "NAME")

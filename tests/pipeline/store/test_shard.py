@@ -1,4 +1,4 @@
-"""A shard composed here is byte for byte what zarr writes, and other readers agree."""
+"""A composed shard equals zarr's byte for byte, and other readers agree."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def test_a_shard_is_byte_for_byte_zarrs_own(
     num_rows: int,
     seed: int,
 ) -> None:
-    """For any shape, codec and fill, black rows and short last shards too."""
+    """Any shape, codec and fill is tested, with black rows and short last shards."""
     folder = tmp_path_factory.mktemp("shard")
     recipe = make_recipe(chunk_rows * chunks, chunk_rows, codec)
     plan = make_plan(recipe, num_rows)
@@ -119,7 +119,7 @@ def test_a_shard_is_byte_for_byte_zarrs_own(
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_two_other_readers_read_the_same_pixels(tmp_path: Path, codec: str) -> None:
-    """zarr-python and tensorstore, neither of which knows us."""
+    """zarr-python and tensorstore are independent readers."""
     recipe = make_recipe(32, 4, codec)
     plan = make_plan(recipe, 75)
     images = np.random.default_rng(0).integers(0, 256, (75, 8, 8, 3), np.uint8)
@@ -140,15 +140,15 @@ def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
     data = objects.get(layout.shard("train", 4, 0))
     row_bytes, chunk_bytes = 48, 3 * 48
     for row in range(8):
-        place = row // 3 * (chunk_bytes + 4) + row % 3 * row_bytes
-        assert data[place : place + row_bytes] == images[row].tobytes()
+        offset = row // 3 * (chunk_bytes + 4) + row % 3 * row_bytes
+        assert data[offset : offset + row_bytes] == images[row].tobytes()
     index = np.frombuffer(data[-(4 * 16 + 4) : -4], "<u8").reshape(4, 2)
     assert index[3].tolist() == [2**64 - 1] * 2
     assert data[2 * (chunk_bytes + 4) + 96 : 2 * (chunk_bytes + 4) + 144] == bytes(48)
 
 
 def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
-    """All that follow would lie at the wrong place."""
+    """All following rows would have wrong offsets."""
     writer = begun(tmp_path).create("object")
     composer = ShardComposer(writer, row_bytes=12, shard_rows=4, chunk_rows=4, codec="none")
     with pytest.raises(ValueError, match="a row has 13 bytes: expected 12"):
@@ -161,7 +161,7 @@ def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
     ["", "gzip", "zstd", "zstd:0", "zstd:23", "zstd:x", "none:1", "blosc-zstd:10", "zstd:-1"],
 )
 def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
-    """With the value, and with what was expected."""
+    """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=r"codec is .*expected none"):
         parse_codec(codec)
 
@@ -175,7 +175,7 @@ def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
 def test_a_chunk_is_unpacked_if_it_is_as_long_as_it_should_be(
     length: int, codec: str, off: int
 ) -> None:
-    """A shorter one would leave old pixels, of which the codec says nothing."""
+    """A shorter chunk would leave old pixels without an error of the codec."""
     compress, decompress = compressor(codec), decompressor(codec)
     assert compress is not None
     assert decompress is not None

@@ -1,4 +1,4 @@
-"""A split as a reader opens it: no row that is not whole at every size that was asked for."""
+"""An open split contains only rows that are complete at every requested size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pictures import make_folder, plan_inline
 
 @pytest.fixture
 def grown(tmp_path):
-    """Two shards at 8 px, of which only the first has 16 px too; not finished."""
+    """Return an unfinished split of two shards at 8 px, of which only the first has 16 px."""
     source = make_folder(tmp_path / "images", 12)
     objects, plan, work = plan_inline(source, str(tmp_path / "store"))
     small, both = replace(work, sizes=(8,)), replace(work, sizes=(8, 16))
@@ -27,7 +27,7 @@ def grown(tmp_path):
 
 
 def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
-    """A row that lacks one of them would be black pixels at it."""
+    """A row without one of the sizes would be black."""
     objects, plan = grown
     missing = np.arange(plan.rows(1).start, plan.num_rows)
     assert open_split(objects, "train", [8], partial=True).absent.tolist() == []
@@ -37,7 +37,7 @@ def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
 
 
 def test_a_plan_of_another_recipe_is_refused(grown):
-    """Its rows would be looked for at other places."""
+    """Its rows would be read at wrong offsets."""
     objects, _ = grown
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())

@@ -1,4 +1,4 @@
-"""The table: parts and whole hold the same rows, and the same rows are the same bytes."""
+"""The parts and the complete table contain the same rows, and equal rows have equal bytes."""
 
 import io
 from dataclasses import replace
@@ -17,7 +17,7 @@ from pipeline.store.table import Line
 
 
 class Buffer:
-    """A writer that keeps what it gets."""
+    """A writer that keeps all bytes."""
 
     name = "whole"
 
@@ -28,7 +28,7 @@ class Buffer:
         self.data += data
 
     def finish(self) -> None:
-        """Nothing to do."""
+        """Do nothing, since the bytes are in memory."""
 
 
 def line(row: int) -> Line:
@@ -40,14 +40,14 @@ def line(row: int) -> Line:
     return Line(*head, *facts, 1000 + row, (row * 2654435761) % 2**32, box, status, reason)
 
 
-def whole(parts: list[pa.Table]) -> bytes:
+def join(parts: list[pa.Table]) -> bytes:
     writer = Buffer()
     table.write_table(parts, writer)
     return bytes(writer.data)
 
 
 def test_a_part_has_every_column_as_it_is_declared() -> None:
-    """With nulls where the bytes gave no picture."""
+    """Unreadable rows have nulls."""
     part = table.decode_part(table.encode_part([line(row) for row in range(8)]))
     assert part.schema.equals(table.SCHEMA)
     assert part["row"].to_pylist() == list(range(8))
@@ -65,7 +65,7 @@ def test_a_part_has_every_column_as_it_is_declared() -> None:
 
 @given(st.integers(1, 30), st.integers(0, 29))
 def test_what_was_read_is_written_with_the_same_bytes(num_rows: int, first: int) -> None:
-    """So a part can be cut out of the whole table again."""
+    """A part can be cut out of the complete table again."""
     data = table.encode_part([line(first + row) for row in range(num_rows)])
     assert table.encode_table(table.decode_part(data)) == data
 
@@ -74,19 +74,19 @@ def test_what_was_read_is_written_with_the_same_bytes(num_rows: int, first: int)
 def test_the_whole_table_has_the_same_bytes_for_any_cut_into_parts(
     lengths: list[int], group_rows: int
 ) -> None:
-    """Its row groups are its own."""
+    """Its row groups do not depend on the parts."""
     num_rows = sum(lengths)
     lines = [line(row) for row in range(num_rows)]
-    starts = [sum(lengths[:place]) for place in range(len(lengths))]
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
     cut = [
         table.decode_part(table.encode_part(lines[start : start + length]))
         for start, length in zip(starts, lengths, strict=True)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "GROUP_ROWS", group_rows)
-        made = whole(cut)
-        assert made == whole([table.decode_part(table.encode_part(lines))])
-        read = pq.ParquetFile(io.BytesIO(made))
+        joined = join(cut)
+        assert joined == join([table.decode_part(table.encode_part(lines))])
+        read = pq.ParquetFile(io.BytesIO(joined))
         assert read.read().equals(table.decode_part(table.encode_part(lines)))
         assert read.num_row_groups == -(-num_rows // group_rows)
         for start, part in zip(starts, cut, strict=True):
@@ -95,20 +95,20 @@ def test_the_whole_table_has_the_same_bytes_for_any_cut_into_parts(
 
 
 def test_a_table_of_any_length_is_cut_into_whole_groups() -> None:
-    """The last may be short."""
-    rows = table.GROUP_ROWS // 4
-    made = table.decode_part(table.encode_part([line(row) for row in range(64)]))
-    part = pa.concat_tables([made] * (rows // 64))
-    read = pq.ParquetFile(io.BytesIO(whole([part] * 9)))
+    """Only the last group may be short."""
+    num_rows = table.GROUP_ROWS // 4
+    rows = table.decode_part(table.encode_part([line(row) for row in range(64)]))
+    part = pa.concat_tables([rows] * (num_rows // 64))
+    read = pq.ParquetFile(io.BytesIO(join([part] * 9)))
     groups = [read.metadata.row_group(i).num_rows for i in range(read.num_row_groups)]
-    assert groups == [table.GROUP_ROWS, table.GROUP_ROWS, rows]
+    assert groups == [table.GROUP_ROWS, table.GROUP_ROWS, num_rows]
 
 
 def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
-    """Its file was not read whole; a picture's was."""
+    """Only the file of a quarantined row may be read partially."""
     lines = [replace(line(row), crc32c=None) for row in range(8)]
-    bad = [kept for kept in lines if kept.status]
-    good = [kept for kept in lines if not kept.status]
+    bad = [entry for entry in lines if entry.status]
+    good = [entry for entry in lines if not entry.status]
     assert bad
     assert good
     assert table.decode_part(table.encode_part(bad))["crc32c"].null_count == len(bad)
@@ -117,7 +117,7 @@ def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
 
 
 def test_a_part_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
-    """With what to do about it; one of other rows too."""
+    """The error for a missing or wrong part contains advice."""
     objects = LocalObjects(str(tmp_path), "train-1")
     name = layout.part("train", 0)
     with pytest.raises(StoreDamagedError, match=rf"{name} is missing. Run `tesserae repair`"):
