@@ -61,9 +61,9 @@ class Augment:
         if self.crop not in CROPS:
             raise ValueError(f"crop is {self.crop!r}: expected one of {', '.join(CROPS)}.")
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area is {self.area}: expected 0 < least <= largest <= 1.")
+            raise ValueError(f"area is {self.area}: expected 0 < smallest <= largest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio is {self.ratio}: expected 0 < least <= largest.")
+            raise ValueError(f"ratio is {self.ratio}: expected 0 < smallest <= largest.")
 
     def __call__(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """Augment a batch.
@@ -104,7 +104,9 @@ class Augment:
     def _cut(self, images: Tensor, left: Tensor, top: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if min(height, width) < self.size:
-            raise ValueError(f"pictures of {width}x{height} have no crop of {self.size} in them.")
+            raise ValueError(
+                f"images are {width}x{height} pixels: expected at least {self.size} on each side."
+            )
         if self.crop == "none":
             above, before = (height - self.size) // 2, (width - self.size) // 2
             return images[:, :, above : above + self.size, before : before + self.size]

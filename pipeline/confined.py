@@ -41,7 +41,7 @@ def check_name(name: str) -> str:
     short = len(name) <= MAX_NAME_BYTES
     if not (plain and short and all(part not in ("", ".", "..") for part in parts)):
         raise StoreDamagedError(
-            f"{name[:200]!r} is no name of an object: expected parts that are joined by '/', none"
+            f"{name[:200]!r} is not a valid name of an object: expected parts joined by '/', none"
             " of them empty, '.' or '..', without backslashes and control characters."
         )
     return name
@@ -74,8 +74,8 @@ def check_inside(folder: Path, root: Path) -> None:
     if not is_inside(folder, root):
         raise StoreError(
             f"{folder} leads to {os.path.realpath(folder)}, out of {root}, by a link: nothing is"
-            " written or removed there. Put a folder in the place of the link. Where it is to be on"
-            " another disk, move the whole folder there, or mount that disk in its place."
+            " written or removed there. Replace the link with a folder. To use another disk, move"
+            f" {root} there, or mount that disk in place of the link."
         )
 
 
@@ -102,7 +102,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
     os.close(file)
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(f"{path} is a folder: expected a file.")
-    raise StoreDamagedError(f"{path} is no file but a device or a pipe: remove it.")
+    raise StoreDamagedError(f"{path} is a device or a pipe: expected a file. Remove it.")
 
 
 def remove_folder(path: Path, root: Path) -> None:

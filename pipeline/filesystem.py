@@ -54,11 +54,11 @@ _CURES = {
     errno.EACCES: "Choose a folder that you may write to",
     errno.EPERM: "Choose a folder that you may write to",
     errno.ENAMETOOLONG: "Choose a folder with a shorter path, and shorter names of splits",
-    errno.ESTALE: "The server no longer knows this folder: mount it again, or see whether it was"
+    errno.ESTALE: "The server no longer has this folder: mount it again, or check if it was"
     " removed there",
     errno.ENOTCONN: "The file system is no longer mounted: mount it again",
     errno.ENOLCK: "The file system has no locks: see `tesserae doctor` with this folder",
-    errno.EIO: "Mend the disk",
+    errno.EIO: "Repair or replace the disk",
 }
 
 
@@ -66,7 +66,7 @@ class LocksMissingError(OSError):
     """The file system has no locks of its own."""
 
 
-def cure(error: OSError, otherwise: str = "Make room or mend the disk") -> str:
+def cure(error: OSError, otherwise: str = "Make room or repair the disk") -> str:
     """Return the advice for *error*, as a sentence without its full stop."""
     return _CURES.get(error.errno or 0, otherwise)
 

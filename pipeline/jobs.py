@@ -46,7 +46,7 @@ MAX_TICK_SECONDS = 0.1
 """The maximum time between two calls of `tick`."""
 
 _WORKERS_DIE = (
-    "Something kills workers; where it is the system, for want of memory, fewer --workers help."
+    "Something kills workers. If it is the system, for lack of memory, use fewer --workers."
 )
 
 
@@ -182,8 +182,8 @@ def _failed(job: Job, error: BaseException) -> Failed:
         return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))
     if isinstance(error, NoValidWorkerError):
         raise StoreError(
-            "no worker was left to work, for as long as is waited for one (no-workers-timeout). See"
-            " their logs; then run the same command again to go on."
+            "no worker was available within the time limit (no-workers-timeout). See the logs of"
+            " the workers, then run the same command again to continue."
         ) from error
     if isinstance(error, ReadError):
         return Failed(job, error)

@@ -406,7 +406,7 @@ class LocalWriter:
                 # The folder of this run is its right to write: a later run has removed it.
                 raise StoreError(
                     f"cannot create {self._final}: run {run!r} was ended, or another run of the"
-                    " same split has begun since. Only that one may write."
+                    " same split has begun since. Only the latest run may write."
                 ) from None
 
     def write(self, data: memoryview) -> None:
@@ -595,6 +595,6 @@ def _explain_os_errors(problem: str) -> Iterator[None]:
         yield
     except OSError as e:
         raise StoreError(
-            f"{problem}: {e.strerror or e}. {cure(e)}, then run the same command again: it goes on"
-            " from what is committed."
+            f"{problem}: {e.strerror or e}. {cure(e)}, then run the same command again: it"
+            " continues from the committed shards."
         ) from e

@@ -125,8 +125,8 @@ class RemoteObjects:
             raise
         except Exception as e:  # each fsspec implementation raises error types of its own
             raise StoreError(
-                f"cannot {action} {self.url}/{name}: {type(e).__name__}: {e}. When it can be done,"
-                " run the same command again: it goes on from what is committed."
+                f"cannot {action} {self.url}/{name}: {type(e).__name__}: {e}. When the cause"
+                " is removed, run the same command again: it continues from the committed shards."
             ) from e
 
 

@@ -112,7 +112,7 @@ def read(kind: type[T], fields: Any, where: str = "") -> T:
     for name in sorted(readers.keys() - fields.keys()):
         raise SchemaError(f"{prefix}{name} is missing")
     for name in sorted(fields.keys() - readers.keys()):
-        raise SchemaError(f"{prefix}{_key(name)} is no field of it")
+        raise SchemaError(f"{prefix}{_key(name)} is not a field of this document")
     values = {name: readers[name](value, prefix + name) for name, value in fields.items()}
     try:
         return kind(**values)

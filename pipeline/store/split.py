@@ -132,8 +132,8 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
         values = np.empty(chunks * chunk_rows, dtype)
     except MemoryError:
         raise StoreError(
-            f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has no memory for"
-            " their labels."
+            f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has too little"
+            " memory for their labels."
         ) from None
     for chunk in range(chunks):
         path = layout.small_chunk(plan.split, name, chunk)

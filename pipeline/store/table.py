@@ -112,7 +112,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         ) from None
     if wrong:
         raise StoreDamagedError(
-            f"{name} is of other rows than its shard, or has rows without a key or a status. Run"
+            f"{name} has other rows than its shard, or rows without a key or a status. Run"
             " `tesserae repair`."
         )
     return part

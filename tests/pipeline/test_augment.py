@@ -176,5 +176,5 @@ def test_what_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> 
 
 def test_a_crop_larger_than_the_picture_is_refused() -> None:
     """The error contains both sizes."""
-    with pytest.raises(ValueError, match="pictures of 72x72 have no crop of 80"):
+    with pytest.raises(ValueError, match="images are 72x72 pixels: expected at least 80"):
         Augment(size=80, crop="random")(pictures(1, 72, 72), torch.arange(1), 0)

@@ -57,7 +57,7 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_leaves_the_folder_is_refused(name):
-    with pytest.raises(StoreDamagedError, match="no name of an object"):
+    with pytest.raises(StoreDamagedError, match="not a valid name of an object"):
         confined.check_name(name)
 
 
@@ -197,7 +197,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
         lambda: objects.open("recipe.json"),
         lambda: objects.read("recipe.json", 0, 10),
     ):
-        with pytest.raises(StoreDamagedError, match="no file but"):
+        with pytest.raises(StoreDamagedError, match="a device or a pipe"):
             read()
     assert objects.size("recipe.json") is None
     assert not objects.read_cached("recipe.json", 0, memoryview(bytearray(4)))

@@ -347,8 +347,8 @@ def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
         (errno.ENAMETOOLONG, "a shorter path"),
         (errno.ESTALE, "mount it again"),
         (errno.ENOLCK, "tesserae doctor"),
-        (errno.EIO, "Mend the disk"),
-        (errno.EBUSY, "Make room or mend the disk"),
+        (errno.EIO, "Repair or replace the disk"),
+        (errno.EBUSY, "Make room or repair the disk"),
     ],
 )
 def test_what_to_do_depends_on_what_went_wrong(number: int, says: str) -> None:
