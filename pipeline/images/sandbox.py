@@ -123,7 +123,7 @@ class IsolatedDecoder:
         head = {"sizes": [*sizes], "filter": filter, "decoding": decoding}
         failures = []
         # An image is blamed only if it kills two children: the first may have been killed by the
-        # system, for want of memory, say.
+        # system, for lack of memory, for example.
         for _ in range(2):
             child = self._child = self._child or _Child(self.command, self.memory_limit)
             answer = child.ask(head, data, self.timeout_seconds)

@@ -467,7 +467,7 @@ class LocalWriter:
 
     def _wait_for_write(self) -> None:
         if self._writing is not None:
-            self._writing.result()
+            self._writing.result()  # raises the thread's error, such as a full disk
             self._writing = None
 
     def _seal(self) -> None:
