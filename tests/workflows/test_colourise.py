@@ -1,4 +1,4 @@
-"""A stage with a target, with and without a critic beside it."""
+"""Tests of a stage with a target, with and without a critic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from pipeline.loader import Loader
 from tests.workflows.training.small import BATCH, SIZE, small_store, tensors
-from workflows.colourise.options import Options
+from workflows.colourise.options import ColouriseOptions
 from workflows.colourise.stage import Colourise, saturation, to_grey
 from workflows.training.loop import Data
 from workflows.training.world import World
@@ -17,29 +17,30 @@ from workflows.training.world import World
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """36 and 18 pictures of 16 px."""
+    """Return loaders of 36 and 18 pictures of 16 px."""
     store = small_store(tmp_path_factory.mktemp("small"))
     train = Loader(store, size=SIZE, batch_size=BATCH)
     return Data(train, Loader(store, "val", size=SIZE, batch_size=BATCH, order="sequential"), ())
 
 
-def made(data: Data, **choices: Any) -> Colourise:
+def make_stage(data: Data, **choices: Any) -> Colourise:
+    """Return a small stage before its first step."""
     torch.manual_seed(0)
-    options = Options(image_size=SIZE, batch_size=BATCH, width=8, rate=2e-3, **choices)
+    options = ColouriseOptions(image_size=SIZE, batch_size=BATCH, width=8, rate=2e-3, **choices)
     return Colourise(options, data, World())
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 0.05])
 def test_colours_come_nearer_to_the_true_ones(data: Data, adversarial: float) -> None:
-    """On pictures that it has not seen; the critic learns only where it has a say."""
-    stage = made(data, adversarial=adversarial)
-    before, _ = stage.look()
+    """The error on held-out pictures falls, and the critic learns only if it has a weight."""
+    stage = make_stage(data, adversarial=adversarial)
+    before, _ = stage.evaluate()
     critic = [p.clone() for p in stage.game.critic.parameters()]
     for _ in range(40):
-        told = stage.advance()
-    after, pictures = stage.look()
+        metrics = stage.advance()
+    after, pictures = stage.evaluate()
     assert after["held_out_error"] < 0.9 * before["held_out_error"]
-    assert ("estimate" in told) == bool(adversarial)
+    assert ("estimate" in metrics) == bool(adversarial)
     changed = any(
         not torch.equal(a, b) for a, b in zip(critic, stage.game.critic.parameters(), strict=True)
     )
@@ -47,22 +48,22 @@ def test_colours_come_nearer_to_the_true_ones(data: Data, adversarial: float) ->
     assert pictures["grey-made-true"].shape[1:] == (SIZE, SIZE, 3)
 
 
-def test_it_goes_on_where_it_was(data: Data) -> None:
-    """To the bit."""
-    whole, first, second = made(data), made(data), made(data)
+def test_a_resumed_stage_equals_an_uninterrupted_one(data: Data) -> None:
+    """A resumed stage is bit-identical to an uninterrupted one."""
+    uninterrupted, first, second = make_stage(data), make_stage(data), make_stage(data)
     for _ in range(7):
-        whole.advance()
+        uninterrupted.advance()
     for _ in range(3):
         first.advance()
     second.load_state_dict(first.state_dict())
     for _ in range(4):
         second.advance()
-    pairs = zip(tensors(whole.state_dict()), tensors(second.state_dict()), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    pairs = zip(tensors(uninterrupted.state_dict()), tensors(second.state_dict()), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_grey_is_grey() -> None:
-    """Of the weights of a television's."""
+def test_grey_and_saturation() -> None:
+    """Grey has the weights of Rec. 601 and no saturation."""
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert float(to_grey(red)) == pytest.approx(0.299)
     grey = torch.full((1, 3, 2, 2), 0.4)

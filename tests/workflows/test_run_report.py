@@ -1,4 +1,4 @@
-"""What is shown of a run, and made with it."""
+"""Tests of the report of a run, and of its samples and evaluation."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.runs import report
 from workflows.training.run_folder import RunFolder
 from workflows.wgan import evaluation
-from workflows.wgan.evaluation import judge_run
-from workflows.wgan.sampling import open_painter
+from workflows.wgan.evaluation import evaluate_run
+from workflows.wgan.sampling import open_sampler
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small store."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """Return the folder of a finished run, with a name to escape."""
     return train_here(store, tmp_path_factory.mktemp("runs") / "plain<b>").path
 
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """Return the folder of a finished run that conditions on classes."""
     folder = tmp_path_factory.mktemp("runs") / "conditional"
     return train_here(store, folder, condition="concatenation").path
 
 
 class Check(html.parser.HTMLParser):
-    """Every element that is opened is closed, and nothing is asked for outside."""
+    """A parser that checks that every element is closed and nothing external is loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,26 +64,28 @@ class Check(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_report_shows_curves_samples_and_figures(
+def test_a_report_shows_curves_samples_and_metrics(
     plain: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a page that needs nothing else; names are text."""
+    """The page is self-contained, and names in it are escaped."""
     assert main(["report", str(plain), "--samples", "16"]) == 0
-    said = capsys.readouterr().out
-    assert "sliced Wasserstein distance" in said
-    assert "Frechet" not in said
-    made = (plain / "report.html").read_text()
+    output = capsys.readouterr().out
+    assert "sliced Wasserstein distance" in output
+    assert "Frechet" not in output
+    page = (plain / "report.html").read_text()
     check = Check()
-    check.feed(made)
+    check.feed(page)
     assert not check.open
-    for word in ("the critic&#x27;s estimate", "of held-out rows", "step 6", "nearest to it"):
-        assert word in made
-    assert made.count("data:image/png") == 4
-    assert "<b>" not in made.replace("<b style", "")
+    for word in ("critic&#x27;s estimate", "held-out rows", "step 6", "nearest training picture"):
+        assert word in page
+    for heading in ("Curves", "Samples", "Evaluation at step 6", "Options", "Versions"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png") == 4
+    assert "<b>" not in page.replace("<b style", "")
 
 
 def test_smoothing_is_a_median() -> None:
-    """One wild value is not seen."""
+    """A single outlier is smoothed away."""
     points = [(float(x), 1.0) for x in range(300)]
     points[150] = (150.0, 1e9)
     assert {y for _, y in report.smoothed(points)} == {1.0}
@@ -90,14 +95,14 @@ def test_smoothing_is_a_median() -> None:
 def test_samples_are_those_of_seed_and_step(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As many as were asked for."""
+    """Seed and step decide the samples, and --n their number."""
     monkeypatch.chdir(tmp_path)
     assert main(["sample-images", str(plain), "--n", "9", "-o", "one.png"]) == 0
     assert main(["sample-images", str(plain), "--n", "9", "-o", "two.png", "--seed", "0"]) == 0
     assert main(["sample-images", str(plain), "--n", "9", "-o", "other.png", "--seed", "1"]) == 0
-    one, two, other = ((tmp_path / f"{n}.png").read_bytes() for n in ("one", "two", "other"))
-    assert one == two != other
-    assert Image.open(io.BytesIO(one)).size == (3 * SIZE + 4, 3 * SIZE + 4)
+    first, again, another = ((tmp_path / f"{n}.png").read_bytes() for n in ("one", "two", "other"))
+    assert first == again != another
+    assert Image.open(io.BytesIO(first)).size == (3 * SIZE + 4, 3 * SIZE + 4)
     assert main(["sample-images", str(plain), "--n", "20", "--interpolate"]) == 0
     with Image.open("samples.png") as image:
         assert image.size == (10 * SIZE + 18, 2 * SIZE + 2)
@@ -112,28 +117,28 @@ def test_samples_are_those_of_seed_and_step(
 def test_classes_are_told_apart(
     conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By number or words."""
+    """A label is given by number, by words or by wnid."""
     out = tmp_path / "x.png"
-    made = []
+    grids = []
     for label in ("0", "zero", "n00000000", "2"):
         assert main(["sample-images", str(conditional), "-o", str(out), "--label", label]) == 0
-        made.append(out.read_bytes())
-    assert made[0] == made[1] == made[2] != made[3]
+        grids.append(out.read_bytes())
+    assert grids[0] == grids[1] == grids[2] != grids[3]
     assert main(["sample-images", str(conditional), "-o", str(out), "--label", "nine"]) == 1
     assert "expected one of zero, one, two" in capsys.readouterr().err
 
 
-def test_ways_begin_and_end_at_samples(plain: Path) -> None:
-    """And are as long as noise is, all along."""
-    painter = open_painter(RunFolder(plain))
-    ways = painter.between(3, 7, seed=4).view(3, 7, -1)
-    ends = painter.noise(6, 4)
-    np.testing.assert_allclose(ways[:, 0], ends[:3], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(ways[:, -1], ends[3:], rtol=1e-4, atol=1e-5)
+def test_interpolations_begin_and_end_at_samples(plain: Path) -> None:
+    """The ends of an interpolation are the noise of samples."""
+    sampler = open_sampler(RunFolder(plain))
+    paths = sampler.interpolate(3, 7, seed=4).view(3, 7, -1)
+    ends = sampler.noise(6, 4)
+    np.testing.assert_allclose(paths[:, 0], ends[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(paths[:, -1], ends[3:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["report", "nowhere"], "no folder of a run: it has no options.json. Pass the folder that"),
         (["report", "{run}", "--samples", "1"], "--samples is 1"),
@@ -147,61 +152,63 @@ def test_ways_begin_and_end_at_samples(plain: Path) -> None:
         (["sample-images", "{run}", "--label", "one"], "does not tell classes apart"),
     ],
 )
-def test_what_makes_no_sense_is_said(
-    plain: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_an_invalid_command_is_refused(
+    plain: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    """In one sentence."""
+    """An invalid command fails with one error message."""
     assert main([word.format(run=plain) for word in words]) == 1
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
 
 
-def test_figures_of_a_run_are_what_they_say(plain: Path, store: Path) -> None:
-    """Counted again by hand."""
+def test_an_evaluation_equals_separate_computations(plain: Path, store: Path) -> None:
+    """The metrics of an evaluation equal those computed separately."""
     folder = RunFolder(plain)
-    judged = judge_run(folder, samples=16, backbone=None)
-    painter = open_painter(folder)
-    made = painter.paint(painter.noise(16, 1))
+    evaluated = evaluate_run(folder, samples=16, backbone=None)
+    sampler = open_sampler(folder)
+    samples = sampler.generate(sampler.noise(16, 1))
 
     def rows(split: str) -> torch.Tensor:
         loader = Loader(store, split, size=SIZE, batch_size=4, order="sequential")
         return torch.cat([images for images, _, _ in loader]).float() / 127.5 - 1
 
     train, val = rows("train"), rows("val")[:16]
-    assert (judged.made, judged.real, judged.split) == (16, 16, "val")
-    assert judged.sliced == pytest.approx(sliced_wasserstein(made, val), rel=1e-4)
+    assert (evaluated.generated, evaluated.real, evaluated.split) == (16, 16, "val")
+    assert evaluated.sliced == pytest.approx(sliced_wasserstein(samples, val), rel=1e-4)
 
-    def far(some: torch.Tensor) -> float:
-        return float(torch.cdist(some.flatten(1), train.flatten(1)).min(1).values.median())
+    def median_distance(images: torch.Tensor) -> float:
+        return float(torch.cdist(images.flatten(1), train.flatten(1)).min(1).values.median())
 
-    assert judged.neighbour == pytest.approx(far(made) / far(val), rel=1e-3)
+    assert evaluated.neighbour == pytest.approx(
+        median_distance(samples) / median_distance(val), rel=1e-3
+    )
 
 
 def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few samples there are: the picture that a sample is a copy of may be the last."""
+    """The nearest row is found even if it is the last one."""
     store = small_store(tmp_path, rows=100)
     folder = train_here(store, tmp_path / "run", steps=1)
-    monkeypatch.setattr(evaluation, "BLOCK", 32)
+    monkeypatch.setattr(evaluation, "BLOCK_ROWS", 32)
     copies = evaluation._first(
-        evaluation._blocks(folder.data(), "train", open_painter(folder), 8), 100
+        evaluation._blocks(folder.data(), "train", open_sampler(folder), 8), 100
     )
-    monkeypatch.setattr(evaluation, "_painted", lambda painter, count: [copies[-count:].float()])
-    judged = judge_run(folder, samples=8, backbone=None)
+    monkeypatch.setattr(evaluation, "_samples", lambda sampler, count: [copies[-count:].float()])
+    judged = evaluate_run(folder, samples=8, backbone=None)
     assert judged.searched == (8, 100)
     assert judged.neighbour == pytest.approx(0, abs=1e-3)  # samples are of half precision
     beside = np.asarray(Image.open(io.BytesIO(judged.pictures[0][1])))
     assert np.array_equal(beside[:SIZE], beside[SIZE + 2 :])
     assert (
-        "(of 8 each, among all 100)"
-        in dict(judged.figures())["distance to the nearest training row, over that of real rows"]
+        "(8 samples and real rows, all 100 training rows)"
+        in dict(judged.figures())["nearest-neighbour distance ratio"]
     )
 
 
-def test_weights_that_are_not_finite_are_not_judged(
+def test_weights_that_are_not_finite_are_not_evaluated(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page shows the rest, and says why; nothing is made with them."""
+    """The page explains why there is no evaluation, and no samples are generated."""
     run = train_here(store, tmp_path / "run")
     newest = run.newest()
     assert newest is not None
@@ -211,19 +218,19 @@ def test_weights_that_are_not_finite_are_not_judged(
     with (run.path / "metrics.jsonl").open("a") as out:  # as earlier versions wrote it
         out.write('{"step": 7, "estimate": NaN, "critic_loss": NaN, "generation": 1}\n')
     assert main(["report", str(run.path), "--samples", "8"]) == 0
-    said = capsys.readouterr().out
-    assert "notice: nothing is judged" in said
-    assert "step 7: estimate not finite" in said
-    assert "precision" not in said
+    output = capsys.readouterr().out
+    assert "notice: the run cannot be evaluated" in output
+    assert "step 7: estimate not finite" in output
+    assert "precision" not in output
     assert main(["sample-images", str(run.path), "-o", str(tmp_path / "x.png")]) == 1
     assert "holds weights that are not finite (average.module" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_run_moves_with_its_store_or_is_told_where_that_is(
+def test_a_moved_store_is_found_or_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another store is not taken for it."""
+    """A moved store is found or named, and another store is refused."""
     small_store(tmp_path / "here")
     train_here(tmp_path / "here" / "store", tmp_path / "here" / "run", steps=1)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -236,7 +243,7 @@ def test_a_run_moves_with_its_store_or_is_told_where_that_is(
     assert main(report) == 1
     assert f"{tmp_path}/here/store or {store}: name it with --store" in capsys.readouterr().err
     assert main([*report, "--store", str(tmp_path / "elsewhere")]) == 0
-    other = small_store(tmp_path / "other", rows=40)
-    assert main([*report, "--store", str(other)]) == 1
+    another = small_store(tmp_path / "other", rows=40)
+    assert main([*report, "--store", str(another)]) == 1
     assert "has other rows than" in capsys.readouterr().err
     assert main(["sample-images", str(run), "-o", str(tmp_path / "x.png")]) == 0

@@ -1,9 +1,9 @@
-"""A critic's judgement as a loss, for whatever stage makes pictures or vectors.
+"""Adversarial losses for any stage that generates pictures or vectors.
 
-    objectives   what a critic and a generator minimise   penalties   what keeps a critic smooth
-    critics      networks that give a score               layers      what networks here are made of
-    game         the updates of the two
+    objectives   losses of critics and generators   penalties   constraints that smooth a critic
+    critics      networks that compute scores       layers      shared layers of networks
+    game         the updates of both networks
 
-To add it to a stage: make a critic for what the stage makes, give `game.Game` the network, the
-critic and an objective, and take `critic_update` and `generator_update` in turn.
+To add an adversarial loss to a stage, create a critic for the stage's output, pass the network, the
+critic and an objective to `game.Game`, and alternate `critic_update` and `generator_update`.
 """

@@ -1,4 +1,4 @@
-"""Networks that give pictures or vectors a score."""
+"""Critics: networks that compute a score for each picture or vector."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CONDITIONS = ("projection", "concatenation")
 
 
 class _Labelled(nn.Module):
-    """How a critic looks at labels.
+    """The part of a critic that conditions its score on labels.
 
-    `projection`: the features of a row times a vector of its label are added to the score (Miyato
-    and Koyama: cGANs with Projection Discriminator, ICLR 2018, arXiv 1802.05637). `concatenation`:
-    a picture has a channel more for each class, all ones in that of its label (Mirza and Osindero:
-    Conditional GANs, arXiv 1411.1784, as DCGANs have it).
+    `projection` adds the dot product of a row's features and a vector of its label to the score
+    (Miyato and Koyama: cGANs with Projection Discriminator, ICLR 2018, arXiv 1802.05637).
+    `concatenation` adds a channel for each class to a picture, with ones in the channel of its
+    label (Mirza and Osindero: Conditional GANs, arXiv 1411.1784, in the form used by DCGANs).
     """
 
     def __init__(self, classes: int, condition: str, features: int) -> None:
@@ -28,20 +28,20 @@ class _Labelled(nn.Module):
         if condition not in CONDITIONS:
             raise ValueError(f"condition is {condition!r}: expected {' or '.join(CONDITIONS)}.")
         self._classes = classes
-        self.more = classes if condition == "concatenation" else 0
-        """Channels that are added to pictures."""
+        self.extra_channels = classes if condition == "concatenation" else 0
+        """The number of channels that `join` adds to pictures."""
         project = classes and condition == "projection"
         self.vectors = nn.Embedding(classes, features) if project else None
 
     def join(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """The pictures, with channels for their labels."""
-        if not self.more:
+        """Return the pictures, with channels for their labels where the condition adds any."""
+        if not self.extra_channels:
             return images
         assert labels is not None
         return join_labels(images, labels, self._classes)
 
     def add(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
-        """The scores, given the features (n, ...) and labels."""
+        """Return the scores (n,), with the projection of features (n, ...) where there is one."""
         if self.vectors is None:
             return scores
         assert labels is not None
@@ -50,13 +50,13 @@ class _Labelled(nn.Module):
 
 
 def join_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(n, c, h, w) pictures with *classes* channels more: ones in that of the label (n,)."""
+    """Append *classes* one-hot channels of the labels (n,) to pictures (n, c, h, w)."""
     one_hot = functional.one_hot(labels, classes).to(images.dtype)[:, :, None, None]
     return torch.cat([images, one_hot.expand(-1, -1, *images.shape[2:])], 1)
 
 
 class ConvCritic(nn.Module):
-    """The critic of DCGAN (Radford et al. 2016) as the paper's code of WGAN has it.
+    """The critic of DCGAN (Radford et al. 2016), as in the code published with WGAN.
 
     (n, channels, size, size) in [-1, 1] and, with classes, (n,) labels -> (n,) scores.
     """
@@ -72,23 +72,24 @@ class ConvCritic(nn.Module):
         classes: int = 0,
         condition: str = "projection",
     ) -> None:
-        """Make it.
+        """Create a critic with random weights.
 
         Args:
-            size: Of the pictures, in pixels: 4 times a power of 2.
-            channels: Of the pictures; for pictures given a picture, those of both.
+            size: Side of the pictures, in pixels: 4 times a power of 2.
+            channels: Channels of the pictures; with a conditioning picture, those of both.
             width: Channels after the first layer.
-            extra: Layers of 3 x 3 after the first.
-            norm: Of all layers but the first. Where it has no shift (spectral, none) layers have a
-                bias: a score that is proportional to the picture cannot tell grey from anything.
-            classes: 0 = labels are not looked at.
-            condition: How they are looked at.
+            extra: Number of additional 3 x 3 layers after the first.
+            norm: Normalisation of all layers but the first. With norms that have no shift
+                (spectral, none), layers have a bias: without one the score of a grey picture, all
+                zeros, would always be 0.
+            classes: Number of classes; 0 = ignore labels.
+            condition: Use of labels, one of `CONDITIONS`.
         """
         super().__init__()
         count = levels(size)
         self.labelled = _Labelled(classes, condition, width * 2 ** (count - 1) * 16)
         bias = norm in ("spectral", "none")
-        first = nn.Conv2d(channels + self.labelled.more, width, 4, 2, 1, bias=bias)
+        first = nn.Conv2d(channels + self.labelled.extra_channels, width, 4, 2, 1, bias=bias)
         layers = [*normed(first, "spectral" if norm == "spectral" else "none", width), _leaky()]
         for _ in range(extra):
             conv = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
@@ -104,13 +105,13 @@ class ConvCritic(nn.Module):
         self.last = spectral_norm(last) if norm == "spectral" else last
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score."""
+        """Return the scores (n,)."""
         features = self.body(self.labelled.join(images, labels))
         return self.labelled.add(self.last(features).flatten(), features, labels)
 
 
 class ResidualCritic(nn.Module):
-    """The critic for 32 px of Gulrajani et al. 2017, appendix F; other sizes by more blocks.
+    """The critic for 32 px of Gulrajani et al. 2017, appendix F; other sizes use more blocks.
 
     (n, channels, size, size) in [-1, 1] and, with classes, (n,) labels -> (n,) scores.
     """
@@ -125,11 +126,11 @@ class ResidualCritic(nn.Module):
         classes: int = 0,
         condition: str = "projection",
     ) -> None:
-        """Make it; arguments as of `ConvCritic`."""
+        """Create a critic with random weights; arguments as for `ConvCritic`."""
         super().__init__()
         self.labelled = _Labelled(classes, condition, width)
         count = max(1, levels(size) - 1)
-        inputs = channels + self.labelled.more
+        inputs = channels + self.labelled.extra_channels
         blocks: list[nn.Module] = [
             Residual(inputs, width, change="down", norm=norm, first=True),
             *(Residual(width, width, change="down", norm=norm) for _ in range(count - 1)),
@@ -140,14 +141,17 @@ class ResidualCritic(nn.Module):
         self.last = spectral_norm(last) if norm == "spectral" else last
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score."""
-        made = self.body(self.labelled.join(images, labels))
-        features = functional.relu(made).mean((2, 3))
+        """Return the scores (n,)."""
+        maps = self.body(self.labelled.join(images, labels))
+        features = functional.relu(maps).mean((2, 3))
         return self.labelled.add(self.last(features).flatten(), features, labels)
 
 
 class VectorCritic(nn.Module):
-    """A perceptron: rows of any shape, flattened, and, with classes, (n,) labels -> (n,) scores."""
+    """A perceptron on flattened rows.
+
+    (n, ...) and, with classes, (n,) labels -> (n,) scores.
+    """
 
     def __init__(
         self,
@@ -159,21 +163,21 @@ class VectorCritic(nn.Module):
         classes: int = 0,
         condition: str = "projection",
     ) -> None:
-        """Make it.
+        """Create a critic with random weights.
 
         Args:
-            inputs: Numbers in a row.
-            width: Of hidden layers.
-            layers: How many of them.
-            norm: `none` or `spectral`.
-            classes: 0 = labels are not looked at.
-            condition: How they are looked at.
+            inputs: Number of values in a row.
+            width: Units of each hidden layer.
+            layers: Number of hidden layers.
+            norm: Normalisation, `none` or `spectral`.
+            classes: Number of classes; 0 = ignore labels.
+            condition: Use of labels, one of `CONDITIONS`.
         """
         super().__init__()
         if norm not in ("none", "spectral"):
             raise ValueError(f"norm is {norm!r} of a perceptron: expected none or spectral.")
         self.labelled = _Labelled(classes, condition, width)
-        widths = [inputs + self.labelled.more, *[width] * layers]
+        widths = [inputs + self.labelled.extra_channels, *[width] * layers]
         body: list[nn.Module] = []
         for before, after in pairwise(widths):
             body += [*normed(nn.Linear(before, after), norm, after), nn.ReLU(inplace=True)]
@@ -181,9 +185,9 @@ class VectorCritic(nn.Module):
         self.last = normed(nn.Linear(width, 1), norm, 1)[0]
 
     def forward(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score."""
+        """Return the scores (n,)."""
         rows = rows.flatten(1)
-        if self.labelled.more:
+        if self.labelled.extra_channels:
             rows = self.labelled.join(rows[:, :, None, None], labels).flatten(1)
         features = self.body(rows)
         return self.labelled.add(self.last(features).flatten(), features, labels)

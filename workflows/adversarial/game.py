@@ -1,7 +1,6 @@
-"""The updates of a critic and of a generator, each of which leaves the other as it is.
+"""The updates of a critic and of a generator, each of which leaves the other network unchanged.
 
-A stage that has a generator of its own, from noise or from pictures, with or without other losses,
-takes these in turn.
+A stage alternates the two, with any generator and with or without further losses.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ Condition = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Rules:
-    """How it is played."""
+    """The losses and constraints of a game, and how it is computed."""
 
     objective: Objective
     clip: float | None = None
-    """To what the critic's parameters are clipped after its update; None = they are not."""
+    """The limit to which critic parameters are clipped after an update; None = no clipping."""
     penalty: float = 0.0
     """The weight of the gradient penalty."""
     precision: torch.dtype = torch.float32
-    """Of what can do with less than float32, as autocast decides; a penalty is float32."""
+    """The dtype of operations that autocast may lower; the gradient penalty stays float32."""
     micro_batch: int | None = None
-    """Most rows that are computed at once; gradients of the others are added. None = all."""
+    """The maximum rows computed at once, with accumulated gradients; None = all rows."""
 
 
 class Game:
-    """A generator and a critic, their optimisers, and what they play."""
+    """A generator and a critic with their optimisers, and the updates of both."""
 
     def __init__(
         self,
@@ -51,15 +50,15 @@ class Game:
         rules: Rules,
         world: World,
     ) -> None:
-        """Take them as they are.
+        """Start a game with the networks in their current state.
 
         Args:
-            generator: Called with inputs (n, ...); its output is what the critic looks at.
-            critic: Called with what was made, or the real rows, and a condition -> (n,).
-            generator_optimiser: Of the generator's parameters.
-            critic_optimiser: Of the critic's.
-            rules: What is played.
-            world: Whose gradients are averaged.
+            generator: A network that maps inputs (n, ...) to fake rows.
+            critic: A network that maps real or fake rows, and a condition, to scores (n,).
+            generator_optimiser: The optimiser of the generator's parameters.
+            critic_optimiser: The optimiser of the critic's parameters.
+            rules: The objective and its settings.
+            world: The ranks over which gradients are averaged.
         """
         self.generator = generator
         self.critic = critic
@@ -67,7 +66,7 @@ class Game:
         self.critic_optimiser = critic_optimiser
         self.rules = rules
         self.world = world
-        if rules.clip is not None:  # as it will be after every update
+        if rules.clip is not None:  # the limit holds before the first update too
             penalties.clip(critic.parameters(), rules.clip)
 
     def critic_update(
@@ -78,41 +77,41 @@ class Game:
         *,
         share: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """One step of the critic. Nothing of the generator changes.
+        """Update the critic once, and leave the generator unchanged.
 
         Args:
-            real: (n, ...).
-            inputs: Of the generator, for as many rows.
-            condition: What else the critic is given, with the real and with the made rows.
-            share: (n,) from 0 to 1, for the gradient penalty.
+            real: Real rows, (n, ...).
+            inputs: Inputs of the generator, n rows each.
+            condition: Further inputs of the critic, for real and fake rows alike.
+            share: (n,) from 0 to 1, the points of the gradient penalty between real and fake rows.
 
         Returns:
-            `critic_loss`; `estimate`, the mean score of real less that of made rows; `penalty`,
-            where there is one: 0-d, of this rank's rows.
+            `critic_loss`; `estimate`, the mean score of real rows minus that of fake rows; and
+            `penalty` if there is one. Each is a 0-d tensor over this rank's rows.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
-        told = []
+        weighted_metrics = []
         for rows, weight in parts(len(real), self.rules.micro_batch):
-            given = tuple(each[rows] for each in condition)
+            row_condition = tuple(tensor[rows] for tensor in condition)
             with self._cast(), torch.no_grad(), frozen(self.generator):
-                fake = self.generator(*(each[rows] for each in inputs))
+                fake = self.generator(*(tensor[rows] for tensor in inputs))
             with self._cast():
-                real_scores = self.critic(real[rows], *given).float()
-                fake_scores = self.critic(fake, *given).float()
+                real_scores = self.critic(real[rows], *row_condition).float()
+                fake_scores = self.critic(fake, *row_condition).float()
             loss = self.rules.objective.critic(real_scores, fake_scores)
-            found = {"critic_loss": loss.detach()}
+            metrics = {"critic_loss": loss.detach()}
             if self.rules.penalty:
                 assert share is not None
-                slope = self._slope(real[rows], fake, given, share[rows])
+                slope = self._slope(real[rows], fake, row_condition, share[rows])
                 loss = loss + self.rules.penalty * slope
-                found["penalty"] = slope.detach()
-            found["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
+                metrics["penalty"] = slope.detach()
+            metrics["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
             (weight * loss).backward()  # type: ignore[no-untyped-call]
-            told.append((weight, found))
+            weighted_metrics.append((weight, metrics))
         self._step(self.critic, self.critic_optimiser)
         if self.rules.clip is not None:
             penalties.clip(self.critic.parameters(), self.rules.clip)
-        return _joined(told)
+        return _weighted_sum(weighted_metrics)
 
     def generator_update(
         self,
@@ -122,42 +121,45 @@ class Game:
         weight: float = 1.0,
         other: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """One step of the generator. Nothing of the critic changes.
+        """Update the generator once, and leave the critic unchanged.
 
         Args:
-            inputs: Of the generator.
-            condition: What else the critic is given.
-            weight: Of the critic's judgement.
-            other: What else is to be minimised, given what was made of which rows: a mean over
-                them.
+            inputs: Inputs of the generator, n rows each.
+            condition: Further inputs of the critic.
+            weight: Weight of the adversarial loss (default 1).
+            other: A further loss, called with fake rows, float32, and the slice of *inputs* that
+                they come from; it returns a mean over the rows (default None: no further loss).
 
         Returns:
-            `generator_loss`, and `other_loss` where there is one: 0-d, of this rank's rows.
+            `generator_loss`, and `other_loss` if there is one: 0-d tensors over this rank's rows.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
-        told = []
+        weighted_metrics = []
         with frozen(self.critic):
             for rows, share in parts(len(inputs[0]), self.rules.micro_batch):
                 with self._cast():
-                    fake = self.generator(*(each[rows] for each in inputs))
+                    fake = self.generator(*(tensor[rows] for tensor in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)
                 if weight:
                     with self._cast():
-                        scores = self.critic(fake, *(each[rows] for each in condition)).float()
+                        scores = self.critic(fake, *(tensor[rows] for tensor in condition)).float()
                     loss = weight * self.rules.objective.generator(scores)
-                found = {"generator_loss": loss.detach()}
+                metrics = {"generator_loss": loss.detach()}
                 if other is not None:
                     extra = other(fake.float(), rows)
-                    found["other_loss"] = extra.detach()
+                    metrics["other_loss"] = extra.detach()
                     loss = loss + extra
                 (share * loss).backward()
-                told.append((share, found))
+                weighted_metrics.append((share, metrics))
             self._step(self.generator, self.generator_optimiser)
-        return _joined(told)
+        return _weighted_sum(weighted_metrics)
 
     @torch.no_grad()
     def judge(self, real: Tensor, inputs: Inputs, condition: Condition = ()) -> dict[str, Tensor]:
-        """`critic_loss` and `estimate` on other rows, as `critic_update`; nothing changes."""
+        """Return `critic_loss` and `estimate` on held-out rows without changing either network.
+
+        The arguments are those of `critic_update`.
+        """
         with self._cast(), frozen(self.generator), frozen(self.critic):
             fake = self.generator(*inputs)
             real_scores = self.critic(real, *condition).float()
@@ -168,7 +170,7 @@ class Game:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an update depends on."""
+        """Return the state of both networks and both optimisers."""
         return {
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),
@@ -177,7 +179,7 @@ class Game:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state that `state_dict` returned; keep the current learning rates."""
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])
         load_optimiser(self.generator_optimiser, state["generator_optimiser"])
@@ -201,7 +203,7 @@ class Game:
         return torch.autocast(self.world.device.type, self.rules.precision)
 
 
-def _joined(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """The figures of all rows, of those of each part and its share."""
+def _weighted_sum(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """Return the metrics over all rows as the weighted sum of those of each micro-batch."""
     names = parts[0][1]
-    return {name: sum(share * told[name] for share, told in parts) for name in names}  # type: ignore[misc]
+    return {name: sum(share * metrics[name] for share, metrics in parts) for name in names}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What generators and critics are made of."""
+"""The layers shared by generators and critics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ NORMS = ("batch", "layer", "spectral", "none")
 
 
 def normed(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
-    """A layer and what normalises its (n, channels, h, w) output.
+    """Return a layer, followed by the normalisation of its (n, channels, h, w) output.
 
     Args:
         layer: A convolution or a linear layer.
-        norm: `batch`; `layer`, over all but the rows (as the critics of Gulrajani et al. 2017);
-            `spectral`, of the layer's weight (Miyato et al.: Spectral Normalization for GANs,
-            ICLR 2018, arXiv 1802.05957); `none`.
-        channels: Of the output.
+        norm: `batch`; `layer`, over all axes but the rows (as in the critics of Gulrajani et al.
+            2017); `spectral`, of the layer's weight (Miyato et al.: Spectral Normalization for
+            GANs, ICLR 2018, arXiv 1802.05957); or `none`.
+        channels: Channels of the output.
+
+    Raises:
+        ValueError: *norm* is unknown.
     """
     if norm == "batch":
         return [layer, BatchNorm(channels)]
@@ -38,7 +41,7 @@ def normed(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the weights as Radford et al. 2016 do: N(0, 0.02), gains N(1, 0.02), biases 0."""
+    """Initialise as in Radford et al. 2016: weights N(0, 0.02), gains N(1, 0.02), biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -51,10 +54,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def levels(size: int) -> int:
-    """How often 4 is to be doubled to make *size*.
+    """Return how many doublings lead from 4 px to *size* px.
 
     Raises:
-        ValueError: It cannot be.
+        ValueError: *size* is not 4 times a power of 2, at least 8.
     """
     count = round(math.log2(size / 4)) if size >= 8 else 0
     if count < 1 or 4 * 2**count != size:
@@ -65,7 +68,7 @@ def levels(size: int) -> int:
 class Residual(nn.Module):
     """A block of the residual networks of Gulrajani et al. 2017, appendix F.
 
-    (n, inputs, h, w) -> (n, outputs, h', w'), twice as large, half as large, or as it was.
+    (n, inputs, h, w) -> (n, outputs, h', w'), at twice the size, half the size, or the same size.
     """
 
     def __init__(
@@ -77,14 +80,14 @@ class Residual(nn.Module):
         norm: str = "none",
         first: bool = False,
     ) -> None:
-        """Make it.
+        """Create a block with random weights.
 
         Args:
-            inputs: Channels.
-            outputs: Channels.
-            change: `up`, `down`, or as it was.
-            norm: Of its layers.
-            first: Whether it sees pictures: no activation before its first layer.
+            inputs: Channels of the input.
+            outputs: Channels of the output.
+            change: Change of size: `up`, `down`, or empty for none (the default).
+            norm: Normalisation of its layers, one of `NORMS`.
+            first: True if the input is a picture, which is not passed through an activation.
         """
         super().__init__()
         self._change = change
@@ -100,19 +103,19 @@ class Residual(nn.Module):
         self.conv1, self.conv2, self.shortcut = (
             spectral_norm(conv) if spectral else conv for conv in (conv1, conv2, shortcut)
         )
-        over = norm if norm in ("batch", "layer") else "none"
-        self.norm1 = nn.Sequential(*normed(nn.Identity(), "none" if first else over, inputs))
-        self.norm2 = nn.Sequential(*normed(nn.Identity(), over, outputs))
+        map_norm = norm if norm in ("batch", "layer") else "none"
+        self.norm1 = nn.Sequential(*normed(nn.Identity(), "none" if first else map_norm, inputs))
+        self.norm2 = nn.Sequential(*normed(nn.Identity(), map_norm, outputs))
         self._plain = inputs == outputs and not change
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Add what the two layers make of it."""
-        made = rows if self._first else functional.relu(self.norm1(rows))
-        made = self.conv1(_up(made) if self._change == "up" else made)
-        made = self.conv2(functional.relu(self.norm2(made)))
+        """Return the output of the two layers plus the shortcut."""
+        maps = rows if self._first else functional.relu(self.norm1(rows))
+        maps = self.conv1(_up(maps) if self._change == "up" else maps)
+        maps = self.conv2(functional.relu(self.norm2(maps)))
         if self._change == "down":
-            made = functional.avg_pool2d(made, 2)
-        return made + self._short(rows)
+            maps = functional.avg_pool2d(maps, 2)
+        return maps + self._short(rows)
 
     def _short(self, rows: Tensor) -> Tensor:
         if self._plain:
@@ -120,7 +123,9 @@ class Residual(nn.Module):
         if self._change == "up":
             rows = _up(rows)
         if self._change == "down":
-            rows = functional.avg_pool2d(rows, 2)  # a 1 x 1 convolution and a mean change places
+            rows = functional.avg_pool2d(
+                rows, 2
+            )  # pooling commutes with the 1 x 1 convolution, and is cheaper first
         short: Tensor = self.shortcut(rows)
         return short
 
@@ -131,10 +136,10 @@ def _up(rows: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Nothing of *network* changes inside, while gradients pass through it.
+    """Keep *network* unchanged inside the block, while gradients pass through it.
 
-    No parameter gets a gradient, batch norm normalises by the batch and notes nothing of it, and
-    spectral norm looks no closer at its weights.
+    No parameter receives a gradient, batch norm normalises by the batch without updating its
+    running statistics, and spectral norm does not refine its estimates.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, BatchNorm) and m.track_running_stats]

@@ -1,10 +1,10 @@
-"""What a critic and a generator minimise, given the critic's scores.
+"""The losses of critics and generators, as functions of the critic's scores.
 
-Scores are (n,), high for what the critic takes for real. A critic's loss is the mean over the rows
-of a batch, so that the mean over ranks is that of the whole batch.
+Scores are (n,), high for rows that the critic takes for real. A loss is a mean over the rows of a
+batch, so that the mean over ranks is that of the whole batch.
 
-This is the one list of objectives. Help texts are made from it too, so torch is imported only where
-a loss is computed.
+This is the only list of objectives. The command line reads it for help texts, so torch is imported
+only where a loss is computed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objective:
-    """A pair of losses."""
+    """The losses of a critic and of a generator, with their default constraints."""
 
     critic: Callable[[Tensor, Tensor], Tensor]
-    """Of the scores of real and of made rows, to be minimised by the critic."""
+    """The critic's loss, of the scores of real and of fake rows."""
     generator: Callable[[Tensor], Tensor]
-    """Of the scores of made rows, to be minimised by the generator."""
+    """The generator's loss, of the scores of fake rows."""
     clip: float | None = None
-    """To what a critic's parameters are clipped, unless something else is asked for."""
+    """The default limit of a critic's parameters; None = no clipping."""
     penalty: float = 0.0
-    """The weight of the gradient penalty, unless something else is asked for."""
+    """The default weight of the gradient penalty; 0 = none."""
 
 
 def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:

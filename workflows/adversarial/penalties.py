@@ -1,4 +1,4 @@
-"""What keeps a critic from changing too fast: a clip of its parameters, a penalty of its slope."""
+"""Constraints that limit the slope of a critic: parameter clipping and a gradient penalty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
-    """Bring every parameter to at most *limit* from zero (Arjovsky et al. 2017)."""
+    """Clip every parameter to [-limit, limit], in place (Arjovsky et al. 2017)."""
     for parameter in parameters:
         parameter.clamp_(-limit, limit)
 
@@ -18,16 +18,16 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
 ) -> Tensor:
-    """How far the critic's slope is from 1, between real and made rows (Gulrajani et al. 2017).
+    """Return the gradient penalty between real and fake rows (Gulrajani et al. 2017).
 
     Args:
-        critic: (n, ...) -> (n,).
-        real: (n, ...).
-        fake: (n, ...).
-        share: (n,) from 0 to 1: how much of each row is of the real one.
+        critic: A function from rows (n, ...) to scores (n,).
+        real: Real rows, (n, ...).
+        fake: Fake rows, (n, ...).
+        share: (n,) from 0 to 1, the weight of the real row at each point of evaluation.
 
     Returns:
-        The mean of (slope - 1) squared; it can be differentiated.
+        The mean over rows of (norm of the gradient - 1) squared, a differentiable 0-d tensor.
     """
     share = share.view(-1, *[1] * (real.dim() - 1))
     between = (share * real + (1 - share) * fake).detach().requires_grad_()

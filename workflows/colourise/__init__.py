@@ -1,1 +1,1 @@
-"""Colour for grey pictures, learned from a store: what a stage with a target looks like."""
+"""A stage that colours grey pictures: the example of a stage with a target."""

@@ -1,4 +1,4 @@
-"""What colouring can be asked for."""
+"""The options of colouring."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from workflows.training.options import Training, option, shrunk_side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class ColouriseOptions(Training):
     """The flags of `tesserae train colourise`."""
 
     image_size: int = option(64, "side of the pictures, in pixels", choices=(8, 16, 32, 64, 128))
@@ -17,21 +17,23 @@ class Options(Training):
     )  # fmt: skip
     width: int = option(32, "channels of the first layer", least=1)
     rate: float = option(2e-4, "learning rate, of Adam", above=0)
-    adversarial: float = option(0.01, "weight of a critic's judgement; 0 = without one", least=0)
-    objective: str = option("lsgan", "what the critic minimises", choices=tuple(OBJECTIVES))
+    adversarial: float = option(
+        0.01, "weight of the adversarial loss; 0 = train without a critic", least=0
+    )
+    objective: str = option("lsgan", "adversarial objective", choices=tuple(OBJECTIVES))
 
     def shrunk_side(self, stored: int) -> int | None:
-        """Side to which stored pictures are resized on the device; None = they are not."""
+        """Return the side to which the device resizes pictures; None = it does not resize them."""
         return shrunk_side(stored, self.image_size, crop="random") if self.shrink else None
 
     def quicker(self) -> str:
-        """Options that make a step quicker."""
+        """Return the options that make a step faster, as a phrase for the terminal."""
         return "a smaller --image-size (with a store of that size) or --width, --adversarial 0"
 
     def changeable(self) -> tuple[str, ...]:
-        """Options that may be others where a run goes back to an earlier step."""
+        """Return the options that may change when a run goes back to an earlier step."""
         return ("rate", "adversarial")
 
     def to_lower(self) -> str:
-        """What a person lowers where a loss is not finite any more."""
+        """Return the option to lower, with its value, after training has diverged."""
         return f"--rate (now {self.rate:g})"

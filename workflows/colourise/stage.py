@@ -1,4 +1,4 @@
-"""The training of a network that colours: near the true colours, and likely to a critic."""
+"""The training stage of colouring: a loss to the true colours, and an adversarial loss."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from pipeline.augment import Augment
 from workflows.adversarial.critics import ConvCritic
 from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.colourise.options import Options
+from workflows.colourise.options import ColouriseOptions
 from workflows.training.batches import Batches
 from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World
 
 HALF = (0.5, 0.5, 0.5)
+"""The mean and the standard deviation that normalise pixels 0..255 to -1..1."""
 
 
-class Painter(nn.Module):
-    """Grey (n, 1, h, w) to colour (n, 3, h, w), in [-1, 1]: near each pixel, and from afar."""
+class ColourNetwork(nn.Module):
+    """A network that maps grey pictures (n, 1, h, w) to colour (n, 3, h, w), both in [-1, 1].
+
+    It combines features of each pixel's surroundings with coarse features of a wider area.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,34 +47,34 @@ class Painter(nn.Module):
         self.last = nn.Conv2d(2 * width, 3, 3, 1, 1)
 
     def forward(self, grey: Tensor) -> Tensor:
-        """Colour."""
+        """Return the pictures in colour, (n, 3, h, w)."""
         near = self.first(grey)
         return torch.tanh(self.last(torch.cat([near, self.up(self.down(near))], 1)))
 
 
 class PairCritic(ConvCritic):
-    """Scores a coloured picture beside the grey one that it was made of."""
+    """A critic that scores a coloured picture together with its grey original."""
 
     def forward(self, colour: Tensor, grey: Tensor | None = None) -> Tensor:
-        """Score."""
+        """Return the scores (n,) of *colour* (n, 3, h, w), given *grey* (n, 1, h, w)."""
         assert grey is not None
         return super().forward(torch.cat([colour, grey], 1))
 
 
 class Colourise:
-    """See `workflows.training.loop.Stage`: an update is a step."""
+    """The stage of `tesserae train colourise`, in which each update is a step."""
 
-    def __init__(self, options: Options, data: Data, world: World) -> None:
-        """Make both networks."""
+    def __init__(self, options: ColouriseOptions, data: Data, world: World) -> None:
+        """Create both networks, as `workflows.training.loop.Stage` defines."""
         self.options, self.world, self.step = options, world, 0
         chosen = OBJECTIVES[options.objective]
-        painter = Painter(options.width).to(world.device)
+        network = ColourNetwork(options.width).to(world.device)
         norm = "layer" if chosen.penalty else "batch"
         critic = PairCritic(options.image_size, 4, width=options.width, norm=norm).to(world.device)
         optimisers = [torch.optim.Adam(n.parameters(), options.rate, (0.5, 0.999))
-                      for n in (painter, critic)]  # fmt: skip
+                      for n in (network, critic)]  # fmt: skip
         rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch)
-        self.game = Game(painter, critic, optimisers[0], optimisers[1], rules, world)
+        self.game = Game(network, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed,
                           shrink=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
@@ -81,57 +85,58 @@ class Colourise:
             flip=False,
             shrink=options.image_size if augment.shrink is not None else None,
         )
-        self._judged = data.held_out or data.train
-        self._named = "held_out_error" if data.held_out else "train_error"
+        self._evaluated = data.held_out or data.train
+        self._error_name = "held_out_error" if data.held_out else "train_error"
 
     def advance(self) -> dict[str, Tensor]:
-        """An update of the critic, if there is one, and one of the painter."""
+        """Update the critic, if it has a weight, and the network; return the metrics."""
         real = self.batches.take().images
         grey = to_grey(real)
-        told: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         if self.options.adversarial:
             share = self.world.uniform(self.options.batch_size, key=(self.options.seed, self.step))
-            told = self.game.critic_update(real, (grey,), (grey,), share=share)
-        told |= self.game.generator_update(
+            metrics = self.game.critic_update(real, (grey,), (grey,), share=share)
+        metrics |= self.game.generator_update(
             (grey,), (grey,), weight=self.options.adversarial,
-            other=lambda made, rows: (made - real[rows]).abs().mean(),
+            other=lambda coloured, rows: (coloured - real[rows]).abs().mean(),
         )  # fmt: skip
         self.step += 1
-        return told
+        return metrics
 
     @torch.no_grad()
-    def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """How far colours of rows that it has not learned from are, and how strong they are."""
-        batches = Batches(self._judged, self._plain, World(device=self.world.device))
+    def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
+        """Return the colour error and the saturation on held-out rows, and example pictures."""
+        batches = Batches(self._evaluated, self._plain, World(device=self.world.device))
         count = min(8, len(batches.loader))
-        real = torch.cat([taken.images for taken in islice(iter(batches.take, None), count)])
+        real = torch.cat([batch.images for batch in islice(iter(batches.take, None), count)])
         batches.close()
         self.game.generator.eval()
-        made = torch.cat([self.game.generator(part) for part in torch.split(to_grey(real), 64)])
+        coloured = torch.cat([self.game.generator(part) for part in torch.split(to_grey(real), 64)])
         self.game.generator.train()
-        figures = {self._named: (made - real).abs().mean(), "saturation": saturation(made),
+        error = (coloured - real).abs().mean()
+        figures = {self._error_name: error, "saturation": saturation(coloured),
                    "true_saturation": saturation(real)}  # fmt: skip
         grey = to_grey(real).expand_as(real)
-        shown = torch.stack([grey[:24], made[:24], real[:24]], 1).flatten(0, 1)
-        return {n: float(v) for n, v in figures.items()}, {"grey-made-true": to_uint8(shown)}
+        examples = torch.stack([grey[:24], coloured[:24], real[:24]], 1).flatten(0, 1)
+        return {n: float(v) for n, v in figures.items()}, {"grey-made-true": to_uint8(examples)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on."""
+        """Return the state of the networks, the optimisers and the loader."""
         return {"game": self.game.state_dict(), "batches": self.batches.state_dict(),
                 "step": self.step}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state that `state_dict` returned."""
         self.game.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, 1, h, w): what a grey photograph would show (Rec. 601)."""
+    """Convert colour pictures (n, 3, h, w) to grey (n, 1, h, w) by the luma of Rec. 601."""
     return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def saturation(images: Tensor) -> Tensor:
-    """How far apart the channels of a pixel are, on the average: 0 = grey. 0-d."""
+    """Return the mean range of a pixel's channels as a 0-d tensor; 0 means grey."""
     return (images.amax(1) - images.amin(1)).mean()

@@ -129,7 +129,7 @@ class Devise:
     # --- looking --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
+    def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
         """Hits among the classes that it learned from, and among those kept back to choose by.
 
         The unseen classes are not looked at while it learns.

@@ -1,1 +1,1 @@
-"""How good what was made is, by itself and beside what it was learned from."""
+"""Metrics of generated pictures and of rankings of classes."""

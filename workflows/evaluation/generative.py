@@ -1,7 +1,7 @@
-"""How far made pictures are from real ones in what a network sees in them.
+"""Metrics that compare generated with real pictures by the features of a network.
 
-A figure is of the network that saw: published ones are of Inception-v3, and no other network's can
-stand beside them.
+Values depend on the network. Published ones use Inception-v3 and are not comparable with those of
+another network.
 """
 
 from __future__ import annotations
@@ -16,61 +16,62 @@ from pipeline.backbone.network import Backbone
 from workflows.training.finite import refuse_not_finite
 
 NEIGHBOURS = 3
-SUBSETS, SUBSET = 50, 500
-"""Of the kernel distance; of fewer rows, half of them."""
-AT_ONCE = 256
-"""Rows whose neighbours are looked for at once."""
-BLOCK = 1024
-"""Rows among which they are looked for at once, and pictures that are taken to a device at once."""
-FEW = 2048
-"""Rows below which the Fréchet distance says more of their number than of what they are like."""
-CLOSE = 2
-"""Rows more than are wanted whose distances are computed again, exactly, in each block."""
+"""The default number of neighbours for precision, recall and coverage."""
+SUBSETS, SUBSET_ROWS = 50, 500
+"""The number and size of the kernel distance's subsets; at most half of the rows each."""
+QUERY_ROWS = 256
+"""The number of rows whose neighbours are searched at once."""
+BLOCK_ROWS = 1024
+"""The number of rows searched at once, and of pictures moved to a device at once."""
+MIN_FRECHET_ROWS = 2048
+"""The number of rows below which the Fréchet distance depends mainly on their number."""
+EXTRA_CANDIDATES = 2
+"""The number of candidates in a block, beyond the result's, with exactly computed distances."""
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Of made to real pictures."""
+    """The distances between generated and real pictures."""
 
     network: str
-    """Whose features they are of."""
-    made: int
-    """How many pictures were judged."""
+    """The name of the network whose features are compared."""
+    generated: int
+    """The number of generated pictures."""
     real: int
-    """How many they were compared with."""
+    """The number of real pictures."""
     frechet: float
-    """Heusel et al.: GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017."""
+    """The Fréchet distance (Heusel et al.: GANs Trained by a Two Time-Scale Update Rule, 2017)."""
     kernel: float
-    """Binkowski et al.: Demystifying MMD GANs, ICLR 2018: the mean over subsets."""
+    """The kernel distance (Binkowski et al.: Demystifying MMD GANs, 2018), mean over subsets."""
     kernel_spread: float
-    """Its standard deviation over subsets."""
+    """The standard deviation of the kernel distance over subsets."""
     precision: float
-    """Share of made rows within the real ones (Kynkaanniemi et al., NeurIPS 2019)."""
+    """The share of generated rows within the real ones (Kynkaanniemi et al., NeurIPS 2019)."""
     recall: float
-    """Share of real rows within the made ones."""
+    """The share of real rows within the generated ones."""
     coverage: float
-    """Share of real rows with a made one among their neighbours (Naeem et al., ICML 2020). Rows far
-    from all others, whose neighbours are far, make precision 1 of whatever lies between them: a
-    single picture, made again and again, covers next to nothing."""
+    """The share of real rows with a generated row among their neighbours (Naeem et al., ICML 2020).
+
+    Unlike precision it is not inflated by real outliers, whose distant neighbours make everything
+    in between count as precise: a single repeated picture covers almost nothing."""
     width: int
-    """Numbers of a row of features."""
+    """The number of features in a row."""
 
     @property
     def warning(self) -> str:
-        """What the figures must not be taken for, given how few rows they are of; or nothing."""
-        fewest = min(self.made, self.real)
-        if fewest >= max(FEW, self.width + 1):
+        """A caution about too few rows for the Fréchet distance; empty if there are enough."""
+        fewest = min(self.generated, self.real)
+        if fewest >= max(MIN_FRECHET_ROWS, self.width + 1):
             return ""
         return (
-            f"They are of {fewest:,} pictures, and of features of {self.width:,} numbers: the"
-            " Fréchet distance of so few is too high, the more so the fewer there are. Compare it"
-            " with figures of as many pictures alone, or pass more --samples; papers use 10,000 to"
-            " 50,000."
+            f"They compare {fewest:,} pictures by {self.width:,} features: the Fréchet distance is"
+            " biased upwards for so few. Compare it only with values for as many pictures, or pass"
+            " more --samples; papers use 10,000 to 50,000."
         )
 
 
-class _AsTheyAre(nn.Module):
-    """Features in place of pictures, for what counts on features that were taken before."""
+class _Identity(nn.Module):
+    """A network that returns its input, for metrics of features that are already computed."""
 
     num_features: int
 
@@ -82,167 +83,175 @@ class _AsTheyAre(nn.Module):
         return rows
 
 
-def judge(
-    made: Tensor, real: Tensor, backbone: Backbone, *, device: str = "cpu", seed: int = 0
+def compare_pictures(
+    generated: Tensor, real: Tensor, backbone: Backbone, *, device: str = "cpu", seed: int = 0
 ) -> Distances:
-    """Compare pictures.
+    """Compare generated with real pictures by the features of a backbone.
 
     Args:
-        made: (n, 3, h, w) uint8.
-        real: (m, 3, h, w) uint8.
-        backbone: Whose features are compared; it is on *device*.
-        device: Where features and figures are computed.
-        seed: Of the subsets of the kernel distance.
+        generated: Generated pictures, (n, 3, h, w) uint8.
+        real: Real pictures, (m, 3, h, w) uint8.
+        backbone: The network whose features are compared, on *device*.
+        device: The device that computes features and metrics (default the CPU).
+        seed: Seed of the subsets of the kernel distance (default 0).
 
     Raises:
-        ValueError: There are fewer pictures than neighbours are looked at.
+        ValueError: There are too few pictures for `NEIGHBOURS` neighbours.
     """
 
     def features(pictures: Tensor) -> Tensor:
-        parts = torch.split(pictures, BLOCK)
+        parts = torch.split(pictures, BLOCK_ROWS)
         return torch.cat([backbone.features(part.to(device)) for part in parts])
 
-    return compare(features(made), features(real), backbone.name, seed=seed)
+    return compare(features(generated), features(real), backbone.name, seed=seed)
 
 
-def compare(made: Tensor, real: Tensor, network: str, *, seed: int = 0) -> Distances:
-    """Compare features.
+def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> Distances:
+    """Compare features of generated with features of real pictures.
 
     Args:
-        made: (n, d) float32, on any device.
-        real: (m, d) float32, on the same.
-        network: Whose features they are.
-        seed: Of the subsets of the kernel distance.
+        generated: Features of generated pictures, (n, d) float32, on any device.
+        real: Features of real pictures, (m, d) float32, on the same device.
+        network: Name of the network that computed the features.
+        seed: Seed of the subsets of the kernel distance (default 0).
 
     Raises:
-        ValueError: There are fewer than neighbours are looked at, or they are not finite.
+        ValueError: There are too few rows for `NEIGHBOURS` neighbours, or a value is not finite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    refuse_not_finite(made, real)
-    least = min(len(made), len(real))
-    if least <= NEIGHBOURS:
-        raise ValueError(f"{least} pictures: expected more than {NEIGHBOURS} of either kind.")
-    features = _AsTheyAre(made.shape[1])
+    refuse_not_finite(generated, real)
+    fewest = min(len(generated), len(real))
+    if fewest <= NEIGHBOURS:
+        raise ValueError(f"{fewest} pictures: expected more than {NEIGHBOURS} of either kind.")
+    features = _Identity(generated.shape[1])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it keeps the features: so it shall
+        warnings.simplefilter("ignore")  # torchmetrics warns that it keeps all features
         frechet = FrechetInceptionDistance(feature=features).set_dtype(torch.float64)
         kernel = KernelInceptionDistance(
-            feature=features, subsets=SUBSETS, subset_size=min(SUBSET, least // 2)
+            feature=features, subsets=SUBSETS, subset_size=min(SUBSET_ROWS, fewest // 2)
         )
-    for metric in (frechet.to(made.device), kernel.to(made.device)):
-        for rows, kind in ((real, True), (made, False)):
-            for part in torch.split(rows, BLOCK):  # in float64 they are twice as long
+    for metric in (frechet.to(generated.device), kernel.to(generated.device)):
+        for rows, kind in ((real, True), (generated, False)):
+            for part in torch.split(
+                rows, BLOCK_ROWS
+            ):  # in blocks, since float64 copies take twice the memory
                 metric.update(part, real=kind)
+    # The metric draws from torch's global generator, whose state the caller keeps.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mean, spread = kernel.compute()
-    precision, recall = precision_recall(made, real)
+    precision, recall = precision_recall(generated, real)
     return Distances(
         network=network,
-        made=len(made),
+        generated=len(generated),
         real=len(real),
         frechet=float(frechet.compute()),
         kernel=float(mean),
         kernel_spread=float(spread),
         precision=precision,
         recall=recall,
-        coverage=coverage(made, real),
-        width=made.shape[1],
+        coverage=coverage(generated, real),
+        width=generated.shape[1],
     )
 
 
 def precision_recall(
-    made: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS
+    generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Which rows of one set lie within the other: near one of its rows as its neighbours are.
+    """Return the shares of generated rows within the real set, and of real within the generated.
+
+    A row lies within a set if it is as near to one of the set's rows as that row's neighbours are.
 
     Args:
-        made: (n, d) float32.
-        real: (m, d) float32.
-        neighbours: How many of a row's own set decide how far it reaches.
+        generated: Features of generated pictures, (n, d) float32.
+        real: Features of real pictures, (m, d) float32.
+        neighbours: The number of neighbours that define the radius of a row (default 3).
     """
-    return _within(made, real, neighbours), _within(real, made, neighbours)
+    return _within(generated, real, neighbours), _within(real, generated, neighbours)
 
 
-def coverage(made: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
-    """Share of *real* rows that a row of *made* is as near to as their own neighbours are.
+def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
+    """Return the share of real rows with a generated row within the radius of their neighbours.
 
     Args:
-        made: (n, d) float32.
-        real: (m, d) float32.
-        neighbours: How many of the real rows decide how far a row reaches.
+        generated: Features of generated pictures, (n, d) float32.
+        real: Features of real pictures, (m, d) float32.
+        neighbours: The number of real neighbours that define the radius of a row (default 3).
     """
     reach = _reach(real, neighbours)
-    near = [torch.cdist(some, made).amin(1) for some in torch.split(real, AT_ONCE)]
+    near = [torch.cdist(block, generated).amin(1) for block in torch.split(real, QUERY_ROWS)]
     return float((torch.cat(near) <= reach).float().mean())
 
 
-def _within(rows: Tensor, others: Tensor, neighbours: int) -> float:
-    reach = _reach(others, neighbours)
-    within = [(torch.cdist(some, others) <= reach).any(1) for some in torch.split(rows, AT_ONCE)]
+def _within(rows: Tensor, references: Tensor, neighbours: int) -> float:
+    reach = _reach(references, neighbours)
+    within = [
+        (torch.cdist(block, references) <= reach).any(1) for block in torch.split(rows, QUERY_ROWS)
+    ]
     return float(torch.cat(within).float().mean())
 
 
 def _reach(rows: Tensor, neighbours: int) -> Tensor:
-    """(n,) how far the last of so many neighbours of each row is; itself is one more."""
-    far = [torch.cdist(some, rows) for some in torch.split(rows, AT_ONCE)]
-    return torch.cat([one.kthvalue(neighbours + 1, dim=1).values for one in far])
+    """Return the distance of each row's last neighbour, (n,); the row itself is not counted."""
+    distances = [torch.cdist(block, rows) for block in torch.split(rows, QUERY_ROWS)]
+    return torch.cat([block.kthvalue(neighbours + 1, dim=1).values for block in distances])
 
 
-def nearest(rows: Tensor, others: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-    """The rows of *others* that are nearest to each row.
+def nearest(rows: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Search the rows of *references* that are nearest to each row.
 
     Args:
-        rows: (n, ...).
-        others: (m, ...), of rows as long.
-        count: How many of them.
+        rows: Queries, (n, ...).
+        references: Rows to search, (m, ...), of the same length.
+        count: Number of neighbours of each query (default 1).
 
     Returns:
-        (n, count) which, nearest first, and (n, count) how far.
+        Their positions in *references*, (n, count) int64, nearest first; and their Euclidean
+        distances, (n, count).
     """
-    found = Nearest(rows, count)
-    for block in torch.split(others, BLOCK):
-        found.add(block)
-    return found.rows, found.distances
+    search = Nearest(rows, count)
+    for block in torch.split(references, BLOCK_ROWS):
+        search.add(block)
+    return search.rows, search.distances
 
 
 class Nearest:
-    """The nearest of many rows, which come block by block and are not kept.
+    """A search for nearest neighbours among rows that arrive block by block and are not stored.
 
-    Products of a block name candidates; their distances are computed from the differences. Products
-    alone are off by more than near rows are apart.
+    Matrix products select candidates of a block, and their distances are computed again from
+    differences: the rounding error of products exceeds the distance of close rows.
     """
 
     def __init__(self, queries: Tensor, count: int = 1) -> None:
-        """Look for the *count* rows that are nearest to each query.
+        """Start a search without any rows.
 
         Args:
             queries: (n, ...), on the device that searches.
-            count: How many.
+            count: Number of neighbours of each query (default 1).
         """
         self._queries = queries.flatten(1).float()
         self._count = count
         self.seen = 0
-        """How many rows there were."""
+        """The number of rows searched so far."""
         self.rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-        """(n, count): their places among all that came, nearest first."""
+        """(n, count) int64: positions among all rows searched, nearest first."""
         self.distances = torch.empty((len(queries), 0), device=queries.device)
-        """(n, count), Euclidean."""
+        """(n, count): Euclidean distances, ascending."""
 
     def add(self, block: Tensor) -> None:
-        """Look among (m, ...) rows more."""
+        """Search a further block of rows, (m, ...)."""
         block = block.flatten(1).to(self._queries.device).float()
-        parts = [self._best(some, block) for some in torch.split(self._queries, AT_ONCE)]
+        parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]
         far = torch.cat([self.distances, torch.cat([part[0] for part in parts])], 1)
         rows = torch.cat([self.rows, torch.cat([part[1] for part in parts]) + self.seen], 1)
-        order = far.sort(dim=1, stable=True).indices[:, : self._count]  # of equal ones the first
+        order = far.sort(dim=1, stable=True).indices[:, : self._count]  # ties go to the earlier row
         self.distances, self.rows = far.gather(1, order), rows.gather(1, order)
         self.seen += len(block)
 
     def _best(self, queries: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-        count = min(self._count + CLOSE, len(block))
+        count = min(self._count + EXTRA_CANDIDATES, len(block))
         rows = torch.cdist(queries, block).topk(count, dim=1, largest=False).indices.sort(1).values
-        far = [(block[rows[:, place]] - queries).norm(dim=1) for place in range(count)]
-        return torch.stack(far, 1), rows
+        distances = [(block[rows[:, rank]] - queries).norm(dim=1) for rank in range(count)]
+        return torch.stack(distances, 1), rows

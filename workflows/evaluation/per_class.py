@@ -1,4 +1,4 @@
-"""Figures by class: averages over pictures or classes, seen and unseen, and their intervals."""
+"""Metrics by class: averages over pictures or classes, seen and unseen, with intervals."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.evaluation.ranking import AT_ONCE, KS, Floats, Integers, Places, check_range
+from workflows.evaluation.ranking import (
+    KS,
+    MAX_BLOCK_SCORES,
+    Floats,
+    Integers,
+    TruePositions,
+    check_range,
+)
 
 DRAWS = 2_000
-"""How often classes are drawn for an interval."""
+"""The number of bootstrap draws of classes for an interval."""
 
 
 @dataclass(frozen=True)
 class PerClass:
-    """Figures of pictures, by their class: what averages and intervals are taken of."""
+    """Sums of a metric by class, from which averages and intervals are computed."""
 
     sums: NDArray[np.float64]
-    """(C,) over the pictures of each class."""
+    """(C,) the sum over the pictures of each class."""
     counts: NDArray[np.int64]
-    """(C,) how many those are; 0 for a class that is not judged."""
+    """(C,) the number of pictures of each class; 0 for a class that is not evaluated."""
 
     def __post_init__(self) -> None:
         if self.sums.shape != self.counts.shape or not self.counts.any():
@@ -32,7 +39,7 @@ class PerClass:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """(C,) not a number for classes without pictures."""
+        """The mean of each class, (C,); NaN for classes without pictures."""
         blank = np.full(len(self.sums), np.nan)
         np.divide(self.sums, self.counts, out=blank, where=self.counts > 0)
         return blank
@@ -48,7 +55,11 @@ class PerClass:
         return float(np.nanmean(self.means))
 
     def less(self, other: PerClass) -> PerClass:
-        """The differences to what another method makes of the same pictures."""
+        """Return the differences to another method's metric on the same pictures.
+
+        Raises:
+            ValueError: The numbers of pictures by class differ.
+        """
         if not np.array_equal(self.counts, other.counts):
             raise ValueError(
                 f"{self.counts.sum()} and {other.counts.sum()} pictures, or of other classes:"
@@ -57,14 +68,14 @@ class PerClass:
         return PerClass(self.sums - other.sums, self.counts)
 
     def redrawn(self, drawn: NDArray[np.float64], *, macro: bool) -> NDArray[np.float64]:
-        """The average when classes are there so many times, with all their pictures.
+        """Return the average of each bootstrap draw, which repeats classes with all their pictures.
 
         Args:
-            drawn: (draws, C), how often each class is there.
-            macro: Over classes, not over pictures.
+            drawn: (draws, C), how many times each class is drawn.
+            macro: True to average over classes, False to average over pictures.
 
         Returns:
-            (draws,), not a number where no class with pictures is there.
+            (draws,), NaN where no class with pictures is drawn.
         """
         parts = (np.nan_to_num(self.means), self.counts > 0) if macro else (self.sums, self.counts)
         figures, weights = (drawn @ part.astype(np.float64) for part in parts)
@@ -73,15 +84,15 @@ class PerClass:
 
 
 def per_class(values: Floats, labels: Integers, classes: int) -> PerClass:
-    """Add up a figure of pictures by class.
+    """Sum a metric of pictures by class.
 
     Args:
-        values: (n,), hits or precisions.
-        labels: (n,) the class of each picture.
-        classes: How many there are, C.
+        values: The metric of each picture, (n,), such as hits or precisions.
+        labels: The class of each picture, (n,).
+        classes: The number of classes, C.
 
     Raises:
-        ValueError: There are no pictures, or a label is none of 0..C-1.
+        ValueError: There are no pictures, or a label is outside of 0..C-1.
     """
     check_range(labels, classes)
     sums = np.bincount(labels, values, minlength=classes).astype(np.float64)
@@ -90,12 +101,12 @@ def per_class(values: Floats, labels: Integers, classes: int) -> PerClass:
 
 @dataclass(frozen=True)
 class Generalised:
-    """Accuracy when classes that were learned and others are candidates together."""
+    """The accuracies of generalised zero-shot learning: all classes are candidates together."""
 
     seen: float
-    """Of pictures of classes that were learned."""
+    """The accuracy on pictures of seen classes, 0 to 1."""
     unseen: float
-    """Of pictures of the others."""
+    """The accuracy on pictures of unseen classes, 0 to 1."""
 
     @property
     def harmonic(self) -> float:
@@ -105,28 +116,28 @@ class Generalised:
 
 
 def generalised(
-    found: Places,
+    positions: TruePositions,
     labels: Integers,
     seen: NDArray[np.bool_],
     *,
     ks: Sequence[int] = KS,
     macro: bool = True,
 ) -> dict[int, Generalised]:
-    """Judge generalised zero-shot learning: for each k, hit@k of either kind of pictures.
+    """Return hit@k on pictures of seen and of unseen classes, for each k.
 
     Args:
-        found: Among seen and unseen candidates together.
-        labels: (n,) the true classes.
-        seen: (C,) which candidates were learned.
-        ks: Where lists are cut.
-        macro: Averages over classes, as in Xian et al. 2018; else over pictures.
+        positions: Positions of the true classes among seen and unseen candidates together.
+        labels: The true classes, (n,).
+        seen: True for each seen candidate, (C,).
+        ks: The lengths of lists, k (default `KS`).
+        macro: True to average over classes, as in Xian et al. 2018; False to average over pictures.
 
     Raises:
-        ValueError: There are no pictures of one kind.
+        ValueError: There are no pictures of seen classes, or none of unseen classes.
     """
-    made = {}
+    accuracies = {}
     for k in ks:
-        of_classes = per_class(found.hits(k), labels, len(seen))
+        of_classes = per_class(positions.hits(k), labels, len(seen))
         kinds = np.stack([seen, ~seen]).astype(np.float64)
         figures = of_classes.redrawn(kinds, macro=macro)
         if np.isnan(figures).any():
@@ -134,26 +145,28 @@ def generalised(
                 f"of {len(labels)} pictures {seen[labels].sum()} are of seen classes: expected"
                 " some of seen classes and some of unseen ones."
             )
-        made[k] = Generalised(*figures.tolist())
-    return made
+        accuracies[k] = Generalised(*figures.tolist())
+    return accuracies
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and where it would be with other classes of the same kind."""
+    """A metric with a confidence interval over the choice of classes."""
 
     mean: float
-    """The figure itself: the mean over splits."""
+    """The metric itself, the mean over splits."""
     low: float
+    """The lower end of the interval."""
     high: float
+    """The upper end of the interval."""
 
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """Between two methods."""
+    """The difference between two methods, with its confidence interval."""
 
     not_better: float
-    """Share of draws in which the first was no better than the other."""
+    """The share of draws in which the first method was no better than the second."""
 
 
 def bootstrap(
@@ -164,24 +177,24 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """An interval for a figure, by drawing classes again (Efron 1979; percentiles).
+    """Return a percentile bootstrap interval of a metric over classes (Efron 1979).
 
-    Classes are drawn with all their pictures: pictures of one class are right and wrong together,
-    so that drawing pictures would make intervals too narrow. Splits of the same classes overlap:
-    for each draw the classes of all splits together are drawn once, and one that was drawn twice
-    is there twice in every split that holds it out. A split of which nothing was drawn is left out
-    of that draw. What training by another seed would change is in no interval.
+    Classes are drawn with all their pictures. Pictures of a class tend to be right or wrong
+    together, so drawing pictures would make intervals too narrow. Splits of the same classes
+    overlap, so each draw resamples the classes of all splits together: a class that is drawn twice
+    counts twice in every split that holds it out. A split of which no class is drawn is left out of
+    that draw. The interval does not cover the variance between training seeds.
 
     Args:
-        splits: Figures for each split, of the same C classes; counts of 0 where it does not hold
-            a class out.
-        macro: Averages over classes in each split, else over pictures.
-        draws: How many.
-        level: Share of draws between the ends.
-        seed: Of the draws.
+        splits: The sums of each split, over the same C classes; a class that a split does not hold
+            out has a count of 0.
+        macro: True to average over classes in each split, False to average over pictures.
+        draws: Number of bootstrap draws (default `DRAWS`).
+        level: Share of draws inside the interval, 0 to 1 (default 0.95).
+        seed: Seed of the draws (default 0).
 
     Raises:
-        ValueError: There is no split, or they are not of the same classes.
+        ValueError: There is no split, or the splits have different numbers of classes.
     """
     return Interval(*_ends(splits, _draw(splits, macro, draws, seed), macro, level))
 
@@ -195,36 +208,43 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """The difference of two methods on the same pictures, by the same draws for both.
+    """Return the difference of two methods on the same pictures, with a paired bootstrap interval.
 
-    As `bootstrap`, of the differences: what is hard for both is in neither end of the interval.
+    Both methods are resampled by the same draws, so that classes that are hard for both do not
+    widen the interval. Further arguments are those of `bootstrap`.
+
+    Args:
+        ours: The sums of the first method, one for each split.
+        theirs: The sums of the second method, for the same splits.
 
     Raises:
-        ValueError: As of `bootstrap`; the methods were not judged on the same pictures.
+        ValueError: An error of `bootstrap`, or the methods have different pictures.
     """
     splits = [our.less(their) for our, their in zip(ours, theirs, strict=True)]
     drawn = _draw(splits, macro, draws, seed)
-    not_better = float((drawn <= 1e-12).mean())  # sums of shares are not exact
+    not_better = float((drawn <= 1e-12).mean())  # tolerance for rounding in sums of shares
     return Difference(*_ends(splits, drawn, macro, level), not_better)
 
 
 def _draw(splits: Sequence[PerClass], macro: bool, draws: int, seed: int) -> NDArray[np.float64]:
-    """(draws,) means over splits, of classes drawn from all of them together."""
+    """Return the mean over splits for each draw of classes, (draws,)."""
     if not splits or len({len(split.counts) for split in splits}) > 1:
         raise ValueError(
             f"splits of {[len(split.counts) for split in splits]} classes: expected one split or"
             " more, all of the same classes; count 0 for those that a split does not hold out."
         )
     union = np.flatnonzero(sum(split.counts for split in splits))
-    held = [PerClass(split.sums[union], split.counts[union]) for split in splits]
+    restricted = [PerClass(split.sums[union], split.counts[union]) for split in splits]
     generator = np.random.default_rng(seed)
     means = np.empty(draws)
-    step = max(1, AT_ONCE // len(union))
+    step = max(1, MAX_BLOCK_SCORES // len(union))
     for start in range(0, draws, step):
-        many = min(step, draws - start)
-        drawn = generator.multinomial(len(union), [1 / len(union)] * len(union), many).astype(float)
-        figures = [split.redrawn(drawn, macro=macro) for split in held]
-        means[start : start + many] = np.nanmean(figures, axis=0)
+        block_draws = min(step, draws - start)
+        drawn = generator.multinomial(
+            len(union), [1 / len(union)] * len(union), block_draws
+        ).astype(float)
+        figures = [split.redrawn(drawn, macro=macro) for split in restricted]
+        means[start : start + block_draws] = np.nanmean(figures, axis=0)
     return means
 
 

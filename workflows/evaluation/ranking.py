@@ -1,18 +1,19 @@
-"""How good answers are: pictures whose vectors were compared with those of candidate classes.
+"""Ranking metrics of pictures whose vectors were compared with those of candidate classes.
 
-Scores are (n, C), a row for each picture and a column for each candidate; a class is named by its
-column. Most figures here are one number for each picture, so that scores that do not fit in memory
-can be handed in by parts; `evaluation.per_class` turns such numbers into averages and intervals.
+Scores are (n, C), a row for each picture and a column for each candidate; a class is identified by
+its column. Most metrics here are one number for each picture, so that scores that do not fit in
+memory can be passed in parts; `evaluation.per_class` computes averages and intervals from them.
 
-Candidates with the same score are in random order: what is counted is the mean over all orders,
-computed exactly. So equal scores throughout give chance, and the order of columns decides nothing.
+Candidates with equal scores have no order: a metric is the mean over all their orders, computed
+exactly. Scores that are all equal therefore give chance, and the order of columns has no effect.
 
-Classes of one name have one vector. In Frome et al. 2013 (DeViSE) a term among the nearest is
-expanded to all its classes, each of which takes a place in a list that is cut at k.
-Nothing puts them in order, so they are equal scores: of three classes "crib" the right one is first
-in a third of the orders. As *groups* they are equal whatever the last bit of a product says. (The
-paper's duplicates, classes found by several terms, do not arise: a class has one vector here.) Who
-wants any of them to be right has a column for each vector, not for each class.
+Classes of one name share a vector. In Frome et al. 2013 (DeViSE) a term among the nearest is
+expanded to all its classes, each of which takes a position in a list that is cut at k. Nothing
+orders them, so their scores are equal: of three classes "crib" the right one is first in a third of
+the orders. Classes in one of the *groups* have equal scores even if rounding makes their products
+differ. (The paper's duplicates, classes found by several terms, cannot occur: a class has one
+vector here.) To count any class of a group as right, pass a column for each vector instead of one
+for each class.
 """
 
 from __future__ import annotations
@@ -29,42 +30,45 @@ Integers = NDArray[np.integer[Any]]
 Groups = Sequence[Sequence[int]]
 
 KS = (1, 2, 5, 10, 20)
-"""Where lists of answers are cut in Frome et al. 2013."""
-AT_ONCE = 2**22
-"""Scores that are looked at in one go."""
+"""The lengths of answer lists in Frome et al. 2013."""
+MAX_BLOCK_SCORES = 2**22
+"""The maximum number of scores that are processed at once."""
 UNJOINED = int(np.iinfo(np.int16).max)
-"""Hops between two classes that no path joins."""
+"""The distance, in hops, of two classes without a connecting path."""
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the true class of each picture stands among the candidates."""
+class TruePositions:
+    """The position of each picture's true class among the candidates, ordered by score."""
 
     above: NDArray[np.int64]
-    """(n,) candidates with a higher score."""
+    """(n,) the number of candidates with a higher score."""
     tied: NDArray[np.int64]
-    """(n,) candidates with its score, itself among them."""
+    """(n,) the number of candidates with the same score, including the true class."""
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(n,) its place, 0 for the first: the mean over the orders of what is tied."""
+        """The position from 0, the mean over all orders of ties: (n,)."""
         return self.above + (self.tied - 1) / 2
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """(n,) the share of orders in which it is among the first *k*: 0 or 1 without ties."""
+        """Return the share of orders with the true class among the first *k*, (n,).
+
+        Without ties it is 0 or 1.
+        """
         return np.clip((_positive(k) - self.above) / self.tied, 0, 1)
 
 
-def places(scores: Floats, labels: Integers, *, groups: Groups = ()) -> Places:
-    """Find the true class of each picture among the candidates.
+def places(scores: Floats, labels: Integers, *, groups: Groups = ()) -> TruePositions:
+    """Return the positions of the true classes among the candidates.
 
     Args:
         scores: (n, C), higher is nearer.
-        labels: (n,) the true classes.
-        groups: Classes that have one vector, and so one score: the highest that any of them has.
+        labels: The true classes, (n,).
+        groups: Sets of classes that share a vector. Each class gets the highest score of its group.
 
     Raises:
-        ValueError: Shapes do not fit, a score is no number, a class has no column.
+        ValueError: Shapes do not match, a score is NaN, or a class has no column.
     """
     _check_labels(scores, labels)
     above, tied = np.empty((2, len(labels)), np.int64)
@@ -72,24 +76,29 @@ def places(scores: Floats, labels: Integers, *, groups: Groups = ()) -> Places:
         own = np.take_along_axis(block, labels[part, None], axis=1)
         above[part] = (block > own).sum(axis=1)
         tied[part] = (block == own).sum(axis=1)
-    return Places(above, tied)
+    return TruePositions(above, tied)
 
 
-def hit_rates(found: Places, ks: Sequence[int] = KS) -> dict[int, float]:
-    """Flat hit@k: the share of pictures whose class is among the first k (Frome et al. 2013)."""
-    return {k: float(found.hits(k).mean()) for k in ks}
+def hit_rates(positions: TruePositions, ks: Sequence[int] = KS) -> dict[int, float]:
+    """Return flat hit@k, the share of pictures with their class among the first k, for each k.
+
+    The metric is that of Frome et al. 2013.
+    """
+    return {k: float(positions.hits(k).mean()) for k in ks}
 
 
 def chance(right: float, candidates: int) -> float:
-    """The share of right answers when nothing is known.
+    """Return the share of right answers by chance.
 
-    Of hit@k, *right* is k; of hierarchical precision, at any k, how many classes count as right.
+    Args:
+        right: For hit@k, k; for hierarchical precision, the number of classes that count as right.
+        candidates: The number of candidates.
     """
     return min(1.0, right / candidates)
 
 
 def top(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
-    """(n, k) the first *k* candidates, best first, to be shown; ties in the order of columns."""
+    """Return the first *k* candidates for display, (n, k), best first; ties in column order."""
     best = np.empty((len(scores), k), np.int64)
     for part, block in _blocks(scores, groups):
         front = _front(block, k)
@@ -106,92 +115,102 @@ def hierarchical_precision(
     *,
     groups: Groups = (),
 ) -> dict[int, NDArray[np.float64]]:
-    """Precision of the first k answers, near classes counting as right (Frome et al. 2013).
+    """Return the hierarchical precision of the first k answers (Frome et al. 2013).
 
     Args:
         scores: (n, C), higher is nearer.
-        labels: (n,) the true classes.
+        labels: The true classes, (n,).
         correct: For each k, and each label that occurs, the classes that count as right.
-        groups: As of `places`.
+        groups: Sets of classes that share a vector (see `places`).
 
     Returns:
-        For each k (n,): the share of the first k that are in the label's set. hp@k is its mean.
+        For each k, the share of the first k answers in the set of the label, (n,). hp@k is its
+        mean.
 
     Raises:
-        ValueError: As of `places`; a label has no set; k is none of 1..C.
+        ValueError: An error of `places`, a label has no set, or k is outside of 1..C.
     """
     _check_labels(scores, labels)
-    found = {k: np.empty(len(labels)) for k in correct}
+    precisions = {k: np.empty(len(labels)) for k in correct}
     for part, block in _blocks(scores, groups):
-        front = _front(block, max(found, default=1))
-        occurring, which = np.unique(labels[part], return_inverse=True)
+        front = _front(block, max(correct, default=1))
+        occurring, label_index = np.unique(labels[part], return_inverse=True)
         for k, sets in correct.items():
             right = _membership(occurring, sets, k, block.shape[1])[
-                which[front.rows], front.columns
+                label_index[front.rows], front.columns
             ]
             hits = np.bincount(front.rows, front.within(k) * right, minlength=len(block))
-            found[k][part] = hits / k
-    return found
+            precisions[k][part] = hits / k
+    return precisions
 
 
 def same_class(
-    found: Integers, wanted: Integers, labels: Integers, k: int, *, own: Integers | None = None
+    nearest: Integers,
+    query_classes: Integers,
+    labels: Integers,
+    k: int,
+    *,
+    own: Integers | None = None,
 ) -> NDArray[np.float64]:
-    """Precision@k of a search among pictures: the share of the k nearest that have the class.
+    """Return precision@k of a search among pictures: the share of the k nearest of the same class.
 
     Args:
-        found: (q, m) rows that were found for each query, nearest first, -1 for none: a miss.
-        wanted: (q,) the class of each query.
-        labels: (N,) the class of each row, -1 for none.
-        k: How many are looked at.
-        own: (q,) the query's own row, which is left out: of queries that are among the rows.
+        nearest: Rows found for each query, (q, m), nearest first; -1 for no row, which is a miss.
+        query_classes: The class of each query, (q,).
+        labels: The class of each row, (N,), -1 for none.
+        k: The number of rows that count.
+        own: The row of each query itself, (q,), which is left out (default None: queries are not
+            among the rows).
 
     Returns:
-        (q,), the share for each query.
+        The share for each query, (q,).
 
     Raises:
-        ValueError: Fewer than k are left, a query has no class, a row is none of 0..N-1.
+        ValueError: Fewer than k rows are left, a query has no class, or a row is outside of
+            0..N-1.
     """
-    if not -1 <= found.min(initial=-1) <= found.max(initial=-1) < len(labels):
+    if not -1 <= nearest.min(initial=-1) <= nearest.max(initial=-1) < len(labels):
         raise ValueError(
-            f"rows {found.min()} to {found.max()} were found: expected 0..{len(labels) - 1}, and"
-            " -1 for none."
+            f"rows {nearest.min()} to {nearest.max()} were found: expected 0..{len(labels) - 1},"
+            " and -1 for none."
         )
-    if wanted.min(initial=0) < 0:
-        raise ValueError(f"a query has class {wanted.min()}: leave out those that have none.")
-    others = np.full(found.shape, True) if own is None else found != own[:, None]
-    least = others.sum(axis=1).min(initial=_positive(k))
-    if least < k:
+    if query_classes.min(initial=0) < 0:
         raise ValueError(
-            f"{least} other rows were found for a query: expected {k} or more; search for one"
+            f"a query has class {query_classes.min()}: leave out those that have none."
+        )
+    is_other = np.full(nearest.shape, True) if own is None else nearest != own[:, None]
+    fewest = is_other.sum(axis=1).min(initial=_positive(k))
+    if fewest < k:
+        raise ValueError(
+            f"{fewest} other rows were found for a query: expected {k} or more; search for one"
             " more than are looked at."
         )
-    looked_at = others & (np.cumsum(others, axis=1) <= k)
-    right = looked_at & (found >= 0) & (labels[found] == wanted[:, None])
+    is_counted = is_other & (np.cumsum(is_other, axis=1) <= k)
+    right = is_counted & (nearest >= 0) & (labels[nearest] == query_classes[:, None])
     return np.asarray(right.sum(axis=1) / k)
 
 
 @dataclass(frozen=True)
 class Hops:
-    """How far first answers are from the truth, in a hierarchy."""
+    """The distances of first answers from the true class in a hierarchy."""
 
     shares: dict[int, float]
-    """Hops -> share of pictures, nearest first; under `UNJOINED` those that no path joins."""
+    """The share of pictures by number of hops, ascending; `UNJOINED` means no connecting path."""
     mean: float
-    """Hops, over those that a path joins; not a number if none is."""
+    """The mean number of hops over pictures with a connecting path; NaN without any."""
 
 
 def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Groups = ()) -> Hops:
-    """Count pictures by the hops between their class and the first answer.
+    """Return the distribution of hops between the true class and the first answer.
 
     Args:
-        scores: (n, C), higher is nearer. Of several first answers each has its part.
-        labels: (n,) the true classes.
-        distances: (C, C) int16, hops between classes, `UNJOINED` where no path is.
-        groups: As of `places`.
+        scores: (n, C), higher is nearer. Several first answers share the weight of a picture.
+        labels: The true classes, (n,).
+        distances: Hops between classes, (C, C) int16, `UNJOINED` where there is no path.
+        groups: Sets of classes that share a vector (see `places`).
 
     Raises:
-        ValueError: As of `places`; there are no pictures, or not as many distances.
+        ValueError: An error of `places`, there are no pictures, or *distances* is not (C, C).
     """
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
@@ -212,22 +231,24 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
 
 @dataclass(frozen=True)
 class _Front:
-    """The scores of a block that may be among the first k of their row: with ties, more than k."""
+    """The scores that may be among the first k of their row; ties can make them more than k."""
 
     rows: NDArray[np.int64]
-    """(f,) ascending."""
+    """(f,) the row of each score, ascending."""
     columns: NDArray[np.int64]
+    """(f,) the column of each score."""
     scores: Floats
+    """(f,) the scores."""
     edges: Floats
-    """(b, k) the best scores of each row, best first."""
+    """(b, k) the k best scores of each row, best first."""
 
     def within(self, k: int) -> NDArray[np.float64]:
-        """(f,) the share of orders of what is tied in which each is among the first *k*."""
+        """Return the share of orders of ties with each score among the first *k*, (f,)."""
         edge = self.edges[:, _positive(k) - 1]
-        above, at = self.scores > edge[self.rows], self.scores == edge[self.rows]
+        above, on_edge = self.scores > edge[self.rows], self.scores == edge[self.rows]
         room = k - np.bincount(self.rows[above], minlength=len(edge))
-        share = room / np.bincount(self.rows[at], minlength=len(edge))
-        return np.where(above, 1.0, at * share[self.rows])
+        share = room / np.bincount(self.rows[on_edge], minlength=len(edge))
+        return np.where(above, 1.0, on_edge * share[self.rows])
 
 
 def _front(block: Floats, k: int) -> _Front:
@@ -243,7 +264,7 @@ def _front(block: Floats, k: int) -> _Front:
 def _membership(
     labels: Integers, sets: Mapping[int, Collection[int]], k: int, candidates: int
 ) -> NDArray[np.bool_]:
-    """(l, C) which candidates count as right for each of *labels*."""
+    """Return True where a candidate counts as right, (l, C) for l labels."""
     right = np.full((len(labels), candidates), False)
     for row, label in zip(right, labels.tolist(), strict=True):
         if label not in sets:
@@ -255,10 +276,10 @@ def _membership(
 
 
 def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
-    """Rows that are looked at in one go, with one score for each group."""
+    """Yield blocks of rows in which the classes of a group have equal scores."""
     together = [np.array(group, np.int64) for group in groups]
     _check_groups(together, scores.shape[1])
-    step = max(1, AT_ONCE // max(1, scores.shape[1]))
+    step = max(1, MAX_BLOCK_SCORES // max(1, scores.shape[1]))
     for start in range(0, len(scores), step):
         block = scores[start : start + step]
         if np.isnan(block).any():
@@ -266,7 +287,7 @@ def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
                 f"rows {start} to {start + len(block) - 1} have scores that are no numbers:"
                 " expected finite vectors, none of length 0."
             )
-        if together:
+        if together:  # the caller's scores stay unchanged
             block = block.copy()
         for group in together:
             block[:, group] = block[:, group].max(axis=1, keepdims=True)
@@ -293,7 +314,7 @@ def _check_labels(scores: Floats, labels: Integers) -> None:
 
 
 def check_range(columns: Integers, candidates: int) -> None:
-    """Refuse columns that are none of 0..candidates-1, with a ValueError."""
+    """Raise ValueError if a column is outside of 0..candidates-1."""
     wrong = columns[(columns < 0) | (columns >= candidates)]
     if len(wrong):
         raise ValueError(

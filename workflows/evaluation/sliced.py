@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance: between two sets of vectors, without any network."""
+"""The sliced Wasserstein distance between two sets of vectors, which needs no network."""
 
 from __future__ import annotations
 
@@ -8,62 +8,64 @@ from torch import Tensor
 from workflows.training.finite import refuse_not_finite
 
 DIRECTIONS = 512
-AT_ONCE = 8192
-"""Rows that are taken to a device at once."""
+"""The default number of random directions."""
+BLOCK_ROWS = 8192
+"""The number of rows moved to a device at once."""
 
 
 def sliced_wasserstein(
-    one: Tensor,
-    other: Tensor,
+    first: Tensor,
+    second: Tensor,
     *,
     directions: int = DIRECTIONS,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> float:
-    """How far apart two sets are, seen from many directions (Rabin et al. 2011).
+    """Return the sliced Wasserstein distance of two sets of rows (Rabin et al. 2011).
 
-    Along each direction, the distance of the sorted projections: the Wasserstein distance of order
-    2 in one dimension. The directions are the same for the same seed, so that two figures can be
-    compared.
+    Along each direction it is the Wasserstein distance of order 2 in one dimension, the distance of
+    the sorted projections. Equal seeds give equal directions, so that two distances are comparable.
 
     Args:
-        one: (n, ...) float.
-        other: (m, ...) float, of rows as long.
-        directions: How many.
-        seed: Of the directions.
-        device: Where it is computed, a block of rows at a time (where the rows are).
+        first: (n, ...) float.
+        second: (m, ...) float, with rows of the same length.
+        directions: Number of random directions (default 512).
+        seed: Seed of the directions (default 0).
+        device: The device of the projections, which get a block of rows at a time (default: the
+            device of *first*).
 
     Returns:
-        The root of the mean over directions of its square, in units of the rows.
+        The root of the mean squared distance over directions, in units of the rows.
 
     Raises:
-        ValueError: A set is empty, rows are not as long, or a value is not finite.
+        ValueError: A set is empty, the rows have different lengths, or a value is not finite.
     """
-    refuse_not_finite(one, other)
-    one, other = one.flatten(1), other.flatten(1)
-    if not len(one) or not len(other) or one.shape[1] != other.shape[1]:
+    refuse_not_finite(first, second)
+    first, second = first.flatten(1), second.flatten(1)
+    if not len(first) or not len(second) or first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"sets of shapes {tuple(one.shape)} and {tuple(other.shape)}: expected rows, as long"
+            f"sets of shapes {tuple(first.shape)} and {tuple(second.shape)}: expected rows, as long"
             " in both."
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(one.shape[1], directions, generator=generator)
-    ways = (drawn / drawn.norm(dim=0)).to(device or one.device)
-    first, second = (
-        _sorted(_projected(rows, ways), max(len(one), len(other))) for rows in (one, other)
+    drawn = torch.randn(first.shape[1], directions, generator=generator)
+    unit_directions = (drawn / drawn.norm(dim=0)).to(device or first.device)
+    sorted_first, sorted_second = (
+        _sorted(_projected(rows, unit_directions), max(len(first), len(second)))
+        for rows in (first, second)
     )
-    return float((first - second).square().mean().sqrt())
+    return float((sorted_first - sorted_second).square().mean().sqrt())
 
 
-def _projected(rows: Tensor, ways: Tensor) -> Tensor:
-    parts = torch.split(rows, AT_ONCE)
-    return torch.cat([part.to(ways.device).float() @ ways for part in parts])
+def _projected(rows: Tensor, unit_directions: Tensor) -> Tensor:
+    parts = torch.split(rows, BLOCK_ROWS)
+    return torch.cat([part.to(unit_directions.device).float() @ unit_directions for part in parts])
 
 
 def _sorted(values: Tensor, count: int) -> Tensor:
-    """(n, k) values, sorted along n, as *count* quantiles in the middle of as many equal parts."""
+    """Sort (n, k) values along n and return *count* mid-point quantiles, (count, k)."""
     ordered = values.sort(dim=0).values
     if len(ordered) == count:
         return ordered
-    at = (torch.arange(count, device=values.device) + 0.5) / count * len(ordered)
-    return ordered[at.long().clamp_max(len(ordered) - 1)]
+    positions = (torch.arange(count, device=values.device) + 0.5) / count * len(ordered)
+    return ordered[positions.long().clamp_max(len(ordered) - 1)]

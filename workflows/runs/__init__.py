@@ -1,1 +1,1 @@
-"""Training runs: started, reported, sampled from and exported."""
+"""The commands on training runs: train, report, sample images and export."""

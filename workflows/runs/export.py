@@ -1,4 +1,4 @@
-"""The work of `tesserae export`: a trained trunk, written as a folder of `transformers`."""
+"""The implementation of `tesserae export`: it writes a trained trunk for `transformers`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workflows.devise.model import open_model
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write it."""
+    """Write the trunk that *args* name to a folder, and return the exit status."""
     model = open_model(args.run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(

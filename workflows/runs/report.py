@@ -1,4 +1,4 @@
-"""The work of `tesserae report`: a run's curves, samples and figures as one HTML page."""
+"""The implementation of `tesserae report`: a run's curves, samples and metrics as a page."""
 
 from __future__ import annotations
 
@@ -19,60 +19,62 @@ from workflows.training.run_folder import RunFolder
 from workflows.training.writing import write
 
 
-class Judged(Protocol):
-    """What came of judging a run, whatever its stage."""
+class RunEvaluation(Protocol):
+    """The protocol of an evaluation of a run, which each stage implements."""
 
     @property
     def step(self) -> int:
-        """Of the checkpoint."""
+        """The number of complete steps at the evaluated checkpoint."""
 
     @property
     def notice(self) -> str:
-        """What figures must not be taken for; or nothing."""
+        """Cautions about the metrics; empty if there are none."""
 
     @property
     def tables(self) -> Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-        """(title, columns, rows)."""
+        """The tables, each as its title, its column headings and its rows."""
 
     @property
     def pictures(self) -> Sequence[tuple[str, bytes]]:
-        """(what, PNG)."""
+        """The pictures, each as its caption and its PNG file."""
 
     def figures(self) -> Iterator[tuple[str, str]]:
-        """(name, value), for people."""
+        """Yield the name and the formatted value of each metric."""
 
 
-MEDIAN = 101
-"""Steps of the median filter of the critic's curves, as in the paper of WGAN."""
-GRIDS = 8
-"""Grids over time that are shown."""
+MEDIAN_STEPS = 101
+"""The width of the median filter of curves, in steps, as in the paper of WGAN."""
+MAX_GRIDS = 8
+"""The maximum number of sample grids on the page."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge what can be judged, and write the page."""
+    """Evaluate the run that *args* name, write its page, and return the exit status."""
     folder = RunFolder(args.run)
-    asked = folder.asked()
+    record = folder.asked()
     try:
-        judged = _judge(folder, asked, args)
+        evaluation = _evaluate(folder, record, args)
     except (DivergedError, NotFiniteError) as e:
-        judged = None
-        print(f"notice: nothing is judged: {e}", flush=True)
+        evaluation = None
+        print(f"notice: the run cannot be evaluated: {e}", flush=True)
     file = args.run / "report.html"
-    write(file, render(folder, asked, judged).encode())
-    for line in summary(folder, judged):
+    write(file, render(folder, record, evaluation).encode())
+    for line in summary(folder, evaluation):
         print(line)
     print(f"report: {file}")
     return 0
 
 
-def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace) -> Judged | None:
-    stage = asked["options"].get("stage", "")
+def _evaluate(
+    folder: RunFolder, record: Mapping[str, Any], args: argparse.Namespace
+) -> RunEvaluation | None:
+    stage = record["options"].get("stage", "")
     if folder.newest() is None:
         return None
     if stage.startswith("workflows.wgan."):
-        from workflows.wgan.evaluation import judge_run
+        from workflows.wgan.evaluation import evaluate_run
 
-        return judge_run(
+        return evaluate_run(
             folder,
             samples=args.samples,
             backbone=args.backbone,
@@ -82,32 +84,32 @@ def _judge(folder: RunFolder, asked: Mapping[str, Any], args: argparse.Namespace
     if stage.startswith("workflows.devise."):
         from workflows.devise import report
 
-        found = report.judge_run(
+        evaluation = report.judge_run(
             folder,
             samples=args.samples,
             clip=args.clip,
             device=device_of(args.device),
             store=args.store,
         )
-        if found is None:
-            print("notice: nothing judges it: there is no split val or test with what it takes.")
-            print("  If one was finished since, run the same `tesserae train` again first.")
-        return found
+        if evaluation is None:
+            print("notice: the run is not evaluated: no split val or test has the data it needs.")
+            print("  If such a split has been finished since, run the same `tesserae train` first.")
+        return evaluation
     return None
 
 
 def device_of(named: str | None) -> torch.device:
-    """The device of a name, or a GPU if there is one, or the processor.
+    """Return the device with a name; without a name a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: No device has that name.
     """
     if named is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(named)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:  # torch says it with either
+    except (RuntimeError, AssertionError) as e:  # torch raises either for a missing device
         first = str(e).splitlines()[0]
         raise ValueError(
             f"--device is {named!r}: expected cpu, or a GPU as cuda:0 ({first})."
@@ -115,45 +117,51 @@ def device_of(named: str | None) -> torch.device:
     return device
 
 
-def summary(folder: RunFolder, judged: Judged | None) -> Iterator[str]:
-    """The same in a few lines."""
+def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:
+    """Yield a summary of the report, as lines for the terminal."""
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
         last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}
-        said = ", ".join(f"{name} {_figure(value)}" for name, value in last.items())
-        yield f"  step {steps[-1]['step']:,}: {said}"
+        metrics = ", ".join(f"{name} {_figure(value)}" for name, value in last.items())
+        yield f"  step {steps[-1]['step']:,}: {metrics}"
     diverged = folder.diverged()
     if diverged is not None:
         yield f"  {diverged}"
-    if judged is not None:
-        for name, value in judged.figures():
+    if evaluation is not None:
+        for name, value in evaluation.figures():
             yield f"  {name}: {value}"
 
 
 def _figure(value: float | None) -> str:
-    """A figure of a step; `metrics.jsonl` has null for what is not finite."""
+    """Format a metric of a step; null in `metrics.jsonl` stands for NaN or infinity."""
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
-def render(folder: RunFolder, asked: Mapping[str, Any], judged: Judged | None) -> str:
-    """The page as one HTML text."""
+def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluation | None) -> str:
+    """Return the page as HTML.
+
+    Args:
+        folder: The run folder.
+        record: The content of its `options.json`.
+        evaluation: The evaluation of the run; None = it has none.
+    """
     lines = folder.metrics()
     steps = [line for line in lines if line.get("what", "") == ""]
-    looks = [line for line in lines if line.get("what") == "look"]
+    evaluations = [line for line in lines if line.get("what") == "look"]
     speeds = [line for line in lines if line.get("what") == "speed"]
     body: list[str] = [
         '<p class="quiet">Tesserae run</p>',
         f'<h1 class="mono">{html.text(folder.path.absolute().name)}</h1>',
-        html.facts(_facts(asked["options"], steps, speeds)),
+        html.facts(_facts(record["options"], steps, speeds)),
         _diverged(folder),
         "<h2>Curves</h2>",
-        charts.charts(list(_curves(steps, looks, speeds))),
+        charts.charts(list(_curves(steps, evaluations, speeds))),
         *_grids(folder),
-        *_judged(judged),
-        "<h2>Asked for</h2>",
-        _table({**asked["options"], **(asked.get("data") or {})}),
-        "<h2>Made with</h2>",
-        _table(asked.get("versions", {})),
+        *_evaluation(evaluation),
+        "<h2>Options</h2>",
+        _table({**record["options"], **(record.get("data") or {})}),
+        "<h2>Versions</h2>",
+        _table(record.get("versions", {})),
     ]
     title = f"{folder.path.absolute().name} - Tesserae"
     return html.page(title, filter(None, body), charts.STYLE + STYLE)
@@ -182,46 +190,52 @@ def _facts(
     if speeds:
         rate = float(np.median([line["images_per_second"] for line in speeds]))
         wait = float(np.median([line["wait_share"] for line in speeds]))
-        yield "images/s", f"{rate:,.0f}", f"{wait:.1%} of the time waiting for the loader"
+        yield "images/s", f"{rate:,.0f}", f"loader wait {wait:.1%}"
     if steps:
-        yield "begun", str(steps[-1]["generation"]), "times, at a checkpoint or at the start"
+        yield "starts", str(steps[-1]["generation"]), ""
 
 
 def _curves(
-    steps: list[dict[str, Any]], looks: list[dict[str, Any]], speeds: list[dict[str, Any]]
+    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], speeds: list[dict[str, Any]]
 ) -> Iterator[str]:
     trained = _series(steps)
-    judged = _series(looks)
+    evaluated = _series(evaluations)
     if "estimate" in trained:
-        both = {f"of training rows, median of {MEDIAN}": smoothed(trained.pop("estimate"))}
-        both["of held-out rows"] = judged.pop("held_out_estimate", [])
-        yield charts.chart("the critic's estimate", both)
-    judged.pop("held_out_critic_loss", None)
-    distances = {k: judged.pop(k) for k in list(judged) if k.endswith("_distance")}
+        estimates = {
+            f"training rows, median of {MEDIAN_STEPS} steps": smoothed(trained.pop("estimate"))
+        }
+        estimates["held-out rows"] = evaluated.pop("held_out_estimate", [])
+        yield charts.chart("critic's estimate", estimates)
+    evaluated.pop("held_out_critic_loss", None)
+    distances = {k: evaluated.pop(k) for k in list(evaluated) if k.endswith("_distance")}
     words = {"held_out_distance": "to held-out rows", "train_distance": "to training rows"}
     yield charts.chart(
         "sliced Wasserstein distance of samples",
         {words.get(name, name): points for name, points in distances.items()},
     )
     for name, points in trained.items():
-        yield charts.chart(name.replace("_", " "), {f"median of {MEDIAN}": smoothed(points)})
-    for name, points in judged.items():
-        yield charts.chart(name.replace("_", " "), {"at each look": points})
+        yield charts.chart(
+            name.replace("_", " "), {f"median of {MEDIAN_STEPS} steps": smoothed(points)}
+        )
+    for name, points in evaluated.items():
+        yield charts.chart(name.replace("_", " "), {"evaluations": points})
     speed = _series(speeds)
     yield charts.chart("images/s", {"images/s": speed.get("images_per_second", [])})
 
 
 def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    found: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line.items():
             if name not in ("step", "generation", "what") and value is not None:
-                found.setdefault(name, []).append((float(line["step"]), float(value)))
-    return found
+                series.setdefault(name, []).append((float(line["step"]), float(value)))
+    return series
 
 
-def smoothed(points: list[tuple[float, float]], width: int = MEDIAN) -> list[tuple[float, float]]:
-    """A curve with each value the median of those around it; the ends are repeated outwards."""
+def smoothed(
+    points: list[tuple[float, float]], width: int = MEDIAN_STEPS
+) -> list[tuple[float, float]]:
+    """Return a curve smoothed by a median filter of *width* values, with repeated ends."""
     if not points:
         return []
     values = ndimage.median_filter([y for _, y in points], size=width, mode="nearest")
@@ -232,17 +246,19 @@ def _grids(folder: RunFolder) -> Iterator[str]:
     files = sorted((folder.path / "samples").glob("*.png"), key=lambda file: file.stem[-9:])
     if not files:
         return
-    places = sorted({round(i * (len(files) - 1) / max(1, GRIDS - 1)) for i in range(GRIDS)})
-    yield "<h2>What it makes</h2>"
+    indices = sorted(
+        {round(i * (len(files) - 1) / max(1, MAX_GRIDS - 1)) for i in range(MAX_GRIDS)}
+    )
+    yield "<h2>Samples</h2>"
     figures = [
-        picture(files[place].read_bytes(), f"step {int(files[place].stem[-9:]):,}")
-        for place in reversed(places)
+        picture(files[index].read_bytes(), f"step {int(files[index].stem[-9:]):,}")
+        for index in reversed(indices)
     ]
     yield f'<div class="grids">{"".join(figures)}</div>'
 
 
 def picture(png: bytes, caption: str) -> str:
-    """A picture inside the page."""
+    """Return an HTML figure with the picture embedded in it."""
     data = base64.b64encode(png).decode("ascii")
     return (
         f'<figure><img alt="{html.text(caption)}" src="data:image/png;base64,{data}">'
@@ -250,30 +266,31 @@ def picture(png: bytes, caption: str) -> str:
     )
 
 
-def _judged(judged: Judged | None) -> Iterator[str]:
-    if judged is None:
+def _evaluation(evaluation: RunEvaluation | None) -> Iterator[str]:
+    if evaluation is None:
         return
-    yield f"<h2>Judged at step {judged.step:,}</h2>"
-    rows = [(html.text(name), html.text(value)) for name, value in judged.figures()]
+    yield f"<h2>Evaluation at step {evaluation.step:,}</h2>"
+    rows = [(html.text(name), html.text(value)) for name, value in evaluation.figures()]
     yield html.table(["=figure", ">value"], rows)
-    if judged.notice:
-        yield f'<p class="notice">{html.text(judged.notice)}</p>'
-    for title, columns, lines in judged.tables:
+    if evaluation.notice:
+        yield f'<p class="notice">{html.text(evaluation.notice)}</p>'
+    for title, columns, lines in evaluation.tables:
         yield f"<h2>{html.text(title)}</h2>"
         yield html.table(columns, [[html.text(cell) for cell in line] for line in lines])
-    yield f'<div class="grids">{"".join(picture(png, what) for what, png in judged.pictures)}</div>'
+    figures = [picture(png, caption) for caption, png in evaluation.pictures]
+    yield f'<div class="grids">{"".join(figures)}</div>'
 
 
 def _table(values: Mapping[str, Any]) -> str:
     rows = [
-        (html.text(name.replace("_", " ")), html.code(_shown(value)))
+        (html.text(name.replace("_", " ")), html.code(_display_value(value)))
         for name, value in values.items()
     ]
     return html.table(["=name", "value"], rows)
 
 
-def _shown(value: Any) -> str:
+def _display_value(value: Any) -> str:
     if isinstance(value, list):
-        rest = f", ... ({len(value)})" if len(value) > 12 else ""
-        return ", ".join(map(str, value[:12])) + rest
+        suffix = f", ... ({len(value)})" if len(value) > 12 else ""
+        return ", ".join(map(str, value[:12])) + suffix
     return str(value)

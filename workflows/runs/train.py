@@ -1,4 +1,4 @@
-"""The work of `tesserae train`: prepare if asked to, then train a stage on the cluster."""
+"""The implementation of `tesserae train`: it optionally prepares, then trains a stage."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ from workflows.session import Cluster
 from workflows.training.options import FREE, SHRINK_FROM, Training
 from workflows.training.stages import STAGES, load_name
 
-if TYPE_CHECKING:  # it loads torch, which --help does not need
+if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.loop import Data
     from workflows.training.run_folder import RunFolder
 
 
 HELD_OUT = ("val", "test")
-"""Splits that nothing is learned from, if there are such."""
-LOOK_SECONDS = 0.2
+"""The default held-out splits, in order of preference."""
+POLL_SECONDS = 0.2
+"""The interval of checks while preparation goes on in the background."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare, if that is asked for, and train."""
+    """Prepare the store if --data is given, train, and return the exit status."""
     options = _options_of(args.stage).read(args).located()
     _check(args)
     if session.work_for_first(args):
         return 0
-    from workflows.training.holding import held
+    from workflows.training.holding import locked
     from workflows.training.run_folder import RunFolder
 
     folder = Path(args.run or f"runs/{args.stage}")
     run = RunFolder(folder)
     try:
-        with held(run):
+        with locked(run):
             if run.begun():
                 options = options.as_before(run.asked()["options"])
             _check_run(args, options, run)
             with _cluster(args) as cluster, _prepared(args, options, cluster):
                 state = _train(args, options, cluster, run)
-        _say_result(folder, state)
+        _print_result(folder, state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
     return 0
 
 
-def _say_result(folder: Path, state: str) -> None:
+def _print_result(folder: Path, state: str) -> None:
     samples = sorted((folder / "samples").glob("*.png"))
     print(f"{folder}: {state}. `tesserae report {folder}` shows it.", flush=True)
     if samples:
@@ -71,7 +72,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> None:
-    """Refuse a folder of a run with other options, before anything is made for it."""
+    """Refuse a folder of a run with other options, before any work starts."""
     run.check(
         {"stage": STAGES[args.stage].stage, **options.as_dict()},
         free=FREE,
@@ -84,19 +85,19 @@ def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> N
 
 
 def _options_of(stage: str) -> type[Training]:
-    found: type[Training] = load_name(STAGES[stage].options)
-    return found
+    options: type[Training] = load_name(STAGES[stage].options)
+    return options
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
-    made = session.of(args)
+    cluster = session.of(args)
     if args.ranks is None or args.gpus:
-        made.use_gpus(args.gpus)
+        cluster.use_gpus(args.gpus)
     if args.data is None and args.workers is None:
-        made.shape(args.ranks or 1)  # nobody decodes
+        cluster.shape(args.ranks or 1)  # without preparation the workers serve ranks alone
     elif args.ranks is not None and args.ranks > (args.workers or cores()):
-        made.shape(args.ranks)
-    return made
+        cluster.shape(args.ranks)
+    return cluster
 
 
 # --- preparing ------------------------------------------------------------------------------------
@@ -104,42 +105,43 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 
 @contextmanager
 def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> Iterator[None]:
-    """Make the split that is learned from; then make the others while the block runs."""
+    """Prepare the training split; then prepare the other splits while the block runs."""
     if args.data is None:
         yield
         return
-    how = prepare.source_options(args)
-    splits = sources.splits(args.data, args.source_kind, how) or [args.split]
+    source_options = prepare.source_options(args)
+    splits = sources.splits(args.data, args.source_kind, source_options) or [args.split]
     if args.split not in splits:
         raise ValueError(f"--split is {args.split!r}: {args.data} has {', '.join(splits)}.")
-    wish = prepare.Options(
+    prepare_options = prepare.Options(
         source=args.data,
         store=args.store,
         splits=(args.split, *(split for split in splits if split != args.split)),
         choices=Choices(sizes=(_size_to_prepare(args.store, options),)),
         kind=args.source_kind,
-        source_options=how,
+        source_options=source_options,
         max_bad=args.max_bad,
         workers=args.workers or cores(),
         cluster=args.cluster,
         certs=args.certs,
     )
     cluster.look()
-    plans = prepare.plan_splits(wish, cluster)
-    prepare.prepare_split(wish, args.split, cluster, plans)
-    others = _Others(wish, cluster, plans)
-    others.start()
+    plans = prepare.plan_splits(prepare_options, cluster)
+    prepare.prepare_split(prepare_options, args.split, cluster, plans)
+    other_splits = _OtherSplits(prepare_options, cluster, plans)
+    other_splits.start()
     try:
         yield
     except BaseException:
+        # Training has failed: stop the tasks of preparation instead of waiting for them.
         cluster.interrupt()
-        others.join()
+        other_splits.join()
         raise
-    others.wait()
+    other_splits.wait()
 
 
-class _Others(threading.Thread):
-    """Makes the splits that are not learned from."""
+class _OtherSplits(threading.Thread):
+    """A thread that prepares the splits that are not trained on."""
 
     def __init__(self, wish: prepare.Options, cluster: Cluster, plans: prepare.Plans) -> None:
         super().__init__(name="prepare", daemon=True)
@@ -149,7 +151,7 @@ class _Others(threading.Thread):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Prepare one after the other."""
+        """Prepare the splits one after the other."""
         try:
             for split in self._wish.splits[1:]:
                 prepare.prepare_split(self._wish, split, self._cluster, self._plans)
@@ -159,10 +161,10 @@ class _Others(threading.Thread):
                 print(f"notice: {e} Training goes on.", flush=True)
 
     def wait(self) -> None:
-        """Wait for the end, and raise what went wrong."""
+        """Wait until all splits are prepared; raise the error of preparation if there is one."""
         while self.is_alive():
             self._cluster.keep()
-            self.join(LOOK_SECONDS)
+            self.join(POLL_SECONDS)
         if self._error is not None:
             raise self._error
 
@@ -170,18 +172,18 @@ class _Others(threading.Thread):
 def _size_to_prepare(store: str, options: Training) -> int:
     if options.prepared_size is not None:
         return options.prepared_size
-    wanted = _image_size(options)
+    image_size = _image_size(options)
     try:
-        found = _sizes(store)
-    except StoreError:
-        found = []
-    fitting = [size for size in found if size >= wanted]
-    return min(fitting) if fitting else near_size(wanted)
+        stored = _sizes(store)
+    except StoreError:  # the store does not exist yet
+        stored = []
+    fitting = [size for size in stored if size >= image_size]
+    return min(fitting) if fitting else near_size(image_size)
 
 
-def near_size(wanted: int) -> int:
-    """The side to prepare for pictures of *wanted* px: a little more where that is usual."""
-    return 72 if 64 <= wanted <= 72 else wanted
+def near_size(size: int) -> int:
+    """Return the side to prepare for training at *size* px: 72 for 64 to 72 px, else *size*."""
+    return 72 if 64 <= size <= 72 else size
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -196,11 +198,11 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: R
         data = _data(args, options, run)
     else:
         data, files = load_name(stage.gather)(args, options, cluster, _held_out(args))
-    there = gpus_there(cluster.client)
-    if args.gpus and not cluster.stands and args.gpus > there:
-        raise TesseraeError(f"--gpus is {args.gpus}: this machine has {there}.")
-    gpus = there if args.gpus is None and args.ranks is None else (args.gpus or 0)
-    wanted = Wanted(
+    available = gpus_there(cluster.client)
+    if args.gpus and not cluster.stands and args.gpus > available:
+        raise TesseraeError(f"--gpus is {args.gpus}: this machine has {available}.")
+    gpus = available if args.gpus is None and args.ranks is None else (args.gpus or 0)
+    world = Wanted(
         gpus or args.ranks or 1,
         gpu=bool(gpus),
         batch=options.batch_size,
@@ -208,12 +210,15 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: R
         option="--rank-timeout",
     )
     return train_on(
-        cluster, wanted, stage.stage, options, data, run, from_step=args.from_step, files=files
+        cluster, world, stage.stage, options, data, run, from_step=args.from_step, files=files
     )
 
 
 def _size_before(run: RunFolder) -> int | None:
-    """The stored size that a run has learned from so far: the store may have others by now."""
+    """Return the stored size that the run has used so far, since the store may have more by now.
+
+    None for a new run.
+    """
     try:
         return int(run.asked()["options"]["stored_size"])
     except (TesseraeError, KeyError):
@@ -224,14 +229,14 @@ def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.loop import Data
 
-    wanted = _image_size(options)
-    fitting = [size for size in _sizes(args.store) if size >= wanted]
+    image_size = _image_size(options)
+    fitting = [size for size in _sizes(args.store) if size >= image_size]
     size = _size_before(run) if _size_before(run) in fitting else min(fitting, default=None)
     if size is None:
-        held = ", ".join(map(str, _sizes(args.store)))
+        stored_sizes = ", ".join(map(str, _sizes(args.store)))
         raise StoreError(
-            f"{args.store} holds pictures of {held} px: expected at least {wanted}. Prepare that"
-            " size too, or pass a smaller --image-size."
+            f"{args.store} holds pictures of {stored_sizes} px: expected at least {image_size}."
+            " Prepare that size too, or pass a smaller --image-size."
         )
     loader = Loader(
         Path(args.store).absolute() if not is_url(args.store) else args.store,
@@ -241,7 +246,7 @@ def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
         seed=options.seed,
         **options.loading(),
     )
-    _say_crop(options, size, wanted)
+    _print_crop(options, size, image_size)
     if not len(loader):
         raise StoreError(
             f"split {args.split!r} has {loader.num_rows} pictures: expected at least one batch of"
@@ -250,32 +255,32 @@ def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
     unlabelled = int((loader.labels < 0).sum())
     options.check_labels(len(loader.classes), unlabelled)
     held_out = _held_out(args)
-    other = None
+    held_out_loader = None
     if held_out is not None:
-        other = Loader(
+        held_out_loader = Loader(
             loader.store,
             held_out,
             size=size,
             batch_size=options.batch_size,
             **options.loading(learns=False),
         )
-        if not len(other) and args.held_out is not None:
+        if not len(held_out_loader) and args.held_out is not None:
             raise StoreError(
-                f"--held-out {held_out} has {other.num_rows} pictures: expected at least one batch"
-                f" of {options.batch_size}."
+                f"--held-out {held_out} has {held_out_loader.num_rows} pictures: expected at least"
+                f" one batch of {options.batch_size}."
             )
-        other = other if len(other) else None
-    return Data(loader, other, tuple(words or wnid for wnid, words in loader.classes))
+        held_out_loader = held_out_loader if len(held_out_loader) else None
+    return Data(loader, held_out_loader, tuple(words or wnid for wnid, words in loader.classes))
 
 
-def _say_crop(options: Training, stored: int, size: int) -> None:
-    """Say what is done with pictures that are much larger than what is learned from."""
+def _print_crop(options: Training, stored: int, size: int) -> None:
+    """Print how stored pictures much larger than the trained size are resized or cropped."""
     if stored < SHRINK_FROM * size:
         return
     shrunk = options.shrunk_side(stored)
     if shrunk is None:
         share = f"{(size / stored) ** 2:.0%}"
-        print(f"notice: {size} px are cut out of pictures of {stored} px: {share} of each.")
+        print(f"notice: crops of {size} px are trained on, {share} of each picture of {stored} px.")
         return
     print(
         f"notice: pictures of {stored} px are resized to {shrunk} px on the device. A store of"
@@ -306,4 +311,4 @@ def _sizes(store: str) -> list[int]:
     objects = open_objects(store)
     records.load_recipe(objects)
     done = (records.load_done(objects, split) for split in records.splits(objects))
-    return sorted({size for one in done if one is not None for size in one.sizes})
+    return sorted({size for record in done if record is not None for size in record.sizes})

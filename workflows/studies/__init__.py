@@ -1,5 +1,6 @@
-"""Small experiments on what papers claim."""
+"""Small experiments that test claims of papers."""
 
 STUDIES = ("gaussians", "digits", "devise")
+"""The names of the studies."""
 SETTINGS = ("paper", "alike")
-"""How an objective is set up; `workflows.studies.arms` says what each means."""
+"""The settings of an objective, which `workflows.studies.arms` explains."""

@@ -1,12 +1,12 @@
-"""How each objective is set up in a study: as its paper has it, or all of them alike.
+"""The settings of each objective in a study: as in its paper, or alike for all objectives.
 
-Figures of two objectives say something of the objectives alone only where all else is the same.
-Papers differ in optimiser, rate, critic updates and norm, so a study runs each objective both ways:
+Metrics of two objectives compare the objectives only if everything else is equal. Papers differ in
+optimiser, rate, critic updates and norm, so a study runs each objective with both settings:
 
-    paper   optimiser, rates, critic updates, norm, clip and penalty that `tesserae train wgan
-            --objective NAME` takes by default, without its warm-up; a study says what else differs
-    alike   one optimiser, rate, number of critic updates and no norm for all; only the losses, and
-            the clip or the penalty that belongs to one of them, differ
+    paper   the defaults of `tesserae train wgan --objective NAME` for optimiser, rates, critic
+            updates, norm, clip and penalty, without its warm-up; a study lists other differences
+    alike   one optimiser, rate, number of critic updates and no norm for all objectives; only the
+            losses differ, and the clip or the penalty that belongs to one of them
 """
 
 from __future__ import annotations
@@ -20,37 +20,38 @@ from workflows.studies import SETTINGS
 from workflows.wgan.options import Options
 
 ALIKE_CRITIC_STEPS = 5
+"""The critic updates in a step of the arms that are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One objective with all that it is trained with."""
+    """An objective with the complete settings of its training."""
 
     objective: str
     settings: str
-    """One of `SETTINGS`."""
+    """The name of the settings, one of `SETTINGS`."""
     optimiser: str
-    """`adam` or `rmsprop`."""
+    """The optimiser, `adam` or `rmsprop`."""
     rate: float
-    """Learning rate at the first step."""
+    """The learning rate at the first step."""
     betas: tuple[float, float]
     """Adam's decay rates."""
     critic_steps: int
-    """Critic updates in a step."""
+    """The number of critic updates in a step."""
     norm: str
-    """Norm of the critic, where it has one."""
+    """The norm of the critic, if its network has one."""
     clip: float | None
-    """Largest absolute value of a critic's parameter; None = no limit."""
+    """The largest absolute value of a critic's parameter; None = no limit."""
     penalty: float
-    """Weight of the gradient penalty; 0 = none."""
+    """The weight of the gradient penalty; 0 = none."""
     decays: bool
-    """Whether the learning rate falls to 0 until the last step."""
+    """True if the learning rate decays to 0 at the last step."""
     averages: bool
-    """Whether a running average of the generator is judged, and not its last state."""
+    """True to evaluate a running average of the generator, False to evaluate its last state."""
 
     @property
     def name(self) -> str:
-        """Objective and settings."""
+        """The objective and its settings, as shown in tables."""
         return f"{self.objective}, {self.settings}"
 
     def describe(self) -> str:
@@ -76,17 +77,17 @@ class Arm:
 def make_arm(
     objective: str, settings: str, *, rate: float, norm: str = "none", penalty: float | None = None
 ) -> Arm:
-    """Return the arm of *objective*.
+    """Return the arm of an objective with given settings.
 
     Args:
         objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
         settings: One of `SETTINGS`.
-        rate: Learning rate of the arms that are alike.
-        norm: Norm of the critic in the arms that are alike; a perceptron's in all.
-        penalty: Weight of the gradient penalty where the objective has one (default: its paper's).
+        rate: Learning rate with the settings `alike`.
+        norm: Norm of the critic with the settings `alike` (default none).
+        penalty: Weight of the gradient penalty if the objective has one (default: its paper's).
 
     Raises:
-        ValueError: There are no such settings.
+        ValueError: *settings* is unknown.
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings are {settings!r}: expected one of {', '.join(SETTINGS)}.")

@@ -1,9 +1,10 @@
-"""DeViSE beside what is simpler, on classes that nothing was learned from.
+"""The study of DeViSE: a comparison with simpler methods on unseen classes.
 
-For each split of the classes: some are kept back for the end, some more to choose by. Every method
-is tried in each of its settings on what is left, and chosen by hit@5 of pictures of the classes to
-choose by, among these. The chosen setting then learns from both, and the classes of the end are
-looked at, once. Features are made before, and are the same for all.
+Each split of the classes holds out unseen classes and validation classes. Every method is trained
+with each of its settings on the remaining classes, and its setting is chosen by hit@5 on pictures
+of the validation classes, with only these as candidates. The chosen setting is then trained on the
+validation classes too, and evaluated once on the unseen classes. All methods share the same
+features, which are computed beforehand.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from workflows.training.world import World
 
 Floats = NDArray[np.float32]
 STEPS = 160
+"""The default number of training steps of DeViSE."""
 CHOSEN_BY = 5
-"""hit@k that settings are chosen by."""
+"""The k of the hit@k by which settings are chosen."""
 
 DEVISE: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "hinge": [
@@ -62,33 +64,44 @@ DEVISE: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"head": "mlp", "dropout": 0.6, "temperature": 0.5},
     ],
 }
-"""Settings of each loss. Hinge in the first is the paper's: linear, margin 0.1."""
+"""The settings of each loss. The first of hinge is the paper's: linear, margin 0.1."""
 PENALTIES = (0.1, 0.3, 1.0, 3.0)
+"""The penalties of ridge regression."""
 SOFTMAX_PENALTIES = (1e-5, 1e-4, 1e-3)
+"""The penalties of the softmax."""
 LIKELIEST = (10, 1_000)
+"""The numbers of most likely classes that ConSE mixes."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all methods are given."""
+class StudyData:
+    """The data that all methods share."""
 
     store: str
+    """The folder or URL of the store."""
     features: str
+    """The name of the features."""
     classes: ClassVectors
+    """The word vectors of all classes."""
     hierarchy: Hierarchy | None
+    """The hierarchy of the classes, for hierarchical precision; None = without."""
     learned: Learned
-    """Pictures of all classes, of the split that is learned from."""
+    """The features and labels of the training split, with pictures of all classes."""
     judged: Learned
-    """Of the split that is judged."""
+    """The features and labels of the held-out split."""
     mirrored: bool
+    """True if the training features include those of mirrored pictures."""
     batch_size: int = 256
+    """The batch size of DeViSE."""
     unseen: str = "40"
+    """The number of unseen classes, or a file that names them."""
     validation: int = 30
+    """The number of validation classes."""
     clip: Floats | None = None
-    """(n, C) scores of the judged pictures by a CLIP model."""
+    """The scores of the held-out pictures by a CLIP model, (n, C); None = without."""
 
 
-def open_ground(
+def open_study_data(
     store: str,
     features: str,
     classes: ClassVectors,
@@ -100,8 +113,21 @@ def open_ground(
     validation: int = 30,
     clip: str | None = None,
     batch_size: int = 256,
-) -> Ground:
-    """Read the features of both splits, mirrored ones too where there are such."""
+) -> StudyData:
+    """Read the features of both splits, including mirrored ones if the store has them.
+
+    Args:
+        store: Folder or URL of the store.
+        features: Name of the features.
+        classes: Word vectors of all classes.
+        hierarchy: Hierarchy of the classes, for hierarchical precision (None = without).
+        split: Training split.
+        held_out: Split to evaluate on.
+        unseen: Number of unseen classes, or a file that names them.
+        validation: Number of validation classes.
+        clip: Name or folder of a CLIP model to compare with (default None: no comparison).
+        batch_size: Batch size of DeViSE.
+    """
     train, judged = (open_features(store, features, name) for name in (split, held_out))
     kinds = [kind for kind in ("plain", "mirrored") if kind in train.kinds]
     labels = train.split.labels[train.readable].astype(np.int64)
@@ -109,13 +135,14 @@ def open_ground(
         np.concatenate([train.rows(train.readable, kind) for kind in kinds]),
         np.concatenate([labels] * len(kinds)),
     )
-    there = judged.split.labels[judged.readable].astype(np.int64)
+    held_out_labels = judged.split.labels[judged.readable].astype(np.int64)
     scores = None
     if clip is not None:
         size, listed = judged.recipe.stored_size, judged.split.recipe.classes
         scores = Clip(clip).scores(store, held_out, size, listed)
-    return Ground(
-        store, features, classes, hierarchy, learned, Learned(judged.rows(judged.readable), there),
+    return StudyData(
+        store, features, classes, hierarchy, learned,
+        Learned(judged.rows(judged.readable), held_out_labels),
         mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
         batch_size=batch_size,
     )  # fmt: skip
@@ -123,59 +150,75 @@ def open_ground(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one method on one split of the classes."""
+    """The result of a method on a split of the classes."""
 
     method: str
+    """The name of the method."""
     setting: Mapping[str, Any]
+    """The setting that was chosen."""
     chosen_by: float
-    """hit@5 of the classes to choose by."""
+    """The hit@5 on the validation classes, 0 to 1."""
     judged: Judgement
+    """The metrics on seen and unseen classes."""
 
 
 Method = Callable[["Arena", Mapping[str, Any]], Floats]
-"""Learns in a setting; returns scores (n, C) of the judged pictures."""
+"""A function that trains with a setting and returns scores (n, C) of the held-out pictures."""
 
 
 class Arena:
-    """One split of the classes, with or without those to choose by among the learned ones."""
+    """A split of the classes, with the validation classes held out or among the seen ones."""
 
-    def __init__(self, ground: Ground, seed: int, *, final: bool, centre: bool = True) -> None:
-        """Deal out the classes."""
-        self.ground, self.seed = ground, seed
+    def __init__(self, data: StudyData, seed: int, *, final: bool, centre: bool = True) -> None:
+        """Split the classes at random.
+
+        Args:
+            data: The data that all methods share.
+            seed: Seed of the split.
+            final: True to train on the validation classes too.
+            centre: True to subtract the mean of the seen classes from word vectors (default).
+        """
+        self.data, self.seed = data, seed
         parts = class_parts(
-            ground.classes.wnids, ground.classes.known,
-            unseen=ground.unseen, validation=ground.validation, seed=seed,
+            data.classes.wnids, data.classes.known,
+            unseen=data.unseen, validation=data.validation, seed=seed,
         )  # fmt: skip
         if final:
             parts = np.where(parts == VALIDATION, SEEN, parts)
-        there = np.isin(ground.learned.labels, np.flatnonzero(parts == SEEN))
-        self.learned = Learned(ground.learned.features[there], ground.learned.labels[there])
-        plain = self.learned.features[: len(self.learned.features) // (1 + ground.mirrored)]
-        self.space = make_space(ground.classes, parts, plain, centre=centre)
+        is_seen = np.isin(data.learned.labels, np.flatnonzero(parts == SEEN))
+        self.learned = Learned(data.learned.features[is_seen], data.learned.labels[is_seen])
+        plain = self.learned.features[: len(self.learned.features) // (1 + data.mirrored)]
+        self.space = make_space(data.classes, parts, plain, centre=centre)
         self.pictures = Pictures(
-            ground.judged.labels, ground.classes.wnids, parts, alike(self.space.vectors),
-            ground.hierarchy,
+            data.judged.labels, data.classes.wnids, parts, alike(self.space.vectors),
+            data.hierarchy,
         )  # fmt: skip
 
     def devise(self, setting: Mapping[str, Any]) -> Floats:
-        """Train the stage itself."""
-        given = {"batch_size": self.ground.batch_size, "mirrored": self.ground.mirrored}
-        options = Options(**{**given, **setting})
-        made = train_head(self.ground, options, self.space)
-        return unit(made(self.ground.judged.features)) @ self.space.vectors.T
+        """Train the DeViSE stage with a setting; return scores (n, C) of the held-out pictures."""
+        common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
+        options = Options(**{**common, **setting})
+        embed = train_head(self.data, options, self.space)
+        return unit(embed(self.data.judged.features)) @ self.space.vectors.T
 
 
-def train_head(ground: Ground, options: Options, space: Space) -> Callable[[Floats], Floats]:
-    """Train a head in this process; returns what maps features to word space."""
+def train_head(data: StudyData, options: Options, space: Space) -> Callable[[Floats], Floats]:
+    """Train a head in this process; return the function from features to word space.
+
+    Args:
+        data: The data that all methods share.
+        options: The options of the DeViSE stage.
+        space: The word space with its seen classes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_bytes(space.encode())
         loader = FeatureLoader(
-            ground.store, ground.features, "train", batch_size=options.batch_size,
+            data.store, data.features, "train", batch_size=options.batch_size,
             seed=options.seed, mirrored=options.mirrored, only=space.labels(SEEN).tolist(),
             rank=0, world=1,
         )  # fmt: skip
         torch.manual_seed(options.seed)
-        classes = tuple(ground.classes.wnids)
+        classes = tuple(data.classes.wnids)
         stage = Devise(options, Data(loader, None, classes, folder=folder), World())
         while stage.step < options.steps:
             stage.advance()
@@ -183,37 +226,37 @@ def train_head(ground: Ground, options: Options, space: Space) -> Callable[[Floa
 
     @torch.no_grad()
     def embed(features: Floats) -> Floats:
-        made: Floats = stage.head(torch.from_numpy(features)).numpy()
-        return made
+        embeddings: Floats = stage.head(torch.from_numpy(features)).numpy()
+        return embeddings
 
     return embed
 
 
 def _ridge(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    """Plain: to the vectors of words as they are."""
-    vectors = arena.ground.classes.vectors
-    return baselines.ridge(arena.learned, vectors, **setting)(arena.ground.judged.features)
+    """Regress features to the original word vectors."""
+    vectors = arena.data.classes.vectors
+    return baselines.ridge(arena.learned, vectors, **setting)(arena.data.judged.features)
 
 
 def _ridge_centred(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    made = baselines.ridge(arena.learned, arena.space.vectors, **setting)
-    return made(arena.ground.judged.features)
+    score = baselines.ridge(arena.learned, arena.space.vectors, **setting)
+    return score(arena.data.judged.features)
 
 
 def _random(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    classes = len(arena.ground.classes.wnids)
-    made = baselines.random_codes(arena.learned, classes, seed=arena.seed, **setting)
-    return made(arena.ground.judged.features)
+    classes = len(arena.data.classes.wnids)
+    score = baselines.random_codes(arena.learned, classes, seed=arena.seed, **setting)
+    return score(arena.data.judged.features)
 
 
 def _clip(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    """Learns nothing here."""
-    assert arena.ground.clip is not None
-    return arena.ground.clip
+    """Return the scores of the CLIP model, which is not trained here."""
+    assert arena.data.clip is not None
+    return arena.data.clip
 
 
 class _Softmaxes:
-    """Fitted once for each penalty: ConSE in all its settings, and the softmax alone, share it."""
+    """A cache of softmax classifiers by penalty, shared by ConSE and the softmax itself."""
 
     def __init__(self) -> None:
         self._fitted: dict[tuple[int, float], baselines.Softmax] = {}
@@ -225,44 +268,54 @@ class _Softmaxes:
         return self._fitted[key]
 
     def conse(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
-        """Mix the vectors of words as they are, as the paper does."""
-        return self._conse(arena, arena.ground.classes.vectors, setting)
+        """Return ConSE's scores with the original word vectors, as in its paper."""
+        return self._conse(arena, arena.data.classes.vectors, setting)
 
     def conse_centred(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
-        """Mix the vectors from which the mean of the learned classes' is subtracted."""
+        """Return ConSE's scores with word vectors centred by the mean of the seen classes."""
         return self._conse(arena, arena.space.vectors, setting)
 
     def _conse(self, arena: Arena, vectors: Floats, setting: Mapping[str, Any]) -> Floats:
         softmax = self.of(arena, setting["penalty"])
-        made = baselines.conse(softmax, vectors, likeliest=setting["likeliest"])
-        return made(arena.ground.judged.features)
+        score = baselines.conse(softmax, vectors, likeliest=setting["likeliest"])
+        return score(arena.data.judged.features)
 
     def alone(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
-        made = baselines.softmax_scores(
-            self.of(arena, setting["penalty"]), len(arena.ground.classes.wnids)
+        score = baselines.softmax_scores(
+            self.of(arena, setting["penalty"]), len(arena.data.classes.wnids)
         )
-        return made(arena.ground.judged.features)
+        return score(arena.data.judged.features)
 
 
-def run_split(ground: Ground, seed: int, *, steps: int = STEPS) -> Iterator[Outcome]:
-    """All methods on one split of the classes, each in the setting that was chosen for it."""
-    choosing, final = (Arena(ground, seed, final=last) for last in (False, True))
+def run_split(data: StudyData, seed: int, *, steps: int = STEPS) -> Iterator[Outcome]:
+    """Yield the result of each method on a split of the classes, with its chosen setting.
+
+    Args:
+        data: The data that all methods share.
+        seed: Seed of the split.
+        steps: Training steps of DeViSE.
+    """
+    choosing, final = (Arena(data, seed, final=last) for last in (False, True))
     softmaxes = _Softmaxes()
     penalties = [{"penalty": penalty} for penalty in PENALTIES]
-    likely = [{"penalty": p, "likeliest": t} for p in SOFTMAX_PENALTIES for t in LIKELIEST]
+    conse_settings = [{"penalty": p, "likeliest": t} for p in SOFTMAX_PENALTIES for t in LIKELIEST]
     methods: list[tuple[str, Method, Sequence[Mapping[str, Any]]]] = [
-        (f"DeViSE {loss}", Arena.devise, [{"loss": loss, "steps": steps, **one} for one in some])
-        for loss, some in DEVISE.items()
+        (
+            f"DeViSE {loss}",
+            Arena.devise,
+            [{"loss": loss, "steps": steps, **setting} for setting in settings],
+        )
+        for loss, settings in DEVISE.items()
     ]
     methods += [
         ("ridge", _ridge, penalties),
         ("ridge, centred", _ridge_centred, penalties),
-        ("ConSE", softmaxes.conse, likely),
-        ("ConSE, centred", softmaxes.conse_centred, likely),
+        ("ConSE", softmaxes.conse, conse_settings),
+        ("ConSE, centred", softmaxes.conse_centred, conse_settings),
         ("softmax", softmaxes.alone, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
         ("random codes", _random, penalties),
     ]
-    if ground.clip is not None:
+    if data.clip is not None:
         methods.append(("CLIP", _clip, [{}]))
     for name, learn, settings in methods:
         setting, reached = choose(choosing, learn, settings)
@@ -273,7 +326,7 @@ def run_split(ground: Ground, seed: int, *, steps: int = STEPS) -> Iterator[Outc
 def choose(
     arena: Arena, learn: Method, settings: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], float]:
-    """The setting with the most hits among the classes to choose by, and how many those are."""
+    """Return the setting with the best hit@k on the validation classes, and that hit@k."""
     reached = [
         hits_among(learn(arena, setting), arena.pictures, VALIDATION, _chosen_by(arena))
         for setting in settings
@@ -286,30 +339,32 @@ def _chosen_by(arena: Arena) -> int:
     classes = len(arena.pictures.classes(VALIDATION))
     if classes < 2:
         raise TesseraeError(
-            f"{classes} classes are left to choose by: expected 2 or more. Pass a larger"
+            f"{classes} validation classes have pictures: expected 2 or more. Pass a larger"
             " --validation."
         )
     return min(CHOSEN_BY, classes - 1)
 
 
 def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of one split: DeViSE with the loss that did best among the classes to choose by."""
-    some = [one for one in outcomes if one.method.startswith("DeViSE")]
-    best = max(some, key=lambda one: one.chosen_by)
+    """Return the result of DeViSE with the loss that is best on the validation classes."""
+    devise = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
+    best = max(devise, key=lambda outcome: outcome.chosen_by)
     return replace(best, method="DeViSE, chosen")
 
 
-BESIDE = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes")
+BASELINES = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes")
+"""The methods that DeViSE is compared with."""
 
 
-def differences(found: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:
-    """How far DeViSE is ahead of what is simpler: intervals by drawing classes again."""
-    for name in BESIDE:
+def differences(evaluations: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:
+    """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval."""
+    for name in BASELINES:
         for k in (1, 5):
-            if any(k not in one.unseen for one in found["DeViSE, chosen"]):
+            if any(k not in judged.unseen for judged in evaluations["DeViSE, chosen"]):
                 continue
             ours, theirs = (
-                [one.unseen[k] for one in found[method]] for method in ("DeViSE, chosen", name)
+                [judged.unseen[k] for judged in evaluations[method]]
+                for method in ("DeViSE, chosen", name)
             )
             ahead = compare(ours, theirs, macro=False)
             yield (

@@ -1,10 +1,10 @@
-"""25 Gaussians on a grid: which of them does a generator find, and how near does it come?
+"""The study of 25 Gaussians on a grid: how many modes does a generator cover, and how closely?
 
-The set of Gulrajani et al. 2017, figure 1, and of Lin et al. (PacGAN, NeurIPS 2018), whose measures
-the first two are: a point is good within three standard deviations of a centre, and a centre is
-found when a good point is nearest to it. Uniform noise finds all centres too, since one point of
-10,000 is enough: the number of modes says something only beside the share of good points, so that
-noise, one Gaussian and the set itself stand beside every arm.
+The data set is that of Gulrajani et al. 2017, figure 1, and of Lin et al. (PacGAN, NeurIPS 2018),
+which defines the first two metrics: a point is good within three standard deviations of a centre,
+and a mode is covered if a good point is nearest to its centre. Uniform noise covers all modes too,
+since one point of 10,000 suffices. The number of modes is therefore meaningful only together with
+the share of good points, and every arm is compared with noise, one Gaussian and the set itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workflows.wgan.generators import VectorGenerator
 
 CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))
 SPREAD = 0.05
-"""Standard deviation; centres are 1 apart."""
+"""The standard deviation of each Gaussian; centres are 1 apart."""
 NOISE_DIMENSIONS = 2
 JUDGED_POINTS = 10_000
 STEPS = 8_000
@@ -33,33 +33,33 @@ BATCH = 256
 WIDTH = 128
 ALIKE_RATE = 1e-3
 PENALTY = 0.1
-"""Weight of the gradient penalty, as Gulrajani et al. have it for such sets: with 10 the critic is
-too smooth for centres so narrow."""
-AVERAGED = 0.995
-"""Share of the judged average that each step keeps."""
+"""The weight of the gradient penalty, as in Gulrajani et al. for such sets: with 10 the critic is
+too smooth for such narrow modes."""
+AVERAGE_DECAY = 0.995
+"""The decay of the running average of the generator, for each step."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How points lie on the grid."""
+    """The metrics of a set of points."""
 
     modes: int
-    """Centres that a good point is nearest to."""
+    """The number of covered modes, 0 to 25."""
     good: float
-    """Share of points within three standard deviations of a centre."""
+    """The share of points within three standard deviations of a centre, 0 to 1."""
     distance: float
-    """Sliced Wasserstein distance to as many points of the set."""
+    """The sliced Wasserstein distance to as many points of the data set."""
 
 
 def draw(rows: int, key: tuple[object, ...]) -> Tensor:
-    """Return (rows, 2) float32 points of the set."""
+    """Draw points of the data set, (rows, 2) float32; *key* decides the draw."""
     world = World()
-    which = world.integers(rows, len(CENTRES), key=(*key, "which"))
-    return CENTRES[which] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
+    centres = world.integers(rows, len(CENTRES), key=(*key, "which"))
+    return CENTRES[centres] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
 
 
 def judge(points: Tensor) -> Grid:
-    """Measure how (n, 2) float32 points lie on the grid."""
+    """Return the metrics of points, (n, 2) float32."""
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
     apart = sliced_wasserstein(points, draw(len(points), ("judge",)))
@@ -67,7 +67,7 @@ def judge(points: Tensor) -> Grid:
 
 
 def controls(seed: int = 0) -> dict[str, Grid]:
-    """Judge what needs no network: uniform noise over the grid, one Gaussian, the set itself."""
+    """Return the metrics of controls without a network: noise, one Gaussian and the set itself."""
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
     share = world.uniform(2 * JUDGED_POINTS, key=(seed, "noise")).view(-1, 2)
@@ -81,13 +81,13 @@ def controls(seed: int = 0) -> dict[str, Grid]:
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the arm of *objective* for this set."""
+    """Return the arm of *objective* for this data set, with *settings* of `SETTINGS`."""
     arm = make_arm(objective, settings, rate=ALIKE_RATE, penalty=PENALTY)
-    return replace(arm, norm="none")  # a perceptron has none
+    return replace(arm, norm="none")  # the perceptrons have no norm
 
 
 def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
-    """Train a perceptron of three layers on the grid, and judge what it draws."""
+    """Train perceptrons on the grid and return the metrics of the generator's points."""
     torch.manual_seed(seed)
     world = World()
     generator = VectorGenerator((2,), NOISE_DIMENSIONS, width=WIDTH, bounded=False)
@@ -95,7 +95,7 @@ def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
     optimisers = (arm.make_optimiser(generator), arm.make_optimiser(critic))
     rules = Rules(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
     game = Game(generator, critic, *optimisers, rules, world)
-    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))  # type: ignore[no-untyped-call]
+    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
     for step in range(steps):
         for optimiser in optimisers if arm.decays else ():
             for group in optimiser.param_groups:
@@ -110,7 +110,7 @@ def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
         noise = world.normal(BATCH, NOISE_DIMENSIONS, key=(seed, step, "noise"))
         game.generator_update((noise,))
         average.update_parameters(generator)
-    judged = average if arm.averages else generator
+    evaluated = average if arm.averages else generator
     with torch.no_grad():
         noise = world.normal(JUDGED_POINTS, NOISE_DIMENSIONS, key=(seed, "judged"))
-        return judge(judged(noise))
+        return judge(evaluated(noise))

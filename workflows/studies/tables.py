@@ -1,4 +1,4 @@
-"""The work of `tesserae study`: runs of each study, and the tables they print."""
+"""The implementation of `tesserae study`: it runs a study and prints its table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from scipy import stats
 
 if TYPE_CHECKING:  # it loads torch
-    from workflows.studies.devise import Ground
+    from workflows.studies.devise import StudyData
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a study, and print its table."""
+    """Run the study that *args* name, print its table, and return the exit status."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -23,12 +23,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean's 95 % interval, by Student's t."""
+    """Return the 95 % confidence interval of the mean, by Student's t distribution."""
     if len(values) < 2:
         return values[0], values[0]
-    wide = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    half_width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.mean(values)
-    return mean - wide, mean + wide
+    return mean - half_width, mean + half_width
 
 
 def _gaussians(args: argparse.Namespace) -> None:
@@ -57,9 +57,9 @@ def _digits(args: argparse.Namespace) -> None:
     from workflows.studies import digits
 
     for seed in range(args.seeds):
-        apart = digits.controls(digits.load(seed))
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in apart.items())
-        print(f"seed {seed}, distance to held-out rows of {shown}", flush=True)
+        controls = digits.controls(digits.load(seed))
+        distances = ", ".join(f"{name} {value:.4f}" for name, value in controls.items())
+        print(f"seed {seed}, distance to held-out rows: {distances}", flush=True)
     for settings in args.settings:
         for objective in args.objectives:
             arm = digits.arm_of(objective, settings)
@@ -84,29 +84,29 @@ def _devise(args: argparse.Namespace) -> None:
     from workflows.devise.evaluation import lines
     from workflows.studies import devise
 
-    ground = _devise_ground(args)
-    found: dict[str, list[Any]] = {}
+    data = _devise_data(args)
+    evaluations: dict[str, list[Any]] = {}
     for seed in range(args.seeds):
-        outcomes = list(devise.run_split(ground, seed, steps=args.steps or devise.STEPS))
-        for one in [*outcomes, devise.chosen_devise(outcomes)]:
-            found.setdefault(one.method, []).append(one.judged)
-            said = ", ".join(f"{name} {value}" for name, value in one.setting.items())
-            most = max(k for k in one.judged.unseen if k <= devise.CHOSEN_BY)
-            hits = one.judged.unseen[most].micro
+        outcomes = list(devise.run_split(data, seed, steps=args.steps or devise.STEPS))
+        for outcome in [*outcomes, devise.chosen_devise(outcomes)]:
+            evaluations.setdefault(outcome.method, []).append(outcome.judged)
+            setting = ", ".join(f"{name} {value}" for name, value in outcome.setting.items())
+            largest_k = max(k for k in outcome.judged.unseen if k <= devise.CHOSEN_BY)
+            hits = outcome.judged.unseen[largest_k].micro
             print(
-                f"split {seed}  {one.method:<16} chosen by {one.chosen_by:.3f}"
-                f"  hit@{most} {hits:.3f}  {said}",
+                f"split {seed}  {outcome.method:<16} chosen by {outcome.chosen_by:.3f}"
+                f"  hit@{largest_k} {hits:.3f}  {setting}",
                 flush=True,
             )
     print()
-    for name, *cells in lines(found):
+    for name, *cells in lines(evaluations):
         print(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
     print()
-    for said in devise.differences(found):
-        print(said, flush=True)
+    for line in devise.differences(evaluations):
+        print(line, flush=True)
 
 
-def _devise_ground(args: argparse.Namespace) -> Ground:
+def _devise_data(args: argparse.Namespace) -> StudyData:
     from pipeline.features.reader import finished
     from pipeline.store import records
     from pipeline.store.objects import open_objects
@@ -124,10 +124,10 @@ def _devise_ground(args: argparse.Namespace) -> Ground:
     objects = open_objects(args.store)
     names = [args.features] if args.features else list(finished(objects, "train"))
     if len(names) != 1:
-        known = ", ".join(names) or "none: make some with `tesserae features`"
-        raise ValueError(f"--features is missing: {args.store} has {known}.")
+        finished_names = ", ".join(names) or "none: make some with `tesserae features`"
+        raise ValueError(f"--features is missing: {args.store} has {finished_names}.")
     classes = named(records.load_recipe(objects).classes, args.names)
-    return devise.open_ground(
+    return devise.open_study_data(
         args.store,
         names[0],
         class_vectors(read_words(args.words), classes, synonyms=args.synonyms),

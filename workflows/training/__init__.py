@@ -1,1 +1,1 @@
-"""What every stage that trains stands on: its world of ranks, its run folder, its checkpoints."""
+"""The machinery shared by all training stages: ranks, options, run folders and checkpoints."""

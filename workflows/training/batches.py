@@ -1,4 +1,4 @@
-"""The batches of a loader without end, on the device that trains, and where they are."""
+"""An endless stream of training batches on the training device, with a resumable position."""
 
 from __future__ import annotations
 
@@ -20,96 +20,102 @@ Augmenting = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def unchanged(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-    """What is done to features."""
+    """Return *images* as they are; the augmentation of stored features, (n, d) float32."""
     return images
 
 
 def parts(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
-    """What is computed at once, and its share of all: as many parts in every rank.
+    """Split a rank's rows into micro-batches of nearly equal length.
+
+    Every rank gets the same number of micro-batches, so collectives stay matched.
 
     Args:
-        rows: Of this rank's part of a batch.
-        at_once: Most rows of a part (all).
+        rows: Number of rows in this rank's part of a batch.
+        at_once: Maximum number of rows in a micro-batch (default None: all rows).
+
+    Yields:
+        The rows of a micro-batch as a slice, and their share of *rows* (0 to 1).
     """
     count = -(-rows // (at_once or rows))
     for part in range(count):
-        taken = slice(part * rows // count, (part + 1) * rows // count)
-        yield taken, (taken.stop - taken.start) / rows
+        micro_batch = slice(part * rows // count, (part + 1) * rows // count)
+        yield micro_batch, (micro_batch.stop - micro_batch.start) / rows
 
 
 class Taken(NamedTuple):
-    """This rank's part of a batch of n rows."""
+    """This rank's n rows of a batch, on the training device."""
 
     images: Tensor
     """(n, 3, size, size) float32, augmented, channels last in memory; or (n, d) features."""
     labels: Tensor
     """(n,) int64; -1 where there is no class."""
     rows: Tensor
-    """(n,) int64: which rows of the split they are."""
+    """(n,) int64: the row numbers in the split."""
 
 
 class Batches:
-    """One batch after the other, epoch after epoch."""
+    """An endless stream of batches that runs through epoch after epoch."""
 
     def __init__(
         self, loader: AnyLoader, augment: Augmenting, world: World, *, here: int = 1
     ) -> None:
-        """Open nothing yet.
+        """Create the stream without opening the store.
 
         Args:
-            loader: Of the whole batch, at one size, or of features.
-            augment: What is done to it, on the device: (images, rows, epoch) -> images.
-            world: Whose rank takes its part.
-            here: Ranks that are on its machine.
+            loader: The loader of the whole batch, of images at one size or of features.
+            augment: The augmentation, run on the device: (images, rows, epoch) -> images.
+            world: The rank whose part of each batch is read, and its device.
+            here: Number of ranks on this machine (default 1).
         """
         self.loader = loader.for_rank(world.rank, world.size, here=here)
         self._augment = augment
         self._device = world.device
         self._iterator: Iterator[Batch] | None = None
         self.waited = 0.0
-        """Seconds that `take` has waited for the loader, in all."""
-        self.taken = 0
-        """Rows, of all ranks, that were taken."""
+        """Total seconds that `take` has waited for the loader."""
+        self.rows_taken = 0
+        """Total rows read so far, over all ranks."""
 
     def take(self) -> Taken:
-        """The next."""
-        begun = time.perf_counter()
+        """Return this rank's part of the next batch, augmented, on the device."""
+        started = time.perf_counter()
         batch = self._next()
-        self.waited += time.perf_counter() - begun
-        self.taken += self.loader.batch_size
+        self.waited += time.perf_counter() - started
+        self.rows_taken += self.loader.batch_size
         images = batch.images.to(self._device, non_blocking=True)  # type: ignore[union-attr]
         labels = batch.labels.to(self._device, non_blocking=True)
-        made = self._augment(images, batch.rows, self.loader.epoch)
-        return Taken(made, labels, batch.rows)
+        augmented = self._augment(images, batch.rows, self.loader.epoch)
+        return Taken(augmented, labels, batch.rows)
 
     def _next(self) -> Batch:
         while True:
             if self._iterator is None:
                 self._check()
                 self._iterator = iter(self.loader)
+            # An epoch that has ended is followed by the next one: the loader counts epochs itself.
             batch = next(self._iterator, None)
             if batch is not None:
                 return batch
             self._iterator = None
 
     def _check(self) -> None:
-        if not len(self.loader):  # there would never be one
+        if not len(self.loader):  # an empty loader would make `_next` loop for ever
             raise StoreError(
                 f"split {self.loader.split!r} has {self.loader.num_rows} pictures to take batches"
                 f" of {self.loader.batch_size} from: expected at least one batch."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where they are: plain values."""
+        """Return the position in the stream as plain values, for a checkpoint."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the last that was taken then."""
+        """Continue after the last batch that had been taken when *state* was saved."""
         self._iterator = None
         self.loader.load_state_dict(state)
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """Release the loader's files and threads."""
         if self._iterator is not None:
             self._iterator.close()  # type: ignore[attr-defined]  # it is a generator
             self._iterator = None

@@ -1,12 +1,12 @@
-"""Errors of a training run that no further generation of ranks could avoid."""
+"""Errors of a training run that restarting the ranks would only repeat."""
 
 from cluster.errors import FinalError
 from pipeline.errors import TesseraeError
 
 
 class DivergedError(FinalError, TesseraeError):
-    """A loss or a weight is not finite any more, or was not when it was saved."""
+    """A loss or a weight is NaN or infinite, in the run or in a checkpoint."""
 
 
 class DiskFullError(FinalError, TesseraeError):
-    """A file of the run's folder has no room on its disk."""
+    """The disk has no room for a file of the run folder."""

@@ -1,4 +1,4 @@
-"""Whether figures and states are finite: neither NaN nor infinite."""
+"""Checks that numbers and tensors are finite: neither NaN nor infinite."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 
 
 class NotFiniteError(ValueError):
-    """Rows to be judged hold a value that is NaN or infinite."""
+    """Rows to be evaluated hold a value that is NaN or infinite."""
 
 
 def finite_or_none(value: Any) -> Any:
-    """A plain value with None for every number that JSON cannot hold, inside of it too."""
+    """Return a copy of a JSON value, nested ones included, with None for NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: finite_or_none(one) for name, one in value.items()}
+        return {name: finite_or_none(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite_or_none(one) for one in value]
+        return [finite_or_none(item) for item in value]
     return value
 
 
 def first_not_finite(state: Any) -> str | None:
-    """The name of the first tensor of a state that holds a value that is not finite.
+    """Return the name of the first tensor in *state* that holds NaN or infinity.
 
-    Asks each device once for an answer: a device that computes ahead is waited for a single time.
+    Each device is synchronised once, however many tensors it holds.
 
     Args:
-        state: Mappings and sequences of tensors and plain values, as deep as they are.
+        state: Nested mappings and sequences of tensors and plain values.
 
     Returns:
         The keys that lead to the tensor, joined by dots; None if all of them are finite.
@@ -40,33 +40,33 @@ def first_not_finite(state: Any) -> str | None:
     for name, tensor in _tensors(state, ()):
         if tensor.is_floating_point() and tensor.numel():
             by_device.setdefault(tensor.device, []).append((name, tensor))
-    for named in by_device.values():
-        flags = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
+    for named_tensors in by_device.values():
+        flags = torch.stack([tensor.isfinite().all() for _, tensor in named_tensors]).tolist()
         if not all(flags):
-            return named[flags.index(False)][0]
+            return named_tensors[flags.index(False)][0]
     return None
 
 
 def num_bytes(state: Any) -> int:
-    """Bytes of all tensors of a state."""
+    """Return the total size of all tensors in *state*, in bytes."""
     return sum(tensor.nbytes for _, tensor in _tensors(state, ()))
 
 
 def refuse_not_finite(*sets: Tensor) -> None:
-    """Refuse sets that no distance can be told of.
+    """Refuse sets of rows that contain NaN or infinity, which have no meaningful distance.
 
     Args:
-        sets: (n, ...) each, of any dtype.
+        sets: Tensors of shape (n, ...) and any dtype.
 
     Raises:
         NotFiniteError: A value is NaN or infinite.
     """
     for rows in sets:
-        bad = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0
-        if bad:
+        bad_rows = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0
+        if bad_rows:
             raise NotFiniteError(
-                f"{bad:,} of {len(rows):,} rows hold values that are not finite: figures of them"
-                " would say nothing."
+                f"{bad_rows:,} of {len(rows):,} rows hold values that are not finite: metrics of"
+                " them would be meaningless."
             )
 
 
@@ -77,5 +77,5 @@ def _tensors(state: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
         for key, value in state.items():
             yield from _tensors(value, (*keys, str(key)))
     elif isinstance(state, list | tuple):
-        for place, value in enumerate(state):
-            yield from _tensors(value, (*keys, str(place)))
+        for index, value in enumerate(state):
+            yield from _tensors(value, (*keys, str(index)))

@@ -1,4 +1,4 @@
-"""A run's folder while a command trains in it: held alone, and gone if nothing came of it."""
+"""The exclusive lock of a run folder, and the removal of a run that never took a step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from workflows.training.run_folder import LEASE, RunFolder
 
 
 @contextmanager
-def held(run: RunFolder) -> Iterator[None]:
-    """Hold a run's folder inside the block, and remove it where the run never came to a step.
+def locked(run: RunFolder) -> Iterator[None]:
+    """Lock a run folder inside the block; remove a new run that fails before its first step.
 
-    A command that is killed lets go of the folder as it ends: the system drops its lock.
+    The operating system drops the lock of a command that is killed.
 
     Raises:
         TesseraeError: Another command trains in it.
@@ -24,8 +24,8 @@ def held(run: RunFolder) -> Iterator[None]:
 
     def refuse(holder: str) -> NoReturn:
         raise TesseraeError(
-            f"{run.path} is being trained in by {holder}: a second command would take the same"
-            " steps for nothing. Wait for it to end, or pass another --run."
+            f"{run.path} is being trained in by {holder}: a second command would only repeat"
+            " its steps. Wait for it to end, or pass another --run."
         )
 
     path = run.path.absolute()
@@ -35,6 +35,6 @@ def held(run: RunFolder) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if new:
+            if new:  # a run that existed before this command is never removed
                 run.discard(missing)
             raise

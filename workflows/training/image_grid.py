@@ -1,4 +1,4 @@
-"""Samples side by side, as a PNG."""
+"""Grids of images, encoded as PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -10,32 +10,40 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-GAP = 2
-"""Pixels between two pictures."""
+GAP_PIXELS = 2
+"""The gap between two images, in pixels."""
 
 
 def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
-    """Pictures side by side.
+    """Return a grid of images as a PNG file.
 
     Args:
         images: (n, height, width, 3) uint8 RGB.
-        columns: In a line (about as many as there are lines).
+        columns: Number of images in a line (default None: a nearly square grid).
     """
     count, height, width = images.shape[:3]
     columns = columns or max(1, math.ceil(math.sqrt(count)))
     lines = -(-count // columns)
-    whole = np.full((lines * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
-    for place, image in enumerate(images):
-        line, column = divmod(place, columns)
-        top, left = line * (height + GAP), column * (width + GAP)
-        whole[top : top + height, left : left + width] = image
+    grid = np.full(
+        (
+            lines * (height + GAP_PIXELS) - GAP_PIXELS,
+            columns * (width + GAP_PIXELS) - GAP_PIXELS,
+            3,
+        ),
+        255,
+        np.uint8,
+    )
+    for index, image in enumerate(images):
+        line, column = divmod(index, columns)
+        top, left = line * (height + GAP_PIXELS), column * (width + GAP_PIXELS)
+        grid[top : top + height, left : left + width] = image
     file = io.BytesIO()
-    Image.fromarray(whole).save(file, "PNG")
+    Image.fromarray(grid).save(file, "PNG")
     return file.getvalue()
 
 
 def smaller(png: bytes, limit: int = 300 * 2**10) -> bytes:
-    """A grid as a JPEG of at most *limit* bytes, to be looked at in passing."""
+    """Return a PNG as a JPEG preview of at most *limit* bytes, halved in size until it fits."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     while True:
         file = io.BytesIO()
@@ -46,7 +54,7 @@ def smaller(png: bytes, limit: int = 300 * 2**10) -> bytes:
 
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """(n, c, h, w) in [-1, 1], c 1 or 3, as (n, h, w, 3) uint8 RGB."""
+    """Convert (n, c, h, w) images in [-1, 1], c 1 or 3, to (n, h, w, 3) uint8 RGB."""
     levels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()
-    made: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).numpy()
-    return np.repeat(made, 3, axis=3) if made.shape[3] == 1 else np.ascontiguousarray(made)
+    pixels: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).numpy()
+    return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""A command's side of a training run: ranks on a cluster, and what they say shown to a person."""
+"""The command's side of a training run: start ranks on a cluster and show their progress."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from workflows.session import Cluster
 from workflows.terminal.formatting import seconds_text
 from workflows.terminal.progress import Progress
 from workflows.training.image_grid import smaller
-from workflows.training.loop import Data, Job
+from workflows.training.loop import Data, TrainingJob
 from workflows.training.options import FREE, Training
 from workflows.training.run_folder import RunFolder
 
 ENTRY = "workflows.training.loop:train"
 COST_SECONDS = 3.0
-"""How long updates are timed before it is said what a step costs."""
+"""How long updates are timed before the cost of a step is reported."""
 PACKAGES = ("torch", "numpy", "zarr", "tesserae")
+"""The packages whose versions are recorded in `options.json`."""
 
 
 def train_on(
@@ -42,25 +43,25 @@ def train_on(
     from_step: int | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
-    """Train until it is done, on ranks of *cluster*; begin again where one is lost.
+    """Train a stage on ranks of *cluster* to its end, restarting the ranks when one is lost.
 
     Args:
-        cluster: Where.
-        wanted: How many ranks, and of which kind.
-        stage: `module:class` (`workflows.training.loop.Stage`).
-        options: Of it.
-        data: What it learns from.
-        folder: Of the run, which all machines see: it goes on from what is there.
-        from_step: The step of an earlier checkpoint to go back to; None = the newest.
-        files: What else a new run's folder holds: name -> bytes.
+        cluster: The cluster that runs the ranks.
+        wanted: The number and kind of ranks.
+        stage: The stage, as `module:class` (`workflows.training.loop.Stage`).
+        options: The options of the stage.
+        data: The loaders of the training and held-out rows.
+        folder: The run folder, which all machines see. A run that it holds is continued.
+        from_step: The step of an earlier checkpoint to go back to (default None: the newest).
+        files: Further files of a new run folder, as name -> content.
 
     Returns:
-        `done`, or where it stopped.
+        `done`, or the step at which training stopped.
 
     Raises:
-        RankError: It fails.
-        ClusterError: No worker comes, or one has other code or another torch.
-        TesseraeError: The folder is of another run.
+        RankError: Training fails.
+        ClusterError: No worker arrives, or a worker has other code or another torch.
+        TesseraeError: The folder holds another run.
     """
     cluster.check_ranks(gpu=wanted.gpu)
     facts = {"versions": versions(), "data": _described(data, folder)}
@@ -80,13 +81,14 @@ def train_on(
         from_step=from_step,
         files=files,
     )
-    back = deque([] if from_step is None else [from_step])  # of the first generation alone
+    # Only the first generation goes back; later ones continue from its checkpoints.
+    back = deque([] if from_step is None else [from_step])
 
     def begin(world: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim(from_step=back.popleft() if back else None)
         name = None if resumed is None else resumed.name
         code, torch = code_digest.digest(), facts["versions"]["torch"]
-        job = Job(stage, str(folder.path.absolute()), options, data, name, code, torch)
+        job = TrainingJob(stage, str(folder.path.absolute()), options, data, name, code, torch)
         return number, (job,)
 
     name = folder.path.absolute().name
@@ -102,7 +104,7 @@ def train_on(
             wanted,
             ENTRY,
             begin,
-            on_event=watcher.heard.append,
+            on_event=watcher.events.append,
             say=progress.note,
             tick=watcher.tick,
         )
@@ -128,15 +130,15 @@ def _described(data: Data, folder: RunFolder) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the run is made with."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the main packages, by name."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        found[package] = version(package)
-    return found
+        installed[package] = version(package)
+    return installed
 
 
 class _Watcher:
-    """Shows what ranks say: here, and on the page."""
+    """Shows the events of ranks in the terminal and on the dashboard."""
 
     def __init__(
         self, cluster: Cluster, folder: RunFolder, options: Training, progress: Progress
@@ -147,18 +149,18 @@ class _Watcher:
         self._path = str(folder.path.resolve())
         self._progress = progress
         self._options = options
-        self._began_at: int | None = None
-        """Updates that were complete when the command began."""
-        self._begun_at = self._furthest = 0
-        """Updates that were complete when the ranks began, and those that are now."""
+        self._command_start: int | None = None
+        """The number of complete updates when the command started."""
+        self._ranks_start = self._furthest = 0
+        """The number of complete updates when the ranks started, and the largest so far."""
         self._step = 0
         self._losses: dict[str, Any] = {}
-        """Figures of the newest step or look, and of updates after it."""
-        self._cost_said = False
-        self._taken_again = False
-        """Whether the ranks take updates again that were taken before one of them was lost."""
-        self.heard: deque[dict[str, Any]] = deque()
-        """Filled by another thread."""
+        """The metrics of the newest step or evaluation, and of the updates after it."""
+        self._cost_reported = False
+        self._repeating = False
+        """True while the ranks repeat updates that were complete before a rank was lost."""
+        self.events: deque[dict[str, Any]] = deque()
+        """Events of ranks. Another thread appends them; `tick` removes them."""
         client = cluster.client
         self._page = bool(client.run_on_scheduler(put_on))
         self._send(
@@ -183,18 +185,18 @@ class _Watcher:
         if isinstance(error, KeyboardInterrupt):
             state = "stopped"
         why = "" if error is None else str(error)[:500]
-        with suppress(Exception):  # a page is worth no run, and no other error
+        with suppress(Exception):  # a failing dashboard must hide neither the result nor the error
             self.tick()
             self._send({"what": "end", "state": state, "why": why, "seconds": 0.0})
 
     def tick(self) -> None:
-        """Show what was heard, and see to the cluster."""
+        """Show the events received since the last call, and check the cluster."""
         messages: list[dict[str, Any]] = []
-        while self.heard:
-            event = self.heard.popleft()
+        while self.events:
+            event = self.events.popleft()
             show = {
-                "begun": self._begun, "update": self._update, "told": self._told,
-                "grid": self._grid,
+                "begun": self._on_begun, "update": self._on_update, "told": self._on_metrics,
+                "grid": self._on_grid,
             }.get(event["what"])  # fmt: skip
             if show is not None:
                 messages += show(event)
@@ -203,32 +205,32 @@ class _Watcher:
 
     def _send(self, *messages: dict[str, Any]) -> None:
         if messages and self._page:
-            # By the whole path: runs of one name in two folders are two runs.
-            said = [{"run": self._path, **message} for message in messages]
-            self._cluster.client.log_event(TOPIC, said)
+            # The full path identifies a run: folders may hold runs of the same name.
+            entries = [{"run": self._path, **message} for message in messages]
+            self._cluster.client.log_event(TOPIC, entries)
 
-    def _begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _on_begun(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if event["rank"] == 0:
-            self._begun_at = self._options.updates_to(event["step"])
-            if self._began_at is None:
-                self._began_at = self._furthest = self._begun_at
-                self._progress.begin_at(self._begun_at)
+            self._ranks_start = self._options.updates_to(event["step"])
+            if self._command_start is None:
+                self._command_start = self._furthest = self._ranks_start
+                self._progress.begin_at(self._ranks_start)
             self._step = event["step"]
             for line in _beginning(event, self._options):
                 self._progress.note(f"{self._name}: {line}")
             yield {"what": "begun", "step": event["step"], "ranks": event["world"]}
 
-    def _update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _on_update(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         self._losses.update(event["losses"])
-        first = event["updates"] == 1  # it was waited for: ranks came, opened files, chose kernels
-        self._reach(event["step"], self._begun_at + event["updates"], first=first)
+        first = event["updates"] == 1  # its duration includes starting ranks and opening files
+        self._reach(event["step"], self._ranks_start + event["updates"], first=first)
         cost = event["seconds_an_update"]
-        if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_said:
-            self._cost_said = True
+        if cost is not None and event["seconds"] >= COST_SECONDS and not self._cost_reported:
+            self._cost_reported = True
             self._progress.note(f"{self._name}: {cost_line(self._options, self._step, cost)}")
         yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
 
-    def _told(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _on_metrics(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if event["lines"]:
             self._losses = dict(event["lines"][-1])
         self._reach(event["step"], self._options.updates_to(event["step"]))
@@ -240,20 +242,20 @@ class _Watcher:
             yield {"what": "speed", "step": event["step"], **event["speed"]}
         yield {"what": "left", "step": event["step"], "seconds": self._progress.seconds_left()}
 
-    def _grid(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _on_grid(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         name, step = event["name"], event["step"]
-        with suppress(OSError):  # a file system may be late
-            jpeg = smaller(self._folder.picture_file(name, step).read_bytes())
+        with suppress(OSError):  # a network file system may show the file later
+            jpeg = smaller(self._folder.samples_file(name, step).read_bytes())
             yield {"what": "grid", "name": name, "step": step, "jpeg": jpeg}
 
     def _reach(self, step: int, updates: int, *, first: bool = False) -> None:
-        """Count updates, and show where they are; after a loss some are taken again.
+        """Count complete updates and show the position.
 
         Args:
-            step: How many steps are complete.
-            updates: How many updates are.
-            first: Whether it is the first update of the ranks. Neither it counts for a rate, nor
-                do updates that are taken again.
+            step: Number of complete steps.
+            updates: Number of complete updates.
+            first: True for the first update of the ranks, which counts for no rate. Neither do
+                updates that are repeated after a rank was lost.
         """
         updates = min(updates, self._options.updates_to(step + 1))
         more = max(0, updates - self._furthest)
@@ -263,24 +265,24 @@ class _Watcher:
         warm = self._options.warming(self._step)
         parts = (f"step {self._step:,}{steps}", warm, losses_line(self._losses))
         self._progress.detail(", ".join(filter(None, parts)))
-        if first or (more and self._taken_again):
+        if first or (more and self._repeating):
             self._progress.restart_rates(rows=more)
         elif more:
             self._progress.update(rows=more)
-        self._taken_again = not more and (first or self._taken_again)
+        self._repeating = not more and (first or self._repeating)
 
 
 def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
-    """What is said when ranks have begun: how many, where, and what each of them takes."""
+    """Yield the lines that describe a start of ranks: their number, step and share of a batch."""
     world, step = event["world"], event["step"]
     where = "from the beginning" if not step else f"from step {step:,}"
     share = options.batch_size // world
-    each = (
+    each_share = (
         ""
         if world == 1
         else f"; each takes {share:,} of the {options.batch_size:,} rows of a batch"
     )
-    yield f"{world} rank{'s' * (world != 1)}, {where}{each}"
+    yield f"{world} rank{'s' * (world != 1)}, {where}{each_share}"
     beside, cores = event.get("beside", 1), event.get("cores")
     if cores is not None and beside > cores:
         yield (
@@ -290,12 +292,12 @@ def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
 
 
 def cost_line(options: Training, step: int, seconds: float) -> str:
-    """What a step costs, and with which options it would cost less.
+    """Return a line with the duration of a step, the time left, and options that speed it up.
 
     Args:
-        options: Of the run.
-        step: How many steps are complete.
-        seconds: Of an update.
+        options: The options of the run.
+        step: Number of complete steps.
+        seconds: Mean duration of an update, in seconds.
     """
     usual = options.usual_updates
     now = options.updates_to(step + 1) - options.updates_to(step)
@@ -313,7 +315,7 @@ def cost_line(options: Training, step: int, seconds: float) -> str:
 
 
 def losses_line(line: Mapping[str, Any]) -> str:
-    """The figures of a step in a few words; what is not finite is left out."""
+    """Return the metrics of a step as one line, without those that are not finite (None)."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in line.items()

@@ -1,8 +1,8 @@
-"""What a rank does: step after step, until there are enough or it is told to stop.
+"""The training loop of a rank: it takes steps until there are enough or a stop is requested.
 
 A stage takes one update after the other; some of them complete a step. Between two updates all
-ranks agree whether to save and whether to stop, and what a checkpoint holds is all that the rest
-depends on: who goes on from one makes what would have been made.
+ranks agree whether to save and whether to stop. A checkpoint holds everything that later updates
+depend on, so a resumed run computes what an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -35,77 +35,80 @@ from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World, join
 
 PULSE_SECONDS = 1.0
-"""Between two words about updates, at least."""
+"""The minimum interval between two progress events of updates."""
 
 
 class Stage(Protocol):
-    """What is trained. Made in every rank, of the same seed."""
+    """The protocol of a training stage. Every rank creates one, from the same seed."""
 
     step: int
-    """Steps that are complete."""
+    """The number of complete steps."""
     batches: Batches
-    """What it takes."""
+    """The stream of training batches."""
 
     def __init__(self, options: Any, data: Data, world: World) -> None:
-        """Make it as it is before the first step."""
+        """Create the stage in its state before the first step."""
 
     def advance(self) -> dict[str, Tensor]:
         """Take the next update; `step` grows by one where it completes a step.
 
         Returns:
-            What is told of the update, each a 0-d tensor of this rank's rows. Where it completed a
-            step, what is told of the step: the mean over ranks is noted.
+            The metrics of the update by name, each a 0-d tensor over this rank's rows. After the
+            update that completes a step, the metrics of the step, which are averaged over ranks.
         """
 
-    def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """How good it is now: figures, the same in all ranks, and (n, h, w, 3) pictures.
+    def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
+        """Evaluate the current state without changing it.
 
-        Called in all ranks at the same step; changes nothing.
+        All ranks call it at the same step.
+
+        Returns:
+            Metrics by name, equal in all ranks; and image grids by name, (n, h, w, 3) uint8.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on."""
+        """Return everything that the next update depends on."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state that `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a stage learns from."""
+    """The training data of a stage, sent to every rank."""
 
     train: AnyLoader
-    """Of the whole batch: a stage takes its rank's part of it."""
+    """The loader of training rows, of the whole batch; a stage reads its rank's part."""
     held_out: AnyLoader | None
-    """Of a split that nothing is learned from."""
+    """The loader of a held-out split; None = there is none."""
     classes: tuple[str, ...]
-    """In words, of label 0, 1, ..."""
+    """The class names in words, by label."""
     beside: int = 1
-    """Ranks that are on this machine."""
+    """The number of ranks on this machine."""
     folder: str = ""
-    """Of the run, with whatever else the stage was given there."""
+    """The run folder, which may hold further files of the stage."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What ranks are to do."""
+class TrainingJob:
+    """The work of a rank, sent from the command."""
 
     stage: str
-    """`module:class`."""
+    """The stage class, as `module:class`."""
     folder: str
     options: Training
     data: Data
     resumed: str | None
-    """The checkpoint that they go on from."""
+    """The name of the checkpoint to resume; None = the beginning."""
     code: str = ""
-    """What `pipeline.code_digest.digest` says where the run was begun; empty = any will do."""
+    """The digest of the command's code (`pipeline.code_digest.digest`); empty = any code."""
     torch: str = ""
-    """The version of torch there; empty = any will do."""
+    """The command's version of torch; empty = any version."""
 
 
-def train(rank: Rank, job: Job) -> str:
-    """Do it: what runs in each rank. Returns `done`, or where it stopped."""
-    code_digest.check(job.code)  # a worker that came after all were asked, or whose files changed
+def train(rank: Rank, job: TrainingJob) -> str:
+    """Run *job* in this rank; return `done`, or the step at which training stopped."""
+    code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
     _check_torch(job.torch)
     torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
     if rank.gpu:
@@ -129,26 +132,32 @@ def _check_torch(expected: str) -> None:
         )
 
 
-def make_stage(job: Job, world: World, *, beside: int = 1) -> Stage:
-    """The stage of *job*, as it is before its first step."""
+def make_stage(job: TrainingJob, world: World, *, beside: int = 1) -> Stage:
+    """Return the stage of *job* in its state before the first step.
+
+    Args:
+        job: The stage, its options and its data.
+        world: The rank that the stage runs in.
+        beside: Number of ranks on this machine (default 1).
+    """
     module, _, name = job.stage.partition(":")
     torch.manual_seed(job.options.seed)
     data = replace(job.data, beside=beside, folder=job.folder)
-    made: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
-    return made
+    stage: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
+    return stage
 
 
 class _Loop:
-    def __init__(self, rank: Rank, job: Job, folder: RunFolder, world: World) -> None:
+    def __init__(self, rank: Rank, job: TrainingJob, folder: RunFolder, world: World) -> None:
         self._rank = rank
         self._options = job.options
         self._folder = folder
         self._world = world
         self._updates = 0
-        self._told: list[tuple[int, dict[str, Tensor]]] = []
+        self._unreported: list[tuple[int, dict[str, Tensor]]] = []
         self._stage = make_stage(job, world, beside=rank.beside)
         self._checked = -1
-        """Updates after which the state was last seen to be finite."""
+        """The number of updates at the last check that the state is finite."""
         if job.resumed is not None:
             state = folder.load(Checkpoint.named(job.resumed))
             self._refuse_resumed(state["stage"])
@@ -159,21 +168,22 @@ class _Loop:
         self._pulse = _Pulse()
 
     def run(self) -> str:
-        """Train to the last step, or until it is to stop; says which."""
+        """Train to the last step, or until a stop is requested; return which happened."""
         options, stage = self._options, self._stage
-        self._say_begun()
+        self._report_start()
         while stage.step < options.steps:
             before = stage.step
-            told = stage.advance()
+            metrics = stage.advance()
             self._updates += 1
-            if not self._world.rank and (beat := self._pulse.beat(told)) is not None:
+            if not self._world.rank and (beat := self._pulse.beat(metrics)) is not None:
                 self._rank.emit(what="update", step=stage.step, **beat)
             complete = stage.step > before
             if complete:
-                self._note(told)
-            stop, over, save = self._world.any(*self._wishes())
+                self._note(metrics)
+            # Ranks must agree: one that stopped alone would leave its peers in a collective.
+            stop, over, save = self._world.any(*self._requests())
             if over:
-                self._look()
+                self._evaluate()
             if save or over or stop or (complete and stage.step % options.save_every == 0):
                 self._save()
             if over or stop:
@@ -181,7 +191,7 @@ class _Loop:
         self._save()
         return "done"
 
-    def _say_begun(self) -> None:
+    def _report_start(self) -> None:
         self._rank.emit(
             what="begun",
             step=self._stage.step,
@@ -191,54 +201,57 @@ class _Loop:
         )
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """Release files and threads."""
         self._stage.batches.close()
 
-    def _note(self, told: dict[str, Tensor]) -> None:
-        """A step is complete."""
+    def _note(self, metrics: dict[str, Tensor]) -> None:
+        """Record the metrics of a complete step; evaluate and report when they are due."""
         options, step = self._options, self._stage.step
-        self._told.append((step, told))
+        self._unreported.append((step, metrics))
         if step % options.look_every == 0 or step == options.steps:
-            self._look()
-        if len(self._told) >= options.tell_every:
-            self._tell()
+            self._evaluate()
+        if len(self._unreported) >= options.tell_every:
+            self._report()
 
-    def _wishes(self) -> tuple[bool, bool, bool]:
-        """Whether this rank is to stop, whether its time is over, and whether it would save."""
+    def _requests(self) -> tuple[bool, bool, bool]:
+        """Return this rank's flags: a stop is requested, its time is over, a checkpoint is due."""
         now, options = time.monotonic(), self._options
         over = options.minutes is not None and now - self._began > 60 * options.minutes
         due = now - self._saved_at > 60 * options.save_minutes
         return self._rank.stopping.is_set(), over, due
 
-    def _look(self) -> None:
-        self._tell()
+    def _evaluate(self) -> None:
+        self._report()
         self._check_state()
         step = self._stage.step
         try:
-            figures, pictures = self._stage.look()
-        except NotFiniteError as e:  # weights are finite, and what they make is not
+            figures, pictures = self._stage.evaluate()
+        except NotFiniteError as e:  # weights may be finite while their output is not
             self._diverge(step, str(e))
         if self._world.rank:
             return
         if figures:
-            self._say({"what": "look", "step": step, **figures})
+            self._log({"what": "look", "step": step, **figures})
         for name, images in pictures.items():
             png = grid_png(images)
-            self._folder.picture(name, step, png)
+            self._folder.save_samples(name, step, png)
             self._rank.emit(what="grid", step=step, name=name)
         self._rank.emit(what="told", step=step, lines=[{"step": step, **figures}])
 
-    def _tell(self) -> None:
-        """Say what the steps since the last time were like."""
-        if not self._told:
+    def _report(self) -> None:
+        """Log and emit the metrics of the steps since the last report, averaged over ranks."""
+        if not self._unreported:
             return
-        names = sorted(self._told[0][1])
+        names = sorted(self._unreported[0][1])
         rows = torch.stack(
-            [torch.stack([told[name].float() for name in names]) for _, told in self._told]
+            [
+                torch.stack([metrics[name].float() for name in names])
+                for _, metrics in self._unreported
+            ]
         )
         values = self._world.mean(rows).tolist()
-        steps = [step for step, _ in self._told]
-        self._told = []
+        steps = [step for step, _ in self._unreported]
+        self._unreported = []
         lines = [
             {"step": step, **dict(zip(names, row, strict=True))}
             for step, row in zip(steps, values, strict=True)
@@ -247,16 +260,16 @@ class _Loop:
         if self._world.rank:
             return
         for line in lines:
-            self._say(line)
-        speed = self._clock.since()
-        self._say({"what": "speed", "step": steps[-1], **speed})
+            self._log(line)
+        speed = self._clock.measure()
+        self._log({"what": "speed", "step": steps[-1], **speed})
         self._rank.emit(what="told", step=steps[-1], lines=lines, speed=speed)
 
-    def _say(self, line: dict[str, Any]) -> None:
-        self._folder.say({**line, "generation": self._rank.generation})
+    def _log(self, line: dict[str, Any]) -> None:
+        self._folder.log({**line, "generation": self._rank.generation})
 
     def _save(self) -> None:
-        self._tell()
+        self._report()
         self._check_state()
         self._saved_at = time.monotonic()
         if self._world.rank:
@@ -268,26 +281,27 @@ class _Loop:
     # --- values that are not finite ---------------------------------------------------------------
 
     def _check_lines(self, lines: list[dict[str, float]]) -> None:
-        """End the run at the first figure that is not finite. They are those of all ranks."""
-        for place, line in enumerate(lines):
+        """End the run at the first metric that is not finite; all ranks have the same lines."""
+        for index, line in enumerate(lines):
             for name, value in line.items():
                 if not math.isfinite(value):
                     if not self._world.rank:
-                        for said in lines[: place + 1]:
-                            self._say(said)
+                        for earlier in lines[: index + 1]:
+                            self._log(earlier)
                     self._diverge(int(line["step"]), f"{name} is {value}")
 
     def _check_state(self) -> None:
-        """End the run where what a checkpoint would hold is not finite.
+        """End the run if the state that a checkpoint would hold is not finite.
 
-        At checkpoints and looks alone: it waits for the device, and reads all of the state.
+        Called only at checkpoints and evaluations: it synchronises the device and reads the whole
+        state.
         """
         if self._checked == self._updates:
             return
         self._checked = self._updates
-        bad = first_not_finite(self._stage.state_dict())
-        if self._world.any(bad is not None)[0]:
-            name = bad or "the state of another rank"
+        bad_name = first_not_finite(self._stage.state_dict())
+        if self._world.any(bad_name is not None)[0]:
+            name = bad_name or "the state of another rank"
             self._diverge(self._stage.step, f"{name} holds values that are not finite")
 
     def _diverge(self, step: int, fault: str) -> NoReturn:
@@ -299,23 +313,23 @@ class _Loop:
             f" {self._options.to_lower()}, and go on with {last}, or in another folder."
         )
         if not self._world.rank:
-            self._say({"what": "diverged", "step": step, "why": why})
+            self._log({"what": "diverged", "step": step, "why": why})
         raise DivergedError(why)
 
     def _refuse_resumed(self, state: Mapping[str, Any]) -> None:
-        """Refuse to go on from weights that earlier versions saved though they were not finite."""
-        bad = first_not_finite(state)
-        if bad is not None:
+        """Refuse to resume from weights that are not finite, which earlier versions could save."""
+        bad_name = first_not_finite(state)
+        if bad_name is not None:
             steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_steps()])
             raise DivergedError(
                 f"the checkpoint of step {state['step']:,} holds values that are not finite"
-                f" ({bad}): lower {self._options.to_lower()}, and go back with --from-step to one"
-                f" of {steps}."
+                f" ({bad_name}): lower {self._options.to_lower()}, and go back with --from-step to"
+                f" one of {steps}."
             )
 
 
 class _Clock:
-    """How fast it goes."""
+    """Measures the speed of training between two reports."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -324,27 +338,31 @@ class _Clock:
     def _mark(self) -> None:
         self._at = time.perf_counter()
         self._step = self._stage.step
-        self._taken = self._stage.batches.taken
+        self._rows = self._stage.batches.rows_taken
         self._waited = self._stage.batches.waited
 
-    def since(self) -> dict[str, float]:
-        """Steps and images a second, and the share of time that the loader was waited for."""
-        before = (self._at, self._step, self._taken, self._waited)
+    def measure(self) -> dict[str, float]:
+        """Return the speed since the last call.
+
+        Returns:
+            Steps and images per second, and the share of time spent waiting for the loader (0..1).
+        """
+        before = (self._at, self._step, self._rows, self._waited)
         self._mark()
         seconds = max(1e-9, self._at - before[0])
         return {
             "steps_per_second": (self._step - before[1]) / seconds,
-            "images_per_second": (self._taken - before[2]) / seconds,
+            "images_per_second": (self._rows - before[2]) / seconds,
             "wait_share": (self._waited - before[3]) / seconds,
         }
 
 
 class _Pulse:
-    """Says what updates are like and cost, long before the first figures of steps are there.
+    """Reports the metrics and the cost of updates, long before the first steps are reported.
 
-    A step may have a hundred updates, and losses of steps are told by tens of them. The figures of
-    an update are those of this rank's rows: no other rank is waited for, and the device each second
-    at most.
+    A step may have a hundred updates, and steps are reported by tens. The metrics of an update are
+    those of this rank's rows, so no other rank is waited for, and the device is synchronised at
+    most once a second.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -352,24 +370,24 @@ class _Pulse:
         self._updates = 0
         self._first = self._last = clock()
 
-    def beat(self, told: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """Count an update.
+    def beat(self, metrics: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Count an update and return an event when one is due.
 
         Args:
-            told: What the stage told of it.
+            metrics: The metrics that the stage returned for the update.
 
         Returns:
-            What is to be said of the first update, and then once a second: updates since the ranks
-            began, the seconds of all but the first and of each of those, and the newest losses;
-            None in between.
+            For the first update, and then once a second: the number of updates since the ranks
+            started, the seconds of all but the first, the mean seconds of those, and the newest
+            losses. None in between.
         """
         self._updates += 1
         if self._updates > 1 and self._clock() - self._last < PULSE_SECONDS:
             return None
-        losses = {name: finite_or_none(float(value)) for name, value in told.items()}
-        self._last = self._clock()  # now that the device has done what it was handed
+        losses = {name: finite_or_none(float(value)) for name, value in metrics.items()}
+        self._last = self._clock()  # `float` has synchronised the device by now
         if self._updates == 1:
-            self._first = self._last  # the first one opens files and chooses kernels
+            self._first = self._last  # the first update opens files and selects kernels
         seconds = self._last - self._first
         return {
             "updates": self._updates,

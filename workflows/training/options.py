@@ -1,11 +1,11 @@
-"""What a stage can be asked for: the fields of a frozen dataclass, each of them a flag.
+"""The options of a stage: the fields of a frozen dataclass, each of them a command-line flag.
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(Asked):
+    class Options(OptionsBase):
         width: int = option(64, "channels of the first layer", least=1)
 
-is `--width 64` on the command line, a range that is checked wherever the options come from, a line
-of the help text, and a value in the run folder.
+gives the flag `--width` with default 64, a check of its range wherever the options come from, a
+line of the help text, and a value in the run folder.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def option(
     metavar: str | None = None,
     group: str = "how it is trained",
 ) -> Any:
-    """A field of the options of a stage.
+    """Return a dataclass field for an option of a stage.
 
     Args:
-        default: Its value if nothing is said; None = something that `what` says.
-        what: What it is, for the help text.
-        choices: What it may be.
-        least: The least that it may be.
-        most: The most.
-        above: What it must exceed, where there is no least.
-        before: Its value in runs of earlier versions, which do not name it (the default).
-        metavar: Its value in the help text, such as DIR (None = N, X or WORD, by its type).
-        group: The heading that it stands under.
+        default: The default value; None = a default that *what* describes.
+        what: The help text.
+        choices: The allowed values (default: any).
+        least: The smallest allowed value (default None: no limit).
+        most: The largest allowed value (default None: no limit).
+        above: An exclusive lower bound, used without *least* (default None: no limit).
+        before: The value in runs of earlier versions, which lack the option (default: *default*).
+        metavar: The placeholder in the help text, such as DIR (default: N, X or WORD, by type).
+        group: The heading of the help text under which the flag is listed.
     """
     metadata = {
         "what": what, "choices": choices, "least": least, "most": most, "above": above,
@@ -56,14 +56,14 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The base of all options."""
+class OptionsBase:
+    """The base class of all options: reading, checking and storing them."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Check every value against its choices and its range.
 
         Raises:
-            ValueError: A value is none that it may be.
+            ValueError: A value is not allowed.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -72,39 +72,39 @@ class Asked:
 
     @classmethod
     def read(cls, args: argparse.Namespace) -> Self:
-        """From a command line with the flags of `add_flags`."""
+        """Return the options from parsed arguments with the flags of `add_flags`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(args, name) for name in names})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gave, of this version or of an earlier one.
+        """Return the options from the result of `as_dict`, of this version or an earlier one.
 
         Raises:
-            ValueError: A value is of another type, as in a run's folder that somebody else made.
+            ValueError: A value has a wrong type, as in a damaged or foreign run folder.
         """
-        known = cls.before()
+        earlier = cls.before()
         kinds = typing.get_type_hints(cls)
-        for name in known.keys() & values.keys():
+        for name in earlier.keys() & values.keys():
             _check_kind(name, kinds[name], values[name])
-        return cls(**{name: values.get(name, default) for name, default in known.items()})
+        return cls(**{name: values.get(name, default) for name, default in earlier.items()})
 
     @classmethod
     def before(cls) -> dict[str, Any]:
-        """The values of options in runs that do not name them, by name."""
+        """Return the values, by name, that hold for runs that lack an option."""
         return {field.name: field.metadata["before"] for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, by name."""
+        """Return the values by name, as JSON can hold them."""
         return dataclasses.asdict(self)
 
 
 def _check_kind(name: str, kind: Any, value: Any) -> None:
     kinds = typing.get_args(kind) or (kind,)
-    whole = type(value) is int and abs(value) < 2**63
-    if type(value) is int and not whole:
+    is_integer = type(value) is int and abs(value) < 2**63
+    if type(value) is int and not is_integer:
         raise ValueError(f"{_flag(name)} is a number of more than 63 bits.")
-    if type(value) not in kinds and not (whole and float in kinds):
+    if type(value) not in kinds and not (is_integer and float in kinds):
         expected = " or ".join(each.__name__ for each in kinds)
         raise ValueError(f"{_flag(name)} is {str(value)[:60]!r}: expected {expected}.")
 
@@ -122,8 +122,8 @@ def _range(field: dataclasses.Field[Any], kind: type[int] | type[float]) -> Rang
     return Range(kind=kind, least=least, most=most, above=above)
 
 
-def add_flags(parser: argparse.ArgumentParser, options: type[Asked]) -> None:
-    """Add a flag for each field."""
+def add_flags(parser: argparse.ArgumentParser, options: type[OptionsBase]) -> None:
+    """Add a flag to *parser* for each field of *options*, grouped by heading."""
     kinds = typing.get_type_hints(options)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -136,22 +136,22 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Asked]) -> None:
 def _add(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
     words = [kind] if not isinstance(kind, types.UnionType) else list(typing.get_args(kind))
     plain = next(word for word in words if word is not type(None))
-    what, choices = field.metadata["what"], field.metadata["choices"]
+    help_text, choices = field.metadata["what"], field.metadata["choices"]
     if field.default is not None and plain is not bool:
-        what = f"{what} ({field.default})"
+        help_text = f"{help_text} ({field.default})"
     flag = _flag(field.name)
     if plain is bool:
         if field.default is not None:
-            what = f"{what} ({'yes' if field.default else 'no'})"
+            help_text = f"{help_text} ({'yes' if field.default else 'no'})"
         group.add_argument(
-            flag, action=argparse.BooleanOptionalAction, default=field.default, help=what
+            flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text
         )
     elif choices:
-        group.add_argument(flag, type=plain, choices=choices, default=field.default, help=what)
+        group.add_argument(flag, type=plain, choices=choices, default=field.default, help=help_text)
     else:
         metavar = field.metadata["metavar"] or {int: "N", float: "X"}.get(plain, "WORD")
         kind = _range(field, plain) if plain in (int, float) else plain
-        group.add_argument(flag, type=kind, metavar=metavar, default=field.default, help=what)
+        group.add_argument(flag, type=kind, metavar=metavar, default=field.default, help=help_text)
 
 
 def _flag(name: str) -> str:
@@ -159,90 +159,92 @@ def _flag(name: str) -> str:
 
 
 READING = "how pictures are read"
+"""The heading of the options of the loader in the help text."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Asked):
-    """What every stage that trains can be asked for."""
+class Training(OptionsBase):
+    """The options of every training stage."""
 
     steps: int = option(10_000, "steps to train", least=1)
-    batch_size: int = option(64, "rows of a batch, of all ranks together", least=1)
+    batch_size: int = option(64, "rows in a batch, over all ranks", least=1)
     micro_batch: int | None = option(
-        None, "most rows that a rank computes at once, to bound its memory; the batch and its"
-        " gradients stay what they are, but batch norm looks at these rows (all)", least=2,
+        None, "maximum rows that a rank computes at once, to bound its memory; the gradients of"
+        " the batch stay the same, but batch norm covers only these rows (all)", least=2,
     )  # fmt: skip
     seed: int = option(0, "seed of everything that is drawn at random", least=0, most=2**63 - 1)
     rank_threads: int | None = option(
-        None, "CPU threads of a rank; another number sums in another order (cores / ranks there)",
+        None, "CPU threads per rank; changing it changes floating-point summation order (cores /"
+        " ranks on the machine)",
         least=1,
     )  # fmt: skip
     order: str = option(
-        "random", "in which rows come: random = all of the split is shuffled; windowed = windows of"
-        " 1 GiB are, for disks that are slow to read at random",
+        "random", "order of rows: random = shuffle the whole split; windowed = shuffle windows of"
+        " 1 GiB, for disks with slow random reads",
         choices=("random", "windowed"), group=READING,
     )  # fmt: skip
     staging_dir: str | None = option(
         None, metavar="DIR",
-        what="folder on a disk of each machine to which shards are copied once, for all ranks"
-        " there and later runs (none)", group=READING,
+        what="folder on a local disk of each machine to which shards are copied once, for all its"
+        " ranks and later runs (none)", group=READING,
     )  # fmt: skip
     staging_bytes: int | None = option(
-        None, "most bytes of all that is in it (nine tenths of what is free)", least=1,
+        None, "maximum bytes in --staging-dir (nine tenths of the free space)", least=1,
         group=READING,
     )  # fmt: skip
     checksum: str | None = option(
-        None, "when pixels of an uncompressed store on a disk are compared with their checksums:"
-        " once = before the first use; never; auto = once, where memory can hold them (auto)",
+        None, "when to verify the checksums of an uncompressed store on a disk: once = before the"
+        " first use; never; auto = once, if the pixels fit in memory (auto)",
         choices=("auto", "once", "never"), group=READING,
     )  # fmt: skip
     loader_threads: int | None = option(
-        None, "threads of a rank that gather batches (cores, at most 4)", least=1, group=READING
+        None, "threads per rank that gather batches (cores, at most 4)", least=1, group=READING
     )
     prefetch: int | None = option(
-        None, "most bytes of batches that a rank gathers ahead (512 MiB)", least=1, group=READING
+        None, "maximum bytes of batches that a rank gathers ahead (512 MiB)", least=1, group=READING
     )
     tell_every: int = option(
         10, "steps between two reports of losses", least=1, group="what is seen of it"
     )
     look_every: int = option(
         500,
-        "steps between two evaluations, with samples where there are such",
+        "steps between two evaluations, which also save samples if the stage makes any",
         least=1,
         group="what is seen of it",
     )
     save_every: int = option(
-        2_000, "steps between two checkpoints, at most", least=1, group="what is seen of it"
+        2_000, "maximum steps between two checkpoints", least=1, group="what is seen of it"
     )
     minutes: float | None = option(
-        None, "minutes after which it saves and stops, as after Ctrl-C (no limit)", above=0
+        None, "minutes after which training saves and stops, as after Ctrl-C (no limit)", above=0
     )
     save_minutes: float = option(
         5.0,
-        "minutes between two checkpoints, at most; 0 = one after each update",
+        "maximum minutes between two checkpoints; 0 = a checkpoint after each update",
         least=0,
         group="what is seen of it",
     )
 
     @property
     def prepared_size(self) -> int | None:
-        """Side of the pictures, in pixels, that are prepared for it; None = as it looks at them."""
+        """The side of the pictures to prepare, in pixels; None = the side used in training."""
         return None
 
     def located(self) -> Self:
-        """The same, with files and folders of this machine named in full."""
+        """Return a copy in which paths of this machine are absolute."""
         if self.staging_dir is None:
             return self
         staging_dir = str(Path(self.staging_dir).expanduser().absolute())
         return dataclasses.replace(self, staging_dir=staging_dir)
 
     def loading(self, *, learns: bool = True) -> dict[str, Any]:
-        """Arguments of a `pipeline.loader.Loader`, by name: those that differ from its defaults.
+        """Return keyword arguments of `pipeline.loader.Loader` that differ from its defaults.
 
         Args:
-            learns: Whether it is of the split that is learned from. Another is read in the order
-                of its rows, a few batches at a time: nothing of it is staged.
+            learns: True for the training split (the default). Other splits are read in the order
+                of their rows, a few batches at a time, and are not staged.
         """
-        found: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "checksum": self.checksum,
             "threads": self.loader_threads,
             "prefetch_bytes": self.prefetch,
@@ -250,10 +252,10 @@ class Training(Asked):
             "staging_dir": self.staging_dir if learns else None,
             "staging_bytes": self.staging_bytes if learns else None,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in arguments.items() if value is not None}
 
     def shrunk_side(self, stored: int) -> int | None:
-        """Side to which stored pictures are resized on the device; None = they are not.
+        """Return the side to which the device resizes pictures; None = it does not resize them.
 
         Args:
             stored: Side of the stored pictures, in pixels.
@@ -261,21 +263,23 @@ class Training(Asked):
         return None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
-        """Refuse a split whose labels are not enough.
+        """Refuse a split whose labels do not suffice for these options.
 
         Args:
-            classes: How many there are.
-            unlabelled: Rows without one.
+            classes: Number of classes in the split.
+            unlabelled: Number of rows without a label.
 
         Raises:
-            ValueError: What is asked for needs others.
+            ValueError: The options require labels that the split lacks.
         """
 
     def as_before(self, known: Mapping[str, Any]) -> Self:
-        """The same, but as earlier versions had it where they did not name an option.
+        """Return a copy in which options that a run lacks have the value of its version.
+
+        An option that was set to something else than its default keeps that value.
 
         Args:
-            known: Options of a run that may be of an earlier version, by name.
+            known: Options by name, of a run that may be of an earlier version.
         """
         before = {
             field.name: field.metadata["before"]
@@ -285,64 +289,64 @@ class Training(Asked):
         return dataclasses.replace(self, **before)
 
     def filled(self) -> Self:
-        """The same, with what follows from other options in place of None."""
+        """Return a copy in which None is replaced by the value that other options imply."""
         return self
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a run, with the values of those that it does not name.
+        """Return the options of a run, with the values of those that it lacks.
 
-        A run may have been begun by an earlier version, which did not know of an option, or without
-        an option that follows from others: to name its value later is to name the same.
+        A run may lack an option because an earlier version started it, or because the option
+        follows from others. Naming the same value later then changes nothing.
 
         Args:
-            values: Options by name; others stay as they are.
+            values: Options by name; names that are no options are kept.
         """
-        known = {**cls.before(), **values}
+        completed = {**cls.before(), **values}
         try:
-            return {**known, **cls.of(known).filled().as_dict()}
-        except ValueError:  # a folder that somebody else made
-            return known
+            return {**completed, **cls.of(completed).filled().as_dict()}
+        except ValueError:  # a damaged or foreign run folder
+            return completed
 
     @property
     def usual_updates(self) -> int:
-        """How many updates complete a step, but for those that warm up."""
+        """The number of updates in a step, outside of a warm-up."""
         return 1
 
     def updates_to(self, step: int) -> int:
-        """How many updates complete the first *step* steps."""
+        """Return the number of updates that complete the first *step* steps."""
         return step
 
     def warming(self, step: int) -> str:
-        """What is different about the step after *step* steps, in a few words, or nothing."""
+        """Return a short description of the warm-up after *step* steps; empty outside of one."""
         return ""
 
     def quicker(self) -> str:
-        """Options that make a step quicker, for people who find it slow."""
+        """Return the options that make a step faster, as a phrase for the terminal."""
         return "a smaller --batch-size"
 
     def changeable(self) -> tuple[str, ...]:
-        """Options that may be others where a run goes back to an earlier step."""
+        """Return the options that may change when a run goes back to an earlier step."""
         return ()
 
     def to_lower(self) -> str:
-        """What a person lowers, with its value, where a loss or a weight is not finite any more."""
+        """Return the option to lower, with its value, after training has diverged."""
         return "the learning rate"
 
 
 SHRINK_FROM = 1.25
-"""How many times larger pictures are that are resized, and not cut."""
+"""The ratio of stored to trained side from which pictures are resized instead of cropped."""
 MARGIN = 9 / 8
-"""How much larger than its crop a picture is that is cut at random, as 72 px are than 64."""
+"""The ratio of a resized picture's side to that of its random crop, such as 72 px to 64."""
 
 
 def shrunk_side(stored: int, size: int, *, crop: str) -> int | None:
-    """Side to which pictures are resized before they are cut; None = they are near enough.
+    """Return the side to which pictures are resized before cropping; None = no resizing needed.
 
     Args:
         stored: Side of the stored pictures, in pixels.
-        size: Side of what is cut out of them.
-        crop: `none` = out of the middle; `random`.
+        size: Side of the crop, in pixels.
+        crop: `none` = a crop of the centre; `random` = a crop at a random position.
     """
     if stored < SHRINK_FROM * size:
         return None
@@ -353,4 +357,4 @@ FREE = (
     "steps", "minutes", "micro_batch", "tell_every", "look_every", "save_every", "save_minutes",
     "staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch",
 )  # fmt: skip
-"""What may be another in a run that goes on."""
+"""The options that may change when a run is continued."""

@@ -1,7 +1,7 @@
-"""What the small files of a run's folder may say: each is checked when it is read.
+"""Readers of the small files in a run folder, which validate each file when it is read.
 
-A run's folder may be another person's. So types and bounds are compared before anything relies on
-them (`pipeline.store.schema`), and a value that cannot be is a sentence that names file and key.
+A run folder may come from somebody else. Types and bounds are therefore checked before anything
+relies on them (`pipeline.store.schema`), and an invalid value is an error that names file and key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
 
 MAX_BYTES = 2**28
-"""Length of the longest file of these that is read at once: options, a claim, a checkpoint's."""
+"""The maximum length of a JSON file that is read at once, in bytes."""
 
 Name = Annotated[str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")]
 
@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
     "stored_size": Size | None,
     "split": Split,
 }
-"""Options that readers of a run rely on, beside those that a stage checks itself."""
+"""The types of options that readers of a run rely on; a stage checks its own."""
 
 DATA: dict[str, Any] = {
     "store": str,
@@ -39,115 +39,115 @@ DATA: dict[str, Any] = {
     "classes": tuple[str, ...],
     "wnids": tuple[str, ...],
 }
-"""What is said of the data that a run learned from."""
+"""The types of the `data` section of `options.json`."""
 
 FIGURES = ("", "look", "speed")
-"""Kinds of lines of the metrics whose values are numbers, or null for what is not finite."""
+"""The kinds of metrics lines whose values are numbers, or null for NaN and infinity."""
 
 
 class RunFileError(TesseraeError):
-    """A file of a run's folder says what it cannot say."""
+    """A file of a run folder has invalid content."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What `generations/<generation>.json` says."""
+    """The content of `generations/<generation>.json`."""
 
     resumed: Name | None
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """What `meetings/<generation>.json` says."""
+    """The content of `meetings/<generation>.json`: the address of rank 0."""
 
     host: str
     port: Annotated[int, schema.Between(1, 65_535)]
 
 
 def read_options(file: Path) -> dict[str, Any]:
-    """Return what `options.json` says.
+    """Return the content of `options.json`.
 
     Raises:
-        OSError: It cannot be read.
-        RunFileError: It is no JSON, or a value is not what it can be.
+        OSError: The file cannot be read.
+        RunFileError: It is not JSON, or a value is invalid.
     """
-    found = _load(file)
+    document = _load(file)
     try:
-        schema.check(dict[str, Any], found, "it")
-        schema.check(dict[str, Any], found.get("options"), "options")
-        schema.check(dict[str, str], found.get("versions", {}), "versions")
-        _check_known(found["options"], OPTIONS, "options")
-        if found.get("data") is not None:
-            schema.check(dict[str, Any], found["data"], "data")
-            _check_known(found["data"], DATA, "data")
+        schema.check(dict[str, Any], document, "it")
+        schema.check(dict[str, Any], document.get("options"), "options")
+        schema.check(dict[str, str], document.get("versions", {}), "versions")
+        _check_known(document["options"], OPTIONS, "options")
+        if document.get("data") is not None:
+            schema.check(dict[str, Any], document["data"], "data")
+            _check_known(document["data"], DATA, "data")
     except SchemaError as e:
-        raise _wrong(file, e) from None
-    return dict(found)
+        raise _invalid(file, e) from None
+    return dict(document)
 
 
 def read_data(file: Path) -> dict[str, Any]:
-    """Return what `options.json` says of the data; runs of before may not say all of it.
+    """Return the `data` section of `options.json`, completed for runs of earlier versions.
 
     Raises:
-        OSError: It cannot be read.
-        RunFileError: As `read_options`, or nothing is said of the data.
+        OSError: The file cannot be read.
+        RunFileError: It is not JSON, a value is invalid, or the section is missing.
     """
-    said = read_options(file).get("data") or {}
-    data = {"features": None, "held_out": None, "wnids": [], **said}
+    section = read_options(file).get("data") or {}
+    data = {"features": None, "held_out": None, "wnids": [], **section}
     missing = sorted(DATA.keys() - data.keys())
     if missing:
-        raise _wrong(file, SchemaError(f"data.{missing[0]} is missing"))
+        raise _invalid(file, SchemaError(f"data.{missing[0]} is missing"))
     return data
 
 
 def read_claim(file: Path) -> str | None:
-    """Return the checkpoint that a generation went on from, None for the beginning.
+    """Return the checkpoint that a generation resumed from; None = the beginning.
 
     Raises:
-        OSError: It cannot be read.
-        RunFileError: It says something else.
+        OSError: The file cannot be read.
+        RunFileError: Its content is invalid.
     """
     try:
         return schema.read(Claim, _load(file)).resumed
     except SchemaError as e:
-        raise _wrong(file, e) from None
+        raise _invalid(file, e) from None
 
 
 def read_meeting(file: Path) -> Meeting:
-    """Return where the ranks of a generation meet.
+    """Return the address at which the ranks of a generation connect.
 
     Raises:
-        OSError: It cannot be read.
-        RunFileError: It says something else.
+        OSError: The file cannot be read.
+        RunFileError: Its content is invalid.
     """
     try:
         return schema.read(Meeting, _load(file))
     except SchemaError as e:
-        raise _wrong(file, e) from None
+        raise _invalid(file, e) from None
 
 
 def read_checkpoint(file: Path) -> tuple[str, int | None]:
-    """Return a checkpoint's digest, and its step, which earlier versions did not note.
+    """Return a checkpoint's digest, and its step, or None where an earlier version saved it.
 
     Raises:
-        OSError: It cannot be read.
-        RunFileError: It says something else.
+        OSError: The file cannot be read.
+        RunFileError: Its content is invalid.
     """
-    found = _load(file)
+    document = _load(file)
     try:
-        schema.check(dict[str, Any], found, "it")
-        digest: str = schema.check(schema.Digest, found.get("blake2b"), "blake2b")
-        step: int | None = schema.check(Count | None, found.get("step"), "step")
+        schema.check(dict[str, Any], document, "it")
+        digest: str = schema.check(schema.Digest, document.get("blake2b"), "blake2b")
+        step: int | None = schema.check(Count | None, document.get("step"), "step")
     except SchemaError as e:
-        raise _wrong(file, e) from None
+        raise _invalid(file, e) from None
     return digest, step
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of `metrics.jsonl`, but for one that a killed rank did not finish.
+    """Yield the lines of `metrics.jsonl`, skipping a line that a killed rank left incomplete.
 
     Raises:
-        RunFileError: A line says what it cannot say.
+        RunFileError: A line has invalid content.
     """
     for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else (), 1):
         try:
@@ -157,39 +157,39 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
         try:
             _check_line(line)
         except SchemaError as e:
-            raise _wrong(file, SchemaError(f"line {number}: {e}")) from None
+            raise _invalid(file, SchemaError(f"line {number}: {e}")) from None
         yield line
 
 
 def _check_line(line: Any) -> None:
     if type(line) is not dict:
         raise SchemaError(f"it is {schema.shown(line)}: expected an object")
-    what = schema.check(str, line.get("what", ""), "what")
+    kind = schema.check(str, line.get("what", ""), "what")
     for name in ("step", "generation"):
         schema.check(Count, line.get(name), name)
     for name, value in line.items():
-        # Runs of before wrote NaN and infinity for what was not finite.
-        whole = type(value) is int and abs(value) < 2**63
-        figure = value is None or type(value) is float or whole
-        if what in FIGURES and name != "what" and not figure:
+        # Earlier versions wrote NaN and infinity, which `json.loads` reads as floats.
+        is_integer = type(value) is int and abs(value) < 2**63
+        figure = value is None or type(value) is float or is_integer
+        if kind in FIGURES and name != "what" and not figure:
             raise SchemaError(f"{name} is {schema.shown(value)}: expected a number, or null")
 
 
-def _check_known(values: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    for name in values.keys() & known.keys():
-        schema.check(known[name], values[name], f"{where}.{name}")
+def _check_known(values: dict[str, Any], types: dict[str, Any], where: str) -> None:
+    for name in values.keys() & types.keys():
+        schema.check(types[name], values[name], f"{where}.{name}")
 
 
 def _load(file: Path) -> Any:
     if file.stat().st_size > MAX_BYTES:
-        raise _wrong(file, SchemaError(f"it is longer than {MAX_BYTES:,} bytes"))
+        raise _invalid(file, SchemaError(f"it is longer than {MAX_BYTES:,} bytes"))
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise _wrong(file, SchemaError(f"it is no JSON ({str(e)[:100]})")) from None
+        raise _invalid(file, SchemaError(f"it is no JSON ({str(e)[:100]})")) from None
 
 
-def _wrong(file: Path, error: SchemaError) -> RunFileError:
+def _invalid(file: Path, error: SchemaError) -> RunFileError:
     return RunFileError(
         f"{file} cannot be of a run: {error}. Bring it back from a copy, or name another folder."
     )

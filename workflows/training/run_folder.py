@@ -1,16 +1,17 @@
-"""The folder of a run that trains: what was asked for, how far it came, what it said.
+"""The folder of a training run: its options, checkpoints, metrics and samples.
 
-    options.json                      what was asked for, of what, and with which versions
-    generations/<generation>.json     each time the ranks began: from which checkpoint
+    options.json                      the options, the data and the versions of packages
+    generations/<generation>.json     each start of the ranks: the checkpoint that it resumed
     checkpoints/<generation>-<updates>.pt, .json
                                       the state; its digest and step, written last
-    metrics.jsonl                     what ranks said, a line each
-    samples/<name>-<step>.png         what was made then
-    meetings/                         where the ranks of a generation met
-    .tmp/                             the lock of the command that trains in it
+    metrics.jsonl                     the metrics that ranks log, a JSON object in each line
+    samples/<name>-<step>.png         the samples of an evaluation
+    meetings/                         the address at which the ranks of a generation connect
+    .tmp/                             the lock of the command that trains in the folder
 
-A run goes on where its folder is given again. Who begins claims the next generation; from then on
-what an older one still writes, being cut off from whoever could stop it, counts for nothing.
+A command that is given the folder of a run continues the run. Each start of the ranks claims the
+next generation. Ranks of an older generation may still be writing, out of reach of the cluster;
+whatever they write after the claim is ignored.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
 from workflows.training.stages import STAGES
 
-KEPT = 3
-"""Checkpoints of a run that stay."""
+MAX_CHECKPOINTS = 3
+"""The number of newest checkpoints that a run keeps."""
 
 LEASE = "run"
-"""The name of the lease that the command holds which trains in a folder."""
+"""The name of the lease that locks a run folder for one command."""
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Gives options, by name, the values that they have where they are not said."""
+"""A function that adds the values of missing options to options by name."""
 
 _FACTS = {
     "stage": "of the stage {}",
@@ -57,71 +58,72 @@ _FACTS = {
     "rows": "on the rows {} of its split",
     "features": "on the features {}",
 }
-"""What is kept with the options of a run and is no option: how a sentence says its value."""
+"""The entries of `options` that are no flags, each with its phrase for an error message."""
 
 _CHECKPOINT = re.compile(r"\d{6}-\d{12}")
-"""The name of a checkpoint's files, without the ending."""
+"""The stem of the names of a checkpoint's files."""
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """A state that was saved."""
+    """The identity of a saved state, ordered by generation and updates."""
 
     generation: int
     step: int
+    """The number of updates at which it was saved."""
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The stem of the names of its files."""
         return f"{self.generation:06d}-{self.step:012d}"
 
     @classmethod
     def named(cls, name: str) -> Checkpoint:
-        """The one whose files have that name."""
+        """Return the checkpoint whose files have the stem *name*."""
         generation, _, step = name.partition("-")
         return cls(int(generation), int(step))
 
 
 def _typed(flag: str, value: Any) -> str:
-    """Return an option as it is typed; *value* is not None."""
+    """Return an option as typed on a command line; *value* is not None."""
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
     return f"{flag} {shlex.quote(str(value))}"
 
 
-def _shown(value: Any) -> Any:
-    """Return a value for a sentence: a stage by the name that the command has for it."""
+def _display_value(value: Any) -> Any:
+    """Return a value for an error message; a stage is named as on the command line."""
     if value is None:
         return "none"
     return next((name for name, stage in STAGES.items() if stage.stage == value), value)
 
 
-def _given(flag: str, value: Any) -> str:
+def _flag_phrase(flag: str, value: Any) -> str:
     return f"without {flag}" if value is None else f"with {_typed(flag, value)}"
 
 
 class RunFolder:
-    """A run's folder, which all ranks see."""
+    """The folder of a run, on a file system that all ranks share."""
 
     def __init__(self, path: Path) -> None:
-        """Look at it, and write nothing."""
+        """Refer to the folder at *path*, which need not exist."""
         self.path = path
         self._checkpoints = path / "checkpoints"
         self._generations = path / "generations"
         self._written: set[Path] = set()
-        """Files that `begin` wrote, since there was no run before."""
+        """The files that `begin` wrote for a new run."""
 
     def check_links(self) -> None:
-        """Refuse a folder of the run that is a link out of it: files are written and removed there.
+        """Refuse a subfolder that is a link out of the run folder, since files in it are removed.
 
         Raises:
-            StoreError: There is one.
+            StoreError: A subfolder leads out of the run folder.
         """
         for name in (self._checkpoints.name, self._generations.name, "meetings", "samples"):
             confined.check_inside(self.path / name, self.path)
 
     def begun(self) -> bool:
-        """Return True if it is a run's folder: one that `begin` wrote."""
+        """Return True if the folder holds a run, that is, the options that `begin` writes."""
         return (self.path / "options.json").exists()
 
     def begin(
@@ -135,42 +137,45 @@ class RunFolder:
         from_step: int | None = None,
         files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
-        """Make it, or see that it is of a run with the same options, but for those that are *free*.
+        """Create the run, or check that the existing run has the same options.
 
         Args:
-            options: What was asked for.
-            facts: What else is kept of it: `versions` of the beginning, `data` of the last time.
-            free: Options that may be others when it goes on.
-            complete: Gives options the values that they have where they are not said.
-            changeable: Options that may be others where a run goes back to an earlier step.
-            from_step: The step that it goes back to; None = it goes on.
-            files: What else is written when it is made: name -> bytes.
+            options: The options by name, and the entries of `_FACTS`.
+            facts: Further sections: `versions` of the first start, `data` of the latest one.
+            free: Names of options that may change when a run is continued.
+            complete: Adds the values of missing options.
+            changeable: Names of options that may change when a run goes back to an earlier step.
+            from_step: The step to go back to (default None: continue from the newest checkpoint).
+            files: Further files of a new run, as name -> content.
 
         Raises:
-            TesseraeError: It is of another, or holds other files.
+            TesseraeError: The folder holds a run with other options, or files of something else.
         """
         file = self.path / "options.json"
         self.check_links()
-        wanted = json.loads(json.dumps(dict(options)))
+        requested = json.loads(json.dumps(dict(options)))
         if file.exists():
-            kept = records.read_options(file)
-            names = (kept["options"].keys() | wanted) - {*free}
+            stored = records.read_options(file)
+            names = (stored["options"].keys() | requested) - {*free}
             fixed = names - {*(() if from_step is None else changeable)}
-            self._refuse_others(kept["options"], wanted, complete, fixed, changeable)
-            found, now = complete(kept["options"]), complete(wanted)
-            new = {**kept, "data": facts.get("data", kept.get("data")), "options": wanted}
-            were = {n: found.get(n) for n in changeable if found.get(n) != now.get(n)}
+            self._refuse_changed(stored["options"], requested, complete, fixed, changeable)
+            before, now = complete(stored["options"]), complete(requested)
+            new = {**stored, "data": facts.get("data", stored.get("data")), "options": requested}
+            were = {n: before.get(n) for n in changeable if before.get(n) != now.get(n)}
             if were:
-                new["changed"] = [*kept.get("changed", []), {"from_step": from_step, "were": were}]
-            if new != kept:
+                new["changed"] = [
+                    *stored.get("changed", []),
+                    {"from_step": from_step, "were": were},
+                ]
+            if new != stored:
                 writing.write(file, json.dumps(new, indent=1).encode())
             return
-        # A run that was killed as it began has left some of these.
+        # A command that was killed in `begin` may have left some of these files.
         written = {file.name, *files}
-        ours = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
-        ours.add("lost+found")  # the run has a disk of its own
-        ours |= {Path(name).with_suffix(".new").name for name in written}
-        if self.path.is_dir() and any(one.name not in ours for one in self.path.iterdir()):
+        own_names = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
+        own_names.add("lost+found")  # the folder may be the root of a disk
+        own_names |= {Path(name).with_suffix(".new").name for name in written}
+        if self.path.is_dir() and any(path.name not in own_names for path in self.path.iterdir()):
             raise TesseraeError(
                 f"{self.path} holds other files: expected a new or an empty folder."
             )
@@ -179,28 +184,29 @@ class RunFolder:
         self._written = {self.path / name for name in written}
         for name, data in files.items():
             writing.write(self.path / name, data)
-        writing.write(file, json.dumps({**facts, "options": wanted}, indent=1).encode())
+        # The options come last: they make the folder a run, so its other files must be there.
+        writing.write(file, json.dumps({**facts, "options": requested}, indent=1).encode())
 
-    def discard(self, made: Sequence[Path]) -> None:
-        """Remove what a run wrote that never came to a step; where it did, leave all of it.
+    def discard(self, created: Sequence[Path]) -> None:
+        """Remove the files of a run that never took a step; keep a run that did.
 
         Args:
-            made: Folders that were made for it, which go too if nothing else is in them; the
-                innermost first.
+            created: Folders that were created for the run, innermost first. They are removed too if
+                they are empty.
         """
         self.check_links()
         if self._saved() or (self.path / "metrics.jsonl").exists():
             return
-        ours = [self.path / TEMPORARY / f"{LEASE}.lock", *self._written]
-        if self._written:  # else it is somebody's folder, whatever lies in it
-            ours += self._generations.glob("??????.json")
-            ours += (self.path / "meetings").glob("??????.json")
-        for file in ours:
+        own_files = [self.path / TEMPORARY / f"{LEASE}.lock", *self._written]
+        if self._written:  # otherwise the folder held other files before this run
+            own_files += self._generations.glob("??????.json")
+            own_files += (self.path / "meetings").glob("??????.json")
+        for file in own_files:
             file.unlink(missing_ok=True)
         names = (self._generations.name, self._checkpoints.name, "meetings", TEMPORARY)
         folders = [self.path / name for name in names]
-        for path in (*folders, *made):
-            with suppress(OSError):  # it is not there, or somebody's file is in it
+        for path in (*folders, *created):
+            with suppress(OSError):  # it is missing, or holds files that are not ours
                 path.rmdir()
 
     def check(
@@ -212,60 +218,56 @@ class RunFolder:
         changeable: Collection[str] = (),
         from_step: int | None = None,
     ) -> None:
-        """See, before anything is made for a run, whether it is one with other *options*.
+        """Refuse an existing run with other *options*, before anything is written.
 
-        Args:
-            options: As of `begin`.
-            free: As of `begin`.
-            complete: As of `begin`.
-            changeable: As of `begin`.
-            from_step: As of `begin`.
+        The arguments are those of `begin`.
 
         Raises:
-            TesseraeError: It is.
+            TesseraeError: The folder holds a run with other options.
         """
         if (self.path / "options.json").exists():
-            wanted = json.loads(json.dumps(dict(options)))
-            fixed = wanted.keys() - {*free} - {*(() if from_step is None else changeable)}
-            self._refuse_others(self.asked()["options"], wanted, complete, fixed, changeable)
+            requested = json.loads(json.dumps(dict(options)))
+            fixed = requested.keys() - {*free} - {*(() if from_step is None else changeable)}
+            self._refuse_changed(self.asked()["options"], requested, complete, fixed, changeable)
 
-    def _refuse_others(
+    def _refuse_changed(
         self,
-        kept: Mapping[str, Any],
-        wanted: Mapping[str, Any],
+        stored: Mapping[str, Any],
+        requested: Mapping[str, Any],
         complete: Complete,
         fixed: Collection[str],
         changeable: Collection[str],
     ) -> None:
-        """Refuse another value of an option that is *fixed*, and name the one that was typed.
+        """Refuse a changed value of an option in *fixed*, and name the option that was typed.
 
-        An option that decides others, such as the objective, changes what is filled in for them.
+        An option that decides others, such as the objective, also changes their completed values.
         """
-        found, now_complete = complete(kept), complete(wanted)
-        other = [n for n in fixed if found.get(n) != now_complete.get(n)]
-        if not other:
+        completed, requested_complete = complete(stored), complete(requested)
+        changed = [n for n in fixed if completed.get(n) != requested_complete.get(n)]
+        if not changed:
             return
-        name = min(other, key=lambda n: (n not in _FACTS, kept.get(n) == wanted.get(n), n))
-        was, now = found.get(name), now_complete.get(name)
+        name = min(changed, key=lambda n: (n not in _FACTS, stored.get(n) == requested.get(n), n))
+        was, now = completed.get(name), requested_complete.get(name)
         if name in _FACTS:
-            says = _FACTS[name]
+            phrase = _FACTS[name]
             raise TesseraeError(
-                f"{self.path} is a run {says.format(_shown(was))}, not {says.format(_shown(now))}."
-                " Name another folder with --run."
+                f"{self.path} is a run {phrase.format(_display_value(was))}, not"
+                f" {phrase.format(_display_value(now))}. Name another folder with --run."
             )
         flag = f"--{name.replace('_', '-')}"
         back = f", or go back with --from-step, from where {flag} may be another"
         raise TesseraeError(
-            f"{self.path} was begun {_given(flag, was)}, and cannot go on {_given(flag, now)}."
+            f"{self.path} was begun {_flag_phrase(flag, was)}, and cannot go on"
+            f" {_flag_phrase(flag, now)}."
             f" {f'Leave {flag} out' if was is None else f'Pass {_typed(flag, was)}'}"
             f"{back if name in changeable else ''}, or name another folder with --run."
         )
 
     def asked(self) -> dict[str, Any]:
-        """What was asked for: `options`, and the facts that were given with them.
+        """Return the content of `options.json`: `options`, `versions`, `data` and `changed`.
 
         Raises:
-            TesseraeError: It is no run's folder.
+            TesseraeError: The folder holds no run, or the file is invalid.
         """
         try:
             return records.read_options(self.path / "options.json")
@@ -278,30 +280,31 @@ class RunFolder:
             ) from None
 
     def data(self) -> dict[str, Any]:
-        """What is said of the data that the run learned from.
+        """Return the `data` section of `options.json`.
 
         Raises:
-            TesseraeError: It is no run's folder, or says nothing of its data.
+            TesseraeError: The folder holds no run, or its file lacks the section.
         """
         self.asked()
         return records.read_data(self.path / "options.json")
 
     def store(self, named: str | None = None) -> str:
-        """The store that the run learned from: where it was, or beside the run if both were moved.
+        """Return the location of the store that the run learned from.
 
         Args:
-            named: Where the store is now, as a person says; None = look where it may be.
+            named: The location that the user names (default None: the recorded location, then the
+                recorded path relative to the run, which holds if both were moved together).
 
         Returns:
-            Its folder or URL.
+            The folder or URL of the store.
 
         Raises:
-            TesseraeError: It is not there, or is another store.
+            TesseraeError: No store is there, or it has other rows.
         """
         data = self.data()
-        places = [data["store"], *self._near(data)] if named is None else [named]
-        for place in places:
-            objects = open_objects(place)
+        locations = [data["store"], *self._near(data)] if named is None else [named]
+        for location in locations:
+            objects = open_objects(location)
             if records_of_store.splits(objects):
                 plan = records_of_store.load_plan(objects, data["split"]).digest
                 if data.get("plan") not in (None, plan):
@@ -311,10 +314,10 @@ class RunFolder:
                         f"--store is {named}: its split {data['split']!r} has other rows than"
                         f" {self.path} learned from. Name the store of the run."
                     )
-                return place
+                return location
         raise TesseraeError(
-            f"{self.path} learned from a store that is not at {' or '.join(places)}: name it with"
-            " --store, where it is now."
+            f"{self.path} learned from a store that is not at {' or '.join(locations)}: name it"
+            " with --store."
         )
 
     def _near(self, data: Mapping[str, Any]) -> list[str]:
@@ -322,10 +325,13 @@ class RunFolder:
         return [] if near is None else [str((self.path / str(near)).resolve())]
 
     def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
-        """Claim the next generation; returns its number, and what it goes on from.
+        """Claim the next generation.
 
         Args:
-            from_step: The step to go back to; None = the newest checkpoint.
+            from_step: The step to go back to (default None: the newest checkpoint).
+
+        Returns:
+            The number of the generation, and the checkpoint to resume; None = the beginning.
 
         Raises:
             TesseraeError: There is no checkpoint of that step.
@@ -335,49 +341,51 @@ class RunFolder:
             resumed = self.newest() if from_step is None else self.at(from_step)
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
+            # A rename that fails if the name exists: of two concurrent claims one wins.
             new = self._generations / f".{os.getpid()}-{number}"
             writing.write(new, json.dumps(record).encode())
             if not name_exclusively(
                 new, self._generations / f"{number:06d}.json", self._generations
             ):
-                continue  # another has claimed that one
+                continue  # another command has claimed that number
             sync_folder(self._generations)
-            # Ranks would go where a file of this number says that lies here already.
+            # A leftover file of this number would send the ranks to a wrong address.
             (self.path / "meetings" / f"{number:06d}.json").unlink(missing_ok=True)
             self._sweep()
             return number, resumed
 
     def _sweep(self) -> None:
-        """Remove what saving left behind that was broken off: it is as long as a checkpoint.
+        """Remove the files of interrupted saves, each of which is as long as a checkpoint.
 
-        An older generation may be saving still. What it saves counts for nothing by now.
+        An older generation may still be saving, but its checkpoints no longer count.
         """
         for file in self._checkpoints.iterdir():
-            torn = file.suffix == writing.NEW or (
+            is_torn = file.suffix == writing.NEW or (
                 file.suffix == ".pt" and not file.with_suffix(".json").exists()
             )
-            if torn and _CHECKPOINT.fullmatch(file.stem):
+            if is_torn and _CHECKPOINT.fullmatch(file.stem):
                 file.unlink(missing_ok=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, and in the line of the last generation."""
-        return next(self._line(), None)
+        """Return the newest intact checkpoint in the history of the latest generation, or None."""
+        return next(self._history(), None)
 
     def at(self, step: int) -> Checkpoint | None:
-        """The newest checkpoint of a step, in the line of the last generation.
+        """Return the newest checkpoint of a step in the history of the latest generation.
 
         Args:
             step: Number of complete steps.
 
         Returns:
-            The checkpoint; None for step 0, before which there is none.
+            The checkpoint; None for step 0, the beginning.
 
         Raises:
-            TesseraeError: No checkpoint of the line is of that step.
+            TesseraeError: The history has no checkpoint of that step.
         """
         if step == 0:
             return None
-        steps = {self.step_of(one): one for one in reversed(list(self._line()))}
+        oldest_first = reversed(list(self._history()))
+        steps = {self.step_of(checkpoint): checkpoint for checkpoint in oldest_first}
         if step not in steps:
             raise TesseraeError(
                 f"--from-step is {step}: {self.path} has {_listed(steps)} to go back to, and 0 to"
@@ -386,115 +394,122 @@ class RunFolder:
         return steps[step]
 
     def steps(self) -> list[int]:
-        """The steps that `--from-step` can go back to, ascending, beside 0."""
-        return sorted({self.step_of(one) for one in self._line()})
+        """Return the steps that `--from-step` accepts besides 0, ascending."""
+        return sorted({self.step_of(checkpoint) for checkpoint in self._history()})
 
     def finite_steps(self) -> list[int]:
-        """As `steps`, of checkpoints whose values are finite: all of them are read."""
-        loaded = ((one, self.load(one)) for one in self._line())
-        return sorted({self.step_of(one) for one, s in loaded if first_not_finite(s) is None})
+        """Return the steps of checkpoints without NaN or infinity, ascending; reads all of them."""
+        loaded = ((checkpoint, self.load(checkpoint)) for checkpoint in self._history())
+        return sorted({self.step_of(c) for c, state in loaded if first_not_finite(state) is None})
 
     def step_of(self, checkpoint: Checkpoint) -> int:
-        """How many steps were complete when *checkpoint* was saved."""
+        """Return the number of steps that were complete when *checkpoint* was saved."""
         _, step = records.read_checkpoint(self._checkpoints / f"{checkpoint.name}.json")
-        # Earlier versions did not note it.
+        # Earlier versions did not record the step beside the state.
         return int(self.load(checkpoint)["stage"]["step"]) if step is None else step
 
-    def _line(self) -> Iterator[Checkpoint]:
-        """The whole checkpoints that led to the last generation, the newest first."""
+    def _history(self) -> Iterator[Checkpoint]:
+        """Yield the intact checkpoints that led to the latest generation, newest first."""
         claimed = self._claimed()
-        generation, most = max(claimed, default=0), math.inf
+        generation, max_step = max(claimed, default=0), math.inf
         while generation:
-            for found in sorted(self._saved(generation), reverse=True):
-                if found.step <= most and self._whole(found):
-                    yield found
+            for saved in sorted(self._saved(generation), reverse=True):
+                if saved.step <= max_step and self._is_intact(saved):
+                    yield saved
             resumed = claimed.get(generation)
+            # A generation resumes an older one; anything else is a damaged claim, and would loop.
             if resumed is None or resumed.generation >= generation:
                 return
-            generation, most = resumed.generation, resumed.step
+            generation, max_step = resumed.generation, resumed.step
 
     def save(self, checkpoint: Checkpoint, state: Mapping[str, Any], *, step: int) -> None:
-        """Save a state durably, and let go of the oldest.
+        """Save a state durably, and remove the oldest checkpoints.
 
         Args:
-            checkpoint: What it is called.
-            state: Plain values and tensors.
+            checkpoint: The identity of the checkpoint.
+            state: Nested plain values and tensors.
             step: Number of complete steps.
 
         Raises:
-            DiskFullError: There is no room for it. The checkpoints before it are as they were.
+            DiskFullError: The disk is full. Earlier checkpoints are unchanged.
         """
         file = self._checkpoints / f"{checkpoint.name}.pt"
         with writing.replacing(file, num_bytes=num_bytes(state)) as out:
             torch.save(dict(state), cast(IO[bytes], out))
+        # The digest is written last: only a checkpoint that has one counts as intact.
         record = {"blake2b": _digest(file), "step": step}
         writing.write(file.with_suffix(".json"), json.dumps(record).encode())
-        if max(self._claimed(), default=0) == checkpoint.generation:  # else it is not ours to tidy
-            whole = [found for found in sorted(self._saved()) if found <= checkpoint]
-            for old in whole[:-KEPT]:
+        # A generation that was superseded must not remove checkpoints of its successor.
+        if max(self._claimed(), default=0) == checkpoint.generation:
+            intact = [saved for saved in sorted(self._saved()) if saved <= checkpoint]
+            for old in intact[:-MAX_CHECKPOINTS]:
                 for suffix in (".json", ".pt"):
                     (self._checkpoints / old.name).with_suffix(suffix).unlink(missing_ok=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The state, on the CPU. Nothing that a file says is run."""
+        """Return the saved state, on the CPU. Loading executes no code from the file.
+
+        Raises:
+            TesseraeError: The file is no checkpoint.
+        """
         file = self._checkpoints / f"{checkpoint.name}.pt"
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             intact = isinstance(state, dict) and isinstance(state.get("stage"), dict)
         except (OSError, MemoryError):
             raise
-        except Exception:  # torch has many for what is none of its files  # noqa: BLE001
+        except Exception:  # torch raises many kinds for a foreign file  # noqa: BLE001
             intact = False
         if not intact:
             raise TesseraeError(f"{file} is no checkpoint of a run: remove it and its .json.")
         return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
-        """The state of the stage in *checkpoint*, for whoever uses or judges what it has learned.
+        """Return the state of the stage in *checkpoint*, to use or evaluate the trained weights.
 
         Args:
-            checkpoint: Which.
-            parts: The parts of the state whose values must be finite.
+            checkpoint: The checkpoint to load.
+            parts: Names of the parts of the state whose values must be finite.
 
         Raises:
-            DivergedError: A value of these parts is not finite, which earlier versions saved.
+            DivergedError: A part holds NaN or infinity, which earlier versions could save.
         """
         stage: dict[str, Any] = self.load(checkpoint)["stage"]
-        bad = first_not_finite({name: stage[name] for name in parts})
-        if bad is not None:
+        bad_name = first_not_finite({name: stage[name] for name in parts})
+        if bad_name is not None:
             steps = ", ".join(f"{step:,}" for step in [0, *self.finite_steps()])
             raise DivergedError(
                 f"{self.path}: the checkpoint of step {stage['step']:,} holds weights that are not"
-                f" finite ({bad}): training has diverged. Train it again with a lower rate and"
+                f" finite ({bad_name}): training has diverged. Train it again with a lower rate and"
                 f" --from-step, which can be one of {steps}."
             )
         return stage
 
-    def picture(self, name: str, step: int, png: bytes) -> None:
-        """Keep a picture of what is made after *step*."""
-        file = self.picture_file(name, step)
+    def save_samples(self, name: str, step: int, png: bytes) -> None:
+        """Save the samples of an evaluation after *step* steps, as a PNG file."""
+        file = self.samples_file(name, step)
         file.parent.mkdir(exist_ok=True)
         writing.write(file, png)
 
-    def picture_file(self, name: str, step: int) -> Path:
-        """Where such a picture lies."""
+    def samples_file(self, name: str, step: int) -> Path:
+        """Return the path of the samples *name* of an evaluation after *step* steps."""
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
-    def say(self, message: Mapping[str, Any]) -> None:
-        """Add a line to the metrics; a number that is not finite is written as null."""
+    def log(self, message: Mapping[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`; NaN and infinity are written as null."""
         line = json.dumps(finite_or_none(message), allow_nan=False)
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")
 
     def diverged(self) -> DivergedError | None:
-        """Why the run ended, where a value was not finite; None if that is not how it ended."""
+        """Return the error with which the run diverged; None if it did not."""
         lines = [line for line in self.metrics() if line.get("what") == "diverged"]
         return DivergedError(str(lines[-1]["why"])) if lines else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was said of each step by the generation that counts, by step.
+        """Return the lines of `metrics.jsonl` that count, ordered by step and kind.
 
-        What an older one said of steps that a newer one has taken, or has not come to yet since it
-        went on from before them, is left out.
+        A newer generation repeats the steps after the checkpoint that it resumed. Lines of older
+        generations about those steps are left out, even if they are not repeated yet.
         """
         lines = list(self._lines())
         limits: dict[int, float] = {}
@@ -503,30 +518,30 @@ class RunFolder:
             limits[generation] = limit
             steps = (line["step"] for line in lines if line["generation"] == generation)
             limit = min(limit, *steps)
-        found = {
+        counted = {
             (line["step"], line.get("what", "")): line
             for line in lines
             if line["step"] < limits[line["generation"]]
         }
-        return [found[key] for key in sorted(found)]
+        return [counted[key] for key in sorted(counted)]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         return records.read_lines(self.path / "metrics.jsonl")
 
     def _claimed(self) -> dict[int, Checkpoint | None]:
-        found: dict[int, Checkpoint | None] = {}
+        claims: dict[int, Checkpoint | None] = {}
         for file in self._generations.glob("??????.json"):
             if file.stem.isascii() and file.stem.isdecimal():
                 resumed = records.read_claim(file)
-                found[int(file.stem)] = None if resumed is None else Checkpoint.named(resumed)
-        return found
+                claims[int(file.stem)] = None if resumed is None else Checkpoint.named(resumed)
+        return claims
 
     def _saved(self, generation: int | None = None) -> list[Checkpoint]:
         stems = (file.stem for file in self._checkpoints.glob("*.json"))
         every = [Checkpoint.named(stem) for stem in stems if _CHECKPOINT.fullmatch(stem)]
-        return [found for found in every if generation in (None, found.generation)]
+        return [checkpoint for checkpoint in every if generation in (None, checkpoint.generation)]
 
-    def _whole(self, checkpoint: Checkpoint) -> bool:
+    def _is_intact(self, checkpoint: Checkpoint) -> bool:
         file = self._checkpoints / f"{checkpoint.name}.json"
         try:
             digest, _ = records.read_checkpoint(file)

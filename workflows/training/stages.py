@@ -10,14 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StageName:
-    """Where a stage is."""
+    """The import locations of a training stage."""
 
     what: str
+    """A short description for the help text."""
     options: str
-    """`module:class`."""
+    """The options class, as `module:class`."""
     stage: str
+    """The stage class, as `module:class`."""
     gather: str | None = None
-    """What opens what it learns from, if that is more than pictures of a size."""
+    """The function that opens training data, as `module:function`; None = images of one size."""
 
 
 STAGES = MappingProxyType(
@@ -29,7 +31,7 @@ STAGES = MappingProxyType(
         ),
         "colourise": StageName(
             "colour for grey pictures, with or without a critic",
-            "workflows.colourise.options:Options",
+            "workflows.colourise.options:ColouriseOptions",
             "workflows.colourise.stage:Colourise",
         ),
         "devise": StageName(
@@ -43,5 +45,5 @@ STAGES = MappingProxyType(
 
 
 def load_name(name: str) -> Any:
-    """Return what a `module:class` names."""
+    """Return the object that `module:name` refers to."""
     return pkgutil.resolve_name(name)

@@ -1,9 +1,9 @@
-"""The ranks of a stage as one: what they share, so that two make what one would.
+"""Collective operations over the ranks of a stage, so that two ranks compute what one would.
 
-A batch is that of all ranks; each has its part of the rows. Gradients are averaged over ranks,
-batch norm is over the whole batch, and whatever is drawn at random is drawn for the whole batch,
-from the seed, the step and what it is for: so a step does not depend on how many ranks take it, and
-nothing random is to be saved.
+A batch is that of all ranks, and each rank has its part of the rows. Gradients are averaged over
+ranks, and batch norm covers the whole batch. Random numbers are drawn for the whole batch from a
+key (the seed, the step and a purpose), so a step does not depend on the number of ranks, and a
+checkpoint holds no generator state.
 """
 
 from __future__ import annotations
@@ -27,28 +27,32 @@ from torch._C._distributed_c10d import TCPStore
 from cluster.ranks.process import Rank
 from workflows.training import records, writing
 
-MEET_SECONDS = 300.0
-"""So long a rank waits for the others to come."""
-SILENCE_SECONDS = 300.0
-"""So long a collective may take: then one of the others hangs."""
-LOOK_SECONDS = 0.05
+RENDEZVOUS_TIMEOUT_SECONDS = 300.0
+"""How long a rank waits for its peers at the start."""
+COLLECTIVE_TIMEOUT_SECONDS = 300.0
+"""How long a collective operation may take before a peer counts as hanging."""
+POLL_SECONDS = 0.05
+"""The interval at which a rank looks for the address of rank 0."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This rank among all."""
+    """A rank's view of the world: its number, its device and the collective operations."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     control: Any = None
-    """The group in which ranks agree on what to do, through processors, whatever they train on."""
+    """The process group for decisions: gloo on CPUs, even where training uses NCCL."""
 
     def part(self, batch: int) -> slice:
-        """The rows of a batch, of all ranks, that are this rank's.
+        """Return this rank's rows of a batch as a slice.
+
+        Args:
+            batch: Number of rows in the batch, over all ranks.
 
         Raises:
-            ValueError: They cannot be dealt out evenly.
+            ValueError: The rows do not divide evenly among the ranks.
         """
         if batch % self.size:
             raise ValueError(f"a batch of {batch} cannot be dealt out to {self.size} ranks.")
@@ -56,22 +60,31 @@ class World:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def normal(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """Standard normal float32 (rows of this rank, *shape), of a batch that *key* decides."""
+        """Draw this rank's rows of standard normal noise.
+
+        Args:
+            batch: Number of rows drawn for the whole batch, over all ranks.
+            shape: Shape of a row.
+            key: The values that decide the draw, such as seed, step and purpose.
+
+        Returns:
+            (rows of this rank, *shape) float32 on the rank's device.
+        """
         drawn = torch.randn(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """From 0 to 1, without 1; float32 (rows of this rank, *shape), as `normal`."""
+        """Draw from [0, 1): (rows of this rank, *shape) float32; arguments as for `normal`."""
         drawn = torch.rand(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def integers(self, batch: int, high: int, *, key: tuple[Any, ...]) -> Tensor:
-        """From 0 to *high*, without it; int64 (rows of this rank,), as `normal`."""
+        """Draw integers from [0, high): (rows of this rank,) int64; arguments as for `normal`."""
         drawn = torch.randint(high, (batch,), generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over ranks, of each of *values*."""
+        """Return the element-wise mean of *values* over all ranks."""
         if self.size == 1:
             return values
         shared = values.clone()
@@ -79,7 +92,7 @@ class World:
         return shared / self.size
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Of each flag, whether a rank has it set: all ranks get the same answer."""
+        """Return, for each flag, True if any rank has set it: the same answer in all ranks."""
         if self.size == 1:
             return flags
         shared = torch.tensor(flags, dtype=torch.int32)
@@ -87,7 +100,7 @@ class World:
         return tuple(bool(flag) for flag in shared)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make gradients those of the mean over the whole batch, in one exchange."""
+        """Replace the gradients by their mean over all ranks, in a single all-reduce."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -100,11 +113,11 @@ class World:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take what an optimiser has gathered from a state, and keep the rates that options ask for.
+    """Load an optimiser's statistics from *state*, and keep its current hyperparameters.
 
     Args:
-        optimiser: As options made it.
-        state: A state of one with the same parameters, maybe with other rates.
+        optimiser: The optimiser with the hyperparameters of the options.
+        state: The state dictionary of an optimiser of the same parameters.
     """
     groups = optimiser.param_groups
     settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
@@ -114,45 +127,47 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _generator(key: tuple[Any, ...]) -> torch.Generator:
+    # Shifted to 63 bits, so that the seed is a non-negative signed integer.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 @contextmanager
 def join(rank: Rank, folder: Path) -> Iterator[World]:
-    """Meet the other ranks of this generation.
+    """Connect to the other ranks of this generation inside the block.
 
     Args:
-        rank: This one.
-        folder: That all of them see: where the first writes where it is.
+        rank: This process's rank.
+        folder: A folder that all ranks see, in which rank 0 publishes its address.
 
     Yields:
-        This rank among them. Outside of a rank use `World()`.
+        The world of this rank. Code outside of a rank uses `World()`.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:
         yield World(device=device)
         return
-    silence = timedelta(seconds=SILENCE_SECONDS)
-    store = _meet(rank, folder / f"{rank.generation:06d}.json")
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
+    store = _rendezvous(rank, folder / f"{rank.generation:06d}.json")
     backend = "nccl" if rank.gpu else "gloo"
     dist.init_process_group(
         backend,
         store=store,
         rank=rank.rank,
         world_size=rank.world,
-        timeout=silence,
+        timeout=timeout,
         device_id=device if rank.gpu else None,
     )
-    control = dist.new_group(backend="gloo", timeout=silence) if rank.gpu else None
+    control = dist.new_group(backend="gloo", timeout=timeout) if rank.gpu else None
+    # Not in a `finally`: after an error the peers may be gone, and a barrier would wait for them.
     yield World(rank.rank, rank.world, device, control)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _meet(rank: Rank, file: Path) -> TCPStore:
-    # torch would listen on all interfaces.
-    limit = timedelta(seconds=MEET_SECONDS)
+def _rendezvous(rank: Rank, file: Path) -> TCPStore:
+    # Torch would listen on all interfaces, so rank 0 passes it a socket bound to its own address.
+    limit = timedelta(seconds=RENDEZVOUS_TIMEOUT_SECONDS)
     if rank.rank == 0:
         family = socket.AF_INET6 if ":" in rank.host else socket.AF_INET
         listening = socket.socket(family)
@@ -171,28 +186,30 @@ def _meet(rank: Rank, file: Path) -> TCPStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         writing.write(file, json.dumps({"host": rank.host, "port": port}).encode())
         return store
-    until = time.monotonic() + MEET_SECONDS
+    until = time.monotonic() + RENDEZVOUS_TIMEOUT_SECONDS
     while not file.exists():
         if time.monotonic() > until:
-            raise TimeoutError(f"the first rank did not write {file} within {MEET_SECONDS:.0f} s")
-        time.sleep(LOOK_SECONDS)
-    at = records.read_meeting(file)
-    return TCPStore(at.host, at.port, rank.world, is_master=False, timeout=limit)
+            raise TimeoutError(
+                f"rank 0 did not write {file} within {RENDEZVOUS_TIMEOUT_SECONDS:.0f} s"
+            )
+        time.sleep(POLL_SECONDS)
+    address = records.read_meeting(file)
+    return TCPStore(address.host, address.port, rank.world, is_master=False, timeout=limit)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks, whose gradient is the sum of gradients over ranks, and so on."""
+    """A sum over ranks that can be differentiated any number of times."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        """Sum."""
+        """Return the sum of *value* over all ranks."""
         shared = value.clone()
         dist.all_reduce(shared)
         return shared
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Sum what each rank's loss wants of what they share."""
+        """Return the sum of the ranks' gradients with respect to the shared sum."""
         return _sum(gradient.contiguous())
 
 
@@ -204,7 +221,8 @@ def _sum(value: Tensor) -> Tensor:
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm of (N, C, H, W) or (N, C) over the whole batch, of all ranks.
 
-    As `torch.nn.SyncBatchNorm`, on CPUs too, and differentiable twice, as a gradient penalty wants.
+    Unlike `torch.nn.SyncBatchNorm` it runs on CPUs and can be differentiated twice, as a gradient
+    penalty requires.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -212,17 +230,17 @@ class BatchNorm(nn.BatchNorm2d):
             raise ValueError(f"batch norm got {input.dim()} dimensions: expected 2 or 4.")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise, and note mean and variance for when it is not training."""
+        """Normalise by the batch of all ranks, and update the running statistics."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        kind, input = input.dtype, input.float()  # sums and running figures want more than bfloat16
-        over = [0, *range(2, input.dim())]
+        dtype, input = input.dtype, input.float()  # bfloat16 is too coarse for sums
+        axes = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
         count = input.numel() // input.shape[1] * dist.get_world_size()
-        mean = _sum(input.sum(over)) / count
+        mean = _sum(input.sum(axes)) / count
         centred = input - mean.view(shape)
-        variance = _sum(centred.square().sum(over)) / count
+        variance = _sum(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None:
             with torch.no_grad():
                 share = 0.1 if self.momentum is None else self.momentum
@@ -233,4 +251,4 @@ class BatchNorm(nn.BatchNorm2d):
         normal: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        return normal.to(kind)
+        return normal.to(dtype)

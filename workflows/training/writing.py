@@ -1,4 +1,4 @@
-"""Writing a file of a run's folder whole or not at all, and saying why a disk took none."""
+"""Atomic and durable writes in a run folder, with an explanation when the disk is full."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from workflows.terminal.formatting import bytes_text
 from workflows.training.errors import DiskFullError
 
 NEW = ".new"
-"""The ending of a file that is not whole yet."""
+"""The suffix of a file that is still being written."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No room on the disk, none left of a quota, and a file that is longer than files may be."""
+"""The errors of a full disk, an exhausted quota and a file above the size limit."""
 
 
-class Whole:
-    """A file that is being written, which notes the error of the system that a write met.
+class RecordingFile:
+    """A file opened for writing that records the system's error when a write fails.
 
-    Torch answers a failed write with an error of its own, which names neither file nor cause.
+    Torch replaces such an error with its own, which names neither the file nor the cause.
     """
 
     def __init__(self, raw: FileIO) -> None:
-        """Write to *raw*."""
+        """Wrap *raw*, an unbuffered file."""
         self._raw = raw
         self.error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of *data*; the system may take a part at a time."""
+        """Write all of *data*, in as many system calls as that takes; return its length."""
         view = memoryview(data).cast("B")
         done = 0
         try:
@@ -46,66 +46,68 @@ class Whole:
         return done
 
     def flush(self) -> None:
-        """Do nothing: no byte is held back."""
+        """Do nothing, since the file is unbuffered."""
 
 
 @contextmanager
-def replacing(file: Path, *, num_bytes: int) -> Iterator[Whole]:
-    """Give a file to write, and put it in the place of *file*, durably, when the block ends.
+def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
+    """Yield a new file that replaces *file*, durably, when the block ends.
 
-    After an error *file* is what it was, and nothing else is left.
+    After an error *file* is unchanged and the new file is removed.
 
     Args:
-        file: What is replaced.
-        num_bytes: How long it will be, about: for what is said where there is no room.
+        file: Path of the file to replace.
+        num_bytes: Approximate length of the new file, for the error message of a full disk.
 
     Raises:
         DiskFullError: There is no room for it.
     """
     new = file.with_suffix(NEW)
-    whole = None
-    if new.is_symlink():  # of a folder that somebody else made: what it leads to keeps its bytes
+    recording = None
+    if new.is_symlink():  # a link in a foreign folder: its target must not be written
         new.unlink()
     try:
         with FileIO(new, "w", opener=_open_no_link) as raw:
-            whole = Whole(raw)
-            yield whole
+            recording = RecordingFile(raw)
+            yield recording
+            # The bytes must be on the disk before the name: a crash leaves the old file or the new.
             os.fsync(raw.fileno())
         new.replace(file)
         sync_folder(file.parent)
     except BaseException as e:
         new.unlink(missing_ok=True)
-        error = e if whole is None or whole.error is None else whole.error
+        # Torch's own error hides the system's, which alone tells a full disk from other faults.
+        error = e if recording is None or recording.error is None else recording.error
         if isinstance(error, OSError) and error.errno in FULL:
             raise full(file, error, num_bytes) from e
         raise
 
 
 def full(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
-    """Return the error that says why *file* could not be written, and what to do.
+    """Return the error that says why *file* could not be written and how to recover.
 
     Args:
         file: The file that was to be written.
-        error: The error of the system.
-        num_bytes: How long the file would have been.
+        error: The system's error.
+        num_bytes: Length that the file would have had.
     """
     free = bytes_text(shutil.disk_usage(file.parent).free)
-    why = {
+    cause = {
         errno.EDQUOT: "the disk quota is used up",
         errno.EFBIG: "files may not be so long here (`ulimit -f`)",
     }.get(error.errno or 0, f"{free} are free on its disk")
     return DiskFullError(
-        f"{file} has no room: it needs {bytes_text(num_bytes)}, and {why}. Free some, or move the"
+        f"{file} has no room: it needs {bytes_text(num_bytes)}, and {cause}. Free some, or move the"
         " run's folder to a larger disk, and give the same command again: it goes on from the last"
         " checkpoint."
     )
 
 
 def append(file: Path, data: bytes) -> None:
-    """Add *data* at the end of *file*.
+    """Append *data* to *file*.
 
     Raises:
-        TesseraeError: It is a link.
+        TesseraeError: It is a symbolic link.
         DiskFullError: There is no room for it.
     """
     if file.is_symlink():
@@ -113,9 +115,9 @@ def append(file: Path, data: bytes) -> None:
     with FileIO(file, "a", opener=_open_no_link) as out:
         before = out.seek(0, os.SEEK_END)
         try:
-            Whole(out).write(data)
+            RecordingFile(out).write(data)
         except OSError as e:
-            out.truncate(before)  # half a line would spoil the one that comes next
+            out.truncate(before)  # half a line would corrupt the next one
             if e.errno not in FULL:
                 raise
             raise full(file, e, len(data)) from e
@@ -126,7 +128,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def write(file: Path, data: bytes) -> None:
-    """Replace *file* by *data*, durably.
+    """Replace the content of *file* by *data*, atomically and durably.
 
     Raises:
         DiskFullError: There is no room for it.

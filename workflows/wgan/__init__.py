@@ -1,5 +1,6 @@
-"""Wasserstein GANs and their family: pictures from noise, learned from a store.
+"""Wasserstein GANs and related GANs, which learn from a store to generate pictures from noise.
 
-options      what is asked for      generators   networks that make pictures
-stage        the training itself
+options      the flags of the stage         generators   networks that generate pictures
+stage        the training stage             sampling     samples of a trained generator
+evaluation   the metrics of a finished run
 """

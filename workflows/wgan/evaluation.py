@@ -1,4 +1,4 @@
-"""What a finished run makes, judged beside pictures that it has not learned from."""
+"""The evaluation of a run: samples of its generator compared with held-out pictures."""
 
 from __future__ import annotations
 
@@ -12,217 +12,243 @@ from torch import Tensor
 
 from pipeline.backbone.load import open_backbone
 from pipeline.loader import Loader
-from workflows.evaluation.generative import Distances, Nearest, judge
+from workflows.evaluation.generative import Distances, Nearest, compare_pictures
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.sampling import Painter, open_painter
+from workflows.wgan.sampling import Sampler, open_sampler
 from workflows.wgan.stage import plain
 
-SHOWN = 8
-"""Pictures whose neighbours are shown, and ways from one to another."""
-WAY = 10
+EXAMPLES = 8
+"""The number of samples shown beside their neighbours, and of interpolations shown."""
+INTERPOLATION_STEPS = 10
+"""The number of pictures in an interpolation."""
 SEED = 1
-QUERIES = 1_000
-"""Samples, and real rows, whose nearest training row is looked for."""
-BATCH = 64
-BLOCK = 1_024
-"""Training rows that are read, and searched, at once."""
+"""The seed of the samples."""
+MAX_QUERIES = 1_000
+"""The maximum number of samples, and of real rows, whose nearest training row is searched."""
+BATCH_ROWS = 64
+"""The number of real rows read at once."""
+BLOCK_ROWS = 1_024
+"""The number of training rows read and searched at once."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Figures and pictures."""
+class WganEvaluation:
+    """The metrics and pictures of an evaluated run."""
 
     step: int
-    made: int
+    """The number of complete steps at the checkpoint."""
+    generated: int
+    """The number of samples."""
     real: int
+    """The number of real rows that they are compared with."""
     split: str
-    """Of the rows that were compared with."""
+    """The split of the real rows."""
     sliced: float
+    """The sliced Wasserstein distance between samples and real rows."""
     floor: float | None
-    """The distance of other training rows to the same: less cannot be asked for; None = there are
-    no others."""
+    """The distance between other training rows and the same real rows, a lower bound in practice;
+    None = there are no others."""
     neighbour: float
-    """Median distance of samples to their nearest training row, over that of held-out rows."""
+    """The median distance of samples to their nearest training row, over that of real rows."""
     searched: tuple[int, int]
-    """How many samples, and as many real rows, were looked for among how many training rows."""
+    """The number of queries, samples and as many real rows, and of training rows searched."""
     distinct: int
-    """How many of the samples are not one and the same picture."""
+    """The number of different pictures among the samples."""
     distances: Distances | None
+    """The metrics that need the features of a network; None without a backbone."""
     pictures: tuple[tuple[str, bytes], ...]
-    """(what, PNG)."""
+    """The captions and PNG files of the pictures."""
 
     @property
     def tables(self) -> tuple[()]:
-        """None."""
+        """No tables: the figures are a single list."""
         return ()
 
     @property
     def notice(self) -> str:
-        """What the figures must not be taken for."""
+        """Cautions about the metrics, for the report; empty if there are none."""
         parts = []
-        if self.distinct < self.made:
+        if self.distinct < self.generated:
             parts.append(
-                f"Of {self.made:,} samples {self.distinct:,} are different pictures: precision says"
-                " nothing of those that are made again and again."
+                f"Only {self.distinct:,} of {self.generated:,} samples are different pictures:"
+                " precision does not detect repeated pictures."
             )
         if self.distances is not None:
             parts.append(
-                "Fréchet and kernel distance, precision, recall and coverage are of the features"
-                f" of {self.distances.network}. Published figures are of Inception-v3, and cannot"
-                " stand beside them."
+                "Fréchet and kernel distance, precision, recall and coverage use the features of"
+                f" {self.distances.network}. They are not comparable with published values, which"
+                " use Inception-v3."
             )
             parts.append(self.distances.warning)
         return " ".join(filter(None, parts))
 
     def figures(self) -> Iterator[tuple[str, str]]:
-        """(name, value), for people."""
-        yield "samples", f"{self.made:,} beside {self.real:,} of split {self.split}"
-        yield "sliced Wasserstein distance", f"{self.sliced:.4f}"
+        """Yield the name and the formatted value of each metric."""
+        yield (
+            "samples",
+            f"{self.generated:,}, compared with {self.real:,} pictures of split {self.split}",
+        )
+        yield f"sliced Wasserstein distance, {self.split}", f"{self.sliced:.4f}"
         if self.floor is not None:
-            yield "the same of training rows", f"{self.floor:.4f}"
+            yield "sliced Wasserstein distance, training rows", f"{self.floor:.4f}"
         queries, rows = self.searched
         yield (
-            "distance to the nearest training row, over that of real rows",
-            f"{self.neighbour:.3f} (of {queries:,} each, among all {rows:,})",
+            "nearest-neighbour distance ratio",
+            f"{self.neighbour:.3f} ({queries:,} samples and real rows, all {rows:,} training rows)",
         )
         if self.distances is not None:
-            found = self.distances
-            yield f"Frechet distance, {found.network}", f"{found.frechet:.3f}"
+            distances = self.distances
+            yield f"Frechet distance, {distances.network}", f"{distances.frechet:.3f}"
             yield (
-                f"kernel distance, {found.network}",
-                f"{found.kernel:.5f} +- {found.kernel_spread:.5f}",
+                f"kernel distance, {distances.network}",
+                f"{distances.kernel:.5f} +- {distances.kernel_spread:.5f}",
             )
-            yield f"precision, {found.network}", f"{found.precision:.3f}"
-            yield f"recall, {found.network}", f"{found.recall:.3f}"
-            yield f"coverage, {found.network}", f"{found.coverage:.3f}"
+            yield f"precision, {distances.network}", f"{distances.precision:.3f}"
+            yield f"recall, {distances.network}", f"{distances.recall:.3f}"
+            yield f"coverage, {distances.network}", f"{distances.coverage:.3f}"
 
 
-def judge_run(
+def evaluate_run(
     folder: RunFolder,
     *,
     samples: int,
     backbone: str | None,
     device: torch.device | None = None,
     store: str | None = None,
-) -> Judged:
-    """Judge the newest checkpoint of a run.
+) -> WganEvaluation:
+    """Evaluate the newest checkpoint of a run.
 
     Args:
-        folder: Of the run.
-        samples: How many pictures are made, at most as many as there are to compare with.
-        backbone: Folder or name of a model for what needs features; None = without.
-        device: Where pictures are made and compared (the processor).
-        store: Where the store of the run is now (where the run says, or beside the run).
+        folder: The run folder.
+        samples: Number of pictures to generate, at most the number of real rows.
+        backbone: Folder or name of a model for the metrics that need features; None = no such
+            metrics.
+        device: The device that generates and compares pictures (default: the CPU).
+        store: Location of the run's store (default: as recorded in the run, or beside the run).
 
     Raises:
         TesseraeError: The run, its store or the backbone cannot be opened.
     """
     device = device or torch.device("cpu")
-    painter = open_painter(folder, device)
+    sampler = open_sampler(folder, device)
     data = {**folder.data(), "store": folder.store(store)}
     split = data["held_out"] or data["split"]
-    real = _first(_blocks(data, split, painter, BATCH), samples)
-    made = torch.cat([one.half() for one in _painted(painter, len(real))])
-    # Held-out rows are none of the training rows; others are, and are nearest to themselves.
+    real = _first(_blocks(data, split, sampler, BATCH_ROWS), samples)
+    generated = torch.cat([block.half() for block in _samples(sampler, len(real))])
+    # Without a held-out split the real rows are training rows, each its own nearest neighbour.
     skipped = 0 if data["held_out"] else len(real)
-    found = _search(data, painter, made, real, skipped)
+    search = _search(data, sampler, generated, real, skipped)
     distances = None
     if backbone is not None:
         opened = open_backbone(backbone, device)
-        distances = judge(_bytes(made), _bytes(real), opened, device=str(device))
-    return Judged(
-        step=painter.step,
-        made=len(made),
+        distances = compare_pictures(_bytes(generated), _bytes(real), opened, device=str(device))
+    return WganEvaluation(
+        step=sampler.step,
+        generated=len(generated),
         real=len(real),
         split=split,
-        sliced=sliced_wasserstein(made, real, device=device),
-        floor=sliced_wasserstein(found.others, real, device=device) if len(found.others) else None,
-        neighbour=found.ratio,
-        searched=(found.queries, found.rows),
-        distinct=len({picture.numpy().tobytes() for picture in _bytes(made)}),
+        sliced=sliced_wasserstein(generated, real, device=device),
+        floor=sliced_wasserstein(search.baseline, real, device=device)
+        if len(search.baseline)
+        else None,
+        neighbour=search.ratio,
+        searched=(search.queries, search.rows),
+        distinct=len({picture.numpy().tobytes() for picture in _bytes(generated)}),
         distances=distances,
-        pictures=tuple(_pictures(painter, made, found.pictures)),
+        pictures=tuple(_pictures(sampler, generated, search.pictures)),
     )
 
 
-def _painted(painter: Painter, count: int) -> Iterator[Tensor]:
-    """All samples, some at a time: those of the report of an earlier version, in their order."""
-    noise = painter.noise(count, SEED)
-    labels = torch.arange(count) % len(painter.classes) if painter.classes else None
-    for start in range(0, count, BLOCK):
-        part = slice(start, start + BLOCK)
-        yield painter.paint(noise[part], None if labels is None else labels[part])
+def _samples(sampler: Sampler, count: int) -> Iterator[Tensor]:
+    """Yield all samples in blocks; seed and order are those of earlier versions' reports."""
+    noise = sampler.noise(count, SEED)
+    labels = torch.arange(count) % len(sampler.classes) if sampler.classes else None
+    for start in range(0, count, BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        yield sampler.generate(noise[part], None if labels is None else labels[part])
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a search among all training rows gave."""
+class _SearchResult:
+    """The result of a search among all training rows."""
 
     queries: int
+    """The number of samples, and of real rows, that were searched for."""
     rows: int
+    """The number of training rows."""
     ratio: float
+    """The nearest-neighbour distance of samples, divided by that of real rows (medians)."""
     pictures: Tensor
-    """(at most `SHOWN`, 3, size, size): the training rows nearest to the first samples."""
-    others: Tensor
-    """Training rows, as many as real ones were compared with, and none of those."""
+    """(at most `EXAMPLES`, 3, size, size): the training rows nearest to the first samples."""
+    baseline: Tensor
+    """Training rows other than the real rows, at most as many."""
 
 
 def _search(
-    data: dict[str, Any], painter: Painter, made: Tensor, real: Tensor, skipped: int
-) -> _Found:
-    """Look for the first samples and real rows among all training rows, which are read once.
+    data: dict[str, Any], sampler: Sampler, generated: Tensor, real: Tensor, skipped: int
+) -> _SearchResult:
+    """Search all training rows, which are read once, for neighbours of samples and real rows.
 
     Args:
-        data: Of the run.
-        painter: The generator, with its device.
-        made: Samples.
-        real: Rows that they are compared with.
-        skipped: How many rows at the beginning of the training split are those real rows.
+        data: The data section of the run, with the current location of the store.
+        sampler: The generator, with its device.
+        generated: The samples.
+        real: The real rows that they are compared with.
+        skipped: Number of real rows at the beginning of the training split.
     """
-    count = min(len(made), QUERIES)
-    device = painter.device
-    of_made = Nearest(made[:count].to(device))
-    of_real = Nearest(real[:count].to(device), 2 if skipped else 1)
-    shown = made[:SHOWN].float().clone()
-    others: list[Tensor] = []
-    blocks = _blocks(data, data["split"], painter, BLOCK)
+    count = min(len(generated), MAX_QUERIES)
+    device = sampler.device
+    near_samples = Nearest(generated[:count].to(device))
+    near_real = Nearest(real[:count].to(device), 2 if skipped else 1)
+    neighbours = generated[:EXAMPLES].float().clone()
+    baseline: list[Tensor] = []
+    blocks = _blocks(data, data["split"], sampler, BLOCK_ROWS)
     for images in blocks:
-        start = of_made.seen
-        near = images.to(device)
-        of_made.add(near)
-        of_real.add(near)
-        for place, row in enumerate(of_made.rows[:SHOWN, 0].tolist()):
+        start = near_samples.seen
+        device_images = images.to(device)
+        near_samples.add(device_images)
+        near_real.add(device_images)
+        for index, row in enumerate(near_samples.rows[:EXAMPLES, 0].tolist()):
             if row >= start:
-                shown[place] = images[row - start]
-        if sum(map(len, others)) < len(real):
-            others.append(images[max(0, skipped - start) :].half())
-    far = of_real.distances[:, -1].median().clamp_min(1e-9)
-    return _Found(
+                neighbours[index] = images[row - start]
+        if sum(map(len, baseline)) < len(real):
+            baseline.append(images[max(0, skipped - start) :].half())
+    real_distance = near_real.distances[:, -1].median().clamp_min(1e-9)
+    return _SearchResult(
         queries=count,
-        rows=of_made.seen,
-        ratio=float(of_made.distances[:, 0].median() / far),
-        pictures=shown,
-        others=torch.cat(others)[: len(real)],
+        rows=near_samples.seen,
+        ratio=float(near_samples.distances[:, 0].median() / real_distance),
+        pictures=neighbours,
+        baseline=torch.cat(baseline)[: len(real)],
     )
 
 
-def _pictures(painter: Painter, made: Tensor, near: Tensor) -> Iterator[tuple[str, bytes]]:
-    beside = torch.stack([made[:SHOWN].float(), near]).flatten(0, 1)
+def _pictures(
+    sampler: Sampler, generated: Tensor, neighbours: Tensor
+) -> Iterator[tuple[str, bytes]]:
+    pairs = torch.stack([generated[:EXAMPLES].float(), neighbours]).flatten(0, 1)
     yield (
-        "samples, and under each the training picture that is nearest to it",
-        grid_png(to_uint8(beside), columns=len(near)),
+        "samples, each above the nearest training picture",
+        grid_png(to_uint8(pairs), columns=len(neighbours)),
     )
     labels = None
-    if painter.classes:
-        labels = (torch.arange(SHOWN) % len(painter.classes)).repeat_interleave(WAY)
-    ways = painter.paint(painter.between(SHOWN, WAY, SEED), labels)
-    yield "on the way from one sample to another", grid_png(to_uint8(ways), columns=WAY)
+    if sampler.classes:
+        labels = (torch.arange(EXAMPLES) % len(sampler.classes)).repeat_interleave(
+            INTERPOLATION_STEPS
+        )
+    interpolations = sampler.generate(
+        sampler.interpolate(EXAMPLES, INTERPOLATION_STEPS, SEED), labels
+    )
+    yield (
+        "interpolations between samples",
+        grid_png(to_uint8(interpolations), columns=INTERPOLATION_STEPS),
+    )
 
 
-def _blocks(data: dict[str, Any], split: str, painter: Painter, rows: int) -> Iterator[Tensor]:
-    """All rows of a split in the order of the store: (at most rows, 3, size, size) float32."""
+def _blocks(data: dict[str, Any], split: str, sampler: Sampler, rows: int) -> Iterator[Tensor]:
+    """Yield the rows of a split in store order, (at most *rows*, 3, size, size) float32."""
     loader = Loader(
         data["store"],
         split,
@@ -230,28 +256,28 @@ def _blocks(data: dict[str, Any], split: str, painter: Painter, rows: int) -> It
         batch_size=rows,
         order="sequential",
         drop_last=False,
-        rank=0,  # a report reads every row, also one that is made under a launcher of ranks
+        rank=0,  # a report reads every row, even under a launcher that sets ranks
         world=1,
     )
-    as_judged = plain(painter.options, int(data["size"]))
-    for images, _, which in loader:
+    normalise = plain(sampler.options, int(data["size"]))
+    for images, _, row_numbers in loader:
         assert isinstance(images, Tensor)  # of one size
-        yield as_judged(images, which, 0)
+        yield normalise(images, row_numbers, 0)
 
 
 def _first(blocks: Iterator[Tensor], count: int) -> Tensor:
-    """The first *count* rows, in half precision: a level of a picture is sixteen steps of it."""
-    found: list[Tensor] = []
+    """Return the first *count* rows in half precision, which is finer than 8-bit pixel levels."""
+    parts: list[Tensor] = []
     rows = 0
     for images in blocks:
-        found.append(images.half())
+        parts.append(images.half())
         rows += len(images)
         if rows >= count:
             break
-    return torch.cat(found)[:count]
+    return torch.cat(parts)[:count]
 
 
 def _bytes(images: Tensor) -> Tensor:
-    """(n, 3, h, w) uint8."""
-    made: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images)
-    return torch.from_numpy(made).permute(0, 3, 1, 2)
+    """Convert images in [-1, 1] to (n, 3, h, w) uint8."""
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

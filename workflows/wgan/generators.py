@@ -1,4 +1,4 @@
-"""Networks that make pictures of noise."""
+"""Generators: networks that map noise to pictures or vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflows.training.world import BatchNorm
 
 
 def _with_labels(noise: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """(n, k) noise, with a number more for each class: 1 for that of the label."""
+    """Append the one-hot labels to (n, k) noise; without classes return the noise itself."""
     if not classes:
         return noise
     assert labels is not None
@@ -22,7 +22,7 @@ def _with_labels(noise: Tensor, labels: Tensor | None, classes: int) -> Tensor:
 
 
 class ConvGenerator(nn.Module):
-    """The generator of DCGAN (Radford et al. 2016) as the paper's code of WGAN has it.
+    """The generator of DCGAN (Radford et al. 2016), as in the code published with WGAN.
 
     (n, noise) and, with classes, (n,) labels -> (n, channels, size, size) in [-1, 1].
     """
@@ -38,16 +38,16 @@ class ConvGenerator(nn.Module):
         norm: bool = True,
         classes: int = 0,
     ) -> None:
-        """Make it.
+        """Create a generator with random weights.
 
         Args:
-            size: Of the pictures, in pixels: 4 times a power of 2.
-            noise: Numbers that a picture is made of.
-            channels: Of the pictures.
+            size: Side of the pictures, in pixels: 4 times a power of 2.
+            noise: Number of random values from which a picture is generated.
+            channels: Channels of the pictures.
             width: Channels before the last layer.
-            extra: Layers of 3 x 3 before the last.
-            norm: Whether there is batch norm.
-            classes: 0 = labels are not looked at.
+            extra: Number of additional 3 x 3 layers before the last.
+            norm: True for batch norm.
+            classes: Number of classes; 0 = ignore labels.
         """
         super().__init__()
         self._classes = classes
@@ -68,13 +68,13 @@ class ConvGenerator(nn.Module):
         initialise(self)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make pictures."""
-        made: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
-        return made
+        """Generate pictures (n, channels, size, size) in [-1, 1]."""
+        images: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
+        return images
 
 
 class ResidualGenerator(nn.Module):
-    """The generator for 32 px of Gulrajani et al. 2017, appendix F; other sizes by more blocks.
+    """The generator for 32 px of Gulrajani et al. 2017, appendix F; other sizes use more blocks.
 
     (n, noise) and, with classes, (n,) labels -> (n, channels, size, size) in [-1, 1].
     """
@@ -89,7 +89,7 @@ class ResidualGenerator(nn.Module):
         norm: bool = True,
         classes: int = 0,
     ) -> None:
-        """Make it; arguments as of `ConvGenerator`."""
+        """Create a generator with random weights; arguments as for `ConvGenerator`."""
         super().__init__()
         self._classes = classes
         self._width = width
@@ -104,14 +104,14 @@ class ResidualGenerator(nn.Module):
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make pictures."""
+        """Generate pictures (n, channels, size, size) in [-1, 1]."""
         rows = self.first(_with_labels(noise, labels, self._classes))
-        made = self.body(rows.view(-1, self._width, 4, 4))
-        return torch.tanh(self.last(functional.relu(self.norm(made))))
+        maps = self.body(rows.view(-1, self._width, 4, 4))
+        return torch.tanh(self.last(functional.relu(self.norm(maps))))
 
 
 class VectorGenerator(nn.Module):
-    """A perceptron of four layers, without any norm, as Arjovsky et al. 2017 tried it.
+    """A perceptron of four layers without normalisation, as tested by Arjovsky et al. 2017.
 
     (n, noise) and, with classes, (n,) labels -> (n, *shape).
     """
@@ -126,15 +126,15 @@ class VectorGenerator(nn.Module):
         classes: int = 0,
         bounded: bool = True,
     ) -> None:
-        """Make it.
+        """Create a generator with random weights.
 
         Args:
-            shape: Of a row that is made.
-            noise: Numbers that it is made of.
-            width: Of hidden layers.
-            layers: How many of them.
-            classes: 0 = labels are not looked at.
-            bounded: Whether what is made is within [-1, 1], by a tanh.
+            shape: Shape of a generated row.
+            noise: Number of random values from which a row is generated.
+            width: Units of each hidden layer.
+            layers: Number of hidden layers.
+            classes: Number of classes; 0 = ignore labels.
+            bounded: True to limit the output to [-1, 1] by a tanh.
         """
         super().__init__()
         self._classes = classes
@@ -147,6 +147,6 @@ class VectorGenerator(nn.Module):
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make rows."""
-        made: Tensor = self.body(_with_labels(noise, labels, self._classes))
-        return made.view(-1, *self._shape)
+        """Generate rows (n, *shape)."""
+        rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
+        return rows.view(-1, *self._shape)

@@ -1,4 +1,4 @@
-"""What a GAN can be asked for. What is not said follows from the objective and the network."""
+"""The options of a GAN. Options left out follow from the objective and the network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ CRITIC_NORMS = ("batch", "layer", "spectral", "none")
 CONDITIONS = ("none", "projection", "concatenation")
 
 WARM_STEPS = 25
+"""The number of first steps in which the critic warms up."""
 WARM_EVERY = 500
-"""The first steps, and each of so many, in which the critic is brought near its best."""
+"""The interval, in steps, of further steps in which the critic warms up."""
 
-_WHAT = "what is made"
+_OUTPUT = "what is made"
 _PLAY = "what is played"
 _SPEED = "how fast"
 
@@ -45,27 +46,36 @@ _WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
 class Options(Training):
     """The flags of `tesserae train wgan`."""
 
-    image_size: int = option(64, "side of the pictures, in pixels", least=8, most=512, group=_WHAT)
+    image_size: int = option(
+        64, "side of the pictures, in pixels", least=8, most=512, group=_OUTPUT
+    )
     crop: str = option(
         "none",
-        "where squares are cut out of larger pictures: none = in the middle",
+        "position of the square crop of larger pictures: none = the centre",
         choices=("none", "random"),
-        group=_WHAT,
+        group=_OUTPUT,
     )
     shrink: bool = option(
         True, "resize stored pictures that are a quarter larger or more, on the device; otherwise a"
-        " square of --image-size is cut out of them as they are", before=False, group=_WHAT,
+        " square of --image-size is cut out of them as they are", before=False, group=_OUTPUT,
     )  # fmt: skip
-    flip: bool = option(False, "mirror half of the pictures", group=_WHAT)
+    flip: bool = option(False, "mirror half of the pictures", group=_OUTPUT)
     condition: str = option(
         "none",
-        "how the networks are told the class; none = they are not",
+        "how the networks use the class of a picture; none = they ignore it",
         choices=CONDITIONS,
-        group=_WHAT,
+        group=_OUTPUT,
     )
-    noise: int = option(100, "random numbers from which a picture is made", least=1, group=_WHAT)
+    noise: int = option(
+        100, "random numbers from which a picture is generated", least=1, group=_OUTPUT
+    )
 
-    objective: str = option("wgan", "what is minimised", choices=tuple(OBJECTIVES), group=_PLAY)
+    objective: str = option(
+        "wgan",
+        "objective of both networks, which also sets defaults of other options",
+        choices=tuple(OBJECTIVES),
+        group=_PLAY,
+    )
     clip: float | None = option(
         None,
         "largest absolute value of a critic's parameter; 0 = no limit (wgan: 0.01, others: 0)",
@@ -80,7 +90,8 @@ class Options(Training):
         group=_PLAY,
     )  # fmt: skip
     warm_critic_steps: int | None = option(
-        None, "of them in the first 25 steps and in every 500th; 0 = as in others (wgan: 100)",
+        None, "updates of the critic in each of the first 25 steps and in every 500th; 0 = as in"
+        " other steps (wgan: 100)",
         least=0, group=_PLAY,
     )  # fmt: skip
 
@@ -127,16 +138,16 @@ class Options(Training):
         least=0,
         most=0.999999,
     )
-    decay: bool = option(False, "let the learning rate fall to 0 until the last step")
+    decay: bool = option(False, "decay the learning rate linearly to 0 at the last step")
     ema: float = option(
-        0.999, "of the generator that is looked at: share of what it was; 0 = none", least=0,
-        most=0.999999,
+        0.999, "decay of the running average of the generator, which is evaluated; 0 = no average",
+        least=0, most=0.999999,
     )  # fmt: skip
-    generator_batches: int = option(1, "batches that the generator makes in its update", least=1)
+    generator_batches: int = option(1, "batches in an update of the generator", least=1)
 
     precision: str = option(
         "auto",
-        "auto = bfloat16 where the machine computes with it, else float32",
+        "dtype of the computation: auto = bfloat16 if the hardware supports it, else float32",
         choices=("auto", "float32", "bfloat16"),
         group=_SPEED,
     )
@@ -146,11 +157,15 @@ class Options(Training):
         choices=("auto", "fused", "foreach", "single"),
         group=_SPEED,
     )
-    channels_last: bool = option(True, "in memory", group=_SPEED)
-    compile: bool = option(False, "let torch compile the networks", group=_SPEED)
+    channels_last: bool = option(True, "channels-last memory layout", group=_SPEED)
+    compile: bool = option(False, "compile the networks with torch.compile", group=_SPEED)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense together."""
+        """Refuse combinations of options that cannot work.
+
+        Raises:
+            ValueError: A value is not allowed, or not together with another one.
+        """
         super().__post_init__()
         if self.batch_size < 2:
             raise ValueError("--batch-size is 1: expected at least 2, for batch norm.")
@@ -172,11 +187,15 @@ class Options(Training):
             raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
 
     def shrunk_side(self, stored: int) -> int | None:
-        """Side to which stored pictures are resized on the device; None = they are not."""
+        """Return the side to which the device resizes pictures; None = it does not resize them."""
         return shrunk_side(stored, self.image_size, crop=self.crop) if self.shrink else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
-        """Refuse to tell classes apart where there are none."""
+        """Refuse to condition on classes if the split lacks classes or labels.
+
+        Raises:
+            ValueError: There are fewer than two classes, or rows without a label.
+        """
         if self.condition != "none" and (classes < 2 or unlabelled):
             raise ValueError(
                 f"--condition is {self.condition}: expected labels of every picture, and at least"
@@ -185,18 +204,18 @@ class Options(Training):
 
     @property
     def usual_updates(self) -> int:
-        """How many updates complete a step: those of the critic, and one of the generator."""
+        """The number of updates in a step: those of the critic, and one of the generator."""
         return (self.filled().critic_steps or 1) + 1
 
     def updates_to(self, step: int) -> int:
-        """How many updates, of critic and generator, complete the first *step* steps."""
+        """Return the number of updates, of both networks, in the first *step* steps."""
         usual = self.usual_updates
         more = (self.filled().warm_critic_steps or usual - 1) - (usual - 1)
         warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
         return step * usual + warm * more
 
     def warming(self, step: int) -> str:
-        """That the critic is brought near its best, where it is."""
+        """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
         updates = self.filled().warm_critic_steps
         if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
             return ""
@@ -204,7 +223,7 @@ class Options(Training):
         return f"warm-up{until}: {updates:,} critic updates a step"
 
     def quicker(self) -> str:
-        """Options that make a step quicker."""
+        """Return the options that make a step faster, as a phrase for the terminal."""
         warm = ", --warm-critic-steps 0" if self.filled().warm_critic_steps else ""
         return (
             "a smaller --image-size (with a store of that size), --generator-width or"
@@ -212,29 +231,29 @@ class Options(Training):
         )
 
     def changeable(self) -> tuple[str, ...]:
-        """Options that may be others where a run goes back to an earlier step."""
+        """Return the options that may change when a run goes back to an earlier step."""
         return (
             "rate", "beta1", "beta2", "decay", "clip", "penalty", "critic_steps",
             "warm_critic_steps", "precision",
         )  # fmt: skip
 
     def to_lower(self) -> str:
-        """What a person lowers where a loss is not finite any more."""
+        """Return the option to lower, with its value, after training has diverged."""
         return f"--rate (now {self.filled().rate:g})"
 
     @property
     def penalty_weight(self) -> float:
-        """Of the gradient penalty; 0 = none."""
+        """The weight of the gradient penalty; 0 = none."""
         return OBJECTIVES[self.objective].penalty if self.penalty is None else self.penalty
 
     @property
     def clip_limit(self) -> float | None:
-        """To what the critic's parameters are clipped; None = they are not."""
+        """The limit to which critic parameters are clipped; None = no clipping."""
         limit = OBJECTIVES[self.objective].clip if self.clip is None else self.clip
         return limit or None
 
     def filled(self) -> Self:
-        """The same, with what follows from the objective and the networks in place of None."""
+        """Return a copy in which None is replaced by the objective's and the networks' defaults."""
         follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
         if self.critic == "perceptron" or (self.critic == "residual" and self.penalty_weight):
             follows["critic_norm"] = "none"  # as Gulrajani et al. have it, appendix F

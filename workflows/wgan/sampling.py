@@ -1,4 +1,4 @@
-"""Pictures from a run: of its generator, as its newest checkpoint has it."""
+"""Samples of a run's generator, as saved in its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -14,86 +14,99 @@ from workflows.wgan.options import Options
 from workflows.wgan.stage import make_generator
 
 STAGE = "workflows.wgan.stage:Wgan"
-BATCH = 64
+"""The name of the stage in `options.json`, which must not change."""
+BATCH_ROWS = 64
+"""The number of pictures generated at once."""
 
 
 @dataclass(frozen=True)
-class Painter:
-    """A generator that was trained."""
+class Sampler:
+    """A trained generator with the facts of its run."""
 
     generator: nn.Module
     options: Options
     classes: tuple[str, ...]
-    """Those that it tells apart, in words; () = none."""
+    """The names of the classes that it conditions on; () = none."""
     wnids: tuple[str, ...]
-    """Of the same."""
+    """The wnids of the same classes."""
     checkpoint: Checkpoint
     step: int
+    """The number of complete steps at the checkpoint."""
     device: torch.device
+    """The device that generates pictures."""
 
     @torch.no_grad()
-    def paint(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make pictures.
+    def generate(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Generate pictures from noise.
 
         Args:
             noise: (n, noise) float32.
-            labels: (n,) int64, where it tells classes apart.
+            labels: (n,) int64, used by a conditional generator (default: all classes in turn).
 
         Returns:
-            (n, 3, size, size) float32 in [-1, 1].
+            (n, 3, size, size) float32 in [-1, 1], on the CPU.
         """
-        parts = [torch.split(noise, BATCH)]
+        parts = [torch.split(noise, BATCH_ROWS)]
         if self.classes:
-            every = torch.arange(len(noise)) % len(self.classes) if labels is None else labels
-            parts.append(torch.split(every, BATCH))
+            all_labels = torch.arange(len(noise)) % len(self.classes) if labels is None else labels
+            parts.append(torch.split(all_labels, BATCH_ROWS))
         return torch.cat(
             [
-                self.generator(*(one.to(self.device) for one in part)).float().cpu()
-                for part in zip(*parts, strict=True)
+                self.generator(*(tensor.to(self.device) for tensor in batch)).float().cpu()
+                for batch in zip(*parts, strict=True)
             ]
         )
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """(count, noise) float32, of *seed*."""
+        """Draw noise from *seed*, (count, noise) float32."""
         return World().normal(count, self.options.noise, key=("samples", seed))
 
-    def between(self, rows: int, steps: int, seed: int) -> Tensor:
-        """Noise on the way from one picture to another: (rows * steps, noise), way by way.
+    def interpolate(self, rows: int, steps: int, seed: int) -> Tensor:
+        """Interpolate between pairs of noise vectors.
 
-        Along the sphere, on which nearly all noise lies (White: Sampling Generative Networks,
-        arXiv 1609.04468).
+        The interpolation is spherical, since nearly all noise lies close to a sphere (White:
+        Sampling Generative Networks, arXiv 1609.04468).
+
+        Args:
+            rows: Number of pairs.
+            steps: Number of vectors on each path, its ends included.
+            seed: Seed of the ends.
+
+        Returns:
+            (rows * steps, noise) float32, path after path.
         """
         ends = self.noise(2 * rows, seed)
-        one, other = ends[:rows, None], ends[rows:, None]
+        start, end = ends[:rows, None], ends[rows:, None]
         share = torch.linspace(0, 1, steps).view(1, -1, 1)
         angle = torch.acos(
-            nn.functional.cosine_similarity(one, other, dim=-1).clamp(-0.9995, 0.9995)
+            nn.functional.cosine_similarity(start, end, dim=-1).clamp(-0.9995, 0.9995)
         )[..., None]
-        made = (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / (
+        path = (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / (
             torch.sin(angle)
         )
-        return made.flatten(0, 1)
+        return path.flatten(0, 1)
 
 
-def open_painter(folder: RunFolder, device: torch.device | None = None) -> Painter:
-    """The generator of a run.
+def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampler:
+    """Load the averaged generator of a run's newest checkpoint.
 
     Args:
-        folder: Of the run.
-        device: Where it makes pictures (the processor, on which they are the same to the bit).
+        folder: The run folder.
+        device: The device that generates pictures (default: the CPU, which gives bit-identical
+            pictures everywhere).
 
     Raises:
-        TesseraeError: It is no run of this stage, or has not saved anything yet.
+        TesseraeError: The run is of another stage, or has no checkpoint yet.
     """
-    asked = folder.asked()
-    if asked["options"].get("stage") != STAGE:
+    record = folder.asked()
+    if record["options"].get("stage") != STAGE:
         raise TesseraeError(
-            f"{folder.path} makes no pictures from noise: expected a run of `tesserae train wgan`."
+            f"{folder.path} has no generator of pictures: expected a run of `tesserae train wgan`."
         )
     newest = folder.newest()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet.")
-    options = Options.of(asked["options"]).filled()
+    options = Options.of(record["options"]).filled()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))
@@ -105,6 +118,6 @@ def open_painter(folder: RunFolder, device: torch.device | None = None) -> Paint
     generator.load_state_dict(average)
     wnids = tuple(folder.data()["wnids"]) if classes else ()
     device = device or torch.device("cpu")
-    return Painter(
+    return Sampler(
         generator.eval().to(device), options, classes, wnids, newest, state["step"], device
     )

@@ -1,4 +1,4 @@
-"""The training of a GAN: some updates of the critic, then one of the generator, is a step."""
+"""The training stage of GANs: a step is some updates of the critic and one of the generator."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGe
 from workflows.wgan.options import WARM_EVERY, WARM_STEPS, Options
 
 SAMPLES = 64
-"""Pictures of a grid."""
-JUDGED = 512
-"""Rows, of each kind, that a look compares."""
+"""The number of pictures in a grid of samples."""
+EVALUATION_ROWS = 512
+"""The number of rows, generated and real, that an evaluation compares."""
 RGB = (0.5, 0.5, 0.5)
-"""Mean and spread that bring 0..255 to -1..1."""
+"""The mean and the standard deviation that normalise pixels 0..255 to -1..1."""
 
 
 class Wgan:
-    """A generator and a critic, from a store."""
+    """The stage of `tesserae train wgan`: a generator and a critic that learn from a store."""
 
     def __init__(self, options: Options, data: Data, world: World) -> None:
-        """Make both networks; see `workflows.training.loop.Stage`."""
+        """Create both networks, as `workflows.training.loop.Stage` defines."""
         self.options = options = options.filled()
         self.world = world
         self.step = 0
         self._critic_updates = 0
-        self._told: dict[str, Tensor] = {}
+        self._critic_metrics: dict[str, Tensor] = {}
         self.classes = len(data.classes) if options.condition != "none" else 0
         generator, critic = (
             make_generator(options, self.classes),
@@ -80,19 +80,23 @@ class Wgan:
     # --- updates --------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, Tensor]:
-        """An update of the critic, or that of the generator which completes the step."""
-        wanted = self._critic_steps()
-        if self._critic_updates < wanted:
-            told = self._update_critic()
+        """Update the critic, or the generator, which completes the step; return the metrics."""
+        critic_steps = self._critic_steps()
+        if self._critic_updates < critic_steps:
+            metrics = self._update_critic()
             self._critic_updates += 1
-            if self._critic_updates == wanted:  # what is told of a step is of its last
-                self._told = {name: self.world.mean(value) for name, value in told.items()}
-            return told
-        told = self._told | self._update_generator()
+            if (
+                self._critic_updates == critic_steps
+            ):  # a step reports the metrics of its last critic update
+                self._critic_metrics = {
+                    name: self.world.mean(value) for name, value in metrics.items()
+                }
+            return metrics
+        metrics = self._critic_metrics | self._update_generator()
         self.average.update_parameters(self.game.generator)
         self.step += 1
         self._critic_updates = 0
-        return told
+        return metrics
 
     def _critic_steps(self) -> int:
         options = self.options
@@ -102,14 +106,14 @@ class Wgan:
     def _update_critic(self) -> dict[str, Tensor]:
         options, rows = self.options, self.options.batch_size
         self._set_rate(self.game.critic_optimiser)
-        taken = self.batches.take()
+        batch = self.batches.take()
         key = (options.seed, self.step, self._critic_updates)
         share = None
         if options.penalty_weight:
             share = self.world.uniform(rows, key=(*key, "share"))
-        condition = self._condition(taken.labels)
+        condition = self._condition(batch.labels)
         noise = self.world.normal(rows, options.noise, key=(*key, "noise"))
-        images = self._laid_out(taken.images)
+        images = self._laid_out(batch.images)
         return self.game.critic_update(images, (noise, *condition), condition, share=share)
 
     def _update_generator(self) -> dict[str, Tensor]:
@@ -128,18 +132,26 @@ class Wgan:
 
     def _set_rate(self, optimiser: torch.optim.Optimizer) -> None:
         if self.options.decay:
-            left = max(0.0, 1 - self.step / self.options.steps)
+            remaining = max(0.0, 1 - self.step / self.options.steps)
             for group in optimiser.param_groups:
-                group["lr"] = self.options.rate * left  # type: ignore[operator]  # it is filled
+                group["lr"] = self.options.rate * remaining  # type: ignore[operator]  # `filled` has set it
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
 
-    # --- looking --------------------------------------------------------------------------------
+    # --- evaluation -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the averaged generator makes: (n, 3, size, size) float32 in [-1, 1]."""
+        """Generate pictures with the averaged generator.
+
+        Args:
+            noise: (n, noise) float32.
+            labels: (n,) int64, for a conditional generator.
+
+        Returns:
+            (n, 3, size, size) float32 in [-1, 1].
+        """
         self.average.eval()
         condition = () if labels is None else (labels,)
         return torch.cat(
@@ -152,41 +164,47 @@ class Wgan:
             ]
         )
 
-    def look(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """The critic's figures on rows that it has not learned from, and how far samples are."""
-        alone = World(device=self.world.device)
-        noise = alone.normal(JUDGED, self.options.noise, key=(self.options.seed, "look"))
-        labels = torch.arange(JUDGED, device=alone.device) % self.classes if self.classes else None
-        made = self.sample(noise, labels)
-        figures = self._judge()
+    def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
+        """Return the critic's metrics and the samples' distance on held-out rows, and samples."""
+        one_rank = World(device=self.world.device)
+        noise = one_rank.normal(
+            EVALUATION_ROWS, self.options.noise, key=(self.options.seed, "look")
+        )
+        labels = (
+            torch.arange(EVALUATION_ROWS, device=one_rank.device) % self.classes
+            if self.classes
+            else None
+        )
+        samples = self.sample(noise, labels)
+        figures = self._evaluate_critic()
         name = "train" if self._data.held_out is None else "held_out"
-        real = torch.cat([taken.images for taken in self._rows(alone, JUDGED)])
-        figures[f"{name}_distance"] = sliced_wasserstein(made[: len(real)], real[: len(made)])
-        return figures, {"samples": to_uint8(made[:SAMPLES])}
+        real = torch.cat([batch.images for batch in self._rows(one_rank, EVALUATION_ROWS)])
+        figures[f"{name}_distance"] = sliced_wasserstein(samples[: len(real)], real[: len(samples)])
+        return figures, {"samples": to_uint8(samples[:SAMPLES])}
 
-    def _judge(self) -> dict[str, float]:
+    def _evaluate_critic(self) -> dict[str, float]:
         if self._data.held_out is None:
             return {}
-        found: list[dict[str, Tensor]] = []
-        for place, taken in enumerate(self._rows(self.world, JUDGED)):
-            key = (self.options.seed, "judge", place)
+        batch_metrics: list[dict[str, Tensor]] = []
+        for index, batch in enumerate(self._rows(self.world, EVALUATION_ROWS)):
+            key = (self.options.seed, "judge", index)
             noise = self.world.normal(self._batch_rows(), self.options.noise, key=key)
-            condition = self._condition(taken.labels)
-            found.append(
-                self.game.judge(self._laid_out(taken.images), (noise, *condition), condition)
+            condition = self._condition(batch.labels)
+            batch_metrics.append(
+                self.game.judge(self._laid_out(batch.images), (noise, *condition), condition)
             )
         return {
             f"held_out_{name}": float(
-                self.world.mean(torch.stack([one[name] for one in found]).mean())
+                self.world.mean(torch.stack([metrics[name] for metrics in batch_metrics]).mean())
             )
-            for name in (found[0] if found else ())
+            for name in (batch_metrics[0] if batch_metrics else ())
         }
 
     def _batch_rows(self) -> int:
         return self.options.batch_size
 
     def _rows(self, world: World, rows: int) -> Iterator[Taken]:
-        """Batches of rows that nothing is learned from; of the training rows if there are none."""
+        """Yield unaugmented batches of held-out rows, or of training rows if none are held out."""
         loader = self._data.held_out or self._data.train
         batches = Batches(loader, self._plain, world, here=self._data.beside)
         count = min(max(1, rows // loader.batch_size), len(batches.loader))
@@ -198,31 +216,33 @@ class Wgan:
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """See `workflows.training.loop.Stage`."""
+        """Return the state of the networks, the optimisers, the average and the loader."""
         return {
             "game": self.game.state_dict(),
             "average": self.average.state_dict(),
             "batches": self.batches.state_dict(),
             "step": self.step,
             "critic_updates": self._critic_updates,
-            "told": dict(self._told),
+            "told": dict(self._critic_metrics),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `workflows.training.loop.Stage`."""
+        """Restore a state that `state_dict` returned."""
         self.game.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
         self._critic_updates = state["critic_updates"]
-        self._told = {name: value.to(self.world.device) for name, value in state["told"].items()}
+        self._critic_metrics = {
+            name: value.to(self.world.device) for name, value in state["told"].items()
+        }
 
 
 def plain(options: Options, stored: int) -> Augment:
-    """How pictures are judged: as they are learned from, but nothing drawn.
+    """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:
-        options: Of the stage.
+        options: The options of the stage.
         stored: Side of the stored pictures, in pixels.
     """
     size = options.image_size
@@ -231,18 +251,23 @@ def plain(options: Options, stored: int) -> Augment:
 
 
 def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) -> None:
-    # Less of what it was at first: an average of few is not to be of its beginning.
+    # A lower decay at first, so that the average soon forgets the random initial weights.
     steps = int(updates)
     share = min(share_of_old, (1 + steps) / (10 + steps)) if share_of_old else 0.0
     if torch.is_floating_point(averaged[0]):
         torch._foreach_lerp_(averaged, now, 1 - share)
     else:
-        for one, other in zip(averaged, now, strict=True):
-            one.copy_(other)
+        for average, current in zip(averaged, now, strict=True):
+            average.copy_(current)
 
 
 def make_generator(options: Options, classes: int) -> nn.Module:
-    """The generator that *options*, filled, ask for: (n, noise)[, labels] -> pictures."""
+    """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> pictures.
+
+    Args:
+        options: The options, as `filled` returns them.
+        classes: Number of classes to condition on; 0 = none.
+    """
     width = options.generator_width
     assert width is not None
     size, noise = options.image_size, options.noise
@@ -259,7 +284,12 @@ def make_generator(options: Options, classes: int) -> nn.Module:
 
 
 def make_critic(options: Options, classes: int) -> nn.Module:
-    """The critic that *options*, filled, ask for: pictures[, labels] -> scores."""
+    """Return the critic of completed *options*: pictures[, labels (n,)] -> scores (n,).
+
+    Args:
+        options: The options, as `filled` returns them.
+        classes: Number of classes to condition on; 0 = none.
+    """
     width, norm = options.critic_width, options.critic_norm
     assert width is not None
     assert norm is not None
@@ -288,13 +318,13 @@ def _optimiser(options: Options, network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(network.parameters(), rate, foreach=loop == "foreach")
     assert beta1 is not None
     assert beta2 is not None
-    how = {"fused": loop == "fused", "foreach": loop == "foreach"}
-    return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), **how)
+    implementation = {"fused": loop == "fused", "foreach": loop == "foreach"}
+    return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), **implementation)
 
 
-def _precision(wanted: str, device: torch.device) -> torch.dtype:
-    if wanted != "auto":
-        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+def _precision(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

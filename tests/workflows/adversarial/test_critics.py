@@ -1,4 +1,4 @@
-"""Networks that judge and make, against what papers say of them."""
+"""Tests of critics and generators against the descriptions in papers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGe
 
 
 def size_of(network: torch.nn.Module) -> int:
+    """Return the number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())
 
 
-def test_they_are_as_large_as_those_of_the_papers() -> None:
-    """Those of DCGAN for 64 px, counted by layer; with an extra layer, as a notebook printed it."""
+def test_networks_have_the_papers_numbers_of_parameters() -> None:
+    """The numbers of parameters equal those of DCGAN for 64 px, also with an extra layer."""
     critic = 3 * 64 * 16 + sum(64 * 2**i * 128 * 2**i * 16 + 2 * 128 * 2**i for i in range(3))
     assert size_of(ConvCritic(64)) == critic + 512 * 16
     generator = 100 * 512 * 16 + 2 * 512 + 64 * 3 * 16
@@ -31,29 +32,29 @@ def test_they_are_as_large_as_those_of_the_papers() -> None:
 @pytest.mark.parametrize("size", [8, 16, 32, 64])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_shapes(size: int, classes: int) -> None:
-    """Of every size, with and without classes, by both ways to look at them."""
+    """Networks of every size have the right shapes, with and without classes."""
     labels = torch.tensor([0, 2]) if classes else None
     noise = torch.randn(2, 5)
     for condition in ("projection", "concatenation"):
-        how = {"classes": classes, "condition": condition}
+        conditioning = {"classes": classes, "condition": condition}
         for generator in (
             ConvGenerator(size, 5, width=4, classes=classes),
             ResidualGenerator(size, 5, width=4, classes=classes),
             VectorGenerator((3, size, size), 5, width=4, classes=classes),
         ):
-            made = generator(noise, labels)
-            assert made.shape == (2, 3, size, size)
-            assert float(made.detach().abs().max()) <= 1
+            images = generator(noise, labels)
+            assert images.shape == (2, 3, size, size)
+            assert float(images.detach().abs().max()) <= 1
         for critic in (
-            ConvCritic(size, width=4, **how),
-            ResidualCritic(size, width=4, **how),
-            VectorCritic(3 * size * size, width=4, **how),
+            ConvCritic(size, width=4, **conditioning),
+            ResidualCritic(size, width=4, **conditioning),
+            VectorCritic(3 * size * size, width=4, **conditioning),
         ):
-            assert critic(made, labels).shape == (2,)
+            assert critic(images, labels).shape == (2,)
 
 
 def test_a_projection_is_added_to_the_score() -> None:
-    """The features of a row times the vector of its label (Miyato and Koyama 2018)."""
+    """The score includes features times the label's vector (Miyato and Koyama 2018)."""
     torch.manual_seed(0)
     critic = ConvCritic(16, width=4, norm="none", classes=3)
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 1])
@@ -65,7 +66,7 @@ def test_a_projection_is_added_to_the_score() -> None:
 
 
 def test_labels_are_channels_of_ones() -> None:
-    """One for each class (Mirza and Osindero 2014)."""
+    """Each class has a one-hot channel (Mirza and Osindero 2014)."""
     critic = ConvCritic(16, width=4, classes=3, condition="concatenation")
     joined = critic.labelled.join(torch.zeros(2, 3, 16, 16), torch.tensor([2, 0]))
     assert joined.shape == (2, 6, 16, 16)
@@ -74,8 +75,8 @@ def test_labels_are_channels_of_ones() -> None:
 
 @pytest.mark.parametrize("change", ["", "up", "down"])
 @pytest.mark.parametrize("first", [False, True])
-def test_a_residual_block_adds_to_what_it_was_given(change: str, first: bool) -> None:
-    """Written out; the shortcut is there where nothing is added."""
+def test_a_residual_block_adds_to_its_input(change: str, first: bool) -> None:
+    """A block equals its formula, and is the identity if its layers are zero."""
     torch.manual_seed(0)
     block = Residual(3, 5, change=change, first=first)
     rows = torch.randn(2, 3, 8, 8)
@@ -86,9 +87,9 @@ def test_a_residual_block_adds_to_what_it_was_given(change: str, first: bool) ->
     def smaller(x: torch.Tensor) -> torch.Tensor:
         return functional.avg_pool2d(x, 2) if change == "down" else x
 
-    made = rows if first else rows.relu()
-    made = smaller(block.conv2(block.conv1(larger(made)).relu()))
-    expected = made + smaller(block.shortcut(larger(rows)))
+    maps = rows if first else rows.relu()
+    maps = smaller(block.conv2(block.conv1(larger(maps)).relu()))
+    expected = maps + smaller(block.shortcut(larger(rows)))
     torch.testing.assert_close(block(rows), expected, rtol=1e-4, atol=1e-5)
     same = Residual(3, 3)
     for conv in (same.conv1, same.conv2):
@@ -96,8 +97,8 @@ def test_a_residual_block_adds_to_what_it_was_given(change: str, first: bool) ->
     torch.testing.assert_close(same(rows), rows)
 
 
-def test_sizes_that_cannot_be_made_are_refused() -> None:
-    """By name."""
+def test_invalid_sizes_and_norms_are_refused() -> None:
+    """The errors name the size, the norm or the condition."""
     for size in (4, 12, 48):
         with pytest.raises(ValueError, match=f"pictures of {size} px"):
             ConvCritic(size)
@@ -109,10 +110,10 @@ def test_sizes_that_cannot_be_made_are_refused() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "spectral", "none"])
 @pytest.mark.parametrize("kind", [ConvCritic, ResidualCritic])
-def test_grey_can_be_told_from_pictures(kind: Any, norm: str) -> None:
-    """A generator that makes nothing but grey is found out.
+def test_a_critic_can_reject_grey_pictures(kind: Any, norm: str) -> None:
+    """A critic learns to reject a generator of grey pictures.
 
-    A score that is proportional to the picture would be 0 for it, whatever is learned.
+    Without a bias the score of grey, which is all zeros, would always be 0.
     """
     torch.manual_seed(0)
     critic = kind(16, width=4, norm=norm)

@@ -1,4 +1,4 @@
-"""One update of each, against plain torch; and what one of them leaves as it is."""
+"""Tests of each update against plain torch, and of what an update leaves unchanged."""
 
 from __future__ import annotations
 
@@ -20,59 +20,62 @@ ROWS, SIZE, NOISE = 6, 16, 7
 
 
 def real_rows(seed: int = 0) -> Tensor:
+    """Return random pictures in [-1, 1]."""
     return torch.randn(ROWS, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)).tanh()
 
 
 def noise(seed: int = 1) -> Tensor:
+    """Return inputs of the generator."""
     return torch.randn(ROWS, NOISE, generator=torch.Generator().manual_seed(seed))
 
 
 def make_game(objective: str, norm: str = "batch", critic: Any = ConvCritic, **rules: Any) -> Game:
+    """Return a game of small networks with an objective and its constraints."""
     torch.manual_seed(5)
     generator = ConvGenerator(SIZE, NOISE, width=4)
-    judge = critic(SIZE, width=4, norm=norm)
-    found = OBJECTIVES[objective]
-    asked = {"clip": found.clip, "penalty": found.penalty} | rules
+    network = critic(SIZE, width=4, norm=norm)
+    loss = OBJECTIVES[objective]
+    settings = {"clip": loss.clip, "penalty": loss.penalty} | rules
     return Game(
         generator,
-        judge,
+        network,
         torch.optim.RMSprop(generator.parameters(), 5e-3),
-        torch.optim.RMSprop(judge.parameters(), 5e-3),
-        Rules(found, **asked),
+        torch.optim.RMSprop(network.parameters(), 5e-3),
+        Rules(loss, **settings),
         World(),
     )
 
 
 def plain_losses(objective: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Critic's and generator's, written as the papers do: D after a sigmoid, labels, squares."""
+    """Return the critic's and the generator's losses in the notation of the papers."""
     ones, zeros = torch.ones_like(real), torch.zeros_like(fake)
     entropy = nn.BCELoss()
     if objective in ("wgan", "wgan-gp"):
         return -(real.mean() - fake.mean()), -fake.mean()
     if objective == "dcgan":
-        judged = entropy(torch.sigmoid(real), ones) + entropy(torch.sigmoid(fake), zeros)
-        return judged, entropy(torch.sigmoid(fake), ones)
+        critic_loss = entropy(torch.sigmoid(real), ones) + entropy(torch.sigmoid(fake), zeros)
+        return critic_loss, entropy(torch.sigmoid(fake), ones)
     if objective == "lsgan":
         square = nn.MSELoss()
         return square(real, ones) / 2 + square(fake, zeros) / 2, square(fake, ones) / 2
     zero = torch.zeros(1)
-    judged = -torch.minimum(zero, -1 + real).mean() - torch.minimum(zero, -1 - fake).mean()
-    return judged, -fake.mean()
+    critic_loss = -torch.minimum(zero, -1 + real).mean() - torch.minimum(zero, -1 - fake).mean()
+    return critic_loss, -fake.mean()
 
 
 def plain_slope(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
-    """The gradient penalty, row by row where no row depends on another."""
+    """Return the gradient penalty, computed row by row; rows must be independent."""
     rows = []
-    for one, other, part in zip(real, fake, share, strict=True):
-        between = (part * one + (1 - part) * other).detach()[None].requires_grad_()
+    for real_row, fake_row, part in zip(real, fake, share, strict=True):
+        between = (part * real_row + (1 - part) * fake_row).detach()[None].requires_grad_()
         slope = torch.autograd.grad(critic(between)[0], between, create_graph=True)[0]
         rows.append((slope.pow(2).sum().sqrt() - 1) ** 2)
     return torch.stack(rows).mean()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_critics_and_a_generators_step_are_those_of_plain_torch(objective: str) -> None:
-    """All parameters, within what another order of sums makes."""
+def test_updates_equal_those_of_plain_torch(objective: str) -> None:
+    """All parameters agree within the rounding of another summation order."""
     game = make_game(objective, "layer" if objective == "wgan-gp" else "batch")
     generator, critic = copy.deepcopy(game.generator), copy.deepcopy(game.critic)
     of_generator = torch.optim.RMSprop(generator.parameters(), 5e-3)
@@ -80,10 +83,10 @@ def test_a_critics_and_a_generators_step_are_those_of_plain_torch(objective: str
     real, share = real_rows(), torch.linspace(0.1, 0.9, ROWS)
     limit = 0.01 if objective == "wgan" else 1e9
 
-    told = game.critic_update(real, (noise(1),), share=share)
+    metrics = game.critic_update(real, (noise(1),), share=share)
     fake = generator(noise(1)).detach()
     loss, _ = plain_losses(objective, critic(real), critic(fake))
-    assert torch.allclose(told["critic_loss"], loss, atol=1e-6)
+    assert torch.allclose(metrics["critic_loss"], loss, atol=1e-6)
     if objective == "wgan-gp":
         loss = loss + 10 * plain_slope(critic, real, fake, share)
     of_critic.zero_grad()
@@ -93,60 +96,60 @@ def test_a_critics_and_a_generators_step_are_those_of_plain_torch(objective: str
         parameter.data.clamp_(-limit, limit)
     expect_equal(game.critic, critic)
 
-    told = game.generator_update((noise(2),))
+    metrics = game.generator_update((noise(2),))
     scores = critic(generator(noise(2)))
     _, loss = plain_losses(objective, scores, scores)
-    assert torch.allclose(told["generator_loss"], loss, atol=1e-6)
+    assert torch.allclose(metrics["generator_loss"], loss, atol=1e-6)
     of_generator.zero_grad()
     loss.backward()
     of_generator.step()
     expect_equal(game.generator, generator)
 
 
-def expect_equal(found: nn.Module, expected: nn.Module, *, within: float = 2e-6) -> None:
+def expect_equal(actual: nn.Module, expected: nn.Module, *, within: float = 2e-6) -> None:
+    """Check that two networks have nearly equal parameters."""
     changed = 0
-    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=within)
+    for actual_parameter, expected_parameter in zip(
+        actual.parameters(), expected.parameters(), strict=True
+    ):
+        torch.testing.assert_close(actual_parameter, expected_parameter, rtol=1e-4, atol=within)
         changed += 1
     assert changed > 3
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_rows_computed_in_parts_give_the_step_of_all_at_once(objective: str) -> None:
-    """Where no row depends on another; parts are not of one length."""
+def test_micro_batches_give_the_update_of_the_batch(objective: str) -> None:
+    """Micro-batches of unequal length give the update of the whole batch."""
     rows = 7
-    games = [make_game(objective, "layer", micro_batch=most) for most in (None, 3)]
-    told = []
+    games = [make_game(objective, "layer", micro_batch=limit) for limit in (None, 3)]
+    all_metrics = []
     for game, parts in zip(games, ({7}, {2, 3}), strict=True):
         seen: set[int] = set()
-        game.generator.eval()  # its batch norm looks at no other rows
+        game.generator.eval()  # so that its batch norm does not mix rows
         game.critic.register_forward_pre_hook(
-            lambda _, given, seen=seen: seen.add(len(given[0]))  # type: ignore[misc]
+            lambda _, arguments, seen=seen: seen.add(len(arguments[0]))  # type: ignore[misc]
         )
         real = torch.cat([real_rows(0), real_rows(3)])[:rows]
-        made = torch.cat([noise(1), noise(2)])[:rows]
-        found = game.critic_update(real, (made,), share=torch.linspace(0.1, 0.9, rows))
-        other = real.clone()
-        found |= game.generator_update(
-            (made,), weight=0.5,
-            other=lambda fake, part, other=other: (fake - other[part]).abs().mean(),
+        inputs = torch.cat([noise(1), noise(2)])[:rows]
+        metrics = game.critic_update(real, (inputs,), share=torch.linspace(0.1, 0.9, rows))
+        target = real.clone()
+        metrics |= game.generator_update(
+            (inputs,), weight=0.5,
+            other=lambda fake, part, target=target: (fake - target[part]).abs().mean(),
         )  # fmt: skip
-        told.append(found)
+        all_metrics.append(metrics)
         assert seen == parts
-    assert told[0].keys() == told[1].keys()
-    for name, value in told[0].items():
-        torch.testing.assert_close(told[1][name], value, rtol=1e-4, atol=1e-6)
-    expect_equal(games[1].critic, games[0].critic, within=5e-5)  # of steps of 5e-3
+    assert all_metrics[0].keys() == all_metrics[1].keys()
+    for name, value in all_metrics[0].items():
+        torch.testing.assert_close(all_metrics[1][name], value, rtol=1e-4, atol=1e-6)
+    expect_equal(games[1].critic, games[0].critic, within=5e-5)  # updates are of the order of 5e-3
     expect_equal(games[1].generator, games[0].generator, within=5e-5)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "spectral"])
 @pytest.mark.parametrize("critic", [ConvCritic, ResidualCritic])
-def test_an_update_of_one_leaves_the_other_as_it_is_to_the_bit(norm: str, critic: Any) -> None:
-    """What a famous notebook got wrong: there the generator's step taught the discriminator too.
-
-    Figures of batch norm and of spectral norm are part of a network.
-    """
+def test_an_update_leaves_the_other_network_unchanged(norm: str, critic: Any) -> None:
+    """An update changes neither parameters nor running statistics of the other network."""
     game = make_game("dcgan", norm, critic)
     game.critic_update(real_rows(), (noise(),))
     for update, changes, stays in (
@@ -165,8 +168,8 @@ def test_an_update_of_one_leaves_the_other_as_it_is_to_the_bit(norm: str, critic
             assert any(not torch.equal(changes.state_dict()[n], v) for n, v in was.items())
 
 
-def test_a_notebooks_way_to_freeze_would_be_noticed() -> None:
-    """One optimiser over both, as it had: the critic is moved by the generator's loss."""
+def test_a_shared_optimiser_would_be_noticed() -> None:
+    """A single optimiser over both networks would move the critic by the generator's loss."""
     game = make_game("dcgan")
     both = [*game.generator.parameters(), *game.critic.parameters()]
     optimiser = torch.optim.RMSprop(both, 5e-3)
@@ -178,8 +181,8 @@ def test_a_notebooks_way_to_freeze_would_be_noticed() -> None:
     assert not all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_clipping_holds_from_the_beginning_and_after_every_step() -> None:
-    """Of any objective, where it is asked for."""
+def test_clipping_holds_before_and_after_every_update() -> None:
+    """Clipping applies to any objective that is given a limit."""
     game = make_game("lsgan", clip=0.02)
     for step in range(3):
         assert max(float(p.detach().abs().max()) for p in game.critic.parameters()) <= 0.02
@@ -187,17 +190,17 @@ def test_clipping_holds_from_the_beginning_and_after_every_step() -> None:
 
 
 def test_a_penalty_can_be_added_to_any_objective() -> None:
-    """And is told."""
+    """The penalty is reported, and changes the update."""
     plain, smooth = make_game("hinge", "layer"), make_game("hinge", "layer", penalty=10.0)
     share = torch.rand(ROWS)
     assert "penalty" not in plain.critic_update(real_rows(), (noise(),))
     assert smooth.critic_update(real_rows(), (noise(),), share=share)["penalty"] >= 0
-    one, other = (next(iter(g.critic.parameters())) for g in (plain, smooth))
-    assert not torch.equal(one, other)
+    plain_parameter, smooth_parameter = (next(iter(g.critic.parameters())) for g in (plain, smooth))
+    assert not torch.equal(plain_parameter, smooth_parameter)
 
 
-def test_the_slope_of_what_is_known() -> None:
-    """A linear critic has that of its weights; a square one, twice the row."""
+def test_the_penalty_of_known_slopes() -> None:
+    """The penalty is exact for a linear and for a quadratic critic."""
     real, fake, share = torch.randn(5, 4), torch.randn(5, 4), torch.rand(5)
     weights = torch.tensor([3.0, 0.0, 4.0, 0.0])
     slope = penalties.gradient_penalty(lambda rows: rows @ weights, real, fake, share)
@@ -209,16 +212,16 @@ def test_the_slope_of_what_is_known() -> None:
     )
 
 
-def test_other_losses_are_added_to_the_critics_judgement() -> None:
-    """As a stage wants that has a target."""
+def test_a_further_loss_is_added_to_the_adversarial_loss() -> None:
+    """A further loss with a target is minimised without the critic."""
     game, target = make_game("dcgan"), real_rows(9)
-    told = game.generator_update(
-        (noise(),), weight=0.0, other=lambda made, _: (made - target).abs().mean()
+    metrics = game.generator_update(
+        (noise(),), weight=0.0, other=lambda fake, _: (fake - target).abs().mean()
     )
-    assert float(told["generator_loss"]) == 0.0
-    first = float(told["other_loss"])
+    assert float(metrics["generator_loss"]) == 0.0
+    first = float(metrics["other_loss"])
     for _ in range(20):
-        told = game.generator_update(
-            (noise(),), weight=0.0, other=lambda made, _: (made - target).abs().mean()
+        metrics = game.generator_update(
+            (noise(),), weight=0.0, other=lambda fake, _: (fake - target).abs().mean()
         )
-    assert float(told["other_loss"]) < 0.95 * first
+    assert float(metrics["other_loss"]) < 0.95 * first

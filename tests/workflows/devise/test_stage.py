@@ -96,7 +96,7 @@ def test_a_look_says_nothing_of_unseen_classes(small: Small, tmp_path: Path) -> 
     """Hits of seen ones and of those to choose by; and it changes nothing."""
     stage = small_stage(small, tmp_path, unseen="2", validation=2)
     before, place = weights(stage), stage.batches.state_dict()
-    figures, pictures = stage.look()
+    figures, pictures = stage.evaluate()
     assert set(figures) == {"seen_hit1", "validation_hit1"}
     assert pictures == {}
     assert all(map(torch.equal, before, weights(stage)))

@@ -1,4 +1,4 @@
-"""Scores to be judged."""
+"""Random scores and labels for tests of metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def scored(n: int, candidates: int, seed: int, *, levels: int = 0):
-    """Scores, of so many levels if there are to be ties, and labels."""
+    """Return scores and labels; with *levels* the scores are integers and have ties."""
     draw = np.random.default_rng(seed)
     scores = draw.standard_normal((n, candidates)).astype(np.float32)
     if levels:

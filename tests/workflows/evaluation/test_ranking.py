@@ -1,4 +1,4 @@
-"""Figures of answers, beside plain loops over all orders of what is tied, and by their laws."""
+"""Tests of ranking metrics against plain loops over all orders of ties, and by their laws."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workflows.evaluation.ranking import (
 
 
 def some_sets(candidates: int, seed: int, ks=KS) -> dict[int, dict[int, set[int]]]:
-    """For each k and label: itself and as many others as chance has it."""
+    """Return, for each k and label, a set of the label and random other classes."""
     draw = np.random.default_rng(seed)
     return {
         k: {
@@ -41,7 +41,7 @@ def some_sets(candidates: int, seed: int, ks=KS) -> dict[int, dict[int, set[int]
 
 
 def orders(scores: np.ndarray) -> list[list[int]]:
-    """The lists of answers that a row of scores allows, each as often as the next."""
+    """Return all lists of answers that a row of scores allows, each equally likely."""
     columns = range(len(scores))
     return [sorted(order, key=lambda c: -scores[c]) for order in itertools.permutations(columns)]
 
@@ -55,7 +55,7 @@ large = st.tuples(
 
 
 def test_a_small_example_by_hand() -> None:
-    """Four pictures among four classes: three kinds of dog and a violin."""
+    """Four pictures among three kinds of dog and a violin are as computed by hand."""
     scores = np.array(
         [
             [0.9, 0.5, 0.1, 0.0],  # right at once
@@ -65,26 +65,26 @@ def test_a_small_example_by_hand() -> None:
         ]
     )
     labels = np.array([0, 0, 2, 3])
-    found = places(scores, labels)
-    assert found.above.tolist() == [0, 1, 0, 3]
-    assert found.tied.tolist() == [1, 1, 3, 1]
-    assert found.mean.tolist() == [0, 1, 1, 3]
-    assert found.hits(1).tolist() == [1, 0, 1 / 3, 0]
-    assert found.hits(2).tolist() == [1, 1, 2 / 3, 0]
-    assert hit_rates(found, (1, 2, 3)) == {1: (4 / 3) / 4, 2: (8 / 3) / 4, 3: 3 / 4}
+    positions = places(scores, labels)
+    assert positions.above.tolist() == [0, 1, 0, 3]
+    assert positions.tied.tolist() == [1, 1, 3, 1]
+    assert positions.mean.tolist() == [0, 1, 1, 3]
+    assert positions.hits(1).tolist() == [1, 0, 1 / 3, 0]
+    assert positions.hits(2).tolist() == [1, 1, 2 / 3, 0]
+    assert hit_rates(positions, (1, 2, 3)) == {1: (4 / 3) / 4, 2: (8 / 3) / 4, 3: 3 / 4}
 
     dogs = {0: {0, 1, 2}, 1: {0, 1, 2}, 2: {0, 1, 2}, 3: {3}}
     precise = hierarchical_precision(scores, labels, {1: dogs, 2: dogs})
     assert precise[1].tolist() == pytest.approx([1, 1, 2 / 3, 0])
     assert precise[2].tolist() == pytest.approx([1, 1, 2 / 3, 0])
 
-    of_classes = per_class(found.hits(1), labels, 4)
+    of_classes = per_class(positions.hits(1), labels, 4)
     assert of_classes.counts.tolist() == [2, 0, 1, 1]
     assert of_classes.sums.tolist() == [1, 0, 1 / 3, 0]
     assert of_classes.micro == pytest.approx((1 + 1 / 3) / 4)
     assert of_classes.macro == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
 
-    judged = generalised(found, labels, np.array([True, True, False, False]), ks=(1,))[1]
+    judged = generalised(positions, labels, np.array([True, True, False, False]), ks=(1,))[1]
     assert (judged.seen, judged.unseen) == pytest.approx((1 / 2, 1 / 6))
     assert judged.harmonic == pytest.approx(1 / 4)
 
@@ -95,32 +95,36 @@ def test_a_small_example_by_hand() -> None:
 
 
 @given(small, st.integers(1, 6))
-def test_a_place_is_the_mean_over_all_orders_of_what_is_tied(of, k: int) -> None:
-    """So is a hit: as one counts them in every list that the scores allow."""
+def test_a_position_is_the_mean_over_orders_of_ties(of, k: int) -> None:
+    """Positions and hits are means over all lists that the scores allow."""
     scores, labels = scored(*of[:3], levels=of[3])
-    found = places(scores, labels)
+    positions = places(scores, labels)
     for row, label in enumerate(labels):
         lists = orders(scores[row])
-        assert found.mean[row] == pytest.approx(np.mean([order.index(label) for order in lists]))
+        assert positions.mean[row] == pytest.approx(
+            np.mean([order.index(label) for order in lists])
+        )
         hit = np.mean([label in order[:k] for order in lists])
-        assert found.hits(k)[row] == pytest.approx(hit)
+        assert positions.hits(k)[row] == pytest.approx(hit)
 
 
 @given(small)
 def test_hierarchical_precision_is_that_of_every_list(of) -> None:
-    """The share of its first k in the label's set, k of them whatever the set holds."""
+    """It is the mean share of the first k in the label's set over all lists."""
     scores, labels = scored(*of[:3], levels=of[3])
     sets = some_sets(scores.shape[1], of[2], ks=(1, 2, 3, 5))
-    found = hierarchical_precision(scores, labels, sets)
-    assert found.keys() == sets.keys()
-    for (k, made), (row, label) in itertools.product(found.items(), enumerate(labels.tolist())):
+    precisions = hierarchical_precision(scores, labels, sets)
+    assert precisions.keys() == sets.keys()
+    for (k, precision), (row, label) in itertools.product(
+        precisions.items(), enumerate(labels.tolist())
+    ):
         expected = [len(sets[k][label] & set(order[:k])) / k for order in orders(scores[row])]
-        assert made[row] == pytest.approx(np.mean(expected))
+        assert precision[row] == pytest.approx(np.mean(expected))
 
 
 @given(small)
 def test_hops_are_those_of_every_first_answer(of) -> None:
-    """Each of several that are first has its part of the picture."""
+    """Several first answers share the weight of a picture."""
     scores, labels = scored(*of[:3], levels=of[3])
     apart = np.random.default_rng(of[2]).integers(0, 4, (of[1], of[1])).astype(np.int16)
     expected: Counter[int] = Counter()
@@ -128,97 +132,97 @@ def test_hops_are_those_of_every_first_answer(of) -> None:
         lists = orders(scores[row])
         for order in lists:
             expected[int(apart[label, order[0]])] += 1 / len(lists) / len(labels)
-    found = hops(scores, labels, apart)
-    assert found.shares == pytest.approx(dict(expected))
-    assert list(found.shares) == sorted(found.shares)
-    assert found.mean == pytest.approx(sum(far * share for far, share in expected.items()))
+    distribution = hops(scores, labels, apart)
+    assert distribution.shares == pytest.approx(dict(expected))
+    assert list(distribution.shares) == sorted(distribution.shares)
+    assert distribution.mean == pytest.approx(sum(far * share for far, share in expected.items()))
 
 
 @given(large, st.integers(0, 1000))
-def test_figures_keep_their_laws(of, seed: int) -> None:
-    """More answers hit more, all of them always; the order of columns decides nothing."""
+def test_metrics_keep_their_laws(of, seed: int) -> None:
+    """A larger k hits no less, k = C always hits, and the order of columns has no effect."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    found = places(scores, labels)
-    hits = np.stack([found.hits(k) for k in range(1, candidates + 1)])
+    positions = places(scores, labels)
+    hits = np.stack([positions.hits(k) for k in range(1, candidates + 1)])
     assert (np.diff(hits, axis=0) >= 0).all()
     assert (hits[-1] == 1).all()
-    assert found.hits(candidates + 5).tolist() == hits[-1].tolist()
-    np.testing.assert_allclose(hits.sum(axis=0), candidates - found.mean)
+    assert positions.hits(candidates + 5).tolist() == hits[-1].tolist()
+    np.testing.assert_allclose(hits.sum(axis=0), candidates - positions.mean)
 
     shuffled = np.random.default_rng(seed).permutation(candidates)
     moved = np.argsort(shuffled)  # the class of column c is now at moved[c]
     again = places(scores[:, shuffled], moved[labels])
-    assert (again.above == found.above).all()
-    assert (again.tied == found.tied).all()
+    assert (again.above == positions.above).all()
+    assert (again.tied == positions.tied).all()
     sets = some_sets(candidates, seed)
     moved_sets = {
         k: {int(moved[label]): moved[list(right)].tolist() for label, right in of_labels.items()}
         for k, of_labels in sets.items()
     }
-    one = hierarchical_precision(scores, labels, sets)
-    other = hierarchical_precision(scores[:, shuffled], moved[labels], moved_sets)
+    precision = hierarchical_precision(scores, labels, sets)
+    shuffled_precision = hierarchical_precision(scores[:, shuffled], moved[labels], moved_sets)
     for k in sets:
-        np.testing.assert_allclose(one[k], other[k])
+        np.testing.assert_allclose(precision[k], shuffled_precision[k])
     apart = np.random.default_rng(seed).integers(0, 9, (candidates,) * 2).astype(np.int16)
-    there = hops(scores[:, shuffled], moved[labels], apart[np.ix_(shuffled, shuffled)])
-    assert there.shares == pytest.approx(hops(scores, labels, apart).shares)
+    shuffled_hops = hops(scores[:, shuffled], moved[labels], apart[np.ix_(shuffled, shuffled)])
+    assert shuffled_hops.shares == pytest.approx(hops(scores, labels, apart).shares)
 
 
 @given(large)
-def test_when_only_the_class_itself_is_right_precision_is_a_hit(of) -> None:
-    """At k = 1; at others, a k-th of one. No hop is the same once more. All right: always right."""
+def test_precision_with_only_the_class_itself_is_a_hit(of) -> None:
+    """At k = 1 the precision is hit@1, at other k a k-th of hit@k; all right gives 1."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    found = places(scores, labels)
+    positions = places(scores, labels)
     ks = [k for k in KS if k <= candidates]
     alone = {k: {label: [label] for label in range(candidates)} for k in ks}
     precise = hierarchical_precision(scores, labels, alone)
-    assert precise[1].tolist() == found.hits(1).tolist()
+    assert precise[1].tolist() == positions.hits(1).tolist()
     for k in ks:
-        np.testing.assert_allclose(precise[k], found.hits(k) / k)
+        np.testing.assert_allclose(precise[k], positions.hits(k) / k)
     apart = 1 - np.eye(candidates, dtype=np.int16)
-    assert hops(scores, labels, apart).shares.get(0, 0) == pytest.approx(hit_rates(found)[1])
+    assert hops(scores, labels, apart).shares.get(0, 0) == pytest.approx(hit_rates(positions)[1])
     everything = {k: dict.fromkeys(range(candidates), range(candidates)) for k in ks}
-    for made in hierarchical_precision(scores, labels, everything).values():
-        np.testing.assert_allclose(made, 1)
+    for precision in hierarchical_precision(scores, labels, everything).values():
+        np.testing.assert_allclose(precision, 1)
 
 
 @given(st.integers(1, 20), st.integers(1, 40), st.floats(-1, 1, width=32))
-def test_scores_that_say_nothing_give_chance(n: int, candidates: int, score: float) -> None:
-    """And not everything, as counting what is strictly better would."""
+def test_equal_scores_give_chance(n: int, candidates: int, score: float) -> None:
+    """Equal scores give chance, not 1 as counting only better scores would."""
     labels = np.arange(n) % candidates
-    nothing = np.full((n, candidates), score, np.float32)
-    for k, rate in hit_rates(places(nothing, labels)).items():
+    equal = np.full((n, candidates), score, np.float32)
+    for k, rate in hit_rates(places(equal, labels)).items():
         assert rate == pytest.approx(chance(k, candidates))
     sets = some_sets(candidates, n)
-    for k, made in hierarchical_precision(nothing, labels, sets).items():
+    for k, precision in hierarchical_precision(equal, labels, sets).items():
         expected = [chance(len(sets[k][label]), candidates) for label in labels.tolist()]
-        np.testing.assert_allclose(made, expected)
+        np.testing.assert_allclose(precision, expected)
 
 
-def test_scores_of_chance_hit_by_chance() -> None:
-    """Random ones, on average; and the sets of Frome et al. give the chance of their table 1."""
-    found = places(*scored(20_000, 50, 0))
-    for k, rate in hit_rates(found).items():
+def test_random_scores_hit_by_chance() -> None:
+    """Random scores hit by chance on average, as in table 1 of Frome et al."""
+    positions = places(*scored(20_000, 50, 0))
+    for k, rate in hit_rates(positions).items():
         sigma = math.sqrt(k / 50 * (1 - k / 50) / 20_000)
         assert rate == pytest.approx(chance(k, 50), abs=4 * sigma)
-    assert list(hit_rates(found)) == [1, 2, 5, 10, 20]
+    assert list(hit_rates(positions)) == [1, 2, 5, 10, 20]
     sizes, table = (6.5, 12.5, 22.5, 41.7), (0.007, 0.013, 0.022, 0.042)
     assert [chance(size, 1000) for size in sizes] == pytest.approx(table, abs=6e-4)
     assert chance(20, 10) == 1
 
 
-def test_classes_of_one_name_are_equal_whatever_the_last_bit_says() -> None:
-    """Three classes "crib": as their term is expanded, each is first in a third of the orders."""
+def test_classes_of_a_group_are_equal_despite_rounding() -> None:
+    """Each of three classes "crib" in a group is first in a third of the orders."""
     scores = np.array([[0.1, 0.7, 0.7 + 1e-9, 0.7 - 1e-9, 0.3], [0.8, 0.1, 0.2, 0.1, 0.9]])
     labels = np.array([3, 1])
     before = scores.copy()
     cribs = [[1, 3, 2]]
-    found = places(scores, labels, groups=cribs)
-    assert found.above.tolist() == [0, 2]
-    assert found.tied.tolist() == [3, 3]
-    assert found.hits(1).tolist() == [1 / 3, 0]
+    positions = places(scores, labels, groups=cribs)
+    assert positions.above.tolist() == [0, 2]
+    assert positions.tied.tolist() == [3, 3]
+    assert positions.hits(1).tolist() == [1 / 3, 0]
     assert places(scores, labels).above.tolist() == [2, 3]
     assert top(scores, 3, groups=cribs).tolist() == [[1, 2, 3], [4, 0, 1]]
     alone = {1: {label: [label] for label in range(5)}}
@@ -229,8 +233,8 @@ def test_classes_of_one_name_are_equal_whatever_the_last_bit_says() -> None:
 
 
 @given(large, st.data())
-def test_groups_are_scores_that_were_made_equal(of, data) -> None:
-    """To the best of each; pictures are independent of each other."""
+def test_groups_have_equal_scores(of, data) -> None:
+    """Every class of a group gets the best score of the group, for each picture."""
     scores, labels = scored(*of[:3], levels=of[3])
     order = np.random.default_rng(of[2]).permutation(of[1]).tolist()
     cuts = sorted(data.draw(st.sets(st.integers(0, of[1]))))
@@ -238,113 +242,117 @@ def test_groups_are_scores_that_were_made_equal(of, data) -> None:
     level = scores.copy()
     for group, row in itertools.product(groups, range(len(scores))):
         level[row, group] = max(scores[row, column] for column in group)
-    found, expected = places(scores, labels, groups=groups), places(level, labels)
-    assert (found.above == expected.above).all()
-    assert (found.tied == expected.tied).all()
+    positions, expected = places(scores, labels, groups=groups), places(level, labels)
+    assert (positions.above == expected.above).all()
+    assert (positions.tied == expected.tied).all()
     assert (top(scores, of[1], groups=groups) == top(level, of[1])).all()
 
 
 @given(large, st.integers(1, 30))
 def test_the_first_answers_are_those_of_a_sort(of, k: int) -> None:
-    """Ties in the order of columns."""
+    """The first answers equal a stable sort, with ties in column order."""
     scores, _ = scored(*of[:3], levels=of[3])
     k = min(k, of[1])
-    found = top(scores, k)
-    for row, made in zip(scores, found.tolist(), strict=True):
-        assert made == sorted(range(of[1]), key=lambda c: -row[c])[:k]
+    answers = top(scores, k)
+    for row, first in zip(scores, answers.tolist(), strict=True):
+        assert first == sorted(range(of[1]), key=lambda c: -row[c])[:k]
 
 
-def test_parts_are_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of any size give the same; the last may be smaller. So do draws."""
+def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of any size give the same metrics, and so do draws."""
     scores, labels = scored(50, 13, 4, levels=5)
     sets, groups = some_sets(13, 1), [[0, 5], [7, 2]]
     apart = np.random.default_rng(0).integers(0, 9, (13, 13)).astype(np.int16)
 
     def everything():
-        found = places(scores, labels, groups=groups)
-        of_classes = per_class(found.hits(2), labels, 13)
+        positions = places(scores, labels, groups=groups)
+        of_classes = per_class(positions.hits(2), labels, 13)
         return (
-            found.above.tolist(),
-            found.tied.tolist(),
+            positions.above.tolist(),
+            positions.tied.tolist(),
             top(scores, 4).tolist(),
             {
-                k: made.tolist()
-                for k, made in hierarchical_precision(scores, labels, sets, groups=groups).items()
+                k: precision.tolist()
+                for k, precision in hierarchical_precision(
+                    scores, labels, sets, groups=groups
+                ).items()
             },
             hops(scores, labels, apart).shares,
             bootstrap([of_classes], draws=150, seed=3),
         )
 
-    whole = everything()
-    for at_once in (1, 13 * 7, 13 * 50):
-        monkeypatch.setattr(ranking, "AT_ONCE", at_once)
+    expected = everything()
+    for limit in (1, 13 * 7, 13 * 50):
+        monkeypatch.setattr(ranking, "MAX_BLOCK_SCORES", limit)
         parts = everything()
-        assert parts[:4] == whole[:4]
-        assert parts[4] == pytest.approx(whole[4])
+        assert parts[:4] == expected[:4]
+        assert parts[4] == pytest.approx(expected[4])
         ends = (parts[5].mean, parts[5].low, parts[5].high)
-        assert ends == pytest.approx((whole[5].mean, whole[5].low, whole[5].high))
+        assert ends == pytest.approx((expected[5].mean, expected[5].low, expected[5].high))
 
 
-def test_what_is_masked_is_last() -> None:
-    """Minus infinity is a score: of candidates that are not asked about."""
+def test_masked_candidates_come_last() -> None:
+    """Candidates with a score of minus infinity come last."""
     scores = np.array([[-np.inf, 0.2, -np.inf, 0.1]])
-    found = places(scores, np.array([0]))
-    assert (found.above.tolist(), found.tied.tolist()) == ([2], [2])
+    positions = places(scores, np.array([0]))
+    assert (positions.above.tolist(), positions.tied.tolist()) == ([2], [2])
     assert top(scores, 4).tolist() == [[1, 3, 0, 2]]
     precise = hierarchical_precision(scores, np.array([0]), {3: {0: [0, 1]}})
     assert precise[3].tolist() == [1.5 / 3]
 
 
-def test_two_that_no_path_joins_are_counted_apart() -> None:
-    """They are in no mean; with none that is joined there is none."""
+def test_classes_without_a_path_are_counted_apart() -> None:
+    """Classes without a connecting path are counted, but not in the mean."""
     scores = np.array([[0.9, 0.1, 0.0]] * 4)
     apart = np.array([[0, UNJOINED, 3], [UNJOINED, 0, 1], [3, 1, 0]], np.int16)
-    found = hops(scores, np.array([0, 1, 2, 2]), apart)
-    assert found.shares == {0: 0.25, 3: 0.5, UNJOINED: 0.25}
-    assert found.mean == (0 + 3 + 3) / 3
+    distribution = hops(scores, np.array([0, 1, 2, 2]), apart)
+    assert distribution.shares == {0: 0.25, 3: 0.5, UNJOINED: 0.25}
+    assert distribution.mean == (0 + 3 + 3) / 3
     assert math.isnan(hops(scores[:1], np.array([1]), apart).mean)
 
 
 @given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 12), st.integers(0, 1000))
-def test_precision_of_a_search_is_that_of_a_loop(q: int, k: int, rows: int, seed: int) -> None:
-    """The query's own row is left out wherever it stands; nothing found is a miss."""
+def test_precision_of_a_search_equals_a_loop(q: int, k: int, rows: int, seed: int) -> None:
+    """The query's own row is left out at any position, and a missing row is a miss."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(-1, 3, rows)
-    wanted = draw.integers(0, 3, q)
+    query_classes = draw.integers(0, 3, q)
     own = draw.integers(0, rows, q)
-    found = np.stack([draw.permutation(max(rows, k + 1))[: k + 1] for _ in range(q)])
-    found[found >= rows] = -1
-    made = same_class(found, wanted, labels, k, own=own)
+    nearest = np.stack([draw.permutation(max(rows, k + 1))[: k + 1] for _ in range(q)])
+    nearest[nearest >= rows] = -1
+    precision = same_class(nearest, query_classes, labels, k, own=own)
     for query in range(q):
-        others = [row for row in found[query].tolist() if row != own[query]][:k]
-        right = [row != -1 and labels[row] == wanted[query] for row in others]
-        assert made[query] == sum(right) / k
-    plain = same_class(found, wanted, labels, k)
+        counted = [row for row in nearest[query].tolist() if row != own[query]][:k]
+        right = [row != -1 and labels[row] == query_classes[query] for row in counted]
+        assert precision[query] == sum(right) / k
+    plain = same_class(nearest, query_classes, labels, k)
     for query in range(q):
-        right = [row != -1 and labels[row] == wanted[query] for row in found[query, :k].tolist()]
+        right = [
+            row != -1 and labels[row] == query_classes[query] for row in nearest[query, :k].tolist()
+        ]
         assert plain[query] == sum(right) / k
 
 
-def test_a_search_that_found_too_little_is_refused() -> None:
-    """As are rows and classes that are not there."""
-    labels, wanted = np.array([0, 1, 0]), np.array([0])
-    found = np.array([[0, 2]])
-    assert same_class(found, wanted, labels, 1, own=np.array([0])).tolist() == [1]
+def test_a_search_with_too_few_rows_is_refused() -> None:
+    """Too few rows, and unknown rows or classes, are refused."""
+    labels, query_classes = np.array([0, 1, 0]), np.array([0])
+    nearest = np.array([[0, 2]])
+    assert same_class(nearest, query_classes, labels, 1, own=np.array([0])).tolist() == [1]
     with pytest.raises(ValueError, match="1 other rows were found for a query: expected 2"):
-        same_class(found, wanted, labels, 2, own=np.array([0]))
+        same_class(nearest, query_classes, labels, 2, own=np.array([0]))
     with pytest.raises(ValueError, match="0 other rows"):
-        same_class(np.empty((1, 0), np.int64), wanted, labels, 1)
+        same_class(np.empty((1, 0), np.int64), query_classes, labels, 1)
     with pytest.raises(ValueError, match="the first 0 answers"):
-        same_class(found, wanted, labels, 0)
+        same_class(nearest, query_classes, labels, 0)
     with pytest.raises(ValueError, match="a query has class -1"):
-        same_class(found, np.array([-1]), labels, 1)
+        same_class(nearest, np.array([-1]), labels, 1)
     for row in (3, -2):
         with pytest.raises(ValueError, match=r"expected 0\.\.2, and -1"):
-            same_class(np.array([[0, row]]), wanted, labels, 1)
+            same_class(np.array([[0, row]]), query_classes, labels, 1)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    """By what it is, what was expected and what to do."""
+def test_invalid_arguments_are_refused() -> None:
+    """The errors name the value and the expected value."""
     scores, labels = scored(3, 4, 0)
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance, by its laws and by scipy's in one dimension."""
+"""Tests of the sliced Wasserstein distance by its laws, and by scipy's in one dimension."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from workflows.evaluation.sliced import sliced_wasserstein
 
 
 def rows(count: int, width: int, seed: int) -> torch.Tensor:
+    """Return random rows (count, width)."""
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -23,44 +24,46 @@ def rows(count: int, width: int, seed: int) -> torch.Tensor:
     grown=st.floats(0.1, 5),
 )
 def test_it_is_a_distance(count: int, width: int, seed: int, far: float, grown: float) -> None:
-    """Of sets, not of sequences; of a shift, its length over the root of the dimensions."""
-    one, other = rows(count, width, seed), rows(count, width, seed + 1)
-    between = sliced_wasserstein(one, other)
-    assert sliced_wasserstein(one, one[torch.randperm(count)]) == pytest.approx(0, abs=1e-5)
-    assert sliced_wasserstein(other, one) == pytest.approx(between, rel=1e-4, abs=1e-5)
-    assert sliced_wasserstein(grown * one, grown * other) == pytest.approx(
+    """It is a metric of sets that scales with rows and ignores common shifts."""
+    first, second = rows(count, width, seed), rows(count, width, seed + 1)
+    between = sliced_wasserstein(first, second)
+    assert sliced_wasserstein(first, first[torch.randperm(count)]) == pytest.approx(0, abs=1e-5)
+    assert sliced_wasserstein(second, first) == pytest.approx(between, rel=1e-4, abs=1e-5)
+    assert sliced_wasserstein(grown * first, grown * second) == pytest.approx(
         grown * between, rel=1e-3, abs=1e-4
     )
-    assert sliced_wasserstein(one + far, other + far) == pytest.approx(between, rel=1e-3, abs=1e-3)
+    assert sliced_wasserstein(first + far, second + far) == pytest.approx(
+        between, rel=1e-3, abs=1e-3
+    )
     third = rows(count, width, seed + 2)
-    through = sliced_wasserstein(one, third) + sliced_wasserstein(third, other)
+    through = sliced_wasserstein(first, third) + sliced_wasserstein(third, second)
     assert between <= through + 1e-4
 
 
-def test_a_shift_is_as_far_as_it_is() -> None:
-    """Seen from a random direction, by the root of the dimensions less."""
-    one = rows(500, 3, 0)
+def test_the_distance_of_a_shift() -> None:
+    """A shift has its length divided by the root of the number of dimensions."""
+    first = rows(500, 3, 0)
     shift = torch.tensor([3.0, 4.0, 0.0])
-    found = sliced_wasserstein(one, one + shift, directions=20_000)
-    assert found == pytest.approx(5 / 3**0.5, rel=0.02)
+    distance = sliced_wasserstein(first, first + shift, directions=20_000)
+    assert distance == pytest.approx(5 / 3**0.5, rel=0.02)
 
 
-def test_in_one_dimension_it_is_that_of_quantiles() -> None:
-    """Of sets of other sizes too."""
-    one, other = rows(400, 1, 3), 2 * rows(400, 1, 4) + 1
-    expected = (one.sort(0).values - other.sort(0).values).square().mean().sqrt()
-    assert sliced_wasserstein(one, other) == pytest.approx(float(expected), rel=1e-4)
-    few = other[:100]
-    assert sliced_wasserstein(one, few) == pytest.approx(
-        float((one.sort(0).values - few.sort(0).values.repeat_interleave(4, 0)).norm() / 20),
+def test_in_one_dimension_it_is_the_distance_of_quantiles() -> None:
+    """In one dimension it equals the distance of quantiles, also of sets of unequal size."""
+    first, second = rows(400, 1, 3), 2 * rows(400, 1, 4) + 1
+    expected = (first.sort(0).values - second.sort(0).values).square().mean().sqrt()
+    assert sliced_wasserstein(first, second) == pytest.approx(float(expected), rel=1e-4)
+    quarter = second[:100]
+    assert sliced_wasserstein(first, quarter) == pytest.approx(
+        float((first.sort(0).values - quarter.sort(0).values.repeat_interleave(4, 0)).norm() / 20),
         rel=1e-4,
     )
-    first_order = stats.wasserstein_distance(one[:, 0].numpy(), other[:, 0].numpy())
-    assert sliced_wasserstein(one, other) >= first_order - 1e-6
+    first_order = stats.wasserstein_distance(first[:, 0].numpy(), second[:, 0].numpy())
+    assert sliced_wasserstein(first, second) >= first_order - 1e-6
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
-    """Nothing, and rows of other lengths."""
-    for other in (torch.zeros(0, 3), torch.zeros(4, 2)):
+def test_sets_that_cannot_be_compared_are_refused() -> None:
+    """Empty sets and rows of other lengths are refused."""
+    for second in (torch.zeros(0, 3), torch.zeros(4, 2)):
         with pytest.raises(ValueError, match="expected rows, as long"):
-            sliced_wasserstein(torch.zeros(4, 3), other)
+            sliced_wasserstein(torch.zeros(4, 3), second)

@@ -1,4 +1,4 @@
-"""`tesserae train` as a person runs it, and as the world treats it."""
+"""Tests of `tesserae train` as a user runs it, and of faults of processes and machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.commands import ROOT, Command, run, start, wait_until
 from tests.pictures import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
-from workflows.training.holding import held
+from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
 
 SMALL = (
@@ -33,47 +33,47 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 and 18 pictures of 16 px."""
+    """Return a store of 36 and 18 pictures of 16 px."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
 def curve(folder: Path) -> dict[int, dict[str, Any]]:
-    """What was said of each step, by step."""
-    found = {}
+    """Return the metrics of each step, by step."""
+    steps = {}
     for line in RunFolder(folder).metrics():
         if line.get("what", "") == "":
-            found[line["step"]] = {k: v for k, v in line.items() if k != "generation"}
-    return found
+            steps[line["step"]] = {k: v for k, v in line.items() if k != "generation"}
+    return steps
 
 
 def ranks(command: Command) -> list[psutil.Process]:
-    """The processes that train for *command*."""
-    found = []
+    """Return the processes of the ranks of *command*."""
+    processes = []
     for process in command.processes():
         try:
             if "cluster.ranks.process" in process.cmdline():
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             pass
     # A guard has the command line of its rank, which is its parent.
-    pids = {process.pid for process in found}
-    return [process for process in found if process.ppid() not in pids]
+    pids = {process.pid for process in processes}
+    return [process for process in processes if process.ppid() not in pids]
 
 
 def step_of(folder: Path) -> int:
-    """How far a run is, by what it has written."""
+    """Return the newest step in the metrics file of a run."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
 def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
-    """It prepares, trains while the other split is made, and says where to look."""
+    """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):
-        for place in range(40):
-            file = tmp_path / "source" / split / f"n{place % 2:08d}" / f"{place}.JPEG"
+        for number in range(40):
+            file = tmp_path / "source" / split / f"n{number % 2:08d}" / f"{number}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(jpeg(place, 30, 24))
+            file.write_bytes(jpeg(number, 30, 24))
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
         *("--run", tmp_path / "run", "--steps", 12, "--look-every", 6, *SMALL, "--workers", 2),
@@ -89,7 +89,7 @@ def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
-    """The run of two ranks that nothing happened to."""
+    """Return the folder of an uninterrupted run of two ranks."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run(*command(store, folder / "run"), scratch=folder, seconds=120)
     assert (done.status, done.err) == (0, "")
@@ -101,6 +101,7 @@ STEPS = 60
 
 
 def command(store: Path, folder: Path) -> tuple[object, ...]:
+    """Return the arguments of a run of two ranks."""
     return (
         *("train", "wgan", store, "--run", folder, "--ranks", 2, "--steps", STEPS, *SMALL),
         *("--save-every", 20, "--look-every", 40, "--tell-every", 5),
@@ -109,7 +110,7 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
-    """A run of two ranks that was stopped by Ctrl-C, and gone on with."""
+    """Return the folder of a run of two ranks that Ctrl-C stopped and a second command finished."""
     folder = tmp_path_factory.mktemp("interrupted")
     stop_and_go_on(folder, (*command(store, folder / "run"), *BRIEF), signal.SIGINT, 2)
     return folder / "run"
@@ -119,21 +120,21 @@ BRIEF = ("--steps", 15, "--save-every", 5, "--tell-every", 1)
 
 
 def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: int) -> None:
-    """Send a signal to a run in *folder* when it is beyond a step, and run it to its end."""
+    """Send a signal to a run in *folder* once it is beyond a step, and continue it to its end."""
     with start(*words, scratch=folder) as first:
         assert wait_until(lambda: step_of(folder / "run") > step)
         first.signal_all(number)
         assert first.wait(90) == 130
         assert f"Run the same command again to go on in {folder}/run" in first.err
-        assert first.gone(), "somebody is left behind"
+        assert first.gone(), "a process is left behind"
     assert sorted((folder / "run" / "checkpoints").glob("*.json"))
     again = run(*words, scratch=folder, seconds=120)
     assert (again.status, again.err) == (0, "")
     assert "2 ranks, from step" in again.out
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(interrupted: Path) -> None:
-    """With the step after the last one that was taken: none is missing, none is taken twice."""
+def test_ctrl_c_saves_and_the_same_command_continues(interrupted: Path) -> None:
+    """No step is missing or repeated after an interruption."""
     steps = [line["step"] for line in RunFolder(interrupted).metrics() if not line.get("what")]
     assert steps == list(range(1, 16))
 
@@ -141,10 +142,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(interrupted: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_after_ctrl_c_or_the_end_of_the_terminal_the_curve_is_the_same(
+def test_a_signal_does_not_change_the_curve(
     tmp_path: Path, store: Path, undisturbed: Path, number: int
 ) -> None:
-    """As that of the run that nothing happened to, bit for bit."""
+    """The metrics are bit-identical to those of an uninterrupted run."""
     stop_and_go_on(tmp_path, command(store, tmp_path / "run"), number, 15)
     assert curve(tmp_path / "run") == curve(undisturbed)
 
@@ -154,7 +155,7 @@ def test_after_ctrl_c_or_the_end_of_the_terminal_the_curve_is_the_same(
 def test_a_command_that_is_killed_leaves_a_checkpoint(
     tmp_path: Path, store: Path, undisturbed: Path
 ) -> None:
-    """Its workers go with it at once; ranks notice, save, and are gone within a minute."""
+    """The workers end with the command, and ranks save and end within a minute."""
     words = command(store, tmp_path / "run")
     with start(*words, "--save-every", 1_000, scratch=tmp_path) as first:
         assert wait_until(lambda: step_of(tmp_path / "run") > 15, 180)
@@ -186,7 +187,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
     tmp_path: Path, store: Path
 ) -> None:
-    """Though nothing that is said is read any more."""
+    """The run saves although nothing reads its output any more."""
     words = [*map(str, command(store, tmp_path / "run")), "--save-every", "1000"]
     process = subprocess.Popen(
         [sys.executable, "-c", TERMINAL, sys.executable, "-m", "workflows", *words],
@@ -197,17 +198,17 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
     )
     try:
         assert wait_until(lambda: step_of(tmp_path / "run") > 15, 180)
-        said, _ = process.communicate("end\n", timeout=90)
+        output, _ = process.communicate("end\n", timeout=90)
     finally:
         process.kill()
-    assert said.strip() == "130"
+    assert output.strip() == "130"
     assert RunFolder(tmp_path / "run").steps()[-1] >= 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["wgan", "colourise"])
-def test_a_run_that_diverges_is_not_called_done(tmp_path: Path, store: Path, stage: str) -> None:
-    """It ends with a sentence, once; what it saved is finite, and it goes back from there."""
+def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, stage: str) -> None:
+    """A diverged run ends with a single error that names a finite checkpoint."""
     words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
     words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--tell-every", 2]
     words += ["--objective", "wgan-gp"]
@@ -226,15 +227,15 @@ def test_a_run_that_diverges_is_not_called_done(tmp_path: Path, store: Path, sta
     assert line["why"] in done.err
 
 
-def strike(found: Command, what: str, rng: random.Random) -> None:
-    """Kill a rank, a worker or the client; or stop a rank for a while."""
-    if what == "client":
-        found.process.kill()
+def strike(command: Command, fault: str, rng: random.Random) -> None:
+    """Kill a rank, a worker or the client, or suspend a rank for a while."""
+    if fault == "client":
+        command.process.kill()
         return
-    victim = rng.choice(ranks(found))
-    if what == "worker":
+    victim = rng.choice(ranks(command))
+    if fault == "worker":
         victim = psutil.Process(victim.ppid())
-    if what == "stopped":
+    if fault == "stopped":
         victim.suspend()
         time.sleep(2)
         victim.resume()
@@ -242,22 +243,25 @@ def strike(found: Command, what: str, rng: random.Random) -> None:
     victim.kill()
 
 
-def reaches(found: Command, folder: Path, step: int) -> bool:
-    """Wait until a run is at *step*, with both its ranks; False where it has ended before."""
-    wait_until(lambda: step_of(folder) >= step or not found.running(), 120)
-    return wait_until(lambda: len(ranks(found)) == 2 or not found.running()) and found.running()
+def reaches(command: Command, folder: Path, step: int) -> bool:
+    """Wait until a run reaches *step* with both ranks; return False if it ended before."""
+    wait_until(lambda: step_of(folder) >= step or not command.running(), 120)
+    return (
+        wait_until(lambda: len(ranks(command)) == 2 or not command.running()) and command.running()
+    )
 
 
 def faults(seed: int, count: int) -> Iterator[tuple[str, random.Random]]:
+    """Yield the kinds of faults in turn, with a random generator."""
     rng = random.Random(seed)
-    for place in range(count):
-        yield ("rank", "worker", "client", "stopped")[place % 4], rng
+    for index in range(count):
+        yield ("rank", "worker", "client", "stopped")[index % 4], rng
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undisturbed: Path) -> None:
-    """Of a rank, a worker, a client; four of them in each run, at random steps."""
+    """Four faults in each run, at random steps, do not change the metrics."""
     expected = curve(undisturbed)
     struck = 0
     for turn in range(5):
@@ -266,29 +270,29 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
         waiting = list(faults(turn, 4))
         ended = False
         while not ended:
-            with start(*words, scratch=tmp_path) as found:
+            with start(*words, scratch=tmp_path) as process:
                 while waiting:
-                    what, rng = waiting[0]
-                    if not reaches(found, folder, step_of(folder) + rng.randrange(2, 12)):
+                    fault, rng = waiting[0]
+                    if not reaches(process, folder, step_of(folder) + rng.randrange(2, 12)):
                         break
-                    strike(found, what, rng)
+                    strike(process, fault, rng)
                     waiting.pop(0)
                     struck += 1
-                    if what == "client":
-                        assert found.gone(90), "somebody was left behind"
+                    if fault == "client":
+                        assert process.gone(90), "a process was left behind"
                         break
                 else:
-                    assert found.wait(180) == 0, found.err
+                    assert process.wait(180) == 0, process.err
                     ended = True
-                if not found.running() and found.process.returncode == 0:
+                if not process.running() and process.process.returncode == 0:
                     ended = True
-                assert found.gone(90), "somebody was left behind"
+                assert process.gone(90), "a process was left behind"
         assert curve(folder) == expected
     assert struck >= 18
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
@@ -309,42 +313,40 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
         (["wgan", "{store}", "--cluster", "nowhere"], "--cluster"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_runs(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_an_invalid_command_is_refused_before_anything_runs(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    """In one sentence, naming it."""
+    """An invalid command fails with one error message and creates no folder."""
     os.chdir(tmp_path)
-    given = [word.format(store=store) for word in words]
-    if "--image-size" not in given:
-        given += ["--image-size", "16"]
-    if "--batch-size" not in given:
-        given += ["--batch-size", "8"]
-    status = main(["train", *given, "--no-dashboard"])
+    arguments = [word.format(store=store) for word in words]
+    if "--image-size" not in arguments:
+        arguments += ["--image-size", "16"]
+    if "--batch-size" not in arguments:
+        arguments += ["--batch-size", "8"]
+    status = main(["train", *arguments, "--no-dashboard"])
     captured = capsys.readouterr()
     assert status == 1
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-def test_what_two_ranks_say_is_what_one_says(
-    tmp_path: Path, store: Path, undisturbed: Path
-) -> None:
-    """Of the first steps, within rounding: figures are means over all ranks."""
+def test_two_ranks_report_what_one_reports(tmp_path: Path, store: Path, undisturbed: Path) -> None:
+    """Metrics are means over ranks, and agree within rounding."""
     words = [word if word != 2 else 1 for word in command(store, tmp_path / "run")[:7]]
     done = run(*words, "--steps", 6, *SMALL, "--tell-every", 5, scratch=tmp_path)
     assert (done.status, done.err) == (0, "")
     expected = curve(undisturbed)
-    for step, one in curve(tmp_path / "run").items():
-        assert one == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
+    for step, metrics in curve(tmp_path / "run").items():
+        assert metrics == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
 
 
 def test_a_folder_that_is_trained_in_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would work for nothing."""
-    with held(RunFolder(tmp_path / "run")):
+    """A second command in the same folder is refused."""
+    with locked(RunFolder(tmp_path / "run")):
         assert main(["train", "wgan", str(store), "--run", str(tmp_path / "run")]) == 1
     assert (
         f"{tmp_path}/run is being trained in by process {os.getpid()} on" in capsys.readouterr().err
@@ -354,13 +356,13 @@ def test_a_folder_that_is_trained_in_is_refused(
 def test_a_store_of_other_rows_is_another_run(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the size that was learned from stays."""
-    asked = RunFolder(interrupted).asked()
-    assert asked["options"]["stored_size"] == 16
-    assert asked["data"]["held_out"] == "val"
+    """A store with other rows is refused, and the options file is unchanged."""
+    record = RunFolder(interrupted).asked()
+    assert record["options"]["stored_size"] == 16
+    assert record["data"]["held_out"] == "val"
     before = (interrupted / "options.json").read_bytes()
-    other = small_store(tmp_path / "other", rows=40)
-    words = [str(word) for word in (*command(other, interrupted), *BRIEF)]
+    different = small_store(tmp_path / "other", rows=40)
+    words = [str(word) for word in (*command(different, interrupted), *BRIEF)]
     assert main(words) == 1
     assert "is a run on the rows" in capsys.readouterr().err
     assert (interrupted / "options.json").read_bytes() == before
@@ -369,7 +371,7 @@ def test_a_store_of_other_rows_is_another_run(
 def test_a_folder_of_another_run_is_left_alone(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What differs is named."""
+    """The error names the stages of both runs."""
     words = ["--image-size", "16", "--batch-size", "8", "--no-dashboard"]
     RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
@@ -380,7 +382,7 @@ def test_a_folder_of_another_run_is_left_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
-    """Real pictures, from their pickles to samples: nearer to held-out ones with every look."""
+    """Samples come nearer to real pictures with every evaluation."""
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", real_data / "cifar-10-batches-py"),
         *("--run", tmp_path / "run", "--image-size", 32, "--objective", "hinge"),
@@ -390,8 +392,10 @@ def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
         seconds=600,
     )
     assert (done.status, done.err) == (0, "")
-    looks = [line for line in RunFolder(tmp_path / "run").metrics() if line.get("what") == "look"]
-    distances = [line["train_distance"] for line in looks]
+    evaluations = [
+        line for line in RunFolder(tmp_path / "run").metrics() if line.get("what") == "look"
+    ]
+    distances = [line["train_distance"] for line in evaluations]
     assert len(distances) == 4
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.6 * distances[0]

@@ -1,4 +1,4 @@
-"""What networks here learn, measured: the claims of papers on small sets."""
+"""Tests of the studies on Gaussians and digits, and of the claims that they measure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from workflows.studies import SETTINGS, digits, gaussians
 from workflows.wgan.options import Options
 
 
-def test_points_are_good_near_a_centre_and_find_it() -> None:
-    """Of the set itself nearly all are, and all centres are found; of one point, one."""
-    found = gaussians.judge(gaussians.draw(20_000, ("test",)))
-    assert found.modes == 25
-    assert found.good == pytest.approx(1 - 2.718281828 ** (-4.5), abs=0.005)  # of Rayleigh's
-    assert found.distance < 0.06
+def test_modes_and_good_points_of_known_sets() -> None:
+    """The data set covers all modes, and single points cover at most their own."""
+    metrics = gaussians.judge(gaussians.draw(20_000, ("test",)))
+    assert metrics.modes == 25
+    assert metrics.good == pytest.approx(
+        1 - 2.718281828 ** (-4.5), abs=0.005
+    )  # Rayleigh's distribution
+    assert metrics.distance < 0.06
     two = gaussians.judge(torch.tensor([[1.0, 2.1], [0.5, 0.5]]))
     assert (two.modes, two.good) == (1, 0.5)
     outside = gaussians.judge(torch.full((10, 2), 0.5))
@@ -27,7 +29,7 @@ def test_points_are_good_near_a_centre_and_find_it() -> None:
 
 @pytest.mark.slow
 def test_the_number_of_modes_does_not_tell_noise_from_the_set() -> None:
-    """The share of good points and the distance do, so they stand beside it."""
+    """Noise covers all modes too, but differs in good points and in distance."""
     controls = gaussians.controls()
     noise, fitted, same = (
         controls["uniform noise"],
@@ -42,8 +44,8 @@ def test_the_number_of_modes_does_not_tell_noise_from_the_set() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_arms_that_are_alike_differ_in_losses_alone(objective: str) -> None:
-    """As their papers have them, they differ in what `train wgan` takes for each."""
+def test_arms_that_are_alike_differ_only_in_losses(objective: str) -> None:
+    """With the settings of papers arms have the defaults of `train wgan`."""
     arm, first = (digits.arm_of(name, "alike") for name in (objective, "dcgan"))
     alone = {"objective": "dcgan", "clip": None, "penalty": 0.0}
     assert dataclasses.replace(arm, **alone) == first
@@ -54,23 +56,23 @@ def test_arms_that_are_alike_differ_in_losses_alone(objective: str) -> None:
     assert (paper.clip or 0, paper.penalty) == (options.clip, options.penalty)
     assert f"{paper.critic_steps} critic updates a step; norm {paper.norm}" in paper.describe()
     for settings in SETTINGS:
-        said = digits.arm_of(objective, settings).describe()
-        assert said.endswith("average of the generator")
-        assert "rate falls" not in said
+        description = digits.arm_of(objective, settings).describe()
+        assert description.endswith("average of the generator")
+        assert "rate falls" not in description
     assert "rate falls to 0" in gaussians.arm_of(objective, "alike").describe()
     assert gaussians.arm_of(objective, "paper").describe().endswith("last generator")
 
 
-def test_a_correlation_is_that_of_what_is_after_settling() -> None:
-    """Its first fifth says nothing."""
+def test_a_correlation_leaves_out_the_settling_time() -> None:
+    """The first fifth of a run does not count."""
     course = digits.Course(list(range(10)), [0, 9, *range(8)], [5, 5, *range(8)])
     assert course.correlation == 1
     course = digits.Course(list(range(10)), [1, 2, *range(8)], [1, 2, *range(8, 0, -1)])
     assert course.correlation == -1
 
 
-def test_digits_are_dealt_out_without_any_in_both() -> None:
-    """In [-1, 1]; a Gaussian is nearer to them than noise."""
+def test_digits_are_split_without_overlap() -> None:
+    """Pixels are in [-1, 1], and a Gaussian is nearer to the digits than noise."""
     data = digits.load(3)
     assert len(data.train) + len(data.held_out) == 1_797
     assert float(data.train.min()) == -1
@@ -86,19 +88,19 @@ def test_digits_are_dealt_out_without_any_in_both() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_penalised_critic_finds_the_grid() -> None:
-    """At least 23 of 25 modes, with four fifths of all points near one."""
-    found = gaussians.run(gaussians.arm_of("wgan-gp", "alike"))
-    beside = gaussians.run(gaussians.arm_of("dcgan", "alike"))
-    sys.stderr.write(f"wgan-gp {found}, dcgan {beside}\n")
-    assert found.modes >= 23
-    assert found.good >= 0.8
+def test_a_penalised_critic_covers_the_grid() -> None:
+    """At least 23 of 25 modes are covered, with four fifths of all points near one."""
+    penalised = gaussians.run(gaussians.arm_of("wgan-gp", "alike"))
+    unpenalised = gaussians.run(gaussians.arm_of("dcgan", "alike"))
+    sys.stderr.write(f"wgan-gp {penalised}, dcgan {unpenalised}\n")
+    assert penalised.modes >= 23
+    assert penalised.good >= 0.8
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_critics_estimate_tracks_how_good_digits_are() -> None:
-    """By rank, in each of five runs; and they end nearer than a Gaussian of the same pixels."""
+def test_a_critics_estimate_tracks_the_quality_of_digits() -> None:
+    """The rank correlation is high in five runs, which end nearer than a Gaussian."""
     for seed in range(5):
         data = digits.load(seed)
         course = digits.run(digits.arm_of("wgan-gp", "paper"), data, seed=seed)

@@ -1,4 +1,4 @@
-"""The study of DeViSE: chosen on some classes, judged once on others."""
+"""Tests of the study of DeViSE: settings are chosen on some classes and evaluated on others."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.workflows.devise.small import WNIDS, Small, make_small
 from workflows.cli import main
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.studies import devise
-from workflows.studies.devise import Arena, Ground, choose, chosen_devise, differences, run_split
+from workflows.studies.devise import Arena, StudyData, choose, chosen_devise, differences, run_split
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """48 and 24 pictures of six classes, with mirrored features."""
+    """Return 48 and 24 pictures of six classes, with mirrored features."""
     return make_small(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def ground(small: Small) -> Ground:
-    """Two classes for the end, two to choose by, two to learn from."""
+def data(small: Small) -> StudyData:
+    """Return the study's data with two unseen, two validation and two seen classes."""
     listed = records.load_recipe(open_objects(str(small.store))).classes
-    return devise.open_ground(
+    return devise.open_study_data(
         str(small.store),
         small.features,
         class_vectors(read_words(small.words), listed),
@@ -41,9 +41,9 @@ def ground(small: Small) -> Ground:
     )
 
 
-def test_what_is_learned_from_is_what_may_be(ground: Ground) -> None:
-    """First without the classes to choose by, then with them; never the last ones."""
-    choosing, final = (Arena(ground, 3, final=last) for last in (False, True))
+def test_training_excludes_held_out_classes(data: StudyData) -> None:
+    """Training excludes validation classes at first, and unseen classes always."""
+    choosing, final = (Arena(data, 3, final=last) for last in (False, True))
     parts = choosing.pictures.parts
     assert [int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN)] == [2, 2, 2]
     assert np.array_equal(final.pictures.parts == UNSEEN, parts == UNSEEN)
@@ -55,10 +55,10 @@ def test_what_is_learned_from_is_what_may_be(ground: Ground) -> None:
     assert len(final.learned.labels) == 4 * 8 * 2
 
 
-def test_a_setting_is_chosen_by_the_classes_for_that_alone(ground: Ground) -> None:
-    """One that is right of the unseen ones, and wrong of those, is not taken."""
-    arena = Arena(ground, 0, final=False)
-    labels, parts = ground.judged.labels, arena.pictures.parts
+def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None:
+    """A setting that is best on unseen classes, but not on validation classes, is rejected."""
+    arena = Arena(data, 0, final=False)
+    labels, parts = data.judged.labels, arena.pictures.parts
     right = np.eye(6, dtype=np.float32)[labels]
 
     def learn(_: Arena, setting: Any) -> Any:
@@ -72,28 +72,28 @@ def test_a_setting_is_chosen_by_the_classes_for_that_alone(ground: Ground) -> No
     assert reached == 1.0
 
 
-def test_every_method_is_judged_on_the_same_pictures(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+def test_every_method_is_evaluated_on_the_same_pictures(
+    data: StudyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the chosen DeViSE is one of its losses."""
+    """All methods have the same pictures, and the chosen DeViSE is one of its losses."""
     grid = {loss: [{"head": "linear", "batch_size": 8}] for loss in devise.DEVISE}
     monkeypatch.setattr(devise, "DEVISE", grid)
-    outcomes = list(run_split(ground, 1, steps=3))
-    names = [one.method for one in outcomes]
+    outcomes = list(run_split(data, 1, steps=3))
+    names = [outcome.method for outcome in outcomes]
     assert names == [*(f"DeViSE {loss}" for loss in grid), "ridge", "ridge, centred", "ConSE",
                      "ConSE, centred",
                      "softmax", "random codes"]  # fmt: skip
-    counts = [one.judged.unseen[1].counts.tolist() for one in outcomes]
-    assert all(one == counts[0] for one in counts)
+    counts = [outcome.judged.unseen[1].counts.tolist() for outcome in outcomes]
+    assert all(count == counts[0] for count in counts)
     best = chosen_devise(outcomes)
-    some = {one.method: one for one in outcomes if one.method.startswith("DeViSE")}
-    assert best.chosen_by == max(one.chosen_by for one in some.values())
-    assert best.judged in [one.judged for one in some.values()]
+    losses = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
+    assert best.chosen_by == max(outcome.chosen_by for outcome in losses)
+    assert best.judged in [outcome.judged for outcome in losses]
 
 
 @pytest.mark.slow
 def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
-    """And how far DeViSE is ahead, with intervals."""
+    """The command prints a table, and the differences of DeViSE with intervals."""
     done = run(
         "study", "devise", "--store", small.store, "--words", small.words, "--unseen", 2,
         "--validation", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
@@ -105,42 +105,42 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
     assert "hit@1 of unseen classes: DeViSE less ridge:" in done.out
 
 
-def test_what_it_needs_is_asked_for(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    """A store, words, features."""
-    for words, says in (
+def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    """The errors name a missing store, missing words and missing features."""
+    for words, message in (
         ((), "--store is missing"),
         (("--store", small.store), "--words is missing"),
         (("--store", small.store, "--words", small.words, "--features", "none"), "no features"),
     ):
         assert main(["study", "devise", *map(str, words)]) == 1
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_differences_are_of_what_there_is(ground: Ground) -> None:
-    """Of two classes there is no hit@5."""
-    arena = Arena(ground, 0, final=True)
+def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
+    """With two classes there is no hit@5, and no difference of it."""
+    arena = Arena(data, 0, final=True)
     from workflows.devise.evaluation import judge
 
-    right = np.eye(6, dtype=np.float32)[ground.judged.labels]
-    found = [judge(right, arena.pictures)]
-    said = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BESIDE), found)))
-    assert len(said) == len(devise.BESIDE)
-    assert all("+0.0" in line for line in said)
+    right = np.eye(6, dtype=np.float32)[data.judged.labels]
+    judgements = [judge(right, arena.pictures)]
+    lines = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BASELINES), judgements)))
+    assert len(lines) == len(devise.BASELINES)
+    assert all("+0.0" in line for line in lines)
 
 
-def test_conse_with_centred_words_mixes_the_vectors_of_the_space(ground: Ground) -> None:
-    """Of which the mean of the learned classes' is subtracted, as DeViSE's are."""
+def test_conse_with_centred_words_mixes_the_vectors_of_the_space(data: StudyData) -> None:
+    """Centred ConSE uses vectors minus the mean of the seen classes, like DeViSE."""
     from workflows.devise import baselines
 
-    arena = Arena(ground, 0, final=True)
+    arena = Arena(data, 0, final=True)
     softmaxes, setting = devise._Softmaxes(), {"penalty": 1e-3, "likeliest": 10}
     plain, centred = softmaxes.conse(arena, setting), softmaxes.conse_centred(arena, setting)
     fitted = baselines.fit_softmax(arena.learned, penalty=1e-3)
-    features = ground.judged.features
-    for vectors, scores in ((ground.classes.vectors, plain), (arena.space.vectors, centred)):
+    features = data.judged.features
+    for vectors, scores in ((data.classes.vectors, plain), (arena.space.vectors, centred)):
         expected = baselines.conse(fitted, vectors, likeliest=10)(features)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.abs(plain - centred).max() > 1e-2
     learned = np.flatnonzero(arena.pictures.parts == SEEN)
-    assert np.abs(arena.space.centre - ground.classes.vectors[learned].mean(0)).max() < 1e-5
+    assert np.abs(arena.space.centre - data.classes.vectors[learned].mean(0)).max() < 1e-5
     assert len(softmaxes._fitted) == 1

@@ -1,4 +1,4 @@
-"""A small store, and a stage that runs in this process without a cluster."""
+"""Helpers for tests: a small store, and a stage that runs in this process without a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.ranks.process import Rank
 from pipeline.loader import Loader
 from tests.pictures import jpeg, prepare_inline
 from workflows.training.launch import _described, versions
-from workflows.training.loop import Data, Job, train
+from workflows.training.loop import Data, TrainingJob, train
 from workflows.training.options import FREE
 from workflows.training.run_folder import RunFolder
 from workflows.training.world import World
@@ -36,12 +36,12 @@ SMALL = {
 
 
 def small_store(folder: Path, rows: int = 36) -> Path:
-    """*rows* pictures of three classes, in splits train and val."""
+    """Prepare a store of *rows* pictures of three classes, with 18 more in split val."""
     for split, count in (("train", rows), ("val", 18)):
-        for place in range(count):
-            file = folder / "source" / split / f"n{place % 3:08d}" / f"{split}{place}.JPEG"
+        for number in range(count):
+            file = folder / "source" / split / f"n{number % 3:08d}" / f"{split}{number}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(jpeg(place + 1_000 * (split == "val"), 24, 24))
+            file.write_bytes(jpeg(number + 1_000 * (split == "val"), 24, 24))
         prepare_inline(
             folder / "source", str(folder / "store"), split=split, sizes=(SIZE,), serves=SIZE
         )
@@ -49,7 +49,7 @@ def small_store(folder: Path, rows: int = 36) -> Path:
 
 
 def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan:
-    """A stage of *store*, before its first step."""
+    """Return a stage on *store* before its first step."""
     options = Options(**{**SMALL, **choices})
     torch.manual_seed(options.seed)
     train = Loader(store, size=SIZE, batch_size=options.batch_size)
@@ -59,17 +59,17 @@ def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan
 
 
 def advance(stage: Wgan, updates: int) -> list[dict[str, float]]:
-    """Take updates; what was told of the steps that they completed."""
+    """Take updates; return the metrics of the steps that they complete."""
     steps = []
     for _ in range(updates):
-        before, told = stage.step, stage.advance()
+        before, metrics = stage.step, stage.advance()
         if stage.step > before:
-            steps.append({name: float(value) for name, value in told.items()})
+            steps.append({name: float(value) for name, value in metrics.items()})
     return steps
 
 
 def tensors(state: Any) -> list[torch.Tensor]:
-    """All tensors of a state, in order."""
+    """Return all tensors of a state, in order."""
     if isinstance(state, torch.Tensor):
         return [state]
     if isinstance(state, dict):
@@ -82,7 +82,7 @@ def tensors(state: Any) -> list[torch.Tensor]:
 def train_here(
     store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
 ) -> RunFolder:
-    """A run of one rank, in this process; it goes on where it was."""
+    """Train one rank in this process, or continue its run; return the run folder."""
     options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
     size = options.batch_size
     data = Data(
@@ -104,5 +104,5 @@ def train_here(
     rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
     object.__setattr__(rank, "emit", lambda **_: None)
     name = None if resumed is None else resumed.name
-    assert train(rank, Job(STAGE, str(folder), options, data, name)) == "done"
+    assert train(rank, TrainingJob(STAGE, str(folder), options, data, name)) == "done"
     return run

@@ -1,4 +1,4 @@
-"""Batches without end, and their parts."""
+"""Tests of the endless stream of batches and of micro-batches."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from workflows.training.world import World
 
 
 @given(rows=st.integers(1, 100), at_once=st.none() | st.integers(1, 120))
-def test_parts_are_all_of_a_batch_and_bounded(rows: int, at_once: int | None) -> None:
-    """One after the other, about as large as each other; their shares are one."""
-    found = list(parts(rows, at_once))
-    assert [row for part, _ in found for row in range(part.start, part.stop)] == [*range(rows)]
-    sizes = [part.stop - part.start for part, _ in found]
+def test_micro_batches_cover_a_batch_and_are_bounded(rows: int, at_once: int | None) -> None:
+    """Micro-batches are consecutive and of nearly equal length; their shares sum to one."""
+    micro_batches = list(parts(rows, at_once))
+    assert [row for part, _ in micro_batches for row in range(part.start, part.stop)] == [
+        *range(rows)
+    ]
+    sizes = [part.stop - part.start for part, _ in micro_batches]
     assert max(sizes) <= (at_once or rows)
     assert max(sizes) - min(sizes) <= 1
-    assert sum(share for _, share in found) == pytest.approx(1)
+    assert sum(share for _, share in micro_batches) == pytest.approx(1)
 
 
-def test_a_split_too_small_for_a_batch_is_not_waited_for(tmp_path: Path) -> None:
-    """There would never be one."""
+def test_a_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
+    """A split without a whole batch is refused, since no batch would ever come."""
     store = small_store(tmp_path)
     loader = Loader(store, size=16, batch_size=64, rank=0, world=1)
     batches = Batches(loader, unchanged, World())

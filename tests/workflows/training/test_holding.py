@@ -1,4 +1,4 @@
-"""A run's folder is held by one command at a time, and left as it was where nothing came of it."""
+"""Tests of the exclusive lock of a run folder, and of the removal of runs without a step."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import pytest
 
 from pipeline.errors import TesseraeError
 from tests.commands import ROOT
-from workflows.training.holding import held
+from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from workflows.training.run_folder import RunFolder
-from workflows.training.holding import held
-with held(RunFolder(Path(sys.argv[1]))):
-    print("held", flush=True)
+from workflows.training.holding import locked
+with locked(RunFolder(Path(sys.argv[1]))):
+    print("locked", flush=True)
     time.sleep(600)
 """
 
 
 def files(folder: Path) -> list[str]:
-    """All that lies below a folder."""
+    """Return the relative paths below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
-    """However it ends: what was killed holds nothing any more."""
+    """The lock of a command ends with its process, even if it is killed."""
     run = tmp_path / "run"
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     try:
         assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        with pytest.raises(TesseraeError) as caught, held(RunFolder(run)):
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(TesseraeError) as caught, locked(RunFolder(run)):
             pass
         text = str(caught.value)
         assert text.startswith(f"{run} is being trained in by process {first.pid} on ")
@@ -46,49 +46,49 @@ def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -
     finally:
         first.kill()
         first.communicate()
-    with held(RunFolder(run)):
+    with locked(RunFolder(run)):
         pass
 
 
 def fail(run: RunFolder, *, step: bool = False) -> None:
-    """Write all that is written before the first step, or that step too, and fail."""
+    """Write everything that precedes the first step, or that step too, and fail."""
     run.begin({"seed": 1}, {}, files={"space.npz": b"words"})
     run.claim()
     (run.path / "meetings").mkdir()
     (run.path / "meetings" / "000001.json").write_text("{}")
     if step:
-        run.say({"step": 1, "generation": 1})
+        run.log({"step": 1, "generation": 1})
     raise ZeroDivisionError
 
 
-def test_a_run_that_never_came_to_a_step_leaves_no_folder(tmp_path: Path) -> None:
-    """Nor those that were made around it."""
+def test_a_run_without_a_step_leaves_no_folder(tmp_path: Path) -> None:
+    """A run without a step is removed, with the folders that were created for it."""
     run = RunFolder(tmp_path / "runs" / "deep" / "run")
-    with pytest.raises(ZeroDivisionError), held(run):
+    with pytest.raises(ZeroDivisionError), locked(run):
         fail(run)
     assert files(tmp_path) == []
 
 
-def test_a_run_that_came_to_a_step_stays(tmp_path: Path) -> None:
-    """And so does one of before, whatever happens to the command that goes on."""
+def test_a_run_with_a_step_stays(tmp_path: Path) -> None:
+    """A run with a step stays after a failure, and so does a run from an earlier command."""
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(ZeroDivisionError), held(run):
+    with pytest.raises(ZeroDivisionError), locked(run):
         fail(run, step=True)
     before = files(tmp_path)
     assert "run/options.json" in before
     (run.path / "metrics.jsonl").unlink()
-    with pytest.raises(ZeroDivisionError), held(RunFolder(run.path)):
+    with pytest.raises(ZeroDivisionError), locked(RunFolder(run.path)):
         raise ZeroDivisionError
     assert files(tmp_path) == [name for name in before if name != "run/metrics.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["generations/000001.json", ".tmp/train.lock", "thesis.txt"])
-def test_files_of_others_are_left_where_they_are(tmp_path: Path, name: str) -> None:
-    """Though a run was to be made among them."""
+def test_foreign_files_are_not_removed(tmp_path: Path, name: str) -> None:
+    """Files that were in the folder before the run are not removed."""
     theirs = tmp_path / "theirs" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("{}")
     before = files(tmp_path)
-    with pytest.raises(ZeroDivisionError), held(RunFolder(tmp_path / "theirs")):
+    with pytest.raises(ZeroDivisionError), locked(RunFolder(tmp_path / "theirs")):
         raise ZeroDivisionError
     assert files(tmp_path) == before

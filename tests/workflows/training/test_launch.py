@@ -1,4 +1,4 @@
-"""What a command tells the dashboard of the runs that it watches."""
+"""Tests of the events that a command sends to the dashboard."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from workflows.training.run_folder import RunFolder
 
 
 def watch(board: Board, folder: Path, value: float) -> _Watcher:
-    """A watcher of a run in *folder*, that has heard of one step."""
+    """Return a watcher of a run in *folder* that has received one step."""
     client = Mock(id=str(folder))
     client.run_on_scheduler.return_value = True
-    client.log_event.side_effect = lambda topic, said: [board.take(one, 0.0) for one in said]
+    client.log_event.side_effect = lambda topic, events: [
+        board.take(event, 0.0) for event in events
+    ]
     cluster = cast(Cluster, Mock(client=client))
     progress = Mock()
     progress.seconds_left.return_value = 9.0
     watcher = _Watcher(cluster, RunFolder(folder), Training(steps=10), cast(Progress, progress))
     line: dict[str, Any] = {"step": 1, "loss": value}
-    watcher.heard.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
+    watcher.events.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
     watcher.tick()
     return watcher
 
 
-def test_two_runs_of_one_name_are_two(tmp_path: Path) -> None:
-    """Each with its own curves and end; the page names both by as much as tells them apart."""
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    """Runs of the same name have their own curves and states, and distinct short paths."""
     board = Board()
     first = watch(board, tmp_path / "a" / "wgan", 0.25)
     watch(board, tmp_path / "b" / "wgan", 0.75)
     assert len(board.trainings) == 2
     assert [points[-1] for points in board.curves.values()] == [(1.0, 0.25), (1.0, 0.75)]
     first.__exit__(None, None, None)
-    assert [one.state for one in board.trainings.values()] == ["finished", "running"]
-    shown = "".join(_head(board, 0.0))
-    assert "Training of <code>a/wgan</code>: finished" in shown
-    assert "Training of <code>b/wgan</code>: running" in shown
+    assert [training.state for training in board.trainings.values()] == ["finished", "running"]
+    page = "".join(_head(board, 0.0))
+    assert "Training of <code>a/wgan</code>: finished" in page
+    assert "Training of <code>b/wgan</code>: running" in page
     assert "".join(_foot(board, 0.0)) == ""
 
 
-def test_one_run_by_two_paths_is_one(tmp_path: Path) -> None:
-    """It goes on where it was, whatever link led to it."""
+def test_a_run_reached_by_two_paths_is_one_run(tmp_path: Path) -> None:
+    """A run that is reached through a link is the same run."""
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to("run")
     board = Board()

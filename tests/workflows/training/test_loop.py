@@ -1,4 +1,4 @@
-"""What a rank does from step to step: what it says, saves and refuses."""
+"""Tests of the training loop: what a rank reports, saves and refuses."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ WILD: dict[str, Any] = {"objective": "wgan-gp", "rate": 1e30, "penalty": 1e30, "
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 and 18 pictures."""
+    """Return a store of 36 and 18 pictures."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
 def states(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """All checkpoints that are there, by name."""
+    """Return all checkpoints of a run, by name."""
     files = sorted((run.path / "checkpoints").glob("*.pt"))
     return {file.stem: run.load(Checkpoint.named(file.stem)) for file in files}
 
 
-def test_a_run_that_goes_on_counts_its_updates_on(store: Path, tmp_path: Path) -> None:
-    """A checkpoint is called by updates: the newest of a line has the most."""
-    whole = train_here(store, tmp_path / "whole", save_every=2)
-    broken = train_here(store, tmp_path / "broken", steps=3)
-    assert broken.newest() == Checkpoint(1, 9)  # two of the critic and one of the generator a step
+def test_a_resumed_run_continues_the_count_of_updates(store: Path, tmp_path: Path) -> None:
+    """A resumed run continues the count of updates, which names its checkpoints."""
+    uninterrupted = train_here(store, tmp_path / "whole", save_every=2)
+    interrupted = train_here(store, tmp_path / "broken", steps=3)
+    assert interrupted.newest() == Checkpoint(
+        1, 9
+    )  # two of the critic and one of the generator a step
     train_here(store, tmp_path / "broken")
-    assert broken.newest() == Checkpoint(2, 18)
-    first, second = (list(states(run).values())[-1] for run in (whole, broken))
+    assert interrupted.newest() == Checkpoint(2, 18)
+    first, second = (list(states(run).values())[-1] for run in (uninterrupted, interrupted))
     assert first["updates"] == second["updates"] == 18
     assert all(map(torch.equal, tensors(first), tensors(second)))
 
@@ -47,15 +49,15 @@ def test_a_run_that_goes_on_counts_its_updates_on(store: Path, tmp_path: Path) -
 def test_a_loss_that_is_not_finite_ends_the_run(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named with its step and what to lower; no checkpoint holds what came of it."""
+    """The error names the step and the option to lower, and no later state is saved."""
     run = train_here(store, tmp_path / "run", steps=2)
     advance = Wgan.advance
 
     def wild(self: Wgan) -> Any:
-        told = advance(self)
+        metrics = advance(self)
         if self.step >= 4:
-            told["estimate"] = torch.tensor(math.inf)
-        return told
+            metrics["estimate"] = torch.tensor(math.inf)
+        return metrics
 
     monkeypatch.setattr(Wgan, "advance", wild)
     with pytest.raises(DivergedError) as caught:
@@ -69,21 +71,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert all(first_not_finite(state) is None for state in states(run).values())
     assert str(run.diverged()) == text
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    said = [json.loads(line, parse_constant=pytest.fail) for line in lines]
-    assert [line["estimate"] for line in said if line["step"] == 4 and "estimate" in line] == [None]
+    logged = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [line["estimate"] for line in logged if line["step"] == 4 and "estimate" in line] == [
+        None
+    ]
 
 
 def test_weights_that_are_not_finite_are_never_saved(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though every loss was: those of a step are from before its update."""
+    """Weights are checked too, since the losses of a step precede its update."""
     advance = Wgan.advance
 
     def spoil(self: Wgan) -> Any:
-        told = advance(self)
+        metrics = advance(self)
         if self.step == 5:
             next(self.average.module.parameters()).data[0] = math.nan
-        return told
+        return metrics
 
     monkeypatch.setattr(Wgan, "advance", spoil)
     with pytest.raises(DivergedError, match=r"at step 5: average\.module\.\S+ holds values"):
@@ -94,7 +98,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 
 
 def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
-    """From the last finite checkpoint, or from the beginning; the rate is the new one."""
+    """A diverged run goes back to a finite checkpoint, or to the beginning, with a new rate."""
     with pytest.raises(DivergedError, match=r"nothing was saved\. Lower --rate .* --from-step 0"):
         train_here(store, tmp_path / "run", **WILD, steps=30, tell_every=1)
     run = train_here(
@@ -113,10 +117,8 @@ def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in run.metrics() if "what" not in line] == [*range(1, 8)]
 
 
-def test_what_earlier_versions_saved_though_it_was_not_finite_is_not_gone_on_with(
-    store: Path, tmp_path: Path
-) -> None:
-    """Those that can be gone back to are named."""
+def test_a_saved_state_that_is_not_finite_is_not_resumed(store: Path, tmp_path: Path) -> None:
+    """A checkpoint of an earlier version that holds infinity is refused; finite ones are named."""
     run = train_here(store, tmp_path / "run", save_every=2)
     newest = run.newest()
     assert newest is not None
@@ -131,16 +133,16 @@ def test_what_earlier_versions_saved_though_it_was_not_finite_is_not_gone_on_wit
     assert run.steps() == [4, 8]
 
 
-def test_states_are_looked_at_when_they_are_saved_and_no_more_often(
+def test_states_are_checked_only_when_they_are_saved(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would have a device that computes ahead wait."""
+    """The state is checked only at checkpoints, since a check synchronises the device."""
     calls: list[int] = []
-    look = loop.first_not_finite
+    check = loop.first_not_finite
 
     def count(state: Any) -> str | None:
         calls.append(1)
-        return look(state)
+        return check(state)
 
     monkeypatch.setattr(loop, "first_not_finite", count)
     train_here(store, tmp_path / "run", steps=9, look_every=100, save_every=3)

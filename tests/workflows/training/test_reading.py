@@ -1,4 +1,4 @@
-"""How a stage reads pictures: what its options say reaches the loader, and changes no step."""
+"""Tests that the reading options of a stage reach the loader and change no step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pipeline.loader import Loader
 from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
-from workflows.colourise.options import Options as Colours
+from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import Options as Words
 from workflows.training.options import FREE, Training
 from workflows.training.run_folder import RunFolder
@@ -29,61 +29,63 @@ READING: dict[str, Any] = {
 
 
 def last_state(run: RunFolder) -> list[torch.Tensor]:
-    """All that the newest checkpoint holds."""
+    """Return all tensors of the newest checkpoint."""
     newest = run.newest()
     assert newest is not None
     return tensors(run.load(newest))
 
 
 @pytest.mark.parametrize(
-    "kind", [Training, Gan, Colours, Words], ids=["all", "wgan", "colourise", "devise"]
+    "kind", [Training, Gan, ColouriseOptions, Words], ids=["all", "wgan", "colourise", "devise"]
 )
-def test_every_stage_reaches_what_the_loader_offers(tmp_path: Path, kind: type[Training]) -> None:
-    """By the same words; where nothing is learned from, nothing is staged or shuffled."""
+def test_every_stage_passes_reading_options_to_the_loader(
+    tmp_path: Path, kind: type[Training]
+) -> None:
+    """Every stage has the loader's options; held-out splits are neither staged nor shuffled."""
     more = {"learn": "all"} if kind is Words else {}
     options = kind(**READING, **more)
     loader = Loader(tmp_path, size=64, batch_size=8, **options.loading())
     assert (loader.order, loader.checksum, loader.threads) == ("windowed", "once", 3)
     assert (loader.staging_dir, loader.staging_bytes) == ("/nvme/copies", 10**9)
     assert loader.prefetch_bytes == 10**8
-    other = Loader(tmp_path, size=64, batch_size=8, **options.loading(learns=False))
-    assert (other.order, other.checksum, other.threads) == ("sequential", "once", 3)
-    assert other.staging_dir is None
+    held_out = Loader(tmp_path, size=64, batch_size=8, **options.loading(learns=False))
+    assert (held_out.order, held_out.checksum, held_out.threads) == ("sequential", "once", 3)
+    assert held_out.staging_dir is None
     assert Loader(tmp_path, **kind().loading()).checksum == Loader(tmp_path).checksum
-    assert {*READING} - {*FREE} == {"order"}  # it alone changes what comes out
+    assert {*READING} - {*FREE} == {"order"}  # only the order changes the batches
 
 
 @pytest.mark.parametrize(("name", "value"), READING.items(), ids=READING)
-def test_features_are_not_staged_and_it_is_said(name: str, value: Any) -> None:
-    """They are read of small files; with a trunk that learns, pixels are."""
+def test_reading_options_are_refused_for_features(name: str, value: Any) -> None:
+    """Reading options are refused for features, and accepted with a trunk that reads pixels."""
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is {value!r}: .*--learn all"):
         Words(**{name: value})
     Words(**{name: value}, learn="all")
 
 
-def test_a_folder_for_copies_is_named_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks have other working folders than the command."""
+def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The staging folder is absolute, since ranks have other working folders."""
     monkeypatch.chdir("/")
     assert Gan(staging_dir="tmp/copies").located().staging_dir == "/tmp/copies"
     assert Words(staging_dir="c", learn="all", words="w").located().staging_dir == "/c"
 
 
-def test_windowed_staged_and_checked_a_run_goes_on_to_the_bit(tmp_path: Path) -> None:
-    """And it does read the copies: those of the store are spoilt while it is stopped."""
+def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    """A resumed run is bit-identical and reads staged copies, even if the store is damaged."""
     store = small_store(tmp_path)
     reading = {"order": "windowed", "checksum": "once"}
     plain = train_here(store, tmp_path / "plain", steps=8, **reading)
     staged = {**reading, "staging_dir": str(tmp_path / "near")}
-    whole = train_here(store, tmp_path / "whole", steps=8, **staged)
-    assert all(map(torch.equal, last_state(whole), last_state(plain)))
+    uninterrupted = train_here(store, tmp_path / "whole", steps=8, **staged)
+    assert all(map(torch.equal, last_state(uninterrupted), last_state(plain)))
     shutil.rmtree(tmp_path / "near")
-    broken = train_here(store, tmp_path / "broken", steps=3, **staged)
+    interrupted = train_here(store, tmp_path / "broken", steps=3, **staged)
     loader = Loader(store, size=SIZE, batch_size=8, **staged)
     originals = sorted((store / "images.zarr" / "train" / str(SIZE)).glob("c.*"))
     assert originals
 
     def all_are_there() -> bool:
-        for _ in loader:  # whoever iterates has shards copied
+        for _ in loader:  # iterating starts the copies
             pass
         near = [path.name for path in (tmp_path / "near").rglob("c.*")]
         return sorted(near) == [path.name for path in originals]
@@ -94,16 +96,16 @@ def test_windowed_staged_and_checked_a_run_goes_on_to_the_bit(tmp_path: Path) ->
     with pytest.raises(Exception, match=r"checksum|damaged|repair"):
         train_here(store, tmp_path / "unstaged", steps=1, **reading)
     train_here(store, tmp_path / "broken", steps=8, **staged)
-    assert all(map(torch.equal, last_state(broken), last_state(whole)))
+    assert all(map(torch.equal, last_state(interrupted), last_state(uninterrupted)))
 
 
-def test_a_run_of_an_earlier_version_goes_on_as_it_was() -> None:
-    """It names no order and did not resize; what is said otherwise is said."""
-    known = Gan().as_dict()
+def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
+    """A run without the newer options keeps its behaviour, unless they are given."""
+    earlier = Gan().as_dict()
     for name in ("shrink", *READING):
-        del known[name]
-    assert Gan().as_before(known).shrink is False
-    assert Gan.of(known).shrink is False
-    assert Gan().as_before({**known, "shrink": True}).shrink is True
-    assert Gan().as_before(known).order == "random"
-    assert Gan(order="windowed").as_before(known).order == "windowed"
+        del earlier[name]
+    assert Gan().as_before(earlier).shrink is False
+    assert Gan.of(earlier).shrink is False
+    assert Gan().as_before({**earlier, "shrink": True}).shrink is True
+    assert Gan().as_before(earlier).order == "random"
+    assert Gan(order="windowed").as_before(earlier).order == "windowed"

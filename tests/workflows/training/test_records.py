@@ -1,4 +1,4 @@
-"""A run that somebody else made: its files are checked, and nothing outside of it is touched."""
+"""Tests that the files of a foreign run are validated, and that nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ LINES = [
 
 @pytest.fixture
 def victim(tmp_path):
+    """Return a folder outside of the run, with a file."""
     folder = tmp_path / "victim"
     folder.mkdir()
     (folder / "keys").write_text("mine")
@@ -44,6 +45,7 @@ def victim(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
+    """Return a run that was begun."""
     folder = RunFolder(tmp_path / "run")
     folder.begin(OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")})
     return folder
@@ -52,17 +54,17 @@ def run(tmp_path):
 @given(mutated(OPTIONS))
 @example(json.dumps({"options": {}}).encode())
 @example(json.dumps({"options": {}, "data": {}}).encode())
-def test_options_are_what_they_can_be_or_refused(tmp_path_factory, text):
-    """Whatever stands in the place of any value: a value of its type, or a sentence."""
+def test_options_are_valid_or_refused(tmp_path_factory, text):
+    """Any damaged value is refused with a message, or has its type."""
     file = tmp_path_factory.mktemp("run") / "options.json"
     file.write_bytes(text)
     try:
-        found = RunFolder(file.parent).asked()
+        record = RunFolder(file.parent).asked()
         data = RunFolder(file.parent).data()
     except TesseraeError as e:
-        assert str(file.parent) in str(e)  # noqa: PT017 - it may also be taken
+        assert str(file.parent) in str(e)  # noqa: PT017 - it may be valid
         return
-    assert isinstance(found["options"].get("steps", 0), int)
+    assert isinstance(record["options"].get("steps", 0), int)
     assert all(isinstance(data[name], str) for name in ("store", "split"))
     assert type(data["size"]) is int
     assert 1 <= data["size"] <= 4096
@@ -71,22 +73,22 @@ def test_options_are_what_they_can_be_or_refused(tmp_path_factory, text):
 
 @given(st.sampled_from(LINES).flatmap(mutated))
 def test_metrics_are_read_or_refused(tmp_path_factory, text):
-    """A torn line is passed over, one that cannot be is a sentence with its number."""
+    """A torn line is skipped, and an invalid line is refused with its number."""
     file = tmp_path_factory.mktemp("run") / "metrics.jsonl"
     file.write_bytes(json.dumps(LINES[0]).encode() + b"\n" + text.replace(b"\n", b" ") + b"\n")
     try:
-        found = RunFolder(file.parent).metrics()
+        lines = RunFolder(file.parent).metrics()
     except RunFileError as e:
-        assert "metrics.jsonl cannot be of a run: line 2: " in str(e)  # noqa: PT017 - it may also be taken
+        assert "metrics.jsonl cannot be of a run: line 2: " in str(e)  # noqa: PT017 - it may be valid
         return
-    for line in found:
+    for line in lines:
         assert type(line["step"]) is int
         float(sum(v for v in line.values() if type(v) in (int, float)))
 
 
 @given(mutated({"resumed": "000001-000000000010"}) | mutated({"resumed": None}))
 def test_claims_are_read_or_refused(tmp_path_factory, text):
-    """The newest checkpoint is looked for in a line that ends, whatever claims say."""
+    """The search for the newest checkpoint ends, whatever the claims contain."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "generations").mkdir()
     (folder / "checkpoints").mkdir()
@@ -95,12 +97,12 @@ def test_claims_are_read_or_refused(tmp_path_factory, text):
     try:
         assert RunFolder(folder).newest() is None
     except RunFileError as e:
-        assert "000001.json cannot be of a run" in str(e)  # noqa: PT017 - it may also be taken
+        assert "000001.json cannot be of a run" in str(e)  # noqa: PT017 - it may be valid
 
 
 @given(mutated({"blake2b": "0" * 32, "step": 7}))
-def test_a_checkpoint_whose_record_cannot_be_is_none(tmp_path_factory, text):
-    """It is not gone on from."""
+def test_a_checkpoint_with_an_invalid_record_is_ignored(tmp_path_factory, text):
+    """A checkpoint with an invalid record is not resumed."""
     folder = tmp_path_factory.mktemp("run")
     for name in ("generations", "checkpoints"):
         (folder / name).mkdir()
@@ -113,20 +115,20 @@ def test_a_checkpoint_whose_record_cannot_be_is_none(tmp_path_factory, text):
 
 
 @given(mutated({"host": "127.0.0.1", "port": 1234}))
-def test_where_ranks_meet_is_an_address_or_refused(tmp_path_factory, text):
-    """It is handed to a socket."""
+def test_the_address_of_ranks_is_valid_or_refused(tmp_path_factory, text):
+    """An invalid address is refused before a socket gets it."""
     file = tmp_path_factory.mktemp("run") / "000001.json"
     file.write_bytes(text)
     try:
-        found = records.read_meeting(file)
+        address = records.read_meeting(file)
     except RunFileError:
         return
-    assert isinstance(found.host, str)
-    assert 1 <= found.port <= 65_535
+    assert isinstance(address.host, str)
+    assert 1 <= address.port <= 65_535
 
 
-def test_a_line_of_claims_that_leads_in_a_circle_ends(run):
-    """Each generation goes on from an older one."""
+def test_a_circle_of_claims_ends(run):
+    """A generation resumes an older one, so a circle of claims has no checkpoint."""
     claims = run.path / "generations"
     (claims / "000001.json").write_text('{"resumed": "000002-000000000001"}')
     (claims / "000002.json").write_text('{"resumed": "000002-000000000001"}')
@@ -135,8 +137,8 @@ def test_a_line_of_claims_that_leads_in_a_circle_ends(run):
     assert run.newest() is None
 
 
-def test_a_checkpoint_that_is_none_is_a_sentence(run):
-    """Though its digest is right. Nothing that it says is run."""
+def test_a_file_that_is_no_checkpoint_is_refused(run):
+    """A file that torch cannot load is refused with a message, and no code in it runs."""
     file = run.path / "checkpoints" / "000001-000000000001.pt"
     for data in (b"", b"cos\nsystem\n(S'touch /tmp/x'\ntR.", b"PK\x03\x04"):
         file.write_bytes(data)
@@ -146,7 +148,7 @@ def test_a_checkpoint_that_is_none_is_a_sentence(run):
 
 @pytest.mark.parametrize("name", ["checkpoints", "generations", "meetings", "samples"])
 def test_a_folder_of_the_run_that_leads_out_is_refused(run, victim, name):
-    """Before anything is written or tidied: its checkpoints are removed when new ones come."""
+    """A linked subfolder is refused before files are written or removed in it."""
     (victim / "000001-000000000001.new").write_text("mine")
     if (run.path / name).exists():
         (run.path / name).rmdir()
@@ -161,23 +163,23 @@ def test_a_folder_of_the_run_that_leads_out_is_refused(run, victim, name):
     assert sorted(path.name for path in victim.iterdir()) == ["000001-000000000001.new", "keys"]
 
 
-def test_links_in_the_place_of_files_lead_nowhere(run, victim):
-    """Options are replaced, half-written ones removed, metrics refused."""
+def test_links_in_place_of_files_are_not_followed(run, victim):
+    """Linked options and temporary files are replaced, and linked metrics are refused."""
     (run.path / "options.new").symlink_to(victim / "keys")
     run.begin({**OPTIONS["options"], "steps": 20}, {}, free=["steps"])
     assert run.asked()["options"]["steps"] == 20
     assert not (run.path / "options.new").is_symlink()
     (run.path / "metrics.jsonl").symlink_to(victim / "keys")
     with pytest.raises(TesseraeError, match=r"metrics\.jsonl is a link"):
-        run.say({"step": 1})
+        run.log({"step": 1})
     (run.path / "report.html").symlink_to(victim / "keys")
     writing.write(run.path / "report.html", b"<p>")
     assert (run.path / "report.html").read_bytes() == b"<p>"
     assert (victim / "keys").read_text() == "mine"
 
 
-def test_where_ranks_of_an_earlier_time_met_is_forgotten(run):
-    """Ranks would go to whichever address somebody left there."""
+def test_a_leftover_address_is_removed(run):
+    """A leftover address is removed, since ranks would connect to it."""
     (run.path / "meetings").mkdir()
     left = run.path / "meetings" / "000001.json"
     left.write_text('{"host": "203.0.113.1", "port": 80}')

@@ -1,4 +1,4 @@
-"""A run's folder: it goes on from what was saved last, and from nothing else."""
+"""Tests of the run folder: a run resumes its newest valid checkpoint and nothing else."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from hypothesis import strategies as st
 from pipeline.errors import TesseraeError
 from workflows.training import writing
 from workflows.training.errors import DiskFullError
-from workflows.training.run_folder import KEPT, Checkpoint, RunFolder
+from workflows.training.run_folder import MAX_CHECKPOINTS, Checkpoint, RunFolder
 from workflows.training.stages import STAGES
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """One that was begun."""
-    made = RunFolder(tmp_path / "run")
-    made.begin({"seed": 1, "sizes": (1, 2)}, {"versions": {"torch": "1"}})
-    return made
+    """Return a run that was begun."""
+    run = RunFolder(tmp_path / "run")
+    run.begin({"seed": 1, "sizes": (1, 2)}, {"versions": {"torch": "1"}})
+    return run
 
 
 def save(folder: RunFolder, generation: int, step: int) -> Checkpoint:
-    """Save a state that says what it is."""
-    found = Checkpoint(generation, step)
+    """Save a state that identifies its checkpoint."""
+    checkpoint = Checkpoint(generation, step)
     state = {"weights": torch.full((3,), step), "step": step}
-    folder.save(found, {"stage": state}, step=step)
-    return found
+    folder.save(checkpoint, {"stage": state}, step=step)
+    return checkpoint
 
 
-def test_a_run_goes_on_from_the_newest_that_is_whole(folder: RunFolder) -> None:
-    """What is torn, half or without a digest is none."""
+def test_a_run_resumes_its_newest_intact_checkpoint(folder: RunFolder) -> None:
+    """A damaged checkpoint, or one without its files, is not resumed."""
     assert folder.claim() == (1, None)
     saved = [save(folder, 1, step) for step in (10, 20, 30)]
     assert folder.newest() == saved[-1]
@@ -51,21 +51,21 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(folder: RunFolder) -> None:
     assert folder.newest() == saved[0]
 
 
-def test_what_a_generation_that_was_cut_off_writes_counts_for_nothing(folder: RunFolder) -> None:
-    """Not even if the next one has saved nothing yet; and it tidies nothing away."""
+def test_a_superseded_generation_is_ignored(folder: RunFolder) -> None:
+    """A superseded generation's checkpoints are ignored, and it removes none of the newer ones."""
     folder.claim()
     first = save(folder, 1, 10)
     assert folder.claim() == (2, first)
     for step in (20, 30, 40, 50):
-        save(folder, 1, step)  # a ghost
+        save(folder, 1, step)  # a superseded generation that is still running
     assert folder.newest() == first
     assert folder.claim() == (3, first)
     second = save(folder, 3, 12)
     assert folder.claim() == (4, second)
 
 
-def test_so_many_are_kept(folder: RunFolder) -> None:
-    """Of all generations together."""
+def test_the_newest_checkpoints_are_kept(folder: RunFolder) -> None:
+    """The newest checkpoints of all generations together are kept."""
     folder.claim()
     save(folder, 1, 10)
     folder.claim()
@@ -73,7 +73,7 @@ def test_so_many_are_kept(folder: RunFolder) -> None:
         save(folder, 2, step)
     names = sorted(path.stem for path in (folder.path / "checkpoints").glob("*.pt"))
     assert names == [Checkpoint(2, step).name for step in (60, 70, 80)]
-    assert len(names) == KEPT
+    assert len(names) == MAX_CHECKPOINTS
 
 
 @pytest.mark.slow
@@ -83,28 +83,30 @@ def test_so_many_are_kept(folder: RunFolder) -> None:
         st.one_of(st.just("claim"), st.tuples(st.integers(0, 2), st.integers(1, 5))), max_size=25
     )
 )
-def test_the_line_never_turns_back(tmp_path_factory: pytest.TempPathFactory, does: list) -> None:
-    """Whatever ghosts of the last two generations save between: the run goes on from its own."""
+def test_late_saves_never_change_the_history(
+    tmp_path_factory: pytest.TempPathFactory, actions: list
+) -> None:
+    """Late saves of superseded generations never change what the run resumes."""
     folder = RunFolder(tmp_path_factory.mktemp("any") / "run")
     folder.begin({}, {})
     number, reached = folder.claim()[0], 0
-    at = {number: 0}
-    for what in does:
-        if what == "claim":
+    reached_by = {number: 0}
+    for action in actions:
+        if action == "claim":
             number, resumed = folder.claim()
             assert (0 if resumed is None else resumed.step) == reached
-            at[number] = reached
+            reached_by[number] = reached
         else:
-            behind, further = what
+            behind, further = action
             writer = max(1, number - behind)
-            at[writer] += further
-            save(folder, writer, at[writer])
+            reached_by[writer] += further
+            save(folder, writer, reached_by[writer])
             if writer == number:
-                reached = at[writer]
+                reached = reached_by[writer]
 
 
-def test_another_run_is_not_gone_on_with(folder: RunFolder, tmp_path: Path) -> None:
-    """Nor is a folder of other files touched."""
+def test_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    """Other options, or a folder with other files, are refused."""
     folder.begin({"sizes": [1, 2], "seed": 1}, {})
     with pytest.raises(TesseraeError, match=r"Pass --seed 1, or name another folder with --run\."):
         folder.begin({"seed": 2, "sizes": (1, 2)}, {})
@@ -114,10 +116,10 @@ def test_another_run_is_not_gone_on_with(folder: RunFolder, tmp_path: Path) -> N
         RunFolder(tmp_path / "other").begin({}, {})
 
 
-def test_a_step_that_was_taken_twice_is_told_once(folder: RunFolder) -> None:
-    """As the later generation took it, or not yet; a torn line is none."""
+def test_a_repeated_step_is_reported_once(folder: RunFolder) -> None:
+    """A repeated step has the line of the later generation, and a torn line is skipped."""
     for generation, step in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (1, 4)):
-        folder.say({"generation": generation, "step": step, "loss": 10 * generation + step})
+        folder.log({"generation": generation, "step": step, "loss": 10 * generation + step})
     with (folder.path / "metrics.jsonl").open("a") as out:
         out.write('{"generation": 2, "st')
     assert [m["loss"] for m in folder.metrics()] == [11, 22, 23]
@@ -125,10 +127,8 @@ def test_a_step_that_was_taken_twice_is_told_once(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("left", [(), ("space.new",), ("space.npz",), ("space.npz", "options.new")])
-def test_a_beginning_that_was_broken_off_is_begun_again(
-    tmp_path: Path, left: tuple[str, ...]
-) -> None:
-    """What else a run is given is written before its options; other files are somebody's."""
+def test_an_interrupted_beginning_is_repeated(tmp_path: Path, left: tuple[str, ...]) -> None:
+    """Files of an interrupted beginning are replaced, and foreign files are refused."""
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     for name in left:
@@ -136,18 +136,18 @@ def test_a_beginning_that_was_broken_off_is_begun_again(
     RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
     assert (run / "space.npz").read_bytes() == b"whole"
     RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"other"})
-    assert (run / "space.npz").read_bytes() == b"whole"  # of a run that goes on
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("mine")
+    assert (run / "space.npz").read_bytes() == b"whole"  # a continued run keeps its file
+    foreign = tmp_path / "other"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(TesseraeError, match="holds other files"):
-        RunFolder(other).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+        RunFolder(foreign).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
 
 
-def test_a_checkpoint_is_durable_before_it_has_its_name(
+def test_a_checkpoint_is_durable_before_its_name_appears(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bytes first, then its name; and its digest, which makes it whole, after both."""
+    """The content is synced before its name appears, and the digest is written last."""
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -170,21 +170,21 @@ def test_a_checkpoint_is_durable_before_it_has_its_name(
 
 
 class _Full(FileIO):
-    """A file on a disk that takes so many bytes of it, a part of a write too, and no more."""
+    """A file on a disk with *room* bytes left, which may write a part of the data."""
 
     room = 0
     error = errno.ENOSPC
 
     def write(self, data: Any) -> int:
-        taken = bytes(data)[: max(0, _Full.room)]
-        if not taken:
+        fitting = bytes(data)[: max(0, _Full.room)]
+        if not fitting:
             raise OSError(_Full.error, os.strerror(_Full.error))
-        _Full.room -= len(taken)
-        return super().write(taken)
+        _Full.room -= len(fitting)
+        return super().write(fitting)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (errno.ENOSPC, "are free on its disk"),
         (errno.EDQUOT, "the disk quota is used up"),
@@ -192,12 +192,12 @@ class _Full(FileIO):
     ],
 )
 @pytest.mark.parametrize("room", [0, 1, 700, 3_000])
-def test_a_checkpoint_without_room_leaves_those_before_it(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: int, said: str, room: int
+def test_a_full_disk_leaves_earlier_checkpoints(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: int, message: str, room: int
 ) -> None:
-    """What needs how much is said, with what to do; no half of it is left."""
+    """The error names the file, its size and a remedy, and no partial file is left."""
     folder.claim()
-    whole = save(folder, 1, 10)
+    intact = save(folder, 1, 10)
     before = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
     monkeypatch.setattr(writing, "FileIO", _Full)
     monkeypatch.setattr(_Full, "room", room)
@@ -206,44 +206,44 @@ def test_a_checkpoint_without_room_leaves_those_before_it(
     with pytest.raises(DiskFullError) as caught:
         folder.save(Checkpoint(1, 20), state, step=20)
     text = str(caught.value)
-    assert said in text
+    assert message in text
     assert f"{folder.path}/checkpoints/000001-000000000020.pt has no room: it needs 4.00 kB" in text
     assert "give the same command again" in text
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == before
-    assert folder.newest() == whole
+    assert folder.newest() == intact
 
 
-def test_a_line_of_the_metrics_without_room_is_not_half_there(
+def test_a_full_disk_leaves_no_partial_line(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one would be spoilt by it."""
-    folder.say({"generation": 1, "step": 1})
+    """A partial line is removed, since it would corrupt the next one."""
+    folder.log({"generation": 1, "step": 1})
     monkeypatch.setattr(writing, "FileIO", _Full)
     monkeypatch.setattr(_Full, "room", 9)
     with pytest.raises(DiskFullError, match=r"metrics\.jsonl has no room: it needs 29 B"):
-        folder.say({"generation": 1, "step": 2})
+        folder.log({"generation": 1, "step": 2})
     monkeypatch.setattr(_Full, "room", 1_000)
-    folder.say({"generation": 1, "step": 3})
+    folder.log({"generation": 1, "step": 3})
     assert [line["step"] for line in folder.metrics()] == [1, 3]
 
 
-def test_what_was_half_saved_is_swept_at_the_next_start(folder: RunFolder) -> None:
-    """It is as long as a checkpoint. Files of other names are somebody's."""
+def test_interrupted_saves_are_removed_at_the_next_start(folder: RunFolder) -> None:
+    """Files of interrupted saves are removed, and files of other names are kept."""
     folder.claim()
-    whole = save(folder, 1, 10)
+    intact = save(folder, 1, 10)
     checkpoints = folder.path / "checkpoints"
     torn = [checkpoints / f"{Checkpoint(1, 20).name}{ending}" for ending in (".new", ".pt")]
-    mine = [checkpoints / name for name in ("mine.pt", "notes.new", "000001-20.pt")]
-    for file in (*torn, *mine):
+    foreign = [checkpoints / name for name in ("mine.pt", "notes.new", "000001-20.pt")]
+    for file in (*torn, *foreign):
         file.write_bytes(b"half")
-    assert folder.claim() == (2, whole)
+    assert folder.claim() == (2, intact)
     assert not any(file.exists() for file in torn)
-    assert all(file.exists() for file in mine)
+    assert all(file.exists() for file in foreign)
 
 
-def test_metrics_are_json_as_others_read_it(folder: RunFolder) -> None:
-    """Which has no NaN."""
-    folder.say({"generation": 1, "step": 1, "loss": float("nan"), "far": [1.0, float("-inf")]})
+def test_metrics_are_standard_json(folder: RunFolder) -> None:
+    """NaN and infinity, which JSON lacks, are written as null."""
+    folder.log({"generation": 1, "step": 1, "loss": float("nan"), "far": [1.0, float("-inf")]})
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -254,18 +254,18 @@ def test_metrics_are_json_as_others_read_it(folder: RunFolder) -> None:
 
 
 def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
-    """To one that is named, with other rates; and then on from there."""
+    """A run resumes a named step with other rates, and continues from there."""
     folder.claim()
     first, second = save(folder, 1, 10), save(folder, 1, 20)
     assert folder.steps() == [10, 20]
     with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20 to go back to"):
         folder.claim(from_step=15)
-    other = {"seed": 2, "sizes": (1, 2)}
+    changed = {"seed": 2, "sizes": (1, 2)}
     with pytest.raises(TesseraeError, match="begun with --seed 1, and cannot go on with --seed 2"):
-        folder.begin(other, {}, changeable=["sizes"], from_step=10)
+        folder.begin(changed, {}, changeable=["sizes"], from_step=10)
     with pytest.raises(TesseraeError, match=r"Pass --seed 1, or go back with --from-step, from"):
-        folder.begin(other, {}, changeable=["seed"])
-    folder.begin(other, {}, changeable=["seed"], from_step=10)
+        folder.begin(changed, {}, changeable=["seed"])
+    folder.begin(changed, {}, changeable=["seed"], from_step=10)
     assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
     assert folder.claim(from_step=10) == (2, first)
     assert folder.steps() == [10]
@@ -276,8 +276,8 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     assert second != third
 
 
-def test_steps_of_checkpoints_that_do_not_name_theirs(folder: RunFolder) -> None:
-    """Earlier versions did not: they are read from what was saved."""
+def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
+    """A step that an earlier version did not record is read from the state."""
     folder.claim()
     first = save(folder, 1, 10)
     file = folder.path / "checkpoints" / f"{first.name}.json"
@@ -287,8 +287,8 @@ def test_steps_of_checkpoints_that_do_not_name_theirs(folder: RunFolder) -> None
     assert folder.claim(from_step=10) == (2, first)
 
 
-def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
-    """They have the value that such runs had."""
+def test_options_that_earlier_versions_lacked(folder: RunFolder) -> None:
+    """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
     with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
         folder.begin(new, {})
@@ -303,26 +303,28 @@ def test_options_that_earlier_versions_did_not_name(folder: RunFolder) -> None:
         folder.check({**new, "order": "windowed"}, complete=complete)
 
 
-def test_the_option_that_was_typed_is_named_not_one_that_it_decides(folder: RunFolder) -> None:
-    """An objective fills in rates and norms; values are said as exactly as they are compared."""
+def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
+    """The error names the changed objective, not the rates that follow from it."""
     from workflows.wgan.options import Options
 
     run = RunFolder(folder.path.parent / "gan")
     run.begin(Options().as_dict(), {})
-    said = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
-    other = Options(objective="wgan-gp").as_dict()
-    with pytest.raises(TesseraeError, match=said):
-        run.check(other, complete=Options.complete)
-    with pytest.raises(TesseraeError, match=said):
-        run.begin(other, {}, complete=Options.complete)
+    message = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
+    changed = Options(objective="wgan-gp").as_dict()
+    with pytest.raises(TesseraeError, match=message):
+        run.check(changed, complete=Options.complete)
+    with pytest.raises(TesseraeError, match=message):
+        run.begin(changed, {}, complete=Options.complete)
     near = Options(rate=1.23456789e-4).as_dict()
     with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
         run.check(near, complete=Options.complete)
-    run.check(Options(rate=5e-5).as_dict(), complete=Options.complete)  # that of the objective
+    run.check(
+        Options(rate=5e-5).as_dict(), complete=Options.complete
+    )  # the default of the objective
 
 
-def test_a_run_of_another_stage_is_named_as_the_command_names_it(folder: RunFolder) -> None:
-    """Not by the module that it is in."""
+def test_the_error_names_stages_as_the_command_does(folder: RunFolder) -> None:
+    """The error names stages as the command line does, not by their modules."""
     run = RunFolder(folder.path.parent / "other")
     run.begin({"stage": STAGES["wgan"].stage, "features": None}, {})
     with pytest.raises(TesseraeError, match="is a run of the stage wgan, not of the stage devise"):
@@ -331,8 +333,8 @@ def test_a_run_of_another_stage_is_named_as_the_command_names_it(folder: RunFold
         run.check({"features": "f"})
 
 
-def test_lines_are_added_to_no_link(tmp_path: Path) -> None:
-    """A log may be a link to a file that a shell reads."""
+def test_lines_are_not_appended_through_a_link(tmp_path: Path) -> None:
+    """Metrics are not appended through a link to another file."""
     writing.append(tmp_path / "metrics.jsonl", b"one\n")
     writing.append(tmp_path / "metrics.jsonl", b"two\n")
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"

@@ -1,4 +1,4 @@
-"""What a command says of its ranks and their steps."""
+"""Tests of the terminal lines of a training command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cluster.ranks.world import Wanted
-from workflows.colourise.options import Options as Colours
+from workflows.colourise.options import ColouriseOptions
 from workflows.terminal.progress import Progress
 from workflows.training import loop
 from workflows.training.launch import _beginning, _Watcher, cost_line, losses_line
@@ -21,29 +21,29 @@ from workflows.wgan.options import Options
 
 
 def begun(**event: object) -> list[str]:
-    """What is said when ranks have begun."""
+    """Return the lines that describe a start of ranks."""
     return list(_beginning({"world": 1, "step": 0, **event}, Options(batch_size=64)))
 
 
-def test_what_each_rank_takes_is_said() -> None:
-    """And where it goes on; of a single rank there is nothing to share."""
+def test_the_share_of_each_rank_is_printed() -> None:
+    """The lines name the share of each rank, unless there is only one rank."""
     assert begun() == ["1 rank, from the beginning"]
     assert begun(world=4, step=1_200) == [
         "4 ranks, from step 1,200; each takes 16 of the 64 rows of a batch"
     ]
 
 
-def test_more_ranks_than_cores_are_said_to_be_slow() -> None:
-    """With the number that is not; GPUs have none to share."""
-    (_, said) = begun(world=8, beside=8, cores=2)
-    assert said.startswith("notice: 8 ranks share 2 cores of a machine")
-    assert said.endswith("pass --ranks 2")
+def test_more_ranks_than_cores_give_a_notice() -> None:
+    """The notice names the number of cores; ranks on GPUs get none."""
+    (_, notice) = begun(world=8, beside=8, cores=2)
+    assert notice.startswith("notice: 8 ranks share 2 cores of a machine")
+    assert notice.endswith("pass --ranks 2")
     assert len(begun(world=2, beside=2, cores=2)) == 1
     assert len(begun(world=8, beside=8, cores=None)) == 1
 
 
 @pytest.mark.parametrize(
-    ("batch", "ranks", "there", "said"),
+    ("batch", "ranks", "workers", "message"),
     [
         (
             7,
@@ -58,38 +58,38 @@ def test_more_ranks_than_cores_are_said_to_be_slow() -> None:
     ],
 )
 def test_ranks_that_a_batch_leaves_out_are_named(
-    batch: int, ranks: int, there: int, said: str | None
+    batch: int, ranks: int, workers: int, message: str | None
 ) -> None:
-    """With the batches that would use them."""
-    found = Wanted(ranks, batch=batch).left_out(there)
-    assert found is None if said is None else said in str(found)
+    """The notice names batch sizes that would use all ranks."""
+    notice = Wanted(ranks, batch=batch).left_out(workers)
+    assert notice is None if message is None else message in str(notice)
 
 
-def test_what_a_step_costs_is_said_with_what_makes_it_quicker() -> None:
-    """In the warm-up too, in which a step has many more updates."""
+def test_the_cost_of_a_step_is_printed_with_faster_options() -> None:
+    """The cost of a step is right in a warm-up too, which has more updates."""
     assert cost_line(Options(steps=1_000), 0, 0.5) == (
         "a step takes about 3.0 s here, 6 updates of 500 ms; for now 50 s, 101 updates. The 1,000"
         " steps that are left take 1 h 10 min. Quicker: a smaller --image-size (with a store of"
         " that size), --generator-width or --critic-width, fewer --critic-steps,"
         " --warm-critic-steps 0."
     )
-    assert cost_line(Colours(steps=100), 40, 0.1).startswith(
+    assert cost_line(ColouriseOptions(steps=100), 40, 0.1).startswith(
         "a step takes about 100 ms here. The 60 steps that are left take 6.0 s. Quicker:"
     )
 
 
 class FakeCluster:
-    """A cluster without a page, that needs nothing."""
+    """A cluster without a dashboard."""
 
     def __init__(self) -> None:
         self.client = SimpleNamespace(id="c", run_on_scheduler=lambda _: False)
 
     def keep(self) -> None:
-        """Do nothing."""
+        """Do nothing, since there is nothing to check."""
 
 
-def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_path: Path) -> None:
-    """In the warm-up a step has 101 updates; what ranks needed to begin counts for no rate."""
+def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
+    """A step of 101 warm-up updates shows progress, and the start counts for no rate."""
     options, now = Options(steps=1_000), 0.0
     out = StringIO()
     progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=out,
@@ -97,11 +97,11 @@ def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_p
     cluster: Any = FakeCluster()
     with progress:
         watcher = _Watcher(cluster, RunFolder(tmp_path), options, progress)
-        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
         now = 60.0  # workers came, torch was loaded, files were opened
         for updates, loss in ((1, 0.5), (11, 0.25), (21, None)):
             losses = {"critic_loss": loss, "estimate": -0.5}
-            watcher.heard.append(
+            watcher.events.append(
                 {"what": "update", "step": 0, "updates": updates, "seconds": updates - 1.0,
                  "seconds_an_update": 1.0, "losses": losses}
             )  # fmt: skip
@@ -119,13 +119,13 @@ def test_losses_and_the_time_left_are_shown_long_before_a_step_is_complete(tmp_p
         now -= 10.0
         assert progress.seconds_left() == pytest.approx(left)
         line = {"step": 1, "critic_loss": 0.125}
-        watcher.heard.append({"what": "told", "step": 1, "lines": [line]})
+        watcher.events.append({"what": "told", "step": 1, "lines": [line]})
         watcher.tick()
         assert progress._detail.endswith("a step, critic loss 0.125")
 
 
-def test_updates_that_are_taken_again_count_for_no_rate(tmp_path: Path) -> None:
-    """After a rank was lost: from where it was lost on, all is as fast as before."""
+def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
+    """Repeated updates after the loss of a rank do not change the rate."""
     options = Options(steps=10_000, critic_steps=1, warm_critic_steps=0)
     now = 0.0
     progress = Progress("run", rows=options.updates_to(10_000), unit="updates", stream=StringIO(),
@@ -139,13 +139,13 @@ def test_updates_that_are_taken_again_count_for_no_rate(tmp_path: Path) -> None:
             now += 1.0
             event = {"what": "update", "step": step, "updates": updates, "losses": {},
                      "seconds": updates - 1.0, "seconds_an_update": 1.0}  # fmt: skip
-            watcher.heard.append(event)
+            watcher.events.append(event)
             watcher.tick()
 
-        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
         for updates in range(1, 1001):
             update(updates // 2, updates)
-        watcher.heard.append({"what": "begun", "rank": 0, "world": 1, "step": 5})
+        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 5})
         now += 100.0
         for updates in range(1, 1001):  # 990 of them again
             update(5 + updates // 2, updates)
@@ -153,8 +153,8 @@ def test_updates_that_are_taken_again_count_for_no_rate(tmp_path: Path) -> None:
         assert progress.seconds_left() == pytest.approx(left, rel=0.15)
 
 
-def test_the_first_update_is_told_at_once_and_then_one_a_second() -> None:
-    """With its losses; what is not finite is left to whoever ends the run."""
+def test_the_first_update_is_reported_and_then_one_a_second() -> None:
+    """Events hold the losses of an update, with null for those that are not finite."""
     seconds = iter([0.0, 5.0, 5.25, 6.25, 7.0])
     pulse = loop._Pulse(clock=lambda: next(seconds))
     first = pulse.beat({"loss": torch.tensor(0.5)})
@@ -168,7 +168,7 @@ def test_the_first_update_is_told_at_once_and_then_one_a_second() -> None:
     }  # fmt: skip
 
 
-def test_figures_of_a_step_in_a_few_words() -> None:
-    """Those that are not finite are told when the run ends."""
+def test_metrics_of_a_step_as_a_line() -> None:
+    """Metrics that are not finite are left out of the line."""
     line = {"step": 3, "critic_loss": -0.123456, "estimate": None}
     assert losses_line(line) == "critic loss -0.1235"

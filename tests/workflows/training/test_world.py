@@ -1,4 +1,4 @@
-"""Two ranks make what one makes of the whole batch."""
+"""Tests that two ranks compute what one computes on the whole batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.workflows.training.worlds import in_ranks
 from workflows.training.world import BatchNorm, World
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-"""Sums over ranks are in another order than over rows."""
+"""The tolerance for sums over ranks, whose order differs from sums over rows."""
 
 
 def net() -> nn.Sequential:
-    """Two convolutions, batch norm between them."""
+    """Return two convolutions with batch norm between them."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), BatchNorm(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 3)
@@ -26,7 +26,7 @@ def net() -> nn.Sequential:
 
 
 def three_steps(world: World) -> dict[str, Tensor]:
-    """The state of a net that was trained on part of a batch."""
+    """Return the state of a network trained for three steps on this rank's rows."""
     model = net()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
@@ -39,7 +39,7 @@ def three_steps(world: World) -> dict[str, Tensor]:
 
 
 def penalised(world: World) -> list[Tensor]:
-    """The gradients of a gradient penalty (differentiated twice, through batch norm)."""
+    """Return the gradients of a gradient penalty, differentiated twice through batch norm."""
     model = net()
     images = world.normal(8, 3, 11, 11, key=("penalty",)).requires_grad_()
     scores = model(images).mean((1, 2, 3))
@@ -51,7 +51,7 @@ def penalised(world: World) -> list[Tensor]:
 
 @pytest.mark.slow
 def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
-    """Weights, and batch norm's running figures."""
+    """Weights and running statistics of two ranks equal those of one."""
     alone = three_steps(World())
     for state in in_ranks(three_steps, 2, tmp_path):
         for name, value in state.items():
@@ -59,16 +59,16 @@ def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
 
 
 def test_a_gradient_penalty_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    """Where a row's gradient depends on rows of the other rank, too."""
+    """A row's gradient includes its effect on rows of the other rank."""
     alone = penalised(World())
     assert any(gradient.abs().max() > 1e-3 for gradient in alone)
     for gradients in in_ranks(penalised, 2, tmp_path):
-        for found, expected in zip(gradients, alone, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        for gradient, expected in zip(gradients, alone, strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_norm_is_torchs() -> None:
-    """In a world of one, to the bit; and not of other shapes."""
+def test_batch_norm_equals_torchs() -> None:
+    """Batch norm equals torch's to the bit in a world of one, and checks its input."""
     images = torch.randn(4, 8, 5, 5)
     ours, theirs = BatchNorm(8), nn.BatchNorm2d(8)
     assert torch.equal(ours(images), theirs(images))
@@ -83,16 +83,16 @@ def test_batch_norm_is_torchs() -> None:
     seed=st.integers(0, 2**40),
     step=st.integers(0, 10**7),
 )
-def test_what_is_drawn_does_not_depend_on_the_world(ranks: int, seed: int, step: int) -> None:
-    """The parts of all ranks are the whole; another key is another draw."""
-    whole = World().normal(12, 5, key=(seed, step, "noise"))
+def test_draws_do_not_depend_on_the_world(ranks: int, seed: int, step: int) -> None:
+    """The parts of all ranks form the whole draw, and other keys give other draws."""
+    batch = World().normal(12, 5, key=(seed, step, "noise"))
     parts = [World(rank, ranks).normal(12, 5, key=(seed, step, "noise")) for rank in range(ranks)]
-    assert torch.equal(torch.cat(parts), whole)
-    for other in ((seed + 1, step, "noise"), (seed, step + 1, "noise"), (seed, step, "other")):
-        assert not torch.equal(World().normal(12, 5, key=other), whole)
+    assert torch.equal(torch.cat(parts), batch)
+    for key in ((seed + 1, step, "noise"), (seed, step + 1, "noise"), (seed, step, "other")):
+        assert not torch.equal(World().normal(12, 5, key=key), batch)
 
 
-def test_a_batch_is_dealt_out_evenly_or_not_at_all() -> None:
-    """No rank has more than another."""
+def test_an_uneven_batch_is_refused() -> None:
+    """A batch that does not divide evenly among the ranks is refused."""
     with pytest.raises(ValueError, match="batch of 10"):
         World(0, 4).part(10)

@@ -1,4 +1,4 @@
-"""Worlds of real processes, without a cluster."""
+"""Worlds of real processes without a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(file: Path, rank: int, world: int) -> None:
 
 
 def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any]:
-    """What *work*, which can be pickled, returns in each rank of a world of processes."""
+    """Return what *work*, a picklable function, returns in each rank of a world of processes."""
     folder.mkdir(exist_ok=True)
     (folder / "work.pickle").write_bytes(pickle.dumps(work))
     files = [folder / f"{world}-{rank}.pickle" for rank in range(world)]
@@ -54,7 +54,7 @@ def in_ranks(work: Callable[[World], Any], world: int, folder: Path) -> list[Any
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint brings it back."""
+    """Return a state after a round trip through a checkpoint file."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

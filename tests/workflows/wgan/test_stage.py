@@ -1,4 +1,4 @@
-"""A GAN's steps: the same however many ranks take them, and however often they were broken off."""
+"""Tests that the steps of a GAN do not depend on the number of ranks or on interruptions."""
 
 from __future__ import annotations
 
@@ -32,79 +32,81 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 and 18 pictures: an epoch is four batches, and ends between two steps' updates."""
+    """Return a store of 36 and 18 pictures: an epoch is four batches and ends within a step."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_going_on_is_the_same_as_not_having_stopped(store: Path, kind: str) -> None:
-    """To the bit, wherever it was broken off: between two updates of a step, of an epoch."""
+def test_a_resumed_stage_equals_an_uninterrupted_one(store: Path, kind: str) -> None:
+    """A stage resumed between any two updates is bit-identical to an uninterrupted one."""
     updates = 11
-    whole = small_stage(store, **KINDS[kind])
-    states, told = [], []
+    uninterrupted = small_stage(store, **KINDS[kind])
+    states, metrics = [], []
     for _ in range(updates):
-        states.append(through_a_file(whole.state_dict()))
-        told.append(advance(whole, 1))
-    expected = tensors(whole.state_dict())
+        states.append(through_a_file(uninterrupted.state_dict()))
+        metrics.append(advance(uninterrupted, 1))
+    expected = tensors(uninterrupted.state_dict())
     assert len(expected) > 20
-    for place in (0, 1, 2, 5, 9):
-        other = small_stage(store, seed=0, **KINDS[kind])
-        advance(other, 2)  # what was before is gone
-        other.load_state_dict(states[place])
-        assert [advance(other, 1) for _ in range(updates - place)] == told[place:]
-        found = tensors(other.state_dict())
-        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
-        assert other.batches.state_dict() == whole.batches.state_dict()
+    for start in (0, 1, 2, 5, 9):
+        resumed = small_stage(store, seed=0, **KINDS[kind])
+        advance(resumed, 2)  # loading replaces this state
+        resumed.load_state_dict(states[start])
+        assert [advance(resumed, 1) for _ in range(updates - start)] == metrics[start:]
+        actual = tensors(resumed.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+        assert resumed.batches.state_dict() == uninterrupted.batches.state_dict()
 
 
 def both(world: World, store: Path, **choices: Any) -> Any:
-    """What nine updates made, at once and broken off."""
+    """Return the results of nine updates, uninterrupted and interrupted."""
     return tuple(in_world(world, store, parts, **choices) for parts in ((9,), (4, 5)))
 
 
 def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) -> Any:
-    """What some updates made, with the state saved and loaded between parts of them."""
-    stage, told = small_stage(store, world, **choices), []
-    for place, part in enumerate(parts):
-        if place:
+    """Return the results of some updates, with the state saved and loaded between parts."""
+    stage, metrics = small_stage(store, world, **choices), []
+    for index, part in enumerate(parts):
+        if index:
             state = through_a_file(stage.state_dict())
             stage.batches.close()
             stage = small_stage(store, world, **choices)
             stage.load_state_dict(state)
-        told += advance(stage, part)
-    figures = stage.look()[0]
+        metrics += advance(stage, part)
+    figures = stage.evaluate()[0]
     stage.batches.close()
-    return tensors(stage.state_dict()), told, figures, through_a_file(stage.state_dict())
+    return tensors(stage.state_dict()), metrics, figures, through_a_file(stage.state_dict())
 
 
 @pytest.mark.parametrize(
     "kind",
     ["gp", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan"))],
 )
-def test_two_ranks_make_what_one_makes(store: Path, tmp_path: Path, kind: str) -> None:
-    """Within 1e-4 after three steps, batch norm and penalties included; and so do those that stop.
+def test_two_ranks_compute_what_one_computes(store: Path, tmp_path: Path, kind: str) -> None:
+    """Two ranks agree with one within 1e-4, including batch norm and penalties.
 
-    Two that were stopped and went on are the same to the bit as two that were not; what they have
-    saved, one goes on from.
+    Interrupted ranks are bit-identical to uninterrupted ones, and one rank resumes their state.
     """
     choices = KINDS[kind]
-    alone, told, figures, _ = in_world(World(), store, (9,), **choices)
-    together, broken = zip(
+    alone, metrics, figures, _ = in_world(World(), store, (9,), **choices)
+    together, interrupted = zip(
         *in_ranks(partial(both, store=store, **choices), 2, tmp_path), strict=True
     )
-    for state, _, looked, _ in together:
-        for one, other in zip(state, alone, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-        assert looked == pytest.approx(figures, rel=1e-3, abs=1e-4)
+    for state, _, evaluated, _ in together:
+        for actual, expected in zip(state, alone, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+        assert evaluated == pytest.approx(figures, rel=1e-3, abs=1e-4)
     first, second = (
-        [{name: (a[name] + b[name]) / 2 for name in a} for a, b in zip(*two, strict=True)]
-        for two in ([one[1] for one in together], [one[1] for one in broken])
+        [
+            {name: (a[name] + b[name]) / 2 for name in a}
+            for a, b in zip(*(result[1] for result in results), strict=True)
+        ]
+        for results in (together, interrupted)
     )
-    for mean, expected in zip(first, told, strict=True):
+    for mean, expected in zip(first, metrics, strict=True):
         assert mean == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert second == first
-    for (state, *_), (other, *_) in zip(together, broken, strict=True):
-        assert all(torch.equal(one, two) for one, two in zip(state, other, strict=True))
+    for (state, *_), (resumed, *_) in zip(together, interrupted, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(state, resumed, strict=True))
     fewer = small_stage(store, **choices)
     fewer.load_state_dict(together[0][3])
     more = small_stage(store, **choices)
@@ -112,24 +114,24 @@ def test_two_ranks_make_what_one_makes(store: Path, tmp_path: Path, kind: str) -
     assert advance(fewer, 3)[0] == pytest.approx(advance(more, 3)[0], rel=1e-2, abs=1e-3)
 
 
-def test_looking_changes_nothing(store: Path) -> None:
-    """However often."""
-    one, other = (small_stage(store, condition="projection") for _ in range(2))
+def test_an_evaluation_changes_nothing(store: Path) -> None:
+    """An evaluation does not change the state."""
+    evaluated, plain = (small_stage(store, condition="projection") for _ in range(2))
     for _ in range(4):
-        advance(one, 3)
-        figures, pictures = one.look()
-        advance(other, 3)
+        advance(evaluated, 3)
+        figures, pictures = evaluated.evaluate()
+        advance(plain, 3)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(tensors(one.state_dict()), tensors(other.state_dict()), strict=True)
+        for a, b in zip(tensors(evaluated.state_dict()), tensors(plain.state_dict()), strict=True)
     )
     assert set(figures) == {"held_out_estimate", "held_out_critic_loss", "held_out_distance"}
     assert pictures["samples"].shape == (64, SIZE, SIZE, 3)
     assert pictures["samples"].dtype == np.uint8
 
 
-def test_the_critic_is_brought_near_its_best_at_first_and_now_and_then(store: Path) -> None:
-    """100 updates in each of the first 25 steps and of every 500th, else 5, for instance."""
+def test_the_critic_warms_up(store: Path) -> None:
+    """The critic warms up in each of the first 25 steps and in every 500th."""
     stage = small_stage(store, warm_critic_steps=4, critic_steps=2)
     counts = []
     for step in (0, 24, 25, 499, 500, 501, 1000):
@@ -139,7 +141,7 @@ def test_the_critic_is_brought_near_its_best_at_first_and_now_and_then(store: Pa
     stage = small_stage(store, warm_critic_steps=4, critic_steps=2)
     advance(stage, 5)
     assert stage.step == 1
-    assert stage.batches.taken == 4 * BATCH
+    assert stage.batches.rows_taken == 4 * BATCH
 
 
 @given(
@@ -150,22 +152,22 @@ def test_the_critic_is_brought_near_its_best_at_first_and_now_and_then(store: Pa
 def test_updates_are_counted_before_they_are_taken(
     critic: int | None, warm: int | None, step: int
 ) -> None:
-    """As the stage takes them: for the time that is left."""
+    """The options predict the updates of the stage, from which the time left follows."""
     options = Options(critic_steps=critic, warm_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
     stage.options = options.filled()
-    taken = 0
+    updates = 0
     for stage.step in range(step):
-        taken += stage._critic_steps() + 1
-    assert options.updates_to(step) == taken
+        updates += stage._critic_steps() + 1
+    assert options.updates_to(step) == updates
     stage.step = step
     assert bool(options.warming(step)) == (
         bool(stage.options.warm_critic_steps) and (step < 25 or step % 500 == 0)
     )
 
 
-def test_a_learning_rate_that_falls(store: Path) -> None:
-    """To zero at the end."""
+def test_the_learning_rate_decays(store: Path) -> None:
+    """The learning rate decays linearly to 0 at the end."""
     stage = small_stage(store, decay=True, steps=4, rate=0.5)
     rates = []
     for _ in range(4):
@@ -175,15 +177,15 @@ def test_a_learning_rate_that_falls(store: Path) -> None:
 
 
 def test_the_average_follows_the_generator(store: Path) -> None:
-    """It is that of the steps, less of the first; without one it is the generator."""
+    """The average has a lower decay at first; without decay it is the generator."""
     stage = small_stage(store, ema=0.0)
     advance(stage, 9)
-    for one, other in zip(
+    for averaged, current in zip(
         stage.average.module.state_dict().values(),
         stage.game.generator.state_dict().values(),
         strict=True,
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(averaged, current)
     stage = small_stage(store, ema=0.9)
     advance(stage, 3)
     before = copy.deepcopy(dict(stage.average.module.named_parameters()))
@@ -195,21 +197,21 @@ def test_the_average_follows_the_generator(store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_compute_with_less_too(store: Path, tmp_path: Path) -> None:
-    """In bfloat16, batch norm over both: near what one makes in float32."""
+def test_two_ranks_compute_in_bfloat16(store: Path, tmp_path: Path) -> None:
+    """Two ranks in bfloat16 are near one rank in float32."""
     choices = {"rate": 1e-4, "critic_steps": 1}
-    _, told, *_ = in_world(World(), store, (6,), **choices)
+    _, metrics, *_ = in_world(World(), store, (6,), **choices)
     work = partial(in_world, store=store, parts=(6,), precision="bfloat16", **choices)
-    first, second = (made[1] for made in in_ranks(work, 2, tmp_path))
-    for one, other, expected in zip(first, second, told, strict=True):
+    first, second = (result[1] for result in in_ranks(work, 2, tmp_path))
+    for first_step, second_step, expected in zip(first, second, metrics, strict=True):
         for name, value in expected.items():
-            assert (one[name] + other[name]) / 2 == pytest.approx(value, abs=0.05)
+            assert (first_step[name] + second_step[name]) / 2 == pytest.approx(value, abs=0.05)
 
 
-def test_it_is_judged_by_rows_that_nothing_is_learned_from(store: Path) -> None:
-    """Those of the other split, as they are."""
+def test_an_evaluation_uses_held_out_rows(store: Path) -> None:
+    """An evaluation reads unaugmented rows of the held-out split."""
     stage = small_stage(store)
-    seen = torch.cat([taken.images for taken in stage._rows(World(), 16)])
+    seen = torch.cat([batch.images for batch in stage._rows(World(), 16)])
     held_out = stage._data.held_out
     assert held_out is not None
     expected = torch.cat([images for images, _, _ in held_out])[:16]
