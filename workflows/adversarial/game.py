@@ -155,7 +155,9 @@ class Game:
         return _weighted_sum(weighted_metrics)
 
     @torch.no_grad()
-    def judge(self, real: Tensor, inputs: Inputs, condition: Condition = ()) -> dict[str, Tensor]:
+    def evaluate(
+        self, real: Tensor, inputs: Inputs, condition: Condition = ()
+    ) -> dict[str, Tensor]:
         """Return `critic_loss` and `estimate` on held-out rows without changing either network.
 
         The arguments are those of `critic_update`.

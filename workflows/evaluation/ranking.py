@@ -183,7 +183,7 @@ def same_class(
     if fewest < k:
         raise ValueError(
             f"{fewest} other rows were found for a query: expected {k} or more; search for one"
-            " more than are looked at."
+            " row more than k."
         )
     is_counted = is_other & (np.cumsum(is_other, axis=1) <= k)
     right = is_counted & (nearest >= 0) & (labels[nearest] == query_classes[:, None])

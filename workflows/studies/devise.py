@@ -87,7 +87,7 @@ class StudyData:
     """The hierarchy of the classes, for hierarchical precision; None = without."""
     learned: Learned
     """The features and labels of the training split, with pictures of all classes."""
-    judged: Learned
+    held_out: Learned
     """The features and labels of the held-out split."""
     mirrored: bool
     """True if the training features include those of mirrored pictures."""
@@ -128,21 +128,21 @@ def open_study_data(
         clip: Name or folder of a CLIP model to compare with (default None: no comparison).
         batch_size: Batch size of DeViSE.
     """
-    train, judged = (open_features(store, features, name) for name in (split, held_out))
+    train, evaluated = (open_features(store, features, name) for name in (split, held_out))
     kinds = [kind for kind in ("plain", "mirrored") if kind in train.kinds]
     labels = train.split.labels[train.readable].astype(np.int64)
     learned = Learned(
         np.concatenate([train.rows(train.readable, kind) for kind in kinds]),
         np.concatenate([labels] * len(kinds)),
     )
-    held_out_labels = judged.split.labels[judged.readable].astype(np.int64)
+    held_out_labels = evaluated.split.labels[evaluated.readable].astype(np.int64)
     scores = None
     if clip is not None:
-        size, listed = judged.recipe.stored_size, judged.split.recipe.classes
+        size, listed = evaluated.recipe.stored_size, evaluated.split.recipe.classes
         scores = Clip(clip).scores(store, held_out, size, listed)
     return StudyData(
         store, features, classes, hierarchy, learned,
-        Learned(judged.rows(judged.readable), held_out_labels),
+        Learned(evaluated.rows(evaluated.readable), held_out_labels),
         mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
         batch_size=batch_size,
     )  # fmt: skip
@@ -158,7 +158,7 @@ class Outcome:
     """The setting that was chosen."""
     chosen_by: float
     """The hit@5 on the validation classes, 0 to 1."""
-    judged: Judgement
+    evaluation: Judgement
     """The metrics on seen and unseen classes."""
 
 
@@ -190,7 +190,7 @@ class Arena:
         plain = self.learned.features[: len(self.learned.features) // (1 + data.mirrored)]
         self.space = make_space(data.classes, parts, plain, centre=centre)
         self.pictures = Pictures(
-            data.judged.labels, data.classes.wnids, parts, alike(self.space.vectors),
+            data.held_out.labels, data.classes.wnids, parts, alike(self.space.vectors),
             data.hierarchy,
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ class Arena:
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
         options = Options(**{**common, **setting})
         embed = train_head(self.data, options, self.space)
-        return unit(embed(self.data.judged.features)) @ self.space.vectors.T
+        return unit(embed(self.data.held_out.features)) @ self.space.vectors.T
 
 
 def train_head(data: StudyData, options: Options, space: Space) -> Callable[[Floats], Floats]:
@@ -235,18 +235,18 @@ def train_head(data: StudyData, options: Options, space: Space) -> Callable[[Flo
 def _ridge(arena: Arena, setting: Mapping[str, Any]) -> Floats:
     """Regress features to the original word vectors."""
     vectors = arena.data.classes.vectors
-    return baselines.ridge(arena.learned, vectors, **setting)(arena.data.judged.features)
+    return baselines.ridge(arena.learned, vectors, **setting)(arena.data.held_out.features)
 
 
 def _ridge_centred(arena: Arena, setting: Mapping[str, Any]) -> Floats:
     score = baselines.ridge(arena.learned, arena.space.vectors, **setting)
-    return score(arena.data.judged.features)
+    return score(arena.data.held_out.features)
 
 
 def _random(arena: Arena, setting: Mapping[str, Any]) -> Floats:
     classes = len(arena.data.classes.wnids)
     score = baselines.random_codes(arena.learned, classes, seed=arena.seed, **setting)
-    return score(arena.data.judged.features)
+    return score(arena.data.held_out.features)
 
 
 def _clip(arena: Arena, setting: Mapping[str, Any]) -> Floats:
@@ -278,13 +278,13 @@ class _Softmaxes:
     def _conse(self, arena: Arena, vectors: Floats, setting: Mapping[str, Any]) -> Floats:
         softmax = self.of(arena, setting["penalty"])
         score = baselines.conse(softmax, vectors, likeliest=setting["likeliest"])
-        return score(arena.data.judged.features)
+        return score(arena.data.held_out.features)
 
     def alone(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
         score = baselines.softmax_scores(
             self.of(arena, setting["penalty"]), len(arena.data.classes.wnids)
         )
-        return score(arena.data.judged.features)
+        return score(arena.data.held_out.features)
 
 
 def run_split(data: StudyData, seed: int, *, steps: int = STEPS) -> Iterator[Outcome]:
@@ -360,10 +360,10 @@ def differences(evaluations: Mapping[str, Sequence[Judgement]]) -> Iterator[str]
     """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval."""
     for name in BASELINES:
         for k in (1, 5):
-            if any(k not in judged.unseen for judged in evaluations["DeViSE, chosen"]):
+            if any(k not in evaluation.unseen for evaluation in evaluations["DeViSE, chosen"]):
                 continue
             ours, theirs = (
-                [judged.unseen[k] for judged in evaluations[method]]
+                [evaluation.unseen[k] for evaluation in evaluations[method]]
                 for method in ("DeViSE, chosen", name)
             )
             ahead = compare(ours, theirs, macro=False)

@@ -133,7 +133,7 @@ def _evaluate(
     game: Game, average: nn.Module, digits: Digits, course: Course, step: int, objective: str
 ) -> None:
     noise = World().normal(SAMPLES, NOISE, key=("look",))
-    metrics = game.judge(digits.held_out, (noise[: len(digits.held_out)],))
+    metrics = game.evaluate(digits.held_out, (noise[: len(digits.held_out)],))
     metric = "estimate" if objective.startswith("wgan") else "critic_loss"
     with torch.no_grad():
         samples = average.eval()(noise)

@@ -27,7 +27,8 @@ CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))
 SPREAD = 0.05
 """The standard deviation of each Gaussian; centres are 1 apart."""
 NOISE_DIMENSIONS = 2
-JUDGED_POINTS = 10_000
+EVALUATION_POINTS = 10_000
+"""The number of points in an evaluation."""
 STEPS = 8_000
 BATCH = 256
 WIDTH = 128
@@ -58,7 +59,7 @@ def draw(rows: int, key: tuple[object, ...]) -> Tensor:
     return CENTRES[centres] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
 
 
-def judge(points: Tensor) -> Grid:
+def measure(points: Tensor) -> Grid:
     """Return the metrics of points, (n, 2) float32."""
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
@@ -70,13 +71,13 @@ def controls(seed: int = 0) -> dict[str, Grid]:
     """Return the metrics of controls without a network: noise, one Gaussian and the set itself."""
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
-    share = world.uniform(2 * JUDGED_POINTS, key=(seed, "noise")).view(-1, 2)
-    points = draw(JUDGED_POINTS, (seed, "fit"))
-    fitted = points.mean(0) + points.std(0) * world.normal(JUDGED_POINTS, 2, key=(seed, "one"))
+    share = world.uniform(2 * EVALUATION_POINTS, key=(seed, "noise")).view(-1, 2)
+    points = draw(EVALUATION_POINTS, (seed, "fit"))
+    fitted = points.mean(0) + points.std(0) * world.normal(EVALUATION_POINTS, 2, key=(seed, "one"))
     return {
-        "uniform noise": judge(low + (high - low) * share),
-        "one Gaussian": judge(fitted),
-        "the set itself": judge(draw(JUDGED_POINTS, (seed, "set"))),
+        "uniform noise": measure(low + (high - low) * share),
+        "one Gaussian": measure(fitted),
+        "the set itself": measure(draw(EVALUATION_POINTS, (seed, "set"))),
     }
 
 
@@ -112,5 +113,5 @@ def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
         average.update_parameters(generator)
     evaluated = average if arm.averages else generator
     with torch.no_grad():
-        noise = world.normal(JUDGED_POINTS, NOISE_DIMENSIONS, key=(seed, "judged"))
-        return judge(evaluated(noise))
+        noise = world.normal(EVALUATION_POINTS, NOISE_DIMENSIONS, key=(seed, "judged"))
+        return measure(evaluated(noise))

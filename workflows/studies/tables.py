@@ -89,10 +89,10 @@ def _devise(args: argparse.Namespace) -> None:
     for seed in range(args.seeds):
         outcomes = list(devise.run_split(data, seed, steps=args.steps or devise.STEPS))
         for outcome in [*outcomes, devise.chosen_devise(outcomes)]:
-            evaluations.setdefault(outcome.method, []).append(outcome.judged)
+            evaluations.setdefault(outcome.method, []).append(outcome.evaluation)
             setting = ", ".join(f"{name} {value}" for name, value in outcome.setting.items())
-            largest_k = max(k for k in outcome.judged.unseen if k <= devise.CHOSEN_BY)
-            hits = outcome.judged.unseen[largest_k].micro
+            largest_k = max(k for k in outcome.evaluation.unseen if k <= devise.CHOSEN_BY)
+            hits = outcome.evaluation.unseen[largest_k].micro
             print(
                 f"split {seed}  {outcome.method:<16} chosen by {outcome.chosen_by:.3f}"
                 f"  hit@{largest_k} {hits:.3f}  {setting}",

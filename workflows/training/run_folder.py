@@ -389,7 +389,7 @@ class RunFolder:
         if step not in steps:
             raise TesseraeError(
                 f"--from-step is {step}: {self.path} has {_listed(steps)} to go back to, and 0 to"
-                " begin anew."
+                " start over."
             )
         return steps[step]
 

@@ -1,4 +1,4 @@
-"""The stages that can be trained, by name: where each is, in words, so that nothing is loaded."""
+"""The training stages by name, as import locations, so that listing them imports nothing."""
 
 from __future__ import annotations
 

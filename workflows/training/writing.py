@@ -60,7 +60,7 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
         num_bytes: Approximate length of the new file, for the error message of a full disk.
 
     Raises:
-        DiskFullError: There is no room for it.
+        DiskFullError: The disk has no room for it.
     """
     new = file.with_suffix(NEW)
     recording = None
@@ -94,12 +94,12 @@ def full(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
     free = bytes_text(shutil.disk_usage(file.parent).free)
     cause = {
         errno.EDQUOT: "the disk quota is used up",
-        errno.EFBIG: "files may not be so long here (`ulimit -f`)",
+        errno.EFBIG: "it is above the limit of file sizes (`ulimit -f`)",
     }.get(error.errno or 0, f"{free} are free on its disk")
     return DiskFullError(
-        f"{file} has no room: it needs {bytes_text(num_bytes)}, and {cause}. Free some, or move the"
-        " run's folder to a larger disk, and give the same command again: it goes on from the last"
-        " checkpoint."
+        f"{file} has no room: it needs {bytes_text(num_bytes)}, and {cause}. Free some room, or"
+        " move the run's folder to a larger disk, and give the same command again: training"
+        " continues from the last checkpoint."
     )
 
 
@@ -108,7 +108,7 @@ def append(file: Path, data: bytes) -> None:
 
     Raises:
         TesseraeError: It is a symbolic link.
-        DiskFullError: There is no room for it.
+        DiskFullError: The disk has no room for it.
     """
     if file.is_symlink():
         raise TesseraeError(f"{file} is a link: nothing is written to where it leads. Remove it.")
@@ -131,7 +131,7 @@ def write(file: Path, data: bytes) -> None:
     """Replace the content of *file* by *data*, atomically and durably.
 
     Raises:
-        DiskFullError: There is no room for it.
+        DiskFullError: The disk has no room for it.
     """
     with replacing(file, num_bytes=len(data)) as out:
         out.write(data)

@@ -191,7 +191,7 @@ class Wgan:
             noise = self.world.normal(self._batch_rows(), self.options.noise, key=key)
             condition = self._condition(batch.labels)
             batch_metrics.append(
-                self.game.judge(self._laid_out(batch.images), (noise, *condition), condition)
+                self.game.evaluate(self._laid_out(batch.images), (noise, *condition), condition)
             )
         return {
             f"held_out_{name}": float(

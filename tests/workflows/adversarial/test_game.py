@@ -155,8 +155,8 @@ def test_an_update_leaves_the_other_network_unchanged(norm: str, critic: Any) ->
     for update, changes, stays in (
         (lambda: game.generator_update((noise(3),)), game.generator, game.critic),
         (lambda: game.critic_update(real_rows(2), (noise(4),)), game.critic, game.generator),
-        (lambda: game.judge(real_rows(2), (noise(4),)), None, game.critic),
-        (lambda: game.judge(real_rows(2), (noise(4),)), None, game.generator),
+        (lambda: game.evaluate(real_rows(2), (noise(4),)), None, game.critic),
+        (lambda: game.evaluate(real_rows(2), (noise(4),)), None, game.generator),
     ):
         before = copy.deepcopy(stays.state_dict())
         was = copy.deepcopy(changes.state_dict()) if changes is not None else {}

@@ -58,7 +58,7 @@ def test_training_excludes_held_out_classes(data: StudyData) -> None:
 def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None:
     """A setting that is best on unseen classes, but not on validation classes, is rejected."""
     arena = Arena(data, 0, final=False)
-    labels, parts = data.judged.labels, arena.pictures.parts
+    labels, parts = data.held_out.labels, arena.pictures.parts
     right = np.eye(6, dtype=np.float32)[labels]
 
     def learn(_: Arena, setting: Any) -> Any:
@@ -83,12 +83,12 @@ def test_every_method_is_evaluated_on_the_same_pictures(
     assert names == [*(f"DeViSE {loss}" for loss in grid), "ridge", "ridge, centred", "ConSE",
                      "ConSE, centred",
                      "softmax", "random codes"]  # fmt: skip
-    counts = [outcome.judged.unseen[1].counts.tolist() for outcome in outcomes]
+    counts = [outcome.evaluation.unseen[1].counts.tolist() for outcome in outcomes]
     assert all(count == counts[0] for count in counts)
     best = chosen_devise(outcomes)
     losses = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
     assert best.chosen_by == max(outcome.chosen_by for outcome in losses)
-    assert best.judged in [outcome.judged for outcome in losses]
+    assert best.evaluation in [outcome.evaluation for outcome in losses]
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
     arena = Arena(data, 0, final=True)
     from workflows.devise.evaluation import judge
 
-    right = np.eye(6, dtype=np.float32)[data.judged.labels]
+    right = np.eye(6, dtype=np.float32)[data.held_out.labels]
     judgements = [judge(right, arena.pictures)]
     lines = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BASELINES), judgements)))
     assert len(lines) == len(devise.BASELINES)
@@ -136,7 +136,7 @@ def test_conse_with_centred_words_mixes_the_vectors_of_the_space(data: StudyData
     softmaxes, setting = devise._Softmaxes(), {"penalty": 1e-3, "likeliest": 10}
     plain, centred = softmaxes.conse(arena, setting), softmaxes.conse_centred(arena, setting)
     fitted = baselines.fit_softmax(arena.learned, penalty=1e-3)
-    features = data.judged.features
+    features = data.held_out.features
     for vectors, scores in ((data.classes.vectors, plain), (arena.space.vectors, centred)):
         expected = baselines.conse(fitted, vectors, likeliest=10)(features)
         np.testing.assert_allclose(scores, expected, atol=1e-4)

@@ -188,7 +188,7 @@ class _Full(FileIO):
     [
         (errno.ENOSPC, "are free on its disk"),
         (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EFBIG, "files may not be so long here"),
+        (errno.EFBIG, "it is above the limit of file sizes"),
     ],
 )
 @pytest.mark.parametrize("room", [0, 1, 700, 3_000])
