@@ -32,7 +32,7 @@ def option(
     above: float | None = None,
     before: Any = None,
     metavar: str | None = None,
-    group: str = "how it is trained",
+    group: str = "training",
 ) -> Any:
     """Return a dataclass field for an option of a stage.
 
@@ -158,7 +158,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-READING = "how pictures are read"
+READING = "reading of pictures"
 """The heading of the options of the loader in the help text."""
 
 

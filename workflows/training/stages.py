@@ -25,17 +25,17 @@ class StageName:
 STAGES = MappingProxyType(
     {
         "wgan": StageName(
-            "pictures from noise: WGAN and its family",
+            "generate pictures from noise: WGAN and related GANs",
             "workflows.wgan.options:Options",
             "workflows.wgan.stage:Wgan",
         ),
         "colourise": StageName(
-            "colour for grey pictures, with or without a critic",
+            "colour grey pictures, with or without a critic",
             "workflows.colourise.options:ColouriseOptions",
             "workflows.colourise.stage:Colourise",
         ),
         "devise": StageName(
-            "pictures into word space: DeViSE",
+            "map pictures into word space: DeViSE",
             "workflows.devise.options:Options",
             "workflows.devise.stage:Devise",
             "workflows.devise.data:gather",

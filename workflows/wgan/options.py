@@ -18,9 +18,9 @@ WARM_STEPS = 25
 WARM_EVERY = 500
 """The interval, in steps, of further steps in which the critic warms up."""
 
-_OUTPUT = "what is made"
-_PLAY = "what is played"
-_SPEED = "how fast"
+_OUTPUT = "pictures"
+_PLAY = "objective and networks"
+_SPEED = "computation"
 
 _OF_OBJECTIVE: dict[str, dict[str, Any]] = {
     # Arjovsky et al. 2017 and their code: momentum would make the critic unstable.
