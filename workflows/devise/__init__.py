@@ -1,9 +1,10 @@
-"""Pictures into word space: DeViSE (Frome et al., NIPS 2013).
+"""The DeViSE stage, which maps images into word space (Frome et al., NIPS 2013).
 
-options   what it can be asked for          splits   which classes are learned from
-space     the vectors of classes            heads    features -> word space
-losses    hinge-rank, cosine, L2, InfoNCE   stage    the training
-gather    features, vectors and loaders, before the training
-model     a trained run, for whoever searches or judges
-baselines what it is compared with          judging  hit@k, hp@k, seen and unseen
+options        the flags of the stage              class_splits  seen, validation, unseen classes
+class_names    `tesserae words`                    class_space   the vectors of classes
+data           features, vectors and loaders       heads         features -> word space
+losses         hinge-rank, cosine, L2, InfoNCE     stage         the training
+model          a trained run, for search           evaluation    hit@k, hp@k, seen and unseen
+baselines      ridge, ConSE, softmax, random       clip          CLIP, for comparison
+report         the evaluation of a run
 """

@@ -1,4 +1,4 @@
-"""The work of `tesserae words`: which classes have word vectors, and where in WordNet they are."""
+"""The implementation of `tesserae words`: word vectors and WordNet nouns of a set of classes."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pipeline.wordvectors.vectors import (
 )
 from workflows.terminal.formatting import counted, printable, share_text
 
-SHOWN = 20
-"""Classes and names that are listed of each kind, unless --all."""
+MAX_LISTED = 20
+"""The number of entries of each list that are printed without --all."""
 
 HOPS = (1, 2, 3)
 ANSWERS = (2, 5, 10, 20)
-"""Numbers of answers for which hierarchical precision is usually told."""
-SETS_OF = 5_000
-"""Classes up to which the sets of what counts as right are made: 1,000 take two seconds."""
+"""The numbers k of answers for which hierarchical precision is usually reported."""
+MAX_CLASSES_WITH_SETS = 5_000
+"""The number of classes up to which correct sets are computed: 1,000 classes take two seconds."""
 
-SAID = {
+COVERAGE_LABELS = {
     "token": "a name of theirs is a token",
     "words": "made of the words of a name",
     "taxonomy": "from what they are kinds of",
     "none": "none",
 }
 PAPER_CLASSES, WORDNET_NOUNS = 1_000, 70_000
-"""Classes of ILSVRC and, at least, nouns of the whole of WordNet: what `NOTE` is about."""
+"""The classes of ILSVRC, and the fewest nouns of a complete WordNet. `NOTE` applies to both."""
 NOTE = (
     "pictures or not. Frome et al. (2013) have 1,589 nouns in the 2-hop and 7,860 in the 3-hop set",
     "of the 1,000 classes. Their ImageNet of 2011 has only nouns with pictures; of WordNet without",
@@ -48,12 +48,12 @@ NOTE = (
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print how far the words go."""
+    """Print the coverage of classes by word vectors; return the exit status."""
     facts = describe(args.classes, args.vectors, args.hierarchy, synonyms=args.synonyms)
     if args.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if args.all else SHOWN):
+    for line in lines(facts, limit=None if args.all else MAX_LISTED):
         print(line)
     return 0
 
@@ -61,17 +61,17 @@ def run(args: argparse.Namespace) -> int:
 def describe(
     where: str, vectors: str | None, hierarchy: str | None, *, synonyms: str = "mean"
 ) -> dict[str, Any]:
-    """How far the words go, as plain JSON values.
+    """Return the coverage of classes by word vectors as plain JSON values.
 
     Args:
-        where: A store, or a file of `wnid words` lines.
-        vectors: A file of word vectors; without one they are derived from the hierarchy.
-        hierarchy: A file of `parent child` lines or WordNet's folder; without one and without
-            *vectors* it is Debian's.
-        synonyms: As for `class_vectors`.
+        where: The path or URL of a store, or the path of a file of `wnid words` lines.
+        vectors: The path of a file of word vectors; None: they are derived from the hierarchy.
+        hierarchy: The path of a file of `parent child` lines or of WordNet's folder. None is
+            Debian's WordNet if *vectors* is None too, and no hierarchy otherwise.
+        synonyms: The names of a class that form its vector: "mean" or "first".
 
     Raises:
-        SourceError: A file is not what was said.
+        SourceError: A file has another format than expected.
         StoreError: There is no store.
         TesseraeError: There are neither vectors nor a hierarchy.
     """
@@ -80,43 +80,47 @@ def describe(
     if vectors is None:
         hierarchy = hierarchy or _installed()
         graph = read_hierarchy(hierarchy)
-        found = taxonomy_vectors(graph, classes)
-        source = {"file": None, "dim": found.vectors.shape[1]}
+        vectors_of_classes = taxonomy_vectors(graph, classes)
+        source = {"file": None, "dim": vectors_of_classes.vectors.shape[1]}
     else:
         graph = None if hierarchy is None else read_hierarchy(hierarchy)
         words = read_words(vectors)
-        found = class_vectors(words, classes, synonyms=synonyms)
+        vectors_of_classes = class_vectors(words, classes, synonyms=synonyms)
         source = {"file": vectors, "tokens": len(words), "dim": words.dim, "synonyms": synonyms}
     return {
         "source": where,
         "classes": len(classes),
         "vectors": source,
-        **_coverage(found),
-        "hierarchy": None if graph is None else _place(graph, str(hierarchy), found.wnids),
+        **_coverage(vectors_of_classes),
+        "hierarchy": None
+        if graph is None
+        else _hierarchy_facts(graph, str(hierarchy), vectors_of_classes.wnids),
     }
 
 
 def named(classes: Sequence[tuple[str, str]], file: str | None) -> tuple[tuple[str, str], ...]:
-    """Return (id, names) of classes: of a file, else of the store, else what the id itself says.
+    """Return the (id, names) of classes, from a file, else the store, else the ids themselves.
 
     Args:
-        classes: (id, names) as the store has them; an id may be a wnid or the name of a folder.
-        file: A table of ids and names (`pipeline.sources.classes.name_tables`); None: the store's
-            names.
+        classes: The (id, names) of the store; an id is a wnid or the name of a folder.
+        file: The path of a table of ids and names (`pipeline.sources.classes.name_tables`); None:
+            the store's names.
 
     Raises:
-        TesseraeError: The file is none, or names none of the classes; or, without one, they are
-            wnids without names.
+        TesseraeError: The file does not exist or names none of the classes; or, without a file,
+            the classes are wnids without names.
     """
     table = {} if file is None else _table_of(file, [key for key, _ in classes])
-    found = tuple((key, table.get(key) or words or names_of_id(key)) for key, words in classes)
-    if not any(words for _, words in found):
+    named_classes = tuple(
+        (key, table.get(key) or words or names_of_id(key)) for key, words in classes
+    )
+    if not any(words for _, words in named_classes):
         raise TesseraeError(
             f"the store has no names of its {len(classes)} classes, only wnids such as"
             f" {classes[0][0]}: pass --names, a file with an id and names on each line, such as"
             " ImageNet's LOC_synset_mapping.txt."
         )
-    return found
+    return named_classes
 
 
 def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
@@ -135,10 +139,10 @@ def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
 
 
 def read_classes(where: str) -> list[tuple[str, str]]:
-    """Return (id, names) of a store's classes, or of the lines of a file.
+    """Return the (id, names) of a store's classes, or of the lines of a file.
 
     Raises:
-        SourceError: The file has no such line.
+        SourceError: The file has no line of an id and names.
         StoreError: There is no store.
     """
     path = Path(where)
@@ -157,7 +161,7 @@ def read_classes(where: str) -> list[tuple[str, str]]:
 
 
 def _is_vector(names: str) -> bool:
-    """Return True for the numbers of a vector: the file is one of word vectors."""
+    """Return True if a line holds the numbers of a vector: the file is one of word vectors."""
     numbers = names.split()
     try:
         return len(numbers) > 1 and [float(number) for number in numbers] != []
@@ -174,21 +178,21 @@ def _installed() -> str:
     return str(WORDNET)
 
 
-def _coverage(found: ClassVectors) -> dict[str, Any]:
-    names = dict(zip(found.wnids, found.names, strict=True))
-    alike = [set(wnids) for wnids in found.alike]
+def _coverage(vectors: ClassVectors) -> dict[str, Any]:
+    names = dict(zip(vectors.wnids, vectors.names, strict=True))
+    alike = [set(wnids) for wnids in vectors.alike]
     return {
-        "coverage": found.coverage(),
-        "missing": [{"wnid": wnid, "words": names[wnid]} for wnid in found.missing],
+        "coverage": vectors.coverage(),
+        "missing": [{"wnid": wnid, "words": names[wnid]} for wnid in vectors.missing],
         "homonyms": [
-            {"name": name, "wnids": wnids, "alike": any(set(wnids) <= same for same in alike)}
-            for name, wnids in found.homonyms.items()
+            {"name": name, "wnids": wnids, "alike": any(set(wnids) <= group for group in alike)}
+            for name, wnids in vectors.homonyms.items()
         ],
-        "alike": found.alike,
+        "alike": vectors.alike,
     }
 
 
-def _place(graph: Hierarchy, where: str, wnids: Sequence[str]) -> dict[str, Any]:
+def _hierarchy_facts(graph: Hierarchy, where: str, wnids: Sequence[str]) -> dict[str, Any]:
     inside = [wnid for wnid in wnids if wnid in graph]
     near = {hops: len(graph.within(inside, hops)) for hops in HOPS}
     return {
@@ -197,12 +201,14 @@ def _place(graph: Hierarchy, where: str, wnids: Sequence[str]) -> dict[str, Any]
         "classes": len(inside),
         "missing": [wnid for wnid in wnids if wnid not in graph],
         "within_hops": {str(hops): count for hops, count in near.items()},
-        "correct_sets": _correct_sets(graph, inside) if len(inside) <= SETS_OF else None,
+        "correct_sets": _correct_sets(graph, inside)
+        if len(inside) <= MAX_CLASSES_WITH_SETS
+        else None,
     }
 
 
 def _correct_sets(graph: Hierarchy, wnids: Sequence[str]) -> dict[str, float]:
-    """Answers looked at -> mean size of the sets that hierarchical precision counts as right."""
+    """Return the mean size of the correct sets of hierarchical precision, by number of answers."""
     valid = frozenset(wnids)
     return {
         str(k): sum(len(graph.correct_set(wnid, k, valid)) for wnid in wnids) / len(wnids)
@@ -212,18 +218,23 @@ def _correct_sets(graph: Hierarchy, wnids: Sequence[str]) -> dict[str, float]:
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """The same for a person."""
+    """Return the facts of `describe` as lines of text.
+
+    Args:
+        facts: The result of `describe`.
+        limit: The number of entries of each list that are shown; None: all.
+    """
     out = [f"{facts['source']}  {_classes(facts['classes'])}", _vectors_line(facts)]
     out += [
-        f"    {count:>7,}  {share_text(count, facts['classes']):>7}  {SAID[how]}"
-        for how, count in facts["coverage"].items()
-        if count or how == "none"
+        f"    {count:>7,}  {share_text(count, facts['classes']):>7}  {COVERAGE_LABELS[source]}"
+        for source, count in facts["coverage"].items()
+        if count or source == "none"
     ]
-    missing = [f"{one['wnid']}  {one['words']}" for one in facts["missing"]]
+    missing = [f"{entry['wnid']}  {entry['words']}" for entry in facts["missing"]]
     out += _listed("without a vector", missing, limit)
     homonyms = [
-        f"{one['name']}  {' '.join(one['wnids'])}{'  (one vector)' * one['alike']}"
-        for one in facts["homonyms"]
+        f"{entry['name']}  {' '.join(entry['wnids'])}{'  (one vector)' * entry['alike']}"
+        for entry in facts["homonyms"]
     ]
     out += _listed("names of several classes", homonyms, limit)
     shared = [" ".join(wnids) for wnids in facts["alike"]]
@@ -250,28 +261,28 @@ def _vectors_line(facts: dict[str, Any]) -> str:
     )
 
 
-def _listed(what: str, entries: Sequence[str], limit: int | None) -> Iterable[str]:
+def _listed(title: str, entries: Sequence[str], limit: int | None) -> Iterable[str]:
     if not entries:
         return []
-    shown = [f"      {entry}" for entry in entries[:limit]]
-    if len(entries) > len(shown):
-        shown.append(f"      ... and {len(entries) - len(shown):,} more (--all)")
-    return [f"    {what}: {len(entries):,}", *shown]
+    listed = [f"      {entry}" for entry in entries[:limit]]
+    if len(entries) > len(listed):
+        listed.append(f"      ... and {len(entries) - len(listed):,} more (--all)")
+    return [f"    {title}: {len(entries):,}", *listed]
 
 
-def _hierarchy_lines(place: dict[str, Any], limit: int | None) -> list[str]:
+def _hierarchy_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     out = [
-        f"  hierarchy  {place['where']}: {counted(place['nouns'], 'noun')}, among them"
-        f" {_classes(place['classes'])}"
+        f"  hierarchy  {facts['where']}: {counted(facts['nouns'], 'noun')}, among them"
+        f" {_classes(facts['classes'])}"
     ]
-    out += _listed("not in it", place["missing"], limit)
+    out += _listed("not in it", facts["missing"], limit)
     out += [
         f"    {count:>7,}  others within {counted(int(hops), 'hop')}"
-        for hops, count in place["within_hops"].items()
+        for hops, count in facts["within_hops"].items()
     ]
-    if place["nouns"] >= WORDNET_NOUNS and place["classes"] == PAPER_CLASSES:
+    if facts["nouns"] >= WORDNET_NOUNS and facts["classes"] == PAPER_CLASSES:
         out += [f"      {line}" for line in NOTE]
-    if place["correct_sets"]:
-        means = ", ".join(f"{mean:.2f} for {k}" for k, mean in place["correct_sets"].items())
+    if facts["correct_sets"]:
+        means = ", ".join(f"{mean:.2f} for {k}" for k, mean in facts["correct_sets"].items())
         out.append(f"    classes that count as right in hp@k, on average: {means} answers")
     return out

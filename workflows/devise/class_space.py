@@ -1,4 +1,4 @@
-"""The word space of a run: a vector for each class, and how other words come into it."""
+"""The word space of a run: a vector for each class, and the map from word vectors into it."""
 
 from __future__ import annotations
 
@@ -15,60 +15,61 @@ from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise.class_splits import SEEN
 
 FILE = "space.npz"
-"""Its name in a run's folder."""
+"""The file name of the word space in a run's folder."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What a run learns to map to, and where features lie that it maps from."""
+    """The target vectors of a run, and the mean and spread of the features that it maps."""
 
     wnids: NDArray[np.str_]
-    """(C,) of label 0, 1, ..."""
+    """The wnids of labels 0, 1, ..., (C,)."""
     vectors: Floats
-    """(C, d) float32 of length 1; zeros for a class without."""
+    """The unit vectors of the classes, (C, d) float32; zeros for a class without a word vector."""
     centre: Floats
-    """(d,) float32: what is subtracted from a word's vector of length 1."""
+    """The vector to subtract from a unit word vector, (d,) float32."""
     parts: NDArray[np.int8]
-    """(C,) int8: what each class is (`workflows.devise.class_splits`)."""
+    """The part of each class, (C,) int8 (`workflows.devise.class_splits`)."""
     feature_mean: Floats
+    """The mean features of images of seen classes, (D,) float32."""
     feature_spread: Floats
-    """(D,) float32: of features of pictures that are learned from."""
+    """The standard deviation of those features, (D,) float32, bounded from below."""
     names: NDArray[np.str_]
-    """(C,) of each class, its synonyms with commas between them."""
+    """The comma-separated names of each class, (C,)."""
     words: NDArray[np.str_]
-    """() the SHA-256 of the file that words are read from; empty where there is none."""
+    """The SHA-256 of the word-vector file, (); empty without a file."""
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The dimension d of the word space."""
         return int(self.vectors.shape[1])
 
     def labels(self, *parts: int) -> NDArray[np.int64]:
-        """(n,) int64, ascending: the classes that are one of *parts*."""
+        """Return the labels of the classes in any of *parts*, (n,) int64, ascending."""
         return np.flatnonzero(np.isin(self.parts, parts))
 
     def enter(self, vectors: Floats) -> Floats:
-        """(n, d) float32 of length 1: words' vectors of length 1, as vectors of this space."""
+        """Map unit word vectors, (n, d), into this space; return (n, d) float32 of length 1."""
         return unit(vectors - self.centre)
 
     def encode(self) -> bytes:
-        """The text of its file: arrays by name, in numpy's format, without pickles."""
+        """Return the bytes of a .npz file that holds every field by name, without pickles."""
         out = io.BytesIO()
         np.savez(out, **vars(self))
         return out.getvalue()
 
 
 def load_space(folder: Path) -> Space:
-    """The space of a run.
+    """Load the word space from a run's folder.
 
     Raises:
-        TesseraeError: The folder has none that is whole.
+        TesseraeError: The file is missing or incomplete.
     """
     try:
-        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return Space(**{field.name: found[field.name] for field in fields(Space)})
+        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Space(**{field.name: arrays[field.name] for field in fields(Space)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
         raise TesseraeError(f"{folder / FILE} is no word space of a run ({e}).") from e
 
@@ -81,18 +82,18 @@ def make_space(
     centre: bool,
     words: str = "",
 ) -> Space:
-    """The space that classes and their vectors make.
+    """Return the word space of a set of classes.
 
     Args:
-        classes: A vector of length 1 for each class, as far as there is one.
-        parts: (C,) int8: what each class is. The centre is that of the seen ones alone.
-        features: (n, D) float32 of pictures of seen classes.
-        centre: Whether to move the origin to the centre of the seen classes' vectors. Vectors of
-            words share a direction, which says nothing of any.
-        words: The SHA-256 of their file.
+        classes: The names and unit vectors of the classes.
+        parts: The part of each class, (C,) int8. Only seen classes determine the centre.
+        features: The features of images of seen classes, (n, D) float32.
+        centre: True to move the origin to the mean of the seen classes' vectors. Word vectors
+            share a common direction that carries no information about any one word.
+        words: The SHA-256 of the word-vector file (default: no file).
 
     Raises:
-        TesseraeError: Seen classes all have one and the same vector; features are no numbers.
+        TesseraeError: All seen classes have the same vector, or a feature is not finite.
     """
     if not np.isfinite(features).all():
         raise TesseraeError(
@@ -100,19 +101,19 @@ def make_space(
             " they are damaged, and `tesserae features --repair` makes those anew that are."
         )
     seen = classes.vectors[parts == SEEN].mean(0)
-    middle = seen if centre else np.zeros_like(seen)
-    known = np.linalg.norm(classes.vectors, axis=1, keepdims=True) > 0
-    apart = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
-    if apart.max() < 1e-5:
+    origin = seen if centre else np.zeros_like(seen)
+    has_vector = np.linalg.norm(classes.vectors, axis=1, keepdims=True) > 0
+    distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
+    if distances.max() < 1e-5:
         raise TesseraeError(
-            f"all {len(apart)} classes to learn from have one and the same word vector: nothing can"
-            " tell them apart. Name other words."
+            f"all {len(distances)} classes to learn from have one and the same word vector: nothing"
+            " can tell them apart. Name other words."
         )
     spread = features.std(0, dtype=np.float64)
     return Space(
         wnids=np.array(classes.wnids, np.str_),
-        vectors=np.where(known, unit(classes.vectors - middle), 0).astype(np.float32),
-        centre=middle.astype(np.float32),
+        vectors=np.where(has_vector, unit(classes.vectors - origin), 0).astype(np.float32),
+        centre=origin.astype(np.float32),
         parts=parts,
         feature_mean=features.mean(0, dtype=np.float64).astype(np.float32),
         feature_spread=np.maximum(spread, 1e-3 * spread.mean() + 1e-12).astype(np.float32),
@@ -122,6 +123,6 @@ def make_space(
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
-    """(n, d) float32 of length 1; zeros stay zeros."""
+    """Scale vectors to length 1; return float32 of the same shape. Zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

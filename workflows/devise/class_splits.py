@@ -1,6 +1,6 @@
-"""Which classes are learned from, which are kept back to choose by, and which are never seen.
+"""The division of classes into seen, validation and unseen ones.
 
-Whole classes are kept back, with all their pictures and the mirror images of those.
+Whole classes are held out, with all of their images and the mirrored copies of those.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from pipeline.sources.classes.name_tables import parse_list
 from workflows.terminal.formatting import counted, printable
 
 SEEN, VALIDATION, UNSEEN, LEFT_OUT = range(4)
-"""What a class is: learned from; kept back to choose by; never seen; or left out: one without a
-word vector, or that is to be learned from and has no picture. Of that nothing can be said."""
+"""The part of a class. SEEN classes are trained on, VALIDATION classes select options, UNSEEN
+classes are only evaluated. A class is LEFT_OUT if it has no word vector, or if it would be seen but
+has no image to learn from."""
 
 
 def class_parts(
     wnids: Sequence[str],
-    known: NDArray[np.bool_],
+    has_vector: NDArray[np.bool_],
     *,
-    pictured: NDArray[np.bool_] | None = None,
+    has_image: NDArray[np.bool_] | None = None,
     seen: str | None = None,
     unseen: str = "0",
     validation: int,
     seed: int,
 ) -> NDArray[np.int8]:
-    """What each class is.
+    """Return the part of each class.
 
     Args:
-        wnids: Of label 0, 1, ...
-        known: (C,) bool: which have a word vector.
-        pictured: (C,) bool: which have a picture to learn from (all).
-        seen: A file of wnids, a line each, or of JSON with a list `seen`: all others are never
-            seen.
-        unseen: Without *seen*: how many are never seen, drawn by *seed*; or such a file, with a
-            list `unseen`.
-        validation: How many of the others are kept back, drawn by *seed*.
-        seed: Of what is drawn. The same unseen ones are drawn whatever *validation* is.
+        wnids: The wnids of labels 0, 1, ...
+        has_vector: (C,) bool: True for classes that have a word vector.
+        has_image: (C,) bool: True for classes that have an image to learn from (default: all).
+        seen: The path of a file that lists the seen classes: a wnid on each line, or JSON with a
+            list `seen`. All other classes are unseen.
+        unseen: The number of unseen classes to draw, or the path of a file that lists them (JSON
+            has a list `unseen`). It applies without *seen* only.
+        validation: The number of validation classes to draw from the remaining seen classes.
+        seed: The seed of the draws. The unseen classes do not depend on *validation*.
 
     Returns:
-        (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
+        The parts, (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
 
     Raises:
         TesseraeError: A file names none of the classes, fewer than two classes are left, or both
@@ -52,26 +53,27 @@ def class_parts(
     """
     if seen is not None and unseen != "0":
         raise TesseraeError(
-            "--seen says which classes are learned from, and --unseen which are not: leave one out."
+            "--seen and --unseen are both given: --seen lists the classes to learn from, --unseen"
+            " the others. Leave one out."
         )
-    parts = np.where(known, SEEN, LEFT_OUT).astype(np.int8)
-    there = np.flatnonzero(known)
+    parts = np.where(has_vector, SEEN, LEFT_OUT).astype(np.int8)
+    usable = np.flatnonzero(has_vector)
     if seen is not None:
-        chosen = np.setdiff1d(there, _named(wnids, seen, "seen"))
+        chosen = np.setdiff1d(usable, _named(wnids, seen, "seen"))
     elif unseen.isdecimal():
-        chosen = _drawn(there, int(unseen), seed)
+        chosen = _drawn(usable, int(unseen), seed)
     else:
         chosen = _named(wnids, unseen, "unseen")
-    parts[[label for label in chosen if known[label]]] = UNSEEN
-    if pictured is not None:
-        parts[(parts == SEEN) & ~pictured] = LEFT_OUT
-    rest = np.flatnonzero(parts == SEEN)
-    parts[_drawn(rest, validation, seed + 1)] = VALIDATION
-    left = int((parts == SEEN).sum())
-    if left < 2:
+    parts[[label for label in chosen if has_vector[label]]] = UNSEEN
+    if has_image is not None:
+        parts[(parts == SEEN) & ~has_image] = LEFT_OUT
+    candidates = np.flatnonzero(parts == SEEN)
+    parts[_drawn(candidates, validation, seed + 1)] = VALIDATION
+    remaining = int((parts == SEEN).sum())
+    if remaining < 2:
         raise TesseraeError(
-            f"{left} of {len(wnids)} classes are left to learn from, after {len(chosen)} unseen"
-            f" and {validation} for validation, of {len(there)} with a word vector:"
+            f"{remaining} of {len(wnids)} classes are left to learn from, after {len(chosen)}"
+            f" unseen and {validation} for validation, of {len(usable)} with a word vector:"
             " expected 2 or more."
         )
     return parts
@@ -82,20 +84,21 @@ def _drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64
     return np.sort(labels[order[:count]])
 
 
-def _named(wnids: Sequence[str], file: str, what: str) -> NDArray[np.int64]:
+def _named(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
     try:
-        names = set(parse_list(Path(file).read_bytes(), file, wnids, what))
+        names = set(parse_list(Path(file).read_bytes(), file, wnids, option))
     except (OSError, SourceError) as e:
-        number = "a number of classes, or " if what == "unseen" else ""
+        number = "a number of classes, or " if option == "unseen" else ""
         raise TesseraeError(
-            f"--{what} is {file!r}, which cannot be read ({e}): expected {number}a file that names"
-            " them."
+            f"--{option} is {file!r}, which cannot be read ({e}): expected {number}a file that"
+            " names them."
         ) from e
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
         raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")
-    strange = sorted(names.difference(wnids))
-    if strange:
-        told = f"{len(strange):,} of {counted(len(names), 'name')} in {file} are of no class of the"
-        print(printable(f"notice: {told} store: {strange[0]}{', ...' * (len(strange) > 1)}"))
+    unmatched = sorted(names.difference(wnids))
+    if unmatched:
+        count = f"{len(unmatched):,} of {counted(len(names), 'name')} in {file}"
+        listed = f"{unmatched[0]}{', ...' * (len(unmatched) > 1)}"
+        print(printable(f"notice: {count} are of no class of the store: {listed}"))
     return np.array(labels, np.int64)

@@ -1,4 +1,4 @@
-"""What DeViSE learns from, before the training: classes' vectors, features, loaders."""
+"""The preparation of a DeViSE run: class vectors, features and loaders."""
 
 from __future__ import annotations
 
@@ -36,118 +36,131 @@ from workflows.terminal.formatting import counted, printable
 from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
 
-LEAST = 32
-"""Side of pictures, in pixels, that a new trunk can be given."""
-MEASURED_ROWS = 50_000
-"""Whose features say where they lie and how far they spread."""
+MIN_SIZE = 32
+"""The smallest side, in pixels, of the images that a new trunk accepts."""
+MAX_MEASURED_ROWS = 50_000
+"""The number of rows, at most, from which the mean and spread of features are computed."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a trunk is given, or has been."""
+    """The input of a trunk, and the features that it has computed from it."""
 
     size: int
-    """Of stored pictures, in pixels."""
+    """The side of the stored images, in pixels."""
     features: str | None
-    """Name of what it made of them; None = it has learned nothing yet."""
+    """The name of the stored features; None for a new trunk, which has none."""
 
 
 def gather(
     args: argparse.Namespace, options: Options, cluster: Cluster, held_out: str | None
 ) -> tuple[Data, dict[str, bytes]]:
-    """Make what is missing on the cluster, and open what there is.
+    """Extract missing features on the cluster, and open the data of a run.
 
     Args:
-        args: `store`, `split` and `run` of the command line.
-        options: Of the stage.
-        cluster: Where features are made.
-        held_out: The split to judge by.
+        args: `store`, `split`, `run` and `held_out` of the command line.
+        options: The options of the stage.
+        cluster: The cluster that extracts features.
+        held_out: The split to evaluate on; None for no evaluation.
 
     Returns:
-        What ranks are handed, and what the run's folder holds from the beginning.
+        The data of the ranks, and the initial files of the run's folder by name.
 
     Raises:
-        TesseraeError: Words, classes, network or rows are missing.
+        TesseraeError: Word vectors, classes, the trunk or rows are missing.
     """
     store = _absolute(args.store)
     listed = records.load_recipe(open_objects(store)).classes
     if options.words is not None or options.names is not None:
         listed = named(listed, options.names)
     before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
-    goes_on = (before.path / "options.json").exists()  # else what is there is of a beginning
+    # A folder without options.json belongs to a start that did not complete: begin anew.
+    goes_on = (before.path / "options.json").exists()
     size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
-    _check_named(options, goes_on=goes_on)
-    wish = feature_wish(options, store, size)
-    words = None if goes_on else _words(options, store, args.split, listed)
-    taken = _new_input(options, store, args.split, size)
-    if taken is None:
-        found = features.make(wish, args.split, cluster)
-        taken = Input(found.stored_size, found.name)
-        held_out = _judged_by(wish, args, held_out, taken, cluster)
-    space, files = _space(options, store, args.split, taken, words, before.path)
+    _check_required(options, goes_on=goes_on)
+    config = feature_wish(options, store, size)
+    words = None if goes_on else _class_vectors(options, store, args.split, listed)
+    trunk_input = _new_input(options, store, args.split, size)
+    if trunk_input is None:
+        extracted = features.make(config, args.split, cluster)
+        trunk_input = Input(extracted.stored_size, extracted.name)
+        held_out = _evaluation_split(config, args, held_out, trunk_input, cluster)
+    space, files = _space(options, store, args.split, trunk_input, words, before.path)
     seen = space.labels(SEEN).tolist()
-    judged = space.labels(SEEN, VALIDATION).tolist()
-    train = _loader(options, store, args.split, taken, seen)
+    evaluated = space.labels(SEEN, VALIDATION).tolist()
+    train = _loader(options, store, args.split, trunk_input, seen)
     if not len(train):
         raise StoreError(
             f"split {args.split!r} has {train.num_rows} pictures of {len(seen)} seen classes:"
             f" expected at least one batch of {options.batch_size}."
         )
-    other = None
+    evaluation = None
     if held_out is not None:
-        other = _loader(options, store, held_out, taken, judged, plain=True)
+        evaluation = _loader(options, store, held_out, trunk_input, evaluated, plain=True)
     classes = tuple(words or wnid for wnid, words in listed)
-    return Data(train, other if other and other.num_rows else None, classes), files
+    return Data(train, evaluation if evaluation and evaluation.num_rows else None, classes), files
 
 
-def _check_named(options: Options, *, goes_on: bool) -> None:
-    """Refuse a run that lacks a network or words, naming all that it lacks.
+def _check_required(options: Options, *, goes_on: bool) -> None:
+    """Check that a trunk and a source of class vectors are named.
 
     Raises:
-        TesseraeError: One of them is missing.
+        TesseraeError: One of them is missing; the message names both if both are.
     """
-    lacking = []
+    problems = []
     if options.trunk is None:
-        lacking.append(
+        problems.append(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub"
         )
     if options.words is None and options.hierarchy is None and not goes_on:
-        lacking.append(
+        problems.append(
             "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
             " --hierarchy, to have vectors made from what classes are kinds of"
         )
-    if lacking:
-        raise TesseraeError("; ".join(lacking) + ".")
+    if problems:
+        raise TesseraeError("; ".join(problems) + ".")
 
 
 def _absolute(store: str) -> str:
     return store if is_url(store) else str(Path(store).absolute())
 
 
-def _judged_by(
-    wish: features.Wish,
+def _evaluation_split(
+    config: features.Wish,
     args: argparse.Namespace,
     held_out: str | None,
-    taken: Input,
+    trunk_input: Input,
     cluster: Cluster,
 ) -> str | None:
-    """The split to judge by, with its features; None, and a notice, for one of other sizes."""
+    """Return the split to evaluate on, after extracting its features.
+
+    A default split without images of the right size gives a notice and None.
+    """
     if held_out is None:
         return None
-    done = records.load_done(open_objects(wish.store), held_out)
-    if done is not None and taken.size not in done.sizes:
-        told = f"split {held_out!r} has no pictures of {taken.size} px"
+    done = records.load_done(open_objects(config.store), held_out)
+    if done is not None and trunk_input.size not in done.sizes:
+        problem = f"split {held_out!r} has no pictures of {trunk_input.size} px"
         if args.held_out is not None:
-            raise StoreError(f"{told}, as {args.split!r} has: prepare that size of it too.")
-        print(f"notice: {told}: nothing judges this run.", flush=True)
+            raise StoreError(f"{problem}, as {args.split!r} has: prepare that size of it too.")
+        print(f"notice: {problem}: this run is not evaluated.", flush=True)
         return None
-    choices = replace(wish.choices, stored_size=taken.size)
-    features.make(replace(wish, choices=choices, mirrored=False), held_out, cluster)
+    choices = replace(config.choices, stored_size=trunk_input.size)
+    features.make(replace(config, choices=choices, mirrored=False), held_out, cluster)
     return held_out
 
 
 def feature_wish(options: Options, store: str, size: int | None) -> features.Wish:
-    """The features that *options* learn from, of pictures of a stored size (what fits best)."""
+    """Return the configuration of the features to train on.
+
+    Args:
+        options: The options of the stage.
+        store: The path or URL of the store.
+        size: The stored size, in pixels (None: the one that fits the trunk best).
+
+    Raises:
+        TesseraeError: No trunk is named.
+    """
     if options.trunk is None:
         raise TesseraeError(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub."
@@ -168,7 +181,7 @@ def feature_wish(options: Options, store: str, size: int | None) -> features.Wis
 
 
 def _new_input(options: Options, store: str, split: str, size: int | None) -> Input | None:
-    """What a trunk takes that has learned nothing; None of another."""
+    """Return the input of a new trunk; None for a pretrained one, which decides itself."""
     if options.trunk != NEW:
         return None
     if options.learn != "all":
@@ -177,40 +190,43 @@ def _new_input(options: Options, store: str, split: str, size: int | None) -> In
         )
     done = records.load_done(open_objects(store), split)
     sizes = () if done is None else done.sizes
-    wanted = size or min((s for s in sizes if s >= LEAST), default=max(sizes, default=0))
-    if wanted not in sizes or wanted < LEAST:
-        held = ", ".join(map(str, sizes)) or "no finished size"
-        asked = f"{size} px" if size else f"{LEAST} px or more"
-        raise StoreError(f"split {split!r} has {held}: --trunk {NEW} wants {asked}.")
-    return Input(wanted, None)
+    chosen = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
+    if chosen not in sizes or chosen < MIN_SIZE:
+        available = ", ".join(map(str, sizes)) or "no finished size"
+        expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
+        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} wants {expected}.")
+    return Input(chosen, None)
 
 
-def _words(
+def _class_vectors(
     options: Options, store: str, split: str, listed: Sequence[tuple[str, str]]
 ) -> tuple[ClassVectors, NDArray[np.int8], str]:
-    """Vectors of classes, what each is, the digest of the words: before hours of features."""
+    """Return the class vectors, the part of each class and the digest of the word-vector file.
+
+    It runs before the features are extracted, so that a mistake is reported before hours of work.
+    """
     digest = "" if options.words is None else file_digest(options.words)
     vectors = vectors_of(options, listed)
     if options.words is not None and options.hierarchy is not None:
-        read_hierarchy(options.hierarchy)  # which reports will need
+        read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(
         vectors.wnids,
         vectors.known,
-        pictured=_pictured(store, split, len(listed)),
+        has_image=_has_image(store, split, len(listed)),
         seen=options.seen,
         unseen=options.unseen,
         validation=options.validation,
         seed=options.class_seed,
     )
     if options.start is not None:
-        kept_back = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
-        check_start(options.start, [vectors.wnids[label] for label in kept_back.tolist()])
-    _say(vectors, parts)
+        held_out = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
+        check_start(options.start, [vectors.wnids[label] for label in held_out.tolist()])
+    _print_classes(vectors, parts)
     return vectors, parts, digest
 
 
-def _pictured(store: str, split: str, classes: int) -> NDArray[np.bool_]:
-    """(C,) bool: which classes have a picture of *split* that can be read."""
+def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
+    """Return True for each class that has a readable image in *split*, (C,) bool."""
     objects = open_objects(store)
     done = records.load_done(objects, split)
     if done is None:
@@ -224,28 +240,32 @@ def _space(
     options: Options,
     store: str,
     split: str,
-    taken: Input,
+    trunk_input: Input,
     words: tuple[ClassVectors, NDArray[np.int8], str] | None,
     run: Path,
 ) -> tuple[Space, dict[str, bytes]]:
-    if words is None:  # it goes on
+    if words is None:  # the run continues
         return load_space(run), {}
     vectors, parts, digest = words
     seen = np.flatnonzero(parts == SEEN)
-    if taken.features is None:
+    if trunk_input.features is None:
         blank = new_backbone(width=options.width, cut=options.cut, pooling=options.pooling)
-        measured = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
+        sample = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
     else:
-        measured = seen_features(store, split, taken.features, seen)
-    space = make_space(vectors, parts, measured, centre=options.centre, words=digest)
+        sample = seen_features(store, split, trunk_input.features, seen)
+    space = make_space(vectors, parts, sample, centre=options.centre, words=digest)
     return space, {FILE: space.encode()}
 
 
 def vectors_of(options: Options, listed: Sequence[tuple[str, str]]) -> ClassVectors:
-    """The vectors of classes that *options* ask for.
+    """Return the class vectors that *options* select.
+
+    Args:
+        options: The options of the stage.
+        listed: The (wnid, names) of labels 0, 1, ...
 
     Raises:
-        TesseraeError: Neither words nor a hierarchy are named, or they cannot be read.
+        TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
     """
     if options.words is not None:
         return class_vectors(read_words(options.words), listed, synonyms=options.synonyms)
@@ -260,46 +280,49 @@ def vectors_of(options: Options, listed: Sequence[tuple[str, str]]) -> ClassVect
 def seen_features(
     store: str, split: str, name: str, seen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """(n, D) float32: features of pictures of seen classes, of `MEASURED_ROWS` at most."""
-    found = open_features(store, name, split)
-    rows = found.readable[np.isin(found.split.labels[found.readable], seen)]
+    """Return the features of up to `MAX_MEASURED_ROWS` images of seen classes, (n, D) float32."""
+    stored = open_features(store, name, split)
+    rows = stored.readable[np.isin(stored.split.labels[stored.readable], seen)]
     if not len(rows):
         raise StoreError(f"split {split!r} has no readable picture of {len(seen)} seen classes.")
-    step = -(-len(rows) // MEASURED_ROWS)  # rows are in random order: any of them are a sample
-    return found.rows(rows[::step])
+    # Rows are stored in random order, so that every nth row is a random sample.
+    step = -(-len(rows) // MAX_MEASURED_ROWS)
+    return stored.rows(rows[::step])
 
 
-def _say(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
+def _print_classes(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
     counts = {name: count for name, count in vectors.coverage().items() if count}
     print("words: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
     left_out = parts == LEFT_OUT
-    for what, those in (
+    for missing, lacking in (
         ("vector", left_out & ~vectors.known),
         ("picture to learn from", left_out & vectors.known),
     ):
-        names = [vectors.names[label] for label in np.flatnonzero(those)]
+        names = [vectors.names[label] for label in np.flatnonzero(lacking)]
         if names:
-            shown = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
-            print(printable(f"notice: {counted(len(names), 'class')} without a {what}: {shown}"))
-    seen, kept, unseen = (int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN))
-    print(f"classes: {seen:,} seen, {kept:,} for validation, {unseen:,} unseen", flush=True)
+            listed = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
+            print(
+                printable(f"notice: {counted(len(names), 'class')} without a {missing}: {listed}")
+            )
+    seen, validation, unseen = (int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN))
+    print(f"classes: {seen:,} seen, {validation:,} for validation, {unseen:,} unseen", flush=True)
 
 
 def _loader(
     options: Options,
     store: str,
     split: str,
-    taken: Input,
+    trunk_input: Input,
     only: Sequence[int],
     *,
     plain: bool = False,
 ) -> FeatureLoader | Loader:
     loading = options.loading(learns=not plain)
     if options.learn == "head":
-        assert taken.features is not None
+        assert trunk_input.features is not None
         return FeatureLoader(
             store,
-            taken.features,
+            trunk_input.features,
             split,
             batch_size=options.batch_size,
             order=loading["order"],
@@ -311,7 +334,7 @@ def _loader(
     return Loader(
         store,
         split,
-        size=taken.size,
+        size=trunk_input.size,
         batch_size=options.batch_size,
         seed=options.seed,
         only=only,

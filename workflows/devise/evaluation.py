@@ -1,8 +1,9 @@
-"""How good answers are of classes that were learned from, and of those that were never seen.
+"""The accuracy of a method on seen and unseen classes.
 
-Three questions of the same scores: unseen pictures among unseen classes; seen among seen; and both
-among all, which is the generalised form, where a model that has learned from some classes prefers
-them. Zero-shot is a word for a trunk that has not seen the classes either.
+The same scores are evaluated in three ways: images of unseen classes among unseen classes; images
+of seen classes among seen classes; and all images among all classes. The last is the generalised
+setting, in which a model prefers the classes that it has learned from. Results are zero-shot only
+if the trunk has not seen the unseen classes either.
 """
 
 from __future__ import annotations
@@ -22,49 +23,51 @@ from workflows.evaluation.ranking import KS, chance, hierarchical_precision, pla
 
 Floats = NDArray[np.float32]
 
-AT = 5
-"""Where lists are cut, at most, in figures of seen and unseen classes together."""
+MAX_MIXED_K = 5
+"""The largest k of hit@k that is reported for seen and unseen classes together."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is judged, and by which classes."""
+    """The labels of the images to evaluate on, and the classes that they are scored against."""
 
     labels: NDArray[np.int64]
-    """(n,) the true class of each picture."""
+    """The true class of each image, (n,) int64."""
     wnids: Sequence[str]
-    """Of all C classes."""
+    """The wnids of all C classes, by label."""
     parts: NDArray[np.int8]
-    """(C,) what each is."""
+    """The part of each class, (C,) int8 (`workflows.devise.class_splits`)."""
     groups: Sequence[Sequence[int]] = ()
-    """Classes that have one and the same vector."""
+    """The groups of labels of classes that share a vector."""
     hierarchy: Hierarchy | None = None
 
     def classes(self, *parts: int) -> NDArray[np.int64]:
-        """(m,) ascending: the classes that are one of *parts*."""
+        """Return the labels of the classes in any of *parts*, (m,) int64, ascending."""
         return np.flatnonzero(np.isin(self.parts, parts))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came out for one method."""
+    """The metrics of one method on one split of the classes."""
 
     unseen: Mapping[int, PerClass]
-    """k -> hits of pictures of unseen classes, among those."""
+    """The hit@k of images of unseen classes among unseen classes, by k."""
     seen: Mapping[int, PerClass]
+    """The hit@k of images of seen classes among seen classes, by k."""
     generalised: Mapping[int, Generalised]
+    """The hit@k of all images among seen and unseen classes, by k."""
     precision: Mapping[int, PerClass] = field(default_factory=dict)
-    """k -> hierarchical precision, of unseen pictures among unseen classes."""
+    """The hierarchical precision of images of unseen classes among unseen classes, by k."""
     candidates: tuple[int, int] = (0, 0)
-    """Unseen classes, and seen ones."""
+    """The numbers of unseen and of seen classes."""
 
 
 def judge(scores: Floats, pictures: Pictures) -> Judgement:
-    """Judge a method.
+    """Compute the metrics of a method from its scores.
 
     Args:
-        scores: (n, C), higher is nearer.
-        pictures: What they are of.
+        scores: The scores of n images against all C classes, (n, C); higher is nearer.
+        pictures: The labels of the images, and the classes.
     """
     unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
     both = pictures.classes(SEEN, UNSEEN)
@@ -78,81 +81,103 @@ def judge(scores: Floats, pictures: Pictures) -> Judgement:
 
 
 @dataclass(frozen=True)
-class Near:
-    """How good answers are of the unseen classes that are near to seen ones."""
+class HopMetrics:
+    """The metrics of the unseen classes within a number of hops of the seen classes."""
 
     hops: int | None
-    """At most so many, by the hierarchy, from the nearest seen class; None = all there are."""
+    """The maximum distance in the hierarchy to the nearest seen class; None: any distance."""
     classes: int
+    """The number of these unseen classes."""
     pictures: int
+    """The number of their images."""
     alone: Mapping[int, PerClass]
-    """k -> hits of their pictures among these classes."""
-    beside_seen: Mapping[int, PerClass]
-    """The same, with the seen classes as further candidates."""
+    """The hit@k of their images among these classes, by k."""
+    with_seen: Mapping[int, PerClass]
+    """The hit@k of their images among these and the seen classes, by k."""
 
 
-def by_nearness(scores: Floats, pictures: Pictures) -> Iterator[Near]:
-    """Judge unseen classes within 1, 2 and 3 hops of the seen ones, and all of them.
+def by_hops(scores: Floats, pictures: Pictures) -> Iterator[HopMetrics]:
+    """Yield the metrics of unseen classes within 1, 2 and 3 hops of the seen ones, and of all.
 
-    As in Frome et al. 2013, table 2, where sets are named "2-hop", "3-hop" and all of ImageNet
-    2011, each alone and with the 1,000 learned classes ("+1K"). Sets that are empty, or no larger
-    than the one before, are left out; without a hierarchy there is the last alone.
+    This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
+    2011, each alone and with the 1,000 seen classes ("+1K"). Sets that are empty, or no larger than
+    the previous one, are left out. Without a hierarchy only the set of all is yielded.
     """
     unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
-    before = 0
+    previous_count = 0
     for hops in (1, 2, 3, None):
         classes = unseen
         if hops is not None:
-            near = _within(pictures, seen, hops)
-            classes = unseen[[pictures.wnids[label] in near for label in unseen.tolist()]]
-        there = np.isin(pictures.labels, classes)
-        if len(classes) == before or not there.any():
+            nearby = _within(pictures, seen, hops)
+            classes = unseen[[pictures.wnids[label] in nearby for label in unseen.tolist()]]
+        selected = np.isin(pictures.labels, classes)
+        if len(classes) == previous_count or not selected.any():
             continue
-        before = len(classes)
-        beside = Pictures(pictures.labels[there], pictures.wnids, pictures.parts, pictures.groups)
-        both = np.sort(np.concatenate([seen, classes]))
-        yield Near(
+        previous_count = len(classes)
+        subset = Pictures(
+            pictures.labels[selected], pictures.wnids, pictures.parts, pictures.groups
+        )
+        all_classes = np.sort(np.concatenate([seen, classes]))
+        yield HopMetrics(
             hops=hops,
             classes=len(classes),
-            pictures=int(there.sum()),
+            pictures=int(selected.sum()),
             alone=_hits(scores, pictures, classes),
-            beside_seen=_hits(scores[there], beside, both),
+            with_seen=_hits(scores[selected], subset, all_classes),
         )
 
 
 def _within(pictures: Pictures, seen: NDArray[np.int64], hops: int) -> set[str]:
     if pictures.hierarchy is None:
         return set()
-    known = [pictures.wnids[label] for label in seen.tolist()]
-    return pictures.hierarchy.within([w for w in known if w in pictures.hierarchy], hops)
+    seen_wnids = [pictures.wnids[label] for label in seen.tolist()]
+    return pictures.hierarchy.within([w for w in seen_wnids if w in pictures.hierarchy], hops)
 
 
 def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
-    """Mean over pictures of hit@k of those of one part's classes, among these classes.
+    """Return hit@k of the images of one part's classes among these classes, averaged over images.
+
+    Args:
+        scores: The scores of n images against all C classes, (n, C).
+        pictures: The labels of the images, and the classes.
+        part: The part of the classes, such as `VALIDATION`.
+        k: The number of first answers that count.
 
     Raises:
-        TesseraeError: There are fewer than k of them, or no pictures of them.
+        TesseraeError: The part has fewer than k classes, or no images.
     """
     classes = pictures.classes(part)
-    found = _hits(scores, pictures, classes, ks=(k,)) if len(classes) >= k else {}
-    if not found:
+    hits = _hits(scores, pictures, classes, ks=(k,)) if len(classes) >= k else {}
+    if not hits:
         raise TesseraeError(
             f"{len(classes)} classes to choose by, of which there may be no pictures: expected"
             f" {k} or more, with pictures."
         )
-    return found[k].micro
+    return hits[k].micro
 
 
 def among(
     scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
-    """Scores of these classes' pictures among these classes; their columns; what is alike."""
-    there = np.isin(pictures.labels, classes)
-    columns = np.searchsorted(classes, pictures.labels[there])
-    place = {label: column for column, label in enumerate(classes.tolist())}
-    groups = [[place[label] for label in group if label in place] for group in pictures.groups]
+    """Restrict scores to the images of some classes, and to these classes.
+
+    Args:
+        scores: The scores of n images against all C classes, (n, C).
+        pictures: The labels of the images, and the classes.
+        classes: The labels of the m classes, ascending, (m,) int64.
+
+    Returns:
+        The scores, (q, m); the true column of each of the q images, (q,) int64; and the groups of
+        columns of classes that share a vector.
+    """
+    selected = np.isin(pictures.labels, classes)
+    columns = np.searchsorted(classes, pictures.labels[selected])
+    column_of = {label: column for column, label in enumerate(classes.tolist())}
+    groups = [
+        [column_of[label] for label in group if label in column_of] for group in pictures.groups
+    ]
     alike = [group for group in groups if len(group) > 1]
-    return scores[np.ix_(np.flatnonzero(there), classes)], columns, alike
+    return scores[np.ix_(np.flatnonzero(selected), classes)], columns, alike
 
 
 def _hits(
@@ -161,24 +186,24 @@ def _hits(
     classes: NDArray[np.int64],
     ks: Sequence[int] = KS,
 ) -> dict[int, PerClass]:
-    own, columns, groups = among(scores, pictures, classes)
+    selected, columns, groups = among(scores, pictures, classes)
     if not len(columns):
         return {}
-    found = places(own, columns, groups=groups)
+    ranks = places(selected, columns, groups=groups)
     labels, count = classes[columns], len(pictures.parts)
-    return {k: per_class(found.hits(k), labels, count) for k in ks if k <= len(classes)}
+    return {k: per_class(ranks.hits(k), labels, count) for k in ks if k <= len(classes)}
 
 
 def _generalised(
     scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
 ) -> dict[int, Generalised]:
-    own, columns, groups = among(scores, pictures, classes)
+    selected, columns, groups = among(scores, pictures, classes)
     learned = pictures.parts[classes] == SEEN
     if learned[columns].all() or not learned[columns].any():
         return {}
-    found = places(own, columns, groups=groups)
+    ranks = places(selected, columns, groups=groups)
     ks = [k for k in KS if k <= len(classes)]
-    return generalised(found, columns, learned, ks=ks, macro=False)
+    return generalised(ranks, columns, learned, ks=ks, macro=False)
 
 
 def _precision(
@@ -188,25 +213,25 @@ def _precision(
     wnids = [pictures.wnids[label] for label in classes.tolist()]
     if hierarchy is None or any(wnid not in hierarchy for wnid in wnids):
         return {}
-    own, columns, groups = among(scores, pictures, classes)
+    selected, columns, groups = among(scores, pictures, classes)
     if not len(columns):
         return {}
-    valid, place = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
+    valid, column_of = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
     correct = {
         k: {
-            column: {place[w] for w in hierarchy.correct_set(wnids[column], k, valid)}
+            column: {column_of[w] for w in hierarchy.correct_set(wnids[column], k, valid)}
             for column in np.unique(columns).tolist()
         }
         for k in KS
         if k <= len(classes)
     }
-    found = hierarchical_precision(own, columns, correct, groups=groups)
+    precisions = hierarchical_precision(selected, columns, correct, groups=groups)
     labels, count = classes[columns], len(pictures.parts)
-    return {k: per_class(values, labels, count) for k, values in found.items()}
+    return {k: per_class(values, labels, count) for k, values in precisions.items()}
 
 
 def alike(vectors: Floats) -> list[list[int]]:
-    """Classes that have one and the same vector, so that nothing can tell them apart."""
+    """Return the groups of labels of classes with equal vectors; no method can tell them apart."""
     kinds: dict[bytes, list[int]] = {}
     for label, vector in enumerate(vectors):
         if vector.any():
@@ -215,47 +240,60 @@ def alike(vectors: Floats) -> list[list[int]]:
 
 
 def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
-    """A table: for each method its means over splits, in per cent of pictures.
+    """Yield the rows of a table: the head, one row for each method, and the chance level.
 
-    Among unseen classes hit@k and hp@k; then, at 5 or what there are, of seen classes among
-    themselves, and of both among all; of seen classes alone where there are no others. Last what
-    hit@k is where nothing is known.
+    Cells are means over splits, in per cent of images. The columns are hit@k and hp@k among unseen
+    classes; then, for k = 5 or the largest k below, the hit@k of seen classes among themselves, and
+    of both among all classes. Without unseen classes the table has the hit@k of seen classes alone.
+
+    Args:
+        judged: The metrics of each method, one for each split of the classes.
     """
-    every = [one for some in judged.values() for one in some]
-    if not all(one.unseen for one in every):
+    every_split = [split for splits in judged.values() for split in splits]
+    if not all(split.unseen for split in every_split):
         yield from _seen_lines(judged)
         return
-    ks = [k for k in KS if all(k in one.unseen for one in every)]
-    exact = [k for k in KS if k > 1 and all(k in one.precision for one in every)]
-    both = [k for k in ks if all(k in one.seen and k in one.generalised for one in every)]
-    last = [k for k in both if k <= AT][-1:]
-    heads = [(f"seen@{k}", f"all: seen@{k}", f"unseen@{k}", "harmonic") for k in last]
-    yield ("method", *(f"hit@{k}" for k in ks), *(f"hp@{k}" for k in exact), *chain(*heads))
-    for name, some in judged.items():
+    ks = [k for k in KS if all(k in split.unseen for split in every_split)]
+    precision_ks = [k for k in KS if k > 1 and all(k in split.precision for split in every_split)]
+    mixed_ks = [
+        k for k in ks if all(k in split.seen and k in split.generalised for split in every_split)
+    ]
+    mixed_ks = [k for k in mixed_ks if k <= MAX_MIXED_K][-1:]
+    mixed_heads = [(f"seen@{k}", f"all: seen@{k}", f"unseen@{k}", "harmonic") for k in mixed_ks]
+    yield (
+        "method",
+        *(f"hit@{k}" for k in ks),
+        *(f"hp@{k}" for k in precision_ks),
+        *chain(*mixed_heads),
+    )
+    for name, splits in judged.items():
         yield (
             name,
-            *(_percent(one.unseen[k].micro for one in some) for k in ks),
-            *(_percent(one.precision[k].micro for one in some) for k in exact),
-            *(cell for k in last for cell in _mixed(some, k)),
+            *(_percent(split.unseen[k].micro for split in splits) for k in ks),
+            *(_percent(split.precision[k].micro for split in splits) for k in precision_ks),
+            *(cell for k in mixed_ks for cell in _mixed(splits, k)),
         )
-    guessed = (_percent(chance(k, one.candidates[0]) for one in every) for k in ks)
-    yield ("chance", *guessed, *[""] * (len(exact) + 4 * len(last)))
+    chances = (_percent(chance(k, split.candidates[0]) for split in every_split) for k in ks)
+    yield ("chance", *chances, *[""] * (len(precision_ks) + 4 * len(mixed_ks)))
 
 
-def _mixed(some: Sequence[Judgement], k: int) -> Iterator[str]:
-    yield _percent(one.seen[k].micro for one in some)
-    yield _percent(one.generalised[k].seen for one in some)
-    yield _percent(one.generalised[k].unseen for one in some)
-    yield _percent(one.generalised[k].harmonic for one in some)
+def _mixed(splits: Sequence[Judgement], k: int) -> Iterator[str]:
+    yield _percent(split.seen[k].micro for split in splits)
+    yield _percent(split.generalised[k].seen for split in splits)
+    yield _percent(split.generalised[k].unseen for split in splits)
+    yield _percent(split.generalised[k].harmonic for split in splits)
 
 
 def _seen_lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
-    every = [one for some in judged.values() for one in some]
-    ks = [k for k in KS if all(k in one.seen for one in every)]
+    every_split = [split for splits in judged.values() for split in splits]
+    ks = [k for k in KS if all(k in split.seen for split in every_split)]
     yield ("method", *(f"hit@{k}" for k in ks))
-    for name, some in judged.items():
-        yield (name, *(_percent(one.seen[k].micro for one in some) for k in ks))
-    yield ("chance", *(_percent(chance(k, one.candidates[1]) for one in every) for k in ks))
+    for name, splits in judged.items():
+        yield (name, *(_percent(split.seen[k].micro for split in splits) for k in ks))
+    yield (
+        "chance",
+        *(_percent(chance(k, split.candidates[1]) for split in every_split) for k in ks),
+    )
 
 
 def _percent(values: Iterable[float]) -> str:

@@ -1,4 +1,4 @@
-"""From features to word space."""
+"""The network that maps features to word space."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Draw = Callable[[str, int], Tensor]
-"""(what it is for, how many) -> (n, that many) from 0 to 1, for the rows of a batch."""
+"""A source of keyed randomness: (purpose, count) -> (n, count) floats in [0, 1) for the n rows of a
+batch."""
 
 
 class Head(nn.Module):
-    """Features, brought to mean 0 and spread 1, through one or two layers.
+    """A network of one or two linear layers over standardised features.
 
-    What is dropped is decided by what it is given, not by a generator: a step does not depend on
-    how many ranks take it.
+    Dropout uses numbers that the caller passes in instead of a generator's, so that a step does not
+    depend on the number of ranks.
     """
 
     def __init__(
@@ -30,14 +31,14 @@ class Head(nn.Module):
         hidden: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        """Make it.
+        """Create a head with freshly initialised layers.
 
         Args:
-            mean: (D,) of features.
-            spread: (D,), their standard deviation.
-            dim: Numbers of a word's vector.
-            hidden: Units of a layer between; 0 = none.
-            dropout: Share of what enters a layer that is dropped.
+            mean: The mean of the features, (D,) float32.
+            spread: The standard deviation of the features, (D,) float32.
+            dim: The dimension of the word space.
+            hidden: The number of units of the hidden layer (default 0: no hidden layer).
+            dropout: The share of each layer's inputs to drop, from 0 to below 1 (default 0).
         """
         super().__init__()
         self.mean: Tensor
@@ -51,13 +52,13 @@ class Head(nn.Module):
         )
 
     def forward(self, features: Tensor, draw: Draw | None = None) -> Tensor:
-        """(n, D) -> (n, dim); with *draw*, as it is trained."""
-        made = (features - self.mean) / self.spread
-        for place, layer in enumerate(self.layers):
-            if place:
-                made = nn.functional.gelu(made)
+        """Map features, (n, D), to word space, (n, dim); *draw* enables dropout, for training."""
+        hidden = (features - self.mean) / self.spread
+        for index, layer in enumerate(self.layers):
+            if index:
+                hidden = nn.functional.gelu(hidden)
             if draw is not None and self.dropout:
-                kept = draw(f"dropout {place}", made.shape[1]) >= self.dropout
-                made = made * kept / (1 - self.dropout)
-            made = layer(made)
-        return made
+                keep = draw(f"dropout {index}", hidden.shape[1]) >= self.dropout
+                hidden = hidden * keep / (1 - self.dropout)
+            hidden = layer(hidden)
+        return hidden

@@ -1,11 +1,13 @@
-"""What DeViSE minimises, each row by itself.
+"""The loss functions of DeViSE, computed for each row separately.
 
-hinge     max(0, margin - t_label . m + t_wrong . m) of the first wrong class, in random order,
-that violates the margin (Frome et al. 2013, section 3.3)
-cosine    1 - cos(m, t_label)
-l2        |m - t_label|^2, which in the paper does half as well as hinge
-infonce   cross entropy of cos(m, t) / temperature over the seen classes (van den Oord et al.
-2018; with vectors of classes in place of other rows)
+With m the output of the head and t the vectors of the seen classes:
+
+    hinge     max(0, margin - t_label . m + t_wrong . m) of the first wrong class, in random order,
+              that violates the margin (Frome et al. 2013, section 3.3)
+    cosine    1 - cos(m, t_label)
+    l2        |m - t_label|^2, half as accurate as hinge in the paper
+    infonce   cross entropy of cos(m, t) / temperature over the seen classes (van den Oord et al.
+              2018, with class vectors in place of other rows)
 """
 
 from __future__ import annotations
@@ -19,46 +21,50 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Loss:
-    """One of them, with what it is told."""
+    """A loss function with its parameters."""
 
     kind: str
+    """The name of the function: hinge, cosine, l2 or infonce."""
     margin: float = 0.1
+    """The margin of the hinge loss."""
     temperature: float = 0.3
+    """The temperature of InfoNCE; lower is sharper."""
 
     def __call__(
         self,
-        made: Tensor,
+        outputs: Tensor,
         truth: Tensor,
         targets: Tensor,
         order: Tensor,
         kinds: Tensor | None = None,
     ) -> Tensor:
-        """The loss of each row.
+        """Return the loss of each row.
 
         Args:
-            made: (n, d), what the head makes of pictures, as it is.
-            truth: (n,) int64, each picture's place among *targets*.
-            targets: (S, d) of length 1, the vectors of seen classes.
-            order: (n, S) from 0 to 1, by which hinge takes wrong classes.
-            kinds: (S,) int64, as of `kinds_of`: classes of one kind are not wrong for each other.
+            outputs: The outputs of the head, (n, d), not normalised.
+            truth: The index into *targets* of each row's class, (n,) int64.
+            targets: The unit vectors of the seen classes, (S, d).
+            order: Random numbers in [0, 1), (n, S), in whose order hinge visits wrong classes.
+            kinds: The groups of classes with equal vectors, (S,) int64, from `kinds_of`. Classes of
+                one group are not wrong for each other (default: every class is its own group).
 
         Returns:
-            (n,) of the kind of *made*.
+            The losses, (n,), with the dtype of *outputs*.
         """
         if self.kind == "hinge":
-            return hinge_rank(made @ targets.T, truth, order, self.margin, kinds)
+            return hinge_rank(outputs @ targets.T, truth, order, self.margin, kinds)
         if self.kind == "l2":
-            return (made - targets[truth]).square().sum(1)
-        made = functional.normalize(made, dim=1)
+            return (outputs - targets[truth]).square().sum(1)
+        outputs = functional.normalize(outputs, dim=1)
         if self.kind == "cosine":
-            return 1 - (made * targets[truth]).sum(1)
+            return 1 - (outputs * targets[truth]).sum(1)
         return functional.cross_entropy(
-            made @ targets.T / self.temperature, truth, reduction="none"
+            outputs @ targets.T / self.temperature, truth, reduction="none"
         )
 
 
 def kinds_of(targets: Tensor) -> Tensor:
-    """(S,) int64: classes with one and the same vector, (S, d), are of one kind."""
+    """Return a group number for each class, (S,) int64; equal vectors of (S, d) share a group."""
     kinds: Tensor = torch.unique(targets, dim=0, return_inverse=True)[1]
     return kinds
 
@@ -66,18 +72,18 @@ def kinds_of(targets: Tensor) -> Tensor:
 def hinge_rank(
     scores: Tensor, truth: Tensor, order: Tensor, margin: float, kinds: Tensor | None = None
 ) -> Tensor:
-    """Hinge rank loss, truncated at the first class that violates the margin.
+    """Compute the hinge rank loss, truncated at the first class that violates the margin.
 
     Args:
-        scores: (n, S), t . m.
-        truth: (n,) int64.
-        order: (n, S): wrong classes are taken in ascending order of it.
-        margin: That the truth is to have over each wrong class.
-        kinds: (S,) int64: classes of one kind have one vector, and are not wrong for each other.
-            The paper's terms have vectors of their own.
+        scores: The products t . m of outputs and class vectors, (n, S).
+        truth: The column of each row's true class, (n,) int64.
+        order: Sort keys, (n, S): wrong classes are visited in ascending order.
+        margin: The score by which the true class should exceed every wrong class.
+        kinds: The groups of classes with equal vectors, (S,) int64. Classes of one group are not
+            wrong for each other. (In the paper every term has its own vector.)
 
     Returns:
-        (n,): 0 where none violates it.
+        The losses, (n,); 0 where no class violates the margin.
     """
     terms = margin - scores.gather(1, truth[:, None]) + scores
     candidate = (terms > 0).scatter(1, truth[:, None], value=False)

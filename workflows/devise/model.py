@@ -1,4 +1,4 @@
-"""A trained run, for whoever searches with it or judges it: pictures and words into one space."""
+"""A trained DeViSE run, which maps images and words into one space, for search and evaluation."""
 
 from __future__ import annotations
 
@@ -27,106 +27,107 @@ from workflows.devise.stage import make_head, open_trunk
 from workflows.training.run_folder import RunFolder
 
 STAGE = "workflows.devise.stage:Devise"
-ROWS = 4_096
-"""Rows that are mapped at once."""
-PICTURES = 64
-"""Pictures that go through the trunk at once."""
+MAX_BLOCK_ROWS = 4_096
+"""The number of feature rows that are mapped in one block."""
+MAX_TRUNK_IMAGES = 64
+"""The number of images in one forward pass of the trunk."""
 WORDS_FOLDER = Path("search") / "words"
-"""Of a run, where an index of its words is kept."""
-VOCABULARY = 50_000
-"""Words, the most frequent, that a picture can be answered by."""
+"""The subfolder of a run that holds the index of its word vectors."""
+MAX_VOCABULARY = 50_000
+"""The number of words, from the most frequent on, that can be answers."""
 
 
 @dataclass(frozen=True)
 class DeviseModel:
-    """A run of DeViSE at its newest checkpoint."""
+    """A run of DeViSE at its newest checkpoint; it implements `workflows.search.model.Model`."""
 
     options: Options
     space: Space
     head: Head
     run: RunFolder
     named_store: str | None
-    """Folder or URL of what it was trained on, as a person says; None = as the run says."""
+    """The store as given on the command line, a path or URL; None: as recorded in the run."""
     split: str
-    """That it was trained on."""
+    """The split that the run was trained on."""
     size: int
-    """Side of the stored pictures that it takes, in pixels."""
+    """The side, in pixels, of the stored images that the model takes."""
     features: str | None
-    """Name of the features that it takes; None = pixels."""
+    """The name of the features that the head takes; None if the trunk was trained too."""
     digest: str
-    """Changes when anything else comes out for the same picture or word."""
+    """The identity of the model: it changes whenever any output may change."""
     step: int
     device: torch.device
     trunk_state: dict[str, Tensor] | None
+    """The trained weights of the trunk; None for a trunk that was not trained."""
     folder: Path
-    """Of the run."""
+    """The path of the run's folder."""
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The dimension of the word space."""
         return self.space.dim
 
     @cached_property
     def store(self) -> str:
-        """Folder or URL of what it was trained on."""
+        """The path or URL of the store that the run was trained on."""
         return self.run.store(self.named_store)
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        """(wnid, words) of label 0, 1, ..."""
+        """The (wnid, names) of labels 0, 1, ..., with names separated by commas."""
         pairs = zip(self.space.wnids.tolist(), self.space.names.tolist(), strict=True)
         return tuple((str(wnid), str(words)) for wnid, words in pairs)
 
     @property
     def class_vectors(self) -> NDArray[np.float32]:
-        """(C, dim) float32 of length 1; zeros for a class without a word vector."""
+        """The unit vectors of the classes, (C, dim) float32; zeros for a class without a vector."""
         return self.space.vectors
 
     @cached_property
     def trunk(self) -> Backbone:
-        """The network that features come from."""
-        found = open_trunk(self.options, self.device, learns=False, size=self.size)
+        """The network that computes features from images."""
+        trunk = open_trunk(self.options, self.device, learns=False, size=self.size)
         if self.trunk_state is not None:
-            found.model.load_state_dict(self.trunk_state)
-        return found
+            trunk.model.load_state_dict(self.trunk_state)
+        return trunk
 
     @torch.no_grad()
     def embed(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, D) features -> (n, dim) float32 of length 1."""
-        parts = torch.split(torch.from_numpy(features), ROWS)
-        made = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
-        return unit(np.concatenate(made)) if made else np.empty((0, self.dim), np.float32)
+        """Map features, (n, D) float32, to unit vectors of the word space, (n, dim) float32."""
+        parts = torch.split(torch.from_numpy(features), MAX_BLOCK_ROWS)
+        outputs = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
+        return unit(np.concatenate(outputs)) if outputs else np.empty((0, self.dim), np.float32)
 
     def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pictures as a store of the same recipe would hold them, in word space.
+        """Map images, prepared with the recipe of the store, to the word space.
 
         Args:
-            images: (n, size, size, 3) uint8 RGB.
+            images: The images, (n, size, size, 3) uint8 RGB.
 
         Returns:
-            (n, dim) float32 of length 1.
+            Unit vectors, (n, dim) float32.
         """
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        made = [
+        features = [
             features_of(self.trunk, part, self.options.feature_precision)
-            for part in torch.split(pixels, PICTURES)
+            for part in torch.split(pixels, MAX_TRUNK_IMAGES)
         ]
-        return self.embed(np.concatenate(made))
+        return self.embed(np.concatenate(features))
 
     def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All readable rows of a split, in blocks, with their vectors: (n,), (n, dim).
+        """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
 
         Raises:
-            StoreError: The split, or what is wanted of its features, is not finished.
+            StoreError: The split or its features are not finished.
         """
         if self.features is not None:
-            found = open_features(self.store, self.features, split)
-            for start in range(0, len(found.readable), ROWS):
-                rows = found.readable[start : start + ROWS]
-                yield rows, self.embed(found.rows(rows))
+            stored = open_features(self.store, self.features, split)
+            for start in range(0, len(stored.readable), MAX_BLOCK_ROWS):
+                rows = stored.readable[start : start + MAX_BLOCK_ROWS]
+                yield rows, self.embed(stored.rows(rows))
             return
         loader = Loader(
-            self.store, split, size=self.size, batch_size=PICTURES, order="sequential",
+            self.store, split, size=self.size, batch_size=MAX_TRUNK_IMAGES, order="sequential",
             drop_last=False, rank=0, world=1,
         )  # fmt: skip
         for batch in loader:
@@ -145,43 +146,46 @@ class DeviseModel:
 
     @cached_property
     def _named(self) -> dict[str, int]:
-        """The names of classes -> label, the first of a name."""
-        known = np.flatnonzero(self.class_vectors.any(1)).tolist()
+        """The label of each class name; the first label if several classes share a name."""
+        labels = np.flatnonzero(self.class_vectors.any(1)).tolist()
         pairs = [
             (name.casefold(), label)
-            for label in reversed(known)
+            for label in reversed(labels)
             for name in split_names(self.classes[label][1] or self.classes[label][0])
         ]
         return dict(pairs)
 
     def phrase(self, text: str) -> NDArray[np.float32] | None:
-        """(dim,) float32 of length 1: where a name or phrase lies; None for an unknown one."""
+        """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown."""
         if self._words is None:
             label = self._named.get(" ".join(text.split()).casefold())
             return None if label is None else self.class_vectors[label]
-        found = self._words.phrase(text)
-        return None if found is None else self.space.enter(found[None])[0]
+        vector = self._words.phrase(text)
+        return None if vector is None else self.space.enter(vector[None])[0]
 
     def name(self, text: str) -> NDArray[np.float32] | None:
-        """(dim,) float32 of length 1: where one name lies; never made of its words."""
+        """Return the unit vector of one name, (dim,) float32; None if it is unknown.
+
+        Unlike `phrase`, it never averages the words of a name.
+        """
         if self._words is None:
             return self.phrase(text)
-        found = self._words.token(text)
-        return None if found is None else self.space.enter(found[None])[0]
+        vector = self._words.token(text)
+        return None if vector is None else self.space.enter(vector[None])[0]
 
     def suggest(self, text: str) -> list[str]:
-        """Known words that are spelled nearly so."""
+        """Return known words of similar spelling, the most similar first."""
         if self._words is None:
             return sorted(name for name in self._named if text.casefold()[:3] in name)[:3]
         return self._words.nearest_spellings(text)
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Words that a picture can be answered by beside its classes: n of them, (n, dim)."""
+        """Return the n words beside the classes that can be answers, and their (n, dim) vectors."""
         if self._words is None:
             return [], np.empty((0, self.dim), np.float32)
-        vectors = np.asarray(self._words.vectors[:VOCABULARY], np.float32)
+        vectors = np.asarray(self._words.vectors[:MAX_VOCABULARY], np.float32)
         usable = np.flatnonzero(np.isfinite(vectors).all(1) & vectors.any(1))
-        names = [self._words.tokens[place] for place in usable.tolist()]
+        names = [self._words.tokens[token_id] for token_id in usable.tolist()]
         return names, self.space.enter(unit(vectors[usable]))
 
 
@@ -191,25 +195,26 @@ def open_model(
     """Open a run at its newest checkpoint.
 
     Args:
-        run: Its folder.
-        device: Where pictures are mapped (a GPU, if there is one).
-        store: Where the store of the run is now (where the run says, or beside the run).
+        run: The path of the run's folder.
+        device: The device that computes vectors (default: a GPU if there is one).
+        store: The present path or URL of the store (default: as recorded in the run, or a folder
+            beside the run).
 
     Raises:
-        TesseraeError: It is no run of DeViSE, or has no checkpoint yet.
+        TesseraeError: The folder is no run of DeViSE, or has no checkpoint yet.
     """
     folder = RunFolder(run)
-    asked = folder.asked()
+    document = folder.asked()
     newest = folder.newest()
-    if asked["options"].get("stage") != STAGE:
+    if document["options"].get("stage") != STAGE:
         raise TesseraeError(f"{run} is no run of `tesserae train devise`.")
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     data = folder.data()
-    options, space = Options.of(asked["options"]), load_space(run)
+    options, space = Options.of(document["options"]), load_space(run)
     state = folder.load_trained(newest, "head", "trunk")
-    where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    head = make_head(options, space).to(where)
+    target = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head = make_head(options, space).to(target)
     head.load_state_dict(state["head"])
     return DeviseModel(
         options=options,
@@ -222,19 +227,19 @@ def open_model(
         features=data["features"],
         digest=_digest(head, state["trunk"], space, options),
         step=int(state["step"]),
-        device=where,
+        device=target,
         trunk_state=state["trunk"],
         folder=run,
     )
 
 
 def _digest(head: Head, trunk: dict[str, Tensor] | None, space: Space, options: Options) -> str:
-    seen = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())
-    seen.update(repr((str(space.words), options.feature_precision)).encode())
+    digest = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())
+    digest.update(repr((str(space.words), options.feature_precision)).encode())
     for array in (space.vectors, space.centre):
-        seen.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).tobytes())
     for state in (head.state_dict(), trunk or {}):
         for name, value in sorted(state.items()):
-            seen.update(name.encode())
-            seen.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return seen.hexdigest()
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a run is worth, for its report: beside simpler ways, by distance, and in pictures."""
+"""The evaluation of a DeViSE run for its report: metrics, baselines and image galleries."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from workflows.devise.class_space import Floats
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.clip import Clip
 from workflows.devise.evaluation import (
+    HopMetrics,
     Judgement,
-    Near,
     Pictures,
     alike,
     among,
-    by_nearness,
+    by_hops,
     judge,
     lines,
 )
@@ -40,33 +40,42 @@ from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
 from workflows.training.image_grid import grid_png
 from workflows.training.run_folder import RunFolder
 
-PENALTY, LIKELY_PENALTY, LIKELIEST = 1.0, 1e-4, 10
-"""Of the ways beside it. They were not chosen on this store: `tesserae study devise` does."""
-LEARNED = 50_000
-"""Rows that they learn from, at most."""
+RIDGE_PENALTY, SOFTMAX_PENALTY, CONSE_CLASSES = 1.0, 1e-4, 10
+"""The settings of the baselines. They are not tuned on this store: `tesserae study devise` does
+that."""
+MAX_BASELINE_ROWS = 50_000
+"""The number of rows, at most, that the baselines learn from."""
 HELD_OUT = ("val", "test")
+"""The splits that a run is evaluated on, in order of preference."""
 THUMBNAIL = 64
-QUERIES, FOUND = 10, 8
-"""Galleries, and pictures in each."""
-NEAREST = 10
-SHOWN = 50
-"""Classes at either end of a long list."""
+"""The smallest side, in pixels, of the images of a gallery."""
+MAX_GALLERIES, GALLERY_COLUMNS = 10, 8
+"""The number of galleries, and of images in each."""
+NEAREST_IMAGES = 10
+"""The number of nearest images whose classes are compared."""
+MAX_LISTED_CLASSES = 50
+"""The number of classes that are listed at either end of a long table."""
 SEED = 1
+"""The seed of the random class vectors."""
 
 
 @dataclass(frozen=True)
-class JudgedDevise:
-    """Figures, tables and pictures."""
+class DeviseReport:
+    """The evaluation of a DeViSE run: metrics, tables and images."""
 
     step: int
+    """The step of the checkpoint."""
     facts: tuple[tuple[str, str], ...]
+    """The (name, value) of each metric, as text."""
     tables: tuple[tuple[str, Sequence[str], Sequence[Sequence[str]]], ...]
-    """(title, columns, rows)."""
+    """The (title, columns, rows) of each table; a column begins with its alignment, = or >."""
     pictures: tuple[tuple[str, bytes], ...]
+    """The (title, PNG) of each gallery."""
     notice: str
+    """A sentence on how to read the metrics of unseen classes."""
 
     def figures(self) -> Iterator[tuple[str, str]]:
-        """(name, value), for people."""
+        """Return the (name, value) of each metric, as text."""
         return iter(self.facts)
 
 
@@ -77,15 +86,16 @@ def judge_run(
     clip: str | None = None,
     device: torch.device | None = None,
     store: str | None = None,
-) -> JudgedDevise | None:
-    """Judge the newest checkpoint of a run; None if there is no split to judge it by.
+) -> DeviseReport | None:
+    """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
     Args:
-        folder: Of the run.
-        samples: Pictures that are looked for among all others, at most.
-        clip: Folder or name of a CLIP model to put beside it.
-        device: Where pictures are mapped and searched (a GPU, if there is one).
-        store: Where the store of the run is now (where the run says, or beside the run).
+        folder: The folder of the run.
+        samples: The number of images, at most, whose nearest images are searched.
+        clip: The folder or model hub name of a CLIP model to compare with (default: none).
+        device: The device that computes vectors and searches (default: a GPU if there is one).
+        store: The present path or URL of the store (default: as recorded in the run, or a folder
+            beside the run).
 
     Raises:
         TesseraeError: The run or its store cannot be opened.
@@ -94,23 +104,23 @@ def judge_run(
     split = folder.data()["held_out"] or _finished(model)
     if split is None:
         return None
-    judged = _read(model, split)
-    methods = {"DeViSE": judge(_scores(judged, model), judged.pictures)}
-    methods |= _others(model, judged)
+    evaluated = _read(model, split)
+    methods = {"DeViSE": judge(_scores(evaluated, model), evaluated.pictures)}
+    methods |= _baselines(model, evaluated)
     if clip is not None:
         scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
-        methods["CLIP"] = judge(scores[judged.places], judged.pictures)
-    return JudgedDevise(
+        methods["CLIP"] = judge(scores[evaluated.positions], evaluated.pictures)
+    return DeviseReport(
         step=model.step,
-        facts=tuple(_facts(methods["DeViSE"], judged, split, samples, model.device)),
-        tables=tuple(_tables(methods, judged, model)),
-        pictures=tuple(_galleries(model, judged, split)),
+        facts=tuple(_facts(methods["DeViSE"], evaluated, split, samples, model.device)),
+        tables=tuple(_tables(methods, evaluated, model)),
+        pictures=tuple(_galleries(model, evaluated, split)),
         notice=_notice(model),
     )
 
 
 def _finished(model: DeviseModel) -> str | None:
-    """A split to judge by that was finished after the run began, or holds other classes alone."""
+    """Return a finished split that the run did not name when it began; None if there is none."""
     objects = open_objects(model.store)
     for split in HELD_OUT:
         done = records.load_done(objects, split)
@@ -122,40 +132,40 @@ def _finished(model: DeviseModel) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """The rows of a split, as a model sees them."""
+class _Evaluated:
+    """The rows of a split with their vectors and labels."""
 
     rows: NDArray[np.int64]
     vectors: Floats
     features: Floats | None
-    places: NDArray[np.int64]
-    """Of these rows among all that are readable."""
+    positions: NDArray[np.int64]
+    """The position of each row among all readable rows, (n,) int64."""
     pictures: Pictures
 
 
-def _read(model: DeviseModel, split: str) -> _Judged:
+def _read(model: DeviseModel, split: str) -> _Evaluated:
     blocks = list(model.rows(split))
     rows = np.concatenate([block for block, _ in blocks])
     vectors = np.concatenate([block for _, block in blocks])
     objects = open_objects(model.store)
     labels = open_split(objects, split, [model.size]).labels[rows].astype(np.int64)
-    there = np.flatnonzero(np.isin(labels, model.space.labels(SEEN, VALIDATION, UNSEEN)))
+    selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN, VALIDATION, UNSEEN)))
     features = None
     if model.features is not None:
-        features = open_features(model.store, model.features, split).rows(rows[there])
+        features = open_features(model.store, model.features, split).rows(rows[selected])
     pictures = Pictures(
-        labels[there],
+        labels[selected],
         model.space.wnids.tolist(),
         model.space.parts,
         alike(model.class_vectors),
         _hierarchy(model),
     )
-    return _Judged(rows[there], vectors[there], features, there, pictures)
+    return _Evaluated(rows[selected], vectors[selected], features, selected, pictures)
 
 
-def _scores(judged: _Judged, model: DeviseModel) -> Floats:
-    """(n, C): pictures with classes."""
-    return np.asarray(judged.vectors @ model.class_vectors.T, np.float32)
+def _scores(evaluated: _Evaluated, model: DeviseModel) -> Floats:
+    """Return the cosines of images and classes, (n, C) float32."""
+    return np.asarray(evaluated.vectors @ model.class_vectors.T, np.float32)
 
 
 def _hierarchy(model: DeviseModel) -> Hierarchy | None:
@@ -163,131 +173,150 @@ def _hierarchy(model: DeviseModel) -> Hierarchy | None:
     return None if where is None else read_hierarchy(where)
 
 
-def _others(model: DeviseModel, judged: _Judged) -> dict[str, Judgement]:
-    """The simpler ways, on the same features; none where it learned from pixels."""
-    if model.features is None or judged.features is None:
+def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, Judgement]:
+    """Return the metrics of the baselines on the same features; none for a run from pixels."""
+    if model.features is None or evaluated.features is None:
         return {}
     train = open_features(model.store, model.features, model.split)
     labels = train.split.labels[train.readable].astype(np.int64)
-    seen = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
-    seen = seen[:: -(-len(seen) // LEARNED)]  # rows are in random order: any of them are a sample
-    learned = Learned(train.rows(train.readable[seen]), labels[seen])
+    selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
+    # Rows are stored in random order, so that every nth row is a random sample.
+    selected = selected[:: -(-len(selected) // MAX_BASELINE_ROWS)]
+    learned = Learned(train.rows(train.readable[selected]), labels[selected])
     classes, vectors = len(model.space.wnids), model.class_vectors
-    softmax = baselines.fit_softmax(learned, penalty=LIKELY_PENALTY)
+    softmax = baselines.fit_softmax(learned, penalty=SOFTMAX_PENALTY)
     words = ", centred words" if model.options.centre else ""
-    ways = {
-        f"ridge{words}": baselines.ridge(learned, vectors, penalty=PENALTY),
-        f"ConSE{words}": baselines.conse(softmax, vectors, likeliest=LIKELIEST),
+    fitted = {
+        f"ridge{words}": baselines.ridge(learned, vectors, penalty=RIDGE_PENALTY),
+        f"ConSE{words}": baselines.conse(softmax, vectors, likeliest=CONSE_CLASSES),
         "softmax": baselines.softmax_scores(softmax, classes),
-        "random codes": baselines.random_codes(learned, classes, penalty=PENALTY, seed=SEED),
+        "random codes": baselines.random_codes(learned, classes, penalty=RIDGE_PENALTY, seed=SEED),
     }
-    return {name: judge(score(judged.features), judged.pictures) for name, score in ways.items()}
+    return {
+        name: judge(score(evaluated.features), evaluated.pictures) for name, score in fitted.items()
+    }
 
 
 def _facts(
-    found: Judgement, judged: _Judged, split: str, samples: int, device: torch.device
+    metrics: Judgement, evaluated: _Evaluated, split: str, samples: int, device: torch.device
 ) -> Iterator[tuple[str, str]]:
-    yield "pictures", f"{len(judged.rows):,} of split {split}"
+    yield "pictures", f"{len(evaluated.rows):,} of split {split}"
     for k in (1, 5):
-        if k in found.seen:
-            yield f"hit@{k} of seen classes", f"{found.seen[k].micro:.1%}"
-        if k in found.unseen:
-            wide = bootstrap([found.unseen[k]], macro=False)
-            chance = k / len(judged.pictures.classes(UNSEEN))
+        if k in metrics.seen:
+            yield f"hit@{k} of seen classes", f"{metrics.seen[k].micro:.1%}"
+        if k in metrics.unseen:
+            interval = bootstrap([metrics.unseen[k]], macro=False)
+            chance = k / len(evaluated.pictures.classes(UNSEEN))
+            bounds = f"95 % {interval.low:.1%} to {interval.high:.1%}"
             yield (
                 f"hit@{k} of unseen classes",
-                f"{wide.mean:.1%} (95 % {wide.low:.1%} to {wide.high:.1%}; chance {chance:.1%})",
+                f"{interval.mean:.1%} ({bounds}; chance {chance:.1%})",
             )
-    if 5 in found.generalised:
-        mixed = found.generalised[5]
+    if 5 in metrics.generalised:
+        mixed = metrics.generalised[5]
         yield (
             "hit@5 among all: seen, unseen, harmonic mean",
             f"{mixed.seen:.1%}, {mixed.unseen:.1%}, {mixed.harmonic:.1%}",
         )
-    for name, vectors in (("word space", judged.vectors), ("features", judged.features)):
-        if vectors is not None and len(vectors) > NEAREST:
-            share = _same(vectors, judged.pictures.labels, samples, device)
-            yield f"{NEAREST} nearest pictures of the same class, by {name}", f"{share:.1%}"
+    for name, vectors in (("word space", evaluated.vectors), ("features", evaluated.features)):
+        if vectors is not None and len(vectors) > NEAREST_IMAGES:
+            share = _same_class_share(vectors, evaluated.pictures.labels, samples, device)
+            yield f"{NEAREST_IMAGES} nearest pictures of the same class, by {name}", f"{share:.1%}"
 
 
-def _same(vectors: Floats, labels: NDArray[np.int64], samples: int, device: torch.device) -> float:
-    own = np.arange(min(samples, len(vectors)))  # rows are in random order
-    index = neighbours.build("exact", vectors, device=_searching(device))
-    found = index.search(vectors[own], NEAREST + 1)
-    return float(same_class(found.rows, labels[own], labels, NEAREST, own=own).mean())
+def _same_class_share(
+    vectors: Floats, labels: NDArray[np.int64], samples: int, device: torch.device
+) -> float:
+    queries = np.arange(min(samples, len(vectors)))  # rows are in random order
+    index = neighbours.build("exact", vectors, device=_index_device(device))
+    nearest = index.search(vectors[queries], NEAREST_IMAGES + 1)
+    return float(
+        same_class(nearest.rows, labels[queries], labels, NEAREST_IMAGES, own=queries).mean()
+    )
 
 
-def _searching(device: torch.device) -> str | None:
-    """The device on which an index searches; numpy is quicker than torch on the processor."""
+def _index_device(device: torch.device) -> str | None:
+    """Return the device of an exact index; None selects numpy, faster than torch on a CPU."""
     return None if device.type == "cpu" else str(device)
 
 
 def _tables(
-    methods: Mapping[str, Judgement], judged: _Judged, model: DeviseModel
+    methods: Mapping[str, Judgement], evaluated: _Evaluated, model: DeviseModel
 ) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     kind = "unseen" if methods["DeViSE"].unseen else "seen"
     if len(methods) > 1 or kind == "unseen":
-        heads, *rows = lines({name: [found] for name, found in methods.items()})
+        heads, *rows = lines({name: [metrics] for name, metrics in methods.items()})
         columns = ["=method", *(f">{head}" for head in heads[1:])]
-        title = f"Beside simpler ways, in per cent of pictures of {kind} classes"
+        title = f"Comparison with baselines, in per cent of pictures of {kind} classes"
         if len(methods) > 1:
-            title += f"; those learn from {LEARNED:,} pictures at most"
+            title += f"; baselines learn from {MAX_BASELINE_ROWS:,} pictures at most"
         yield title, columns, rows
-    near = list(by_nearness(_scores(judged, model), judged.pictures))
-    if len(near) > 1:
+    by_distance = list(by_hops(_scores(evaluated, model), evaluated.pictures))
+    if len(by_distance) > 1:
         yield (
-            "Unseen classes by hops to the nearest seen one, alone and with the seen ones beside",
+            "Unseen classes by hops to the nearest seen class, alone and with the seen classes",
             ["=hops", ">classes", ">pictures", *(f">hit@{k}, %" for k in KS)],
-            [row for one in near for row in _near(one)],
+            [row for entry in by_distance for row in _hop_rows(entry)],
         )
     if methods["DeViSE"].unseen or methods["DeViSE"].seen:
-        yield _one_by_one(methods["DeViSE"], judged, model)
-    far = _by_distance(judged, model)
-    if far:
+        yield _class_table(methods["DeViSE"], evaluated, model)
+    distances = _by_distance(evaluated, model)
+    if distances:
         yield (
-            "How far first answers are from the truth, unseen pictures among unseen classes",
+            "Distance of first answers to the true class, unseen pictures among unseen classes",
             ["=hops in the hierarchy", ">pictures, %"],
-            far,
+            distances,
         )
 
 
-def _near(found: Near) -> Iterator[tuple[str, ...]]:
-    name = "all" if found.hops is None else f"at most {found.hops}"
-    for words, hits in (("", found.alone), (", and seen ones", found.beside_seen)):
+def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
+    name = "all" if entry.hops is None else f"at most {entry.hops}"
+    for suffix, hits in (("", entry.alone), (", and seen ones", entry.with_seen)):
         yield (
-            name + words,
-            f"{found.classes:,}",
-            f"{found.pictures:,}",
+            name + suffix,
+            f"{entry.classes:,}",
+            f"{entry.pictures:,}",
             *(f"{100 * hits[k].micro:.1f}" if k in hits else "" for k in KS),
         )
 
 
-def _one_by_one(
-    found: Judgement, judged: _Judged, model: DeviseModel
+def _class_table(
+    metrics: Judgement, evaluated: _Evaluated, model: DeviseModel
 ) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
-    """Each class: how much of it is right, and what it is most often taken for."""
-    part, kind = (UNSEEN, "Unseen") if found.unseen else (SEEN, "Seen")
-    hits = {k: of for k, of in (found.unseen or found.seen).items() if k in (1, 5)}
-    classes = judged.pictures.classes(part)
-    scores, columns, groups = among(_scores(judged, model), judged.pictures, classes)
+    """Return a table of the hit rate of each class and its most frequent confusion."""
+    part, kind = (UNSEEN, "Unseen") if metrics.unseen else (SEEN, "Seen")
+    hits = {
+        k: per_class_hits
+        for k, per_class_hits in (metrics.unseen or metrics.seen).items()
+        if k in (1, 5)
+    }
+    classes = evaluated.pictures.classes(part)
+    scores, columns, groups = among(_scores(evaluated, model), evaluated.pictures, classes)
     labels = classes[columns]
-    first = classes[top(scores, 1, groups=groups)[:, 0]]
-    kinds = np.arange(len(model.classes))
-    for group in judged.pictures.groups:  # nothing tells these apart
-        kinds[list(group)] = group[0]
+    answers = classes[top(scores, 1, groups=groups)[:, 0]]
+    group_of = np.arange(len(model.classes))
+    for group in evaluated.pictures.groups:  # nothing tells these apart
+        group_of[list(group)] = group[0]
     rows = []
     for label in np.unique(labels).tolist():
-        taken = np.bincount(first[(labels == label) & (kinds[first] != kinds[label])])
-        wrong = f"{_name(model, int(taken.argmax()))} ({taken.max()})" if taken.any() else ""
-        rates = [float(of.means[label]) for of in hits.values()]
-        shown = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
-        rows.append((rates, (*shown, wrong)))
+        confusions = np.bincount(
+            answers[(labels == label) & (group_of[answers] != group_of[label])]
+        )
+        wrong = (
+            f"{_name(model, int(confusions.argmax()))} ({confusions.max()})"
+            if confusions.any()
+            else ""
+        )
+        rates = [float(per_class_hits.means[label]) for per_class_hits in hits.values()]
+        cells = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
+        rows.append((rates, (*cells, wrong)))
     rows.sort(key=lambda row: row[0], reverse=True)
-    title = f"{kind} classes one by one, among each other, the best first"
-    if len(rows) > 2 * SHOWN:
-        title += f": the {SHOWN} best and the {SHOWN} worst of {len(rows):,}"
-        rows = rows[:SHOWN] + rows[-SHOWN:]
-    heads = ["=class", ">pictures", *(f">hit@{k}" for k in hits), "=most often taken for"]
+    title = f"{kind} classes, ranked among each other, the best first"
+    if len(rows) > 2 * MAX_LISTED_CLASSES:
+        limit = MAX_LISTED_CLASSES
+        title += f": the {limit} best and the {limit} worst of {len(rows):,}"
+        rows = rows[:MAX_LISTED_CLASSES] + rows[-MAX_LISTED_CLASSES:]
+    heads = ["=class", ">pictures", *(f">hit@{k}" for k in hits), "=most frequent confusion"]
     return title, heads, [row for _, row in rows]
 
 
@@ -296,35 +325,37 @@ def _name(model: DeviseModel, label: int) -> str:
     return (split_names(words) or [wnid])[0]
 
 
-def _by_distance(judged: _Judged, model: DeviseModel) -> list[tuple[str, str]]:
-    hierarchy, unseen = judged.pictures.hierarchy, judged.pictures.classes(UNSEEN)
-    wnids = [judged.pictures.wnids[label] for label in unseen.tolist()]
+def _by_distance(evaluated: _Evaluated, model: DeviseModel) -> list[tuple[str, str]]:
+    hierarchy, unseen = evaluated.pictures.hierarchy, evaluated.pictures.classes(UNSEEN)
+    wnids = [evaluated.pictures.wnids[label] for label in unseen.tolist()]
     if hierarchy is None or not wnids or any(wnid not in hierarchy for wnid in wnids):
         return []
-    scores, columns, groups = among(_scores(judged, model), judged.pictures, unseen)
+    scores, columns, groups = among(_scores(evaluated, model), evaluated.pictures, unseen)
     if not len(columns):
         return []
     shares = hops(scores, columns, hierarchy.distances(wnids), groups=groups).shares
     return [
-        ("no path" if far == UNJOINED else str(far), f"{100 * share:.1f}")
-        for far, share in shares.items()
+        ("no path" if distance == UNJOINED else str(distance), f"{100 * share:.1f}")
+        for distance, share in shares.items()
     ]
 
 
-def _galleries(model: DeviseModel, judged: _Judged, split: str) -> Iterator[tuple[str, bytes]]:
+def _galleries(
+    model: DeviseModel, evaluated: _Evaluated, split: str
+) -> Iterator[tuple[str, bytes]]:
     labels = model.space.labels(UNSEEN)
     kind = "never learned"
     if not len(labels):
         labels, kind = model.space.labels(SEEN), "learned"
-    labels = labels[np.isin(labels, judged.pictures.labels)]
-    chosen = labels[:: max(1, len(labels) // QUERIES)][:QUERIES]
-    index = neighbours.build("exact", judged.vectors, device=_searching(model.device))
-    count = min(FOUND, len(judged.rows))
+    labels = labels[np.isin(labels, evaluated.pictures.labels)]
+    chosen = labels[:: max(1, len(labels) // MAX_GALLERIES)][:MAX_GALLERIES]
+    index = neighbours.build("exact", evaluated.vectors, device=_index_device(model.device))
+    count = min(GALLERY_COLUMNS, len(evaluated.rows))
     for label in chosen.tolist():
-        found = index.search(model.class_vectors[label][None], count).rows[0]
-        right = int((judged.pictures.labels[found] == label).sum())
-        png = grid_png(_thumbnails(model, split, judged.rows[found]), columns=count)
-        yield f'"{_name(model, label)}" ({kind}): {right} of {count} right', png
+        nearest = index.search(model.class_vectors[label][None], count).rows[0]
+        correct = int((evaluated.pictures.labels[nearest] == label).sum())
+        png = grid_png(_thumbnails(model, split, evaluated.rows[nearest]), columns=count)
+        yield f'"{_name(model, label)}" ({kind}): {correct} of {count} right', png
 
 
 def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -343,11 +374,11 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
 def _notice(model: DeviseModel) -> str:
     if model.options.trunk == NEW:
         return (
-            "Unseen classes are such that neither DeViSE nor its trunk, which began with random"
-            " weights, ever learned from: what is right of them is zero-shot recognition."
+            "Neither DeViSE nor its trunk, which began with random weights, has learned from unseen"
+            " classes: their correct answers are zero-shot recognition."
         )
     return (
-        f"Unseen classes are such that DeViSE never learned from. Its trunk, {model.options.trunk},"
-        " may have: one that was trained on ImageNet has seen the labels of all of ImageNet's"
-        " classes, and what it then makes of them is no zero-shot recognition."
+        "DeViSE has not learned from unseen classes, but its trunk,"
+        f" {model.options.trunk}, may have. A trunk that was trained on ImageNet has seen the"
+        " labels of all ImageNet classes, and its correct answers are no zero-shot recognition."
     )

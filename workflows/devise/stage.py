@@ -1,8 +1,8 @@
-"""The training of DeViSE: an update is a step.
+"""The training stage of DeViSE, in which one step is one update.
 
-From stored features the head alone learns; from pixels, the trunk with it. The batch norm of one
-that was trained stays as it was: the statistics of a batch of few classes are not those of all; of
-a new one it is over the whole batch, of all ranks.
+The head is trained on stored features, or together with the trunk from pixels. The batch norm of a
+pretrained trunk keeps its statistics, because a batch of few classes does not represent all of
+them. The batch norm of a new trunk is computed over the whole batch, over all ranks.
 """
 
 from __future__ import annotations
@@ -35,16 +35,23 @@ from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
 from workflows.training.world import BatchNorm, World, load_optimiser
 
-JUDGED = 5_000
-"""Rows, at most, that a look judges."""
+MAX_EVALUATED_ROWS = 5_000
+"""The number of rows, at most, that one evaluation uses."""
 HITS = (1, 5)
+"""The values of k for which hit@k is computed during training."""
 
 
 class Devise:
-    """See `workflows.training.loop.Stage`."""
+    """The DeViSE stage, an implementation of `workflows.training.loop.Stage`."""
 
     def __init__(self, options: Options, data: Data, world: World) -> None:
-        """Make head and, where it learns too, trunk."""
+        """Create the head, the optimiser and, with `--learn all`, the trunk.
+
+        Args:
+            options: The options of the stage.
+            data: The loaders and the run's folder, which holds the word space.
+            world: The ranks that train together.
+        """
         self.options, self.world, self.step = options, world, 0
         self.space = load_space(Path(data.folder))
         self.head = make_head(options, self.space).to(world.device)
@@ -60,8 +67,8 @@ class Devise:
         seen = self.space.labels(SEEN)
         self._targets = torch.from_numpy(self.space.vectors[seen]).to(world.device)
         self._kinds = kinds_of(self._targets) if options.loss == "hinge" else None
-        self._places = torch.full((len(self.space.wnids),), -1)
-        self._places[torch.from_numpy(seen)] = torch.arange(len(seen))
+        self._target_indices = torch.full((len(self.space.wnids),), -1)
+        self._target_indices[torch.from_numpy(seen)] = torch.arange(len(seen))
         self.batches = Batches(data.train, self._augment(), world, here=data.beside)
         self._data = data
 
@@ -84,33 +91,37 @@ class Devise:
     # --- updates --------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, Tensor]:
-        """An update."""
+        """Run one update; return the mean loss and cosine of the batch."""
         self._set_rate()
-        taken = self.batches.take()
-        truth = self._places[taken.labels.cpu()].to(self.world.device)
+        batch = self.batches.take()
+        truth = self._target_indices[batch.labels.cpu()].to(self.world.device)
         order = self._draw("order", len(self._targets))
         self._optimiser.zero_grad(set_to_none=True)
         if self.trunk is not None:
             self.trunk.model.train(self.options.trunk == NEW)
-        told = []
+        part_metrics = []
         for part, share in parts(len(truth), self.options.micro_batch):
-            made = self._made(taken.images[part], part)
-            loss = self._loss(made, truth[part], self._targets, order[part], self._kinds).mean()
+            outputs = self._forward(batch.images[part], part)
+            loss = self._loss(outputs, truth[part], self._targets, order[part], self._kinds).mean()
             (share * loss).backward()  # type: ignore[no-untyped-call]
-            near = nn.functional.cosine_similarity(made.detach(), self._targets[truth[part]], dim=1)
-            told.append(share * torch.stack([loss.detach(), near.mean()]))
+            cosines = nn.functional.cosine_similarity(
+                outputs.detach(), self._targets[truth[part]], dim=1
+            )
+            part_metrics.append(share * torch.stack([loss.detach(), cosines.mean()]))
         self.world.average_gradients(p for g in self._optimiser.param_groups for p in g["params"])
         self._optimiser.step()
         self.step += 1
-        loss, cosine = torch.stack(told).sum(0)
+        loss, cosine = torch.stack(part_metrics).sum(0)
         return {"loss": loss, "cosine": cosine}
 
-    def _made(self, images: Tensor, part: slice) -> Tensor:
-        """(n, d) float32 of the rows of *part*, with gradients."""
+    def _forward(self, images: Tensor, part: slice) -> Tensor:
+        """Return the outputs of the head for the rows of *part*, (n, d) float32, with gradients."""
         with self._precision():
             features = images if self.trunk is None else self.trunk.pooled(images)
-            made: Tensor = self.head(features.float(), lambda *what: self._draw(*what)[part])
-        return made.float()
+            outputs: Tensor = self.head(
+                features.float(), lambda *purpose: self._draw(*purpose)[part]
+            )
+        return outputs.float()
 
     def _draw(self, purpose: str, count: int) -> Tensor:
         key = (self.options.seed, self.step, purpose)
@@ -126,54 +137,54 @@ class Devise:
             return torch.autocast(self.world.device.type, torch.bfloat16)
         return nullcontext()
 
-    # --- looking --------------------------------------------------------------------------------
+    # --- evaluation -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Hits among the classes that it learned from, and among those kept back to choose by.
+        """Return hit@k among the seen classes and among the validation classes, and no images.
 
-        The unseen classes are not looked at while it learns.
+        Unseen classes are not evaluated during training, so that no choice can depend on them.
         """
         if self._data.held_out is None:
             return {}, {}
-        made, labels = self._judged_rows(self._data.held_out)
-        figures: dict[str, float] = {}
+        vectors, labels = self._evaluated_rows(self._data.held_out)
+        metrics: dict[str, float] = {}
         for name, part in (("seen", SEEN), ("validation", VALIDATION)):
             classes = self.space.labels(part)
-            there = np.isin(labels, classes)
-            if there.any():
-                scores = made[there] @ self.space.vectors[classes].T
-                found = places(scores, np.searchsorted(classes, labels[there]))
-                rates = hit_rates(found, [k for k in HITS if k <= len(classes)])
-                figures |= {f"{name}_hit{k}": float(value) for k, value in rates.items()}
-        return figures, {}
+            selected = np.isin(labels, classes)
+            if selected.any():
+                scores = vectors[selected] @ self.space.vectors[classes].T
+                positions = places(scores, np.searchsorted(classes, labels[selected]))
+                rates = hit_rates(positions, [k for k in HITS if k <= len(classes)])
+                metrics |= {f"{name}_hit{k}": float(value) for k, value in rates.items()}
+        return metrics, {}
 
-    def _judged_rows(self, loader: AnyLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _evaluated_rows(self, loader: AnyLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         batches = Batches(loader, unchanged, World(device=self.world.device))
-        # Pictures as they are stored: `embed` brings them to the trunk's size.
-        count = min(max(1, JUDGED // loader.batch_size), len(loader))
+        # Images stay at their stored size: `embed` resizes them for the trunk.
+        count = min(max(1, MAX_EVALUATED_ROWS // loader.batch_size), len(loader))
         try:
-            taken = list(islice(iter(batches.take, None), count))
+            evaluated = list(islice(iter(batches.take, None), count))
         finally:
             batches.close()
-        labels = np.concatenate([one.labels.cpu().numpy() for one in taken])
-        return unit(np.concatenate([self.embed(one) for one in taken])), labels
+        labels = np.concatenate([batch.labels.cpu().numpy() for batch in evaluated])
+        return unit(np.concatenate([self.embed(batch) for batch in evaluated])), labels
 
     @torch.no_grad()
-    def embed(self, taken: Taken) -> NDArray[np.float32]:
-        """(n, d) float32: what it makes of features, or of pictures as they are stored."""
-        features = taken.images
+    def embed(self, batch: Taken) -> NDArray[np.float32]:
+        """Return the outputs of the head for features or stored images, (n, d) float32."""
+        features = batch.images
         if self.trunk is not None:
             self.trunk.model.eval()
             with self._precision():
                 features = self.trunk.features(features)
-        made: NDArray[np.float32] = self.head(features.float()).cpu().numpy()
-        return made
+        outputs: NDArray[np.float32] = self.head(features.float()).cpu().numpy()
+        return outputs
 
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """See `workflows.training.loop.Stage`."""
+        """Return the state of weights, optimiser and loader, as a checkpoint holds it."""
         return {
             "head": self.head.state_dict(),
             "trunk": None if self.trunk is None else self.trunk.model.state_dict(),
@@ -183,7 +194,7 @@ class Devise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `workflows.training.loop.Stage`."""
+        """Restore the state that `state_dict` has returned."""
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
             self.trunk.model.load_state_dict(state["trunk"])
@@ -193,7 +204,10 @@ class Devise:
 
 
 def schedule(options: Options, step: int) -> float:
-    """Share of the learning rate at a step: it rises, then falls as half a cosine, or stays."""
+    """Return the factor on the learning rate at a step, from 0 to 1.
+
+    It rises linearly during the warm-up, then follows half a cosine or stays constant.
+    """
     warm = max(1, round(options.warm_share * options.steps))
     if step < warm:
         return (step + 1) / warm
@@ -204,7 +218,7 @@ def schedule(options: Options, step: int) -> float:
 
 
 def make_head(options: Options, space: Space) -> Head:
-    """The head that *options* ask for, into *space*."""
+    """Return a new head with the layers that *options* select, mapping into *space*."""
     return Head(
         space.feature_mean,
         space.feature_spread,
@@ -217,34 +231,35 @@ def make_head(options: Options, space: Space) -> Head:
 def open_trunk(
     options: Options, device: torch.device, *, learns: bool = True, size: int | None = None
 ) -> Backbone:
-    """The trunk of *options*.
+    """Open the trunk that *options* name, in evaluation mode.
 
     Args:
-        options: Which.
-        device: Where it shall be.
-        learns: Whether its weights have gradients.
-        size: Side of the pictures that a new one takes.
+        options: The options of the stage.
+        device: The device that holds the trunk.
+        learns: True if the weights have gradients (default).
+        size: The side, in pixels, of the images that a new trunk takes (default: 64).
 
     Raises:
-        TesseraeError: There is none.
+        TesseraeError: No trunk is named, or it cannot be opened.
     """
     if options.trunk is None:
         raise TesseraeError("--trunk is missing: name a vision model, a folder or of the hub.")
     if options.trunk == NEW:
-        found = new_backbone(
+        trunk = new_backbone(
             device, size=size or SMALL_SIZE, width=options.width, cut=options.cut,
             pooling=options.pooling,
         )  # fmt: skip
-        found.model = over_all_ranks(found.model)
+        trunk.model = over_all_ranks(trunk.model)
     else:
-        found = open_backbone(options.trunk, device, cut=options.cut, pooling=options.pooling)
-    found.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found.model.requires_grad_(learns)  # in `eval`: batch norm as it was trained
-    return found
+        trunk = open_backbone(options.trunk, device, cut=options.cut, pooling=options.pooling)
+    trunk.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # The model stays in evaluation mode, so that batch norm keeps the statistics of its training.
+    trunk.model.requires_grad_(learns)
+    return trunk
 
 
 def over_all_ranks(model: nn.Module) -> nn.Module:
-    """The same, with batch norm over the whole batch."""
+    """Replace the batch norms of *model* by ones over all ranks, in place; return *model*."""
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)
@@ -255,33 +270,39 @@ def over_all_ranks(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_start(run: str, kept_back: Sequence[str]) -> None:
-    """Refuse a run that has learned from classes that this one keeps back.
+def check_start(run: str, held_out: Sequence[str]) -> None:
+    """Check that a run has not learned from classes that this run holds out.
 
     Args:
-        run: Its folder.
-        kept_back: wnids of unseen classes and of those to choose by.
+        run: The folder of the run to start from.
+        held_out: The wnids of the unseen and validation classes of this run.
 
     Raises:
-        TesseraeError: It has, or it is no run of DeViSE.
+        TesseraeError: The run has learned from one of them, or is no run of DeViSE.
     """
-    before = load_space(Path(run))
-    learned = set(before.wnids[before.labels(SEEN)].tolist())
-    both = [wnid for wnid in kept_back if wnid in learned]
-    if both:
+    space = load_space(Path(run))
+    learned = set(space.wnids[space.labels(SEEN)].tolist())
+    shared = [wnid for wnid in held_out if wnid in learned]
+    if shared:
         raise TesseraeError(
-            f"--start is {run}, which has learned from {len(both)} of the {len(kept_back)} classes"
-            f" that are kept back here ({both[0]}, ...): keep back the same in both, by"
+            f"--start is {run}, which has learned from {len(shared)} of the {len(held_out)} classes"
+            f" that are kept back here ({shared[0]}, ...): keep back the same in both, by"
             " --unseen, --validation and --class-seed."
         )
 
 
 def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> None:
-    """Take the weights of another run.
+    """Load the weights of another run's newest checkpoint into *head* and *trunk*.
+
+    Args:
+        run: The folder of the other run.
+        head: The head of this run.
+        trunk: The trunk of this run; None if this run trains the head alone.
+        space: The word space of this run.
 
     Raises:
-        TesseraeError: It is none of DeViSE, has no checkpoint, has other layers, or has learned
-            from classes that *space* keeps back.
+        TesseraeError: The other run is no run of DeViSE, has no checkpoint, has other layers, or
+            has learned from classes that *space* holds out.
     """
     folder = RunFolder(Path(run))
     newest = folder.newest()

@@ -205,14 +205,14 @@ def test_more_than_fits_is_counted(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`--all` names them; a table from another system, with tabs, is the same table."""
-    names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.SHOWN + 5)]
+    names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.MAX_LISTED + 5)]
     table.write_text("\ufeff" + "".join(names), newline="")
     glove = table.parent / "glove.txt"
     said = told(monkeypatch, capsys, table, "--vectors", glove)
-    assert f"without a vector: {class_names.SHOWN + 5}\n      n00000000  noun0\n" in said
+    assert f"without a vector: {class_names.MAX_LISTED + 5}\n      n00000000  noun0\n" in said
     assert "      ... and 5 more (--all)\n" in said
     said = told(monkeypatch, capsys, table, "--vectors", glove, "--all")
-    assert f"  noun{class_names.SHOWN + 4}\n" in said
+    assert f"  noun{class_names.MAX_LISTED + 4}\n" in said
     assert "more (--all)" not in said
 
 

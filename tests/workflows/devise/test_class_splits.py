@@ -79,7 +79,7 @@ def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> 
     assert np.flatnonzero(parts == UNSEEN).tolist() == [*range(30, 40), *range(41, 50)]
     assert (parts == SEEN).sum() == 26
     assert np.flatnonzero(parts == VALIDATION).max() < 30
-    with pytest.raises(TesseraeError, match="leave one out"):
+    with pytest.raises(TesseraeError, match="Leave one out"):
         class_parts(WNIDS, known, seen=str(file), unseen="3", validation=0, seed=0)
     with pytest.raises(TesseraeError, match=r"--seen is .* expected a file that names them"):
         class_parts(WNIDS, known, seen=str(tmp_path / "none"), validation=0, seed=0)
@@ -89,7 +89,7 @@ def test_a_class_without_a_picture_is_not_learned_from() -> None:
     """It is left out; an unseen one needs none."""
     pictured = np.arange(50) >= 10
     known = np.arange(50) != 49
-    parts = class_parts(WNIDS, known, pictured=pictured, unseen="20", validation=5, seed=1)
+    parts = class_parts(WNIDS, known, has_image=pictured, unseen="20", validation=5, seed=1)
     assert (parts == UNSEEN).sum() == 20
     assert (parts == UNSEEN)[:10].any()
     assert set(np.flatnonzero(parts == LEFT_OUT)) == {

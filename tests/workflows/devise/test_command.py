@@ -98,11 +98,11 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     done = run("report", trained, scratch=tmp_path)
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
-    for word in ("Beside simpler ways", "ridge, centred words", "ConSE, centred words",
+    for word in ("Comparison with baselines", "ridge, centred words", "ConSE, centred words",
                  "random codes", "(never learned)",
                  "no zero-shot recognition", "hit@1 of unseen classes", "chance",
-                 "How far first answers are", "at most 2, and seen ones", "at most 3",
-                 "Unseen classes one by one", "most often taken for"):  # fmt: skip
+                 "Distance of first answers", "at most 2, and seen ones", "at most 3",
+                 "Unseen classes, ranked among each other", "most frequent confusion"):  # fmt: skip
         assert word in page
     assert "hit@1 of unseen classes" in done.out
 

@@ -100,7 +100,7 @@ def test_a_split_of_other_sizes_judges_nothing(
     assert data.held_out is None
     assert [split for split, _ in asked] == ["train"]
     said = "split 'val' has no pictures of 32 px"
-    assert f"notice: {said}: nothing judges this run" in capsys.readouterr().out
+    assert f"notice: {said}: this run is not evaluated" in capsys.readouterr().out
     with pytest.raises(StoreError, match=f"{said}, as 'train' has"):
         gather(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
-from workflows.devise.evaluation import Pictures, alike, by_nearness, hits_among, judge, lines
+from workflows.devise.evaluation import Pictures, alike, by_hops, hits_among, judge, lines
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
 PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
@@ -100,17 +100,17 @@ def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
     )
     wnids = ["a", "b", "c", "d"]
     pictures = Pictures(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
-    two, three, every = by_nearness(scores, pictures)
+    two, three, every = by_hops(scores, pictures)
     assert [(one.hops, one.classes, one.pictures) for one in (two, three, every)] == [
         (2, 1, 2), (3, 2, 3), (None, 3, 4),
     ]  # fmt: skip
-    assert (two.alone[1].micro, two.beside_seen[1].micro) == (1.0, 0.5)
-    assert two.beside_seen[2].micro == 1.0
+    assert (two.alone[1].micro, two.with_seen[1].micro) == (1.0, 0.5)
+    assert two.with_seen[2].micro == 1.0
     assert three.alone[1].micro == pytest.approx(1 / 3)
     assert three.alone[2].micro == 1.0
-    assert three.beside_seen[1].micro == 0.0
+    assert three.with_seen[1].micro == 0.0
     assert every.alone[1].micro == pytest.approx(1 / 4)
-    (alone,) = by_nearness(scores, Pictures(np.array([1, 1, 2, 3]), wnids, parts))
+    (alone,) = by_hops(scores, Pictures(np.array([1, 1, 2, 3]), wnids, parts))
     assert (alone.hops, alone.classes) == (None, 3)
 
 
