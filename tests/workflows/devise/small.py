@@ -32,7 +32,7 @@ KINDS = ("plain", "mirrored")
 
 @dataclass(frozen=True)
 class Small:
-    """Where things are."""
+    """The paths of a small store, a trunk and word vectors, and the name of the features."""
 
     root: Path
     store: Path
@@ -42,13 +42,13 @@ class Small:
 
 
 def small_trunk(folder: Path) -> Path:
-    """A MobileNet of random weights, 32 px."""
+    """Save a MobileNet for 32 px with random weights; return its folder."""
     from transformers import MobileNetV1Config, MobileNetV1Model
 
     torch.manual_seed(3)
     config = MobileNetV1Config(image_size=SIZE, depth_multiplier=0.25, min_depth=4)
     model = MobileNetV1Model(config)
-    with torch.no_grad():  # batch norm learns what pictures are like: else features would vanish
+    with torch.no_grad():  # batch norm needs statistics of images, or features would vanish
         model.train()(torch.rand(64, 3, SIZE, SIZE) * 2 - 1)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
@@ -59,7 +59,7 @@ def small_trunk(folder: Path) -> Path:
 
 
 def small_words(file: Path, dim: int = 8) -> Path:
-    """word2vec's text format: a vector for each word of the classes, and some others."""
+    """Write word vectors of the classes and other words in word2vec's text format."""
     rng = np.random.default_rng(5)
     tokens = ["ant", "bee", "great_cat", "dog", "eel", "fox", "boat", "engine"]
     lines = [f"{len(tokens)} {dim}"]
@@ -69,17 +69,17 @@ def small_words(file: Path, dim: int = 8) -> Path:
 
 
 def make_small(root: Path, rows: int = 48) -> Small:
-    """Pictures of six classes in splits train and val, with features of both kinds."""
+    """Create a store of six classes with splits train and val, and features of both kinds."""
     table = root / "source" / "words.txt"
     table.parent.mkdir(parents=True)
     pairs = zip(WNIDS, WORDS, strict=True)
     table.write_text("".join(f"{wnid}\t{words}\n" for wnid, words in pairs))
     for split, count in (("train", rows), ("val", 24)):
-        for place in range(count):
-            wnid = WNIDS[place % CLASSES]
-            file = root / "source" / split / wnid / f"{split}{place}.JPEG"
+        for index in range(count):
+            wnid = WNIDS[index % CLASSES]
+            file = root / "source" / split / wnid / f"{split}{index}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(jpeg(place + 1_000 * (split == "val"), 40, 40))
+            file.write_bytes(jpeg(index + 1_000 * (split == "val"), 40, 40))
         prepare_inline(
             root / "source", str(root / "store"), split=split, sizes=(SIZE,), serves=SIZE
         )
@@ -90,7 +90,7 @@ def make_small(root: Path, rows: int = 48) -> Small:
 
 
 def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str:
-    """Make a split's features in this process; returns their name."""
+    """Extract a split's features in this process; return their name."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk)
     recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
@@ -114,7 +114,7 @@ SMALL = {"batch_size": 8, "hidden": 16, "rank_threads": 1, "steps": 12, "rate": 
 
 
 def small_stage(small: Small, folder: Path, world: World | None = None, **choices: Any) -> Devise:
-    """A stage before its first step, of a folder that has its space."""
+    """Return a stage before its first step; create the word space in *folder* if needed."""
     from workflows.devise.class_space import load_space, make_space
     from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
     from workflows.devise.data import seen_features, vectors_of

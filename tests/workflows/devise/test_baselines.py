@@ -25,62 +25,70 @@ def learned() -> Learned:
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    """Of five classes."""
+    """Return the unit vectors of five classes."""
     return unit(np.random.default_rng(1).standard_normal((CLASSES, DIM)))
 
 
 @pytest.fixture(scope="module")
-def asked() -> np.ndarray:
-    """Features of eight pictures."""
+def queries() -> np.ndarray:
+    """Return the features of eight images."""
     return (np.random.default_rng(2).standard_normal((8, WIDTH)) + 3).astype(np.float32)
 
 
-def test_ridge_is_scikit_learns(learned: Learned, vectors: np.ndarray, asked: np.ndarray) -> None:
-    """On features of mean 0 and spread 1, its penalty being on the sum and not on the mean."""
-    entered = learned.enter(learned.features)
-    model = Ridge(alpha=0.5 * len(entered)).fit(entered, vectors[learned.labels])
-    expected = unit(model.predict(learned.enter(asked))) @ vectors.T
-    found = baselines.ridge(learned, vectors, penalty=0.5)(asked)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_ridge_equals_scikit_learn(
+    learned: Learned, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    """Scores agree on standardised features; scikit-learn penalises the sum of errors."""
+    inputs = learned.enter(learned.features)
+    model = Ridge(alpha=0.5 * len(inputs)).fit(inputs, vectors[learned.labels])
+    expected = unit(model.predict(learned.enter(queries))) @ vectors.T
+    actual = baselines.ridge(learned, vectors, penalty=0.5)(queries)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_the_softmax_is_scikit_learns(learned: Learned, asked: np.ndarray) -> None:
-    """Of the classes that it was shown, in their order."""
+def test_the_softmax_equals_scikit_learn(learned: Learned, queries: np.ndarray) -> None:
+    """Probabilities agree, and columns are the seen classes in ascending order."""
     penalty = 1e-2
-    entered = learned.enter(learned.features)
-    model = LogisticRegression(C=1 / (2 * penalty * len(entered)), tol=1e-8, max_iter=1_000)
-    expected = model.fit(entered, learned.labels).predict_proba(learned.enter(asked))
-    found = baselines.fit_softmax(learned, penalty=penalty)
-    assert found.seen.tolist() == [0, 1, 3]
-    np.testing.assert_allclose(found.likelihoods(asked), expected, atol=2e-3)
+    inputs = learned.enter(learned.features)
+    model = LogisticRegression(C=1 / (2 * penalty * len(inputs)), tol=1e-8, max_iter=1_000)
+    expected = model.fit(inputs, learned.labels).predict_proba(learned.enter(queries))
+    softmax = baselines.fit_softmax(learned, penalty=penalty)
+    assert softmax.seen.tolist() == [0, 1, 3]
+    np.testing.assert_allclose(softmax.likelihoods(queries), expected, atol=2e-3)
 
 
-def test_conse_is_the_papers(learned: Learned, vectors: np.ndarray, asked: np.ndarray) -> None:
-    """The likeliest classes' vectors, each as likely as it is; then the nearest."""
+def test_conse_follows_the_paper(
+    learned: Learned, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    """The output is the mean of the likeliest classes' vectors, weighted by probability."""
     softmax = baselines.fit_softmax(learned, penalty=1e-2)
-    shares = softmax.likelihoods(asked)
+    shares = softmax.likelihoods(queries)
     for likeliest in (1, 2, 3, 9):
-        found = baselines.conse(softmax, vectors, likeliest=likeliest)(asked)
+        actual = baselines.conse(softmax, vectors, likeliest=likeliest)(queries)
         for row, share in enumerate(shares):
             best = np.argsort(-share)[:likeliest]
-            mean = sum(share[place] * vectors[softmax.seen[place]] for place in best)
+            mean = sum(share[column] * vectors[softmax.seen[column]] for column in best)
             np.testing.assert_allclose(
-                found[row], vectors @ (mean / np.linalg.norm(mean)), atol=1e-5
+                actual[row], vectors @ (mean / np.linalg.norm(mean)), atol=1e-5
             )
 
 
-def test_a_softmax_never_answers_what_it_was_not_shown(learned: Learned, asked: np.ndarray) -> None:
-    """Other classes come last."""
-    scores = baselines.softmax_scores(baselines.fit_softmax(learned, penalty=1e-2), CLASSES)(asked)
+def test_a_softmax_never_answers_with_an_unseen_class(
+    learned: Learned, queries: np.ndarray
+) -> None:
+    """Every unseen class scores below every seen class."""
+    scores = baselines.softmax_scores(baselines.fit_softmax(learned, penalty=1e-2), CLASSES)(
+        queries
+    )
     assert scores[:, [2, 4]].max() < scores[:, [0, 1, 3]].min()
 
 
-def test_random_codes_say_nothing_of_words(learned: Learned, asked: np.ndarray) -> None:
-    """The same seed, the same codes; and unseen classes are no nearer than chance has it."""
-    first, again, other = (
-        baselines.random_codes(learned, CLASSES, penalty=0.5, seed=seed)(asked)
+def test_random_codes_carry_no_information(learned: Learned, queries: np.ndarray) -> None:
+    """Equal seeds give equal codes, and unseen classes score no better than by chance."""
+    first, again, different = (
+        baselines.random_codes(learned, CLASSES, penalty=0.5, seed=seed)(queries)
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
-    assert not np.allclose(first, other)
+    assert not np.allclose(first, different)
     assert np.abs(first[:, [2, 4]]).max() < 0.4 < first[:, [0, 1, 3]].max()

@@ -1,4 +1,4 @@
-"""`tesserae words`: which classes have a vector, for a person and for a program."""
+"""Tests of `tesserae words`: the coverage of classes, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "names.txt"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+def run_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object
+) -> str:
     capsys.readouterr()
     assert tesserae(monkeypatch, "words", *argv) == 0
     return capsys.readouterr().out
@@ -60,24 +62,24 @@ def refused(
 ) -> str:
     capsys.readouterr()
     assert tesserae(monkeypatch, "words", *argv) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    return output
 
 
 def facts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object
 ) -> Any:
-    return json.loads(told(monkeypatch, capsys, *argv, "--json"))
+    return json.loads(run_words(monkeypatch, capsys, *argv, "--json"))
 
 
-def test_coverage_is_told(
+def test_coverage_is_printed(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """How many classes came to a vector in which way, which did not, and which share one."""
+    """The text counts the classes by source of their vector and lists the others."""
     glove = table.parent / "glove.txt"
-    said = told(monkeypatch, capsys, table, "--vectors", glove).splitlines()
-    assert said == [
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove).splitlines()
+    assert output == [
         f"{table}  4 classes",
         f"  vectors  {glove}: 5 tokens, 3 numbers; synonyms: mean",
         "          2   50.0 %  a name of theirs is a token",
@@ -92,19 +94,19 @@ def test_coverage_is_told(
     ]
 
 
-def test_where_the_classes_stand_is_told(
+def test_the_hierarchy_is_printed(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """How many are in the hierarchy, and what is near them."""
+    """The text counts the classes in the hierarchy and the nouns near them."""
     glove, edges = table.parent / "glove.txt", table.parent / "edges.txt"
-    said = told(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
-    assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in said
-    assert "    not in it: 2\n      n03126707\n      n01484850\n" in said
-    assert "          2  others within 1 hop\n          4  others within 2 hops\n" in said
-    assert "Frome" not in said  # the paper's sets are of other classes, in another hierarchy
-    assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in said
-    found = facts(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
-    assert found["hierarchy"] == {
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in output
+    assert "    not in it: 2\n      n03126707\n      n01484850\n" in output
+    assert "          2  others within 1 hop\n          4  others within 2 hops\n" in output
+    assert "Frome" not in output  # the paper's sets are of other classes, in another hierarchy
+    assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in output
+    result = facts(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    assert result["hierarchy"] == {
         "where": str(edges),
         "nouns": 6,
         "classes": 2,
@@ -115,12 +117,13 @@ def test_where_the_classes_stand_is_told(
 
 
 @pytest.mark.parametrize(
-    ("nouns", "classes", "shown"), [(82_115, 1_000, True), (82_115, 999, False), (6, 1_000, False)]
+    ("nouns", "classes", "is_shown"),
+    [(82_115, 1_000, True), (82_115, 999, False), (6, 1_000, False)],
 )
-def test_the_papers_sets_stand_beside_the_papers_classes_alone(
-    nouns: int, classes: int, shown: bool
+def test_the_paper_is_cited_for_its_own_classes_alone(
+    nouns: int, classes: int, is_shown: bool
 ) -> None:
-    """The 1,000 of ILSVRC, in the whole of WordNet: of others it has said nothing."""
+    """The note appears for the 1,000 classes of ILSVRC in a complete WordNet only."""
     facts = {
         "source": "x", "classes": classes, "vectors": {"file": None, "dim": 64},
         "coverage": {"none": 0}, "missing": [], "homonyms": [], "alike": [],
@@ -129,24 +132,26 @@ def test_the_papers_sets_stand_beside_the_papers_classes_alone(
             "within_hops": {"1": 1_648}, "correct_sets": None,
         },
     }  # fmt: skip
-    assert any("1,589 nouns in the 2-hop" in line for line in class_names.lines(facts, 20)) is shown
+    assert (
+        any("1,589 nouns in the 2-hop" in line for line in class_names.lines(facts, 20)) is is_shown
+    )
 
 
-def test_a_program_gets_everything(
+def test_json_has_everything(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also with the first names alone; who shares a name need not share a vector."""
+    """JSON holds all facts; classes that share a name need not share a vector."""
     glove = table.parent / "glove.txt"
     table.write_text(TABLE + "n01514668 hen, great\nn02017213 great, crane\n")
-    found = facts(monkeypatch, capsys, table, "--vectors", glove)
-    assert found["coverage"] == {"token": 4, "words": 1, "taxonomy": 0, "none": 1}
-    assert found["homonyms"] == [
+    result = facts(monkeypatch, capsys, table, "--vectors", glove)
+    assert result["coverage"] == {"token": 4, "words": 1, "taxonomy": 0, "none": 1}
+    assert result["homonyms"] == [
         {"name": "crane", "wnids": ["n02012849", "n03126707", "n02017213"], "alike": False},
         {"name": "great", "wnids": ["n01514668", "n02017213"], "alike": False},
     ]
     table.write_text(TABLE + "n01514668 hen, great\n")
-    found = facts(monkeypatch, capsys, table, "--vectors", glove, "--synonyms", "first")
-    assert found == {
+    result = facts(monkeypatch, capsys, table, "--vectors", glove, "--synonyms", "first")
+    assert result == {
         "source": str(table),
         "classes": 5,
         "vectors": {"file": str(glove), "tokens": 5, "dim": 3, "synonyms": "first"},
@@ -164,96 +169,96 @@ def test_a_program_gets_everything(
 def test_without_a_file_of_vectors_the_taxonomy_gives_them(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And it is said."""
+    """The text says that vectors are derived from the taxonomy."""
     edges = table.parent / "edges.txt"
-    said = told(monkeypatch, capsys, table, "--hierarchy", edges)
-    assert "derived from the taxonomy, no word is known: 64 numbers (--vectors FILE" in said
-    assert "          2   50.0 %  from what they are kinds of\n" in said
-    assert "    without a vector: 2\n      n03126707  crane\n" in said
+    output = run_words(monkeypatch, capsys, table, "--hierarchy", edges)
+    assert "derived from the taxonomy, no word is known: 64 numbers (--vectors FILE" in output
+    assert "          2   50.0 %  from what they are kinds of\n" in output
+    assert "    without a vector: 2\n      n03126707  crane\n" in output
 
 
 def test_the_installed_wordnet_is_the_taxonomy_when_none_is_named(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where there is one; it is not looked at beside a file of vectors."""
+    """The installed WordNet is used if it exists, and only without a file of vectors."""
     wordnet = table.parent / "wordnet"
     monkeypatch.setattr(class_names, "WORDNET", wordnet)
-    said = refused(monkeypatch, capsys, table)
-    assert "neither word vectors nor a taxonomy" in said
-    assert "--vectors FILE" in said
+    output = refused(monkeypatch, capsys, table)
+    assert "neither word vectors nor a taxonomy" in output
+    assert "--vectors FILE" in output
     wordnet.mkdir()
     (wordnet / "data.noun").write_text("02012849 05 n 01 crane 0 001 @ 01503061 n 0000 | a bird\n")
-    assert f"  hierarchy  {wordnet}: 2 nouns" in told(monkeypatch, capsys, table)
-    found = facts(monkeypatch, capsys, table, "--vectors", table.parent / "glove.txt")
-    assert found["hierarchy"] is None
+    assert f"  hierarchy  {wordnet}: 2 nouns" in run_words(monkeypatch, capsys, table)
+    result = facts(monkeypatch, capsys, table, "--vectors", table.parent / "glove.txt")
+    assert result["hierarchy"] is None
 
 
-def test_the_classes_of_a_store_are_taken(
+def test_the_classes_of_a_store_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the words that its recipe has."""
+    """The classes have the names of the store's recipe."""
     images = make_folder(tmp_path / "images", 3)
     (images / "words.txt").write_text("n00000000 crane\nn00000001 great white\nn00000002 hen\n")
     prepare_inline(images, str(tmp_path / "store"))
     (tmp_path / "glove.txt").write_text(GLOVE)
-    found = facts(monkeypatch, capsys, tmp_path / "store", "--vectors", tmp_path / "glove.txt")
-    assert found["coverage"] == {"token": 1, "words": 1, "taxonomy": 0, "none": 1}
-    assert found["missing"] == [{"wnid": "n00000002", "words": "hen"}]
+    result = facts(monkeypatch, capsys, tmp_path / "store", "--vectors", tmp_path / "glove.txt")
+    assert result["coverage"] == {"token": 1, "words": 1, "taxonomy": 0, "none": 1}
+    assert result["missing"] == [{"wnid": "n00000002", "words": "hen"}]
 
 
-def test_more_than_fits_is_counted(
+def test_long_lists_are_cut_and_counted(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--all` names them; a table from another system, with tabs, is the same table."""
+    """`--all` prints the full list; tabs, a BOM and CRLF in the table are accepted."""
     names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.MAX_LISTED + 5)]
     table.write_text("\ufeff" + "".join(names), newline="")
     glove = table.parent / "glove.txt"
-    said = told(monkeypatch, capsys, table, "--vectors", glove)
-    assert f"without a vector: {class_names.MAX_LISTED + 5}\n      n00000000  noun0\n" in said
-    assert "      ... and 5 more (--all)\n" in said
-    said = told(monkeypatch, capsys, table, "--vectors", glove, "--all")
-    assert f"  noun{class_names.MAX_LISTED + 4}\n" in said
-    assert "more (--all)" not in said
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    assert f"without a vector: {class_names.MAX_LISTED + 5}\n      n00000000  noun0\n" in output
+    assert "      ... and 5 more (--all)\n" in output
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove, "--all")
+    assert f"  noun{class_names.MAX_LISTED + 4}\n" in output
+    assert "more (--all)" not in output
 
 
 def test_names_cannot_write_on_the_terminal(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the table calls a class."""
+    """Control characters in a class name are escaped."""
     table.write_text("n00000000 \x1b[2j\u202ecrane\nn00000001 \x1b[2j\u202eCrane\n")
     glove = table.parent / "glove.txt"
     glove.write_text("\x1b[2j\u202ecrane 1 2\n")
-    said = told(monkeypatch, capsys, table, "--vectors", glove)
-    assert all(c.isprintable() or c == "\n" for c in said)
-    assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (one vector)" in said
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    assert all(c.isprintable() or c == "\n" for c in output)
+    assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (one vector)" in output
     glove.write_text("other 1 2\n")
-    said = told(monkeypatch, capsys, table, "--vectors", glove)
-    assert all(c.isprintable() or c == "\n" for c in said)
-    assert r"n00000000  \x1b[2j\u202ecrane" in said
+    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    assert all(c.isprintable() or c == "\n" for c in output)
+    assert r"n00000000  \x1b[2j\u202ecrane" in output
 
 
-def test_what_is_no_table_and_no_store_is_one_sentence(
+def test_a_bad_input_is_reported_in_one_sentence(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And exit status 1; nothing of a pickle is run."""
+    """The exit status is 1, and a pickle is never loaded."""
     folder, glove = table.parent, table.parent / "glove.txt"
     assert "no store at" in refused(monkeypatch, capsys, folder, "--vectors", glove)
     assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--vectors", glove)
     assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
-    said = refused(monkeypatch, capsys, table, "--vectors", table)
-    assert "is no file of word vectors" in said
+    output = refused(monkeypatch, capsys, table, "--vectors", table)
+    assert "is no file of word vectors" in output
     (folder / "pickle").write_bytes(b"\x80\x04N.")
     assert "is a pickle" in refused(monkeypatch, capsys, table, "--vectors", folder / "pickle")
     assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")
-    said = refused(monkeypatch, capsys, table, "--hierarchy", glove)
-    assert "line 1 is 'crane 1 0 0': expected `parent child`" in said
+    output = refused(monkeypatch, capsys, table, "--hierarchy", glove)
+    assert "line 1 is 'crane 1 0 0': expected `parent child`" in output
 
 
 def test_the_thousand_classes_and_real_vectors(
     real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every class has one, all stand in WordNet, and the sets are those that were counted."""
-    found = facts(
+    """All 1,000 classes have a vector and a noun; the set sizes are the expected ones."""
+    result = facts(
         monkeypatch,
         capsys,
         real_data / "meta" / "LOC_synset_mapping.txt",
@@ -262,16 +267,16 @@ def test_the_thousand_classes_and_real_vectors(
         "--hierarchy",
         real_data / "meta" / "wordnet.parent-child.txt",
     )
-    assert found["coverage"] == {"token": 1000, "words": 0, "taxonomy": 0, "none": 0}
-    assert found["hierarchy"]["classes"] == 1000
-    assert found["hierarchy"]["within_hops"] == {"1": 1648, "2": 6571, "3": 11183}
-    means = found["hierarchy"]["correct_sets"]
+    assert result["coverage"] == {"token": 1000, "words": 0, "taxonomy": 0, "none": 0}
+    assert result["hierarchy"]["classes"] == 1000
+    assert result["hierarchy"]["within_hops"] == {"1": 1648, "2": 6571, "3": 11183}
+    means = result["hierarchy"]["correct_sets"]
     assert [round(mean, 1) for mean in means.values()] == [4.5, 9.5, 18.0, 33.8]
-    assert "panda" in [one["name"] for one in found["homonyms"]]
+    assert "panda" in [homonym["name"] for homonym in result["homonyms"]]
 
 
 def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
-    """Those that it does not name keep the names they have."""
+    """Classes that the file does not name keep the names of the store."""
     classes = [("n00000001", ""), ("n00000002", "old"), ("n00000003", "")]
     file = tmp_path / "names.txt"
     file.write_text("n00000001 tench, Tinca tinca\nn00000009\tother\n")
@@ -291,7 +296,7 @@ FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
 
 
 def test_the_name_of_a_folder_is_its_words() -> None:
-    """With its words apart; a class whose store has words keeps those."""
+    """A folder name is split into words, unless the store has names of the class."""
     assert class_names.named(FOLDERS, None) == (
         ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
@@ -312,7 +317,7 @@ def test_the_name_of_a_folder_is_its_words() -> None:
     ],
 )
 def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
-    """And what the table leaves out has the name of its folder."""
+    """A folder name is a key of the table; classes it leaves out keep their folder name."""
     file = tmp_path / "names"
     file.write_bytes(text.encode())
     assert class_names.named(FOLDERS, str(file)) == (

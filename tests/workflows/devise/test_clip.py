@@ -20,10 +20,10 @@ CLASSES = [("n1", "cat, kitty"), ("n2", "boat")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two thin towers of random weights, and a tokenizer that knows letters."""
+    """Create a tiny CLIP model with random weights and a tokenizer of letters."""
     from transformers import CLIPConfig, CLIPModel
 
-    made = tmp_path_factory.mktemp("clip") / "tiny"
+    model_folder = tmp_path_factory.mktemp("clip") / "tiny"
     letters = [*"abcdefghijklmnopqrstuvwxyz."]
     tokens = [
         *letters,
@@ -40,20 +40,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vision_config={**tower, "image_size": 16, "patch_size": 8},
         projection_dim=8,
     )  # fmt: skip
-    CLIPModel(config).save_pretrained(made)
-    (made / "vocab.json").write_text(json.dumps({t: place for place, t in enumerate(tokens)}))
-    (made / "merges.txt").write_text("#version: 0.2\n")
-    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
-    return made
+    CLIPModel(config).save_pretrained(model_folder)
+    (model_folder / "vocab.json").write_text(
+        json.dumps({t: token_id for token_id, t in enumerate(tokens)})
+    )
+    (model_folder / "merges.txt").write_text("#version: 0.2\n")
+    (model_folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer"})
+    )
+    return model_folder
 
 
 def test_scores_are_those_of_the_model(folder: Path) -> None:
-    """Cosines of pictures and of captions with the first names of classes."""
+    """The scores are cosines of images and captions with the first names of classes."""
     from transformers import CLIPModel, CLIPTokenizer
 
     clip = Clip(folder)
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    found = clip.images(images) @ clip.names(CLASSES).T
+    scores = clip.images(images) @ clip.names(CLASSES).T
     model = CLIPModel.from_pretrained(folder).eval()
     tokens = CLIPTokenizer.from_pretrained(folder)(
         ["a photo of a cat.", "a photo of a boat."], padding=True, return_tensors="pt"
@@ -62,34 +66,34 @@ def test_scores_are_those_of_the_model(folder: Path) -> None:
     with torch.no_grad():
         expected = model(pixel_values=(images / 255 - mean) / std, **tokens)
     scale = model.logit_scale.exp().item()
-    np.testing.assert_allclose(found, expected.logits_per_image.numpy() / scale, atol=1e-5)
+    np.testing.assert_allclose(scores, expected.logits_per_image.numpy() / scale, atol=1e-5)
 
 
 def test_it_scores_a_split_in_the_order_of_its_rows(folder: Path, tmp_path: Path) -> None:
-    """Without those in quarantine."""
+    """Quarantined rows have no scores."""
     from pipeline.store import arrays
     from pipeline.store.objects import open_objects
 
     store = tmp_path / "store"
     prepare_inline(make_folder(tmp_path / "train", 10, bad=1), str(store), sizes=(16,))
     clip = Clip(folder)
-    found = clip.scores(str(store), "train", 16, CLASSES)
+    scores = clip.scores(str(store), "train", 16, CLASSES)
     objects = open_objects(str(store))
     readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0)
     pixels = arrays.read_rows(objects, "train", 16, 0, 10)[readable]
     images = clip.images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(found, images @ clip.names(CLASSES).T, atol=1e-5)
-    assert found.shape == (9, 2)
+    np.testing.assert_allclose(scores, images @ clip.names(CLASSES).T, atol=1e-5)
+    assert scores.shape == (9, 2)
 
 
 def test_what_is_no_clip_is_a_sentence(tmp_path: Path) -> None:
-    """A folder with nothing in it."""
+    """An empty folder is refused."""
     with pytest.raises(TesseraeError, match="is no CLIP model"):
         Clip(tmp_path)
 
 
 def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
-    """Random ones would give figures, too."""
+    """Missing weights are refused: random ones would give plausible scores."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, tmp_path / "clip")
@@ -112,7 +116,7 @@ def _narrow(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "file", "says"),
+    ("spoil", "file", "expected"),
     [
         (_cut, "model.safetensors", "it is cut off or damaged"),
         (_narrow, "config.json", "describes another network than the weights"),
@@ -125,12 +129,12 @@ def _narrow(folder: Path) -> None:
     ],
 )
 def test_a_broken_file_of_it_is_named(
-    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], file: str, says: str
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], file: str, expected: str
 ) -> None:
-    """As of a backbone."""
-    made = Path(shutil.copytree(folder, tmp_path / "clip"))
-    spoil(made)
+    """The error names the broken file, as for a backbone."""
+    broken = Path(shutil.copytree(folder, tmp_path / "clip"))
+    spoil(broken)
     with pytest.raises(TesseraeError) as refused:
-        Clip(made)
-    assert str(made / file) in str(refused.value)
-    assert says in str(refused.value)
+        Clip(broken)
+    assert str(broken / file) in str(refused.value)
+    assert expected in str(refused.value)

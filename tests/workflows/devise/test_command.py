@@ -43,19 +43,19 @@ def run(*words: object, scratch: Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """48 and 24 pictures of six classes."""
+    """Create a store with 48 training and 24 validation images of six classes."""
     return make_small(tmp_path_factory.mktemp("devise"))
 
 
 @pytest.fixture(scope="module")
 def trained(small: Small) -> Path:
-    """A run of 20 steps, with two classes unseen."""
+    """Train a run of 20 steps with two unseen classes; return its folder."""
     folder, kinds = small.root / "run", small.root / "is-a.txt"
     parts = class_parts(WNIDS, np.ones(6, bool), unseen="2", validation=0, seed=0)
     unseen = np.flatnonzero(parts == UNSEEN)
     near, far = (WNIDS[label] for label in unseen)  # of those seen
-    others = [wnid for wnid in WNIDS if wnid not in (near, far)]
-    edges = [("animal", wnid) for wnid in (near, *others)] + [("pet", far), ("animal", "pet")]
+    seen = [wnid for wnid in WNIDS if wnid not in (near, far)]
+    edges = [("animal", wnid) for wnid in (near, *seen)] + [("pet", far), ("animal", "pet")]
     kinds.write_text("".join(f"{parent} {child}\n" for parent, child in edges))
     done = run(
         "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--words",
@@ -67,8 +67,8 @@ def trained(small: Small) -> Path:
     return folder
 
 
-def test_a_run_maps_pictures_and_words_into_one_space(small: Small, trained: Path) -> None:
-    """Pictures by their pixels come out where their features do."""
+def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path) -> None:
+    """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
     from pipeline.store.objects import open_objects
@@ -94,7 +94,7 @@ def test_a_run_maps_pictures_and_words_into_one_space(small: Small, trained: Pat
 
 
 def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> None:
-    """Beside simpler ways; with what must not be said of a trunk that has seen the classes."""
+    """The page compares baselines and says that a pretrained trunk rules out zero-shot."""
     done = run("report", trained, scratch=tmp_path)
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
@@ -109,18 +109,18 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_search_ends_with_status_0_each_time(trained: Path, tmp_path: Path) -> None:
-    """No thread of a library holds on to Python while the process ends: fifty times."""
+    """Fifty processes end cleanly: no library thread uses Python during shutdown."""
     assert run("search", trained, "dog", scratch=tmp_path).status == 0  # embeds the store
     ended = [run("search", trained, "dog", "--k", 3, scratch=tmp_path) for _ in range(50)]
-    assert [(one.status, one.err) for one in ended] == [(0, "")] * 50
-    assert len({one.out for one in ended}) == 1
+    assert [(process.status, process.err) for process in ended] == [(0, "")] * 50
+    assert len({process.out for process in ended}) == 1
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_and_another_is_refused(
+def test_the_same_command_resumes_and_another_is_refused(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other words, or other classes, are another run."""
+    """A command with other unseen classes is refused."""
     command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
                "--words", small.words, "--hierarchy", small.root / "is-a.txt",
                *WORDS)  # fmt: skip
@@ -132,13 +132,13 @@ def test_the_same_command_goes_on_and_another_is_refused(
     assert "was begun with --unseen 2, and cannot go on with --unseen 3" in capsys.readouterr().err
 
 
-def test_what_is_missing_is_a_sentence(
+def test_a_missing_option_is_reported_in_one_sentence(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which, and what to name."""
+    """The sentence names the missing option and its expected value."""
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
     both = ("--trunk", small.trunk, "--words", small.words)
-    for words, says in (
+    for words, expected in (
         ((), "of the model hub; --words is missing"),
         (("--trunk", small.trunk), "--words is missing"),
         (("--trunk", small.trunk, "--words", tmp_path / "none"), "none"),
@@ -147,24 +147,24 @@ def test_what_is_missing_is_a_sentence(
         (("--trunk", small.trunk, "--words", small.words, "--cut", "nowhere"), "no block"),
         (("--loss", "none"), "--loss"),
         ((*both, "--hierarchy", tmp_path / "none"), "cannot be read"),
-        ((*both, "--unseen", 2, "--seen", small.words), "leave one out"),
+        ((*both, "--unseen", 2, "--seen", small.words), "Leave one out"),
         ((*both, "--start", tmp_path / "none"), "is no word space of a run"),
         ((*both, "--held-out", "test"), "--held-out is 'test': finished splits are train, val"),
     ):
         assert main([str(word) for word in (*start, *words)]) == 1, words
-        said = capsys.readouterr().err
-        assert says in said
-        assert said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert expected in message
+        assert message.count("\n") == 1
         assert not (tmp_path / "run" / "options.json").exists()
 
 
 @pytest.mark.slow
-def test_the_trunk_can_learn_too(
+def test_the_trunk_is_trained_from_pixels(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From pixels, beginning with the head of another run; batch norm stays as it was.
+    """A run from pixels starts from the head of another run; batch norm keeps its statistics.
 
-    What it has learned can be opened by others.
+    Its trunk can be exported and opened as a backbone.
     """
     import torch
 
@@ -188,22 +188,22 @@ def test_the_trunk_can_learn_too(
     first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
     assert first["learn"] == "all"
     begin = ("train", "devise", small.store, "--trunk", small.trunk, "--words", small.words)
-    for words, says in (
+    for words, expected in (
         (("--unseen", 2, "--class-seed", 9), "has learned from"),
         (("--unseen", 2, "--validation", 1), "has learned from 1 of the 3 classes that are kept"),
     ):
         command = (*begin, "--run", tmp_path / "b", "--start", tmp_path / "run", *words, *WORDS)
         assert main([str(word) for word in command]) == 1
-        assert says in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
     with pytest.raises(TesseraeError, match="whose head is for a trunk that it has trained"):
         begin_with(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there
     assert main(["export", str(trained)]) == 1
-    said = capsys.readouterr()
-    assert "trunk: MobileNetV1Model (trunk) of step 20" in said.out
-    assert "is there already: name another folder" in said.err
-    assert "which is as it was: expected a run of --learn all" in said.err
+    output = capsys.readouterr()
+    assert "trunk: MobileNetV1Model (trunk) of step 20" in output.out
+    assert "is there already: name another folder" in output.err
+    assert "which is as it was: expected a run of --learn all" in output.err
     opened = open_backbone(tmp_path / "run" / "trunk")
     assert opened.transform == before.trunk.transform
     assert opened.digest == model.trunk.digest != before.trunk.digest
@@ -214,26 +214,26 @@ def test_the_trunk_can_learn_too(
 
 
 def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path: Path) -> None:
-    """Their vectors would be taken for those that it learned."""
-    whole = small.words.read_bytes()
+    """A changed file of word vectors is refused, because its vectors would be wrong."""
+    original = small.words.read_bytes()
     try:
         small_words(small.words, dim=5)
         with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
             open_model(trained).phrase("ant")
     finally:
-        small.words.write_bytes(whole)
+        small.words.write_bytes(original)
     assert open_model(trained).phrase("ant") is not None
 
 
 def test_another_network_under_the_same_name_is_another_run(
     small: Small, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is refused, and what is kept of the run stays."""
+    """The command is refused, and the run's files stay unchanged."""
     from safetensors.torch import load_file, save_file
 
     before = (trained / "options.json").read_bytes()
     weights = small.trunk / "model.safetensors"
-    whole = weights.read_bytes()
+    original = weights.read_bytes()
     try:
         save_file({name: value * 1.5 for name, value in load_file(weights).items()}, weights)
         for split in ("train", "val"):
@@ -243,19 +243,19 @@ def test_another_network_under_the_same_name_is_another_run(
                    *WORDS)  # fmt: skip
         assert main([str(word) for word in command]) == 1
     finally:
-        weights.write_bytes(whole)
+        weights.write_bytes(original)
     assert "is a run on the features" in capsys.readouterr().err
     assert (trained / "options.json").read_bytes() == before
 
 
-def test_a_split_of_unseen_classes_alone_judges_a_run(
+def test_a_split_of_unseen_classes_alone_evaluates_a_run(
     small: Small, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also one that was finished after it had begun."""
+    """The report uses a split that was finished after the run had begun."""
     shutil.copytree(trained, tmp_path / "run")
     file = tmp_path / "run" / "options.json"
-    kept = json.loads(file.read_text())
-    kept["data"]["held_out"] = None
-    file.write_text(json.dumps(kept))
+    document = json.loads(file.read_text())
+    document["data"]["held_out"] = None
+    file.write_text(json.dumps(document))
     assert main(["report", str(tmp_path / "run")]) == 0
     assert "24 of split val" in capsys.readouterr().out

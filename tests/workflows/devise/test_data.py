@@ -1,4 +1,4 @@
-"""What is made before a run, and what is asked for."""
+"""Tests of the preparation of a run: features, word space and loaders."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ from workflows.preparation.features import Wish
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """48 and 24 pictures of six classes."""
+    """Create a store with 48 training and 24 validation images of six classes."""
     return make_small(tmp_path_factory.mktemp("devise"))
 
 
 @pytest.fixture
-def asked(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Wish]]:
-    """The features that were asked for: (split, what)."""
-    found: list[tuple[str, Wish]] = []
+def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Wish]]:
+    """Record calls that extract features, as (split, configuration)."""
+    calls: list[tuple[str, Wish]] = []
     recipe = feature_records.load_recipe(open_objects(str(small.store)), small.features)
 
     def make(wish: Wish, split: str, cluster: Any) -> Any:
-        found.append((split, wish))
+        calls.append((split, wish))
         return recipe
 
     monkeypatch.setattr(module.features, "make", make)
-    return found
+    return calls
 
 
 def options(small: Small, **choices: Any) -> Options:
-    """Of a small run."""
+    """Return the options of a small run."""
     return Options(trunk=str(small.trunk), words=str(small.words), batch_size=8, **choices)
 
 
 def words(small: Small, run: Path, held_out: str | None = None) -> argparse.Namespace:
-    """Of the command line."""
+    """Return the parsed arguments of a command line."""
     return argparse.Namespace(store=str(small.store), run=str(run), split="train",
                               held_out=held_out)  # fmt: skip
 
 
-def test_pictures_to_judge_by_are_not_mirrored(
-    small: Small, asked: list[tuple[str, Wish]], tmp_path: Path
+def test_evaluation_images_are_not_mirrored(
+    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
 ) -> None:
-    """And are of the size that is learned from."""
+    """Evaluation images have the size of the training images, without mirrored copies."""
     data, files = gather(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
-    (train, first), (val, second) = asked
+    (train, first), (val, second) = extractions
     assert (train, val) == ("train", "val")
     assert (first.mirrored, second.mirrored) == (True, False)
     assert (first.choices.stored_size, second.choices.stored_size) == (None, SIZE)
@@ -71,25 +71,25 @@ def test_pictures_to_judge_by_are_not_mirrored(
     assert list(files) == ["space.npz"]
 
 
-def test_a_run_goes_on_with_the_size_that_it_began_with(
-    small: Small, asked: list[tuple[str, Wish]], tmp_path: Path
+def test_a_resumed_run_keeps_its_image_size(
+    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
 ) -> None:
-    """Though by now the store may have one that fits better."""
+    """A resumed run keeps its size even if the store has a better one by now."""
     small_stage(small, tmp_path)
     (tmp_path / "options.json").write_text(json.dumps({"options": {"stored_size": SIZE}}))
     _, files = gather(words(small, tmp_path), options(small), None, None)  # type: ignore[arg-type]
-    assert [wish.choices.stored_size for _, wish in asked] == [SIZE]
+    assert [wish.choices.stored_size for _, wish in extractions] == [SIZE]
     assert files == {}
 
 
-def test_a_split_of_other_sizes_judges_nothing(
+def test_a_split_of_other_sizes_is_not_evaluated_on(
     small: Small,
-    asked: list[tuple[str, Wish]],
+    extractions: list[tuple[str, Wish]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """That is said, and refused if it was asked for."""
+    """A default split is skipped with a notice; a named one is refused."""
     load = records.load_done
 
     def of_another_size(objects: Any, split: str) -> Any:
@@ -98,27 +98,27 @@ def test_a_split_of_other_sizes_judges_nothing(
     monkeypatch.setattr(module.records, "load_done", of_another_size)
     data, _ = gather(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
     assert data.held_out is None
-    assert [split for split, _ in asked] == ["train"]
-    said = "split 'val' has no pictures of 32 px"
-    assert f"notice: {said}: this run is not evaluated" in capsys.readouterr().out
-    with pytest.raises(StoreError, match=f"{said}, as 'train' has"):
+    assert [split for split, _ in extractions] == ["train"]
+    problem = "split 'val' has no pictures of 32 px"
+    assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
+    with pytest.raises(StoreError, match=f"{problem}, as 'train' has"):
         gather(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
 
 
-def test_where_features_lie_is_said_by_pictures_of_seen_classes_alone(small: Small) -> None:
-    """What an unseen class looks like must not be known before it is judged."""
-    found = open_features(str(small.store), small.features, "train")
+def test_feature_statistics_use_seen_classes_alone(small: Small) -> None:
+    """Images of unseen classes do not influence the feature statistics."""
+    stored = open_features(str(small.store), small.features, "train")
     seen = np.array([1, 4])
-    rows = found.readable[np.isin(found.split.labels[found.readable], seen)]
+    rows = stored.readable[np.isin(stored.split.labels[stored.readable], seen)]
     measured = seen_features(str(small.store), "train", small.features, seen)
-    assert 0 < len(rows) < len(found.readable)
-    np.testing.assert_array_equal(measured, found.rows(rows))
+    assert 0 < len(rows) < len(stored.readable)
+    np.testing.assert_array_equal(measured, stored.rows(rows))
 
 
-def test_nothing_is_learned_from_classes_to_choose_by(
-    small: Small, asked: list[tuple[str, Wish]], tmp_path: Path
+def test_validation_classes_are_not_trained_on(
+    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
 ) -> None:
-    """They judge what is learned from the others; the unseen ones do not even judge."""
+    """Validation classes are evaluated on but not trained on; unseen classes are neither."""
     chosen = options(small, unseen="1", validation=2)
     data, files = gather(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
     (tmp_path / "space.npz").write_bytes(files["space.npz"])
@@ -127,5 +127,5 @@ def test_nothing_is_learned_from_classes_to_choose_by(
     learned = {label for batch in data.train for label in batch.labels.tolist()}
     assert learned == set(space.labels(SEEN).tolist())
     assert data.held_out is not None
-    judged = {label for batch in data.held_out for label in batch.labels.tolist()}
-    assert judged == set(space.labels(SEEN, VALIDATION).tolist())
+    evaluated = {label for batch in data.held_out for label in batch.labels.tolist()}
+    assert evaluated == set(space.labels(SEEN, VALIDATION).tolist())

@@ -1,4 +1,4 @@
-"""What is judged by whom: unseen among unseen, seen among seen, both among all."""
+"""Tests of the metrics: unseen among unseen, seen among seen, both among all classes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WNIDS = [f"n{label:08d}" for label in range(6)]
 PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
 
 
-def test_each_question_has_its_own_candidates() -> None:
-    """By hand: a picture of class 2 whose best is 0, then 2, then 3; and so on."""
+def test_each_setting_has_its_own_candidates() -> None:
+    """The hit rates equal those computed by hand for five images with the same scores."""
     scores = np.array(
         [
             [0.9, 0.1, 0.5, 0.2, 0.3, 1.0],  # of 2: first among unseen, second among all
@@ -25,25 +25,25 @@ def test_each_question_has_its_own_candidates() -> None:
         ],
         np.float32,
     )
-    found = judge(scores, Pictures(np.array([2, 3, 0, 1, 4]), WNIDS, PARTS))
-    assert [found.unseen[k].micro for k in (1, 2)] == [0.5, 1.0]
-    assert [found.seen[k].micro for k in (1, 2)] == [0.5, 1.0]
-    assert set(found.unseen) == set(found.seen) == {1, 2}
-    assert (found.generalised[1].seen, found.generalised[1].unseen) == (0.5, 0.0)
-    assert (found.generalised[2].seen, found.generalised[2].unseen) == (0.5, 0.5)
-    assert found.generalised[2].harmonic == 0.5
-    assert found.unseen[1].counts.tolist() == [0, 0, 1, 1, 0, 0]
+    metrics = judge(scores, Pictures(np.array([2, 3, 0, 1, 4]), WNIDS, PARTS))
+    assert [metrics.unseen[k].micro for k in (1, 2)] == [0.5, 1.0]
+    assert [metrics.seen[k].micro for k in (1, 2)] == [0.5, 1.0]
+    assert set(metrics.unseen) == set(metrics.seen) == {1, 2}
+    assert (metrics.generalised[1].seen, metrics.generalised[1].unseen) == (0.5, 0.0)
+    assert (metrics.generalised[2].seen, metrics.generalised[2].unseen) == (0.5, 0.5)
+    assert metrics.generalised[2].harmonic == 0.5
+    assert metrics.unseen[1].counts.tolist() == [0, 0, 1, 1, 0, 0]
 
 
-def test_hits_among_looks_at_one_part() -> None:
-    """Those to choose by are compared with each other alone."""
+def test_hits_among_uses_one_part() -> None:
+    """Images of validation classes are scored against validation classes alone."""
     scores = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1]], np.float32)
     pictures = Pictures(np.array([4, 2]), WNIDS, PARTS)
     assert hits_among(scores, pictures, VALIDATION, 1) == 1.0
 
 
-def test_precision_is_of_the_hierarchy_among_unseen_classes() -> None:
-    """Two of three siblings count as right at k = 2, and the label alone at k = 1."""
+def test_hierarchical_precision_uses_unseen_classes() -> None:
+    """Siblings count as correct at k = 2, and the label alone at k = 1."""
     wnids = ["a", "b", "c", "d"]
     hierarchy = Hierarchy([("top", "left"), ("top", "right"), ("left", "a"), ("left", "b"),
                            ("right", "c"), ("right", "d")])  # fmt: skip
@@ -52,27 +52,27 @@ def test_precision_is_of_the_hierarchy_among_unseen_classes() -> None:
     scores = np.array([[0.8, 0.7, 0.1, 0.2, 0.0], [0.8, 0.1, 0.7, 0.2, 0.0]], np.float32)
     labels = np.array([1, 1])
     pictures = Pictures(np.append(labels, 4), [*wnids, "e"], parts, hierarchy=hierarchy)
-    found = judge(np.vstack([scores, scores[:1]]), pictures)
-    assert found.precision[1].micro == 0.0
-    assert found.precision[2].micro == pytest.approx((1.0 + 0.5) / 2)
+    metrics = judge(np.vstack([scores, scores[:1]]), pictures)
+    assert metrics.precision[1].micro == 0.0
+    assert metrics.precision[2].micro == pytest.approx((1.0 + 0.5) / 2)
 
 
-def test_classes_that_share_a_vector_share_what_is_right() -> None:
-    """Either is first in half of the orders."""
+def test_classes_that_share_a_vector_share_their_hits() -> None:
+    """Each of two classes with equal vectors is first in half of the orders."""
     vectors = np.array([[1, 0], [0, 1], [0, 1], [0, 0], [0, 0]], np.float32)
     assert alike(vectors) == [[1, 2]]
     parts = np.array([SEEN, UNSEEN, UNSEEN, LEFT_OUT, LEFT_OUT], np.int8)
     labels = np.array([1, 0])
     pictures = Pictures(labels, WNIDS[:5], parts, alike(vectors))
-    found = judge(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
-    assert found.unseen[1].micro == 0.5
+    metrics = judge(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
+    assert metrics.unseen[1].micro == 0.5
 
 
-def test_the_table_has_a_line_for_each_method() -> None:
-    """Means over splits, in per cent."""
+def test_the_table_has_a_row_for_each_method() -> None:
+    """The cells are means over splits, in per cent."""
     parts = np.array([SEEN] * 5 + [UNSEEN] * 5, np.int8)
     labels = np.arange(10)
-    pictures = Pictures(labels, [f"w{place}" for place in range(10)], parts)
+    pictures = Pictures(labels, [f"w{label}" for label in range(10)], parts)
     right, wrong = np.eye(10, dtype=np.float32), -np.eye(10, dtype=np.float32)
     head, first, second, last = lines(
         {"right": [judge(right, pictures)],
@@ -85,8 +85,8 @@ def test_the_table_has_a_line_for_each_method() -> None:
     assert len(last) == len(head)
 
 
-def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
-    """By hand: b is a sibling of the seen a, c a cousin, and nothing joins d to it."""
+def test_unseen_classes_are_evaluated_by_hops() -> None:
+    """Class b is a sibling of the seen a, c a cousin, and d is not connected to it."""
     hierarchy = Hierarchy([("left", "a"), ("left", "b"), ("top", "left"), ("top", "c")])
     parts = np.array([SEEN, UNSEEN, UNSEEN, UNSEEN], np.int8)
     scores = np.array(
@@ -101,7 +101,7 @@ def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
     wnids = ["a", "b", "c", "d"]
     pictures = Pictures(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
     two, three, every = by_hops(scores, pictures)
-    assert [(one.hops, one.classes, one.pictures) for one in (two, three, every)] == [
+    assert [(entry.hops, entry.classes, entry.pictures) for entry in (two, three, every)] == [
         (2, 1, 2), (3, 2, 3), (None, 3, 4),
     ]  # fmt: skip
     assert (two.alone[1].micro, two.with_seen[1].micro) == (1.0, 0.5)
@@ -115,17 +115,17 @@ def test_unseen_classes_are_judged_by_how_near_they_are() -> None:
 
 
 @pytest.mark.parametrize("part", [SEEN, UNSEEN])
-def test_pictures_of_one_kind_are_judged_alone(part: int) -> None:
-    """What cannot be said is left out."""
+def test_images_of_one_part_are_evaluated_alone(part: int) -> None:
+    """Metrics that need images of the other part are left out."""
     hierarchy = Hierarchy([("top", wnid) for wnid in WNIDS])
     parts = np.array([SEEN] * 4 + [UNSEEN] * 2, np.int8)
     labels = np.flatnonzero(part == parts)
     pictures = Pictures(labels, WNIDS, parts, hierarchy=hierarchy)
-    found = judge(np.eye(6, dtype=np.float32)[labels], pictures)
-    assert (len(found.seen) > 0) == (part == SEEN)
-    assert (len(found.unseen) > 0) == (len(found.precision) > 0) == (part == UNSEEN)
-    assert found.generalised == {}
-    head, line, last = lines({"right": [found]})
+    metrics = judge(np.eye(6, dtype=np.float32)[labels], pictures)
+    assert (len(metrics.seen) > 0) == (part == SEEN)
+    assert (len(metrics.unseen) > 0) == (len(metrics.precision) > 0) == (part == UNSEEN)
+    assert metrics.generalised == {}
+    head, line, last = lines({"right": [metrics]})
     assert head[:2] == ("method", "hit@1")
     assert line[1] == "100.0"
     assert last[:2] == ("chance", "25.0" if part == SEEN else "50.0")
@@ -133,9 +133,9 @@ def test_pictures_of_one_kind_are_judged_alone(part: int) -> None:
 
 
 def test_without_unseen_classes_the_table_is_of_seen_ones() -> None:
-    """Hits among them."""
+    """The table has the hit rates among seen classes."""
     parts = np.full(4, SEEN, np.int8)
-    found = judge(np.eye(4, dtype=np.float32), Pictures(np.arange(4), WNIDS[:4], parts))
-    assert list(lines({"right": [found]})) == [
+    metrics = judge(np.eye(4, dtype=np.float32), Pictures(np.arange(4), WNIDS[:4], parts))
+    assert list(lines({"right": [metrics]})) == [
         ("method", "hit@1", "hit@2"), ("right", "100.0", "100.0"), ("chance", "25.0", "50.0"),
     ]  # fmt: skip

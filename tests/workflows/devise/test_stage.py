@@ -32,33 +32,31 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """48 and 24 pictures of six classes."""
+    """Create a store with 48 training and 24 validation images of six classes."""
     return make_small(tmp_path_factory.mktemp("devise"))
 
 
 def weights(stage: Any) -> list[torch.Tensor]:
-    """Of the head."""
+    """Return copies of the weights of the head."""
     return [value.clone() for value in stage.head.state_dict().values()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_going_on_is_the_same_as_not_having_stopped(
-    small: Small, tmp_path: Path, kind: str
-) -> None:
-    """To the bit, in the midst of an epoch and between two."""
-    whole = small_stage(small, tmp_path, **KINDS[kind])
+def test_a_resumed_run_equals_an_uninterrupted_one(small: Small, tmp_path: Path, kind: str) -> None:
+    """The weights are equal to the bit, within an epoch and across its end."""
+    uninterrupted = small_stage(small, tmp_path, **KINDS[kind])
     states = []
     for _ in range(10):
-        states.append(through_a_file(whole.state_dict()))
-        whole.advance()
-    for place in (0, 3, 5, 9):
-        other = small_stage(small, tmp_path, **KINDS[kind])
-        other.advance()
-        other.load_state_dict(states[place])
-        for _ in range(10 - place):
-            other.advance()
-        assert all(map(torch.equal, weights(other), weights(whole)))
-        assert other.batches.state_dict() == whole.batches.state_dict()
+        states.append(through_a_file(uninterrupted.state_dict()))
+        uninterrupted.advance()
+    for step in (0, 3, 5, 9):
+        resumed = small_stage(small, tmp_path, **KINDS[kind])
+        resumed.advance()
+        resumed.load_state_dict(states[step])
+        for _ in range(10 - step):
+            resumed.advance()
+        assert all(map(torch.equal, weights(resumed), weights(uninterrupted)))
+        assert resumed.batches.state_dict() == uninterrupted.batches.state_dict()
 
 
 def some_steps(world: World, small: Small, folder: Path, **choices: Any) -> list[torch.Tensor]:
@@ -72,50 +70,50 @@ def some_steps(world: World, small: Small, folder: Path, **choices: Any) -> list
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("paper", marks=pytest.mark.slow), "cosine"])
 def test_two_ranks_take_the_steps_of_one(small: Small, tmp_path: Path, kind: str) -> None:
-    """What is dropped, which wrong class comes first, which pictures are mirrored."""
+    """Dropout, the order of wrong classes and mirroring do not depend on the ranks."""
     alone = some_steps(World(), small, tmp_path / "space", **KINDS[kind])
     work = partial(some_steps, small=small, folder=tmp_path / "space", **KINDS[kind])
-    for found in in_ranks(work, 2, tmp_path / "ranks"):
-        for one, other in zip(found, alone, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for of_rank in in_ranks(work, 2, tmp_path / "ranks"):
+        for actual, expected in zip(of_rank, alone, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_is_learned_from_classes_that_are_kept_back(small: Small, tmp_path: Path) -> None:
-    """Not from their pictures, nor from the mirror images of those."""
+def test_held_out_classes_are_not_trained_on(small: Small, tmp_path: Path) -> None:
+    """No batch holds an image, or a mirrored image, of a held-out class."""
     stage = small_stage(small, tmp_path, unseen="2", validation=1)
     labels = set()
     for _ in range(12):
         labels |= set(stage.batches.take().labels.tolist())
     assert labels == set(stage.space.labels(SEEN).tolist())
-    kept = stage.space.labels(UNSEEN, VALIDATION)
-    assert len(kept) == 3
-    assert not labels & set(kept.tolist())
+    held_out = stage.space.labels(UNSEEN, VALIDATION)
+    assert len(held_out) == 3
+    assert not labels & set(held_out.tolist())
 
 
-def test_a_look_says_nothing_of_unseen_classes(small: Small, tmp_path: Path) -> None:
-    """Hits of seen ones and of those to choose by; and it changes nothing."""
+def test_evaluation_during_training_excludes_unseen_classes(small: Small, tmp_path: Path) -> None:
+    """The metrics cover seen and validation classes; weights and loader stay unchanged."""
     stage = small_stage(small, tmp_path, unseen="2", validation=2)
-    before, place = weights(stage), stage.batches.state_dict()
-    figures, pictures = stage.evaluate()
-    assert set(figures) == {"seen_hit1", "validation_hit1"}
+    before, position = weights(stage), stage.batches.state_dict()
+    metrics, pictures = stage.evaluate()
+    assert set(metrics) == {"seen_hit1", "validation_hit1"}
     assert pictures == {}
     assert all(map(torch.equal, before, weights(stage)))
-    assert stage.batches.state_dict() == place
+    assert stage.batches.state_dict() == position
 
 
-def test_it_learns_what_it_is_shown(small: Small, tmp_path: Path) -> None:
-    """The loss falls, and pictures come near the vectors of their classes."""
+def test_training_reduces_the_loss(small: Small, tmp_path: Path) -> None:
+    """The outputs approach the vectors of their classes."""
     stage = small_stage(small, tmp_path, dropout=0.0, steps=150, mirrored=False)
     first = float(stage.advance()["cosine"])
-    told = {}
+    metrics = {}
     while stage.step < 150:
-        told = stage.advance()
+        metrics = stage.advance()
     assert first < 0.5
-    assert float(told["cosine"]) > 0.8
+    assert float(metrics["cosine"]) > 0.8
 
 
 def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path) -> None:
-    """What is said of unseen ones must not depend on which they are."""
+    """The centre is computed without the unseen classes, so that it reveals nothing of them."""
     space = small_stage(small, tmp_path, unseen="2").space
     seen = space.labels(SEEN)
     words = small_stage(small, tmp_path / "plain", unseen="2", centre=False).space.vectors
@@ -124,7 +122,7 @@ def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path
 
 
 def test_the_rate_rises_and_falls() -> None:
-    """From a small one to all of it, to nothing."""
+    """The schedule warms up, reaches 1 and falls to 0; a constant one stays at 1."""
     from workflows.devise.options import Options
     from workflows.devise.stage import schedule
 
@@ -141,35 +139,35 @@ def test_the_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [2, 3, 7])
-def test_parts_of_a_batch_make_the_step_of_the_whole(
+def test_micro_batches_make_the_step_of_the_full_batch(
     small: Small, tmp_path: Path, kind: str, at_once: int
 ) -> None:
-    """Within rounding, and with the same figures."""
-    whole = small_stage(small, tmp_path, **KINDS[kind])
+    """Weights and metrics are equal within rounding."""
+    full = small_stage(small, tmp_path, **KINDS[kind])
     parts = small_stage(small, tmp_path, micro_batch=at_once, **KINDS[kind])
     for _ in range(4):
-        told, other = whole.advance(), parts.advance()
-        torch.testing.assert_close(told, other, rtol=1e-4, atol=1e-5)
-    for one, other in zip(weights(whole), weights(parts), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        expected, actual = full.advance(), parts.advance()
+        torch.testing.assert_close(expected, actual, rtol=1e-4, atol=1e-5)
+    for expected, actual in zip(weights(full), weights(parts), strict=True):
+        torch.testing.assert_close(expected, actual, rtol=1e-4, atol=1e-5)
 
 
-def test_parts_bound_what_goes_through_the_trunk_at_once(small: Small, tmp_path: Path) -> None:
-    """And its weights move as they would."""
+def test_micro_batches_bound_the_rows_of_a_forward_pass(small: Small, tmp_path: Path) -> None:
+    """The trunk sees at most three rows at once, and its update stays the same."""
     options = {"learn": "all", "trunk_rate": 1e-2, "dropout": 0.0}
-    whole, parts = (
-        small_pixel_stage(small, tmp_path, micro_batch=most, **options) for most in (None, 3)
+    full, parts = (
+        small_pixel_stage(small, tmp_path, micro_batch=limit, **options) for limit in (None, 3)
     )
-    seen: list[int] = []
+    batch_sizes: list[int] = []
     assert parts.trunk is not None
-    parts.trunk.model.register_forward_hook(lambda *what: seen.append(len(what[2][0])))
+    parts.trunk.model.register_forward_hook(lambda *hook: batch_sizes.append(len(hook[2][0])))
     for _ in range(2):
-        one, other = whole.advance(), parts.advance()
-        assert one.keys() == other.keys()
-        for name in one:
-            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
-    assert max(seen) == 3
-    assert sum(seen) == 16
+        expected, actual = full.advance(), parts.advance()
+        assert expected.keys() == actual.keys()
+        for name in expected:
+            torch.testing.assert_close(expected[name], actual[name], rtol=1e-3, atol=1e-4)
+    assert max(batch_sizes) == 3
+    assert sum(batch_sizes) == 16
 
 
 def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
@@ -220,15 +218,15 @@ def test_what_cannot_be_learned_in_is_refused(small: Small, tmp_path: Path) -> N
         load_space(tmp_path)
 
 
-def test_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks are in other folders; names of the model hub and numbers stay as they are."""
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths become absolute; names of the model hub and numbers stay unchanged."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net").mkdir()
     named = Options(trunk="net", words="w.bin", hierarchy="h", start="runs/a", unseen="u").located()
     full = [named.trunk, named.words, named.hierarchy, named.start, named.unseen]
     assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
-    other = Options(trunk="some/model", unseen="40").located()
-    assert (other.trunk, other.unseen, other.words) == ("some/model", "40", None)
+    unchanged = Options(trunk="some/model", unseen="40").located()
+    assert (unchanged.trunk, unchanged.unseen, unchanged.words) == ("some/model", "40", None)
     assert Options(trunk="new").prepared_size == 64
     assert Options(trunk="new", feature_size=32).prepared_size == 32
     assert Options(trunk="some/model").prepared_size is None
