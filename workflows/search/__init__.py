@@ -1,1 +1,1 @@
-"""Search in every direction: words, images, and what lies between; `command` is where to begin."""
+"""Search by words and images, and combinations of both; `command` is the entry point."""

@@ -1,4 +1,4 @@
-"""`tesserae search`: answers in the terminal, or a page to look for them."""
+"""The implementation of `tesserae search`: answers in the terminal, or a page to search on."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.probe import probe
-from workflows.search.engine import Answer, Engine, Wanted, open_engine
-from workflows.search.gallery import Squarer, read_picture
+from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
+from workflows.search.gallery import ImagePreprocessor, read_image
 from workflows.search.query import parse
 from workflows.search.server.security import Guard, is_loopback
 from workflows.terminal.formatting import encodable, printable
 
-WIDEST = 44
-"""Characters of a class's names that are shown."""
+MAX_NAME_CHARACTERS = 44
+"""The number of characters, at most, of a class's names in a table."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search once, or serve."""
+    """Search once, or serve the page; return the exit status."""
     return serve(args) if args.serve else ask(args)
 
 
 def ask(args: argparse.Namespace) -> int:
-    """Search once, and print what was found."""
+    """Search once, and print the answers; return the exit status."""
     if args.grid is not None and args.grid.suffix.lower() != ".png":
         raise ValueError(f"--grid is {args.grid}: expected a name that ends in .png.")
     if args.grid is not None and args.to == "words":
-        raise ValueError("--grid shows pictures: expected --to images or both.")
-    data = None if args.image is None else read_picture(args.image)
-    query = parse(args.query, given=data is not None)  # before anything takes its time
-    wanted = Wanted(k=args.k, to=args.to, classes=tuple(args.classes), csls=args.csls)
+        raise ValueError("--grid shows images: expected --to images or both.")
+    data = None if args.image is None else read_image(args.image)
+    # Parse before the run is opened, which may take long: a mistake is reported at once.
+    query = parse(args.query, has_image=data is not None)
+    options = SearchOptions(k=args.k, to=args.to, classes=tuple(args.classes), csls=args.csls)
     engine = open_engine(args.run, _splits(args), args.index, digests=False, store=args.store)
     with closing(engine):
-        given = None if data is None else _embed(engine, data)
-        answer = engine.search(query, wanted, given=given)
+        image_vector = None if data is None else _embed(engine, data)
+        answer = engine.search(query, options, image_vector=image_vector)
         if args.grid is not None:
             _write_grid(args.grid, engine, answer)
     if answer.passed_over:
         words = printable(", ".join(answer.passed_over))
-        print(f"notice: not known, and passed over: {words}", file=sys.stderr, flush=True)
+        print(f"notice: unknown words, ignored: {words}", file=sys.stderr, flush=True)
     lines = [json.dumps(asdict(answer), indent=2)] if args.json else list(describe(answer))
     for line in lines:
         print(line if args.json else encodable(line, sys.stdout))
@@ -63,17 +64,17 @@ def _splits(args: argparse.Namespace) -> Sequence[str]:
 
 def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
     _compare_pixels(engine)
-    with closing(Squarer(engine.gallery.recipe, engine.model.size)) as squarer:
-        return engine.embed(squarer.square(data))
+    with closing(ImagePreprocessor(engine.gallery.recipe, engine.model.size)) as preprocessor:
+        return engine.embed(preprocessor.preprocess(data))
 
 
 def _compare_pixels(engine: Engine) -> None:
-    """Say so where a picture comes out otherwise than it would have in the store."""
+    """Print a notice if decoding here gives other pixels than those in the store."""
     recipe = engine.gallery.recipe
-    here = probe(recipe.filter, rules=recipe.decode_rules)
-    if (here.decoder, here.resizer) != (recipe.decoder, recipe.resizer):
+    local = probe(recipe.filter, rules=recipe.decode_rules)
+    if (local.decoder, local.resizer) != (recipe.decoder, recipe.resizer):
         print(
-            "notice: pictures come out a little otherwise here than in the store"
+            "notice: pixels decoded here differ slightly from those of the store"
             f" ({recipe.software.get('resizer', 'unnamed')}): see `tesserae doctor`",
             file=sys.stderr,
             flush=True,
@@ -81,7 +82,7 @@ def _compare_pixels(engine: Engine) -> None:
 
 
 def describe(answer: Answer) -> Iterator[str]:
-    """An answer as lines of plain text; names cannot write on the terminal."""
+    """Yield an answer as lines of text, with control characters in names escaped."""
     if answer.images:
         yield from _table(
             ("score", "picture", "class", "key"),
@@ -92,7 +93,7 @@ def describe(answer: Answer) -> Iterator[str]:
         )
     if answer.words:
         yield from _table(
-            ("score", "words", "class", "just as near"),
+            ("score", "words", "class", "same vector"),
             (
                 (
                     f"{hit.score:.3f}",
@@ -104,7 +105,7 @@ def describe(answer: Answer) -> Iterator[str]:
             ),
         )
     if not answer.images and not answer.words:
-        yield f"{printable(answer.query)}: nothing was found"
+        yield f"{printable(answer.query)}: no answers"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -115,7 +116,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _short(names: str) -> str:
-    return names if len(names) <= WIDEST else f"{names[: WIDEST - 3]}..."
+    return names if len(names) <= MAX_NAME_CHARACTERS else f"{names[: MAX_NAME_CHARACTERS - 3]}..."
 
 
 def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
@@ -123,7 +124,7 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 
     gallery, hits = engine.gallery, answer.images
     if not hits:
-        print(f"{path} is not written: no picture was found", file=sys.stderr)
+        print(f"{path} is not written: the search has no images", file=sys.stderr)
         return
     size = min(set.intersection(*(set(gallery.splits[hit.split].sizes) for hit in hits)))
     images = np.concatenate([gallery.rows(hit.split, size, [hit.row]) for hit in hits])
@@ -133,41 +134,42 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
-    print(f"{path}: {len(hits)} pictures", file=sys.stderr)
+    print(f"{path}: {len(hits)} images", file=sys.stderr)
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C."""
-    # tornado: who asks once does not wait for it
+    """Serve the page until Ctrl-C; return the exit status."""
+    # Imported late: a single search need not wait for tornado to load.
     from workflows.search.server import app
-    from workflows.search.server.base_handler import Service
+    from workflows.search.server.base_handler import SearchService
 
     for name in ("query", "image", "grid", "json"):
         if getattr(args, name):
             raise ValueError(f"--serve shows a page to search on: leave out {name}.")
-    Guard(args.host, args.allowed_hosts)  # a mistake in a name is told before hours of work
+    # Check names and the port first: a mistake must not show after hours of embedding.
+    Guard(args.host, args.allowed_hosts)
     with contextlib.ExitStack() as stack:
-        sockets = app.bind(args.host, args.port)  # a taken port is known before hours of work
-        for one in sockets:
-            stack.callback(one.close)
+        sockets = app.bind(args.host, args.port)
+        for opened in sockets:
+            stack.callback(opened.close)
         engine = open_engine(args.run, _splits(args), args.index, store=args.store)
         stack.callback(engine.close)
         _compare_pixels(engine)
         engine.gallery.read_keys()
         if args.csls:
-            print("measuring what is near to everything", flush=True)
+            print("measuring hubs, for CSLS", flush=True)
             engine.measure_hubs()
-        service = Service(engine, args.host, csls=args.csls, allowed_hosts=args.allowed_hosts)
+        service = SearchService(engine, args.host, csls=args.csls, allowed_hosts=args.allowed_hosts)
         stack.callback(service.close)
         address = app.address_of(sockets, args.host)
-        started = functools.partial(_say, engine, args.host, address)
+        started = functools.partial(_print_address, engine, args.host, address)
         asyncio.run(app.serve(service, sockets, started))
     return 0
 
 
-def _say(engine: Engine, host: str, address: str) -> None:
-    for name, one in engine.embedded.items():
-        print(f"{name}: {one.index}")
+def _print_address(engine: Engine, host: str, address: str) -> None:
+    for name, embedded in engine.embedded.items():
+        print(f"{name}: {embedded.index}")
     if not is_loopback(host):
-        print(f"notice: anybody who reaches {host} can search here and see the pictures")
+        print(f"notice: anyone who can reach {host} can search here and see the images")
     print(f"search: {address}  (Ctrl-C ends it)", flush=True)

@@ -1,4 +1,4 @@
-"""The open connections of a server: of those that ask for nothing, the oldest gives way."""
+"""The open connections of a server, of which the one idle for longest is closed at the limit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Connections:
-    """Connections, by whether a request is being answered on them. Used by one thread."""
+    """The idle and busy connections of a server. Only the event loop's thread may use it."""
 
     def __init__(self, limit: Callable[[], int]) -> None:
-        """Start with none.
+        """Create an empty set of connections.
 
         Args:
-            limit: Returns how many may be open at once.
+            limit: A function that returns the number of connections that may be open at once.
         """
         self._limit = limit
         self._idle: OrderedDict[Any, None] = OrderedDict()
@@ -24,10 +24,10 @@ class Connections:
         return len(self._idle) + len(self._busy)
 
     def admit(self, stream: Any) -> bool:
-        """Add a connection; return False if all that are open are being answered.
+        """Add a connection; return False if the limit is reached and all connections are busy.
 
-        Where there are as many as there may be, the one that has been idle for the longest is
-        closed for it: whoever holds connections open and asks for nothing keeps nobody out.
+        At the limit, the connection that has been idle for longest is closed in favour of the new
+        one, so that idle connections never lock out other clients.
         """
         if len(self) >= self._limit():
             if not self._idle:
@@ -38,18 +38,18 @@ class Connections:
         return True
 
     def begin(self, stream: Any) -> None:
-        """Note that a whole request has come in on a connection."""
+        """Mark a connection as busy, after a complete request has arrived on it."""
         if stream in self._idle:
             del self._idle[stream]
             self._busy.add(stream)
 
     def end(self, stream: Any) -> None:
-        """Note that the request of a connection has been answered."""
+        """Mark a connection as idle, after its request has been answered."""
         if stream in self._busy:
             self._busy.discard(stream)
             self._idle[stream] = None
 
     def remove(self, stream: Any) -> None:
-        """Forget a connection that was closed; one that is not known is no error."""
+        """Remove a closed connection; an unknown one is ignored."""
         self._idle.pop(stream, None)
         self._busy.discard(stream)

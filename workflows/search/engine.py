@@ -1,4 +1,4 @@
-"""Search in every direction: from words, pictures and what lies between, to pictures and words."""
+"""The search engine: queries of words and images, answered with images and words."""
 
 from __future__ import annotations
 
@@ -16,154 +16,164 @@ from pipeline.errors import StoreError
 from pipeline.neighbours.csls import Hubs
 from pipeline.store.split import Split
 from workflows.search.gallery import Gallery
-from workflows.search.image_index import ImageHit, Images
+from workflows.search.image_index import ImageHit, ImageIndex
 from workflows.search.model import Model, open_model
-from workflows.search.query import DIRECTIONS, Phrase, Picture, Query, QueryError
-from workflows.search.query_vector import Meaning
-from workflows.search.vector_store import Embedded, open_embedded
-from workflows.search.word_index import WordHit, Words
+from workflows.search.query import DIRECTIONS, Phrase, Query, QueryError, StoredImage
+from workflows.search.query_vector import QueryEncoder
+from workflows.search.vector_store import EmbeddedSplit, open_embedded
+from workflows.search.word_index import WordHit, WordIndex
 from workflows.terminal.formatting import printable
 
-MOST_ANSWERS = 1000
-REFERENCES = 2000
-"""Queries of a kind by which it is measured what is near to everything."""
-FOLDER = "search"
-"""Of a run, where vectors and indexes are kept."""
+MAX_ANSWERS = 1000
+MAX_HUB_QUERIES = 2000
+"""The number of queries of one kind, at most, with which hubs are measured."""
+INDEX_FOLDER = "search"
+"""The subfolder of a run that holds its vectors and indexes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which answers are wanted."""
+class SearchOptions:
+    """The options of a search, beside its query."""
 
     k: int = 10
+    """The number of answers, from 1 to `MAX_ANSWERS`."""
     to: str = "images"
-    """One of `DIRECTIONS`."""
+    """The kind of answers, one of `DIRECTIONS`."""
     splits: tuple[str, ...] = ()
-    """Whose pictures; none: of all that are searched."""
+    """The splits whose images can be answers; empty: all that are searched."""
     classes: tuple[str, ...] = ()
-    """Of which classes, by wnid or name; none: of all."""
+    """The classes whose images can be answers, by wnid or name; empty: all."""
     csls: bool = False
-    """Whether it counts against a picture or a word that it is near to everything."""
+    """True to score by CSLS, which lowers the scores of hubs: answers near to every query."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found, the nearest first."""
+    """The answers of a search, the nearest first."""
 
     query: str
-    """As it was understood."""
+    """The query as it was parsed."""
     images: tuple[ImageHit, ...]
     words: tuple[WordHit, ...]
     passed_over: tuple[str, ...] = ()
-    """Words of the query that are not known: it was searched without them."""
+    """The words of the query that are unknown and were ignored."""
 
 
 class Engine:
-    """A run that can be searched. Any number of threads may search at once."""
+    """A run that can be searched. It is thread-safe."""
 
-    def __init__(self, model: Model, gallery: Gallery, embedded: Sequence[Embedded]) -> None:
-        """Take what was opened.
+    def __init__(self, model: Model, gallery: Gallery, embedded: Sequence[EmbeddedSplit]) -> None:
+        """Build the indexes of words and images.
 
         Args:
-            model: What makes vectors of words and of other pictures.
-            gallery: The pictures of its store.
-            embedded: The splits that are searched, one or more.
+            model: The model, which embeds words and further images.
+            gallery: The images of the model's store.
+            embedded: The splits to search, one or more.
         """
         self.model = model
         self.gallery = gallery
-        self.embedded = {one.name: one for one in embedded}
-        self.words = Words(model)
-        self.images = Images(gallery, self.words)
-        self._meaning = Meaning(model, gallery, self.embedded)
+        self.embedded = {entry.name: entry for entry in embedded}
+        self.words = WordIndex(model)
+        self.images = ImageIndex(gallery, self.words)
+        self._encoder = QueryEncoder(model, gallery, self.embedded)
         self._word_hubs: Hubs | None = None
         self._lock = threading.Lock()
 
     def search(
         self,
         query: Query,
-        wanted: Wanted = Wanted(),
+        options: SearchOptions = SearchOptions(),
         *,
-        given: NDArray[np.float32] | None = None,
+        image_vector: NDArray[np.float32] | None = None,
     ) -> Answer:
-        """The nearest pictures, or words, or both.
+        """Return the images or words, or both, that are nearest to a query.
 
-        Pictures and words that the query itself names are no answers.
+        Images and words that the query itself names are not among the answers.
 
         Args:
-            query: What was asked.
-            wanted: Which answers.
-            given: (dim,), the picture that came with it, see `embed`.
+            query: The parsed query.
+            options: The number and kind of answers, and filters.
+            image_vector: The vector of the image that came with the query, (dim,), from `embed`.
 
         Raises:
-            QueryError: Something of the query, or of what is wanted, is not known here.
-            StoreDamagedError: The table of the samples cannot be read.
+            QueryError: A word, row, split or class is unknown, or an option is out of range.
+            StoreDamagedError: The table of the samples is unreadable.
         """
-        splits = self._check(wanted)
-        vector = self._meaning.vector(query, given, splits[0].name)
-        images = [] if wanted.to == "words" else self._images(query, vector, splits, wanted)
-        words = [] if wanted.to == "images" else self._words(query, vector, wanted)
-        passed_over = self._meaning.passed_over(query)
+        splits = self._check(options)
+        vector = self._encoder.vector(query, image_vector, splits[0].name)
+        images = [] if options.to == "words" else self._images(query, vector, splits, options)
+        words = [] if options.to == "images" else self._words(query, vector, options)
+        passed_over = self._encoder.passed_over(query)
         return Answer(str(query), tuple(images), tuple(words), passed_over)
 
     def embed(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(dim,) of length 1: any picture, (size, size, 3) uint8 RGB, as the store's were made."""
-        return self._meaning.picture(square)
+        """Return the unit vector, (dim,), of an image, (size, size, 3) uint8 RGB."""
+        return self._encoder.encode_image(square)
 
     def first(self, count: int) -> list[ImageHit]:
-        """Some pictures, to begin with."""
+        """Return *count* images of the first split, to show before the first search."""
         return self.images.first(next(iter(self.embedded.values())), count)
 
     def measure_hubs(self) -> None:
-        """Do now what the first searches with `csls` would wait for."""
-        for one in self.embedded.values():
-            self._picture_hubs(one, by_words=True)
-            self._picture_hubs(one, by_words=False)
+        """Measure all hubs now, so that the first searches with `csls` need not wait for it."""
+        for entry in self.embedded.values():
+            self._image_hubs(entry, by_words=True)
+            self._image_hubs(entry, by_words=False)
         self._hubs_of_words()
 
     def close(self) -> None:
-        """Let go of threads and files."""
+        """Release threads and files."""
         self.gallery.close()
 
-    def _check(self, wanted: Wanted) -> list[Embedded]:
-        if not 1 <= wanted.k <= MOST_ANSWERS:
-            raise QueryError(f"k is {wanted.k}: expected 1 to {MOST_ANSWERS:,}.")
-        if wanted.to not in DIRECTIONS:
-            raise QueryError(f"to is {wanted.to!r}: expected one of {', '.join(DIRECTIONS)}.")
-        for name in wanted.splits:
+    def _check(self, options: SearchOptions) -> list[EmbeddedSplit]:
+        if not 1 <= options.k <= MAX_ANSWERS:
+            raise QueryError(f"k is {options.k}: expected 1 to {MAX_ANSWERS:,}.")
+        if options.to not in DIRECTIONS:
+            raise QueryError(f"to is {options.to!r}: expected one of {', '.join(DIRECTIONS)}.")
+        for name in options.splits:
             if name not in self.embedded:
-                known = ", ".join(self.embedded)
-                raise QueryError(f"split {name!r} is not searched here: expected {known}.")
-        return [self.embedded[name] for name in dict.fromkeys(wanted.splits or self.embedded)]
+                available = ", ".join(self.embedded)
+                raise QueryError(f"split {name!r} is not searched here: expected {available}.")
+        return [self.embedded[name] for name in dict.fromkeys(options.splits or self.embedded)]
 
     def _images(
-        self, query: Query, vector: NDArray[np.float64], splits: list[Embedded], wanted: Wanted
+        self,
+        query: Query,
+        vector: NDArray[np.float64],
+        splits: list[EmbeddedSplit],
+        options: SearchOptions,
     ) -> list[ImageHit]:
-        pictures = [term for term in query.terms if isinstance(term, Picture)]
+        pictures = [term for term in query.terms if isinstance(term, StoredImage)]
         own = {(term.split or splits[0].name, term.row) for term in pictures}
         by_words = all(isinstance(term, Phrase) for term in query.terms)
-        hubs = [self._picture_hubs(one, by_words=by_words) for one in splits if wanted.csls]
-        labels = self.images.labels(wanted.classes)
-        return self.images.search(vector, wanted.k, splits, labels=labels, but=own, hubs=hubs)
+        hubs = [self._image_hubs(entry, by_words=by_words) for entry in splits if options.csls]
+        labels = self.images.labels(options.classes)
+        return self.images.search(vector, options.k, splits, labels=labels, exclude=own, hubs=hubs)
 
-    def _words(self, query: Query, vector: NDArray[np.float64], wanted: Wanted) -> list[WordHit]:
+    def _words(
+        self, query: Query, vector: NDArray[np.float64], options: SearchOptions
+    ) -> list[WordHit]:
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
-        meant = [self._meaning.understood(text) for text in phrases]
-        own = np.zeros((len(meant), self.model.dim))
-        for place, one in enumerate(meant):
-            own[place] = one.vector
-        named = [*phrases, *(name for one in meant for name in one.names)]
-        hubs = self._hubs_of_words() if wanted.csls else None
-        return self.words.search(vector, wanted.k, but=own, named=named, hubs=hubs)
+        interpretations = [self._encoder.interpret(text) for text in phrases]
+        own = np.zeros((len(interpretations), self.model.dim))
+        for index, interpretation in enumerate(interpretations):
+            own[index] = interpretation.vector
+        named = [
+            *phrases,
+            *(name for interpretation in interpretations for name in interpretation.names),
+        ]
+        hubs = self._hubs_of_words() if options.csls else None
+        return self.words.search(vector, options.k, exclude=own, named=named, hubs=hubs)
 
-    def _picture_hubs(self, one: Embedded, *, by_words: bool) -> Hubs | None:
+    def _image_hubs(self, entry: EmbeddedSplit, *, by_words: bool) -> Hubs | None:
         if by_words:
-            return self.images.hubs(one, "words", self.words.sample(REFERENCES))
-        return self.images.hubs(one, "pictures", one.sample(REFERENCES))
+            return self.images.hubs(entry, "words", self.words.sample(MAX_HUB_QUERIES))
+        return self.images.hubs(entry, "pictures", entry.sample(MAX_HUB_QUERIES))
 
     def _hubs_of_words(self) -> Hubs | None:
         with self._lock:
             if self._word_hubs is None:
-                samples = [one.sample(REFERENCES) for one in self.embedded.values()]
+                samples = [entry.sample(MAX_HUB_QUERIES) for entry in self.embedded.values()]
                 self._word_hubs = self.words.hubs(np.concatenate(samples))
             return self._word_hubs
 
@@ -177,16 +187,17 @@ def open_engine(
     stream: TextIO | None = None,
     store: str | None = None,
 ) -> Engine:
-    """Open a run to be searched; embed its store, if that was not done yet.
+    """Open a run for search; embed the images of its store unless their vectors exist.
 
     Args:
-        run: Its folder.
-        splits: Which are searched; none: all that are finished, but for those whose vectors cannot
-            be had, which is said.
-        kind: Of index: exact, lsh or hnsw; None: what suits the number of rows.
-        digests: Whether all that is kept is compared with its digests.
-        stream: Where progress is shown (standard error).
-        store: Where the store of the run is now (where the run says, or beside the run).
+        run: The path of the run's folder.
+        splits: The splits to search. By default these are all finished ones; a split without
+            vectors is then left out with a notice.
+        kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
+        digests: True to compare stored vectors and indexes with their digests (default).
+        stream: The stream of progress and notices (default: standard error).
+        store: The present path or URL of the store (default: as recorded in the run, or a folder
+            beside the run).
 
     Raises:
         TesseraeError: The run or the store cannot be searched.
@@ -195,8 +206,8 @@ def open_engine(
     gallery = Gallery(model.store, model.size)
     named = [gallery.split(name) for name in dict.fromkeys(splits)]
 
-    def embed(split: Split) -> Embedded:
-        return open_embedded(model, run / FOLDER, split, kind, digests=digests, stream=stream)
+    def embed(split: Split) -> EmbeddedSplit:
+        return open_embedded(model, run / INDEX_FOLDER, split, kind, digests=digests, stream=stream)
 
     if named:
         return Engine(model, gallery, [embed(split) for split in named])

@@ -1,9 +1,9 @@
-"""Text that no vector belongs to as a whole: what of it is known, and what is passed over.
+"""The interpretation of free text, for which as a whole there is no vector.
 
 A caption ("a photo of a dog"), a list ("dog, church") or the names of a class as a table prints
-them ("tench, Tinca tinca") are cut at commas and other punctuation. Of each piece the longest runs
-of words that are one name are looked up first, then single words. A piece is the mean of what is
-known of it, the text the mean of its pieces.
+them ("tench, Tinca tinca") are split at commas and other punctuation. In each piece the longest
+runs of words that are one name are looked up first, then single words. The vector of a piece is the
+mean of its known names, and that of the text the mean of its pieces. Unknown words are ignored.
 """
 
 from __future__ import annotations
@@ -16,69 +16,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 Lookup = Callable[[str], NDArray[np.float32] | None]
-"""A name -> (dim,) of length 1; None where it is not known."""
+"""A function from a name to its unit vector, (dim,); None for an unknown name."""
 
 MAX_NAME_WORDS = 6
-"""Words of the longest run that is looked up as one name."""
+"""The number of words of the longest run that is looked up as one name."""
 
 _BETWEEN_PIECES = re.compile(r"[,;:.!?()\[\]{}|/&]+(?=\s|$)|(?<=\s)[-(\[{|/&]+(?=\S)|[,;|/&]+")
 _AROUND_WORDS = "\"'`.,;:!?()[]{}<>*_-\u2026"
 
 
 @dataclass(frozen=True)
-class Understood:
-    """What a text means, as far as it is known."""
+class Interpretation:
+    """The vector of a text, its known names and its unknown words."""
 
     vector: NDArray[np.float32]
-    """(dim,) of length 1."""
+    """The unit vector of the text, (dim,) float32."""
     names: tuple[str, ...]
-    """The names that it is made of, in their order."""
+    """The known names, in the order of the text."""
     passed_over: tuple[str, ...] = ()
-    """Words that are not known."""
+    """The unknown words, which are ignored."""
 
 
-def understand(text: str, name: Lookup, phrase: Lookup) -> Understood | None:
-    """Look for what is known of *text*.
+def interpret(text: str, name: Lookup, phrase: Lookup) -> Interpretation | None:
+    """Interpret free text by its known names.
 
     Args:
-        text: What was typed.
-        name: Looks up one name, which may be of several words.
-        phrase: Looks up a name or else the mean of its words.
+        text: The text as typed.
+        name: A function that looks up one name, which may have several words.
+        phrase: A function that looks up a name, or else the mean of its words.
 
     Returns:
-        None where nothing of it is known, or where what is known cancels itself out.
+        The interpretation; None if no name is known, or if the vectors cancel each other out.
     """
     names: list[str] = []
     passed_over: list[str] = []
     pieces = []
     for piece in _BETWEEN_PIECES.split(text):
-        known = []
+        vectors = []
         for run, vector in _runs(piece, name, phrase):
             if vector is None:
                 passed_over.append(run)
             else:
                 names.append(run)
-                known.append(vector)
-        if known:
-            pieces.append(_unit_mean(known))
-    whole = [piece for piece in pieces if piece is not None]
-    mean = _unit_mean(whole) if whole else None
-    return None if mean is None else Understood(mean, tuple(names), tuple(passed_over))
+                vectors.append(vector)
+        if vectors:
+            pieces.append(_unit_mean(vectors))
+    piece_means = [piece for piece in pieces if piece is not None]
+    mean = _unit_mean(piece_means) if piece_means else None
+    return None if mean is None else Interpretation(mean, tuple(names), tuple(passed_over))
 
 
 def _runs(
     piece: str, name: Lookup, phrase: Lookup
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
-    """Cut a piece into names and words, each with its vector; the longest names first."""
-    words = [word for one in piece.split() if (word := one.strip(_AROUND_WORDS))]
-    at = 0
-    while at < len(words):
-        for length in range(min(MAX_NAME_WORDS, len(words) - at), 0, -1):
-            run = " ".join(words[at : at + length])
+    """Split a piece into names and words, each with its vector; prefer the longest names."""
+    words = [word for token in piece.split() if (word := token.strip(_AROUND_WORDS))]
+    start = 0
+    while start < len(words):
+        for length in range(min(MAX_NAME_WORDS, len(words) - start), 0, -1):
+            run = " ".join(words[start : start + length])
             vector = name(run) if length > 1 else phrase(run)
             if vector is not None or length == 1:
                 yield run, vector
-                at += length
+                start += length
                 break
 
 

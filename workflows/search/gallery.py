@@ -1,4 +1,4 @@
-"""Pictures of a store and their keys, by split and row; any other, made as those of the store."""
+"""The images of a store and their keys by split and row, and images from outside the store."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from pipeline.urls import is_url
 from workflows.search.query import QueryError
 
 CACHE_BYTES = 64 * 2**20
-"""Of unpacked chunks, of each size of each split of a store that is compressed or remote."""
-KEPT_GROUPS = 64
-"""Row groups of a split's table whose keys stay in memory: 4.2 million keys, some 150 MB."""
+"""The bytes of cached chunks for each size of each split of a compressed or remote store."""
+MAX_CACHED_GROUPS = 64
+"""The number of a table's row groups whose keys are cached: 4.2 million keys, about 150 MB."""
 
-MOST_BYTES = 20 * 2**20
-"""Of a picture that is handed in."""
-SECONDS = 5.0
-"""That decoding it may take."""
-MEMORY = 1024 * 2**20
-"""Bytes that decoding it may take: 179 million pixels, beyond which Pillow sees a bomb."""
+MAX_IMAGE_BYTES = 20 * 2**20
+"""The largest size of an image file that is not of the store."""
+DECODE_TIMEOUT_SECONDS = 5.0
+"""The number of seconds that decoding such a file may take."""
+MAX_DECODE_BYTES = 1024 * 2**20
+"""The memory that decoding may take: enough for the 179 million pixels that Pillow accepts."""
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 
 
-# --- of the store --------------------------------------------------------------------------------
+# --- images of the store -------------------------------------------------------------------------
 
 
 class Gallery:
-    """The finished splits of a store. Any number of threads may read at once."""
+    """The images and keys of the finished splits of a store. It is thread-safe."""
 
     def __init__(self, store: str, size: int) -> None:
-        """Open them.
+        """Open all finished splits that have a size.
 
         Args:
-            store: Path or URL of the store.
-            size: Side in pixels that a split must have to count.
+            store: The path or URL of the store.
+            size: The stored size, in pixels, that a split must have.
 
         Raises:
             StoreError: There is no such store, or it has no such split.
@@ -75,7 +75,7 @@ class Gallery:
         self._disk = ThreadPoolExecutor(4, "pictures")
 
     def split(self, name: str) -> Split:
-        """One of them.
+        """Return a split by name.
 
         Raises:
             StoreError: There is no such split, or it is not finished.
@@ -83,10 +83,10 @@ class Gallery:
         return self.splits.get(name) or open_split(self.objects, name, [self._size])
 
     def check(self, split: str, row: int) -> None:
-        """See that there is such a picture.
+        """Check that a split and row name a readable image.
 
         Raises:
-            QueryError: There is none.
+            QueryError: There is no such split or row, or the row is in quarantine.
         """
         opened = self.splits.get(split)
         if opened is None:
@@ -95,38 +95,38 @@ class Gallery:
             raise QueryError(
                 f"{split} has no row {row:,}: expected 0 to {opened.plan.num_rows - 1:,}."
             )
-        place = np.searchsorted(opened.absent, row)
-        if place < len(opened.absent) and opened.absent[place] == row:
+        position = np.searchsorted(opened.absent, row)
+        if position < len(opened.absent) and opened.absent[position] == row:
             raise QueryError(
-                f"row {row:,} of {split} is in quarantine: it has no picture. Choose another."
+                f"row {row:,} of {split} is in quarantine: it has no image. Choose another."
             )
 
     @property
     def names(self) -> str:
-        """The splits, as words of a sentence."""
+        """The names of the splits, separated by commas."""
         return ", ".join(self.splits)
 
     def nearest_size(self, split: str, size: int) -> int:
-        """The stored size that is nearest to *size*; of two the larger."""
-        return min(self.splits[split].sizes, key=lambda there: (abs(there - size), -there))
+        """Return the stored size, in pixels, that is nearest to *size*; of two the larger."""
+        return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
 
     def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
-        """Pictures of one size.
+        """Read images of one stored size.
 
         Args:
-            split: Which.
-            size: One of its sizes.
-            rows: n rows that `check` has passed.
+            split: The name of the split.
+            size: The stored size, in pixels.
+            rows: The n rows to read, which `check` has accepted.
 
         Returns:
-            (n, size, size, 3) uint8 RGB.
+            The images, (n, size, size, 3) uint8 RGB.
 
         Raises:
-            StoreDamagedError: A shard is not what it should be.
+            StoreDamagedError: A shard is damaged.
         """
-        wanted = np.fromiter(rows, np.int64)
-        out = np.empty((len(wanted), size, size, 3), np.uint8)
-        self._reader(split, size).gather(wanted, out, self._disk)
+        row_numbers = np.fromiter(rows, np.int64)
+        out = np.empty((len(row_numbers), size, size, 3), np.uint8)
+        self._reader(split, size).gather(row_numbers, out, self._disk)
         return out
 
     def _reader(self, split: str, size: int) -> Reader:
@@ -139,48 +139,48 @@ class Gallery:
             return reader
 
     def key(self, split: str, row: int) -> str:
-        """The key of a picture's sample.
+        """Return the key of the sample of a row.
 
         Raises:
-            StoreDamagedError: The table cannot be read.
+            StoreDamagedError: The table is unreadable.
         """
         return self._keys[split].key(row)
 
     def read_keys(self) -> None:
-        """Have all keys in memory that will stay there: the first searches would wait for them.
+        """Read all keys that fit in the cache, so that the first searches need not wait for them.
 
         Raises:
-            StoreDamagedError: A table cannot be read.
+            StoreDamagedError: A table is unreadable.
         """
         for name, split in self.splits.items():
             groups = -(-split.plan.num_rows // GROUP_ROWS)
-            for group in range(min(groups, KEPT_GROUPS)):
+            for group in range(min(groups, MAX_CACHED_GROUPS)):
                 self.key(name, group * GROUP_ROWS)
 
     def close(self) -> None:
-        """Let go of threads and files."""
+        """Release threads and files."""
         self._disk.shutdown()
         for keys in self._keys.values():
             keys.close()
 
 
 class _Keys:
-    """Keys of a split, read by row groups when they are first wanted."""
+    """The keys of a split, read and cached by row group on demand."""
 
     def __init__(self, objects: Objects, split: str) -> None:
         self._objects = objects
         self._name = layout.table(split)
         self._file: Any = None
         self._groups: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()  # one file, with one place in it
+        self._lock = threading.Lock()  # threads share one file and its position
 
     def key(self, row: int) -> str:
-        """Of a row; StoreDamagedError where it cannot be read."""
-        group, place = divmod(row, GROUP_ROWS)
+        """Return the key of a row; raise StoreDamagedError if the table is unreadable."""
+        group, position = divmod(row, GROUP_ROWS)
         try:
             with self._lock:
                 keys = self._group(group)
-            return str(keys[place].as_py())
+            return str(keys[position].as_py())
         except (OSError, pa.ArrowException, IndexError) as e:
             first = (str(e).splitlines() or [type(e).__name__])[0]
             raise StoreDamagedError(
@@ -193,7 +193,7 @@ class _Keys:
                 self._file = self._open()
             read = self._file.read_row_group(group, columns=["key"], use_threads=False)
             self._groups[group] = read.column("key").combine_chunks()
-            if len(self._groups) > KEPT_GROUPS:
+            if len(self._groups) > MAX_CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
         return self._groups[group]
@@ -213,87 +213,96 @@ class _Keys:
                 self._file = None
 
 
-# --- from elsewhere ------------------------------------------------------------------------------
+# --- images from outside the store ---------------------------------------------------------------
 
 
-def read_picture(where: str) -> bytes:
-    """The bytes of a picture's file.
+def read_image(name: str) -> bytes:
+    """Read an image file; return its bytes.
+
+    Args:
+        name: The path of the file.
 
     Raises:
-        QueryError: There is no such file, or it is none that could be a picture.
+        QueryError: There is no such file, or it is too large or unreadable.
     """
-    if is_url(where):
-        raise QueryError(f"{where} is a URL: expected a file. Save the picture, and pass its name.")
-    path = Path(where).expanduser()
+    if is_url(name):
+        raise QueryError(f"{name} is a URL: expected a file. Save the image, and pass its path.")
+    path = Path(name).expanduser()
     try:
         if not path.is_file():
-            raise QueryError(f"there is no file {where}: expected a picture.")
-        if path.stat().st_size > MOST_BYTES:
-            raise QueryError(_too_large(where, path.stat().st_size))
+            raise QueryError(f"there is no file {name}: expected an image.")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise QueryError(_too_large(name, path.stat().st_size))
         return path.read_bytes()
     except OSError as e:
-        raise QueryError(f"{where} cannot be read: {e.strerror or e}.") from e
+        raise QueryError(f"{name} cannot be read: {e.strerror or e}.") from e
 
 
-def _too_large(what: str, num_bytes: int) -> str:
-    return f"{what} has {num_bytes:,} bytes: expected at most {MOST_BYTES:,}."
+def _too_large(name: str, num_bytes: int) -> str:
+    return f"{name} has {num_bytes:,} bytes: expected at most {MAX_IMAGE_BYTES:,}."
 
 
-def unreadable(what: str, data: bytes) -> str:
-    """Say why a file that begins like none of `FORMATS` cannot be searched with."""
+def unreadable(name: str, data: bytes) -> str:
+    """Return a sentence on why a file of none of `FORMATS` is refused, by its first bytes."""
     read = ", ".join(FORMATS)
-    found = formats.format_of(data)
-    if found is None or found.kind == formats.OTHER:
-        told = "" if found is None else f" ({found.phrase})"
-        return f"{what} is no picture{told}: expected {read}."
-    advice = found.advice or "convert it to JPEG or PNG"
-    return f"{what} is {found.phrase}, which is not read here: {advice}. Expected {read}."
+    detected = formats.format_of(data)
+    if detected is None or detected.kind == formats.OTHER:
+        detail = "" if detected is None else f" ({detected.phrase})"
+        return f"{name} is no image{detail}: expected {read}."
+    advice = detected.advice or "convert it to JPEG or PNG"
+    return f"{name} is {detected.phrase}, which is not read here: {advice}. Expected {read}."
 
 
 def format_of(data: bytes) -> str | None:
-    """Return which of `FORMATS` the bytes begin like; None: another, or nothing that is known."""
-    found = formats.format_of(data)
-    return found.name if found is not None and found.name in FORMATS else None
+    """Return the one of `FORMATS` that the first bytes belong to; None for any other format."""
+    detected = formats.format_of(data)
+    return detected.name if detected is not None and detected.name in FORMATS else None
 
 
-class Squarer:
-    """Makes a square of any picture just as those of a store were made, in a child process.
+class ImagePreprocessor:
+    """A preprocessor that decodes and resizes any image in a child process, as a recipe does.
 
-    Belongs to the thread that first uses it.
+    It is not thread-safe: only the thread that first uses it may use it.
     """
 
     def __init__(self, recipe: Recipe, size: int) -> None:
-        """Start nothing yet.
+        """Create a preprocessor; its child process starts with the first image.
 
         Args:
-            recipe: Of the store.
-            size: Side of the square in pixels.
+            recipe: The recipe of the store.
+            size: The side, in pixels, of the square images.
         """
         self._recipe = recipe
         self._size = size
-        self._decoder = IsolatedDecoder(timeout_seconds=SECONDS, memory_limit=MEMORY)
+        self._decoder = IsolatedDecoder(
+            timeout_seconds=DECODE_TIMEOUT_SECONDS, memory_limit=MAX_DECODE_BYTES
+        )
 
-    def square(self, data: bytes) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8 RGB of an image file.
+    def preprocess(self, data: bytes) -> NDArray[np.uint8]:
+        """Return an image file as a square, (size, size, 3) uint8 RGB.
+
+        Args:
+            data: The bytes of the file.
 
         Raises:
-            QueryError: It is no readable picture of a format that is taken.
+            QueryError: The file is no readable image of one of `FORMATS`.
         """
         if format_of(data) is None:
             raise QueryError(unreadable("the file", data))
         recipe = self._recipe
         try:
-            made = self._decoder.decode_resize(
+            decoded = self._decoder.decode_resize(
                 data,
                 sizes=[self._size],
                 filter=recipe.filter,
                 **recipe.decoding,
             )
         except DecodeError as e:
-            raise QueryError(f"the picture cannot be read: {e}. Choose another.") from e
-        pixels = np.frombuffer(made.pixels[self._size], np.uint8)
-        return pixels.reshape(self._size, self._size, 3).copy()  # torch warns of what is read-only
+            raise QueryError(f"the image cannot be read: {e}. Choose another.") from e
+        pixels = np.frombuffer(decoded.pixels[self._size], np.uint8)
+        # Copy, because torch warns of read-only arrays.
+        return pixels.reshape(self._size, self._size, 3).copy()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._decoder.close()

@@ -1,4 +1,4 @@
-"""Pictures as answers: the nearest of several splits, each with an index of its own."""
+"""Images as answers: the nearest rows of several splits, each of which has its own index."""
 
 from __future__ import annotations
 
@@ -15,167 +15,179 @@ from numpy.typing import NDArray
 from pipeline.neighbours.csls import NEAREST, Hubs, measure
 from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError
-from workflows.search.vector_store import Embedded
-from workflows.search.word_index import Words, names_of
+from workflows.search.vector_store import EmbeddedSplit
+from workflows.search.word_index import WordIndex, names_of
 
-FEW_ROWS = 5000
-"""Rows of a filter that are all compared, whatever the index."""
+MAX_EXHAUSTIVE_ROWS = 5000
+"""The number of rows that pass a filter up to which all are compared, with any kind of index."""
 
 
 @dataclass(frozen=True)
 class ImageHit:
-    """A picture as an answer."""
+    """An image as an answer."""
 
     split: str
     row: int
     score: float
     label: int
-    """-1: it has no class."""
+    """The label of its class; -1 for no class."""
     wnid: str
     words: str
-    """Names of its class, with commas between them."""
+    """The names of its class, separated by commas."""
     query: str
-    """What to search for to find pictures of its class; empty: that cannot be typed."""
+    """The query that finds images of its class; empty if there is none."""
     key: str
-    """Of its sample."""
+    """The key of its sample."""
 
 
 class _Near(NamedTuple):
     score: float
     split: int
-    """Its place among those that are searched."""
+    """The position of its split among those that are searched."""
     row: int
 
 
-class Images:
-    """Every picture that can be answered."""
+class ImageIndex:
+    """The images that can be answers."""
 
-    def __init__(self, gallery: Gallery, words: Words) -> None:
-        """Take the pictures, whose vectors come with each search, and what their classes are."""
+    def __init__(self, gallery: Gallery, words: WordIndex) -> None:
+        """Keep the images and the words; each search passes the vectors of its splits."""
         self._gallery = gallery
         self._words = words
         self._hubs: dict[tuple[str, str], Hubs] = {}
         self._lock = threading.Lock()
 
-    def hubs(self, one: Embedded, kind: str, references: NDArray[np.float32]) -> Hubs | None:
-        """How near each picture is to queries of one kind; measured once, in seconds.
+    def hubs(
+        self, embedded: EmbeddedSplit, kind: str, references: NDArray[np.float32]
+    ) -> Hubs | None:
+        """Return how near each image of a split is to queries of one kind.
+
+        The measurement takes seconds and is cached by split and kind.
 
         Args:
-            one: Of which split.
-            kind: Names the references.
-            references: (n, dim) queries of that kind.
+            embedded: The split.
+            kind: The name of the kind of queries.
+            references: Queries of that kind, (n, dim).
         """
         if not len(references):
             return None
         with self._lock:
-            if (one.name, kind) not in self._hubs:
-                self._hubs[one.name, kind] = measure(one.index, references)
-            return self._hubs[one.name, kind]
+            if (embedded.name, kind) not in self._hubs:
+                self._hubs[embedded.name, kind] = measure(embedded.index, references)
+            return self._hubs[embedded.name, kind]
 
     def search(
         self,
         vector: NDArray[np.float64],
         k: int,
-        splits: Sequence[Embedded],
+        splits: Sequence[EmbeddedSplit],
         *,
         labels: NDArray[np.bool_] | None = None,
-        but: Collection[tuple[str, int]] = (),
+        exclude: Collection[tuple[str, int]] = (),
         hubs: Sequence[Hubs | None] = (),
     ) -> list[ImageHit]:
-        """The pictures nearest to a vector.
+        """Return the images nearest to a vector, the nearest first.
 
         Args:
-            vector: (dim,).
-            k: How many.
-            splits: Whose.
-            labels: As `labels` makes them; None: of all classes.
-            but: (split, row) that are no answers.
-            hubs: Of each split: scores are CSLS.
+            vector: The query, (dim,) float64.
+            k: The number of images.
+            splits: The splits to search.
+            labels: The mask of labels that can be answers, from `labels` (default: all).
+            exclude: The (split, row) of images that are not answers.
+            hubs: The hubs of each split; with them, scores are CSLS instead of cosines.
 
         Raises:
-            StoreDamagedError: The table of the samples cannot be read.
+            StoreDamagedError: The table of the samples is unreadable.
         """
-        found: list[_Near] = []
+        hits: list[_Near] = []
         shift = _mean_similarity(vector, splits) if any(hubs) else 0.0
-        for place, one in enumerate(splits):
-            own = {row for split, row in but if split == one.name}
-            its = hubs[place] if hubs else None
-            near = _nearest(one, vector, k + len(own), labels, its, shift)
-            found += [_Near(score, place, row) for score, row in near if row not in own]
-        found.sort(key=lambda near: (-near.score, near.split, near.row))
-        return [self._hit(splits[near.split], near.row, near.score) for near in found[:k]]
+        for index, embedded in enumerate(splits):
+            own = {row for split, row in exclude if split == embedded.name}
+            split_hubs = hubs[index] if hubs else None
+            near = _nearest(embedded, vector, k + len(own), labels, split_hubs, shift)
+            hits += [_Near(score, index, row) for score, row in near if row not in own]
+        hits.sort(key=lambda near: (-near.score, near.split, near.row))
+        return [self._hit(splits[near.split], near.row, near.score) for near in hits[:k]]
 
-    def _hit(self, one: Embedded, row: int, score: float) -> ImageHit:
-        label = int(one.split.labels[row])
-        key = self._gallery.key(one.name, row)
+    def _hit(self, embedded: EmbeddedSplit, row: int, score: float) -> ImageHit:
+        label = int(embedded.split.labels[row])
+        key = self._gallery.key(embedded.name, row)
         if label < 0:
-            return ImageHit(one.name, row, score, label, "", "", "", key)
-        its = self._words.classes[label]
-        typed = self._words.typed(its)
-        return ImageHit(one.name, row, score, label, its.wnid, its.name, typed, key)
+            return ImageHit(embedded.name, row, score, label, "", "", "", key)
+        word = self._words.classes[label]
+        typed = self._words.typed(word)
+        return ImageHit(embedded.name, row, score, label, word.wnid, word.name, typed, key)
 
-    def first(self, one: Embedded, count: int) -> list[ImageHit]:
-        """Some pictures of a split, to begin with: its rows are in random order already."""
-        rows = np.flatnonzero(one.readable)[:count].tolist()
-        return [self._hit(one, row, 0.0) for row in rows]
+    def first(self, embedded: EmbeddedSplit, count: int) -> list[ImageHit]:
+        """Return the first readable images of a split, a random sample of its shuffled rows."""
+        rows = np.flatnonzero(embedded.readable)[:count].tolist()
+        return [self._hit(embedded, row, 0.0) for row in rows]
 
     def labels(self, names: Sequence[str]) -> NDArray[np.bool_] | None:
-        """(C + 1,) bool: which labels are meant, the last being that of no class; None: all.
+        """Return a mask of the labels of named classes, (C + 1,) bool; None for no names.
+
+        The last element is that of label -1, which is no class.
 
         Args:
-            names: wnids, or names of classes; a name of several classes means all of them.
+            names: The wnids or names of classes; a name of several classes selects all of them.
 
         Raises:
-            QueryError: There is no such class.
+            QueryError: A name is of no class.
         """
         if not names:
             return None
-        found = np.zeros(len(self._words.classes) + 1, np.bool_)
+        mask = np.zeros(len(self._words.classes) + 1, np.bool_)
         for name in names:
-            asked = self._named.get(name.casefold())
-            if asked is None:
+            labels = self._named.get(name.casefold())
+            if labels is None:
                 near = difflib.get_close_matches(name.casefold(), self._named, 3)
                 hint = f": did you mean {' or '.join(near)}?" if near else "."
                 raise QueryError(f"there is no class {name!r} in the store{hint}")
-            found[asked] = True
-        return found
+            mask[labels] = True
+        return mask
 
     @functools.cached_property
     def _named(self) -> dict[str, list[int]]:
-        """Names of classes -> labels."""
-        found: dict[str, list[int]] = {}
-        for label, its in enumerate(self._words.classes):
-            for name in names_of(its):
-                found.setdefault(name, []).append(label)
-        return found
+        """The labels of each class name."""
+        labels_of: dict[str, list[int]] = {}
+        for label, word in enumerate(self._words.classes):
+            for name in names_of(word):
+                labels_of.setdefault(name, []).append(label)
+        return labels_of
 
 
 def _nearest(
-    one: Embedded,
+    embedded: EmbeddedSplit,
     vector: NDArray[np.float64],
     k: int,
     labels: NDArray[np.bool_] | None,
     hubs: Hubs | None,
     shift: float,
 ) -> list[tuple[float, int]]:
-    """At most k scores and rows, each row once though its mirrored copy is there too."""
+    """Return at most k pairs of score and row; a row and its mirrored copy count once."""
     keep, candidates = None, None
     if labels is not None:
-        keep = labels[one.split.labels]  # -1 is the last
+        keep = labels[embedded.split.labels]  # label -1 selects the last element
         count = int(np.count_nonzero(keep))
-        candidates = count if count <= FEW_ROWS else None
-        keep = np.concatenate([keep, keep]) if one.mirrored else keep
-    ids = one.num_rows if one.mirrored else None
-    found = one.index.search(vector[None], k, keep=keep, ids=ids, hubs=hubs, candidates=candidates)
-    there = found.rows[0] >= 0
-    places, scores = found.rows[0][there], found.scores[0][there].astype(np.float64)
-    if hubs is not None:  # what is subtracted of the query must be the same in all splits
-        cosines = one.index.vectors.cosines(vector[None], places[None])[0]
-        scores = 2 * cosines - hubs.means[places] - shift
-    return list(zip(scores.tolist(), (places % one.num_rows).tolist(), strict=True))
+        candidates = count if count <= MAX_EXHAUSTIVE_ROWS else None
+        keep = np.concatenate([keep, keep]) if embedded.mirrored else keep
+    ids = embedded.num_rows if embedded.mirrored else None
+    results = embedded.index.search(
+        vector[None], k, keep=keep, ids=ids, hubs=hubs, candidates=candidates
+    )
+    valid = results.rows[0] >= 0
+    vector_rows, scores = results.rows[0][valid], results.scores[0][valid].astype(np.float64)
+    if hubs is not None:
+        # Each index subtracts the query's mean similarity within its own split. Scores of several
+        # splits are comparable only with one common value, which *shift* is.
+        cosines = embedded.index.vectors.cosines(vector[None], vector_rows[None])[0]
+        scores = 2 * cosines - hubs.means[vector_rows] - shift
+    return list(zip(scores.tolist(), (vector_rows % embedded.num_rows).tolist(), strict=True))
 
 
-def _mean_similarity(vector: NDArray[np.float64], splits: Sequence[Embedded]) -> float:
-    """The mean cosine of a query with the nearest pictures of all splits."""
-    found = np.concatenate([one.index.search(vector[None], NEAREST).scores[0] for one in splits])
-    return float(np.mean(np.sort(found[np.isfinite(found)])[-NEAREST:])) if len(found) else 0.0
+def _mean_similarity(vector: NDArray[np.float64], splits: Sequence[EmbeddedSplit]) -> float:
+    """Return the mean cosine of a query and its nearest images over all splits."""
+    scores = np.concatenate(
+        [embedded.index.search(vector[None], NEAREST).scores[0] for embedded in splits]
+    )
+    return float(np.mean(np.sort(scores[np.isfinite(scores)])[-NEAREST:])) if len(scores) else 0.0

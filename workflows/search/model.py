@@ -1,4 +1,4 @@
-"""What a search asks of a run that was trained: vectors of pictures and of words, in one space."""
+"""The interface of a trained run for search: vectors of images and of words in one space."""
 
 from __future__ import annotations
 
@@ -11,72 +11,73 @@ from numpy.typing import NDArray
 
 
 class Model(Protocol):
-    """A trained run. `workflows.devise.model` has one."""
+    """A trained run that can be searched; `workflows.devise.model` implements it."""
 
     @property
     def digest(self) -> str:
-        """Identity of the trained weights and of the words."""
+        """The identity of the trained weights and of the word vectors."""
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The dimension of the vectors."""
 
     @property
     def store(self) -> str:
-        """Path or URL of the store it was trained on."""
+        """The path or URL of the store that the run was trained on."""
 
     @property
     def size(self) -> int:
-        """Side in pixels of the stored pictures that it takes."""
+        """The side, in pixels, of the stored images that the model takes."""
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        """(wnid, words) of label 0, 1, ..."""
+        """The (wnid, names) of labels 0, 1, ..., with names separated by commas."""
 
     @property
     def class_vectors(self) -> NDArray[np.float32]:
-        """(C, dim) of length 1; zeros where a class has none."""
+        """The unit vectors of the classes, (C, dim) float32; zeros for a class without a vector."""
 
     def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Vectors of pictures.
+        """Return the vectors of images.
 
         Args:
-            images: (n, size, size, 3) uint8 RGB.
+            images: The images, (n, size, size, 3) uint8 RGB.
 
         Returns:
-            (n, dim) of length 1.
+            Unit vectors, (n, dim) float32.
         """
 
     def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All readable rows of a split in blocks: (n,) rows, (n, dim) vectors.
+        """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
 
-        A row that comes a second time is its mirrored copy.
+        The second occurrence of a row is its mirrored copy.
         """
 
     def phrase(self, text: str) -> NDArray[np.float32] | None:
-        """(dim,) of length 1: a name, or a word of several words; None: it is not known."""
+        """Return the unit vector of a name or of several words, (dim,); None if it is unknown."""
 
     def name(self, text: str) -> NDArray[np.float32] | None:
-        """(dim,) of length 1: a name that is known as one, never made of its words; None: none."""
+        """Return the unit vector of one name, (dim,), not a mean of words; None if unknown."""
 
     def suggest(self, text: str) -> list[str]:
-        """Known words that are spelled nearly so."""
+        """Return known words of similar spelling."""
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Words beyond the classes that a picture may be answered with: n names, (n, dim)."""
+        """Return n words beside the classes that can be answers, and their vectors, (n, dim)."""
 
 
 def open_model(run: Path, *, store: str | None = None) -> Model:
-    """The model of a run's folder.
+    """Open the model of a run.
 
     Args:
-        run: The folder.
-        store: Where the store of the run is now (where the run says, or beside the run).
+        run: The path of the run's folder.
+        store: The present path or URL of the store (default: as recorded in the run, or a folder
+            beside the run).
 
     Raises:
-        TesseraeError: It is no run that can be searched.
+        TesseraeError: The run cannot be searched.
     """
-    from workflows.devise import model  # loads torch: not before it is needed
+    from workflows.devise import model  # imported late, because it loads torch
 
     opened: Model = model.open_model(run, store=store)
     return opened

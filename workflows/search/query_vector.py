@@ -1,4 +1,4 @@
-"""A query as a vector: directions are added, taken away, and gone between."""
+"""The vector of a query: sums, differences and interpolations of unit vectors."""
 
 from __future__ import annotations
 
@@ -9,28 +9,39 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.search.free_text import Understood, understand
+from workflows.search.free_text import Interpretation, interpret
 from workflows.search.gallery import Gallery
 from workflows.search.model import Model
-from workflows.search.query import Between, Given, Phrase, Picture, Query, QueryError, Term
-from workflows.search.vector_store import Embedded
+from workflows.search.query import (
+    Interpolation,
+    Phrase,
+    Query,
+    QueryError,
+    StoredImage,
+    Term,
+    UploadedImage,
+)
+from workflows.search.vector_store import EmbeddedSplit
 
 Doubles = NDArray[np.float64]
 
-LEAST = 1e-6
-"""Share of a sum's weights that must be left of it for it to have a direction."""
+TOLERANCE = 1e-6
+"""The smallest length of a sum relative to its weights, and the smallest angle in radians, that
+define a direction."""
 
 
-class Meaning:
-    """Looks up words and pictures. Any number of threads may ask at once."""
+class QueryEncoder:
+    """An encoder of queries as vectors. It is thread-safe."""
 
-    def __init__(self, model: Model, gallery: Gallery, embedded: Mapping[str, Embedded]) -> None:
-        """Take them.
+    def __init__(
+        self, model: Model, gallery: Gallery, embedded: Mapping[str, EmbeddedSplit]
+    ) -> None:
+        """Build the tables that look up classes by name.
 
         Args:
-            model: Knows words, and makes vectors of pictures.
-            gallery: The pictures of its store.
-            embedded: By split, those whose vectors are there already.
+            model: The model, which looks up words and embeds images.
+            gallery: The images of the model's store.
+            embedded: The splits whose vectors are stored, by name.
         """
         self._model = model
         self._gallery = gallery
@@ -38,50 +49,50 @@ class Meaning:
         self._labels = {wnid: label for label, (wnid, _) in enumerate(model.classes)}
         names = reversed(list(enumerate(model.classes)))
         self._listed = {words.casefold(): label for label, (_, words) in names}
-        self._lock = threading.Lock()  # nobody promises that a network bears two threads
+        self._lock = threading.Lock()  # the model's network need not be thread-safe
 
-    def vector(self, query: Query, given: NDArray[np.float32] | None, split: str) -> Doubles:
-        """(dim,) of length 1.
+    def vector(self, query: Query, image_vector: NDArray[np.float32] | None, split: str) -> Doubles:
+        """Return the unit vector of a query, (dim,) float64.
 
         Args:
-            query: What was asked.
-            given: (dim,), the picture that came with it.
-            split: Whose rows are meant where no split is named.
+            query: The parsed query.
+            image_vector: The vector of the image that came with the query, (dim,); None: no image.
+            split: The split of stored images that the query names by row alone.
 
         Raises:
-            QueryError: A word or a row is not known, or nothing is left of the sum.
+            QueryError: A word or a row is unknown, or the terms cancel each other out.
         """
-        found = np.zeros(self._model.dim)
+        total = np.zeros(self._model.dim)
         for part in query.parts:
-            found += part.weight * self._direction(part.what, given, split)
-        if np.linalg.norm(found) < LEAST * sum(abs(part.weight) for part in query.parts):
+            total += part.weight * self._direction(part.term, image_vector, split)
+        if np.linalg.norm(total) < TOLERANCE * sum(abs(part.weight) for part in query.parts):
             raise QueryError(f"nothing is left of {query}: its parts cancel each other out.")
-        return _unit(found)
+        return _unit(total)
 
-    def picture(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(dim,) of length 1: any picture, (size, size, 3) uint8 RGB."""
+    def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the unit vector, (dim,), of an image, (size, size, 3) uint8 RGB."""
         with self._lock:
-            found: NDArray[np.float32] = self._model.images(square[None])[0]
-            return found
+            vector: NDArray[np.float32] = self._model.images(square[None])[0]
+            return vector
 
-    def understood(self, text: str) -> Understood:
-        """Look up a name or words, the wnid of a class or its names; else what is known of it.
+    def interpret(self, text: str) -> Interpretation:
+        """Look up a name, words, a wnid or the names of a class; else interpret it as free text.
 
         Raises:
-            QueryError: Nothing of it is known; names what is spelled nearly so.
+            QueryError: No word of it is known; the message suggests words of similar spelling.
         """
         vector = self._phrase(text)
         if vector is not None:
-            return Understood(vector, (text,))
-        found = understand(text, self._name, self._phrase)
-        if found is None:
+            return Interpretation(vector, (text,))
+        interpretation = interpret(text, self._name, self._phrase)
+        if interpretation is None:
             raise QueryError(f"{text!r} is not known{self._hint(text)}")
-        return found
+        return interpretation
 
     def passed_over(self, query: Query) -> tuple[str, ...]:
-        """List the words of a query that are not known, each once."""
+        """Return the unknown words of a query, each once."""
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
-        words = [word for text in phrases for word in self.understood(text).passed_over]
+        words = [word for text in phrases for word in self.interpret(text).passed_over]
         return tuple(dict.fromkeys(words))
 
     def _phrase(self, text: str) -> NDArray[np.float32] | None:
@@ -108,52 +119,57 @@ class Meaning:
         return hint
 
     def _direction(
-        self, what: Term | Between, given: NDArray[np.float32] | None, split: str
+        self, term: Term | Interpolation, image_vector: NDArray[np.float32] | None, split: str
     ) -> Doubles:
-        if isinstance(what, Between):
-            first = self._direction(what.first, given, split)
-            return slerp(first, self._direction(what.second, given, split), what.share)
-        found = np.asarray(self._term(what, given, split), np.float64)
-        if not np.isfinite(found).all() or not found.any():
-            raise QueryError(f"{what} has no direction: nothing is near to it. Choose another.")
-        return _unit(found)
+        if isinstance(term, Interpolation):
+            first = self._direction(term.first, image_vector, split)
+            return slerp(first, self._direction(term.second, image_vector, split), term.share)
+        vector = np.asarray(self._term(term, image_vector, split), np.float64)
+        if not np.isfinite(vector).all() or not vector.any():
+            raise QueryError(f"{term} has no direction: nothing is near to it. Choose another.")
+        return _unit(vector)
 
     def _term(
-        self, term: Term, given: NDArray[np.float32] | None, split: str
+        self, term: Term, image_vector: NDArray[np.float32] | None, split: str
     ) -> NDArray[np.float32]:
         if isinstance(term, Phrase):
-            return self.understood(term.text).vector
-        if isinstance(term, Picture):
+            return self.interpret(term.text).vector
+        if isinstance(term, StoredImage):
             return self._stored(term.split or split, term.row)
-        if given is None:
-            raise QueryError(f"{Given()} stands for a picture that comes with the query: give one.")
-        return given
+        if image_vector is None:
+            raise QueryError(
+                f"{UploadedImage()} is the image that comes with the query: give one."
+            )
+        return image_vector
 
     def _stored(self, split: str, row: int) -> NDArray[np.float32]:
         self._gallery.check(split, row)
         if split in self._embedded:
             return self._embedded[split].vector(row)
-        return self.picture(self._gallery.rows(split, self._model.size, [row])[0])
+        return self.encode_image(self._gallery.rows(split, self._model.size, [row])[0])
 
 
 def slerp(first: Doubles, second: Doubles, share: float) -> Doubles:
-    """Walk *share* of the angle from one direction to another, on the shortest way.
+    """Interpolate between two directions along the shortest arc.
 
     Shoemake, "Animating rotation with quaternion curves", 1985.
 
     Args:
-        first: (dim,) of length 1.
-        second: (dim,) of length 1.
-        share: 0 to 1.
+        first: A unit vector, (dim,) float64.
+        second: A unit vector, (dim,) float64.
+        share: The share of the angle, from 0 (first) to 1 (second).
+
+    Returns:
+        The interpolated unit vector, (dim,) float64.
 
     Raises:
-        QueryError: They are opposite: every way is as short.
+        QueryError: The directions are opposite, so that the shortest arc is not unique.
     """
-    # of a chord and of a sum: exact where an arc cosine is not
+    # The arctangent is accurate for small and large angles, where an arc cosine is not.
     angle = 2 * np.arctan2(np.linalg.norm(first - second), np.linalg.norm(first + second))
-    if np.pi - angle < LEAST:
+    if np.pi - angle < TOLERANCE:
         raise QueryError("the two sides of ~ are opposite: there is no way between them.")
-    if angle < LEAST:
+    if angle < TOLERANCE:
         return _unit((1 - share) * first + share * second)
     weights = np.sin((1 - share) * angle), np.sin(share * angle)
     return _unit(weights[0] * first + weights[1] * second)

@@ -1,10 +1,10 @@
-"""The vectors of all pictures of a split, made once, and kept in the run with an index over them.
+"""The vectors of all images of a split, computed once and stored in the run with an index.
 
     RUN/search/<split>/<kind>/     an index of `pipeline.neighbours`, and the vectors in it
 
-Vector r is that of row r. A row that has none, being in quarantine, is zeros, which no index ever
-answers with. Where a model knows pictures and their mirrored copies, vector N + r is the copy of
-row r. An index belongs to one model and one state of the split: another makes it anew.
+Vector r is that of row r. A quarantined row has a vector of zeros, which no index ever returns. For
+a model that knows images and their mirrored copies, vector N + r is that of the copy of row r. An
+index belongs to one model and one state of the split, and is rebuilt for any other.
 """
 
 from __future__ import annotations
@@ -35,51 +35,51 @@ from workflows.search.model import Model
 from workflows.terminal.progress import Progress
 
 EXACT_ROWS = 200_000
-"""Up to which every vector is looked at, unless another kind is asked for."""
-PROBES = 200
-"""Class vectors with which it is measured what an index misses."""
+"""The number of rows up to which the default index compares every vector."""
+MAX_PROBES = 200
+"""The number of class vectors, at most, with which the recall of an index is measured."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A split's vectors, ready to be searched."""
+class EmbeddedSplit:
+    """A split with its vectors and an index over them."""
 
     split: Split
     index: Index
 
     @property
     def name(self) -> str:
-        """Of the split."""
+        """The name of the split."""
         return self.split.plan.split
 
     @property
     def num_rows(self) -> int:
-        """Rows of the split, those in quarantine among them."""
+        """The number of rows of the split, including quarantined ones."""
         return self.split.plan.num_rows
 
     @property
     def mirrored(self) -> bool:
-        """Whether each row's mirrored copy is there too."""
+        """True if the index also holds the mirrored copy of each row."""
         return len(self.index) > self.num_rows
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
-        """(num_rows,) bool: which rows can be answered."""
+        """The mask of rows that can be answers, (num_rows,) bool."""
         return np.asarray(self.index.vectors.usable[: self.num_rows], np.bool_)
 
     def vector(self, row: int) -> NDArray[np.float32]:
-        """(dim,) of length 1: that of a row."""
-        found: NDArray[np.float32] = self.index.vectors.units(np.array([row]))[0]
-        return found
+        """Return the unit vector of a row, (dim,) float32."""
+        unit: NDArray[np.float32] = self.index.vectors.units(np.array([row]))[0]
+        return unit
 
     def sample(self, count: int) -> NDArray[np.float32]:
-        """(at most count, dim): of rows all over the split."""
+        """Return the vectors of up to *count* rows, spread over the split, (n, dim) float32."""
         rows = np.flatnonzero(self.readable)
         return self.index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
 
 
 def kind_for(num_rows: int) -> str:
-    """What searches so many rows in a few milliseconds."""
+    """Return the kind of index that searches this number of rows in a few milliseconds."""
     return "exact" if num_rows <= EXACT_ROWS else "hnsw"
 
 
@@ -91,58 +91,61 @@ def open_embedded(
     *,
     digests: bool = True,
     stream: TextIO | None = None,
-) -> Embedded:
-    """Open a split's vectors; make what is not there, or is of another model or other pictures.
+) -> EmbeddedSplit:
+    """Open the vectors of a split; compute them if they are missing or of another model or state.
 
     Args:
-        model: Whose vectors.
-        folder: Where they are kept, of all splits.
-        split: Whose pictures.
-        kind: exact, lsh or hnsw; None: what suits the number of rows.
-        digests: Whether all bytes are compared with their digests.
-        stream: Where progress is shown (standard error).
+        model: The model that embeds the images.
+        folder: The folder of the vectors of all splits.
+        split: The split.
+        kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
+        digests: True to compare all stored bytes with their digests (default).
+        stream: The stream of progress messages (default: standard error).
 
     Raises:
-        TesseraeError: They cannot be written, or a library is not installed.
+        TesseraeError: The folder cannot be written, or a library is not installed.
     """
     kind = kind or kind_for(split.plan.num_rows)
     name = split.plan.split
     run = f"{name}-{uuid.uuid4().hex}"
-    making = _Making(model, split, folder / name, folder / TEMPORARY / run, stream or sys.stderr)
-    making.check_links()
-    index = making.load(kind, digests=digests)
+    builder = _VectorBuilder(
+        model, split, folder / name, folder / TEMPORARY / run, stream or sys.stderr
+    )
+    builder.check_links()
+    index = builder.load(kind, digests=digests)
     if index is None:
         objects = LocalObjects(str(folder.absolute()), run)
-        with lease(objects, name, wait=True, waiting=_say_waiting):
-            index = making.load(kind, digests=digests)  # made while it was waited for
+        with lease(objects, name, wait=True, waiting=_print_waiting):
+            # Another process may have built the index while this one waited for the lease.
+            index = builder.load(kind, digests=digests)
             if index is None:
                 objects.begin()
                 try:
-                    index = making.make(kind)
+                    index = builder.make(kind)
                 finally:
                     objects.end()
-    return Embedded(split, index)
+    return EmbeddedSplit(split, index)
 
 
-def _say_waiting(holder: str) -> None:
+def _print_waiting(holder: str) -> None:
     print(f"waiting for {holder}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
-class _Making:
-    """A split's vectors on their way."""
+class _VectorBuilder:
+    """A builder of a split's vectors and indexes."""
 
     model: Model
     split: Split
-    place: Path
-    """Where its indexes are kept, a folder for each kind."""
+    index_folder: Path
+    """The folder of the split's indexes, with a subfolder for each kind."""
     scratch: Path
-    """A folder of this run alone."""
+    """The temporary folder of this process, which no other process uses."""
     stream: TextIO
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What an index must be of."""
+        """The identity of model and split that an index must have."""
         return {
             "model": self.model.digest,
             "dim": self.model.dim,
@@ -154,53 +157,57 @@ class _Making:
 
     @property
     def run(self) -> Path:
-        """The run's folder, in which all of it lies."""
-        return self.place.parent.parent
+        """The run's folder, which must contain every file that is written."""
+        return self.index_folder.parent.parent
 
     def check_links(self) -> None:
-        """Refuse folders that are links out of the run's: indexes are written and removed there.
+        """Refuse folders that are links to outside the run: indexes are written and removed there.
 
         Raises:
-            StoreError: One is.
+            StoreError: A folder leads outside the run.
         """
-        for folder in (self.place.parent, *(self.place / kind for kind in KINDS)):
+        for folder in (self.index_folder.parent, *(self.index_folder / kind for kind in KINDS)):
             confined.check_inside(folder, self.run)
 
     def load(self, kind: str, *, digests: bool) -> Index | None:
-        """What is there of a kind; None: nothing, or of something else, or damaged."""
-        if not (self.place / kind).is_dir():
+        """Load the index of a kind; return None if it is missing, outdated or damaged."""
+        if not (self.index_folder / kind).is_dir():
             return None
         try:
-            return load(self.place / kind, self.identity, digests=digests)
+            return load(self.index_folder / kind, self.identity, digests=digests)
         except TesseraeError:
             return None
 
     def make(self, kind: str) -> Index:
-        """An index of a kind that is not there, from the vectors of another if there is one."""
-        for other in KINDS:
-            if not self._is_there(other):
-                confined.remove_folder(self.place / other, self.run)
-        found = (self.load(other, digests=True) for other in KINDS)
-        source = next((index for index in found if index is not None), None)
+        """Build an index of a missing kind, from the vectors of another kind if there are any."""
+        for other_kind in KINDS:
+            if not self._matches(other_kind):
+                confined.remove_folder(self.index_folder / other_kind, self.run)
+        indexes = (self.load(other_kind, digests=True) for other_kind in KINDS)
+        source = next((candidate for candidate in indexes if candidate is not None), None)
         embedded = source is None
         if source is None:
-            source = self._embed()  # durable before a graph is built for an hour
+            # Vectors are saved before the graph is built, which can take an hour and can fail.
+            source = self._embed()
         if embedded and kind == "exact":
             return source
         name = self.split.plan.split
         print(f"{name}: building the index ({kind})", file=self.stream, flush=True)
         probes = None if kind == "exact" else _probes(self.model)
-        made = build(kind, source.vectors.array, threads=cores(), probes=probes)
-        made.save(self.place / kind, self.identity)
-        if embedded:  # the other has all of its vectors
-            confined.remove_folder(self.place / "exact", self.run)
-        return load(self.place / kind, self.identity, digests=False)
+        index = build(kind, source.vectors.array, threads=cores(), probes=probes)
+        index.save(self.index_folder / kind, self.identity)
+        if embedded:  # the new index holds the same vectors: remove the intermediate copy
+            confined.remove_folder(self.index_folder / "exact", self.run)
+        return load(self.index_folder / kind, self.identity, digests=False)
 
-    def _is_there(self, kind: str) -> bool:
-        """Whether there is an index of these vectors, though it may not be possible to load it."""
+    def _matches(self, kind: str) -> bool:
+        """Return True if an index of this identity exists, even if it cannot be loaded.
+
+        A graph stays if its library is not installed at the moment, because it is slow to build.
+        """
         try:
-            said = json.loads((self.place / kind / HEADER).read_bytes())
-            return bool(said["identity"] == self.identity)
+            header = json.loads((self.index_folder / kind / HEADER).read_bytes())
+            return bool(header["identity"] == self.identity)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
@@ -213,14 +220,14 @@ class _Making:
             Progress(f"{name}: vectors", rows=int(readable.sum()), stream=self.stream) as progress,
         ):
             _fill(self.model, name, readable, scratch, lambda rows: progress.update(rows=rows))
-            build("exact", scratch.vectors).save(self.place / "exact", self.identity)
-        return load(self.place / "exact", self.identity, digests=False)
+            build("exact", scratch.vectors).save(self.index_folder / "exact", self.identity)
+        return load(self.index_folder / "exact", self.identity, digests=False)
 
 
 def _probes(model: Model) -> NDArray[np.float32] | None:
     vectors = model.class_vectors
-    known = vectors[np.abs(vectors).max(1, initial=0) > 0]
-    return known[:: max(1, -(-len(known) // PROBES))] if len(known) else None
+    nonzero = vectors[np.abs(vectors).max(1, initial=0) > 0]
+    return nonzero[:: max(1, -(-len(nonzero) // MAX_PROBES))] if len(nonzero) else None
 
 
 def _fill(
@@ -232,13 +239,13 @@ def _fill(
 ) -> None:
     seen = np.zeros(len(readable), np.bool_)
     for rows, vectors in model.rows(split):
-        again = seen[rows] | _repeated(rows)
+        is_copy = seen[rows] | _repeated(rows)
         seen[rows] = True
-        if again.any() and not scratch.mirrored:
+        if is_copy.any() and not scratch.mirrored:
             scratch.mirror()
-        whole = readable[rows]
-        scratch.vectors[np.where(again, rows + len(readable), rows)[whole]] = vectors[whole]
-        count(int((whole & ~again).sum()))
+        writable = readable[rows]
+        scratch.vectors[np.where(is_copy, rows + len(readable), rows)[writable]] = vectors[writable]
+        count(int((writable & ~is_copy).sum()))
     missing = np.flatnonzero(readable & ~seen)
     if len(missing):
         raise TesseraeError(
@@ -248,13 +255,13 @@ def _fill(
 
 
 def _repeated(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    found = np.ones(len(rows), np.bool_)
-    found[np.unique(rows, return_index=True)[1]] = False
-    return found
+    repeated = np.ones(len(rows), np.bool_)
+    repeated[np.unique(rows, return_index=True)[1]] = False
+    return repeated
 
 
 class _Scratch:
-    """Zeros to write vectors to, on the disk: they may be more than memory holds."""
+    """A file of zeros to write vectors to, on disk because they may exceed the memory."""
 
     def __init__(self, path: Path, num_rows: int, dim: int) -> None:
         self._path = path
@@ -270,14 +277,15 @@ class _Scratch:
         self._path.unlink(missing_ok=True)
 
     def mirror(self) -> None:
-        """Make room for as many again."""
+        """Double the file, to hold the vectors of mirrored copies too."""
         self.mirrored = True
         self.vectors.flush()
         self.vectors = self._map(2 * self._num_rows)
 
     def _map(self, rows: int) -> np.memmap[Any, np.dtype[np.float32]]:
         with self._path.open("ab") as file:
-            try:  # a full disk is an error here, and a dead process when a mapping is written
+            # Allocate now: writing to a mapping on a full disk would kill the process (SIGBUS).
+            try:
                 os.posix_fallocate(file.fileno(), 0, rows * self._dim * 4)
             except OSError as e:
                 raise StoreError(f"no room for vectors at {self._path}: {e.strerror or e}.") from e

@@ -1,4 +1,4 @@
-"""Words as answers: the classes of a run, and whatever words it knows beside them."""
+"""Words as answers: the classes of a run, and the further words of its vocabulary."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from pipeline.neighbours import Index, build
 from pipeline.neighbours.csls import Hubs, measure
 from pipeline.wordvectors.vectors import split_names
 from workflows.search.model import Model
-from workflows.search.query import Part, Phrase, Query, QueryError, parse
+from workflows.search.query import Phrase, Query, QueryError, WeightedTerm, parse
 
-SAME = 1 - 1e-6
-"""Cosine from which on two words have one and the same vector."""
-SAME_SCORE = 0.005
-"""By how much their scores may differ: vectors of that cosine are 0.0014 apart, and CSLS is three
-cosines."""
+MIN_SAME_COSINE = 1 - 1e-6
+"""The smallest cosine at which two words count as having the same vector."""
+MAX_SAME_SCORE_GAP = 0.005
+"""The largest difference of their scores: vectors of that cosine are 0.0014 apart, and a CSLS score
+is a sum of three cosines."""
 
 
 @dataclass(frozen=True)
 class WordHit:
-    """An answer in words."""
+    """A class or word as an answer."""
 
     words: str
-    """Names of a class with commas between them, or one word."""
+    """The comma-separated names of a class, or one word."""
     wnid: str
-    """Of the class; empty of a mere word."""
+    """The wnid of the class; empty for a word that is no class."""
     score: float
     also: tuple[str, ...]
-    """Others that have the same vector: no answer can tell them apart."""
+    """Further words with the same vector, which no search can tell apart."""
     query: str
-    """What to search for to find pictures of it; empty: it cannot be typed."""
+    """The query that finds images of it; empty if there is none."""
 
 
 class Word(NamedTuple):
-    """What may be answered in words."""
+    """A class or word that can be an answer."""
 
     name: str
     wnid: str
@@ -51,15 +51,15 @@ class _Group(NamedTuple):
     words: list[Word]
 
 
-class Words:
-    """Everything that can be answered in words. Any number of threads may search at once."""
+class WordIndex:
+    """An index of all classes and words that can be answers. It is thread-safe."""
 
     def __init__(self, model: Model) -> None:
-        """Gather it."""
+        """Collect the classes and the vocabulary of *model*, and build an exact index of them."""
         self._model = model
         names, vectors = model.vocabulary()
         self.classes = [Word(words or wnid, wnid) for wnid, words in model.classes]
-        # Files of word vectors have _ in names of several words, and a phrase need not.
+        # Files of word vectors join the words of a name by _, where people type spaces.
         spaced = (name.replace("_", " ").strip() or name for name in names)
         self._all = [*self.classes, *(Word(name, "") for name in spaced)]
         every = np.concatenate([model.class_vectors, np.reshape(vectors, (len(names), model.dim))])
@@ -67,24 +67,24 @@ class Words:
         pairs = zip(self.classes, model.class_vectors, strict=True)
         self._wnids = {word.wnid for word, vector in pairs if vector.any()}
         self.typed = functools.cache(self._typed)
-        """What to type for a word, to find pictures of it; empty: it cannot be typed."""
+        """A cached function from a word to the query that finds images of it; empty: none."""
 
     def __len__(self) -> int:
         return 0 if self._index is None else int(self._index.vectors.usable.sum())
 
     def sample(self, count: int) -> NDArray[np.float32]:
-        """(at most count, dim): some of their vectors."""
+        """Return the vectors of up to *count* words, spread over the list, (n, dim)."""
         if self._index is None:
             return np.zeros((0, self._model.dim), np.float32)
         rows = np.flatnonzero(self._index.vectors.usable)
         return self._index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
 
     def hubs(self, references: NDArray[np.float32]) -> Hubs | None:
-        """How near each is to pictures in general; None where there is nothing to measure."""
+        """Return how near each word is to images in general; None without words or *references*."""
         return measure(self._index, references) if self._index and len(references) else None
 
     def examples(self) -> list[str]:
-        """What could be typed, of classes all over the list."""
+        """Return up to three example queries, made of classes spread over the list."""
         chosen = self.classes[:: max(1, len(self.classes) // 8)]
         typed = list(dict.fromkeys(filter(None, map(self.typed, chosen))))
         if len(typed) < 3:
@@ -97,24 +97,24 @@ class Words:
         vector: NDArray[np.float64],
         k: int,
         *,
-        but: NDArray[np.float64],
+        exclude: NDArray[np.float64],
         named: Collection[str] = (),
         hubs: Hubs | None = None,
     ) -> list[WordHit]:
-        """The words nearest to a vector.
+        """Return the words nearest to a vector, the nearest first.
 
         Args:
-            vector: (dim,).
-            k: How many, of which those that share a vector count once.
-            but: (n, dim) of length 1: vectors that are no answer, such as those of the query.
-            named: Nor is what has one of these names, whatever its vector.
-            hubs: Of these words: scores are CSLS.
+            vector: The query, (dim,) float64.
+            k: The number of answers; words that share a vector count once.
+            exclude: The unit vectors that are not answers, such as those of the query, (n, dim).
+            named: The names whose words and classes are not answers (default: none).
+            hubs: The hubs of these words; with them, scores are CSLS instead of cosines.
         """
         left_out = {name.casefold() for name in named}
-        count = 2 * k + len(but) + len(left_out) + 16
+        count = 2 * k + len(exclude) + len(left_out) + 16
         while True:
             near = self._nearest(vector, count, hubs)
-            groups = self._groups(near, but, left_out)
+            groups = self._groups(near, exclude, left_out)
             if len(groups) >= k or len(near) < count:
                 return [self._hit(group) for group in groups[:k]]
             count *= 4
@@ -122,30 +122,30 @@ class Words:
     def _nearest(
         self, vector: NDArray[np.float64], count: int, hubs: Hubs | None
     ) -> list[tuple[float, int]]:
-        """Scores and places."""
+        """Return up to *count* pairs of score and word id, the nearest first."""
         if not len(self) or self._index is None:
             return []
-        found = self._index.search(vector[None], min(count, len(self._all)), hubs=hubs)
-        there = found.rows[0] >= 0
+        results = self._index.search(vector[None], min(count, len(self._all)), hubs=hubs)
+        valid = results.rows[0] >= 0
         return list(
-            zip(found.scores[0][there].tolist(), found.rows[0][there].tolist(), strict=True)
+            zip(results.scores[0][valid].tolist(), results.rows[0][valid].tolist(), strict=True)
         )
 
     def _groups(
-        self, near: list[tuple[float, int]], but: NDArray[np.float64], left_out: set[str]
+        self, near: list[tuple[float, int]], exclude: NDArray[np.float64], left_out: set[str]
     ) -> list[_Group]:
-        """Words that share a vector, the nearest first; without what is no answer."""
+        """Return the groups of words that share a vector, nearest first, without excluded words."""
         if not near or self._index is None:
             return []
-        places = np.array([place for _, place in near])
-        units = self._index.vectors.units(places).astype(np.float64)
-        no_answer = np.asarray((units @ but.T).max(1, initial=-1) >= SAME)
+        word_ids = np.array([word_id for _, word_id in near])
+        units = self._index.vectors.units(word_ids).astype(np.float64)
+        no_answer = np.asarray((units @ exclude.T).max(1, initial=-1) >= MIN_SAME_COSINE)
         groups: list[_Group] = []
-        for (score, place), unit, out in zip(near, units, no_answer.tolist(), strict=True):
-            word = self._all[place]
-            if out or not left_out.isdisjoint(names_of(word)):
+        for (score, word_id), unit, excluded in zip(near, units, no_answer.tolist(), strict=True):
+            word = self._all[word_id]
+            if excluded or not left_out.isdisjoint(names_of(word)):
                 continue
-            group = _of(groups, score, unit)
+            group = _matching_group(groups, score, unit)
             if group is None:
                 groups.append(_Group(score, unit, [word]))
             else:
@@ -153,35 +153,38 @@ class Words:
         return groups
 
     def _hit(self, group: _Group) -> WordHit:
-        first, *others = group.words
-        mine = {first.name, *split_names(first.name)}
-        also = tuple(dict.fromkeys(one.name for one in others if one.name not in mine))
+        first, *further = group.words
+        own_names = {first.name, *split_names(first.name)}
+        also = tuple(dict.fromkeys(word.name for word in further if word.name not in own_names))
         return WordHit(first.name, first.wnid, group.score, also, self.typed(first))
 
     def _typed(self, word: Word) -> str:
         names = [*split_names(word.name), word.wnid] if word.wnid else [word.name]
         for name in names:
             typed = str(Phrase(name))
-            if _means(typed, name) and (name in self._wnids or self._known(name)):
+            if _means(typed, name) and (name in self._wnids or self._is_phrase(name)):
                 return typed
         return ""
 
-    def _known(self, name: str) -> bool:
+    def _is_phrase(self, name: str) -> bool:
         return self._model.phrase(name) is not None
 
 
-def _of(groups: list[_Group], score: float, unit: NDArray[np.float64]) -> _Group | None:
-    """The group that has this vector: it has this score, too, so it is one of the last."""
+def _matching_group(groups: list[_Group], score: float, unit: NDArray[np.float64]) -> _Group | None:
+    """Return the group with the vector *unit*; None if there is none.
+
+    Equal vectors have nearly equal scores, so only the last groups need to be compared.
+    """
     for group in reversed(groups):
-        if group.score - score > SAME_SCORE:
+        if group.score - score > MAX_SAME_SCORE_GAP:
             return None
-        if group.unit @ unit >= SAME:
+        if group.unit @ unit >= MIN_SAME_COSINE:
             return group
     return None
 
 
 def names_of(word: Word) -> set[str]:
-    """All names it goes by, case folded; a class by its wnid too."""
+    """Return all names of a word, case-folded; those of a class include its wnid."""
     if not word.wnid:
         return {word.name.casefold()}
     return {name.casefold() for name in (word.wnid, word.name, *split_names(word.name))}
@@ -189,6 +192,6 @@ def names_of(word: Word) -> set[str]:
 
 def _means(typed: str, name: str) -> bool:
     try:
-        return parse(typed) == Query((Part(Phrase(name)),))
-    except QueryError:  # it cannot be typed
+        return parse(typed) == Query((WeightedTerm(Phrase(name)),))
+    except QueryError:  # no query means this name
         return False

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from workflows.search.engine import Engine
 from workflows.search.server.app import bind, serve
-from workflows.search.server.base_handler import Service
+from workflows.search.server.base_handler import SearchService
 
 PATIENCE = 30.0
 
@@ -47,7 +47,7 @@ class Running:
     """A server that runs."""
 
     port: int
-    service: Service
+    service: SearchService
 
     @property
     def url(self) -> str:
@@ -98,7 +98,7 @@ class Running:
 @contextmanager
 def serving(engine: Engine, *, csls: bool = False, host: str = "127.0.0.1") -> Iterator[Running]:
     """Serve an engine from a thread, for as long as the block lasts."""
-    service = Service(engine, host, csls=csls)
+    service = SearchService(engine, host, csls=csls)
     sockets = bind(host, 0)
     started = threading.Event()
     loop = asyncio.new_event_loop()

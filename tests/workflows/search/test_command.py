@@ -97,7 +97,7 @@ def test_free_text_is_searched_with_what_is_known(search: Told) -> None:
     status, said, beside = search("a photo of red", "--k", 3)
     assert status == 0
     assert said == search("red", "--k", 3)[1]
-    assert beside.splitlines()[-1] == "notice: not known, and passed over: a, photo, of"
+    assert beside.splitlines()[-1] == "notice: unknown words, ignored: a, photo, of"
     assert json.loads(search("dark blue, red", "--json")[1])["passed_over"] == []
 
 
@@ -120,7 +120,7 @@ def test_another_decoder_than_the_store_was_made_with_is_told(
     monkeypatch.setattr(command, "probe", lambda _, **rules: Probe("other", "pixels"))
     status, said, beside = search("--image", tmp_path / "yellow.png", "--json")
     assert (status, json.loads(said)["query"]) == (0, "@")
-    assert "notice: pictures come out a little otherwise here" in beside
+    assert "notice: pixels decoded here differ slightly" in beside
     assert "notice" not in search("yellow")[2]
 
 
@@ -128,7 +128,7 @@ def test_the_pictures_found_are_put_in_one(search: Told, tmp_path: Path) -> None
     """As the smallest array has them."""
     status, _, beside = search("blue", "--k", 4, "--grid", tmp_path / "grid.png")
     assert status == 0
-    assert f"{tmp_path / 'grid.png'}: 4 pictures" in beside
+    assert f"{tmp_path / 'grid.png'}: 4 images" in beside
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.shape == (18, 18, 3)
     assert grid[:8, :8].mean((0, 1)).argmax() == 2
@@ -165,12 +165,12 @@ def test_names_cannot_write_on_the_terminal(
         (["red", "--split", "test"], "no plan for split 'test'"),
         (["red", "--class", "gren"], "did you mean green"),
         (["red", "--grid", "x.jpg"], "expected a name that ends in .png"),
-        (["red", "--grid", "x.png", "--to", "words"], "--grid shows pictures"),
+        (["red", "--grid", "x.png", "--to", "words"], "--grid shows images"),
         (["--image", "http://example.org/a.jpg"], "is a URL: expected a file"),
         (["--image", "/nowhere/a.jpg"], "there is no file /nowhere/a.jpg"),
         (["--image", "/"], "there is no file /"),
         (["--image", "/dev/zero"], "there is no file /dev/zero"),
-        (["--image", __file__], "the file is no picture (a text file): expected JPEG, PNG"),
+        (["--image", __file__], "the file is no image (a text file): expected JPEG, PNG"),
         (["red", "--serve"], "leave out query"),
         (["--serve", "--json"], "leave out json"),
         (["--serve", "--port", "70000"], "--port is 70000"),
@@ -262,7 +262,7 @@ def test_who_serves_to_others_is_told(store: str, tmp_path: Path) -> None:
         ) as command,
     ):  # fmt: skip
         assert wait_until(lambda: "search: " in command.out), command.err
-        assert "notice: anybody who reaches 0.0.0.0 can search here and see" in command.out
+        assert "notice: anyone who can reach 0.0.0.0 can search here and see" in command.out
         url = re.search(r"search: (\S+)", command.out)
         assert url
         with urllib.request.urlopen(f"{url[1]}api/search?q=red&csls=1", timeout=30) as reply:

@@ -16,8 +16,8 @@ from pipeline.store.objects import open_objects
 from pipeline.store.split import open_split
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.toy import CLASSES, SIZE, Toy, colour, make_store, paint, pixels
-from workflows.search.engine import Answer, Engine, Wanted
-from workflows.search.gallery import Gallery, Squarer, read_picture
+from workflows.search.engine import Answer, Engine, SearchOptions
+from workflows.search.gallery import Gallery, ImagePreprocessor, read_image
 from workflows.search.query import QueryError, parse
 
 Places = list[tuple[str, int]]
@@ -35,10 +35,10 @@ def everything(toy: Toy) -> tuple[Places, NDArray[np.float64]]:
     return places, np.concatenate(vectors).astype(np.float64)
 
 
-def asked(engine: Engine, text: str, **wanted: Any) -> Answer:
-    given = wanted.pop("given", None)
-    query = parse(text, given=given is not None)
-    return engine.search(query, Wanted(**wanted), given=given)
+def asked(engine: Engine, text: str, **options: Any) -> Answer:
+    image_vector = options.pop("image_vector", None)
+    query = parse(text, has_image=image_vector is not None)
+    return engine.search(query, SearchOptions(**options), image_vector=image_vector)
 
 
 def places(answer: Answer) -> Places:
@@ -161,7 +161,7 @@ def test_pictures_are_answered_in_words(engine: Engine) -> None:
 
 def test_homonyms_that_share_a_vector_are_shown_once(engine: Engine, toy: Toy) -> None:
     """With the names of the others: no answer can tell them apart."""
-    words = asked(engine, "", to="words", k=20, given=colour("white")).words
+    words = asked(engine, "", to="words", k=20, image_vector=colour("white")).words
     assert words[0].words == "crane"
     assert words[0].also == ("white",)
     assert [word.words for word in words].count("crane") == 1
@@ -241,7 +241,7 @@ def test_csls_of_words(engine: Engine, everything: Any) -> None:
     _, vectors = everything
     named = [(name, colour(name).astype(np.float64)) for name in ("red", "green", "dark blue")]
     known = unit_rows(engine.words.sample(2000).astype(np.float64))
-    answer = asked(engine, "", to="words", k=20, csls=True, given=colour("black"))
+    answer = asked(engine, "", to="words", k=20, csls=True, image_vector=colour("black"))
     found = {word.words.split(",")[0]: word.score for word in answer.words}
     query = unit(colour("black").astype(np.float64))
     shift = np.sort(known @ query)[-10:].mean()
@@ -262,13 +262,13 @@ def test_the_same_picture_from_a_file_is_itself(engine: Engine, store: str, tmp_
     """Byte for byte the file that was prepared: the very transform of the store, score 1."""
     hit = asked(engine, "yellow").images[3]
     source = Path(store).parent / hit.split / hit.key
-    squarer = Squarer(engine.gallery.recipe, SIZE)
+    preprocessor = ImagePreprocessor(engine.gallery.recipe, SIZE)
     try:
-        square = squarer.square(read_picture(str(source)))
+        preprocess = preprocessor.preprocess(read_image(str(source)))
     finally:
-        squarer.close()
-    np.testing.assert_array_equal(square, engine.gallery.rows(hit.split, SIZE, [hit.row])[0])
-    found = asked(engine, "", k=3, given=engine.embed(square)).images[0]
+        preprocessor.close()
+    np.testing.assert_array_equal(preprocess, engine.gallery.rows(hit.split, SIZE, [hit.row])[0])
+    found = asked(engine, "", k=3, image_vector=engine.embed(preprocess)).images[0]
     assert (found.split, found.row) == (hit.split, hit.row)
     assert found.score == pytest.approx(1, abs=1e-6)
 
@@ -289,12 +289,12 @@ def test_the_transform_is_that_of_the_store(tmp_path: Path, open_run: Opener, fi
     choices = {"sizes": (SIZE,), "fit": fit, "filter": "box", "shard_rows": 4, "chunk_rows": 2}
     prepare_inline(tmp_path / "images", str(tmp_path / "store"), **choices)
     engine = open_run(Toy(str(tmp_path / "store")), tmp_path / "run")
-    squarer = Squarer(engine.gallery.recipe, SIZE)
+    preprocessor = ImagePreprocessor(engine.gallery.recipe, SIZE)
     for row in range(4):
         key = engine.gallery.key("train", row)
-        square = squarer.square((tmp_path / "images" / key).read_bytes())
-        np.testing.assert_array_equal(square, engine.gallery.rows("train", SIZE, [row])[0])
-    squarer.close()
+        preprocess = preprocessor.preprocess((tmp_path / "images" / key).read_bytes())
+        np.testing.assert_array_equal(preprocess, engine.gallery.rows("train", SIZE, [row])[0])
+    preprocessor.close()
 
 
 def test_a_row_of_a_split_that_is_not_searched_is_embedded_when_it_is_named(
@@ -409,9 +409,9 @@ def test_what_may_be_typed_is_told_by_example(engine: Engine) -> None:
 
 def test_free_text_searches_with_what_is_known(engine: Engine) -> None:
     """What is passed over is said; what the text names is no answer in words."""
-    answer = engine.search(parse("a photo of red, green"), Wanted(to="both", k=5))
+    answer = engine.search(parse("a photo of red, green"), SearchOptions(to="both", k=5))
     assert answer.passed_over == ("a", "photo", "of")
-    both = engine.search(parse("red + green"), Wanted(to="both", k=5))
+    both = engine.search(parse("red + green"), SearchOptions(to="both", k=5))
     assert [hit.key for hit in answer.images] == [hit.key for hit in both.images]
     assert {"red", "green"}.isdisjoint(hit.words for hit in answer.words)
     assert both.passed_over == ()
@@ -419,8 +419,8 @@ def test_free_text_searches_with_what_is_known(engine: Engine) -> None:
 
 def test_the_names_of_a_class_as_a_table_prints_them_are_that_class(engine: Engine) -> None:
     """Though no vector belongs to one of them."""
-    listed = engine.search(parse("red, crimson thing"), Wanted(k=5))
-    wnid = engine.search(parse("n00000000"), Wanted(k=5))
+    listed = engine.search(parse("red, crimson thing"), SearchOptions(k=5))
+    wnid = engine.search(parse("n00000000"), SearchOptions(k=5))
     assert listed.images == wnid.images
     assert listed.passed_over == ()
 

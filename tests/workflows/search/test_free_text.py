@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workflows.search.free_text import Understood, understand
+from workflows.search.free_text import Interpretation, interpret
 
 AXES = ("dog", "church", "fishing net", "net", "man eater", "photo")
 VECTORS = dict(zip(AXES, np.eye(6, dtype=np.float32), strict=True))
@@ -22,9 +22,9 @@ def phrase(text: str) -> NDArray[np.float32] | None:
     return name(text.replace("-", " "))
 
 
-def shares(text: str) -> tuple[dict[str, float], Understood]:
+def shares(text: str) -> tuple[dict[str, float], Interpretation]:
     """What each name's share of the vector is, the largest being 1."""
-    meant = understand(text, name, phrase)
+    meant = interpret(text, name, phrase)
     assert meant is not None
     np.testing.assert_allclose(np.linalg.norm(meant.vector), 1, atol=1e-6)
     found = dict(zip(AXES, (meant.vector / meant.vector.max()).tolist(), strict=True))
@@ -59,7 +59,7 @@ def test_what_is_known_counts(
 @pytest.mark.parametrize("text", ["", " , ", "xyzzy", "of the, a", "..."])
 def test_nothing_known_is_nothing(text: str) -> None:
     """It is the caller's to say so."""
-    assert understand(text, name, phrase) is None
+    assert interpret(text, name, phrase) is None
 
 
 WORDS = st.sampled_from(["dog", "church", "fishing net", "net", "xyzzy", "a", "of", "photo"])
@@ -69,7 +69,7 @@ WORDS = st.sampled_from(["dog", "church", "fishing net", "net", "xyzzy", "a", "o
 def test_each_word_is_part_of_it_or_said_to_be_passed_over(words: list[str], between: str) -> None:
     """Whatever was typed."""
     text = between.join(words)
-    meant = understand(text, name, phrase)
+    meant = interpret(text, name, phrase)
     known = [
         word for word in text.replace(",", "").replace(";", "").split() if name(word) is not None
     ]

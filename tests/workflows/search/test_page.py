@@ -145,12 +145,12 @@ def png(label: int, seed: int = 7) -> bytes:
 
 def test_to_begin_with_there_is_something_to_click(page: Page) -> None:
     """Examples, pictures, and how many are searched."""
-    assert "53 pictures are searched" in page["status"].text
+    assert "53 images are searched" in page["status"].text
     assert len(page.names()) == 24
     assert wait_until(page.shown, 10)
     page.driver.find_element("css selector", "#words a").click()
     assert page.waits_for("red")
-    assert "pictures for red" in page["status"].text
+    assert "images for red" in page["status"].text
 
 
 def test_what_is_typed_is_searched_as_it_is_typed(page: Page, running: Running) -> None:
@@ -258,7 +258,7 @@ def test_a_picture_is_handed_in(page: Page, way: str) -> None:
     assert page.waits_for("@ - red")
     page.driver.refresh()
     page.settled()
-    assert "pictures for @ - red" in page["status"].text
+    assert "images for @ - red" in page["status"].text
     page["forget"].click()
     assert page.waits_for("")
     assert not page["given"].is_displayed()
@@ -272,29 +272,29 @@ def test_a_picture_is_chosen(page: Page, tmp_path: Path) -> None:
     page["query"].send_keys("- yellow")
     page["file"].send_keys(str(tmp_path / "blue.png"))
     assert page.waits_for("@ - yellow")
-    assert page["status"].text.startswith("36 pictures for @ - yellow")
+    assert page["status"].text.startswith("36 images for @ - yellow")
 
 
 def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running: Running) -> None:
     """By the page, which still has it."""
     page.drag(DROP, png(1))
     assert page.waits_for("@")
-    running.service.handed._kept.clear()
+    running.service.upload_cache._uploads.clear()
     page["query"].send_keys(" + blue")
     assert page.waits_for("@ + blue")
-    assert "pictures for @ + blue" in page["status"].text
-    running.service.handed._kept.clear()
+    assert "images for @ + blue" in page["status"].text
+    running.service.upload_cache._uploads.clear()
     page.driver.refresh()
     page.settled()
-    assert "no longer remembered" in page["error"].text
+    assert "no longer in the cache" in page["error"].text
     page.driver.get_log("browser")  # it has said that the picture is gone
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"hello", "that is no picture (a text file): expected JPEG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "that is a HEIC image"),
+        (b"hello", "the file is no image (a text file): expected JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the file is a HEIC image"),
         (b"\xff\xd8\xff\xe0 cut off", "cannot be read"),
         (21 * 2**20, "is too large: expected at most 20 MB"),
         (None, "Only files can be dropped here"),
@@ -305,7 +305,7 @@ def test_what_is_no_picture_is_told(page: Page, data: bytes | int | None, says: 
     page.drag(DROP, data)
     assert wait_until(lambda: says in page["error"].text, 10), page["error"].text
     page.settled()
-    assert "Looking" not in page["status"].text  # nobody waits for an answer any more
+    assert "Processing" not in page["status"].text  # nobody waits for an answer any more
     page.driver.get_log("browser")
     page["query"].send_keys("red")
     assert page.waits_for("red")
@@ -316,7 +316,7 @@ def test_what_is_passed_over_is_said(page: Page) -> None:
     """With what was found by the rest."""
     page.open("?q=a+photo+of+red")
     assert page.names()
-    assert "Not known, and passed over: a, photo, of." in page["status"].text
+    assert "Unknown words, ignored: a, photo, of." in page["status"].text
 
 
 def test_half_a_word_is_no_mistake_but_a_whole_one_is(page: Page) -> None:
@@ -358,12 +358,12 @@ def test_options_are_part_of_the_address(page: Page) -> None:
 def test_nothing_found_is_said(page: Page) -> None:
     """In words."""
     page.open("?q=red&split=val&class=nameless")
-    assert page["status"].text.startswith("2 pictures for red")
+    assert page["status"].text.startswith("2 images for red")
     page.driver.execute_script(
         'window.fetch = async () => new Response(\'{"query": "x", "images": [], "words": []}\')'
     )
     page["query"].send_keys("dish")
-    assert wait_until(lambda: page["status"].text == "No picture was found for x.", 10)
+    assert wait_until(lambda: page["status"].text == "No images for x.", 10)
 
 
 def test_a_server_that_is_gone_is_told(page: Page) -> None:
@@ -373,7 +373,7 @@ def test_a_server_that_is_gone_is_told(page: Page) -> None:
     assert wait_until(lambda: "The server cannot be reached" in page["error"].text, 10)
     page.driver.execute_script("window.fetch = async () => new Response('<html>', { status: 502 })")
     page["query"].send_keys("\n")
-    assert wait_until(lambda: "The server answers 502" in page["error"].text, 10)
+    assert wait_until(lambda: "The server responded with 502" in page["error"].text, 10)
 
 
 def test_it_fits_a_phone(page: Page) -> None:

@@ -7,15 +7,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from workflows.search.query import (
-    MOST_CHARACTERS,
-    MOST_TERMS,
-    Between,
-    Given,
-    Part,
+    MAX_CHARACTERS,
+    MAX_TERMS,
+    Interpolation,
     Phrase,
-    Picture,
     Query,
     QueryError,
+    StoredImage,
+    UploadedImage,
+    WeightedTerm,
     parse,
 )
 
@@ -24,12 +24,12 @@ WORDS = st.text(
 )
 PHRASES = st.lists(WORDS, min_size=1, max_size=4).map(" ".join).map(Phrase)
 SPLITS = st.text("abcXYZ-_é", min_size=1, max_size=8)
-PICTURES = st.builds(Picture, st.none() | SPLITS, st.integers(0, 10**12))
-TERMS = PHRASES | PICTURES | st.just(Given())
+PICTURES = st.builds(StoredImage, st.none() | SPLITS, st.integers(0, 10**12))
+TERMS = PHRASES | PICTURES | st.just(UploadedImage())
 FIGURES = st.floats(0.001, 1000, allow_subnormal=False)
 PARTS = st.builds(
-    Part,
-    TERMS | st.builds(Between, TERMS, TERMS, st.floats(0, 1)),
+    WeightedTerm,
+    TERMS | st.builds(Interpolation, TERMS, TERMS, st.floats(0, 1)),
     st.just(1.0) | st.just(-1.0) | FIGURES | FIGURES.map(lambda weight: -weight),
 )
 
@@ -38,30 +38,34 @@ PARTS = st.builds(
 def queries(draw: st.DrawFn) -> Query:
     """Any query, as a value."""
     first, *others = draw(st.lists(PARTS, min_size=1, max_size=5))
-    return Query((Part(first.what, abs(first.weight)), *others))
+    return Query((WeightedTerm(first.term, abs(first.weight)), *others))
 
 
 @given(queries())
 def test_a_query_is_read_as_it_is_written(query: Query) -> None:
     """Whatever words it is made of, signs among them."""
     text = str(query)
-    assume(len(text) <= MOST_CHARACTERS)
-    assert parse(text, given=True) == _with_given(query)
+    assume(len(text) <= MAX_CHARACTERS)
+    assert parse(text, has_image=True) == _with_given(query)
 
 
 def _with_given(query: Query) -> Query:
-    return query if Given() in query.terms else Query((Part(Given()), *query.parts))
+    return (
+        query
+        if UploadedImage() in query.terms
+        else Query((WeightedTerm(UploadedImage()), *query.parts))
+    )
 
 
 @given(st.text(max_size=80) | st.text(' ab"#@~+-*0.3:', max_size=40), st.booleans())
 def test_whatever_is_typed_is_understood_or_refused(text: str, with_picture: bool) -> None:
     """With a sentence; what is understood means the same when it is typed as it is shown."""
     try:
-        query = parse(text, given=with_picture)
+        query = parse(text, has_image=with_picture)
     except QueryError:
         return
     assert query.parts[0].weight > 0
-    assert parse(str(query), given=with_picture) == query
+    assert parse(str(query), has_image=with_picture) == query
 
 
 @given(st.lists(PHRASES, min_size=1, max_size=5), st.data())
@@ -86,11 +90,11 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
             [(1, Phrase("king")), (-1, Phrase("man")), (1, Phrase("woman"))],
         ),
         ("2*boat + .5 * engine", [(2, Phrase("boat")), (0.5, Phrase("engine"))]),
-        ("paddle ~ boat", [(1, Between(Phrase("paddle"), Phrase("boat"), 0.5))]),
-        ("2*paddle ~0.3 boat", [(2, Between(Phrase("paddle"), Phrase("boat"), 0.3))]),
-        ("a - b ~1 c", [(1, Phrase("a")), (-1, Between(Phrase("b"), Phrase("c"), 1))]),
-        ("#1234 + snow", [(1, Picture(None, 1234)), (1, Phrase("snow"))]),
-        ("#val:7", [(1, Picture("val", 7))]),
+        ("paddle ~ boat", [(1, Interpolation(Phrase("paddle"), Phrase("boat"), 0.5))]),
+        ("2*paddle ~0.3 boat", [(2, Interpolation(Phrase("paddle"), Phrase("boat"), 0.3))]),
+        ("a - b ~1 c", [(1, Phrase("a")), (-1, Interpolation(Phrase("b"), Phrase("c"), 1))]),
+        ("#1234 + snow", [(1, StoredImage(None, 1234)), (1, Phrase("snow"))]),
+        ("#val:7", [(1, StoredImage("val", 7))]),
         ('"rock - paper"', [(1, Phrase("rock - paper"))]),
         ('3*"#1"', [(3, Phrase("#1"))]),
         ("c++", [(1, Phrase("c++"))]),
@@ -98,7 +102,7 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
 )
 def test_the_language_is_what_the_manual_says(text: str, meant: list[tuple[float, object]]) -> None:
     """Each form of it."""
-    assert [(part.weight, part.what) for part in parse(text).parts] == meant
+    assert [(part.weight, part.term) for part in parse(text).parts] == meant
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_the_language_is_what_the_manual_says(text: str, meant: list[tuple[float
 )
 def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> None:
     """It is never forgotten, and never there twice."""
-    assert str(parse(text, given=True)) == read
+    assert str(parse(text, has_image=True)) == read
 
 
 @pytest.mark.parametrize(
@@ -124,8 +128,8 @@ def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> 
         ("", "type words"),
         ("  ", "type words"),
         ("+ boat", "at the beginning"),
-        ("boat +", "behind +: the query ends"),
-        ("boat + - snow", "behind +: found -"),
+        ("boat +", "after +: the query ends"),
+        ("boat + - snow", "after +: found -"),
         ("a ~ b ~ c", "two terms around each ~"),
         ("a ~1.5 b", "from ~0 to ~1"),
         ("a ~ 2*b", "weight before the first"),
@@ -136,13 +140,13 @@ def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> 
         ("#val:", "expected #1234"),
         ("@ snow", "@ + snow"),
         ("@", "give one"),
-        ('"net', "quotes open"),
-        ('"net"s + boat', "quotes open"),
+        ('"net', "quotes are not closed"),
+        ('"net"s + boat', "quotes are not closed"),
         ('""', "nothing in the quotes"),
-        ('"a" b', "between what is in quotes"),
+        ('"a" b', "between a quoted name"),
         ("0*boat", "more than 0"),
         ("2000*boat", "at most 1000"),
-        ("2*", "weighs nothing"),
+        ("2*", "has a weight but no term"),
         ("x" * 501, "501 characters"),
         (" + ".join("abcdefghijklmnopq"), "17 terms"),
     ],
@@ -156,8 +160,8 @@ def test_a_mistake_is_told_with_what_to_type(text: str, says: str) -> None:
 
 def test_as_many_terms_as_there_may_be_are_read() -> None:
     """And a term on each side of ~ counts."""
-    text = " + ".join(["a"] * MOST_TERMS)
-    assert len(parse(text).terms) == MOST_TERMS
+    text = " + ".join(["a"] * MAX_TERMS)
+    assert len(parse(text).terms) == MAX_TERMS
     with pytest.raises(QueryError, match="17 terms"):
         parse(f"{text[:-1]}a ~ b")
 
@@ -183,6 +187,6 @@ def test_what_editors_make_of_signs_is_read_as_the_signs(typed: str, plain: str)
 
 def test_straight_quotes_keep_every_sign_as_it_is() -> None:
     """So that a class with such a name can be typed."""
-    assert parse('"man\u2013eater \u201cx\u201d"').parts[0].what == Phrase(
+    assert parse('"man\u2013eater \u201cx\u201d"').parts[0].term == Phrase(
         "man\u2013eater \u201cx\u201d"
     )

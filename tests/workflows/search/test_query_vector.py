@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.workflows.search.toy import SIZE, Toy, colour, make_store, pixels
 from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError, parse
-from workflows.search.query_vector import Meaning, slerp
+from workflows.search.query_vector import QueryEncoder, slerp
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 
 @pytest.fixture(scope="module")
-def meaning(toy: Toy) -> Meaning:
+def meaning(toy: Toy) -> QueryEncoder:
     """With no vector kept: pictures are embedded when they are asked for."""
-    return Meaning(toy, Gallery(toy.store, SIZE), {})
+    return QueryEncoder(toy, Gallery(toy.store, SIZE), {})
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(vector / np.linalg.norm(vector), np.float64)
 
 
-def vector_of(meaning: Meaning, text: str, **options: object) -> NDArray[np.float64]:
+def vector_of(meaning: QueryEncoder, text: str, **options: object) -> NDArray[np.float64]:
     picture = options.get("given")
-    return meaning.vector(parse(text, given=picture is not None), picture, "train")  # type: ignore[arg-type]
+    return meaning.vector(parse(text, has_image=picture is not None), picture, "train")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def vector_of(meaning: Meaning, text: str, **options: object) -> NDArray[np.floa
         ("n00000002 + red", {"blue": 1, "red": 1}),
     ],
 )
-def test_directions_are_added(meaning: Meaning, text: str, weights: dict[str, float]) -> None:
+def test_directions_are_added(meaning: QueryEncoder, text: str, weights: dict[str, float]) -> None:
     """Those of length 1, each as often as it says; a class by its wnid too."""
     expected = unit(sum(weight * colour(name) for name, weight in weights.items()))  # type: ignore[arg-type]
     found = vector_of(meaning, text)
@@ -58,12 +58,12 @@ def test_a_word_counts_once_however_long_its_vector_is(toy: Toy) -> None:
     loud = Toy(toy.store)
     loud.words["red"] = 9 * colour("red")
     gallery = Gallery(toy.store, SIZE)
-    found = vector_of(Meaning(loud, gallery, {}), "red + blue")
+    found = vector_of(QueryEncoder(loud, gallery, {}), "red + blue")
     gallery.close()
     np.testing.assert_allclose(found, unit(colour("red") + colour("blue")), atol=1e-6)
 
 
-def test_a_stored_picture_is_its_row(meaning: Meaning, toy: Toy) -> None:
+def test_a_stored_picture_is_its_row(meaning: QueryEncoder, toy: Toy) -> None:
     """Of the split that is named, or of the first."""
     for split in ("train", "val"):
         rows, images = pixels(toy.store, split)
@@ -72,7 +72,7 @@ def test_a_stored_picture_is_its_row(meaning: Meaning, toy: Toy) -> None:
             np.testing.assert_allclose(vector_of(meaning, text), expected, atol=1e-6)
 
 
-def test_a_picture_that_is_given_is_a_term_like_others(meaning: Meaning) -> None:
+def test_a_picture_that_is_given_is_a_term_like_others(meaning: QueryEncoder) -> None:
     """Added to, taken away, gone to."""
     given = colour("yellow")
     for text, expected in [
@@ -97,14 +97,14 @@ def test_a_picture_that_is_given_is_a_term_like_others(meaning: Meaning) -> None
         ("#test:1", "no split 'test'"),
     ],
 )
-def test_what_means_nothing_is_told(meaning: Meaning, text: str, says: str) -> None:
+def test_what_means_nothing_is_told(meaning: QueryEncoder, text: str, says: str) -> None:
     """With what is spelled nearly so."""
     with pytest.raises(QueryError) as refused:
         vector_of(meaning, text)
     assert says in str(refused.value)
 
 
-def test_a_row_in_quarantine_has_no_vector(meaning: Meaning, toy: Toy) -> None:
+def test_a_row_in_quarantine_has_no_vector(meaning: QueryEncoder, toy: Toy) -> None:
     """Its pixels are zeros."""
     readable, _ = pixels(toy.store, "train")
     absent = np.setdiff1d(np.arange(42), readable)

@@ -18,7 +18,7 @@ from pipeline.store.split import Split
 from tests.workflows.search.toy import SIZE, Toy, make_store, pixels
 from workflows.search import vector_store
 from workflows.search.gallery import Gallery
-from workflows.search.vector_store import EXACT_ROWS, Embedded, kind_for, open_embedded
+from workflows.search.vector_store import EXACT_ROWS, EmbeddedSplit, kind_for, open_embedded
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def split(store: str) -> Iterator[Split]:
 
 def opened(
     toy: Toy, folder: Path, split: Split, kind: str | None = None, **options: Any
-) -> Embedded:
+) -> EmbeddedSplit:
     return open_embedded(toy, folder, split, kind, stream=io.StringIO(), **options)
 
 

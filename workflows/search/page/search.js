@@ -1,40 +1,42 @@
 "use strict";
 
-// What is shown is what the address says: ?q=, &given=, &split=, &class=, &csls=, &k=. Names that
-// come from data are only ever text.
+// The page shows the state in its address: ?q=, &given=, &split=, &class=, &csls=, &k=. Names from
+// data are only ever inserted as text, never as markup.
 
-const WAIT = 180; // milliseconds after the last key before it is searched
-const K = 36, MOST = 288;
-const THUMB = Math.min(4, window.devicePixelRatio || 1) * 160;
+const TYPING_DELAY_MS = 180; // from the last key press to the search
+const DEFAULT_K = 36, MAX_K = 288;
+const THUMBNAIL_SIZE = Math.min(4, window.devicePixelRatio || 1) * 160;
 
-const at = (id) => document.getElementById(id);
-const files = new Map(); // of pictures that were handed in, by name: in case the server forgets
+const byId = (id) => document.getElementById(id);
+const files = new Map(); // uploaded files by name, in case the server evicts them
 let about = null;
-let running = null; // AbortController of the question that is out
+let running = null; // AbortController of the pending request
 let timer = 0;
-let typing = false; // whether the address on top of the history is of a query that is being typed
+let typing = false; // true while the newest history entry is a query that is still being typed
 
 // --- the address ---------------------------------------------------------------------------------
 
 function stateOf(search) {
-  const asked = new URLSearchParams(search);
-  const k = Number.parseInt(asked.get("k") || "", 10);
-  return { q: asked.get("q") || "", given: asked.get("given") || "", split: asked.get("split") || "",
-    class: asked.get("class") || "", csls: asked.get("csls") || "",
-    k: k > 0 ? Math.min(k, MOST) : K };
+  const parameters = new URLSearchParams(search);
+  const k = Number.parseInt(parameters.get("k") || "", 10);
+  return { q: parameters.get("q") || "", given: parameters.get("given") || "", split: parameters.get("split") || "",
+    class: parameters.get("class") || "", csls: parameters.get("csls") || "",
+    k: k > 0 ? Math.min(k, MAX_K) : DEFAULT_K };
 }
 
 function addressOf(state) {
-  const said = new URLSearchParams();
-  for (const name of ["q", "given", "split", "class", "csls"]) if (state[name]) said.set(name, state[name]);
-  if (state.k !== K) said.set("k", String(state.k));
-  const text = said.toString();
+  const parameters = new URLSearchParams();
+  for (const name of ["q", "given", "split", "class", "csls"]) {
+    if (state[name]) parameters.set(name, state[name]);
+  }
+  if (state.k !== DEFAULT_K) parameters.set("k", String(state.k));
+  const text = parameters.toString();
   return text ? `?${text}` : location.pathname;
 }
 
-const here = () => stateOf(location.search);
+const currentState = () => stateOf(location.search);
 
-/** Go to a state: a new one, or what the one on top of the history has become. */
+/** Show a state, and push it to the history or replace the newest entry by it. */
 function go(state, { replace = false, quiet = false } = {}) {
   const address = addressOf(state);
   if (replace) history.replaceState(null, "", address);
@@ -43,60 +45,63 @@ function go(state, { replace = false, quiet = false } = {}) {
   return show(state, quiet);
 }
 
-/** A new question: the options stay, as does the picture where the query still means it. */
+/** Search for a query; keep the options, and the uploaded image if the query contains @. */
 function ask(q, options = {}) {
-  const now = here();
+  const now = currentState();
   const given = options.given ?? (/(^|[\s*])@(\s|$)/.test(q) ? now.given : "");
-  return go({ ...now, q, given, k: K }, options);
+  return go({ ...now, q, given, k: DEFAULT_K }, options);
 }
 
-// --- what is shown -------------------------------------------------------------------------------
+// --- results -------------------------------------------------------------------------------------
 
 async function show(state, quiet = false) {
   clearTimeout(timer);
   running?.abort();
   const mine = running = new AbortController();
-  const box = at("query");
+  const box = byId("query");
   if (!quiet && box.value !== state.q) box.value = state.q;
-  at("split").value = state.split;
-  at("class").value = state.class;
-  at("csls").checked = state.csls === "1";
+  byId("split").value = state.split;
+  byId("class").value = state.class;
+  byId("csls").checked = state.csls === "1";
   showGiven(state.given);
   document.title = state.q ? `${state.q} - Tesserae` : "Search - Tesserae";
   try {
     if (!state.q.trim() && !state.given) { fail(""); await welcome(mine.signal); return; }
     busy("Searching ...");
     const started = performance.now();
-    const found = await answer(state, mine.signal);
+    const result = await answer(state, mine.signal);
     if (mine.signal.aborted) return;
     fail("");
-    showAnswer(found, state, performance.now() - started);
+    showAnswer(result, state, performance.now() - started);
   } catch (error) {
     if (mine.signal.aborted) return;
     busy("");
-    if (quiet) at("status").textContent = plain(error.message); // half a word is no mistake
+    if (quiet) byId("status").textContent = plain(error.message); // an incomplete query is no error while it is typed
     else { clear(); fail(error.message); }
   }
 }
 
 async function answer(state, signal) {
-  const wanted = new URLSearchParams({ q: state.q, to: "both", k: String(state.k) });
-  for (const name of ["split", "class", "csls"]) if (state[name]) wanted.set(name, state[name]);
-  const direct = new URLSearchParams(wanted);
-  if (state.given) direct.set("given", state.given);
-  const found = await asked(fetch(`api/search?${direct}`, { signal }));
-  if (found.status === 410 && files.has(state.given)) return hand(files.get(state.given), wanted, signal);
-  return read(found);
+  const options = new URLSearchParams({ q: state.q, to: "both", k: String(state.k) });
+  for (const name of ["split", "class", "csls"]) if (state[name]) options.set(name, state[name]);
+  const parameters = new URLSearchParams(options);
+  if (state.given) parameters.set("given", state.given);
+  const response = await reached(fetch(`api/search?${parameters}`, { signal }));
+  if (response.status === 410 && files.has(state.given)) { // evicted from the server's cache
+    return upload(files.get(state.given), options, signal);
+  }
+  return read(response);
 }
 
-async function read(found) {
-  let said = null;
-  try { said = await found.json(); } catch { /* cut off, or not ours: said below */ }
-  if (found.ok && said) return said;
-  throw new Error(said?.error || `The server answers ${found.status} ${found.statusText}.`);
+async function read(response) {
+  let body = null;
+  try { body = await response.json(); } catch { /* truncated, or from a proxy: reported below */ }
+  if (response.ok && body) return body;
+  throw new Error(body?.error || `The server responded with ${response.status} ${response.statusText}.`);
 }
 
-function asked(promise) {
+/** Replace the browser's error of a failed connection by a sentence. */
+function reached(promise) {
   return promise.catch((error) => {
     throw error instanceof TypeError
       ? new Error("The server cannot be reached. Is `tesserae search --serve` still running?") : error;
@@ -105,85 +110,86 @@ function asked(promise) {
 
 function busy(text) {
   document.body.setAttribute("aria-busy", text ? "true" : "false");
-  if (text) at("status").textContent = text;
+  if (text) byId("status").textContent = text;
 }
 
 function fail(text) {
-  at("error").textContent = plain(text);
-  at("error").hidden = !text;
+  byId("error").textContent = plain(text);
+  byId("error").hidden = !text;
 }
 
 function clear() {
-  at("status").textContent = "";
-  for (const id of ["words", "pictures"]) at(id).replaceChildren();
-  for (const id of ["said", "seen", "further"]) at(id).hidden = true;
+  byId("status").textContent = "";
+  for (const id of ["words", "pictures"]) byId(id).replaceChildren();
+  for (const id of ["said", "seen", "further"]) byId(id).hidden = true;
 }
 
-function showAnswer(found, state, milliseconds) {
+function showAnswer(result, state, milliseconds) {
   busy("");
-  at("words").replaceChildren(...found.words.slice(0, 12).map(wordItem));
-  at("said-head").textContent = "In words";
-  at("said").hidden = !found.words.length;
-  at("seen-head").textContent = "Pictures";
-  showPictures(found.images, state);
-  at("further").hidden = found.images.length < state.k || state.k >= MOST;
-  const count = found.images.length;
-  const without = found.passed_over?.length
-    ? ` Not known, and passed over: ${plain(found.passed_over.join(", "))}.` : "";
-  at("status").textContent = (count
-    ? `${count} ${count === 1 ? "picture" : "pictures"} for ${plain(found.query)}, in ${Math.round(milliseconds)} ms.`
-    : `No picture was found for ${plain(found.query)}.`) + without;
+  byId("words").replaceChildren(...result.words.slice(0, 12).map(wordItem));
+  byId("said-head").textContent = "Words";
+  byId("said").hidden = !result.words.length;
+  byId("seen-head").textContent = "Images";
+  showPictures(result.images, state);
+  byId("further").hidden = result.images.length < state.k || state.k >= MAX_K;
+  const count = result.images.length;
+  const without = result.passed_over?.length
+    ? ` Unknown words, ignored: ${plain(result.passed_over.join(", "))}.` : "";
+  byId("status").textContent = (count
+    ? `${count} ${count === 1 ? "image" : "images"} for ${plain(result.query)}, in ${Math.round(milliseconds)} ms.`
+    : `No images for ${plain(result.query)}.`) + without;
 }
 
 async function welcome(signal) {
-  if (!about) await meet(signal);
+  if (!about) await loadAbout(signal);
   if (!about || signal.aborted) return;
   busy("");
-  const rows = about.splits.reduce((sum, one) => sum + one.rows, 0);
-  at("status").textContent = `${rows.toLocaleString("en")} pictures are searched. Type words, click a picture,`
+  const rows = about.splits.reduce((sum, split) => sum + split.rows, 0);
+  byId("status").textContent = `${rows.toLocaleString("en")} images are searched. Type words, click an image,`
     + " or drop one here.";
-  at("words").replaceChildren(...about.examples.map((q) => wordItem({ words: q, query: q, also: [] })));
-  at("said-head").textContent = "For example";
-  at("said").hidden = !about.examples.length;
-  at("seen-head").textContent = "Some of them";
-  showPictures(about.first, here());
-  at("further").hidden = true;
+  byId("words").replaceChildren(...about.examples.map((q) => wordItem({ words: q, query: q, also: [] })));
+  byId("said-head").textContent = "Examples";
+  byId("said").hidden = !about.examples.length;
+  byId("seen-head").textContent = "Sample images";
+  showPictures(about.first, currentState());
+  byId("further").hidden = true;
 }
 
-// --- pieces --------------------------------------------------------------------------------------
+// --- elements ------------------------------------------------------------------------------------
 
 function make(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
 }
 
 const nameOf = (hit) => (about && about.splits.length === 1 ? `#${hit.row}` : `#${hit.split}:${hit.row}`);
 
-/** A name on one line, without what is no printable character: that would be obeyed. */
+/** Escape control and formatting characters, which could reorder or hide text. */
 const plain = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 
-/** A link to a question: a plain click stays on this page. */
+/** A link to a query; a plain click is handled on this page. */
 function link(q, properties, ...children) {
-  const made = make("a", { ...properties, href: addressOf({ ...here(), q, given: "", k: K }) }, ...children);
-  made.dataset.q = q;
-  return made;
+  const href = addressOf({ ...currentState(), q, given: "", k: DEFAULT_K });
+  const anchor = make("a", { ...properties, href }, ...children);
+  anchor.dataset.q = q;
+  return anchor;
 }
 
 function wordItem(hit) {
   const text = make("span", { textContent: plain(hit.words), dir: "auto" });
   const inside = hit.score === undefined ? [text]
     : [text, make("small", { textContent: hit.score.toFixed(3) })];
-  const also = [plain(hit.words), ...(hit.also.length ? [`just as near: ${plain(hit.also.join("; "))}`] : [])]
+  const also = [plain(hit.words), ...(hit.also.length ? [`same vector: ${plain(hit.also.join("; "))}`] : [])]
     .join("; ");
-  const made = hit.query ? link(hit.query, { className: "word", title: also }, ...inside)
+  const item = hit.query ? link(hit.query, { className: "word", title: also }, ...inside)
     : make("span", { className: "word", title: also }, ...inside);
-  return make("li", {}, made);
+  return make("li", {}, item);
 }
 
 function showPictures(hits, state) {
-  at("pictures").replaceChildren(...hits.map((hit) => pictureItem(hit, state)));
-  at("seen").hidden = !hits.length;
+  byId("pictures").replaceChildren(...hits.map((hit) => pictureItem(hit, state)));
+  byId("seen").hidden = !hits.length;
 }
 
 function pictureItem(hit, state) {
@@ -191,9 +197,9 @@ function pictureItem(hit, state) {
   const words = plain(hit.words) || "no class";
   const image = make("img", { alt: `${words}, ${hit.split} row ${hit.row}`, width: 160, height: 160,
     loading: "lazy", decoding: "async",
-    src: `thumb/${encodeURIComponent(hit.split)}/${hit.row}.jpg?size=${Math.round(THUMB)}` });
+    src: `thumb/${encodeURIComponent(hit.split)}/${hit.row}.jpg?size=${Math.round(THUMBNAIL_SIZE)}` });
   image.addEventListener("error", () => { image.alt = `${name} cannot be shown`; }, { once: true });
-  const picture = link(name, { className: "picture", title: `Search on from ${name}` }, image);
+  const picture = link(name, { className: "picture", title: `Search with ${name}` }, image);
   picture.dataset.name = name;
   const label = hit.query ? link(hit.query, { textContent: words, title: plain(hit.wnid), dir: "auto" })
     : make("span", { textContent: words, title: plain(hit.wnid), dir: "auto" });
@@ -209,113 +215,117 @@ function pictureItem(hit, state) {
 }
 
 function addTerm(name) {
-  const q = here().q.trim();
-  ask(q ? `${q} + ${name}` : name, { given: here().given });
-  at("query").focus();
+  const q = currentState().q.trim();
+  ask(q ? `${q} + ${name}` : name, { given: currentState().given });
+  byId("query").focus();
 }
 
-// --- pictures that are handed in -----------------------------------------------------------------
+// --- uploads -------------------------------------------------------------------------------------
 
 function showGiven(name) {
-  at("given").hidden = !name;
-  if (name) at("given-picture").src = `given/${name}.jpg`;
-  else at("given-picture").removeAttribute("src");
+  byId("given").hidden = !name;
+  if (name) byId("given-picture").src = `given/${name}.jpg`;
+  else byId("given-picture").removeAttribute("src");
 }
 
-async function hand(file, wanted, signal) {
-  const found = await fetch(`api/search?${wanted}`, { method: "POST", body: file, signal,
+async function upload(file, options, signal) {
+  const response = await fetch(`api/search?${options}`, { method: "POST", body: file, signal,
     headers: { "Content-Type": file.type || "application/octet-stream" } });
-  const said = await read(found);
-  files.set(said.given, file);
+  const result = await read(response);
+  files.set(result.given, file);
   if (files.size > 8) files.delete(files.keys().next().value);
-  return said;
+  return result;
 }
 
-async function take(file) {
+async function searchWith(file) {
   if (about && file.size > about.most_bytes) {
     fail(`${file.name} is too large: expected at most ${Math.round(about.most_bytes / 2 ** 20)} MB.`);
     return;
   }
-  const now = here();
-  const typed = at("query").value.trim();
-  const q = now.given || !typed ? "" : typed; // a new picture takes the place of an old one
+  const now = currentState();
+  const typed = byId("query").value.trim();
+  const q = now.given || !typed ? "" : typed; // a new upload replaces the previous one
   clearTimeout(timer);
   running?.abort();
   const mine = running = new AbortController();
-  busy("Looking at the picture ...");
+  busy("Processing the image ...");
   fail("");
   try {
-    const wanted = new URLSearchParams({ q, to: "words", k: "1" });
-    const said = await asked(hand(file, wanted, mine.signal));
-    if (!mine.signal.aborted) ask(said.query, { given: said.given });
+    const options = new URLSearchParams({ q, to: "words", k: "1" });
+    const result = await reached(upload(file, options, mine.signal));
+    if (!mine.signal.aborted) ask(result.query, { given: result.given });
   } catch (error) {
     if (mine.signal.aborted) return;
     busy("");
-    at("status").textContent = ""; // it no longer looks at the picture
+    byId("status").textContent = ""; // clear "Processing the image ..."
     fail(error.message);
   }
 }
 
 const fileOf = (data) => [...(data?.files || [])][0];
 
-// --- what a person does --------------------------------------------------------------------------
+// --- events --------------------------------------------------------------------------------------
 
-at("ask").addEventListener("submit", (event) => {
+byId("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  const q = at("query").value.trim();
+  const q = byId("query").value.trim();
   ask(q, { replace: typing });
 });
 
-at("query").addEventListener("input", () => {
+byId("query").addEventListener("input", () => {
   clearTimeout(timer);
-  timer = setTimeout(() => ask(at("query").value.trim(), { replace: typing, quiet: true }), WAIT);
+  timer = setTimeout(() => ask(byId("query").value.trim(), { replace: typing, quiet: true }), TYPING_DELAY_MS);
 });
 
-at("split").addEventListener("change", () => go({ ...here(), split: at("split").value, k: K }));
-at("class").addEventListener("change", () => go({ ...here(), class: at("class").value.trim(), k: K }));
-at("csls").addEventListener("change", () => go({ ...here(), csls: at("csls").checked ? "1" : "", k: K }));
-at("further").addEventListener("click", () => go({ ...here(), k: Math.min(MOST, 2 * here().k) }, { replace: true }));
-at("choose").addEventListener("click", () => at("file").click());
-at("file").addEventListener("change", () => {
-  const file = at("file").files[0];
-  at("file").value = ""; // so that the same one can be chosen again
-  if (file) take(file);
+byId("split").addEventListener("change", () => go({ ...currentState(), split: byId("split").value, k: DEFAULT_K }));
+byId("class").addEventListener("change", () => go({ ...currentState(), class: byId("class").value.trim(), k: DEFAULT_K }));
+byId("csls").addEventListener("change", () => {
+  go({ ...currentState(), csls: byId("csls").checked ? "1" : "", k: DEFAULT_K });
 });
-at("forget").addEventListener("click", () => {
-  const q = here().q.replace(/(^|\s)(?:[+-]\s+)?(?:[\d.]+\*)?@(?=\s|$)/g, " ").trim().replace(/^\+\s+/, "");
+byId("further").addEventListener("click", () => {
+  go({ ...currentState(), k: Math.min(MAX_K, 2 * currentState().k) }, { replace: true });
+});
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", () => {
+  const file = byId("file").files[0];
+  byId("file").value = ""; // so that choosing the same file again fires an event
+  if (file) searchWith(file);
+});
+byId("forget").addEventListener("click", () => {
+  const q = currentState().q.replace(/(^|\s)(?:[+-]\s+)?(?:[\d.]+\*)?@(?=\s|$)/g, " ").trim().replace(/^\+\s+/, "");
   ask(/^[-~]/.test(q) ? "" : q, { given: "" });
-  at("query").focus();
+  byId("query").focus();
 });
 
 document.addEventListener("click", (event) => {
-  const found = event.target.closest("a[data-q]");
-  if (!found || event.button || event.ctrlKey || event.metaKey || event.altKey) return;
+  const anchor = event.target.closest("a[data-q]");
+  if (!anchor || event.button || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  if (event.shiftKey && found.dataset.name) addTerm(found.dataset.name);
+  if (event.shiftKey && anchor.dataset.name) addTerm(anchor.dataset.name);
   else {
-    const byKey = event.detail === 0; // then whoever came by keys wants to go on by keys
-    ask(found.dataset.q, { given: "" }).then(() => { if (byKey) pictures()[0]?.focus(); });
+    const byKey = event.detail === 0; // keep keyboard users on the images
+    ask(anchor.dataset.q, { given: "" }).then(() => { if (byKey) pictures()[0]?.focus(); });
     window.scrollTo(0, 0);
   }
 });
 
-window.addEventListener("popstate", () => { typing = false; show(here()); });
+window.addEventListener("popstate", () => { typing = false; show(currentState()); });
 
-let depth = 0; // dragging over a child leaves its parent
-document.addEventListener("dragenter", (event) => { event.preventDefault(); depth += 1; at("drop").hidden = false; });
+let depth = 0; // entering a child element fires dragleave on its parent, so count both events
+document.addEventListener("dragenter", (event) => { event.preventDefault(); depth += 1; byId("drop").hidden = false; });
 document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); if (!depth) at("drop").hidden = true; });
+document.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); if (!depth) byId("drop").hidden = true; });
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
-  at("drop").hidden = true;
+  byId("drop").hidden = true;
   const file = fileOf(event.dataTransfer);
-  if (file) take(file);
-  else fail("Only files can be dropped here: save the picture first.");
+  if (file) searchWith(file);
+  else fail("Only files can be dropped here: save the image first.");
 });
 document.addEventListener("paste", (event) => {
   const file = fileOf(event.clipboardData);
-  if (file) { event.preventDefault(); take(file); }
+  if (file) { event.preventDefault(); searchWith(file); }
 });
 
 // --- keys ----------------------------------------------------------------------------------------
@@ -324,7 +334,7 @@ const pictures = () => [...document.querySelectorAll("a.picture")];
 
 function columns(all) {
   const top = all[0].getBoundingClientRect().top;
-  const below = all.findIndex((one) => one.getBoundingClientRect().top > top + 1);
+  const below = all.findIndex((picture) => picture.getBoundingClientRect().top > top + 1);
   return below < 0 ? all.length : below;
 }
 
@@ -333,16 +343,16 @@ function move(key, from) {
   if (!all.length) return false;
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(all), ArrowDown: columns(all) };
   const to = key === "Home" ? 0 : key === "End" ? all.length - 1 : from + steps[key];
-  if (to < 0) { at("query").focus(); return true; }
-  const found = all[Math.min(to, all.length - 1)];
-  found.focus();
-  found.scrollIntoView({ block: "nearest" });
+  if (to < 0) { byId("query").focus(); return true; }
+  const target = all[Math.min(to, all.length - 1)];
+  target.focus();
+  target.scrollIntoView({ block: "nearest" });
   return true;
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  const box = at("query");
+  const box = byId("query");
   const inField = event.target.matches("input, select, textarea");
   if (event.key === "/" && !inField) {
     event.preventDefault();
@@ -351,7 +361,7 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     event.preventDefault();
     box.value = "";
-    if (here().q || here().given) ask("", { given: "" });
+    if (currentState().q || currentState().given) ask("", { given: "" });
     box.focus();
   } else if (event.target === box && event.key === "ArrowDown") {
     if (move("Home", 0)) event.preventDefault();
@@ -366,17 +376,18 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// --- the beginning -------------------------------------------------------------------------------
+// --- start ---------------------------------------------------------------------------------------
 
-async function meet(signal) {
-  about = await read(await asked(fetch("api/about", { signal })));
-  at("store").textContent = about.store;
-  for (const one of about.splits) {
-    at("split").append(make("option", { value: one.name, textContent: `${one.name} (${one.rows.toLocaleString("en")})` }));
+async function loadAbout(signal) {
+  about = await read(await reached(fetch("api/about", { signal })));
+  byId("store").textContent = about.store;
+  for (const split of about.splits) {
+    const textContent = `${split.name} (${split.rows.toLocaleString("en")})`;
+    byId("split").append(make("option", { value: split.name, textContent }));
   }
-  at("of-split").hidden = about.splits.length < 2;
-  at("of-csls").hidden = !about.csls;
-  at("file").accept = about.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
+  byId("of-split").hidden = about.splits.length < 2;
+  byId("of-csls").hidden = !about.csls;
+  byId("file").accept = about.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
 }
 
-meet().catch((error) => fail(error.message)).then(() => show(here()));
+loadAbout().catch((error) => fail(error.message)).then(() => show(currentState()));

@@ -1,13 +1,13 @@
-"""The page on which a run is searched: where it listens, and for how long.
+"""The HTTP server of the search page: its routes, sockets and life cycle.
 
     GET  /  /search.js  /search.css     the page
-    GET  /api/about                     what is searched
-    GET  /api/search?q=                 answers; k, to, split, class, csls, given: see `read_wanted`
-    POST /api/search?q=                 the same of a picture, which is the body
-    GET  /thumb/<split>/<row>.jpg       a stored picture, of the size nearest to ?size=
-    GET  /given/<name>.jpg              a picture that was handed in, as the model saw it
+    GET  /api/about                     a description of the engine
+    GET  /api/search?q=                 answers; k, to, split, class, csls, given: `read_options`
+    POST /api/search?q=                 answers for the image in the body
+    GET  /thumb/<split>/<row>.jpg       a stored image, of the size nearest to ?size=
+    GET  /given/<name>.jpg              an uploaded image, in the size that the model took
 
-What a visitor says never becomes the name of a file. Errors are {"error": a sentence}.
+No text of a request ever becomes the name of a file. Errors are {"error": a sentence}.
 """
 
 from __future__ import annotations
@@ -26,39 +26,46 @@ from tornado.iostream import IOStream
 
 from pipeline.errors import TesseraeError
 from workflows.search.connections import Connections
-from workflows.search.server.base_handler import FILES, Service
-from workflows.search.server.handlers import About, Files, Given, Icon, Nothing, Thumb
-from workflows.search.server.search_handler import BODY_SECONDS, Search
+from workflows.search.server.base_handler import FILES, SearchService
+from workflows.search.server.handlers import (
+    AboutHandler,
+    FaviconHandler,
+    NotFoundHandler,
+    PageFileHandler,
+    ThumbnailHandler,
+    UploadHandler,
+)
+from workflows.search.server.search_handler import BODY_SECONDS, SearchHandler
 
 IDLE_SECONDS = 30.0
-"""That a connection may be open without a word."""
-HEADER_BYTES, BODY_BYTES = 16 * 2**10, 64 * 2**10
-"""Most of a request that hands nothing in."""
+"""The number of seconds that a connection may stay idle."""
+MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 * 2**10, 64 * 2**10
+"""The limits of a request's headers, and of its body unless it is an upload."""
 
 
-def application(service: Service) -> web.Application:
-    """All addresses."""
-    of = {"service": service}
+def application(service: SearchService) -> web.Application:
+    """Return the application with all routes."""
+    arguments = {"service": service}
     return web.Application(
         [
-            *((re.escape(url), Files, of) for url in FILES),
-            (r"/favicon\.ico", Icon, of),
-            (r"/api/about", About, of),
-            (r"/api/search", Search, of),
-            (r"/thumb/([^/]+)/([^/]+)\.jpg", Thumb, of),
-            (r"/given/([0-9a-f]{32})\.jpg", Given, of),
+            *((re.escape(url), PageFileHandler, arguments) for url in FILES),
+            (r"/favicon\.ico", FaviconHandler, arguments),
+            (r"/api/about", AboutHandler, arguments),
+            (r"/api/search", SearchHandler, arguments),
+            (r"/thumb/([^/]+)/([^/]+)\.jpg", ThumbnailHandler, arguments),
+            (r"/given/([0-9a-f]{32})\.jpg", UploadHandler, arguments),
         ],
-        default_handler_class=Nothing,
-        default_handler_args=of,
-        log_function=lambda handler: None,  # who asked what is nobody's business
+        default_handler_class=NotFoundHandler,
+        default_handler_args=arguments,
+        log_function=lambda handler: None,  # queries are private: requests are not logged
     )
 
 
 class _Server(HTTPServer):
-    """Keeps the number of open connections below a limit: beyond it files would run out."""
+    """An HTTP server with a limit on open connections, because file descriptors are limited."""
 
     connections: Connections
-    """Set before the server listens."""
+    """The open connections; the caller sets it before the server listens."""
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if not self.connections.admit(stream):
@@ -72,39 +79,43 @@ class _Server(HTTPServer):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of a host, before anything else takes its time.
+    """Bind sockets to every address of a host, and listen.
+
+    Args:
+        host: A name or address of this machine; empty for all interfaces.
+        port: The port; 0 selects a free one, the same for all addresses.
 
     Raises:
-        TesseraeError: The port is taken, or the address is not of this machine.
-        ValueError: The port is none.
+        TesseraeError: The port is taken, or the address does not belong to this machine.
+        ValueError: The port is out of range.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"--port is {port}: expected 0 to 65535.")
-    found: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(host, port):
-            if found and not port:  # any that is free, but the same
-                address = (address[0], found[0].getsockname()[1], *address[2:])
-            found.append(socket.create_server(address, family=family))
+            if sockets and not port:  # use the port that the first socket got
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            sockets.append(socket.create_server(address, family=family))
     except (OSError, UnicodeError) as e:
-        for one in found:
-            one.close()
+        for opened in sockets:
+            opened.close()
         raise TesseraeError(f"cannot listen on port {port} of {host}: {_why(e)}.") from e
-    for one in found:
-        one.setblocking(False)
-    return found
+    for opened in sockets:
+        opened.setblocking(False)
+    return sockets
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    found = {(int(family), address) for family, *_, address in infos}
-    if len(found) > 1 and not _has_ipv6():
-        found = {one for one in found if one[0] != socket.AF_INET6}
-    return sorted(found)
+    addresses = {(int(family), address) for family, *_, address in infos}
+    if len(addresses) > 1 and not _has_ipv6():
+        addresses = {address for address in addresses if address[0] != socket.AF_INET6}
+    return sorted(addresses)
 
 
 def _has_ipv6() -> bool:
-    # A name such as localhost may have an address of a kind that is switched off.
+    # A name such as localhost may resolve to ::1 although IPv6 is disabled on this machine.
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
             return True
@@ -122,28 +133,28 @@ def _why(error: Exception) -> str:
 
 
 def address_of(sockets: list[socket.socket], host: str) -> str:
-    """What to open in a browser."""
+    """Return the URL to open in a browser on this machine."""
     port = sockets[0].getsockname()[1]
-    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+    displayed = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{displayed}]' if ':' in displayed else displayed}:{port}/"
 
 
 async def serve(
-    service: Service, sockets: list[socket.socket], started: Callable[[], None]
+    service: SearchService, sockets: list[socket.socket], started: Callable[[], None]
 ) -> None:
-    """Answer until it is cancelled.
+    """Serve requests until the coroutine is cancelled.
 
     Args:
-        service: What is served.
-        sockets: As `bind` made them; closed at the end.
-        started: Called once visitors are answered.
+        service: The state that the handlers share.
+        sockets: The listening sockets from `bind`, which are closed at the end.
+        started: A function that is called once the server accepts connections.
     """
     server = _Server(
         application(service),
         idle_connection_timeout=IDLE_SECONDS,
         body_timeout=BODY_SECONDS,
-        max_header_size=HEADER_BYTES,
-        max_body_size=BODY_BYTES,
+        max_header_size=MAX_HEADER_BYTES,
+        max_body_size=MAX_BODY_BYTES,
     )
     server.connections = service.connections
     server.add_sockets(sockets)

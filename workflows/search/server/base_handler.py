@@ -1,4 +1,4 @@
-"""What answers stand on: what is searched, in which threads; who may ask; how errors are told."""
+"""The base of all request handlers: shared state, access control and error responses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from workflows.search.connections import Connections
 from workflows.search.engine import Engine
 from workflows.search.query import QueryError
 from workflows.search.server.security import HEADERS, Guard
-from workflows.search.server.thread_pool import BusyError, Pool
-from workflows.search.server.uploads import HandedIn
+from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
+from workflows.search.server.uploads import UploadCache
 from workflows.terminal.formatting import printable
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -28,111 +28,116 @@ FILES = {
     "/search.js": ("search.js", "text/javascript; charset=utf-8"),
     "/search.css": ("search.css", "text/css; charset=utf-8"),
 }
-UPLOADS = 4
-"""Pictures that are handed in at once."""
+MAX_UPLOADS = 4
+"""The number of images that may be uploaded at the same time."""
 MAX_CONNECTIONS = 256
-"""How many may be open at once; beyond them the one that is idle for the longest is closed."""
+"""The number of open connections; beyond it the one idle for longest is closed."""
 
 
-class Service:
-    """What the handlers stand on."""
+class SearchService:
+    """The state that all handlers share: the engine, thread pools, uploads and page files."""
 
     def __init__(
         self, engine: Engine, host: str, *, csls: bool, allowed_hosts: Sequence[str] = ()
     ) -> None:
-        """Start nothing yet.
+        """Create the state; no thread or child process starts yet.
 
         Args:
-            engine: What is searched.
-            host: The name or address that is listened on.
-            csls: Whether answers can make up for hubs.
-            allowed_hosts: Further names that the server is called by, as a reverse proxy has them.
+            engine: The engine that searches.
+            host: The name or address that the server listens on.
+            csls: True if the engine has measured hubs, so that requests may ask for CSLS.
+            allowed_hosts: Further names of the server, such as that of a reverse proxy.
 
         Raises:
-            ValueError: One of *allowed_hosts* is no name.
+            ValueError: One of *allowed_hosts* is no host name or address.
         """
         self.engine = engine
         self.csls = csls
         self.guard = Guard(host, allowed_hosts)
         self.connections = Connections(lambda: MAX_CONNECTIONS)
-        self.handed = HandedIn(engine)
+        self.upload_cache = UploadCache(engine)
         self.uploading = 0
-        self.searches = Pool("search", threads=max(2, cores()), line=64, seconds=10)
-        self.thumbs = Pool("thumb", threads=2, line=512, seconds=10)
-        self.uploads = Pool("upload", threads=2, line=UPLOADS, seconds=30)
+        self.searches = BoundedThreadPool(
+            "search", threads=max(2, cores()), max_waiting=64, timeout_seconds=10
+        )
+        self.thumbs = BoundedThreadPool("thumb", threads=2, max_waiting=512, timeout_seconds=10)
+        self.uploads = BoundedThreadPool(
+            "upload", threads=2, max_waiting=MAX_UPLOADS, timeout_seconds=30
+        )
         self.files = {
             url: ((PAGE / name).read_bytes(), kind) for url, (name, kind) in FILES.items()
         }
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Wait for running calls, and end the child processes."""
         for pool in (self.searches, self.thumbs, self.uploads):
             pool.close()
-        self.handed.close()
+        self.upload_cache.close()
 
 
-class Handler(web.RequestHandler):
-    """What all have in common: who is let in, and how errors are told."""
+class BaseHandler(web.RequestHandler):
+    """The base of all handlers, with access control and error responses in JSON."""
 
-    def initialize(self, service: Service) -> None:
-        """Take what it stands on."""
+    def initialize(self, service: SearchService) -> None:
+        """Keep the shared state; tornado calls this instead of a constructor."""
         self.service = service
         self._job: asyncio.Future[Any] | None = None
-        self._gone = False
+        self._disconnected = False
 
     def set_default_headers(self) -> None:
-        """Those of every answer."""
+        """Set the security headers of every response."""
         for name, value in HEADERS.items():
             self.set_header(name, value)
 
     def prepare(self) -> None:
-        """Turn away who is not let in."""
+        """Mark the connection as busy, and refuse a request that the guard rejects."""
         self._stream = getattr(self.request.connection, "stream", None)
         self.service.connections.begin(self._stream)
-        why = self.service.guard.refuses(
+        reason = self.service.guard.refusal(
             self.request.headers,
             changes=self.request.method not in ("GET", "HEAD"),
             page=self.request.path == "/",
         )
-        if why is not None:
-            self.refuse(403, why)
+        if reason is not None:
+            self.refuse(403, reason)
 
-    def refuse(self, status: int, why: str) -> None:
-        """Answer with an error."""
+    def refuse(self, status: int, reason: str) -> None:
+        """Respond with an error status and `{"error": reason}`."""
         self.set_status(status)
         if status == 503:
             self.set_header("Retry-After", "1")
-        self.tell({"error": why})
+        self.send_json({"error": reason})
 
-    def tell(self, answer: dict[str, Any]) -> None:
-        """Answer with JSON."""
+    def send_json(self, answer: dict[str, Any]) -> None:
+        """Respond with JSON."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(json.dumps(answer))
 
-    async def in_thread(self, pool: Pool, call: Callable[..., Any], *args: Any) -> Any:
-        """Call in a thread of *pool*; a visitor who is gone waits for nothing."""
+    async def in_thread(self, pool: BoundedThreadPool, call: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in a thread of *pool*; end the request if its client disconnects."""
         self._job = asyncio.ensure_future(pool.run(call, *args))
         try:
             return await self._job
         except asyncio.CancelledError:
-            if not self._gone:
+            # The task is cancelled when the server stops, too: only a lost client ends quietly.
+            if not self._disconnected:
                 raise
             raise web.Finish from None
 
     def on_finish(self) -> None:
-        """Note that the connection is idle again."""
+        """Mark the connection as idle."""
         super().on_finish()
         self.service.connections.end(self._stream)
 
     def on_connection_close(self) -> None:
-        """Leave the line."""
+        """Cancel the call of a client that has disconnected."""
         super().on_connection_close()
-        self._gone = True
+        self._disconnected = True
         if self._job is not None:
             self._job.cancel()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """A sentence, whatever happened."""
+        """Respond to any exception with a status and a sentence."""
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, QueryError):
             self.refuse(400, str(error))
@@ -141,14 +146,18 @@ class Handler(web.RequestHandler):
         elif isinstance(error, TesseraeError):
             self.refuse(500, str(error))
         elif isinstance(error, web.HTTPError):
-            self.refuse(status_code, error.log_message or str(error.reason or "it did not work."))
+            self.refuse(
+                status_code, error.log_message or str(error.reason or "the request failed.")
+            )
         else:
-            self.refuse(status_code, "something went wrong here; the terminal says what.")
+            self.refuse(
+                status_code, "an internal error occurred: the server's terminal has the details."
+            )
 
     def log_exception(self, kind: Any, value: Any, trace: Any) -> None:
-        """Say in the terminal what a visitor is not to be told."""
+        """Print an unexpected exception in the terminal; the client gets no details."""
         if isinstance(value, (QueryError, BusyError, web.HTTPError)):
             return
         lines = [] if isinstance(value, TesseraeError) else traceback.format_tb(trace)
-        said = [*"".join(lines).splitlines(), f"{self.request.path}: {kind.__name__}: {value}"]
-        print("\n".join(printable(line) for line in said), file=sys.stderr, flush=True)
+        output = [*"".join(lines).splitlines(), f"{self.request.path}: {kind.__name__}: {value}"]
+        print("\n".join(printable(line) for line in output), file=sys.stderr, flush=True)

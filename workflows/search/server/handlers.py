@@ -1,4 +1,4 @@
-"""The page and its pictures, and what is searched."""
+"""The handlers of the page, its images and the description of the engine."""
 
 from __future__ import annotations
 
@@ -8,78 +8,78 @@ from pathlib import Path
 from typing import Any
 
 from workflows.reports.html import encode_jpeg
-from workflows.search.engine import MOST_ANSWERS
-from workflows.search.gallery import FORMATS, MOST_BYTES
+from workflows.search.engine import MAX_ANSWERS
+from workflows.search.gallery import FORMATS, MAX_IMAGE_BYTES
 from workflows.search.query import QueryError
-from workflows.search.server.base_handler import Handler, Service
+from workflows.search.server.base_handler import BaseHandler, SearchService
 
-FIRST = 24
-"""Pictures that are shown before anything was asked."""
+FIRST_IMAGES = 24
+"""The number of images on the page before the first search."""
 
 
-class Files(Handler):
-    """The page."""
+class PageFileHandler(BaseHandler):
+    """The handler of the page's files."""
 
     def get(self) -> None:
-        """One of its files."""
+        """Respond with the file of the request's path."""
         data, kind = self.service.files[self.request.path]
         self.set_header("Content-Type", kind)
         self.set_header("Cache-Control", "no-cache")
         self.finish(data)
 
 
-class Nothing(Handler):
-    """What there is not."""
+class NotFoundHandler(BaseHandler):
+    """The handler of unknown paths."""
 
     def prepare(self) -> None:
-        """Say so."""
+        """Respond with status 404, if the guard has admitted the request."""
         super().prepare()
         if not self._finished:
-            self.refuse(404, "there is nothing of that name here.")
+            self.refuse(404, "there is no such path on this server.")
 
 
-class Icon(Handler):
-    """What browsers ask for by themselves."""
+class FaviconHandler(BaseHandler):
+    """The handler of /favicon.ico, which browsers request on their own."""
 
     def get(self) -> None:
-        """There is none, and that is no error."""
+        """Respond with status 204: there is no icon."""
         self.set_status(204)
 
 
-class About(Handler):
-    """What is searched."""
+class AboutHandler(BaseHandler):
+    """The handler that describes the engine."""
 
     async def get(self) -> None:
-        """As JSON."""
-        self.tell(await self.in_thread(self.service.searches, about, self.service))
+        """Respond with the description as JSON."""
+        self.send_json(await self.in_thread(self.service.searches, about, self.service))
 
 
-def about(service: Service) -> dict[str, Any]:
-    """What a page needs to know before it asks."""
+def about(service: SearchService) -> dict[str, Any]:
+    """Return the facts that the page needs before its first search, as JSON values."""
     engine = service.engine
     return {
         "store": Path(engine.model.store.rstrip("/")).name,
         "splits": [
-            {"name": name, "rows": int(one.readable.sum()), "index": str(one.index)}
-            for name, one in engine.embedded.items()
+            {"name": name, "rows": int(embedded.readable.sum()), "index": str(embedded.index)}
+            for name, embedded in engine.embedded.items()
         ],
         "classes": len(engine.model.classes),
         "words": len(engine.words),
         "dim": engine.model.dim,
         "csls": service.csls,
         "formats": list(FORMATS),
-        "most_bytes": MOST_BYTES,
-        "most_answers": MOST_ANSWERS,
+        "most_bytes": MAX_IMAGE_BYTES,
+        "most_answers": MAX_ANSWERS,
         "examples": engine.words.examples(),
-        "first": [asdict(hit) for hit in engine.first(FIRST)],
+        "first": [asdict(hit) for hit in engine.first(FIRST_IMAGES)],
     }
 
 
-class Thumb(Handler):
-    """A stored picture."""
+class ThumbnailHandler(BaseHandler):
+    """The handler of stored images."""
 
     async def get(self, split: str, row: str) -> None:
-        """As JPEG, of the stored size that is nearest to what is asked for."""
+        """Respond with an image as JPEG, of the stored size nearest to `?size=`."""
         gallery = self.service.engine.gallery
         size = self.get_query_argument("size", "1")
         if not re.fullmatch("[0-9]{1,4}", size, re.ASCII):
@@ -104,18 +104,18 @@ class Thumb(Handler):
         self.finish(await self.in_thread(self.service.thumbs, draw))
 
     def compute_etag(self) -> str | None:
-        """Not of the bytes: it is known before they are."""
+        """Return None: `get` sets an ETag from the digest of the split before it reads pixels."""
         return None
 
 
-class Given(Handler):
-    """A picture that was handed in."""
+class UploadHandler(BaseHandler):
+    """The handler of uploaded images."""
 
     def get(self, name: str) -> None:
-        """As JPEG."""
-        found = self.service.handed.get(name)
-        if found is None:
-            self.refuse(404, "that picture is no longer remembered: hand it in again.")
+        """Respond with an uploaded image as JPEG, in the size that the model took."""
+        upload = self.service.upload_cache.get(name)
+        if upload is None:
+            self.refuse(404, "that image is no longer in the cache: upload it again.")
             return
         self.set_header("Content-Type", "image/jpeg")
-        self.finish(found.jpeg)
+        self.finish(upload.jpeg)

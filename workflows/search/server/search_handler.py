@@ -1,4 +1,4 @@
-"""A visitor's question, and the picture that may come with it."""
+"""The handler of search requests and of the images that may come with them."""
 
 from __future__ import annotations
 
@@ -10,58 +10,59 @@ from typing import Any
 from tornado import web
 
 from pipeline.images.formats import HEAD_BYTES
-from workflows.search.engine import Wanted
-from workflows.search.gallery import MOST_BYTES, format_of, unreadable
+from workflows.search.engine import SearchOptions
+from workflows.search.gallery import MAX_IMAGE_BYTES, format_of, unreadable
 from workflows.search.query import Query, QueryError, parse
-from workflows.search.server.base_handler import UPLOADS, Handler, Service
-from workflows.search.server.uploads import Handed
+from workflows.search.server.base_handler import MAX_UPLOADS, BaseHandler, SearchService
+from workflows.search.server.uploads import Upload
 
 BODY_SECONDS = 60.0
-"""That handing in a picture may take."""
+"""The number of seconds that an upload may take."""
 
 
 @web.stream_request_body
-class Search(Handler):
-    """Answers."""
+class SearchHandler(BaseHandler):
+    """The handler of searches; the body of a POST request is an image, read as a stream."""
 
-    def initialize(self, service: Service) -> None:
-        """See `Handler`."""
+    def initialize(self, service: SearchService) -> None:
+        """Keep the shared state, and start with an empty body."""
         super().initialize(service)
         self._body = bytearray()
         self._inside = False
 
     def prepare(self) -> None:
-        """Before the first byte of a picture is read: is it too large, are there too many?"""
+        """Refuse an upload that is too large, or one too many, before its first byte is read."""
         super().prepare()
         if self._finished or self.request.method != "POST":
             return
         connection: Any = self.request.connection
-        connection.set_max_body_size(2**40)  # we say ourselves what is too much, and in words
+        # tornado would close the connection without a response: `data_received` checks the size.
+        connection.set_max_body_size(2**40)
         connection.set_body_timeout(BODY_SECONDS)
         length = self.request.headers.get("Content-Length", "0")
-        if not re.fullmatch("[0-9]{1,15}", length) or int(length) > MOST_BYTES:
+        if not re.fullmatch("[0-9]{1,15}", length) or int(length) > MAX_IMAGE_BYTES:
             self._too_large()
-        elif self.service.uploading >= UPLOADS:
-            self.refuse(503, "too many pictures are being handed in: try again in a moment.")
+        elif self.service.uploading >= MAX_UPLOADS:
+            self.refuse(503, "too many images are being uploaded: try again in a moment.")
         else:
             self.service.uploading += 1
             self._inside = True
 
     def data_received(self, chunk: bytes) -> None:
-        """A piece of the picture."""
+        """Append a piece of the image, up to the size limit."""
         if self._finished or not self._inside:
             return
-        if len(self._body) + len(chunk) > MOST_BYTES:
+        if len(self._body) + len(chunk) > MAX_IMAGE_BYTES:
             self._too_large()
         else:
             self._body += chunk
 
     def _too_large(self) -> None:
         self._body.clear()
-        self.refuse(413, f"the picture is too large: expected at most {MOST_BYTES:,} bytes.")
+        self.refuse(413, f"the image is too large: expected at most {MAX_IMAGE_BYTES:,} bytes.")
 
     def on_finish(self) -> None:
-        """Let the next one in."""
+        """Free the upload slot of this request."""
         super().on_finish()
         self._leave()
 
@@ -71,64 +72,72 @@ class Search(Handler):
             self.service.uploading -= 1
 
     def on_connection_close(self) -> None:
-        """See `Handler`."""
+        """Cancel the search and free the upload slot of a client that has disconnected."""
         super().on_connection_close()
         self._leave()
 
     async def get(self) -> None:
-        """Of words and stored pictures, and of a picture that was handed in before."""
+        """Respond to a query of words, stored images and an image that was uploaded before."""
         name = self.get_query_argument("given", "")
-        given = self.service.handed.get(name) if name else None
-        if name and given is None:
-            self.refuse(410, "that picture is no longer remembered: hand it in again.")
+        upload = self.service.upload_cache.get(name) if name else None
+        if name and upload is None:
+            self.refuse(410, "that image is no longer in the cache: upload it again.")
             return
-        await self._answer(*self._asked(given=given is not None), given)
+        await self._answer(*self._parse_request(has_image=upload is not None), upload)
 
     async def post(self) -> None:
-        """Of a picture, and of what goes with it."""
+        """Respond to a query with the image in the body."""
         if self._finished:
             return
         if format_of(bytes(self._body[:HEAD_BYTES])) is None:
-            self.refuse(415, unreadable("that", bytes(self._body)))
+            self.refuse(415, unreadable("the file", bytes(self._body)))
             return
-        asked = self._asked(given=True)  # a mistake in it is told before a picture is decoded
-        take = self.service.handed.take
-        given = await self.in_thread(self.service.uploads, take, bytes(self._body))
-        await self._answer(*asked, given)
+        # Parse first: a mistake in the query is reported without decoding the image.
+        query_and_options = self._parse_request(has_image=True)
+        take = self.service.upload_cache.take
+        upload = await self.in_thread(self.service.uploads, take, bytes(self._body))
+        await self._answer(*query_and_options, upload)
 
-    def _asked(self, *, given: bool) -> tuple[Query, Wanted]:
-        wanted = read_wanted(self.get_query_argument, self.get_query_arguments)
-        if wanted.csls and not self.service.csls:
+    def _parse_request(self, *, has_image: bool) -> tuple[Query, SearchOptions]:
+        options = read_options(self.get_query_argument, self.get_query_arguments)
+        if options.csls and not self.service.csls:
             raise QueryError("csls was not measured: start the server with --csls.")
-        return parse(self.get_query_argument("q", ""), given=given), wanted
+        return parse(self.get_query_argument("q", ""), has_image=has_image), options
 
-    async def _answer(self, query: Query, wanted: Wanted, given: Handed | None) -> None:
+    async def _answer(self, query: Query, options: SearchOptions, upload: Upload | None) -> None:
         engine = self.service.engine
 
         def search() -> dict[str, Any]:
-            vector = None if given is None else given.vector
-            return asdict(engine.search(query, wanted, given=vector))
+            vector = None if upload is None else upload.vector
+            return asdict(engine.search(query, options, image_vector=vector))
 
-        found = await self.in_thread(self.service.searches, search)
-        self.tell({**found, "given": None if given is None else given.name})
+        answer = await self.in_thread(self.service.searches, search)
+        self.send_json({**answer, "given": None if upload is None else upload.name})
 
 
-def read_wanted(one: Callable[[str, str], str], many: Callable[[str], list[str]]) -> Wanted:
-    """What the arguments of a request ask for.
+def read_options(
+    get_one: Callable[[str, str], str], get_all: Callable[[str], list[str]]
+) -> SearchOptions:
+    """Read the search options from the arguments of a request.
 
-    k: how many answers (24); to: images, words or both (images); split and class, each as often as
-    there are some: whose pictures (all); csls=1: make up for hubs.
+    The arguments are k, the number of answers (24); to, which is images, words or both (images);
+    split and class, which may be repeated and restrict the images (all); and csls=1, which lowers
+    the scores of hubs.
+
+    Args:
+        get_one: A function (name, default) that returns one argument.
+        get_all: A function that returns all arguments of a name.
 
     Raises:
-        QueryError: A number is none.
+        QueryError: k is no whole number.
     """
-    k = one("k", "24")
+    k = get_one("k", "24")
     if not re.fullmatch("[0-9]{1,6}", k, re.ASCII):
         raise QueryError(f"k is {k[:20]!r}: expected a whole number.")
-    return Wanted(
+    return SearchOptions(
         k=int(k),
-        to=one("to", "images"),
-        splits=tuple(name for name in many("split") if name),
-        classes=tuple(name for name in many("class") if name),
-        csls=one("csls", "0") == "1",
+        to=get_one("to", "images"),
+        splits=tuple(name for name in get_all("split") if name),
+        classes=tuple(name for name in get_all("class") if name),
+        csls=get_one("csls", "0") == "1",
     )

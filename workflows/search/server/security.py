@@ -1,8 +1,8 @@
-"""Who is let in, and what a browser may do with what it gets.
+"""The access control of the server, and the security headers of its responses.
 
-A page of another site can make a browser send requests here, and by giving its own name an address
-of this machine (DNS rebinding) even read the answers. So the name that was asked for must be one of
-ours, and nothing but our own page may hand in pictures or ask for answers.
+A page of another site can make a browser send requests to this server. By giving its own name the
+address of this machine (DNS rebinding) it could even read the responses. Therefore the requested
+host must be a name of this server, and only its own page may search or upload images.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ HEADERS: Mapping[str, str] = MappingProxyType(
         "Server": "tesserae",
     }
 )
-"""Of every answer, unless it says otherwise."""
+"""The headers of every response; a handler may override them."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Return True if only this machine can reach a server that listens on *host*."""
     if host == "localhost":
         return True
     try:
@@ -46,14 +46,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Knows the names of a server."""
+    """A check of requests against the names of the server."""
 
     def __init__(self, host: str, allowed: Sequence[str] = ()) -> None:
-        """Take the name or address that it listens on.
+        """Collect the names of the server.
 
         Args:
-            host: That name or address.
-            allowed: Names by which a reverse proxy or the DNS leads here, without a port.
+            host: The name or address that the server listens on.
+            allowed: Further names without a port, such as those of a reverse proxy or in the DNS.
 
         Raises:
             ValueError: One of *allowed* is no single name or address.
@@ -64,34 +64,34 @@ class Guard:
         if self._anywhere:
             self._names.add(socket.gethostname().lower())
 
-    def refuses(
+    def refusal(
         self, headers: Mapping[str, str], *, changes: bool, page: bool = False
     ) -> str | None:
-        """Why a request is turned away; None: it is let in.
+        """Return the reason to refuse a request; None if it is admitted.
 
         Args:
-            headers: Of the request.
-            changes: Whether it hands something in.
-            page: Whether it is for the page itself, to which any site may link.
+            headers: The headers of the request.
+            changes: True if the request uploads an image.
+            page: True if it requests the page itself, to which any site may link (default False).
         """
         host = headers.get("Host", "")
         if not self._is_ours(host):
             return (
-                f"this server is not called {host[:100]!r}: open it by its own name or address, or"
+                f"{host[:100]!r} is no name of this server: open it by its own name or address, or"
                 " start it with --allow-host and that name."
             )
         origin = headers.get("Origin")
         if changes and origin is not None and not self._is_own_page(origin, host):
             return (
-                f"a page of {origin[:100]!r} may not hand pictures in here. If that is what this"
-                " server is called there, start it with --allow-host and that name."
+                f"a page of {origin[:100]!r} may not upload images here. If that is a name of this"
+                " server, start it with --allow-host and that name."
             )
         if not page and headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            return "only the page of this server itself may ask it."
+            return "only this server's own page may send requests to it."
         return None
 
     def _is_own_page(self, origin: str, host: str) -> bool:
-        """Return True if *origin* is of the page itself; a proxy may have changed the host."""
+        """Return True if *origin* is that of the page; a proxy may have changed the Host header."""
         scheme, _, own = origin.lower().partition("://")
         if scheme not in ("http", "https"):
             return False
@@ -105,7 +105,7 @@ class Guard:
 
 
 def _is_address(name: str) -> bool:
-    # Nobody can rebind a number.
+    # Addresses need no list of names: DNS rebinding needs a name.
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -114,13 +114,13 @@ def _is_address(name: str) -> bool:
 
 
 def _name_of(host: str) -> str | None:
-    """Return the name of a Host header in lower case, without its port; None: it is malformed."""
-    found = _HOST.fullmatch(host)
-    return None if found is None else found[1].strip("[]").lower()
+    """Return the host of a Host header in lower case, without its port; None if malformed."""
+    match = _HOST.fullmatch(host)
+    return None if match is None else match[1].strip("[]").lower()
 
 
 def _checked_name(name: str) -> str:
-    """Return a name as browsers send it, or refuse what is none."""
+    """Return a host name as browsers send it (IDNA); raise ValueError for any other text."""
     bare = name.strip().strip("[]").lower()
     try:
         sent = bare if _is_address(bare) else bare.encode("idna").decode("ascii")

@@ -1,4 +1,4 @@
-"""Threads for what takes time, so that the loop of a server never waits for it."""
+"""A thread pool with a bounded queue, so that slow calls never block a server's event loop."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """There is more to do than can be done soon."""
+    """The pool has too many calls to answer this one soon."""
 
 
-class Pool:
-    """A few threads and a line of limited length before them."""
+class BoundedThreadPool:
+    """A number of threads, and a queue of limited length before them."""
 
-    def __init__(self, name: str, *, threads: int, line: int, seconds: float) -> None:
-        """Start nothing yet.
+    def __init__(
+        self, name: str, *, threads: int, max_waiting: int, timeout_seconds: float
+    ) -> None:
+        """Create the pool; its threads start with the first calls.
 
         Args:
-            name: Of its threads.
-            threads: How many.
-            line: How many may wait for one.
-            seconds: How long one waits for an answer, the line included.
+            name: The prefix of the names of the threads.
+            threads: The number of threads.
+            max_waiting: The number of calls that may wait for a thread.
+            timeout_seconds: The seconds until a call fails, including the time in the queue.
         """
         self._threads = ThreadPoolExecutor(threads, name)
-        self._most = threads + line
-        self._places = threading.Semaphore(self._most)
-        self._seconds = seconds
+        self._capacity = threads + max_waiting
+        self._slots = threading.Semaphore(self._capacity)
+        self._seconds = timeout_seconds
 
     async def run(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Call in a thread. Whoever is cancelled while it stands in line leaves it.
+        """Call a function in a thread and return its result.
+
+        Cancelling the coroutine removes a call that is still in the queue.
 
         Raises:
-            BusyError: The line is too long, or it took too long.
+            BusyError: The queue is full, the pool is closed, or the call timed out.
         """
-        if not self._places.acquire(blocking=False):
-            raise BusyError("too much is asked at once")
+        if not self._slots.acquire(blocking=False):
+            raise BusyError("too many requests at once")
         try:
             job = self._threads.submit(call, *args, **options)
-        except RuntimeError as e:  # closed
-            self._places.release()
+        except RuntimeError as e:  # the executor was shut down
+            self._slots.release()
             raise BusyError("the server is stopping") from e
-        # not when nobody waits any more: until then a thread is taken
-        job.add_done_callback(lambda _: self._places.release())
+        # A call that timed out still occupies its thread: release the slot when it really ends.
+        job.add_done_callback(lambda _: self._slots.release())
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job), self._seconds)
         except TimeoutError as e:
             raise BusyError(f"there was no answer within {self._seconds:g} s") from e
 
     def close(self) -> None:
-        """Finish what was begun, forget what waits."""
+        """Wait for running calls, and cancel those in the queue."""
         self._threads.shutdown(cancel_futures=True)

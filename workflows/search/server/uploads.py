@@ -1,4 +1,4 @@
-"""Pictures that visitors hand in: decoded in children, remembered for a while as vectors."""
+"""The images that clients upload: decoded in child processes, cached for a while as vectors."""
 
 from __future__ import annotations
 
@@ -12,69 +12,82 @@ from numpy.typing import NDArray
 
 from workflows.reports.html import encode_jpeg
 from workflows.search.engine import Engine
-from workflows.search.gallery import Squarer
+from workflows.search.gallery import ImagePreprocessor
 
-KEPT = 256
-"""Pictures that are remembered: some 20 kB each."""
+MAX_CACHED_UPLOADS = 256
+"""The number of uploads in the cache, of about 20 kB each."""
 
 
 @dataclass(frozen=True)
-class Handed:
-    """A picture as it is remembered."""
+class Upload:
+    """An uploaded image in the cache."""
 
     name: str
-    """By which it can be asked for: a digest of its bytes, which nobody guesses."""
+    """The name that requests it: a digest of its bytes, which another client cannot guess."""
     vector: NDArray[np.float32]
+    """The unit vector of the image, (dim,) float32."""
     jpeg: bytes
-    """The square that the model saw."""
+    """The square image that the model took, as JPEG."""
 
 
-class HandedIn:
-    """Those of a server. Any number of threads may use it at once."""
+class UploadCache:
+    """A cache of the uploads of a server, the most recently used ones. It is thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
-        """Start nothing yet."""
+        """Create an empty cache; child processes start with the first upload.
+
+        Args:
+            engine: The engine that embeds images.
+        """
         self._engine = engine
-        self._mine = threading.local()
-        self._squarers: list[Squarer] = []
-        self._kept: OrderedDict[str, Handed] = OrderedDict()
+        # A child process serves one thread, so that decodes in different threads do not wait for
+        # each other; the list is for `close`, which runs in yet another thread.
+        self._local = threading.local()
+        self._preprocessors: list[ImagePreprocessor] = []
+        self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, data: bytes) -> Handed:
-        """Decode and embed an image file, and remember it.
+    def take(self, data: bytes) -> Upload:
+        """Decode and embed an image file, and cache the result.
+
+        Args:
+            data: The bytes of the file.
 
         Raises:
-            QueryError: It is no readable picture.
+            QueryError: The file is no readable image.
         """
         name = hashlib.blake2b(data, digest_size=16).hexdigest()
-        known = self.get(name)
-        if known is not None:
-            return known
-        square = self._squarer().square(data)
-        made = Handed(name, self._engine.embed(square), encode_jpeg(square))
+        cached = self.get(name)
+        if cached is not None:
+            return cached
+        pixels = self._preprocessor().preprocess(data)
+        upload = Upload(name, self._engine.embed(pixels), encode_jpeg(pixels))
+        # The lock is not held while an image is decoded: two equal uploads may both be decoded.
         with self._lock:
-            self._kept[name] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return made
+            self._uploads[name] = upload
+            while len(self._uploads) > MAX_CACHED_UPLOADS:
+                self._uploads.popitem(last=False)
+        return upload
 
-    def get(self, name: str) -> Handed | None:
-        """One that was handed in not too long ago."""
+    def get(self, name: str) -> Upload | None:
+        """Return a cached upload and mark it as used; None if it is unknown or was evicted."""
         with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            return self._kept.get(name)
+            if name in self._uploads:
+                self._uploads.move_to_end(name)
+            return self._uploads.get(name)
 
-    def _squarer(self) -> Squarer:
-        squarer: Squarer | None = getattr(self._mine, "squarer", None)
-        if squarer is None:
+    def _preprocessor(self) -> ImagePreprocessor:
+        preprocessor: ImagePreprocessor | None = getattr(self._local, "preprocessor", None)
+        if preprocessor is None:
             engine = self._engine
-            squarer = self._mine.squarer = Squarer(engine.gallery.recipe, engine.model.size)
+            preprocessor = self._local.preprocessor = ImagePreprocessor(
+                engine.gallery.recipe, engine.model.size
+            )
             with self._lock:
-                self._squarers.append(squarer)
-        return squarer
+                self._preprocessors.append(preprocessor)
+        return preprocessor
 
     def close(self) -> None:
-        """End the children; no thread may be using one."""
-        for squarer in self._squarers:
-            squarer.close()
+        """End the child processes. No thread may be using the cache any more."""
+        for preprocessor in self._preprocessors:
+            preprocessor.close()

@@ -25,11 +25,11 @@ from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
 from workflows.search.connections import Connections
-from workflows.search.gallery import MOST_BYTES
+from workflows.search.gallery import MAX_IMAGE_BYTES
 from workflows.search.server import app, base_handler, search_handler
 from workflows.search.server.security import HEADERS, Guard, is_loopback
-from workflows.search.server.thread_pool import BusyError, Pool
-from workflows.search.server.uploads import KEPT
+from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
+from workflows.search.server.uploads import MAX_CACHED_UPLOADS
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def _lives(running: Running) -> Iterator[None]:
     assert running.ask("/api/about").status == 200
     assert wait_until(lambda: running.service.uploading == 0, 10)
     for pool in (running.service.searches, running.service.thumbs, running.service.uploads):
-        assert wait_until(lambda pool=pool: pool._places._value == pool._most, 10)
+        assert wait_until(lambda pool=pool: pool._slots._value == pool._capacity, 10)
 
 
 def png(label: int = 1, seed: int = 5, side: int = 40) -> bytes:
@@ -108,7 +108,7 @@ def test_what_is_searched_is_told(running: Running) -> None:
     about = running.ask("/api/about").json()
     assert about["store"] == "store"
     assert [(one["name"], one["rows"]) for one in about["splits"]] == [("train", 39), ("val", 14)]
-    assert (about["classes"], about["most_bytes"], about["csls"]) == (7, MOST_BYTES, False)
+    assert (about["classes"], about["most_bytes"], about["csls"]) == (7, MAX_IMAGE_BYTES, False)
     assert len(about["first"]) == 24
     assert "/" not in str({**about, "first": []})
 
@@ -151,33 +151,33 @@ def test_a_picture_that_is_forgotten_is_asked_for_again(running: Running) -> Non
     reply = running.search("@", given="0" * 32)
     assert (reply.status, reply.error) == (
         410,
-        "that picture is no longer remembered: hand it in again.",
+        "that image is no longer in the cache: upload it again.",
     )
     assert running.ask(f"/given/{'0' * 32}.jpg").status == 404
 
 
 def test_only_so_many_pictures_are_remembered(running: Running) -> None:
     """The ones that were used last."""
-    handed = running.service.handed
-    first = handed.take(png(0, 0))
+    upload_cache = running.service.upload_cache
+    first = upload_cache.take(png(0, 0))
     square = np.zeros((16, 16, 3), np.uint8)
 
     class Blank:
-        def square(self, data: bytes) -> Any:
+        def preprocess(self, data: bytes) -> Any:
             return square
 
-    handed._mine.squarer = Blank()
+    upload_cache._local.preprocessor = Blank()
     try:
-        for place in range(KEPT + 5):
-            handed.take(b"%d" % place)
-            assert handed.get(first.name) is not None
-        for place in range(KEPT):
-            assert first.name in handed._kept
-            handed.take(b"more %d" % place)
-        assert first.name not in handed._kept
+        for place in range(MAX_CACHED_UPLOADS + 5):
+            upload_cache.take(b"%d" % place)
+            assert upload_cache.get(first.name) is not None
+        for place in range(MAX_CACHED_UPLOADS):
+            assert first.name in upload_cache._uploads
+            upload_cache.take(b"more %d" % place)
+        assert first.name not in upload_cache._uploads
     finally:
-        del handed._mine.squarer
-    assert len(handed._kept) == KEPT
+        del upload_cache._local.preprocessor
+    assert len(upload_cache._uploads) == MAX_CACHED_UPLOADS
 
 
 def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
@@ -333,7 +333,7 @@ def test_only_our_own_names_are_answered(running: Running, host: str, in_: bool)
             assert reply.status in (200, 404)
         else:
             assert reply.status == 403 or (reply.status == 400 and set(host) & set(",/@"))
-            assert reply.status == 400 or "not called" in reply.error
+            assert reply.status == 400 or "no name of this server" in reply.error
 
 
 @pytest.mark.parametrize(
@@ -409,8 +409,8 @@ def test_a_mistake_is_told_before_a_picture_is_decoded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That would be work for nothing."""
-    monkeypatch.setattr(running.service.handed, "take", None)
-    assert "behind +" in running.search("red +", body=png()).error
+    monkeypatch.setattr(running.service.upload_cache, "take", None)
+    assert "after +" in running.search("red +", body=png()).error
     assert "k is 'x'" in running.search("red", body=png(), k="x").error
 
 
@@ -468,12 +468,12 @@ def test_a_hundred_megabytes_are_cut_off(running: Running) -> None:
     head = b"POST /api/search?q= HTTP/1.1\r\nHost: localhost\r\n"
     size = 100 * 2**20
     sent, answer = stream(running, head + b"Content-Length: %d\r\n\r\n" % size, size)
-    assert sent < MOST_BYTES
+    assert sent < MAX_IMAGE_BYTES
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"too large: expected at most 20,971,520 bytes" in answer
     endless = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size
     sent, answer = stream(running, head + endless, size)
-    assert MOST_BYTES <= sent < MOST_BYTES + 30 * 2**20
+    assert MAX_IMAGE_BYTES <= sent < MAX_IMAGE_BYTES + 30 * 2**20
     assert answer.startswith(b"HTTP/1.1 413")
 
 
@@ -539,7 +539,7 @@ def test_only_so_many_hand_in_at_once(running: Running) -> None:
         assert wait_until(lambda: running.service.uploading == 4, 10)
         reply = running.search("", body=png())
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
-        assert "too many pictures" in reply.error
+        assert "too many images" in reply.error
         assert running.search("red").status == 200
     finally:
         for opened in slow:
@@ -723,7 +723,7 @@ def test_a_store_that_is_damaged_meanwhile_is_told(
 
 def test_who_waits_too_long_is_sent_away() -> None:
     """Whoever comes when the line is full, at once; a job that has not begun is never done."""
-    pool = Pool("test", threads=1, line=1, seconds=0.3)
+    pool = BoundedThreadPool("test", threads=1, max_waiting=1, timeout_seconds=0.3)
     gate, done = threading.Event(), []
 
     async def ask() -> list[object]:
@@ -761,7 +761,7 @@ def test_a_server_that_has_too_much_to_do_says_so(
         gate.wait(20)
         return search(*words, **options)
 
-    pool = Pool("busy", threads=1, line=1, seconds=0.5)
+    pool = BoundedThreadPool("busy", threads=1, max_waiting=1, timeout_seconds=0.5)
     with monkeypatch.context() as patch:
         patch.setattr(type(running.service.engine), "search", slow)
         patch.setattr(running.service, "searches", pool)
@@ -792,7 +792,7 @@ def test_a_visitor_who_is_gone_is_not_searched_for(
         gate.wait(20)
         return search(*words, **options)
 
-    pool = Pool("gone", threads=1, line=50, seconds=20)
+    pool = BoundedThreadPool("gone", threads=1, max_waiting=50, timeout_seconds=20)
     with monkeypatch.context() as patch:
         patch.setattr(type(running.service.engine), "search", slow)
         patch.setattr(running.service, "searches", pool)
@@ -800,12 +800,12 @@ def test_a_visitor_who_is_gone_is_not_searched_for(
         for _ in range(20):
             opened.append(running.connect())
             opened[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert wait_until(lambda: pool._places._value == pool._most - 20, 10)
+        assert wait_until(lambda: pool._slots._value == pool._capacity - 20, 10)
         for one in opened:
             one.close()
-        assert wait_until(lambda: pool._places._value == pool._most - 1, 10)
+        assert wait_until(lambda: pool._slots._value == pool._capacity - 1, 10)
         gate.set()
-        assert wait_until(lambda: pool._places._value == pool._most, 10)
+        assert wait_until(lambda: pool._slots._value == pool._capacity, 10)
         pool.close()
     assert len(begun) == 1
 
@@ -822,7 +822,7 @@ def test_an_error_of_ours_is_told_in_the_terminal_alone(
     reply = running.search("red")
     assert (reply.status, reply.error) == (
         500,
-        "something went wrong here; the terminal says what.",
+        "an internal error occurred: the server's terminal has the details.",
     )
     said = capsys.readouterr().err
     assert "ZeroDivisionError: secret \\x1b[2J" in said
@@ -868,11 +868,11 @@ def test_who_listens_everywhere_is_called_by_any_number_or_its_own_name() -> Non
         (socket.gethostname(), True),
         ("evil.example", False),
     ]:
-        assert (guard.refuses({"Host": host}, changes=False) is None) is in_
+        assert (guard.refusal({"Host": host}, changes=False) is None) is in_
     named = Guard("search.lan")
-    assert "--allow-host" in str(named.refuses({"Host": "10.0.0.1"}, changes=False))
-    assert named.refuses({"Host": "Search.LAN:8780"}, changes=False) is None
-    assert named.refuses({"Host": "10.0.0.1"}, changes=False) is not None
+    assert "--allow-host" in str(named.refusal({"Host": "10.0.0.1"}, changes=False))
+    assert named.refusal({"Host": "Search.LAN:8780"}, changes=False) is None
+    assert named.refusal({"Host": "10.0.0.1"}, changes=False) is not None
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
 
@@ -904,8 +904,8 @@ def test_a_name_that_is_allowed_is_answered(
 ) -> None:
     """Exactly that name, at any port: as a host, and as the origin of what is handed in."""
     guard = Guard("127.0.0.1", ["search.example.org", "B\u00fccher.example", "192.0.2.7"])
-    assert (guard.refuses(headers, changes=changes) is None) is in_
-    assert guard.refuses({"Host": "192.0.2.7:80"}, changes=False) is None
+    assert (guard.refusal(headers, changes=changes) is None) is in_
+    assert guard.refusal({"Host": "192.0.2.7:80"}, changes=False) is None
 
 
 @pytest.mark.parametrize(
@@ -945,12 +945,15 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (HEIC, "that is a HEIC image, which is not read here: convert it to JPEG or PNG. Expected"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "that is an AVIF image"),
-        (b"%PDF-1.7\n", "that is no picture (a PDF document): expected JPEG"),
-        (b"<!doctype html><html>", "that is no picture (an HTML page"),
-        (b"hello", "that is no picture (a text file): expected JPEG, PNG"),
-        (b"\x80\x81\x82", "that is no picture: expected JPEG, PNG"),
+        (
+            HEIC,
+            "the file is a HEIC image, which is not read here: convert it to JPEG or PNG. Expected",
+        ),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "the file is an AVIF image"),
+        (b"%PDF-1.7\n", "the file is no image (a PDF document): expected JPEG"),
+        (b"<!doctype html><html>", "the file is no image (an HTML page"),
+        (b"hello", "the file is no image (a text file): expected JPEG, PNG"),
+        (b"\x80\x81\x82", "the file is no image: expected JPEG, PNG"),
     ],
 )
 def test_what_is_no_picture_that_is_read_is_named(running: Running, data: bytes, says: str) -> None:
