@@ -1,4 +1,4 @@
-"""A small store and an engine over it, made once for each file of tests."""
+"""A small store and an engine over it for the tests of the search."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from workflows.search.engine import Engine, open_engine
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two splits of painted pictures, three of them broken."""
+    """Prepare a store with two splits of painted images, three of which are broken."""
     return make_store(tmp_path_factory.mktemp("search"))
 
 
 @pytest.fixture(scope="module")
 def toy(store: str) -> Toy:
-    """Knows colours."""
+    """Return a model that knows colours."""
     return Toy(store)
 
 
@@ -31,20 +31,20 @@ Opener = Callable[..., Engine]
 
 @pytest.fixture
 def open_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
-    """Opens engines over a model, as a command would of its run; closes them at the end."""
+    """Return a function that opens engines over a model, and close them at the end."""
     with ExitStack() as stack:
 
         def opens(model: Toy, run: Path = tmp_path, **options: Any) -> Engine:
             assert model.size == SIZE
             monkeypatch.setattr(engine_room, "open_model", lambda _, **__: model)
-            made = open_engine(run, **options)
-            stack.callback(made.close)
-            return made
+            engine = open_engine(run, **options)
+            stack.callback(engine.close)
+            return engine
 
         yield opens
 
 
 @pytest.fixture
 def engine(toy: Toy, open_run: Opener) -> Engine:
-    """Over both splits."""
+    """Return an engine over both splits."""
     return open_run(toy)

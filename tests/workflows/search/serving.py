@@ -1,4 +1,4 @@
-"""A server in this process, and requests to it that no library makes polite."""
+"""A server in this process, and a client that sends raw requests."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from workflows.search.engine import Engine
 from workflows.search.server.app import bind, serve
 from workflows.search.server.base_handler import SearchService
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @dataclass
 class Reply:
-    """What was answered."""
+    """A response of the server."""
 
     status: int
     headers: dict[str, str] = field(repr=False)
     body: bytes
 
     def json(self) -> Any:
-        """The body, which must be JSON and say so."""
+        """Return the body as JSON; fail if its content type is another."""
         assert self.headers["content-type"] == "application/json; charset=utf-8", self
         return json.loads(self.body)
 
     @property
     def error(self) -> str:
-        """The sentence."""
-        said = self.json()
-        assert list(said) == ["error"], said
-        return str(said["error"])
+        """The sentence of an error response."""
+        body = self.json()
+        assert list(body) == ["error"], body
+        return str(body["error"])
 
 
 @dataclass
 class Running:
-    """A server that runs."""
+    """A running server."""
 
     port: int
     service: SearchService
 
     @property
     def url(self) -> str:
-        """For a browser."""
+        """The URL of the page."""
         return f"http://127.0.0.1:{self.port}/"
 
     def ask(
         self, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str
     ) -> Reply:
-        """One request on a connection of its own; `_` in the name of a header is `-`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        """Send one request on its own connection; `_` in the name of a header means `-`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.putrequest(method, path, skip_host="Host" in named)
@@ -67,37 +67,37 @@ class Running:
             if body is not None and "Content-Length" not in named:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
-            found = connection.getresponse()
-            told = {name.lower(): value for name, value in found.getheaders()}
-            return Reply(found.status, told, found.read())
+            response = connection.getresponse()
+            response_headers = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, response_headers, response.read())
         finally:
             connection.close()
 
-    def search(self, q: str, *, body: bytes | None = None, **asked: object) -> Reply:
-        """Ask for answers."""
+    def search(self, q: str, *, body: bytes | None = None, **parameters: object) -> Reply:
+        """Send a search request, with an image as the body if there is one."""
         method = "GET" if body is None else "POST"
         return self.ask(
-            f"/api/search?{urlencode({'q': q, **asked}, True)}", method=method, body=body
+            f"/api/search?{urlencode({'q': q, **parameters}, True)}", method=method, body=body
         )
 
     def raw(self, data: bytes) -> bytes:
-        """Whatever comes back until the connection is closed, or nothing comes any more."""
+        """Send bytes; return everything that is received until the connection is closed."""
         with self.connect() as opened:
-            found = b""
+            received = b""
             with contextlib.suppress(ConnectionError):
                 opened.sendall(data)
                 while piece := opened.recv(65536):
-                    found += piece
-            return found
+                    received += piece
+            return received
 
     def connect(self) -> socket.socket:
-        """A connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        """Open a connection to the server."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_SECONDS)
 
 
 @contextmanager
 def serving(engine: Engine, *, csls: bool = False, host: str = "127.0.0.1") -> Iterator[Running]:
-    """Serve an engine from a thread, for as long as the block lasts."""
+    """Serve an engine from a thread inside the block."""
     service = SearchService(engine, host, csls=csls)
     sockets = bind(host, 0)
     started = threading.Event()
@@ -113,10 +113,10 @@ def serving(engine: Engine, *, csls: bool = False, host: str = "127.0.0.1") -> I
     thread = threading.Thread(target=run, name="server")
     thread.start()
     try:
-        assert started.wait(PATIENCE)
+        assert started.wait(TIMEOUT_SECONDS)
         yield Running(sockets[0].getsockname()[1], service)
     finally:
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         service.close()
         assert not thread.is_alive()

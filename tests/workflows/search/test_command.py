@@ -1,4 +1,4 @@
-"""`tesserae search`: what a person types, and what the terminal says."""
+"""Tests of `tesserae search`: its options and its output."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from workflows import cli
 from workflows.search import command
 from workflows.search import engine as engine_room
 
-Told = Callable[..., tuple[int, str, str]]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def search(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Told:
-    """Runs the command over the small store; gives its exit status and what it said."""
+) -> Command:
+    """Return a function that runs the command, and returns exit status, output and errors."""
     monkeypatch.setattr(engine_room, "open_model", lambda _, **__: toy)
     monkeypatch.setitem(cli.COMMANDS, "search", "search a run")
 
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         status = cli.main(["search", str(tmp_path / "run"), *map(str, words)])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return run
 
 
-def test_pictures_are_listed_with_what_they_are(search: Told) -> None:
-    """Score, split and row, class, key: progress goes elsewhere."""
-    status, said, beside = search("yellow", "--k", 3)
-    lines = said.splitlines()
+def test_images_are_listed_with_score_class_and_key(search: Command) -> None:
+    """The table is the standard output; progress goes to standard error."""
+    status, output, errors = search("yellow", "--k", 3)
+    lines = output.splitlines()
     assert status == 0
     assert lines[0].split() == ["score", "picture", "class", "key"]
     assert len(lines) == 4
@@ -52,16 +52,16 @@ def test_pictures_are_listed_with_what_they_are(search: Told) -> None:
         assert re.fullmatch(
             r"0\.\d{3}  #(train|val):\d+ +yellow  n00000003/n00000003_\d+\.png", line
         )
-    assert "train: vectors, 39 images" in beside
+    assert "train: vectors, 39 images" in errors
     again = search("yellow", "--k", 3)
-    assert again == (0, said, "")
+    assert again == (0, output, "")
 
 
-def test_words_are_listed_with_those_that_are_just_as_near(search: Told, tmp_path: Path) -> None:
-    """A homonym once."""
+def test_words_with_the_same_vector_are_listed_in_one_row(search: Command, tmp_path: Path) -> None:
+    """Homonyms share a row."""
     paint(4, 3).save(tmp_path / "white.png")
-    status, said, _ = search("--image", tmp_path / "white.png", "--to", "words", "--k", 2)
-    lines = said.splitlines()
+    status, output, _ = search("--image", tmp_path / "white.png", "--to", "words", "--k", 2)
+    lines = output.splitlines()
     assert (status, len(lines)) == (0, 3)
     assert lines[0].split()[:3] == ["score", "words", "class"]
     assert re.fullmatch(r"0\.\d{3}  crane +n00000004  white", lines[1])
@@ -76,33 +76,33 @@ def test_words_are_listed_with_those_that_are_just_as_near(search: Told, tmp_pat
         (["#3", "--split", "val", "train"], "score"),
     ],
 )
-def test_everything_can_be_asked_for(search: Told, words: list[str], first: str) -> None:
-    """In one line."""
-    status, said, _ = search(*words)
+def test_options_can_be_combined(search: Command, words: list[str], first: str) -> None:
+    """Options can be combined in one command."""
+    status, output, _ = search(*words)
     assert status == 0
-    assert said.startswith(first)
+    assert output.startswith(first)
 
 
-def test_a_program_gets_everything(search: Told) -> None:
-    """As JSON and nothing else."""
-    status, said, _ = search("red + blue", "--to", "both", "--k", 2, "--json")
-    found = json.loads(said)
-    assert (status, found["query"]) == (0, "red + blue")
-    assert len(found["images"]) == len(found["words"]) == 2
-    assert {"split", "row", "score", "label", "wnid", "words", "key"} <= found["images"][0].keys()
+def test_json_has_everything(search: Command) -> None:
+    """The standard output is JSON and nothing else."""
+    status, output, _ = search("red + blue", "--to", "both", "--k", 2, "--json")
+    answer = json.loads(output)
+    assert (status, answer["query"]) == (0, "red + blue")
+    assert len(answer["images"]) == len(answer["words"]) == 2
+    assert {"split", "row", "score", "label", "wnid", "words", "key"} <= answer["images"][0].keys()
 
 
-def test_free_text_is_searched_with_what_is_known(search: Told) -> None:
-    """What is passed over is said beside the answer."""
-    status, said, beside = search("a photo of red", "--k", 3)
+def test_free_text_is_searched_by_its_known_words(search: Command) -> None:
+    """A notice lists the unknown words."""
+    status, output, errors = search("a photo of red", "--k", 3)
     assert status == 0
-    assert said == search("red", "--k", 3)[1]
-    assert beside.splitlines()[-1] == "notice: unknown words, ignored: a, photo, of"
+    assert output == search("red", "--k", 3)[1]
+    assert errors.splitlines()[-1] == "notice: unknown words, ignored: a, photo, of"
     assert json.loads(search("dark blue, red", "--json")[1])["passed_over"] == []
 
 
-def test_a_picture_is_combined_with_words(search: Told, tmp_path: Path) -> None:
-    """@ says where it belongs; without, it comes first."""
+def test_an_image_is_combined_with_words(search: Command, tmp_path: Path) -> None:
+    """The image is the term @; without @ it comes first."""
     paint(3, 9).save(tmp_path / "yellow.png")
     image = ("--image", tmp_path / "yellow.png", "--json")
     assert json.loads(search(*image)[1])["query"] == "@"
@@ -111,24 +111,24 @@ def test_a_picture_is_combined_with_words(search: Told, tmp_path: Path) -> None:
     assert {hit["label"] for hit in json.loads(search("--k", 3, *image)[1])["images"]} == {3}
 
 
-def test_another_decoder_than_the_store_was_made_with_is_told(
-    search: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_decoder_other_than_the_stores_is_reported(
+    search: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it makes of a picture is not quite what lies there."""
+    """A notice says that pixels differ from those of the store."""
     paint(3, 9).save(tmp_path / "yellow.png")
     assert "notice" not in search("--image", tmp_path / "yellow.png")[2]
     monkeypatch.setattr(command, "probe", lambda _, **rules: Probe("other", "pixels"))
-    status, said, beside = search("--image", tmp_path / "yellow.png", "--json")
-    assert (status, json.loads(said)["query"]) == (0, "@")
-    assert "notice: pixels decoded here differ slightly" in beside
+    status, output, errors = search("--image", tmp_path / "yellow.png", "--json")
+    assert (status, json.loads(output)["query"]) == (0, "@")
+    assert "notice: pixels decoded here differ slightly" in errors
     assert "notice" not in search("yellow")[2]
 
 
-def test_the_pictures_found_are_put_in_one(search: Told, tmp_path: Path) -> None:
-    """As the smallest array has them."""
-    status, _, beside = search("blue", "--k", 4, "--grid", tmp_path / "grid.png")
+def test_the_images_are_written_as_a_grid(search: Command, tmp_path: Path) -> None:
+    """The grid has images of the smallest stored size."""
+    status, _, errors = search("blue", "--k", 4, "--grid", tmp_path / "grid.png")
     assert status == 0
-    assert f"{tmp_path / 'grid.png'}: 4 images" in beside
+    assert f"{tmp_path / 'grid.png'}: 4 images" in errors
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.shape == (18, 18, 3)
     assert grid[:8, :8].mean((0, 1)).argmax() == 2
@@ -136,9 +136,9 @@ def test_the_pictures_found_are_put_in_one(search: Told, tmp_path: Path) -> None
 
 
 def test_names_cannot_write_on_the_terminal(
-    search: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a class or a file is called."""
+    """Control characters in names of classes and files are escaped."""
     nasty = ("\x1b[2Jred", "\u202egpj", "a\nb", "<b>", "e", "f", "g")
     classes = tuple((wnid, name) for (wnid, _), name in zip(CLASSES, nasty, strict=True))
     store = make_store(tmp_path / "nasty", train=14, val=7, bad=0)
@@ -148,14 +148,14 @@ def test_names_cannot_write_on_the_terminal(
         ["\x1b[2J"],
         ["red", "--class", "\x1b]0;x\x07"],
     ):
-        _, said, beside = search(*words)
-        assert all(c.isprintable() or c == "\n" for c in said + beside), words
+        _, output, errors = search(*words)
+        assert all(c.isprintable() or c == "\n" for c in output + errors), words
     assert "\\x1b[2Jred" in search("red", "--k", 50)[1]
     assert "\\u202egpj" in search("red", "--k", 50)[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "expected"),
     [
         ([], "there is nothing to search for"),
         (["bleu"], "'bleu' is not known: did you mean blue"),
@@ -178,26 +178,24 @@ def test_names_cannot_write_on_the_terminal(
         (["--serve", "--host", "192.0.2.1"], "Choose a --host of this machine"),
     ],
 )
-def test_a_mistake_is_one_sentence(search: Told, words: list[str], says: str) -> None:
-    """And exit status 1, before anything was made of it."""
-    status, said, beside = search(*words)
-    assert (status, said) == (1, "")
-    last = beside.splitlines()[-1]
+def test_a_mistake_is_one_sentence(search: Command, words: list[str], expected: str) -> None:
+    """The exit status is 1, and nothing was written."""
+    status, output, errors = search(*words)
+    assert (status, output) == (1, "")
+    last = errors.splitlines()[-1]
     assert last.startswith("tesserae: ")
-    assert says in last
+    assert expected in last
 
 
-def test_what_cannot_be_understood_is_told_before_hours_of_work(
-    search: Told, tmp_path: Path
-) -> None:
+def test_an_invalid_query_is_reported_before_embedding(search: Command, tmp_path: Path) -> None:
     """A mistyped query embeds no store."""
     for words in (["red +"], ["--serve", "--host", "192.0.2.1"], ["--image", "/nowhere"]):
         assert search(*words)[0] == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_picture_that_is_too_large_is_not_read(search: Told, tmp_path: Path) -> None:
-    """However it begins."""
+def test_an_image_file_that_is_too_large_is_not_read(search: Command, tmp_path: Path) -> None:
+    """The size is checked before the file is read."""
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(21 * 2**20)
     assert "has 22,020,096 bytes: expected at most" in search("--image", tmp_path / "large.png")[2]
@@ -223,7 +221,7 @@ after_import("workflows.cli", known)
 
 
 def test_a_page_is_served_until_ctrl_c(store: str, tmp_path: Path) -> None:
-    """Says where; nobody is left behind; a second one at the same port is one sentence."""
+    """The command prints the URL and leaves no process; a taken port is one sentence."""
     hook = HOOK.format(root=str(Path(__file__).parents[3]), store=store)
     words = ("search", tmp_path / "run", "--serve", "--port")
     with saboteur(tmp_path / "hook", hook) as path:
@@ -251,8 +249,8 @@ def test_a_page_is_served_until_ctrl_c(store: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_who_serves_to_others_is_told(store: str, tmp_path: Path) -> None:
-    """That they see the pictures."""
+def test_serving_on_all_interfaces_gives_a_notice(store: str, tmp_path: Path) -> None:
+    """The notice says that others can search and see the images."""
     hook = HOOK.format(root=str(Path(__file__).parents[3]), store=store)
     with (
         saboteur(tmp_path / "hook", hook) as path,

@@ -1,4 +1,4 @@
-"""Free text: what is known of it counts, and what is passed over is said."""
+"""Tests of free text: known words count, and unknown ones are listed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def phrase(text: str) -> NDArray[np.float32] | None:
 
 
 def shares(text: str) -> tuple[dict[str, float], Interpretation]:
-    """What each name's share of the vector is, the largest being 1."""
+    """Return the share of each name in the vector, relative to the largest, and the result."""
     meant = interpret(text, name, phrase)
     assert meant is not None
     np.testing.assert_allclose(np.linalg.norm(meant.vector), 1, atol=1e-6)
-    found = dict(zip(AXES, (meant.vector / meant.vector.max()).tolist(), strict=True))
-    return {one: round(share, 4) for one, share in found.items() if share > 1e-6}, meant
+    by_name = dict(zip(AXES, (meant.vector / meant.vector.max()).tolist(), strict=True))
+    return {name: round(share, 4) for name, share in by_name.items() if share > 1e-6}, meant
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def shares(text: str) -> tuple[dict[str, float], Interpretation]:
         ("dog photo, church", {"church": 1, "dog": 0.7071, "photo": 0.7071}, ()),
     ],
 )
-def test_what_is_known_counts(
+def test_known_names_count(
     text: str, expected: dict[str, float], passed_over: tuple[str, ...]
 ) -> None:
-    """The longest names first."""
-    found, meant = shares(text)
-    assert found == pytest.approx(expected)
+    """The longest known names are preferred."""
+    actual, meant = shares(text)
+    assert actual == pytest.approx(expected)
     assert meant.passed_over == passed_over
 
 
 @pytest.mark.parametrize("text", ["", " , ", "xyzzy", "of the, a", "..."])
-def test_nothing_known_is_nothing(text: str) -> None:
-    """It is the caller's to say so."""
+def test_text_without_known_words_is_none(text: str) -> None:
+    """The result is None, which the caller reports."""
     assert interpret(text, name, phrase) is None
 
 
@@ -66,17 +66,17 @@ WORDS = st.sampled_from(["dog", "church", "fishing net", "net", "xyzzy", "a", "o
 
 
 @given(st.lists(WORDS, min_size=1, max_size=8), st.sampled_from([" ", ", ", "; "]))
-def test_each_word_is_part_of_it_or_said_to_be_passed_over(words: list[str], between: str) -> None:
-    """Whatever was typed."""
+def test_each_word_is_known_or_listed_as_unknown(words: list[str], between: str) -> None:
+    """Every word is either part of a known name or listed as unknown."""
     text = between.join(words)
-    meant = interpret(text, name, phrase)
-    known = [
+    interpretation = interpret(text, name, phrase)
+    known_words = [
         word for word in text.replace(",", "").replace(";", "").split() if name(word) is not None
     ]
-    if meant is None:
-        assert not known
+    if interpretation is None:
+        assert not known_words
         return
-    said = " ".join([*meant.names, *meant.passed_over]).split()
-    assert sorted(said) == sorted(text.replace(",", "").replace(";", "").split())
-    assert all(name(one) is not None for one in meant.names)
-    assert all(name(one) is None for one in meant.passed_over)
+    listed = " ".join([*interpretation.names, *interpretation.passed_over]).split()
+    assert sorted(listed) == sorted(text.replace(",", "").replace(";", "").split())
+    assert all(name(word) is not None for word in interpretation.names)
+    assert all(name(word) is None for word in interpretation.passed_over)

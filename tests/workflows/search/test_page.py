@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person does with a mouse, with keys, and with pictures."""
+"""Tests of the page in a real browser: mouse, keyboard and uploads."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Page:
-    """What a person sees of it, and does."""
+    """The page in a browser, with the actions of a user."""
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver = driver
@@ -79,16 +79,16 @@ class Page:
 
     @property
     def q(self) -> str:
-        """What the address says is searched for."""
+        """The query in the address."""
         return parse_qs(urlsplit(self.driver.current_url).query).get("q", [""])[0]
 
     def names(self) -> list[str]:
-        """The pictures that are shown."""
-        found = "return [...document.querySelectorAll('a.picture')].map(one => one.dataset.name)"
-        return list(self.driver.execute_script(found))
+        """Return the names of the images on the page."""
+        script = "return [...document.querySelectorAll('a.picture')].map(one => one.dataset.name)"
+        return list(self.driver.execute_script(script))
 
-    def shown(self, picture: int = 0) -> bool:
-        """Whether the browser could draw a picture."""
+    def is_drawn(self, picture: int = 0) -> bool:
+        """Return True if the browser has drawn an image."""
         width = "return document.querySelectorAll('a.picture img')[arguments[0]].naturalWidth"
         return bool(self.driver.execute_script(width, picture))
 
@@ -98,21 +98,21 @@ class Page:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def focused(self) -> str:
-        """The name of the picture, or the id, that has the focus."""
+        """Return the name of the focused image, or the id of the focused element."""
         script = "const e = document.activeElement; return e.dataset.name || e.id || e.tagName"
         return str(self.driver.execute_script(script))
 
     def drag(self, kind: str, data: bytes | int | None, name: str = "x.png") -> None:
-        """Drop a file, or paste it: bytes, or so many zeros; None: it is none, but a link."""
-        told = base64.b64encode(data).decode() if isinstance(data, bytes) else data
-        self.driver.execute_script(DRAG, kind, told, name)
+        """Drop or paste a file of bytes, or of a number of zeros; None drops a link."""
+        content = base64.b64encode(data).decode() if isinstance(data, bytes) else data
+        self.driver.execute_script(DRAG, kind, content, name)
 
     def waits_for(self, q: str) -> bool:
-        """Whether the address comes to say it."""
+        """Return True once the address has the query *q*."""
         return bool(wait_until(lambda: self.q == q, 10)) and bool(self.settled())
 
     def complaints(self) -> list[str]:
-        """What the browser has against it: breaches of policy, scripts that failed."""
+        """Return the browser's errors: violations of policy and failed scripts."""
         return [e["message"] for e in self.driver.get_log("browser") if "400" not in e["message"]]
 
 
@@ -143,18 +143,18 @@ def png(label: int, seed: int = 7) -> bytes:
     return file.getvalue()
 
 
-def test_to_begin_with_there_is_something_to_click(page: Page) -> None:
-    """Examples, pictures, and how many are searched."""
+def test_the_page_starts_with_examples_and_images(page: Page) -> None:
+    """The page shows examples, images and the number of images."""
     assert "53 images are searched" in page["status"].text
     assert len(page.names()) == 24
-    assert wait_until(page.shown, 10)
+    assert wait_until(page.is_drawn, 10)
     page.driver.find_element("css selector", "#words a").click()
     assert page.waits_for("red")
     assert "images for red" in page["status"].text
 
 
-def test_what_is_typed_is_searched_as_it_is_typed(page: Page, running: Running) -> None:
-    """The same that the server answers; one step back is where it was before."""
+def test_a_query_is_searched_while_it_is_typed(page: Page, running: Running) -> None:
+    """The images equal the server's; one step back leads to the previous state."""
     page["query"].send_keys("blue")
     assert page.waits_for("blue")
     images = running.search("blue", k=36).json()["images"]
@@ -169,8 +169,8 @@ def test_what_is_typed_is_searched_as_it_is_typed(page: Page, running: Running) 
     assert page.waits_for("blue + red")
 
 
-def test_a_picture_is_searched_on_from(page: Page) -> None:
-    """And back again; its words lead to pictures, too."""
+def test_a_click_on_an_image_searches_with_it(page: Page) -> None:
+    """Back leads to the previous answers; words and class names are links, too."""
     page.open("?q=green")
     before = page.names()
     page.driver.find_element("css selector", "a.picture").click()
@@ -188,8 +188,8 @@ def test_a_picture_is_searched_on_from(page: Page) -> None:
     assert page.waits_for("green")
 
 
-def test_a_picture_is_added_to_the_query(page: Page) -> None:
-    """By its button, with Shift, with a key."""
+def test_an_image_is_added_to_the_query(page: Page) -> None:
+    """The button, Shift-click and the + key add an image."""
     page.open("?q=green")
     first, second, third = page.names()[:3]
     add = page.driver.find_element("css selector", "#pictures .add")
@@ -207,7 +207,7 @@ def test_a_picture_is_added_to_the_query(page: Page) -> None:
 
 
 def test_everything_can_be_done_with_keys(page: Page) -> None:
-    """To the query, among the pictures, on from one of them, and back to nothing."""
+    """Keys move to the query, between images, search with one and clear the query."""
     from selenium.webdriver.common.keys import Keys
 
     page.press("/")
@@ -220,7 +220,7 @@ def test_everything_can_be_done_with_keys(page: Page) -> None:
         " e.parentElement.offsetTop); return tops.filter(top => top === tops[0]).length"
     )
     assert 2 < columns < 12
-    for key, place in [
+    for key, index in [
         (Keys.ARROW_DOWN, 0),
         (Keys.ARROW_RIGHT, 1),
         (Keys.ARROW_DOWN, 1 + columns),
@@ -231,7 +231,7 @@ def test_everything_can_be_done_with_keys(page: Page) -> None:
         (Keys.HOME, 0),
     ]:
         page.press(key)
-        assert page.focused() == names[place], key
+        assert page.focused() == names[index], key
     outline = "return getComputedStyle(document.activeElement).outlineStyle"
     assert page.driver.execute_script(outline) == "solid"
     page.press(Keys.ENTER)
@@ -244,10 +244,10 @@ def test_everything_can_be_done_with_keys(page: Page) -> None:
     assert page.focused() == "query"
 
 
-@pytest.mark.parametrize("way", [DROP, "paste"])
-def test_a_picture_is_handed_in(page: Page, way: str) -> None:
-    """Dropped or pasted; shown as the model sees it; combined with words; taken away again."""
-    page.drag(way, png(3))
+@pytest.mark.parametrize("events", [DROP, "paste"])
+def test_an_image_is_uploaded(page: Page, events: str) -> None:
+    """An image is dropped or pasted, shown, combined with words and removed."""
+    page.drag(events, png(3))
     assert page.waits_for("@")
     assert page["given"].is_displayed()
     assert page["drop"].is_displayed() is False
@@ -266,8 +266,8 @@ def test_a_picture_is_handed_in(page: Page, way: str) -> None:
     assert page.waits_for("@ - red")
 
 
-def test_a_picture_is_chosen(page: Page, tmp_path: Path) -> None:
-    """From a folder; what was typed stays."""
+def test_an_image_file_is_chosen(page: Page, tmp_path: Path) -> None:
+    """The text of the query stays."""
     (tmp_path / "blue.png").write_bytes(png(2))
     page["query"].send_keys("- yellow")
     page["file"].send_keys(str(tmp_path / "blue.png"))
@@ -275,8 +275,8 @@ def test_a_picture_is_chosen(page: Page, tmp_path: Path) -> None:
     assert page["status"].text.startswith("36 images for @ - yellow")
 
 
-def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running: Running) -> None:
-    """By the page, which still has it."""
+def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> None:
+    """The page uploads it again as long as it has the file."""
     page.drag(DROP, png(1))
     assert page.waits_for("@")
     running.service.upload_cache._uploads.clear()
@@ -291,7 +291,7 @@ def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "expected"),
     [
         (b"hello", "the file is no image (a text file): expected JPEG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the file is a HEIC image"),
@@ -300,10 +300,12 @@ def test_a_picture_that_the_server_forgot_is_handed_in_again(page: Page, running
         (None, "Only files can be dropped here"),
     ],
 )
-def test_what_is_no_picture_is_told(page: Page, data: bytes | int | None, says: str) -> None:
-    """And the page goes on."""
+def test_a_file_that_is_no_image_is_reported(
+    page: Page, data: bytes | int | None, expected: str
+) -> None:
+    """The page stays usable after the error."""
     page.drag(DROP, data)
-    assert wait_until(lambda: says in page["error"].text, 10), page["error"].text
+    assert wait_until(lambda: expected in page["error"].text, 10), page["error"].text
     page.settled()
     assert "Processing" not in page["status"].text  # nobody waits for an answer any more
     page.driver.get_log("browser")
@@ -312,15 +314,15 @@ def test_what_is_no_picture_is_told(page: Page, data: bytes | int | None, says: 
     assert not page["error"].is_displayed()
 
 
-def test_what_is_passed_over_is_said(page: Page) -> None:
-    """With what was found by the rest."""
+def test_unknown_words_are_shown(page: Page) -> None:
+    """The status lists them beside the answers."""
     page.open("?q=a+photo+of+red")
     assert page.names()
     assert "Unknown words, ignored: a, photo, of." in page["status"].text
 
 
-def test_half_a_word_is_no_mistake_but_a_whole_one_is(page: Page) -> None:
-    """What is shown stays while it is typed; Enter is meant."""
+def test_an_incomplete_word_is_no_error_until_enter(page: Page) -> None:
+    """The answers stay while a word is typed; Enter makes it an error."""
     from selenium.webdriver.common.keys import Keys
 
     page.open("?q=green")
@@ -338,7 +340,7 @@ def test_half_a_word_is_no_mistake_but_a_whole_one_is(page: Page) -> None:
 
 
 def test_options_are_part_of_the_address(page: Page) -> None:
-    """Split, class, and what is near to everything; more of them."""
+    """Split, class, CSLS and the number of images are in the address."""
     page.open("?q=red&split=val&class=crane&csls=1")
     assert {name.split(":")[0] for name in page.names()} == {"#val"}
     assert len(page.names()) == 4
@@ -355,8 +357,8 @@ def test_options_are_part_of_the_address(page: Page) -> None:
     assert "no class 'nobody'" in page["error"].text
 
 
-def test_nothing_found_is_said(page: Page) -> None:
-    """In words."""
+def test_an_empty_answer_is_reported(page: Page) -> None:
+    """The status says that there are no images."""
     page.open("?q=red&split=val&class=nameless")
     assert page["status"].text.startswith("2 images for red")
     page.driver.execute_script(
@@ -366,8 +368,8 @@ def test_nothing_found_is_said(page: Page) -> None:
     assert wait_until(lambda: page["status"].text == "No images for x.", 10)
 
 
-def test_a_server_that_is_gone_is_told(page: Page) -> None:
-    """With what to do."""
+def test_an_unreachable_server_is_reported(page: Page) -> None:
+    """The error names the probable cause."""
     page.driver.execute_script("window.fetch = async () => { throw new TypeError('gone'); }")
     page["query"].send_keys("red\n")
     assert wait_until(lambda: "The server cannot be reached" in page["error"].text, 10)
@@ -376,8 +378,8 @@ def test_a_server_that_is_gone_is_told(page: Page) -> None:
     assert wait_until(lambda: "The server responded with 502" in page["error"].text, 10)
 
 
-def test_it_fits_a_phone(page: Page) -> None:
-    """Nothing is wider than it."""
+def test_the_page_fits_a_phone(page: Page) -> None:
+    """Nothing is wider than the screen."""
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", NARROW)
     try:
         for address in ("", "?q=red+%2B+blue", "?q=nothing+known"):
@@ -390,41 +392,41 @@ def test_it_fits_a_phone(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_light_or_dark_as_the_person_likes(page: Page, scheme: str) -> None:
-    """Text stands out from the ground by a contrast of at least 4.5 in both."""
+def test_the_page_follows_the_colour_scheme(page: Page, scheme: str) -> None:
+    """Text has a contrast of at least 4.5 in the light and the dark scheme."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     page.open("?q=red")
     ground = rgb(page, "body", "backgroundColor")
     assert (sum(ground) > 600) is (scheme == "light")
-    for place in ("body", "#status", ".key", ".score", "summary"):
-        assert contrast(rgb(page, place, "color"), ground) >= 4.5, place
+    for selector in ("body", "#status", ".key", ".score", "summary"):
+        assert contrast(rgb(page, selector, "color"), ground) >= 4.5, selector
     button = "button[type=submit]"
-    shown = contrast(rgb(page, button, "color"), rgb(page, button, "backgroundColor"))
-    assert shown >= 4.5
+    ratio = contrast(rgb(page, button, "color"), rgb(page, button, "backgroundColor"))
+    assert ratio >= 4.5
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def rgb(page: Page, place: str, what: str) -> tuple[int, ...]:
+def rgb(page: Page, selector: str, property_name: str) -> tuple[int, ...]:
     script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    said = page.driver.execute_script(script, place, what)
-    return tuple(int(float(value)) for value in said.strip("rgba()").split(",")[:3])
+    value = page.driver.execute_script(script, selector, property_name)
+    return tuple(int(float(channel)) for channel in value.strip("rgba()").split(",")[:3])
 
 
-def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """Of WCAG 2."""
+def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """Return the contrast ratio of two colours, as WCAG 2 defines it."""
 
     def light(colour: tuple[int, ...]) -> float:
         parts = [value / 255 for value in colour]
         parts = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
-    lighter, darker = sorted((light(one), light(other)), reverse=True)
+    lighter, darker = sorted((light(first), light(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_every_picture_says_what_it_is(page: Page) -> None:
-    """To who cannot see it; every field and button has a name."""
+def test_images_and_controls_have_accessible_names(page: Page) -> None:
+    """Images have a text alternative, fields and buttons a name."""
     page.open("?q=red")
     alts = page.driver.execute_script(
         "return [...document.querySelectorAll('img')].map(one => one.alt)"
@@ -440,7 +442,7 @@ def test_every_picture_says_what_it_is(page: Page) -> None:
 
 
 def test_names_from_data_are_text(chromium: Any, tmp_path: Path, open_run: Opener) -> None:
-    """Markup, text that runs the other way, escapes: shown as they are spelled; nothing runs."""
+    """Markup, bidirectional text and escapes in names are shown as text and never run."""
     nasty = (
         "<script>document.title='no'</script>",
         "<img src=x onerror=\"document.title='no'\">",
@@ -461,9 +463,9 @@ def test_names_from_data_are_text(chromium: Any, tmp_path: Path, open_run: Opene
             assert not page.driver.find_elements("css selector", "#pictures script, #pictures svg")
             assert not page.driver.find_elements("css selector", "img[src=x], main script")
         page.open("?q=red")
-        shown = page["pictures"].text + page["words"].text
+        text = page["pictures"].text + page["words"].text
         for name in nasty[:2] + nasty[5:]:
-            assert name in shown
+            assert name in text
         for spelled in ("\\u{202e}gpj.exe", "\\u{1b}[31mred", "a\\u{a}b"):
-            assert spelled in shown
+            assert spelled in text
         assert page.complaints() == []

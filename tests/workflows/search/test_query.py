@@ -1,4 +1,4 @@
-"""The query language: what is typed is understood as it is meant, or refused with what to type."""
+"""Tests of the query language: texts are parsed, or refused with what to type."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ PARTS = st.builds(
 
 @st.composite
 def queries(draw: st.DrawFn) -> Query:
-    """Any query, as a value."""
-    first, *others = draw(st.lists(PARTS, min_size=1, max_size=5))
-    return Query((WeightedTerm(first.term, abs(first.weight)), *others))
+    """Generate any query, as a value."""
+    first, *following = draw(st.lists(PARTS, min_size=1, max_size=5))
+    return Query((WeightedTerm(first.term, abs(first.weight)), *following))
 
 
 @given(queries())
-def test_a_query_is_read_as_it_is_written(query: Query) -> None:
-    """Whatever words it is made of, signs among them."""
+def test_a_printed_query_is_parsed_to_the_same_query(query: Query) -> None:
+    """The words of a query may contain any sign."""
     text = str(query)
     assume(len(text) <= MAX_CHARACTERS)
-    assert parse(text, has_image=True) == _with_given(query)
+    assert parse(text, has_image=True) == _with_image(query)
 
 
-def _with_given(query: Query) -> Query:
+def _with_image(query: Query) -> Query:
     return (
         query
         if UploadedImage() in query.terms
@@ -58,8 +58,8 @@ def _with_given(query: Query) -> Query:
 
 
 @given(st.text(max_size=80) | st.text(' ab"#@~+-*0.3:', max_size=40), st.booleans())
-def test_whatever_is_typed_is_understood_or_refused(text: str, with_picture: bool) -> None:
-    """With a sentence; what is understood means the same when it is typed as it is shown."""
+def test_any_text_is_parsed_or_refused(text: str, with_picture: bool) -> None:
+    """A parsed query that is printed means the same again."""
     try:
         query = parse(text, has_image=with_picture)
     except QueryError:
@@ -70,7 +70,7 @@ def test_whatever_is_typed_is_understood_or_refused(text: str, with_picture: boo
 
 @given(st.lists(PHRASES, min_size=1, max_size=5), st.data())
 def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> None:
-    """Around operators and between words."""
+    """Any white space may surround operators and words."""
     text = " + ".join(map(str, phrases))
     assume(len(text) <= 200)
     assume('"' not in text)
@@ -100,9 +100,9 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
         ("c++", [(1, Phrase("c++"))]),
     ],
 )
-def test_the_language_is_what_the_manual_says(text: str, meant: list[tuple[float, object]]) -> None:
-    """Each form of it."""
-    assert [(part.weight, part.term) for part in parse(text).parts] == meant
+def test_the_language_follows_the_manual(text: str, expected: list[tuple[float, object]]) -> None:
+    """Each form of the manual is parsed as documented."""
+    assert [(part.weight, part.term) for part in parse(text).parts] == expected
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_the_language_is_what_the_manual_says(text: str, meant: list[tuple[float
         ('"@"', '@ + "@"'),
     ],
 )
-def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> None:
-    """It is never forgotten, and never there twice."""
+def test_an_image_comes_first_unless_its_position_is_given(text: str, read: str) -> None:
+    """The image is a term of the query exactly once."""
     assert str(parse(text, has_image=True)) == read
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("", "type words"),
         ("  ", "type words"),
@@ -151,15 +151,15 @@ def test_a_picture_comes_first_unless_it_is_said_where(text: str, read: str) -> 
         (" + ".join("abcdefghijklmnopq"), "17 terms"),
     ],
 )
-def test_a_mistake_is_told_with_what_to_type(text: str, says: str) -> None:
-    """Not with a place in a grammar."""
-    with pytest.raises(QueryError) as refused:
+def test_an_invalid_query_is_refused_with_what_to_type(text: str, expected: str) -> None:
+    """The sentence names the mistake and the correct form."""
+    with pytest.raises(QueryError) as error:
         parse(text)
-    assert says in str(refused.value)
+    assert expected in str(error.value)
 
 
-def test_as_many_terms_as_there_may_be_are_read() -> None:
-    """And a term on each side of ~ counts."""
+def test_the_number_of_terms_is_limited() -> None:
+    """Both terms around ~ count."""
     text = " + ".join(["a"] * MAX_TERMS)
     assert len(parse(text).terms) == MAX_TERMS
     with pytest.raises(QueryError, match="17 terms"):
@@ -180,13 +180,13 @@ def test_as_many_terms_as_there_may_be_are_read() -> None:
         ("\u201cfishing net", "fishing net"),
     ],
 )
-def test_what_editors_make_of_signs_is_read_as_the_signs(typed: str, plain: str) -> None:
-    """Phones and word processors turn quotes and hyphens into others."""
+def test_typographic_signs_are_read_as_plain_ones(typed: str, plain: str) -> None:
+    """Phones and word processors replace quotes and hyphens."""
     assert parse(typed) == parse(plain)
 
 
-def test_straight_quotes_keep_every_sign_as_it_is() -> None:
-    """So that a class with such a name can be typed."""
+def test_straight_quotes_keep_typographic_signs() -> None:
+    """A class with such a name can be typed."""
     assert parse('"man\u2013eater \u201cx\u201d"').parts[0].term == Phrase(
         "man\u2013eater \u201cx\u201d"
     )

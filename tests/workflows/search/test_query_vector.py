@@ -1,4 +1,4 @@
-"""A query as a vector: against plain numpy, and the laws of what lies between."""
+"""Tests of the vectors of queries: against numpy, and the laws of interpolation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 
 @pytest.fixture(scope="module")
-def meaning(toy: Toy) -> QueryEncoder:
-    """With no vector kept: pictures are embedded when they are asked for."""
+def encoder(toy: Toy) -> QueryEncoder:
+    """Return an encoder without stored vectors, which embeds stored images on demand."""
     return QueryEncoder(toy, Gallery(toy.store, SIZE), {})
 
 
@@ -29,9 +29,9 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(vector / np.linalg.norm(vector), np.float64)
 
 
-def vector_of(meaning: QueryEncoder, text: str, **options: object) -> NDArray[np.float64]:
-    picture = options.get("given")
-    return meaning.vector(parse(text, has_image=picture is not None), picture, "train")  # type: ignore[arg-type]
+def vector_of(encoder: QueryEncoder, text: str, **options: object) -> NDArray[np.float64]:
+    image_vector = options.get("given")
+    return encoder.vector(parse(text, has_image=image_vector is not None), image_vector, "train")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,47 +45,49 @@ def vector_of(meaning: QueryEncoder, text: str, **options: object) -> NDArray[np
         ("n00000002 + red", {"blue": 1, "red": 1}),
     ],
 )
-def test_directions_are_added(meaning: QueryEncoder, text: str, weights: dict[str, float]) -> None:
-    """Those of length 1, each as often as it says; a class by its wnid too."""
+def test_directions_are_added(encoder: QueryEncoder, text: str, weights: dict[str, float]) -> None:
+    """Unit vectors are added by weight; a class can be named by its wnid."""
     expected = unit(sum(weight * colour(name) for name, weight in weights.items()))  # type: ignore[arg-type]
-    found = vector_of(meaning, text)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.linalg.norm(found) == pytest.approx(1)
+    vector = vector_of(encoder, text)
+    np.testing.assert_allclose(vector, expected, atol=1e-6)
+    assert np.linalg.norm(vector) == pytest.approx(1)
 
 
-def test_a_word_counts_once_however_long_its_vector_is(toy: Toy) -> None:
-    """Frequent words have long ones."""
+def test_the_length_of_a_word_vector_does_not_count(toy: Toy) -> None:
+    """Frequent words have long vectors, but count like others."""
     loud = Toy(toy.store)
     loud.words["red"] = 9 * colour("red")
     gallery = Gallery(toy.store, SIZE)
-    found = vector_of(QueryEncoder(loud, gallery, {}), "red + blue")
+    vector = vector_of(QueryEncoder(loud, gallery, {}), "red + blue")
     gallery.close()
-    np.testing.assert_allclose(found, unit(colour("red") + colour("blue")), atol=1e-6)
+    np.testing.assert_allclose(vector, unit(colour("red") + colour("blue")), atol=1e-6)
 
 
-def test_a_stored_picture_is_its_row(meaning: QueryEncoder, toy: Toy) -> None:
-    """Of the split that is named, or of the first."""
+def test_a_stored_image_has_the_vector_of_its_row(encoder: QueryEncoder, toy: Toy) -> None:
+    """A row without a split is of the first split."""
     for split in ("train", "val"):
         rows, images = pixels(toy.store, split)
         expected = toy.images(images[3:4])[0]
         for text in [f"#{split}:{rows[3]}", *([f"#{rows[3]}"] if split == "train" else [])]:
-            np.testing.assert_allclose(vector_of(meaning, text), expected, atol=1e-6)
+            np.testing.assert_allclose(vector_of(encoder, text), expected, atol=1e-6)
 
 
-def test_a_picture_that_is_given_is_a_term_like_others(meaning: QueryEncoder) -> None:
-    """Added to, taken away, gone to."""
-    given = colour("yellow")
+def test_an_uploaded_image_is_a_term_like_others(encoder: QueryEncoder) -> None:
+    """It can be added, subtracted and interpolated."""
+    image_vector = colour("yellow")
     for text, expected in [
-        ("", given),
-        ("+ red", unit(given + colour("red"))),
-        ("red - @", unit(colour("red") - given)),
-        ("red ~0.25 @", slerp(unit(colour("red")), unit(given), 0.25)),
+        ("", image_vector),
+        ("+ red", unit(image_vector + colour("red"))),
+        ("red - @", unit(colour("red") - image_vector)),
+        ("red ~0.25 @", slerp(unit(colour("red")), unit(image_vector), 0.25)),
     ]:
-        np.testing.assert_allclose(vector_of(meaning, text, given=given), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            vector_of(encoder, text, image_vector=image_vector), expected, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("blu", "'blu' is not known: did you mean blue"),
         ("qqqq", "choose other words"),
@@ -97,51 +99,55 @@ def test_a_picture_that_is_given_is_a_term_like_others(meaning: QueryEncoder) ->
         ("#test:1", "no split 'test'"),
     ],
 )
-def test_what_means_nothing_is_told(meaning: QueryEncoder, text: str, says: str) -> None:
-    """With what is spelled nearly so."""
-    with pytest.raises(QueryError) as refused:
-        vector_of(meaning, text)
-    assert says in str(refused.value)
+def test_a_query_without_a_direction_is_refused(
+    encoder: QueryEncoder, text: str, expected: str
+) -> None:
+    """The sentence suggests words of similar spelling."""
+    with pytest.raises(QueryError) as error:
+        vector_of(encoder, text)
+    assert expected in str(error.value)
 
 
-def test_a_row_in_quarantine_has_no_vector(meaning: QueryEncoder, toy: Toy) -> None:
-    """Its pixels are zeros."""
+def test_a_row_in_quarantine_has_no_vector(encoder: QueryEncoder, toy: Toy) -> None:
+    """A quarantined row is refused, because its pixels are zeros."""
     readable, _ = pixels(toy.store, "train")
     absent = np.setdiff1d(np.arange(42), readable)
     assert len(absent) == 3
     with pytest.raises(QueryError, match="in quarantine"):
-        vector_of(meaning, f"#{absent[0]}")
+        vector_of(encoder, f"#{absent[0]}")
 
 
 UNITS = st.lists(st.integers(-5, 5), min_size=4, max_size=4).filter(any).map(np.array).map(unit)
 
 
 @given(UNITS, UNITS, st.floats(0, 1))
-def test_a_share_of_the_angle_is_gone(first: NDArray, second: NDArray, share: float) -> None:
-    """On the shortest way, at length 1, at even speed; to the other side it is the same way."""
+def test_slerp_divides_the_angle(first: NDArray, second: NDArray, share: float) -> None:
+    """The path is the shortest, at length 1 and constant speed, and is symmetric."""
     angle = np.arccos(np.clip(first @ second, -1, 1))
     assume(angle < np.pi - 1e-3)
-    found = slerp(first, second, share)
-    assert np.linalg.norm(found) == pytest.approx(1)
-    assert np.arccos(np.clip(first @ found, -1, 1)) == pytest.approx(share * angle, abs=1e-6)
-    assert np.arccos(np.clip(found @ second, -1, 1)) == pytest.approx((1 - share) * angle, abs=1e-6)
-    np.testing.assert_allclose(slerp(second, first, 1 - share), found, atol=1e-9)
+    vector = slerp(first, second, share)
+    assert np.linalg.norm(vector) == pytest.approx(1)
+    assert np.arccos(np.clip(first @ vector, -1, 1)) == pytest.approx(share * angle, abs=1e-6)
+    assert np.arccos(np.clip(vector @ second, -1, 1)) == pytest.approx(
+        (1 - share) * angle, abs=1e-6
+    )
+    np.testing.assert_allclose(slerp(second, first, 1 - share), vector, atol=1e-9)
 
 
 @given(UNITS, st.floats(0, 1))
-def test_between_a_direction_and_itself_there_is_only_that(one: NDArray, share: float) -> None:
-    """No division by the sine of nothing."""
-    np.testing.assert_allclose(slerp(one, one, share), one, atol=1e-12)
+def test_slerp_of_equal_directions_is_that_direction(direction: NDArray, share: float) -> None:
+    """No sine of zero is divided by."""
+    np.testing.assert_allclose(slerp(direction, direction, share), direction, atol=1e-12)
 
 
-def test_lengths_do_not_pull() -> None:
-    """Half way is as far from both, however long the vectors of the words were."""
+def test_half_way_is_equally_far_from_both_directions() -> None:
+    """The middle has the same cosine with both directions."""
     first, second = np.array([1.0, 0, 0]), unit(np.array([1.0, 2, 2]))
     middle = slerp(first, second, 0.5)
     assert middle @ first == pytest.approx(middle @ second)
 
 
-def test_between_opposites_there_is_no_way() -> None:
-    """Every one is as short."""
+def test_slerp_of_opposite_directions_is_refused() -> None:
+    """The shortest arc is not unique."""
     with pytest.raises(QueryError, match="opposite"):
         slerp(np.array([1.0, 0]), np.array([-1.0, 0]), 0.5)

@@ -1,4 +1,4 @@
-"""Vectors of a split: made once, whole or not at all; made anew when what they are of changed."""
+"""Tests of stored vectors: computed once, complete, and recomputed after changes."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ def opened(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_readable_row_has_its_vector_and_no_other_one_has(
+def test_exactly_the_readable_rows_have_vectors(
     toy: Toy, split: Split, tmp_path: Path, kind: str
 ) -> None:
-    """Row by row, whatever the index; what is in quarantine is zeros."""
-    made = opened(toy, tmp_path, split, kind)
+    """Each row has its vector with any kind of index; quarantined rows have zeros."""
+    embedded = opened(toy, tmp_path, split, kind)
     rows, images = pixels(toy.store, "train")
-    assert made.index.kind == kind
-    np.testing.assert_array_equal(np.flatnonzero(made.readable), rows)
+    assert embedded.index.kind == kind
+    np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
     for row, vector in zip(rows.tolist(), toy.images(images), strict=True):
-        np.testing.assert_allclose(made.vector(row), vector, atol=1e-6)
+        np.testing.assert_allclose(embedded.vector(row), vector, atol=1e-6)
     assert len(split.absent) == 3
-    assert not made.index.vectors.array[split.absent].any()
-    found = made.index.search(made.sample(1000), len(made.index)).rows
-    assert set(found[found >= 0].tolist()) == set(rows.tolist())
+    assert not embedded.index.vectors.array[split.absent].any()
+    results = embedded.index.search(embedded.sample(1000), len(embedded.index)).rows
+    assert set(results[results >= 0].tolist()) == set(rows.tolist())
 
 
-def test_what_is_there_is_not_made_again(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """Nor are pictures embedded again for an index of another kind."""
+def test_existing_vectors_are_reused(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """An index of another kind uses the same vectors."""
     first = opened(toy, tmp_path, split)
     assert toy.embedded == 39
     for kind in (None, "lsh", "hnsw", "exact", "lsh"):
@@ -71,18 +71,16 @@ def test_what_is_there_is_not_made_again(toy: Toy, split: Split, tmp_path: Path)
     assert toy.embedded == 39
 
 
-def test_who_comes_second_waits_for_who_came_first(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """And has the same, made once."""
+def test_concurrent_openers_share_one_computation(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """The later openers wait for the first and load its vectors."""
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: opened(toy, tmp_path, split, "lsh"), range(3)))
+        embedded = list(pool.map(lambda _: opened(toy, tmp_path, split, "lsh"), range(3)))
     assert toy.embedded == 39
-    assert [one.index.kind for one in made] == ["lsh"] * 3
+    assert [split_vectors.index.kind for split_vectors in embedded] == ["lsh"] * 3
 
 
-def test_an_index_that_is_not_exact_leaves_no_second_copy(
-    toy: Toy, split: Split, tmp_path: Path
-) -> None:
-    """Unless it was asked for."""
+def test_an_approximate_index_leaves_no_second_copy(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """An exact index exists only after it was requested."""
     opened(toy, tmp_path, split, "hnsw")
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["hnsw"]
     opened(toy, tmp_path, split, "exact")
@@ -92,36 +90,36 @@ def test_an_index_that_is_not_exact_leaves_no_second_copy(
     assert toy.embedded == 39
 
 
-def test_another_model_makes_other_vectors(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """And those of the old one are gone, of every kind."""
+def test_another_model_replaces_all_vectors(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """Indexes of every kind of the old model are removed."""
     opened(toy, tmp_path, split, "lsh")
     opened(toy, tmp_path, split, "exact")
-    other = Toy(toy.store, (*toy.classes, ("n00000009", "more")))
-    assert other.digest != toy.digest
-    opened(other, tmp_path, split, "exact")
-    assert other.embedded == 39
+    different = Toy(toy.store, (*toy.classes, ("n00000009", "more")))
+    assert different.digest != toy.digest
+    opened(different, tmp_path, split, "exact")
+    assert different.embedded == 39
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["exact"]
 
 
-def test_other_pictures_have_other_vectors(toy: Toy, tmp_path: Path) -> None:
-    """A store whose quarantine is another is another."""
-    other = make_store(tmp_path / "other", bad=5)
-    first, second = Gallery(toy.store, SIZE), Gallery(other, SIZE)
+def test_a_store_with_another_quarantine_has_other_vectors(toy: Toy, tmp_path: Path) -> None:
+    """The quarantine is part of the identity of a split."""
+    different = make_store(tmp_path / "other", bad=5)
+    first, second = Gallery(toy.store, SIZE), Gallery(different, SIZE)
     opened(toy, tmp_path / "run", first.splits["train"])
-    twin = Toy(other)
-    made = opened(twin, tmp_path / "run", second.splits["train"])
-    assert twin.embedded == 37 == int(made.readable.sum())
+    twin = Toy(different)
+    embedded = opened(twin, tmp_path / "run", second.splits["train"])
+    assert twin.embedded == 37 == int(embedded.readable.sum())
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
 @pytest.mark.parametrize("part", ["vectors", "lengths", "index.json"])
 @pytest.mark.parametrize("how", ["flip", "cut", "remove"])
-def test_what_is_damaged_is_made_anew(
+def test_a_damaged_index_is_rebuilt(
     toy: Toy, split: Split, tmp_path: Path, kind: str, part: str, how: str
 ) -> None:
-    """Whichever file it is."""
-    whole = opened(toy, tmp_path, split, kind)
-    expected = np.array(whole.index.vectors.array)
+    """Damage of any file of the index is detected."""
+    intact = opened(toy, tmp_path, split, kind)
+    expected = np.array(intact.index.vectors.array)
     file = next((tmp_path / "train" / kind).glob(f"{part}*"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -134,10 +132,10 @@ def test_what_is_damaged_is_made_anew(
     assert toy.embedded == 78
 
 
-def test_a_sibling_that_is_whole_stands_in_for_what_is_damaged(
+def test_a_damaged_index_is_rebuilt_from_an_intact_one(
     toy: Toy, split: Split, tmp_path: Path
 ) -> None:
-    """Its vectors are the same."""
+    """The vectors of an intact index of another kind are used."""
     opened(toy, tmp_path, split, "lsh")
     opened(toy, tmp_path, split, "exact")
     next((tmp_path / "train" / "exact").glob("vectors*")).unlink()
@@ -145,24 +143,24 @@ def test_a_sibling_that_is_whole_stands_in_for_what_is_damaged(
     assert toy.embedded == 39
 
 
-def test_mirrored_copies_lie_behind_all_rows(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """Row r's is N + r; those in quarantine have none either."""
+def test_mirrored_copies_follow_all_rows(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """The copy of row r is vector N + r; quarantined rows have no copy either."""
     toy.mirrored = True
-    made = opened(toy, tmp_path, split)
+    embedded = opened(toy, tmp_path, split)
     rows, images = pixels(toy.store, "train")
-    assert made.mirrored
-    assert len(made.index) == 84
+    assert embedded.mirrored
+    assert len(embedded.index) == 84
     np.testing.assert_allclose(
-        made.index.vectors.array[42 + rows], toy.images(images[:, :, ::-1]), atol=1e-6
+        embedded.index.vectors.array[42 + rows], toy.images(images[:, :, ::-1]), atol=1e-6
     )
-    np.testing.assert_array_equal(np.flatnonzero(made.readable), rows)
-    assert not made.index.vectors.usable[42 + split.absent].any()
+    np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
+    assert not embedded.index.vectors.usable[42 + split.absent].any()
 
 
-def test_a_copy_in_the_same_block_is_a_copy(
+def test_a_mirrored_copy_in_the_same_block_is_recognised(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However a model hands them out."""
+    """The division into blocks does not matter."""
     toy.mirrored = True
     expected = np.array(opened(toy, tmp_path / "one", split).index.vectors.array)
     rows = Toy.rows
@@ -172,21 +170,21 @@ def test_a_copy_in_the_same_block_is_a_copy(
         yield tuple(np.concatenate([block[part] for block in blocks]) for part in (0, 1))
 
     monkeypatch.setattr(Toy, "rows", at_once)
-    made = opened(toy, tmp_path / "two", split)
-    np.testing.assert_array_equal(made.index.vectors.array, expected)
+    embedded = opened(toy, tmp_path / "two", split)
+    np.testing.assert_array_equal(embedded.index.vectors.array, expected)
 
 
-def test_a_graph_is_kept_where_its_library_is_missing(
+def test_a_graph_is_kept_while_its_library_is_missing(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It took its time, and the library may come back."""
+    """The graph is slow to build, and the library may be installed again."""
     opened(toy, tmp_path, split, "hnsw")
     load = vector_store.load
 
-    def without(place: Path, *words: Any, **options: Any) -> Index:
-        if place.name == "hnsw":
+    def without(folder: Path, *words: Any, **options: Any) -> Index:
+        if folder.name == "hnsw":
             raise TesseraeError("nearest neighbours other than exact need the package faiss-cpu")
-        return load(place, *words, **options)
+        return load(folder, *words, **options)
 
     monkeypatch.setattr(vector_store, "load", without)
     opened(toy, tmp_path, split, "exact")
@@ -196,15 +194,15 @@ def test_a_graph_is_kept_where_its_library_is_missing(
     assert toy.embedded == embedded == 78
 
 
-def test_a_run_that_was_broken_off_leaves_nothing_to_be_taken_for_vectors(
+def test_an_interrupted_run_leaves_no_partial_vectors(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one makes them, and removes what is left."""
+    """The next run computes them and removes temporary files."""
     rows = Toy.rows
 
     def broken(self: Toy, name: str) -> Iterator[Any]:
-        for place, block in enumerate(rows(self, name)):
-            if place == 3:
+        for number, block in enumerate(rows(self, name)):
+            if number == 3:
                 raise KeyboardInterrupt
             yield block
 
@@ -220,10 +218,10 @@ def test_a_run_that_was_broken_off_leaves_nothing_to_be_taken_for_vectors(
     assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["train.lock"]
 
 
-def test_a_graph_that_cannot_be_built_costs_no_embedding(
+def test_a_failed_graph_keeps_the_vectors(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What took hours is kept before what takes minutes begins."""
+    """The vectors are saved before the graph is built."""
     build = vector_store.build
 
     def fails(kind: str, *words: Any, **options: Any) -> Index:
@@ -242,17 +240,17 @@ def test_a_graph_that_cannot_be_built_costs_no_embedding(
 def test_a_model_without_some_rows_is_refused(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would never be found, and nobody would know."""
+    """Rows without a vector would never be answers, and nobody would notice."""
     rows = Toy.rows
     monkeypatch.setattr(Toy, "rows", lambda self, name: list(rows(self, name))[1:])
     with pytest.raises(TesseraeError, match="no vectors of 5 of 39 rows of train, such as row"):
         opened(toy, tmp_path, split)
 
 
-def test_a_row_in_quarantine_stays_there_whatever_the_model_says(
+def test_vectors_of_quarantined_rows_are_dropped(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its features may have been kept before it went there."""
+    """Features may be older than the quarantine of their row."""
     rows = Toy.rows
 
     def more(self: Toy, name: str) -> Iterator[Any]:
@@ -260,22 +258,22 @@ def test_a_row_in_quarantine_stays_there_whatever_the_model_says(
         yield split.absent, np.ones((len(split.absent), self.dim), np.float32)
 
     monkeypatch.setattr(Toy, "rows", more)
-    made = opened(toy, tmp_path, split)
-    assert not made.readable[split.absent].any()
+    embedded = opened(toy, tmp_path, split)
+    assert not embedded.readable[split.absent].any()
 
 
 def test_progress_is_shown(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """How many of how many."""
-    said = io.StringIO()
-    open_embedded(toy, tmp_path, split, "hnsw", stream=said)
-    assert "train: vectors, 39 images" in said.getvalue()
-    assert "building the index (hnsw)" in said.getvalue()
+    """Progress shows the number of images and the kind of index."""
+    stream = io.StringIO()
+    open_embedded(toy, tmp_path, split, "hnsw", stream=stream)
+    assert "train: vectors, 39 images" in stream.getvalue()
+    assert "building the index (hnsw)" in stream.getvalue()
 
 
-def test_no_room_is_a_sentence(
+def test_a_full_disk_is_one_sentence(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not a process that dies of a mapping that cannot be written."""
+    """The process is not killed by a mapping that cannot be written."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -285,22 +283,22 @@ def test_no_room_is_a_sentence(
         opened(toy, tmp_path, split)
 
 
-def test_a_run_that_cannot_be_written_is_a_sentence(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """It names the folder."""
+def test_an_unwritable_run_is_one_sentence(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """The sentence names the folder."""
     (tmp_path / "search").write_text("a file")
     with pytest.raises(StoreError, match=r"cannot write to .*search"):
         opened(toy, tmp_path / "search", split)
 
 
 def test_many_rows_are_searched_by_a_graph() -> None:
-    """Few by looking at all of them."""
+    """A small number of rows has an exact index."""
     assert [kind_for(n) for n in (1, EXACT_ROWS, EXACT_ROWS + 1, 1_281_167)] == [
         "exact", "exact", "hnsw", "hnsw",
     ]  # fmt: skip
 
 
-def test_a_moved_run_takes_its_vectors_along(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """Nothing in it names a place."""
+def test_a_moved_run_keeps_its_vectors(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """Stored vectors contain no path."""
     opened(toy, tmp_path / "one", split, "hnsw")
     shutil.move(tmp_path / "one", tmp_path / "two")
     opened(toy, tmp_path / "two", split, "hnsw")
@@ -308,10 +306,10 @@ def test_a_moved_run_takes_its_vectors_along(toy: Toy, split: Split, tmp_path: P
 
 
 @pytest.mark.parametrize("link", ["search", "search/train", "search/train/exact", "search/.tmp"])
-def test_a_folder_that_leads_out_of_the_run_is_neither_written_nor_removed(
+def test_links_out_of_the_run_are_refused(
     toy: Toy, split: Split, tmp_path: Path, link: str
 ) -> None:
-    """A run may be somebody else's: `exact` might be a folder of photographs."""
+    """A link in another person's run may lead to a folder of photographs."""
     victim = tmp_path / "victim"
     for name in ("exact", "train/exact", "train/lsh", ".tmp"):
         (victim / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A model that knows colours, the same each time, and a small store to search with it."""
+"""A toy model that knows colours, and a small store to search with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pictures import prepare_inline
 
 SIZES = (8, 16)
 SIZE = 16
-"""Whose rows the model takes."""
+"""The stored size, in pixels, that the model takes."""
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -40,25 +40,25 @@ CLASSES = (
     ("n00000006", "nameless"),
 )
 PAINT = {0: "red", 1: "green", 2: "blue", 3: "yellow", 4: "white", 5: "black", 6: "dark blue"}
-"""Label -> what its pictures look like."""
+"""The colour of the images of each label."""
 
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, 16) of length 1: the colour of each quarter, and how bright it is."""
+    """Return unit vectors, (n, 16), of the colour of each quarter and the brightness."""
     count, size = images.shape[:2]
     half = images.reshape(count, 2, size // 2, 2, size // 2, 3).astype(np.float64)
     colours = half.mean((2, 4)) / 127.5 - 1  # (n, 2, 2, 3)
-    found = np.concatenate([colours, np.full((count, 2, 2, 1), 0.3)], 3).reshape(count, 16)
-    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+    vectors = np.concatenate([colours, np.full((count, 2, 2, 1), 0.3)], 3).reshape(count, 16)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def colour(name: str) -> NDArray[np.float32]:
-    """(16,) of length 1: a picture that is all of it."""
+    """Return the unit vector, (16,), of an image of one colour."""
     return features(np.full((1, SIZE, SIZE, 3), COLOURS[name], np.uint8))[0]
 
 
 class Toy:
-    """Words are colours. Both cranes have one vector; one class has none."""
+    """A model whose words are colours; two classes share a vector, and one class has none."""
 
     dim = 16
     size = SIZE
@@ -72,12 +72,12 @@ class Toy:
         self.words = {name: colour(name) for name in COLOURS} | {"crane": colour("white")}
         self.mirrored = False
         self.embedded = 0
-        """Rows that were embedded."""
+        """The number of rows that were embedded."""
 
     @property
     def digest(self) -> str:
-        said = f"{self.classes} {sorted(self.words)} {self.mirrored}"
-        return hashlib.sha256(said.encode()).hexdigest()
+        identity = f"{self.classes} {sorted(self.words)} {self.mirrored}"
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert images.shape[1:] == (SIZE, SIZE, 3)
@@ -108,7 +108,7 @@ class Toy:
 
 
 def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """All readable rows, and (n, 16, 16, 3) uint8 RGB."""
+    """Return all readable rows, (n,), and their images, (n, 16, 16, 3) uint8 RGB."""
     from concurrent.futures import ThreadPoolExecutor
 
     opened = open_split(open_objects(store), split, [SIZE])
@@ -120,7 +120,7 @@ def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]
 
 
 def paint(label: int, seed: int, side: int = 40) -> Image.Image:
-    """A picture of a class: its colour, with light from somewhere and some noise."""
+    """Return an image of a class: its colour, with random light and noise."""
     rng = np.random.default_rng([label, seed])
     base = np.array(COLOURS[PAINT[label]], np.float64)
     light = rng.normal(0, 25, (2, 2, 1)).repeat(side // 2, 0).repeat(side // 2, 1)
@@ -129,20 +129,20 @@ def paint(label: int, seed: int, side: int = 40) -> Image.Image:
 
 
 def make_source(root: Path, images: int, *, bad: int = 0, first: int = 0) -> Path:
-    """Class folders of painted pictures, the last *bad* of which are broken."""
-    for place in range(images):
-        label = place % len(PAINT)
+    """Write class folders of painted images, the last *bad* of which are broken."""
+    for index in range(images):
+        label = index % len(PAINT)
         wnid = CLASSES[label][0]
-        file = root / wnid / f"{wnid}_{first + place}.png"
+        file = root / wnid / f"{wnid}_{first + index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        paint(label, first + place).save(file)
-        if place >= images - bad:
+        paint(label, first + index).save(file)
+        if index >= images - bad:
             file.write_bytes(file.read_bytes()[:60])
     return root
 
 
 def make_store(root: Path, *, train: int = 42, val: int = 14, bad: int = 3) -> str:
-    """A store with two splits; returns its path."""
+    """Prepare a store with two splits; return its path."""
     store = str(root / "store")
     options = {"sizes": SIZES, "shard_rows": 16, "chunk_rows": 4}
     prepare_inline(make_source(root / "train", train, bad=bad), store, **options)

@@ -1,4 +1,4 @@
-"""The server: each address, and everything that a visitor should not be able to do."""
+"""Tests of the server: its routes, and everything that a client must not be able to do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from workflows.search.server.uploads import MAX_CACHED_UPLOADS
 
 @pytest.fixture(scope="module")
 def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server for all tests that leave it as it was."""
+    """Run one server for all tests, each of which leaves it unchanged."""
     from workflows.search import engine as engine_room
 
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 @pytest.fixture(autouse=True)
 def _lives(running: Running) -> Iterator[None]:
-    """Whatever a test does: the server answers afterwards, and holds no place for anybody."""
+    """Check after each test that the server responds and that every slot is free."""
     yield
     assert running.ask("/api/about").status == 200
     assert wait_until(lambda: running.service.uploading == 0, 10)
@@ -65,7 +65,7 @@ def png(label: int = 1, seed: int = 5, side: int = 40) -> bytes:
 
 
 def test_the_page_and_its_files_are_served(running: Running) -> None:
-    """And nothing that they ask for lies elsewhere."""
+    """The page's files have their types and ETags, and refer to no other site."""
     for path, kind in [
         ("/", "text/html"),
         ("/search.js", "text/javascript"),
@@ -86,8 +86,8 @@ def test_the_page_and_its_files_are_served(running: Running) -> None:
     assert running.ask("/favicon.ico").status == 204
 
 
-def test_every_answer_forbids_what_a_page_need_not_do(running: Running) -> None:
-    """Errors, too."""
+def test_every_response_has_the_security_headers(running: Running) -> None:
+    """Error responses have the security headers, too."""
     for path in (
         "/",
         "/api/about",
@@ -103,51 +103,54 @@ def test_every_answer_forbids_what_a_page_need_not_do(running: Running) -> None:
     assert HEADERS["Content-Security-Policy"].startswith("default-src 'self';")
 
 
-def test_what_is_searched_is_told(running: Running) -> None:
-    """Without where it lies."""
+def test_the_engine_is_described(running: Running) -> None:
+    """The description has no path of the store."""
     about = running.ask("/api/about").json()
     assert about["store"] == "store"
-    assert [(one["name"], one["rows"]) for one in about["splits"]] == [("train", 39), ("val", 14)]
+    assert [(split["name"], split["rows"]) for split in about["splits"]] == [
+        ("train", 39),
+        ("val", 14),
+    ]
     assert (about["classes"], about["most_bytes"], about["csls"]) == (7, MAX_IMAGE_BYTES, False)
     assert len(about["first"]) == 24
     assert "/" not in str({**about, "first": []})
 
 
 def test_answers_are_those_of_the_engine(running: Running) -> None:
-    """To words and rows, of some splits and classes."""
+    """Answers contain keys, and are restricted to the requested splits and classes."""
     engine = running.service.engine
-    found = running.search("red + blue", k=5, to="both").json()
-    assert found["query"] == "red + blue"
-    assert found["given"] is None
-    assert len(found["images"]) == len(found["words"]) == 5
-    hit = found["images"][0]
+    answer = running.search("red + blue", k=5, to="both").json()
+    assert answer["query"] == "red + blue"
+    assert answer["given"] is None
+    assert len(answer["images"]) == len(answer["words"]) == 5
+    hit = answer["images"][0]
     assert hit["key"] == engine.gallery.key(hit["split"], hit["row"])
-    some = running.search(
+    filtered = running.search(
         "#train:3", k=50, split=["val"], **{"class": ["green", "n00000000"]}
     ).json()
-    assert {hit["split"] for hit in some["images"]} == {"val"}
-    assert {hit["label"] for hit in some["images"]} == {0, 1}
+    assert {hit["split"] for hit in filtered["images"]} == {"val"}
+    assert {hit["label"] for hit in filtered["images"]} == {0, 1}
     assert running.search("red").json()["words"] == []
     assert len(running.search("red").json()["images"]) == 24
 
 
-def test_a_picture_is_searched_with(running: Running) -> None:
-    """Handed in once, it can be asked for again by its name, alone or with words."""
-    found = running.search("", body=png(), to="both", k=3).json()
-    assert found["query"] == "@"
-    assert {hit["label"] for hit in found["images"]} == {1}
-    assert found["words"][0]["words"] == "green"
-    again = running.search("@ - blue", given=found["given"], k=3).json()
+def test_an_image_is_uploaded_and_searched_with(running: Running) -> None:
+    """A later request can name an uploaded image, alone or with words."""
+    answer = running.search("", body=png(), to="both", k=3).json()
+    assert answer["query"] == "@"
+    assert {hit["label"] for hit in answer["images"]} == {1}
+    assert answer["words"][0]["words"] == "green"
+    again = running.search("@ - blue", given=answer["given"], k=3).json()
     assert again["query"] == "@ - blue"
     assert running.search("- blue", body=png(), k=3).json()["images"] == again["images"]
-    shown = running.ask(f"/given/{found['given']}.jpg")
-    picture = Image.open(io.BytesIO(shown.body))
-    assert (shown.status, picture.size, picture.format) == (200, (16, 16), "JPEG")
-    assert running.search("red", given=found["given"]).json()["query"] == "@ + red"
+    reply = running.ask(f"/given/{answer['given']}.jpg")
+    picture = Image.open(io.BytesIO(reply.body))
+    assert (reply.status, picture.size, picture.format) == (200, (16, 16), "JPEG")
+    assert running.search("red", given=answer["given"]).json()["query"] == "@ + red"
 
 
-def test_a_picture_that_is_forgotten_is_asked_for_again(running: Running) -> None:
-    """Which the page does by itself."""
+def test_an_evicted_upload_is_reported_with_status_410(running: Running) -> None:
+    """The page then uploads the image again."""
     reply = running.search("@", given="0" * 32)
     assert (reply.status, reply.error) == (
         410,
@@ -156,8 +159,8 @@ def test_a_picture_that_is_forgotten_is_asked_for_again(running: Running) -> Non
     assert running.ask(f"/given/{'0' * 32}.jpg").status == 404
 
 
-def test_only_so_many_pictures_are_remembered(running: Running) -> None:
-    """The ones that were used last."""
+def test_the_cache_of_uploads_is_bounded(running: Running) -> None:
+    """The cache keeps the most recently used uploads."""
     upload_cache = running.service.upload_cache
     first = upload_cache.take(png(0, 0))
     square = np.zeros((16, 16, 3), np.uint8)
@@ -168,12 +171,12 @@ def test_only_so_many_pictures_are_remembered(running: Running) -> None:
 
     upload_cache._local.preprocessor = Blank()
     try:
-        for place in range(MAX_CACHED_UPLOADS + 5):
-            upload_cache.take(b"%d" % place)
+        for number in range(MAX_CACHED_UPLOADS + 5):
+            upload_cache.take(b"%d" % number)
             assert upload_cache.get(first.name) is not None
-        for place in range(MAX_CACHED_UPLOADS):
+        for number in range(MAX_CACHED_UPLOADS):
             assert first.name in upload_cache._uploads
-            upload_cache.take(b"more %d" % place)
+            upload_cache.take(b"more %d" % number)
         assert first.name not in upload_cache._uploads
     finally:
         del upload_cache._local.preprocessor
@@ -181,24 +184,24 @@ def test_only_so_many_pictures_are_remembered(running: Running) -> None:
 
 
 def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
-    """As they are stored, and only once if nothing changed."""
+    """Thumbnails equal the stored pixels, and an unchanged one gives status 304."""
     gallery = running.service.engine.gallery
     row = running.search("yellow").json()["images"][0]
     path = f"/thumb/{row['split']}/{row['row']}.jpg"
-    for asked, stored in [
+    for query, stored in [
         ("", 8),
         ("?size=1", 8),
         ("?size=11", 8),
         ("?size=12", 16),
         ("?size=9999", 16),
     ]:
-        reply = running.ask(path + asked)
+        reply = running.ask(path + query)
         assert (reply.status, reply.headers["content-type"]) == (200, "image/jpeg")
-        shown = np.asarray(Image.open(io.BytesIO(reply.body)), np.int32)
+        actual = np.asarray(Image.open(io.BytesIO(reply.body)), np.int32)
         expected = gallery.rows(row["split"], stored, [row["row"]])[0]
-        assert shown.shape == expected.shape == (stored, stored, 3)
-        assert abs(shown - expected).mean() < 8
-        again = running.ask(path + asked, If_None_Match=reply.headers["etag"])
+        assert actual.shape == expected.shape == (stored, stored, 3)
+        assert abs(actual - expected).mean() < 8
+        again = running.ask(path + query, If_None_Match=reply.headers["etag"])
         assert (again.status, again.body) == (304, b"")
     assert gallery.splits[row["split"]].digest[:32] in reply.headers["etag"]
     assert reply.headers["cache-control"] == "private, no-cache"
@@ -208,7 +211,7 @@ def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("parameters", "expected"),
     [
         ({"q": ""}, "type words"),
         ({"q": "redd"}, "did you mean red"),
@@ -227,17 +230,17 @@ def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
         ({"q": "<script>alert(1)</script>"}, "'<script>alert(1)</script>' is not known"),
     ],
 )
-def test_a_mistake_is_answered_with_a_sentence(
-    running: Running, asked: dict[str, Any], says: str
+def test_an_invalid_request_gets_a_sentence(
+    running: Running, parameters: dict[str, Any], expected: str
 ) -> None:
-    """As JSON, which no browser takes for a page."""
-    reply = running.search(asked.pop("q"), **asked)
+    """The error is JSON, which no browser renders as a page."""
+    reply = running.search(parameters.pop("q"), **parameters)
     assert reply.status == 400
-    assert says in reply.error
+    assert expected in reply.error
 
 
-def test_invalid_text_is_answered_with_a_sentence(running: Running) -> None:
-    """Bytes that are no UTF-8."""
+def test_invalid_text_gets_a_sentence(running: Running) -> None:
+    """A query that is not UTF-8 is an error of the client."""
     reply = running.ask("/api/search?q=%ff%fe")
     assert reply.status == 400
     assert reply.error
@@ -283,7 +286,7 @@ def test_invalid_text_is_answered_with_a_sentence(running: Running) -> None:
     ],
 )
 def test_no_path_leads_out_of_the_store(running: Running, path: str) -> None:
-    """It is only ever compared with what there is."""
+    """A path is only compared with names of the store, and never opened."""
     reply = running.ask(path)
     assert reply.status in (400, 404)
     assert reply.error
@@ -291,14 +294,14 @@ def test_no_path_leads_out_of_the_store(running: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["0x9", "-1", "1.5", "99999", "", "%00", "%D9%A3", "9;1"])
-def test_a_size_is_a_number(running: Running, size: str) -> None:
-    """Nothing else."""
+def test_a_size_must_be_a_number(running: Running, size: str) -> None:
+    """Any other size is refused."""
     reply = running.ask(f"/thumb/train/0.jpg?size={size}")
     assert reply.status == 400 if size else reply.status in (200, 400)
 
 
 def test_a_row_in_quarantine_has_no_thumbnail(running: Running) -> None:
-    """Zeros are no picture."""
+    """A quarantined row is reported with status 404."""
     absent = running.service.engine.gallery.splits["train"].absent
     reply = running.ask(f"/thumb/train/{absent[0]}.jpg")
     assert (reply.status, "in quarantine" in reply.error) == (404, True)
@@ -324,8 +327,8 @@ def test_a_row_in_quarantine_has_no_thumbnail(running: Running) -> None:
         ("localhost/evil", False),
     ],
 )
-def test_only_our_own_names_are_answered(running: Running, host: str, in_: bool) -> None:
-    """A name that somebody else gave this address is not ours: DNS rebinding ends here."""
+def test_only_names_of_the_server_are_admitted(running: Running, host: str, in_: bool) -> None:
+    """A foreign host name with this address is refused, which stops DNS rebinding."""
     named = host.format(port=running.port)
     for path in ("/", "/api/about", "/thumb/train/0.jpg", "/nothing"):
         reply = running.ask(path, Host=named)
@@ -351,18 +354,18 @@ def test_only_our_own_names_are_answered(running: Running, host: str, in_: bool)
         ({"Sec_Fetch_Site": "same-site"}, False),
     ],
 )
-def test_no_other_page_hands_pictures_in(
+def test_pages_of_other_sites_cannot_upload(
     running: Running, headers: dict[str, str], in_: bool
 ) -> None:
-    """Whoever is no browser may."""
+    """A client that is no browser sends no origin and may upload."""
     named = {name: value.format(port=running.port) for name, value in headers.items()}
     reply = running.ask("/api/search?q=", method="POST", body=png(), **named)
     assert (reply.status == 200) is in_
     assert in_ or (reply.status == 403 and reply.error)
 
 
-def test_no_other_page_asks(running: Running) -> None:
-    """It may link to the page, and to nothing else."""
+def test_pages_of_other_sites_cannot_search(running: Running) -> None:
+    """Another site may link to the page only."""
     for path, status in [("/", 200), ("/api/about", 403), ("/thumb/train/0.jpg", 403)]:
         assert running.ask(path, Sec_Fetch_Site="cross-site").status == status
     assert running.ask("/", Sec_Fetch_Site="none").status == 200
@@ -371,7 +374,7 @@ def test_no_other_page_asks(running: Running) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW"])
 def test_other_methods_are_refused(running: Running, method: str) -> None:
-    """On every address."""
+    """Unsupported methods are refused on every route."""
     for path in ("/", "/api/about", "/api/search?q=red", "/thumb/train/0.jpg"):
         assert running.ask(path, method=method).status in (405, 400)
 
@@ -396,26 +399,26 @@ def test_other_methods_are_refused(running: Running, method: str) -> None:
         (b"GIF89a" + b"\0" * 30, "image/gif", 400),
     ],
 )  # fmt: skip
-def test_what_is_no_picture_is_refused(
+def test_an_upload_that_is_no_image_is_refused(
     running: Running, body: bytes, kind: str, status: int
 ) -> None:
-    """By what it begins like, whatever it is called; or by the decoder."""
+    """The first bytes or the decoder decide, whatever the content type is."""
     reply = running.ask("/api/search?q=", method="POST", body=body, Content_Type=kind)
     assert reply.status == status
     assert reply.error
 
 
-def test_a_mistake_is_told_before_a_picture_is_decoded(
+def test_a_query_is_checked_before_the_upload_is_decoded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That would be work for nothing."""
+    """An invalid query does not reach the decoder."""
     monkeypatch.setattr(running.service.upload_cache, "take", None)
     assert "after +" in running.search("red +", body=png()).error
     assert "k is 'x'" in running.search("red", body=png(), k="x").error
 
 
-def test_every_format_that_is_named_is_taken(running: Running) -> None:
-    """By its bytes."""
+def test_every_listed_format_is_accepted(running: Running) -> None:
+    """The formats in the description of the engine can be uploaded."""
     picture = paint(2, 9)
     for name in running.ask("/api/about").json()["formats"]:
         file = io.BytesIO()
@@ -426,16 +429,16 @@ def test_every_format_that_is_named_is_taken(running: Running) -> None:
 
 
 def png_of(head: bytes, data: bytes) -> bytes:
-    """A PNG file of two chunks that are what they say."""
-    found = b"\x89PNG\r\n\x1a\n"
+    """Return a PNG file with valid checksums from the contents of two chunks."""
+    file = b"\x89PNG\r\n\x1a\n"
     for kind, body in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b"")):
-        found += struct.pack(">I", len(body)) + kind + body
-        found += struct.pack(">I", zlib.crc32(kind + body))
-    return found
+        file += struct.pack(">I", len(body)) + kind + body
+        file += struct.pack(">I", zlib.crc32(kind + body))
+    return file
 
 
-def test_a_bomb_is_refused(running: Running) -> None:
-    """A hundred bytes that would be gigabytes."""
+def test_a_decompression_bomb_is_refused(running: Running) -> None:
+    """A hundred bytes that would decode to gigabytes are refused."""
     head = struct.pack(">2I5B", 60_000, 60_000, 8, 2, 0, 0, 0)
     reply = running.search("", body=png_of(head, zlib.compress(bytes(100))))
     assert reply.status == 400
@@ -443,7 +446,7 @@ def test_a_bomb_is_refused(running: Running) -> None:
 
 
 def stream(running: Running, head: bytes, size: int) -> tuple[int, bytes]:
-    """Send noise until nobody listens; how much was sent, and what was answered."""
+    """Send noise until the server closes; return the bytes sent and the response."""
     noise = np.random.default_rng(0).bytes(2**20)
     sent = 0
     with running.connect() as opened:
@@ -463,8 +466,8 @@ def stream(running: Running, head: bytes, size: int) -> tuple[int, bytes]:
     return sent, answer
 
 
-def test_a_hundred_megabytes_are_cut_off(running: Running) -> None:
-    """Before the first byte where their number is told, at the limit where it is not."""
+def test_a_large_upload_is_cut_off(running: Running) -> None:
+    """A declared length is refused at once, a chunked body at the limit."""
     head = b"POST /api/search?q= HTTP/1.1\r\nHost: localhost\r\n"
     size = 100 * 2**20
     sent, answer = stream(running, head + b"Content-Length: %d\r\n\r\n" % size, size)
@@ -477,8 +480,8 @@ def test_a_hundred_megabytes_are_cut_off(running: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-def test_a_picture_may_come_in_chunks(running: Running) -> None:
-    """As browsers and pipes send them."""
+def test_a_chunked_upload_is_accepted(running: Running) -> None:
+    """Chunked transfer encoding is accepted, as browsers and pipes use it."""
     data = png()
     pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
     body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
@@ -508,8 +511,8 @@ def test_a_picture_may_come_in_chunks(running: Running) -> None:
         b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_cut_off(running: Running, request_: bytes) -> None:
-    """Soon, and nobody else notices."""
+def test_a_malformed_request_is_cut_off(running: Running, request_: bytes) -> None:
+    """The server responds soon and serves other clients meanwhile."""
     started = time.monotonic()
     answer = running.raw(request_)
     assert time.monotonic() - started < 10
@@ -517,8 +520,8 @@ def test_what_is_no_request_is_cut_off(running: Running, request_: bytes) -> Non
     assert b"evil.example/" not in answer
 
 
-def test_who_begins_to_hand_in_and_goes_away_leaves_the_place(running: Running) -> None:
-    """However many do."""
+def test_an_aborted_upload_frees_its_slot(running: Running) -> None:
+    """Ten aborted uploads in a row leave no slot occupied."""
     for _ in range(10):
         with running.connect() as opened:
             opened.sendall(
@@ -528,8 +531,8 @@ def test_who_begins_to_hand_in_and_goes_away_leaves_the_place(running: Running) 
         assert wait_until(lambda: running.service.uploading == 0, 10)
 
 
-def test_only_so_many_hand_in_at_once(running: Running) -> None:
-    """The next is told to come again."""
+def test_simultaneous_uploads_are_limited(running: Running) -> None:
+    """One more upload gets status 503 and can be repeated later."""
     slow = [running.connect() for _ in range(4)]
     try:
         for opened in slow:
@@ -548,10 +551,8 @@ def test_only_so_many_hand_in_at_once(running: Running) -> None:
     assert running.search("", body=png()).status == 200
 
 
-def test_who_hands_in_too_slowly_is_cut_off(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A byte now and then would hold a place for ever."""
+def test_a_slow_upload_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a byte now and then does not occupy a slot for ever."""
     monkeypatch.setattr(search_handler, "BODY_SECONDS", 0.5)
     with running.connect() as opened:
         opened.sendall(
@@ -565,26 +566,24 @@ def test_who_hands_in_too_slowly_is_cut_off(
         assert time.monotonic() - started < 10
 
 
-def test_only_so_many_connections_are_open(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files would run out. Of those that ask for nothing, the oldest gives way to a visitor."""
+def test_open_connections_are_limited(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit, the connection idle for longest is closed in favour of a new one."""
     monkeypatch.setattr(base_handler, "MAX_CONNECTIONS", 8)
     connections = running.service.connections
     assert wait_until(lambda: len(connections) == 0, 10)
-    kept = [running.connect() for _ in range(8)]
+    open_connections = [running.connect() for _ in range(8)]
     try:
         assert wait_until(lambda: len(connections) == 8, 10)
-        kept[0].sendall(ABOUT)  # whoever asks for something is no longer the oldest
-        assert kept[0].recv(20).startswith(b"HTTP/1.1 200")
+        open_connections[0].sendall(ABOUT)  # whoever asks for something is no longer the oldest
+        assert open_connections[0].recv(20).startswith(b"HTTP/1.1 200")
         for _ in range(5):
             assert running.ask("/api/about").status == 200
             assert len(connections) <= 8
-        assert kept[1].recv(10) == b""
-        kept[0].sendall(ABOUT)
-        assert kept[0].recv(10)
+        assert open_connections[1].recv(10) == b""
+        open_connections[0].sendall(ABOUT)
+        assert open_connections[0].recv(10)
     finally:
-        for opened in kept:
+        for opened in open_connections:
             opened.close()
     assert wait_until(lambda: len(connections) == 0, 10)
 
@@ -592,10 +591,10 @@ def test_only_so_many_connections_are_open(
 ABOUT = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def test_a_visitor_is_answered_though_others_hold_more_connections_than_there_may_be(
+def test_idle_connections_beyond_the_limit_lock_no_client_out(
     running: Running,
 ) -> None:
-    """Three hundred that say nothing, some of them the beginning of a request."""
+    """The server answers although 300 connections are idle or half through a request."""
     silent = []
     try:
         for number in range(300):
@@ -618,8 +617,8 @@ class Stream:
         self.closed = True
 
 
-def test_a_connection_that_is_being_answered_never_gives_way() -> None:
-    """Where all are, another is not admitted; one that was answered is the newest idle one."""
+def test_a_busy_connection_is_never_closed() -> None:
+    """No connection is admitted while all are busy; an answered one is the newest idle one."""
     connections = Connections(lambda: 2)
     first, second, third, fourth = streams = [Stream() for _ in range(4)]
     assert connections.admit(first)
@@ -632,10 +631,10 @@ def test_a_connection_that_is_being_answered_never_gives_way() -> None:
     assert connections.admit(third)  # for the second, which has been idle for longer
     connections.begin(first)
     assert connections.admit(fourth)
-    assert [one.closed for one in streams] == [False, True, True, False]
-    for one in streams:
-        connections.remove(one)
-        connections.end(one)
+    assert [stream.closed for stream in streams] == [False, True, True, False]
+    for stream in streams:
+        connections.remove(stream)
+        connections.end(stream)
     assert len(connections) == 0
 
 
@@ -647,25 +646,25 @@ def hostile(real_data: Path) -> list[Path]:
     return sorted((real_data / "hostile").iterdir())
 
 
-def hand_in(running: Running, files: list[Path]) -> tuple[int, int]:
-    """How many are answered, and how many refused."""
-    taken = 0
+def upload_all(running: Running, files: list[Path]) -> tuple[int, int]:
+    """Upload files; return how many were answered and how many refused."""
+    accepted = 0
     for file in files:
         reply = running.ask("/api/search?q=&k=1", method="POST", body=file.read_bytes())
         assert reply.status in (200, 400, 413, 415), (file.name, reply)
         if reply.status == 200:
-            taken += 1
+            accepted += 1
             assert reply.json()["images"]
         else:
             assert reply.error.isprintable()
-    return taken, len(files) - taken
+    return accepted, len(files) - accepted
 
 
 def test_hostile_files_get_an_answer_or_a_sentence(running: Running, hostile: list[Path]) -> None:
-    """A sample of them."""
-    chosen = [hostile[place] for place in range(0, len(hostile), len(hostile) // 60)]
-    taken, refused = hand_in(running, chosen)
-    assert taken > 10
+    """A sample of hostile files is answered or refused."""
+    chosen = [hostile[index] for index in range(0, len(hostile), len(hostile) // 60)]
+    accepted, refused = upload_all(running, chosen)
+    assert accepted > 10
     assert refused > 10
 
 
@@ -674,15 +673,15 @@ def test_hostile_files_get_an_answer_or_a_sentence(running: Running, hostile: li
 def test_every_hostile_file_gets_an_answer_or_a_sentence(
     running: Running, hostile: list[Path]
 ) -> None:
-    """All of them, and the server lives."""
-    taken, refused = hand_in(running, hostile)
-    assert taken + refused == len(hostile) > 300
-    assert taken > 100
+    """All hostile files are answered or refused, and the server survives."""
+    accepted, refused = upload_all(running, hostile)
+    assert accepted + refused == len(hostile) > 300
+    assert accepted > 100
     assert refused > 100
 
 
-def test_names_from_data_are_told_as_they_are(open_run: Opener, tmp_path: Path) -> None:
-    """As JSON, whose every character beyond ASCII is escaped; the page shows them as text."""
+def test_names_from_data_are_escaped_in_json(open_run: Opener, tmp_path: Path) -> None:
+    """All characters beyond ASCII are escaped, and the names stay the same."""
     nasty = ("<script>alert(1)</script>", "\u202egpj.exe", "\x1b[31mred", "a\nb", '"quoted"')
     classes = tuple(
         (wnid, name) for (wnid, _), name in zip(CLASSES, [*nasty, "e", "f"], strict=True)
@@ -700,10 +699,10 @@ def test_names_from_data_are_told_as_they_are(open_run: Opener, tmp_path: Path) 
                 assert started.search(word["query"]).status == 200
 
 
-def test_a_store_that_is_damaged_meanwhile_is_told(
+def test_damage_of_the_store_is_reported(
     open_run: Opener, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By name, to the visitor and in the terminal."""
+    """The client and the terminal get the name of the damaged file."""
     store = make_store(tmp_path, train=14, val=7, bad=0)
     engine = open_run(Toy(store), tmp_path / "run")
     with serving(engine) as started:
@@ -721,8 +720,8 @@ def test_a_store_that_is_damaged_meanwhile_is_told(
 # --- pools, sockets ------------------------------------------------------------------------------
 
 
-def test_who_waits_too_long_is_sent_away() -> None:
-    """Whoever comes when the line is full, at once; a job that has not begun is never done."""
+def test_a_call_that_waits_too_long_fails() -> None:
+    """A call beyond the queue fails at once, and one that timed out in the queue never runs."""
     pool = BoundedThreadPool("test", threads=1, max_waiting=1, timeout_seconds=0.3)
     gate, done = threading.Event(), []
 
@@ -741,19 +740,19 @@ def test_who_waits_too_long_is_sent_away() -> None:
         assert time.monotonic() - started < 0.2
         return [*await asyncio.gather(first, second, return_exceptions=True), *third]
 
-    found = asyncio.run(ask())
-    assert [type(one) for one in found] == [BusyError] * 3
-    assert "within 0.3 s" in str(found[0])
-    assert "at once" in str(found[2])
+    results = asyncio.run(ask())
+    assert [type(result) for result in results] == [BusyError] * 3
+    assert "within 0.3 s" in str(results[0])
+    assert "at once" in str(results[2])
     gate.set()
     pool.close()
     assert done == [1]
 
 
-def test_a_server_that_has_too_much_to_do_says_so(
+def test_an_overloaded_server_responds_with_503(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With status 503, and goes on when it has less."""
+    """The server answers again once the load is gone."""
     gate = threading.Event()
     search = type(running.service.engine).search
 
@@ -769,10 +768,10 @@ def test_a_server_that_has_too_much_to_do_says_so(
         asks = [
             threading.Thread(target=lambda: replies.append(running.search("red"))) for _ in range(4)
         ]
-        for one in asks:
-            one.start()
-        for one in asks:
-            one.join(20)
+        for thread in asks:
+            thread.start()
+        for thread in asks:
+            thread.join(20)
         gate.set()
         pool.close()
     assert [reply.status for reply in replies] == [503] * 4
@@ -780,10 +779,10 @@ def test_a_server_that_has_too_much_to_do_says_so(
     assert running.search("red").status == 200
 
 
-def test_a_visitor_who_is_gone_is_not_searched_for(
+def test_requests_of_disconnected_clients_are_cancelled(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever types fast leaves questions behind that nobody waits for."""
+    """Only the request that is already running is completed."""
     gate, begun = threading.Event(), []
     search = type(running.service.engine).search
 
@@ -801,8 +800,8 @@ def test_a_visitor_who_is_gone_is_not_searched_for(
             opened.append(running.connect())
             opened[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert wait_until(lambda: pool._slots._value == pool._capacity - 20, 10)
-        for one in opened:
-            one.close()
+        for connection in opened:
+            connection.close()
         assert wait_until(lambda: pool._slots._value == pool._capacity - 1, 10)
         gate.set()
         assert wait_until(lambda: pool._slots._value == pool._capacity, 10)
@@ -810,10 +809,10 @@ def test_a_visitor_who_is_gone_is_not_searched_for(
     assert len(begun) == 1
 
 
-def test_an_error_of_ours_is_told_in_the_terminal_alone(
+def test_an_internal_error_is_detailed_in_the_terminal_alone(
     running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A visitor hears that there was one."""
+    """The client is told that there was an error, without details."""
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret \x1b[2J")
@@ -824,43 +823,43 @@ def test_an_error_of_ours_is_told_in_the_terminal_alone(
         500,
         "an internal error occurred: the server's terminal has the details.",
     )
-    said = capsys.readouterr().err
-    assert "ZeroDivisionError: secret \\x1b[2J" in said
-    assert "in broken" in said
+    output = capsys.readouterr().err
+    assert "ZeroDivisionError: secret \\x1b[2J" in output
+    assert "in broken" in output
 
 
-def test_a_port_that_is_taken_is_a_sentence(running: Running) -> None:
-    """As is an address of another machine, and one that is none."""
-    for host, port, says in [
+def test_a_socket_that_cannot_be_bound_is_one_sentence(running: Running) -> None:
+    """An address of another machine and an invalid name are reported likewise."""
+    for host, port, expected in [
         ("127.0.0.1", running.port, "something else listens there. Choose another --port"),
         ("192.0.2.1", 0, "Choose a --host of this machine"),
         ("no such host.invalid", 0, "Choose a --host of this machine"),
     ]:
-        with pytest.raises(TesseraeError) as refused:
+        with pytest.raises(TesseraeError) as error:
             app.bind(host, port)
-        assert says in str(refused.value)
-        assert host in str(refused.value)
+        assert expected in str(error.value)
+        assert host in str(error.value)
     with pytest.raises(ValueError, match="--port is 70000"):
         app.bind("127.0.0.1", 70000)
 
 
-def test_an_address_is_shown_that_a_browser_opens() -> None:
-    """Of all interfaces, one that surely is reached from here."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-        for host, shown in [
+def test_the_printed_url_opens_in_a_browser() -> None:
+    """A server on all interfaces prints a loopback address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        for host, displayed in [
             ("127.0.0.1", "127.0.0.1"),
             ("0.0.0.0", "127.0.0.1"),
             ("::", "[::1]"),
             ("::1", "[::1]"),
             ("search.lan", "search.lan"),
         ]:
-            assert app.address_of([one], host) == f"http://{shown}:{port}/"
+            assert app.address_of([listener], host) == f"http://{displayed}:{port}/"
 
 
-def test_who_listens_everywhere_is_called_by_any_number_or_its_own_name() -> None:
-    """But by no name that somebody else made up."""
+def test_a_server_on_all_interfaces_admits_any_address_and_its_own_name() -> None:
+    """Other host names are refused."""
     guard = Guard("0.0.0.0")
     for host, in_ in [
         ("192.168.1.7:8780", True),
@@ -899,10 +898,8 @@ def test_who_listens_everywhere_is_called_by_any_number_or_its_own_name() -> Non
         ({"Host": "search.example.org", "Origin": "http://localhost:9"}, True, False),
     ],
 )
-def test_a_name_that_is_allowed_is_answered(
-    headers: dict[str, str], changes: bool, in_: bool
-) -> None:
-    """Exactly that name, at any port: as a host, and as the origin of what is handed in."""
+def test_an_allowed_name_is_admitted(headers: dict[str, str], changes: bool, in_: bool) -> None:
+    """The exact name is admitted at any port, as a host and as the origin of an upload."""
     guard = Guard("127.0.0.1", ["search.example.org", "B\u00fccher.example", "192.0.2.7"])
     assert (guard.refusal(headers, changes=changes) is None) is in_
     assert guard.refusal({"Host": "192.0.2.7:80"}, changes=False) is None
@@ -922,14 +919,14 @@ def test_a_name_that_is_allowed_is_answered(
         "@x",
     ],
 )
-def test_a_name_that_is_none_is_refused(name: str) -> None:
-    """No wildcard, no port, no address of a page."""
+def test_an_invalid_allowed_name_is_refused(name: str) -> None:
+    """Wildcards, ports and URLs are refused."""
     with pytest.raises(ValueError, match=r"--allow-host is .*: expected one name or address"):
         Guard("127.0.0.1", [name])
 
 
-def test_a_page_behind_a_proxy_takes_pictures(running: Running, monkeypatch: Any) -> None:
-    """By the name that the proxy is called."""
+def test_a_page_behind_a_proxy_accepts_uploads(running: Running, monkeypatch: Any) -> None:
+    """The proxy's name is admitted as the origin of an upload."""
     named = {"Host": "search.example.org", "Origin": "https://search.example.org"}
     path = "/api/search?q="
     assert running.ask(path, method="POST", body=png(), **named).status == 403
@@ -943,7 +940,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "expected"),
     [
         (
             HEIC,
@@ -956,17 +953,19 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
         (b"\x80\x81\x82", "the file is no image: expected JPEG, PNG"),
     ],
 )
-def test_what_is_no_picture_that_is_read_is_named(running: Running, data: bytes, says: str) -> None:
-    """By its first bytes, with what to do."""
+def test_the_format_of_a_refused_file_is_named(
+    running: Running, data: bytes, expected: str
+) -> None:
+    """The sentence names the format and the cure."""
     reply = running.search("", body=data)
-    assert (reply.status, says in reply.error) == (415, True)
+    assert (reply.status, expected in reply.error) == (415, True)
 
 
-def test_what_is_passed_over_is_told(running: Running) -> None:
-    """With the answer, which is found with the rest."""
+def test_unknown_words_are_reported(running: Running) -> None:
+    """The answer lists the unknown words, which are ignored."""
     assert running.search("a photo of red").json()["passed_over"] == ["a", "photo", "of"]
 
 
-def test_colours_are_colours() -> None:
-    """What the tests rely on: a model that tells them apart."""
+def test_the_toy_model_distinguishes_colours() -> None:
+    """The other tests rely on a model that tells colours apart."""
     assert colour("red") @ colour("blue") < 0.5
