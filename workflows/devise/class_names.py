@@ -33,9 +33,9 @@ MAX_CLASSES_WITH_SETS = 5_000
 """The number of classes up to which correct sets are computed: 1,000 classes take two seconds."""
 
 COVERAGE_LABELS = {
-    "token": "a name of theirs is a token",
-    "words": "made of the words of a name",
-    "taxonomy": "from what they are kinds of",
+    "token": "from a token that is one of the names",
+    "words": "from the words of a name",
+    "taxonomy": "from the hierarchy",
     "none": "none",
 }
 PAPER_CLASSES, WORDNET_NOUNS = 1_000, 70_000
@@ -238,7 +238,7 @@ def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     ]
     out += _listed("names of several classes", homonyms, limit)
     shared = [" ".join(wnids) for wnids in facts["alike"]]
-    out += _listed("classes that share one vector, and cannot be told apart", shared, limit)
+    out += _listed("classes that share one vector, so they cannot be distinguished", shared, limit)
     if facts["hierarchy"] is not None:
         out += _hierarchy_lines(facts["hierarchy"], limit)
     return [printable(line) for line in out]

@@ -97,8 +97,8 @@ def make_space(
     """
     if not np.isfinite(features).all():
         raise TesseraeError(
-            "features to learn from have values that are no numbers: `tesserae verify` says whether"
-            " they are damaged, and `tesserae features --repair` makes those anew that are."
+            "features to learn from have values that are not finite: `tesserae verify` finds"
+            " damaged features, and `tesserae features --repair` recomputes them."
         )
     seen = classes.vectors[parts == SEEN].mean(0)
     origin = seen if centre else np.zeros_like(seen)
@@ -106,8 +106,8 @@ def make_space(
     distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
     if distances.max() < 1e-5:
         raise TesseraeError(
-            f"all {len(distances)} classes to learn from have one and the same word vector: nothing"
-            " can tell them apart. Name other words."
+            f"all {len(distances)} classes to learn from have the same word vector, so they cannot"
+            " be distinguished: name other word vectors."
         )
     spread = features.std(0, dtype=np.float64)
     return Space(

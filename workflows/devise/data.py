@@ -115,7 +115,7 @@ def _check_required(options: Options, *, goes_on: bool) -> None:
     if options.words is None and options.hierarchy is None and not goes_on:
         problems.append(
             "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
-            " --hierarchy, to have vectors made from what classes are kinds of"
+            " --hierarchy, to derive vectors from a hierarchy of classes"
         )
     if problems:
         raise TesseraeError("; ".join(problems) + ".")
@@ -186,7 +186,7 @@ def _new_input(options: Options, store: str, split: str, size: int | None) -> In
         return None
     if options.learn != "all":
         raise TesseraeError(
-            f"--trunk {NEW} has learned nothing yet: expected --learn all, or another trunk."
+            f"--trunk {NEW} has random weights: expected --learn all, or another trunk."
         )
     done = records.load_done(open_objects(store), split)
     sizes = () if done is None else done.sizes
@@ -194,7 +194,7 @@ def _new_input(options: Options, store: str, split: str, size: int | None) -> In
     if chosen not in sizes or chosen < MIN_SIZE:
         available = ", ".join(map(str, sizes)) or "no finished size"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
-        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} wants {expected}.")
+        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
     return Input(chosen, None)
 
 
@@ -273,7 +273,7 @@ def vectors_of(options: Options, listed: Sequence[tuple[str, str]]) -> ClassVect
         return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
     raise TesseraeError(
         "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
-        " --hierarchy, to have vectors made from what classes are kinds of."
+        " --hierarchy, to derive vectors from a hierarchy of classes."
     )
 
 

@@ -286,8 +286,8 @@ def check_start(run: str, held_out: Sequence[str]) -> None:
     if shared:
         raise TesseraeError(
             f"--start is {run}, which has learned from {len(shared)} of the {len(held_out)} classes"
-            f" that are kept back here ({shared[0]}, ...): keep back the same in both, by"
-            " --unseen, --validation and --class-seed."
+            f" that are held out here ({shared[0]}, ...): hold out the same classes in both runs,"
+            " by --unseen, --validation and --class-seed."
         )
 
 
@@ -312,8 +312,8 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
     state = folder.load_trained(newest, "head", "trunk")
     if trunk is None and state["trunk"] is not None:
         raise TesseraeError(
-            f"--start is {run}, whose head is for a trunk that it has trained: `tesserae export"
-            f" {run}` makes a folder of that, for --trunk; or --learn all goes on with both."
+            f"--start is {run}, whose head belongs to a trunk that it has trained. Pass --learn all"
+            f" to continue with both, or the folder that `tesserae export {run}` writes as --trunk."
         )
     try:
         head.load_state_dict(state["head"])
@@ -321,4 +321,4 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
             trunk.model.load_state_dict(state["trunk"])
     except (KeyError, RuntimeError) as e:
         first = str(e).strip().splitlines()[0]
-        raise TesseraeError(f"--start is {run}, whose layers are others ({first}).") from e
+        raise TesseraeError(f"--start is {run}, whose layers differ ({first}).") from e

@@ -137,9 +137,7 @@ class QueryEncoder:
         if isinstance(term, StoredImage):
             return self._stored(term.split or split, term.row)
         if image_vector is None:
-            raise QueryError(
-                f"{UploadedImage()} is the image that comes with the query: give one."
-            )
+            raise QueryError(f"{UploadedImage()} is the image that comes with the query: give one.")
         return image_vector
 
     def _stored(self, split: str, row: int) -> NDArray[np.float32]:

@@ -82,14 +82,14 @@ def test_coverage_is_printed(
     assert output == [
         f"{table}  4 classes",
         f"  vectors  {glove}: 5 tokens, 3 numbers; synonyms: mean",
-        "          2   50.0 %  a name of theirs is a token",
-        "          1   25.0 %  made of the words of a name",
+        "          2   50.0 %  from a token that is one of the names",
+        "          1   25.0 %  from the words of a name",
         "          1   25.0 %  none",
         "    without a vector: 1",
         "      n01440764  tench, Tinca tinca",
         "    names of several classes: 1",
         "      crane  n02012849 n03126707  (one vector)",
-        "    classes that share one vector, and cannot be told apart: 1",
+        "    classes that share one vector, so they cannot be distinguished: 1",
         "      n02012849 n03126707",
     ]
 
@@ -173,7 +173,7 @@ def test_without_a_file_of_vectors_the_taxonomy_gives_them(
     edges = table.parent / "edges.txt"
     output = run_words(monkeypatch, capsys, table, "--hierarchy", edges)
     assert "derived from the taxonomy, no word is known: 64 numbers (--vectors FILE" in output
-    assert "          2   50.0 %  from what they are kinds of\n" in output
+    assert "          2   50.0 %  from the hierarchy\n" in output
     assert "    without a vector: 2\n      n03126707  crane\n" in output
 
 

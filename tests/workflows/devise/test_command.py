@@ -190,12 +190,12 @@ def test_the_trunk_is_trained_from_pixels(
     begin = ("train", "devise", small.store, "--trunk", small.trunk, "--words", small.words)
     for words, expected in (
         (("--unseen", 2, "--class-seed", 9), "has learned from"),
-        (("--unseen", 2, "--validation", 1), "has learned from 1 of the 3 classes that are kept"),
+        (("--unseen", 2, "--validation", 1), "has learned from 1 of the 3 classes that are held"),
     ):
         command = (*begin, "--run", tmp_path / "b", "--start", tmp_path / "run", *words, *WORDS)
         assert main([str(word) for word in command]) == 1
         assert expected in capsys.readouterr().err
-    with pytest.raises(TesseraeError, match="whose head is for a trunk that it has trained"):
+    with pytest.raises(TesseraeError, match="whose head belongs to a trunk that it has trained"):
         begin_with(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there

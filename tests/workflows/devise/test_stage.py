@@ -180,8 +180,8 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
     return Devise(options, Data(loader, None, WORDS, folder=str(folder)), World())
 
 
-def test_a_new_trunk_looks_at_each_picture_by_itself_when_it_is_opened() -> None:
-    """Its batch norm is over all ranks while it learns, and as it learned to be afterwards."""
+def test_an_opened_new_trunk_maps_each_image_independently() -> None:
+    """Its batch norm is over all ranks in training, and uses its statistics afterwards."""
     options = Options(trunk="new", learn="all", width=8)
     trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
     norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]
@@ -192,8 +192,8 @@ def test_a_new_trunk_looks_at_each_picture_by_itself_when_it_is_opened() -> None
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_learned_in_is_refused(small: Small, tmp_path: Path) -> None:
-    """Features that are no numbers; classes that are all one; a file that is cut off."""
+def test_an_unusable_word_space_is_refused(small: Small, tmp_path: Path) -> None:
+    """Features that are not finite, equal class vectors and a truncated file are refused."""
     stage = small_stage(small, tmp_path)
     labels = len(stage.space.wnids)
     vectors = np.tile(np.eye(1, 4, dtype=np.float32), (labels, 1))
@@ -207,10 +207,10 @@ def test_what_cannot_be_learned_in_is_refused(small: Small, tmp_path: Path) -> N
     parts = np.full(labels, SEEN, np.int8)
     features = np.ones((3, 2), np.float32)
     for centre in (True, False):
-        with pytest.raises(TesseraeError, match="all 6 classes to learn from have one"):
+        with pytest.raises(TesseraeError, match="all 6 classes to learn from have the same"):
             make_space(classes, parts, features, centre=centre)
     features[1, 1] = np.nan
-    with pytest.raises(TesseraeError, match="no numbers: `tesserae verify`"):
+    with pytest.raises(TesseraeError, match="not finite: `tesserae verify`"):
         make_space(classes, parts, features, centre=True)
     file = tmp_path / FILE
     file.write_bytes(file.read_bytes()[:-100])

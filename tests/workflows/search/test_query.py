@@ -80,7 +80,7 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("fishing net", [(1, Phrase("fishing net"))]),
         ("man-eater", [(1, Phrase("man-eater"))]),

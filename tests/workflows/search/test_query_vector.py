@@ -30,7 +30,7 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def vector_of(encoder: QueryEncoder, text: str, **options: object) -> NDArray[np.float64]:
-    image_vector = options.get("given")
+    image_vector = options.get("image_vector")
     return encoder.vector(parse(text, has_image=image_vector is not None), image_vector, "train")  # type: ignore[arg-type]
 
 

@@ -36,7 +36,7 @@ class SearchHandler(BaseHandler):
         if self._finished or self.request.method != "POST":
             return
         connection: Any = self.request.connection
-        # tornado would close the connection without a response: `data_received` checks the size.
+        # tornado's own limit gives no helpful response, so the size is checked here instead.
         connection.set_max_body_size(2**40)
         connection.set_body_timeout(BODY_SECONDS)
         length = self.request.headers.get("Content-Length", "0")
