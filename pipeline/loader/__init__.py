@@ -1,4 +1,4 @@
-"""Batches of a split, shuffled, for any number of ranks: `Loader`."""
+"""Shuffled batches of a split for any number of ranks: `Loader`."""
 
 from pipeline.loader.dataset import SplitDataset
 from pipeline.loader.epochs import Batch

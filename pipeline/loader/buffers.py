@@ -1,4 +1,4 @@
-"""Memory for batches, used again when nobody looks at it any more."""
+"""Batch buffers that are reused as soon as no tensor views them."""
 
 from __future__ import annotations
 
@@ -11,61 +11,62 @@ from numpy.typing import NDArray
 
 
 class Buffers:
-    """Pageable buffers of one size. Each `take` gives one that no tensor views.
+    """A pool of pageable buffers of one shape. Each `take` returns one that no tensor views.
 
-    What is handed out is a new numpy array over the buffer's memory, which every tensor made of it
-    keeps alive: so when the array goes, all of them have gone, and the memory is free. A person
-    who keeps every batch gets new memory for every batch.
+    `take` returns a new numpy array over the buffer's memory, and every tensor made from it keeps
+    that array alive. So when the array is collected, no tensor views the memory, and the buffer is
+    free. A caller who keeps every batch gets new memory for every batch.
     """
 
     def __init__(self, shape: tuple[int, ...], *, keep: int) -> None:
-        """Allocate nothing yet.
+        """Create an empty pool; buffers are allocated on demand.
 
         Args:
-            shape: Shape of the buffers, uint8.
-            keep: Number of free buffers that are kept; more go back to the system.
+            shape: Shape of each buffer; the dtype is uint8.
+            keep: Maximum number of free buffers in the pool; further ones are released.
         """
         self._shape = shape
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=keep)
 
     def take(self) -> NDArray[np.uint8]:
-        """Return a buffer to write to, which holds anything."""
+        """Return a uint8 buffer of the pool's shape with arbitrary contents."""
         try:
-            memory = self._free.pop()  # the one that came back last: a cache may still hold it
+            memory = self._free.pop()  # the last one returned: CPU caches may still hold it
         except IndexError:
-            memory = np.empty(self._shape, np.uint8)  # in huge pages, where there are such
+            memory = np.empty(self._shape, np.uint8)  # numpy uses huge pages where available
         array = memory[:]
+        # Tensors hold the view, not `memory`; so its finalizer runs when the last of them is gone.
         weakref.finalize(array, self._free.append, memory).atexit = False
         return array
 
     def take_tensor(self) -> torch.Tensor:
-        """Return a buffer as a tensor."""
+        """Return a buffer as a uint8 tensor of the pool's shape."""
         return torch.from_numpy(self.take())
 
 
 class PinnedBuffers:
-    """Page-locked buffers of one size, from which a GPU copies by itself while the CPU goes on.
+    """Page-locked buffers of one shape, from which a GPU can copy asynchronously.
 
-    A copy may still be under way when the last tensor that views its source has gone, and only
-    torch knows on which streams copies were made: it notes each of them with the memory, if the
-    memory is its own. So the memory comes from torch's allocator each time and goes back to it,
-    and what is handed out are views of just that storage. The allocator keeps page-locked memory
-    for the next request, and gives it out again when the copies of all streams have ended.
+    A copy may still be running when the last tensor that views its source is gone, and only torch
+    knows on which streams copies were made: it records them with the memory if its own allocator
+    provided it. So each buffer comes from torch's allocator, and callers get views of exactly that
+    storage. The allocator caches page-locked memory, and reuses it once the copies on all streams
+    have finished.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        """Allocate nothing yet.
+        """Remember the shape; buffers are allocated on demand.
 
         Args:
-            shape: Shape of the buffers, uint8.
+            shape: Shape of each buffer; the dtype is uint8.
         """
         self._shape = shape
 
     def take_tensor(self) -> torch.Tensor:
-        """Return a buffer as a tensor, which holds anything."""
+        """Return a uint8 tensor of the pool's shape with arbitrary contents."""
         return pinned_memory(self._shape)
 
 
 def pinned_memory(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return page-locked memory of torch's caching allocator."""
+    """Return a page-locked uint8 tensor of *shape* from torch's caching allocator."""
     return torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=True)

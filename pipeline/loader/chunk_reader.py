@@ -1,12 +1,12 @@
-"""Rows of a store that is compressed, or not on a local disk: by whole chunks, through a cache.
+"""Gathers rows of a compressed or remote store by whole chunks, through a cache.
 
-A chunk is the least that can be read of a compressed store, and of a remote one the least that is
-worth a request. What was unpacked is kept for the next batches, within a limit: an order in windows
-finds most of its rows there, a random one few. A chunk of one row is unpacked where it is wanted,
-and kept only if all of them can be.
+A chunk is the smallest unit that a compressed store can read, and the smallest that is worth a
+request to a remote store. Decoded chunks stay in a bounded cache for the next batches: a windowed
+order finds most of its rows there, a random one few. A chunk of one row is decoded directly into
+the batch, and cached only if the cache can hold all rows.
 
-What the page cache holds is read and unpacked by the thread that gathers. All else is asked for by
-many threads at once, which wait.
+The gathering thread itself reads and decodes chunks that are in the page cache. All other chunks
+are requested at once, on threads that may block.
 """
 
 from __future__ import annotations
@@ -30,146 +30,180 @@ from pipeline.store.objects import ALIGNMENT, Objects
 from pipeline.store.shard import ABSENT, decompressor
 from pipeline.store.split import Split, geometry
 
-SPARE_CHUNKS = 64
-"""Memory of so many chunks is kept for the next, where chunks are read past the page cache."""
+MAX_SPARE_CHUNKS = 64
+"""The maximum number of free chunk buffers that are kept for reads around the page cache."""
 
-Where = tuple[int, int]
-"""The numbers of a shard and of a chunk in it."""
+ChunkId = tuple[int, int]
+"""The number of a shard, and of a chunk in it."""
 
-Rows = list[tuple[int, int]]
-"""Places in the batch, and in the chunk."""
+RowCopies = list[tuple[int, int]]
+"""The rows to copy from one chunk, as (index in the batch, row in the chunk)."""
 
 
 class ChunkReader:
-    """Gathers rows of one size. Used by many threads at once."""
+    """A `Reader` that reads whole chunks of any store. It is thread-safe."""
 
     def __init__(
         self, split: Split, size: int, *, cache_bytes: int, page_cache: bool = True
     ) -> None:
-        """Read nothing yet.
+        """Prepare to read; nothing is read yet.
 
         Args:
             split: Any split.
-            size: Side of the squares in pixels.
-            cache_bytes: Most bytes of pixels that are kept.
-            page_cache: Whether what is read may stay in the page cache.
+            size: Side of the square images in pixels.
+            cache_bytes: Maximum bytes of decoded chunks in the cache.
+            page_cache: False if reads bypass the page cache where the store supports it (default:
+                True).
         """
         self._geometry = geometry(split, size)
         self._size = size
         self._objects: Objects = split.objects
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
-        self._indexes: _Kept[int, NDArray[np.uint64]] = _Kept(split.plan.num_shards)
-        most = cache_bytes // self._geometry.chunk_bytes
-        keep = self._geometry.chunk_rows > 1 or most >= split.plan.num_rows
-        self._chunks: _Kept[Where, NDArray[np.uint8]] | None = _Kept(max(1, most)) if keep else None
+        self._indexes: _Cache[int, NDArray[np.uint64]] = _Cache(split.plan.num_shards)
+        capacity = cache_bytes // self._geometry.chunk_bytes
+        keep = self._geometry.chunk_rows > 1 or capacity >= split.plan.num_rows
+        self._chunks: _Cache[ChunkId, NDArray[np.uint8]] | None = (
+            _Cache(max(1, capacity)) if keep else None
+        )
         self._scratch = threading.local()
-        self._memory: Buffers | None = None
+        self._direct_buffers: Buffers | None = None
         if not page_cache:
             num_bytes = self._geometry.chunk_bytes + 4 + 3 * ALIGNMENT
-            self._memory = Buffers((num_bytes,), keep=SPARE_CHUNKS)
+            self._direct_buffers = Buffers((num_bytes,), keep=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """See `pipeline.loader.reader.Reader`."""
-        wanted: dict[Where, Rows] = defaultdict(list)
-        for place, row in enumerate(rows.tolist()):
-            shard, inside = divmod(row, self._geometry.shard_rows)
-            chunk, at = divmod(inside, self._geometry.chunk_rows)
-            wanted[shard, chunk].append((place, at))
+        """Gather rows as `pipeline.loader.reader.Reader` defines; the result is `chunks`."""
+        rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
+        for index, row in enumerate(rows.tolist()):
+            shard, row_in_shard = divmod(row, self._geometry.shard_rows)
+            chunk, row_in_chunk = divmod(row_in_shard, self._geometry.chunk_rows)
+            rows_of_chunk[shard, chunk].append((index, row_in_chunk))
         flat = out.reshape(len(rows), self._geometry.row_bytes)
-        missing = {w: at for w, at in wanted.items() if not self._copy(w, flat, at, wait=False)}
-        finish_all([disk.submit(self._copy, w, flat, at, wait=True) for w, at in missing.items()])
+        # The chunks in memory first, on this thread; then all others at once, on threads that wait.
+        uncached = {
+            chunk_id: row_in_chunk
+            for chunk_id, row_in_chunk in rows_of_chunk.items()
+            if not self._copy(chunk_id, flat, row_in_chunk, wait=False)
+        }
+        finish_all(
+            [
+                disk.submit(self._copy, chunk_id, flat, row_in_chunk, wait=True)
+                for chunk_id, row_in_chunk in uncached.items()
+            ]
+        )
         return "chunks"
 
-    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of *chunks*, (n,) int64, that are worth reading ahead.
+    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of *chunks*, (n,) int64, that are not in the cache.
 
-        None, if the chunks that are wanted now and these are more than are kept.
+        The result is empty if the cache cannot hold two windows of that size: reading ahead would
+        evict the chunks of the current one.
         """
-        kept = self._chunks
-        if kept is None or 2 * len(chunks) > kept.most:
+        cache = self._chunks
+        if cache is None or 2 * len(chunks) > cache.capacity:
             return chunks[:0]
-        per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
-        return np.array([c for c in chunks.tolist() if divmod(c, per_shard) not in kept], np.int64)
+        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        return np.array(
+            [c for c in chunks.tolist() if divmod(c, chunks_per_shard) not in cache], np.int64
+        )
 
-    def expect(self, chunk: int, disk: Executor) -> None:
-        """Read chunk number *chunk* of the split, and keep it; this waits for it."""
-        per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
-        self._copy(divmod(chunk, per_shard), np.empty((0, 0), np.uint8), [], wait=True)
+    def prefetch(self, chunk: int, disk: Executor) -> None:
+        """Read chunk number *chunk* of the split into the cache, and wait for it."""
+        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)
 
-    def _copy(self, where: Where, flat: NDArray[np.uint8], rows: Rows, *, wait: bool) -> bool:
-        """Copy the rows of one chunk, as (place, place in the chunk), if it need not be waited for.
+    def _copy(
+        self, chunk_id: ChunkId, flat: NDArray[np.uint8], rows: RowCopies, *, wait: bool
+    ) -> bool:
+        """Copy rows of one chunk into a batch.
+
+        Args:
+            chunk_id: The chunk.
+            flat: (rows of the batch, row_bytes) uint8; the rows' elements are overwritten.
+            rows: The rows to copy.
+            wait: False to copy only from the caches.
 
         Returns:
-            Whether it was done.
+            True if the rows were copied.
         """
-        pixels = None if self._chunks is None else self._chunks.get(where)
+        pixels = None if self._chunks is None else self._chunks.get(chunk_id)
         data = None
         if pixels is None and not wait:
-            data = self._at_hand(where)
+            data = self._read_if_cached(chunk_id)
             if data is None:
                 return False
         if self._chunks is None:
-            data = self._wait_for(where) if data is None else data
-            for place, _ in rows:
-                self._unpack(where, data, flat[place])
+            # One row per chunk, and no cache: decode into the batch, without a copy.
+            data = self._read_chunk(chunk_id) if data is None else data
+            for index, _ in rows:
+                self._decode(chunk_id, data, flat[index])
             return True
         if pixels is None:
-            pixels = self._chunks.get(where, lambda: self._unpacked(where, data))
-        for place, at in rows:
-            flat[place] = pixels[at]
+            pixels = self._chunks.get(chunk_id, lambda: self._decoded_chunk(chunk_id, data))
+        for index, row_in_chunk in rows:
+            flat[index] = pixels[row_in_chunk]
         return True
 
-    def _wait_for(self, where: Where) -> memoryview:
-        """A chunk as it is stored."""
-        index = self._indexes.get(where[0], lambda: self._read_index(where[0]))
-        start, num_bytes = (int(number) for number in index[where[1]])
-        return self._checked(where, self._fetch(self._name(where[0]), start, num_bytes), num_bytes)
+    def _read_chunk(self, chunk_id: ChunkId) -> memoryview:
+        """Return the stored bytes of a chunk, verified, without the checksum."""
+        index = self._indexes.get(chunk_id[0], lambda: self._read_index(chunk_id[0]))
+        start, num_bytes = (int(number) for number in index[chunk_id[1]])
+        return self._verified(
+            chunk_id, self._fetch(self._name(chunk_id[0]), start, num_bytes), num_bytes
+        )
 
-    def _at_hand(self, where: Where) -> memoryview | None:
-        """The same, until this thread asks for another; None where it must be waited for."""
-        index = self._indexes.get(where[0])
-        if index is None or self._memory is not None:
+    def _read_if_cached(self, chunk_id: ChunkId) -> memoryview | None:
+        """Return a chunk's stored bytes if the page cache holds them, otherwise None.
+
+        They are valid until this thread calls the method again.
+        """
+        index = self._indexes.get(chunk_id[0])
+        if index is None or self._direct_buffers is not None:
             return None
-        start, num_bytes = (int(number) for number in index[where[1]])
+        start, num_bytes = (int(number) for number in index[chunk_id[1]])
+        # Each thread has its own scratch memory, so no lock is needed.
         scratch = getattr(self._scratch, "bytes", b"")
         if len(scratch) < num_bytes:
             scratch = self._scratch.bytes = bytearray(2 * num_bytes)
         data = memoryview(scratch)[:num_bytes]
-        if not self._objects.read_cached(self._name(where[0]), start, data):
+        if not self._objects.read_cached(self._name(chunk_id[0]), start, data):
             return None
-        return self._checked(where, data, num_bytes)
+        return self._verified(chunk_id, data, num_bytes)
 
-    def _checked(self, where: Where, data: memoryview, num_bytes: int) -> memoryview:
+    def _verified(self, chunk_id: ChunkId, data: memoryview, num_bytes: int) -> memoryview:
         if len(data) != num_bytes or not is_framed(np.frombuffer(data, np.uint8)):
-            raise _damaged(self._name(where[0]), f"chunk {where[1]}")
+            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         return data[:-4]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
-        if self._memory is not None and num_bytes <= self._geometry.chunk_bytes + 4:
-            data = self._objects.read_direct(name, start, num_bytes, self._memory.take())
+        if self._direct_buffers is not None and num_bytes <= self._geometry.chunk_bytes + 4:
+            data = self._objects.read_direct(name, start, num_bytes, self._direct_buffers.take())
             if data is not None:
                 return data
         return memoryview(self._read(name, start, num_bytes))
 
-    def _unpack(self, where: Where, data: memoryview, out: NDArray[np.uint8]) -> None:
+    def _decode(self, chunk_id: ChunkId, data: memoryview, out: NDArray[np.uint8]) -> None:
         try:
             if self._decompress is not None:
                 self._decompress(data, out)
             else:
                 out[:] = np.frombuffer(data, np.uint8)
+        # The checksum matched, so the chunk was written wrong: codecs raise any of these.
         except (IndexError, RuntimeError, ValueError):
-            raise _damaged(self._name(where[0]), f"chunk {where[1]}") from None
+            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}") from None
 
-    def _unpacked(self, where: Where, data: memoryview | None) -> NDArray[np.uint8]:
-        data = self._wait_for(where) if data is None else data
-        if self._memory is not None and self._decompress is None:  # nobody else will write there
+    def _decoded_chunk(self, chunk_id: ChunkId, data: memoryview | None) -> NDArray[np.uint8]:
+        data = self._read_chunk(chunk_id) if data is None else data
+        if (
+            self._direct_buffers is not None and self._decompress is None
+        ):  # uncompressed: cache the buffer itself
             pixels = np.frombuffer(data, np.uint8)
             if len(pixels) != self._geometry.chunk_bytes:
-                raise _damaged(self._name(where[0]), f"chunk {where[1]}")
+                raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         else:
             pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
-            self._unpack(where, data, pixels)
+            self._decode(chunk_id, data, pixels)
         return pixels.reshape(self._geometry.chunk_rows, -1)
 
     def _name(self, shard: int) -> str:
@@ -204,29 +238,33 @@ def _damaged(name: str, part: str) -> StoreDamagedError:
 
 
 Key = TypeVar("Key", bound=Hashable)
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
-class _Kept(Generic[Key, Made]):
-    """The values that were wanted last. Whoever wants one that is just being made waits for it."""
+class _Cache(Generic[Key, Value]):
+    """A thread-safe LRU cache. Threads that need a value which is being computed wait for it."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._lock = threading.Lock()
-        self._values: OrderedDict[Key, Future[Made]] = OrderedDict()
+        self._values: OrderedDict[Key, Future[Value]] = OrderedDict()
 
     def __contains__(self, key: Key) -> bool:
         with self._lock:
             return key in self._values
 
     @overload
-    def get(self, key: Key) -> Made | None: ...
+    def get(self, key: Key) -> Value | None: ...
 
     @overload
-    def get(self, key: Key, make: Callable[[], Made]) -> Made: ...
+    def get(self, key: Key, make: Callable[[], Value]) -> Value: ...
 
-    def get(self, key: Key, make: Callable[[], Made] | None = None) -> Made | None:
-        """The value of *key*, by *make* if it is not kept; an error is not kept."""
+    def get(self, key: Key, make: Callable[[], Value] | None = None) -> Value | None:
+        """Return the value of *key*, computed by *make* if it is not cached.
+
+        Without *make*, return None if it is not cached. Errors are not cached.
+        """
+        # The lock guards the dictionary only. `make` runs outside it, so other keys do not wait.
         with self._lock:
             value = self._values.get(key)
             if value is not None:
@@ -234,15 +272,16 @@ class _Kept(Generic[Key, Made]):
             elif make is None:
                 return None
             else:
-                ours = self._values[key] = Future()
-                if len(self._values) > self.most:
+                pending = self._values[key] = Future()
+                if len(self._values) > self.capacity:
                     self._values.popitem(last=False)
         if value is not None or make is None:
             return value.result() if value is not None else None
         try:
-            ours.set_result(make())
-        except BaseException as e:  # noqa: BLE001 - who waits for it hears of it too
+            pending.set_result(make())
+        except BaseException as e:  # noqa: BLE001 - threads that wait for the value raise it too
+            # Removed first: a thread that comes later tries again.
             with self._lock:
                 self._values.pop(key, None)
-            ours.set_exception(e)
-        return ours.result()
+            pending.set_exception(e)
+        return pending.result()

@@ -1,6 +1,6 @@
-"""A split as torch's own `DataLoader` wants it, for who has one already.
+"""A split as a `torch.utils.data.Dataset`, for code that already uses a `DataLoader`.
 
-`Loader` is several times as fast: a `DataLoader` moves every batch between processes.
+`Loader` is several times as fast: a `DataLoader` copies every batch between processes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pipeline.memory import free_bytes
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, open_split
 
-SHARED_MARKS = 2**24
-"""Number of chunks of which forked workers tell each other whether they were compared."""
+MAX_SHARED_MARKS = 2**24
+"""The number of chunks whose verification status forked workers can share, one byte each."""
 
 Item = tuple[torch.Tensor, int, int]
-"""(3, size, size) uint8 RGB; the label; the row of the split."""
+"""An image, (3, size, size) uint8 RGB; its label; its row in the split."""
 
 
 class SplitDataset(Dataset[Item]):
-    """The readable rows of a split, in the order of the store. Whoever reads opens them."""
+    """The readable rows of a split, in store order. Files are opened by the process that reads."""
 
     def __init__(
         self,
@@ -41,20 +41,20 @@ class SplitDataset(Dataset[Item]):
         partial: bool = False,
         checksum: str = "auto",
     ) -> None:
-        """Open nothing yet.
+        """Check the arguments without opening the store.
 
         Args:
             store: Folder or URL of the store.
-            split: Which split.
-            size: Side of the squares in pixels.
-            partial: Show what is committed of a split that is not finished.
-            checksum: `once` compares each chunk with its checksum when a row of it is first wanted;
-                workers that are forked tell each other which were compared. `never` leaves that to
-                `tesserae verify`. `auto` is `once` if memory can hold the pixels of the split, and
-                `never` otherwise.
+            split: Name of the split (default: train).
+            size: Side of the square images in pixels (default: 224).
+            partial: Accept an unfinished split and read its committed rows (default: False).
+            checksum: When chunks are compared with their checksums. `once` does so at the first
+                read from each chunk; forked workers share the record of verified chunks. `never`
+                leaves verification to `tesserae verify`. `auto` means `once` if memory can hold
+                the pixels of the split, and `never` otherwise (default: auto).
 
         Raises:
-            ValueError: An argument makes no sense.
+            ValueError: An argument is invalid.
         """
         if checksum not in CHECKSUMS:
             expected = ", ".join(CHECKSUMS)
@@ -64,33 +64,33 @@ class SplitDataset(Dataset[Item]):
         self.size = side("size", size)
         self.partial = partial
         self.checksum = checksum
-        self._opened: _Opened | None = None
-        # Now, since workers may be forked before anything is opened.
-        self._checked: NDArray[np.bool_] | None = _shared_marks(SHARED_MARKS)
+        self._opened: _OpenSplit | None = None
+        # Allocated now: workers may be forked before the store is opened, and must share it.
+        self._checked: NDArray[np.bool_] | None = _shared_marks(MAX_SHARED_MARKS)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but open files."""
+        """Return the pickled state, without open files and shared memory."""
         return {**vars(self), "_opened": None, "_checked": None}
 
     def __repr__(self) -> str:
-        """Return what tells this set from others; opens nothing."""
+        """Return store, split and size, without opening the store."""
         return f"SplitDataset({self.store!r}, {self.split!r}, size={self.size})"
 
     def __len__(self) -> int:
-        """Return the number of rows that can be read."""
+        """Return the number of readable rows."""
         return len(self._open().rows)
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        """The classes of the store, as (wnid, words), in the order of their labels 0, 1, ..."""
+        """The classes of the store as (wnid, words), in label order: 0, 1, ..."""
         return self._open().split.recipe.classes
 
     def __getitem__(self, index: int) -> Item:
-        """The picture at place *index*."""
+        """Return the image, label and row at *index*, from 0 to len - 1."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Several pictures at once; `DataLoader` asks for a batch so."""
+        """Return the items at several *indices*; `DataLoader` calls this once for each batch."""
         opened = self._open()
         rows = opened.rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
@@ -100,16 +100,18 @@ class SplitDataset(Dataset[Item]):
         labels = opened.split.labels[rows]
         return list(zip(images, labels.tolist(), rows.tolist(), strict=True))
 
-    def _open(self) -> _Opened:
+    def _open(self) -> _OpenSplit:
         if self._opened is None or self._opened.process != os.getpid():
-            # A child that was forked has none of the threads, and shares the marks.
-            self._opened = _Opened(self, self._checked)
+            # A forked child has no threads of its parent, so it opens its own readers. The marks
+            # are in shared memory and stay valid.
+            self._opened = _OpenSplit(self, self._checked)
         return self._opened
 
 
-class _Opened:
+class _OpenSplit:
     def __init__(self, data: SplitDataset, checked: NDArray[np.bool_] | None) -> None:
         self.process = os.getpid()
+        """The process that opened the files: a forked child must open its own."""
         objects = open_objects(data.store)
         self.split: Split = open_split(objects, data.split, [data.size], partial=data.partial)
         readable = np.ones(self.split.plan.num_rows, bool)
@@ -118,6 +120,7 @@ class _Opened:
         recipe, plan = self.split.recipe, self.split.plan
         num_chunks = plan.num_shards * (recipe.shard_rows // recipe.chunk_rows)
         if checked is None or len(checked) < num_chunks:
+            # Unpickled, or more chunks than shared marks: each process verifies for itself.
             checked = np.zeros(num_chunks, np.bool_)
         check = CHECKSUMS[data.checksum]
         if check is None:
@@ -128,8 +131,8 @@ class _Opened:
 
 
 def _shared_marks(count: int) -> NDArray[np.bool_]:
-    """Return (count,) bool, False, that children which are forked from now on share.
+    """Return a (count,) bool array of False that later forked children share.
 
-    A page of it takes memory when something in it is marked.
+    Its pages take memory only once an element in them is set.
     """
     return np.frombuffer(mmap.mmap(-1, count), np.bool_)

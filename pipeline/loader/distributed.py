@@ -1,17 +1,17 @@
-"""Which rank this process is, of how many, and how many of them are on its machine.
+"""The rank and world size of this process, and the number of ranks on its machine.
 
-Asked when an iteration begins, in this order; the first that answers decides:
+They are determined when an iteration begins, from the first of these sources that is set:
 
-    torch.distributed       a process group that is initialised, whoever started the processes
+    torch.distributed       an initialised process group, however the processes were started
     RANK                    torchrun, accelerate; of Lightning, NODE_RANK and LOCAL_RANK
     OMPI_COMM_WORLD_RANK    mpirun of Open MPI
     MV2_COMM_WORLD_RANK     mpirun of MVAPICH2
     PMI_RANK                mpirun of MPICH and Intel MPI
     SLURM_PROCID            srun
 
-Launchers are nested: srun may start one torchrun a node, which starts the ranks, so an inner world
-is at least as large as an outer one. An outer world that is larger means that ranks would read
-the same rows without knowing of each other: that is an error, and so is half an answer.
+Launchers are nested: srun may start one torchrun per node, which starts the ranks, so an inner
+world is at least as large as an outer one. A larger outer world means that ranks would read the
+same rows without knowing of each other: that is an error, and so is a rank without a world size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _LOCAL_WORLDS = (
 )
 
 _FIRST_SPECIAL_STEP = 2**32 - 16
-"""Slurm numbers the steps that srun did not start, such as a batch script, from about here up."""
+"""The lowest of the step numbers that Slurm gives to steps not started by srun, such as a batch
+script."""
 
 _PROCESS_GROUP = "torch.distributed"
 
@@ -51,23 +52,23 @@ _CURE = "Pass rank= and world= to the loader."
 
 
 class Placement(NamedTuple):
-    """A rank among the ranks of a world, and who says so."""
+    """A rank, its world size, and the source of both."""
 
     rank: int
     world: int
     source: str = "rank= and world="
 
     def part(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's part of the rows of a global batch."""
+        """Return this rank's part of the rows of a global batch, (n,) int64."""
         count = len(rows)
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
 
 
 def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
-    """Return the place that the caller chose, or None if it is to be asked for.
+    """Return the placement that the caller chose, or None if both arguments are None.
 
     Raises:
-        ValueError: One was given without the other, or *rank* is none of *world*.
+        ValueError: Only one of the two is set, or *rank* is out of range.
     """
     if (rank is None) != (world is None):
         raise ValueError(f"rank is {rank}, world is {world}: expected both or none.")
@@ -79,46 +80,47 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
 
 
 def current_placement() -> Placement:
-    """Return the place of this process, now, as the process group or a launcher says.
+    """Return the placement of this process from its process group or launcher.
 
     Raises:
-        RankError: Two of them disagree, or one says only half of it.
+        RankError: Two sources disagree, or one has a rank without a world size or the reverse.
     """
-    placements, incomplete = _answers()
-    if incomplete and not (placements and _completes(placements[0])):
+    placements, incomplete = _read_sources()
+    if incomplete and not (placements and _resolves_incomplete(placements[0])):
         raise incomplete[0]
-    nearest = placements[0] if placements else Placement(0, 1, "nothing")
+    innermost = placements[0] if placements else Placement(0, 1, "nothing")
     for outer in placements[1:]:
-        if outer.world > nearest.world:
+        if outer.world > innermost.world:
             raise RankError(
-                f"this is rank {nearest.rank} of {nearest.world} by {nearest.source}, but rank"
-                f" {outer.rank} of {outer.world} by {outer.source}: ranks would read the same rows."
-                f" {_CURE}"
+                f"this is rank {innermost.rank} of {innermost.world} by {innermost.source}, but"
+                f" rank {outer.rank} of {outer.world} by {outer.source}: ranks would read the same"
+                f" rows. {_CURE}"
             )
-    return nearest
+    return innermost
 
 
 def ranks_here(world: int) -> int:
-    """Return how many ranks of *world* are on this machine, as far as a launcher says; else 1.
+    """Return the number of ranks on this machine, at most *world*; 1 if no launcher has set it.
 
-    Slurm's `4(x2),3` is for three machines; which of them this is makes no difference here.
+    Slurm's `4(x2),3` describes three machines. The largest number is used: the loader only needs
+    to know if all ranks share one machine.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
     counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]
     return min(max(counts, default=1), world)
 
 
-def _answers() -> tuple[list[Placement], list[RankError]]:
-    """Return what the sources say, the innermost first, and why those before it say only half."""
+def _read_sources() -> tuple[list[Placement], list[RankError]]:
+    """Return the placements, innermost first, and the errors of incomplete sources before them."""
     placements: list[Placement] = []
     incomplete: list[RankError] = []
-    sources: list[Callable[[], Placement | None]] = [process_group, _of_torchrun]
-    sources += [partial(_of_pair, names) for names in _LAUNCHERS]
-    for ask in (*sources, _of_slurm):
+    sources: list[Callable[[], Placement | None]] = [process_group, _from_torchrun]
+    sources += [partial(_from_pair, names) for names in _LAUNCHERS]
+    for source in (*sources, _from_slurm):
         try:
-            placement = ask()
+            placement = source()
         except RankError as e:
-            if not placements:  # else a launcher further in has said all of it
+            if not placements:  # otherwise an inner launcher has set everything
                 incomplete.append(e)
             continue
         if placement is not None:
@@ -126,11 +128,11 @@ def _answers() -> tuple[list[Placement], list[RankError]]:
     return placements, incomplete
 
 
-def _completes(placement: Placement) -> bool:
-    """Return True if *placement* settles what an incomplete answer leaves open.
+def _resolves_incomplete(placement: Placement) -> bool:
+    """Return True if *placement* supplies what an incomplete source lacks.
 
-    A process group is what the ranks are. Some job scripts set WORLD_SIZE to srun's number of
-    tasks, and leave the rank to srun.
+    A process group is authoritative. Some job scripts set WORLD_SIZE to srun's number of tasks,
+    and take the rank from srun.
     """
     if placement.source == _PROCESS_GROUP:
         return True
@@ -138,34 +140,40 @@ def _completes(placement: Placement) -> bool:
 
 
 def process_group() -> Placement | None:
-    """Return the place in torch's process group, or None where none is initialised."""
+    """Return the placement in torch's process group, or None if none is initialised."""
+    # Looked up, not imported: a process that has not loaded it has no process group either.
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
     return Placement(distributed.get_rank(), distributed.get_world_size(), _PROCESS_GROUP)
 
 
-def _of_torchrun() -> Placement | None:
-    """Return the place in RANK and WORLD_SIZE, or in what Lightning sets in place of RANK."""
+def _from_torchrun() -> Placement | None:
+    """Return the placement in RANK and WORLD_SIZE, or in Lightning's variables instead of RANK."""
     world = _number("WORLD_SIZE")
     if _number("RANK") is not None:
-        return _of_pair(("RANK", "WORLD_SIZE"))
+        return _from_pair(("RANK", "WORLD_SIZE"))
     if world is None or world == 1:
         return None
-    local, node, beside = map(_number, ("LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE"))
-    if local is None or node is None or (node > 0 and beside is None):
+    local_rank, node_rank, local_world = map(
+        _number, ("LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
+    )
+    if local_rank is None or node_rank is None or (node_rank > 0 and local_world is None):
         raise RankError(
             f"WORLD_SIZE is {world} and RANK is not set: this process cannot tell which rank it"
             f" is. Call torch.distributed.init_process_group first, or set RANK. {_CURE}"
         )
-    return _checked(node * (beside or 0) + local, world, "WORLD_SIZE, NODE_RANK and LOCAL_RANK")
+    return _checked(
+        node_rank * (local_world or 0) + local_rank, world, "WORLD_SIZE, NODE_RANK and LOCAL_RANK"
+    )
 
 
-def _of_pair(names: tuple[str, str]) -> Placement | None:
+def _from_pair(names: tuple[str, str]) -> Placement | None:
     rank, world = map(_number, names)
     if rank is None and world is None:
         return None
     if rank is None or world is None:
+        # Half a pair is harmless if it can only mean a single process.
         if world == 1 or (rank == 0 and names[0] != "RANK"):
             return None
         present, missing = names if world is None else names[::-1]
@@ -176,11 +184,11 @@ def _of_pair(names: tuple[str, str]) -> Placement | None:
     return _checked(rank, world, f"{names[0]} and {names[1]}")
 
 
-def _of_slurm() -> Placement | None:
-    """Return the place in a step that srun started.
+def _from_slurm() -> Placement | None:
+    """Return the placement in a step that srun started.
 
-    A batch script has SLURM_NTASKS too, with SLURM_PROCID 0, but it is no task of a step: what it
-    runs without srun is alone, and not rank 0 of ranks that nobody started.
+    A batch script has SLURM_NTASKS too, with SLURM_PROCID 0, but it is not a task of a step: a
+    process that it runs without srun is alone, not rank 0 of ranks that were never started.
     """
     rank, world = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
     if world is None and _is_step("SLURM_STEP_ID", "SLURM_STEPID"):
@@ -209,7 +217,7 @@ def _checked(rank: int, world: int, source: str) -> Placement:
 
 
 def _number(name: str) -> int | None:
-    """Return the number in an environment variable, or None if it is not set."""
+    """Return the integer in an environment variable, or None if it is not set or empty."""
     text = os.environ.get(name, "")
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Where a loader is: in which epoch, and behind which of its batches."""
+"""The epochs of a loader: iteration, position, saved state and part for one rank."""
 
 from __future__ import annotations
 
@@ -29,39 +29,44 @@ STATE_VERSION = 1
 
 class _Tensors(NamedTuple):
     images: torch.Tensor | tuple[torch.Tensor, ...]
-    """(n, 3, size, size) uint8 RGB, channels last in memory, one for each of `sizes`; or (n, d)
-    float32 features."""
+    """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
+    for several sizes; or features, (n, d) float32."""
     labels: torch.Tensor
-    """(n,) int64; -1 where there is no class."""
+    """The labels, (n,) int64; -1 where a row has no class."""
     rows: torch.Tensor
-    """(n,) int64: which rows of the split they are."""
+    """The rows of the split, (n,) int64."""
 
 
 class Batch(_Tensors):
-    """One rank's part of a global batch: images, labels and rows, which it can be unpacked to.
+    """One rank's part of a global batch, which unpacks to images, labels and rows.
 
-    A part has n rows of the B rows of its global batch. Parts differ by a row where B is no
-    multiple of the number of ranks, and some are empty where the last batch of an epoch has fewer
-    rows than there are ranks. `row_weight` makes the average over ranks right in all cases:
+    A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple
+    of the number of ranks, and some are empty if the last batch of an epoch has fewer rows than
+    there are ranks. `row_weight` makes the average over ranks exact in all cases:
 
         loss = (losses * batch.row_weight).sum()    # losses: (n,), one for each row
 
     The average over ranks of this loss is the mean over the global batch, and that of its
-    gradients the gradient of that mean. A rank without rows gets 0; a mean would be NaN there.
+    gradients the gradient of that mean. A rank without rows contributes 0, where a mean over its
+    rows would be NaN.
     """
 
     row_weight: float = 1.0
-    """W / B, where W ranks share a global batch of B rows."""
+    """The weight of each row: W / B for W ranks that share a global batch of B rows."""
 
 
 Batches = Generator[Batch, None, None]
 
 
 def whole_number(name: str, value: Any) -> int:
-    """Return *value* as Python's own int, whatever library's whole number it is.
+    """Return *value*, an integer of any library, as a Python int.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value to convert.
 
     Raises:
-        ValueError: It is no whole number.
+        ValueError: The value is not a whole number.
     """
     try:
         return operator.index(value)
@@ -70,16 +75,16 @@ def whole_number(name: str, value: Any) -> int:
 
 
 class Epochs(ABC):
-    """Batches of a split, epoch after epoch: what all loaders have in common.
+    """The base class of loaders: it yields the batches of a split, epoch after epoch.
 
-    Global batch i of an epoch is rows [i * B, (i + 1) * B) of the epoch's order, whatever the
-    number of ranks; rank r of W gets rows [r * B // W, (r + 1) * B // W) of it.
+    Global batch i of an epoch is rows [i * B, (i + 1) * B) of the epoch's order for any number of
+    ranks; rank r of W gets rows [r * B // W, (r + 1) * B // W) of it.
     """
 
     store: str
     split: str
     batch_size: int
-    """Rows of a global batch, of all ranks together."""
+    """The number of rows of a global batch, over all ranks."""
     order: str
     seed: int
     drop_last: bool
@@ -87,31 +92,32 @@ class Epochs(ABC):
     _explicit_placement: Placement | None = None
     _epoch = 0
     _batch = 0
-    _begun = False
-    """Whether an iteration has begun since the place was set."""
-    _loaded = False
-    """Whether the place is that of a state, and nothing was handed out since."""
-    _chosen = False
-    """Whether `set_epoch` has named the epoch of a state that was loaded."""
+    _started = False
+    """True once an iteration has started since the position was last set."""
+    _restored = False
+    """True if the position comes from a saved state and no iteration has started since."""
+    _epoch_confirmed = False
+    """True if `set_epoch` has named the same epoch as the saved state."""
     _newest: object = None
-    """The iteration that counts: one that was begun earlier may still be running."""
+    """The token of the newest iteration, the only one that advances the position; older iterators
+    may still be running."""
 
     @abstractmethod
     def _of_split(self) -> Split:
-        """Return the split that is handed out."""
+        """Return the split, opening it at the first call."""
 
     @abstractmethod
     def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
-        """Yield the batches of an epoch from number *first* on, for one rank."""
+        """Yield one rank's batches of an epoch, from batch number *first* on."""
 
     @abstractmethod
-    def _forget_opened(self, here: int) -> None:
-        """Drop open files; *here* ranks are on this machine."""
+    def _forget_opened(self, local_ranks: int) -> None:
+        """Drop open files, and record that *local_ranks* ranks share this machine."""
 
     def _set_common(
         self, *, batch_size: Any, order: str, seed: Any, drop_last: Any, orders: tuple[str, ...]
     ) -> None:
-        """Set what all loaders have, as values of Python's own types."""
+        """Set and check the arguments that all loaders share, as values of Python types."""
         self.batch_size = whole_number("batch_size", batch_size)
         self.order = order
         self.seed = whole_number("seed", seed)
@@ -135,19 +141,19 @@ class Epochs(ABC):
 
     @property
     def rank(self) -> int:
-        """The part of each global batch that is handed out: as given, or as a launcher says now."""
+        """The rank of this process: the explicit one, or the one that a launcher has set now."""
         return self._placement().rank
 
     @property
     def world(self) -> int:
-        """The number of parts of a global batch: as given, or as a launcher says now."""
+        """The number of ranks: the explicit one, or the one that a launcher has set now."""
         return self._placement().world
 
     def _placement(self) -> Placement:
         return current_placement() if self._explicit_placement is None else self._explicit_placement
 
     def __repr__(self) -> str:
-        """Return what tells this loader from others; opens nothing."""
+        """Return arguments and position of this loader, without opening the store."""
         placement = self._explicit_placement
         ranks = "" if placement is None else f", rank={placement.rank}, world={placement.world}"
         return (
@@ -158,70 +164,69 @@ class Epochs(ABC):
 
     @abstractmethod
     def _details(self) -> str:
-        """Return what `repr` shows of this kind of loader alone, after a comma."""
+        """Return the arguments that `repr` shows for this kind of loader only, after a comma."""
 
-    # --- what there is ------------------------------------------------------------------------
+    # --- contents -----------------------------------------------------------------------------
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of an epoch, of all ranks, before the last batch is dropped.
+        """The number of rows of an epoch, over all ranks, before the last batch is dropped.
 
-        These are the rows that can be read: quarantined ones, and classes that were not asked
-        for, do not count.
+        Quarantined rows and rows of classes that were not selected do not count.
         """
         split = self._of_split()
         return split.plan.num_rows - len(split.absent)
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """The label of every row of the split, (rows of the split,) int32; -1 is no class.
+        """The label of every row of the split, (rows of the split,) int32; -1 means no class.
 
-        It is indexed by the rows of a batch. Rows that are never handed out have one too.
+        Index it with the rows of a batch. It also has the rows that no batch contains.
         """
         return self._of_split().labels
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        """The classes of the store, as (wnid, words), in the order of their labels 0, 1, ..."""
+        """The classes of the store as (wnid, words), in label order: 0, 1, ..."""
         return self._of_split().recipe.classes
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
+        """Return the number of batches in an epoch; it is the same for every rank."""
+        full_batches, remainder = divmod(self.num_rows, self.batch_size)
+        return full_batches if self.drop_last or not remainder else full_batches + 1
 
-    # --- where we are -------------------------------------------------------------------------
+    # --- position -----------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
-        """The epoch that is being handed out, or will be next."""
+        """The number of the current epoch, or of the next one between epochs."""
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Have the next iteration hand out *epoch*, from its start.
+        """Make the next iteration yield *epoch* from its start.
 
-        If *epoch* is that of a state which was just loaded, its place stays: the next iteration
-        hands out what is left of the epoch, which is nothing if the state is from its end. So a
-        training loop may begin each of its epochs with `set_epoch`.
+        If *epoch* is that of a state that was just loaded, the position in it is kept: the next
+        iteration yields the remaining batches of the epoch, and none if the state is from its end.
+        So a training loop may begin each of its epochs with `set_epoch`.
         """
         epoch = whole_number("epoch", epoch)
         self._newest = None
-        if self._loaded and epoch == self._epoch:
-            self._chosen = True
+        if self._restored and epoch == self._epoch:
+            self._epoch_confirmed = True
             return
         self._epoch, self._batch = epoch, 0
-        self._begun = self._loaded = self._chosen = False
+        self._started = self._restored = self._epoch_confirmed = False
 
     def for_rank(self, rank: int, world: int, *, here: int = 1) -> Self:
-        """Return a copy of this loader for one rank of a world, at the start of epoch 0.
+        """Return a copy of this loader for one rank, positioned at the start of epoch 0.
 
         Args:
-            rank: Which rank.
-            world: Number of ranks.
-            here: Number of them on its machine.
+            rank: The rank, from 0 to world - 1.
+            world: The number of ranks.
+            here: The number of ranks on the machine of this rank (default: 1).
 
         Raises:
-            ValueError: *rank* is none of *world*, or a global batch has fewer rows than ranks.
+            ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
         """
         loader = copy(self)
         loader._set_placement(rank, world)
@@ -231,43 +236,43 @@ class Epochs(ABC):
         return loader
 
     def restart(self) -> None:
-        """Have the next iteration begin at the start of epoch 0, whatever was loaded."""
-        self._loaded = False
+        """Move to the start of epoch 0, also if a state was loaded."""
+        self._restored = False
         self.set_epoch(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where we are: batches that were handed out, not those gathered ahead.
+        """Return the position as plain values for `torch.load(weights_only=True)` or JSON.
 
-        Plain values, which `torch.load(weights_only=True)` and JSON take.
+        The position counts batches that were yielded, not those that were prefetched.
         """
         return {**self._identity(), "epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the next iteration go on right behind the last batch of *state*.
+        """Restore the position of *state*: the next iteration continues after its last batch.
 
-        Another world size, rank or number of threads changes nothing. A state from the end of an
-        epoch goes on with the next epoch.
+        The world size, rank and number of threads may differ. A state from the end of an epoch
+        continues with the next epoch.
 
         Raises:
-            StoreMismatchError: The state is of another store, order, seed or batch size.
+            StoreMismatchError: The state belongs to another store, order, seed or batch size.
         """
-        wrong = [
+        mismatches = [
             f"{name} is {state.get(name)!r} in the state, {value!r} here"
             for name, value in self._identity().items()
             if state.get(name) != value
         ]
-        if wrong:
+        if mismatches:
             raise StoreMismatchError(
-                f"the state belongs to another loader: {'; '.join(wrong)}. Make the loader with"
-                " the same store and arguments as then."
+                f"the state belongs to another loader: {'; '.join(mismatches)}. Make the loader"
+                " with the same store and arguments as then."
             )
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._newest = None
-        self._begun = self._chosen = False
-        self._loaded = True
+        self._started = self._epoch_confirmed = False
+        self._restored = True
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a state must have in common with a loader that goes on from it."""
+        """Return the values that a state and the loader that restores it must share."""
         return {
             "version": STATE_VERSION,
             "split": self._of_split().digest,
@@ -278,11 +283,11 @@ class Epochs(ABC):
         }
 
     def __getitem__(self, index: Any) -> NoReturn:
-        """Refuse: a loader hands out batches, and only in order."""
+        """Raise TypeError: a loader yields batches, and only in order."""
         raise self._misused(f"loader[{index!r}]")
 
     def _misused(self, use: str) -> TypeError:
-        """Return the error that says how a loader is used, in place of *use*."""
+        """Return the error that explains how to use a loader instead of *use*."""
         return TypeError(
             f"{use} cannot be had: a {type(self).__name__} hands out whole batches and is iterated"
             " itself: `for images, labels, rows in loader`. It needs no torch DataLoader around it;"
@@ -290,42 +295,46 @@ class Epochs(ABC):
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on behind a loaded state, or hand out the next epoch.
+        """Continue after a restored state, or yield the next epoch.
 
-        Epoch, place and rank are settled when the first batch is asked for: a framework may ask
-        for an iterator before it loads a state or starts its process group.
+        Epoch, position and rank are determined at the first batch, not before: a framework may
+        create an iterator before it restores a state or initialises its process group.
 
         Raises:
             StoreError: An epoch has no batches.
         """
         placement = self._begin()
-        this = self._newest = object()
+        iteration = self._newest = object()
         epoch, first = self._epoch, self._batch
         with closing(self._hand_out(epoch, first, placement)) as batches:
             for number in range(first, len(self)):
                 self._check_still(placement)
+                # The state counts the batch before the caller gets it, so a checkpoint that is
+                # written while the batch is processed continues after it.
                 ready = [next(batches)]
-                if self._newest is this:
+                if self._newest is iteration:
                     self._batch = number + 1
-                yield ready.pop()  # nobody but the caller holds it then
+                # Popped, so that only the caller holds the batch and its buffer can be reused.
+                yield ready.pop()
 
     def _begin(self) -> Placement:
-        """Settle which epoch is handed out, from which batch on, and to which rank."""
+        """Choose the epoch, the first batch and the rank of a new iteration."""
         worker = get_worker_info()
-        if worker is not None and worker.num_workers > 1:  # each would hand out every row
+        if worker is not None and worker.num_workers > 1:  # each worker would yield every row
             raise self._misused(f"a DataLoader with {worker.num_workers} workers around a loader")
         placement = self._placement()
         self._check_world(placement.world)
         if not len(self):
             raise StoreError(self._no_batches())
-        if self._begun or (self._batch >= len(self) and not self._chosen):
+        # A finished epoch leads to the next one, unless `set_epoch` has named it after a restore.
+        if self._started or (self._batch >= len(self) and not self._epoch_confirmed):
             self._epoch, self._batch = self._epoch + 1, 0
-        self._begun = True
-        self._loaded = self._chosen = False
+        self._started = True
+        self._restored = self._epoch_confirmed = False
         return placement
 
     def _check_still(self, placement: Placement) -> None:
-        """Make sure that no process group has come up since the iteration began."""
+        """Raise RankError if a process group was initialised since the iteration began."""
         group = None if self._explicit_placement is not None else process_group()
         if group is not None and group[:2] != placement[:2]:
             raise RankError(

@@ -1,11 +1,11 @@
-"""Shuffled batches of a split, exact and resumable, for any number of ranks.
+"""Shuffled, resumable batches of a split for any number of ranks.
 
     loader = Loader("/fast/imagenet", size=224, batch_size=256)
     for epoch in range(90):
         for images, labels, rows in loader:
             ...
 
-Threads gather batches ahead of the training step; the interpreter is free while they copy.
+Threads gather batches ahead of the training step, and release the GIL while they copy pixels.
 """
 
 from __future__ import annotations
@@ -38,31 +38,33 @@ from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, only_labels, open_split
 
 CHECKSUMS: dict[str, bool | None] = {"auto": None, "never": False, "once": True}
-"""Whether chunks are compared with their checksums; None for those that memory can hold."""
+"""The values of *checksum*: True compares chunks with their checksums, False does not, None does so
+for the chunks that memory can hold."""
 
 PREFETCH_BYTES = 512 * 2**20
-"""Of batches that are gathered ahead of the one that is handed out."""
+"""The default bytes of batches that are gathered ahead of the training step."""
 
 WINDOW_BYTES = 2**30
-"""Of a window of the windowed order, at the largest size."""
+"""The default bytes of a window of the windowed order, at the largest size."""
 
 CACHE_BYTES = 2**30
-"""Of chunks that were read whole, in random order."""
+"""The default bytes of the cache of whole chunks, for each size, in random order."""
 
 DISK_THREADS = 32
-"""Threads that wait for a disk at once."""
+"""The number of threads that block on reads, which is the queue depth that a disk sees."""
 
 CACHE_SHARE = 0.8
-"""Of the memory that is free: what the page cache is taken to hold of a split."""
+"""The share of free memory that the page cache is assumed to use for a split."""
 
 ORDER_BLOCK_ROWS = 16_384
-"""Rows of the order that are computed at once: one by one they would cost five times as much."""
+"""The number of rows of the order that are computed in one call, a fifth of the cost of single
+rows."""
 
 
 class Loader(Epochs):
-    """Iterating gives one epoch of `Batch`es; iterating again, the next epoch.
+    """An iterable of `Batch` objects: each iteration yields the next epoch.
 
-    A small value that can be pickled: files and threads are opened when it is iterated.
+    A loader is a small value that can be pickled: it opens files and threads when it is iterated.
     """
 
     def __init__(
@@ -91,48 +93,51 @@ class Loader(Epochs):
         stage: str | os.PathLike[str] | None = None,
         stage_bytes: int | None = None,
     ) -> None:
-        """Check what can be checked without opening anything.
+        """Check the arguments without opening the store.
 
         Args:
-            store: Folder of the store.
-            split: Which split.
-            size: Side of the squares in pixels (224).
-            sizes: Several of them, in place of *size*: a batch then has one tensor of images for
-                each, of the same pictures.
-            batch_size: Number of rows of the global batch, of all ranks together.
-            order: `random`, `windowed` or `sequential` (`pipeline.order.epoch_order`).
-            seed: Seed of the order.
-            rank: Which part of each global batch is handed out. None asks when an iteration
-                begins: torch's process group, or else what torchrun, mpirun or srun have set
-                (`pipeline.loader.distributed`); a process that nobody launched has all of it.
-            world: Number of parts of a global batch. None asks as for *rank*.
-            drop_last: Leave out the last batch of an epoch if it is smaller. Otherwise it is
-                handed out as it is: nothing is padded or repeated.
-            partial: Hand out what is committed of a split that is not finished.
-            threads: That gather batches (one a core, at most 4).
-            pin: Whether batches are in page-locked memory (if there is a GPU).
-            prefetch_bytes: Most bytes of batches that are gathered ahead.
-            window_bytes: Bytes of a window, at the largest size.
-            cache_bytes: Most bytes of pixels, for each size, that are kept of a store that is read
-                by whole chunks: one that is compressed or remote, or larger than memory and read
-                in windows (two windows; 1 GiB in random order).
-            checksum: `once` compares each chunk of an uncompressed local store with its checksum
-                when a row of it is first wanted, for which the whole chunk is read. `never` leaves
-                that to `tesserae verify`. `auto` is `once` where memory can hold the pixels, and
-                `never` for the part of a larger split that is read past the page cache. Chunks of
-                other stores are compared whenever they are read.
-            staging_dir: Folder on a disk of this node to which shards are copied once, checked, for
-                all ranks and later runs of this user, while the first epoch reads them from the
-                store. What else lies in that folder stays as it is.
-            staging_bytes: Most bytes of all that is in that folder (nine tenths of what is free).
-                Copies of other stores that nobody reads are removed; of a split that does not fit
-                a part is copied.
-            only: Labels whose rows are handed out (all).
+            store: Folder or URL of the store.
+            split: Name of the split (default: train).
+            size: Side of the square images in pixels (default: 224).
+            sizes: Several sides, instead of *size*. A batch then has one tensor of the same images
+                for each side.
+            batch_size: Number of rows of the global batch, over all ranks (default: 256).
+            order: `random`, `windowed` or `sequential`, as in `pipeline.order.epoch_order`
+                (default: random).
+            seed: Seed of the order (default: 0).
+            rank: Rank whose part of each global batch is yielded. None determines it when an
+                iteration begins: from torch's process group, or else from the environment that
+                torchrun, mpirun or srun set (`pipeline.loader.distributed`); a process without a
+                launcher gets whole batches (default: None).
+            world: Number of ranks. None determines it in the same way as *rank* (default: None).
+            drop_last: Drop the last batch of an epoch if it is smaller than *batch_size*. False
+                yields it as it is, without padding or repetition (default: True).
+            partial: Accept an unfinished split and yield its committed rows (default: False).
+            threads: Number of threads that gather batches (default: one per core, at most 4).
+            pin: Place batches in page-locked memory (default: True if CUDA is available).
+            prefetch_bytes: Maximum bytes of batches that are gathered ahead (default: 512 MiB).
+            window_bytes: Bytes of a window of the windowed order, at the largest size (default:
+                1 GiB).
+            cache_bytes: Maximum bytes of pixels, for each size, in the cache of a store that is
+                read in whole chunks: one that is compressed or remote, or larger than memory and
+                read in windows (default: two windows; 1 GiB in random order).
+            checksum: When chunks of an uncompressed local store are compared with their checksums.
+                `once` reads and compares the whole chunk at the first read of one of its rows.
+                `never` leaves verification to `tesserae verify`. `auto` means `once` for what
+                memory can hold, and `never` for the part of a larger split that bypasses the page
+                cache. Chunks of other stores are compared at every read (default: auto).
+            staging_dir: Folder on a local disk to which shards are copied once and verified, for
+                all ranks and later runs of this user, while the first epoch reads from the store.
+                Other files in the folder are not changed (default: no staging).
+            staging_bytes: Maximum bytes of everything in *staging_dir*. Copies of other stores
+                that no process uses are removed to make room. If a split does not fit, part of it
+                is copied (default: 90 % of the free space).
+            only: Labels whose rows are yielded (default: all).
             stage: Deprecated name of *staging_dir*.
             stage_bytes: Deprecated name of *staging_bytes*.
 
         Raises:
-            ValueError: An argument makes no sense.
+            ValueError: An argument is invalid.
         """
         staging_dir = _renamed("stage", stage, "staging_dir", staging_dir)
         staging_bytes = _renamed("stage_bytes", stage_bytes, "staging_bytes", staging_bytes)
@@ -155,11 +160,11 @@ class Loader(Epochs):
         self.staging_dir = None if staging_dir is None else os.fspath(staging_dir)
         self.staging_bytes = staging_bytes
         self.only = None if only is None else tuple(whole_number("only", n) for n in only)
-        self._here: int | None = None
+        self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
-        """How many batches each reader has gathered: `mapped`, `preadv`, `direct`, `chunks`."""
+        """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
         self._check()
-        self._opened: _Opened | None = None
+        self._opened: _OpenSplit | None = None
 
     def _check(self) -> None:
         if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
@@ -176,17 +181,17 @@ class Loader(Epochs):
                 raise ValueError(f"{name} is {value}: expected at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but open files."""
+        """Return the pickled state, without open files and threads."""
         return {**vars(self), "_opened": None}
 
     @property
     def staged_rows(self) -> int:
-        """Number of rows of this process that came from staged copies, counted for each size."""
+        """The number of rows that this process has read from staged copies, counted per size."""
         staging = None if self._opened is None else self._opened.staging
         return 0 if staging is None else staging.rows_read
 
-    def _forget_opened(self, here: int) -> None:
-        self._here = here
+    def _forget_opened(self, local_ranks: int) -> None:
+        self._local_ranks = local_ranks
         self.readers = {}
         self._opened = None
 
@@ -203,17 +208,23 @@ class Loader(Epochs):
     def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
         opened = self._open()
         order = self.epoch_order(epoch)
-        parts = _Parts(self.batch_size, order, placement)
-        memory = opened.memory_for(self, placement.world)
-        depth = max(2, self.prefetch_bytes // memory.batch_bytes)
-        waiting: deque[Future[Batch]] = deque()
-        # On several nodes each needs only some rows of a chunk.
-        here = ranks_here(placement.world) if self._here is None else self._here
-        windows = order.windows(first * self.batch_size) if here == placement.world else iter(())
+        rank_rows = _RankRows(self.batch_size, order, placement)
+        buffers = opened.buffers_for(self, placement.world)
+        depth = max(2, self.prefetch_bytes // buffers.batch_bytes)
+        pending: deque[Future[Batch]] = deque()
+        # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
+        # other machines it does not.
+        local_ranks = (
+            ranks_here(placement.world) if self._local_ranks is None else self._local_ranks
+        )
+        windows = (
+            order.windows(first * self.batch_size) if local_ranks == placement.world else iter(())
+        )
+        # Callbacks run in reverse: staging and read-ahead stop before the pools that they use.
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
-            gathering = ThreadPoolExecutor(self.threads, "gather", _copy_alone)
+            gathering = ThreadPoolExecutor(self.threads, "gather", _use_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
@@ -222,13 +233,14 @@ class Loader(Epochs):
                 at_end.callback(opened.staging.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
-                while len(waiting) < depth and batch + len(waiting) < len(self):
-                    rows, weight = parts.rows(batch + len(waiting))
-                    waiting.append(gathering.submit(opened.batch, rows, weight, memory, disk))
-                yield waiting.popleft().result()  # nobody but the caller holds it then
+                while len(pending) < depth and batch + len(pending) < len(self):
+                    rows, weight = rank_rows.rows(batch + len(pending))
+                    pending.append(gathering.submit(opened.batch, rows, weight, buffers, disk))
+                # Popped, so that only the caller holds the batch and its buffer can be reused.
+                yield pending.popleft().result()
 
     def epoch_order(self, epoch: int) -> EpochOrder:
-        """The rows of one epoch, of all ranks, in order."""
+        """Return the order of the rows of one epoch, over all ranks."""
         split = self._open().split
         return epoch_order(
             self.order,
@@ -244,30 +256,35 @@ class Loader(Epochs):
         chunk_bytes = self._open().split.recipe.chunk_rows * max(self.sizes) ** 2 * 3
         return max(1, self.window_bytes // chunk_bytes)
 
-    def _open(self) -> _Opened:
+    def _open(self) -> _OpenSplit:
+        # A forked child has no threads of its parent, and its locks may be held: it opens anew.
         if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _Opened(self)  # a child that was forked has none of the threads
+            self._opened = _OpenSplit(self)
         return self._opened
 
 
 def _sides(size: Any, sizes: Any) -> tuple[int, ...]:
-    """Return the sides of the squares, in pixels, of the arguments *size* and *sizes*."""
+    """Return the sides in pixels that the arguments *size* and *sizes* select."""
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")
     if sizes is None:
         return (side("size", 224 if size is None else size),)
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        raise ValueError(  # noqa: TRY004 - like every other argument that makes no sense
+        raise ValueError(  # noqa: TRY004 - like every other invalid argument
             f"sizes is {sizes!r}: expected several sides in pixels, as (72, 224)."
         )
     return tuple(side("sizes", each) for each in sizes)
 
 
 def side(name: str, value: Any) -> int:
-    """Return the side of a square in pixels as Python's own int.
+    """Return the side of a square image in pixels as a Python int.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value to convert.
 
     Raises:
-        ValueError: It is no whole number.
+        ValueError: The value is not a whole number.
     """
     try:
         return whole_number(name, value)
@@ -279,7 +296,7 @@ def side(name: str, value: Any) -> int:
 
 
 def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
-    """Return the value of an argument that has a new name and a deprecated one."""
+    """Return the value of an argument that has a new and a deprecated name."""
     if old_value is None:
         return value
     if value is not None:
@@ -292,9 +309,9 @@ def _cache_bytes(order: str, window_bytes: int) -> int:
     return CACHE_BYTES if order == "random" else 2 * window_bytes
 
 
-def _copy_alone() -> None:
-    """Have what torch does in this thread done by this thread: there is one for each core."""
-    torch.get_num_threads()  # sets the number for a thread that is new to torch
+def _use_one_thread() -> None:
+    """Limit OpenMP to one thread for calls from this thread: there is a gather thread per core."""
+    torch.get_num_threads()  # torch sets its default at a thread's first call: the limit goes last
     _openmp().limit(limits=1, user_api="openmp")
 
 
@@ -303,10 +320,10 @@ def _openmp() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-class _Parts:
-    """One rank's rows of each global batch, one batch after the other.
+class _RankRows:
+    """One rank's rows of each global batch, for batches in sequence.
 
-    The order is computed in blocks.
+    The order is computed in blocks of many batches.
     """
 
     def __init__(self, batch_size: int, order: EpochOrder, placement: Placement) -> None:
@@ -317,7 +334,7 @@ class _Parts:
         self._block = np.empty(0, np.int64)
 
     def rows(self, batch: int) -> tuple[NDArray[np.int64], float]:
-        """Return the rank's rows of batch number *batch*, (n,) int64, and the weight of each."""
+        """Return the rank's rows of batch number *batch*, (n,) int64, and the weight of a row."""
         size = self._batch_size
         start = batch * size
         stop = min(start + size, self._order.num_rows)
@@ -330,13 +347,14 @@ class _Parts:
         return self._placement.part(rows), self._placement.world / len(rows)
 
 
-class _Memory:
-    """The buffers of one rank's batches, for each size."""
+class _BatchBuffers:
+    """The buffer pools for one rank's part of batches, one pool for each size."""
 
     def __init__(self, loader: Loader, world: int) -> None:
-        most = -(-loader.batch_size // world)
-        shapes = [(most, size, size, 3) for size in loader.sizes]
+        max_rows = -(-loader.batch_size // world)
+        shapes = [(max_rows, size, size, 3) for size in loader.sizes]
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
+        # Enough for all prefetched batches, those being gathered, and the one that the caller has.
         keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
         pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
         self.buffers: list[Buffers | PinnedBuffers] = [
@@ -344,24 +362,25 @@ class _Memory:
         ]
 
 
-class _Opened:
-    """What a loader holds open from its first batch on."""
+class _OpenSplit:
+    """The open files, readers and buffers of a loader, from its first batch on."""
 
     def __init__(self, loader: Loader) -> None:
         self.process = os.getpid()
+        """The process that opened the files: a forked child must open its own."""
         objects = open_objects(loader.store)
         split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
         self.split: Split = split if loader.only is None else only_labels(split, loader.only)
         self._single = loader.single
-        self._how = loader.readers
-        self._counting = threading.Lock()
+        self._method_counts = loader.readers
+        self._counts_lock = threading.Lock()
         check = CHECKSUMS[loader.checksum]
-        self._memory: dict[int, _Memory] = {}
+        self._buffers: dict[int, _BatchBuffers] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
         def reader(split: Split, size: int) -> Reader:
-            """Of this loader's words."""
+            """Return a reader with this loader's arguments."""
             return reader_of(
                 split,
                 size,
@@ -379,30 +398,35 @@ class _Opened:
                 Path(loader.staging_dir).expanduser(),
                 limit_bytes=loader.staging_bytes,
             )
-            near = self.staging.split
+            local = self.staging.split
             self.readers = [
-                StagedReader(self.staging, self.split, size, reader(near, size), far)
-                for size, far in zip(loader.sizes, self.readers, strict=True)
+                StagedReader(self.staging, self.split, size, reader(local, size), remote)
+                for size, remote in zip(loader.sizes, self.readers, strict=True)
             ]
 
-    def memory_for(self, loader: Loader, world: int) -> _Memory:
-        """Return the buffers for one rank's part, which the number of ranks decides."""
-        if world not in self._memory:
-            self._memory = {world: _Memory(loader, world)}
-        return self._memory[world]
+    def buffers_for(self, loader: Loader, world: int) -> _BatchBuffers:
+        """Return the buffers for one rank's part, whose size depends on the number of ranks."""
+        if world not in self._buffers:
+            self._buffers = {world: _BatchBuffers(loader, world)}
+        return self._buffers[world]
 
     def batch(
-        self, rows: NDArray[np.int64], row_weight: float, memory: _Memory, disk: ThreadPoolExecutor
+        self,
+        rows: NDArray[np.int64],
+        row_weight: float,
+        buffers: _BatchBuffers,
+        disk: ThreadPoolExecutor,
     ) -> Batch:
-        """Gather *rows*."""
+        """Gather *rows*, (n,) int64, into a batch; several threads call this at once."""
         images = []
-        for reader, buffers in zip(self.readers, memory.buffers, strict=True):
-            # A tensor, not an array over its memory: torch must know its storage (`PinnedBuffers`).
-            part = buffers.take_tensor()[: len(rows)]
-            how = reader.gather(rows, part.numpy(), disk)
-            with self._counting:
-                self._how[how] = self._how.get(how, 0) + 1
-            images.append(part.permute(0, 3, 1, 2))
+        for reader, pool in zip(self.readers, buffers.buffers, strict=True):
+            # A tensor from the pool, not one made from an array: torch must know the storage to
+            # track copies from page-locked memory (`PinnedBuffers`).
+            images_of_size = pool.take_tensor()[: len(rows)]
+            method = reader.gather(rows, images_of_size.numpy(), disk)
+            with self._counts_lock:  # several threads gather
+                self._method_counts[method] = self._method_counts.get(method, 0) + 1
+            images.append(images_of_size.permute(0, 3, 1, 2))
         batch = Batch(
             images[0] if self._single else tuple(images),
             torch.from_numpy(self.split.labels[rows].astype(np.int64)),

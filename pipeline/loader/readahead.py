@@ -1,7 +1,7 @@
-"""Has the disk read the next window of an order while rows of this one are gathered.
+"""Reads the next window of an epoch's order ahead while rows of the current one are gathered.
 
-Rows of a window come in random order, but they fill whole chunks: who reads those in one go asks a
-slow disk or a network for megabytes, and not for a row at a time.
+Rows of a window come in random order but fill whole chunks. Reading these chunks ahead makes
+megabyte requests to a slow disk or a network, instead of one request for each row.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.loader.reader import Reader
 
-THREADS = 8
-"""That read ahead at once."""
+NUM_THREADS = 8
+"""The number of threads that read ahead."""
 
 
 class ReadAhead:
-    """A thread that stays one window ahead, at most."""
+    """A background thread that reads at most one window ahead of the rows being gathered."""
 
     def __init__(
         self,
@@ -31,45 +31,56 @@ class ReadAhead:
         readers: Sequence[Reader],
         disk: Executor,
     ) -> None:
-        """Begin with the first of *windows* (`EpochOrder.windows`)."""
+        """Start the thread, which begins with the first window.
+
+        Args:
+            windows: Windows in order, each as its first position in the epoch and its chunks,
+                (n,) int64 (`EpochOrder.windows`).
+            readers: The readers whose caches are filled, one for each size.
+            disk: Threads that may block on reads from the store.
+        """
         self._windows = windows
         self._readers = readers
         self._disk = disk
         self._changed = threading.Condition()
-        self._place = 0
+        self._position = 0
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="readahead", daemon=True)
         self._thread.start()
 
-    def reached(self, place: int) -> None:
-        """Rows up to *place* of the epoch are wanted now."""
+    def reached(self, position: int) -> None:
+        """Report that rows up to *position* of the epoch are being gathered."""
         with self._changed:
-            self._place = place
+            self._position = position
             self._changed.notify()
 
     def stop(self) -> None:
-        """End, and wait for the end."""
+        """Stop the thread and wait until it has ended."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        before = 0
-        with ThreadPoolExecutor(THREADS, "ahead") as pool:
-            for place, chunks in self._windows:
-                self._wait(before)
+        previous = 0
+        with ThreadPoolExecutor(NUM_THREADS, "ahead") as pool:
+            for position, chunks in self._windows:
+                # The second window is read at once; each later one when gathering has reached the
+                # window before it.
+                self._wait(previous)
                 if self._stopped:
                     return
                 for reader in self._readers:
-                    list(pool.map(self._read, repeat(reader), reader.missing(chunks).tolist()))
-                before = place
+                    list(pool.map(self._read, repeat(reader), reader.uncached(chunks).tolist()))
+                previous = position
 
-    def _wait(self, place: int) -> None:
+    def _wait(self, position: int) -> None:
+        # The wait releases the lock, so `reached` and `stop` never block on reads.
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._place >= place)
+            self._changed.wait_for(lambda: self._stopped or self._position >= position)
 
     def _read(self, reader: Reader, chunk: int) -> None:
         if not self._stopped:
-            with suppress(StoreError):  # who gathers hears of it
-                reader.expect(chunk, self._disk)
+            # The thread that gathers these rows meets the same error and raises it.
+            with suppress(StoreError):
+                reader.prefetch(chunk, self._disk)

@@ -1,4 +1,4 @@
-"""What reads rows of one size of a split: which of the readers, and why."""
+"""The interface of pixel readers, and the choice of one for a split."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.loader.chunk_reader import ChunkReader
-from pipeline.loader.row_reader import Gatherer
+from pipeline.loader.row_reader import RowReader
 from pipeline.store.objects import LocalObjects
 from pipeline.store.split import Split
 
 
 class Reader(Protocol):
-    """Gathers rows of one size. Used by many threads at once."""
+    """An object that gathers rows of one size of a split. It is safe for many threads."""
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Copy *rows*, (n,) int64, into *out*, (n, size, size, 3) uint8 contiguous.
+        """Copy the pixels of *rows* to *out*.
 
         Args:
-            rows: Which.
-            out: Where to.
-            disk: Threads that wait for the store.
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
 
         Returns:
-            `mapped`, `preadv`, `direct` or `chunks`: how it was done.
+            The method of reading: `mapped`, `preadv`, `direct` or `chunks`.
 
         Raises:
-            StoreDamagedError: A shard is not what it should be.
+            StoreDamagedError: A shard is missing or damaged.
         """
 
-    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of *chunks*, (n,) int64, that are worth reading ahead."""
+    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of *chunks*, (n,) int64 chunk numbers, that are worth reading ahead."""
 
-    def expect(self, chunk: int, disk: Executor) -> None:
-        """Have chunk number *chunk* of the split read, to be kept."""
+    def prefetch(self, chunk: int, disk: Executor) -> None:
+        """Read chunk number *chunk* of the split into a cache, on threads of *disk*."""
 
 
 def reader_of(
@@ -50,21 +50,25 @@ def reader_of(
     windows: bool = False,
     checked: NDArray[np.bool_] | None = None,
 ) -> Reader:
-    """What reads rows of one size of *split*.
+    """Return a reader for rows of one size of *split*.
 
     Args:
         split: Any split.
-        size: Side of the squares in pixels.
-        cache_bytes: Most bytes of pixels that are kept, if they are read by whole chunks.
-        check: Whether to compare each chunk with its checksum where rows are read one by one; None
-            for those chunks that memory can hold. Where whole chunks are read they always are.
-        cached: Share of the split that memory can hold.
-        windows: Whether all rows of a chunk are wanted soon after each other.
-        checked: Which chunks were compared already (`Gatherer`).
+        size: Side of the square images in pixels.
+        cache_bytes: Maximum bytes of decoded chunks in the cache of a reader of whole chunks.
+        check: True compares each chunk with its checksum when single rows of it are read, False
+            does not, None does so for the chunks that memory can hold (default: False). A reader
+            of whole chunks always compares.
+        cached: Share of the split that memory can hold; 1 or more is all of it (default: 1).
+        windows: True if all rows of a chunk are read soon after each other (default: False).
+        checked: (chunks of the split,) bool, True where a chunk was verified before; the reader
+            updates it (default: none were).
     """
+    # Rows of an uncompressed local store lie at computable offsets, so each is read by itself.
+    # Windows over a store larger than memory read whole chunks: fewer, larger requests.
     local = isinstance(split.objects, LocalObjects)
     if local and split.recipe.codec == "none" and (cached >= 1 or not windows):
-        return Gatherer(
+        return RowReader(
             split, size, Path(split.objects.url), check=check, cached=cached, checked=checked
         )
     return ChunkReader(split, size, cache_bytes=cache_bytes, page_cache=cached >= 1)

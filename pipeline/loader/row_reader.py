@@ -1,16 +1,16 @@
-"""Rows of an uncompressed store on a local disk, gathered into one buffer.
+"""Gathers rows of an uncompressed store on a local disk into one buffer.
 
-Two readers behind one face. Where the pages are in memory, rows are copied out of a mapping: no
-system call, nothing but a copy. Where they are not, a mapping would fault page by page, and a
-thread waits at each; `preadv` asks for a whole row at once, from many threads. Which of the two is
-asked of the kernel (mincore) for a few rows of each batch.
+There are two methods. If the pages are in memory, rows are copied from a mapping, without a system
+call. If they are not, a mapping would fault page by page and block the thread at each; `preadv`
+requests a whole row at once, from many threads. The kernel (mincore) is asked about a few rows of
+each batch to choose between them.
 
-Of a split that is larger than memory, full random order would find few rows in the page cache, and
-keeping that up takes a quarter of the processor's time. So only so many shards as fit go through
-the page cache, always the same ones, which soon are in it whole. All others are read past it.
+If a split is larger than memory, a full random order finds few rows in the page cache, and
+maintaining the cache takes a quarter of the processor time. So only as many shards as fit use the
+page cache, always the same ones, and soon they are entirely in it. All others bypass it (O_DIRECT).
 
-Reading a mapping beyond the end of a file kills the process. So the size of a shard is checked
-when it is opened, and again whenever rows of it are copied.
+Reading a mapping beyond the end of a file kills the process (SIGBUS). So the size of a shard is
+checked when it is opened, and again whenever rows of it are copied.
 """
 
 from __future__ import annotations
@@ -37,37 +37,41 @@ from pipeline.store.checksum import is_framed
 from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
 from pipeline.store.split import Geometry, Split, geometry
 
-OTHER_FILES = 512
-"""Files that a process may want to open beside shards."""
+MAX_OTHER_FILES = 512
+"""The number of file descriptors reserved for files other than shards."""
 
-PIECE_ROWS = 8
-"""Rows that one thread reads from a disk before another takes the next."""
+ROWS_PER_TASK = 8
+"""The number of rows that one task on a disk thread reads."""
 
-_STEP = 0x9E3779B97F4A7C15
+_HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 
 
-class Shard:
-    """One shard object, open. Closed when nobody holds it."""
+class ShardFile:
+    """An open shard file. It is closed when the last reference to it is gone."""
 
     def __init__(
         self, path: Path, name: str, geometry: Geometry, shard: int, *, cached: bool = True
     ) -> None:
-        """Open it, and check that rows lie where they are computed to lie.
+        """Open the file, and check that its index places chunks at the computed offsets.
 
         Args:
-            path: Where it is.
-            name: What errors call it.
-            geometry: Of the split.
-            shard: Its number.
-            cached: Whether the page cache is to hold it.
+            path: Path of the file.
+            name: Name of the object in the store, for errors.
+            geometry: Layout of the split's shards at this size.
+            shard: Number of the shard.
+            cached: True to read through the page cache, False to bypass it where the file system
+                allows it (default: True).
 
         Raises:
-            StoreDamagedError: It is missing, of another size, or its index says otherwise.
+            StoreDamagedError: The file is missing, or its size or index is wrong.
+            StoreError: The file cannot be opened.
         """
         self.name = name
         self.num_bytes = geometry.num_bytes(shard)
         try:
-            self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no pipe waits
+            self.file = os.open(
+                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )  # a FIFO must not block
         except FileNotFoundError:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
         except OSError as e:
@@ -82,35 +86,40 @@ class Shard:
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()
         self._check_index(geometry, shard)
-        if hasattr(os, "posix_fadvise"):  # a row in one request to the disk, and no more than it
+        if hasattr(os, "posix_fadvise"):
+            # No readahead: a row is then one request to the disk, without unrequested pages.
             os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
         self.direct = None if cached else open_direct(path)
-        """The same file, for reads past the page cache; None where there are none."""
+        """A descriptor of the same file for reads that bypass the page cache, or None."""
         if self.direct is not None:
             weakref.finalize(self, os.close, self.direct).atexit = False
         self._framed = geometry.chunk_bytes + 4
         info = os.fstat(self.file)
         self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        """What tells this file from another one of the same name."""
+        """The device, inode, size and time of change, which identify this version of the file."""
 
     def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
         """Read a chunk and the checksum behind it, for `check_chunk`.
 
         Args:
-            chunk: Its number.
-            memory: (bytes of a chunk + 4,) uint8, where it is read to.
+            chunk: Number of the chunk in the shard.
+            memory: (bytes of a chunk + 4,) uint8; it is overwritten.
 
         Raises:
-            StoreDamagedError: The file ends before it.
-            StoreError: It cannot be read.
+            StoreDamagedError: The file ends before the end of the chunk.
+            StoreError: The file cannot be read.
         """
-        _fill(self, memory.data, chunk * self._framed)
+        _read_fully(self, memory.data, chunk * self._framed)
 
     def check_chunk(self, chunk: int, data: NDArray[np.uint8]) -> None:
         """Compare a chunk with the checksum behind it.
 
+        Args:
+            chunk: Number of the chunk in the shard, for the error.
+            data: (bytes of a chunk + 4,) uint8.
+
         Raises:
-            StoreDamagedError: The checksum is that of other bytes.
+            StoreDamagedError: The checksum does not match.
         """
         if not is_framed(data):
             raise StoreDamagedError(
@@ -118,19 +127,20 @@ class Shard:
             )
 
     def check_size(self) -> None:
-        """Make sure that all of it is there.
+        """Check that the file still has the size of the shard.
 
         Raises:
-            StoreDamagedError: The file is shorter or longer than it was.
+            StoreDamagedError: The file is shorter or longer.
         """
-        found = os.lseek(self.file, 0, os.SEEK_END)  # a quarter of fstat's time
-        if found != self.num_bytes:
+        num_bytes = os.lseek(self.file, 0, os.SEEK_END)  # takes a quarter of the time of fstat
+        if num_bytes != self.num_bytes:
             raise StoreDamagedError(
-                f"{self.name} has {found:,} bytes: expected {self.num_bytes:,}. Run `tesserae"
+                f"{self.name} has {num_bytes:,} bytes: expected {self.num_bytes:,}. Run `tesserae"
                 " repair`."
             )
 
     def _check_index(self, geometry: Geometry, shard: int) -> None:
+        # An index in any other layout would make the offsets computed for rows wrong.
         data = os.pread(self.file, geometry.index_bytes, self.num_bytes - geometry.index_bytes)
         index = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
         framed = geometry.chunk_bytes + 4
@@ -142,8 +152,8 @@ class Shard:
             raise StoreDamagedError(f"{self.name} has a damaged index. Run `tesserae repair`.")
 
 
-class Gatherer:
-    """Gathers rows of one size. Used by many threads at once."""
+class RowReader:
+    """A `Reader` that reads single rows of an uncompressed local store. It is thread-safe."""
 
     def __init__(
         self,
@@ -155,210 +165,224 @@ class Gatherer:
         cached: float = 1.0,
         checked: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Prepare to read; shards are opened on demand.
 
         Args:
             split: An uncompressed split.
-            size: Side of the squares in pixels.
-            root: The store's folder, or another that holds its image arrays.
-            check: Whether to compare each chunk with its checksum when a row of it is first wanted.
-                None for the chunks of shards that the page cache is to hold: a random order wants
-                the rows of a chunk one after the other, and would read any other chunk anew for
-                each of its rows.
-            cached: Share of the shards that the page cache is to hold.
-            checked: Which chunks of the split were compared already, (chunks of the split,) bool;
-                it is written to, and may be shared by processes.
+            size: Side of the square images in pixels.
+            root: Folder of the store, or another folder with its image arrays.
+            check: True compares each chunk with its checksum at the first read of one of its rows,
+                False does not. None does so only in shards that use the page cache: a random order
+                reads the rows of a chunk at different times, and would read a chunk that bypasses
+                the cache again for each of them (default: False).
+            cached: Share of the shards that use the page cache, 0 to 1 (default: 1).
+            checked: (chunks of the split,) bool, True where a chunk was verified before. It is
+                updated, and may be in memory shared by processes (default: none were).
         """
         self._check = check
+        # Shards are chosen by a hash of their number, so every process and epoch chooses the same.
         numbers = range(split.plan.num_shards)
-        self._is_cached = np.array([n * _STEP % 2**64 < cached * 2**64 for n in numbers], bool)
-        """(shards,) bool: those that the page cache is to hold."""
-        per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
-        self._checked = (
-            np.zeros(split.plan.num_shards * per_shard, bool) if checked is None else checked
+        self._is_cached = np.array(
+            [n * _HASH_MULTIPLIER % 2**64 < cached * 2**64 for n in numbers], bool
         )
-        self._per_shard = per_shard
+        """The shards that use the page cache, (shards,) bool."""
+        chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
+        self._checked = (
+            np.zeros(split.plan.num_shards * chunks_per_shard, bool) if checked is None else checked
+        )
+        self._chunks_per_shard = chunks_per_shard
         self._identities: dict[int, tuple[int, ...]] = {}
-        self._chunk = threading.local()
-        self._aligned = threading.local()
+        self._chunk_buffers = threading.local()
+        self._aligned_buffers = threading.local()
         self._geometry = geometry(split, size)
         self._split = split.plan.split
         self._size = size
         self._root = root
         self._lock = threading.Lock()
-        self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._shards: OrderedDict[int, ShardFile] = OrderedDict()
+        """The open shards, least recently used first."""
         try:
             self._mapping: Mapping | None = Mapping(self._geometry)
-        except OSError:
+        except OSError:  # too many addresses, or not Linux: every row is read by a system call
             self._mapping = None
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """See `pipeline.loader.reader.Reader`; `direct` if any row was read past the page cache."""
+        """Gather rows as `pipeline.loader.reader.Reader` defines.
+
+        The result is `direct` if any row may have bypassed the page cache.
+        """
         numbers, offsets = self._geometry.places(rows)
         shards = self._open(set(numbers.tolist()), disk)
-        found, places = [shards[number] for number in numbers.tolist()], offsets.tolist()
+        row_shards, row_offsets = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check is not False:
             self._check_chunks(shards, rows, disk)
         flat = out.reshape(len(rows), self._geometry.row_bytes)
         if self._mapping is not None and self._mapping.resident(numbers, offsets):
+            # Immediately before the copy: a file that has shrunk would kill the process (SIGBUS).
             for shard in shards.values():
                 shard.check_size()
             self._mapping.copy(numbers, offsets, flat)
             return "mapped"
-        pieces = range(0, len(found), PIECE_ROWS)
+        starts = range(0, len(row_shards), ROWS_PER_TASK)
         reads = [
             disk.submit(
                 self._read,
-                found[at : at + PIECE_ROWS],
-                places[at : at + PIECE_ROWS],
-                flat[at : at + PIECE_ROWS],
+                row_shards[start : start + ROWS_PER_TASK],
+                row_offsets[start : start + ROWS_PER_TASK],
+                flat[start : start + ROWS_PER_TASK],
             )
-            for at in pieces
+            for start in starts
         ]
         finish_all(reads)
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
-    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of *chunks*, (n,) int64, that are worth reading ahead: all, or none."""
+    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return all of *chunks*, (n,) int64, if a sample is not in memory, otherwise none."""
         geometry = self._geometry
         shards, offsets = geometry.places(chunks * geometry.chunk_rows)
-        there = self._mapping is not None and self._mapping.resident(shards, offsets)
-        return chunks[:0] if there or not hasattr(os, "posix_fadvise") else chunks
+        resident = self._mapping is not None and self._mapping.resident(shards, offsets)
+        return chunks[:0] if resident or not hasattr(os, "posix_fadvise") else chunks
 
-    def expect(self, chunk: int, disk: Executor) -> None:
-        """Have the disk begin to read all of chunk number *chunk* of the split."""
-        per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
-        number, inside = divmod(chunk, per_shard)
+    def prefetch(self, chunk: int, disk: Executor) -> None:
+        """Make the kernel start to read chunk number *chunk* of the split; do not wait for it."""
+        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        number, chunk_in_shard = divmod(chunk, chunks_per_shard)
         shard = self._open([number], disk)[number]
         num_bytes = self._geometry.chunk_bytes
-        os.posix_fadvise(shard.file, inside * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(
+            shard.file, chunk_in_shard * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED
+        )
 
     def _check_chunks(
-        self, shards: dict[int, Shard], rows: NDArray[np.int64], disk: Executor
+        self, shards: dict[int, ShardFile], rows: NDArray[np.int64], disk: Executor
     ) -> None:
-        """Compare those chunks of *rows*, (n,) int64, that were not compared before."""
-        waiting = []
-        for chunk in self._to_check(rows // self._geometry.chunk_rows):
-            number, inside = divmod(chunk, self._per_shard)
+        """Verify those chunks of *rows*, (n,) int64, that were not verified before."""
+        pending = []
+        for chunk in self._unchecked(rows // self._geometry.chunk_rows):
+            number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
             shard = shards[number]
-            data = None if self._mapping is None else self._mapping.chunk(number, inside)
+            data = None if self._mapping is None else self._mapping.chunk(number, chunk_in_shard)
             if data is None:
-                waiting.append(disk.submit(self._check_from_disk, shard, chunk, inside))
+                pending.append(disk.submit(self._check_from_disk, shard, chunk, chunk_in_shard))
                 continue
-            shard.check_size()  # a mapping that is cut off kills the process
-            shard.check_chunk(inside, data)
+            shard.check_size()  # reading a mapping beyond the end of the file kills the process
+            shard.check_chunk(chunk_in_shard, data)
             self._checked[chunk] = True
-        finish_all(waiting)
+        finish_all(pending)
 
-    def _to_check(self, chunks: NDArray[np.int64]) -> list[int]:
-        """Those of *chunks*, (n,) int64, that are to be compared now, each once."""
+    def _unchecked(self, chunks: NDArray[np.int64]) -> list[int]:
+        """Return those of *chunks*, (n,) int64, that must be verified now, each once."""
         chunks = chunks[~self._checked[chunks]]
-        if self._check is None:  # chunks that are never compared must not cost a step of a loop
-            chunks = chunks[self._is_cached[chunks // self._per_shard]]
+        if self._check is None:  # filtered as an array: unverified chunks must not cost a loop
+            chunks = chunks[self._is_cached[chunks // self._chunks_per_shard]]
         return np.unique(chunks).tolist() if len(chunks) else []
 
-    def _check_from_disk(self, shard: Shard, chunk: int, inside: int) -> None:
-        """Read a chunk from its file, which leaves it in the page cache, and compare it."""
-        memory = getattr(self._chunk, "memory", None)
-        if memory is None:  # each thread's own
-            memory = self._chunk.memory = np.empty(self._geometry.chunk_bytes + 4, np.uint8)
-        shard.read_chunk(inside, memory)
-        shard.check_chunk(inside, memory)
+    def _check_from_disk(self, shard: ShardFile, chunk: int, chunk_in_shard: int) -> None:
+        """Read a chunk through the page cache, which then holds its rows, and verify it."""
+        buffer = getattr(self._chunk_buffers, "memory", None)
+        if buffer is None:  # each thread has its own
+            buffer = self._chunk_buffers.memory = np.empty(self._geometry.chunk_bytes + 4, np.uint8)
+        shard.read_chunk(chunk_in_shard, buffer)
+        shard.check_chunk(chunk_in_shard, buffer)
         self._checked[chunk] = True
 
     def _read(
-        self, shards: Sequence[Shard], offsets: Sequence[int], flat: NDArray[np.uint8]
+        self, shards: Sequence[ShardFile], offsets: Sequence[int], flat: NDArray[np.uint8]
     ) -> None:
-        for shard, offset, to in zip(shards, offsets, flat, strict=True):
-            if not self._read_direct(shard, offset, to):
-                _fill(shard, memoryview(to), offset)
+        for shard, offset, row in zip(shards, offsets, flat, strict=True):
+            if not self._read_direct(shard, offset, row):
+                _read_fully(shard, memoryview(row), offset)
 
-    def _read_direct(self, shard: Shard, offset: int, to: NDArray[np.uint8]) -> bool:
-        """Read a row past the page cache; False where that is not to be done, or cannot be."""
+    def _read_direct(self, shard: ShardFile, offset: int, row: NDArray[np.uint8]) -> bool:
+        """Read a row around the page cache; return False if the shard or file system does not."""
         if shard.direct is None:
             return False
-        memory = getattr(self._aligned, "memory", None)
-        if memory is None:  # each thread's own
-            memory = self._aligned.memory = np.empty(len(to) + 3 * ALIGNMENT, np.uint8)
+        buffer = getattr(self._aligned_buffers, "memory", None)
+        if buffer is None:  # each thread has its own
+            buffer = self._aligned_buffers.memory = np.empty(len(row) + 3 * ALIGNMENT, np.uint8)
         try:
-            data = read_direct(shard.direct, offset, len(to), memory)
-        except OSError:  # not on this file system; or else the other way fails too
+            data = read_direct(shard.direct, offset, len(row), buffer)
+        except OSError:  # not supported here; a real read error recurs in the buffered read
             shard.direct = None
             return False
-        if len(data) < len(to):
+        if len(data) < len(row):
             return False
-        to[:] = np.frombuffer(data, np.uint8)
+        row[:] = np.frombuffer(data, np.uint8)
         return True
 
-    def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, Shard]:
+    def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, ShardFile]:
         with self._lock:
-            found = {number: self._shards.get(number) for number in numbers}
-            for number, shard in found.items():
+            shards = {number: self._shards.get(number) for number in numbers}
+            for number, shard in shards.items():
                 if shard is not None:
                     self._shards.move_to_end(number)
-        opened = {
+        # Opened outside the lock: on a network file system this takes milliseconds.
+        opening = {
             number: disk.submit(self._open_one, number)
-            for number, shard in found.items()
+            for number, shard in shards.items()
             if shard is None
         }
-        finish_all(list(opened.values()))
-        return {n: opened[n].result() if shard is None else shard for n, shard in found.items()}
+        finish_all(list(opening.values()))
+        return {n: opening[n].result() if shard is None else shard for n, shard in shards.items()}
 
-    def _open_one(self, number: int) -> Shard:
+    def _open_one(self, number: int) -> ShardFile:
         name = layout.shard(self._split, self._size, number)
         cached = bool(self._is_cached[number])
-        opened = Shard(self._root / name, name, self._geometry, number, cached=cached)
+        opened = ShardFile(self._root / name, name, self._geometry, number, cached=cached)
         with self._lock:
             if self._identities.setdefault(number, opened.identity) != opened.identity:
-                # The file is another one than when it was last open.
+                # The file was replaced since it was last open, so its chunks are unverified again.
                 self._identities[number] = opened.identity
-                self._checked[number * self._per_shard : (number + 1) * self._per_shard] = False
-            found = self._shards.setdefault(number, opened)
-            if found is opened and self._mapping is not None:
-                self._mapping.add(number, found.file)
-            if not _may_open_more(opened.file):  # those that were wanted longest ago are closed
+                self._checked[
+                    number * self._chunks_per_shard : (number + 1) * self._chunks_per_shard
+                ] = False
+            # Another thread may have opened the same shard meanwhile: the first one is used.
+            current = self._shards.setdefault(number, opened)
+            if current is opened and self._mapping is not None:
+                self._mapping.add(number, current.file)
+            if not _may_open_more(opened.file):  # drop the least recently used half
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
-        return found
+        return current
 
 
-def _fill(shard: Shard, to: memoryview, offset: int) -> None:
-    while to:
+def _read_fully(shard: ShardFile, target: memoryview, offset: int) -> None:
+    while target:
         try:
-            got = os.preadv(shard.file, [to], offset)
+            num_read = os.preadv(shard.file, [target], offset)
         except OSError as e:
             raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
-        if not got:
+        if not num_read:
             shard.check_size()
             raise StoreDamagedError(f"{shard.name} ends at byte {offset}. Run `tesserae repair`.")
-        to, offset = to[got:], offset + got
+        target, offset = target[num_read:], offset + num_read
 
 
-def finish_all(parts: Sequence[Future[Any]]) -> None:
-    """Wait for all of *parts*, and raise what the first that failed raised.
+def finish_all(futures: Sequence[Future[Any]]) -> None:
+    """Wait for all of *futures*, then raise the exception of the first that failed.
 
-    For all of them, since those that are left would go on writing to a buffer that is given back.
+    All must end first: the remaining ones would write to a buffer that is already reused.
     """
-    wait(parts)
-    for part in parts:
-        part.result()
+    wait(futures)
+    for future in futures:
+        future.result()
 
 
 def _may_open_more(file: int) -> bool:
-    """Whether files can be kept open by a process that has just opened *file*.
+    """Return True if a process that has just opened descriptor *file* may keep its files open.
 
-    Files are numbered from the lowest number that is free, so the number says how many there are.
-    The process's limit is raised as far as it may be: 1,024 is usual, and a random order wants
-    1,252 shards of ImageNet open.
+    The system assigns the lowest free descriptor, so its number tells how many files are open. The
+    soft limit is raised if the hard limit allows it: 1,024 is usual, and a random order over
+    ImageNet keeps 1,252 shards open.
     """
-    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or file + OTHER_FILES < limit:
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or file + MAX_OTHER_FILES < limit:
         return True
-    if limit == most:
+    if limit == hard:
         return False
-    raised = 2 * limit if most == resource.RLIM_INFINITY else min(2 * limit, most)
+    raised = 2 * limit if hard == resource.RLIM_INFINITY else min(2 * limit, hard)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
-    except (OSError, ValueError):  # more than the system lets any process have
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    except (OSError, ValueError):  # above the maximum of the system (fs.nr_open)
         return False
     return True

@@ -1,4 +1,4 @@
-"""How well an order mixes: figures that are 1 for a perfect shuffle. Of row numbers alone."""
+"""Measures of shuffle quality, computed from row numbers alone; 1 is a perfect shuffle."""
 
 from __future__ import annotations
 
@@ -11,41 +11,54 @@ from pipeline.order import EpochOrder
 def same_class_factor(
     order: EpochOrder, labels: NDArray[np.int32], batch_size: int, *, most_rows: int = 4 * 2**20
 ) -> float:
-    """Pairs of one class in a batch, over those that chance would put there.
+    """Return the pairs of one class within batches, relative to a random order.
 
     Args:
-        order: One epoch.
-        labels: (num_rows,) of the split.
-        batch_size: Of the global batch.
-        most_rows: Of the epoch that are looked at, from its start.
+        order: The order of one epoch.
+        labels: (num_rows,) int32 labels of the split.
+        batch_size: Rows of a global batch.
+        most_rows: Maximum number of rows that are evaluated, from the start of the epoch.
+
+    Returns:
+        The ratio; NaN if there is no full batch or no class has two rows.
     """
     n = order.num_rows
-    everything = order.rows(0, n)
-    rows = everything[: min(n, most_rows) // batch_size * batch_size]
+    epoch_rows = order.rows(0, n)
+    rows = epoch_rows[: min(n, most_rows) // batch_size * batch_size]
     if not len(rows):
         return float("nan")
-    sizes = np.unique(labels[everything], return_counts=True)[1].astype(np.int64)
+    sizes = np.unique(labels[epoch_rows], return_counts=True)[1].astype(np.int64)
     chance = float((sizes * (sizes - 1)).sum()) / (n * (n - 1))
     classes = np.unique(labels[rows], return_inverse=True)[1]
     batches = np.arange(len(rows)) // batch_size
-    found = _pairs(batches * (int(classes.max()) + 1) + classes)
+    pairs = _pairs(batches * (int(classes.max()) + 1) + classes)
     expected = len(rows) // batch_size * batch_size * (batch_size - 1) / 2 * chance
-    return found / expected if expected else float("nan")
+    return pairs / expected if expected else float("nan")
 
 
 def recurrence(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
-    """Pairs of rows that share a batch in both epochs, over those that chance would have it."""
+    """Return the pairs of rows that share a batch in both epochs, relative to random orders.
+
+    Args:
+        first: The order of one epoch.
+        second: The order of another epoch of the same split.
+        batch_size: Rows of a global batch.
+
+    Returns:
+        The ratio; NaN if there is no full batch.
+    """
     n = first.num_rows
-    rows, again = (order.rows(0, n // batch_size * batch_size) for order in (first, second))
+    rows, second_rows = (order.rows(0, n // batch_size * batch_size) for order in (first, second))
     if not len(rows):
         return float("nan")
-    place = np.full(int(max(rows.max(), again.max())) + 1, -1, np.int64)
-    place[rows] = np.arange(len(rows)) // batch_size
-    before, now = place[again], np.arange(len(again)) // batch_size
-    kept = before >= 0
-    found = _pairs(now[kept] * (len(rows) // batch_size) + before[kept])
-    pairs = len(rows) // batch_size * batch_size * (batch_size - 1) / 2
-    return found / (pairs * pairs / (n * (n - 1) / 2))
+    batch_of_row = np.full(int(max(rows.max(), second_rows.max())) + 1, -1, np.int64)
+    batch_of_row[rows] = np.arange(len(rows)) // batch_size
+    first_batch, second_batch = batch_of_row[second_rows], np.arange(len(second_rows)) // batch_size
+    # Rows of the second epoch may lie in the dropped last batch of the first.
+    present = first_batch >= 0
+    pairs = _pairs(second_batch[present] * (len(rows) // batch_size) + first_batch[present])
+    pairs_per_epoch = len(rows) // batch_size * batch_size * (batch_size - 1) / 2
+    return pairs / (pairs_per_epoch * pairs_per_epoch / (n * (n - 1) / 2))
 
 
 def _pairs(groups: NDArray[np.int64]) -> int:

@@ -1,14 +1,15 @@
-"""Shards copied once to a disk of this node, shared by all its ranks, while training goes on.
+"""Copies shards to a local disk once, for all ranks of a node, while training runs.
 
-    AREA/<set>/<object>       a shard, whole, equal to the digest in its commit
-    AREA/<set>/<object>.copy  locked by who copies it; a process that was killed left it to the next
+    AREA/<set>/<object>       a complete shard that matches the digest in its commit
+    AREA/<set>/<object>.copy  a copy in progress, locked by its process; if that was killed, the
+                              next process starts it again
 
-The name of a copy set is made of the digests of recipe and plan, which decide every pixel, and of
-the user: the same split under another address has the same copies, and no user reads what another
-one wrote. All locks are the system's own and end with their holder. Copy sets that nobody reads are
-removed when room is short (`StagingArea`), those that were read longest ago first. A split that
-does not fit is copied in part: with all rows wanted all the time, removing some for others would
-only make work.
+The name of a copy set is a hash of the digests of recipe and plan, which determine every pixel, and
+of the user: the same split under another address uses the same copies, and no user reads files that
+another wrote. All locks are locks of the operating system, which end with their process. Copy sets
+that no process uses are removed when space is short (`StagingArea`), least recently used first. If
+a split does not fit, part of it is copied: an epoch reads every row, so evicting some rows for
+others would gain nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.filesystem import cure, try_lock
 from pipeline.loader.reader import Reader
 from pipeline.loader.staging_area import (
-    COPYING,
-    USE,
+    COPY_SUFFIX,
+    USE_NAME,
     StagingArea,
     folder_below,
     locked,
@@ -45,32 +46,32 @@ from pipeline.store import layout, records
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split
 
-THREADS = 4
-"""Number of threads that copy shards."""
+NUM_COPY_THREADS = 4
+"""The number of threads that copy shards."""
 
 PIECE_BYTES = 8 * 2**20
-"""Bytes that are copied before a thread looks whether it is to stop."""
+"""The bytes that a thread copies between two checks for a stop request."""
 
 LOCK_POLL_SECONDS = 0.02
-"""Time between two tries to get a lock that another process holds."""
+"""The pause between two attempts to acquire a lock that another process holds."""
 
 COPY_POLL_SECONDS = 0.5
-"""Time between two looks at what other processes are copying."""
+"""The pause between two checks for copies that other processes have completed."""
 
 
 class Staging:
-    """The copies of some sizes of a split. `start` and `stop` may be called again and again."""
+    """The local copies of a split. `start` and `stop` are counted and may be called repeatedly."""
 
     def __init__(self, split: Split, folder: Path, *, limit_bytes: int | None) -> None:
-        """Take the copies that exist already; copy nothing yet.
+        """Open the copy set and register its complete copies; copy nothing yet.
 
         Args:
-            split: What is copied.
-            folder: Where to.
-            limit_bytes: Most bytes of everything in *folder* (nine tenths of the disk's free ones).
+            split: The split to copy, with the sizes that are copied.
+            folder: Folder on a local disk.
+            limit_bytes: Maximum bytes of everything in *folder*; None for 90 % of the free space.
 
         Raises:
-            StoreError: Nothing can be written there.
+            StoreError: The folder is not writable.
         """
         identity = f"2 {os.geteuid()} {split.recipe.digest} {split.plan.digest}"
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:32]
@@ -84,18 +85,20 @@ class Staging:
         self._users = 0
         self._thread: threading.Thread | None = None
         self.rows_read = 0
-        """Number of rows that were read from copies, of all sizes."""
+        """The number of rows that were read from copies, summed over sizes."""
         self._staged = {size: np.zeros(split.plan.num_shards, bool) for size in split.sizes}
         try:
             self._area = StagingArea(folder, limit_bytes)
-            with self._area_locked() as alone:
-                assert alone  # nobody has asked to stop yet
+            with self._area_locked() as lock_held:
+                assert lock_held  # `stop` was not called yet
                 self._folder = self._area.open_set(self._name)
                 weakref.finalize(self, os.close, self._folder).atexit = False
-                use = open_lockable(self._folder, USE)
-                weakref.finalize(self, os.close, use).atexit = False
-                try_lock(use, shared=True)  # nobody else has it: who evicts is alone too
-                os.utime(use)
+                use_file = open_lockable(self._folder, USE_NAME)
+                weakref.finalize(self, os.close, use_file).atexit = False
+                # Held until this object is gone. It always succeeds: eviction, which takes it
+                # exclusively, needs the lock of the area, which is held here.
+                try_lock(use_file, shared=True)
+                os.utime(use_file)  # sets are evicted in the order of their last use
         except OSError as e:
             raise StoreError(
                 f"cannot stage in {folder}: {e.strerror or e}."
@@ -106,50 +109,50 @@ class Staging:
 
     @property
     def split(self) -> Split:
-        """The split, as it is in the copies."""
+        """The split with the folder of copies as its store."""
         return replace(self._split, objects=open_objects(str(self.root)))
 
     @property
     def num_staged(self) -> int:
-        """Shards, of all sizes, that are copied."""
-        return int(sum(there.sum() for there in self._staged.values()))
+        """The number of complete copies of shards, summed over sizes."""
+        return int(sum(is_staged.sum() for is_staged in self._staged.values()))
 
     def staged(self, size: int) -> NDArray[np.bool_]:
-        """Which shards of one size are copied: (num_shards,) bool. Grows while it is looked at."""
+        """Return True for each copied shard of one size, (num_shards,) bool; copying updates it."""
         return self._staged[size]
 
     def check(self) -> None:
-        """Raise what went wrong in copying, if it was the store's fault.
+        """Raise the error that a copying thread met, if the store caused it.
 
         Raises:
-            StoreDamagedError: A shard is not what its commit says.
+            StoreDamagedError: A shard does not match its commit.
         """
         if self._error is not None:
             raise self._error
 
     def count(self, num_rows: int) -> None:
-        """Note that rows were read from copies."""
+        """Add *num_rows* to the number of rows read from copies."""
         with self._lock:
             self.rows_read += num_rows
 
     def start(self, rank: int, world: int) -> None:
-        """Go on copying, in threads, until everyone who called this has called `stop`.
+        """Copy in background threads until each caller of this method has called `stop`.
 
         Args:
-            rank: Decides where in the split to begin, so that ranks of a node begin apart.
+            rank: Rank of the caller; ranks start at different shards, so that they share the work.
             world: Number of ranks.
         """
         with self._lock:
             self._users += 1
             if self._users == 1:
                 self._stopping.clear()
-                begin = rank * len(self._missing) // world
-                self._missing = [*self._missing[begin:], *self._missing[:begin]]
+                first = rank * len(self._missing) // world
+                self._missing = [*self._missing[first:], *self._missing[:first]]
                 self._thread = threading.Thread(target=self._run, name="staging", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """Copy no more, and wait until nobody does."""
+        """End the copying of one caller of `start`; after the last, wait for the threads."""
         with self._lock:
             self._users -= 1
             if self._users == 0 and self._thread is not None:
@@ -160,97 +163,99 @@ class Staging:
     # --- copying ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(THREADS, "staging") as pool:
+        with ThreadPoolExecutor(NUM_COPY_THREADS, "staging") as pool:
             self._take_complete_copies()
-            while self._missing and self._going():
-                before = self.num_staged
+            while self._missing and self._is_active():
+                num_before = self.num_staged
                 list(pool.map(self._try_one, self._missing))
                 self._take_complete_copies()
-                if self.num_staged == before:  # other processes are copying the rest
+                if self.num_staged == num_before:  # other processes hold the remaining shards
                     self._stopping.wait(COPY_POLL_SECONDS)
 
-    def _going(self) -> bool:
+    def _is_active(self) -> bool:
         return not self._stopping.is_set() and not self._full and self._error is None
 
     def _take_complete_copies(self) -> None:
         for size in self._split.sizes:
             complete = self._complete_copies(size)
-            for of_size, shard in self._missing:
-                if of_size == size and self._object(size, shard)[1] in complete:
+            for missing_size, shard in self._missing:
+                if missing_size == size and self._object(size, shard)[1] in complete:
                     self._staged[size][shard] = True
         self._missing = [(size, n) for size, n in self._missing if not self._staged[size][n]]
 
     def _complete_copies(self, size: int) -> set[str]:
-        """Return the names of the regular files in the folder of one size."""
+        """Return the names of the files in the folder of one size, links excluded."""
         folders, _ = self._object(size, 0)
         try:
             with folder_below(self._folder, folders) as folder, os.scandir(folder) as entries:
                 return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-        except OSError:  # not made yet, or a link
+        except OSError:  # the folder does not exist yet, or is a link
             return set()
 
-    def _try_one(self, which: tuple[int, int]) -> None:
-        """Copy one shard, unless another process does."""
-        if not self._going():
+    def _try_one(self, size_and_shard: tuple[int, int]) -> None:
+        """Copy one shard unless another process holds its lock."""
+        if not self._is_active():
             return
-        folders, name = self._object(*which)
+        folders, name = self._object(*size_and_shard)
         try:
             with (
                 folder_below(self._folder, folders, make=True) as folder,
-                locked(folder, name + COPYING) as file,
+                locked(folder, name + COPY_SUFFIX) as file,
             ):
                 if file is None:
                     return
                 try:
-                    if not _exists(folder, name) and self._copy(*which, file):
-                        os.rename(name + COPYING, name, src_dir_fd=folder, dst_dir_fd=folder)
-                        self._staged[which[0]][which[1]] = True
+                    if not _exists(folder, name) and self._copy(*size_and_shard, file):
+                        os.rename(name + COPY_SUFFIX, name, src_dir_fd=folder, dst_dir_fd=folder)
+                        self._staged[size_and_shard[0]][size_and_shard[1]] = True
                 finally:
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(name + COPYING, dir_fd=folder)
+                        os.unlink(name + COPY_SUFFIX, dir_fd=folder)
         except StoreError as e:
             self._error = e
-        except OSError:  # the disk is full or broken: the store is still there
+        except OSError:  # the local disk is full or failing: rows still come from the store
             self._full = True
 
     def _copy(self, size: int, shard: int, file: int) -> bool:
-        """Copy a shard to *file*; return True if all of it was copied."""
+        """Copy a shard to descriptor *file*; return True if it is complete."""
         plan = self._split.plan
         commit = records.load_commit(self._split.objects, plan.split, shard)
         if commit is None or commit.plan != plan.digest or str(size) not in commit.arrays:
-            return False  # nor are its rows handed out
-        written = commit.arrays[str(size)]
+            return False  # not committed: no batch contains its rows
+        array_record = commit.arrays[str(size)]
         name = layout.shard(plan.split, size, shard)
-        if not self._reserve(file, written.num_bytes):
+        if not self._reserve(file, array_record.num_bytes):
             return False
-        hashed = xxhash.xxh3_128()
-        for start in range(0, written.num_bytes, PIECE_BYTES):
-            if self._stopping.is_set():  # but not because another thread found no room
+        digest = xxhash.xxh3_128()
+        for start in range(0, array_record.num_bytes, PIECE_BYTES):
+            if self._stopping.is_set():  # a full disk does not end it: this shard has its space
                 return False
             try:
                 data = self._split.objects.read(name, start, PIECE_BYTES)
-            except Exception:  # noqa: BLE001 - any of a network's; who reads rows hears of it too
+            except Exception:  # noqa: BLE001 - any network error; reading rows meets it too
                 return False
-            hashed.update(data)
+            digest.update(data)
             if os.pwrite(file, data, start) < len(data):
                 raise OSError(errno.ENOSPC, "the disk is full")
-        if hashed.hexdigest() != written.digest:
+        if digest.hexdigest() != array_record.digest:
             raise StoreDamagedError(f"{name} is damaged. Run `tesserae repair`.")
-        os.fsync(file)  # before it gets its name: a name is what says that a copy is complete
+        os.fsync(file)  # before the rename: a copy under its final name must be complete on disk
         return True
 
     def _object(self, size: int, shard: int) -> tuple[Sequence[str], str]:
         return split_name(layout.shard(self._split.plan.split, size, shard))
 
-    # --- room and locks -----------------------------------------------------------------------
+    # --- space and locks ----------------------------------------------------------------------
 
     def _reserve(self, file: int, num_bytes: int) -> bool:
-        """Make *file* so long, if there is room for that or can be made."""
-        with self._area_locked() as alone:
-            if not alone:
+        """Extend *file* to *num_bytes* if that fits; return True if it does."""
+        with self._area_locked() as lock_held:
+            if not lock_held:
                 return False
+            # An earlier attempt may have left bytes, which must not count twice.
             os.ftruncate(file, 0)
             if self._area.make_room(num_bytes, self._name):
+                # At full length under the lock, so that other processes count the space as used.
                 os.ftruncate(file, num_bytes)
                 return True
             self._full = True
@@ -258,7 +263,7 @@ class Staging:
 
     @contextlib.contextmanager
     def _area_locked(self) -> Iterator[bool]:
-        """Wait for the lock of the area and yield True; yield False if told to stop."""
+        """Hold the lock of the area inside the block; yield False, unlocked, after `stop`."""
         while not self._stopping.is_set():
             with self._area.locked() as lock:
                 if lock is not None:
@@ -276,59 +281,70 @@ def _exists(folder: int, name: str) -> bool:
 
 
 class StagedReader:
-    """Gathers rows of one size: from the copy where there is one, else from the store."""
+    """A `Reader` that reads rows from local copies where complete, and from the store otherwise."""
 
     def __init__(
-        self, staging: Staging, split: Split, size: int, near: Reader, far: Reader
+        self, staging: Staging, split: Split, size: int, copy_reader: Reader, store_reader: Reader
     ) -> None:
-        """Read nothing yet.
+        """Combine two readers; nothing is read yet.
 
         Args:
-            staging: What is copied.
+            staging: The copies.
             split: The split.
-            size: Side of the squares in pixels.
-            near: Reads the copies.
-            far: Reads the store.
+            size: Side of the square images in pixels.
+            copy_reader: Reader of the copies.
+            store_reader: Reader of the store.
         """
         self._staging = staging
         self._staged = staging.staged(size)
         self._shard_rows = split.recipe.shard_rows
-        self._per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
-        self._near = near
-        self._far = far
+        self._chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
+        self._copy_reader = copy_reader
+        self._store_reader = store_reader
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """See `Reader`."""
+        """Gather rows as `Reader` defines; the result is the method of the last read."""
         self._staging.check()
-        near = self._staged[rows // self._shard_rows]
-        if near.all():
-            return self._gather_near(rows, out, disk)
-        if not near.any():
-            return self._far.gather(rows, out, disk)
-        how = ""
-        for gather, which in ((self._gather_near, near), (self._far.gather, ~near)):
-            part = np.empty((int(which.sum()), *out.shape[1:]), np.uint8)
-            how = gather(rows[which], part, disk)
-            out[which] = part
-        return how
+        is_staged = self._staged[rows // self._shard_rows]
+        if is_staged.all():
+            return self._gather_copies(rows, out, disk)
+        if not is_staged.any():
+            return self._store_reader.gather(rows, out, disk)
+        # Mixed: gather each half into its own array, and put the rows back in order.
+        method = ""
+        for gather, selection in (
+            (self._gather_copies, is_staged),
+            (self._store_reader.gather, ~is_staged),
+        ):
+            part = np.empty((int(selection.sum()), *out.shape[1:]), np.uint8)
+            method = gather(rows[selection], part, disk)
+            out[selection] = part
+        return method
 
-    def _gather_near(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
+    def _gather_copies(
+        self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor
+    ) -> str:
         try:
-            how = self._near.gather(rows, out, disk)
-        except StoreDamagedError as e:  # the store need not be
+            method = self._copy_reader.gather(rows, out, disk)
+        except StoreDamagedError as e:  # the copy is damaged, not necessarily the store
             raise StoreDamagedError(
                 f"of the copies in {self._staging.root}: {str(e).partition(' Run ')[0]} Delete that"
                 " folder."
             ) from None
         self._staging.count(len(rows))
-        return how
+        return method
 
-    def missing(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Reader`."""
-        near = self._staged[chunks // self._per_shard]
-        return np.concatenate([self._near.missing(chunks[near]), self._far.missing(chunks[~near])])
+    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the chunks worth reading ahead, as `Reader` defines, from copies and store."""
+        is_staged = self._staged[chunks // self._chunks_per_shard]
+        return np.concatenate(
+            [
+                self._copy_reader.uncached(chunks[is_staged]),
+                self._store_reader.uncached(chunks[~is_staged]),
+            ]
+        )
 
-    def expect(self, chunk: int, disk: Executor) -> None:
-        """See `Reader`."""
-        near = self._staged[chunk // self._per_shard]
-        (self._near if near else self._far).expect(chunk, disk)
+    def prefetch(self, chunk: int, disk: Executor) -> None:
+        """Read a chunk ahead from its copy if complete, otherwise from the store."""
+        is_staged = self._staged[chunk // self._chunks_per_shard]
+        (self._copy_reader if is_staged else self._store_reader).prefetch(chunk, disk)

@@ -1,14 +1,14 @@
-"""The folder on a node's disk in which staging keeps its copies: marks, locks and room.
+"""The staging folder on a local disk: marks, locks and space.
 
-    AREA/.tesserae-staging.lock   held while room is counted or made
+    AREA/.tesserae-staging.lock   locked while space is counted or freed
     AREA/<set>/.tesserae-staging  the mark of a copy set, written before anything else in it
-    AREA/<set>/.use               locked, shared, by each process that reads the set
-    AREA/<set>/images.zarr/...    copies of shards, under the names that they have in the store
+    AREA/<set>/.use               locked, shared, by each process that uses the set
+    AREA/<set>/images.zarr/...    copies of shards, under their names in the store
 
-Anything else in the folder belongs to somebody else. It counts as room that is taken; it is never
-written to and never removed. A copy set is removed only if its mark is the one that staging wrote
-into exactly this folder, and then only files that have the name of a shard are removed. Folders are
-opened one level at a time, without following links, so no link leads out of the area.
+All other files in the folder are foreign: they count as used space, and are never changed or
+removed. A copy set is removed only if its mark is the one that staging wrote into exactly this
+folder, and then only files with the name of a shard are removed. Folders are opened one level at a
+time, without following links, so no link leads out of the area.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pipeline.errors import StoreError
 from pipeline.filesystem import try_lock, unlock
 from pipeline.store import layout
 
-LOCK = ".tesserae-staging.lock"
-MARK = ".tesserae-staging"
-USE = ".use"
+LOCK_NAME = ".tesserae-staging.lock"
+MARK_NAME = ".tesserae-staging"
+USE_NAME = ".use"
 
-COPYING = ".copy"
-"""Suffix of a copy that is not complete."""
+COPY_SUFFIX = ".copy"
+"""The suffix of an incomplete copy."""
 
 FREE_SHARE = 0.9
-"""Share of the disk's free bytes that copies may fill where no limit is set."""
+"""The share of the free space that copies may use if no limit is set."""
 
-COUNT_SECONDS = 10.0
-"""How long the bytes of files that are no copies are taken to stay the same."""
+RECOUNT_SECONDS = 10.0
+"""The interval after which foreign files are counted again."""
 
 _MARK_TEXT = (
     "Tesserae staging, mark 0f1b2c9e-6c0f-4f0e-9d55-6a8e0c7d5a41.\n"
@@ -48,27 +48,27 @@ _MARK_TEXT = (
 )
 _MAX_MARK_BYTES = 4096
 _SET_NAME = re.compile(r"[0-9a-f]{32}")
-_SHARD_NAME = re.compile(rf"c\.\d+\.0\.0\.0({re.escape(COPYING)})?")
+_SHARD_NAME = re.compile(rf"c\.\d+\.0\.0\.0({re.escape(COPY_SUFFIX)})?")
 _SHARD_DEPTH = 3
-"""Folders above a shard in a copy set: `images.zarr`, the split and the size."""
+"""The number of folders above a shard in a copy set: `images.zarr`, the split and the size."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCKABLE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class StagingArea:
-    """A folder that holds copy sets, and perhaps files of others."""
+    """A folder that holds copy sets, and possibly foreign files."""
 
     def __init__(self, folder: Path, limit_bytes: int | None) -> None:
-        """Open the folder, making it if there is none.
+        """Open the folder, creating it if it does not exist.
 
         Args:
-            folder: The folder. It may be a link; nothing in it is followed if it is one.
-            limit_bytes: Most bytes of all that lies in the folder. None for nine tenths of what is
-                free on the disk now.
+            folder: The folder. It may be a link; links inside it are not followed.
+            limit_bytes: Maximum bytes of everything in the folder; None for 90 % of the space that
+                is free now.
 
         Raises:
-            OSError: The folder cannot be made or written to.
+            OSError: The folder cannot be created or written to.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -79,31 +79,31 @@ class StagingArea:
             # On some network file systems a new file belongs to another user than the process.
             self._owner = os.fstat(probe.fileno()).st_uid
         self._limit = limit_bytes
-        self._free = int(FREE_SHARE * shutil.disk_usage(folder).free)
-        self._taken = self._bytes_of_sets() if limit_bytes is None else 0
-        self._others = (-math.inf, 0)
+        self._usable_at_start = int(FREE_SHARE * shutil.disk_usage(folder).free)
+        self._bytes_at_start = self._bytes_of_sets() if limit_bytes is None else 0
+        self._foreign = (-math.inf, 0)
 
     def locked(self) -> contextlib.AbstractContextManager[int | None]:
-        """Hold the lock of the area if it is free; yield None if another process holds it."""
-        return locked(self._file, LOCK)
+        """Hold the lock of the area inside the block; yield None if another process holds it."""
+        return locked(self._file, LOCK_NAME)
 
     def open_set(self, name: str) -> int:
-        """Open the copy set *name*, making and marking it if there is none.
+        """Open the copy set *name*, creating and marking it if it does not exist.
 
-        To be called with the lock held.
+        The caller must hold the lock of the area.
 
         Returns:
-            A descriptor of its folder.
+            A descriptor of its folder, which the caller closes.
 
         Raises:
-            StoreError: A folder or file of that name exists that staging did not make.
-            OSError: The set cannot be made.
+            StoreError: A file or folder of that name exists that staging did not create.
+            OSError: The set cannot be created.
         """
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=self._file)
         try:
             folder = os.open(name, _FOLDER, dir_fd=self._file)
-        except OSError as e:  # a file, a link, or a folder that this user may not read
+        except OSError as e:  # a file, a link, or a folder without permission
             raise StoreError(
                 f"cannot stage in {self.folder / name}: {e.strerror or e}. Remove it, or pass"
                 " another staging_dir."
@@ -116,37 +116,38 @@ class StagingArea:
         return folder
 
     def make_room(self, num_bytes: int, own: str) -> bool:
-        """Return True if *num_bytes* more fit, after removing unused copy sets if they must go.
+        """Return True if *num_bytes* more fit, after evicting unused copy sets if necessary.
 
-        To be called with the lock held. Sets go in the order of their last use; one that a process
-        reads stays, and so do all where their room would not be enough.
+        The caller must hold the lock of the area. Sets are evicted least recently used first. A
+        set that a process uses is kept, and so are all sets if evicting them would not suffice.
 
         Args:
-            num_bytes: Bytes that are about to be written.
-            own: Name of the copy set that they are for.
+            num_bytes: Number of bytes that are about to be written.
+            own: Name of the copy set that they belong to.
         """
-        most = self._limit_of_sets() - num_bytes
-        if self._bytes_of_set(own) > most:
+        max_bytes = self._limit_of_sets() - num_bytes
+        if self._bytes_of_set(own) > max_bytes:
             return False
-        unused = [name for name in self._names() if name != own and self._is_set(name)]
-        for name in sorted(unused, key=self._last_use):
-            if self._bytes_of_sets() <= most:
+        evictable = [name for name in self._names() if name != own and self._is_set(name)]
+        for name in sorted(evictable, key=self._last_use):
+            if self._bytes_of_sets() <= max_bytes:
                 return True
             self._evict(name)
-        return self._bytes_of_sets() <= most
+        return self._bytes_of_sets() <= max_bytes
 
     # --- marks --------------------------------------------------------------------------------
 
     def _adopt(self, folder: int, name: str) -> None:
-        """Mark a folder that was just made; accept one that is marked already."""
+        """Mark a new folder, or accept one that has a valid mark."""
         info = os.fstat(folder)
         if info.st_uid != self._owner:
             raise self._not_ours(name, f"it belongs to user {info.st_uid}")
         mark = _read_mark(folder)
         if mark == _mark(name, info):
             return
-        # The mark of a set that was moved from another disk has another inode.
-        if not mark.startswith(_mark(name)) and _names_in(folder) - {MARK + COPYING}:
+        # A set that was moved from another disk has a mark with another inode: it is marked again.
+        # An unmarked folder is accepted only if it is empty, after a crash before its mark.
+        if not mark.startswith(_mark(name)) and _names_in(folder) - {MARK_NAME + COPY_SUFFIX}:
             raise self._not_ours(name, "staging has not marked it as its own")
         _write_mark(folder, _mark(name, info))
 
@@ -157,7 +158,7 @@ class StagingArea:
         )
 
     def _is_set(self, name: str) -> bool:
-        """Return True if staging made the folder *name*, for this user and on this disk."""
+        """Return True if staging created the folder *name* for this user and on this disk."""
         if not _SET_NAME.fullmatch(name):
             return False
         try:
@@ -166,20 +167,20 @@ class StagingArea:
             return False
         try:
             info = os.fstat(folder)
-            ours = (info.st_dev, info.st_uid) == (self._device, self._owner)
-            return ours and _read_mark(folder) == _mark(name, info)
+            is_own = (info.st_dev, info.st_uid) == (self._device, self._owner)
+            return is_own and _read_mark(folder) == _mark(name, info)
         finally:
             os.close(folder)
 
     def _names(self) -> list[str]:
         return sorted(_names_in(self._file))
 
-    # --- room ---------------------------------------------------------------------------------
+    # --- space --------------------------------------------------------------------------------
 
     def _last_use(self, name: str) -> float:
         try:
-            return os.stat(f"{name}/{USE}", dir_fd=self._file, follow_symlinks=False).st_mtime
-        except OSError:  # whoever evicted it was killed
+            return os.stat(f"{name}/{USE_NAME}", dir_fd=self._file, follow_symlinks=False).st_mtime
+        except OSError:  # its eviction was interrupted after the file was removed
             return 0
 
     def _bytes_of_sets(self) -> int:
@@ -189,17 +190,17 @@ class StagingArea:
         return sum(_file_sizes(self.folder / name / layout.IMAGES))
 
     def _limit_of_sets(self) -> int:
-        """Return the most bytes that all copy sets may take together."""
+        """Return the maximum bytes of all copy sets together."""
         if self._limit is None:
-            return self._free + self._taken
-        counted, others = self._others
-        if time.monotonic() - counted > COUNT_SECONDS:
-            others = self._bytes_of_others(self._limit)
-            self._others = (time.monotonic(), others)
-        return self._limit - others
+            return self._usable_at_start + self._bytes_at_start
+        counted, foreign_bytes = self._foreign
+        if time.monotonic() - counted > RECOUNT_SECONDS:
+            foreign_bytes = self._foreign_bytes(self._limit)
+            self._foreign = (time.monotonic(), foreign_bytes)
+        return self._limit - foreign_bytes
 
-    def _bytes_of_others(self, most: int) -> int:
-        """Return the bytes of everything but copy sets; stop counting when they exceed *most*.
+    def _foreign_bytes(self, max_bytes: int) -> int:
+        """Return the bytes of foreign files; stop counting when they exceed *max_bytes*.
 
         The area may be a large scratch folder that many people share.
         """
@@ -209,24 +210,24 @@ class StagingArea:
                 continue
             for size in _file_sizes(self.folder / name):
                 total += size
-                if total > most:
+                if total > max_bytes:
                     return total
         return total
 
     def _evict(self, name: str) -> None:
-        """Remove the copies of a set that no process reads.
+        """Remove the copies of a set unless a process uses it.
 
-        The mark goes last: if this process is killed, the next one goes on. A file that is no
-        copy stays, and with it the folder and its mark.
+        The mark is removed last, so that the next process can continue if this one is killed. A
+        foreign file is kept, and with it the folder and its mark.
         """
         folder = os.open(name, _FOLDER, dir_fd=self._file)
         try:
-            with locked(folder, USE) as use:
-                if use is None:
+            with locked(folder, USE_NAME) as use_lock:
+                if use_lock is None:
                     return
                 _remove_copies(folder, 0)
-                if _names_in(folder) <= {USE, MARK}:
-                    for file in (USE, MARK):
+                if _names_in(folder) <= {USE_NAME, MARK_NAME}:
+                    for file in (USE_NAME, MARK_NAME):
                         os.unlink(file, dir_fd=folder)
                     os.rmdir(name, dir_fd=self._file)
         finally:
@@ -235,46 +236,47 @@ class StagingArea:
 
 @contextlib.contextmanager
 def locked(folder: int, name: str) -> Iterator[int | None]:
-    """Hold the lock of a file alone; yield None if another process holds it.
+    """Hold an exclusive lock of a file inside the block; yield None if another process holds it.
 
     Args:
-        folder: Descriptor of the folder that the file is in.
-        name: Name of the file, which is made if there is none.
+        folder: Descriptor of the folder of the file.
+        name: Name of the file, which is created if it does not exist.
     """
     file = open_lockable(folder, name)
     try:
         try:
-            held = try_lock(file)
-            named = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            held &= named.st_ino == os.fstat(file).st_ino  # else it was removed meanwhile
+            is_held = try_lock(file)
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            # Between open and lock, the holder before may have removed or renamed the file.
+            is_held &= info.st_ino == os.fstat(file).st_ino
         except FileNotFoundError:
-            held = False
-        yield file if held else None
+            is_held = False
+        yield file if is_held else None
     finally:
-        unlock(file)  # a forked child may hold the descriptor too
+        unlock(file)  # explicitly: a forked child may hold the descriptor, and closing would not
         os.close(file)
 
 
 def open_lockable(folder: int, name: str) -> int:
-    """Open a file to lock it, making it if there is none; never through a link."""
+    """Open a file for locking, creating it if it does not exist; do not follow a link."""
     try:
         return os.open(name, _LOCKABLE, 0o644, dir_fd=folder)
-    except PermissionError:  # another user's: a lock needs no more than to read
+    except PermissionError:  # another user's file: reading suffices for a lock
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
 @contextlib.contextmanager
 def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """Open a folder below another, level by level, without following a link.
+    """Open a folder below another, level by level, without following links.
 
     Args:
-        folder: Descriptor of the folder to begin at.
+        folder: Descriptor of the folder to start from.
         parts: Names of the levels.
-        make: Whether to make those that are missing.
+        make: Create missing levels (default: False).
 
     Raises:
-        StoreError: A name would lead elsewhere.
-        OSError: A level is missing, or is no folder.
+        StoreError: A name is not a plain name, such as `..`.
+        OSError: A level is missing, or is not a folder.
     """
     current = os.dup(folder)
     try:
@@ -284,16 +286,16 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o700, dir_fd=current)
-            inner = os.open(part, _FOLDER, dir_fd=current)
+            subfolder = os.open(part, _FOLDER, dir_fd=current)
             os.close(current)
-            current = inner
+            current = subfolder
         yield current
     finally:
         os.close(current)
 
 
 def split_name(name: str) -> tuple[Sequence[str], str]:
-    """Return the folders and the file of an object's name."""
+    """Return the folders and the file name of an object's name."""
     parts = PurePosixPath(name).parts
     return parts[:-1], parts[-1]
 
@@ -304,7 +306,7 @@ def _names_in(folder: int) -> set[str]:
 
 
 def _remove_copies(folder: int, depth: int) -> None:
-    """Remove files that have the name of a shard, and the folders that are empty then."""
+    """Remove files that have the name of a shard, and folders that become empty."""
     with os.scandir(folder) as scan:
         entries = list(scan)
     for entry in entries:
@@ -312,38 +314,38 @@ def _remove_copies(folder: int, depth: int) -> None:
             if _SHARD_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.name, dir_fd=folder)
         elif entry.is_dir(follow_symlinks=False) and (depth or entry.name == layout.IMAGES):
-            with folder_below(folder, [entry.name]) as inner:
-                _remove_copies(inner, depth + 1)
-            with contextlib.suppress(OSError):  # it holds what is no copy
+            with folder_below(folder, [entry.name]) as subfolder:
+                _remove_copies(subfolder, depth + 1)
+            with contextlib.suppress(OSError):  # the folder contains a foreign file
                 os.rmdir(entry.name, dir_fd=folder)
 
 
 def _file_sizes(path: Path) -> Iterator[int]:
-    """Yield the size of a file, or of each file below a folder; a link counts for itself."""
-    with contextlib.suppress(OSError):  # it was renamed or removed meanwhile
+    """Yield the size of a file, or of each file below a folder; links are not followed."""
+    with contextlib.suppress(OSError):  # another process renamed or removed it
         info = os.lstat(path)
         if not stat.S_ISDIR(info.st_mode):
             yield info.st_size
             return
-    for where, _, names in os.walk(path):
+    for parent, _, names in os.walk(path):
         for name in names:
             with contextlib.suppress(OSError):
-                yield os.lstat(f"{where}/{name}").st_size
+                yield os.lstat(f"{parent}/{name}").st_size
 
 
 def _mark(name: str, folder: os.stat_result | None = None) -> bytes:
-    """Return the mark of a copy set, or without *folder* what it begins with.
+    """Return the mark of a copy set, or its prefix if *folder* is None.
 
-    It names the folder's inode too, so a copy of it in any other folder is no mark.
+    The mark contains the inode of the folder, so a copy of it in another folder is invalid.
     """
-    begin = f"{_MARK_TEXT}set {name}\ninode ".encode()
-    return begin if folder is None else begin + f"{folder.st_ino}\n".encode()
+    prefix = f"{_MARK_TEXT}set {name}\ninode ".encode()
+    return prefix if folder is None else prefix + f"{folder.st_ino}\n".encode()
 
 
 def _read_mark(folder: int) -> bytes:
-    """Return the contents of the folder's mark; nothing where there is no such regular file."""
+    """Return the contents of a folder's mark; empty if there is no such regular file."""
     try:
-        file = os.open(MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        file = os.open(MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return b""
     try:
@@ -355,15 +357,15 @@ def _read_mark(folder: int) -> bytes:
 
 
 def _write_mark(folder: int, data: bytes) -> None:
-    """Write the mark so that it is seen whole or not at all."""
-    half = MARK + COPYING
+    """Write the mark atomically and durably."""
+    temporary = MARK_NAME + COPY_SUFFIX
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(half, dir_fd=folder)
+        os.unlink(temporary, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(half, flags, 0o644, dir_fd=folder)
+    file = os.open(temporary, flags, 0o644, dir_fd=folder)
     try:
         os.write(file, data)
         os.fsync(file)
     finally:
         os.close(file)
-    os.rename(half, MARK, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(temporary, MARK_NAME, src_dir_fd=folder, dst_dir_fd=folder)

@@ -108,7 +108,7 @@ def test_a_chunk_is_read_once_while_it_is_kept(
     """In windows that the cache holds, no chunk is read a second time in an epoch."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     seen: list[Any] = []
-    read, unpacked = LocalObjects.read, chunk_reader.ChunkReader._unpacked
+    read, unpacked = LocalObjects.read, chunk_reader.ChunkReader._decoded_chunk
 
     def note(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
         seen.append((name, start))
@@ -119,7 +119,7 @@ def test_a_chunk_is_read_once_while_it_is_kept(
         return unpacked(self, where, data)
 
     if cached:  # two threads may read a chunk of the page cache; one of them unpacks it
-        monkeypatch.setattr(chunk_reader.ChunkReader, "_unpacked", note_unpacked)
+        monkeypatch.setattr(chunk_reader.ChunkReader, "_decoded_chunk", note_unpacked)
     else:
         monkeypatch.setattr(LocalObjects, "read", note)
         monkeypatch.setattr(LocalObjects, "read_cached", lambda *_: False)

@@ -86,14 +86,14 @@ def test_workers_compare_each_chunk_once_together(
     source = make_folder(tmp_path / "train", 30)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
     log = tmp_path / "log"
-    check = row_reader.Shard.check_chunk
+    check = row_reader.ShardFile.check_chunk
 
-    def note(self: row_reader.Shard, chunk: int, data: Any) -> None:
+    def note(self: row_reader.ShardFile, chunk: int, data: Any) -> None:
         with log.open("a") as file:
             file.write(f"{self.name} {chunk}\n")
         check(self, chunk, data)
 
-    monkeypatch.setattr(row_reader.Shard, "check_chunk", note)
+    monkeypatch.setattr(row_reader.ShardFile, "check_chunk", note)
     loader = DataLoader(SplitDataset(tmp_path / "store", size=8), batch_size=4, num_workers=1)
     for _ in range(3):
         list(loader)

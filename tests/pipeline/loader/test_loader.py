@@ -398,9 +398,9 @@ import os, resource
 from pipeline.loader import Loader, row_reader
 loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, threads=1)
 loader.num_rows
-row_reader.OTHER_FILES = 8
-most = len(os.listdir("/proc/self/fd")) + 13
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+row_reader.MAX_OTHER_FILES = 8
+limit = len(os.listdir("/proc/self/fd")) + 13
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 for _ in range(3):
     assert sum(len(batch.rows) for batch in loader) == len(loader) * 2
 """
@@ -429,7 +429,7 @@ loader = Loader({str(store)!r}, size=8, batch_size=4)
 loader.num_rows
 def refuse(*_):
     raise OSError("no")
-mmap._mapped = refuse
+mmap._mmap = refuse
 loader = Loader({str(store)!r}, size=8, batch_size=4)
 for batch in loader:
     pass
@@ -480,9 +480,10 @@ def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> No
     row_bytes = parts * odd * 3
     piece = mmap._piece_bytes(row_bytes)
     assert row_bytes % piece == 0
-    assert 0 < piece < mmap.PIECE_BYTES
+    assert 0 < piece < mmap.MAX_PIECE_BYTES
     assert all(
-        row_bytes % n or row_bytes // n >= mmap.PIECE_BYTES for n in range(1, row_bytes // piece)
+        row_bytes % n or row_bytes // n >= mmap.MAX_PIECE_BYTES
+        for n in range(1, row_bytes // piece)
     )
 
 
@@ -798,13 +799,13 @@ def flip_pixel(path: Path) -> None:
 def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The chunks that are compared with their checksums from now on."""
     seen: list[tuple[str, int]] = []
-    check = row_reader.Shard.check_chunk
+    check = row_reader.ShardFile.check_chunk
 
-    def note(self: row_reader.Shard, chunk: int, data: Any) -> None:
+    def note(self: row_reader.ShardFile, chunk: int, data: Any) -> None:
         seen.append((self.name, chunk))
         check(self, chunk, data)
 
-    monkeypatch.setattr(row_reader.Shard, "check_chunk", note)
+    monkeypatch.setattr(row_reader.ShardFile, "check_chunk", note)
     return seen
 
 
@@ -853,13 +854,15 @@ def test_chunks_that_are_never_compared_are_not_walked_for_each_batch(
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
     reader = loader._open().readers[0]
-    assert isinstance(reader, row_reader.Gatherer)
+    assert isinstance(reader, row_reader.RowReader)
     chunks = np.arange(len(reader._checked))
-    assert set(reader._to_check(chunks)) == set(chunks[reader._is_cached.repeat(reader._per_shard)])
-    assert 0 < len(reader._to_check(chunks)) < len(chunks)
+    assert set(reader._unchecked(chunks)) == set(
+        chunks[reader._is_cached.repeat(reader._chunks_per_shard)]
+    )
+    assert 0 < len(reader._unchecked(chunks)) < len(chunks)
     list(loader)
-    assert reader._to_check(chunks) == []
-    compared = reader._checked.reshape(-1, reader._per_shard).any(1)
+    assert reader._unchecked(chunks) == []
+    compared = reader._checked.reshape(-1, reader._chunks_per_shard).any(1)
     assert (compared == reader._is_cached).all()
 
 
@@ -872,7 +875,7 @@ def test_another_file_under_the_name_of_a_shard_is_compared_anew(
     loader = Loader(copy, size=8, batch_size=5, drop_last=False)
     list(loader)
     reader = loader._open().readers[0]
-    assert isinstance(reader, row_reader.Gatherer)
+    assert isinstance(reader, row_reader.RowReader)
     reader._shards.clear()
     list(loader)
     flip_pixel(shard)

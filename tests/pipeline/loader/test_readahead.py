@@ -51,10 +51,10 @@ class Asked:
     def gather(self, rows: Any, out: Any, disk: Executor) -> str:
         raise AssertionError("it only reads ahead")
 
-    def missing(self, chunks: Any) -> Any:
+    def uncached(self, chunks: Any) -> Any:
         return chunks
 
-    def expect(self, chunk: int, disk: Executor) -> None:
+    def prefetch(self, chunk: int, disk: Executor) -> None:
         self.chunks.append(chunk)
 
 
@@ -132,7 +132,9 @@ def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.Mo
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: True)
-    monkeypatch.setattr(row_reader.Gatherer, "expect", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(
+        row_reader.RowReader, "prefetch", lambda *_: pytest.fail("it was read again")
+    )
     list(loader)
 
 

@@ -105,7 +105,7 @@ def test_rows_are_put_together_of_copies_and_the_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever shards happen to be there."""
-    monkeypatch.setattr(staging.Staging, "_going", lambda self: False)
+    monkeypatch.setattr(staging.Staging, "_is_active", lambda self: False)
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     expected = list(loader)
     opened = loader._open()
@@ -239,7 +239,7 @@ def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Pat
 
 def copy_sets(folder: Path) -> list[Path]:
     """The folders that staging has made in *folder*."""
-    return sorted(mark.parent for mark in folder.glob(f"*/{staging_area.MARK}"))
+    return sorted(mark.parent for mark in folder.glob(f"*/{staging_area.MARK_NAME}"))
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -312,7 +312,7 @@ def test_an_eviction_that_was_killed_is_completed_by_the_next(
     area = tmp_path / "area"
     root = staged_set(other, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
-    (root / staging_area.USE).unlink()
+    (root / staging_area.USE_NAME).unlink()
     (root / layout.shard("train", 8, 0)).unlink()
     stage_all(loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000))
     assert not root.exists()
@@ -335,7 +335,7 @@ def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
     else:
         shutil.copytree(root, fake)
     if disguise == "no mark":
-        (fake / staging_area.MARK).unlink()
+        (fake / staging_area.MARK_NAME).unlink()
     elif disguise == "another set's mark":
         fake = fake.rename(area / ("a" * 32))
     before = tree(away), tree(fake)
@@ -378,7 +378,7 @@ def test_a_link_in_the_place_of_a_half_copy_is_not_written_through(
     precious.write_text("ssh-ed25519 AAAA")
     shard = root / layout.shard("train", 8, 3)
     shard.unlink()
-    shard.with_name(shard.name + staging_area.COPYING).symlink_to(precious)
+    shard.with_name(shard.name + staging_area.COPY_SUFFIX).symlink_to(precious)
     check_same(list(loader_of(store, staging_dir=area)), list(loader_of(store)))
     assert precious.read_text() == "ssh-ed25519 AAAA"
 
@@ -388,7 +388,7 @@ def test_a_folder_of_the_right_name_that_is_not_marked_is_refused(
 ) -> None:
     """By its path, and with what to do; nothing in it is read or written."""
     root = staged_set(store, tmp_path / "area")
-    (root / staging_area.MARK).unlink()
+    (root / staging_area.MARK_NAME).unlink()
     before = tree(root)
     with pytest.raises(StoreError, match=f"{root}: staging has not marked it .* Remove that"):
         list(loader_of(store, staging_dir=tmp_path / "area"))
@@ -399,7 +399,7 @@ def test_a_folder_of_the_right_name_that_is_not_marked_is_refused(
         list(loader_of(store, staging_dir=tmp_path / "area"))
     root.unlink()
     root.mkdir()  # by a process that was killed before it wrote the mark
-    (root / (staging_area.MARK + staging_area.COPYING)).write_text("half")
+    (root / (staging_area.MARK_NAME + staging_area.COPY_SUFFIX)).write_text("half")
     stage_all(loader_of(store, staging_dir=tmp_path / "area"))
 
 
@@ -567,7 +567,7 @@ def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> No
 
 def is_lock(fd: Path) -> bool:
     try:
-        return fd.readlink().name == staging_area.LOCK
+        return fd.readlink().name == staging_area.LOCK_NAME
     except FileNotFoundError:  # of the listing itself
         return False
 
