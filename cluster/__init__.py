@@ -1,1 +1,1 @@
-"""Where the work runs. Knows Dask, knows nothing of images."""
+"""Dask clusters: local, over ssh, in Slurm jobs, or running elsewhere. Independent of images."""

@@ -1,4 +1,4 @@
-"""Every worker asked the same, without one that says nothing holding up the others."""
+"""Runs a function on all workers, without waiting long for one that does not answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from distributed import Client
 
 ANSWER_SECONDS = 60.0
-"""A worker that is stopped or wedged keeps its connections, and never answers."""
+"""The default timeout; a suspended worker keeps its connections and never answers."""
 
 
 class Silent(OSError):
-    """A worker that does not answer: it is stopped or wedged, cut off, or has just ended."""
+    """A worker did not answer: it is suspended, blocked, disconnected, or has just ended."""
 
 
 def ask(
@@ -25,46 +25,47 @@ def ask(
     nanny: bool = False,
     seconds: float = ANSWER_SECONDS,
 ) -> dict[str, Any]:
-    """Run *call* in every worker that is there, outside of any task.
+    """Run *call* on all workers at once, outside of any task.
 
     Args:
-        client: Of the cluster.
-        call: What each runs.
-        arguments: Its arguments.
-        workers: Which are asked; None = all that are there.
-        nanny: Whether nannies are asked instead.
-        seconds: How long an answer may take.
+        client: A client of the cluster.
+        call: Function to run; it gets the worker as `dask_worker` if it has that parameter.
+        arguments: Its positional arguments.
+        workers: Addresses of the workers; None for all connected ones.
+        nanny: True to run it on the nannies of the workers instead (default: False).
+        seconds: Timeout for each worker (default: 60 s).
 
     Returns:
-        By worker, what it returned; or the exception that it raised; `Silent` without an answer.
+        For each worker address the result, or the exception that the call raised, or `Silent`
+        without an answer.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
 
-    async def one(worker: str) -> Any:
-        """What one worker answers, or `Silent`."""
-        question = client._run(  # `run` of one worker waits for ever
+    async def ask_worker(worker: str) -> Any:
+        """Return the result of one worker, its exception, or `Silent`."""
+        request = client._run(  # `run` of one worker waits for ever
             _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:
-            answers = await asyncio.wait_for(question, seconds)
+            answers = await asyncio.wait_for(request, seconds)
         except TimeoutError:
             return Silent(f"no answer within {seconds:.0f} s")
-        answer = answers.get(worker, Silent("it has just ended"))
-        if isinstance(answer, list):
-            return answer[0]
-        # Not of the call, but of the way to it.
-        return Silent(str(answer)) if isinstance(answer, OSError) else answer
+        result = answers.get(worker, Silent("it has just ended"))
+        if isinstance(result, list):
+            return result[0]
+        # An exception outside the list comes from the connection, not from the call.
+        return Silent(str(result)) if isinstance(result, OSError) else result
 
-    async def every() -> list[Any]:
-        return await asyncio.gather(*map(one, workers))
+    async def ask_all() -> list[Any]:
+        return await asyncio.gather(*map(ask_worker, workers))
 
-    return dict(zip(workers, client.sync(every), strict=True))
+    return dict(zip(workers, client.sync(ask_all), strict=True))
 
 
 def _answer(call: Callable[..., Any], arguments: Sequence[Any], dask_worker: Any) -> list[Any]:
-    knows = "dask_worker" in inspect.signature(call).parameters
+    takes_worker = "dask_worker" in inspect.signature(call).parameters
     try:
-        return [call(*arguments, **({"dask_worker": dask_worker} if knows else {}))]
-    except Exception as e:  # noqa: BLE001 - told apart from what goes wrong on the way
+        return [call(*arguments, **({"dask_worker": dask_worker} if takes_worker else {}))]
+    except Exception as e:  # noqa: BLE001 - in a list, it differs from errors of the connection
         return [e]

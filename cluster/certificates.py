@@ -1,10 +1,10 @@
-"""Certificates of one cluster: its own authority, a certificate for each role, a token.
+"""Certificates of one cluster: its own authority, one certificate per role, and a token.
 
-Whoever reaches a Dask scheduler runs code as its user. So a cluster that more than one machine
-reaches takes only who holds a certificate of its own authority, which lives as long as the
-certificates do, and whose key is forgotten once it has signed them: nobody can add a fourth.
-Dask compares no host names, and scheduler, workers and clients all accept each other's: a key that
-was stolen is answered by making all of them again.
+A client of a Dask scheduler can run code as the scheduler's user. So a cluster that other machines
+can reach accepts only peers with a certificate of its own authority. The key of the authority is
+discarded after it has signed the three certificates, so no further one can be added. Dask does not
+compare host names, and each role accepts the certificates of all roles: if a key was stolen, create
+all of them anew.
 """
 
 from __future__ import annotations
@@ -32,37 +32,43 @@ from cluster.errors import CertificateError
 ROLES = ("scheduler", "worker", "client")
 AUTHORITY = "ca.pem"
 TOKEN = "token"
-"""What a browser shows to see a dashboard that listens beyond its own machine."""
+"""The name of the file with the token that a dashboard requires when other machines reach it."""
 
-SKEW = timedelta(minutes=10)
-"""By which clocks may differ."""
+CLOCK_SKEW = timedelta(minutes=10)
+"""The tolerated difference between the clocks of machines."""
 
 
 VARIABLE = "TESSERAE_CERTS"
-"""The environment variable that names their folder."""
+"""The environment variable with the path of the folder of certificates."""
 
 
-def named(word: str | None) -> Path:
-    """The folder that *word* names; else the environment; else that of this user."""
-    said = word or os.environ.get(VARIABLE)
-    if said:
-        return Path(said).absolute()
+def named(folder_name: str | None) -> Path:
+    """Return the folder *folder_name*, or that in the environment, or the default of this user."""
+    chosen = folder_name or os.environ.get(VARIABLE)
+    if chosen:
+        return Path(chosen).absolute()
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "tesserae" / "certs"
 
 
-def folder(word: str | None) -> Path | None:
-    """The same, or None if nobody named one and this user has none."""
-    found = named(word)
-    return found if word or os.environ.get(VARIABLE) or found.is_dir() else None
+def folder(folder_name: str | None) -> Path | None:
+    """Return the folder as `named` does; None if it is the default and does not exist."""
+    path = named(folder_name)
+    return path if folder_name or os.environ.get(VARIABLE) or path.is_dir() else None
 
 
 def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
-    """An authority, one certificate and key for each role, and a token, by file name.
+    """Create an authority, a certificate and key for each role, and a token.
 
     Args:
-        hosts: Names and addresses under which a browser reaches the dashboard.
-        days: How long they are good for.
+        hosts: Names and addresses by which a browser reaches the dashboard.
+        days: Validity in days, up to 3,650 (default: 30).
+
+    Returns:
+        The contents of the files, by file name.
+
+    Raises:
+        ValueError: *days* is out of range.
     """
     if not 0 < days <= 3_650:
         raise ValueError(f"--days is {days:g}: expected more than 0, at most 3650.")
@@ -98,81 +104,83 @@ def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[s
     return files
 
 
-def write(place: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
-    """Write what `make` made, for nobody else to read.
+def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+    """Write certificates to a folder, with keys and token readable only by this user.
 
     Args:
-        place: A folder, which is made.
-        files: Their bytes, by name.
-        replace: Whether to replace what is there: once all of the new is written.
+        folder: The folder, which is created if it does not exist.
+        files: Contents of the files by name, from `make`.
+        replace: True to replace existing files, after all new ones are written (default: False).
 
     Raises:
-        FileExistsError: There are some already.
+        FileExistsError: A file exists, and *replace* is False.
+        NotADirectoryError: *folder* is a file.
+        CertificateError: The file system does not support permissions.
     """
+    # Checked before anything is written: files of two authorities must not be mixed.
     for name in files:
-        # Or half of them would be of one authority, half of another.
-        if not replace and (place / name).exists():
-            raise FileExistsError(f"{place / name} is there already.")
-    if place.exists() and not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-    place.mkdir(parents=True, mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as new:
+        if not replace and (folder / name).exists():
+            raise FileExistsError(f"{folder / name} is there already.")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
         for name, data in files.items():
-            secret = name == TOKEN or name.endswith(".key")
+            is_secret = name == TOKEN or name.endswith(".key")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            file = os.open(Path(new) / name, flags, 0o600 if secret else 0o644)
-            with os.fdopen(file, "wb") as out:
-                _check_private(file, place, name, secret=secret)
-                out.write(data)
+            file = os.open(Path(temporary) / name, flags, 0o600 if is_secret else 0o644)
+            with os.fdopen(file, "wb") as stream:
+                _check_private(file, folder, name, secret=is_secret)
+                stream.write(data)
         for name in files:
             if replace:
-                (Path(new) / name).replace(place / name)
+                (Path(temporary) / name).replace(folder / name)
             else:
-                _add(Path(new) / name, place / name)
+                _add(Path(temporary) / name, folder / name)
 
 
-def _check_private(file: int, place: Path, name: str, *, secret: bool) -> None:
+def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
     if secret and os.fstat(file).st_mode & 0o077:
         raise CertificateError(
-            f"others could read {place / name}: the file system of {place} keeps no permissions."
+            f"others could read {folder / name}: the file system of {folder} keeps no permissions."
             " Name a folder on another with --certs."
         )
 
 
 def _add(new: Path, final: Path) -> None:
-    """Give a file its name, but never over one that has just come.
+    """Move a file to its final name unless a file of that name exists.
 
     Raises:
-        FileExistsError: One has.
+        FileExistsError: One exists.
     """
     try:
         os.link(new, final)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: who looks now may see half of the file
+    except OSError:  # no hard links here: copy, although a reader may then see half of the file
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         file = os.open(final, flags, new.stat().st_mode & 0o777)
         with os.fdopen(file, "wb") as out:
             out.write(new.read_bytes())
 
 
-def remove(place: Path) -> None:
-    """Delete what `write` wrote, and nothing else."""
+def remove(folder: Path) -> None:
+    """Delete the files that `write` has written, and no others."""
     names = [AUTHORITY, TOKEN, *(f"{role}{end}" for role in ROLES for end in (".pem", ".key"))]
     for name in names:
-        (place / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
-def security(place: Path, roles: Sequence[str] = ROLES) -> Security:
-    """How *roles* show who they are, with the certificates in *place*.
+def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
+    """Return Dask's security settings for *roles*, with the certificates in *folder*.
 
     Raises:
-        CertificateError: They are not there, can be read by others, or are too old.
+        CertificateError: A file is missing, readable by others, expired, or of another authority.
     """
-    fields = {"tls_ca_file": str(place / AUTHORITY)}
+    fields = {"tls_ca_file": str(folder / AUTHORITY)}
     for role in roles:
-        fields[f"tls_{role}_cert"] = str(place / f"{role}.pem")
-        fields[f"tls_{role}_key"] = str(place / f"{role}.key")
+        fields[f"tls_{role}_cert"] = str(folder / f"{role}.pem")
+        fields[f"tls_{role}_key"] = str(folder / f"{role}.key")
     for path in map(Path, fields.values()):
         if not path.is_file():
             raise CertificateError(
@@ -184,35 +192,35 @@ def security(place: Path, roles: Sequence[str] = ROLES) -> Security:
                 f"others than you can read {path}. If nobody has: chmod 600 {path}; else make"
                 " new ones with `tesserae cluster certs --renew`."
             )
-    authority = _load(place / AUTHORITY)
+    authority = _load(folder / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
         _check_age(path)
         try:
             _load(path).verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature):
             raise CertificateError(
-                f"{path} is not of the authority in {place / AUTHORITY}. Copy both from one place,"
+                f"{path} is not of the authority in {folder / AUTHORITY}. Copy both from one place,"
                 " or make all of them again with `tesserae cluster certs --renew`."
             ) from None
     return Security(require_encryption=True, tls_min_version=ssl.TLSVersion.TLSv1_3, **fields)
 
 
-def check_token(place: Path) -> None:
-    """Refuse a dashboard whose token is missing, empty or known to others.
+def check_token(folder: Path) -> None:
+    """Check that the token of the dashboard exists, and that only this user can read it.
 
     Raises:
-        CertificateError: With what to do.
+        CertificateError: The token is missing, empty, or readable by others.
     """
-    path = place / TOKEN
+    path = folder / TOKEN
     try:
-        known = path.stat().st_mode & 0o077
+        readable_by_others = path.stat().st_mode & 0o077
         text = path.read_text().strip()
     except OSError as e:
         raise CertificateError(
             f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from where the"
             " certificates were made, or make all of them again."
         ) from None
-    if not text or known:
+    if not text or readable_by_others:
         raise CertificateError(
             f"the dashboard's token {path} is {'read by others' if text else 'empty'}. Make new"
             " certificates with `tesserae cluster certs --renew`."
@@ -220,7 +228,7 @@ def check_token(place: Path) -> None:
 
 
 def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
-    """The same of certificates that are in no folder."""
+    """Return Dask's security settings for *roles*, with certificates in memory from `make`."""
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:
         fields[f"tls_{role}_cert"] = files[f"{role}.pem"].decode()
@@ -229,10 +237,10 @@ def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Secur
 
 
 def expiry(path: Path) -> datetime:
-    """Until when the certificate in *path* is good.
+    """Return the time when the certificate in *path* expires, in UTC.
 
     Raises:
-        CertificateError: It is none.
+        CertificateError: The file is not a certificate.
     """
     return _load(path).not_valid_after_utc
 
@@ -245,7 +253,7 @@ def _load(path: Path) -> x509.Certificate:
 
 
 _PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-"""Workers answer each other, and the scheduler asks them."""
+"""The uses of each certificate: every role both accepts and opens connections."""
 
 
 def _check_age(path: Path) -> None:
@@ -274,7 +282,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
+        .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(until)
     )
 
@@ -294,10 +302,10 @@ def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x
 
 
 def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
-    found: list[x509.GeneralName] = []
+    alternatives: list[x509.GeneralName] = []
     for name in dict.fromkeys(names):
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            found.append(x509.DNSName(name))
-    return found
+            alternatives.append(x509.DNSName(name))
+    return alternatives

@@ -1,4 +1,4 @@
-"""What Tesserae sets of Dask: `dask.yaml`, which says why of each."""
+"""The Dask settings of Tesserae, read from `dask.yaml`, which gives the reason for each."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import dask
 import distributed  # noqa: F401 - its defaults are what these differ from
 import yaml
 
-FILE = Path(__file__).with_name("dask.yaml")
+SETTINGS_FILE = Path(__file__).with_name("dask.yaml")
 
 
 @cache
-def settings() -> dict[str, Any]:
-    """The settings, as `dask.config.set` takes them."""
-    with FILE.open(encoding="utf-8") as file:
+def dask_settings() -> dict[str, Any]:
+    """Return the settings as nested dictionaries, the form that `dask.config.set` accepts."""
+    with SETTINGS_FILE.open(encoding="utf-8") as file:
         return dict(yaml.safe_load(file))
 
 
 def in_force() -> dask.config.set:
-    """Set them for this process, under what the environment says; a context manager.
+    """Apply the settings to this process until the returned context manager exits.
 
-    They hold from this call on, and until the context is left.
+    They take effect at the call. Settings in environment variables have priority.
     """
-    ours = [dask.config.config, settings(), dask.config.collect_env()]
-    return dask.config.set(dask.config.merge(*ours))
+    layers = [dask.config.config, dask_settings(), dask.config.collect_env()]
+    return dask.config.set(dask.config.merge(*layers))
 
 
 def hush() -> None:
-    """Keep to itself what a client logs: what it means for a person is said by the command."""
+    """Silence the log of Dask clients: commands report errors to the user themselves."""
     for name in ("distributed", "distributed.client"):
-        # Not Dask's `silence_logs`, which ends with a cluster, before the last connections do.
+        # Dask's `silence_logs` ends with the cluster, before its last connections are closed.
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def allocator() -> dict[str, str]:
-    """The environment that glibc's allocator reads when a worker starts."""
-    found: dict[str, str] = settings()["distributed"]["nanny"]["pre-spawn-environ"]
-    return found
+def allocator_environment() -> dict[str, str]:
+    """Return the environment variables that configure glibc's allocator in a new worker."""
+    environment: dict[str, str] = dask_settings()["distributed"]["nanny"]["pre-spawn-environ"]
+    return environment

@@ -1,4 +1,4 @@
-"""A scheduler that runs already: connected to, and asked who works for it."""
+"""Connections to a running scheduler: connect, wait for workers, and notice that it is gone."""
 
 from __future__ import annotations
 
@@ -20,87 +20,94 @@ from cluster import certificates
 from cluster.config import hush, in_force
 from cluster.errors import CertificateError, ClusterError
 
-LOOK_SECONDS = 0.1
-GRACE_SECONDS = 2.0
+POLL_SECONDS = 0.1
+CONNECT_TIMEOUT_SECONDS = 2.0
 REACH_SECONDS = 10.0
-"""Between two looks at whether a scheduler can be reached."""
-AGAIN_SECONDS = 0.5
-"""Pause between two attempts of a command to reach its scheduler."""
+"""The maximum interval between two checks of `Patience` that the scheduler can be reached."""
+RETRY_SECONDS = 0.5
+"""The pause between two attempts of a command to reach its scheduler."""
 REFUSED_SECONDS = 60.0
-"""How long workers bear a scheduler that does not trust them: its certificates may be just being
+"""How long workers retry a scheduler that rejects their certificate, which may just be being
 renewed."""
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no scheduler's address.
+    """Check that *address* has the form of a scheduler's address.
 
     Raises:
-        ClusterError: With what was expected.
+        ClusterError: It has not; the message shows the expected form.
     """
     try:
         split = urlsplit(address)
-        whole = split.hostname and split.port and address == f"{split.scheme}://{split.netloc}"
-        whole = whole and split.scheme in ("tcp", "tls")
-    except ValueError:  # a port that is no number
-        whole = False
-    if not whole:
+        is_valid = split.hostname and split.port and address == f"{split.scheme}://{split.netloc}"
+        is_valid = is_valid and split.scheme in ("tcp", "tls")
+    except ValueError:  # the port is not a number
+        is_valid = False
+    if not is_valid:
         raise ClusterError(
             f"{address!r} is no scheduler's address: expected e.g. tls://10.0.0.1:8786."
         )
 
 
 def reach(address: str, security: Security | None, role: str) -> str | None:
-    """Connect to a scheduler as *role*, and hang up.
+    """Connect to a scheduler as *role*, and disconnect.
 
-    One that takes the connection and then says nothing is there: it is busy, or was stopped.
+    A scheduler that accepts the connection and then sends nothing counts as reached: it is busy or
+    suspended.
 
     Args:
-        address: Of the scheduler.
-        security: The certificates that are shown; None without TLS.
+        address: Address of the scheduler.
+        security: Certificates to present; None without TLS.
         role: `client` or `worker`.
 
     Returns:
-        Why it cannot be reached now; None if it can.
+        The reason why it cannot be reached now; None if it can.
 
     Raises:
-        CertificateError: It can, and one side does not trust the other.
+        CertificateError: It can be reached, and one side does not trust the other.
     """
     split = urlsplit(address)
-    at = (str(split.hostname), split.port or 0)
+    endpoint = (str(split.hostname), split.port or 0)
     try:
-        with socket.create_connection(at, timeout=GRACE_SECONDS) as plain:
-            return None if security is None else _shake_hands(plain, security, role)
+        with socket.create_connection(endpoint, timeout=CONNECT_TIMEOUT_SECONDS) as plain:
+            return None if security is None else _handshake(plain, security, role)
     except ssl.SSLError as e:
-        return _refusal(address, e)
+        return _explain_tls_error(address, e)
     except OSError as e:
         return e.strerror or str(e)
 
 
-def _shake_hands(plain: socket.socket, security: Security, role: str) -> str | None:
+def _handshake(plain: socket.socket, security: Security, role: str) -> str | None:
     context = security.get_connection_args(role)["ssl_context"]
     with suppress(TimeoutError), context.wrap_socket(plain) as secure:
-        secure.recv(1)  # what it thinks of our certificate comes before its first word
+        # In TLS 1.3 the server's verdict on our certificate arrives with its first data.
+        secure.recv(1)
     return None
 
 
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+UNTRUSTED_REASON = "CERTIFICATE_VERIFY_FAILED"
+NOT_TLS_REASONS = (
+    "WRONG_VERSION_NUMBER",
+    "RECORD_LAYER_FAILURE",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+)
 
 
-def _refusal(address: str, error: ssl.SSLError) -> str:
+def _explain_tls_error(address: str, error: ssl.SSLError) -> str:
     reason = str(error.reason or error)
-    if reason == UNTRUSTED or "ALERT" in reason:
-        whose = (
+    if reason == UNTRUSTED_REASON or "ALERT" in reason:
+        problem = (
             "does not take this machine's certificate"
-            if reason != UNTRUSTED
+            if reason != UNTRUSTED_REASON
             else ("shows a certificate that is not of this machine's authority")
         )
         raise CertificateError(
-            f"the scheduler {address} {whose} ({reason.lower().replace('_', ' ')}). Copy ca.pem and"
-            " the certificate of this role from where that scheduler's were made, and name their"
-            " folder with --certs."
+            f"the scheduler {address} {problem} ({reason.lower().replace('_', ' ')}). Copy ca.pem"
+            " and the certificate of this role from where that scheduler's were made, and name"
+            " their folder with --certs."
         ) from None
-    if reason in NOT_TLS:
+    if reason in NOT_TLS_REASONS:
         raise CertificateError(
             f"the scheduler {address} does not speak TLS. If it runs without certificates, its"
             f" address is tcp://{address.removeprefix('tls://')}."
@@ -116,17 +123,19 @@ def connect(
     seconds: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Client]:
-    """A client of the scheduler at *address*, under our settings for as long as it is open.
+    """Open a client of a scheduler, with Tesserae's Dask settings, inside the block.
 
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
-        certs: The folder of certificates, for TLS.
-        seconds: How long it may take to answer.
-        say: Told at once, in a line, that it does not answer yet, and how long that is borne.
+        certs: Folder of certificates for TLS; None without.
+        seconds: Timeout for the first answer, up to 10,000,000.
+        say: Called with one line if the scheduler does not answer at once: the reason and the
+            timeout.
 
     Raises:
-        CertificateError: There is none to show, or it is not trusted.
-        ClusterError: The scheduler does not answer, or is lost while it is asked something.
+        CertificateError: A certificate is missing or not trusted.
+        ClusterError: The scheduler does not answer, or the connection is lost inside the block.
+        ValueError: *seconds* is out of range.
     """
     check_address(address)
     if not 0 < seconds <= 10_000_000:
@@ -153,110 +162,120 @@ def connect(
 def _wait_until_reached(
     address: str, security: Security | None, seconds: float, say: Callable[[str], None]
 ) -> None:
-    until = time.monotonic() + seconds
-    told = False
-    while (why := reach(address, security, "client")) is not None:
-        if time.monotonic() > until:
-            raise ClusterError(_no_answer(address, why))
-        if not told:
-            told = True
-            say(f"the scheduler {address} does not answer yet ({why}); waiting for {seconds:g} s")
-        time.sleep(min(AGAIN_SECONDS, seconds / 4))
+    deadline = time.monotonic() + seconds
+    reported = False
+    while (reason := reach(address, security, "client")) is not None:
+        if time.monotonic() > deadline:
+            raise ClusterError(_no_answer_text(address, reason))
+        if not reported:
+            reported = True
+            say(
+                f"the scheduler {address} does not answer yet ({reason}); waiting for {seconds:g} s"
+            )
+        time.sleep(min(RETRY_SECONDS, seconds / 4))
 
 
-def _no_answer(address: str, why: str) -> str:
+def _no_answer_text(address: str, reason: str) -> str:
     tls = address.startswith("tls://")
-    both = "that both hold certificates of one authority" if tls else "that it is not tls://"
+    hint = "that both hold certificates of one authority" if tls else "that it is not tls://"
     return (
-        f"the scheduler {address} does not answer ({why}). See that it runs, that this machine"
-        f" reaches it, and {both}."
+        f"the scheduler {address} does not answer ({reason}). See that it runs, that this machine"
+        f" reaches it, and {hint}."
     )
 
 
 def _client(address: str, security: Security | None, seconds: float) -> Client:
-    # In a thread: Dask waits for ever for a peer that takes a connection and then says nothing, and
-    # a person's Ctrl-C is for this one.
-    made: list[Client | Exception] = []
+    # In a thread: Dask waits forever for a peer that accepts a connection and then sends nothing.
+    # The main thread stays free to time out, and to receive Ctrl-C.
+    results: list[Client | Exception] = []
 
-    def make() -> None:
+    def create() -> None:
         try:
-            made.append(Client(address, security=security, timeout=max(1.0, seconds)))
-        except Exception as e:  # noqa: BLE001 - whatever it is, it is told below
-            made.append(e)
+            results.append(Client(address, security=security, timeout=max(1.0, seconds)))
+        except Exception as e:  # noqa: BLE001 - any error is reported below
+            results.append(e)
 
-    thread = threading.Thread(target=make, name="connect", daemon=True)
+    thread = threading.Thread(target=create, name="connect", daemon=True)
     thread.start()
-    thread.join(seconds + GRACE_SECONDS)
-    found = made[0] if made else TimeoutError("it takes the connection, and says nothing")
-    if isinstance(found, Client):
-        return found
-    raise ClusterError(_no_answer(address, _first_line(found.__cause__ or found))) from found
+    thread.join(seconds + CONNECT_TIMEOUT_SECONDS)
+    result = results[0] if results else TimeoutError("it takes the connection, and says nothing")
+    if isinstance(result, Client):
+        return result
+    raise ClusterError(
+        _no_answer_text(address, _first_line(result.__cause__ or result))
+    ) from result
 
 
 class Patience:
-    """Notes when a scheduler has not been reached for too long."""
+    """A timeout that expires when a scheduler was not reachable for too long."""
 
     def __init__(self, address: str, seconds: float, security: Security | None = None) -> None:
-        """Look once, for what would never end well.
+        """Start the timeout, after one connection that detects untrusted certificates at once.
 
         Args:
-            address: Of the scheduler.
-            seconds: How long workers wait for it.
-            security: The certificates that they show; None without TLS.
+            address: Address of the scheduler.
+            seconds: How long the scheduler may be unreachable.
+            security: Certificates that workers present; None without TLS (default: None).
 
         Raises:
-            CertificateError: It is there, and one side does not trust the other.
+            CertificateError: The scheduler was reached, and one side does not trust the other.
         """
         self._address = address
         self._seconds = seconds
         self._security = security
         reach(address, security, "worker")
-        self._reached = self._looked = time.monotonic()
-        self._refused: float | None = None
+        self._last_reached = self._last_check = time.monotonic()
+        self._refused_since: float | None = None
 
     def over(self) -> bool:
-        """Whether it has. May be asked all the time.
+        """Return True if the timeout has expired. Callers poll this; it limits its own rate.
 
         Raises:
-            CertificateError: It does not trust its workers any more, or they not it.
+            CertificateError: One side has not trusted the other for `REFUSED_SECONDS`.
         """
         now = time.monotonic()
-        if now - self._looked > min(REACH_SECONDS, self._seconds / 4):
-            self._looked = now
-            self._look(now)
-        return now - self._reached > self._seconds
+        if now - self._last_check > min(REACH_SECONDS, self._seconds / 4):
+            self._last_check = now
+            self._check(now)
+        return now - self._last_reached > self._seconds
 
-    def _look(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         try:
             if reach(self._address, self._security, "worker") is None:
-                self._reached = now
+                self._last_reached = now
         except CertificateError:
-            self._refused = self._refused or now
-            if now - self._refused >= min(self._seconds, REFUSED_SECONDS):
+            self._refused_since = self._refused_since or now
+            if now - self._refused_since >= min(self._seconds, REFUSED_SECONDS):
                 raise
         else:
-            self._refused = None
+            self._refused_since = None
 
 
 def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:
-    """Wait until so many workers and GPUs are there.
+    """Wait until the cluster has enough workers and GPUs.
+
+    Args:
+        client: A client of the cluster.
+        workers: Minimum number of workers, those with a GPU included.
+        gpus: Minimum number of GPUs (default: 0).
+        seconds: Timeout.
 
     Raises:
-        ClusterError: They did not come.
+        ClusterError: They did not join in time.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
-        there, with_gpu = client.run_on_scheduler(_count)
-        if there >= workers and with_gpu >= gpus:
+        num_workers, num_gpus = client.run_on_scheduler(_count)
+        if num_workers >= workers and num_gpus >= gpus:
             return
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             break
-        time.sleep(LOOK_SECONDS)
-    wanted = {"worker": (workers, there), "GPU": (gpus, with_gpu)}
+        time.sleep(POLL_SECONDS)
+    counts = {"worker": (workers, num_workers), "GPU": (gpus, num_gpus)}
     missing = " and ".join(
-        f"{count} {what}{'s' * (count != 1)} ({found} there)"
-        for what, (count, found) in wanted.items()
-        if count > found
+        f"{required} {kind}{'s' * (required != 1)} ({present} there)"
+        for kind, (required, present) in counts.items()
+        if required > present
     )
     raise ClusterError(
         f"the cluster did not have {missing} within {seconds:.0f} s. Look at the logs of"
@@ -265,8 +284,8 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> 
 
 
 def _count(dask_scheduler: Scheduler) -> tuple[int, int]:
-    found = dask_scheduler.workers.values()
-    return len(found), int(sum(worker.resources.get("GPU", 0) for worker in found))
+    workers = dask_scheduler.workers.values()
+    return len(workers), int(sum(worker.resources.get("GPU", 0) for worker in workers))
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""How much of this machine a process may use."""
+"""The number of CPU cores available to this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """Processors this process may use, by affinity and by the container's quota."""
+    """Return the number of CPU cores that affinity and the container's quota allow, at least 1."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""A scheduler in this process, for workers that are elsewhere: what all ways to have them share."""
+"""A scheduler embedded in this process, the base class of clusters with external workers."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from distributed import Client
 
 from cluster.config import hush, in_force
 from cluster.limits import raise_file_limit
-from cluster.local import scheduler_here
+from cluster.local import embedded_scheduler
 
 CLOSE_SECONDS = 30.0
 
 
-class Here:
-    """A scheduler for as long as a command runs. Use as a context manager."""
+class EmbeddedScheduler:
+    """A scheduler that runs in this process. Use it as a context manager."""
 
     def __init__(self, host: str, files: Mapping[str, bytes], *, dashboard: bool) -> None:
-        """Start it.
+        """Start the scheduler.
 
         Args:
-            host: The address by which workers reach it.
-            files: Its certificates, as `certificates.make` makes them.
-            dashboard: Whether to serve the dashboard, on the loopback address.
+            host: Address on which it listens and workers reach it.
+            files: Its certificates by file name, as `certificates.make` returns them.
+            dashboard: True to serve the dashboard on the loopback address.
 
         Raises:
-            ClusterError: It cannot listen there.
+            ClusterError: The scheduler cannot listen on that address.
         """
         hush()
         raise_file_limit()
         self._config = in_force()
         try:
-            self.cluster = scheduler_here(host, files, dashboard=dashboard)
-        except BaseException:
+            self.cluster = embedded_scheduler(host, files, dashboard=dashboard)
+        except BaseException:  # `close` will not run, so the settings are restored here
             self._config.__exit__(None, None, None)
             raise
 
     @property
     def address(self) -> str:
-        """The scheduler's."""
+        """The address of the scheduler."""
         return str(self.cluster.scheduler_address)
 
     @property
     def dashboard(self) -> str:
-        """The dashboard's address."""
+        """The URL of the dashboard."""
         return str(self.cluster.dashboard_link)
 
     def client(self) -> Client:
-        """A client of it."""
+        """Return a new client of the scheduler."""
         return Client(self.cluster)
 
     def check(self) -> None:
-        """See that workers may still come, while there is none."""
+        """Raise ClusterError if no worker can be expected any more; called while there is none."""
 
     def keep(self) -> None:
-        """Replace workers that are lost. May be called all the time."""
+        """Replace lost workers. Callers poll this; it limits its own rate."""
 
     def close(self) -> None:
         """Stop the scheduler."""
@@ -63,9 +63,9 @@ class Here:
         self._config.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
-        """Start nothing: that is done."""
+        """Return this object; the scheduler is running already."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop it."""
+        """Stop the scheduler."""
         self.close()

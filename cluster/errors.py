@@ -1,31 +1,32 @@
-"""What a person can be told of a cluster in one sentence, without a traceback."""
+"""Errors of a cluster, whose messages are sentences for the user, shown without a traceback."""
 
 
 class ClusterError(Exception):
-    """The cluster cannot do what was asked of it."""
+    """An operation of a cluster failed."""
 
 
 class CertificateError(ClusterError, ValueError):
-    """Certificates are missing, too old, or not to be used so."""
+    """Certificates are missing, expired, not trusted, or unsafe to use."""
 
 
 class FinalError(ClusterError):
-    """An error of a rank that every further generation would meet again, as a whole sentence."""
+    """An error of a rank that recurs in every further generation; its message is a sentence."""
 
 
-class RankError(ClusterError):
-    """A rank has failed.
+class TrainingRankError(ClusterError):
+    """A rank of a training world failed.
 
     Attributes:
-        killed: Whether a signal ended it.
-        final: Whether another generation would fail alike: the text is then a whole sentence.
-        tail: The last lines that the rank wrote, which a traceback shows as a note.
+        killed: True if a signal ended the process.
+        final: True if another generation would fail in the same way; the message is then a
+            sentence for the user.
+        tail: The last lines of the rank's output, which a traceback shows as a note.
     """
 
     def __init__(
         self, text: str, *, killed: bool = False, final: bool = False, tail: str = ""
     ) -> None:
-        """Keep the text, which is one line, apart from what the rank wrote."""
+        """Store the message, which is one line, separately from the rank's output."""
         super().__init__(text)
         self.killed = killed
         self.final = final
@@ -34,9 +35,9 @@ class RankError(ClusterError):
             self.add_note(tail)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle it whole: it comes from a worker."""
+        """Pickle all attributes, since the error is raised on a worker."""
         return _rank_error, (str(self), self.killed, self.final, self.tail)
 
 
-def _rank_error(text: str, killed: bool, final: bool, tail: str) -> RankError:
-    return RankError(text, killed=killed, final=final, tail=tail)
+def _rank_error(text: str, killed: bool, final: bool, tail: str) -> TrainingRankError:
+    return TrainingRankError(text, killed=killed, final=final, tail=tail)

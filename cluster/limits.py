@@ -1,4 +1,4 @@
-"""Limits of the system on open files: raised where that is allowed, else said with the cure."""
+"""Limits on open files: raised where that is allowed, otherwise explained in an error."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import resource
 from contextlib import suppress
 
 SCHEDULER_FILES = 65_536
-"""As many files as a scheduler of thousands of workers has open; its systemd unit asks for them."""
+"""The number of open files that a scheduler with thousands of workers needs; the same as in its
+systemd unit."""
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as a scheduler needs, or as it may.
+    """Raise the limit of open files to what a scheduler needs, or as far as allowed.
 
-    Each worker has several connections, and 1,024 files, the usual limit, are those of a few
-    hundred: a scheduler that has reached it takes no further worker, and says so only in its log.
+    Each worker has several connections, so the usual limit of 1,024 files suffices for a few
+    hundred. A scheduler at its limit accepts no further worker, and reports that only in its log.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = SCHEDULER_FILES if hard == resource.RLIM_INFINITY else min(SCHEDULER_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # where it may not be raised, it stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = SCHEDULER_FILES if hard == resource.RLIM_INFINITY else min(SCHEDULER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        with suppress(OSError, ValueError):  # not permitted: the limit stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def too_many_files(error: BaseException, call: str = "") -> str:
-    """Return the sentence about a call that failed for want of files that may be open.
+    """Return a description of a call that failed because too many files are open.
 
-    Sockets, pipes and the start of a program need some too.
+    Sockets, pipes and the start of a program also need file descriptors.
 
     Args:
-        error: What the call raised, or what was raised because of that.
-        call: What was called, such as a program; empty = the file that the error names.
+        error: The exception of the call, or one that was raised from it.
+        call: Name of what was called, such as a program; empty for the file in the error.
 
     Returns:
         The call, the file, the limit and the cure, without a full stop; empty for other errors.
@@ -42,11 +43,11 @@ def too_many_files(error: BaseException, call: str = "") -> str:
     if not isinstance(cause, OSError):
         return ""
     file = "" if cause.filename is None else os.fsdecode(cause.filename)
-    what = ": ".join(dict.fromkeys(filter(None, (call, file)))) or "another file or connection"
+    subject = ": ".join(dict.fromkeys(filter(None, (call, file)))) or "another file or connection"
     if cause.errno == errno.ENFILE:
         return (
-            f"cannot open {what}, for the programs of this machine have as many files open as they"
-            " may (/proc/sys/fs/file-max): end some of them, or have it raised"
+            f"cannot open {subject}, for the programs of this machine have as many files open as"
+            " they may (/proc/sys/fs/file-max): end some of them, or have it raised"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     more = max(SCHEDULER_FILES, 2 * soft)
@@ -59,7 +60,8 @@ def too_many_files(error: BaseException, call: str = "") -> str:
             " example (`nofile` in /etc/security/limits.conf, `LimitNOFILE=` of a service)"
         )
     return (
-        f"cannot open {what}, for this process has {soft:,} files open, as many as it may: {cure}"
+        f"cannot open {subject}, for this process has {soft:,} files open, as many as it may:"
+        f" {cure}"
     )
 
 

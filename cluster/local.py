@@ -1,14 +1,14 @@
-"""A Dask cluster on this machine, made to decode pictures.
+"""A Dask cluster on this machine for CPU-bound tasks such as decoding.
 
-What differs from `LocalCluster()`, beside what `dask.yaml` sets, and why:
+It differs from `LocalCluster()` in these points, and in the settings of `dask.yaml`:
 
-* All of it listens on the loopback address; the dashboard too.
-* Its comms are encrypted, with certificates made for it: other users of this machine reach the
-  loopback address too, and whoever reaches a scheduler runs code as its user.
-* Workers come out of a fork server (`cluster.processes.forkserver`).
-* The dashboard is loaded when somebody opens it (`cluster.dashboard.lazy`).
-* Workers have no dashboards of their own: each would import bokeh for a page that nobody opens.
-* Workers that are gone for good are replaced (`keep`).
+* All its ports, also that of the dashboard, listen on the loopback address.
+* Connections are encrypted, with certificates made for this cluster: other users of the machine can
+  reach the loopback address, and a client of a scheduler can run code as its user.
+* Workers start from a fork server (`cluster.processes.forkserver`).
+* The dashboard is loaded when its first page is opened (`cluster.dashboard.lazy`).
+* Workers have no dashboards: each would import bokeh for a page that is rarely opened.
+* Workers whose nanny has ended are replaced (`keep`).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from cluster.processes.forkserver import start_fork_server
 
-DAYS = 365.0
-"""A certificate's life, which no run outlives."""
+CERTIFICATE_LIFETIME_DAYS = 365.0
+"""The validity of the cluster's certificates, longer than any run."""
 KEEP_SECONDS = 5.0
-"""Between two looks at whether workers are gone."""
+"""The interval between two checks for lost workers."""
 
 CLOSE_SECONDS = 10.0
-"""Until workers that do not stop are killed."""
+"""The timeout after which workers that do not stop are killed."""
 
 
 class Local:
-    """A local cluster. Use as a context manager."""
+    """A cluster on this machine. Use it as a context manager."""
 
     def __init__(
         self,
@@ -54,20 +54,22 @@ class Local:
         preload: Sequence[str] = (),
         gpus: Sequence[str] = (),
     ) -> None:
-        """Start it.
+        """Start the cluster.
 
         Args:
-            workers: Processes.
-            threads: Tasks that each of them runs at once.
-            memory_limit: Bytes that a worker may use before it is replaced; 0 for any.
-            dashboard: Whether to serve the dashboard.
-            preload: Modules that the fork server imports for all workers.
-            gpus: As CUDA_VISIBLE_DEVICES names them: a worker more for each, that holds `GPU: 1`.
+            workers: Number of worker processes without a GPU.
+            threads: Number of tasks that each of them runs at once.
+            memory_limit: Bytes that a worker may use before it is restarted; 0 for no limit
+                (default: 0).
+            dashboard: True to serve the dashboard (default: True).
+            preload: Names of modules that the fork server imports for all workers.
+            gpus: GPUs by their names in CUDA_VISIBLE_DEVICES. Each gets one more worker, with one
+                thread and the resource `GPU: 1`.
         """
         self.workers = workers
         self.threads = threads
         self._checked = time.monotonic()
-        self.security = certificates.in_memory(certificates.make(days=DAYS))
+        self.security = certificates.in_memory(certificates.make(days=CERTIFICATE_LIFETIME_DAYS))
         self._config = in_force()
         hush()
         start_fork_server(preload)
@@ -79,7 +81,7 @@ class Local:
             protocol="tls://",
             security=self.security,
             dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},  # without an address it takes port 8787
+            scheduler_kwargs={"dashboard": False},  # without an address Dask would use port 8787
             worker_dashboard_address=None,
             memory_limit=memory_limit,
             silence_logs="CRITICAL",
@@ -90,71 +92,72 @@ class Local:
             offer(cast(Scheduler, self.cluster.scheduler))
 
     def _add(self, gpus: Sequence[str]) -> None:
-        plain = next(iter(self.cluster.worker_spec.values()))
-        for place, gpu in enumerate(gpus):
+        # Dask has no API for workers of several kinds, so their specifications are added directly.
+        template = next(iter(self.cluster.worker_spec.values()))
+        for index, gpu in enumerate(gpus):
             options = {
-                **plain["options"],
+                **template["options"],
                 "nthreads": 1,
                 "resources": {"GPU": 1},
                 "env": {"CUDA_VISIBLE_DEVICES": gpu},
             }
-            self.cluster.worker_spec[f"gpu-{place}"] = {**plain, "options": options}
+            self.cluster.worker_spec[f"gpu-{index}"] = {**template, "options": options}
         self.workers += len(gpus)
         self.cluster.sync(self.cluster._correct_state)
 
     @property
     def dashboard(self) -> str:
-        """The dashboard's address."""
+        """The URL of the dashboard."""
         return str(self.cluster.dashboard_link)
 
     def keep(self) -> None:
-        """Replace workers that are gone for good. Cheap enough to be called all the time."""
+        """Replace workers whose nanny has ended. Callers poll this; it limits its own rate."""
         if time.monotonic() - self._checked > KEEP_SECONDS:
             self._checked = time.monotonic()
             self.cluster.scale(self.workers)
 
     def abandon(self) -> None:
-        """Kill the workers: nobody waits for what they are doing."""
+        """Kill the workers without waiting for their tasks."""
         for nanny in list(self.cluster.workers.values()):
-            nanny.close_gracefully(reason="abandoned")  # starts no other worker
+            nanny.close_gracefully(reason="abandoned")  # so that it starts no new worker
             if nanny.pid:
                 with suppress(ProcessLookupError):
                     os.kill(nanny.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Stop workers and scheduler, in whatever state they are."""
+        """Stop workers and scheduler, whatever state they are in."""
         try:
             self.cluster.close(timeout=CLOSE_SECONDS)
         except (AssertionError, OSError, RuntimeError):  # a nanny is just starting a worker
-            self.cluster.shutdown_on_close = False  # or it is tried again when Python ends
+            self.cluster.shutdown_on_close = False  # Dask would try again at exit
             for worker in multiprocessing.active_children():
                 worker.kill()
         self._config.__exit__(None, None, None)
 
     def __enter__(self) -> Local:
-        """Start nothing: that is done."""
+        """Return this object; the cluster is running already."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop it; at once if that is for an error."""
+        """Stop the cluster; after an error, kill the workers first."""
         if kind is not None:
             self.abandon()
         self.close()
 
 
-def scheduler_here(host: str, files: Mapping[str, bytes], *, dashboard: bool) -> LocalCluster:
-    """A scheduler in this process that listens on *host*, without workers.
+def embedded_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) -> LocalCluster:
+    """Start a scheduler in this process, without workers.
 
     Args:
-        host: The address by which workers reach it.
-        files: Its certificates, as `certificates.make` makes them.
-        dashboard: Whether to serve the dashboard, on the loopback address.
+        host: Address on which it listens and workers reach it.
+        files: Its certificates by file name, as `certificates.make` returns them.
+        dashboard: True to serve the dashboard on the loopback address.
 
     Raises:
-        ClusterError: It cannot listen there.
+        ClusterError: The scheduler cannot listen on that address.
     """
     try:
-        made = LocalCluster(
+        cluster = LocalCluster(
             n_workers=0,
             processes=False,
             host=f"[{host}]" if ":" in host and not host.startswith("[") else host,
@@ -165,19 +168,19 @@ def scheduler_here(host: str, files: Mapping[str, bytes], *, dashboard: bool) ->
             silence_logs="CRITICAL",
         )
     except (OSError, RuntimeError) as e:
-        if why := too_many_files(e, "a scheduler's files and connections"):
-            raise ClusterError(f"no scheduler can start: {why}.") from e
+        if hint := too_many_files(e, "a scheduler's files and connections"):
+            raise ClusterError(f"no scheduler can start: {hint}.") from e
         raise ClusterError(
             f"no scheduler can listen on {host} ({e.__cause__ or e}): is it an address of this"
             " machine?"
         ) from e
     if dashboard:
-        offer(cast(Scheduler, made.scheduler))
-    return made
+        offer(cast(Scheduler, cluster.scheduler))
+    return cluster
 
 
 def dashboard_address() -> str:
-    """Dask's usual port on the loopback address, or any if that is taken."""
+    """Return `HOST:PORT` for a dashboard on the loopback address; port 0 if 8787 is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""What a running cluster listens on, port by port, and why."""
+"""The ports on which a running cluster listens, each with its purpose."""
 
 from __future__ import annotations
 
@@ -16,49 +16,55 @@ TLS = "TLS with a certificate"
 HTTPS = "HTTPS with a token"
 DASHBOARD = "dashboard"
 
-LOOK_SECONDS = 10.0
-"""So long a worker may take to look."""
+ANSWER_SECONDS = 10.0
+"""The timeout for a worker that lists its ports."""
 
 
 @dataclass(frozen=True, order=True)
 class Port:
-    """One socket that somebody may connect to."""
+    """A listening socket."""
 
     host: str
-    """The machine, as its processes name it."""
+    """The host name of the machine."""
     address: str
     port: int
     why: str
 
     @property
     def open(self) -> bool:
-        """Whether other machines reach it."""
+        """True if other machines can reach the port."""
         return not ipaddress.ip_address(self.address.split("%")[0]).is_loopback
 
     @property
     def safe(self) -> bool:
-        """Whether it asks who is there."""
+        """True if the port authenticates its peers."""
         return self.why.endswith((TLS, HTTPS))
 
 
 def listening(client: Client) -> list[Port]:
-    """Every port that scheduler, nannies and workers of *client* listen on, each asked itself."""
-    found = list(client.run_on_scheduler(_of_scheduler))
+    """Return every port on which the scheduler, nannies and workers of *client* listen, sorted.
+
+    Each process reports its own ports.
+    """
+    ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (
-        ask(client, _of_worker, seconds=LOOK_SECONDS),
-        ask(client, _of_nanny, nanny=True, seconds=LOOK_SECONDS),
+        ask(client, _worker_ports, seconds=ANSWER_SECONDS),
+        ask(client, _nanny_ports, nanny=True, seconds=ANSWER_SECONDS),
     ):
-        for ports in answers.values():
-            found += ports if isinstance(ports, list) else []
-    # Nannies of one process each know their own; what none of them knows is still open.
-    known = {(port.host, port.address, port.port): port for port in found if port.why}
-    others = {(port.host, port.address, port.port): port for port in found}
-    return sorted(replace(port, why=port.why or "not known") for port in (others | known).values())
+        for worker_ports in answers.values():
+            ports_found += worker_ports if isinstance(worker_ports, list) else []
+    # Nannies share a process: each reports all its ports, and knows the purpose of its own only.
+    # A port whose purpose none of them knows is still open, and is listed.
+    explained = {(port.host, port.address, port.port): port for port in ports_found if port.why}
+    all_ports = {(port.host, port.address, port.port): port for port in ports_found}
+    return sorted(
+        replace(port, why=port.why or "not known") for port in (all_ports | explained).values()
+    )
 
 
-def _of_scheduler(dask_scheduler: Scheduler) -> list[Port]:
+def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:
     comm = urlsplit(dask_scheduler.address)
-    return _mine(
+    return _own_ports(
         {
             comm.port: f"scheduler, {_kind(comm.scheme)}",
             _http_port(dask_scheduler): f"{DASHBOARD}, {_web(dask_scheduler)}",
@@ -66,9 +72,9 @@ def _of_scheduler(dask_scheduler: Scheduler) -> list[Port]:
     )
 
 
-def _of_worker(dask_worker: Worker) -> list[Port]:
+def _worker_ports(dask_worker: Worker) -> list[Port]:
     comm = urlsplit(dask_worker.address)
-    return _mine(
+    return _own_ports(
         {
             comm.port: f"worker, {_kind(comm.scheme)}",
             _http_port(dask_worker): "a worker's figures, plain HTTP",
@@ -76,20 +82,23 @@ def _of_worker(dask_worker: Worker) -> list[Port]:
     )
 
 
-def _of_nanny(dask_worker: Nanny) -> list[Port]:
+def _nanny_ports(dask_worker: Nanny) -> list[Port]:
     comm = urlsplit(dask_worker.address)
-    return _mine({comm.port: f"nanny, which restarts a worker, {_kind(comm.scheme)}"})
+    return _own_ports({comm.port: f"nanny, which restarts a worker, {_kind(comm.scheme)}"})
 
 
-def _mine(why: dict[int | None, str]) -> list[Port]:
-    """The sockets of this process, with those reasons that *why* gives."""
-    ours = psutil.Process().net_connections("inet")
-    at = [entry.laddr for entry in ours if entry.status == psutil.CONN_LISTEN]
-    return [Port(os.uname().nodename, a.ip, a.port, why.get(a.port, "")) for a in at]
+def _own_ports(purposes: dict[int | None, str]) -> list[Port]:
+    """Return the listening sockets of this process, with the *purposes* of ports; empty if none."""
+    connections = psutil.Process().net_connections("inet")
+    addresses = [entry.laddr for entry in connections if entry.status == psutil.CONN_LISTEN]
+    return [
+        Port(os.uname().nodename, address.ip, address.port, purposes.get(address.port, ""))
+        for address in addresses
+    ]
 
 
 def _http_port(server: Scheduler | Worker) -> int:
-    return int(server.http_server.port)  # type: ignore[attr-defined]  # Dask puts it there
+    return int(server.http_server.port)  # type: ignore[attr-defined]  # Dask sets it at start
 
 
 def _kind(scheme: str) -> str:

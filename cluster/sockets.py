@@ -1,7 +1,7 @@
-"""The folder of this process's local sockets.
+"""The folder for the local sockets of this process.
 
-A path of a local socket (AF_UNIX) may have 107 bytes, and not every file system holds sockets. The
-TMPDIR of a batch system is often longer, or lies on one that does not.
+The path of a local socket (AF_UNIX) may have at most 107 bytes, and not every file system supports
+sockets. The TMPDIR of a batch system is often too long, or on a file system without them.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from pathlib import Path
 from cluster.errors import ClusterError
 
 MAX_PATH_BYTES = 107
-"""Longest path of a local socket; macOS allows three bytes less."""
+"""The maximum length of the path of a local socket; macOS allows three bytes less."""
 
-NAME = "listener-12345678"
-"""As long as the names that multiprocessing gives to its sockets."""
+SAMPLE_NAME = "listener-12345678"
+"""A name as long as those that multiprocessing gives to its sockets."""
 
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-"""Where sockets go when they cannot be in the usual folder. Each run has a folder of its own user
-there, which nobody else can look into."""
+"""The folders that are tried if the usual one does not support sockets. Each run creates a private
+subfolder there."""
 
 
 def use_socket_folder() -> Path:
-    """Have multiprocessing keep its sockets where they can be, and return that folder.
+    """Make multiprocessing use a folder that supports sockets, and return it.
 
-    To be called before its first socket is made. It is the usual folder, of TMPDIR, if sockets can
-    be there.
+    Call this before multiprocessing creates its first socket. The folder is the usual one, below
+    TMPDIR, if that supports sockets.
 
     Raises:
-        ClusterError: They can be nowhere.
+        ClusterError: No folder supports sockets.
     """
-    before = tempfile.tempdir
+    previous = tempfile.tempdir
     usual = tempfile.gettempdir()
     try:
         tempfile.tempdir = str(find_socket_folder(usual))
-        return Path(util.get_temp_dir())  # made now, and remembered for this process
+        return Path(util.get_temp_dir())  # created now, and cached for this process
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir = previous
 
 
 def find_socket_folder(usual: str) -> Path:
-    """Return the first folder in which a local socket can be made: *usual*, or a short one.
+    """Return the first of *usual* and the short folders in which a local socket can be created.
 
     Raises:
-        ClusterError: There is none.
+        ClusterError: No folder supports sockets.
     """
     for folder in (usual, *SHORT_FOLDERS):
         if _holds_sockets(folder):
             return Path(folder)
-    longest = MAX_PATH_BYTES - len(f"/pymp-12345678/{NAME}")
+    longest = MAX_PATH_BYTES - len(f"/pymp-12345678/{SAMPLE_NAME}")
     raise ClusterError(
         f"no local socket can be made: TMPDIR is {usual}, of {len(os.fsencode(usual))} bytes:"
         f" expected at most {longest}, on a file system that holds sockets; and none can be made"
@@ -63,15 +63,15 @@ def find_socket_folder(usual: str) -> Path:
 
 
 def _holds_sockets(folder: str) -> bool:
-    made = None
+    probe_folder = None
     try:
-        made = tempfile.mkdtemp(prefix="pymp-", dir=folder)
+        probe_folder = tempfile.mkdtemp(prefix="pymp-", dir=folder)
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.bind(f"{made}/{NAME}")
-    except OSError:  # also of a path that is too long
+            probe.bind(f"{probe_folder}/{SAMPLE_NAME}")
+    except OSError:  # includes a path that is too long
         return False
     finally:
-        if made is not None:
+        if probe_folder is not None:
             with suppress(OSError):
-                shutil.rmtree(made)
+                shutil.rmtree(probe_folder)
     return True

@@ -1,10 +1,9 @@
-"""Workers on machines that are reached by ssh, for as long as a command runs.
+"""Workers on machines that are reached over ssh, for the duration of a command.
 
-The scheduler is in the command's process. On each machine `ssh`, the program, with all that a
-person has set for it, runs this machine's `tesserae cluster worker --stdin`, which is told its
-certificate on standard input and ends when that ends: with the command, however it ended, with the
-connection, or when nothing has been heard for a while. So nothing is copied there, and nothing is
-left there.
+The scheduler runs in the process of the command. The `ssh` program, with the user's configuration,
+starts `tesserae cluster worker --stdin` on each machine. That reads its certificate from standard
+input, and ends when standard input ends or stays silent: when the command ends in any way, or the
+connection is lost. So nothing is copied to the machines, and nothing remains on them.
 """
 
 from __future__ import annotations
@@ -19,51 +18,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import certificates
-from cluster.embedded import Here
+from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
-from cluster.processes.stdin_link import SAYS, WorkerLink, worker_words
+from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
 
-SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
+SSH_COMMAND = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
+"""The timeout of a first connection to a machine."""
 BEAT_SECONDS = 15.0
-"""Between two signs of life."""
+"""The interval between two heartbeats."""
 SILENCE_SECONDS = 120.0
-"""Without one for so long, a machine takes it that nobody is there."""
+"""How long a machine waits for a heartbeat before its workers end."""
 KEEP_SECONDS = 5.0
+"""The interval between two checks for lost machines."""
 AGAIN_SECONDS = 30.0
-"""Before a machine that was lost is tried again."""
+"""The minimum time between two starts of the workers of a machine."""
 CLOSE_SECONDS = 30.0
+"""The timeout for all machines to end their workers."""
 
-_SETTINGS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
-_NUMBERS = {"workers", "threads"}
+_OPTIONS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
+_INTEGER_OPTIONS = {"workers", "threads"}
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine, as a line of the file of hosts has it."""
+    """A machine, as read from a line of the file of hosts."""
 
     name: str
-    """As `ssh` takes it."""
+    """The name that `ssh` accepts: `[user@]host`."""
     settings: dict[str, str]
+    """The options of its workers, by name."""
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """A file of hosts."""
+    """The contents of a file of hosts."""
 
     hosts: tuple[Host, ...]
     scheduler: str | None = None
-    """The address of this machine that they reach; None = ask them."""
+    """The address of this machine that the hosts can reach; None to detect it."""
 
 
 def read_hosts(path: Path) -> Hosts:
-    """Read a file of hosts: a line each, `[user@]host [workers=N] [threads=N] [gpus=...] ...`.
+    """Read a file of hosts with lines `[user@]host [workers=N] [threads=N] [gpus=...] ...`.
 
-    `scheduler=ADDRESS` on a line of its own names the address of this machine that they reach.
+    A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach.
 
     Raises:
-        ClusterError: A line makes no sense, or there is none.
+        ClusterError: The file cannot be read, a line is invalid, or there are no hosts.
     """
     try:
         lines = path.read_text().splitlines()
@@ -86,103 +89,104 @@ def read_hosts(path: Path) -> Hosts:
 
 def _read_host(words: Sequence[str]) -> Host:
     settings = dict(word.partition("=")[::2] for word in words[1:])
-    unknown = [name for name in settings if name not in _SETTINGS or not settings[name]]
+    unknown = [name for name in settings if name not in _OPTIONS or not settings[name]]
     if unknown or words[0].startswith("-") or "=" in words[0]:
         raise ValueError(
             f"{(unknown or words)[0]!r} makes no sense: expected [user@]host, and any of"
-            f" {', '.join(f'{name}=...' for name in _SETTINGS)}"
+            f" {', '.join(f'{name}=...' for name in _OPTIONS)}"
         )
-    for name in sorted(_NUMBERS & settings.keys()):
+    for name in sorted(_INTEGER_OPTIONS & settings.keys()):
         if not settings[name].isdecimal():
             raise ValueError(f"{name} is {settings[name]!r}: expected a number")
     return Host(words[0], settings)
 
 
-class Ssh(Here):
-    """A cluster over ssh. Use as a context manager."""
+class Ssh(EmbeddedScheduler):
+    """A cluster over ssh. Use it as a context manager."""
 
     def __init__(
         self, hosts: Hosts, *, dashboard: bool, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Start it.
+        """Start the scheduler, and workers on all hosts.
 
         Args:
             hosts: The machines.
-            dashboard: Whether to serve the dashboard, on this machine's loopback address.
-            say: Told, in a line, when a machine was lost.
+            dashboard: True to serve the dashboard on the loopback address of this machine.
+            say: Called with one line when a machine was lost.
 
         Raises:
-            ClusterError: A machine cannot be reached, or has no Tesserae.
+            ClusterError: A machine cannot be reached.
         """
         self._say = say
         self._hosts = hosts.hosts
         self._files = certificates.make()
         self._links: list[_Link] = []
-        host = hosts.scheduler or _seen_address(hosts.hosts)
+        host = hosts.scheduler or _local_address(hosts.hosts)
         super().__init__(host, self._files, dashboard=dashboard)
         self._checked = time.monotonic()
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
-        self._heart = Heartbeat(self._beat, BEAT_SECONDS)
+        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
 
     def check(self) -> None:
-        """See that no machine has given up while nobody works yet.
+        """Check that no machine has failed to start its workers; called while there is none.
 
         Raises:
-            ClusterError: One has, with what it said.
+            ClusterError: One has failed; the message contains its last output.
         """
         for link in self._links:
-            if (said := link.ended()) is not None:
-                if said.startswith(SAYS):  # it is there, and knows better what is wrong
-                    raise ClusterError(f"{link.host.name}: {said.removeprefix(SAYS)}")
+            if (output := link.ended()) is not None:
+                if output.startswith(ERROR_PREFIX):  # our own message: it names the cause
+                    raise ClusterError(f"{link.host.name}: {output.removeprefix(ERROR_PREFIX)}")
                 raise ClusterError(
-                    f"{link.host.name}: {said or 'the connection ended'}. It needs the same"
+                    f"{link.host.name}: {output or 'the connection ended'}. It needs the same"
                     " Tesserae under the same path, or python=PATH in the file of hosts."
                 )
 
     def keep(self) -> None:
-        """Try machines again that were lost. May be called all the time."""
+        """Reconnect lost machines. Callers poll this; it limits its own rate."""
         now = time.monotonic()
         if now - self._checked > KEEP_SECONDS:
             self._checked = now
-            for place, link in enumerate(self._links):
-                if (said := link.ended()) is not None and now - link.begun > AGAIN_SECONDS:
-                    self._say(f"{link.host.name} was lost ({said or 'no reason given'}); again")
+            for index, link in enumerate(self._links):
+                if (output := link.ended()) is not None and now - link.begun > AGAIN_SECONDS:
+                    self._say(f"{link.host.name} was lost ({output or 'no reason given'}); again")
                     link.hang_up()
                     link.wait(0)
-                    self._links[place] = _Link(link.host, self.address, self._files)
+                    self._links[index] = _Link(link.host, self.address, self._files)
 
     def _beat(self) -> None:
         for link in list(self._links):
             link.beat()
 
     def close(self) -> None:
-        """Stop workers everywhere, and the scheduler."""
-        self._heart.stop()
+        """Stop the workers on all machines, and the scheduler."""
+        self._heartbeat.stop()
+        # All are told first, so that they end at the same time.
         for link in self._links:
             link.hang_up()
-        until = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + CLOSE_SECONDS
         for link in self._links:
-            link.wait(max(0.1, until - time.monotonic()))
+            link.wait(max(0.1, deadline - time.monotonic()))
         super().close()
 
 
 class _Link(WorkerLink):
-    """One machine, and the `ssh` that leads to it."""
+    """The `ssh` process to one machine."""
 
     def __init__(self, host: Host, address: str, files: dict[str, bytes]) -> None:
         self.host = host
         options = {name: value for name, value in host.settings.items() if name != "python"}
-        words = worker_words(host.settings.get("python", sys.executable), address, options)
-        super().__init__([*SSH, host.name, f"exec {shlex.join(words)}"], files)
+        command = worker_command(host.settings.get("python", sys.executable), address, options)
+        super().__init__([*SSH_COMMAND, host.name, f"exec {shlex.join(command)}"], files)
 
 
-def _seen_address(hosts: Sequence[Host]) -> str:
-    """The address of this machine as the machines see it, which all of them must agree on."""
-    seen = []
+def _local_address(hosts: Sequence[Host]) -> str:
+    """Return the address of this machine that the hosts see, preferably not a loopback address."""
+    addresses = []
     for host in hosts:
         try:
-            done = subprocess.run(
-                [*SSH, host.name, 'echo "$SSH_CONNECTION"'],
+            completed = subprocess.run(
+                [*SSH_COMMAND, host.name, 'echo "$SSH_CONNECTION"'],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                 timeout=CONNECT_SECONDS,
             )  # fmt: skip
@@ -192,13 +196,13 @@ def _seen_address(hosts: Sequence[Host]) -> str:
             ) from None
         except FileNotFoundError:
             raise ClusterError("there is no ssh here. Install openssh-client.") from None
-        found = re.search(r"^(\S+) \d+ \S+ \d+$", done.stdout, re.MULTILINE)
-        if done.returncode or found is None:
-            said = done.stderr.strip().splitlines()
+        match = re.search(r"^(\S+) \d+ \S+ \d+$", completed.stdout, re.MULTILINE)
+        if completed.returncode or match is None:
+            errors = completed.stderr.strip().splitlines()
             raise ClusterError(
-                f"{host.name} cannot be reached ({said[-1] if said else 'no answer'}). It must let"
-                f" you in without a question: try ssh {host.name} true"
+                f"{host.name} cannot be reached ({errors[-1] if errors else 'no answer'}). It must"
+                f" let you in without a question: try ssh {host.name} true"
             )
-        seen.append(found[1])
-    beyond = [address for address in seen if not address.startswith(("127.", "::1"))]
-    return beyond[0] if beyond else seen[0]
+        addresses.append(match[1])
+    external = [address for address in addresses if not address.startswith(("127.", "::1"))]
+    return external[0] if external else addresses[0]

@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster, compared with what runs here."""
+"""A comparison of the versions and code on the workers of a cluster with those of this process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distributed import Client
 from cluster.broadcast import Silent, ask
 from cluster.errors import ClusterError
 
-CODE = "code of "
+CODE_PREFIX = "code of "
 
 Code = Callable[[], Mapping[str, str]]
-"""Says which code it is, where it is called: a digest for each tree of source files."""
+"""A function that returns a digest for each tree of source files of the calling process."""
 
 
 def compare(
@@ -27,32 +27,35 @@ def compare(
     alike: Sequence[str] = (),
     workers: Sequence[str] | None = None,
 ) -> list[str]:
-    """Return a sentence for each package that is another one on some worker.
+    """Return a sentence for each package whose version differs on some worker.
 
     Args:
-        client: Of the cluster.
-        packages: Distributions whose versions are compared, and Python's.
-        code: The code of each tree must be the same everywhere: tasks and ranks are of it.
-        alike: Distributions whose public versions must be the same too; what follows a `+`, such as
-            the CUDA that a build is for, may differ.
-        workers: Addresses of the workers that are asked; None = all.
+        client: A client of the cluster.
+        packages: Names of the distributions to compare; the version of Python is compared too.
+        code: A function that returns digests of the source trees. They must be equal everywhere,
+            since tasks and ranks run this code.
+        alike: Names of the distributions whose public versions must be equal. The local version
+            after a `+`, such as the CUDA release of a build, may differ.
+        workers: Addresses of the workers to compare with; None for all.
 
     Raises:
-        ClusterError: A worker cannot say, its code is another, or one of *alike* is.
+        ClusterError: A worker cannot answer, or its code or a version in *alike* differs.
     """
-    here = installed((*packages, *alike), code)
-    answers = ask(client, installed, (*packages, *alike), code, workers=workers)
+    local_versions = installed((*packages, *alike), code)
+    worker_versions = ask(client, installed, (*packages, *alike), code, workers=workers)
     sentences = []
-    for (name, theirs), differing in sorted(_differences(here, answers).items()):
-        if name.startswith(CODE):
+    for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
+        if name.startswith(CODE_PREFIX):
             raise ClusterError(
                 f"{_named(differing)} has another Tesserae than this machine: its"
-                f" {name.removeprefix(CODE)}/ differs. Install the same on both, and start the"
-                " worker again."
+                f" {name.removeprefix(CODE_PREFIX)}/ differs. Install the same on both, and start"
+                " the worker again."
             )
-        sentence = f"{name} is {here[name] or 'missing'} here and {theirs or 'missing'} on"
+        sentence = (
+            f"{name} is {local_versions[name] or 'missing'} here and {remote or 'missing'} on"
+        )
         sentence += f" {_named(differing)}"
-        if name in alike and _public(theirs) != _public(here[name]):
+        if name in alike and _public(remote) != _public(local_versions[name]):
             raise ClusterError(
                 f"{sentence}: expected the same version. Install it there, and start the worker"
                 " again."
@@ -62,39 +65,43 @@ def compare(
 
 
 def _differences(
-    here: Mapping[str, str], answers: Mapping[str, Any]
+    local_versions: Mapping[str, str], worker_versions: Mapping[str, Any]
 ) -> dict[tuple[str, str], list[str]]:
-    """Which workers have another version: by what it is of, and what theirs is."""
-    others: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for worker, found in sorted(answers.items()):
-        if isinstance(found, Silent):
-            continue  # it is just ending, or does not answer: nothing is known of it
-        if not isinstance(found, dict):
+    """Return the workers that differ, by (name of the package or tree, version on the worker)."""
+    differing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for worker, versions in sorted(worker_versions.items()):
+        if isinstance(versions, Silent):
+            continue  # the worker has ended or does not answer: its versions are not known
+        if not isinstance(versions, dict):
             raise ClusterError(
-                f"worker {worker} cannot run what is asked of it ({type(found).__name__}: {found})."
-                " Install the same Tesserae there, and start the worker with its Python."
+                f"worker {worker} cannot run what is asked of it ({type(versions).__name__}:"
+                f" {versions}). Install the same Tesserae there, and start the worker with its"
+                " Python."
             )
-        for name, kept in here.items():
-            if found.get(name) != kept:
-                others[name, str(found.get(name))].append(worker)
-    return others
+        for name, local in local_versions.items():
+            if versions.get(name) != local:
+                differing[name, str(versions.get(name))].append(worker)
+    return differing
 
 
 def _public(version: str) -> str:
-    """A version without what follows its `+`."""
+    """Return a version without its local part, the text from `+` on."""
     return version.partition("+")[0]
 
 
 def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
-    """Return the versions of *packages* and of Python, and what *code* says, in this process."""
-    found = {"Python": platform.python_version()}
-    found |= {CODE + tree: digest for tree, digest in code().items()}
+    """Return the versions of Python and *packages* and the digests of *code* in this process.
+
+    The version of a missing package is an empty string.
+    """
+    versions = {"Python": platform.python_version()}
+    versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}
     for name in packages:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = ""
-    return found
+            versions[name] = ""
+    return versions
 
 
 def _named(workers: Sequence[str]) -> str:

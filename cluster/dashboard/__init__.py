@@ -1,1 +1,1 @@
-"""Dask's dashboard, loaded when it is asked for: its pages, its JSON, its access token."""
+"""Extensions of Dask's dashboard: loading on demand, more pages and JSON, and an access token."""

@@ -1,8 +1,8 @@
-"""Nobody sees a scheduler's pages without its token: no page, no figure, no websocket.
+"""Token authentication for a scheduler's dashboard: its pages, metrics and websockets.
 
-Loaded by `--preload cluster.dashboard.auth`. Dask has no such thing. The token is shown once, as
-`?token=...`, which sets a cookie, or with each request as `Authorization: Bearer ...`; /health is
-for everybody, who may know that it is there and no more.
+Dask has no such feature. It is loaded by `--preload cluster.dashboard.auth`. A client sends the
+token once as `?token=...`, which sets a cookie, or with each request as `Authorization: Bearer
+...`. /health needs no token.
 """
 
 from __future__ import annotations
@@ -19,50 +19,52 @@ from tornado.httputil import HTTPServerRequest
 
 TOKEN_FILE = "TESSERAE_DASHBOARD_TOKEN"
 COOKIE = "tesserae-token"
-OPEN = ("/health",)
+PUBLIC_PATHS = ("/health",)
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Close the gate of *scheduler*, as Dask loads this module.
+    """Require the token for all requests; Dask calls this when it preloads the module.
 
-    Dask goes on without a module that fails: then nobody is let in at all.
+    If the token cannot be read, all requests are refused: Dask would continue without a preload
+    module that fails, and serve the dashboard to everybody.
     """
     try:
         token = Path(os.environ[TOKEN_FILE]).read_text().strip()
     except (KeyError, OSError):
         token = ""
-    close(scheduler.http_application, token or secrets.token_urlsafe(32))
+    require_token(scheduler.http_application, token or secrets.token_urlsafe(32))
 
 
-def close(application: web.Application, token: str) -> None:
-    """Let in only who shows *token*.
+def require_token(application: web.Application, token: str) -> None:
+    """Refuse all requests to *application* without *token*.
 
     Raises:
-        ValueError: It is empty: everybody would have it.
+        ValueError: The token is empty.
     """
     if not token:
         raise ValueError("the token of the dashboard is empty.")
-    found: Any = application.find_handler
+    find_original: Any = application.find_handler
 
     def find_handler(request: HTTPServerRequest, **kwargs: Any) -> Any:
-        if request.path in OPEN or _shown(request, token):
-            return found(request, **kwargs)
-        asked = request.query_arguments.get("token", [b""])[-1]
-        if hmac.compare_digest(asked, token.encode()):
-            return application.get_handler_delegate(request, _Welcome, {"token": token})
-        return application.get_handler_delegate(request, _Refuse)
+        if request.path in PUBLIC_PATHS or _is_authorized(request, token):
+            return find_original(request, **kwargs)
+        token_argument = request.query_arguments.get("token", [b""])[-1]
+        if hmac.compare_digest(token_argument, token.encode()):
+            return application.get_handler_delegate(request, _SetCookieHandler, {"token": token})
+        return application.get_handler_delegate(request, _UnauthorizedHandler)
 
+    # Replaced on the instance: it also covers handlers and applications that are added later.
     application.find_handler = find_handler  # type: ignore[method-assign]
 
 
-def _shown(request: HTTPServerRequest, token: str) -> bool:
+def _is_authorized(request: HTTPServerRequest, token: str) -> bool:
     cookie = request.cookies.get(COOKIE)
     header = request.headers.get("Authorization", "")
-    shown = [cookie.value if cookie else "", header.removeprefix("Bearer ")]
-    return any(hmac.compare_digest(one.encode(), token.encode()) for one in shown)
+    tokens = [cookie.value if cookie else "", header.removeprefix("Bearer ")]
+    return any(hmac.compare_digest(candidate.encode(), token.encode()) for candidate in tokens)
 
 
-class _Refuse(web.RequestHandler):
+class _UnauthorizedHandler(web.RequestHandler):
     def prepare(self) -> None:
         self.set_status(401)
         self.set_header("WWW-Authenticate", "Bearer")
@@ -71,11 +73,12 @@ class _Refuse(web.RequestHandler):
         )
 
 
-class _Welcome(web.RequestHandler):
+class _SetCookieHandler(web.RequestHandler):
     def initialize(self, token: str) -> None:
         self._token = token
 
     def get(self, *_: str) -> None:
-        """Keep the token in a cookie, and out of the address that is shown."""
+        """Store the token in a cookie, and redirect to the address without it."""
         self.set_cookie(COOKIE, self._token, httponly=True, secure=True, samesite="Strict")
+        # One slash: an address that begins with two would lead to another host.
         self.redirect("/" + self.request.path.lstrip("/"))

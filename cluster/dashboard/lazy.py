@@ -1,12 +1,12 @@
-"""Dask's dashboard: loaded when a page of it is asked for, with pages and figures of others on it.
+"""Loads Dask's dashboard at its first request, and adds pages, JSON and metrics to it.
 
-Loading it is half a second of CPU and fifty megabytes in a process that also has a graph to run,
-and most short runs end before anybody looks.
+Loading it takes half a second of CPU and fifty megabytes in a process that also runs a task graph,
+and most short runs end before anyone opens a page.
 
-Dask has no door for pages of others. What is used here instead, all of it internal to Dask: a
+Dask has no public interface for additional pages. This module uses internals of Dask instead: a
 scheduler's `http_application`, a `RoutingApplication` to which applications are added; and
-`template_variables`, which names the pages in the navigation. Another version of Dask may have
-others; who calls this must be able to do without.
+`template_variables`, which lists the pages of the navigation. They may change in another version of
+Dask, so callers must be able to run without the dashboard.
 """
 
 from __future__ import annotations
@@ -26,46 +26,50 @@ from tornado.ioloop import IOLoop
 
 @dataclass(frozen=True)
 class Metric:
-    """One series of figures for Prometheus."""
+    """A metric for Prometheus, with a value for each set of labels."""
 
     name: str
     what: str
     kind: Literal["counter", "gauge"]
     values: Sequence[tuple[dict[str, str], float]]
-    """Labels and value of each."""
+    """The samples, as (labels, value)."""
 
 
 @dataclass(frozen=True)
 class _Page:
     name: str
     module: str
-    """Has `draw(document, state)`, and is imported, as bokeh is, when somebody looks."""
+    """The name of a module with `draw(document, state)`, which is imported at the first request."""
     state: Any
 
 
 _pages: WeakKeyDictionary[Scheduler, list[_Page]] = WeakKeyDictionary()
-"""Pages of schedulers whose dashboard is not loaded yet."""
+"""The additional pages of each scheduler whose dashboard is not loaded yet."""
 
 
 def offer(scheduler: Scheduler) -> None:
-    """Serve the dashboard of *scheduler*, which was started without one, at its address."""
+    """Load the dashboard of *scheduler* at the first request to its HTTP address.
+
+    Args:
+        scheduler: A scheduler that was started without a dashboard.
+    """
     application = scheduler.http_application
-    late = web.Application([(r"/.*", _Loading, {"scheduler": scheduler})])
-    application.add_application(late)
+    loading_application = web.Application([(r"/.*", _LoadingHandler, {"scheduler": scheduler})])
+    application.add_application(loading_application)
     _pages[scheduler] = []
 
 
 def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
-    """Put a page at /NAME on the dashboard, and a link to it in the navigation of all pages.
+    """Add a page at /NAME to the dashboard, with a link in the navigation of all pages.
 
-    Nothing is done if *scheduler* has no dashboard and offers none.
+    Nothing happens if *scheduler* has no dashboard, loaded or offered.
 
     Args:
-        scheduler: Whose dashboard.
-        name: Of the page.
-        module: Imported by name when the dashboard is loaded: its `draw(document, state)` fills the
-            bokeh document of one visitor.
-        state: What it draws from.
+        scheduler: The scheduler with the dashboard.
+        name: Name of the page, in its address and link.
+        module: Name of a module that is imported when the page is first opened; its
+            `draw(document, state)` fills the bokeh document of one client.
+        state: Data that `draw` displays.
     """
     page = _Page(name, module, state)
     if scheduler in _pages:
@@ -76,22 +80,31 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
 
 def _has_dashboard(scheduler: Scheduler) -> bool:
     """Return True if Dask's dashboard was loaded when *scheduler* started."""
-    served = scheduler.http_application.applications
-    return any(type(one).__module__.startswith("distributed.dashboard") for one in served)
+    applications = scheduler.http_application.applications
+    return any(
+        type(application).__module__.startswith("distributed.dashboard")
+        for application in applications
+    )
 
 
 def add_json(scheduler: Scheduler, path: str, answer: Callable[[], Any]) -> None:
-    """Answer GET of *path* with what *answer* returns, as JSON."""
-    route = (path, _Json, {"answer": answer})
-    # Before the applications, the last of which may answer everything.
+    """Answer GET requests to *path* with the result of *answer*, as JSON."""
+    route = (path, _JsonHandler, {"answer": answer})
+    # Handlers are matched before applications, the last of which may answer every path.
     scheduler.http_application.add_handlers(r".*$", [route])
 
 
 def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[Metric]]) -> None:
-    """Have /metrics say what *collect* yields, for as long as *scheduler* runs."""
+    """Add metrics to /metrics of *scheduler*.
+
+    Args:
+        scheduler: The scheduler with the HTTP server.
+        name: Name of the group; it replaces an earlier group of that name in this process.
+        collect: Function that returns the metrics at each request.
+    """
     try:
         from prometheus_client import REGISTRY
-    except ModuleNotFoundError:  # then Dask's /metrics has nothing to say either
+    except ModuleNotFoundError:  # Dask's /metrics is empty without it, too
         return
     collector = _Collector(collect)
     _collectors.setdefault(name, [])
@@ -102,7 +115,7 @@ def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[
 
 
 _collectors: dict[str, list[Any]] = {}
-"""Prometheus has one registry in a process, which may have had a scheduler before."""
+"""The registered collectors by group: the registry is global, and outlives a scheduler."""
 
 
 class _Collector:
@@ -110,58 +123,59 @@ class _Collector:
         self._collect = collect
 
     def describe(self) -> list[Any]:
-        """Nothing in advance."""
+        """Return no metrics in advance, so that registering does not collect."""
         return []
 
     def collect(self) -> Iterable[Any]:
-        """As Prometheus's library wants it."""
+        """Yield the metrics as metric families of `prometheus_client`."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         for metric in self._collect():
-            labels = sorted({label for named, _ in metric.values for label in named})
+            labels = sorted({label for label_values, _ in metric.values for label in label_values})
             family = families[metric.kind](metric.name, metric.what, labels=labels)
-            for named, value in metric.values:
-                family.add_metric([named[label] for label in labels], value)
+            for label_values, value in metric.values:
+                family.add_metric([label_values[label] for label in labels], value)
             yield family
 
 
-class _Json(web.RequestHandler):
+class _JsonHandler(web.RequestHandler):
     def initialize(self, answer: Callable[[], Any]) -> None:
         self._answer = answer
 
     def get(self) -> None:
-        """Say it."""
+        """Send the JSON, which must not be cached."""
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(_finite(self._answer())))
+        self.finish(json.dumps(_without_non_finite(self._answer())))
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity, and no NaN: a loss that diverged is null."""
+def _without_non_finite(value: Any) -> Any:
+    """Return *value* with infinities and NaN replaced by None, since JSON has neither."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _without_non_finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_without_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class _Loading(web.RequestHandler):
-    """Stands in for every page of the dashboard until the first is asked for."""
+class _LoadingHandler(web.RequestHandler):
+    """The handler of all dashboard pages until the dashboard is loaded."""
 
     def initialize(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
     def get(self) -> None:
-        """Load the dashboard, and have the browser ask again."""
+        """Load the dashboard, and redirect the browser to the same address."""
         from distributed.dashboard.scheduler import connect
 
-        offered = self._scheduler.http_application
-        if self.application in offered.applications:
-            offered.applications.remove(self.application)
+        root = self._scheduler.http_application
+        # Browsers request several files at once: only the first request finds this application.
+        if self.application in root.applications:
+            root.applications.remove(self.application)
             _serve(self._scheduler, _pages.pop(self._scheduler, []))
-            connect(offered, self._scheduler.http_server, self._scheduler)
-        self.redirect("/" + self.request.uri.lstrip("/"))  # two slashes would name another host
+            connect(root, self._scheduler.http_server, self._scheduler)
+        self.redirect("/" + self.request.uri.lstrip("/"))  # two slashes would lead to another host
 
     head = get
 
@@ -181,7 +195,7 @@ def _serve(scheduler: Scheduler, pages: Sequence[_Page]) -> None:
         scheduler,
         template_variables=variables,
     )
-    # Before Dask's own, which sends what it does not know to its first page.
+    # Before Dask's own application, which redirects unknown paths to its first page.
     scheduler.http_application.applications.insert(0, application)
     application.initialize(IOLoop.current())
     application.start()

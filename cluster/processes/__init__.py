@@ -1,1 +1,1 @@
-"""The processes of a cluster: schedulers, workers, and what starts, watches and ends them."""
+"""The processes of a cluster: schedulers and workers, and how they are started and supervised."""

@@ -1,9 +1,8 @@
-"""The command lines of a scheduler and of workers: the base that every way to run reduces to.
+"""The command lines of a scheduler and of workers, on which all kinds of clusters are based.
 
-Nothing binds to an address that nobody named: a scheduler and its dashboard to the loopback
-address unless told otherwise, a worker to the address by which its machine reaches the scheduler.
-Beyond the loopback address there is no comm without TLS, and no dashboard without HTTPS and a
-token.
+No process listens on all interfaces by default: a scheduler and its dashboard use the loopback
+address, and a worker the address by which its machine reaches the scheduler. Beyond the loopback
+address, connections require TLS, and the dashboard requires HTTPS and a token.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from cluster.processes.serve import PRELOAD
 from cluster.processes.supervisor import Program
 
 DEATH_TIMEOUT = "60s"
-"""So long a worker asks for its scheduler before it ends, to be started again."""
+"""How long a worker tries to reach its scheduler before it ends and is restarted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerWish:
-    """What a scheduler shall be."""
+    """The configuration of a scheduler."""
 
     host: str = LOOPBACK
     port: int = SCHEDULER_PORT
@@ -46,42 +45,48 @@ class SchedulerWish:
     certificates: Path | None = None
     insecure: bool = False
     preload: Sequence[str] = ()
-    """Modules that put pages on the dashboard."""
+    """The names of modules that add pages to the dashboard."""
 
     @property
     def address(self) -> str:
-        """Where it will be."""
+        """The address of the scheduler, as `PROTOCOL://HOST:PORT`."""
         return f"{_protocol(self.certificates)}://{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerWish:
-    """What the workers of a machine shall be."""
+    """The configuration of the workers of a machine."""
 
     address: str
-    """Of the scheduler."""
+    """The address of the scheduler."""
     workers: int
-    """Processes that decode; 0 for none."""
+    """The number of worker processes without a GPU, 0 or more."""
     threads: int = 1
+    """The number of tasks that each of them runs at once."""
     memory_limit: int = 0
-    """Bytes that each may use before it is replaced; 0 for any."""
+    """The bytes that each worker may use before it is restarted; 0 for no limit."""
     gpus: Sequence[str] = ()
-    """Devices, as CUDA_VISIBLE_DEVICES names them: each has a worker of its own."""
+    """The GPUs by their names in CUDA_VISIBLE_DEVICES; each gets one more worker."""
     host: str | None = None
-    """Where they listen; None = the address by which the scheduler is reached."""
+    """The address on which they listen; None for that by which the scheduler is reached."""
     scratch: Path | None = None
+    """The folder for temporary files; None for Dask's default."""
     lifetime: str | None = None
+    """The time after which each worker is restarted, such as `4h`; None for never."""
     certificates: Path | None = None
+    """The folder of certificates; None without TLS."""
     insecure: bool = False
+    """True to allow connections without TLS beyond the loopback address."""
     preload: Sequence[str] = field(default=())
-    """Modules that all workers of the machine share."""
+    """The names of modules that the fork server imports for all workers of the machine."""
 
 
 def scheduler(wish: SchedulerWish) -> Program:
-    """The scheduler.
+    """Return the program of a scheduler.
 
     Raises:
-        CertificateError: It would take anybody, or show its dashboard to anybody.
+        CertificateError: The scheduler or its dashboard would be accessible without authentication.
+        ValueError: A port or the address of the dashboard is invalid.
     """
     for name, port in (("--port", wish.port), ("--dashboard-port", wish.dashboard_port)):
         if not 1 <= port <= 65_535:
@@ -101,92 +106,94 @@ def scheduler(wish: SchedulerWish) -> Program:
                 " reach it through ssh."
             )
         certificates.check_token(wish.certificates)
-        # First: what is loaded before it would be open if the next one failed.
+        # Loaded first: pages that are loaded before it would be open if it failed.
         preload.insert(0, "cluster.dashboard.auth")
         environment[TOKEN_FILE] = str(wish.certificates / certificates.TOKEN)
-        tls = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
-        environment[tls + "CERT"] = str(wish.certificates / "scheduler.pem")
-        environment[tls + "KEY"] = str(wish.certificates / "scheduler.key")
-    words = [
-        *_serve("scheduler"),
+        tls_prefix = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
+        environment[tls_prefix + "CERT"] = str(wish.certificates / "scheduler.pem")
+        environment[tls_prefix + "KEY"] = str(wish.certificates / "scheduler.key")
+    arguments = [
+        *_serve_command("scheduler"),
         *("--host", _bracketed(wish.host)),
         *("--port", str(wish.port)),
         *("--protocol", _protocol(wish.certificates)),
         *("--dashboard-address", f"{_bracketed(wish.dashboard_host)}:{wish.dashboard_port}"),
-        *_tls(wish.certificates, "scheduler"),
-        *(word for module in preload for word in ("--preload", module)),
+        *_tls_arguments(wish.certificates, "scheduler"),
+        *(argument for module in preload for argument in ("--preload", module)),
     ]
-    return Program("scheduler", words, environment | _encrypted(wish.certificates))
+    return Program("scheduler", arguments, environment | _encryption_environment(wish.certificates))
 
 
 def workers(wish: WorkerWish) -> list[Program]:
-    """The workers of this machine: one program that decodes, and one for each GPU.
+    """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
-    A worker with a GPU holds the resource `GPU: 1` and one thread. Decoding carries no resource, so
-    it runs on both kinds.
+    A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
+    decoding, run on both kinds.
 
     Raises:
-        CertificateError: They would work for anybody.
-        ClusterError: They would end again and again.
+        CertificateError: A certificate is missing, or the workers would accept any client.
+        ClusterError: The workers could not start, so that a supervisor would restart them forever.
     """
     check_address(wish.address)
-    split = urlsplit(wish.address)
-    if split.scheme == "tls" and wish.certificates is None:
+    url = urlsplit(wish.address)
+    if url.scheme == "tls" and wish.certificates is None:
         raise CertificateError(
             f"{wish.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
             " the machine that made them, and name their folder with --certs."
         )
-    if split.scheme == "tcp" and wish.certificates is not None:
+    if url.scheme == "tcp" and wish.certificates is not None:
         raise CertificateError(
             f"{wish.address} is not encrypted, and certificates were named: expected tls://."
         )
     if wish.host is not None:
         _check_open(wish.host, "a worker", wish.certificates, insecure=wish.insecure)
-    _check_work(wish, str(split.hostname))
-    host = wish.host or _seen_by(str(split.hostname), split.port)
+    _check_worker_options(wish, str(url.hostname))
+    host = wish.host or _local_address(str(url.hostname), url.port)
     _check_open(host, "a worker", wish.certificates, insecure=wish.insecure)
-    words = [
-        *_serve("worker"),
+    arguments = [
+        *_serve_command("worker"),
         wish.address,
         *("--host", _bracketed(host)),
         *("--memory-limit", str(wish.memory_limit)),
-        # Not 0.0.0.0, as it would be; metrics are read on the machine itself.
+        # The default would be 0.0.0.0. Metrics can be read on the machine itself.
         *("--dashboard-address", f"{LOOPBACK}:0", "--no-dashboard"),
         *("--death-timeout", DEATH_TIMEOUT),
-        *_tls(wish.certificates, "worker"),
+        *_tls_arguments(wish.certificates, "worker"),
         *(("--local-directory", str(wish.scratch)) if wish.scratch else ()),
         *(("--lifetime", wish.lifetime) if wish.lifetime else ()),
     ]
-    environment = {PRELOAD: " ".join(wish.preload)} | _encrypted(wish.certificates)
+    environment = {PRELOAD: " ".join(wish.preload)} | _encryption_environment(wish.certificates)
     programs = []
     if wish.workers:
-        shape = ["--nworkers", str(wish.workers), "--nthreads", str(wish.threads)]
-        programs.append(Program("workers", [*words, *shape], environment))
+        size_arguments = ["--nworkers", str(wish.workers), "--nthreads", str(wish.threads)]
+        programs.append(Program("workers", [*arguments, *size_arguments], environment))
     for gpu in wish.gpus:
-        shape = ["--nworkers", "1", "--nthreads", "1", "--resources", "GPU=1"]
-        one = environment | {"CUDA_VISIBLE_DEVICES": gpu}
-        programs.append(Program(f"worker of GPU {gpu}", [*words, *shape], one))
+        size_arguments = ["--nworkers", "1", "--nthreads", "1", "--resources", "GPU=1"]
+        gpu_environment = environment | {"CUDA_VISIBLE_DEVICES": gpu}
+        programs.append(
+            Program(f"worker of GPU {gpu}", [*arguments, *size_arguments], gpu_environment)
+        )
     return programs
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()] if devices() else []
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()] if devices() else []
     return devices()
 
 
 def devices() -> list[str]:
-    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them when it names them well."""
+    """Return the UUIDs of the GPUs of this machine, which CUDA_VISIBLE_DEVICES accepts."""
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
-    return done.stdout.split() if done.returncode == 0 else []
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return completed.stdout.split() if completed.returncode == 0 else []
 
 
-def _serve(role: str) -> list[str]:
+def _serve_command(role: str) -> list[str]:
     return [sys.executable, "-m", "cluster.processes.serve", role]
 
 
@@ -194,7 +201,7 @@ def _protocol(folder: Path | None) -> str:
     return "tcp" if folder is None else "tls"
 
 
-def _tls(folder: Path | None, role: str) -> list[str]:
+def _tls_arguments(folder: Path | None, role: str) -> list[str]:
     if folder is None:
         return []
     certificates.security(folder, [role])
@@ -205,7 +212,7 @@ def _tls(folder: Path | None, role: str) -> list[str]:
     ]
 
 
-def _encrypted(folder: Path | None) -> dict[str, str]:
+def _encryption_environment(folder: Path | None) -> dict[str, str]:
     if folder is None:
         return {}
     return {
@@ -214,31 +221,31 @@ def _encrypted(folder: Path | None) -> dict[str, str]:
     }
 
 
-def _check_open(host: str, what: str, folder: Path | None, *, insecure: bool) -> None:
+def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) -> None:
     if folder is None and not insecure and not is_loopback(host):
         raise CertificateError(
-            f"{what} on {host} without certificates runs code for whoever reaches it. Make them"
+            f"{role} on {host} without certificates runs code for whoever reaches it. Make them"
             " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
             " --insecure."
         )
 
 
-def _check_work(wish: WorkerWish, scheduler: str) -> None:
-    """Refuse what each start would meet again: it is said here, once."""
+def _check_worker_options(wish: WorkerWish, scheduler: str) -> None:
+    """Check for errors that every restart of the workers would meet again."""
     try:
         socket.getaddrinfo(scheduler, None)
     except socket.gaierror as e:
-        if e.errno == socket.EAI_NONAME:  # and not that no name is known yet, at a machine's start
+        if e.errno == socket.EAI_NONAME:  # other errors are temporary, as while a machine boots
             raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
     if wish.host is not None:
-        _check_own(wish.host)
+        _check_bindable(wish.host)
     if wish.lifetime is not None:
         _check_lifetime(wish.lifetime)
     if wish.scratch is not None:
         _check_scratch(wish.scratch)
 
 
-def _check_own(host: str) -> None:
+def _check_bindable(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -249,10 +256,10 @@ def _check_own(host: str) -> None:
 
 def _check_lifetime(text: str) -> None:
     try:
-        lasts = float(parse_timedelta(text))
+        lifetime_seconds = float(parse_timedelta(text))
     except (ValueError, KeyError, TypeError):
-        lasts = 0.0
-    if not lasts > 0:
+        lifetime_seconds = 0.0
+    if not lifetime_seconds > 0:
         raise ClusterError(f"--lifetime is {text!r}: expected e.g. 55m or 4h.")
 
 
@@ -266,18 +273,18 @@ def _check_scratch(folder: Path) -> None:
         ) from None
 
 
-def _seen_by(host: str, port: int | None) -> str:
-    """The address of this machine by which it reaches another."""
+def _local_address(host: str, port: int | None) -> str:
+    """Return the address of this machine by which it reaches *host*."""
     if ":" in host:
         return str(get_ipv6(host, port))
     return str(get_ip(host, port))
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse a port that somebody listens on.
+    """Check that a process can listen on a port.
 
     Raises:
-        ClusterError: With what to do.
+        ClusterError: The port is in use, or not permitted.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -292,7 +299,7 @@ def check_free(host: str, port: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches *host*."""
+    """Return True if *host* is an address that only this machine can reach."""
     if host == "localhost":
         return True
     try:

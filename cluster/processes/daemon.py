@@ -1,8 +1,8 @@
-"""Programs of this machine that run without a terminal, known by the files they leave in a folder.
+"""Background programs of this machine, identified by files in a folder.
 
-NAME.json holds a mark that the program, and all that it starts, has in its environment: so they are
-found whatever their numbers are, whatever the clock says, and however the one that started them
-ended. NAME.log is what it says.
+NAME.json contains a mark that the program and all its descendants have in their environment. So
+they are found even if process ids were reused, the clock was changed, or the process that started
+them was killed. NAME.log contains the output of the program.
 """
 
 from __future__ import annotations
@@ -23,43 +23,50 @@ import psutil
 from cluster.errors import ClusterError
 
 STOP_SECONDS = 30.0
-MARK = "TESSERAE_BACKGROUND"
-"""The environment variable."""
+MARK_VARIABLE = "TESSERAE_BACKGROUND"
+"""The environment variable with the mark."""
 
 
 def default_folder() -> Path:
-    """Where a person's background programs are known."""
+    """Return the default folder for the files of this user's background programs."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "tesserae" / "cluster"
 
 
 def start(folder: Path, name: str, words: Sequence[str]) -> None:
-    """Start a program, in a session of its own.
+    """Start a program in the background, in a session of its own.
+
+    Args:
+        folder: Folder for its files, which is created if it does not exist.
+        name: Name of the program.
+        words: The command line.
 
     Raises:
-        FileExistsError: It runs already.
-        ClusterError: It was started where this process cannot look.
+        FileExistsError: The program runs already.
+        ClusterError: It was started on another machine or in another container.
     """
-    check_here(folder, name)
+    check_same_host(folder, name)
     if process(folder, name) is not None:
         raise FileExistsError(f"{name} runs already: {folder / name}.json says which.")
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     mark = uuid.uuid4().hex
-    record = {"mark": mark, "where": _where()}
-    _file(folder, name).unlink(missing_ok=True)  # a link, say, whose end keeps its bytes
-    _file(folder, name).write_text(json.dumps(record))  # first: what runs is found
-    with open(log(folder, name), "ab", opener=_open_no_link) as out:
-        started = subprocess.Popen(
+    record = {"mark": mark, "where": _current_host()}
+    # Unlinked first: if it is a link, its target must not be written. Written before the start, so
+    # that a running program is always found.
+    _record_path(folder, name).unlink(missing_ok=True)
+    _record_path(folder, name).write_text(json.dumps(record))
+    with open(log(folder, name), "ab", opener=_open_no_link) as log_file:
+        child = subprocess.Popen(
             list(words),
             stdin=subprocess.DEVNULL,
-            stdout=out,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
-            # Or a library that writes into the line of `ps` would write over the mark.
-            env={**os.environ, MARK: mark, "SPT_NOENV": "1"},
+            # SPT_NOENV keeps setproctitle from overwriting the environment, and with it the mark.
+            env={**os.environ, MARK_VARIABLE: mark, "SPT_NOENV": "1"},
         )
-    started.returncode = 0  # not to be waited for: it is to outlive this process
+    child.returncode = 0  # no warning that it still runs: it outlives this process
 
 
 def _open_no_link(path: str, flags: int) -> int:
@@ -67,125 +74,129 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
-    """The process of a program; None if it does not run."""
-    family = _family(folder, name)
-    numbers = {one.pid for one in family}
-    for one in family:
+    """Return the main process of a program, or None if it does not run."""
+    family = _process_family(folder, name)
+    pids = {candidate.pid for candidate in family}
+    for candidate in family:
         with suppress(psutil.Error):
-            if one.ppid() not in numbers:
-                return one
+            if candidate.ppid() not in pids:
+                return candidate
     return None
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all that it started; whether it ran.
+    """Stop a program and all its descendants, and return True if it ran.
 
     Raises:
-        ClusterError: It was started where this process cannot look.
+        ClusterError: It was started on another machine or in another container.
     """
-    check_here(folder, name)
-    first = process(folder, name)
-    if first is not None:
+    check_same_host(folder, name)
+    main = process(folder, name)
+    if main is not None:
         with suppress(psutil.NoSuchProcess):
-            first.send_signal(signal.SIGTERM)
-        psutil.wait_procs([first], timeout=STOP_SECONDS)
-        left = _family(folder, name)
-        for one in left:
+            main.send_signal(signal.SIGTERM)
+        psutil.wait_procs([main], timeout=STOP_SECONDS)
+        # The main process stops its children; those that are left are killed.
+        remaining = _process_family(folder, name)
+        for survivor in remaining:
             with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
-    _file(folder, name).unlink(missing_ok=True)
-    return first is not None
+                survivor.kill()
+        psutil.wait_procs(remaining, timeout=STOP_SECONDS)
+    _record_path(folder, name).unlink(missing_ok=True)
+    return main is not None
 
 
-def check_here(folder: Path, name: str) -> None:
-    """Refuse to speak of a program of another machine, or container, that shares the folder.
+def check_same_host(folder: Path, name: str) -> None:
+    """Check that a program was started on this machine and in this container.
 
     Raises:
-        ClusterError: With where it was started.
+        ClusterError: It was started elsewhere; the message names the machine.
     """
-    here = _where()
-    kept = _record(folder, name).get("where")
-    where = here if kept is None else {"id": "", **kept}  # records of before have no id
-    if where["boot"] and where["boot"] == here["boot"]:  # this very kernel, whatever its name is
-        elsewhere = where["space"] != here["space"]
-    else:  # after a restart, which has ended all that ran, a machine may have another name
-        elsewhere = where["machine"] != here["machine"] and not _is_same(where, here)
+    current = _current_host()
+    recorded = _record(folder, name).get("where")
+    started_on = current if recorded is None else {"id": "", **recorded}  # older records have no id
+    if started_on["boot"] and started_on["boot"] == current["boot"]:
+        # The same boot, so the same machine, whatever its host name is now.
+        elsewhere = started_on["space"] != current["space"]
+    else:
+        # A reboot has ended the program, and the machine may have been renamed since.
+        renamed = started_on["machine"] != current["machine"]
+        elsewhere = renamed and not _is_same(started_on, current)
     if elsewhere:
         raise ClusterError(
-            f"{_file(folder, name)} is of {where['machine']}, in another container or on another"
-            " machine: ask there, or name another folder with --state. If that machine is no more,"
-            " delete that file."
+            f"{_record_path(folder, name)} is of {started_on['machine']}, in another container or"
+            " on another machine: ask there, or name another folder with --state. If that machine"
+            " is no more, delete that file."
         )
 
 
 def log(folder: Path, name: str) -> Path:
-    """What a program has said."""
+    """Return the path of the log of a program."""
     return folder / f"{name}.log"
 
 
-def _family(folder: Path, name: str) -> list[psutil.Process]:
-    """The program and all that it started, which runs."""
+def _process_family(folder: Path, name: str) -> list[psutil.Process]:
+    """Return the running processes of a program and its descendants."""
     mark = _record(folder, name).get("mark")
     if mark is None:
         return []
-    return [one for one in psutil.process_iter() if _has(one, mark)]
+    return [process for process in psutil.process_iter() if _has_mark(process, mark)]
 
 
 def _record(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(_file(folder, name).read_text())
+        record = json.loads(_record_path(folder, name).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if _is_record(found) else {}
+    return record if _is_record(record) else {}
 
 
-def _is_record(found: Any) -> bool:
-    """Return True if a file says what `start` writes, of this version or of an earlier one."""
-    if not isinstance(found, dict) or not isinstance(found.get("mark"), str | None):
+def _is_record(record: Any) -> bool:
+    """Return True if *record* has the form that this or an earlier version of `start` writes."""
+    if not isinstance(record, dict) or not isinstance(record.get("mark"), str | None):
         return False
-    where = found.get("where")
-    if not isinstance(where, dict):
-        return where is None
-    texts = all(isinstance(value, str) for value in where.values())
-    return texts and {"machine", "boot", "space"} <= where.keys()
+    started_on = record.get("where")
+    if not isinstance(started_on, dict):
+        return started_on is None
+    are_texts = all(isinstance(value, str) for value in started_on.values())
+    return are_texts and {"machine", "boot", "space"} <= started_on.keys()
 
 
-def _where() -> dict[str, str]:
-    """This machine, since when it runs, and which of its processes can be seen from here."""
-    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+def _current_host() -> dict[str, str]:
+    """Return the identity of this machine, its boot, and the PID namespace of this process."""
+    boot, pid_namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return {
         "machine": socket.gethostname(),
         "id": _machine_id(),
         "boot": boot.read_text().strip() if boot.exists() else "",
-        "space": str(space.readlink()) if space.exists() else "",
+        "space": str(pid_namespace.readlink()) if pid_namespace.exists() else "",
     }
 
 
 def _machine_id() -> str:
-    """What stays when a machine is renamed; empty where that cannot be told.
+    """Return an id that survives renaming the machine; empty if there is none.
 
-    Not the system's id alone: machines that were made from one image may share it.
+    It includes a network address, since machines cloned from one image may share /etc/machine-id.
     """
     node = uuid.getnode()
-    if node >> 40 & 1:  # no interface has an address: it was drawn at random
+    if node >> 40 & 1:  # no interface has an address: the number is random
         return ""
     with suppress(OSError):
         return f"{Path('/etc/machine-id').read_text().strip()}-{node:012x}"
     return ""
 
 
-def _is_same(where: dict[str, str], here: dict[str, str]) -> bool:
-    return here["id"] != "" and where["id"] == here["id"]
+def _is_same(started_on: dict[str, str], current: dict[str, str]) -> bool:
+    return current["id"] != "" and started_on["id"] == current["id"]
 
 
-def _has(process: psutil.Process, mark: str) -> bool:
+def _has_mark(process: psutil.Process, mark: str) -> bool:
     try:
         running = process.status() != psutil.STATUS_ZOMBIE
-        return running and process.environ().get(MARK) == mark
+        return running and process.environ().get(MARK_VARIABLE) == mark
     except (psutil.Error, OSError):
         return False
 
 
-def _file(folder: Path, name: str) -> Path:
+def _record_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"

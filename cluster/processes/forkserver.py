@@ -1,8 +1,8 @@
-"""The server that workers are forked from: it has imported what they all need, once.
+"""The server from which workers are forked, with the modules that they all need imported.
 
-Half the start-up of a worker. It starts with SIGINT, SIGTERM and SIGHUP blocked, and they inherit
-that: a terminal's Ctrl-C or end and a batch system's SIGTERM reach all processes at once, and are
-the command's to answer.
+This halves the start-up time of a worker. The server starts with SIGINT, SIGTERM and SIGHUP
+blocked, and workers inherit that: Ctrl-C, the end of a terminal and the SIGTERM of a batch system
+reach all processes at once, and only the command must react to them.
 """
 
 from __future__ import annotations
@@ -12,38 +12,51 @@ import signal
 from collections.abc import Sequence
 from multiprocessing import forkserver, resource_tracker
 
-from cluster.config import allocator
+from cluster.config import allocator_environment
 from cluster.sockets import use_socket_folder
 
-BLOCKED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+BLOCKED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""A task has one core. Dask sets this too, for workers, when the fork server's numpy is loaded."""
+SINGLE_THREAD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""The environment that limits numeric libraries to one thread, since a task has one core. Dask
+sets it too, but only after the fork server has loaded numpy."""
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start it, with *preload*, modules by name, imported.
+    """Start the fork server.
+
+    Args:
+        preload: Names of the modules that it imports.
 
     Raises:
-        ClusterError: No local socket can be made, by which it is told what to fork.
+        ClusterError: No local socket can be created for its requests.
     """
     use_socket_folder()
     forkserver.set_forkserver_preload(["cluster.processes.preload"])
-    # Started now, else it is started below, and unblocks SIGINT and SIGTERM, which it ignores. It
-    # would die of the end of a terminal, of which multiprocessing then warns.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # The resource tracker is started first. Otherwise it would start below, where starting it
+    # unblocks SIGINT and SIGTERM, which it ignores. SIGHUP is blocked for it: the end of a terminal
+    # would kill it, and multiprocessing would warn.
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     resource_tracker.ensure_running()
-    theirs = allocator() | ONE_THREAD | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
-    ours = {name: os.environ.get(name) for name in theirs}
-    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    environment = (
+        allocator_environment()
+        | SINGLE_THREAD_ENVIRONMENT
+        | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
+    )
+    previous_values = {name: os.environ.get(name) for name in environment}
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
-        # Read when a process starts: forked workers have the server's.
-        os.environ.update(theirs)
+        # Read only when a process starts: forked workers inherit what the server has read.
+        os.environ.update(environment)
         forkserver.ensure_running()
     finally:
-        for name, value in ours.items():
+        for name, value in previous_values.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)

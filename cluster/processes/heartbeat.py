@@ -1,4 +1,4 @@
-"""A sign of life, given again and again, whatever else a process is busy with."""
+"""A heartbeat that a process sends at intervals, also while it is busy."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from contextlib import suppress
 
 
 class Heartbeat:
-    """Calls *beat* from a thread of its own until it is stopped."""
+    """A thread that calls a function at intervals until it is stopped."""
 
     def __init__(self, beat: Callable[[], None], seconds: float) -> None:
-        """Start.
+        """Start the thread.
 
         Args:
-            beat: May fail with an OSError: then it is tried the next time.
-            seconds: Between two calls.
+            beat: Function that sends the heartbeat. An OSError is ignored until the next call.
+            seconds: Interval between two calls.
         """
         self._beat = beat
         self._seconds = seconds
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and wait until it has."""
+        """Stop the thread, and wait until it has ended."""
         self._stopped.set()
         self._thread.join()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while not self._stopped.wait(self._seconds):
-            with suppress(OSError):
+            with suppress(OSError):  # a file server that is slow, for example
                 self._beat()

@@ -1,7 +1,7 @@
-"""Imported by the fork server and by nothing else: what all workers share is loaded here, once.
+"""Imports the modules that all workers share, once. Only the fork server imports this module.
 
-The collector of garbage is off meanwhile, since modules are there to stay, and told afterwards
-never to look at them: in a forked worker each look would copy the pages they are on.
+Garbage collection is disabled meanwhile, since modules are never freed. Afterwards their objects
+are frozen: a collection in a forked worker would write to the pages they are on, and copy them.
 """
 
 import gc

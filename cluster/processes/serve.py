@@ -1,7 +1,7 @@
-"""One scheduler, or the workers of one kind, in this process: Dask's own, under our settings.
+"""Runs Dask's scheduler, or workers of one kind, in this process, with Tesserae's settings.
 
-`python -m cluster.processes.serve scheduler|worker WORDS`, where WORDS are those of `dask
-scheduler` and `dask worker`. Started by `cluster.processes.supervisor`, and gone when that is.
+`python -m cluster.processes.serve scheduler|worker ARGUMENTS`, with the arguments of `dask
+scheduler` or `dask worker`. `cluster.processes.supervisor` starts it, and it ends with that.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cluster.processes.supervisor import PARENT
 _PR_SET_PDEATHSIG = 1
 
 PRELOAD = "TESSERAE_WORKER_PRELOAD"
-"""The environment variable that names modules which all workers of a machine share."""
+"""The environment variable with the names of modules that all workers of a machine preload."""
 
 
-def main(words: Sequence[str]) -> None:
-    """Run it until it is told to stop, or has lost its scheduler."""
-    role, *rest = words
+def main(arguments: Sequence[str]) -> None:
+    """Run the scheduler or workers until a signal stops them, or workers lose their scheduler."""
+    role, *dask_arguments = arguments
     _end_with_parent()
     with in_force():
         if role == "scheduler":
@@ -33,14 +33,14 @@ def main(words: Sequence[str]) -> None:
             from distributed.cli.dask_worker import main as command
 
             start_fork_server(os.environ.get(PRELOAD, "").split())
-        command.main(args=rest, prog_name=f"dask {role}", standalone_mode=False)
+        command.main(args=dask_arguments, prog_name=f"dask {role}", standalone_mode=False)
 
 
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if str(os.getppid()) != os.environ.get(PARENT, str(os.getppid())):
-        sys.exit(1)  # it ended before we asked
+        sys.exit(1)  # the parent ended before the request took effect
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Workers that end with the process that has started them: `tesserae cluster worker --stdin`.
+"""Workers that end with the process that started them: `tesserae cluster worker --stdin`.
 
-They are told their certificate on standard input, then a sign of life again and again; when that
-ends or falls silent, so do they.
+They read their certificate from standard input, and then heartbeats. When standard input ends or
+stays silent, they end.
 """
 
 from __future__ import annotations
@@ -15,76 +15,79 @@ from contextlib import suppress
 
 from cluster import certificates
 
-SAYS = "tesserae: "
-"""How a line begins in which our command says what is wrong."""
+ERROR_PREFIX = "tesserae: "
+"""The prefix of lines in which the worker command reports an error."""
 
 
 class WorkerLink:
-    """A process that runs workers, here or through `ssh`, and the pipe that keeps it alive."""
+    """A process that runs workers, locally or over `ssh`, and the pipe that keeps it alive."""
 
-    def __init__(self, words: Sequence[str], files: Mapping[str, bytes]) -> None:
-        """Start it.
+    def __init__(self, command: Sequence[str], files: Mapping[str, bytes]) -> None:
+        """Start the process, and send it the certificate of a worker.
 
         Args:
-            words: The command line.
-            files: Certificates, as `certificates.make` makes them; it is told those of a worker.
+            command: The command line.
+            files: Certificates by file name, as `certificates.make` returns them.
         """
         self.begun = time.monotonic()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would fill up
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block
         self._process = subprocess.Popen(
-            list(words),
+            list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
-            start_new_session=True,  # a terminal's Ctrl-C is the command's to answer
+            stderr=self._output,
+            start_new_session=True,  # Ctrl-C must reach the command only
         )
-        theirs = (certificates.AUTHORITY, "worker.pem", "worker.key")
-        self._write(json.dumps({name: files[name].decode() for name in theirs}) + "\n")
+        names = (certificates.AUTHORITY, "worker.pem", "worker.key")
+        self._write(json.dumps({name: files[name].decode() for name in names}) + "\n")
 
     def beat(self) -> None:
-        """Give a sign of life."""
+        """Send a heartbeat."""
         self._write("\n")
 
     def hang_up(self) -> None:
-        """End its standard input, which ends what runs there."""
+        """Close the standard input of the process, which ends its workers."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Wait for its end; kill it after *seconds*."""
+        """Wait for the process to end, and kill it after *seconds*."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._output.close()
 
     def ended(self) -> str | None:
-        """The last line that it said, if it has ended."""
+        """Return the last line of the output if the process has ended, otherwise None.
+
+        A line with an error of the worker command is preferred.
+        """
         if self._process.poll() is None:
             return None
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        sentences = [line for line in lines if line.startswith(SAYS)]
-        return (sentences or lines or [""])[-1]
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
+        return (errors or lines or [""])[-1]
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):
+        with suppress(OSError):  # the process has ended: `ended` tells why
             self._process.stdin.write(text.encode())
             self._process.stdin.flush()
 
 
-def worker_words(python: str, address: str, options: Mapping[str, str]) -> list[str]:
-    """Return the command line of workers that are told everything on standard input.
+def worker_command(python: str, address: str, options: Mapping[str, str]) -> list[str]:
+    """Return the command line of workers that read their certificate from standard input.
 
     Args:
-        python: The interpreter, where Tesserae is installed.
-        address: Of the scheduler.
-        options: Of `tesserae cluster worker`, by name without dashes.
+        python: Path of a Python interpreter with Tesserae installed.
+        address: Address of the scheduler.
+        options: Options of `tesserae cluster worker`, by name without dashes.
     """
-    words = [python, "-m", "workflows", "cluster", "worker", address, "--stdin"]
+    command = [python, "-m", "workflows", "cluster", "worker", address, "--stdin"]
     for name, value in options.items():
-        words += [f"--{name}", value]
-    return words
+        command += [f"--{name}", value]
+    return command

@@ -1,8 +1,8 @@
-"""Processes that are started again when they end.
+"""Supervision of processes: each is restarted when it ends.
 
-A Dask worker that has lost its scheduler ends, and no scheduler can bring it back: it does not know
-where it was. So somebody on the worker's own machine must. systemd does (`Restart=always`); where
-there is none, this does.
+A Dask worker that has lost its scheduler ends, and no scheduler can restart it, since none knows
+its machine. So a supervisor on that machine must: systemd (`Restart=always`), or this module where
+systemd is not used.
 """
 
 from __future__ import annotations
@@ -17,64 +17,73 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-STEADY_SECONDS = 60.0
-"""A process that lived so long did well: the next is started at once."""
-PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
+STABLE_SECONDS = 60.0
+"""The lifetime after which a process is stable, which resets the pause before its restart."""
+MIN_PAUSE_SECONDS = 1.0
+"""The pause before a restart; it doubles while the program ends early."""
+MAX_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 20.0
-"""Between being asked to stop and being killed."""
-LOOK_SECONDS = 0.2
+"""The time between SIGTERM and SIGKILL."""
+POLL_SECONDS = 0.2
 
 PARENT = "TESSERAE_KEEPER"
-"""The environment variable with the number of the keeper, which what it starts does not outlive."""
+"""The environment variable with the process id of the supervisor, with which its programs end."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is to run all the time."""
+    """A program that must run permanently."""
 
     name: str
+    """The name of the program in messages."""
     words: Sequence[str]
+    """The command line."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """The variables that are added to the environment."""
 
 
-class _Kept:
-    """One program, and the process that it is now."""
+class _SupervisedProgram:
+    """A program and its current process."""
 
     def __init__(self, program: Program, say: Callable[[str], None]) -> None:
         self.program = program
         self._say = say
         self.starts = 0
-        self._pause = PAUSE_SECONDS
-        self._begun = 0.0
-        self._again = 0.0
+        self._pause = MIN_PAUSE_SECONDS
+        self._started_at = 0.0
+        self._next_start = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def look(self, now: float) -> None:
-        """Start it if it is to run and does not."""
+    def update(self, now: float) -> None:
+        """Start the program if it does not run and its pause is over.
+
+        Args:
+            now: Seconds of the monotonic clock.
+        """
         if self.process is not None:
             status = self.process.poll()
             if status is None:
                 return
             self.process = None
-            lived = now - self._begun
+            lifetime = now - self._started_at
+            # Programs that end early are restarted less and less often.
             self._pause = (
-                PAUSE_SECONDS
-                if lived >= STEADY_SECONDS
-                else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+                MIN_PAUSE_SECONDS
+                if lifetime >= STABLE_SECONDS
+                else min(2 * self._pause, MAX_PAUSE_SECONDS)
             )
-            self._again = now + self._pause
+            self._next_start = now + self._pause
             self._say(f"{self.program.name} ended with {status}; again in {self._pause:.0f} s")
-        if now >= self._again:
-            self._begun = now
+        if now >= self._next_start:
+            self._started_at = now
             self.starts += 1
             environment = {**os.environ, **self.program.environment, PARENT: str(os.getpid())}
             self.process = subprocess.Popen(self.program.words, env=environment)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it runs."""
+        """Send a signal to the process if it runs."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -86,51 +95,52 @@ def keep(
     say: Callable[[str], None],
     done: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
-    """Run *programs* until SIGINT or SIGTERM, and start each again that ends.
+    """Run *programs*, and restart each that ends, until SIGINT, SIGTERM or *done*.
 
     Args:
-        programs: What to run.
-        say: Told, in a line, when one has ended.
-        done: Asked all the time whether that is enough.
+        programs: The programs to run.
+        say: Called with one line when a program has ended.
+        done: Function that is polled, and returns True to stop (default: never).
 
     Returns:
-        How often each was started.
+        The number of starts of each program, by name.
     """
-    kept = [_Kept(program, say) for program in programs]
-    stopped: list[int] = []
+    supervised = [_SupervisedProgram(program, say) for program in programs]
+    received: list[int] = []
 
-    def stop(number: int, _: FrameType | None) -> None:
-        stopped.append(number)
+    def record_signal(signum: int, _: FrameType | None) -> None:
+        received.append(signum)
 
-    before = {number: signal.signal(number, stop) for number in STOPS}
+    previous_handlers = {signum: signal.signal(signum, record_signal) for signum in STOP_SIGNALS}
     try:
-        while not stopped and not done():
+        while not received and not done():
             now = time.monotonic()
-            for one in kept:
-                one.look(now)
-            time.sleep(LOOK_SECONDS)
+            for program in supervised:
+                program.update(now)
+            time.sleep(POLL_SECONDS)
     finally:
-        _stop(kept)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return {one.program.name: one.starts for one in kept}
+        _stop_all(supervised)
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)
+    return {program.program.name: program.starts for program in supervised}
 
 
 def run_once(program: Program) -> int:
-    """Run *program* in place of this process, for a supervisor that starts it again itself."""
+    """Replace this process by *program*, for another supervisor, such as systemd, to restart."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvpe(program.words[0], list(program.words), {**os.environ, **program.environment})
 
 
-def _stop(kept: Sequence[_Kept]) -> None:
-    for one in kept:
-        one.signal(signal.SIGTERM)
-    until = time.monotonic() + STOP_SECONDS
-    for one in kept:
-        if one.process is not None:
+def _stop_all(supervised: Sequence[_SupervisedProgram]) -> None:
+    # All get SIGTERM first, so that they stop at the same time.
+    for program in supervised:
+        program.signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for program in supervised:
+        if program.process is not None:
             try:
-                one.process.wait(max(0.0, until - time.monotonic()))
+                program.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                one.signal(signal.SIGKILL)
-                one.process.wait()
+                program.signal(signal.SIGKILL)
+                program.process.wait()

@@ -1,4 +1,4 @@
-"""systemd units for machines where a cluster stands for good."""
+"""systemd units for machines on which a cluster runs permanently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.connect import check_address
 
 _UNIT = """\
 [Unit]
-Description=Tesserae: {what}
+Description=Tesserae: {description}
 After=network-online.target
 Wants=network-online.target
 # However often it ended.
@@ -37,32 +37,41 @@ WantedBy=multi-user.target
 
 
 def texts(address: str, user: str, certs: Path) -> dict[str, str]:
-    """The units, by file name: of a scheduler, and of the workers of a machine.
+    """Return the texts of the units for a scheduler and for workers of a machine, by file name.
 
     Args:
-        address: Of the scheduler, as workers reach it.
-        user: Who runs them.
-        certs: The folder of certificates on each machine.
+        address: Address of the scheduler for its workers.
+        user: Name of the user that runs the services.
+        certs: Folder of certificates on each machine.
+
+    Raises:
+        ClusterError: *address* is not an address of a scheduler.
+        ValueError: *user* or *certs* contains characters that systemd would interpret.
     """
     tesserae = f"{sys.executable} -m workflows cluster"
     check_address(address)
     if any(not c.isprintable() or c in ' "\\%' for c in f"{user}{certs}"):
         raise ValueError("--user and --certs: expected no spaces, quotes, % or control characters.")
-    split = urlsplit(address)
-    where = f"--host {split.hostname} --port {split.port}"
-    trust = " --insecure" if split.scheme == "tcp" else ""
-    wanted = {
-        "tesserae-scheduler.service": ("scheduler", f"scheduler {where}{trust} --once"),
-        "tesserae-worker.service": ("workers", f"worker {address}{trust}"),
+    url = urlsplit(address)
+    listen_options = f"--host {url.hostname} --port {url.port}"
+    insecure_option = " --insecure" if url.scheme == "tcp" else ""
+    units = {
+        "tesserae-scheduler.service": (
+            "scheduler",
+            f"scheduler {listen_options}{insecure_option} --once",
+        ),
+        "tesserae-worker.service": ("workers", f"worker {address}{insecure_option}"),
     }
     return {
-        name: _UNIT.format(what=what, user=user, certs=certs, command=f"{tesserae} {words}")
-        for name, (what, words) in wanted.items()
+        name: _UNIT.format(
+            description=description, user=user, certs=certs, command=f"{tesserae} {arguments}"
+        )
+        for name, (description, arguments) in units.items()
     }
 
 
 def write(folder: Path, address: str, user: str, certs: Path) -> list[Path]:
-    """Write them into *folder*; returns the files."""
+    """Write the units of `texts` into *folder*, and return their paths."""
     paths = []
     for name, text in texts(address, user, certs).items():
         (folder / name).write_text(text)

@@ -1,1 +1,1 @@
-"""Training processes of one world, placed by Dask and supervised by its tasks."""
+"""The ranks of a training world: processes that Dask places, and that its tasks supervise."""

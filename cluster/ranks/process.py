@@ -1,9 +1,9 @@
-"""A rank: the process in which a stage trains, and its bonds to the task that supervises it.
+"""The process of a rank, in which a stage trains, and its links to the task that supervises it.
 
-`python -m cluster.ranks.process` reads from standard input what it is to do, and afterwards whether
-it is to stop; it says what happens on a pipe of its own, as lines of JSON. When standard input
-ends, the task has gone, and the rank goes at once with all that it started; when the rank goes in
-any way, a guard sees to what it started.
+`python -m cluster.ranks.process` reads its order from standard input, and later a request to stop;
+it writes events to a separate pipe as lines of JSON. When standard input ends, the task is gone:
+the rank then saves and ends, with all processes that it started. When the rank ends in any way, a
+guard process kills the processes that it started.
 """
 
 from __future__ import annotations
@@ -25,66 +25,73 @@ from typing import Any, BinaryIO
 from cluster.errors import FinalError
 
 EVENTS = "TESSERAE_RANK_EVENTS"
-"""The environment variable with the number of the pipe that events go to."""
+"""The environment variable with the file descriptor of the pipe for events."""
 
 HEADER = struct.Struct("<Q")
+"""The length of the pickled order that follows on standard input."""
 STOP = b"stop\n"
-GUARD_SECONDS = 0.2
-"""Between two looks of the guard."""
+"""The line on standard input that requests a stop."""
+GUARD_POLL_SECONDS = 0.2
+"""The interval at which the guard checks that the rank is alive."""
 SAVE_SECONDS = 50.0
-"""How long a rank that is to stop may take to save."""
+"""The default time that a rank may take to save after a request to stop."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank knows of itself."""
+    """The identity of a rank, and its connection to the supervising task."""
 
     rank: int
+    """The rank, from 0 to world - 1."""
     world: int
+    """The number of ranks."""
     generation: int
-    """How often the world was made, this time included."""
+    """The number of times that the world was started, this time included."""
     host: str
-    """The address of its machine, by which other ranks reach it."""
+    """The address of the machine, by which other ranks reach it."""
     gpu: bool
-    """Whether it has a GPU, which is `cuda:0` here."""
+    """True if the rank has a GPU, which is `cuda:0` in its process."""
     beside: int = 1
-    """How many ranks are on its machine, this one included."""
+    """The number of ranks on this machine, this one included."""
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when it is to save what it has and return."""
+    """An event that is set when the rank must save and return."""
 
     def emit(self, **message: Any) -> None:
-        """Say something to whoever started the world: values that JSON knows."""
+        """Send an event with JSON values to the process that started the world."""
         line = json.dumps(message).encode() + b"\n"
-        # Nobody listens after the task has gone, and the rank has yet to save.
-        with _lock, suppress(BrokenPipeError):
+        # After the task is gone nobody reads the pipe, but the rank must still save. The lock keeps
+        # lines of several threads apart.
+        with _events_lock, suppress(BrokenPipeError):
             os.write(int(os.environ[EVENTS]), line)
 
 
-_lock = threading.Lock()
+_events_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a rank is to do."""
+    """The function that a rank must run, with its arguments."""
 
     entry: str
-    """`module:function`, which is called with the `Rank` and the arguments."""
+    """The function as `module:function`; it is called with the `Rank` and the arguments."""
     arguments: bytes
-    """A pickled tuple: unpickled once the module is there."""
-    who: dict[str, Any]
+    """The pickled tuple of arguments, which is unpickled after the module is imported."""
+    rank_fields: dict[str, Any]
     """The fields of its `Rank`."""
     save_seconds: float = SAVE_SECONDS
-    """How long it may take to save when it is to stop, or when its task has gone."""
+    """The time in seconds that the rank may take to save after a request to stop, or after its task
+    is gone."""
 
 
 def main() -> int:
-    """Do it; 0 if the function returned."""
-    _guard()
-    life = sys.stdin.buffer
-    order = _read(life)
-    rank = Rank(**order.who)
-    listening = (life, rank.stopping, order.save_seconds)
-    threading.Thread(target=_listen, args=listening, daemon=True).start()
+    """Run the order from standard input; return 0 if its function returned, otherwise 1."""
+    # Before any thread starts, since it forks.
+    _start_guard()
+    stdin = sys.stdin.buffer
+    order = _read_order(stdin)
+    rank = Rank(**order.rank_fields)
+    listener_args = (stdin, rank.stopping, order.save_seconds)
+    threading.Thread(target=_listen_for_stop, args=listener_args, daemon=True).start()
     try:
         module, _, name = order.entry.partition(":")
         function = getattr(importlib.import_module(module), name)
@@ -92,7 +99,7 @@ def main() -> int:
     except FinalError as e:
         rank.emit(what="failed", error=str(e), final=True)
         return 1
-    except BaseException as e:  # noqa: BLE001 - whatever it is, it is told
+    except BaseException as e:  # noqa: BLE001 - every error is reported to the supervisor
         traceback.print_exc()
         rank.emit(what="failed", error=f"{type(e).__name__}: {e}"[:2000])
         return 1
@@ -100,45 +107,46 @@ def main() -> int:
     return 0
 
 
-def _read(life: BinaryIO) -> Order:
-    (length,) = HEADER.unpack(life.read(HEADER.size))
-    order: Order = pickle.loads(life.read(length))
+def _read_order(stdin: BinaryIO) -> Order:
+    (length,) = HEADER.unpack(stdin.read(HEADER.size))
+    order: Order = pickle.loads(stdin.read(length))
     return order
 
 
-def _listen(life: BinaryIO, stopping: threading.Event, save_seconds: float) -> None:
-    while line := life.readline():
+def _listen_for_stop(stdin: BinaryIO, stopping: threading.Event, save_seconds: float) -> None:
+    while line := stdin.readline():
         if line == STOP:
             stopping.set()
-    # The task has gone, with its worker or with the whole command. Steps that were taken since the
-    # last checkpoint would be lost; whoever begins again claims a new generation, for which what
-    # is saved from then on counts for nothing.
-    _write_to_nobody()
+    # The task is gone, with its worker or with the whole command. The rank still saves, so that the
+    # steps since the last checkpoint are not lost. If another generation has started meanwhile, it
+    # ignores what this one writes.
+    _discard_output()
     stopping.set()
     time.sleep(save_seconds)
     os.killpg(0, signal.SIGKILL)
 
 
-def _write_to_nobody() -> None:
-    """Point standard output and error away from pipes that nobody reads."""
+def _discard_output() -> None:
+    """Redirect standard output and error to the null device."""
+    # Writing to a pipe without a reader would raise an error, and prevent the rank from saving.
     null = os.open(os.devnull, os.O_RDWR)
     for number in (1, 2):
         os.dup2(null, number)
     os.close(null)
 
 
-def _guard() -> None:
-    """Leave a small process behind that ends what this one has started, when this one has ended."""
+def _start_guard() -> None:
+    """Fork a small process that kills this one's process group when this one has ended."""
     rank = os.getpid()
     if os.fork():
         return
-    os.setsid()  # not to end with them
+    os.setsid()  # outside the process group that it will kill
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
-    os.closerange(3, 256)
-    while os.getppid() == rank:
-        time.sleep(GUARD_SECONDS)
+    os.closerange(3, 256)  # an open end would keep the pipes of the rank alive
+    while os.getppid() == rank:  # an orphan has another parent
+        time.sleep(GUARD_POLL_SECONDS)
     try:
         os.killpg(rank, signal.SIGKILL)
     finally:
@@ -146,8 +154,8 @@ def _guard() -> None:
 
 
 if __name__ == "__main__":
-    from cluster.ranks import process as this  # not a second module of the same
+    from cluster.ranks import process as this  # classes must be those of the importable module
 
     status = this.main()
     sys.stdout.flush()
-    os._exit(status)  # threads of a collective that hangs would hold up any other end
+    os._exit(status)  # a hanging collective's threads would block a normal exit

@@ -1,7 +1,7 @@
-"""What a Dask task does for a rank: it starts the rank's process beside it, and ends it.
+"""The Dask task of a rank: it starts the process of the rank, supervises it, and ends it.
 
-Whatever happens to either: so the worker's heartbeats go on, a GPU's memory is free when the task
-has ended, and a collective that hangs is ended by ending the process.
+The rank has a process of its own, so that the worker's heartbeats continue during training, the
+memory of a GPU is free when the task has ended, and a hanging collective can be killed.
 """
 
 from __future__ import annotations
@@ -23,98 +23,105 @@ import psutil
 from distributed import Worker, get_worker
 from distributed.core import Status
 
-from cluster.errors import RankError
+from cluster.errors import TrainingRankError
 from cluster.ranks.process import EVENTS, HEADER, STOP, Order
 
 POLL_SECONDS = 0.1
-PUMP_SECONDS = 2.0
-"""So long the last words of a rank that has ended are waited for."""
-TAIL_LINES = 40
-ENDING = (Status.closing, Status.closing_gracefully, Status.closed)
-"""Of a worker that is to end. One that is paused, for want of memory, goes on with what it has."""
+DRAIN_SECONDS = 2.0
+"""The timeout for reading the remaining output of a rank that has ended."""
+MAX_TAIL_LINES = 40
+ENDING_STATES = (Status.closing, Status.closing_gracefully, Status.closed)
+"""The states of a worker that is about to end. A worker that is paused for lack of memory
+continues its tasks."""
 
 
 def supervise(order: Order, topic: str) -> dict[str, Any]:
-    """Run one rank to its end. What the task of a rank does.
+    """Run one rank to its end, as the function of its Dask task.
 
     Args:
-        order: What the rank is to do.
-        topic: Under which its events are logged.
+        order: The function of the rank and its arguments.
+        topic: Dask topic under which the events of the rank are logged.
 
     Returns:
-        What its function returned, under `result`.
+        The result of the function, under the key `result`.
 
     Raises:
-        RankError: It failed.
+        TrainingRankError: The rank failed.
     """
     worker = get_worker()
     key = worker.get_current_task()
-    who = {name: order.who[name] for name in ("rank", "generation")}
-    _topics[topic] += 1
+    identity = {name: order.rank_fields[name] for name in ("rank", "generation")}
+    _rank_counts[topic] += 1
     try:
-        child = _Child(order, lambda message: worker.log_event(topic, message | who))
+        rank_process = _RankProcess(
+            order, lambda message: worker.log_event(topic, message | identity)
+        )
         try:
-            while child.running():
-                if topic in _given_up:
+            while rank_process.running():
+                # Another rank of the world is lost, so this one cannot finish a step either.
+                if topic in _abandoned_topics:
                     break
-                if worker.status in ENDING or _is_cancelled(worker, key):
-                    child.stop(order.save_seconds)
+                # The rank may save: the task was cancelled, its client is gone, or its worker ends.
+                if worker.status in ENDING_STATES or _is_cancelled(worker, key):
+                    rank_process.stop(order.save_seconds)
                 time.sleep(POLL_SECONDS)
         finally:
-            child.close()
+            rank_process.close()
     finally:
-        _topics[topic] -= 1
-    if child.error is not None:
-        raise child.error
-    return {"result": child.result}
+        _rank_counts[topic] -= 1
+    if rank_process.error is not None:
+        raise rank_process.error
+    return {"result": rank_process.result}
 
 
 def supervised(topic: str) -> bool:
-    """Whether this worker still supervises a rank of *topic*."""
-    return _topics[topic] > 0
+    """Return True if this worker still supervises a rank of *topic*."""
+    return _rank_counts[topic] > 0
 
 
-def give_up(topic: str) -> None:
-    """End the ranks of *topic* here without letting them save: one of the others is lost."""
-    _given_up.add(topic)
+def abandon(topic: str) -> None:
+    """Kill the ranks of *topic* on this worker without saving, since another rank is lost."""
+    _abandoned_topics.add(topic)
 
 
-_topics: Counter[str] = Counter()
-_given_up: set[str] = set()
+# Module state of the worker's process: tasks run in its threads, broadcast calls in its event loop.
+_rank_counts: Counter[str] = Counter()
+_abandoned_topics: set[str] = set()
 
 
 def _is_cancelled(worker: Worker, key: object) -> bool:
-    """Whether nobody wants a running task any more: it was cancelled, or its client has gone."""
+    """Return True if a running task was cancelled, or its client is gone."""
     task = worker.state.tasks.get(key)  # type: ignore[call-overload]
     return task is None or task.state == "cancelled"
 
 
-class _Child:
+class _RankProcess:
     """The process of a rank."""
 
     def __init__(self, order: Order, say: Callable[[dict[str, Any]], None]) -> None:
         self._order = order
         self._say = say
-        self._told: float | None = None
-        self._ended: dict[str, Any] | None = None
-        self._failed: dict[str, Any] | None = None
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        events, theirs = os.pipe()
-        environment = {**os.environ, **_network(order.who["host"]), EVENTS: str(theirs)}
+        self._stop_requested: float | None = None
+        self._success: dict[str, Any] | None = None
+        self._failure: dict[str, Any] | None = None
+        self._tail: deque[str] = deque(maxlen=MAX_TAIL_LINES)
+        read_end, child_end = os.pipe()
+        environment = {**os.environ, **_network(order.rank_fields["host"]), EVENTS: str(child_end)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cluster.ranks.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs,),
-            start_new_session=True,
+            pass_fds=(child_end,),
+            start_new_session=True,  # its own process group, which can be killed as a whole
             env=environment,
         )
-        os.close(theirs)
+        os.close(child_end)  # otherwise the read end never sees the end of the pipe
+        # Both pipes are read by threads: a full pipe would block the rank.
         self._pumps = [
             threading.Thread(target=pump, args=(file,), daemon=True)
             for pump, file in (
-                (self._pump_events, os.fdopen(events, "rb")),
+                (self._pump_events, os.fdopen(read_end, "rb")),
                 (self._pump_output, self.process.stdout),
             )
         ]
@@ -124,45 +131,49 @@ class _Child:
         self._write(HEADER.pack(len(data)) + data)
 
     @property
-    def error(self) -> RankError | None:
-        """Why it failed; None if it did not."""
-        if self._ended is not None:
+    def error(self) -> TrainingRankError | None:
+        """The error of a rank that has ended; None if its function returned."""
+        if self._success is not None:
             return None
-        failed, status = self._failed, self.process.returncode
-        if failed is not None and failed.get("final"):
-            return RankError(failed["error"], final=True)
-        first = f"ended with {status}" if failed is None else failed["error"].splitlines()[0]
+        failure, status = self._failure, self.process.returncode
+        if failure is not None and failure.get("final"):
+            return TrainingRankError(failure["error"], final=True)
+        summary = f"ended with {status}" if failure is None else failure["error"].splitlines()[0]
         tail = "\n".join(self._tail)
-        return RankError(f"rank {self._order.who['rank']}: {first}", killed=status < 0, tail=tail)
+        return TrainingRankError(
+            f"rank {self._order.rank_fields['rank']}: {summary}", killed=status < 0, tail=tail
+        )
 
     @property
     def result(self) -> Any:
-        """What its function returned."""
-        return None if self._ended is None else self._ended["result"]
+        """The result of the function; None if the rank failed."""
+        return None if self._success is None else self._success["result"]
 
     def running(self) -> bool:
-        """Whether it runs."""
+        """Return True if the process is running."""
         return self.process.poll() is None
 
     def stop(self, seconds: float) -> None:
-        """Tell it to save and return; end it after *seconds*. May be called all the time."""
+        """Request a stop; kill the process *seconds* after the first request. Callers repeat it."""
         now = time.monotonic()
-        if self._told is None:
-            self._told = now
+        if self._stop_requested is None:
+            self._stop_requested = now
             self._write(STOP)
-        if now - self._told > seconds:
+        if now - self._stop_requested > seconds:
             self._kill()
 
     def close(self) -> None:
-        """End it, and all that it started."""
+        """Kill the process and all processes that it started, and close its pipes."""
         self._kill()
         self.process.wait()
+        # A process that survived in a session of its own may hold the pipes open: wait briefly.
         for pump in self._pumps:
-            pump.join(PUMP_SECONDS)
+            pump.join(DRAIN_SECONDS)
         with suppress(OSError):
             self.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 
     def _kill(self) -> None:
+        # The group: it ends the children of the rank even if its guard is gone.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -175,12 +186,12 @@ class _Child:
     def _pump_events(self, file: Any) -> None:
         with file:
             for line in file:
-                with suppress(ValueError):
+                with suppress(ValueError):  # a line that was cut off when the rank was killed
                     message = json.loads(line)
                     if message.get("what") == "ended":
-                        self._ended = message
+                        self._success = message
                     elif message.get("what") == "failed":
-                        self._failed = message
+                        self._failure = message
                     else:
                         self._say(message)
 
@@ -191,7 +202,8 @@ class _Child:
 
 
 def _network(host: str) -> dict[str, str]:
-    """Have collectives use the interface with the address *host*, and no other."""
+    """Return the environment that restricts collectives to the interface with address *host*."""
+    # Otherwise gloo and NCCL choose, and may listen on an interface that other networks reach.
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address.split("%")[0] == host for address in addresses):
             return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}

@@ -1,11 +1,11 @@
-"""Training processes of one world: placed by Dask, and begun again when one of them is lost.
+"""The training processes of one world, placed by Dask and restarted when one of them is lost.
 
-Dask decides where, and sees who dies; the ranks talk to each other by themselves. Each is a child
-of a Dask task (`cluster.ranks.supervisor`), which does not train.
+Dask places the ranks and detects lost workers; the ranks communicate with each other directly. Each
+rank is a child process of a Dask task (`cluster.ranks.supervisor`), which does not train itself.
 
-When a rank, a worker or a machine dies, all ranks of that generation are ended, and another
-generation begins, with as many as there are: what it goes on from is the stage's to know. When the
-client has gone, ranks are told to stop, as by Ctrl-C: they save and return.
+When a rank, a worker or a machine is lost, all ranks of that generation are ended, and another
+generation starts with the workers that are available; the stage decides where it resumes. When the
+client is gone, ranks are asked to stop, as by Ctrl-C: they save and return.
 """
 
 from __future__ import annotations
@@ -23,73 +23,77 @@ from distributed import Client, Future, Scheduler
 from distributed.core import Status
 
 from cluster.broadcast import ask
-from cluster.errors import ClusterError, RankError
+from cluster.errors import ClusterError, TrainingRankError
 from cluster.ranks.process import SAVE_SECONDS, Order
-from cluster.ranks.supervisor import give_up, supervise, supervised
+from cluster.ranks.supervisor import abandon, supervise, supervised
 
 END_SECONDS = 90.0
-"""So long the ranks of a generation may take to end."""
-LOOK_SECONDS = 0.5
-"""Between two looks at whether all workers are there."""
+"""The timeout for the ranks of a generation to end."""
+POLL_SECONDS = 0.5
+"""The interval between two checks of workers and ranks."""
 ANSWER_SECONDS = 5.0
-"""So long a worker may take to say whether it still supervises a rank."""
-AGAIN_SECONDS = 30.0
-"""So long a new generation waits for as many workers as there were."""
-FIRST_SAY_SECONDS = 1.0
-"""After which it is said what is waited for: a local cluster has its workers before."""
-SAY_SECONDS = 5.0
-"""Between two times that it is said, and how long a new generation waits for it."""
-FAILURES = 3
-"""Generations, one after the other, that may fail without a step forward."""
+"""The timeout for a worker to answer whether it still supervises a rank."""
+REJOIN_SECONDS = 30.0
+"""How long a new generation waits for lost workers to return before it starts with fewer."""
+FIRST_REPORT_SECONDS = 1.0
+"""The delay of the first report of missing workers; a local cluster has its workers earlier."""
+REPORT_SECONDS = 5.0
+"""The interval between two reports of missing workers, and the first delay of a new generation."""
+MAX_CONSECUTIVE_FAILURES = 3
+"""The number of generations that may fail in sequence without progress."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank is to run."""
+class WorkerSlot:
+    """A worker on which one rank can run."""
 
     worker: str
-    """The worker's address."""
+    """The address of the worker."""
     host: str
+    """The address of its machine."""
     gpu: bool
+    """True if the rank uses the worker's GPU."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What ranks a world has."""
+    """The requested ranks of a world."""
 
     ranks: int
-    """At most; as many as there are workers for it, at least one."""
+    """The maximum number of ranks; fewer are started if fewer workers join, at least one."""
     gpu: bool = False
+    """True if each rank needs a GPU."""
     batch: int = 0
-    """Rows that they are to share evenly: fewer ranks, where they could not; 0 = any number."""
+    """The rows of a batch, which the number of ranks must divide; 0 for any number."""
     seconds: float = 600.0
-    """How long the first may take to come."""
+    """The timeout for the workers of the first generation."""
     save_seconds: float = SAVE_SECONDS
-    """How long ranks that are to stop may take to save."""
+    """The time that ranks may take to save after a request to stop, in seconds."""
     option: str = ""
-    """The option of a command that sets *seconds*, for who waits."""
+    """The command-line option that sets *seconds*, for messages."""
 
-    def of(self, there: int) -> int:
-        """How many ranks there are where *there* workers are."""
-        most = min(self.ranks, there)
-        return next(n for n in range(most, 0, -1) if self.batch % n == 0)
+    def of(self, num_workers: int) -> int:
+        """Return the number of ranks for *num_workers* workers, at least 1."""
+        max_ranks = min(self.ranks, num_workers)
+        return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
 
-    def left_out(self, there: int) -> str | None:
-        """Say that ranks are left out since the batch is not dealt out evenly; None if none are."""
-        most = min(self.ranks, there)
-        used = self.of(there)
-        if used == most:
+    def left_out(self, num_workers: int) -> str | None:
+        """Return a notice if workers stay unused because the ranks must divide the batch."""
+        max_ranks = min(self.ranks, num_workers)
+        used = self.of(num_workers)
+        if used == max_ranks:
             return None
-        lower = self.batch - self.batch % most
-        both = f"{lower} or {lower + most}" if lower else f"{most}"
+        lower = self.batch - self.batch % max_ranks
+        sizes = f"{lower} or {lower + max_ranks}" if lower else f"{max_ranks}"
         return (
-            f"a batch of {self.batch} rows cannot be dealt out evenly to {most} ranks:"
-            f" {used} train{'s' * (used == 1)}. A batch of {both} rows would use all {most}."
+            f"a batch of {self.batch} rows cannot be dealt out evenly to {max_ranks} ranks:"
+            f" {used} train{'s' * (used == 1)}. A batch of {sizes} rows would use all {max_ranks}."
         )
 
 
 Begin = Callable[[int], tuple[int, tuple[Any, ...]]]
-"""Given how many ranks there are: claims a generation; returns its number and the arguments."""
+"""A function that claims a generation for a number of ranks, and returns the number of the
+generation and the arguments of its ranks."""
 
 
 def run_world(
@@ -102,41 +106,41 @@ def run_world(
     say: Callable[[str], None] = lambda _: None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """Run ranks until all of them have returned; begin again when one was lost.
+    """Run ranks until all of them have returned, and restart all when one is lost.
 
     Args:
-        client: Of the cluster.
-        wanted: How many ranks, and of which kind.
-        entry: `module:function`, called in each rank with its `cluster.ranks.process.Rank` and the
-            arguments.
-        begin: Called for each generation.
-        on_event: Given what ranks emit, with `rank` and `generation`, as it comes. What names a
-            `step` counts as a step forward when it is further than any before.
-        say: Told, in a line, what was lost.
-        tick: Called all the time.
+        client: A client of the cluster.
+        wanted: Number and kind of the ranks.
+        entry: Function as `module:function`, which is called in each rank with its
+            `cluster.ranks.process.Rank` and the arguments.
+        begin: Function that claims each generation.
+        on_event: Called with each event of a rank, which has `rank` and `generation` added. An
+            event with a higher `step` than all before counts as progress.
+        say: Called with one line when a rank is lost or workers are missing.
+        tick: Called at each check, several times a second at most.
 
     Returns:
-        What each rank returned.
+        The result of each rank, in order.
 
     Raises:
-        RankError: A rank fails again and again without a step forward, or with a `FinalError`.
-        ClusterError: No worker comes.
+        TrainingRankError: Ranks failed repeatedly without progress, or one with a `FinalError`.
+        ClusterError: No worker joined in time, or workers were lost repeatedly without progress.
     """
     world = _World(client, wanted, entry, begin, on_event, say, tick)
     while True:
-        results = world.generation()
+        results = world.run_generation()
         if results is not None:
             return results
 
 
 def gpus_there(client: Client) -> int:
-    """How many workers have a GPU."""
-    return len(_places(client, gpu=True))
+    """Return the number of running workers that have a GPU."""
+    return len(_worker_slots(client, gpu=True))
 
 
 def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
-    """Return the addresses of the workers that ranks may run on now."""
-    return [place.worker for place in _places(client, gpu=gpu)]
+    """Return the addresses of the workers on which ranks can run now."""
+    return [slot.worker for slot in _worker_slots(client, gpu=gpu)]
 
 
 class _World:
@@ -157,97 +161,100 @@ class _World:
         self._on_event = on_event
         self._say = say
         self._tick = tick
-        self._furthest = -1.0
+        self._furthest_step = -1.0
         self._failures = 0
         self._first = True
 
-    def generation(self) -> list[Any] | None:
-        """Run one; what its ranks returned, or None if one was lost."""
-        places = self._places()
+    def run_generation(self) -> list[Any] | None:
+        """Run one generation; return the results of its ranks, or None if one was lost."""
+        slots = self._wait_for_slots()
         self._first = False
-        number, arguments = self._begin(len(places))
-        before = self._furthest
+        number, arguments = self._begin(len(slots))
+        furthest_before = self._furthest_step
+        # A topic of its own for each generation: events of an older one cannot be mistaken for it.
         topic = f"ranks-{secrets.token_hex(8)}"
-        self._client.subscribe_topic(topic, self._heard)
+        self._client.subscribe_topic(topic, self._handle_event)
         futures: list[Future[Any]] = []
         try:
-            futures = self._submit(places, number, arguments, topic)
-            failed = self._watch(places, futures)
-            if failed is None:
+            futures = self._submit(slots, number, arguments, topic)
+            failure = self._wait_for_ranks(slots, futures)
+            if failure is None:
                 return [future.result()["result"] for future in futures]
-            self._ask(places, give_up, topic)
+            # The others would hang in a collective with the lost rank, so they are killed.
+            self._broadcast(slots, abandon, topic)
         finally:
-            self._end(places, futures, topic)
+            self._end_ranks(slots, futures, topic)
             self._client.unsubscribe_topic(topic)
-        self._failures = 0 if self._furthest > before else self._failures + 1
-        if self._failures >= FAILURES or _is_final(failed):
-            raise failed
-        self._say(f"{failed}; all ranks begin again where they last saved")
+        self._failures = 0 if self._furthest_step > furthest_before else self._failures + 1
+        if self._failures >= MAX_CONSECUTIVE_FAILURES or _is_final(failure):
+            raise failure
+        self._say(f"{failure}; all ranks begin again where they last saved")
         return None
 
-    def _places(self) -> list[Place]:
-        """Workers for all ranks; for fewer, if no more come."""
+    def _wait_for_slots(self) -> list[WorkerSlot]:
+        """Wait for workers for all ranks; after a timeout, return slots on those that joined."""
         wanted = self._wanted
-        until = time.monotonic() + (wanted.seconds if self._first else AGAIN_SECONDS)
-        last = time.monotonic() + wanted.seconds
-        say = time.monotonic() + (FIRST_SAY_SECONDS if self._first else SAY_SECONDS)
-        said = -1
+        deadline = time.monotonic() + (wanted.seconds if self._first else REJOIN_SECONDS)
+        final_deadline = time.monotonic() + wanted.seconds
+        next_report = time.monotonic() + (FIRST_REPORT_SECONDS if self._first else REPORT_SECONDS)
+        reported_count = -1
         while True:
-            found = _places(self._client, gpu=wanted.gpu)
-            enough = len(found) >= wanted.ranks
-            if enough or (found and time.monotonic() > until):
-                fewer = wanted.left_out(len(found))
-                if fewer is not None:
-                    self._say(f"notice: {fewer}")
-                return sorted(found[: wanted.of(len(found))], key=lambda place: place.host)
-            if time.monotonic() > say and len(found) != said:
-                said, say = len(found), time.monotonic() + SAY_SECONDS
-                self._say(self._waiting(said, until if found else last))
-            if time.monotonic() > last:
+            slots = _worker_slots(self._client, gpu=wanted.gpu)
+            enough = len(slots) >= wanted.ranks
+            if enough or (slots and time.monotonic() > deadline):
+                notice = wanted.left_out(len(slots))
+                if notice is not None:
+                    self._say(f"notice: {notice}")
+                return sorted(slots[: wanted.of(len(slots))], key=lambda slot: slot.host)
+            if time.monotonic() > next_report and len(slots) != reported_count:
+                reported_count, next_report = len(slots), time.monotonic() + REPORT_SECONDS
+                self._say(self._waiting_text(reported_count, deadline if slots else final_deadline))
+            if time.monotonic() > final_deadline:
                 kind = "worker with a GPU" if wanted.gpu else "worker"
                 raise ClusterError(
                     f"no {kind} came within {wanted.seconds:.0f} s. See `tesserae cluster status`,"
                     " and the logs of `tesserae cluster worker`."
                 )
             self._tick()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _waiting(self, there: int, until: float) -> str:
-        """What is there, what is waited for and for how long, and what happens then."""
+    def _waiting_text(self, num_workers: int, deadline: float) -> str:
+        """Return a line on the workers present, the remaining wait, and what happens after it."""
         wanted = self._wanted
         kind = "workers with a GPU" if wanted.gpu else "workers"
-        left = max(0.0, until - time.monotonic())
-        ranks = wanted.of(there) if there else 0
-        begin = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
+        remaining = max(0.0, deadline - time.monotonic())
+        ranks = wanted.of(num_workers) if num_workers else 0
+        outcome = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
         option = f" ({wanted.option} sets that)" if wanted.option and self._first else ""
         return (
-            f"{there} of {wanted.ranks} {kind} are there: waiting up to {left:.0f} s for the"
-            f" others{option}; then {begin if there else 'the run ends'}"
+            f"{num_workers} of {wanted.ranks} {kind} are there: waiting up to {remaining:.0f} s for"
+            f" the others{option}; then {outcome if num_workers else 'the run ends'}"
         )
 
     def _submit(
-        self, places: Sequence[Place], number: int, arguments: tuple[Any, ...], topic: str
+        self, slots: Sequence[WorkerSlot], number: int, arguments: tuple[Any, ...], topic: str
     ) -> list[Future[Any]]:
         data = cloudpickle.dumps(arguments)
         futures = []
-        for rank, place in enumerate(places):
-            who = {
+        for rank, slot in enumerate(slots):
+            rank_fields = {
                 "rank": rank,
-                "world": len(places),
+                "world": len(slots),
                 "generation": number,
-                "host": place.host,
-                "gpu": place.gpu,
-                "beside": sum(other.host == place.host for other in places),
+                "host": slot.host,
+                "gpu": slot.gpu,
+                "beside": sum(peer.host == slot.host for peer in slots),
             }
+            # Dask must not move or repeat a rank: it is pinned to its worker, without retries.
             futures.append(
                 self._client.submit(
                     supervise,
-                    Order(self._entry, data, who, self._wanted.save_seconds),
+                    Order(self._entry, data, rank_fields, self._wanted.save_seconds),
                     topic,
                     key=f"rank-{rank}-{topic}",
-                    workers=[place.worker],
+                    workers=[slot.worker],
                     allow_other_workers=False,
-                    resources={"GPU": 1} if place.gpu else None,
+                    resources={"GPU": 1} if slot.gpu else None,
                     retries=0,
                     priority=100,
                     pure=False,
@@ -255,76 +262,86 @@ class _World:
             )
         return futures
 
-    def _watch(
-        self, places: Sequence[Place], futures: Sequence[Future[Any]]
+    def _wait_for_ranks(
+        self, slots: Sequence[WorkerSlot], futures: Sequence[Future[Any]]
     ) -> ClusterError | None:
-        """Wait until all have returned, or one is lost; why it was."""
+        """Wait for all ranks; return None when all have returned, or the error of a lost one."""
         while True:
             self._tick()
             states = [future.status for future in futures]
             if all(state == "finished" for state in states):
                 return None
-            for place, state in zip(places, states, strict=True):
+            for slot, state in zip(slots, states, strict=True):
                 if state in ("error", "cancelled", "lost"):
-                    return self._why(place, futures)
-            workers = [place.worker for place in places]
-            if gone := self._client.run_on_scheduler(_gone, workers):
-                return ClusterError(f"worker {gone[0]} is gone")
-            time.sleep(LOOK_SECONDS)
+                    return self._failure_reason(slot, futures)
+            workers = [slot.worker for slot in slots]
+            if missing := self._client.run_on_scheduler(_missing_workers, workers):
+                return ClusterError(f"worker {missing[0]} is gone")
+            time.sleep(POLL_SECONDS)
 
-    def _why(self, place: Place, futures: Sequence[Future[Any]]) -> ClusterError:
-        # One that was killed, or fails by itself, is told before those that then miss it.
-        time.sleep(LOOK_SECONDS)
+    def _failure_reason(self, slot: WorkerSlot, futures: Sequence[Future[Any]]) -> ClusterError:
+        # The cause is reported, not the connection errors that its loss causes in other ranks.
+        time.sleep(POLL_SECONDS)
         errors = [f.exception(timeout=5) for f in futures if f.status == "error"]
-        told = [e for e in errors if isinstance(e, RankError)]
-        if told:
-            return min(told, key=lambda e: (not e.final, not e.killed, "onnection" in str(e)))
-        return ClusterError(f"the rank on {place.worker} was lost ({errors or 'no reason given'})")
+        rank_errors = [e for e in errors if isinstance(e, TrainingRankError)]
+        if rank_errors:
+            return min(
+                rank_errors, key=lambda e: (not e.final, not e.killed, "onnection" in str(e))
+            )
+        return ClusterError(f"the rank on {slot.worker} was lost ({errors or 'no reason given'})")
 
-    def _ask(self, places: Sequence[Place], call: Callable[[str], Any], topic: str) -> list[Any]:
-        workers = [place.worker for place in places]
+    def _broadcast(
+        self, slots: Sequence[WorkerSlot], call: Callable[[str], Any], topic: str
+    ) -> list[Any]:
+        workers = [slot.worker for slot in slots]
         answers = ask(self._client, call, topic, workers=workers, seconds=ANSWER_SECONDS)
         return list(answers.values())
 
-    def _end(self, places: Sequence[Place], futures: Sequence[Future[Any]], topic: str) -> None:
-        """Stop what still runs, and wait for it where it can be waited for."""
+    def _end_ranks(
+        self, slots: Sequence[WorkerSlot], futures: Sequence[Future[Any]], topic: str
+    ) -> None:
+        """Cancel all tasks, and wait for the ranks on workers that answer."""
         self._client.cancel(list(futures))
-        # A task that was cancelled ends its rank by itself; what is on a worker that is cut off
-        # ends when that notices. Nobody waits for those: their generation counts for nothing.
-        until = time.monotonic() + END_SECONDS
-        while time.monotonic() < until:
-            if not any(answer is True for answer in self._ask(places, supervised, topic)):
+        # A cancelled task ends its rank by itself. A rank on a worker that is cut off ends when the
+        # worker notices; it is not waited for, since what its generation saves later is ignored.
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline:
+            if not any(answer is True for answer in self._broadcast(slots, supervised, topic)):
                 return
             self._tick()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _heard(self, event: tuple[float, Any]) -> None:
+    def _handle_event(self, event: tuple[float, Any]) -> None:
         message = event[1]
         if "step" in message:
-            self._furthest = max(self._furthest, float(message["step"]))
+            self._furthest_step = max(self._furthest_step, float(message["step"]))
         self._on_event(message)
 
 
 def _is_final(error: ClusterError) -> bool:
-    return isinstance(error, RankError) and error.final
+    return isinstance(error, TrainingRankError) and error.final
 
 
-def _gone(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:
+def _missing_workers(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:
     return [worker for worker in workers if worker not in dask_scheduler.workers]
 
 
-def _places(client: Client, *, gpu: bool) -> list[Place]:
-    """Those that there are, the better ones first."""
-    found: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
-    places = [Place(address, host, gpu) for host, address, gpus in sorted(found) if gpus or not gpu]
+def _worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
+    """Return a slot on each running worker, in the order of preference."""
+    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
+    slots = [
+        WorkerSlot(address, host, gpu) for host, address, gpus in sorted(workers) if gpus or not gpu
+    ]
     if gpu:
-        return places  # those of a machine together: they are nearer to each other
-    before: Counter[str] = Counter()
-    turns = []
-    for place in places:
-        turns.append((before[place.host], place))
-        before[place.host] += 1
-    return [place for _, place in sorted(turns, key=lambda turn: turn[0])]  # machine by machine
+        return slots  # by machine: ranks on one machine communicate faster
+    slots_per_host: Counter[str] = Counter()
+    ranked = []
+    for slot in slots:
+        ranked.append((slots_per_host[slot.host], slot))
+        slots_per_host[slot.host] += 1
+    return [
+        slot for _, slot in sorted(ranked, key=lambda turn: turn[0])
+    ]  # round robin over machines
 
 
 def _workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:

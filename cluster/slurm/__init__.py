@@ -1,1 +1,1 @@
-"""Clusters whose workers are jobs of Slurm, or processes of one Slurm allocation."""
+"""Clusters whose workers run in Slurm jobs of their own, or in the tasks of one allocation."""

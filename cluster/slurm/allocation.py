@@ -1,9 +1,10 @@
-"""One job of Slurm that holds everything: scheduler, workers and the command.
+"""One Slurm job for everything: scheduler, workers and the command.
 
-`sbatch -N8 prepare.sh`, whose script says `srun tesserae prepare ... --cluster slurm:profile.yaml`.
-Of the processes that srun starts, the first runs the command and the scheduler, and all of them
-have workers: the first one's are a process of their own beside it, with the cores and GPUs that the
-batch system has given to the first. They meet in a folder that all nodes see.
+`sbatch -N8 prepare.sh`, whose script contains `srun tesserae prepare ... --cluster
+slurm:profile.yaml`. Of the processes that srun starts, the first runs the command and the
+scheduler, and all of them run workers. The workers of the first are a separate process on its node,
+with the cores and GPUs that Slurm has assigned to the first. The processes find each other through
+a folder on a file system of all nodes.
 """
 
 from __future__ import annotations
@@ -16,150 +17,159 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import certificates
-from cluster.embedded import Here
+from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
-from cluster.processes.stdin_link import SAYS, WorkerLink, worker_words
-from cluster.slurm.cluster import Profile, host_of, workers_part
+from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
+from cluster.slurm.cluster import Profile, reachable_host, worker_files
 
 BEAT_SECONDS = 15.0
+"""The interval between two heartbeats of the first process."""
 SILENCE_SECONDS = 120.0
-"""Without a sign of life of the first process for so long, the others take it that it is gone."""
+"""How long the other processes wait for a heartbeat of the first before they end."""
 WAIT_SECONDS = 120.0
+"""The timeout of the other processes for the first to start."""
 LEAVE_SECONDS = 5.0
-AGAIN_SECONDS = 30.0
-"""How long this node's workers have lived before they are started again when they end."""
+"""How long the scheduler waits for workers to leave before it stops."""
+MIN_LIFE_SECONDS = 30.0
+"""The minimum time between two starts of the workers of this node."""
 CLOSE_SECONDS = 30.0
-"""How long this node's workers may take to end."""
-ADDRESS = "address"
+"""The timeout for the workers of this node to end."""
+ADDRESS_FILE = "address"
 
 
-class Allocation(Here):
-    """The first process of a step of Slurm: the scheduler, for which all of them work."""
+class Allocation(EmbeddedScheduler):
+    """The scheduler in the first process of a Slurm step; all its processes run workers."""
 
     def __init__(self, profile: Profile, *, dashboard: bool, workers: int, threads: int) -> None:
-        """Start the scheduler and this node's workers, and tell the others where it is.
+        """Start the scheduler and the workers of this node, and publish the address.
 
         Args:
-            profile: Of the site.
-            dashboard: Whether to serve the dashboard, on this machine's loopback address.
-            workers: Processes of this node that decode; each of its GPUs has one more.
-            threads: Tasks that each of them runs at once.
+            profile: Description of the site.
+            dashboard: True to serve the dashboard on the loopback address of this machine.
+            workers: Number of worker processes of this node without a GPU; each GPU has one more.
+            threads: Number of tasks that each of them runs at once.
         """
-        self._folder = _meeting(profile)
+        self._folder = _step_folder(profile)
         _remove(self._folder)
         files = certificates.make()
-        super().__init__(host_of(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, workers_part(files))
-        _write(self._folder / ADDRESS, self.address)
+        super().__init__(reachable_host(profile), files, dashboard=dashboard)
+        certificates.write(self._folder, worker_files(files))
+        _write_atomically(self._folder / ADDRESS_FILE, self.address)
         options = {"workers": str(workers), "threads": str(threads), "gpus": "all"}
         if profile.scratch is not None:
             options["scratch"] = profile.scratch
         self._files, self._options = files, options
-        self._own = self._start_own()
-        self._heart = Heartbeat(self._beat, BEAT_SECONDS)
+        self._local_link = self._start_local_workers()
+        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
 
     def check(self) -> None:
-        """See that the workers of this node have not given up while nobody works yet.
+        """Check that the workers of this node have not failed to start; called while there is none.
 
         Raises:
-            ClusterError: They have, with what they said.
+            ClusterError: They have; the message contains their last output.
         """
-        if (said := self._own.ended()) is not None:
-            raise ClusterError(f"the workers of this node ended: {said.removeprefix(SAYS)}")
+        if (output := self._local_link.ended()) is not None:
+            raise ClusterError(
+                f"the workers of this node ended: {output.removeprefix(ERROR_PREFIX)}"
+            )
 
     def keep(self) -> None:
-        """Start this node's workers again if they have ended. May be called all the time."""
-        lived = time.monotonic() - self._own.begun
-        if lived > AGAIN_SECONDS and self._own.ended() is not None:
-            self._own.hang_up()
-            self._own.wait(0)
-            self._own = self._start_own()
+        """Restart the workers of this node if they have ended. Callers poll this."""
+        lifetime = time.monotonic() - self._local_link.begun
+        if lifetime > MIN_LIFE_SECONDS and self._local_link.ended() is not None:
+            self._local_link.hang_up()
+            self._local_link.wait(0)
+            self._local_link = self._start_local_workers()
 
-    def _start_own(self) -> WorkerLink:
-        return WorkerLink(worker_words(sys.executable, self.address, self._options), self._files)
+    def _start_local_workers(self) -> WorkerLink:
+        return WorkerLink(worker_command(sys.executable, self.address, self._options), self._files)
 
     def _beat(self) -> None:
-        self._own.beat()
-        (self._folder / ADDRESS).touch()
+        self._local_link.beat()
+        # The time of change of the file is the heartbeat for processes on other nodes.
+        (self._folder / ADDRESS_FILE).touch()
 
     def close(self) -> None:
-        """Send the others home, and stop the scheduler."""
-        self._heart.stop()
+        """Let the other processes end, and stop the scheduler."""
+        self._heartbeat.stop()
+        # Without the file the other processes end, and their workers with them.
         with suppress(OSError):
-            (self._folder / ADDRESS).unlink(missing_ok=True)
-        self._own.hang_up()
-        until = time.monotonic() + LEAVE_SECONDS
-        while self.cluster.scheduler_info["workers"] and time.monotonic() < until:
-            time.sleep(0.1)  # one that loses its scheduler first is in no hurry
-        self._own.wait(CLOSE_SECONDS)
+            (self._folder / ADDRESS_FILE).unlink(missing_ok=True)
+        self._local_link.hang_up()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.cluster.scheduler_info["workers"] and time.monotonic() < deadline:
+            time.sleep(0.1)  # a worker that loses its scheduler first would retry for a while
+        self._local_link.wait(CLOSE_SECONDS)
         super().close()
         _remove(self._folder)
 
 
 def place_in_step() -> int:
-    """Which process of a step of Slurm this is.
+    """Return the rank of this process in its Slurm step, from 0.
 
     Raises:
-        ClusterError: It is in none.
+        ClusterError: The process does not belong to a step.
     """
-    place = os.environ.get("SLURM_PROCID")
-    if place is None or "SLURM_STEP_ID" not in os.environ:
+    step_rank = os.environ.get("SLURM_PROCID")
+    if step_rank is None or "SLURM_STEP_ID" not in os.environ:
         raise ClusterError(
             "way: allocation is for what srun starts: expected `srun tesserae ...` in a script for"
             " sbatch."
         )
-    return int(place)
+    return int(step_rank)
 
 
 def wait_for_first(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
-    """Wait for the first process of the step.
+    """Wait for the first process of the step to publish the address of its scheduler.
 
     Returns:
-        The scheduler's address, the folder of certificates, and whether the first has ended.
+        The address, the folder of certificates, and a function that returns True once the first
+        process has ended.
 
     Raises:
-        ClusterError: It did not come.
+        ClusterError: The first process did not start in time.
     """
-    folder = _meeting(profile)
-    said = folder / ADDRESS
-    until = time.monotonic() + WAIT_SECONDS
-    while not said.exists():
-        if time.monotonic() > until:
+    folder = _step_folder(profile)
+    address_file = folder / ADDRESS_FILE
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not address_file.exists():
+        if time.monotonic() > deadline:
             raise ClusterError(
                 f"the first process of the step did not say where it is, in {folder}. All nodes"
                 " must see that folder: name another with shared: in the profile."
             )
         time.sleep(0.2)
 
-    def ended() -> bool:
+    def has_ended() -> bool:
         try:
-            return time.time() - said.stat().st_mtime > SILENCE_SECONDS
+            return time.time() - address_file.stat().st_mtime > SILENCE_SECONDS
         except FileNotFoundError:
             return True
 
-    return said.read_text(), folder, ended
+    return address_file.read_text(), folder, has_ended
 
 
-def _meeting(profile: Profile) -> Path:
+def _step_folder(profile: Profile) -> Path:
     step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     return Path(profile.shared).expanduser() / step
 
 
 def _remove(folder: Path) -> None:
-    """Remove what a first process writes in *folder*, and the folder if nothing else is in it.
+    """Remove the files of a first process from *folder*, and the folder if it is empty then.
 
-    It has the name of a step, in a folder that others may use too.
+    The folder has the name of a step, and its parent may be used by others, so foreign files and
+    links are left alone.
     """
     if folder.is_symlink() or not folder.is_dir():
         return
     certificates.remove(folder)
-    (folder / ADDRESS).unlink(missing_ok=True)
+    (folder / ADDRESS_FILE).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 
 
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text)
-    beside.replace(path)
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    temporary.replace(path)

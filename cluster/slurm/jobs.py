@@ -1,4 +1,4 @@
-"""The jobs of a batch system that workers run in: how many there shall be, and which may go."""
+"""The jobs of a batch system in which workers run: their number, and which may be cancelled."""
 
 from __future__ import annotations
 
@@ -10,51 +10,53 @@ from typing import Protocol
 
 from cluster.errors import ClusterError
 
-BRIEF_SECONDS = 20.0
-"""A job that ran no longer did not work."""
-BRIEF_JOBS = 3
-"""So many of a kind, one after the other, while no other works: it is said, and not tried again."""
-MANY_BRIEF_JOBS = 12
+MAX_BRIEF_SECONDS = 20.0
+"""A job that ran at most this long counts as failed."""
+MAX_CONSECUTIVE_FAILURES = 3
+"""The number of failed jobs of one kind, in sequence, that ends the run if no other job works."""
+MAX_FAILURES_WHILE_RUNNING = 12
+"""The limit of failed jobs while other jobs have just started and may still succeed."""
 HOLD_SECONDS = 30.0
-"""After a job that did not work, or was not taken, so long no other of its kind is submitted."""
-SPARE_LOOKS = 3
-"""So many looks in a row must find a job too many before one is let go."""
+"""The pause before another job of a kind is submitted after one failed or was rejected."""
+SURPLUS_CHECKS = 3
+"""The number of consecutive updates that must find a surplus before jobs are cancelled."""
 CLOSE_SECONDS = 20.0
-"""So long the end waits until the batch system has let go of all jobs."""
+"""The timeout for the batch system to remove cancelled jobs at the end."""
 
 
-class Batch(Protocol):
-    """What is asked of a batch system."""
+class BatchSystem(Protocol):
+    """The interface of a batch system."""
 
     def submit(self, name: str) -> str:
-        """Submit a job of a kind; returns its number, or raises ClusterError."""
+        """Submit a job of the kind *name* and return its number; raise ClusterError if rejected."""
 
     def queued(self) -> Mapping[str, bool] | None:
-        """Whether each of our jobs runs, by number, of those that wait or run; None = no answer."""
+        """Return this user's queued jobs by number, True if running; None without an answer."""
 
     def cancel(self, numbers: Sequence[str]) -> None:
-        """Cancel jobs, if it can be done."""
+        """Cancel jobs; errors are ignored, since the caller repeats it."""
 
 
 class Load(Protocol):
-    """What is asked of the scheduler."""
+    """The interface to the load of a Dask scheduler."""
 
-    def wanted(self) -> int:
-        """How many workers it has work for."""
+    def workers_needed(self) -> int:
+        """Return the number of workers for which there is work."""
 
     def idle(self) -> set[str]:
-        """Numbers of jobs of which it is certain that no worker has a task."""
+        """Return the numbers of jobs whose workers certainly have no task."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How many jobs of a kind there may be."""
+class JobPool:
+    """The number and size of the jobs of one kind."""
 
     count: int
+    """The number of jobs; the maximum if `minimum` is set."""
     processes: int
-    """Workers of each."""
-    least: int | None = None
-    """So many at least, and up to `count` as there is work; None = always `count`."""
+    """The number of workers of each job."""
+    minimum: int | None = None
+    """The minimum number of jobs, which grows to `count` with the load; None for always `count`."""
 
 
 @dataclass
@@ -66,107 +68,111 @@ class _Job:
 
 
 class Jobs:
-    """The jobs of a run."""
+    """The jobs of a run, whose number follows the load."""
 
     def __init__(
-        self, shapes: Mapping[str, Shape], batch: Batch, say: Callable[[str], None]
+        self, shapes: Mapping[str, JobPool], batch: BatchSystem, say: Callable[[str], None]
     ) -> None:
         self._shapes = shapes
         self._batch = batch
         self._say = say
         self._jobs: list[_Job] = []
-        self._brief: Counter[str] = Counter()
-        self._hold: dict[str, float] = {}
-        self._spare: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._hold_until: dict[str, float] = {}
+        self._surplus_checks: Counter[str] = Counter()
 
     @property
     def numbers(self) -> list[str]:
-        """Of all that may be there."""
+        """The numbers of all jobs that may be queued."""
         return [job.number for job in self._jobs]
 
-    def begin(self) -> None:
-        """Submit the first.
+    def submit_initial(self) -> None:
+        """Submit the initial jobs.
 
         Raises:
-            ClusterError: One is not taken.
+            ClusterError: The batch system rejects one.
         """
         for name, target in self._targets(None).items():
             for _ in range(target):
                 self._jobs.append(_Job(self._batch.submit(name), name))
 
-    def look(self, now: float, load: Load | None) -> None:
-        """See what has ended, and have as many as there is work for.
+    def update(self, now: float, load: Load | None) -> None:
+        """Replace jobs that have ended, and adapt their number to the load.
 
         Args:
-            now: Seconds of some clock.
-            load: What there is to do; None = not known yet.
+            now: Seconds of a monotonic clock.
+            load: Load of the scheduler; None if it is not known yet.
 
         Raises:
-            ClusterError: Jobs end as soon as they begin, or none is taken.
+            ClusterError: Jobs end as soon as they begin, or all are rejected.
         """
-        there = self._batch.queued()
-        if there is None:
+        queued = self._batch.queued()
+        if queued is None:
             return
-        self._note(there, now)
+        self._record(queued, now)
         for name, target in self._targets(load).items():
-            mine = [job for job in self._jobs if job.name == name and not job.leaving]
-            if len(mine) < target and now >= self._hold.get(name, now):
-                self._add(name, target - len(mine), now)
-            self._spare[name] = self._spare[name] + 1 if len(mine) > target else 0
-            if load is not None and self._spare[name] >= SPARE_LOOKS:
-                self._let_go(mine, len(mine) - target, load)
+            active = [job for job in self._jobs if job.name == name and not job.leaving]
+            if len(active) < target and now >= self._hold_until.get(name, now):
+                self._add(name, target - len(active), now)
+            self._surplus_checks[name] = (
+                self._surplus_checks[name] + 1 if len(active) > target else 0
+            )
+            if load is not None and self._surplus_checks[name] >= SURPLUS_CHECKS:
+                self._release(active, len(active) - target, load)
         if leaving := [job.number for job in self._jobs if job.leaving]:
-            self._batch.cancel(leaving)  # again, if it was not heard
+            self._batch.cancel(leaving)  # repeated until it succeeds
 
     def close(self) -> list[str]:
-        """Cancel all; returns those that the batch system has not let go of."""
-        until = time.monotonic() + CLOSE_SECONDS
-        left = self.numbers
-        while left:
-            self._batch.cancel(left)
-            there = self._batch.queued()
-            left = [number for number in left if there is None or number in there]
-            if not left or time.monotonic() > until:
+        """Cancel all jobs; return the numbers of those that are still queued after a timeout."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        remaining = self.numbers
+        while remaining:
+            self._batch.cancel(remaining)
+            queued = self._batch.queued()
+            remaining = [number for number in remaining if queued is None or number in queued]
+            if not remaining or time.monotonic() > deadline:
                 break
             time.sleep(1)
-        return left
+        return remaining
 
-    def _note(self, there: Mapping[str, bool], now: float) -> None:
-        works = False
+    def _record(self, queued: Mapping[str, bool], now: float) -> None:
+        any_working = False
         for job in list(self._jobs):
-            if job.number in there:
-                if there[job.number] and job.started is None:
+            if job.number in queued:
+                if queued[job.number] and job.started is None:
                     job.started = now
-                if job.started is not None and now - job.started > BRIEF_SECONDS:
-                    self._brief[job.name] = 0
-                    works = True
+                if job.started is not None and now - job.started > MAX_BRIEF_SECONDS:
+                    self._failures[job.name] = 0
+                    any_working = True
                 continue
             self._jobs.remove(job)
             if job.leaving:
                 continue
             self._say(f"job {job.number} has ended")
-            if job.started is None or now - job.started <= BRIEF_SECONDS:
-                self._brief[job.name] += 1
-                self._hold[job.name] = now + HOLD_SECONDS
-        # One that has just begun may turn out well: then a few more are tried.
-        most = MANY_BRIEF_JOBS if any(there.values()) else BRIEF_JOBS
-        if not works and any(count >= most for count in self._brief.values()):
+            if job.started is None or now - job.started <= MAX_BRIEF_SECONDS:
+                self._failures[job.name] += 1
+                self._hold_until[job.name] = now + HOLD_SECONDS
+        # A job that has just started may succeed: in that case a few more failures are allowed.
+        max_failures = (
+            MAX_FAILURES_WHILE_RUNNING if any(queued.values()) else MAX_CONSECUTIVE_FAILURES
+        )
+        if not any_working and any(count >= max_failures for count in self._failures.values()):
             raise ClusterError("jobs end as soon as they begin")
 
     def _targets(self, load: Load | None) -> dict[str, int]:
-        fixed = {name: shape.count for name, shape in self._shapes.items() if shape.least is None}
-        scaled = {n: shape for n, shape in self._shapes.items() if shape.least is not None}
+        fixed = {name: shape.count for name, shape in self._shapes.items() if shape.minimum is None}
+        scaled = {n: shape for n, shape in self._shapes.items() if shape.minimum is not None}
         if not scaled:
             return fixed
-        left = 0 if load is None else load.wanted()
-        left -= sum(count * self._shapes[name].processes for name, count in fixed.items())
-        found = dict(fixed)
+        unassigned = 0 if load is None else load.workers_needed()
+        unassigned -= sum(count * self._shapes[name].processes for name, count in fixed.items())
+        targets = dict(fixed)
         for name, shape in scaled.items():
-            wanted = -(-max(0, left) // max(1, shape.processes))
-            least = max(shape.least or 0, 0 if sum(found.values()) else 1)
-            found[name] = min(shape.count, max(least, wanted))
-            left -= found[name] * shape.processes
-        return found
+            needed = -(-max(0, unassigned) // max(1, shape.processes))
+            minimum_count = max(shape.minimum or 0, 0 if sum(targets.values()) else 1)
+            targets[name] = min(shape.count, max(minimum_count, needed))
+            unassigned -= targets[name] * shape.processes
+        return targets
 
     def _add(self, name: str, count: int, now: float) -> None:
         for _ in range(count):
@@ -175,18 +181,20 @@ class Jobs:
             except ClusterError as e:
                 if not self._jobs:
                     raise
-                self._say(str(e))  # a limit on jobs, say: those that are there go on
-                self._hold[name] = now + HOLD_SECONDS
+                self._say(str(e))  # for example a limit on jobs: the others continue
+                self._hold_until[name] = now + HOLD_SECONDS
                 return
             self._jobs.append(job)
             self._say(f"job {job.number} is submitted")
 
-    def _let_go(self, mine: Sequence[_Job], surplus: int, load: Load) -> None:
-        waiting = [job for job in mine if job.started is None]
-        free = waiting
+    def _release(self, active: Sequence[_Job], surplus: int, load: Load) -> None:
+        waiting = [job for job in active if job.started is None]
+        releasable = waiting
         if len(waiting) < surplus:
             idle = load.idle()
-            free = waiting + [job for job in mine if job.number in idle and job not in waiting]
-        for job in free[:surplus]:
+            releasable = waiting + [
+                job for job in active if job.number in idle and job not in waiting
+            ]
+        for job in releasable[:surplus]:
             job.leaving = True
             self._say(f"job {job.number} is let go: nothing is left for it to do")

@@ -1,4 +1,4 @@
-"""How many workers the tasks of a scheduler can use, and which have nothing to do."""
+"""The number of workers that a scheduler's tasks can use, and the workers that are idle."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from distributed import Client, Scheduler
 
 HORIZON_SECONDS = 60.0
-"""So long shall what is to be done take: for less, no machine is worth its start."""
+"""The target duration of the remaining work: no job is started to finish in less."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a scheduler could do with."""
+class WorkerDemand:
+    """The load of a scheduler."""
 
     workers: int
+    """The number of workers for which there is work."""
     idle: frozenset[str]
-    """Addresses of workers without a task."""
+    """The addresses of workers without a task."""
 
 
-def need(client: Client) -> Need:
-    """Ask it: by Dask's own measure, of how many tasks there are and how long such have taken."""
-    workers, idle = client.run_on_scheduler(_need)
-    return Need(workers, frozenset(idle))
+def worker_demand(client: Client) -> WorkerDemand:
+    """Return the load by Dask's own estimate, from the number of tasks and their past durations."""
+    workers, idle = client.run_on_scheduler(_worker_demand)
+    return WorkerDemand(workers, frozenset(idle))
 
 
-def _need(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
-    there = dask_scheduler.workers.values()
-    idle = [worker.address for worker in there if not worker.processing]
+def _worker_demand(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
+    workers = dask_scheduler.workers.values()
+    idle = [worker.address for worker in workers if not worker.processing]
     return dask_scheduler.adaptive_target(target_duration=HORIZON_SECONDS), idle

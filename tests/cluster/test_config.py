@@ -5,7 +5,7 @@ from __future__ import annotations
 import dask
 import pytest
 
-from cluster.config import allocator, in_force, settings
+from cluster.config import allocator_environment, dask_settings, in_force
 from pipeline import jobs
 
 
@@ -16,7 +16,7 @@ def test_they_hold_while_they_are_in_force_and_no_longer() -> None:
         assert dask.config.get("distributed.worker.multiprocessing-method") == "forkserver"
         assert dask.config.get("distributed.comm.compression") == before[1]["compression"]
         kept = dask.config.get("distributed.nanny.pre-spawn-environ")
-        assert kept.items() >= {**allocator(), "OMP_NUM_THREADS": 1}.items()
+        assert kept.items() >= {**allocator_environment(), "OMP_NUM_THREADS": 1}.items()
     assert dask.config.get("distributed.comm") == before[1]
 
 
@@ -29,7 +29,7 @@ def test_the_environment_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_task_is_isolated_after_as_many_losses_as_the_graph_counts_with() -> None:
     """The two say the same number."""
-    allowed = settings()["distributed"]["scheduler"]["allowed-failures"]
+    allowed = dask_settings()["distributed"]["scheduler"]["allowed-failures"]
     assert allowed == jobs.ALLOWED_LOSSES
 
 
@@ -44,4 +44,4 @@ def test_every_setting_is_one_that_dask_knows() -> None:
                 check(value, theirs[name], f"{path}.{name}".lstrip("."))
 
     defaults = dask.config.merge(*dask.config.defaults)
-    check(settings(), defaults, "")
+    check(dask_settings(), defaults, "")

@@ -17,10 +17,10 @@ from distributed import Client
 
 from cluster import certificates, local
 from cluster.broadcast import ask
-from cluster.config import allocator
+from cluster.config import allocator_environment
 from cluster.dashboard.lazy import add_page
 from cluster.local import Local
-from cluster.slurm.cluster import _Tasks
+from cluster.slurm.cluster import _SchedulerLoad
 from tests.commands import wait_until
 
 
@@ -62,15 +62,15 @@ def test_jobs_whose_workers_have_nothing_to_do_are_told_by_the_workers(
 ) -> None:
     """By what is in their environment, whatever is in that of who asks."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert _Tasks(client).idle() == set()  # they are in no job
+    assert _SchedulerLoad(client).idle() == set()  # they are in no job
     numbers = dict(zip(sorted(client.run(os.getpid)), ("11", "12"), strict=True))
     for worker, number in numbers.items():
         client.run(lambda n=number: os.environ.update(SLURM_JOB_ID=n), workers=[worker])
-    assert _Tasks(client).idle() == {"11", "12"}
+    assert _SchedulerLoad(client).idle() == {"11", "12"}
     busy = min(numbers)
     future = client.submit(time.sleep, 5, workers=[busy], pure=False)
     try:
-        assert wait_until(lambda: _Tasks(client).idle() == {"12"})
+        assert wait_until(lambda: _SchedulerLoad(client).idle() == {"12"})
     finally:
         client.run(lambda: os.environ.pop("SLURM_JOB_ID"))
         client.cancel([future], force=True)
@@ -119,7 +119,7 @@ with Local(1, 1) as made:
 def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
     """What reads its settings when a process starts is the fork server: it has them."""
     for environment in client.run(lambda: dict(os.environ)).values():
-        assert allocator().items() <= environment.items()
+        assert allocator_environment().items() <= environment.items()
 
 
 def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) -> None:

@@ -27,7 +27,9 @@ def long_folder(tmp_path: Path) -> Path:
 def test_a_folder_that_holds_sockets_is_used(tmp_path: Path) -> None:
     """And left as it was."""
     assert find_socket_folder("/tmp") == Path("/tmp")
-    assert not [path for path in Path("/tmp").glob("pymp-*") if (path / sockets.NAME).exists()]
+    assert not [
+        path for path in Path("/tmp").glob("pymp-*") if (path / sockets.SAMPLE_NAME).exists()
+    ]
 
 
 def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
@@ -41,10 +43,10 @@ def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
         "print(folder, oct(os.stat(folder).st_mode), tempfile.gettempdir())"
     )
     environment = {**os.environ, "TMPDIR": str(long_folder(tmp_path)), "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    folder, mode, temporary = said
+    folder, mode, temporary = output
     assert Path(folder).parent in map(Path, sockets.SHORT_FOLDERS)
     assert stat.S_IMODE(int(mode, 8)) == 0o700
     assert temporary == environment["TMPDIR"]  # large files stay where they were sent

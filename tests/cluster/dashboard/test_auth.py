@@ -21,7 +21,7 @@ from tornado import web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from cluster import certificates
-from cluster.dashboard.auth import COOKIE, TOKEN_FILE, _Refuse, dask_setup
+from cluster.dashboard.auth import COOKIE, TOKEN_FILE, _UnauthorizedHandler, dask_setup
 from tests.commands import PATIENCE, ROOT, wait_until
 from tests.workflows.test_cluster_programs import free_port
 
@@ -211,4 +211,4 @@ def test_a_gate_without_a_token_lets_in_nobody(
                 headers=HTTPHeaders({"Host": "a", **headers}), connection=Mock(), start_line=line
             )
             delegate = application.find_handler(request)
-            assert delegate.handler_class is _Refuse
+            assert delegate.handler_class is _UnauthorizedHandler

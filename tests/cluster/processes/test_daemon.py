@@ -187,7 +187,7 @@ daemon.start(Path({str(folder)!r}), "one", ["sleep", "600"])
 def test_a_record_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
     """No program is known by it, and none is looked for."""
     (tmp_path / "one.json").write_text(text)
-    daemon.check_here(tmp_path, "one")
+    daemon.check_same_host(tmp_path, "one")
     assert daemon.process(tmp_path, "one") is None
     assert daemon.stop(tmp_path, "one") is False
 

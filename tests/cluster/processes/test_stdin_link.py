@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import certificates, ssh
-from cluster.processes.stdin_link import WorkerLink, worker_words
+from cluster.processes.stdin_link import WorkerLink, worker_command
 from cluster.ssh import Host, Hosts, Ssh
 from tests.commands import wait_until
 
@@ -46,7 +46,7 @@ def test_machines_behind_ssh_are_hung_up_when_the_command_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They end by themselves, and put away what they have: nobody kills the connection first."""
-    monkeypatch.setattr(ssh, "SSH", (sys.executable, "-c", LISTEN))
+    monkeypatch.setattr(ssh, "SSH_COMMAND", (sys.executable, "-c", LISTEN))
     monkeypatch.setattr(ssh, "CLOSE_SECONDS", 10.0)
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
@@ -59,6 +59,6 @@ def test_machines_behind_ssh_are_hung_up_when_the_command_ends(
 
 def test_the_options_of_a_worker_are_words() -> None:
     """After what it is."""
-    words = worker_words("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
+    words = worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
     assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
     assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]

@@ -22,7 +22,7 @@ def test_what_a_rank_has_started_ends_when_nothing_else_is_left_to_end_it(
     """Its guard may have been killed, for want of memory, say: the task ends the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), WHO)
-    child = supervisor._Child(order, lambda message: None)
+    child = supervisor._RankProcess(order, lambda message: None)
     try:
         said = tmp_path / "child-0"
         assert wait_until(lambda: said.exists() and len(said.read_text().split()) == 2)

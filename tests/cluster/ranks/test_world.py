@@ -21,7 +21,7 @@ from distributed.core import Status
 from cluster.errors import ClusterError
 from cluster.local import Local
 from cluster.ranks import world as rank_world
-from cluster.ranks.world import RankError, Wanted, run_world
+from cluster.ranks.world import TrainingRankError, Wanted, run_world
 from tests.commands import ROOT, wait_until
 
 HERE = "tests.cluster.walking"
@@ -149,20 +149,20 @@ def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path,
 def test_an_error_of_a_rank_reaches_the_person(client: Client) -> None:
     """With its last lines; and not for ever."""
     heard = Heard()
-    with pytest.raises(RankError, match="no more of this") as caught:
+    with pytest.raises(TrainingRankError, match="no more of this") as caught:
         heard.run(client, 2, "fail")
     assert "\n" not in str(caught.value)
     assert "it was the third picture" in caught.value.tail
     assert "it was the third picture" in "".join(traceback.format_exception(caught.value))
-    assert len(heard.worlds) == rank_world.FAILURES
-    with pytest.raises(RankError, match="rank 0: ended with -9"):
+    assert len(heard.worlds) == rank_world.MAX_CONSECUTIVE_FAILURES
+    with pytest.raises(TrainingRankError, match="rank 0: ended with -9"):
         heard.run(client, 1, "end_by_itself")
 
 
 def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
     """At once, as the sentence that it is: not the others' words about it."""
     heard = Heard()
-    with pytest.raises(RankError) as caught:
+    with pytest.raises(TrainingRankError) as caught:
         heard.run(client, 2, "refuse")
     assert str(caught.value) == "no rate is as high as 1e30."
     assert heard.worlds == [2]
@@ -184,8 +184,8 @@ def test_what_is_waited_for_is_said_at_once(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What there is, for how long, by which option, and what comes then."""
-    monkeypatch.setattr(rank_world, "FIRST_SAY_SECONDS", 0.0)
-    monkeypatch.setattr(rank_world, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
     said: list[str] = []
     wanted = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
     heard = Heard()
@@ -210,8 +210,8 @@ def test_what_is_waited_for_is_said_at_once(
 def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: str) -> None:
     """However it ends."""
     heard = Heard()
-    monkey_failures = rank_world.FAILURES
-    rank_world.FAILURES = 1
+    monkey_failures = rank_world.MAX_CONSECUTIVE_FAILURES
+    rank_world.MAX_CONSECUTIVE_FAILURES = 1
     caught: list[BaseException] = []
 
     def work() -> None:
@@ -234,7 +234,7 @@ def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: 
         assert wait_until(lambda: not rank.is_running() or rank.status() == "zombie")
     finally:
         thread.join()
-        rank_world.FAILURES = monkey_failures
+        rank_world.MAX_CONSECUTIVE_FAILURES = monkey_failures
     assert caught
     client.wait_for_workers(3, timeout=60)
 

@@ -10,7 +10,7 @@ def test_what_others_have_in_the_folder_of_a_step_stays(tmp_path):
     """It lies in a folder that is shared, and has a name that is a number."""
     folder = tmp_path / "17.0"
     certificates.write(folder, certificates.make())
-    (folder / allocation.ADDRESS).write_text("tls://here")
+    (folder / allocation.ADDRESS_FILE).write_text("tls://here")
     (folder / "results").write_text("mine")
     allocation._remove(folder)
     assert [path.name for path in folder.iterdir()] == ["results"]
@@ -18,7 +18,7 @@ def test_what_others_have_in_the_folder_of_a_step_stays(tmp_path):
     allocation._remove(folder)
     assert not folder.exists()
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / allocation.ADDRESS).write_text("mine")
+    (tmp_path / "elsewhere" / allocation.ADDRESS_FILE).write_text("mine")
     folder.symlink_to(tmp_path / "elsewhere")
     allocation._remove(folder)
-    assert (tmp_path / "elsewhere" / allocation.ADDRESS).read_text() == "mine"
+    assert (tmp_path / "elsewhere" / allocation.ADDRESS_FILE).read_text() == "mine"

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from cluster.errors import ClusterError
 from cluster.slurm import jobs
-from cluster.slurm.jobs import Jobs, Shape
+from cluster.slurm.jobs import JobPool, Jobs
 
 STEP = 10.0
 
 
 @dataclass
-class Made:
+class SimulatedJob:
     """A job: what it does is decided when it is submitted."""
 
     name: str
@@ -26,38 +26,38 @@ class Made:
     runs: float = 1e9
     cancelled: bool = False
 
-    def there(self, now: float) -> bool:
+    def is_queued(self, now: float) -> bool:
         """Whether it waits or runs."""
         return not self.cancelled and now < self.submitted + self.waits + self.runs
 
     def running(self, now: float) -> bool:
         """Whether it runs."""
-        return self.there(now) and now >= self.submitted + self.waits
+        return self.is_queued(now) and now >= self.submitted + self.waits
 
 
 @dataclass
 class Site:
     """A batch system, and a scheduler whose workers are in its jobs."""
 
-    make: Callable[[int, str, float], Made]
+    make: Callable[[int, str, float], SimulatedJob]
     now: float = 0.0
     work: int = 0
     """Workers that there is something to do for."""
-    made: list[Made] = field(default_factory=list)
+    submitted_jobs: list[SimulatedJob] = field(default_factory=list)
     refuses: Callable[[int], bool] = lambda _: False
     deaf: int = 0
     """How often a wish to cancel is not heard."""
     busy: set[str] = field(default_factory=set)
 
     def submit(self, name: str) -> str:
-        if self.refuses(len(self.made)):
+        if self.refuses(len(self.submitted_jobs)):
             raise ClusterError("a limit of jobs is reached")
-        self.made.append(self.make(len(self.made), name, self.now))
-        return str(len(self.made) - 1)
+        self.submitted_jobs.append(self.make(len(self.submitted_jobs), name, self.now))
+        return str(len(self.submitted_jobs) - 1)
 
     def queued(self) -> Mapping[str, bool]:
         return {
-            str(n): job.running(self.now) for n, job in enumerate(self.made) if job.there(self.now)
+            str(n): job.running(self.now) for n, job in enumerate(self.submitted_jobs) if job.is_queued(self.now)
         }
 
     def cancel(self, numbers: Sequence[str]) -> None:
@@ -65,119 +65,119 @@ class Site:
             self.deaf -= 1
             return
         for number in numbers:
-            self.made[int(number)].cancelled = True
+            self.submitted_jobs[int(number)].cancelled = True
 
-    def wanted(self) -> int:
+    def workers_needed(self) -> int:
         return self.work
 
     def idle(self) -> set[str]:
         return {number for number, runs in self.queued().items() if runs} - self.busy
 
-    def pass_time(self, found: Jobs, seconds: float) -> None:
+    def pass_time(self, pool: Jobs, seconds: float) -> None:
         """Look again and again."""
         until = self.now + seconds
         while self.now < until:
             self.now += STEP
-            found.look(self.now, self)
+            pool.update(self.now, self)
 
     def count(self, name: str = "cpu") -> int:
         """Jobs of a kind that wait or run."""
-        return sum(job.there(self.now) for job in self.made if job.name == name)
+        return sum(job.is_queued(self.now) for job in self.submitted_jobs if job.name == name)
 
 
-def good(_: int, name: str, now: float) -> Made:
+def good(_: int, name: str, now: float) -> SimulatedJob:
     """Starts at once, and runs on."""
-    return Made(name, now)
+    return SimulatedJob(name, now)
 
 
-def begun(site: Site, **shapes: Shape) -> tuple[Jobs, list[str]]:
+def start_jobs(site: Site, **shapes: JobPool) -> tuple[Jobs, list[str]]:
     """Jobs of a site, and what is said of them."""
-    said: list[str] = []
-    found = Jobs(shapes, site, said.append)
-    found.begin()
-    return found, said
+    messages: list[str] = []
+    pool = Jobs(shapes, site, messages.append)
+    pool.submit_initial()
+    return pool, messages
 
 
 def test_what_ends_is_submitted_again() -> None:
     """For as long as there is a run."""
-    site = Site(lambda _, name, now: Made(name, now, runs=100))
-    found, _ = begun(site, cpu=Shape(3, 4))
-    site.pass_time(found, 1_000)
+    site = Site(lambda _, name, now: SimulatedJob(name, now, runs=100))
+    pool, _ = start_jobs(site, cpu=JobPool(3, 4))
+    site.pass_time(pool, 1_000)
     assert site.count() == 3
-    assert 24 <= len(site.made) <= 33
+    assert 24 <= len(site.submitted_jobs) <= 33
 
 
 @pytest.mark.parametrize("waits", [0.0, 40.0, 4_000.0])
 def test_jobs_that_never_work_are_given_up(waits: float) -> None:
     """However long each waited before it died: so few are submitted that nobody minds."""
-    site = Site(lambda _, name, now: Made(name, now, waits=waits, runs=3))
-    found, _ = begun(site, cpu=Shape(1, 1))
+    site = Site(lambda _, name, now: SimulatedJob(name, now, waits=waits, runs=3))
+    pool, _ = start_jobs(site, cpu=JobPool(1, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
-        site.pass_time(found, 100_000)
-    assert len(site.made) == jobs.BRIEF_JOBS
+        site.pass_time(pool, 100_000)
+    assert len(site.submitted_jobs) == jobs.MAX_CONSECUTIVE_FAILURES
 
 
 def test_jobs_that_always_die_young_are_given_up() -> None:
     """Also if there is always one that has just begun."""
-    site = Site(lambda _, name, now: Made(name, now, runs=15))
-    found, _ = begun(site, cpu=Shape(4, 1))
+    site = Site(lambda _, name, now: SimulatedJob(name, now, runs=15))
+    pool, _ = start_jobs(site, cpu=JobPool(4, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
-        site.pass_time(found, 100_000)
-    assert len(site.made) <= 4 * jobs.MANY_BRIEF_JOBS
+        site.pass_time(pool, 100_000)
+    assert len(site.submitted_jobs) <= 4 * jobs.MAX_FAILURES_WHILE_RUNNING
 
 
 def test_some_that_die_young_end_no_run_that_goes_well() -> None:
     """Three of fifty at once, and one a day after that; a bad machine is not tried all the time."""
-    site = Site(lambda n, name, now: Made(name, now, runs=12 if n in (3, 7, 9) else 1e9))
-    found, said = begun(site, cpu=Shape(50, 1))
-    site.pass_time(found, 600)
+    site = Site(lambda n, name, now: SimulatedJob(name, now, runs=12 if n in (3, 7, 9) else 1e9))
+    pool, messages = start_jobs(site, cpu=JobPool(50, 1))
+    site.pass_time(pool, 600)
     assert site.count() == 50
-    assert len(said) == 6
-    site.make = lambda _, name, now: Made(name, now, runs=5)
-    site.made[0].cancelled = True
-    site.pass_time(found, 3_600)
+    assert len(messages) == 6
+    site.make = lambda _, name, now: SimulatedJob(name, now, runs=5)
+    site.submitted_jobs[0].cancelled = True
+    site.pass_time(pool, 3_600)
     assert site.count() >= 49
-    assert len(site.made) < 53 + 3_600 / jobs.HOLD_SECONDS + 3
+    assert len(site.submitted_jobs) < 53 + 3_600 / jobs.HOLD_SECONDS + 3
 
 
 def test_a_job_that_is_not_taken_ends_no_run_that_goes_well() -> None:
     """It is said, and tried again later; without any other it is the end."""
     site = Site(good, work=100, refuses=lambda n: n >= 2)
-    found, said = begun(site, cpu=Shape(8, 1, least=1))
-    site.pass_time(found, 600)
+    pool, messages = start_jobs(site, cpu=JobPool(8, 1, minimum=1))
+    site.pass_time(pool, 600)
     assert site.count() == 2
-    assert said.count("a limit of jobs is reached") <= 600 / jobs.HOLD_SECONDS + 1
+    assert messages.count("a limit of jobs is reached") <= 600 / jobs.HOLD_SECONDS + 1
     site.refuses = lambda _: False
-    site.pass_time(found, 2 * jobs.HOLD_SECONDS)
+    site.pass_time(pool, 2 * jobs.HOLD_SECONDS)
     assert site.count() == 8
     with pytest.raises(ClusterError, match="a limit"):
-        begun(Site(good, refuses=lambda _: True), cpu=Shape(1, 1))
+        start_jobs(Site(good, refuses=lambda _: True), cpu=JobPool(1, 1))
 
 
 def test_who_has_work_is_not_let_go() -> None:
     """Those that wait go first, and those that are idle; a wish that is not heard is said again."""
-    site = Site(lambda n, name, now: Made(name, now, waits=1e9 if n == 1 else 0), work=4, deaf=3)
-    found, _ = begun(site, cpu=Shape(4, 1, least=1))
-    site.pass_time(found, 100)
+    site = Site(lambda n, name, now: SimulatedJob(name, now, waits=1e9 if n == 1 else 0), work=4, deaf=3)
+    pool, _ = start_jobs(site, cpu=JobPool(4, 1, minimum=1))
+    site.pass_time(pool, 100)
     assert site.count() == 4
     site.work, site.busy = 1, {"0", "3"}
-    site.pass_time(found, 200)
-    assert [job.cancelled for job in site.made] == [False, True, True, False]
+    site.pass_time(pool, 200)
+    assert [job.cancelled for job in site.submitted_jobs] == [False, True, True, False]
     site.busy = {"3"}
-    site.pass_time(found, 200)
+    site.pass_time(pool, 200)
     assert site.count() == 1
-    assert not site.made[3].cancelled
+    assert not site.submitted_jobs[3].cancelled
 
 
 def test_what_is_not_let_go_of_in_the_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be left running."""
     monkeypatch.setattr(jobs, "CLOSE_SECONDS", 0.5)
     site = Site(good, deaf=1)
-    found, _ = begun(site, cpu=Shape(2, 1))
-    assert found.close() == []
+    pool, _ = start_jobs(site, cpu=JobPool(2, 1))
+    assert pool.close() == []
     site = Site(good, deaf=9)
-    found, _ = begun(site, cpu=Shape(2, 1))
-    assert found.close() == ["0", "1"]
+    pool, _ = start_jobs(site, cpu=JobPool(2, 1))
+    assert pool.close() == ["0", "1"]
 
 
 @given(
@@ -193,11 +193,11 @@ def test_there_are_as_many_as_the_work_wants(
     """Beside those that are always there: no fewer than the least, no more than the most."""
     least = min(least, count)
     site = Site(good)
-    found, _ = begun(site, gpu=Shape(fixed, 2), cpu=Shape(count, processes, least))
+    pool, _ = start_jobs(site, gpu=JobPool(fixed, 2), cpu=JobPool(count, processes, least))
     for workers in work:
         site.work = workers
-        site.pass_time(found, 10 * STEP)
-        wanted = -(-max(0, workers - 2 * fixed) // processes)
-        lowest = max(least, 0 if fixed else 1)
-        assert site.count("cpu") == min(count, max(lowest, wanted))
+        site.pass_time(pool, 10 * STEP)
+        needed = -(-max(0, workers - 2 * fixed) // processes)
+        minimum = max(least, 0 if fixed else 1)
+        assert site.count("cpu") == min(count, max(minimum, needed))
         assert site.count("gpu") == fixed
