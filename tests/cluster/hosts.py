@@ -30,7 +30,7 @@ class Hosts:
         self.addresses = {name: f"{NETWORK}.{i}" for i, name in enumerate(names, 1)}
 
     def make(self) -> None:
-        """Make them."""
+        """Create the hosts and their network."""
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("link", "set", self._bridge, "up")
         for name, address in self.addresses.items():
@@ -43,7 +43,7 @@ class Hosts:
             _ip("-n", space, "link", "set", "lo", "up")
 
     def unmake(self) -> None:
-        """Unmake what there is of them."""
+        """Remove the hosts, also if only some were created."""
         for name in self.addresses:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", self._space(name))
@@ -51,19 +51,19 @@ class Hosts:
             _ip("link", "del", self._bridge)
 
     def words(self, host: str, *words: object) -> list[str]:
-        """The command line that runs *words* on *host*."""
+        """Return the command line that runs *words* on *host*."""
         return ["ip", "netns", "exec", self._space(host), *map(str, words)]
 
     def cut(self, host: str) -> None:
-        """Cut the link of *host*: nobody is told, packets just do not arrive."""
+        """Cut the link of *host* silently: packets are lost without an error."""
         _ip("link", "set", self._link(host), "nomaster")
 
     def restore(self, host: str) -> None:
-        """Join it again."""
+        """Restore the link of *host*."""
         _ip("link", "set", self._link(host), "master", self._bridge)
 
     def listening(self, host: str) -> list[tuple[str, int]]:
-        """What is listened on there: address, port."""
+        """Return the (address, port) pairs on which processes of *host* listen."""
         done = subprocess.run(
             self.words(host, "ss", "-Htln"), capture_output=True, text=True, check=True
         )
@@ -79,7 +79,7 @@ class Hosts:
 
 @contextmanager
 def hosts(*names: str) -> Iterator[Hosts]:
-    """Hosts, for the time of a test."""
+    """Create hosts, and remove them after the block."""
     made = Hosts(names, f"t{os.getpid() % 10_000}n{next(_count)}")
     try:
         made.make()
@@ -89,7 +89,7 @@ def hosts(*names: str) -> Iterator[Hosts]:
 
 
 def why_not() -> str | None:
-    """What keeps this machine from having such hosts; None = nothing."""
+    """Return the reason why this machine cannot create hosts, or None if it can."""
     if sys.platform != "linux" or shutil.which("ip") is None or shutil.which("ss") is None:
         return "needs Linux and iproute2"
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""A cluster over hosts of one machine, its links encrypted, each with only what its role needs."""
+"""A cluster over simulated hosts, with encrypted links and only the files that each role needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = {
 
 
 class Network:
-    """Scheduler `s`, client `c`, and workers on any other host."""
+    """A cluster with scheduler host `s`, client host `c`, and workers on any other host."""
 
     def __init__(self, made: Hosts, folder: Path, stack: ExitStack) -> None:
         self.hosts = made
@@ -39,7 +39,7 @@ class Network:
     def start(
         self, host: str, role: str, *words: object, extra_path: Path | None = None
     ) -> Command:
-        """Run `tesserae WORDS` on a host, as one of the roles."""
+        """Run `tesserae WORDS` on a host with the certificates of *role*."""
         return self._stack.enter_context(
             start(
                 *words,
@@ -52,22 +52,22 @@ class Network:
         )
 
     def scheduler(self) -> Command:
-        """The scheduler."""
+        """Start the scheduler."""
         host = self.hosts.addresses["s"]
         return self.start("s", "scheduler", "cluster", "scheduler", "--host", host)
 
     def worker(self, host: str, *more: object, extra_path: Path | None = None) -> Command:
-        """A host's worker, of one process."""
+        """Start a worker with one process on *host*."""
         scratch = self._folder / host / "scratch"
         words = ("cluster", "worker", self.address, "--workers", 1, "--scratch", scratch, *more)
         return self.start(host, "worker", *words, extra_path=extra_path)
 
     def client(self, *words: object, extra_path: Path | None = None) -> Command:
-        """A command that uses the cluster."""
+        """Start a command that uses the cluster."""
         return self.start("c", "client", *words, "--cluster", self.address, extra_path=extra_path)
 
     def wait(self, workers: int, seconds: float = 60) -> float:
-        """Wait for so many workers; returns after how many seconds they were there."""
+        """Wait for *workers* workers, and return the seconds until they had joined."""
         words = ("cluster", "wait", self.address, "--workers", workers, "--seconds", seconds)
         started = time.monotonic()
         waiting = self.start("c", "client", *words)
@@ -76,12 +76,12 @@ class Network:
 
 
 def worker_processes(command: Command) -> list[psutil.Process]:
-    """The processes that work, of `tesserae cluster worker`."""
+    """Return the worker processes of a `tesserae cluster worker` command."""
     return [p for p in command.processes() if "forkserver" in _parent_line(p)]
 
 
 def serving_processes(command: Command) -> list[psutil.Process]:
-    """The schedulers, or the nannies of workers, that the keeper of *command* keeps."""
+    """Return the schedulers or nannies that the supervisor of *command* runs."""
     return [p for p in command.processes() if "cluster.processes.serve" in _line(p)]
 
 

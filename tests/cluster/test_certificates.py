@@ -1,4 +1,4 @@
-"""Certificates as files: exclusive, and for nobody else, whatever the file system."""
+"""Certificates as files: exclusive and private on any file system."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests import lacking
 
 
 @pytest.mark.parametrize("calls", [(), lacking.EXFAT])
-def test_they_are_written_once(
+def test_certificates_are_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """With hard links or without: whole, private, and never over others."""
+    """With or without hard links, files are complete, private and never overwritten."""
     lacking.remove(calls, monkeypatch.setattr)
     files = certificates.make()
     certificates.write(tmp_path / "certs", files)
@@ -31,10 +31,10 @@ def test_they_are_written_once(
 
 
 @pytest.mark.parametrize("calls", [(), lacking.EXFAT])
-def test_one_that_comes_meanwhile_stays(
+def test_a_file_that_appears_meanwhile_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """Somebody else makes some at the same time."""
+    """Another process may create certificates at the same time."""
     lacking.remove(calls, monkeypatch.setattr)
     add = certificates._add
 
@@ -51,7 +51,7 @@ def test_one_that_comes_meanwhile_stays(
 def test_a_file_system_without_permissions_holds_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SMB and exFAT show all files as everybody's: no chmod would help."""
+    """SMB and exFAT report all files as readable by everybody, and chmod has no effect."""
     fstat = os.fstat
 
     def of_everybody(file: int) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""What is set of Dask."""
+"""The Dask settings of Tesserae."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cluster.config import allocator_environment, dask_settings, in_force
 from pipeline import jobs
 
 
-def test_they_hold_while_they_are_in_force_and_no_longer() -> None:
-    """And leave alone what they do not name."""
+def test_settings_apply_inside_the_context_only() -> None:
+    """Settings that Tesserae does not name keep their values."""
     before = dask.config.get("distributed.comm.timeouts.tcp"), dask.config.get("distributed.comm")
     with in_force():
         assert dask.config.get("distributed.worker.multiprocessing-method") == "forkserver"
@@ -20,21 +20,21 @@ def test_they_hold_while_they_are_in_force_and_no_longer() -> None:
     assert dask.config.get("distributed.comm") == before[1]
 
 
-def test_the_environment_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person who sets something in the shell means it."""
+def test_environment_variables_have_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting from the shell overrides the one of Tesserae."""
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "7")
     with in_force():
         assert dask.config.get("distributed.scheduler.allowed-failures") == 7
 
 
 def test_a_task_is_isolated_after_as_many_losses_as_the_graph_counts_with() -> None:
-    """The two say the same number."""
+    """The Dask setting and the task graph use the same number of losses."""
     allowed = dask_settings()["distributed"]["scheduler"]["allowed-failures"]
     assert allowed == jobs.ALLOWED_LOSSES
 
 
 def test_every_setting_is_one_that_dask_knows() -> None:
-    """A misspelt one would be set, and read by nobody."""
+    """A misspelt setting would be ignored by Dask without an error."""
 
     def check(ours: object, theirs: object, path: str) -> None:
         if isinstance(ours, dict) and path != "distributed.nanny.pre-spawn-environ":

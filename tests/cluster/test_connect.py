@@ -1,4 +1,4 @@
-"""Patience with a scheduler that is somewhere else."""
+"""Connections to a scheduler on another machine, and patience with it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cluster.errors import CertificateError, ClusterError
 from tests.commands import wait_until
 
 
-def test_a_scheduler_that_is_there_may_be_silent_for_any_time() -> None:
-    """However short the patience is: it is looked for more often than that."""
+def test_a_reachable_scheduler_may_be_silent() -> None:
+    """It is checked more often than the timeout, however short that is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         patience = Patience(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
         until = time.monotonic() + 1.5
@@ -30,8 +30,8 @@ def test_a_scheduler_that_is_there_may_be_silent_for_any_time() -> None:
             time.sleep(0.02)
 
 
-def test_one_that_is_gone_ends_it() -> None:
-    """Not at once."""
+def test_patience_ends_when_the_scheduler_is_gone() -> None:
+    """It does not end at once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     patience = Patience(f"tcp://127.0.0.1:{port}", 0.4)
@@ -42,7 +42,7 @@ def test_one_that_is_gone_ends_it() -> None:
 
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Certificates of two authorities."""
+    """Write certificates of two authorities, and return both folders."""
     folder = tmp_path_factory.mktemp("authorities")
     for name in ("ours", "theirs"):
         certificates.write(folder / name, certificates.make())
@@ -51,7 +51,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @contextmanager
 def server(certs: Path) -> Iterator[str]:
-    """What takes connections as a scheduler with certificates does, and says a word to each."""
+    """Run a TLS server that sends a byte to each client, as a scheduler would; yield its URL."""
     context = certificates.security(certs).get_listen_args("scheduler")["ssl_context"]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         stopped = threading.Event()
@@ -74,15 +74,15 @@ def server(certs: Path) -> Iterator[str]:
 
 
 def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, Path]) -> None:
-    """By clients and by workers, each with its own certificate."""
+    """Clients and workers reach it, each with its own certificate."""
     ours, _ = authorities
     with server(ours) as address:
         for role in ("client", "worker"):
             assert reach(address, certificates.security(ours, [role]), role) is None
 
 
-def test_certificates_of_another_authority_end_it_at_once(authorities: tuple[Path, Path]) -> None:
-    """However long the patience is: they will never be taken."""
+def test_certificates_of_another_authority_are_an_error_at_once(authorities: tuple[Path, Path]) -> None:
+    """Waiting would not help, however long the timeout is."""
     ours, theirs = authorities
     with server(theirs) as address:
         security = certificates.security(ours, ["worker"])
@@ -95,10 +95,10 @@ def test_certificates_of_another_authority_end_it_at_once(authorities: tuple[Pat
             pass
 
 
-def test_a_scheduler_that_does_not_take_our_certificate_is_told_from_one_that_is_not_there(
+def test_a_rejected_certificate_differs_from_an_unreachable_scheduler(
     authorities: tuple[Path, Path],
 ) -> None:
-    """It trusts another authority than that which signed both: its side refuses."""
+    """The scheduler trusts another authority, so its side refuses."""
     ours, theirs = authorities
     context = certificates.security(ours).get_listen_args("scheduler")["ssl_context"]
     strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -122,7 +122,7 @@ def test_a_scheduler_that_does_not_take_our_certificate_is_told_from_one_that_is
 
 
 def test_a_scheduler_without_tls_is_named(authorities: tuple[Path, Path]) -> None:
-    """With the address that it would have."""
+    """The error contains the address without TLS."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def greet() -> None:
@@ -140,10 +140,10 @@ def test_a_scheduler_without_tls_is_named(authorities: tuple[Path, Path]) -> Non
         thread.join()
 
 
-def test_certificates_that_are_renewed_are_waited_for_a_while(
+def test_renewed_certificates_are_awaited_for_a_while(
     authorities: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that stops to trust its workers may be about to give them new certificates."""
+    """A scheduler that rejects its workers may be about to renew their certificates."""
     ours, theirs = authorities
     monkeypatch.setattr("cluster.connect.REACH_SECONDS", 0.0)
     monkeypatch.setattr("cluster.connect.REFUSED_SECONDS", 0.3)
@@ -158,8 +158,8 @@ def test_certificates_that_are_renewed_are_waited_for_a_while(
             assert wait_until(patience.over, 20)
 
 
-def test_who_waits_for_a_scheduler_is_told_so_at_once(authorities: tuple[Path, Path]) -> None:
-    """With what the system says, and for how long; then it is an error."""
+def test_waiting_for_a_scheduler_is_reported_at_once(authorities: tuple[Path, Path]) -> None:
+    """The line has the reason and the timeout, after which it is an error."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     said: list[str] = []
@@ -172,10 +172,10 @@ def test_who_waits_for_a_scheduler_is_told_so_at_once(authorities: tuple[Path, P
     assert "Connection refused); waiting for 0.2 s" in said[0]
 
 
-def test_what_is_secured_speaks_to_nobody_without_encryption(
+def test_secured_peers_refuse_unencrypted_connections(
     authorities: tuple[Path, Path],
 ) -> None:
-    """Neither a folder's certificates nor those in memory allow an address without TLS."""
+    """Certificates in a folder and in memory both require TLS."""
     files = certificates.make()
     for security in (certificates.security(authorities[0]), certificates.in_memory(files)):
         for role in certificates.ROLES:

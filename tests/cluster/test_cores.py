@@ -1,4 +1,4 @@
-"""How much of a machine a process may use."""
+"""The number of cores that a process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.cores import cores
 
 
 def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quota counts where it is lower than the machine."""
+    """The container's quota limits the number of cores if it is lower than the affinity."""
     limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
     monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))

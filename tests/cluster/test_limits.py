@@ -1,4 +1,4 @@
-"""Limits on open files: raised for a scheduler, and said with what to do."""
+"""The limits on open files: raised for a scheduler, and explained in errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = OSError(errno.EMFILE, "Too many open files")
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
-    """Have this process's soft and hard limit be *limits*."""
+    """Set the soft and hard limit that this process sees to *limits*."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
 
 
@@ -36,7 +36,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
 def test_a_scheduler_may_open_as_many_files_as_it_needs(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
 ) -> None:
-    """Of those that the system lets it have; what it does not let it have is no error."""
+    """The limit is raised as far as the system allows, without an error."""
     found: list[Any] = []
     limit(monkeypatch, *limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
@@ -50,10 +50,10 @@ def test_a_scheduler_may_open_as_many_files_as_it_needs(
     raise_file_limit()
 
 
-def test_the_limit_is_said_with_the_call_and_the_cure(
+def test_the_error_names_the_call_and_the_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of the error itself, or of one that was raised because of it; of no other error."""
+    """Only errors of the limit itself, or raised from one, are explained."""
     limit(monkeypatch, 1024, 4096)
     assert too_many_files(MANY, "sbatch") == (
         "cannot open sbatch, for this process has 1,024 files open, as many as it may: raise the"
@@ -75,7 +75,7 @@ def test_the_limit_is_said_with_the_call_and_the_cure(
 
 
 def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a profile of Slurm that cannot be opened, nor an error that nobody has caught."""
+    """Neither an unreadable Slurm profile nor an uncaught error shows a bare error number."""
 
     def refuse(self: Path, *_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files", str(self))

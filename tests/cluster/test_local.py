@@ -1,4 +1,4 @@
-"""A cluster on this machine: nobody outside reaches it, and it does not come apart."""
+"""A cluster on this machine: only its user can reach it, and it survives failures."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from tests.commands import wait_until
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Local]:
-    """Two workers, as `tesserae prepare` has them."""
+    """Start a cluster with two workers, as `tesserae prepare` does."""
     with Local(2, 1, dashboard=True) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def client(cluster: Local) -> Iterator[Client]:
-    """Its client."""
+    """Connect a client to the cluster."""
     with Client(cluster.cluster) as made:
         made.wait_for_workers(2, timeout=60)
         yield made
 
 
 def worker_pids(client: Client) -> set[int]:
-    """The processes that are workers now."""
+    """Return the process ids of the current workers."""
     return set(client.run(os.getpid).values())
 
 
-def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
-    """Scheduler, dashboard, nannies and workers."""
+def test_all_processes_listen_on_the_loopback_address(client: Client) -> None:
+    """This includes scheduler, dashboard, nannies and workers."""
     pids = {os.getpid(), *worker_pids(client)}
     listening = [
         connection.laddr
@@ -57,10 +57,10 @@ def test_all_of_it_listens_on_the_loopback_address(client: Client) -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
-def test_jobs_whose_workers_have_nothing_to_do_are_told_by_the_workers(
+def test_idle_jobs_are_identified_by_their_workers(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what is in their environment, whatever is in that of who asks."""
+    """The environment of the workers counts, not that of the caller."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert _SchedulerLoad(client).idle() == set()  # they are in no job
     numbers = dict(zip(sorted(client.run(os.getpid)), ("11", "12"), strict=True))
@@ -76,8 +76,8 @@ def test_jobs_whose_workers_have_nothing_to_do_are_told_by_the_workers(
         client.cancel([future], force=True)
 
 
-def test_nobody_without_its_certificate_is_let_in(cluster: Local) -> None:
-    """Other users of the machine reach the loopback address too."""
+def test_clients_without_its_certificate_are_refused(cluster: Local) -> None:
+    """Other users of the machine can reach the loopback address too."""
     address = cluster.cluster.scheduler_address
     assert address.startswith("tls://127.0.0.1:")
     foreign = certificates.in_memory(certificates.make())
@@ -86,8 +86,8 @@ def test_nobody_without_its_certificate_is_let_in(cluster: Local) -> None:
             Client(where, security=security, timeout="5s")
 
 
-def test_the_dashboard_is_there_for_whoever_looks() -> None:
-    """It is loaded by the first page that is asked for, and serves all of them from then on."""
+def test_the_dashboard_is_loaded_on_demand() -> None:
+    """The first request loads it, and it serves all pages from then on."""
     code = """
 import sys, urllib.request
 from cluster.local import Local
@@ -116,14 +116,14 @@ with Local(1, 1) as made:
     ]
 
 
-def test_workers_keep_the_memory_they_will_need_again(client: Client) -> None:
-    """What reads its settings when a process starts is the fork server: it has them."""
+def test_workers_have_the_settings_of_the_allocator(client: Client) -> None:
+    """They are read when a process starts, so the fork server has them."""
     for environment in client.run(lambda: dict(os.environ)).values():
         assert allocator_environment().items() <= environment.items()
 
 
 def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) -> None:
-    """It was off while they were loaded."""
+    """Garbage collection was off only while modules were loaded."""
 
     def collector() -> tuple[bool, bool]:
         import gc
@@ -134,7 +134,7 @@ def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) 
 
 
 def test_workers_load_no_dashboard(client: Client) -> None:
-    """Nor anything else that decoding has no use for."""
+    """Workers load only the libraries that decoding needs."""
 
     def loaded() -> set[str]:
         import sys
@@ -144,8 +144,8 @@ def test_workers_load_no_dashboard(client: Client) -> None:
     assert set().union(*client.run(loaded).values()) == set()
 
 
-def test_ctrl_c_is_the_commands_to_answer(client: Client) -> None:
-    """A terminal sends it to workers too, and a batch system SIGTERM."""
+def test_workers_ignore_ctrl_c_and_sigterm(client: Client) -> None:
+    """Terminals and batch systems signal all processes, but only the command must react."""
     before = worker_pids(client)
     for pid in before:
         os.kill(pid, signal.SIGINT)
@@ -154,8 +154,8 @@ def test_ctrl_c_is_the_commands_to_answer(client: Client) -> None:
     assert worker_pids(client) == before
 
 
-def test_one_that_says_nothing_holds_nobody_up(client: Client) -> None:
-    """It is told apart, and is asked again when it goes on."""
+def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
+    """It is reported, and answers again when it continues."""
     pids = client.run(os.getpid)
     silent, other = sorted(pids)
     psutil.Process(pids[silent]).suspend()
@@ -171,7 +171,7 @@ def test_one_that_says_nothing_holds_nobody_up(client: Client) -> None:
 
 
 def test_a_killed_worker_is_replaced(client: Client) -> None:
-    """And what it was doing is done again."""
+    """Its tasks run again."""
     before = worker_pids(client)
     victim = next(iter(before))
     sums = [client.submit(_slowly, i, pure=False) for i in range(8)]
@@ -186,10 +186,10 @@ def _slowly(number: int) -> int:
     return number
 
 
-def test_workers_that_are_gone_for_good_are_replaced(
+def test_workers_without_a_nanny_are_replaced(
     cluster: Local, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the nanny itself has given up: `keep` sees to it."""
+    """`keep` replaces a worker whose nanny has ended."""
     monkeypatch.setattr(local, "KEEP_SECONDS", 0.0)
     nanny = next(iter(cluster.cluster.workers.values()))
 
@@ -204,7 +204,7 @@ def test_workers_that_are_gone_for_good_are_replaced(
 
 
 def test_without_a_dashboard_none_is_served() -> None:
-    """And port 8787, which Dask takes when it is told nothing, is left to others."""
+    """Port 8787, which Dask uses by default, stays free."""
     with Local(1, 1, dashboard=False) as quiet:
         port = quiet.cluster.scheduler.http_server.port
         assert port != local.DASHBOARD_PORT
@@ -214,7 +214,7 @@ def test_without_a_dashboard_none_is_served() -> None:
 
 
 def test_closing_leaves_no_process() -> None:
-    """Nor one that a nanny was just about to start."""
+    """A nanny that is about to start a worker does not start it."""
     before = set(multiprocessing.active_children())
     made = Local(2, 1, dashboard=False)
     for nanny in made.cluster.workers.values():
@@ -226,7 +226,7 @@ def test_closing_leaves_no_process() -> None:
 def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Dask refuses while a nanny is starting a worker; what is left dies with this process."""
+    """Dask cannot close while a nanny starts a worker; its processes end with this one."""
     made = Local(1, 1, dashboard=False)
     close = made.cluster.close
 
@@ -240,7 +240,7 @@ def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
 
 
 def test_a_gpu_has_a_worker_of_its_own() -> None:
-    """Beside those that decode: it holds `GPU: 1`, and sees that device alone."""
+    """That worker has the resource `GPU: 1` and sees only its device."""
     with (
         Local(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as made,
         Client(made.cluster) as client,

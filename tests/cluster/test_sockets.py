@@ -1,4 +1,4 @@
-"""Local sockets are where they can be, however long TMPDIR is."""
+"""The folder of local sockets, for any length of TMPDIR."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.commands import ROOT
 
 
 def long_folder(tmp_path: Path) -> Path:
-    """As batch systems name it."""
+    """Return a folder with a long name, as batch systems create it."""
     folder = tmp_path / ("pbs.1234567.batch-01.cm.cluster.example.org" * 3)
     folder.mkdir()
     return folder
 
 
 def test_a_folder_that_holds_sockets_is_used(tmp_path: Path) -> None:
-    """And left as it was."""
+    """The folder is left without new files."""
     assert find_socket_folder("/tmp") == Path("/tmp")
     assert not [
         path for path in Path("/tmp").glob("pymp-*") if (path / sockets.SAMPLE_NAME).exists()
@@ -33,7 +33,7 @@ def test_a_folder_that_holds_sockets_is_used(tmp_path: Path) -> None:
 
 
 def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
-    """Another is used, which its user alone can look into."""
+    """Another folder is used, and only its user can read it."""
     code = (
         "from cluster.sockets import use_socket_folder; import tempfile, os;"
         "from multiprocessing import connection;"
@@ -56,7 +56,7 @@ def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
 def test_a_file_system_without_sockets_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FUSE may have none."""
+    """Some FUSE file systems do not support sockets."""
     bind = socket.socket.bind
 
     class Refusing(socket.socket):
@@ -70,10 +70,10 @@ def test_a_file_system_without_sockets_is_passed_over(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_folder_will_do_it_is_said(
+def test_an_error_explains_that_no_folder_supports_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the length, and what is short enough."""
+    """The error contains the length of the path, and the maximum."""
     folder = long_folder(tmp_path)
     monkeypatch.setattr(sockets, "SHORT_FOLDERS", ("/nowhere",))
     with pytest.raises(ClusterError, match=rf"of {len(str(folder))} bytes: expected at most 75"):

@@ -1,4 +1,4 @@
-"""Code and packages of workers, compared with those of this machine."""
+"""The versions and code of workers, compared with those of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODE = {"pipeline": "a", "workflows": "b", "cluster": "c"}
 
 
 def code() -> Mapping[str, str]:
-    """Of this machine."""
+    """Return the code digests of this machine."""
     return CODE
 
 
@@ -26,7 +26,7 @@ Compare = Callable[..., list[str]]
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
-    """Compare with workers that answer what they are given to answer."""
+    """Return a function that compares with simulated answers of workers."""
 
     def compare_with(answers: Mapping[str, Any], **how: Any) -> list[str]:
         def ask(*_: Any, **__: Any) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
 
 @pytest.mark.parametrize("tree", CODE)
 def test_other_code_in_any_tree_is_refused(compared: Compare, tree: str) -> None:
-    """By the tree, and the worker."""
+    """The error names the tree and the worker."""
     with pytest.raises(ClusterError, match=f"worker w2 has another .*: its {tree}/ differs"):
         compared({"w1": {}, "w2": {f"code of {tree}": "x"}})
 
 
 def test_a_tree_that_a_worker_does_not_have_is_refused(compared: Compare) -> None:
-    """Or that its older code says nothing of."""
+    """The worker's older code may not even report the tree."""
     here = installed(("numpy", "torch"), code)
     del here["code of workflows"]
     with pytest.raises(ClusterError, match="its workflows/ differs"):
@@ -55,8 +55,8 @@ def test_a_tree_that_a_worker_does_not_have_is_refused(compared: Compare) -> Non
     assert versions._differences(installed((), code), {"w1": here})
 
 
-def test_another_version_of_a_package_is_said(compared: Compare) -> None:
-    """And no more; a worker that says nothing is left alone."""
+def test_another_version_of_a_package_is_reported(compared: Compare) -> None:
+    """A different version is a notice, and a worker that does not answer is ignored."""
     (line,) = compared({"w1": {"numpy": "1.0"}, "w2": {"numpy": "1.0"}, "w3": Silent("no answer")})
     assert line.endswith("and 1.0 on worker w1 and 1 more")
 
@@ -64,10 +64,10 @@ def test_another_version_of_a_package_is_said(compared: Compare) -> None:
 @pytest.mark.parametrize(
     ("theirs", "refused"), [("2.12.0", True), ("", True), ("2.13.0+cu130", False)]
 )
-def test_what_must_be_alike_is_refused_by_its_public_version(
+def test_packages_that_must_match_are_compared_by_public_version(
     compared: Compare, monkeypatch: pytest.MonkeyPatch, theirs: str, refused: bool
 ) -> None:
-    """Torch for processors on this machine, and for GPUs on those that train, is one version."""
+    """The CPU and GPU builds of one release of torch match."""
     version = versions.version
     monkeypatch.setattr(
         versions, "version", lambda name: "2.13.0+cpu" if name == "torch" else version(name)

@@ -1,4 +1,4 @@
-"""What ranks do in tests: steps, each saved, until they have done enough or are told to stop."""
+"""The functions of ranks in tests, such as a walk that saves every step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.ranks.process import Rank
 
 
 def walk(rank: Rank, folder: Path, steps: int, seconds: float = 0.05) -> str:
-    """Take *steps* steps, going on from those that were saved."""
+    """Take *steps* steps, continuing after those that were saved."""
     saved = folder / str(rank.rank)
     done = int(saved.read_text()) if saved.exists() else 0
     (folder / f"pid-{rank.generation}-{rank.rank}").write_text(str(os.getpid()))
@@ -29,14 +29,14 @@ def walk(rank: Rank, folder: Path, steps: int, seconds: float = 0.05) -> str:
 
 
 def start_others(rank: Rank, folder: Path) -> None:
-    """Start a process in a session of this rank's, and wait."""
+    """Start a process in the session of this rank, and wait."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (folder / f"child-{rank.rank}").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
 
 
 def fail(rank: Rank) -> None:
-    """Say something, and fail; the others wait."""
+    """Write a line and raise an error in rank 0; the other ranks wait."""
     if rank.rank == 0:
         sys.stderr.write("it was the third picture\n")
         raise ZeroDivisionError("no more of this")
@@ -44,7 +44,7 @@ def fail(rank: Rank) -> None:
 
 
 def refuse(rank: Rank) -> None:
-    """Fail for good in one rank; the others miss it, as an error of theirs."""
+    """Raise a final error in the last rank, and a connection error in the others."""
     if rank.rank == rank.world - 1:
         raise FinalError("no rate is as high as 1e30.")
     time.sleep(0.2)
@@ -52,11 +52,11 @@ def refuse(rank: Rank) -> None:
 
 
 def end_by_itself(rank: Rank) -> None:
-    """End as what is killed does."""
+    """End the process like one that was killed."""
     os.kill(os.getpid(), 9)
 
 
 def wait_to_stop(rank: Rank) -> str:
-    """Wait until it is to stop."""
+    """Wait for a request to stop."""
     rank.stopping.wait(60)
     return "stopped"

@@ -1,4 +1,4 @@
-"""A dashboard that other machines reach: nothing of it is seen without the token."""
+"""A dashboard that other machines can reach requires the token for everything."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SOCKETS = ("/status/ws", "/tesserae/ws")
 
 @dataclass(frozen=True)
 class Answer:
-    """Of an HTTP server."""
+    """The answer of an HTTP server."""
 
     status: int
     headers: dict[str, str]
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Site:
-    """A dashboard behind its gate."""
+    """A dashboard that requires a token."""
 
     port: int
     token: str
@@ -55,7 +55,7 @@ class Site:
     def ask(
         self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
     ) -> Answer:
-        """What it answers."""
+        """Send a request, and return the answer."""
         context = ssl.create_default_context(cafile=self.authority)
         with contextlib.closing(
             http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=context)
@@ -68,7 +68,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A scheduler with HTTPS, as `tesserae cluster scheduler --dashboard-host ...` starts it."""
+    """Start a scheduler with HTTPS, as `tesserae cluster scheduler --dashboard-host ...` does."""
     folder = tmp_path_factory.mktemp("site")
     certificates.write(folder / "certs", certificates.make())
     port = free_port()
@@ -120,8 +120,8 @@ def _answers(site: Site) -> bool:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 @pytest.mark.parametrize("path", ROUTES)
-def test_nothing_is_seen_without_the_token(site: Site, path: str, method: str) -> None:
-    """No page, no figure, no file, and not whether there is one."""
+def test_every_path_requires_the_token(site: Site, path: str, method: str) -> None:
+    """The answer does not even tell whether a page exists."""
     answer = site.ask(path, method=method)
     assert answer.status == 401, answer.body
     assert site.token not in answer.body
@@ -139,8 +139,8 @@ def test_nothing_is_seen_without_the_token(site: Site, path: str, method: str) -
         {"Cookie": f"{COOKIE}=\N{LATIN SMALL LETTER E WITH ACUTE}"},
     ],
 )
-def test_a_wrong_token_is_none(site: Site, headers: dict[str, str]) -> None:
-    """However it is shown."""
+def test_a_wrong_token_is_refused(site: Site, headers: dict[str, str]) -> None:
+    """Headers and cookies are both compared with the token."""
     assert site.ask("/status", headers).status == 401
 
 
@@ -154,16 +154,16 @@ HANDSHAKE = {
 
 
 @pytest.mark.parametrize("path", SOCKETS)
-def test_a_websocket_is_a_page_like_any_other(site: Site, path: str) -> None:
-    """Without the token 401; with it bokeh itself says what it lacks."""
+def test_websockets_require_the_token(site: Site, path: str) -> None:
+    """Without the token the status is 401; with it bokeh reports what the request lacks."""
     assert site.ask(path, HANDSHAKE).status == 401
     let_in = site.ask(path, {**HANDSHAKE, "Cookie": f"{COOKIE}={site.token}"})
     assert let_in.status != 401
 
 
 @pytest.mark.parametrize("path", ["/status", "/tesserae", "/tesserae.json", "/metrics"])
-def test_the_token_opens(site: Site, path: str) -> None:
-    """As a header with each request, or once in the address, for a cookie."""
+def test_the_token_grants_access(site: Site, path: str) -> None:
+    """It is sent as a header with each request, or once in the address to get a cookie."""
     assert site.ask(path, {"Authorization": f"Bearer {site.token}"}).status == 200
 
     welcome = site.ask(f"{path}?token={site.token}")
@@ -175,14 +175,14 @@ def test_the_token_opens(site: Site, path: str) -> None:
     assert site.ask(path, {"Cookie": cookie.partition(";")[0]}).status == 200
 
 
-def test_where_it_leads_is_its_own(site: Site) -> None:
-    """An address with two slashes would name another host."""
+def test_the_redirect_stays_on_this_host(site: Site) -> None:
+    """An address with two slashes would lead to another host."""
     welcome = site.ask(f"//example.com/status?token={site.token}")
     assert welcome.headers["Location"] == "/example.com/status"
 
 
 def test_plain_http_is_not_answered(site: Site) -> None:
-    """Not even with the token."""
+    """Even a request with the token gets no answer."""
     with contextlib.closing(
         http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE)
     ) as connection:
@@ -192,10 +192,10 @@ def test_plain_http_is_not_answered(site: Site) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "", " \n"], ids=["no file", "empty", "blank"])
-def test_a_gate_without_a_token_lets_in_nobody(
+def test_all_requests_are_refused_without_a_token_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
-    """Dask goes on without a module that fails: what is not closed then would be open."""
+    """Dask continues if a preload module fails, so the dashboard would be open."""
     file = tmp_path / "token"
     if token is not None:
         file.write_text(token)

@@ -1,4 +1,4 @@
-"""Programs without a terminal: found whatever has happened, and stopped with all they started."""
+"""Background programs: they are found after any failure, and stopped with their descendants."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ time.sleep(600)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where they are known; nothing of them is left."""
+    """Return a folder for records; stop the program `one` after the test."""
     monkeypatch.setattr(daemon, "STOP_SECONDS", 0.5)
     yield tmp_path
     daemon.stop(tmp_path, "one")
 
 
 def ended(processes: list[psutil.Process]) -> bool:
-    """Whether none of them runs; process 1 may take a while to notice that one has ended."""
+    """Return True if none of *processes* runs; process 1 may reap orphans with a delay."""
 
     def runs(process: psutil.Process) -> bool:
         try:
@@ -48,7 +48,7 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 
 def start(folder: Path, name: str = "one") -> list[psutil.Process]:
-    """A program with a child; returns both."""
+    """Start a program with a child, and return both processes."""
     daemon.start(folder, name, [sys.executable, "-c", FAMILY])
     assert wait_until(lambda: "there" in daemon.log(folder, name).read_text())
     first = daemon.process(folder, name)
@@ -57,8 +57,8 @@ def start(folder: Path, name: str = "one") -> list[psutil.Process]:
     return [first, *first.children()]
 
 
-def test_it_is_stopped_with_all_that_it_started(folder: Path) -> None:
-    """Also what does not want to."""
+def test_a_program_is_stopped_with_its_descendants(folder: Path) -> None:
+    """A child that ignores SIGTERM is killed."""
     family = start(folder)
     assert daemon.stop(folder, "one")
     assert ended(family)
@@ -66,8 +66,8 @@ def test_it_is_stopped_with_all_that_it_started(folder: Path) -> None:
     assert not daemon.stop(folder, "one")
 
 
-def test_what_a_killed_program_leaves_is_still_known(folder: Path) -> None:
-    """And stopped."""
+def test_children_of_a_killed_program_are_still_found(folder: Path) -> None:
+    """They are stopped, too."""
     first, child = start(folder)
     first.kill()
     first.wait()
@@ -78,8 +78,8 @@ def test_what_a_killed_program_leaves_is_still_known(folder: Path) -> None:
     assert ended([child])
 
 
-def test_others_are_let_alone(folder: Path) -> None:
-    """One with the same number, one of another name, one whose record is torn."""
+def test_other_programs_are_left_alone(folder: Path) -> None:
+    """They may have the same process id, another name, or a damaged record."""
     family = start(folder)
     daemon.start(folder, "two", [sys.executable, "-c", FAMILY])
     try:
@@ -99,8 +99,8 @@ ANOTHER = {"machine": "another", "id": "another", "boot": "another", "space": "a
 @pytest.mark.parametrize(
     "fields", [("machine", "id", "boot"), ("space",), ("machine", "space"), tuple(ANOTHER)]
 )
-def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, fields: tuple[str, ...]) -> None:
-    """By another machine, or in another container, that shares the folder; a reboot ends all."""
+def test_the_record_of_another_machine_is_kept(folder: Path, fields: tuple[str, ...]) -> None:
+    """Another machine or container may share the folder; a reboot ends all programs."""
     family = start(folder)
     file = folder / "one.json"
     record = json.loads(file.read_text())
@@ -122,7 +122,7 @@ def test_what_was_started_elsewhere_is_not_forgotten(folder: Path, fields: tuple
 def test_a_machine_may_be_renamed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool
 ) -> None:
-    """What runs is stopped under its new name; so is what an earlier version has started."""
+    """The program is stopped under the new name, also if an earlier version started it."""
     family = start(folder)
     if old:
         record = json.loads((folder / "one.json").read_text())
@@ -140,7 +140,7 @@ def test_a_machine_may_be_renamed(
 def test_a_machine_may_be_renamed_and_restarted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, identity: str
 ) -> None:
-    """It is known by its own id; where it has none, it could be any other machine."""
+    """It is identified by its id; without one it could be any other machine."""
     monkeypatch.setattr(daemon, "_machine_id", lambda: identity)
     where = {"machine": "before", "id": identity, "boot": "before", "space": "before"}
     (folder / "one.json").write_text(json.dumps({"mark": "m", "where": where}))
@@ -153,8 +153,8 @@ def test_a_machine_may_be_renamed_and_restarted(
     (folder / "one.json").unlink()
 
 
-def test_who_starts_one_may_be_killed_meanwhile(folder: Path) -> None:
-    """What runs is known from before it does."""
+def test_a_program_is_found_if_its_starter_is_killed(folder: Path) -> None:
+    """Its record is written before it starts."""
     code = f"""
 import os, subprocess
 from pathlib import Path
@@ -184,16 +184,16 @@ daemon.start(Path({str(folder)!r}), "one", ["sleep", "600"])
         "[" * 99_999,
     ],
 )
-def test_a_record_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
-    """No program is known by it, and none is looked for."""
+def test_an_invalid_record_is_ignored(tmp_path: Path, text: str) -> None:
+    """No program is found by it, and none is stopped."""
     (tmp_path / "one.json").write_text(text)
     daemon.check_same_host(tmp_path, "one")
     assert daemon.process(tmp_path, "one") is None
     assert daemon.stop(tmp_path, "one") is False
 
 
-def test_links_in_the_place_of_its_files_lead_nowhere(tmp_path: Path) -> None:
-    """The folder may be one in which others write, too."""
+def test_links_in_place_of_its_files_are_not_followed(tmp_path: Path) -> None:
+    """Other users may be able to write to the folder."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "one.json").symlink_to(victim)

@@ -1,4 +1,4 @@
-"""Workers that end with what has started them: by the end of a pipe, and not by being killed."""
+"""Workers that end when the pipe from the process that started them is closed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ for line in sys.stdin:
 """
 
 
-def test_a_link_tells_certificates_and_signs_of_life_and_ends_when_it_is_hung_up(
+def test_a_link_sends_certificates_and_heartbeats_until_it_is_closed(
     tmp_path: Path,
 ) -> None:
-    """And only what a worker needs."""
+    """It sends only the certificates that a worker needs."""
     link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.make())
     link.beat()
     assert wait_until((tmp_path / "beats").exists)
@@ -42,10 +42,10 @@ def test_a_link_tells_certificates_and_signs_of_life_and_ends_when_it_is_hung_up
     link.wait(60)
 
 
-def test_machines_behind_ssh_are_hung_up_when_the_command_ends(
+def test_ssh_links_are_closed_when_the_command_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They end by themselves, and put away what they have: nobody kills the connection first."""
+    """Workers end by themselves and clean up before the connection is killed."""
     monkeypatch.setattr(ssh, "SSH_COMMAND", (sys.executable, "-c", LISTEN))
     monkeypatch.setattr(ssh, "CLOSE_SECONDS", 10.0)
     folders = [tmp_path / name for name in ("a", "b")]
@@ -57,8 +57,8 @@ def test_machines_behind_ssh_are_hung_up_when_the_command_ends(
     assert all((folder / "ended").exists() for folder in folders)
 
 
-def test_the_options_of_a_worker_are_words() -> None:
-    """After what it is."""
+def test_the_options_of_a_worker_are_arguments() -> None:
+    """They follow the address and --stdin."""
     words = worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
     assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
     assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]

@@ -1,4 +1,4 @@
-"""The process of a rank, without a cluster: how it hears that it is to end."""
+"""The process of a rank without a cluster: how it is asked to end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.commands import ROOT, wait_until
 
 @contextmanager
 def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator[Any]:
-    """A rank that does *entry* of `tests.cluster.walking`; yields its process and its events."""
+    """Run a rank with a function of `tests.cluster.walking`; yield its process and its events."""
     who = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
     order = Order(f"tests.cluster.walking:{entry}", pickle.dumps(arguments), who, save_seconds)
     events, theirs = os.pipe()
@@ -51,7 +51,7 @@ def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator
 
 
 def test_a_rank_whose_task_is_killed_saves_and_returns(tmp_path: Path) -> None:
-    """Every pipe that it has is broken then: what it says to nobody does not end it before."""
+    """All pipes of the rank are broken then, and writing to them must not end it early."""
     with rank("walk", tmp_path, 100_000, 0.01) as (process, lines):
         assert wait_until((tmp_path / "0").exists)
         lines.close()
@@ -61,8 +61,8 @@ def test_a_rank_whose_task_is_killed_saves_and_returns(tmp_path: Path) -> None:
     assert int((tmp_path / "0").read_text()) > 0
 
 
-def test_one_that_does_not_return_is_ended(tmp_path: Path) -> None:
-    """After the time that it may take to save."""
+def test_a_rank_that_does_not_return_is_killed(tmp_path: Path) -> None:
+    """It is killed after the time that it may take to save."""
     with rank("start_others", tmp_path, save_seconds=0.5) as (process, _):
         assert wait_until((tmp_path / "child-0").exists)
         started = time.monotonic()
@@ -72,8 +72,8 @@ def test_one_that_does_not_return_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("entry", "final"), [("refuse", True), ("fail", None)])
-def test_what_a_rank_says_of_its_end(entry: str, final: bool | None) -> None:
-    """A sentence for good, or an error with its kind."""
+def test_a_failing_rank_reports_its_error(entry: str, final: bool | None) -> None:
+    """A final error is a sentence, and any other error is reported with its type."""
     with rank(entry) as (process, lines):
         assert process.wait(30) == 1
         said = [json.loads(line) for line in lines]
@@ -86,8 +86,8 @@ def test_what_a_rank_says_of_its_end(entry: str, final: bool | None) -> None:
     assert said[0]["error"] == expected[entry]
 
 
-def test_a_rank_that_is_told_to_stop_returns() -> None:
-    """What it was told before its task went counts too."""
+def test_a_rank_that_is_asked_to_stop_returns() -> None:
+    """A request that arrived before its task was gone is obeyed."""
     with rank("wait_to_stop") as (process, lines):
         process.stdin.write(STOP)
         process.stdin.flush()

@@ -1,4 +1,4 @@
-"""The process of a rank, as the task beside it ends it."""
+"""The process of a rank, as its supervising task ends it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.commands import ROOT, wait_until
 WHO = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
 
 
-def test_what_a_rank_has_started_ends_when_nothing_else_is_left_to_end_it(
+def test_children_of_a_rank_are_killed_without_its_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its guard may have been killed, for want of memory, say: the task ends the whole group."""
+    """The guard may have been killed for lack of memory: the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), WHO)
     child = supervisor._RankProcess(order, lambda message: None)

@@ -1,4 +1,4 @@
-"""Ranks: placed, supervised, told, begun again; and nothing of them is left behind."""
+"""The ranks of a world: they are placed, supervised and restarted, and leave no processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _ours() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Three workers of one thread, whose ranks find these tests."""
+    """Start three workers with one thread, whose ranks can import these tests; yield a client."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)
     with Local(3, 1, dashboard=False) as made, Client(made.cluster) as client:
@@ -50,7 +50,7 @@ def client() -> Iterator[Client]:
 
 
 class Heard:
-    """What ranks said."""
+    """The events and messages of a world."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ class Heard:
         self.worlds: list[int] = []
 
     def begin(self, *arguments: object) -> rank_world.Begin:
-        """Counts generations."""
+        """Return a function that claims generations and counts them."""
 
         def claim(world: int) -> tuple[int, tuple[Any, ...]]:
             self.worlds.append(world)
@@ -74,7 +74,7 @@ class Heard:
         *arguments: object,
         save_seconds: float = 50.0,
     ) -> list[Any]:
-        """Run a world."""
+        """Run a world with *count* ranks."""
         return run_world(
             client,
             Wanted(count, seconds=60, save_seconds=save_seconds),
@@ -86,7 +86,7 @@ class Heard:
 
 
 def rank_processes() -> list[psutil.Process]:
-    """All ranks of these tests: others may run on this machine."""
+    """Return all ranks of these tests; other tests may run ranks on this machine too."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -104,8 +104,8 @@ def _nothing_is_left() -> Iterator[None]:
     assert wait_until(lambda: not rank_processes())
 
 
-def test_each_rank_runs_once_and_says_what_it_does(client: Client, tmp_path: Path) -> None:
-    """In a process of its own, with a number of its own."""
+def test_each_rank_runs_once_and_emits_events(client: Client, tmp_path: Path) -> None:
+    """Each rank has a process and a number of its own."""
     heard = Heard()
     assert heard.run(client, 3, "walk", tmp_path, 4) == ["done"] * 3
     assert heard.worlds == [3]
@@ -118,8 +118,8 @@ def test_each_rank_runs_once_and_says_what_it_does(client: Client, tmp_path: Pat
 
 
 @pytest.mark.parametrize("what", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
-def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path, what: str) -> None:
-    """All of them: they cannot go on without each other."""
+def test_a_lost_rank_is_restarted_where_it_saved(client: Client, tmp_path: Path, what: str) -> None:
+    """All ranks restart, since none can continue without the others."""
     heard = Heard()
     seen: list[int] = []
 
@@ -146,8 +146,8 @@ def test_a_lost_rank_is_begun_again_where_it_was(client: Client, tmp_path: Path,
         assert unsaid == list(range(unsaid[0], unsaid[-1] + 1)) if unsaid else True
 
 
-def test_an_error_of_a_rank_reaches_the_person(client: Client) -> None:
-    """With its last lines; and not for ever."""
+def test_an_error_of_a_rank_reaches_the_caller(client: Client) -> None:
+    """The error has the last lines of output, and the world is not restarted forever."""
     heard = Heard()
     with pytest.raises(TrainingRankError, match="no more of this") as caught:
         heard.run(client, 2, "fail")
@@ -160,7 +160,7 @@ def test_an_error_of_a_rank_reaches_the_person(client: Client) -> None:
 
 
 def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
-    """At once, as the sentence that it is: not the others' words about it."""
+    """Its sentence is raised at once, not the connection errors of other ranks."""
     heard = Heard()
     with pytest.raises(TrainingRankError) as caught:
         heard.run(client, 2, "refuse")
@@ -169,10 +169,10 @@ def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client
     assert heard.lines == []
 
 
-def test_fewer_ranks_than_were_asked_for_go_on(
+def test_a_world_starts_with_fewer_ranks_after_a_timeout(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a while; and where nobody comes it is said."""
+    """If no worker joins at all, that is an error."""
     heard = Heard()
     wanted = Wanted(5, seconds=1)
     assert run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1)) == ["done"] * 3
@@ -180,10 +180,10 @@ def test_fewer_ranks_than_were_asked_for_go_on(
         run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", heard.begin())
 
 
-def test_what_is_waited_for_is_said_at_once(
+def test_missing_workers_are_reported_at_once(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What there is, for how long, by which option, and what comes then."""
+    """The line contains the workers, the wait, the option that sets it, and what follows."""
     monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
     said: list[str] = []
@@ -207,8 +207,8 @@ def test_what_is_waited_for_is_said_at_once(
 @pytest.mark.parametrize(
     "whom", ["rank", *(pytest.param(whom, marks=pytest.mark.slow) for whom in ("worker", "both"))]
 )
-def test_what_a_rank_started_ends_with_it(client: Client, tmp_path: Path, whom: str) -> None:
-    """However it ends."""
+def test_children_of_a_rank_end_with_it(client: Client, tmp_path: Path, whom: str) -> None:
+    """The rank, its worker or both may be killed."""
     heard = Heard()
     monkey_failures = rank_world.MAX_CONSECUTIVE_FAILURES
     rank_world.MAX_CONSECUTIVE_FAILURES = 1
@@ -253,8 +253,8 @@ run_world(client, Wanted(2), "tests.cluster.walking:walk",
 """
 
 
-def test_ranks_whose_client_has_gone_save_and_stop(tmp_path: Path) -> None:
-    """Within a minute, without a word from anybody."""
+def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
+    """They stop within a minute, without a request."""
     from distributed import LocalCluster
 
     from cluster import certificates
@@ -283,8 +283,8 @@ def test_ranks_whose_client_has_gone_save_and_stop(tmp_path: Path) -> None:
         assert all(step > 0 for step in saved)
 
 
-def test_a_worker_that_is_paused_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
-    """It takes no new tasks for want of memory; what it has goes on."""
+def test_a_paused_worker_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
+    """For lack of memory it accepts no new tasks, but continues those that it has."""
     heard = Heard()
 
     def pause() -> None:

@@ -1,4 +1,4 @@
-"""The folder where the processes of a step of Slurm meet."""
+"""The folder in which the processes of a Slurm step meet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from cluster import certificates
 from cluster.slurm import allocation
 
 
-def test_what_others_have_in_the_folder_of_a_step_stays(tmp_path):
-    """It lies in a folder that is shared, and has a name that is a number."""
+def test_foreign_files_in_the_folder_of_a_step_are_kept(tmp_path):
+    """The folder is in a shared one, and its name is just a number."""
     folder = tmp_path / "17.0"
     certificates.write(folder, certificates.make())
     (folder / allocation.ADDRESS_FILE).write_text("tls://here")

@@ -1,4 +1,4 @@
-"""How many jobs there are, in a batch system that is made up: time passes as it is told."""
+"""The number of jobs, in a simulated batch system with a simulated clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEP = 10.0
 
 @dataclass
 class SimulatedJob:
-    """A job: what it does is decided when it is submitted."""
+    """A job whose behaviour is decided when it is submitted."""
 
     name: str
     submitted: float
@@ -27,17 +27,17 @@ class SimulatedJob:
     cancelled: bool = False
 
     def is_queued(self, now: float) -> bool:
-        """Whether it waits or runs."""
+        """Return True if the job waits or runs."""
         return not self.cancelled and now < self.submitted + self.waits + self.runs
 
     def running(self, now: float) -> bool:
-        """Whether it runs."""
+        """Return True if the job runs."""
         return self.is_queued(now) and now >= self.submitted + self.waits
 
 
 @dataclass
 class Site:
-    """A batch system, and a scheduler whose workers are in its jobs."""
+    """A batch system, and a scheduler whose workers run in its jobs."""
 
     make: Callable[[int, str, float], SimulatedJob]
     now: float = 0.0
@@ -74,32 +74,32 @@ class Site:
         return {number for number, runs in self.queued().items() if runs} - self.busy
 
     def pass_time(self, pool: Jobs, seconds: float) -> None:
-        """Look again and again."""
+        """Advance the clock in steps, and update the jobs at each."""
         until = self.now + seconds
         while self.now < until:
             self.now += STEP
             pool.update(self.now, self)
 
     def count(self, name: str = "cpu") -> int:
-        """Jobs of a kind that wait or run."""
+        """Return the number of jobs of a kind that wait or run."""
         return sum(job.is_queued(self.now) for job in self.submitted_jobs if job.name == name)
 
 
 def good(_: int, name: str, now: float) -> SimulatedJob:
-    """Starts at once, and runs on."""
+    """Return a job that starts at once and never ends."""
     return SimulatedJob(name, now)
 
 
 def start_jobs(site: Site, **shapes: JobPool) -> tuple[Jobs, list[str]]:
-    """Jobs of a site, and what is said of them."""
+    """Submit the initial jobs of a site; return the jobs and the list of their messages."""
     messages: list[str] = []
     pool = Jobs(shapes, site, messages.append)
     pool.submit_initial()
     return pool, messages
 
 
-def test_what_ends_is_submitted_again() -> None:
-    """For as long as there is a run."""
+def test_jobs_that_end_are_submitted_again() -> None:
+    """This continues for the whole run."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, runs=100))
     pool, _ = start_jobs(site, cpu=JobPool(3, 4))
     site.pass_time(pool, 1_000)
@@ -108,8 +108,8 @@ def test_what_ends_is_submitted_again() -> None:
 
 
 @pytest.mark.parametrize("waits", [0.0, 40.0, 4_000.0])
-def test_jobs_that_never_work_are_given_up(waits: float) -> None:
-    """However long each waited before it died: so few are submitted that nobody minds."""
+def test_jobs_that_always_fail_end_the_run(waits: float) -> None:
+    """Few are submitted, however long each waited before it failed."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, waits=waits, runs=3))
     pool, _ = start_jobs(site, cpu=JobPool(1, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
@@ -117,8 +117,8 @@ def test_jobs_that_never_work_are_given_up(waits: float) -> None:
     assert len(site.submitted_jobs) == jobs.MAX_CONSECUTIVE_FAILURES
 
 
-def test_jobs_that_always_die_young_are_given_up() -> None:
-    """Also if there is always one that has just begun."""
+def test_overlapping_jobs_that_fail_early_end_the_run() -> None:
+    """They end it even if another job has always just started."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, runs=15))
     pool, _ = start_jobs(site, cpu=JobPool(4, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
@@ -126,8 +126,8 @@ def test_jobs_that_always_die_young_are_given_up() -> None:
     assert len(site.submitted_jobs) <= 4 * jobs.MAX_FAILURES_WHILE_RUNNING
 
 
-def test_some_that_die_young_end_no_run_that_goes_well() -> None:
-    """Three of fifty at once, and one a day after that; a bad machine is not tried all the time."""
+def test_a_few_failed_jobs_do_not_end_a_working_run() -> None:
+    """Three of fifty fail at once; later a bad machine is not tried all the time."""
     site = Site(lambda n, name, now: SimulatedJob(name, now, runs=12 if n in (3, 7, 9) else 1e9))
     pool, messages = start_jobs(site, cpu=JobPool(50, 1))
     site.pass_time(pool, 600)
@@ -140,8 +140,8 @@ def test_some_that_die_young_end_no_run_that_goes_well() -> None:
     assert len(site.submitted_jobs) < 53 + 3_600 / jobs.HOLD_SECONDS + 3
 
 
-def test_a_job_that_is_not_taken_ends_no_run_that_goes_well() -> None:
-    """It is said, and tried again later; without any other it is the end."""
+def test_a_rejected_job_does_not_end_a_working_run() -> None:
+    """The rejection is reported and retried later; without any other job it is an error."""
     site = Site(good, work=100, refuses=lambda n: n >= 2)
     pool, messages = start_jobs(site, cpu=JobPool(8, 1, minimum=1))
     site.pass_time(pool, 600)
@@ -154,8 +154,8 @@ def test_a_job_that_is_not_taken_ends_no_run_that_goes_well() -> None:
         start_jobs(Site(good, refuses=lambda _: True), cpu=JobPool(1, 1))
 
 
-def test_who_has_work_is_not_let_go() -> None:
-    """Those that wait go first, and those that are idle; a wish that is not heard is said again."""
+def test_jobs_with_work_are_not_cancelled() -> None:
+    """Waiting and idle jobs are cancelled first, repeatedly until it succeeds."""
     site = Site(lambda n, name, now: SimulatedJob(name, now, waits=1e9 if n == 1 else 0), work=4, deaf=3)
     pool, _ = start_jobs(site, cpu=JobPool(4, 1, minimum=1))
     site.pass_time(pool, 100)
@@ -169,8 +169,8 @@ def test_who_has_work_is_not_let_go() -> None:
     assert not site.submitted_jobs[3].cancelled
 
 
-def test_what_is_not_let_go_of_in_the_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be left running."""
+def test_jobs_that_cannot_be_cancelled_are_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise they would run on unnoticed."""
     monkeypatch.setattr(jobs, "CLOSE_SECONDS", 0.5)
     site = Site(good, deaf=1)
     pool, _ = start_jobs(site, cpu=JobPool(2, 1))
@@ -187,10 +187,10 @@ def test_what_is_not_let_go_of_in_the_end_is_named(monkeypatch: pytest.MonkeyPat
     fixed=st.integers(0, 3),
     work=st.lists(st.integers(0, 40), min_size=1, max_size=5),
 )
-def test_there_are_as_many_as_the_work_wants(
+def test_the_number_of_jobs_follows_the_load(
     count: int, least: int, processes: int, fixed: int, work: list[int]
 ) -> None:
-    """Beside those that are always there: no fewer than the least, no more than the most."""
+    """It stays between the minimum and the maximum, and fixed jobs count as capacity."""
     least = min(least, count)
     site = Site(good)
     pool, _ = start_jobs(site, gpu=JobPool(fixed, 2), cpu=JobPool(count, processes, least))

@@ -1,4 +1,4 @@
-"""Memory of batches: used again when no tensor and no copy to a device needs it any more."""
+"""Batch buffers are reused only when no tensor and no copy to a device needs them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class HostAllocator:
         return torch.from_numpy(handed)
 
     def copy(self, images: torch.Tensor, stream: str) -> None:
-        """Begin a copy to a device: torch finds the memory by its storage, whatever the view."""
+        """Begin a copy to a device: torch finds the memory by its storage, for any view."""
         self.pending[images.untyped_storage().data_ptr()].add(stream)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 pictures."""
+    """Prepare a store of 40 images."""
     folder = tmp_path_factory.mktemp("buffers")
     prepare_inline(make_folder(folder / "train", 40), str(folder / "store"), sizes=(8,))
     return folder / "store"
@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
-    """What page-locked memory comes from."""
+    """Replace torch's allocator of page-locked memory."""
     made = HostAllocator()
     monkeypatch.setattr(buffers, "pinned_memory", made)
     return made
@@ -64,7 +64,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
 def test_memory_that_a_stream_still_reads_is_not_written(
     store: Path, allocator: HostAllocator
 ) -> None:
-    """Whichever stream copied it, and though the batch has gone long since."""
+    """It is protected for copies on any stream, also after the batch is gone."""
     loader = Loader(store, size=8, batch_size=4, pin=True, threads=1, prefetch_bytes=1)
     reading: dict[int, torch.Tensor] = {}
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_memory_that_a_stream_still_reads_is_not_written(
 def test_batches_are_views_of_the_storage_that_was_allocated(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch notes a copy with a storage that it knows: a wrapper of its memory it would not."""
+    """Torch tracks copies by storage, so a wrapper of the memory would be unprotected."""
     storages: set[int] = set()
 
     def note(shape: tuple[int, ...]) -> torch.Tensor:
@@ -106,8 +106,8 @@ def test_batches_are_views_of_the_storage_that_was_allocated(
     assert len(handed) == len(batches)
 
 
-def test_page_locked_memory_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its own allocator, and each time."""
+def test_page_locked_memory_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each buffer is a new request to torch's own allocator."""
     asked: list[dict[str, object]] = []
 
     def empty(shape: tuple[int, ...], **words: object) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_page_locked_memory_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
-    """A view is enough to keep it."""
+    """A view of part of the buffer is enough to keep it."""
     made = buffers.Buffers((4, 8), keep=2)
     first = made.take_tensor()
     view, memory = first[1:], first.data_ptr()
@@ -135,7 +135,7 @@ def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_copy_on_another_stream_reads_what_was_handed_out(tmp_path: Path) -> None:
-    """Though that stream is slow, and the batch is dropped as soon as the copy is asked for."""
+    """The stream is slow, and the batch is dropped as soon as the copy is requested."""
     prepare_inline(make_folder(tmp_path / "train", 64), str(tmp_path / "store"), sizes=(64,))
     plain = Loader(tmp_path / "store", size=64, batch_size=8, pin=False)
     expected = [batch.images.clone() for batch in plain]  # type: ignore[union-attr]

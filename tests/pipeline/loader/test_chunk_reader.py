@@ -1,4 +1,4 @@
-"""Compressed and remote stores: the same batches as of a plain one, by whole chunks."""
+"""Compressed and remote stores yield the same batches as a local uncompressed one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SHARD = layout.shard("train", 8, 3)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 pictures, 3 of them broken."""
+    """Create 61 images, 3 of them broken."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 61, bad=3)
 
 
 @pytest.fixture(scope="module")
 def plain(source: Path) -> Path:
-    """Their uncompressed store."""
+    """Prepare an uncompressed store of them."""
     store = source.parent / "plain"
     prepare_inline(source, str(store), **CHOICES, chunk_rows=4)
     return store
@@ -61,7 +61,7 @@ def check_same(found: list[Any], expected: list[Any]) -> None:
 @pytest.mark.parametrize("chunk_rows", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("cache_bytes", [1, 2**20])
 @pytest.mark.parametrize("cached", [True, False, None], ids=["warm", "cold", "both"])
-def test_a_compressed_store_gives_the_same_batches(
+def test_a_compressed_store_yields_the_same_batches(
     source: Path,
     plain: Path,
     tmp_path: Path,
@@ -71,7 +71,7 @@ def test_a_compressed_store_gives_the_same_batches(
     cache_bytes: int,
     cached: bool | None,
 ) -> None:
-    """Of every epoch, with a cache that holds next to nothing, or all."""
+    """Every epoch is equal, with a cache for almost nothing or for everything."""
     choices = {**CHOICES, "chunk_rows": chunk_rows, "codec": codec}
     prepare_inline(source, str(tmp_path / "store"), **choices)
     turns = itertools.cycle([True, True, False])
@@ -90,10 +90,10 @@ def test_a_compressed_store_gives_the_same_batches(
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd:3"])
-def test_a_remote_store_gives_the_same_batches(
+def test_a_remote_store_yields_the_same_batches(
     source: Path, plain: Path, tmp_path: Path, codec: str
 ) -> None:
-    """Read through fsspec."""
+    """The store is read through fsspec."""
     url = f"memory://{tmp_path}/store"
     prepare_inline(source, url, **CHOICES, chunk_rows=4, codec=codec)
     found, how = epochs(url)
@@ -102,10 +102,10 @@ def test_a_remote_store_gives_the_same_batches(
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["warm", "cold"])
-def test_a_chunk_is_read_once_while_it_is_kept(
+def test_a_cached_chunk_is_read_once(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
 ) -> None:
-    """In windows that the cache holds, no chunk is read a second time in an epoch."""
+    """If the cache holds the windows, an epoch reads no chunk twice."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     seen: list[Any] = []
     read, unpacked = LocalObjects.read, chunk_reader.ChunkReader._decoded_chunk
@@ -160,10 +160,10 @@ def flip(at: int) -> Any:
     ids=["chunk", "index", "checksum", "cut", "empty", "missing"],
 )
 @pytest.mark.parametrize("codec", ["none", "blosc-lz4"])
-def test_what_is_not_whole_is_an_error_that_names_it(
+def test_a_damaged_shard_is_an_error_that_names_it(
     source: Path, tmp_path: Path, codec: str, damage: Any, what: str
 ) -> None:
-    """Never zeros; a flipped bit is found by the chunk's own checksum."""
+    """No zeros are returned, and a chunk's checksum detects a flipped bit."""
     url = f"memory://{tmp_path}/store"
     prepare_inline(source, url, **CHOICES, chunk_rows=4, codec=codec)
     objects = open_objects(url)
@@ -178,7 +178,7 @@ def test_what_is_not_whole_is_an_error_that_names_it(
 def test_a_chunk_of_another_length_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its checksum may be right."""
+    """Its checksum may be correct."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     shorter = decompressor("zstd:3")
     assert shorter is not None
@@ -188,10 +188,10 @@ def test_a_chunk_of_another_length_is_an_error(
         epochs(tmp_path / "store")
 
 
-def test_a_split_that_memory_cannot_hold_is_read_by_checked_chunks_in_windows(
+def test_a_split_larger_than_memory_is_read_in_windows_of_verified_chunks(
     source: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past the page cache, into memory that is used again; a flipped bit is found."""
+    """Reads bypass the page cache into reused buffers, and a flipped bit is detected."""
     monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
     words: dict[str, Any] = {"order": "windowed", "window_bytes": 2 * 4 * 16 * 16 * 3}
     found, how = epochs(plain, **words)
@@ -209,10 +209,10 @@ def test_a_split_that_memory_cannot_hold_is_read_by_checked_chunks_in_windows(
         epochs(copy, **words)
 
 
-def test_an_error_leaves_nobody_writing(
+def test_no_thread_writes_to_a_buffer_after_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged chunk that is at hand, and others that must be waited for: the buffer is free."""
+    """A cached chunk is damaged while others are still being read."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
     loader = Loader(tmp_path / "store", size=8, cache_bytes=1)
     gatherer = loader._open().readers[0]
@@ -240,8 +240,8 @@ def test_an_error_leaves_nobody_writing(
     assert (out == 7).all()
 
 
-def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
-    """On a disk and elsewhere; what lies beyond its end is not there."""
+def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
+    """They are read from a disk and from other stores, up to the end of the object."""
     data = np.arange(200, dtype=np.uint8).tobytes()
     for url in (str(tmp_path), f"memory://{tmp_path}"):
         objects = open_objects(url, "train-x")
@@ -263,10 +263,10 @@ def test_parts_of_an_object_are_read(tmp_path: Path) -> None:
             objects.read("b", 0, 5)
 
 
-def test_a_chunk_that_could_not_be_read_is_read_again(
+def test_a_failed_read_of_a_chunk_is_retried(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failure of a network passes: nothing is kept of it, and the next batch has the rows."""
+    """The error of a network is not cached, and the next batch reads the rows."""
     store = str(tmp_path / "store")
     prepare_inline(source, store, **CHOICES, chunk_rows=4, codec="zstd:3")
     split = open_split(open_objects(store), "train", [8])

@@ -1,4 +1,4 @@
-"""A split behind torch's own DataLoader."""
+"""A split behind a torch `DataLoader`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pictures import make_folder, prepare_inline
 
 @pytest.fixture(scope="module", params=["none", "zstd:3"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 pictures, 2 of them broken."""
+    """Prepare a store of 30 images, 2 of them broken."""
     folder = tmp_path_factory.mktemp("dataset")
     words: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
     source = make_folder(folder / "train", 30, bad=2)
@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> None:
-    """In this process and in forked ones, whole batches at a time."""
+    """It reads in this process and in forked ones, a batch at a time."""
     objects = open_objects(str(store))
     pixels = arrays.read_rows(objects, "train", 8, 0, 30)
     labels = arrays.read_small(objects, "train", "label")
@@ -47,8 +47,8 @@ def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> No
     assert sorted(seen) == readable.tolist()
 
 
-def test_it_is_a_small_value(store: Path) -> None:
-    """Also after it was read."""
+def test_a_dataset_is_small_when_pickled(store: Path) -> None:
+    """It is small also after it was read."""
     data = SplitDataset(store, size=8)
     image, label, row = data[3]
     text = pickle.dumps(data)
@@ -68,8 +68,8 @@ def flip_pixel(store: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pixels_that_changed_are_an_error(store: Path, tmp_path: Path, workers: int) -> None:
-    """Unless nothing is to be compared."""
+def test_changed_pixels_are_an_error(store: Path, tmp_path: Path, workers: int) -> None:
+    """Without verification another store is read as usual."""
     copy = shutil.copytree(store, tmp_path / "store")
     flip_pixel(copy)
     words: dict[str, Any] = {"batch_size": 5, "num_workers": workers}
@@ -79,10 +79,10 @@ def test_pixels_that_changed_are_an_error(store: Path, tmp_path: Path, workers: 
     assert len(list(DataLoader(whole, **words))) == 6
 
 
-def test_workers_compare_each_chunk_once_together(
+def test_workers_share_the_record_of_verified_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of the next epoch, which are other processes."""
+    """The workers of the next epoch, which are new processes, share it too."""
     source = make_folder(tmp_path / "train", 30)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
     log = tmp_path / "log"
@@ -101,10 +101,10 @@ def test_workers_compare_each_chunk_once_together(
     assert len(seen) == len(set(seen)) == 8
 
 
-def test_what_memory_cannot_hold_is_compared_if_that_is_asked_for(
+def test_chunks_beyond_memory_are_verified_on_request_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each row would have its chunk read anew."""
+    """Verification would read the chunk again for each of its rows."""
     source = make_folder(tmp_path / "train", 30)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
     flip_pixel(tmp_path / "store")
@@ -121,14 +121,14 @@ def test_what_memory_cannot_hold_is_compared_if_that_is_asked_for(
         ({"size": (224, 224)}, r"size is \(224, 224\): expected the side of a square in pixels"),
     ],
 )
-def test_words_that_make_no_sense_are_refused(words: dict[str, Any], message: str) -> None:
-    """Before anything is opened."""
+def test_invalid_arguments_are_refused(words: dict[str, Any], message: str) -> None:
+    """They are refused before the store is opened."""
     with pytest.raises(ValueError, match=message):
         SplitDataset("nowhere", **words)
 
 
-def test_it_shows_what_it_is(store: Path) -> None:
-    """Without opening anything; its classes are the store's."""
+def test_repr_shows_the_arguments(store: Path) -> None:
+    """It does not open the store; the classes are those of the store."""
     assert repr(SplitDataset("nowhere", "val", size=8)) == "SplitDataset('nowhere', 'val', size=8)"
     assert [wnid for wnid, _ in SplitDataset(store, size=8).classes] == [
         "n00000000", "n00000001", "n00000002",

@@ -1,4 +1,4 @@
-"""Which rank a process is, by every way to start ranks: disjoint parts of the rows, or an error."""
+"""The rank of a process under each launcher: disjoint parts of the rows, or an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def accelerate(rank: int, world: int) -> Environment:
 
 
 def lightning(rank: int, world: int) -> Environment:
-    """Lightning's children by subprocess on one node: they are not told RANK."""
+    """Return the environment of Lightning's child processes on one node, without RANK."""
     return {"LOCAL_RANK": f"{rank}", "NODE_RANK": "0", "WORLD_SIZE": f"{world}"}
 
 
@@ -49,7 +49,7 @@ def mpirun(rank: int, world: int) -> Environment:
 
 
 def mpirun_in_slurm(rank: int, world: int) -> Environment:
-    """Its daemons are a step of one task a node; its ranks inherit what srun told those."""
+    """Return the environment of ranks that inherit the variables of a step of their daemons."""
     node = {"SLURM_PROCID": f"{rank // 4}", "SLURM_STEP_NUM_TASKS": f"{-(-world // 4)}"}
     return {**mpirun(rank, world), **node}
 
@@ -63,7 +63,7 @@ def mpich(rank: int, world: int) -> Environment:
 
 
 def srun(rank: int, world: int) -> Environment:
-    """A step of fewer tasks than the job has."""
+    """Return the environment of a step with fewer tasks than its job."""
     return {
         "SLURM_PROCID": f"{rank}",
         "SLURM_STEP_NUM_TASKS": f"{world}",
@@ -77,12 +77,12 @@ def srun_without_step_tasks(rank: int, world: int) -> Environment:
 
 
 def torchrun_in_srun(rank: int, world: int) -> Environment:
-    """One task a node, which starts the ranks."""
+    """Return the environment of a torchrun that srun has started once per node."""
     return {**torchrun(rank, world), "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
 
 
 def world_size_beside_srun(rank: int, world: int) -> Environment:
-    """A job script that exports WORLD_SIZE, and leaves the rank to srun."""
+    """Return the environment of a job script that exports WORLD_SIZE, but not RANK."""
     return {**srun(rank, world), "WORLD_SIZE": f"{world}", "MASTER_ADDR": "node1"}
 
 
@@ -101,7 +101,7 @@ NAMES = {name for way in WAYS.values() for name in way(0, 1)} | {
 
 @contextmanager
 def environment(said: Environment) -> Iterator[None]:
-    """What launchers say is just *said* inside the block."""
+    """Set exactly these variables of launchers inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for name in NAMES:
             patch.delenv(name, raising=False)
@@ -118,7 +118,7 @@ def _nobody_said_anything() -> Iterator[None]:
 
 @contextmanager
 def group_of(rank: int, world: int) -> Iterator[None]:
-    """This process is a rank of a process group whose other ranks need not exist."""
+    """Make this process a rank of a process group without other processes, inside the block."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
@@ -130,7 +130,7 @@ def group_of(rank: int, world: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 pictures, 3 of them broken."""
+    """Prepare a store of 61 images, 3 of them broken."""
     folder = tmp_path_factory.mktemp("ranks")
     source = make_folder(folder / "train", NUM_ROWS, bad=3)
     prepare_inline(source, str(folder / "store"), sizes=(8,), shard_rows=16, chunk_rows=4)
@@ -140,8 +140,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- who is who -----------------------------------------------------------------------------------
 
 
-def test_a_process_that_nobody_launched_is_alone() -> None:
-    """Rank 0 of 1."""
+def test_a_process_without_a_launcher_is_alone() -> None:
+    """It is rank 0 of 1."""
     assert current_placement()[:2] == (0, 1)
     assert ranks_here(1) == 1
 
@@ -149,7 +149,7 @@ def test_a_process_that_nobody_launched_is_alone() -> None:
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize(("rank", "world"), [(2, 5), (0, 5), (4, 5), (0, 1), (1, 2)])
 def test_rank_and_world_are_those_of_the_launcher(way: str, rank: int, world: int) -> None:
-    """Of whichever, unless they are given."""
+    """They hold for each launcher, unless the arguments are set."""
     with environment(WAYS[way](rank, world)):
         assert current_placement()[:2] == (rank, world)
         loader = Loader("nowhere", rank=1, world=3)
@@ -157,7 +157,7 @@ def test_rank_and_world_are_those_of_the_launcher(way: str, rank: int, world: in
 
 
 def test_the_innermost_launcher_decides() -> None:
-    """Torchrun is started by srun or mpirun, one a node, and not the other way."""
+    """srun or mpirun may start torchrun once per node, and not the reverse."""
     said = {**srun(1, 2), **torchrun(5, 8)}
     with environment(said):
         assert current_placement()[:2] == (5, 8)
@@ -167,8 +167,8 @@ def test_the_innermost_launcher_decides() -> None:
         assert current_placement()[:2] == (3, 16)
 
 
-def test_a_process_group_is_asked_first() -> None:
-    """Spawned ranks have no environment of their own; half of one says nothing against it."""
+def test_a_process_group_has_priority() -> None:
+    """Spawned ranks have no environment of their own, and an incomplete one is ignored."""
     with group_of(2, 4):
         assert current_placement()[:2] == (2, 4)
         loader = Loader("nowhere")
@@ -187,8 +187,8 @@ def test_a_process_group_is_asked_first() -> None:
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},
     ],
 )
-def test_a_batch_script_of_slurm_is_no_rank(said: Environment) -> None:
-    """It has the number of tasks, which it may start; what it runs itself reads every row."""
+def test_a_batch_script_of_slurm_is_not_a_rank(said: Environment) -> None:
+    """It knows the number of tasks, but a process that it runs itself reads every row."""
     with environment(said):
         assert current_placement()[:2] == (0, 1)
 
@@ -219,10 +219,10 @@ def test_a_batch_script_of_slurm_is_no_rank(said: Environment) -> None:
         ),
     ],
 )
-def test_half_an_answer_and_two_answers_are_errors(
+def test_incomplete_and_contradictory_ranks_are_errors(
     store: Path, said: Environment, message: str
 ) -> None:
-    """They name the variables and values, and what to do; the loader can still be looked at."""
+    """The error has variables, values and cure; the loader's length is still available."""
     with environment(said):
         loader = Loader(store, size=8, batch_size=10)
         assert len(loader) == 5
@@ -233,7 +233,7 @@ def test_half_an_answer_and_two_answers_are_errors(
 
 
 def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
-    """As many groups as that would read the same rows."""
+    """Several such groups would read the same rows."""
     with environment(torchrun(1, 4)), group_of(0, 1), pytest.raises(RankError) as raised:
         current_placement()
     assert "this is rank 0 of 1 by torch.distributed, but rank 1 of 4 by RANK and WORLD" in str(
@@ -246,17 +246,17 @@ def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
     [("4", 4), ("4(x2)", 4), ("3,4(x2)", 4), ("2(x3),1", 2), ("16", 8), ("none", 1)],
 )
 @pytest.mark.parametrize("name", ["SLURM_STEP_TASKS_PER_NODE", "LOCAL_WORLD_SIZE"])
-def test_ranks_of_a_machine_are_counted_as_slurm_writes_them(
+def test_ranks_per_machine_are_parsed_in_slurms_syntax(
     name: str, said: str, here: int
 ) -> None:
-    """At most the world."""
+    """The number is at most the world size."""
     with environment({name: said}):
         assert ranks_here(8) == here
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
-def test_what_makes_no_sense_is_refused(rank: int | None, world: int | None) -> None:
-    """With the values."""
+def test_an_invalid_rank_is_refused(rank: int | None, world: int | None) -> None:
+    """The error contains the values."""
     with pytest.raises(ValueError, match=f"rank is {rank}"):
         explicit_placement(rank, world)
 
@@ -275,7 +275,7 @@ def test_what_makes_no_sense_is_refused(rank: int | None, world: int | None) -> 
 def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
     store: Path, way: str, world: int, batch_size: int, drop_last: bool, epoch: int
 ) -> None:
-    """For any world, batch and last batch; all ranks get as many batches, or the same error."""
+    """All ranks get the same number of batches, or the same error."""
     maker = Loader(store, size=8, batch_size=batch_size, drop_last=drop_last)
     text = pickle.dumps(maker)
 
@@ -320,7 +320,7 @@ def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
 def test_weighted_losses_of_ranks_average_to_the_mean_of_the_batch(
     store: Path, world: int, extra: int, drop_last: bool, seed: int
 ) -> None:
-    """And gradients do; also where a rank has no rows in the last batch."""
+    """Gradients do too, also if a rank has no rows in the last batch."""
     batch_size = min(world + extra, READABLE)
     value = torch.tensor(2.0, requires_grad=True)
     words: dict[str, Any] = {"size": 8, "batch_size": batch_size, "seed": seed}
@@ -339,8 +339,8 @@ def test_weighted_losses_of_ranks_average_to_the_mean_of_the_batch(
             assert min(len(batch.rows) for batch in parts) > 0
 
 
-def test_the_question_is_asked_when_an_iteration_begins(store: Path) -> None:
-    """Not when the loader is made, pickled or measured, nor when an iterator is asked for."""
+def test_the_rank_is_determined_when_an_iteration_begins(store: Path) -> None:
+    """It is not when a loader is created, pickled or measured, nor when an iterator is created."""
     loader = Loader(store, size=8, batch_size=10)
     assert len(loader) == 5
     iterator = iter(loader)
@@ -353,24 +353,24 @@ def test_the_question_is_asked_when_an_iteration_begins(store: Path) -> None:
     assert [len(batch.rows) for batch in loader] == [10] * 5
 
 
-def test_a_process_group_that_comes_up_in_an_epoch_is_an_error(store: Path) -> None:
-    """Rows were handed out to all ranks already."""
+def test_a_process_group_initialised_during_an_epoch_is_an_error(store: Path) -> None:
+    """Batches already had the rows of all ranks."""
     iterator = iter(Loader(store, size=8, batch_size=10))
     next(iterator)
     with group_of(1, 2), pytest.raises(RankError, match=r"1 of 2 by .* in the middle of an epoch"):
         next(iterator)
 
 
-def test_too_small_a_batch_for_the_ranks_is_said_when_it_begins(store: Path) -> None:
-    """With both numbers."""
+def test_a_batch_smaller_than_the_world_is_an_error(store: Path) -> None:
+    """The error contains both numbers."""
     with environment(torchrun(0, 8)):
         loader = Loader(store, size=8, batch_size=7)
         with pytest.raises(ValueError, match=r"batch_size is 7: .* for each of 8 ranks"):
             next(iter(loader))
 
 
-def test_a_loader_of_features_asks_in_the_same_way() -> None:
-    """It has the same laws."""
+def test_a_feature_loader_determines_its_rank_in_the_same_way() -> None:
+    """It uses the same sources in the same order."""
     with environment(mpirun(2, 5)):
         loader = FeatureLoader("nowhere", "none")
         assert (loader.rank, loader.world) == (2, 5)
@@ -412,7 +412,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
 def test_real_ranks_read_disjoint_rows(store: Path, tmp_path: Path, launcher: str) -> None:
-    """Whether they were spawned, and know of each other by their process group, or launched."""
+    """Spawned ranks have only their process group, and launched ones an environment."""
     script = tmp_path / "train.py"
     script.write_text(SPAWN)
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
@@ -439,7 +439,7 @@ print(" ".join(map(str, rows)) + "\\n", end="", flush=True)
 
 @pytest.mark.slow
 def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) -> None:
-    """They need no process group, and none of mpi4py."""
+    """They need neither a process group nor mpi4py."""
     if shutil.which("mpirun") is None:
         pytest.skip("needs mpirun, as of Debian's openmpi-bin")
     (tmp_path / "train.py").write_text(PRINT_ROWS)
@@ -462,7 +462,7 @@ def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) ->
     assert len(rows) == len(set(rows)) == READABLE // 8 * 8
 
 
-def test_no_rows_at_all_is_an_error_that_says_so(store: Path) -> None:
-    """Whatever the last batch."""
+def test_an_epoch_without_rows_is_an_error(store: Path) -> None:
+    """It is an error also with drop_last=False."""
     with pytest.raises(StoreError, match="has 0 rows to hand out: an epoch would have no batch"):
         next(iter(Loader(store, size=8, only=[], drop_last=False)))

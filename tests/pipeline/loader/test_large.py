@@ -1,4 +1,4 @@
-"""A split of ImageNet's size, of sparse files: opened whole, and read in random order."""
+"""A split of ImageNet's size in sparse files: opened as a whole, and read in random order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_CLASSES = 3
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """1,252 shards of zeros: their indexes are all that takes room."""
+    """Create 1,252 shards of zeros, whose indexes are all that takes space on disk."""
     folder = tmp_path / "store"
     choices: dict[str, Any] = {"sizes": (SIZE,), "shard_rows": 1024, "chunk_rows": 16}
     prepare_inline(make_folder(tmp_path / "train", 3), str(folder), **choices)

@@ -1,4 +1,4 @@
-"""Every readable row once an epoch, the same batches for any world, resumed exactly."""
+"""Every readable row once per epoch, the same batches for any world, and exact resumption."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 pictures, 3 of them broken: 8 shards, the last of 5 rows."""
+    """Prepare a store of 61 images, 3 of them broken: 8 shards, the last with 5 rows."""
     folder = tmp_path_factory.mktemp("loader")
     prepare_inline(make_folder(folder / "train", NUM_ROWS, bad=3), str(folder / "store"), **CHOICES)
     return folder / "store"
@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(store: Path) -> dict[Any, Any]:
-    """What zarr reads: pixels by size, labels, and which rows are readable."""
+    """Return the pixels by size, the labels and the readable rows, as zarr reads them."""
     objects = open_objects(str(store))
     found: dict[Any, Any] = {
         size: arrays.read_rows(objects, "train", size, 0, NUM_ROWS) for size in (8, 16)
@@ -139,7 +139,7 @@ def test_ranks_share_each_global_batch(
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
-    """Folders of pictures, some of them broken, by their numbers."""
+    """Create folders of images, some of them broken, by (number, number broken)."""
     folder = tmp_path_factory.mktemp("sources")
     numbers = ((1, 0), (2, 1), (7, 0), (16, 3), (23, 9), (40, 1))
     return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
@@ -150,7 +150,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
 def test_the_laws_hold_for_stores_of_any_shape(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
 ) -> None:
-    """Rows, shards, chunks, codecs, broken pictures, batches, ranks: all of them any."""
+    """Rows, shards, chunks, codecs, broken images, batches and ranks are all arbitrary."""
     (num_rows, bad), source = data.draw(st.sampled_from(sorted(sources.items())))
     chunk_rows = data.draw(st.integers(1, 6))
     shape: dict[str, Any] = {
@@ -210,10 +210,10 @@ def test_the_laws_hold_for_stores_of_any_shape(
     place=st.integers(0, 14),
     drop_last=st.booleans(),
 )
-def test_a_resumed_epoch_is_exactly_the_rest(
+def test_a_resumed_epoch_yields_exactly_the_remaining_batches(
     store: Path, worlds: tuple[int, int], order: str, place: int, drop_last: bool
 ) -> None:
-    """After any batch, into any other world; and on into the next epoch."""
+    """It resumes after any batch, with any other world, and continues with the next epoch."""
 
     def loaders(world: int) -> list[Loader]:
         words: dict[str, Any] = {"size": 8, "batch_size": 7, "order": order, "drop_last": drop_last}
@@ -241,10 +241,10 @@ def test_a_resumed_epoch_is_exactly_the_rest(
 
 
 @pytest.mark.parametrize("reader", ["mapped", "preadv"])
-def test_all_batches_kept_are_what_zarr_reads(
+def test_kept_batches_equal_what_zarr_reads(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
-    """Of several epochs, after all of them were handed out: no buffer is used under a tensor."""
+    """After several epochs no buffer was reused while a tensor viewed it."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
     kept = [batch for _ in range(4) for batch in loader]
@@ -255,10 +255,10 @@ def test_all_batches_kept_are_what_zarr_reads(
 
 
 @pytest.mark.parametrize("cached", [1.0, 0.0])
-def test_a_read_that_comes_in_pieces_is_put_together(
+def test_partial_reads_are_completed(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, cached: float
 ) -> None:
-    """A system may give less than it was asked for."""
+    """The system may return fewer bytes than requested."""
     preadv = os.preadv
 
     def little(file: int, buffers: list[memoryview], offset: int) -> int:
@@ -272,13 +272,13 @@ def test_a_read_that_comes_in_pieces_is_put_together(
 
 
 def free_memory(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    """As much as *share* of the store's two sizes."""
+    """Make the loader see memory for *share* of the store's two sizes."""
     free = share * NUM_ROWS * (8 * 8 + 16 * 16) * 3 / loader_module.CACHE_SHARE
     monkeypatch.setattr(loader_module, "free_bytes", lambda: free)
 
 
 def watch_direct(monkeypatch: pytest.MonkeyPatch, refused: str | None) -> set[str]:
-    """Which files are read past the page cache from now on; a file system may refuse it."""
+    """Record the files that are read around the page cache; optionally refuse such reads."""
     opened, preadv = os.open, os.preadv
     past: set[str] = set()
 
@@ -302,14 +302,14 @@ def watch_direct(monkeypatch: pytest.MonkeyPatch, refused: str | None) -> set[st
 
 @pytest.mark.parametrize("refused", [None, "open", "read"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_what_memory_cannot_hold_is_read_past_the_page_cache(
+def test_shards_beyond_memory_bypass_the_page_cache(
     store: Path,
     plain: dict[Any, Any],
     monkeypatch: pytest.MonkeyPatch,
     share: float,
     refused: str | None,
 ) -> None:
-    """The same shards in every epoch; where a file system has no such reads, as all others."""
+    """Every epoch uses the same ones; without support they are read as usual."""
     past = watch_direct(monkeypatch, refused)
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
     free_memory(monkeypatch, share)
@@ -331,8 +331,8 @@ def test_what_memory_cannot_hold_is_read_past_the_page_cache(
     assert len(past) == (0 if refused or share == 1 else 16)
 
 
-def test_a_failed_gather_leaves_nobody_writing() -> None:
-    """Its buffer is given back: whoever gets it next must have it alone."""
+def test_no_thread_writes_after_a_failed_gather() -> None:
+    """The buffer is reused, so all threads must have finished with it."""
     going = threading.Event()
     left: list[bool] = []
 
@@ -363,14 +363,14 @@ def test_a_failed_gather_leaves_nobody_writing() -> None:
         ((-1, -1), 100_000, True, None),
     ],
 )
-def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed(
     monkeypatch: pytest.MonkeyPatch,
     limit: tuple[int, int],
     file: int,
     more: bool,
     raised: tuple[int, int] | None,
 ) -> None:
-    """Half a thousand are left to others; the system's word for any number is -1."""
+    """512 descriptors are reserved for other files; -1 means no limit."""
     assert resource.RLIM_INFINITY == -1
     found: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
@@ -391,8 +391,8 @@ def run_alone(code: str, *command: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_few_files_may_be_open(store: Path) -> None:
-    """Shards are closed again, so that others are left room."""
+def test_a_low_limit_of_open_files_suffices(store: Path) -> None:
+    """Shards are closed again, so that descriptors remain for other files."""
     code = f"""
 import os, resource
 from pipeline.loader import Loader, row_reader
@@ -408,10 +408,10 @@ for _ in range(3):
 
 
 @pytest.mark.parametrize("few", [0, 2])
-def test_few_shards_may_be_mapped(
+def test_shards_beyond_the_limit_of_mappings_are_read(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    """The others are read as files."""
+    """They are read with system calls."""
     monkeypatch.setattr(mmap, "_mappings_limit", lambda: 4 * few)
     loader = Loader(store, size=8, batch_size=1)
     for batch in loader:
@@ -420,8 +420,8 @@ def test_few_shards_may_be_mapped(
 
 
 @pytest.mark.slow
-def test_where_addresses_are_short_files_are_read(store: Path) -> None:
-    """A limit of memory may be one of addresses."""
+def test_shards_are_read_if_mapping_fails(store: Path) -> None:
+    """A limit of memory may be a limit of addresses."""
     code = f"""
 import resource
 from pipeline.loader import Loader, mmap
@@ -438,8 +438,8 @@ assert set(loader.readers) == {{"preadv"}}, loader.readers
     run_alone(code)
 
 
-def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nobody else's torch works with fewer threads for that."""
+def test_gathering_threads_use_one_openmp_thread(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch in other threads keeps its number of threads."""
     seen: set[int] = set()
     copy = mmap.Mapping.copy
 
@@ -463,7 +463,7 @@ def test_threads_that_copy_copy_alone(store: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_another_default_device_changes_nothing(store: Path) -> None:
-    """Batches are made where they are made."""
+    """Batches stay in the memory of the CPU."""
     code = f"""
 import torch
 from pipeline.loader import Loader
@@ -476,7 +476,7 @@ for batch in Loader({str(store)!r}, size=8, batch_size=4):
 
 @given(parts=st.integers(1, 64), odd=st.integers(1, 700))
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
-    """Each short enough for memcpy."""
+    """Each piece is short enough for memcpy."""
     row_bytes = parts * odd * 3
     piece = mmap._piece_bytes(row_bytes)
     assert row_bytes % piece == 0
@@ -487,8 +487,8 @@ def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> No
     )
 
 
-def test_buffers_come_back_when_nobody_looks(store: Path) -> None:
-    """Views of a batch keep its memory, whatever became of the batch."""
+def test_buffers_are_reused_when_no_tensor_views_them(store: Path) -> None:
+    """Views of a batch keep its memory, also after the batch is gone."""
     loader = Loader(store, size=16, batch_size=4, prefetch_bytes=1, threads=1)
     view = None
     seen = set()
@@ -503,8 +503,8 @@ def test_buffers_come_back_when_nobody_looks(store: Path) -> None:
     assert len(seen) <= 2 + 1 + 1 + 1 + 1
 
 
-def test_iterating_again_is_the_next_epoch(store: Path) -> None:
-    """Also after an epoch that was broken off."""
+def test_iterating_again_yields_the_next_epoch(store: Path) -> None:
+    """It does also after an interrupted epoch."""
     loader = Loader(store, size=8, batch_size=10)
     orders = []
     for epoch in range(3):
@@ -519,7 +519,7 @@ def test_iterating_again_is_the_next_epoch(store: Path) -> None:
 
 
 def test_an_epoch_without_batches_is_an_error_that_names_the_numbers(store: Path) -> None:
-    """Training would end at once, or go round for ever."""
+    """Training would otherwise end at once, or loop forever."""
     loader = Loader(store, size=8)
     assert len(loader) == 0
     message = r"has 58 rows to hand out, batch_size is 256 and drop_last is True: .* no batch"
@@ -531,7 +531,7 @@ def test_an_epoch_without_batches_is_an_error_that_names_the_numbers(store: Path
 
 
 def resumed_at(store: Path, batch: int, **words: Any) -> tuple[Loader, list[list[int]]]:
-    """A loader that has loaded a state of epoch 2 after *batch* batches, and that epoch's rows."""
+    """Return a loader restored in epoch 2 after *batch* batches, and the rows of that epoch."""
     first = Loader(store, size=8, batch_size=10, drop_last=False, **words)
     first.set_epoch(2)
     rows = rows_of(list(first))
@@ -546,8 +546,8 @@ def resumed_at(store: Path, batch: int, **words: Any) -> tuple[Loader, list[list
 
 
 @pytest.mark.parametrize("batch", [0, 1, 4, 5, 6])
-def test_set_epoch_with_the_epoch_that_was_loaded_keeps_the_place(store: Path, batch: int) -> None:
-    """A training loop names each of its epochs, also the one that it goes on in."""
+def test_set_epoch_with_the_restored_epoch_keeps_the_position(store: Path, batch: int) -> None:
+    """A training loop sets each of its epochs, also the one that it resumes."""
     loader, rows = resumed_at(store, batch)
     seen = []
     for epoch in (2, 3, 4):
@@ -560,8 +560,8 @@ def test_set_epoch_with_the_epoch_that_was_loaded_keeps_the_place(store: Path, b
     assert seen == [rows[batch:], rows_of(list(plain)), rows_of(list(plain))]
 
 
-def test_another_epoch_than_was_loaded_begins_at_its_start(store: Path) -> None:
-    """So does the same one, once something of it was handed out."""
+def test_another_epoch_than_the_restored_one_begins_at_its_start(store: Path) -> None:
+    """So does the restored one, once a batch of it was yielded."""
     loader, rows = resumed_at(store, 4)
     loader.set_epoch(3)
     loader.set_epoch(2)
@@ -572,8 +572,8 @@ def test_another_epoch_than_was_loaded_begins_at_its_start(store: Path) -> None:
     assert rows_of(list(loader)) == rows
 
 
-def test_a_state_from_the_end_of_an_epoch_goes_on_with_the_next(store: Path) -> None:
-    """Nothing of the epoch is left, and none is left out."""
+def test_a_state_from_the_end_of_an_epoch_continues_with_the_next(store: Path) -> None:
+    """No epoch is empty, and none is skipped."""
     loader, _ = resumed_at(store, 6)
     plain = Loader(store, size=8, batch_size=10, drop_last=False)
     plain.set_epoch(3)
@@ -581,8 +581,8 @@ def test_a_state_from_the_end_of_an_epoch_goes_on_with_the_next(store: Path) -> 
     assert (loader.epoch, loader.state_dict()["epoch"]) == (3, 3)
 
 
-def test_an_iterator_that_was_only_asked_for_uses_up_nothing(store: Path) -> None:
-    """Frameworks ask for one to look at, and load a state when they hold one already."""
+def test_an_unused_iterator_does_not_advance_the_loader(store: Path) -> None:
+    """Frameworks create iterators early, and may restore a state after that."""
     loader = Loader(store, size=8, batch_size=10, drop_last=False)
     plain = rows_of(list(Loader(store, size=8, batch_size=10, drop_last=False)))
     iter(loader), iter(loader)
@@ -594,8 +594,8 @@ def test_an_iterator_that_was_only_asked_for_uses_up_nothing(store: Path) -> Non
 
 
 @pytest.mark.parametrize("change", ["next epoch", "same epoch", "set_epoch", "load_state_dict"])
-def test_an_iterator_that_is_not_the_newest_does_not_count(store: Path, change: str) -> None:
-    """It may be run to its end, but the state is that of the iteration that began last."""
+def test_only_the_newest_iterator_advances_the_state(store: Path, change: str) -> None:
+    """An older one may run to its end without changing the state."""
     loader = Loader(store, size=8, batch_size=10)
     old = iter(loader)
     state = loader.state_dict()
@@ -615,8 +615,8 @@ def test_an_iterator_that_is_not_the_newest_does_not_count(store: Path, change: 
     assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == expected
 
 
-def test_whole_numbers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None:
-    """`torch.load(weights_only=True)` and JSON take no others."""
+def test_integers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None:
+    """`torch.load(weights_only=True)` and JSON accept only plain values."""
     loader = Loader(
         store,
         size=np.int64(8),  # type: ignore[arg-type]
@@ -640,8 +640,8 @@ def test_whole_numbers_of_numpy_and_torch_are_plain_in_the_state(store: Path) ->
     again.load_state_dict(state)
 
 
-def test_a_loader_shows_what_it_is(store: Path) -> None:
-    """Without opening anything."""
+def test_repr_shows_arguments_and_position(store: Path) -> None:
+    """It does not open the store."""
     loader = Loader("/nowhere/store", "val", size=8, batch_size=10, rank=1, world=2)
     assert repr(loader) == (
         "Loader('/nowhere/store', 'val', size=8, batch_size=10, order='random', seed=0,"
@@ -651,8 +651,8 @@ def test_a_loader_shows_what_it_is(store: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_data_loader_around_a_loader_says_what_to_do_instead(store: Path, workers: int) -> None:
-    """Also one around a set that iterates it, in each of several workers."""
+def test_a_data_loader_around_a_loader_is_an_error_with_a_cure(store: Path, workers: int) -> None:
+    """So is one around a dataset that iterates a loader in each of several workers."""
 
     class Stream(torch.utils.data.IterableDataset[Batch]):
         def __iter__(self) -> Iterator[Batch]:
@@ -675,8 +675,8 @@ def test_a_data_loader_around_a_loader_says_what_to_do_instead(store: Path, work
 # --- what is left behind --------------------------------------------------------------------------
 
 
-def test_an_epoch_that_is_broken_off_leaves_nothing(store: Path) -> None:
-    """No thread, no file, no mapping."""
+def test_an_interrupted_epoch_leaves_no_resources(store: Path) -> None:
+    """No thread, file or mapping remains."""
     process = psutil.Process()
     list(Loader(store, size=8, batch_size=10))
     gc.collect()
@@ -692,8 +692,8 @@ def test_an_epoch_that_is_broken_off_leaves_nothing(store: Path) -> None:
     assert not [m for m in process.memory_maps(grouped=False) if str(store) in m.path]
 
 
-def test_a_loader_is_a_small_value(store: Path, plain: dict[Any, Any]) -> None:
-    """It is what a training task is handed, before or after it was iterated."""
+def test_a_loader_is_small_when_pickled(store: Path, plain: dict[Any, Any]) -> None:
+    """Training tasks receive it, before or after it was iterated."""
     loader = Loader(store, size=8, batch_size=10)
     list(loader)
     text = pickle.dumps(loader)
@@ -703,8 +703,8 @@ def test_a_loader_is_a_small_value(store: Path, plain: dict[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
-def test_it_works_in_a_child(store: Path, method: str) -> None:
-    """Though the parent has iterated, and is in the middle of an epoch."""
+def test_a_loader_works_in_a_child_process(store: Path, method: str) -> None:
+    """The parent has iterated it, and is in the middle of an epoch."""
     code = f"""
 import multiprocessing, sys
 from pipeline.loader import Loader
@@ -738,8 +738,8 @@ if __name__ == "__main__":
     assert (ended.stdout, ended.returncode) == ("True\n", 0), ended.stderr
 
 
-def test_nothing_that_a_loader_has_no_use_for_is_loaded(store: Path) -> None:
-    """Neither Dask nor Pillow, and not zarr."""
+def test_a_loader_imports_only_what_it_needs(store: Path) -> None:
+    """It imports neither Dask nor Pillow nor zarr."""
     code = f"""
 import sys
 from pipeline.loader import Loader
@@ -756,7 +756,7 @@ print(sorted({{"dask", "distributed", "PIL", "zarr", "pyarrow"}} & set(sys.modul
 
 
 def broken(tmp_path: Path, store: Path, damage: Callable[[Path], None]) -> Path:
-    """A copy of the store with one shard damaged."""
+    """Copy the store with one shard damaged, and return the copy."""
     import shutil
 
     copy = shutil.copytree(store, tmp_path / "broken")
@@ -779,10 +779,10 @@ def flip_index(path: Path) -> None:
         (flip_index, "has a damaged index"),
     ],
 )
-def test_a_shard_that_is_not_whole_is_an_error_that_names_it(
+def test_a_damaged_shard_is_an_error_that_names_it(
     tmp_path: Path, store: Path, damage: Callable[[Path], None], what: str
 ) -> None:
-    """Never zeros."""
+    """No zeros are returned."""
     copy = broken(tmp_path, store, damage)
     with pytest.raises(
         StoreDamagedError, match=rf"8/c\.3\.0\.0\.0 .*{what}|index of .*c\.3.* {what}"
@@ -797,7 +797,7 @@ def flip_pixel(path: Path) -> None:
 
 
 def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The chunks that are compared with their checksums from now on."""
+    """Return a list that records the chunks that are compared with their checksums."""
     seen: list[tuple[str, int]] = []
     check = row_reader.ShardFile.check_chunk
 
@@ -814,7 +814,7 @@ def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_a_flipped_bit_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str, checksum: str
 ) -> None:
-    """Each chunk is read for that once, and never again."""
+    """Each chunk is read once for verification, and never again."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     if reader == "preadv":
         monkeypatch.setattr(mmap.Mapping, "chunk", lambda *_: None)
@@ -832,10 +832,10 @@ def test_a_flipped_bit_is_an_error(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_what_memory_cannot_hold_is_compared_where_that_costs_no_reads(
+def test_chunks_beyond_memory_are_not_verified_by_default(
     store: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    """By default the chunks of shards that stay in the page cache; `once` compares all."""
+    """Shards in the page cache are verified by default; `once` verifies all."""
     free_memory(monkeypatch, share)
     seen = note_checks(monkeypatch)
     words: dict[str, Any] = {"sizes": (8, 16), "batch_size": 9, "drop_last": False}
@@ -847,10 +847,10 @@ def test_what_memory_cannot_hold_is_compared_where_that_costs_no_reads(
     assert len(set(seen)) == 32
 
 
-def test_chunks_that_are_never_compared_are_not_walked_for_each_batch(
+def test_unverified_chunks_cost_nothing_per_batch(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `auto`, those of shards that memory cannot hold: none of them is looked at again."""
+    """With `auto`, chunks of shards that memory cannot hold are never looked at again."""
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
     reader = loader._open().readers[0]
@@ -866,10 +866,10 @@ def test_chunks_that_are_never_compared_are_not_walked_for_each_batch(
     assert (compared == reader._is_cached).all()
 
 
-def test_another_file_under_the_name_of_a_shard_is_compared_anew(
+def test_a_replaced_shard_is_verified_again(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where shards are closed and opened again, since few files may be open."""
+    """Shards are closed and opened again if few files may be open."""
     copy = broken(tmp_path, store, lambda path: None)
     shard = copy / layout.shard("train", 8, 3)
     loader = Loader(copy, size=8, batch_size=5, drop_last=False)
@@ -886,10 +886,10 @@ def test_another_file_under_the_name_of_a_shard_is_compared_anew(
 
 
 @pytest.mark.parametrize("reader", ["mapped", "preadv"])
-def test_a_shard_that_is_cut_off_under_a_loader_is_an_error(
+def test_a_shard_truncated_during_reading_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
-    """And kills nobody: it is mapped."""
+    """The process is not killed, although the file is mapped."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     copy = broken(tmp_path, store, lambda path: None)
     loader = Loader(copy, size=8, batch_size=10, prefetch_bytes=1)
@@ -913,10 +913,10 @@ def test_damaged_labels_are_an_error(tmp_path: Path, store: Path, name: str) -> 
         len(Loader(broken(tmp_path, store, damage), size=8))
 
 
-def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
+def test_an_unfinished_split_is_refused_unless_partial(
     tmp_path: Path, plain: dict[Any, Any]
 ) -> None:
-    """Then committed rows are handed out, and no others."""
+    """With partial=True only committed rows are yielded."""
     source = make_folder(tmp_path / "train", NUM_ROWS, bad=3)
     _, plan, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
     for shard in (1, 4, 7):
@@ -964,16 +964,16 @@ def test_what_is_not_finished_is_refused_unless_it_is_asked_for(
         ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
     ],
 )
-def test_words_that_make_no_sense_are_refused(
+def test_invalid_arguments_are_refused(
     store: Path, words: dict[str, Any], what: str
 ) -> None:
-    """Before anything is opened."""
+    """They are refused before the store is opened."""
     with pytest.raises(ValueError, match=what):
         Loader(store, **words)
 
 
-def test_a_size_that_is_not_there_is_named(store: Path) -> None:
-    """And so are those that are."""
+def test_a_missing_size_is_named(store: Path) -> None:
+    """The error also lists the available sizes."""
     with pytest.raises(StoreError, match="no finished 24 px: it has 8, 16"):
         len(Loader(store, size=24))
 
@@ -982,7 +982,7 @@ def test_a_size_that_is_not_there_is_named(store: Path) -> None:
     "other", [{"seed": 1}, {"batch_size": 11}, {"order": "windowed"}, {"drop_last": False}]
 )
 def test_a_state_of_another_loader_is_refused(store: Path, other: dict[str, Any]) -> None:
-    """By what differs."""
+    """The error names the values that differ."""
     state = Loader(store, size=8, batch_size=10).state_dict()
     with pytest.raises(StoreMismatchError, match=f"{next(iter(other))} is "):
         Loader(store, **{"size": 8, "batch_size": 10, **other}).load_state_dict(state)

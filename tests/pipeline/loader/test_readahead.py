@@ -1,4 +1,4 @@
-"""Reading ahead: every chunk of the order, whole, in time, and never more than a window early."""
+"""Reading ahead: each chunk of the order once, whole, and at most one window early."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHUNK_BYTES = CHUNK_ROWS * 8 * 8 * 3
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 pictures in 16 chunks."""
+    """Prepare a store of 61 images in 16 chunks."""
     folder = tmp_path_factory.mktemp("readahead")
     choices: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": CHUNK_ROWS}
     prepare_inline(make_folder(folder / "train", NUM_ROWS), str(folder / "store"), **choices)
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
+    """Wait until another thread makes a condition true."""
     deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline
@@ -43,7 +43,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 class Asked:
-    """Stands in for a reader, and notes what it is told to expect."""
+    """A reader that records the chunks it must prefetch."""
 
     def __init__(self) -> None:
         self.chunks: list[int] = []
@@ -59,13 +59,13 @@ class Asked:
 
 
 def windows() -> Iterator[tuple[int, Any]]:
-    """Four of two chunks, of ten rows each."""
+    """Yield four windows of two chunks, each of ten rows."""
     for window in range(4):
         yield 10 * window, np.array([2 * window, 2 * window + 1])
 
 
-def test_it_stays_one_window_ahead() -> None:
-    """The first two at once; each further one when the one before it is being gathered."""
+def test_reading_stays_one_window_ahead() -> None:
+    """The first two are read at once, and each later one when the one before is gathered."""
     asked = Asked()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [asked], disk)
@@ -77,8 +77,8 @@ def test_it_stays_one_window_ahead() -> None:
         ahead.stop()
 
 
-def test_it_ends_when_it_is_told_to() -> None:
-    """Though there is more to read."""
+def test_reading_ahead_stops_on_request() -> None:
+    """It stops although there is more to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [Asked()], disk)
@@ -91,7 +91,7 @@ def test_it_ends_when_it_is_told_to() -> None:
 def test_each_chunk_is_read_once_and_whole(
     store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, here: str | None
 ) -> None:
-    """Unless rows are wanted one by one: in random order, or where other nodes want the others."""
+    """Random orders, and ranks on other machines, read single rows instead."""
     seen: list[tuple[int, int]] = []
     fadvise = os.posix_fadvise
 
@@ -128,7 +128,7 @@ def test_each_chunk_is_read_once_and_whole(
 
 
 def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page cache is asked at some places of each window."""
+    """A sample of each window is looked up in the page cache."""
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: True)
@@ -138,8 +138,8 @@ def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.Mo
     list(loader)
 
 
-def test_what_cannot_be_read_ahead_is_an_error_of_who_reads_it(store: Path, tmp_path: Path) -> None:
-    """The error of the reader, and no other."""
+def test_errors_of_reading_ahead_are_raised_by_the_reader(store: Path, tmp_path: Path) -> None:
+    """The error is that of gathering the rows."""
     copy = shutil.copytree(store, tmp_path / "copy")
     loader = Loader(copy, size=16, batch_size=4, order="sequential")
     (copy / layout.shard("train", 16, 3)).unlink()

@@ -1,4 +1,4 @@
-"""1 for a perfect shuffle, and what it should be for others."""
+"""The measures of shuffle quality, for perfect shuffles and for others."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def order(kind: str, num_rows: int, **words: Any) -> EpochOrder:
 
 
 @pytest.mark.parametrize("kind", ["random", "windowed"])
-def test_a_store_in_random_order_is_mixed_by_either(kind: str) -> None:
-    """200 classes of a hundredth of the rows each, as a store has them: 1.00 +- 0.01."""
+def test_random_and_windowed_orders_mix_a_shuffled_store(kind: str) -> None:
+    """The factor is 1.00 +- 0.01 for 200 classes in random store order."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 1_000)).astype(np.int32)
     made = order(kind, len(labels), chunk_rows=16, window_chunks=400)
     assert same_class_factor(made, labels, 256) == pytest.approx(1, abs=0.01)
 
 
-def test_sorted_rows_in_their_own_order_are_not_mixed() -> None:
-    """Whole batches of one class: 1 over the share of a class."""
+def test_sorted_rows_in_sequential_order_are_not_mixed() -> None:
+    """Each batch has one class, so the factor is 1 over the share of a class."""
     labels = np.repeat(np.arange(10), 100).astype(np.int32)
     found = same_class_factor(order("sequential", 1000), labels, 50)
     assert found == pytest.approx(999 / 99)
 
 
-def test_the_same_order_again_meets_everyone_again() -> None:
-    """And another meets as chance has it."""
+def test_the_same_order_has_the_maximum_recurrence() -> None:
+    """A different order has that of chance."""
     same = recurrence(order("random", 1000), order("random", 1000), 50)
     assert same == pytest.approx(999 / 49)
     other = recurrence(order("random", 50_000), order("random", 50_000, epoch=1), 250)
@@ -43,8 +43,8 @@ def test_the_same_order_again_meets_everyone_again() -> None:
 
 
 @given(num_rows=st.integers(4, 60), batch=st.integers(2, 10), classes=st.integers(1, 5))
-def test_the_figures_are_counts_of_pairs(num_rows: int, batch: int, classes: int) -> None:
-    """Counted one by one."""
+def test_the_measures_are_counts_of_pairs(num_rows: int, batch: int, classes: int) -> None:
+    """They equal counts over all single pairs."""
     absent = np.array([1, 3])
     first = order("random", num_rows, absent=absent)
     second = order("random", num_rows, absent=absent, epoch=1)

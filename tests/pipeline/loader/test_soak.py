@@ -1,4 +1,4 @@
-"""Epoch after epoch, a third of them broken off: memory, threads, mappings and files stay flat."""
+"""Memory, threads, mappings and files stay constant over epochs, a third of them interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARM = 0.25
 
 
 class Seen(NamedTuple):
-    """What this process holds."""
+    """The resources that this process holds."""
 
     memory: float
     """MiB, without pages of the store."""
@@ -34,6 +34,7 @@ class Seen(NamedTuple):
 
 
 def look(store: Path) -> Seen:
+    """Measure the resources of this process."""
     gc.collect()
     process = psutil.Process()
     maps = process.memory_maps(grouped=False)
@@ -44,8 +45,8 @@ def look(store: Path) -> Seen:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.parametrize("kind", ["mapped", "compressed", "staged"])
-def test_nothing_grows(tmp_path: Path, kind: str) -> None:
-    """At 72 px; the figures of the last three quarters are those of the first."""
+def test_resources_do_not_grow(tmp_path: Path, kind: str) -> None:
+    """The resources at the end are those after the first quarter of the time."""
     codec = "zstd:1" if kind == "compressed" else "none"
     choices: dict[str, Any] = {"sizes": (72,), "shard_rows": 64, "chunk_rows": 8, "codec": codec}
     prepare_inline(make_folder(tmp_path / "train", 600), str(tmp_path / "store"), **choices)

@@ -1,4 +1,4 @@
-"""Staging: copies that are whole, made once, shared, bounded, and never in the way of training."""
+"""Staging: copies are complete, made once, shared, bounded, and never disturb training."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NUM_SHARDS = 2 * 8  # of both sizes
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 pictures, 3 of them broken."""
+    """Create 61 images, 3 of them broken."""
     return make_folder(tmp_path_factory.mktemp("staging") / "train", 61, bad=3)
 
 
 @pytest.fixture(scope="module")
 def store(source: Path) -> Path:
-    """Their store, on a disk, uncompressed."""
+    """Prepare an uncompressed store of them on a disk."""
     folder = source.parent / "store"
     prepare_inline(source, str(folder), **CHOICES)
     return folder
@@ -59,7 +59,7 @@ def staged(loader: Loader) -> int:
 
 
 def stage_all(loader: Loader) -> list[Batch]:
-    """An epoch that lasts until all is copied."""
+    """Run an epoch that lasts until all shards are copied, and return its batches."""
     found = []
     for place, batch in enumerate(loader):
         found.append(batch)
@@ -83,7 +83,7 @@ def check_same(found: list[Batch], expected: list[Batch]) -> None:
 def test_staged_batches_are_those_of_the_store(
     source: Path, store: Path, tmp_path: Path, where: str, codec: str, order: str
 ) -> None:
-    """While shards are copied, and when the store has gone."""
+    """They are equal while shards are copied, and after the store is gone."""
     url = f"memory://{tmp_path}/store" if where == "memory" else str(tmp_path / "store")
     prepare_inline(source, url, **CHOICES, codec=codec)
     words: dict[str, Any] = {"order": order, "window_bytes": 3 * 4 * 16 * 16 * 3}
@@ -101,10 +101,10 @@ def test_staged_batches_are_those_of_the_store(
     check_same(list(again), expected[1])
 
 
-def test_rows_are_put_together_of_copies_and_the_store(
+def test_batches_combine_rows_of_copies_and_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever shards happen to be there."""
+    """Any subset of the shards may be copied."""
     monkeypatch.setattr(staging.Staging, "_is_active", lambda self: False)
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     expected = list(loader)
@@ -124,7 +124,7 @@ def test_rows_are_put_together_of_copies_and_the_store(
 def test_ranks_share_the_copies(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each shard is read once for all of them, though all begin at the same time."""
+    """Each shard is read once for all ranks, although all begin at the same time."""
     seen: list[str] = []
     read = LocalObjects.read
 
@@ -143,8 +143,8 @@ def test_ranks_share_the_copies(
     assert not list((tmp_path / "stage").rglob("*.copy"))
 
 
-def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> None:
-    """And stays: nothing of it is evicted for the rest of it."""
+def test_a_split_that_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> None:
+    """The copies stay: none is evicted for other shards of the split."""
     stage = tmp_path / "stage"
     sizes = [(store / layout.shard("train", 8, n)).stat().st_size for n in range(8)]
     loader = loader_of(store, sizes=(8,), staging_dir=stage, staging_bytes=sum(sizes[:3]) + 100)
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> Non
         )
 
 
-def test_who_finds_no_room_breaks_off_nobody_elses_copy(
+def test_a_thread_without_space_does_not_stop_other_copies(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three shards fit, and four threads begin at once."""
@@ -187,10 +187,10 @@ def test_who_finds_no_room_breaks_off_nobody_elses_copy(
     running.close()  # type: ignore[attr-defined]
 
 
-def test_a_copy_is_read_as_soon_as_it_is_there(
+def test_a_copy_is_read_as_soon_as_it_is_complete(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not when all others are."""
+    """Other copies may still be running."""
     copy, go_on = staging.Staging._copy, threading.Event()
 
     def slow(self: staging.Staging, size: int, shard: int, file: int) -> bool:
@@ -206,10 +206,10 @@ def test_a_copy_is_read_as_soon_as_it_is_there(
     running.close()  # type: ignore[attr-defined]
 
 
-def test_a_store_that_cannot_be_read_for_a_while_is_copied_later(
+def test_copying_continues_after_errors_of_the_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no fault of the disk that is copied to."""
+    """A read error of the store does not count as a full disk."""
     read, tries = LocalObjects.read, iter([OSError(errno.EIO, "no"), RuntimeError("a timeout")])
 
     def shaky(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
@@ -223,8 +223,8 @@ def test_a_store_that_cannot_be_read_for_a_while_is_copied_later(
     stage_all(loader_of(store, staging_dir=tmp_path / "stage"))
 
 
-def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Path) -> None:
-    """The error says what to delete."""
+def test_the_error_of_a_missing_copy_names_the_folder(store: Path, tmp_path: Path) -> None:
+    """It tells the user what to delete, not to repair the store."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     stage_all(loader)
     made = loader._open().staging
@@ -238,12 +238,12 @@ def test_a_copy_that_is_gone_is_no_fault_of_the_store(store: Path, tmp_path: Pat
 
 
 def copy_sets(folder: Path) -> list[Path]:
-    """The folders that staging has made in *folder*."""
+    """Return the folders that staging has created in *folder*."""
     return sorted(mark.parent for mark in folder.glob(f"*/{staging_area.MARK_NAME}"))
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every file with its bytes, and every folder and link, below a folder."""
+    """Return every path below a folder, with the contents of files and None for others."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -252,14 +252,14 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture(scope="module")
 def other(source: Path) -> Path:
-    """Another store, of the same pictures in another order."""
+    """Prepare another store with the same images in another order."""
     folder = source.parent / "other"
     prepare_inline(source, str(folder), **CHOICES, seed=1)
     return folder
 
 
 def staged_set(store: Path, area: Path) -> Path:
-    """Stage all of *store* and return the copy set, which no process reads any more."""
+    """Stage all of *store*, and return the folder of the copy set, which no process uses then."""
     loader = loader_of(store, staging_dir=area)
     stage_all(loader)
     opened = loader._open().staging
@@ -267,8 +267,8 @@ def staged_set(store: Path, area: Path) -> Path:
     return opened.root
 
 
-def test_files_of_others_are_never_removed(store: Path, tmp_path: Path) -> None:
-    """They count as room that is taken; where they leave none, nothing is staged."""
+def test_foreign_files_are_never_removed(store: Path, tmp_path: Path) -> None:
+    """They count as used space, and without free space nothing is staged."""
     area = tmp_path / "scratch"
     for name in ("thesis", "0" * 32, ".hidden"):
         (area / name / "images.zarr" / "train" / "8").mkdir(parents=True)
@@ -287,10 +287,10 @@ def test_files_of_others_are_never_removed(store: Path, tmp_path: Path) -> None:
     assert {name: data for name, data in tree(area).items() if name in before} == before
 
 
-def test_copies_of_another_store_make_room_for_this_one(
+def test_copies_of_another_store_are_evicted_for_this_one(
     store: Path, other: Path, tmp_path: Path
 ) -> None:
-    """All of them go, with mark, lock and folder."""
+    """All of the set is removed, with mark, lock and folder."""
     area = tmp_path / "area"
     root = staged_set(other, area)
     assert copy_sets(area) == [root]
@@ -305,10 +305,10 @@ def test_copies_of_another_store_make_room_for_this_one(
     assert len(copy_sets(area)) == 1
 
 
-def test_an_eviction_that_was_killed_is_completed_by_the_next(
+def test_an_interrupted_eviction_is_completed_by_the_next(
     store: Path, other: Path, tmp_path: Path
 ) -> None:
-    """The mark is the last to go, so that what is left is still known to be staging's."""
+    """The mark is removed last, so the remaining files still belong to staging."""
     area = tmp_path / "area"
     root = staged_set(other, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
@@ -324,7 +324,7 @@ def test_an_eviction_that_was_killed_is_completed_by_the_next(
 def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
     store: Path, other: Path, tmp_path: Path, disguise: str
 ) -> None:
-    """Its name is right, it holds files named like shards, and perhaps a mark."""
+    """It has the right name, files named like shards, and in some cases a mark."""
     area, away = tmp_path / "area", tmp_path / "away"
     root = staged_set(other, away)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
@@ -344,8 +344,8 @@ def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
     assert (tree(away), tree(fake)) == before
 
 
-def test_links_inside_a_copy_set_lead_nowhere(store: Path, other: Path, tmp_path: Path) -> None:
-    """Neither when copies are removed nor when they are written."""
+def test_links_inside_a_copy_set_are_not_followed(store: Path, other: Path, tmp_path: Path) -> None:
+    """Neither evicting nor writing copies follows them."""
     area = tmp_path / "area"
     root = staged_set(other, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
@@ -368,10 +368,10 @@ def test_links_inside_a_copy_set_lead_nowhere(store: Path, other: Path, tmp_path
     assert not any((victim / "train" / "16").iterdir())
 
 
-def test_a_link_in_the_place_of_a_half_copy_is_not_written_through(
+def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(
     store: Path, tmp_path: Path
 ) -> None:
-    """Whoever may write into the folder could otherwise have any file emptied."""
+    """Otherwise users with access to the folder could have any file emptied."""
     area = tmp_path / "area"
     root = staged_set(store, area)
     precious = tmp_path / "authorized_keys"
@@ -383,10 +383,10 @@ def test_a_link_in_the_place_of_a_half_copy_is_not_written_through(
     assert precious.read_text() == "ssh-ed25519 AAAA"
 
 
-def test_a_folder_of_the_right_name_that_is_not_marked_is_refused(
+def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
     store: Path, tmp_path: Path
 ) -> None:
-    """By its path, and with what to do; nothing in it is read or written."""
+    """The error has its path and a cure, and nothing in it is read or written."""
     root = staged_set(store, tmp_path / "area")
     (root / staging_area.MARK_NAME).unlink()
     before = tree(root)
@@ -406,7 +406,7 @@ def test_a_folder_of_the_right_name_that_is_not_marked_is_refused(
 def test_a_copy_set_of_another_user_is_not_used(
     store: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither read nor removed, and another user's copies have another name."""
+    """It is neither read nor removed, and each user's copies have a name of their own."""
     area = tmp_path / "area"
     root = staged_set(other, area)
     before = tree(root)
@@ -427,10 +427,10 @@ def test_a_copy_set_of_another_user_is_not_used(
     assert tree(root) == before
 
 
-def test_other_stores_are_evicted_unless_somebody_reads_them(
+def test_unused_copy_sets_are_evicted_least_recently_used_first(
     source: Path, store: Path, tmp_path: Path
 ) -> None:
-    """The one that was read longest ago first."""
+    """A set that a process uses is kept."""
     stage = tmp_path / "stage"
     others = []
     for seed in (1, 2, 3):
@@ -448,10 +448,10 @@ def test_other_stores_are_evicted_unless_somebody_reads_them(
     check_same(list(others[0]), list(loader_of(tmp_path / "1")))
 
 
-def test_no_copy_set_goes_where_its_room_would_not_be_enough(
+def test_no_copy_set_is_evicted_if_that_would_not_suffice(
     store: Path, other: Path, tmp_path: Path
 ) -> None:
-    """Files of others take most of it."""
+    """Foreign files use most of the space."""
     area = tmp_path / "area"
     root = staged_set(other, area)
     (area / "film.mp4").write_bytes(bytes(500_000))
@@ -463,7 +463,7 @@ def test_no_copy_set_goes_where_its_room_would_not_be_enough(
 def test_copies_are_durable_before_they_have_their_name(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name is what says that a copy is whole, also after the power has failed."""
+    """A file under its final name must be complete, also after a power failure."""
     synced: set[int] = set()
     named: list[bool] = []
     fsync, rename = os.fsync, os.rename
@@ -486,7 +486,7 @@ def test_copies_are_durable_before_they_have_their_name(
 
 @pytest.mark.parametrize("codec", ["none", "zstd:1"])
 def test_staged_rows_are_read_from_the_copies(source: Path, tmp_path: Path, codec: str) -> None:
-    """Copies that are swapped for those of other pictures are what is handed out."""
+    """After copies are replaced by those of other images, batches have the other images."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, codec=codec)
     others = shutil.copytree(source, tmp_path / "others")
     for number, file in enumerate(sorted(others.rglob("*.JPEG"))):
@@ -505,8 +505,8 @@ def test_staged_rows_are_read_from_the_copies(source: Path, tmp_path: Path, code
     assert loader_of(tmp_path / "store").staged_rows == 0
 
 
-def test_old_names_of_the_arguments_still_work(store: Path, tmp_path: Path) -> None:
-    """With a warning that says the new ones; both at once are refused."""
+def test_deprecated_names_of_arguments_still_work(store: Path, tmp_path: Path) -> None:
+    """A warning names the new argument, and using both at once is an error."""
     with pytest.warns(DeprecationWarning, match="stage= is now staging_dir="):
         loader = Loader(store, size=8, stage=tmp_path / "stage")
     assert loader.staging_dir == str(tmp_path / "stage")
@@ -518,8 +518,8 @@ def test_old_names_of_the_arguments_still_work(store: Path, tmp_path: Path) -> N
         Loader(store, size=8, staging_bytes=0)
 
 
-def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> None:
-    """It is compared with its commit, and no copy of it is kept."""
+def test_a_damaged_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> None:
+    """It is compared with its commit, and no copy of it remains."""
     copy = shutil.copytree(store, tmp_path / "store")
     shard = copy / layout.shard("train", 16, 3)
     data = bytearray(shard.read_bytes())
@@ -531,8 +531,8 @@ def test_a_torn_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> 
     assert not list((tmp_path / "stage").rglob("16/c.3.*"))
 
 
-def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None:
-    """Half a copy is made anew; one that is being made is waited for."""
+def test_an_interrupted_copy_is_made_again(store: Path, tmp_path: Path) -> None:
+    """A copy that another process is making is awaited."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     opened = loader._open()
     assert opened.staging is not None
@@ -553,7 +553,7 @@ def test_who_was_killed_left_it_to_the_next(store: Path, tmp_path: Path) -> None
 
 
 def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> None:
-    """Though it was forked while room was made, and lives on."""
+    """The child was forked while the lock was held, and lives on."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     made = loader._open().staging
     assert made is not None
@@ -575,7 +575,7 @@ def is_lock(fd: Path) -> bool:
 def test_a_full_disk_stops_copying_and_nothing_else(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store is still there to be read."""
+    """Rows are still read from the store."""
 
     def full(file: int, data: bytes, start: int) -> int:
         raise OSError(errno.ENOSPC, "the disk is full")
@@ -587,15 +587,15 @@ def test_a_full_disk_stops_copying_and_nothing_else(
     assert not list((tmp_path / "stage").rglob("c.*"))
 
 
-def test_where_nothing_can_be_written_it_says_so(store: Path, tmp_path: Path) -> None:
-    """Before training."""
+def test_a_folder_that_is_not_writable_is_an_error(store: Path, tmp_path: Path) -> None:
+    """The error is raised before training."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot stage in"):
         list(loader_of(store, staging_dir=tmp_path / "file" / "stage"))
 
 
-def test_an_epoch_that_is_broken_off_leaves_no_thread(store: Path, tmp_path: Path) -> None:
-    """The next one goes on copying."""
+def test_an_interrupted_epoch_leaves_no_thread(store: Path, tmp_path: Path) -> None:
+    """The next epoch continues to copy."""
     threads = threading.active_count()
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     for _ in range(3):
@@ -606,8 +606,8 @@ def test_an_epoch_that_is_broken_off_leaves_no_thread(store: Path, tmp_path: Pat
     assert threading.active_count() == threads
 
 
-def test_two_epochs_at_once_copy_until_the_last_has_ended(store: Path, tmp_path: Path) -> None:
-    """One loader may be iterated twice."""
+def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path: Path) -> None:
+    """One loader may be iterated twice at the same time."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     one, other = iter(loader), iter(loader)
     next(one), next(other)
@@ -616,8 +616,8 @@ def test_two_epochs_at_once_copy_until_the_last_has_ended(store: Path, tmp_path:
     other.close()  # type: ignore[attr-defined]
 
 
-def test_a_split_that_grows_is_staged_as_far_as_it_is(source: Path, tmp_path: Path) -> None:
-    """Of a partial one only what is committed."""
+def test_the_committed_part_of_a_split_is_staged(source: Path, tmp_path: Path) -> None:
+    """Shards without a commit are not copied."""
     from pipeline.ingest.shard import prepare_shard
     from tests.pictures import plan_inline
 

@@ -1,4 +1,4 @@
-"""The README's training script, as it stands there."""
+"""The training script of the README, run as printed there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pictures import make_folder, prepare_inline
 
 @pytest.mark.slow
 def test_the_readmes_script_trains_on_two_ranks(tmp_path: Path) -> None:
-    """Both ranks go through three epochs, in step."""
+    """Both ranks run three epochs in step."""
     readme = (ROOT / "README.md").read_text()
     (script,) = re.findall(r"```python\n(import torch\n.*?)```", readme, re.DOTALL)
     assert '"demo/store"' in script
