@@ -44,7 +44,7 @@ def ask(
 
     async def ask_worker(worker: str) -> Any:
         """Return the result of one worker, its exception, or `Silent`."""
-        request = client._run(  # `run` of one worker waits for ever
+        request = client._run(  # `Client.run` has no timeout for a single worker
             _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:

@@ -142,8 +142,8 @@ def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) ->
 def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
     if secret and os.fstat(file).st_mode & 0o077:
         raise CertificateError(
-            f"others could read {folder / name}: the file system of {folder} keeps no permissions."
-            " Name a folder on another with --certs."
+            f"other users could read {folder / name}: the file system of {folder} supports no"
+            " permissions. Name a folder on another file system with --certs."
         )
 
 
@@ -189,8 +189,8 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
             )
         if path.suffix == ".key" and path.stat().st_mode & 0o077:
             raise CertificateError(
-                f"others than you can read {path}. If nobody has: chmod 600 {path}; else make"
-                " new ones with `tesserae cluster certs --renew`."
+                f"other users can read {path}. If none has read it, run `chmod 600 {path}`;"
+                " otherwise make new certificates with `tesserae cluster certs --renew`."
             )
     authority = _load(folder / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
@@ -222,8 +222,8 @@ def check_token(folder: Path) -> None:
         ) from None
     if not text or readable_by_others:
         raise CertificateError(
-            f"the dashboard's token {path} is {'read by others' if text else 'empty'}. Make new"
-            " certificates with `tesserae cluster certs --renew`."
+            f"the dashboard's token {path} is {'readable by other users' if text else 'empty'}."
+            " Make new certificates with `tesserae cluster certs --renew`."
         )
 
 
@@ -249,7 +249,7 @@ def _load(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
-        raise CertificateError(f"{path} is no certificate.") from None
+        raise CertificateError(f"{path} is not a certificate.") from None
 
 
 _PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -260,8 +260,8 @@ def _check_age(path: Path) -> None:
     until = expiry(path)
     if until < datetime.now(UTC):
         raise CertificateError(
-            f"{path} was good until {until:%Y-%m-%d %H:%M} UTC. Make new ones with `tesserae"
-            " cluster certs --renew`, bring them to every machine, and start the cluster again."
+            f"{path} expired at {until:%Y-%m-%d %H:%M} UTC. Make new certificates with `tesserae"
+            " cluster certs --renew`, copy them to every machine, and restart the cluster."
         )
 
 

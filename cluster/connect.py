@@ -179,8 +179,8 @@ def _no_answer_text(address: str, reason: str) -> str:
     tls = address.startswith("tls://")
     hint = "that both hold certificates of one authority" if tls else "that it is not tls://"
     return (
-        f"the scheduler {address} does not answer ({reason}). See that it runs, that this machine"
-        f" reaches it, and {hint}."
+        f"the scheduler {address} does not answer ({reason}). Check that it runs, that this machine"
+        f" can reach it, and {hint}."
     )
 
 

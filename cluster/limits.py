@@ -46,8 +46,8 @@ def too_many_files(error: BaseException, call: str = "") -> str:
     subject = ": ".join(dict.fromkeys(filter(None, (call, file)))) or "another file or connection"
     if cause.errno == errno.ENFILE:
         return (
-            f"cannot open {subject}, for the programs of this machine have as many files open as"
-            " they may (/proc/sys/fs/file-max): end some of them, or have it raised"
+            f"cannot open {subject}: the programs of this machine have reached its limit of open"
+            " files (/proc/sys/fs/file-max): end some of them, or have it raised"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     more = max(SCHEDULER_FILES, 2 * soft)
@@ -60,8 +60,7 @@ def too_many_files(error: BaseException, call: str = "") -> str:
             " example (`nofile` in /etc/security/limits.conf, `LimitNOFILE=` of a service)"
         )
     return (
-        f"cannot open {subject}, for this process has {soft:,} files open, as many as it may:"
-        f" {cure}"
+        f"cannot open {subject}: this process has reached its limit of {soft:,} open files: {cure}"
     )
 
 

@@ -128,7 +128,7 @@ class Local:
         """Stop workers and scheduler, whatever state they are in."""
         try:
             self.cluster.close(timeout=CLOSE_SECONDS)
-        except (AssertionError, OSError, RuntimeError):  # a nanny is just starting a worker
+        except (AssertionError, OSError, RuntimeError):  # a nanny is starting a worker
             self.cluster.shutdown_on_close = False  # Dask would try again at exit
             for worker in multiprocessing.active_children():
                 worker.kill()

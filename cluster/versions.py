@@ -74,7 +74,7 @@ def _differences(
             continue  # the worker has ended or does not answer: its versions are not known
         if not isinstance(versions, dict):
             raise ClusterError(
-                f"worker {worker} cannot run what is asked of it ({type(versions).__name__}:"
+                f"worker {worker} cannot report its versions ({type(versions).__name__}:"
                 f" {versions}). Install the same Tesserae there, and start the worker with its"
                 " Python."
             )

@@ -69,7 +69,8 @@ class _UnauthorizedHandler(web.RequestHandler):
         self.set_status(401)
         self.set_header("WWW-Authenticate", "Bearer")
         self.finish(
-            "Open this with ?token=... once; it is in the file token beside the certificates.\n"
+            "Open this page once with ?token=...; the token is in the file `token` in the folder of"
+            " certificates.\n"
         )
 
 

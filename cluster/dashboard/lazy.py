@@ -29,7 +29,7 @@ class Metric:
     """A metric for Prometheus, with a value for each set of labels."""
 
     name: str
-    what: str
+    description: str
     kind: Literal["counter", "gauge"]
     values: Sequence[tuple[dict[str, str], float]]
     """The samples, as (labels, value)."""
@@ -133,7 +133,7 @@ class _Collector:
         families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         for metric in self._collect():
             labels = sorted({label for label_values, _ in metric.values for label in label_values})
-            family = families[metric.kind](metric.name, metric.what, labels=labels)
+            family = families[metric.kind](metric.name, metric.description, labels=labels)
             for label_values, value in metric.values:
                 family.add_metric([label_values[label] for label in labels], value)
             yield family

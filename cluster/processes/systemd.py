@@ -13,20 +13,20 @@ _UNIT = """\
 Description=Tesserae: {description}
 After=network-online.target
 Wants=network-online.target
-# However often it ended.
+# No limit on the number of restarts.
 StartLimitIntervalSec=0
 
 [Service]
 User={user}
 Environment=TESSERAE_CERTS={certs}
 ExecStart={command}
-# A worker that has lost its scheduler ends, and nobody but this can bring it back.
+# A worker that has lost its scheduler ends, and only systemd can restart it.
 Restart=always
 RestartSec=2
-# Dask closes its workers on SIGTERM; what still runs after so long is killed.
+# Dask closes its workers on SIGTERM; processes that still run after the timeout are killed.
 KillMode=mixed
 TimeoutStopSec=30
-# What a worker holds open: its shards, its pictures, its peers.
+# The open files of a worker: shards, images, and connections to its peers.
 LimitNOFILE=65536
 NoNewPrivileges=yes
 ProtectSystem=full

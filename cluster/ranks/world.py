@@ -98,7 +98,7 @@ generation and the arguments of its ranks."""
 
 def run_world(
     client: Client,
-    wanted: Wanted,
+    config: Wanted,
     entry: str,
     begin: Begin,
     *,
@@ -110,7 +110,7 @@ def run_world(
 
     Args:
         client: A client of the cluster.
-        wanted: Number and kind of the ranks.
+        config: Number and kind of the ranks.
         entry: Function as `module:function`, which is called in each rank with its
             `cluster.ranks.process.Rank` and the arguments.
         begin: Function that claims each generation.
@@ -126,7 +126,7 @@ def run_world(
         TrainingRankError: Ranks failed repeatedly without progress, or one with a `FinalError`.
         ClusterError: No worker joined in time, or workers were lost repeatedly without progress.
     """
-    world = _World(client, wanted, entry, begin, on_event, say, tick)
+    world = _World(client, config, entry, begin, on_event, say, tick)
     while True:
         results = world.run_generation()
         if results is not None:
@@ -147,7 +147,7 @@ class _World:
     def __init__(
         self,
         client: Client,
-        wanted: Wanted,
+        config: Wanted,
         entry: str,
         begin: Begin,
         on_event: Callable[[dict[str, Any]], None],
@@ -155,7 +155,7 @@ class _World:
         tick: Callable[[], None],
     ) -> None:
         self._client = client
-        self._wanted = wanted
+        self._config = config
         self._entry = entry
         self._begin = begin
         self._on_event = on_event
@@ -193,26 +193,26 @@ class _World:
 
     def _wait_for_slots(self) -> list[WorkerSlot]:
         """Wait for workers for all ranks; after a timeout, return slots on those that joined."""
-        wanted = self._wanted
-        deadline = time.monotonic() + (wanted.seconds if self._first else REJOIN_SECONDS)
-        final_deadline = time.monotonic() + wanted.seconds
+        config = self._config
+        deadline = time.monotonic() + (config.seconds if self._first else REJOIN_SECONDS)
+        final_deadline = time.monotonic() + config.seconds
         next_report = time.monotonic() + (FIRST_REPORT_SECONDS if self._first else REPORT_SECONDS)
         reported_count = -1
         while True:
-            slots = _worker_slots(self._client, gpu=wanted.gpu)
-            enough = len(slots) >= wanted.ranks
+            slots = _worker_slots(self._client, gpu=config.gpu)
+            enough = len(slots) >= config.ranks
             if enough or (slots and time.monotonic() > deadline):
-                notice = wanted.left_out(len(slots))
+                notice = config.left_out(len(slots))
                 if notice is not None:
                     self._say(f"notice: {notice}")
-                return sorted(slots[: wanted.of(len(slots))], key=lambda slot: slot.host)
+                return sorted(slots[: config.of(len(slots))], key=lambda slot: slot.host)
             if time.monotonic() > next_report and len(slots) != reported_count:
                 reported_count, next_report = len(slots), time.monotonic() + REPORT_SECONDS
                 self._say(self._waiting_text(reported_count, deadline if slots else final_deadline))
             if time.monotonic() > final_deadline:
-                kind = "worker with a GPU" if wanted.gpu else "worker"
+                kind = "worker with a GPU" if config.gpu else "worker"
                 raise ClusterError(
-                    f"no {kind} came within {wanted.seconds:.0f} s. See `tesserae cluster status`,"
+                    f"no {kind} came within {config.seconds:.0f} s. See `tesserae cluster status`,"
                     " and the logs of `tesserae cluster worker`."
                 )
             self._tick()
@@ -220,14 +220,14 @@ class _World:
 
     def _waiting_text(self, num_workers: int, deadline: float) -> str:
         """Return a line on the workers present, the remaining wait, and what happens after it."""
-        wanted = self._wanted
-        kind = "workers with a GPU" if wanted.gpu else "workers"
+        config = self._config
+        kind = "workers with a GPU" if config.gpu else "workers"
         remaining = max(0.0, deadline - time.monotonic())
-        ranks = wanted.of(num_workers) if num_workers else 0
+        ranks = config.of(num_workers) if num_workers else 0
         outcome = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
-        option = f" ({wanted.option} sets that)" if wanted.option and self._first else ""
+        option = f" ({config.option} sets that)" if config.option and self._first else ""
         return (
-            f"{num_workers} of {wanted.ranks} {kind} are there: waiting up to {remaining:.0f} s for"
+            f"{num_workers} of {config.ranks} {kind} are there: waiting up to {remaining:.0f} s for"
             f" the others{option}; then {outcome if num_workers else 'the run ends'}"
         )
 
@@ -249,7 +249,7 @@ class _World:
             futures.append(
                 self._client.submit(
                     supervise,
-                    Order(self._entry, data, rank_fields, self._wanted.save_seconds),
+                    Order(self._entry, data, rank_fields, self._config.save_seconds),
                     topic,
                     key=f"rank-{rank}-{topic}",
                     workers=[slot.worker],

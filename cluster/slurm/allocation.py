@@ -136,8 +136,8 @@ def wait_for_first(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
     while not address_file.exists():
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"the first process of the step did not say where it is, in {folder}. All nodes"
-                " must see that folder: name another with shared: in the profile."
+                f"the first process of the step did not publish its address in {folder}. All nodes"
+                " must be able to read that folder: name another with shared: in the profile."
             )
         time.sleep(0.2)
 

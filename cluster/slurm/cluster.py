@@ -133,14 +133,16 @@ def read_profile(path: Path) -> Profile:
 
 def _check_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
     """Check the keys of a mapping against the fields of *shape*; return it without null values."""
-    known = [item.name for item in fields(shape)]
-    if not isinstance(mapping, dict) or any(name not in known for name in mapping):
+    field_names = [item.name for item in fields(shape)]
+    if not isinstance(mapping, dict) or any(name not in field_names for name in mapping):
         invalid = (
-            next((n for n in mapping if n not in known), "")
+            next((n for n in mapping if n not in field_names), "")
             if isinstance(mapping, dict)
             else mapping
         )
-        raise ClusterError(f"{where}: {invalid!r} makes no sense: expected {', '.join(known)}.")
+        raise ClusterError(
+            f"{where}: {invalid!r} makes no sense: expected {', '.join(field_names)}."
+        )
     return {name: value for name, value in mapping.items() if value is not None}
 
 
@@ -249,7 +251,7 @@ class SlurmJobs(EmbeddedScheduler):
         return self._client
 
     def check(self) -> None:
-        """Look after the jobs while nobody works yet."""
+        """Update the jobs, as `keep` does, while there is no worker."""
         self.keep()
 
     def keep(self) -> None:
@@ -273,9 +275,9 @@ class SlurmJobs(EmbeddedScheduler):
         """Cancel the jobs, and stop the scheduler."""
         if remaining := self._jobs.close():
             numbers = ", ".join(remaining)
-            self._say(f"Slurm has not let go of jobs {numbers}: scancel {' '.join(remaining)}")
+            self._say(f"Slurm still lists the jobs {numbers}: scancel {' '.join(remaining)}")
         super().close()
-        certificates.remove(self._folder)
+        certificates.remove(self._folder)  # the logs of the jobs are kept until `__exit__`
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop the cluster; keep the logs of its jobs after an error."""
@@ -318,7 +320,7 @@ class SlurmJobs(EmbeddedScheduler):
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
             reason = too_many_files(e, "sbatch") or _last_line(e)
-            raise ClusterError(f"Slurm does not take the job ({reason}).") from e
+            raise ClusterError(f"Slurm rejected the job ({reason}).") from e
         return str(job.job_id)
 
     def queued(self) -> Mapping[str, bool] | None:

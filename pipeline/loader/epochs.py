@@ -263,8 +263,8 @@ class Epochs(ABC):
         ]
         if mismatches:
             raise StoreMismatchError(
-                f"the state belongs to another loader: {'; '.join(mismatches)}. Make the loader"
-                " with the same store and arguments as then."
+                f"the state belongs to another loader: {'; '.join(mismatches)}. Create the"
+                " loader with the store and arguments of the state."
             )
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._newest = None

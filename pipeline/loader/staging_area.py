@@ -282,7 +282,7 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
     try:
         for part in parts:
             if part in ("", ".", "..") or "/" in part:
-                raise StoreError(f"{'/'.join(parts)!r} is no name of a folder of a store.")
+                raise StoreError(f"{'/'.join(parts)!r} is not the name of a folder in a store.")
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o700, dir_fd=current)

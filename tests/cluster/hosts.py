@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 
 _count = itertools.count()
-"""Links of namespaces that are gone go a little later."""
+"""A counter for unique names: the links of a removed namespace disappear with a delay."""
 
 
 class Hosts:
@@ -80,12 +80,12 @@ class Hosts:
 @contextmanager
 def hosts(*names: str) -> Iterator[Hosts]:
     """Create hosts, and remove them after the block."""
-    made = Hosts(names, f"t{os.getpid() % 10_000}n{next(_count)}")
+    network = Hosts(names, f"t{os.getpid() % 10_000}n{next(_count)}")
     try:
-        made.make()
-        yield made
+        network.make()
+        yield network
     finally:
-        made.unmake()
+        network.unmake()
 
 
 def why_not() -> str | None:

@@ -14,7 +14,7 @@ from tests.cluster.hosts import Hosts
 from tests.commands import Command, start
 
 SILENCE = "11s"
-"""So long a link may be silent here; 30 s where people work. Dask allows no less."""
+"""The timeout of a silent link in tests, the minimum that Dask allows; in production it is 30 s."""
 
 OPTIONS = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": SILENCE,
@@ -25,11 +25,11 @@ OPTIONS = {
 class Network:
     """A cluster with scheduler host `s`, client host `c`, and workers on any other host."""
 
-    def __init__(self, made: Hosts, folder: Path, stack: ExitStack) -> None:
-        self.hosts = made
+    def __init__(self, hosts: Hosts, folder: Path, stack: ExitStack) -> None:
+        self.hosts = hosts
         self._folder = folder
         self._stack = stack
-        self.address = f"tls://{made.addresses['s']}:8786"
+        self.address = f"tls://{hosts.addresses['s']}:8786"
         certificates.write(folder / "certs", certificates.make())
         for role in certificates.ROLES:
             (folder / role).mkdir(mode=0o700)

@@ -58,5 +58,5 @@ def test_a_file_system_without_permissions_holds_no_keys(
         return os.stat_result((fstat(file).st_mode | 0o777, *fstat(file)[1:]))
 
     monkeypatch.setattr(os, "fstat", of_everybody)
-    with pytest.raises(CertificateError, match="keeps no permissions"):
+    with pytest.raises(CertificateError, match="supports no permissions"):
         certificates.write(tmp_path / "certs", certificates.make())

@@ -15,8 +15,8 @@ def test_settings_apply_inside_the_context_only() -> None:
     with in_force():
         assert dask.config.get("distributed.worker.multiprocessing-method") == "forkserver"
         assert dask.config.get("distributed.comm.compression") == before[1]["compression"]
-        kept = dask.config.get("distributed.nanny.pre-spawn-environ")
-        assert kept.items() >= {**allocator_environment(), "OMP_NUM_THREADS": 1}.items()
+        environment = dask.config.get("distributed.nanny.pre-spawn-environ")
+        assert environment.items() >= {**allocator_environment(), "OMP_NUM_THREADS": 1}.items()
     assert dask.config.get("distributed.comm") == before[1]
 
 

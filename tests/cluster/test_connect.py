@@ -81,7 +81,9 @@ def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, P
             assert reach(address, certificates.security(ours, [role]), role) is None
 
 
-def test_certificates_of_another_authority_are_an_error_at_once(authorities: tuple[Path, Path]) -> None:
+def test_certificates_of_another_authority_are_an_error_at_once(
+    authorities: tuple[Path, Path],
+) -> None:
     """Waiting would not help, however long the timeout is."""
     ours, theirs = authorities
     with server(theirs) as address:
@@ -162,14 +164,14 @@ def test_waiting_for_a_scheduler_is_reported_at_once(authorities: tuple[Path, Pa
     """The line has the reason and the timeout, after which it is an error."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    said: list[str] = []
+    messages: list[str] = []
     with (
         pytest.raises(ClusterError, match=r"does not answer \(Connection refused\)"),
-        connect(f"tls://127.0.0.1:{port}", authorities[0], seconds=0.2, say=said.append),
+        connect(f"tls://127.0.0.1:{port}", authorities[0], seconds=0.2, say=messages.append),
     ):
         pass
-    assert len(said) == 1
-    assert "Connection refused); waiting for 0.2 s" in said[0]
+    assert len(messages) == 1
+    assert "Connection refused); waiting for 0.2 s" in messages[0]
 
 
 def test_secured_peers_refuse_unencrypted_connections(

@@ -14,7 +14,7 @@ from cluster.limits import SCHEDULER_FILES, raise_file_limit, too_many_files
 from cluster.slurm import cluster
 from workflows import cli
 
-MANY = OSError(errno.EMFILE, "Too many open files")
+TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
@@ -37,11 +37,11 @@ def test_a_scheduler_may_open_as_many_files_as_it_needs(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
 ) -> None:
     """The limit is raised as far as the system allows, without an error."""
-    found: list[Any] = []
+    new_limits: list[Any] = []
     limit(monkeypatch, *limits)
-    monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
     raise_file_limit()
-    assert found == ([] if raised is None else [raised])
+    assert new_limits == ([] if raised is None else [raised])
 
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
@@ -55,20 +55,21 @@ def test_the_error_names_the_call_and_the_cure(
 ) -> None:
     """Only errors of the limit itself, or raised from one, are explained."""
     limit(monkeypatch, 1024, 4096)
-    assert too_many_files(MANY, "sbatch") == (
-        "cannot open sbatch, for this process has 1,024 files open, as many as it may: raise the"
+    assert too_many_files(TOO_MANY_FILES, "sbatch") == (
+        "cannot open sbatch: this process has reached its limit of 1,024 open files: raise the"
         " limit with `ulimit -n 4096` before the command"
     )
     limit(monkeypatch, 64, 64)
     named = OSError(errno.EMFILE, "Too many open files", str(tmp_path / "log"))
     wrapped = RuntimeError("the cluster failed to start")
     wrapped.__cause__ = named
-    assert f"cannot open {tmp_path / 'log'}, for this process has 64" in too_many_files(wrapped)
+    expected = f"cannot open {tmp_path / 'log'}: this process has reached its limit of 64 open"
+    assert expected in too_many_files(wrapped)
     assert "an administrator raise the hard limit, to 65536 for example" in too_many_files(wrapped)
     limit(monkeypatch, 65536, 2**20)  # as a scheduler that has raised its own
-    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(MANY)
+    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(TOO_MANY_FILES)
     limit(monkeypatch, 65536, -1)
-    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(MANY)
+    assert "raise the limit with `ulimit -n 131072` before" in too_many_files(TOO_MANY_FILES)
     assert "/proc/sys/fs/file-max" in too_many_files(OSError(errno.ENFILE, "File table overflow"))
     assert too_many_files(OSError(errno.ENOENT, "No such file")) == ""
     assert too_many_files(ValueError("x")) == ""
@@ -82,6 +83,6 @@ def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     limit(monkeypatch, 1024, 4096)
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(ClusterError, match=r"p\.yaml, for this process has .* `ulimit -n \d+`"):
+    with pytest.raises(ClusterError, match=r"p\.yaml: this process has .* `ulimit -n \d+`"):
         cluster.read_profile(tmp_path / "p.yaml")
-    assert cli._sentence(MANY).startswith("cannot open another file or connection, for this")
+    assert cli._sentence(TOO_MANY_FILES).startswith("cannot open another file or connection: this")

@@ -27,16 +27,16 @@ from tests.commands import wait_until
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Local]:
     """Start a cluster with two workers, as `tesserae prepare` does."""
-    with Local(2, 1, dashboard=True) as made:
-        yield made
+    with Local(2, 1, dashboard=True) as local_cluster:
+        yield local_cluster
 
 
 @pytest.fixture(scope="module")
 def client(cluster: Local) -> Iterator[Client]:
     """Connect a client to the cluster."""
-    with Client(cluster.cluster) as made:
-        made.wait_for_workers(2, timeout=60)
-        yield made
+    with Client(cluster.cluster) as cluster_client:
+        cluster_client.wait_for_workers(2, timeout=60)
+        yield cluster_client
 
 
 def worker_pids(client: Client) -> set[int]:
@@ -157,16 +157,16 @@ def test_workers_ignore_ctrl_c_and_sigterm(client: Client) -> None:
 def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
     """It is reported, and answers again when it continues."""
     pids = client.run(os.getpid)
-    silent, other = sorted(pids)
+    silent, answering = sorted(pids)
     psutil.Process(pids[silent]).suspend()
     try:
         answers = ask(client, os.getpid, seconds=1)
         assert isinstance(answers[silent], OSError)
-        assert answers[other] == pids[other]
+        assert answers[answering] == pids[answering]
     finally:
         psutil.Process(pids[silent]).resume()
     assert ask(client, os.getpid) == pids
-    assert isinstance(ask(client, divmod, 1, 0)[other], ZeroDivisionError)
+    assert isinstance(ask(client, divmod, 1, 0)[answering], ZeroDivisionError)
     assert ask(client, os.getpid, nanny=True).keys() == pids.keys()
 
 
@@ -193,14 +193,14 @@ def test_workers_without_a_nanny_are_replaced(
     monkeypatch.setattr(local, "KEEP_SECONDS", 0.0)
     nanny = next(iter(cluster.cluster.workers.values()))
 
-    def whole() -> bool:
+    def is_complete() -> bool:
         cluster.keep()
         return len(client.nthreads()) == 2
 
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # not 15 s
         client.sync(nanny.close)
         assert wait_until(lambda: len(client.nthreads()) == 1)
-        assert wait_until(whole)
+        assert wait_until(is_complete)
 
 
 def test_without_a_dashboard_none_is_served() -> None:
@@ -216,10 +216,10 @@ def test_without_a_dashboard_none_is_served() -> None:
 def test_closing_leaves_no_process() -> None:
     """A nanny that is about to start a worker does not start it."""
     before = set(multiprocessing.active_children())
-    made = Local(2, 1, dashboard=False)
-    for nanny in made.cluster.workers.values():
+    cluster = Local(2, 1, dashboard=False)
+    for nanny in cluster.cluster.workers.values():
         os.kill(nanny.process.process.pid, signal.SIGKILL)
-    made.close()
+    cluster.close()
     assert wait_until(lambda: set(multiprocessing.active_children()) <= before)
 
 
@@ -227,30 +227,30 @@ def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask cannot close while a nanny starts a worker; its processes end with this one."""
-    made = Local(1, 1, dashboard=False)
-    close = made.cluster.close
+    cluster = Local(1, 1, dashboard=False)
+    close = cluster.cluster.close
 
     def refuse(timeout: float) -> None:
         raise AssertionError("Status.starting")
 
-    monkeypatch.setattr(made.cluster, "close", refuse)
-    made.close()
-    assert not made.cluster.shutdown_on_close, "nor is it tried when Python ends"
+    monkeypatch.setattr(cluster.cluster, "close", refuse)
+    cluster.close()
+    assert not cluster.cluster.shutdown_on_close, "nor is it tried when Python ends"
     close(timeout=10)
 
 
 def test_a_gpu_has_a_worker_of_its_own() -> None:
-    """That worker has the resource `GPU: 1` and sees only its device."""
+    """Such a worker has the resource `GPU: 1` and sees only its device."""
     with (
-        Local(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as made,
-        Client(made.cluster) as client,
+        Local(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as cluster,
+        Client(cluster.cluster) as client,
     ):
         client.wait_for_workers(3, timeout=60)
         workers = client.scheduler_info(n_workers=-1)["workers"]
         seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
-        held = sorted((seen[worker] or "", of["resources"]) for worker, of in workers.items())
-        assert held == [("", {}), ("3", {"GPU": 1}), ("GPU-abc", {"GPU": 1})]
-        made._checked = -1e9
-        made.keep()
+        resources = sorted((seen[worker] or "", of["resources"]) for worker, of in workers.items())
+        assert resources == [("", {}), ("3", {"GPU": 1}), ("GPU-abc", {"GPU": 1})]
+        cluster._checked = -1e9
+        cluster.keep()
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 3
         assert client.submit(lambda: 7, resources={"GPU": 1}).result(30) == 7

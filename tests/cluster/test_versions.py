@@ -30,8 +30,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
 
     def compare_with(answers: Mapping[str, Any], **how: Any) -> list[str]:
         def ask(*_: Any, **__: Any) -> dict[str, Any]:
-            here = installed(("numpy", "torch"), code)
-            return {w: here | a if isinstance(a, dict) else a for w, a in answers.items()}
+            local_versions = installed(("numpy", "torch"), code)
+            return {w: local_versions | a if isinstance(a, dict) else a for w, a in answers.items()}
 
         monkeypatch.setattr(versions, "ask", ask)
         return compare(cast(Client, None), ("numpy",), code, **how)
@@ -48,11 +48,11 @@ def test_other_code_in_any_tree_is_refused(compared: Compare, tree: str) -> None
 
 def test_a_tree_that_a_worker_does_not_have_is_refused(compared: Compare) -> None:
     """The worker's older code may not even report the tree."""
-    here = installed(("numpy", "torch"), code)
-    del here["code of workflows"]
+    remote_versions = installed(("numpy", "torch"), code)
+    del remote_versions["code of workflows"]
     with pytest.raises(ClusterError, match="its workflows/ differs"):
         compared({"w1": {"code of workflows": ""}})
-    assert versions._differences(installed((), code), {"w1": here})
+    assert versions._differences(installed((), code), {"w1": remote_versions})
 
 
 def test_another_version_of_a_package_is_reported(compared: Compare) -> None:

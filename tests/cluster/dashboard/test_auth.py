@@ -98,14 +98,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with log.open("wb") as out:
         process = subprocess.Popen(words, env=environment, stdout=out, stderr=out)
     try:
-        made = Site(
+        dashboard = Site(
             port,
             (folder / "certs" / certificates.TOKEN).read_text().strip(),
             folder / "certs" / certificates.AUTHORITY,
         )
         assert wait_until(lambda: "Scheduler at:" in log.read_text()), log.read_text()
-        assert wait_until(lambda: _answers(made)), log.read_text()
-        yield made
+        assert wait_until(lambda: _answers(dashboard)), log.read_text()
+        yield dashboard
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -104,12 +104,12 @@ def test_the_record_of_another_machine_is_kept(folder: Path, fields: tuple[str, 
     family = start(folder)
     file = folder / "one.json"
     record = json.loads(file.read_text())
-    other = record | {"where": record["where"] | {field: ANOTHER[field] for field in fields}}
-    file.write_text(json.dumps(other))
+    foreign = record | {"where": record["where"] | {field: ANOTHER[field] for field in fields}}
+    file.write_text(json.dumps(foreign))
     for call in (lambda: daemon.stop(folder, "one"), lambda: start(folder)):
         with pytest.raises(ClusterError, match="ask there"):
             call()
-    assert json.loads(file.read_text()) == other
+    assert json.loads(file.read_text()) == foreign
     file.write_text(json.dumps(record))
     assert daemon.stop(folder, "one")
     assert ended(family)

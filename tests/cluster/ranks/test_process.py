@@ -22,8 +22,10 @@ from tests.commands import ROOT, wait_until
 @contextmanager
 def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator[Any]:
     """Run a rank with a function of `tests.cluster.walking`; yield its process and its events."""
-    who = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
-    order = Order(f"tests.cluster.walking:{entry}", pickle.dumps(arguments), who, save_seconds)
+    rank_fields = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
+    order = Order(
+        f"tests.cluster.walking:{entry}", pickle.dumps(arguments), rank_fields, save_seconds
+    )
     events, theirs = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.ranks.process"],
@@ -76,14 +78,14 @@ def test_a_failing_rank_reports_its_error(entry: str, final: bool | None) -> Non
     """A final error is a sentence, and any other error is reported with its type."""
     with rank(entry) as (process, lines):
         assert process.wait(30) == 1
-        said = [json.loads(line) for line in lines]
-    assert [line["what"] for line in said] == ["failed"]
-    assert said[0].get("final") is final
+        events = [json.loads(line) for line in lines]
+    assert [line["what"] for line in events] == ["failed"]
+    assert events[0].get("final") is final
     expected = {
         "refuse": "no rate is as high as 1e30.",
         "fail": "ZeroDivisionError: no more of this",
     }
-    assert said[0]["error"] == expected[entry]
+    assert events[0]["error"] == expected[entry]
 
 
 def test_a_rank_that_is_asked_to_stop_returns() -> None:

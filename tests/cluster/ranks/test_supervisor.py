@@ -13,7 +13,7 @@ from cluster.ranks import supervisor
 from cluster.ranks.process import Order
 from tests.commands import ROOT, wait_until
 
-WHO = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
+RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
 
 
 def test_children_of_a_rank_are_killed_without_its_guard(
@@ -21,16 +21,16 @@ def test_children_of_a_rank_are_killed_without_its_guard(
 ) -> None:
     """The guard may have been killed for lack of memory: the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), WHO)
+    order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
     child = supervisor._RankProcess(order, lambda message: None)
     try:
-        said = tmp_path / "child-0"
-        assert wait_until(lambda: said.exists() and len(said.read_text().split()) == 2)
-        grandchild = psutil.Process(int(said.read_text().split()[1]))
+        pids = tmp_path / "child-0"
+        assert wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        grandchild = psutil.Process(int(pids.read_text().split()[1]))
         guards = [
-            one
-            for one in psutil.Process(child.process.pid).children()
-            if one.pid != grandchild.pid and os.getsid(one.pid) == one.pid
+            process
+            for process in psutil.Process(child.process.pid).children()
+            if process.pid != grandchild.pid and os.getsid(process.pid) == process.pid
         ]
         assert len(guards) == 1
         guards[0].kill()

@@ -24,7 +24,7 @@ from cluster.ranks import world as rank_world
 from cluster.ranks.world import TrainingRankError, Wanted, run_world
 from tests.commands import ROOT, wait_until
 
-HERE = "tests.cluster.walking"
+WALKING_MODULE = "tests.cluster.walking"
 OURS = "TESSERAE_TEST_RANKS"
 """An environment variable that workers of these tests have, and their ranks."""
 
@@ -41,7 +41,7 @@ def client() -> Iterator[Client]:
     """Start three workers with one thread, whose ranks can import these tests; yield a client."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)
-    with Local(3, 1, dashboard=False) as made, Client(made.cluster) as client:
+    with Local(3, 1, dashboard=False) as cluster, Client(cluster.cluster) as client:
         client.wait_for_workers(3, timeout=60)
         yield client
     os.environ.pop("PYTHONPATH")
@@ -49,7 +49,7 @@ def client() -> Iterator[Client]:
         os.environ["PYTHONPATH"] = before
 
 
-class Heard:
+class WorldLog:
     """The events and messages of a world."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Heard:
         return run_world(
             client,
             Wanted(count, seconds=60, save_seconds=save_seconds),
-            f"{HERE}:{entry}",
+            f"{WALKING_MODULE}:{entry}",
             self.begin(*arguments),
             on_event=self.events.append,
             say=self.lines.append,
@@ -87,15 +87,15 @@ class Heard:
 
 def rank_processes() -> list[psutil.Process]:
     """Return all ranks of these tests; other tests may run ranks on this machine too."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             ours = process.environ().get(OURS) == str(os.getpid())
             if ours and process.cmdline()[1:3] == ["-m", "cluster.ranks.process"]:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             pass
-    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in processes if p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.fixture(autouse=True)
@@ -106,39 +106,41 @@ def _nothing_is_left() -> Iterator[None]:
 
 def test_each_rank_runs_once_and_emits_events(client: Client, tmp_path: Path) -> None:
     """Each rank has a process and a number of its own."""
-    heard = Heard()
-    assert heard.run(client, 3, "walk", tmp_path, 4) == ["done"] * 3
-    assert heard.worlds == [3]
-    assert wait_until(lambda: len(heard.events) == 12)
-    said = sorted((event["rank"], event["step"]) for event in heard.events)
-    assert said == [(rank, step) for rank in range(3) for step in range(1, 5)]
+    log = WorldLog()
+    assert log.run(client, 3, "walk", tmp_path, 4) == ["done"] * 3
+    assert log.worlds == [3]
+    assert wait_until(lambda: len(log.events) == 12)
+    steps = sorted((event["rank"], event["step"]) for event in log.events)
+    assert steps == [(rank, step) for rank in range(3) for step in range(1, 5)]
     pids = {int(path.read_text()) for path in tmp_path.glob("pid-*")}
     assert len(pids) == 3
     assert os.getpid() not in pids
 
 
-@pytest.mark.parametrize("what", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
-def test_a_lost_rank_is_restarted_where_it_saved(client: Client, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("victim_kind", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
+def test_a_lost_rank_is_restarted_where_it_saved(
+    client: Client, tmp_path: Path, victim_kind: str
+) -> None:
     """All ranks restart, since none can continue without the others."""
-    heard = Heard()
+    log = WorldLog()
     seen: list[int] = []
 
     def lose() -> None:
-        assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        assert wait_until(lambda: any(event["step"] > 5 for event in log.events))
         assert wait_until((tmp_path / "pid-1-1").exists)  # ranks of a walk do not wait for others
         seen.append(len(rank_processes()))
         victim = psutil.Process(int((tmp_path / "pid-1-1").read_text()))
-        (victim if what == "rank" else victim.parent()).kill()
+        (victim if victim_kind == "rank" else victim.parent()).kill()
 
     thread = threading.Thread(target=lose)
     thread.start()
-    assert heard.run(client, 2, "walk", tmp_path, 60) == ["done"] * 2
+    assert log.run(client, 2, "walk", tmp_path, 60) == ["done"] * 2
     thread.join()
     assert seen[0] >= 2  # guards have the command line of their ranks
-    assert heard.worlds == [2, 2]
-    assert len(heard.lines) == 1
+    assert log.worlds == [2, 2]
+    assert len(log.lines) == 1
     for rank in (0, 1):
-        steps = [event["step"] for event in heard.events if event["rank"] == rank]
+        steps = [event["step"] for event in log.events if event["rank"] == rank]
         assert steps == sorted(set(steps))  # none was done again
         # What was saved just before the end may not have been said any more.
         unsaid = sorted(set(range(1, 61)) - set(steps))
@@ -148,36 +150,38 @@ def test_a_lost_rank_is_restarted_where_it_saved(client: Client, tmp_path: Path,
 
 def test_an_error_of_a_rank_reaches_the_caller(client: Client) -> None:
     """The error has the last lines of output, and the world is not restarted forever."""
-    heard = Heard()
+    log = WorldLog()
     with pytest.raises(TrainingRankError, match="no more of this") as caught:
-        heard.run(client, 2, "fail")
+        log.run(client, 2, "fail")
     assert "\n" not in str(caught.value)
     assert "it was the third picture" in caught.value.tail
     assert "it was the third picture" in "".join(traceback.format_exception(caught.value))
-    assert len(heard.worlds) == rank_world.MAX_CONSECUTIVE_FAILURES
+    assert len(log.worlds) == rank_world.MAX_CONSECUTIVE_FAILURES
     with pytest.raises(TrainingRankError, match="rank 0: ended with -9"):
-        heard.run(client, 1, "end_by_itself")
+        log.run(client, 1, "end_by_itself")
 
 
 def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
     """Its sentence is raised at once, not the connection errors of other ranks."""
-    heard = Heard()
+    log = WorldLog()
     with pytest.raises(TrainingRankError) as caught:
-        heard.run(client, 2, "refuse")
+        log.run(client, 2, "refuse")
     assert str(caught.value) == "no rate is as high as 1e30."
-    assert heard.worlds == [2]
-    assert heard.lines == []
+    assert log.worlds == [2]
+    assert log.lines == []
 
 
 def test_a_world_starts_with_fewer_ranks_after_a_timeout(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If no worker joins at all, that is an error."""
-    heard = Heard()
-    wanted = Wanted(5, seconds=1)
-    assert run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1)) == ["done"] * 3
+    log = WorldLog()
+    config = Wanted(5, seconds=1)
+    assert (
+        run_world(client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1)) == ["done"] * 3
+    )
     with pytest.raises(ClusterError, match="no worker with a GPU came within 1 s"):
-        run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", heard.begin())
+        run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", log.begin())
 
 
 def test_missing_workers_are_reported_at_once(
@@ -186,37 +190,40 @@ def test_missing_workers_are_reported_at_once(
     """The line contains the workers, the wait, the option that sets it, and what follows."""
     monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
-    said: list[str] = []
-    wanted = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
-    heard = Heard()
-    walked = run_world(client, wanted, f"{HERE}:walk", heard.begin(tmp_path, 1), say=said.append)
+    lines: list[str] = []
+    config = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
+    log = WorldLog()
+    walked = run_world(
+        client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1), say=lines.append
+    )
     assert walked == ["done"] * 2
-    assert said == [
+    assert lines == [
         "3 of 5 workers are there: waiting up to 0 s for the others (--rank-timeout sets that);"
         " then 2 ranks begin",
         "notice: a batch of 4 rows cannot be dealt out evenly to 3 ranks: 2 train. A batch of 3 or"
         " 6 rows would use all 3.",
     ]
-    said.clear()
+    lines.clear()
     with pytest.raises(ClusterError, match="no worker with a GPU came"):
-        run_world(client, Wanted(1, gpu=True, seconds=0.2), "x:y", heard.begin(), say=said.append)
-    assert said[0].startswith("0 of 1 workers with a GPU are there")
-    assert said[0].endswith("then the run ends")
+        run_world(client, Wanted(1, gpu=True, seconds=0.2), "x:y", log.begin(), say=lines.append)
+    assert lines[0].startswith("0 of 1 workers with a GPU are there")
+    assert lines[0].endswith("then the run ends")
 
 
 @pytest.mark.parametrize(
-    "whom", ["rank", *(pytest.param(whom, marks=pytest.mark.slow) for whom in ("worker", "both"))]
+    "victim_kind",
+    ["rank", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("worker", "both"))],
 )
-def test_children_of_a_rank_end_with_it(client: Client, tmp_path: Path, whom: str) -> None:
+def test_children_of_a_rank_end_with_it(client: Client, tmp_path: Path, victim_kind: str) -> None:
     """The rank, its worker or both may be killed."""
-    heard = Heard()
+    log = WorldLog()
     monkey_failures = rank_world.MAX_CONSECUTIVE_FAILURES
     rank_world.MAX_CONSECUTIVE_FAILURES = 1
     caught: list[BaseException] = []
 
     def work() -> None:
         try:
-            heard.run(client, 1, "start_others", tmp_path, save_seconds=1.0)
+            log.run(client, 1, "start_others", tmp_path, save_seconds=1.0)
         except ClusterError as e:
             caught.append(e)
 
@@ -228,7 +235,7 @@ def test_children_of_a_rank_end_with_it(client: Client, tmp_path: Path, whom: st
         pid, child = map(int, (tmp_path / "child-0").read_text().split())
         rank = psutil.Process(pid)
         worker = rank.parent()
-        for process in {"rank": [rank], "worker": [worker], "both": [worker, rank]}[whom]:
+        for process in {"rank": [rank], "worker": [worker], "both": [worker, rank]}[victim_kind]:
             process.send_signal(signal.SIGKILL)
         assert wait_until(lambda: not psutil.pid_exists(child))
         assert wait_until(lambda: not rank.is_running() or rank.status() == "zombie")
@@ -285,16 +292,16 @@ def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
 
 def test_a_paused_worker_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
     """For lack of memory it accepts no new tasks, but continues those that it has."""
-    heard = Heard()
+    log = WorldLog()
 
     def pause() -> None:
-        assert wait_until(lambda: any(event["step"] > 5 for event in heard.events))
+        assert wait_until(lambda: any(event["step"] > 5 for event in log.events))
         client.run(_pause)
 
     thread = threading.Thread(target=pause)
     thread.start()
     try:
-        assert heard.run(client, 1, "walk", tmp_path, 40) == ["done"]
+        assert log.run(client, 1, "walk", tmp_path, 40) == ["done"]
     finally:
         thread.join()
         client.run(_resume)

@@ -57,7 +57,9 @@ class Site:
 
     def queued(self) -> Mapping[str, bool]:
         return {
-            str(n): job.running(self.now) for n, job in enumerate(self.submitted_jobs) if job.is_queued(self.now)
+            str(n): job.running(self.now)
+            for n, job in enumerate(self.submitted_jobs)
+            if job.is_queued(self.now)
         }
 
     def cancel(self, numbers: Sequence[str]) -> None:
@@ -156,7 +158,9 @@ def test_a_rejected_job_does_not_end_a_working_run() -> None:
 
 def test_jobs_with_work_are_not_cancelled() -> None:
     """Waiting and idle jobs are cancelled first, repeatedly until it succeeds."""
-    site = Site(lambda n, name, now: SimulatedJob(name, now, waits=1e9 if n == 1 else 0), work=4, deaf=3)
+    site = Site(
+        lambda n, name, now: SimulatedJob(name, now, waits=1e9 if n == 1 else 0), work=4, deaf=3
+    )
     pool, _ = start_jobs(site, cpu=JobPool(4, 1, minimum=1))
     site.pass_time(pool, 100)
     assert site.count() == 4

@@ -24,10 +24,10 @@ class HostAllocator:
         self.blocks: dict[int, torch.Tensor] = {}
         self.pending: dict[int, set[str]] = {}
         self.free: list[int] = []
-        self.given = 0
+        self.num_requests = 0
 
     def __call__(self, shape: tuple[int, ...]) -> torch.Tensor:
-        self.given += 1
+        self.num_requests += 1
         ready = [block for block in self.free if not self.pending[block]]
         if ready:
             self.free.remove(ready[0])
@@ -36,9 +36,9 @@ class HostAllocator:
             memory = torch.empty(shape, dtype=torch.uint8)
             self.blocks[memory.data_ptr()] = memory
             self.pending[memory.data_ptr()] = set()
-        handed = memory.numpy()[:]
-        weakref.finalize(handed, self.free.append, memory.data_ptr())
-        return torch.from_numpy(handed)
+        view = memory.numpy()[:]
+        weakref.finalize(view, self.free.append, memory.data_ptr())
+        return torch.from_numpy(view)
 
     def copy(self, images: torch.Tensor, stream: str) -> None:
         """Begin a copy to a device: torch finds the memory by its storage, for any view."""
@@ -56,9 +56,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
     """Replace torch's allocator of page-locked memory."""
-    made = HostAllocator()
-    monkeypatch.setattr(buffers, "pinned_memory", made)
-    return made
+    host_allocator = HostAllocator()
+    monkeypatch.setattr(buffers, "pinned_memory", host_allocator)
+    return host_allocator
 
 
 def test_memory_that_a_stream_still_reads_is_not_written(
@@ -68,14 +68,14 @@ def test_memory_that_a_stream_still_reads_is_not_written(
     loader = Loader(store, size=8, batch_size=4, pin=True, threads=1, prefetch_bytes=1)
     reading: dict[int, torch.Tensor] = {}
     for _ in range(3):
-        for place, batch in enumerate(loader):
+        for index, batch in enumerate(loader):
             assert isinstance(batch.images, torch.Tensor)
             memory = batch.images.untyped_storage().data_ptr()
             assert memory not in reading, "it is overwritten while it is copied"
-            if place in (2, 5):
+            if index in (2, 5):
                 allocator.copy(batch.images[1:], "side")
                 reading[memory] = batch.images.clone()
-            if place in (3, 6):
+            if index in (3, 6):
                 allocator.copy(batch.images, "default")
                 allocator.pending[memory].clear()  # that one has ended
             del batch
@@ -83,7 +83,7 @@ def test_memory_that_a_stream_still_reads_is_not_written(
     for memory, before in reading.items():
         block = allocator.blocks[memory][:4].permute(0, 3, 1, 2)
         assert torch.equal(block, before)
-    assert allocator.given == 3 * 10
+    assert allocator.num_requests == 3 * 10
     assert len(allocator.blocks) < 3 * 10  # memory is used again where it may be
 
 
@@ -94,42 +94,42 @@ def test_batches_are_views_of_the_storage_that_was_allocated(
     storages: set[int] = set()
 
     def note(shape: tuple[int, ...]) -> torch.Tensor:
-        made = torch.empty(shape, dtype=torch.uint8)
-        storages.add(made.untyped_storage()._cdata)
-        return made
+        memory = torch.empty(shape, dtype=torch.uint8)
+        storages.add(memory.untyped_storage()._cdata)
+        return memory
 
     monkeypatch.setattr(buffers, "pinned_memory", note)
     loader = Loader(store, size=8, batch_size=4, pin=True)
     batches = list(loader)
-    handed = {batch.images.untyped_storage()._cdata for batch in batches}  # type: ignore[union-attr]
-    assert handed == storages
-    assert len(handed) == len(batches)
+    batch_storages = {batch.images.untyped_storage()._cdata for batch in batches}  # type: ignore[union-attr]
+    assert batch_storages == storages
+    assert len(batch_storages) == len(batches)
 
 
 def test_page_locked_memory_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each buffer is a new request to torch's own allocator."""
-    asked: list[dict[str, object]] = []
+    requests: list[dict[str, object]] = []
 
     def empty(shape: tuple[int, ...], **words: object) -> torch.Tensor:
-        asked.append(words)
+        requests.append(words)
         return torch.zeros(shape, dtype=torch.uint8)
 
     monkeypatch.setattr(buffers.torch, "empty", empty)
     pinned = buffers.PinnedBuffers((4, 8, 8, 3))
     assert pinned.take_tensor().shape == (4, 8, 8, 3)
     pinned.take_tensor()
-    assert asked == [{"dtype": torch.uint8, "device": "cpu", "pin_memory": True}] * 2
+    assert requests == [{"dtype": torch.uint8, "device": "cpu", "pin_memory": True}] * 2
 
 
 def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
     """A view of part of the buffer is enough to keep it."""
-    made = buffers.Buffers((4, 8), keep=2)
-    first = made.take_tensor()
+    pool = buffers.Buffers((4, 8), keep=2)
+    first = pool.take_tensor()
     view, memory = first[1:], first.data_ptr()
     del first
-    assert made.take_tensor().data_ptr() != memory
+    assert pool.take_tensor().data_ptr() != memory
     del view
-    assert made.take_tensor().data_ptr() == memory
+    assert pool.take_tensor().data_ptr() == memory
 
 
 @pytest.mark.gpu

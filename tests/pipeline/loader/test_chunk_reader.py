@@ -46,13 +46,13 @@ def epochs(store: str | Path, **words: Any) -> tuple[list[Any], set[str]]:
     return [batch for _ in range(2) for batch in loader], set(loader.readers)
 
 
-def check_same(found: list[Any], expected: list[Any]) -> None:
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
+def check_same(actual: list[Any], expected: list[Any]) -> None:
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours.rows, theirs.rows)
         assert torch.equal(ours.labels, theirs.labels)
-        for one, other in zip(ours.images, theirs.images, strict=True):
-            assert torch.equal(one, other)
+        for image, expected_image in zip(ours.images, theirs.images, strict=True):
+            assert torch.equal(image, expected_image)
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,16 @@ def test_a_compressed_store_yields_the_same_batches(
     turns = itertools.cycle([True, True, False])
     read_cached = LocalObjects.read_cached
 
-    def some(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
+    def sometimes_cached(self: LocalObjects, name: str, start: int, to: memoryview) -> bool:
         done = read_cached(self, name, start, to)
         return done and next(turns)  # what was not done may have been begun
 
     if cached is not True:
-        stand_in = some if cached is None else lambda *_: False
+        stand_in = sometimes_cached if cached is None else lambda *_: False
         monkeypatch.setattr(LocalObjects, "read_cached", stand_in)
-    found, how = epochs(tmp_path / "store", cache_bytes=cache_bytes)
+    batches, how = epochs(tmp_path / "store", cache_bytes=cache_bytes)
     assert how == {"chunks"}
-    check_same(found, epochs(plain)[0])
+    check_same(batches, epochs(plain)[0])
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd:3"])
@@ -96,9 +96,9 @@ def test_a_remote_store_yields_the_same_batches(
     """The store is read through fsspec."""
     url = f"memory://{tmp_path}/store"
     prepare_inline(source, url, **CHOICES, chunk_rows=4, codec=codec)
-    found, how = epochs(url)
+    batches, how = epochs(url)
     assert how == {"chunks"}
-    check_same(found, epochs(plain)[0])
+    check_same(batches, epochs(plain)[0])
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["warm", "cold"])
@@ -148,7 +148,7 @@ def flip(at: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("damage", "what"),
+    ("damage", "message"),
     [
         (flip(5), r"is damaged \(chunk 0\)"),
         (flip(-3), r"is damaged \(its index\)"),
@@ -161,7 +161,7 @@ def flip(at: int) -> Any:
 )
 @pytest.mark.parametrize("codec", ["none", "blosc-lz4"])
 def test_a_damaged_shard_is_an_error_that_names_it(
-    source: Path, tmp_path: Path, codec: str, damage: Any, what: str
+    source: Path, tmp_path: Path, codec: str, damage: Any, message: str
 ) -> None:
     """No zeros are returned, and a chunk's checksum detects a flipped bit."""
     url = f"memory://{tmp_path}/store"
@@ -171,7 +171,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(
         objects.remove(SHARD)
     else:
         objects.put(SHARD, bytes(damage(bytearray(objects.get(SHARD)))))
-    with pytest.raises(StoreDamagedError, match=f"{SHARD} {what}"):
+    with pytest.raises(StoreDamagedError, match=f"{SHARD} {message}"):
         epochs(url)
 
 
@@ -194,12 +194,12 @@ def test_a_split_larger_than_memory_is_read_in_windows_of_verified_chunks(
     """Reads bypass the page cache into reused buffers, and a flipped bit is detected."""
     monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
     words: dict[str, Any] = {"order": "windowed", "window_bytes": 2 * 4 * 16 * 16 * 3}
-    found, how = epochs(plain, **words)
+    batches, how = epochs(plain, **words)
     assert how == {"chunks"}
     monkeypatch.undo()
     expected, how = epochs(plain, **words)
     assert how <= {"mapped", "preadv"}
-    check_same(found, expected)
+    check_same(batches, expected)
     monkeypatch.setattr(loader_module, "free_bytes", lambda: 0)
     copy = shutil.copytree(plain, tmp_path / "copy")
     data = bytearray((copy / SHARD).read_bytes())

@@ -39,10 +39,12 @@ def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> No
     data = SplitDataset(store, size=8)
     assert len(data) == 28
     seen = []
-    for images, found, rows in DataLoader(data, batch_size=5, shuffle=True, num_workers=workers):
+    for images, batch_labels, rows in DataLoader(
+        data, batch_size=5, shuffle=True, num_workers=workers
+    ):
         assert images.dtype == torch.uint8
         assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), pixels[rows])
-        assert found.tolist() == labels[rows].tolist()
+        assert batch_labels.tolist() == labels[rows].tolist()
         seen += rows.tolist()
     assert sorted(seen) == readable.tolist()
 
@@ -75,8 +77,8 @@ def test_changed_pixels_are_an_error(store: Path, tmp_path: Path, workers: int) 
     words: dict[str, Any] = {"batch_size": 5, "num_workers": workers}
     with pytest.raises(StoreDamagedError, match=r"8/c\.2\.0\.0\.0 is damaged"):
         list(DataLoader(SplitDataset(copy, size=8), **words))
-    whole = SplitDataset(store, size=8, checksum="never")
-    assert len(list(DataLoader(whole, **words))) == 6
+    undamaged = SplitDataset(store, size=8, checksum="never")
+    assert len(list(DataLoader(undamaged, **words))) == 6
 
 
 def test_workers_share_the_record_of_verified_chunks(

@@ -86,26 +86,26 @@ def world_size_beside_srun(rank: int, world: int) -> Environment:
     return {**srun(rank, world), "WORLD_SIZE": f"{world}", "MASTER_ADDR": "node1"}
 
 
-WAYS: dict[str, Callable[[int, int], Environment]] = {
-    way.__name__: way
-    for way in (
+LAUNCHERS: dict[str, Callable[[int, int], Environment]] = {
+    launcher.__name__: launcher
+    for launcher in (
         torchrun, accelerate, lightning, mpirun, mpirun_in_slurm, mvapich, mpich, srun,
         srun_without_step_tasks, torchrun_in_srun, world_size_beside_srun,
     )
 }  # fmt: skip
 
-NAMES = {name for way in WAYS.values() for name in way(0, 1)} | {
+NAMES = {name for launcher in LAUNCHERS.values() for name in launcher(0, 1)} | {
     "LOCAL_WORLD_SIZE", "SLURM_STEPID", "SLURM_STEP_TASKS_PER_NODE",
 }  # fmt: skip
 
 
 @contextmanager
-def environment(said: Environment) -> Iterator[None]:
+def environment(variables: Environment) -> Iterator[None]:
     """Set exactly these variables of launchers inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for name in NAMES:
             patch.delenv(name, raising=False)
-        for name, value in said.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         yield
 
@@ -146,20 +146,20 @@ def test_a_process_without_a_launcher_is_alone() -> None:
     assert ranks_here(1) == 1
 
 
-@pytest.mark.parametrize("way", sorted(WAYS))
+@pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
 @pytest.mark.parametrize(("rank", "world"), [(2, 5), (0, 5), (4, 5), (0, 1), (1, 2)])
-def test_rank_and_world_are_those_of_the_launcher(way: str, rank: int, world: int) -> None:
+def test_rank_and_world_are_those_of_the_launcher(launcher: str, rank: int, world: int) -> None:
     """They hold for each launcher, unless the arguments are set."""
-    with environment(WAYS[way](rank, world)):
+    with environment(LAUNCHERS[launcher](rank, world)):
         assert current_placement()[:2] == (rank, world)
         loader = Loader("nowhere", rank=1, world=3)
         assert (loader.rank, loader.world) == (1, 3)
 
 
 def test_the_innermost_launcher_decides() -> None:
-    """srun or mpirun may start torchrun once per node, and not the reverse."""
-    said = {**srun(1, 2), **torchrun(5, 8)}
-    with environment(said):
+    """Either srun or mpirun may start torchrun once per node, and not the reverse."""
+    variables = {**srun(1, 2), **torchrun(5, 8)}
+    with environment(variables):
         assert current_placement()[:2] == (5, 8)
     with environment({**torchrun(5, 8), "SLURM_PROCID": "1"}):  # what else srun said is lost
         assert current_placement()[:2] == (5, 8)
@@ -179,7 +179,7 @@ def test_a_process_group_has_priority() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "variables",
     [
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "4294967291"},
@@ -187,14 +187,14 @@ def test_a_process_group_has_priority() -> None:
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},
     ],
 )
-def test_a_batch_script_of_slurm_is_not_a_rank(said: Environment) -> None:
+def test_a_batch_script_of_slurm_is_not_a_rank(variables: Environment) -> None:
     """It knows the number of tasks, but a process that it runs itself reads every row."""
-    with environment(said):
+    with environment(variables):
         assert current_placement()[:2] == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("variables", "message"),
     [
         ({"RANK": "2"}, "RANK is 2 and WORLD_SIZE is not set"),
         ({"RANK": "0"}, "RANK is 0 and WORLD_SIZE is not set"),
@@ -220,10 +220,10 @@ def test_a_batch_script_of_slurm_is_not_a_rank(said: Environment) -> None:
     ],
 )
 def test_incomplete_and_contradictory_ranks_are_errors(
-    store: Path, said: Environment, message: str
+    store: Path, variables: Environment, message: str
 ) -> None:
     """The error has variables, values and cure; the loader's length is still available."""
-    with environment(said):
+    with environment(variables):
         loader = Loader(store, size=8, batch_size=10)
         assert len(loader) == 5
         with pytest.raises(RankError, match=message) as raised:
@@ -242,16 +242,16 @@ def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "here"),
+    ("text", "local_ranks"),
     [("4", 4), ("4(x2)", 4), ("3,4(x2)", 4), ("2(x3),1", 2), ("16", 8), ("none", 1)],
 )
 @pytest.mark.parametrize("name", ["SLURM_STEP_TASKS_PER_NODE", "LOCAL_WORLD_SIZE"])
 def test_ranks_per_machine_are_parsed_in_slurms_syntax(
-    name: str, said: str, here: int
+    name: str, text: str, local_ranks: int
 ) -> None:
     """The number is at most the world size."""
-    with environment({name: said}):
-        assert ranks_here(8) == here
+    with environment({name: text}):
+        assert ranks_here(8) == local_ranks
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
@@ -264,7 +264,7 @@ def test_an_invalid_rank_is_refused(rank: int | None, world: int | None) -> None
 # --- parts of the rows ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [*sorted(WAYS), "process group"])
+@pytest.mark.parametrize("launcher", [*sorted(LAUNCHERS), "process group"])
 @settings(max_examples=8)
 @given(
     world=st.integers(1, 9),
@@ -273,14 +273,18 @@ def test_an_invalid_rank_is_refused(rank: int | None, world: int | None) -> None
     epoch=st.integers(0, 3),
 )
 def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
-    store: Path, way: str, world: int, batch_size: int, drop_last: bool, epoch: int
+    store: Path, launcher: str, world: int, batch_size: int, drop_last: bool, epoch: int
 ) -> None:
     """All ranks get the same number of batches, or the same error."""
     maker = Loader(store, size=8, batch_size=batch_size, drop_last=drop_last)
     text = pickle.dumps(maker)
 
     def part(rank: int) -> list[list[int]] | str:
-        inside = environment(WAYS[way](rank, world)) if way in WAYS else group_of(rank, world)
+        inside = (
+            environment(LAUNCHERS[launcher](rank, world))
+            if launcher in LAUNCHERS
+            else group_of(rank, world)
+        )
         with inside:
             loader = pickle.loads(text)
             loader.set_epoch(epoch)
@@ -302,10 +306,10 @@ def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
         return
     alone = Loader(store, size=8, batch_size=batch_size, drop_last=drop_last, rank=0, world=1)
     alone.set_epoch(epoch)
-    whole = [batch.rows.tolist() for batch in alone]
+    batches = [batch.rows.tolist() for batch in alone]
     joined = [[row for rows in batch for row in rows] for batch in zip(*parts, strict=True)]
-    assert joined == whole
-    rows = [row for batch in whole for row in batch]
+    assert joined == batches
+    rows = [row for batch in batches for row in batch]
     assert len(set(rows)) == len(rows)
     assert len(rows) == (READABLE // batch_size * batch_size if drop_last else READABLE)
 

@@ -22,7 +22,7 @@ from tests.pictures import make_folder, prepare_inline
 NUM_ROWS = 1_281_167
 SIZE = 224
 NUM_CLASSES = 3
-"""Those of the pictures that the store is made from."""
+"""The number of classes of the images in the store."""
 
 
 @pytest.fixture

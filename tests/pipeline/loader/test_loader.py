@@ -52,13 +52,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(store: Path) -> dict[Any, Any]:
     """Return the pixels by size, the labels and the readable rows, as zarr reads them."""
     objects = open_objects(str(store))
-    found: dict[Any, Any] = {
+    contents: dict[Any, Any] = {
         size: arrays.read_rows(objects, "train", size, 0, NUM_ROWS) for size in (8, 16)
     }
-    found["label"] = arrays.read_small(objects, "train", "label")
-    found["readable"] = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0).tolist()
-    assert len(found["readable"]) == NUM_ROWS - 3
-    return found
+    contents["label"] = arrays.read_small(objects, "train", "label")
+    contents["readable"] = np.flatnonzero(
+        arrays.read_small(objects, "train", "status") == 0
+    ).tolist()
+    assert len(contents["readable"]) == NUM_ROWS - 3
+    return contents
 
 
 def rows_of(batches: list[Batch]) -> list[list[int]]:
@@ -66,7 +68,7 @@ def rows_of(batches: list[Batch]) -> list[list[int]]:
 
 
 def flat(lists: Iterable[list[Any]]) -> list[Any]:
-    return [item for one in lists for item in one]
+    return [item for items in lists for item in items]
 
 
 def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
@@ -106,7 +108,7 @@ def test_ranks_share_each_global_batch(
     """The sequence of global batches is the same for any world; each readable row comes once."""
     batch_size = min(batch_size, NUM_ROWS - 3) if drop_last else batch_size
 
-    def handed(rank: int, world: int) -> list[list[int]]:
+    def batch_rows(rank: int, world: int) -> list[list[int]]:
         loader = Loader(
             store,
             size=8,
@@ -119,12 +121,12 @@ def test_ranks_share_each_global_batch(
             window_bytes=2 * 4 * 8 * 8 * 3,
         )
         loader.set_epoch(epoch)
-        found = rows_of(list(loader))
-        assert len(found) == len(loader)
-        return found
+        rows_of_batches = rows_of(list(loader))
+        assert len(rows_of_batches) == len(loader)
+        return rows_of_batches
 
-    alone = handed(0, 1)
-    parts = [handed(rank, world) for rank in range(world)]
+    alone = batch_rows(0, 1)
+    parts = [batch_rows(rank, world) for rank in range(world)]
     joined = [flat(batch) for batch in zip(*parts, strict=True)]
     assert joined == alone
     rows = flat(alone)
@@ -182,20 +184,20 @@ def test_the_laws_hold_for_stores_of_any_shape(
             parts.append(list(loader))
         alone = Loader(folder, **words, rank=0, world=1)
         alone.set_epoch(epoch)
-        place = data.draw(st.integers(0, len(alone)))
-        batches = [batch for _, batch in zip(range(place), alone, strict=False)]
+        num_batches = data.draw(st.integers(0, len(alone)))
+        batches = [batch for _, batch in zip(range(num_batches), alone, strict=False)]
         again = Loader(folder, **words, rank=0, world=1)
         again.load_state_dict(alone.state_dict())
-        batches += list(again) if place < len(alone) else []
+        batches += list(again) if num_batches < len(alone) else []
     assert rows_of(batches) == [flat(rows) for rows in zip(*map(rows_of, parts), strict=True)]
     assert len(readable) == num_rows - bad
-    found = flat(rows_of(batches))
+    yielded_rows = flat(rows_of(batches))
     size = words["batch_size"]
     if words["drop_last"]:
-        assert len(set(found)) == len(found) == len(readable) // size * size
-        assert set(found) <= set(readable)
+        assert len(set(yielded_rows)) == len(yielded_rows) == len(readable) // size * size
+        assert set(yielded_rows) <= set(readable)
     else:
-        assert sorted(found) == readable
+        assert sorted(yielded_rows) == readable
     for batch in batches + flat(parts):
         rows = batch.rows.numpy()
         assert isinstance(batch.images, torch.Tensor)
@@ -207,11 +209,11 @@ def test_the_laws_hold_for_stores_of_any_shape(
 @given(
     worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     order=st.sampled_from(["random", "windowed"]),
-    place=st.integers(0, 14),
+    position=st.integers(0, 14),
     drop_last=st.booleans(),
 )
 def test_a_resumed_epoch_yields_exactly_the_remaining_batches(
-    store: Path, worlds: tuple[int, int], order: str, place: int, drop_last: bool
+    store: Path, worlds: tuple[int, int], order: str, position: int, drop_last: bool
 ) -> None:
     """It resumes after any batch, with any other world, and continues with the next epoch."""
 
@@ -231,13 +233,13 @@ def test_a_resumed_epoch_yields_exactly_the_remaining_batches(
             parts.append(flat(epochs))
         return [flat(batch) for batch in zip(*parts, strict=True)]
 
-    whole = two_epochs(1, None)
+    all_rows = two_epochs(1, None)
     first = loaders(worlds[0])[0]
-    handed = sum(1 for _ in zip(range(place), first, strict=False))
-    assert handed == min(place, len(first))
+    num_batches = sum(1 for _ in zip(range(position), first, strict=False))
+    assert num_batches == min(position, len(first))
     state = pickle.loads(pickle.dumps(first.state_dict()))
-    assert (state["epoch"], state["batch"]) == (0, handed), "not what was gathered ahead"
-    assert two_epochs(worlds[1], state)[: len(whole) - handed] == whole[handed:]
+    assert (state["epoch"], state["batch"]) == (0, num_batches), "not what was gathered ahead"
+    assert two_epochs(worlds[1], state)[: len(all_rows) - num_batches] == all_rows[num_batches:]
 
 
 @pytest.mark.parametrize("reader", ["mapped", "preadv"])
@@ -247,11 +249,13 @@ def test_kept_batches_equal_what_zarr_reads(
     """After several epochs no buffer was reused while a tensor viewed it."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
-    kept = [batch for _ in range(4) for batch in loader]
+    batches = [batch for _ in range(4) for batch in loader]
     assert set(loader.readers) == {reader}
-    for batch in kept:
+    for batch in batches:
         check_pixels(batch, plain, 16, 8)
-    assert len({tensor.data_ptr() for batch in kept for tensor in batch.images}) == 2 * len(kept)
+    assert len({tensor.data_ptr() for batch in batches for tensor in batch.images}) == 2 * len(
+        batches
+    )
 
 
 @pytest.mark.parametrize("cached", [1.0, 0.0])
@@ -372,11 +376,11 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed(
 ) -> None:
     """512 descriptors are reserved for other files; -1 means no limit."""
     assert resource.RLIM_INFINITY == -1
-    found: list[tuple[int, int]] = []
+    limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
-    monkeypatch.setattr(resource, "setrlimit", lambda _, new: found.append(new))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
     assert row_reader._may_open_more(file) is more
-    assert found == ([raised] if raised else [])
+    assert limits == ([raised] if raised else [])
 
 
 def run_alone(code: str, *command: str) -> None:
@@ -407,16 +411,16 @@ for _ in range(3):
     run_alone(code)
 
 
-@pytest.mark.parametrize("few", [0, 2])
+@pytest.mark.parametrize("num_mappings", [0, 2])
 def test_shards_beyond_the_limit_of_mappings_are_read(
-    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, few: int
+    store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, num_mappings: int
 ) -> None:
     """They are read with system calls."""
-    monkeypatch.setattr(mmap, "_mappings_limit", lambda: 4 * few)
+    monkeypatch.setattr(mmap, "_mappings_limit", lambda: 4 * num_mappings)
     loader = Loader(store, size=8, batch_size=1)
     for batch in loader:
         check_pixels(batch, plain, 8)
-    assert set(loader.readers) == ({"mapped", "preadv"} if few else {"preadv"})
+    assert set(loader.readers) == ({"mapped", "preadv"} if num_mappings else {"preadv"})
 
 
 @pytest.mark.slow
@@ -438,7 +442,9 @@ assert set(loader.readers) == {{"preadv"}}, loader.readers
     run_alone(code)
 
 
-def test_gathering_threads_use_one_openmp_thread(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathering_threads_use_one_openmp_thread(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Torch in other threads keeps its number of threads."""
     seen: set[int] = set()
     copy = mmap.Mapping.copy
@@ -588,9 +594,9 @@ def test_an_unused_iterator_does_not_advance_the_loader(store: Path) -> None:
     iter(loader), iter(loader)
     assert rows_of(list(loader)) == plain
     _, rows = resumed_at(store, 4)
-    held = iter(loader)
+    iterator = iter(loader)
     loader.load_state_dict(resumed_at(store, 4)[0].state_dict())
-    assert rows_of(list(held)) == rows[4:]
+    assert rows_of(list(iterator)) == rows[4:]
 
 
 @pytest.mark.parametrize("change", ["next epoch", "same epoch", "set_epoch", "load_state_dict"])
@@ -771,7 +777,7 @@ def flip_index(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "what"),
+    ("damage", "message"),
     [
         (Path.unlink, "is missing"),
         (lambda path: os.truncate(path, 700), "has 700 bytes: expected"),
@@ -780,12 +786,12 @@ def flip_index(path: Path) -> None:
     ],
 )
 def test_a_damaged_shard_is_an_error_that_names_it(
-    tmp_path: Path, store: Path, damage: Callable[[Path], None], what: str
+    tmp_path: Path, store: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     """No zeros are returned."""
     copy = broken(tmp_path, store, damage)
     with pytest.raises(
-        StoreDamagedError, match=rf"8/c\.3\.0\.0\.0 .*{what}|index of .*c\.3.* {what}"
+        StoreDamagedError, match=rf"8/c\.3\.0\.0\.0 .*{message}|index of .*c\.3.* {message}"
     ):
         list(Loader(copy, size=8, batch_size=10))
 
@@ -935,7 +941,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("words", "message"),
     [
         ({"size": 8, "sizes": (8,)}, "size and sizes were both given"),
         ({"sizes": ()}, "expected one or more"),
@@ -964,11 +970,9 @@ def test_an_unfinished_split_is_refused_unless_partial(
         ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
     ],
 )
-def test_invalid_arguments_are_refused(
-    store: Path, words: dict[str, Any], what: str
-) -> None:
+def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], message: str) -> None:
     """They are refused before the store is opened."""
-    with pytest.raises(ValueError, match=what):
+    with pytest.raises(ValueError, match=message):
         Loader(store, **words)
 
 
@@ -979,10 +983,10 @@ def test_a_missing_size_is_named(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"batch_size": 11}, {"order": "windowed"}, {"drop_last": False}]
+    "changes", [{"seed": 1}, {"batch_size": 11}, {"order": "windowed"}, {"drop_last": False}]
 )
-def test_a_state_of_another_loader_is_refused(store: Path, other: dict[str, Any]) -> None:
+def test_a_state_of_another_loader_is_refused(store: Path, changes: dict[str, Any]) -> None:
     """The error names the values that differ."""
     state = Loader(store, size=8, batch_size=10).state_dict()
-    with pytest.raises(StoreMismatchError, match=f"{next(iter(other))} is "):
-        Loader(store, **{"size": 8, "batch_size": 10, **other}).load_state_dict(state)
+    with pytest.raises(StoreMismatchError, match=f"{next(iter(changes))} is "):
+        Loader(store, **{"size": 8, "batch_size": 10, **changes}).load_state_dict(state)

@@ -42,7 +42,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-class Asked:
+class RecordingReader:
     """A reader that records the chunks it must prefetch."""
 
     def __init__(self) -> None:
@@ -66,14 +66,14 @@ def windows() -> Iterator[tuple[int, Any]]:
 
 def test_reading_stays_one_window_ahead() -> None:
     """The first two are read at once, and each later one when the one before is gathered."""
-    asked = Asked()
+    reader = RecordingReader()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [asked], disk)
-        for place, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
-            ahead.reached(place)
-            until(lambda: len(asked.chunks) >= expected)  # noqa: B023
+        ahead = ReadAhead(windows(), [reader], disk)
+        for position, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
+            ahead.reached(position)
+            until(lambda: len(reader.chunks) >= expected)  # noqa: B023
             time.sleep(0.01)
-            assert sorted(asked.chunks) == list(range(expected))
+            assert sorted(reader.chunks) == list(range(expected))
         ahead.stop()
 
 
@@ -81,15 +81,15 @@ def test_reading_ahead_stops_on_request() -> None:
     """It stops although there is more to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [Asked()], disk)
+        ahead = ReadAhead(windows(), [RecordingReader()], disk)
         ahead.stop()
         assert threading.active_count() <= threads + 1
 
 
 @pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
-@pytest.mark.parametrize(("world", "here"), [(1, None), (2, None), (2, "2"), (2, "1")])
+@pytest.mark.parametrize(("world", "local_ranks"), [(1, None), (2, None), (2, "2"), (2, "1")])
 def test_each_chunk_is_read_once_and_whole(
-    store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, here: str | None
+    store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, local_ranks: str | None
 ) -> None:
     """Random orders, and ranks on other machines, read single rows instead."""
     seen: list[tuple[int, int]] = []
@@ -104,10 +104,10 @@ def test_each_chunk_is_read_once_and_whole(
 
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
     monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
-    if here is None:
+    if local_ranks is None:
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     else:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local_ranks)
     monkeypatch.setattr(os, "posix_fadvise", note)
     loader = Loader(
         store,
@@ -118,12 +118,12 @@ def test_each_chunk_is_read_once_and_whole(
         rank=0,
         world=world,
     )
-    whole = order != "random" and (world == 1 or here == str(world))
+    reads_ahead = order != "random" and (world == 1 or local_ranks == str(world))
     for _ in range(2):
         seen.clear()
         for batch, _ in enumerate(loader):
             if batch + 1 == len(loader):  # it may be slower than so small a store is read
-                until(lambda: len(set(seen)) == (16 if whole else 0))
+                until(lambda: len(set(seen)) == (16 if reads_ahead else 0))
         assert len(seen) == len(set(seen))
 
 

@@ -15,31 +15,31 @@ from pipeline.order import EpochOrder, epoch_order
 
 
 def order(kind: str, num_rows: int, **words: Any) -> EpochOrder:
-    found = {"seed": 0, "epoch": 0, "absent": np.empty(0, np.int64), **words}
-    return epoch_order(kind, num_rows=num_rows, **found)
+    arguments = {"seed": 0, "epoch": 0, "absent": np.empty(0, np.int64), **words}
+    return epoch_order(kind, num_rows=num_rows, **arguments)
 
 
 @pytest.mark.parametrize("kind", ["random", "windowed"])
 def test_random_and_windowed_orders_mix_a_shuffled_store(kind: str) -> None:
     """The factor is 1.00 +- 0.01 for 200 classes in random store order."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 1_000)).astype(np.int32)
-    made = order(kind, len(labels), chunk_rows=16, window_chunks=400)
-    assert same_class_factor(made, labels, 256) == pytest.approx(1, abs=0.01)
+    epoch = order(kind, len(labels), chunk_rows=16, window_chunks=400)
+    assert same_class_factor(epoch, labels, 256) == pytest.approx(1, abs=0.01)
 
 
 def test_sorted_rows_in_sequential_order_are_not_mixed() -> None:
     """Each batch has one class, so the factor is 1 over the share of a class."""
     labels = np.repeat(np.arange(10), 100).astype(np.int32)
-    found = same_class_factor(order("sequential", 1000), labels, 50)
-    assert found == pytest.approx(999 / 99)
+    factor = same_class_factor(order("sequential", 1000), labels, 50)
+    assert factor == pytest.approx(999 / 99)
 
 
 def test_the_same_order_has_the_maximum_recurrence() -> None:
     """A different order has that of chance."""
     same = recurrence(order("random", 1000), order("random", 1000), 50)
     assert same == pytest.approx(999 / 49)
-    other = recurrence(order("random", 50_000), order("random", 50_000, epoch=1), 250)
-    assert other == pytest.approx(1, abs=0.03)
+    different = recurrence(order("random", 50_000), order("random", 50_000, epoch=1), 250)
+    assert different == pytest.approx(1, abs=0.03)
 
 
 @given(num_rows=st.integers(4, 60), batch=st.integers(2, 10), classes=st.integers(1, 5))
@@ -50,17 +50,17 @@ def test_the_measures_are_counts_of_pairs(num_rows: int, batch: int, classes: in
     second = order("random", num_rows, absent=absent, epoch=1)
     labels = (np.arange(num_rows) % classes).astype(np.int32)
 
-    def batches(made: EpochOrder) -> list[list[int]]:
-        rows = made.rows(0, made.num_rows).tolist()
+    def batches(epoch: EpochOrder) -> list[list[int]]:
+        rows = epoch.rows(0, epoch.num_rows).tolist()
         return [rows[i : i + batch] for i in range(0, len(rows) - batch + 1, batch)]
 
-    def pairs(made: EpochOrder) -> set[frozenset[int]]:
-        return {frozenset(pair) for rows in batches(made) for pair in combinations(rows, 2)}
+    def pairs(epoch: EpochOrder) -> set[frozenset[int]]:
+        return {frozenset(pair) for rows in batches(epoch) for pair in combinations(rows, 2)}
 
     everyone = [frozenset(p) for p in combinations(first.rows(0, first.num_rows).tolist(), 2)]
 
-    def same(found: Any) -> int:
-        return sum(len({int(labels[row]) for row in pair}) == 1 for pair in found)
+    def same(candidates: Any) -> int:
+        return sum(len({int(labels[row]) for row in pair}) == 1 for pair in candidates)
 
     if not pairs(first):
         assert np.isnan(same_class_factor(first, labels, batch))
@@ -69,7 +69,7 @@ def test_the_measures_are_counts_of_pairs(num_rows: int, batch: int, classes: in
     chance = len(pairs(first)) * len(pairs(second)) / len(everyone)
     assert recurrence(first, second, batch) == pytest.approx(both / chance)
     expected = len(pairs(first)) * same(everyone) / len(everyone)
-    found = same_class_factor(first, labels, batch)
+    factor = same_class_factor(first, labels, batch)
     assert (
-        np.isnan(found) if not expected else found == pytest.approx(same(pairs(first)) / expected)
+        np.isnan(factor) if not expected else factor == pytest.approx(same(pairs(first)) / expected)
     )

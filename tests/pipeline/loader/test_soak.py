@@ -19,27 +19,27 @@ from tests.pictures import make_folder, prepare_inline
 
 SECONDS = float(os.environ.get("TESSERAE_SOAK_SECONDS", "60"))
 """How long all three run together: a minute, unless TESSERAE_SOAK_SECONDS says e.g. 600."""
-WARM = 0.25
-"""Of the time: until then buffers and threads' stacks come to be."""
+WARM_SHARE = 0.25
+"""The share of the time during which buffers and threads' stacks may still grow."""
 
 
-class Seen(NamedTuple):
+class Resources(NamedTuple):
     """The resources that this process holds."""
 
     memory: float
-    """MiB, without pages of the store."""
+    """The resident memory in MiB, without pages of the store."""
     threads: int
     files: int
     mappings: int
 
 
-def look(store: Path) -> Seen:
+def look(store: Path) -> Resources:
     """Measure the resources of this process."""
     gc.collect()
     process = psutil.Process()
     maps = process.memory_maps(grouped=False)
     own = sum(part.rss for part in maps if str(store) not in part.path)
-    return Seen(own / 2**20, threading.active_count(), process.num_fds(), len(maps))
+    return Resources(own / 2**20, threading.active_count(), process.num_fds(), len(maps))
 
 
 @pytest.mark.slow
@@ -53,16 +53,16 @@ def test_resources_do_not_grow(tmp_path: Path, kind: str) -> None:
     words: dict[str, Any] = {"staging_dir": tmp_path / "stage"} if kind == "staged" else {}
     loader = Loader(tmp_path / "store", size=72, batch_size=32, threads=2, **words)
     rng = random.Random(0)
-    seen: list[Seen] = []
+    seen: list[Resources] = []
     epochs = 0
     started = time.monotonic()
     while (passed := time.monotonic() - started) < SECONDS / 3:
         stop = rng.randrange(len(loader)) if epochs % 3 == 0 else len(loader)
-        for place, _ in enumerate(loader):
-            if place == stop:
+        for index, _ in enumerate(loader):
+            if index == stop:
                 break
         epochs += 1
-        if passed > WARM * SECONDS / 3 and epochs % 20 == 0:
+        if passed > WARM_SHARE * SECONDS / 3 and epochs % 20 == 0:
             seen.append(look(tmp_path))
     assert len(seen) > 5
     third = max(2, len(seen) // 3)

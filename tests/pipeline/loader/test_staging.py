@@ -53,28 +53,28 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def staged(loader: Loader) -> int:
-    found = loader._open().staging
-    assert found is not None
-    return found.num_staged
+    staging_copies = loader._open().staging
+    assert staging_copies is not None
+    return staging_copies.num_staged
 
 
 def stage_all(loader: Loader) -> list[Batch]:
     """Run an epoch that lasts until all shards are copied, and return its batches."""
-    found = []
-    for place, batch in enumerate(loader):
-        found.append(batch)
-        if place + 1 == len(loader):
+    batches = []
+    for index, batch in enumerate(loader):
+        batches.append(batch)
+        if index + 1 == len(loader):
             until(lambda: staged(loader) == NUM_SHARDS)
-    return found
+    return batches
 
 
-def check_same(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
+def check_same(actual: list[Batch], expected: list[Batch]) -> None:
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours.rows, theirs.rows)
         assert torch.equal(ours.labels, theirs.labels)
-        for one, other in zip(ours.images, theirs.images, strict=True):
-            assert torch.equal(one, other)
+        for image, other_store in zip(ours.images, theirs.images, strict=True):
+            assert torch.equal(image, other_store)
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
@@ -155,8 +155,8 @@ def test_a_split_that_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path
         loader.set_epoch(0)
         for _ in loader:
             until(lambda: staged(loader) == 3)
-        there = [file for file in stage.rglob("c.*") if file.suffix != ".copy"]
-        assert len(there) == 3
+        copies = [file for file in stage.rglob("c.*") if file.suffix != ".copy"]
+        assert len(copies) == 3
         assert (
             sum(f.stat().st_size for f in stage.rglob("c.*") if f.is_file()) <= sum(sizes[:3]) + 100
         )
@@ -167,12 +167,12 @@ def test_a_thread_without_space_does_not_stop_other_copies(
 ) -> None:
     """Three shards fit, and four threads begin at once."""
     reserve = staging.Staging._reserve
-    found: list[bool] = []
+    results: list[bool] = []
 
     def together(self: staging.Staging, file: int, num_bytes: int) -> bool:
         fits = reserve(self, file, num_bytes)
-        found.append(fits)
-        until(lambda: len(found) >= 4)
+        results.append(fits)
+        until(lambda: len(results) >= 4)
         return fits
 
     monkeypatch.setattr(staging.Staging, "_reserve", together)
@@ -183,7 +183,7 @@ def test_a_thread_without_space_does_not_stop_other_copies(
     running = iter(loader)
     next(running)
     until(lambda: staged(loader) == 3)
-    assert sorted(found) == [False, True, True, True]
+    assert sorted(results) == [False, True, True, True]
     running.close()  # type: ignore[attr-defined]
 
 
@@ -227,12 +227,12 @@ def test_the_error_of_a_missing_copy_names_the_folder(store: Path, tmp_path: Pat
     """It tells the user what to delete, not to repair the store."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
     stage_all(loader)
-    made = loader._open().staging
-    assert made is not None
+    copies = loader._open().staging
+    assert copies is not None
     again = loader_of(store, staging_dir=tmp_path / "stage")
     again._open()
-    (made.root / layout.shard("train", 8, 3)).unlink()
-    expected = rf"copies in {made.root}: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
+    (copies.root / layout.shard("train", 8, 3)).unlink()
+    expected = rf"copies in {copies.root}: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
     with pytest.raises(StoreDamagedError, match=expected):
         list(again)
 
@@ -251,7 +251,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture(scope="module")
-def other(source: Path) -> Path:
+def other_store(source: Path) -> Path:
     """Prepare another store with the same images in another order."""
     folder = source.parent / "other"
     prepare_inline(source, str(folder), **CHOICES, seed=1)
@@ -279,26 +279,26 @@ def test_foreign_files_are_never_removed(store: Path, tmp_path: Path) -> None:
     loader = loader_of(store, staging_dir=area, staging_bytes=1_000_000)
     expected = list(loader_of(store))
     check_same(list(loader), expected)
-    made = {name: data for name, data in tree(area).items() if name not in before}
+    new_files = {name: data for name, data in tree(area).items() if name not in before}
     assert {name: data for name, data in tree(area).items() if name in before} == before
-    assert not [name for name in made if "c." in name]
+    assert not [name for name in new_files if "c." in name]
     roomy = loader_of(store, staging_dir=area, staging_bytes=10_000_000)
     stage_all(roomy)
     assert {name: data for name, data in tree(area).items() if name in before} == before
 
 
 def test_copies_of_another_store_are_evicted_for_this_one(
-    store: Path, other: Path, tmp_path: Path
+    store: Path, other_store: Path, tmp_path: Path
 ) -> None:
     """All of the set is removed, with mark, lock and folder."""
     area = tmp_path / "area"
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     assert copy_sets(area) == [root]
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
     assert staged_set(store, area) in copy_sets(area)
     assert root.exists()
     shutil.rmtree(area)
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     mine = loader_of(store, staging_dir=area, staging_bytes=num_bytes + 1000)
     stage_all(mine)
     assert not root.exists()
@@ -306,11 +306,11 @@ def test_copies_of_another_store_are_evicted_for_this_one(
 
 
 def test_an_interrupted_eviction_is_completed_by_the_next(
-    store: Path, other: Path, tmp_path: Path
+    store: Path, other_store: Path, tmp_path: Path
 ) -> None:
     """The mark is removed last, so the remaining files still belong to staging."""
     area = tmp_path / "area"
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
     (root / staging_area.USE_NAME).unlink()
     (root / layout.shard("train", 8, 0)).unlink()
@@ -322,11 +322,11 @@ def test_an_interrupted_eviction_is_completed_by_the_next(
     "disguise", ["no mark", "another set's mark", "mark of the folder it was copied from", "link"]
 )
 def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
-    store: Path, other: Path, tmp_path: Path, disguise: str
+    store: Path, other_store: Path, tmp_path: Path, disguise: str
 ) -> None:
     """It has the right name, files named like shards, and in some cases a mark."""
     area, away = tmp_path / "area", tmp_path / "away"
-    root = staged_set(other, away)
+    root = staged_set(other_store, away)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
     fake = area / root.name
     area.mkdir()
@@ -344,10 +344,12 @@ def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
     assert (tree(away), tree(fake)) == before
 
 
-def test_links_inside_a_copy_set_are_not_followed(store: Path, other: Path, tmp_path: Path) -> None:
+def test_links_inside_a_copy_set_are_not_followed(
+    store: Path, other_store: Path, tmp_path: Path
+) -> None:
     """Neither evicting nor writing copies follows them."""
     area = tmp_path / "area"
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
     victim = shutil.copytree(root / "images.zarr", tmp_path / "victim")
     before = tree(victim)
@@ -359,18 +361,16 @@ def test_links_inside_a_copy_set_are_not_followed(store: Path, other: Path, tmp_
     assert not list(root.rglob("8/c.*"))
     assert (root / "images.zarr" / "notes.txt").exists()
     shutil.rmtree(area)
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     shutil.rmtree(root / "images.zarr" / "train" / "16")
     (root / "images.zarr" / "train" / "16").symlink_to(victim / "train" / "16")
     shutil.rmtree(victim / "train" / "16")
     (victim / "train" / "16").mkdir()
-    list(loader_of(other, staging_dir=area))
+    list(loader_of(other_store, staging_dir=area))
     assert not any((victim / "train" / "16").iterdir())
 
 
-def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(
-    store: Path, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(store: Path, tmp_path: Path) -> None:
     """Otherwise users with access to the folder could have any file emptied."""
     area = tmp_path / "area"
     root = staged_set(store, area)
@@ -404,15 +404,18 @@ def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
 
 
 def test_a_copy_set_of_another_user_is_not_used(
-    store: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, other_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is neither read nor removed, and each user's copies have a name of their own."""
     area = tmp_path / "area"
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     before = tree(root)
     with monkeypatch.context() as patch:
         patch.setattr(staging.os, "geteuid", lambda: os.getuid() + 1)
-        assert loader_of(other, staging_dir=tmp_path / "b")._open().staging.root.name != root.name  # type: ignore[union-attr]
+        assert (
+            loader_of(other_store, staging_dir=tmp_path / "b")._open().staging.root.name
+            != root.name
+        )  # type: ignore[union-attr]
     init = staging_area.StagingArea.__init__
 
     def by_another_user(self: staging_area.StagingArea, *words: Any) -> None:
@@ -421,7 +424,7 @@ def test_a_copy_set_of_another_user_is_not_used(
 
     monkeypatch.setattr(staging_area.StagingArea, "__init__", by_another_user)
     with pytest.raises(StoreError, match=f"{root}: it belongs to user {os.getuid()}"):
-        list(loader_of(other, staging_dir=area))
+        list(loader_of(other_store, staging_dir=area))
     (area / ("0" * 32)).mkdir()
     assert not staging_area.StagingArea(area, 1).make_room(1, "0" * 32)
     assert tree(root) == before
@@ -432,28 +435,28 @@ def test_unused_copy_sets_are_evicted_least_recently_used_first(
 ) -> None:
     """A set that a process uses is kept."""
     stage = tmp_path / "stage"
-    others = []
+    loaders = []
     for seed in (1, 2, 3):
         prepare_inline(source, str(tmp_path / f"{seed}"), **CHOICES, seed=seed)
-        others.append(loader_of(tmp_path / f"{seed}", staging_dir=stage))
-        stage_all(others[-1])
-    roots = [other._open().staging.root for other in others]  # type: ignore[union-attr]
-    one = sum(file.stat().st_size for file in roots[0].rglob("c.*"))
+        loaders.append(loader_of(tmp_path / f"{seed}", staging_dir=stage))
+        stage_all(loaders[-1])
+    roots = [loader._open().staging.root for loader in loaders]  # type: ignore[union-attr]
+    num_bytes = sum(file.stat().st_size for file in roots[0].rglob("c.*"))
     os.utime(roots[0] / ".use", (0, 0))  # the first to go, if nobody read it
     os.utime(roots[1] / ".use", (1, 1))
-    del others[1:]
-    stage_all(loader_of(store, staging_dir=stage, staging_bytes=3 * one + 1000))
+    del loaders[1:]
+    stage_all(loader_of(store, staging_dir=stage, staging_bytes=3 * num_bytes + 1000))
     assert [root.exists() for root in roots] == [True, False, True]
-    others[0].set_epoch(0)
-    check_same(list(others[0]), list(loader_of(tmp_path / "1")))
+    loaders[0].set_epoch(0)
+    check_same(list(loaders[0]), list(loader_of(tmp_path / "1")))
 
 
 def test_no_copy_set_is_evicted_if_that_would_not_suffice(
-    store: Path, other: Path, tmp_path: Path
+    store: Path, other_store: Path, tmp_path: Path
 ) -> None:
     """Foreign files use most of the space."""
     area = tmp_path / "area"
-    root = staged_set(other, area)
+    root = staged_set(other_store, area)
     (area / "film.mp4").write_bytes(bytes(500_000))
     before = tree(root)
     list(loader_of(store, staging_dir=area, staging_bytes=499_000))
@@ -474,8 +477,8 @@ def test_copies_are_durable_before_they_have_their_name(
 
     def note_name(old: str, new: str, **folders: int) -> None:
         if new.startswith("c."):
-            found = os.stat(old, dir_fd=folders["src_dir_fd"])
-            named.append(found.st_ino in synced)
+            info = os.stat(old, dir_fd=folders["src_dir_fd"])
+            named.append(info.st_ino in synced)
         rename(old, new, **folders)
 
     monkeypatch.setattr(staging.os, "fsync", note_sync)
@@ -488,11 +491,11 @@ def test_copies_are_durable_before_they_have_their_name(
 def test_staged_rows_are_read_from_the_copies(source: Path, tmp_path: Path, codec: str) -> None:
     """After copies are replaced by those of other images, batches have the other images."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, codec=codec)
-    others = shutil.copytree(source, tmp_path / "others")
-    for number, file in enumerate(sorted(others.rglob("*.JPEG"))):
+    other_images = shutil.copytree(source, tmp_path / "others")
+    for number, file in enumerate(sorted(other_images.rglob("*.JPEG"))):
         if int(file.stem.rpartition("_")[2]) < 58:  # the last three are broken in both stores
             file.write_bytes(jpeg(1000 + number))
-    prepare_inline(others, str(tmp_path / "twin"), **CHOICES, codec=codec)
+    prepare_inline(other_images, str(tmp_path / "twin"), **CHOICES, codec=codec)
     root = staged_set(tmp_path / "store", tmp_path / "area")
     for shard in range(8):
         for size in (8, 16):
@@ -540,8 +543,8 @@ def test_an_interrupted_copy_is_made_again(store: Path, tmp_path: Path) -> None:
     for half in halves:
         half.parent.mkdir(parents=True, exist_ok=True)
         half.with_name(half.name + ".copy").write_bytes(b"half a shard")
-    with halves[1].with_name(halves[1].name + ".copy").open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with halves[1].with_name(halves[1].name + ".copy").open() as locked_file:
+        fcntl.flock(locked_file, fcntl.LOCK_EX)
         running = iter(loader)
         next(running)
         until(lambda: staged(loader) == NUM_SHARDS - 1)
@@ -555,14 +558,16 @@ def test_an_interrupted_copy_is_made_again(store: Path, tmp_path: Path) -> None:
 def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> None:
     """The child was forked while the lock was held, and lives on."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
-    made = loader._open().staging
-    assert made is not None
-    with made._area_locked():
-        held = os.dup(max(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_lock(fd)))
+    copies = loader._open().staging
+    assert copies is not None
+    with copies._area_locked():
+        duplicate = os.dup(
+            max(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_lock(fd))
+        )
     try:
         stage_all(loader)
     finally:
-        os.close(held)
+        os.close(duplicate)
 
 
 def is_lock(fd: Path) -> bool:
@@ -609,11 +614,11 @@ def test_an_interrupted_epoch_leaves_no_thread(store: Path, tmp_path: Path) -> N
 def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path: Path) -> None:
     """One loader may be iterated twice at the same time."""
     loader = loader_of(store, staging_dir=tmp_path / "stage")
-    one, other = iter(loader), iter(loader)
-    next(one), next(other)
-    one.close()  # type: ignore[attr-defined]
+    first, second = iter(loader), iter(loader)
+    next(first), next(second)
+    first.close()  # type: ignore[attr-defined]
     until(lambda: staged(loader) == NUM_SHARDS)
-    other.close()  # type: ignore[attr-defined]
+    second.close()  # type: ignore[attr-defined]
 
 
 def test_the_committed_part_of_a_split_is_staged(source: Path, tmp_path: Path) -> None:
@@ -628,9 +633,9 @@ def test_the_committed_part_of_a_split_is_staged(source: Path, tmp_path: Path) -
     words: dict[str, Any] = {"partial": True, "drop_last": False}
     expected = list(loader_of(tmp_path / "store", **words))
     loader = loader_of(tmp_path / "store", staging_dir=tmp_path / "stage", **words)
-    for batch, other in zip(loader, expected, strict=True):
-        check_same([batch], [other])
-        if batch is other:
+    for batch, expected_batch in zip(loader, expected, strict=True):
+        check_same([batch], [expected_batch])
+        if batch is expected_batch:
             break
     loader.set_epoch(0)
     for _ in loader:

@@ -33,5 +33,5 @@ def test_the_readmes_script_trains_on_two_ranks(tmp_path: Path) -> None:
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    said = re.findall(r"rank (\d), epoch (\d): loss \d", ended.stdout)
-    assert sorted(said) == [(rank, epoch) for rank in "01" for epoch in "012"]
+    ranks_and_epochs = re.findall(r"rank (\d), epoch (\d): loss \d", ended.stdout)
+    assert sorted(ranks_and_epochs) == [(rank, epoch) for rank in "01" for epoch in "012"]
