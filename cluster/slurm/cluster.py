@@ -231,11 +231,11 @@ class SlurmJobs(EmbeddedScheduler):
             super().__init__(reachable_host(profile), files, dashboard=dashboard)
         certificates.write(self._folder, worker_files(files))
         self._client: Client | None = None
-        shapes = {
+        pools = {
             name: JobPool(kind.count, kind.processes, kind.least)
             for name, kind in profile.jobs.items()
         }
-        self._jobs = Jobs(shapes, self, say)
+        self._jobs = Jobs(pools, self, say)
         self._checked = time.monotonic()
         try:
             self._jobs.submit_initial()

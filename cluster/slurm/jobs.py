@@ -71,9 +71,9 @@ class Jobs:
     """The jobs of a run, whose number follows the load."""
 
     def __init__(
-        self, shapes: Mapping[str, JobPool], batch: BatchSystem, say: Callable[[str], None]
+        self, pools: Mapping[str, JobPool], batch: BatchSystem, say: Callable[[str], None]
     ) -> None:
-        self._shapes = shapes
+        self._pools = pools
         self._batch = batch
         self._say = say
         self._jobs: list[_Job] = []
@@ -160,18 +160,18 @@ class Jobs:
             raise ClusterError("jobs end as soon as they begin")
 
     def _targets(self, load: Load | None) -> dict[str, int]:
-        fixed = {name: shape.count for name, shape in self._shapes.items() if shape.minimum is None}
-        scaled = {n: shape for n, shape in self._shapes.items() if shape.minimum is not None}
+        fixed = {name: pool.count for name, pool in self._pools.items() if pool.minimum is None}
+        scaled = {name: pool for name, pool in self._pools.items() if pool.minimum is not None}
         if not scaled:
             return fixed
         unassigned = 0 if load is None else load.workers_needed()
-        unassigned -= sum(count * self._shapes[name].processes for name, count in fixed.items())
+        unassigned -= sum(count * self._pools[name].processes for name, count in fixed.items())
         targets = dict(fixed)
-        for name, shape in scaled.items():
-            needed = -(-max(0, unassigned) // max(1, shape.processes))
-            minimum_count = max(shape.minimum or 0, 0 if sum(targets.values()) else 1)
-            targets[name] = min(shape.count, max(minimum_count, needed))
-            unassigned -= targets[name] * shape.processes
+        for name, pool in scaled.items():
+            needed = -(-max(0, unassigned) // max(1, pool.processes))
+            minimum_count = max(pool.minimum or 0, 0 if sum(targets.values()) else 1)
+            targets[name] = min(pool.count, max(minimum_count, needed))
+            unassigned -= targets[name] * pool.processes
         return targets
 
     def _add(self, name: str, count: int, now: float) -> None:

@@ -82,14 +82,15 @@ class ChunkReader:
         flat = out.reshape(len(rows), self._geometry.row_bytes)
         # The chunks in memory first, on this thread; then all others at once, on threads that wait.
         uncached = {
-            chunk_id: row_in_chunk
-            for chunk_id, row_in_chunk in rows_of_chunk.items()
-            if not self._copy(chunk_id, flat, row_in_chunk, wait=False)
+            chunk_id: copies
+            for chunk_id, copies in rows_of_chunk.items()
+            if not self._copy(chunk_id, flat, copies, wait=False)
         }
+        # All are awaited, also after an error: they write to a buffer that is reused.
         finish_all(
             [
-                disk.submit(self._copy, chunk_id, flat, row_in_chunk, wait=True)
-                for chunk_id, row_in_chunk in uncached.items()
+                disk.submit(self._copy, chunk_id, flat, copies, wait=True)
+                for chunk_id, copies in uncached.items()
             ]
         )
         return "chunks"

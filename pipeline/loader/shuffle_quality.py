@@ -9,7 +9,7 @@ from pipeline.order import EpochOrder
 
 
 def same_class_factor(
-    order: EpochOrder, labels: NDArray[np.int32], batch_size: int, *, most_rows: int = 4 * 2**20
+    order: EpochOrder, labels: NDArray[np.int32], batch_size: int, *, max_rows: int = 4 * 2**20
 ) -> float:
     """Return the pairs of one class within batches, relative to a random order.
 
@@ -17,14 +17,14 @@ def same_class_factor(
         order: The order of one epoch.
         labels: (num_rows,) int32 labels of the split.
         batch_size: Rows of a global batch.
-        most_rows: Maximum number of rows that are evaluated, from the start of the epoch.
+        max_rows: Maximum number of rows that are evaluated, from the start of the epoch.
 
     Returns:
         The ratio; NaN if there is no full batch or no class has two rows.
     """
     n = order.num_rows
     epoch_rows = order.rows(0, n)
-    rows = epoch_rows[: min(n, most_rows) // batch_size * batch_size]
+    rows = epoch_rows[: min(n, max_rows) // batch_size * batch_size]
     if not len(rows):
         return float("nan")
     sizes = np.unique(labels[epoch_rows], return_counts=True)[1].astype(np.int64)
