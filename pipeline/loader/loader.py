@@ -291,7 +291,7 @@ def side(name: str, value: Any) -> int:
     except ValueError:
         raise ValueError(
             f"{name} is {value!r}: expected the side of a square in pixels, a whole number such as"
-            " size=224; for several squares of each picture, sizes=(72, 224)."
+            " size=224; for several squares of each image, sizes=(72, 224)."
         ) from None
 
 
