@@ -268,7 +268,9 @@ def _check_scratch(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
-        raise ClusterError(f"--scratch {folder}: nothing can be written there ({e.strerror}).") from None
+        raise ClusterError(
+            f"--scratch {folder}: nothing can be written there ({e.strerror})."
+        ) from None
 
 
 def _local_address(host: str, port: int | None) -> str:
