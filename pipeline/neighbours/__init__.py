@@ -1,25 +1,25 @@
 """Nearest neighbours by cosine, among a thousand vectors or millions.
 
     index = build("hnsw", vectors)
-    found = index.search(queries, 10)     found.scores, found.rows: the nearest first
+    results = index.search(queries, 10)   results.scores, results.rows: the nearest first
 
-Whatever the kind, scores are exact cosines, and of equal ones the lower row comes first:
+Scores are exact cosines for every kind of index; of equal scores the lower row comes first:
 
-    exact    every vector is looked at, on the processor or a GPU
-    lsh      candidates by bits of random directions, then exact among them
-    hnsw     candidates by a graph of neighbours, then exact among them
+    exact    compares a query with every vector, on the processor or a GPU
+    lsh      finds candidates by bits of random directions and compares those exactly
+    hnsw     finds candidates in a graph of neighbours and compares those exactly
 
-How much the last two miss is measured when they are built, and stands in `index.facts`.
+The recall of the last two is measured when they are built and recorded in `index.facts`.
 
     vectors      vectors and their lengths
-    exact        the nearest among all of them: in blocks, or on a device
-    nominating   candidates, by faiss
-    building     an index of each kind
-    ranking      candidates, compared exactly
-    index        the one face: search
-    found        answers; recall, and each picture once though it is there twice
-    hubs         vectors that are near to everything, and what helps against them
-    files        an index on disk
+    exact        candidates from a scan of all vectors: in blocks, or on a device
+    approximate  candidates by faiss
+    build        builds an index of each kind
+    rerank       exact comparison of candidates
+    index        `Index.search`, the interface of all kinds
+    results      search results, their recall, and the removal of duplicates
+    csls         hubs, the vectors that are near to everything, and their correction
+    storage      an index on disk
 """
 
 from pipeline.neighbours.build import KINDS, build

@@ -1,17 +1,18 @@
-"""Candidates without looking at every vector, by faiss.
+"""Approximate candidate generators, which use faiss and do not visit every vector.
 
-lsh: each vector as bits, on which side of a threshold its share of each random direction is
-(Charikar, "Similarity estimation techniques from rounding algorithms", 2002). The rows whose bits
-differ least are named. It takes little memory, and time that still grows with the rows.
+lsh: each vector is stored as bits, each of which says on which side of a threshold its projection
+on a random direction lies (Charikar, "Similarity estimation techniques from rounding algorithms",
+2002). The candidates are the rows whose bits differ least. It takes little memory; search time
+still grows linearly with the number of rows.
 
-hnsw: each vector linked to near ones, on levels (Malkov and Yashunin, "Efficient and robust
-approximate nearest neighbor search using hierarchical navigable small world graphs", 2018). The
-graph is one of shorter vectors in bfloat16: what they have of the directions that hold `ENERGY` of
-all squares, and how long the rest is. A walk reads nothing else, and memory is what it waits for;
-what is lost by it the exact comparison of candidates makes up for. Without the rest the shorter
-ones would differ in length, and products would lead the walk to the longest. Built with more than
-one thread the graph is another each time, since it depends on which comes first; with one it is
-not.
+hnsw: each vector is linked to near ones, on several levels (Malkov and Yashunin, "Efficient and
+robust approximate nearest neighbor search using hierarchical navigable small world graphs", 2018).
+The graph holds reduced vectors in bfloat16: the projections on the principal directions that hold
+`ENERGY` of the sum of squares, and the length of the residual. A walk reads nothing else, and
+memory access is what limits it; the exact comparison of candidates corrects the loss of precision.
+Without the residual the reduced vectors would differ in length, and inner products would lead the
+walk to the longest ones. A graph built by more than one thread differs from build to build, since
+it depends on the order of insertion; one built by a single thread is reproducible.
 """
 
 from __future__ import annotations
@@ -28,44 +29,44 @@ from pipeline.neighbours.exact import Candidates
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors, blocks
 
 ENERGY = 0.94
-"""Share of the squares that is enough for a graph: measured by benchmarks/neighbours.py."""
+"""The share of the sum of squares that a graph keeps, tuned by benchmarks/neighbours.py."""
 LANES = 16
-"""Numbers that are multiplied at once: the library takes twice as long for other lengths."""
+"""The SIMD width of faiss in numbers: other vector lengths take it twice as long."""
 SAMPLE = 65536
-"""Vectors from which it is learned in which directions they differ."""
+"""The maximum number of vectors from which the directions are estimated."""
 
 
 @dataclass(frozen=True)
 class LshOptions:
-    """How an index of bits is made."""
+    """Options for building an index of bits."""
 
     bits: int = 512
-    """Of a vector."""
+    """The number of bits of a vector."""
     candidates: int = 512
-    """Rows that are compared exactly."""
+    """The number of rows that are compared exactly for each query."""
 
 
 @dataclass(frozen=True)
 class HnswOptions:
-    """How a graph is made."""
+    """Options for building a graph."""
 
     links: int = 32
-    """Of a vector on each level, twice as many on the lowest: M."""
+    """The number of links of a vector on each level (M); the lowest level has twice as many."""
     ef_construction: int = 200
-    """Rows among which its neighbours are looked for."""
+    """The number of rows among which the neighbours of a new vector are chosen."""
     ef_search: int = 192
-    """Rows among which those of a query are, and that are compared exactly."""
+    """The number of rows that a query visits and compares exactly."""
     dims: int | None = None
-    """Numbers of the shorter vectors, best a multiple of 16; None: as `ENERGY` has it."""
+    """The length of the reduced vectors, best a multiple of 16; None: derived from `ENERGY`."""
 
     @property
     def candidates(self) -> int:
-        """Rows that are compared exactly."""
+        """The number of rows that are compared exactly for each query."""
         return self.ef_search
 
 
 class Lsh:
-    """Bits of vectors."""
+    """A candidate generator that compares bits of vectors."""
 
     slack: float | None = None
 
@@ -73,51 +74,51 @@ class Lsh:
         self._codes = codes
 
     @classmethod
-    def made(cls, vectors: Vectors, options: LshOptions, seed: int, threads: int) -> Lsh:
-        """Of all vectors. Those that are not usable have bits too, and are never named."""
+    def build(cls, vectors: Vectors, options: LshOptions, seed: int, threads: int) -> Lsh:
+        """Build the bits of all vectors; unusable ones get bits too and are never candidates."""
         codes = faiss().IndexLSH(vectors.dim, options.bits, True, True)  # rotated, with thresholds
-        with threads_of_faiss(threads):
+        with limit_faiss_threads(threads):
             codes.train(vectors.units(sample(vectors, seed)))
             for part in blocks(len(vectors), vectors.dim):
                 codes.add(vectors.units(part))
         return cls(codes)
 
-    def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """As of `Scan`, but without a bound."""
+    def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
+        """Return candidates as `Scan.generate` does, but without a bound on the others."""
         _, rows = self._codes.search(queries.astype(np.float32), count)
-        return _named(rows, allowed)
+        return _as_candidates(rows, allowed)
 
     def state(self) -> dict[str, Any]:
-        """See `Nominator`."""
+        """Return the parts to save, by name: see `CandidateGenerator.state`."""
         return {"codes": self._codes}
 
     @property
     def num_bytes(self) -> int:
-        """In memory, without the vectors."""
+        """The size in memory, in bytes, without the vectors."""
         return int(self._codes.ntotal * self._codes.code_size)
 
 
 class Hnsw:
-    """A graph of shorter vectors."""
+    """A candidate generator that walks a graph of reduced vectors."""
 
     slack: float | None = None
 
     def __init__(self, graph: Any, axes: Floats, rows: Rows) -> None:
-        """Take a graph.
+        """Wrap a graph of faiss.
 
         Args:
-            graph: Of faiss.
-            axes: (d, e - 1) float32, what makes a vector of e numbers of one of d.
-            rows: (m,) int64, the usable ones: which row each vertex is.
+            graph: The graph, an index of faiss with m vertices of e numbers each.
+            axes: (d, e - 1) float32, the projection of vectors of d numbers to reduced ones.
+            rows: (m,) int64, the row of each vertex, ascending; unusable rows have no vertex.
         """
         self._graph = graph
         self._axes = axes
-        self._asking = np.pad(axes, ((0, 0), (0, 1)))  # of the rest's direction nothing is known
+        self._query_axes = np.pad(axes, ((0, 0), (0, 1)))  # a query's residual is unknown
         self._rows = rows
 
     @classmethod
-    def made(cls, vectors: Vectors, options: HnswOptions, seed: int, threads: int) -> Hnsw:
-        """Of the usable vectors."""
+    def build(cls, vectors: Vectors, options: HnswOptions, seed: int, threads: int) -> Hnsw:
+        """Build a graph of the usable vectors."""
         library = faiss()
         axes = _axes(vectors.units(sample(vectors, seed)), options.dims)
         graph = library.IndexHNSWSQ(
@@ -128,36 +129,36 @@ class Hnsw:
         )
         graph.hnsw.efConstruction = options.ef_construction
         rows = np.flatnonzero(vectors.usable)
-        with threads_of_faiss(threads):
+        with limit_faiss_threads(threads):
             for part in blocks(len(rows), vectors.dim):
-                graph.add(_shorter(vectors.units(rows[part]), axes))
+                graph.add(_reduced(vectors.units(rows[part]), axes))
         return cls(graph, axes, rows)
 
-    def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """As of `Scan`, but without a bound."""
-        how = faiss().SearchParametersHNSW(efSearch=count)
-        shorter = queries.astype(np.float32) @ self._asking
-        _, places = self._graph.search(shorter, count, params=how)
-        return _named(np.where(places < 0, -1, self._rows[places]), allowed)
+    def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
+        """Return candidates as `Scan.generate` does, but without a bound on the others."""
+        parameters = faiss().SearchParametersHNSW(efSearch=count)
+        reduced = queries.astype(np.float32) @ self._query_axes
+        _, vertices = self._graph.search(reduced, count, params=parameters)
+        return _as_candidates(np.where(vertices < 0, -1, self._rows[vertices]), allowed)
 
     def state(self) -> dict[str, Any]:
-        """See `Nominator`."""
+        """Return the parts to save, by name: see `CandidateGenerator.state`."""
         return {"graph": self._graph, "axes": self._axes}
 
     @property
     def num_bytes(self) -> int:
-        """In memory, without the vectors: shorter ones, links and levels."""
+        """The size in memory, in bytes, without the vectors: reduced ones, links and levels."""
         links = self._graph.hnsw.neighbors
         return int(self._graph.ntotal * (2 * self._graph.d + 12) + 4 * links.size())
 
 
-def _named(rows: Rows, allowed: Mask) -> Candidates:
-    named = np.where((rows >= 0) & allowed[rows], rows, -1)
-    return Candidates(named, np.full(len(rows), np.inf))
+def _as_candidates(rows: Rows, allowed: Mask) -> Candidates:
+    candidates = np.where((rows >= 0) & allowed[rows], rows, -1)
+    return Candidates(candidates, np.full(len(rows), np.inf))
 
 
 def sample(vectors: Vectors, seed: int) -> Rows:
-    """Some of the usable rows, in order; all if there are not many."""
+    """Return at most `SAMPLE` usable rows, drawn by *seed*, in ascending order."""
     rows = np.flatnonzero(vectors.usable)
     if len(rows) <= SAMPLE:
         return rows
@@ -165,31 +166,31 @@ def sample(vectors: Vectors, seed: int) -> Rows:
 
 
 def _axes(units: Floats, dims: int | None) -> Floats:
-    """(d, e - 1) float32: the directions along which the squares are largest, and zeros."""
+    """Return (d, e - 1) float32: the principal directions, padded with columns of zeros."""
     dim = units.shape[1]
-    most = LANES * (dim // LANES + 1)
+    max_dims = LANES * (dim // LANES + 1)
     squares, axes = np.linalg.eigh(units.T.astype(np.float64) @ units)
     if dims is None:
         shares = np.cumsum(squares[::-1]) / max(squares.sum(), 1e-300)
         needed = int(np.searchsorted(shares, ENERGY)) + 1
         dims = LANES * (needed // LANES + 1)
-    if not 2 <= dims <= most:
-        raise ValueError(f"dims is {dims}: expected 2 to {most} for vectors of {dim}.")
-    made = np.zeros((dim, dims - 1), np.float32)
+    if not 2 <= dims <= max_dims:
+        raise ValueError(f"dims is {dims}: expected 2 to {max_dims} for vectors of {dim}.")
+    padded = np.zeros((dim, dims - 1), np.float32)
     width = min(dim, dims - 1)
-    made[:, :width] = axes[:, ::-1][:, :width]
-    return made
+    padded[:, :width] = axes[:, ::-1][:, :width]
+    return padded
 
 
-def _shorter(units: Floats, axes: Floats) -> Floats:
-    """(m, e) float32: what units have of the axes, and how long the rest is."""
-    kept = units @ axes
-    rest = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", kept, kept)))
-    return np.concatenate([kept, rest[:, None]], 1)
+def _reduced(units: Floats, axes: Floats) -> Floats:
+    """Return (m, e) float32: projections of units on the axes, and lengths of the residuals."""
+    projected = units @ axes
+    residual = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", projected, projected)))
+    return np.concatenate([projected, residual[:, None]], 1)
 
 
 def faiss() -> Any:
-    """The library.
+    """Return the faiss library.
 
     Raises:
         TesseraeError: It is not installed.
@@ -205,9 +206,10 @@ def faiss() -> Any:
 
 
 @contextlib.contextmanager
-def threads_of_faiss(threads: int) -> Iterator[None]:
-    """So many of its threads, for as long as it takes."""
+def limit_faiss_threads(threads: int) -> Iterator[None]:
+    """Limit faiss to *threads* OpenMP threads inside the block."""
     library = faiss()
+    # The limit is global to the process: what was set before is restored, also after an error.
     before = library.omp_get_max_threads()
     library.omp_set_num_threads(threads)
     try:

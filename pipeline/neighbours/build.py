@@ -1,4 +1,4 @@
-"""An index of each kind, and what it misses, measured as it is made."""
+"""Builds an index of each kind and measures its recall."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.neighbours.approximate import Hnsw, HnswOptions, Lsh, LshOptions
 from pipeline.neighbours.exact import DeviceScan, Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.results import recall
-from pipeline.neighbours.vectors import Floats, Vectors, measured
+from pipeline.neighbours.vectors import Floats, Vectors, measure_lengths
 
 KINDS = ("exact", "lsh", "hnsw")
 
 RECALL_AT = 10
-"""Of how many nearest it is measured how many are found."""
+"""The number of nearest vectors of which recall is measured."""
 PROBES = 200
-"""Queries with which it is."""
+"""The number of queries with which recall is measured."""
 APART = 0.3
-"""How far probes are from a vector, as a share of the difference of two others."""
+"""The distance of a probe from its vector, as a share of the difference of two others."""
 
 
 def build(
@@ -35,22 +35,23 @@ def build(
     probes: NDArray[Any] | None = None,
     **options: Any,
 ) -> Index:
-    """Make an index.
+    """Build an index of *vectors*.
 
     Args:
-        kind: exact, lsh or hnsw.
-        vectors: (n, d) float32 or float16 of any length, in memory or mapped: kept, not copied,
-            and not to be changed from here on.
-        device: Of torch, such as cuda: what searches exactly, and holds a copy. None: numpy.
-        threads: That build. A graph is the same each time only with 1.
-        seed: Of what is drawn: rows from which something is learned, probes.
-        probes: (q, d) queries with which recall is measured, such as those that will be asked;
-            None: vectors moved a little as vectors differ.
-        **options: Those of `LshOptions` or `HnswOptions`.
+        kind: The kind of index: exact, lsh or hnsw.
+        vectors: (n, d) float32 or float16 of any length, in memory or mapped. They are not copied
+            and must not be changed afterwards.
+        device: The torch device, such as cuda, that holds a copy and searches exactly. None: numpy
+            on the processor. Only for exact.
+        threads: Number of threads that build. A graph is reproducible only with 1.
+        seed: Seed of what is drawn: the training sample and the probes.
+        probes: (q, d) queries with which recall is measured, best like those to be searched for;
+            None: vectors that are displaced a little in directions in which vectors differ.
+        **options: Fields of `LshOptions` or `HnswOptions`.
 
     Raises:
-        ValueError: There are no vectors, or an argument is not what is said above.
-        TesseraeError: A library or the device is not there.
+        ValueError: There are no vectors, or an argument is out of its range.
+        TesseraeError: A library or the device is missing.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}.")
@@ -60,42 +61,49 @@ def build(
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     if threads < 1:
         raise ValueError(f"threads is {threads}: expected 1 or more.")
-    chosen = _options(kind, options)
+    checked_options = _options(kind, options)
     started = time.perf_counter()
-    kept = measured(vectors)
-    index = assembled(kind, kept, _nominator(kind, kept, chosen, seed, threads, device), chosen)
+    measured_vectors = measure_lengths(vectors)
+    index = assemble(
+        kind,
+        measured_vectors,
+        _candidate_generator(kind, measured_vectors, checked_options, seed, threads, device),
+        checked_options,
+    )
     index.facts.update(
-        usable=kept.num_usable,
+        usable=measured_vectors.num_usable,
         seconds=time.perf_counter() - started,
-        bytes=index.nominator.num_bytes,
+        bytes=index.generator.num_bytes,
     )
     if kind != "exact":
-        index.facts.update(measure_recall(index, _probes(kept, seed) if probes is None else probes))
+        index.facts.update(
+            measure_recall(index, _probes(measured_vectors, seed) if probes is None else probes)
+        )
     return index
 
 
-def assembled(kind: str, vectors: Vectors, nominator: Any, options: Any) -> Index:
-    """An index of parts."""
+def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index:
+    """Return the index of *kind* that consists of these parts."""
     candidates = options.candidates if options else 0
-    said = asdict(options) if options else {}
-    return Index(kind, vectors, nominator, candidates=candidates, options=said)
+    option_values = asdict(options) if options else {}
+    return Index(kind, vectors, generator, candidates=candidates, options=option_values)
 
 
 def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
-    """What an index finds of the exact answers to queries, as facts of it."""
+    """Return the recall of an index on (q, d) queries, as entries of `Index.facts`."""
     exact = Index("exact", index.vectors, Scan(index.vectors))
-    found = index.search(queries, RECALL_AT)
-    share = recall(found, exact.search(queries, RECALL_AT)) if len(queries) else 1.0
+    results = index.search(queries, RECALL_AT)
+    share = recall(results, exact.search(queries, RECALL_AT)) if len(queries) else 1.0
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
 
 
 def _options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
     make = {"lsh": LshOptions, "hnsw": HnswOptions}.get(kind)
-    known = [field.name for field in fields(make)] if make else []
+    names = [field.name for field in fields(make)] if make else []
     for name, value in options.items():
-        if name not in known:
+        if name not in names:
             raise ValueError(
-                f"{kind} has no option {name!r}: expected {', '.join(known) or 'none'}."
+                f"{kind} has no option {name!r}: expected {', '.join(names) or 'none'}."
             )
         if (value is None and name == "dims") or (isinstance(value, int) and value > 0):
             continue
@@ -103,23 +111,23 @@ def _options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | N
     return make(**options) if make else None
 
 
-def _nominator(
+def _candidate_generator(
     kind: str, vectors: Vectors, options: Any, seed: int, threads: int, device: str | None
 ) -> Any:
     if kind == "lsh":
-        return Lsh.made(vectors, options, seed, threads)
+        return Lsh.build(vectors, options, seed, threads)
     if kind == "hnsw":
-        return Hnsw.made(vectors, options, seed, threads)
+        return Hnsw.build(vectors, options, seed, threads)
     return Scan(vectors) if device is None else DeviceScan(vectors, device)
 
 
 def _probes(vectors: Vectors, seed: int) -> Floats:
-    """(q, d) float32: vectors moved a little, in directions in which vectors differ."""
+    """Return (q, d) float32: vectors displaced in directions in which vectors differ."""
     rows = np.flatnonzero(vectors.usable)
     if not len(rows):
         return np.empty((0, vectors.dim), np.float32)
     chosen = np.random.default_rng(seed).choice(rows, (3, PROBES))
-    near, one, other = (vectors.units(some) for some in chosen)
-    moved = near + APART * (one - other)
+    near, first, second = (vectors.units(drawn) for drawn in chosen)
+    moved = near + APART * (first - second)
     moving = np.abs(moved).max(1) > 0
     return np.asarray(np.where(moving[:, None], moved, near), np.float32)

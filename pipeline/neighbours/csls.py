@@ -1,8 +1,8 @@
-"""Hubs: vectors that are among the nearest of very many queries, and what helps against them.
+"""Hubs, vectors that are among the nearest of very many queries, and their correction by CSLS.
 
 In many dimensions some vectors are near to everything (Radovanovic et al., "Hubs in space", 2010).
-CSLS (Conneau et al., "Word translation without parallel data", 2018, eq. 3) makes up for it: how
-near a vector is to what is searched for in general is subtracted from how near it is to this query.
+CSLS (Conneau et al., "Word translation without parallel data", 2018, eq. 3) corrects for it: it
+subtracts a vector's mean similarity to typical queries from its similarity to the present query.
 """
 
 from __future__ import annotations
@@ -16,59 +16,61 @@ from numpy.typing import NDArray
 from pipeline.neighbours.exact import Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.results import mean_similarity
-from pipeline.neighbours.vectors import Doubles, Rows, blocks, measured
+from pipeline.neighbours.vectors import Doubles, Rows, blocks, measure_lengths
 
 NEAREST = 10
-"""Of Conneau et al."""
+"""The number of neighbours that Conneau et al. take the mean of."""
 
 
 @dataclass(frozen=True)
 class Hubs:
-    """How near each vector of an index is to what is searched for."""
+    """The mean similarity of each vector of an index to typical queries."""
 
     means: Doubles
-    """(n,): the mean of its cosines with the nearest references; 0 of what is never answered."""
+    """(n,) float64: the mean cosine with the nearest references; 0 for unusable vectors."""
     nearest: int
-    """How many of them; as many count for r(query)."""
+    """The number of nearest references; r(query) is the mean over as many vectors."""
 
 
 def measure(index: Index, references: NDArray[Any], nearest: int = NEAREST) -> Hubs:
-    """Measure r(vector) of every vector of an index, exactly, whatever kind it is.
+    """Measure r(vector) of every vector of an index, exactly for every kind of index.
 
     Args:
-        index: Whose vectors.
-        references: (m, d) float32 or float16, queries as those that will be asked, but others.
-        nearest: How many references count for a vector.
+        index: The index whose vectors are measured.
+        references: (m, d) float32 or float16, queries like those to be searched for, but others.
+        nearest: Number of nearest references of which the mean is taken (default: 10).
 
     Raises:
-        ValueError: There is no reference that is finite and not zero.
+        ValueError: No reference is finite and not zero.
     """
-    asked = measured(references)
-    if not asked.usable.any():
-        raise ValueError(f"none of {len(asked)} references has a direction: expected queries.")
-    among = Index("exact", asked, Scan(asked))
+    usable_references = measure_lengths(references)
+    if not usable_references.usable.any():
+        raise ValueError(
+            f"none of {len(usable_references)} references has a direction: expected queries."
+        )
+    reference_index = Index("exact", usable_references, Scan(usable_references))
     means = np.zeros(len(index), np.float64)
     rows = np.flatnonzero(index.vectors.usable)
     for part in blocks(len(rows), index.dim):
-        found = among.search(index.vectors.units(rows[part]), nearest)
-        means[rows[part]] = mean_similarity(found.scores)
+        results = reference_index.search(index.vectors.units(rows[part]), nearest)
+        means[rows[part]] = mean_similarity(results.scores)
     return Hubs(means, nearest)
 
 
 def hubness(rows: Rows, count: int) -> float:
-    """How uneven answers are spread: the skewness of how often each vector is one.
+    """Return the skewness of how often each vector is an answer.
 
-    Radovanovic et al. 2010, S of N_k. 0: evenly on both sides of the mean; some tens: a few vectors
-    are the answer to everything.
+    This is S of N_k in Radovanovic et al. 2010. It is near 0 where counts lie evenly on both sides
+    of their mean, and some tens where a few vectors are the answer to everything.
 
     Args:
-        rows: (q, k) int64, the answers of many queries; -1 counts for nothing.
-        count: Vectors that there are.
+        rows: (q, k) int64, the answers of many queries; -1 is ignored.
+        count: Number of vectors in the index.
 
     Returns:
-        0 where each is answered equally often.
+        The skewness; 0 where every vector is an answer equally often.
     """
-    times = np.bincount(rows[rows >= 0], minlength=count).astype(np.float64)
-    off = times - times.mean()
-    spread = np.sqrt(np.mean(off**2))
-    return float(np.mean(off**3) / spread**3) if spread else 0.0
+    counts = np.bincount(rows[rows >= 0], minlength=count).astype(np.float64)
+    deviations = counts - counts.mean()
+    spread = np.sqrt(np.mean(deviations**2))
+    return float(np.mean(deviations**3) / spread**3) if spread else 0.0

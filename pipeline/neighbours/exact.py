@@ -1,8 +1,9 @@
-"""Which vectors may be the nearest: by products with all of them, block by block.
+"""Candidates for the nearest vectors from inner products with all of them, block by block.
 
-Products of float32 are a little off, and in a block of another size by another little. So what is
-named here are candidates, more than are asked for, and a bound on all others: `index` computes the
-candidates again and asks for more of them where the bound does not settle it.
+Inner products in float32 have rounding errors that depend on the size of the block. So a scan
+returns more candidates than neighbours are requested, and an upper bound on the scores of all
+other vectors: `index` computes the candidates again in float64, and requests more of them where
+the bound does not prove that the nearest are among them.
 """
 
 from __future__ import annotations
@@ -15,29 +16,30 @@ import numpy as np
 from pipeline.errors import TesseraeError
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors, blocks
 
-QUERIES = 256
-"""Whose products are computed at once."""
-PRODUCTS = 2**20
-"""That are computed at once, in blocks of so many rows:"""
-LEAST_ROWS, MOST_ROWS = 4096, 65536
-DOTS = 2
-"""Queries that are multiplied one by one: BLAS takes 2.5 times as long for a single one."""
-FEW = 4
-"""One part in so many, or less, is gathered before it is multiplied."""
+QUERY_BLOCK = 256
+"""The number of queries that are multiplied at once."""
+MAX_PRODUCTS = 2**20
+"""The target number of products computed at once; it sets the number of rows of a block."""
+MIN_ROWS, MAX_ROWS = 4096, 65536
+"""The least and the largest number of rows of a block."""
+MAX_SINGLE_QUERIES = 2
+"""Up to this many queries are multiplied one by one: BLAS is 2.5 times slower for a single one."""
+GATHER_RATIO = 4
+"""Rows are gathered before they are multiplied if at most one in this many is allowed."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which vectors may be the nearest of each query."""
+    """The vectors that may be the nearest of each query."""
 
     rows: Rows
-    """(q, c) int64, in any order; -1 where there are no more."""
+    """(q, c) int64 in any order; -1 fills up missing ones."""
     bound: Doubles
-    """(q,) float64: no other vector scores higher, as products in float32 go."""
+    """(q,) float64: no other vector scores higher, up to the rounding of float32."""
 
 
 class Scan:
-    """Looks at every vector, on the processor."""
+    """A candidate generator that scans every vector on the processor."""
 
     num_bytes = 0
 
@@ -45,33 +47,33 @@ class Scan:
         self._vectors = vectors
 
     def state(self) -> dict[str, Any]:
-        """Nothing: see `Nominator`."""
+        """Return an empty dict: a scan has no state beside the vectors."""
         return {}
 
     @property
     def slack(self) -> float | None:
-        """By how much a product of units, plus what is added to it, may be off."""
+        """The largest rounding error of a product of unit vectors plus its *extra* term."""
         # Higham, "Accuracy and stability of numerical algorithms", 3.1: d roundings in any order;
-        # some more for those of the query, of the scale and of what is added.
+        # 32 more cover those of the query, of the scale and of *extra*.
         return (self._vectors.dim + 32) * 2.0**-24
 
-    def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """The vectors whose cosine plus *extra* is highest.
+    def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
+        """Return the vectors whose cosine plus *extra* is highest.
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
-            count: How many are wanted of each query, > 0.
-            allowed: (n,) bool, which may be answered: usable ones.
-            extra: (n,) float64, or (0,) for nothing.
+            count: Number of candidates for each query, > 0.
+            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            extra: (n,) float64, added to the cosines, or (0,) to add nothing.
         """
         rows, added = np.flatnonzero(allowed), extra.astype(np.float32)
-        scan = self._gathered if len(rows) * FEW <= len(allowed) else self._straight
+        scan = self._gathered if len(rows) * GATHER_RATIO <= len(allowed) else self._straight
         parts = []
-        for start in range(0, len(queries), QUERIES):
-            some = np.asarray(queries[start : start + QUERIES], np.float32)
-            best = _Best(len(some), count)
-            step = min(max(LEAST_ROWS, PRODUCTS // len(some)), MOST_ROWS)
-            scan(some, step, best, rows, allowed, added)
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = np.asarray(queries[start : start + QUERY_BLOCK], np.float32)
+            best = _Best(len(block), count)
+            step = min(max(MIN_ROWS, MAX_PRODUCTS // len(block)), MAX_ROWS)
+            scan(block, step, best, rows, allowed, added)
             parts.append(best.candidates())
         return Candidates(
             np.concatenate([part.rows for part in parts]),
@@ -96,34 +98,34 @@ class Scan:
             part = rows[start : start + step]
             best.add(self._scores(queries, part, extra), part)
 
-    def _scores(self, queries: Floats, which: slice | Rows, extra: Floats) -> Floats:
-        # (b, q): BLAS is faster this way round where there are few queries.
-        vectors = self._vectors.floats(which)
-        if len(queries) <= DOTS:
+    def _scores(self, queries: Floats, selection: slice | Rows, extra: Floats) -> Floats:
+        # Shape (b, q): BLAS is faster in this order where there are few queries.
+        vectors = self._vectors.floats(selection)
+        if len(queries) <= MAX_SINGLE_QUERIES:
             scores = np.stack([np.vecdot(vectors, query) for query in queries], 1)
         else:
             scores = vectors @ queries.T
-        scores *= self._vectors.scale[which, None]
+        scores *= self._vectors.scale[selection, None]
         if len(extra):
-            scores += extra[which, None]
+            scores += extra[selection, None]
         return np.asarray(scores, np.float32)
 
 
 class _Best:
-    """The best so far of each query."""
+    """The best candidates of each query among the blocks that were added."""
 
     def __init__(self, queries: int, count: int) -> None:
         self._count = count
         self._scores: Floats = np.empty((queries, 0), np.float32)
         self._rows: Rows = np.empty((queries, 0), np.int64)
         self._floor: Floats = np.full(queries, -np.inf, np.float32)
-        """(q,): what a score must be above to count."""
-        self._waiting: list[tuple[Rows, Floats, Rows]] = []
-        """Query, score and row of what is above it, and was not compared with each other."""
+        """(q,) float32: a score must exceed it to be among the best."""
+        self._pending: list[tuple[Rows, Floats, Rows]] = []
+        """(query, score, row) arrays of scores above the floor, which are not merged yet."""
         self._seen = 0
 
     def add(self, scores: Floats, rows: Rows) -> None:
-        """A block: (b, q) float32 of (b,) int64 rows."""
+        """Add a block of (b, q) float32 scores of (b,) int64 rows."""
         self._seen += len(rows)
         if self._scores.shape[1] < self._count:
             beside = np.broadcast_to(rows, (scores.shape[1], len(rows)))
@@ -131,50 +133,50 @@ class _Best:
             self._rows = np.concatenate([self._rows, beside], 1)
             self._cut()
             return
-        places = np.flatnonzero(scores > self._floor)  # a tenth of the time of 2-d nonzero
-        place, query = np.divmod(places, scores.shape[1])
-        self._waiting.append((query, scores.ravel()[places], rows[place]))
-        if sum(len(query) for query, _, _ in self._waiting) > self._scores.size:
+        positions = np.flatnonzero(scores > self._floor)  # a tenth of the time of 2-d nonzero
+        block_row, query = np.divmod(positions, scores.shape[1])
+        self._pending.append((query, scores.ravel()[positions], rows[block_row]))
+        if sum(len(query) for query, _, _ in self._pending) > self._scores.size:
             self._merge()
 
     def candidates(self) -> Candidates:
-        """Of all blocks."""
-        if self._waiting:
+        """Return the candidates among all blocks."""
+        if self._pending:
             self._merge()
         rows = np.where(np.isneginf(self._scores), -1, self._rows)
-        others = self._seen > self._count
-        return Candidates(rows, np.where(others, self._floor, -np.inf).astype(np.float64))
+        has_others = self._seen > self._count
+        return Candidates(rows, np.where(has_others, self._floor, -np.inf).astype(np.float64))
 
     def _cut(self) -> None:
         if self._scores.shape[1] > self._count:
-            kept = np.argpartition(self._scores, -self._count, 1)[:, -self._count :]
-            self._scores = np.take_along_axis(self._scores, kept, 1)
-            self._rows = np.take_along_axis(self._rows, kept, 1)
+            best = np.argpartition(self._scores, -self._count, 1)[:, -self._count :]
+            self._scores = np.take_along_axis(self._scores, best, 1)
+            self._rows = np.take_along_axis(self._rows, best, 1)
         if self._scores.shape[1] == self._count:
             self._floor = self._scores.min(1)
 
     def _merge(self) -> None:
         queries, count = self._scores.shape
         every = np.repeat(np.arange(queries), count)
-        query = np.concatenate([every, *(waiting[0] for waiting in self._waiting)])
-        score = np.concatenate([self._scores.ravel(), *(waiting[1] for waiting in self._waiting)])
-        row = np.concatenate([self._rows.ravel(), *(waiting[2] for waiting in self._waiting)])
+        query = np.concatenate([every, *(entry[0] for entry in self._pending)])
+        score = np.concatenate([self._scores.ravel(), *(entry[1] for entry in self._pending)])
+        row = np.concatenate([self._rows.ravel(), *(entry[2] for entry in self._pending)])
         order = np.lexsort((-score, query))
         first = np.searchsorted(query[order], np.arange(queries))
-        kept = order[first[:, None] + np.arange(count)]
-        self._scores, self._rows = score[kept], row[kept]
+        best = order[first[:, None] + np.arange(count)]
+        self._scores, self._rows = score[best], row[best]
         self._floor = self._scores[:, -1]
-        self._waiting = []
+        self._pending = []
 
 
 class DeviceScan:
-    """Looks at every vector, on a device of torch that holds them."""
+    """A candidate generator that scans every vector on a torch device, which holds a copy."""
 
     def __init__(self, vectors: Vectors, device: str) -> None:
-        """Copy the units there: 4 bytes a number.
+        """Copy the vectors, scaled to length 1, to the device: 4 bytes for each number.
 
         Raises:
-            TesseraeError: The device is not there, or has not that much memory.
+            TesseraeError: The device does not exist or has too little memory.
         """
         import torch
 
@@ -184,7 +186,7 @@ class DeviceScan:
             self._units = torch.empty(vectors.array.shape, device=device)
             for part in blocks(len(vectors), vectors.dim):
                 self._units[part] = torch.from_numpy(vectors.units(part)).to(device)
-        except (RuntimeError, AssertionError) as e:  # torch says it with either
+        except (RuntimeError, AssertionError) as e:  # torch raises either
             first = str(e).splitlines()[0]
             raise TesseraeError(
                 f"{len(vectors):,} vectors of {vectors.dim} cannot be held on {device} ({first}):"
@@ -192,23 +194,23 @@ class DeviceScan:
             ) from e
 
     def state(self) -> dict[str, Any]:
-        """Nothing: see `Nominator`."""
+        """Return an empty dict: a scan has no state beside the vectors."""
         return {}
 
     @property
     def num_bytes(self) -> int:
-        """On the device."""
+        """The size on the device, in bytes."""
         return int(self._units.nbytes)
 
     @property
     def slack(self) -> float | None:
-        """By how much a product of units, plus what is added to it, may be off."""
+        """The largest rounding error of a product of unit vectors plus its *extra* term."""
         if self._torch.get_float32_matmul_precision() != "highest":
-            return 2.0**-6  # bfloat16 has 8 bits: two roundings of 2 ** -9 each, and some
+            return 2.0**-6  # bfloat16 has 8 bits: two roundings of 2 ** -9 each, and a margin
         return (self._units.shape[1] + 32) * 2.0**-24
 
-    def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """As of `Scan`."""
+    def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
+        """Return the vectors whose cosine plus *extra* is highest: see `Scan.generate`."""
         torch = self._torch
         added = torch.zeros(len(allowed))
         if len(extra):
@@ -217,11 +219,11 @@ class DeviceScan:
         added = added.to(self._device)
         rows = np.empty((len(queries), min(count, len(allowed))), np.int64)
         bound = np.full(len(queries), -np.inf)
-        for start in range(0, len(queries), QUERIES):
-            part = slice(start, start + QUERIES)
-            some = torch.from_numpy(np.asarray(queries[part], np.float32)).to(self._device)
-            scores, found = self._best(some, rows.shape[1], added)
-            rows[part] = torch.where(scores == -torch.inf, -1, found).cpu().numpy()
+        for start in range(0, len(queries), QUERY_BLOCK):
+            part = slice(start, start + QUERY_BLOCK)
+            block = torch.from_numpy(np.asarray(queries[part], np.float32)).to(self._device)
+            scores, columns = self._best(block, rows.shape[1], added)
+            rows[part] = torch.where(scores == -torch.inf, -1, columns).cpu().numpy()
             if rows.shape[1] < len(allowed):
                 bound[part] = scores.amin(1).cpu().numpy()
         return Candidates(rows, bound)
@@ -230,12 +232,12 @@ class DeviceScan:
         torch = self._torch
         scores = torch.empty(len(queries), 0, device=self._device)
         rows = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
-        for start in range(0, len(added), MOST_ROWS):
-            part = slice(start, start + MOST_ROWS)
+        for start in range(0, len(added), MAX_ROWS):
+            part = slice(start, start + MAX_ROWS)
             products = torch.addmm(added[part], queries, self._units[part].T)
-            best, places = products.topk(min(count, products.shape[1]), 1)
-            scores, rows = torch.cat([scores, best], 1), torch.cat([rows, places + start], 1)
+            best, positions = products.topk(min(count, products.shape[1]), 1)
+            scores, rows = torch.cat([scores, best], 1), torch.cat([rows, positions + start], 1)
             if scores.shape[1] > count:
-                scores, places = scores.topk(count, 1)
-                rows = rows.gather(1, places)
+                scores, positions = scores.topk(count, 1)
+                rows = rows.gather(1, positions)
         return scores, rows

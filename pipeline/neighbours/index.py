@@ -1,4 +1,4 @@
-"""The one face: an index is asked for the k nearest, whatever kind it is."""
+"""The common interface of all kinds of index: search for the k nearest vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours.exact import Candidates, Scan
-from pipeline.neighbours.rerank import Asked, rank
-from pipeline.neighbours.results import Found, identify, mean_similarity, nothing
+from pipeline.neighbours.rerank import SearchRequest, rank
+from pipeline.neighbours.results import Found, empty_results, identify, mean_similarity
 from pipeline.neighbours.vectors import (
     BLOCK_NUMBERS,
     Doubles,
@@ -26,78 +26,79 @@ if TYPE_CHECKING:
     from pipeline.neighbours.csls import Hubs
 
 MARGIN = 16
-"""Candidates that are computed again beyond the k that are asked for."""
-WIDER = 4
-"""Times as many candidates, where those did not settle it."""
+"""The number of candidates beyond the k requested ones that are computed exactly."""
+CANDIDATE_GROWTH = 4
+"""The factor by which the number of candidates grows where they did not suffice."""
 ROUNDING = 2.0**-22
-"""Of a score, as a float32."""
+"""The largest rounding error of a score that is stored as float32."""
 
 
-class Nominator(Protocol):
-    """What names candidates."""
+class CandidateGenerator(Protocol):
+    """A source of candidates for the nearest vectors."""
 
     @property
     def slack(self) -> float | None:
-        """By how much the bound on all others may be off; None where there is no such bound."""
+        """The largest error of the bound on all other vectors; None: there is no such bound."""
 
     @property
     def num_bytes(self) -> int:
-        """What it holds in memory beside the vectors."""
+        """The size in memory, in bytes, without the vectors."""
 
-    def nominate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """The rows that may be the nearest, see `Scan`."""
+    def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
+        """Return the rows that may be the nearest: see `Scan.generate`."""
 
     def state(self) -> dict[str, Any]:
-        """What must be kept of it beside the vectors: arrays, and indexes of faiss, by name."""
+        """Return the arrays and faiss indexes to save beside the vectors, by name."""
 
 
 class Index:
-    """Vectors that can be searched. It never changes: any number of threads may search at once."""
+    """Vectors that can be searched. An index is immutable: any number of threads may search it."""
 
     def __init__(
         self,
         kind: str,
         vectors: Vectors,
-        nominator: Nominator,
+        generator: CandidateGenerator,
         *,
         candidates: int = 0,
         options: dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> None:
-        """Take what `build` or `load` made.
+        """Wrap the parts that `build` made or `load` read.
 
         Args:
-            kind: exact, lsh or hnsw.
-            vectors: What can be answered.
-            nominator: Names candidates.
-            candidates: How many it names at least.
-            options: With which it was built.
-            facts: What was measured when it was.
+            kind: The kind of index: exact, lsh or hnsw.
+            vectors: The vectors that are searched.
+            generator: The source of candidates.
+            candidates: Minimum number of candidates for each query.
+            options: The options with which it was built.
+            facts: The measurements of its build.
         """
         self.kind = kind
         self.vectors = vectors
-        self.nominator = nominator
+        self.generator = generator
         self.candidates = candidates
         self.options = options or {}
         self.facts = facts or {}
-        """`recall` of the exact answers `recall_at` of `probes` queries, `seconds` of building,
-        `bytes` in memory beside the vectors, `usable` vectors; more by kind."""
+        """Measurements of the build: `seconds` it took, `bytes` in memory beside the vectors, the
+        number of `usable` vectors and, unless it is exact, the `recall` of the `recall_at` nearest
+        over `probes` queries."""
         self._scan = Scan(vectors)
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __str__(self) -> str:
-        said = f"{self.kind}, {len(self):,} vectors of {self.dim}"
+        description = f"{self.kind}, {len(self):,} vectors of {self.dim}"
         measured = {"recall", "recall_at", "probes"} <= self.facts.keys()
         if measured and self.kind != "exact":
             at, probes = self.facts["recall_at"], self.facts["probes"]
-            said += f", recall@{at} {self.facts['recall']:.3f} of {probes} queries"
-        return said
+            description += f", recall@{at} {self.facts['recall']:.3f} of {probes} queries"
+        return description
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The length of a vector."""
         return self.vectors.dim
 
     def search(
@@ -106,86 +107,92 @@ class Index:
         k: int,
         *,
         keep: NDArray[Any] | None = None,
-        but: NDArray[Any] | None = None,
+        exclude: NDArray[Any] | None = None,
         ids: int | NDArray[Any] | None = None,
         hubs: Hubs | None = None,
         candidates: int | None = None,
     ) -> Found:
-        """The k nearest of each query.
+        """Return the k nearest vectors of each query.
 
-        Vectors that are zero or not finite are never answered.
+        Vectors that are zero or not finite are never returned.
 
         Args:
             queries: (q, d) float32 of any length but zero.
-            k: How many.
-            keep: Which rows may be answered, of all queries: (n,) bool, or integers, the rows.
-            but: (q,) integers: a row that may not be answered, of each query, such as its own; -1
-                for none. With *ids*, no row that has its id.
-            ids: (n,) integers from 0, the id of each row: only the best of an id is answered. Or n,
-                where row r and row n + r are one picture and its mirrored copy.
-            hubs: Of `hubs.measure`: scores are CSLS, 2 cos - r(query) - r(vector).
-            candidates: How many a kind that is not exact names before they are compared exactly,
-                in place of what it was built with: more of them miss less and take longer.
+            k: Number of results for each query, at least 1.
+            keep: The rows that may be results of any query: (n,) bool, or row numbers as integers
+                (default: all).
+            exclude: (q,) integers: one row for each query that may not be its result, such as the
+                query itself; -1 excludes none. With *ids*, all rows of the same id are excluded.
+            ids: (n,) integers from 0, the id of each row: only the best row of an id is a result.
+                Or an integer n, where row r and row n + r are an image and its mirrored copy.
+            hubs: The result of `csls.measure`: scores become CSLS, 2 cos - r(query) - r(vector).
+            candidates: Number of candidates of an approximate index that are compared exactly, in
+                place of the number it was built with: more raise recall and take longer.
 
         Raises:
-            ValueError: A query is zero or not finite, or an argument is not what is said above.
+            ValueError: A query is zero or not finite, or an argument is out of its range.
         """
-        asked = self._asked(queries, k, keep, but, ids, hubs)
-        return self._answer(asked, max(k + MARGIN, candidates or self.candidates))
+        request = self._request(queries, k, keep, exclude, ids, hubs)
+        return self._answer(request, max(k + MARGIN, candidates or self.candidates))
 
     def save(self, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-        """Write it, see `files.save`."""
-        from pipeline.neighbours import storage  # it knows how to make an index
+        """Write the index to *folder*: see `storage.save`."""
+        from pipeline.neighbours import storage  # not at the top: storage imports this module
 
         storage.save(self, folder, identity)
 
-    def _answer(self, asked: Asked, count: int) -> Found:
-        found = nothing(len(asked.queries), asked.k)
-        possible = self._possible(asked.allowed)
-        waiting = np.arange(len(asked.queries) if possible else 0)
-        nominator = self.nominator
-        while len(waiting):
-            if count >= possible and nominator.slack is None:  # no fewer than there are
-                nominator, count = self._scan, asked.k + MARGIN
-            step = max(1, BLOCK_NUMBERS // min(count, possible))
+    def _answer(self, request: SearchRequest, count: int) -> Found:
+        results = empty_results(len(request.queries), request.k)
+        num_allowed = self._count_allowed(request.allowed)
+        unanswered = np.arange(len(request.queries) if num_allowed else 0)
+        generator = self.generator
+        while len(unanswered):
+            # Candidates would be all rows: a scan is as fast, and exact.
+            if count >= num_allowed and generator.slack is None:
+                generator, count = self._scan, request.k + MARGIN
+            step = max(1, BLOCK_NUMBERS // min(count, num_allowed))
             unsettled = []
-            for start in range(0, len(waiting), step):
-                part = waiting[start : start + step]
-                scores, rows, settled = self._attempt(nominator, asked.of(part), count, possible)
-                found.scores[part], found.rows[part] = scores, rows
+            for start in range(0, len(unanswered), step):
+                part = unanswered[start : start + step]
+                scores, rows, settled = self._attempt(
+                    generator, request.of(part), count, num_allowed
+                )
+                results.scores[part], results.rows[part] = scores, rows
                 unsettled.append(part[~settled])
-            waiting = np.concatenate(unsettled)
-            count *= WIDER
-        return found
+            unanswered = np.concatenate(unsettled)
+            count *= CANDIDATE_GROWTH
+        return results
 
-    def _possible(self, allowed: Mask) -> int:
-        if allowed is self.vectors.usable:  # to count a million takes a tenth of a search
+    def _count_allowed(self, allowed: Mask) -> int:
+        if allowed is self.vectors.usable:  # counting a million takes a tenth of a search
             return self.vectors.num_usable
         return int(np.count_nonzero(allowed))
 
     def _attempt(
-        self, nominator: Nominator, asked: Asked, count: int, possible: int
+        self, generator: CandidateGenerator, request: SearchRequest, count: int, num_allowed: int
     ) -> tuple[Floats, Rows, Mask]:
-        """Scores and rows from so many candidates, and of which queries they are the answer."""
-        if count >= possible:
-            every = np.broadcast_to(np.flatnonzero(asked.allowed), (len(asked.queries), possible))
-            scores, rows, _ = rank(self.vectors, asked, every)
+        """Return scores and rows from *count* candidates, and for which queries they are final."""
+        if count >= num_allowed:
+            every = np.broadcast_to(
+                np.flatnonzero(request.allowed), (len(request.queries), num_allowed)
+            )
+            scores, rows, _ = rank(self.vectors, request, every)
             return scores, rows, np.ones(len(rows), np.bool_)
-        named = nominator.nominate(asked.queries, count, asked.allowed, asked.extra)
-        scores, rows, last = rank(self.vectors, asked, named.rows)
-        if nominator.slack is None:
+        candidates = generator.generate(request.queries, count, request.allowed, request.extra)
+        scores, rows, last = rank(self.vectors, request, candidates.rows)
+        if generator.slack is None:
             return scores, rows, rows[:, -1] >= 0
-        return scores, rows, named.bound + nominator.slack + ROUNDING < last
+        return scores, rows, candidates.bound + generator.slack + ROUNDING < last
 
-    def _asked(
+    def _request(
         self,
         queries: NDArray[Any],
         k: int,
         keep: NDArray[Any] | None,
-        but: NDArray[Any] | None,
+        exclude: NDArray[Any] | None,
         ids: int | NDArray[Any] | None,
         hubs: Hubs | None,
-    ) -> Asked:
+    ) -> SearchRequest:
         units = directions(np.asarray(queries), self.dim)
         if k < 1:
             raise ValueError(f"k is {k}: expected 1 or more.")
@@ -193,13 +200,17 @@ class Index:
             raise ValueError(f"ids are of shape {ids.shape}: expected ({len(self)},).")
         if ids is not None and not isinstance(ids, np.ndarray) and ids < 1:
             raise ValueError(f"ids are {ids}: expected the number of pictures.")
-        asked = Asked(units, k, self._allowed(keep), self._but(but, ids, len(units)), ids)
+        request = SearchRequest(
+            units, k, self._allowed(keep), self._excluded_ids(exclude, ids, len(units)), ids
+        )
         if hubs is None:
-            return asked
+            return request
         if len(hubs.means) != len(self):
             raise ValueError(f"hubs of {len(hubs.means)} vectors: expected those of {len(self)}.")
-        mine = self.search(queries, hubs.nearest, but=but).scores
-        return replace(asked, extra=-hubs.means / 2, factor=2, shift=mean_similarity(mine))
+        nearest_scores = self.search(queries, hubs.nearest, exclude=exclude).scores
+        return replace(
+            request, extra=-hubs.means / 2, factor=2, shift=mean_similarity(nearest_scores)
+        )
 
     def _allowed(self, keep: NDArray[Any] | None) -> Mask:
         usable = self.vectors.usable
@@ -214,17 +225,19 @@ class Index:
         allowed[self._rows("keep", keep, 0)] = True
         return np.asarray(usable & allowed, np.bool_)
 
-    def _but(self, but: NDArray[Any] | None, ids: int | NDArray[Any] | None, queries: int) -> Rows:
-        if but is None:
+    def _excluded_ids(
+        self, exclude: NDArray[Any] | None, ids: int | NDArray[Any] | None, queries: int
+    ) -> Rows:
+        if exclude is None:
             return np.empty((queries, 0), np.int64)
-        but = self._rows("but", np.asarray(but), -1)
-        if but.shape != (queries,):
-            raise ValueError(f"but is of shape {but.shape}: expected ({queries},).")
-        return (but if ids is None else identify(but, ids))[:, None]
+        exclude = self._rows("exclude", np.asarray(exclude), -1)
+        if exclude.shape != (queries,):
+            raise ValueError(f"exclude is of shape {exclude.shape}: expected ({queries},).")
+        return (exclude if ids is None else identify(exclude, ids))[:, None]
 
-    def _rows(self, name: str, rows: NDArray[Any], least: int) -> Rows:
+    def _rows(self, name: str, rows: NDArray[Any], lowest: int) -> Rows:
         if rows.dtype.kind not in "iu":
             raise ValueError(f"{name} is of {rows.dtype}: expected rows, which are integers.")
-        for wrong in rows[(rows < least) | (rows >= len(self))]:
-            raise ValueError(f"{name} has row {wrong}: expected {least} to {len(self) - 1}.")
+        for wrong in rows[(rows < lowest) | (rows >= len(self))]:
+            raise ValueError(f"{name} has row {wrong}: expected {lowest} to {len(self) - 1}.")
         return rows.astype(np.int64)

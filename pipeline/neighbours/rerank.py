@@ -1,4 +1,4 @@
-"""Candidates in the order in which they are answered: of exact cosines, computed in float64."""
+"""Reranking of candidates by exact cosines, computed in float64."""
 
 from __future__ import annotations
 
@@ -8,66 +8,70 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours.results import identify, nothing, repeated
+from pipeline.neighbours.results import empty_results, identify, repeated
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of an index."""
+class SearchRequest:
+    """A checked request to an index."""
 
     queries: Doubles
-    """(q, d) of length 1."""
+    """(q, d) float64 of length 1."""
     k: int
     allowed: Mask
-    """(n,): which rows may be answered."""
-    but: Rows
-    """(q, 1): an id that may not, of each query; (q, 0): there is none."""
+    """(n,) bool: True for rows that may be results."""
+    exclude: Rows
+    """(q, 1) int64: the id that is excluded for each query; (q, 0): none is."""
     ids: int | NDArray[Any] | None
-    """Of each row; None: each row has its own."""
+    """The id of each row, as in `Index.search`; None: each row has its own."""
     extra: Doubles = field(default_factory=lambda: np.empty(0))
-    """(n,) or (0,): added to the cosines."""
+    """(n,) float64, added to the cosines, or (0,) to add nothing."""
     factor: float = 1
-    """By which the sum is multiplied then."""
+    """The factor by which that sum is multiplied."""
     shift: Doubles | None = None
-    """(q,): subtracted at last."""
+    """(q,) float64, subtracted from the product; None: nothing is."""
 
-    def of(self, which: slice | Rows) -> Asked:
-        """The same for some of the queries."""
-        shift = None if self.shift is None else self.shift[which]
-        return replace(self, queries=self.queries[which], but=self.but[which], shift=shift)
+    def of(self, selection: slice | Rows) -> SearchRequest:
+        """Return the request for the selected queries alone."""
+        shift = None if self.shift is None else self.shift[selection]
+        return replace(
+            self, queries=self.queries[selection], exclude=self.exclude[selection], shift=shift
+        )
 
 
-def rank(vectors: Vectors, asked: Asked, rows: Rows) -> tuple[Floats, Rows, Doubles]:
-    """The best k of candidates: (q, k) scores and rows, and (q,) cosine + extra of the last."""
-    named = np.where(rows < 0, np.argmax(asked.allowed), rows)  # one that is allowed stands in
-    sums = vectors.cosines(asked.queries, named)
-    if len(asked.extra):
-        sums += asked.extra[named]
-    scores = sums * asked.factor
-    if asked.shift is not None:
-        scores -= asked.shift[:, None]
+def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, Rows, Doubles]:
+    """Return the best k candidates: (q, k) scores and rows, and (q,) cosine + extra of the last."""
+    # -1 cannot be gathered: an allowed row replaces it, and is masked below.
+    gathered_rows = np.where(rows < 0, np.argmax(request.allowed), rows)
+    sums = vectors.cosines(request.queries, gathered_rows)
+    if len(request.extra):
+        sums += request.extra[gathered_rows]
+    scores = sums * request.factor
+    if request.shift is not None:
+        scores -= request.shift[:, None]
     scores = scores.astype(np.float32)
-    if asked.but.shape[1]:
-        rows = np.where(_excluded(rows, asked), -1, rows)
-    order = np.lexsort((named, np.where(rows < 0, np.inf, -scores)))
+    if request.exclude.shape[1]:
+        rows = np.where(_excluded(rows, request), -1, rows)
+    order = np.lexsort((gathered_rows, np.where(rows < 0, np.inf, -scores)))
     rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
-    if asked.ids is not None:
-        rows = np.where(repeated(rows, asked.ids), -1, rows)
+    if request.ids is not None:
+        rows = np.where(repeated(rows, request.ids), -1, rows)
         order = np.argsort(rows < 0, 1, kind="stable")
         rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
-    rows, scores = rows[:, : asked.k], scores[:, : asked.k]
-    found = nothing(len(rows), asked.k)
-    found.rows[:, : rows.shape[1]] = rows
-    found.scores[:, : rows.shape[1]] = np.where(rows < 0, np.float32(-np.inf), scores)
-    whole = found.rows[:, -1] >= 0
-    last = np.where(whole, sums[:, min(asked.k, sums.shape[1]) - 1], -np.inf)
-    return found.scores, found.rows, last
+    rows, scores = rows[:, : request.k], scores[:, : request.k]
+    results = empty_results(len(rows), request.k)
+    results.rows[:, : rows.shape[1]] = rows
+    results.scores[:, : rows.shape[1]] = np.where(rows < 0, np.float32(-np.inf), scores)
+    complete = results.rows[:, -1] >= 0
+    last = np.where(complete, sums[:, min(request.k, sums.shape[1]) - 1], -np.inf)
+    return results.scores, results.rows, last
 
 
-def _excluded(rows: Rows, asked: Asked) -> Mask:
-    mine = rows if asked.ids is None else identify(rows, asked.ids)
-    return np.asarray(mine == asked.but, np.bool_)  # no row has -1, which stands for none
+def _excluded(rows: Rows, request: SearchRequest) -> Mask:
+    row_ids = rows if request.ids is None else identify(rows, request.ids)
+    # -1, which excludes nothing, is no row's id.
+    return np.asarray(row_ids == request.exclude, np.bool_)
 
 
 def _take(values: NDArray[Any], order: Rows) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Answers: how many of them are right, and each picture once though it is there twice."""
+"""Search results, their recall, and the removal of duplicates."""
 
 from __future__ import annotations
 
@@ -13,95 +13,98 @@ from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows
 
 @dataclass(frozen=True)
 class Found:
-    """The nearest of each query, the nearest first; of equal scores the lower row."""
+    """The nearest vectors of each query, nearest first; of equal scores the lower row first."""
 
     scores: Floats
-    """(q, k) float32: cosines, -inf where there are no more."""
+    """(q, k) float32: cosines; -inf fills up missing ones."""
     rows: Rows
-    """(q, k) int64, -1 where there are no more."""
+    """(q, k) int64; -1 fills up missing ones."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def mean_similarity(scores: Floats) -> Doubles:
-    """(q,) float64: the mean of the scores of each query that there are; 0 of none."""
-    there = np.isfinite(scores)
-    sums = np.where(there, scores, 0).sum(1, dtype=np.float64)
-    return np.asarray(sums / np.maximum(there.sum(1), 1), np.float64)
+    """Return (q,) float64: the mean of the finite scores of each query; 0 if it has none."""
+    finite = np.isfinite(scores)
+    sums = np.where(finite, scores, 0).sum(1, dtype=np.float64)
+    return np.asarray(sums / np.maximum(finite.sum(1), 1), np.float64)
 
 
-def nothing(queries: int, k: int) -> Found:
-    """No answer for any query."""
+def empty_results(queries: int, k: int) -> Found:
+    """Return results without any answer, (queries, k)."""
     return Found(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64))
 
 
-def recall(found: Found, exact: Found) -> float:
-    """Share of the exact answers that were found, the mean of the queries that have any.
+def recall(results: Found, exact: Found) -> float:
+    """Return the share of the exact answers that are among *results*, as the mean over queries.
 
-    An answer that scores as high as the last exact one counts as one: which of equal ones is found
-    says nothing.
+    An answer that scores as high as the last exact one counts as exact: a choice among equal scores
+    is arbitrary. Queries without an exact answer are left out.
 
     Args:
-        found: Of a search that may miss some.
-        exact: Of the same queries in an exact one; no more answers than it has are looked at.
+        results: The results of an approximate search.
+        exact: The results of an exact search for the same queries; its k is the number of answers
+            that are compared.
 
     Returns:
-        0 to 1; NaN where no query has an answer.
+        0 to 1; NaN if no query has an exact answer.
 
     Raises:
-        ValueError: They are of other queries.
+        ValueError: The numbers of queries differ.
     """
-    if len(found) != len(exact):
-        raise ValueError(f"{len(found)} queries were searched, and {len(exact)} exactly.")
+    if len(results) != len(exact):
+        raise ValueError(f"{len(results)} queries were searched, and {len(exact)} exactly.")
     k = exact.rows.shape[1]
-    scores, rows = found.scores[:, :k], found.rows[:, :k]
-    there = exact.rows >= 0  # (q, k)
-    wanted = there.sum(1)
-    if not wanted.any():
+    scores, rows = results.scores[:, :k], results.rows[:, :k]
+    present = exact.rows >= 0  # (q, k)
+    num_exact = present.sum(1)
+    if not num_exact.any():
         return float("nan")
-    last = np.where(there, exact.scores, np.inf).min(1, initial=np.inf)
+    last = np.where(present, exact.scores, np.inf).min(1, initial=np.inf)
     right = (scores >= last[:, None]) | _among(rows, exact.rows)
-    hits = np.minimum((right & (rows >= 0)).sum(1), wanted)
-    asked = wanted > 0
-    return float(np.mean(hits[asked] / wanted[asked]))
+    hits = np.minimum((right & (rows >= 0)).sum(1), num_exact)
+    answered = num_exact > 0
+    return float(np.mean(hits[answered] / num_exact[answered]))
 
 
-def _among(rows: Rows, others: Rows) -> Mask:
-    """(q, k) bool: whether a row is one of the others, query by query."""
-    return np.asarray([np.isin(mine, theirs) for mine, theirs in zip(rows, others, strict=True)])
+def _among(rows: Rows, candidates: Rows) -> Mask:
+    """Return (q, k) bool: True if a row is among the candidates of its query."""
+    return np.asarray(
+        [np.isin(row, candidate_row) for row, candidate_row in zip(rows, candidates, strict=True)]
+    )
 
 
-def deduplicate(found: Found, ids: int | NDArray[Any]) -> Found:
-    """Keep the first answer of each id: a picture and its mirrored copy count once.
+def deduplicate(results: Found, ids: int | NDArray[Any]) -> Found:
+    """Keep the first answer of each id, so that an image and its mirrored copy count once.
 
     Args:
-        found: Answers; it takes more than k of them for k to be left (`Index.search` sees to it).
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r are one picture.
+        results: (q, w) results; w must exceed k for k to be left, as `Index.search` ensures.
+        ids: (n,) integers, the id of each row; or n, where row r and row n + r are one image.
 
     Returns:
-        As wide as *found*: -1 where there are no more.
+        (q, w) results, filled up with -1.
     """
-    again = repeated(found.rows, ids)
-    rows = np.where(again, -1, found.rows)
-    scores = np.where(again, np.float32(-np.inf), found.scores)
-    order = np.argsort(again, 1, kind="stable")
+    duplicate = repeated(results.rows, ids)
+    rows = np.where(duplicate, -1, results.rows)
+    scores = np.where(duplicate, np.float32(-np.inf), results.scores)
+    order = np.argsort(duplicate, 1, kind="stable")
     return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
 
 
 def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:
-    """(q, k) bool: whether an answer has the id of one before it; so does a -1 after another."""
-    named = identify(rows, ids)
-    order = np.argsort(named, 1, kind="stable")  # of equal ids the first answer comes first
-    sorted_ids = np.take_along_axis(named, order, 1)
+    """Return (q, k) bool: True if an earlier answer has the same id; -1 repeats an earlier -1."""
+    row_ids = identify(rows, ids)
+    order = np.argsort(row_ids, 1, kind="stable")  # of equal ids the first answer comes first
+    sorted_ids = np.take_along_axis(row_ids, order, 1)
     same = np.zeros(rows.shape, np.bool_)
     same[:, 1:] = sorted_ids[:, 1:] == sorted_ids[:, :-1]
-    found = np.empty(rows.shape, np.bool_)
-    np.put_along_axis(found, order, same, 1)
-    return found
+    duplicate = np.empty(rows.shape, np.bool_)
+    np.put_along_axis(duplicate, order, same, 1)
+    return duplicate
 
 
 def identify(rows: Rows, ids: int | NDArray[Any]) -> Rows:
-    """The id of each row; -1 of none."""
-    named = ids[np.maximum(rows, 0)] if isinstance(ids, np.ndarray) else rows % ids
-    return np.where(rows < 0, -1, named)
+    """Return the id of each row; -1 for row -1."""
+    row_ids = ids[np.maximum(rows, 0)] if isinstance(ids, np.ndarray) else rows % ids
+    return np.where(rows < 0, -1, row_ids)

@@ -1,15 +1,15 @@
-"""An index on disk: a folder that holds it whole, or not at all.
+"""An index on disk: a folder that holds a complete index or none.
 
     FOLDER/
-      index.json             written last: kind, options, facts, of what the vectors are, and size
-                             and digest of each part
-      vectors-<...>.npy      as they were given, once; mapped when the index is searched
-      lengths-<...>.npy      of each vector, 0 of what is never answered
+      index.json             written last: kind, options, facts, the identity of the vectors, and
+                             the size and digest of each part
+      vectors-<...>.npy      the vectors; mapped when the index is searched
+      lengths-<...>.npy      the length of each vector, 0 for those that are never a result
       <part>-<...>.faiss     bits or graph
-      axes-<...>.npy         of a graph, what its shorter vectors are made with
+      axes-<...>.npy         the projection that reduces the vectors of a graph
 
-A part has a name of its own each time, so that an index which replaces another leaves that one
-whole until `index.json` is exchanged. Who holds the old one open goes on with it.
+Each save gives its parts new names, so that the index which is replaced stays complete until
+`index.json` is exchanged. A process that holds the old index open goes on using it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours.approximate import Hnsw, HnswOptions, Lsh, LshOptions, faiss
-from pipeline.neighbours.build import KINDS, assembled
+from pipeline.neighbours.build import KINDS, assemble
 from pipeline.neighbours.exact import DeviceScan, Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.vectors import Vectors
@@ -43,13 +43,13 @@ Options = TypeVar("Options", LshOptions, HnswOptions)
 PART = re.compile(r"[a-z]+-[0-9a-f]{12}\.(npy|faiss)")
 MAX_HEADER_BYTES = 2**28
 PIECE_BYTES = 8 * 2**20
-"""That are read or written at once."""
+"""The number of bytes that are read or written at once."""
 HUGE_PAGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part as the header has it."""
+class IndexPart:
+    """The record of a part in the header."""
 
     file: Annotated[str, Matching(PART.fullmatch, "the name of a part in the same folder")]
     bytes: Annotated[int, Between(0, 2**48)]
@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Header:
-    """What `index.json` says, without its digest."""
+    """The fields of `index.json`, without its digest."""
 
     format: Format
     kind: Annotated[str, Matching(KINDS.__contains__, " or ".join(KINDS))]
@@ -68,31 +68,31 @@ class Header:
     options: dict[str, Any]
     facts: dict[str, float]
     identity: dict[str, Any]
-    parts: dict[str, Part]
+    parts: dict[str, IndexPart]
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 def save(index: Index, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-    """Write an index, durable, in place of what was there.
+    """Write an index durably, replacing any index in *folder*.
 
     Args:
-        index: Which.
-        folder: Where; made if it is not there.
-        identity: Plain JSON values that say what the vectors are: which model made them, of which
-            store. Who loads it must say the same.
+        index: The index to write.
+        folder: The target folder; created if it is missing.
+        identity: JSON values that identify the vectors, such as the model that made them and the
+            store. `load` must be given the same.
 
     Raises:
-        TesseraeError: It cannot be written.
+        TesseraeError: The index cannot be written.
     """
-    _text(identity)  # what cannot be written stops here
-    place = Path(folder).expanduser().absolute()
-    objects = LocalObjects(str(place), f"index-{uuid.uuid4().hex}")
+    _text(identity)  # fail before anything is written if it is no JSON
+    path = Path(folder).expanduser().absolute()
+    objects = LocalObjects(str(path), f"index-{uuid.uuid4().hex}")
     objects.begin()
     try:
         parts: dict[str, Any] = {"vectors": index.vectors.array, "lengths": index.vectors.lengths}
-        parts |= index.nominator.state()
+        parts |= index.generator.state()
         fields: dict[str, Any] = {
             "format": FORMAT,
             "kind": index.kind,
@@ -105,16 +105,17 @@ def save(index: Index, folder: str | os.PathLike[str], identity: dict[str, Any])
             "parts": {name: _write(objects, name, part) for name, part in parts.items()},
         }
         objects.put(HEADER, _encode(fields))
-        named = {part["file"] for part in fields["parts"].values()}
+        # Only now is the old index replaced: its parts, and those of an interrupted save, go.
+        current = {part["file"] for part in fields["parts"].values()}
         for name in objects.names(""):
-            if PART.fullmatch(name) and name not in named:
+            if PART.fullmatch(name) and name not in current:
                 objects.remove(name)
     finally:
         objects.end()
 
 
-class _Part:
-    """A part on its way, and its digest."""
+class _PartWriter:
+    """A writer of one part that computes its digest."""
 
     def __init__(self, writer: ObjectWriter) -> None:
         self._writer = writer
@@ -122,14 +123,14 @@ class _Part:
         self._bytes = 0
 
     def write(self, data: Any) -> None:
-        """Append *data*."""
+        """Append the bytes of *data*, any contiguous buffer."""
         piece = memoryview(data).cast("B")
         self._writer.write(piece)
         self._digest.update(piece)
         self._bytes += piece.nbytes
 
     def record(self) -> dict[str, Any]:
-        """What is said of it in the header."""
+        """Finish the part and return its record in the header."""
         self._writer.finish()
         digest = self._digest.hexdigest()
         return {"file": self._writer.name, "bytes": self._bytes, "digest": digest}
@@ -138,25 +139,25 @@ class _Part:
 def _write(objects: LocalObjects, name: str, part: Any) -> dict[str, Any]:
     array = isinstance(part, np.ndarray)
     writer = objects.create(f"{name}-{uuid.uuid4().hex[:12]}.{'npy' if array else 'faiss'}")
-    to = _Part(writer)
+    part_writer = _PartWriter(writer)
     try:
         if array:
-            _write_array(part, to)
+            _write_array(part, part_writer)
         else:
             library = faiss()
-            library.write_index(part, library.PyCallbackIOWriter(to.write))
-        return to.record()
+            library.write_index(part, library.PyCallbackIOWriter(part_writer.write))
+        return part_writer.record()
     finally:
         writer.abort()
 
 
-def _write_array(array: NDArray[Any], to: _Part) -> None:
-    row_by_row = {"shape": array.shape, "fortran_order": False}
-    described = {"descr": np.lib.format.dtype_to_descr(array.dtype), **row_by_row}
-    np.lib.format.write_array_header_1_0(to, described)
+def _write_array(array: NDArray[Any], part_writer: _PartWriter) -> None:
+    layout = {"shape": array.shape, "fortran_order": False}
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), **layout}
+    np.lib.format.write_array_header_1_0(part_writer, header)
     step = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
-        to.write(np.ascontiguousarray(array[start : start + step]))
+        part_writer.write(np.ascontiguousarray(array[start : start + step]))
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
@@ -178,38 +179,38 @@ def load(
     digests: bool = True,
     device: str | None = None,
 ) -> Index:
-    """Open an index. Its vectors are mapped; its bits or its graph are read.
+    """Open an index: its vectors are mapped, its bits or its graph are read into memory.
 
     Args:
-        folder: Where it was saved.
-        identity: What its vectors must be, as `save` was told.
-        digests: Whether the vectors' bytes are compared with their digest, too: they are read once,
-            at several GB/s where they are in memory already. All other parts always are, and sizes.
-        device: As of `build`.
+        folder: The folder it was saved in.
+        identity: The expected identity of its vectors, as given to `save`.
+        digests: Compare the vectors with their digest, too. They are read once for it, at several
+            GB/s where they are in memory already. Sizes and all other parts are always compared.
+        device: The torch device that searches, as in `build`.
 
     Raises:
-        TesseraeError: It is not there, is of something else, or a part of it is missing, cut off or
-            changed.
+        TesseraeError: The index is missing or of another identity, or one of its parts is missing,
+            truncated or changed.
     """
-    place = Path(folder)
-    fields = _header(place)
-    _compare(place, fields["identity"], identity)
+    path = Path(folder)
+    fields = _header(path)
+    _compare(path, fields["identity"], identity)
     if device is not None and fields["kind"] != "exact":
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     for name, part in fields["parts"].items():
-        if Path(part["file"]).suffix == ".npy":  # others are checked as they are read
-            _check(place, part, whole=digests or name != "vectors")
+        if Path(part["file"]).suffix == ".npy":  # parts of faiss are checked when they are read
+            _check(path, part, digest=digests or name != "vectors")
     try:
-        return _opened(place, fields, device)
+        return _assemble_index(path, fields, device)
     except _UNREADABLE as e:
-        raise _damaged(place, f"cannot be opened ({str(e).splitlines()[0][:120]})") from e
+        raise _damaged(path, f"cannot be opened ({str(e).splitlines()[0][:120]})") from e
 
 
 _UNREADABLE = (
     *(ValueError, TypeError, KeyError, OSError, RuntimeError),
     *(IndexError, MemoryError, OverflowError, AttributeError),
 )
-"""Errors of numpy and faiss for files that are not what the header says."""
+"""Errors that numpy and faiss raise for files that do not match the header."""
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -237,42 +238,44 @@ def _header(folder: Path) -> dict[str, Any]:
         )
     try:
         read(Header, fields)
-    except SchemaError as e:  # its digest is right: somebody else wrote it
+    except SchemaError as e:  # the digest is valid, so another program wrote it
         raise _damaged(file, f"cannot be of an index: {e}") from None
     return fields
 
 
-def _compare(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    asked = json.loads(json.dumps(asked))  # a tuple is a list there
-    for key in sorted({*there, *asked}):
-        mine, yours = (repr(of[key]) if key in of else "nothing" for of in (there, asked))
-        if mine != yours:
+def _compare(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    expected = json.loads(json.dumps(expected))  # tuples become lists, as on disk
+    for key in sorted({*stored, *expected}):
+        stored_value, expected_value = (
+            repr(of[key]) if key in of else "nothing" for of in (stored, expected)
+        )
+        if stored_value != expected_value:
             raise TesseraeError(
-                f"the index in {folder} is of something else: its {key} is {mine}, and {yours} was"
-                " asked for. Build it again."
+                f"the index in {folder} is of something else: its {key} is {stored_value}, and"
+                f" {expected_value} was asked for. Build it again."
             )
 
 
 def _check(
-    folder: Path, part: dict[str, Any], *, whole: bool, to: NDArray[np.uint8] | None = None
+    folder: Path, part: dict[str, Any], *, digest: bool, target: NDArray[np.uint8] | None = None
 ) -> None:
-    """Compare a part with what is said of it, and with *to* read all its bytes there."""
+    """Compare a part with its record; with *target*, also read all its bytes into it."""
     file = folder / part["file"]
     seen = xxhash.xxh3_128()
     try:
-        if not file.is_file():  # a pipe, say, which nobody may ever write to
+        if not file.is_file():  # opening a pipe would wait forever
             raise _damaged(file, "is no file")
         num_bytes = file.stat().st_size
         if num_bytes != part["bytes"]:
             raise _damaged(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")
-        piece = np.empty(PIECE_BYTES, np.uint8) if to is None else to
+        piece = np.empty(PIECE_BYTES, np.uint8) if target is None else target
         with file.open("rb", buffering=0) as opened:
-            while whole and (got := opened.readinto(piece[:PIECE_BYTES])):
+            while digest and (got := opened.readinto(piece[:PIECE_BYTES])):
                 seen.update(piece[:got].data)
-                piece = piece if to is None else piece[got:]
+                piece = piece if target is None else piece[got:]
     except OSError as e:
         raise _damaged(file, f"cannot be read ({e.strerror})") from e
-    if whole and seen.hexdigest() != part["digest"]:
+    if digest and seen.hexdigest() != part["digest"]:
         raise _damaged(file, "does not match its digest")
 
 
@@ -280,7 +283,7 @@ def _damaged(file: Path, how: str) -> TesseraeError:
     return TesseraeError(f"{file} {how}: build the index again.")
 
 
-def _opened(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
+def _assemble_index(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
     kind, parts = fields["kind"], fields["parts"]
     array = _array(folder, parts["vectors"])
     expected = (fields["dtype"], (fields["count"], fields["dim"]))
@@ -290,22 +293,22 @@ def _opened(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
     if lengths.dtype != np.float64 or lengths.shape != array.shape[:1]:
         raise ValueError(f"lengths are {lengths.dtype} of shape {lengths.shape}")
     vectors = Vectors(array, lengths)
-    nominator: Any
+    generator: Any
     options: LshOptions | HnswOptions | None = None
     if kind == "lsh":
         options = _options(LshOptions, fields)
-        nominator = Lsh(_faiss_index(folder, parts["codes"], len(vectors), vectors.dim))
+        generator = Lsh(_faiss_index(folder, parts["codes"], len(vectors), vectors.dim))
     elif kind == "hnsw":
         options = _options(HnswOptions, fields)
         axes = np.array(_array(folder, parts["axes"]))
         rows = np.flatnonzero(vectors.usable)
         graph = _faiss_index(folder, parts["graph"], len(rows), axes.shape[1] + 1)
-        nominator = Hnsw(graph, axes, rows)
+        generator = Hnsw(graph, axes, rows)
     elif device is not None:
-        nominator = DeviceScan(vectors, device)
+        generator = DeviceScan(vectors, device)
     else:
-        nominator = Scan(vectors)
-    index = assembled(kind, vectors, nominator, options)
+        generator = Scan(vectors)
+    index = assemble(kind, vectors, generator, options)
     index.facts.update(fields["facts"])
     return index
 
@@ -324,24 +327,24 @@ def _array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:
 
 def _faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> Any:
     library = faiss()
-    _check(folder, part, whole=False)  # before there is memory for so many bytes
+    _check(folder, part, digest=False)  # the size, before memory of that size is allocated
     memory = _memory(part["bytes"])
-    _check(folder, part, whole=True, to=memory)
+    _check(folder, part, digest=True, target=memory)
     reader = library.ZeroCopyIOReader(library.swig_ptr(memory), len(memory))
     index = library.read_index(reader)
-    index.referenced_objects = [memory]  # it is a view of it
+    index.referenced_objects = [memory]  # the index is a view of this memory
     if (index.ntotal, index.d) != (count, dim):
         raise ValueError(f"{part['file']} has {index.ntotal} vectors of {index.d}")
     return index
 
 
 def _memory(num_bytes: int) -> NDArray[np.uint8]:
-    """Memory in huge pages, where there are such: a walk through a graph takes a tenth less."""
+    """Allocate memory, in huge pages if possible: they make a graph walk a tenth faster."""
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no huge pages
-    whole = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, private)
+    mapping = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            whole.madvise(mmap.MADV_HUGEPAGE)
-    memory = np.frombuffer(whole, np.uint8)
-    first = -memory.ctypes.data % HUGE_PAGE_BYTES
-    return memory[first : first + num_bytes]
+        with contextlib.suppress(OSError):  # the kernel has no huge pages
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(mapping, np.uint8)
+    start = -memory.ctypes.data % HUGE_PAGE_BYTES
+    return memory[start : start + num_bytes]

@@ -1,7 +1,7 @@
-"""Vectors as they are given, and the length of each.
+"""Vectors of any length, and the length of each.
 
-They are not copied, so a memory-mapped array stays on its disk: what is divided by their lengths
-is the products. One that has no direction (zeros), or is not finite, is never answered.
+Vectors are neither copied nor scaled, so a memory-mapped array stays on disk: products are divided
+by lengths instead. A vector that has no direction (zeros) or is not finite is never a result.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-SHORTEST, LONGEST = 1e-30, 1e30
-"""Lengths outside of which a vector counts as zeros, or as not finite: float32 ends there."""
+MIN_LENGTH, MAX_LENGTH = 1e-30, 1e30
+"""The range of lengths of usable vectors; float32 loses precision or overflows outside it."""
 
 BLOCK_NUMBERS = 4 * 2**20
-"""Numbers that are looked at, or gathered, at once."""
+"""The maximum number of numbers that are read or gathered at once."""
 
 
 class Vectors:
-    """(n, d) vectors and their lengths."""
+    """An (n, d) array of vectors and their lengths."""
 
     def __init__(self, array: NDArray[Any], lengths: Doubles) -> None:
-        """Take them.
+        """Wrap an array, which is not copied.
 
         Args:
-            array: (n, d) float32 or float16, in memory or mapped. Kept, not copied.
-            lengths: (n,) float64, 0 of what is never to be answered.
+            array: (n, d) float32 or float16, in memory or mapped.
+            lengths: (n,) float64; 0 for vectors that may never be a result.
         """
         self.array = array
         self._rows = array.view(np.ndarray)  # np.memmap's own indexing takes three times as long
         self.lengths = lengths
         self.usable = lengths > 0
-        """(n,) bool: which can be answered."""
+        """(n,) bool: True for vectors that may be a result."""
         self.num_usable = int(np.count_nonzero(self.usable))
         self.scale = np.zeros(len(lengths), np.float32)
-        """(n,) float32: by what a product is multiplied."""
+        """(n,) float32: 1 / length, by which products are multiplied; 0 for unusable vectors."""
         np.divide(1, lengths, out=self.scale, where=self.usable, casting="same_kind")
 
     def __len__(self) -> int:
@@ -49,47 +49,47 @@ class Vectors:
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The number of dimensions, d."""
         return int(self.array.shape[1])
 
-    def floats(self, which: slice | Rows) -> Floats:
-        """(m, d) float32: some of them as they are; what has no direction as zeros."""
-        some = np.asarray(self._rows[which], np.float32)
-        bad = ~self.usable[which]
+    def floats(self, selection: slice | Rows) -> Floats:
+        """Return (m, d) float32: the selected vectors unscaled; unusable ones as zeros."""
+        selected = np.asarray(self._rows[selection], np.float32)
+        bad = ~self.usable[selection]
         if bad.any():
-            some = np.where(bad[:, None], np.float32(0), some)
-        return some
+            selected = np.where(bad[:, None], np.float32(0), selected)
+        return selected
 
-    def units(self, which: slice | Rows) -> Floats:
-        """(m, d) float32: some of them, of length 1."""
-        return self.floats(which) * self.scale[which, None]
+    def units(self, selection: slice | Rows) -> Floats:
+        """Return (m, d) float32: the selected vectors, scaled to length 1."""
+        return self.floats(selection) * self.scale[selection, None]
 
     def cosines(self, queries: Doubles, rows: Rows) -> Doubles:
-        """Cosines of queries, each with some of the vectors.
+        """Return the cosines of each query with its candidates.
 
         Args:
             queries: (q, d) float64 of length 1.
-            rows: (q, c) int64, of usable vectors.
+            rows: (q, c) int64, rows of usable vectors.
 
         Returns:
-            (q, c) float64. The same vectors have the same, wherever they lie.
+            (q, c) float64. Equal pairs of vectors have equal cosines at any position.
         """
-        found = np.empty(rows.shape, np.float64)
+        products = np.empty(rows.shape, np.float64)
         width = min(rows.shape[1], max(1, BLOCK_NUMBERS // self.dim))
         step = max(1, BLOCK_NUMBERS // (self.dim * max(1, width)))
         for first in range(0, rows.shape[1], max(1, width)):
             for start in range(0, len(rows), step):
                 part = (slice(start, start + step), slice(first, first + width))
                 gathered = np.asarray(self._rows[rows[part]], np.float64)
-                np.einsum("qcd,qd->qc", gathered, queries[part[0]], out=found[part])
-        return found / self.lengths[rows]
+                np.einsum("qcd,qd->qc", gathered, queries[part[0]], out=products[part])
+        return products / self.lengths[rows]
 
 
-def measured(array: NDArray[Any]) -> Vectors:
-    """Vectors with their lengths, for which all of them are read once.
+def measure_lengths(array: NDArray[Any]) -> Vectors:
+    """Compute the lengths of vectors, for which all of them are read once.
 
     Raises:
-        ValueError: They are no (n, d) float32 or float16.
+        ValueError: *array* is not (n, d) float32 or float16.
     """
     if array.ndim != 2 or not array.shape[1] or array.dtype not in (np.float32, np.float16):
         raise ValueError(
@@ -98,24 +98,24 @@ def measured(array: NDArray[Any]) -> Vectors:
         )
     lengths = np.zeros(len(array), np.float64)
     for part in blocks(len(array), array.shape[1]):
-        some = np.asarray(array[part], np.float64)
-        lengths[part] = np.sqrt(np.einsum("nd,nd->n", some, some))
-    lengths[~((lengths >= SHORTEST) & (lengths <= LONGEST))] = 0  # NaN is among them
+        block = np.asarray(array[part], np.float64)
+        lengths[part] = np.sqrt(np.einsum("nd,nd->n", block, block))
+    lengths[~((lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH))] = 0  # also true of NaN
     return Vectors(array, lengths)
 
 
 def blocks(count: int, dim: int) -> Iterator[slice]:
-    """Slices over *count* vectors of *dim* numbers each."""
+    """Yield slices over *count* vectors of *dim* numbers, of `BLOCK_NUMBERS` numbers each."""
     step = max(1, BLOCK_NUMBERS // dim)
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
 
 
 def directions(queries: NDArray[Any], dim: int) -> Doubles:
-    """(q, d) float64 of length 1: queries, checked.
+    """Check queries and return them as (q, d) float64 of length 1.
 
     Raises:
-        ValueError: They are not (q, dim), or one of them is zero or not finite.
+        ValueError: *queries* is not (q, dim), or one of them is zero or not finite.
     """
     if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
         raise ValueError(
@@ -123,14 +123,14 @@ def directions(queries: NDArray[Any], dim: int) -> Doubles:
             f" (q, {dim})."
         )
     wide = np.asarray(queries, np.float64)
-    for query, place in np.argwhere(~np.isfinite(wide)):
+    for query, column in np.argwhere(~np.isfinite(wide)):
         raise ValueError(
-            f"query {query} is {wide[query, place]} at place {place}: expected finite numbers."
+            f"query {query} is {wide[query, column]} at place {column}: expected finite numbers."
         )
     lengths = np.sqrt(np.einsum("qd,qd->q", wide, wide))
-    for query in np.flatnonzero(~((lengths >= SHORTEST) & (lengths <= LONGEST))):
+    for query in np.flatnonzero(~((lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH))):
         raise ValueError(
             f"query {query} has length {lengths[query]}, hence no direction: expected one"
-            f" between {SHORTEST} and {LONGEST}."
+            f" between {MIN_LENGTH} and {MAX_LENGTH}."
         )
     return np.asarray(wide / lengths[:, None], np.float64)

@@ -1,4 +1,4 @@
-"""Figures of answers: recall, copies, hubs, and CSLS by the letter of its paper."""
+"""Measures on search results: recall, duplicates, hubness, and CSLS against its definition."""
 
 from __future__ import annotations
 
@@ -16,47 +16,51 @@ from pipeline.neighbours.csls import Hubs, measure
 
 
 def answers(rows: Any, scores: Any = None) -> Found:
-    """Of rows; scores fall from 1 unless they are given."""
+    """Return results of *rows*; the default scores fall from 1."""
     rows = np.array(rows, np.int64)
     falling = 1 - np.arange(rows.shape[1], dtype=np.float32) / 100
-    made = np.broadcast_to(falling, rows.shape) if scores is None else np.array(scores)
-    return Found(np.where(rows < 0, -np.inf, made).astype(np.float32), rows)
+    given_scores = np.broadcast_to(falling, rows.shape) if scores is None else np.array(scores)
+    return Found(np.where(rows < 0, -np.inf, given_scores).astype(np.float32), rows)
 
 
 @st.composite
 def some_answers(draw: st.DrawFn) -> Found:
-    """Different rows, best first, then -1."""
+    """Draw results with different rows, best first, filled up with -1."""
     width, rows = draw(st.integers(1, 8)), []
     for _ in range(draw(st.integers(1, 4))):
-        there = draw(st.lists(st.integers(0, 20), max_size=width, unique=True))
-        rows.append(there + [-1] * (width - len(there)))
+        drawn = draw(st.lists(st.integers(0, 20), max_size=width, unique=True))
+        rows.append(drawn + [-1] * (width - len(drawn)))
     return answers(rows)
 
 
-@given(found=some_answers())
-def test_what_is_exact_has_a_recall_of_one(found: Found) -> None:
-    """In any order of its rows, and NaN where there is nothing to be found."""
-    mixed = Found(found.scores[:, ::-1], found.rows[:, ::-1])
-    if (found.rows >= 0).any():
-        assert recall(found, found) == recall(mixed, found) == 1
+@given(results=some_answers())
+def test_exact_results_have_a_recall_of_one(results: Found) -> None:
+    """The order of rows does not matter; recall is NaN if there is no exact answer."""
+    mixed = Found(results.scores[:, ::-1], results.rows[:, ::-1])
+    if (results.rows >= 0).any():
+        assert recall(results, results) == recall(mixed, results) == 1
     else:
-        assert np.isnan(recall(found, found))
+        assert np.isnan(recall(results, results))
 
 
-@given(found=some_answers(), data=st.data())
-def test_recall_is_the_mean_share_of_what_is_found(found: Found, data: st.DataObject) -> None:
-    """Each answer that is missing costs its share of its query."""
-    lost = data.draw(st.lists(st.booleans(), min_size=found.rows.size, max_size=found.rows.size))
-    gone = np.array(lost).reshape(found.rows.shape)
-    rest = Found(np.where(gone, -np.inf, found.scores), np.where(gone, -1, found.rows))
-    wanted = (found.rows >= 0).sum(1)
-    shares = [(rest.rows >= 0).sum(1)[q] / w for q, w in enumerate(wanted) if w]
+@given(results=some_answers(), data=st.data())
+def test_recall_is_the_mean_share_of_exact_answers(results: Found, data: st.DataObject) -> None:
+    """Each missing answer lowers recall by its share of its query."""
+    lost_flags = data.draw(
+        st.lists(st.booleans(), min_size=results.rows.size, max_size=results.rows.size)
+    )
+    is_lost = np.array(lost_flags).reshape(results.rows.shape)
+    remaining = Found(
+        np.where(is_lost, -np.inf, results.scores), np.where(is_lost, -1, results.rows)
+    )
+    expected = (results.rows >= 0).sum(1)
+    shares = [(remaining.rows >= 0).sum(1)[q] / w for q, w in enumerate(expected) if w]
     if shares:
-        assert recall(rest, found) == pytest.approx(np.mean(shares))
+        assert recall(remaining, results) == pytest.approx(np.mean(shares))
 
 
 def test_an_equal_answer_counts_and_a_lower_one_does_not() -> None:
-    """Which of the equal ones is found says nothing."""
+    """A choice among equal scores is arbitrary."""
     exact = answers([[1, 2, 3]], [[0.9, 0.5, 0.5]])
     assert recall(answers([[1, 7, 2]], [[0.9, 0.5, 0.5]]), exact) == 1
     assert recall(answers([[1, 7, 2]], [[0.9, 0.5, 0.4]]), exact) == 1  # 2 is named
@@ -65,20 +69,20 @@ def test_an_equal_answer_counts_and_a_lower_one_does_not() -> None:
     assert recall(answers([[5, 6]], [[0.9, 0.9]]), answers([[1, -1]], [[0.9, 0]])) == 1
 
 
-def test_recall_looks_at_no_more_answers_than_the_exact_ones() -> None:
-    """More of them than were asked for are no merit."""
+def test_recall_compares_only_the_first_k_answers() -> None:
+    """Further approximate answers do not raise recall."""
     assert recall(answers([[4, 5, 1]], [[0.3, 0.2, 0.9]]), answers([[1, 2]])) == 0
     with pytest.raises(ValueError, match="1 queries were searched, and 2 exactly"):
         recall(answers([[1]]), answers([[1], [2]]))
 
 
-@given(found=some_answers(), pictures=st.integers(1, 21))
-def test_each_picture_is_answered_once_by_its_best_row(found: Found, pictures: int) -> None:
-    """In the order in which they were; twice changes nothing; names are as good as a number."""
-    once = deduplicate(found, pictures)
-    for rows, scores, kept, kept_scores in zip(
-        found.rows.tolist(),
-        found.scores.tolist(),
+@given(results=some_answers(), pictures=st.integers(1, 21))
+def test_deduplication_keeps_the_best_row_of_each_id(results: Found, pictures: int) -> None:
+    """Order is kept, a second pass changes nothing, and an array of ids equals their number."""
+    once = deduplicate(results, pictures)
+    for rows, scores, kept_rows, kept_scores in zip(
+        results.rows.tolist(),
+        results.scores.tolist(),
         once.rows.tolist(),
         once.scores.tolist(),
         strict=True,
@@ -88,25 +92,25 @@ def test_each_picture_is_answered_once_by_its_best_row(found: Found, pictures: i
             if row >= 0:
                 best.setdefault(row % pictures, (row, score))
         none = [(-1, -np.inf)] * (len(rows) - len(best))
-        assert list(zip(kept, kept_scores, strict=True)) == [*best.values(), *none]
+        assert list(zip(kept_rows, kept_scores, strict=True)) == [*best.values(), *none]
     again = deduplicate(once, np.arange(21) % pictures)
     np.testing.assert_array_equal(again.rows, once.rows)
     np.testing.assert_array_equal(again.scores, once.scores)
 
 
 @given(rows=st.lists(st.integers(-1, 9), min_size=1, max_size=60))
-def test_hubness_is_the_skewness_of_how_often_each_is_answered(rows: list[int]) -> None:
-    """As scipy computes it."""
+def test_hubness_is_the_skewness_of_answer_counts(rows: list[int]) -> None:
+    """It equals the skewness that scipy computes."""
     times = np.bincount([row for row in rows if row >= 0], minlength=10)
-    found = hubness(np.array(rows)[:, None], 10)
+    results = hubness(np.array(rows)[:, None], 10)
     if times.std() == 0:
-        assert found == 0
+        assert results == 0
     else:
-        assert found == pytest.approx(stats.skew(times))
+        assert results == pytest.approx(stats.skew(times))
 
 
-def test_one_hub_among_many_shows() -> None:
-    """Answered by every query, while all others are answered alike."""
+def test_a_single_hub_raises_hubness() -> None:
+    """One vector is an answer to every query, while all others are answers equally often."""
     rows = np.stack([np.zeros(99, np.int64), np.arange(1, 100)], 1)
     assert hubness(rows, 100) > 9
     assert hubness(rows[:, 1:] - 1, 99) == 0
@@ -115,10 +119,10 @@ def test_one_hub_among_many_shows() -> None:
 def csls(
     vectors: NDArray[Any], queries: NDArray[Any], references: NDArray[Any], nearest: int
 ) -> NDArray[np.float64]:
-    """Equation 3 of Conneau et al. 2018, written down once more: (q, n)."""
+    """Return (q, n) CSLS scores, straight from equation 3 of Conneau et al. 2018."""
 
-    def unit(some: NDArray[Any]) -> NDArray[np.float64]:
-        wide = some.astype(np.float64)
+    def unit(vectors_of_any_length: NDArray[Any]) -> NDArray[np.float64]:
+        wide = vectors_of_any_length.astype(np.float64)
         return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
 
     x, q, t = unit(vectors), unit(queries), unit(references)
@@ -127,29 +131,29 @@ def csls(
     return np.asarray(2 * q @ x.T - of_query[:, None] - of_vector)
 
 
-@pytest.mark.parametrize("way", ["exact", "torch", "lsh", "hnsw"])
+@pytest.mark.parametrize("backend", ["exact", "torch", "lsh", "hnsw"])
 @given(seed=st.integers(0, 2**32), nearest=st.integers(1, 12), k=st.integers(1, 12))
-def test_csls_is_what_its_paper_says(way: str, seed: int, nearest: int, k: int) -> None:
-    """Exactly, and of candidates that are all there are."""
+def test_csls_scores_match_the_definition(backend: str, seed: int, nearest: int, k: int) -> None:
+    """The scores are exact for every kind of index if all vectors are candidates."""
     rng = np.random.default_rng(seed)
     vectors, queries, references = (
         (rng.standard_normal((n, 5)) + 0.5).astype(np.float32) for n in (40, 6, 9)
     )
-    if way == "torch":
+    if backend == "torch":
         index = build("exact", vectors, device="cpu")
     else:
-        index = build(way, vectors, **({"bits": 16} if way == "lsh" else {}))
-    found = index.search(queries, k, hubs=measure(index, references, nearest))
-    wanted = csls(vectors, queries, references, nearest)
-    best = np.sort(wanted, 1)[:, ::-1][:, :k]
-    np.testing.assert_allclose(found.scores, best, atol=1e-6)
-    np.testing.assert_allclose(np.take_along_axis(wanted, found.rows, 1), best, atol=1e-6)
+        index = build(backend, vectors, **({"bits": 16} if backend == "lsh" else {}))
+    results = index.search(queries, k, hubs=measure(index, references, nearest))
+    expected = csls(vectors, queries, references, nearest)
+    best = np.sort(expected, 1)[:, ::-1][:, :k]
+    np.testing.assert_allclose(results.scores, best, atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(expected, results.rows, 1), best, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("side", [1, -1])
-def test_csls_of_a_large_index_is_as_its_paper_says(device: str | None, side: int) -> None:
-    """Where most vectors are never computed again, near the references and far from them."""
+def test_csls_of_a_large_index_matches_the_definition(device: str | None, side: int) -> None:
+    """Most vectors are never reranked here, near the references and far from them."""
     rng = np.random.default_rng(0)
     vectors, queries, references = (
         (rng.standard_normal((n, 20)) + 0.5).astype(np.float32) for n in (5000, 30, 50)
@@ -157,26 +161,26 @@ def test_csls_of_a_large_index_is_as_its_paper_says(device: str | None, side: in
     references = side * np.abs(references)
     vectors[:2500] += 1
     index = build("exact", vectors, device=device)
-    found = index.search(queries, 5, hubs=measure(index, references))
-    wanted = csls(vectors, queries, references, 10)
-    assert found.rows.tolist() == np.argsort(-wanted, 1)[:, :5].tolist()
+    results = index.search(queries, 5, hubs=measure(index, references))
+    expected = csls(vectors, queries, references, 10)
+    assert results.rows.tolist() == np.argsort(-expected, 1)[:, :5].tolist()
 
 
-def test_csls_of_a_row_among_others_leaves_out_itself() -> None:
-    """From r(query) too, which its cosine with itself would raise."""
+def test_csls_excludes_the_query_itself() -> None:
+    """The query is left out of r(query), too, which its cosine with itself would raise."""
     rng = np.random.default_rng(0)
     vectors, references = ((rng.standard_normal((n, 8)) + 0.5).astype(np.float32) for n in (30, 10))
     index = build("exact", vectors)
     hubs = measure(index, references, 4)
-    found = index.search(vectors[:5], 3, hubs=hubs, but=np.arange(5))
+    results = index.search(vectors[:5], 3, hubs=hubs, exclude=np.arange(5))
     for row in range(5):
-        others = np.delete(vectors, row, 0)
-        wanted = csls(others, vectors[row : row + 1], references, 4)[0]
-        np.testing.assert_allclose(found.scores[row], np.sort(wanted)[::-1][:3], atol=1e-6)
+        other_vectors = np.delete(vectors, row, 0)
+        expected = csls(other_vectors, vectors[row : row + 1], references, 4)[0]
+        np.testing.assert_allclose(results.scores[row], np.sort(expected)[::-1][:3], atol=1e-6)
 
 
 def test_csls_has_fewer_hubs() -> None:
-    """Among vectors of which some lie in the middle of all."""
+    """Some of these vectors lie in the middle of all others."""
     rng = np.random.default_rng(0)
     vectors, queries, references = (
         (rng.standard_normal((n, 60)) + 0.3).astype(np.float32) for n in (1000, 800, 800)
@@ -188,15 +192,15 @@ def test_csls_has_fewer_hubs() -> None:
     assert scaled < plain / 2
 
 
-def test_rows_without_direction_have_no_hubs() -> None:
-    """Nor do references; where none is left it is said."""
+def test_vectors_without_direction_have_no_csls_mean() -> None:
+    """Unusable references are ignored; if none is usable, that is an error."""
     vectors = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
     references = np.array([[np.nan, 0], [2, 0]], np.float32)
     index = build("exact", vectors)
     hubs = measure(index, references, 5)
     assert hubs.means.tolist() == [1, 0, 0]
-    found = index.search(vectors[:1], 3, hubs=hubs, but=np.array([0]))
-    assert found.rows.tolist() == [[2, -1, -1]]
+    results = index.search(vectors[:1], 3, hubs=hubs, exclude=np.array([0]))
+    assert results.rows.tolist() == [[2, -1, -1]]
     with pytest.raises(ValueError, match="none of 1 references"):
         measure(index, references[:1])
     with pytest.raises(ValueError, match="hubs of 2 vectors: expected those of 3"):
