@@ -1,10 +1,14 @@
-"""The ingest graph: from a source to a finished split.
+"""Ingest: from a source to a finished split.
 
-rows       which sample each row is, where every worker can look it up
-planning   recipe, plan, labels and metadata, before the first picture is read
-shard      what one task does: read, decode once, resize to every size, write, commit
-watchdog   ends a worker that a picture has hung
-graph      the Dask tasks: submitted, retried, isolated
-finish     status, table and the record that all is there
-check      what is damaged; mend: bringing just that back
+source_index   the sample of each row, in a file that every worker can read
+planning       recipe, plan, labels and metadata, before the first image is read
+preflight      checks that a worker sees the same files and makes the same pixels as the planner
+shard          one task: read, decode once, resize to every size, write, commit
+readahead      reads images while earlier ones are decoded
+watchdog       ends a worker whose decoder hangs
+tasks          the Dask tasks, one for each shard
+finish         status, table and the record that the split is complete
+verify         compares every object with its record
+repair         restores damaged objects
+redecode       decodes rows again and compares them with the store
 """

@@ -1,7 +1,7 @@
-"""Before the first picture is read: the recipe, the plan, and all that follows from them.
+"""Planning: the recipe, the plan, and all that follows from them, before any image is read.
 
-The planner runs under the split's lease, in the process of the person who asked. Everything it
-writes is written again, the same, by a run that found a broken one's leftovers.
+The planner runs under the split's lease, in the process of the user. It is idempotent: a run that
+finds the leftovers of an interrupted one writes the same again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.store.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a person may choose about a store. None: as the store has it, or the default."""
+    """The options of a store. None: as the store has it, or the default of a new one."""
 
     sizes: tuple[int, ...] = (72, 224, 288)
     fit: str | None = None
@@ -73,60 +73,60 @@ DEFAULTS = {
 
 
 def new_run(split: str) -> str:
-    """A name for a run, by which its temp files and tasks are told from others'."""
+    """Return a unique name for a run, which marks its temporary files and tasks."""
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
 
 NO_CLASSES = Classes((), ())
-"""Of a source that is not looked at, because its splits were listed before."""
+"""The classes of a source that is not read again, because its splits were listed before."""
 
 
 def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLASSES) -> Recipe:
-    """The store's recipe, made from *choices* and *classes* if the store is new.
+    """Return the store's recipe, made from *choices* and *classes* if the store is new.
 
     Raises:
-        StoreMismatchError: The store has another one, or this machine makes other pixels.
+        StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    kept = _kept_recipe(objects)
-    if kept is None:
-        asked = _asked_recipe(choices, None, classes)
-        if objects.put_new(layout.RECIPE, asked.encode()):
-            return asked
-        kept = records.load_recipe(objects)  # another split's planner was faster
-    recipe.check_same(kept, _asked_recipe(choices, kept, classes.shown()))
-    return kept
+    stored = _stored_recipe(objects)
+    if stored is None:
+        requested = _requested_recipe(choices, None, classes)
+        if objects.put_new(layout.RECIPE, requested.encode()):
+            return requested
+        stored = records.load_recipe(objects)  # another split's planner has written it meanwhile
+    recipe.check_same(stored, _requested_recipe(choices, stored, classes.shown()))
+    return stored
 
 
 def check_choices(objects: Objects, choices: Choices) -> None:
-    """Refuse what no store can be, or this one is not, before anything is listed.
+    """Check *choices* against the store before anything is listed.
 
     Raises:
         ValueError: A choice makes no sense.
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    kept = _kept_recipe(objects)
-    asked = _asked_recipe(choices, kept, NO_CLASSES)
-    if kept is not None:
-        recipe.check_same(kept, asked)
+    stored = _stored_recipe(objects)
+    requested = _requested_recipe(choices, stored, NO_CLASSES)
+    if stored is not None:
+        recipe.check_same(stored, requested)
 
 
 def source_rules(objects: Objects) -> int:
-    """Return the version of the listing rules that the store's samples are listed by."""
-    kept = _kept_recipe(objects)
-    return recipe.LISTING_RULES if kept is None else kept.listing_rules
+    """Return the version of the listing rules for the store's samples."""
+    stored = _stored_recipe(objects)
+    return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, choices: Choices) -> int | None:
-    """Return the bytes of the longest file that is read for an image; None: there is no limit."""
-    kept = _kept_recipe(objects)
-    if kept is not None:
-        return kept.max_image_bytes
+    """Return the length in bytes of the longest image that is read; None: no limit."""
+    stored = _stored_recipe(objects)
+    if stored is not None:
+        return stored.max_image_bytes
     return choices.max_image_bytes or recipe.MAX_IMAGE_BYTES
 
 
-def _kept_recipe(objects: Objects) -> Recipe | None:
+def _stored_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
     if records.splits(objects):
@@ -136,25 +136,25 @@ def _kept_recipe(objects: Objects) -> Recipe | None:
     return None
 
 
-def _asked_recipe(choices: Choices, kept: Recipe | None, classes: Classes) -> Recipe:
+def _requested_recipe(choices: Choices, stored: Recipe | None, classes: Classes) -> Recipe:
     def chosen(name: str) -> object:
         value = getattr(choices, name)
         if value is not None:
             return value
-        return DEFAULTS[name] if kept is None else getattr(kept, name)
+        return DEFAULTS[name] if stored is None else getattr(stored, name)
 
-    serves = max(choices.sizes) if kept is None else kept.serves
+    serves = max(choices.sizes) if stored is None else stored.serves
     if choices.serves is not None:
         serves = choices.serves
     fields = {name: chosen(name) for name in DEFAULTS}
-    versions = _versions(kept)
+    versions = _versions(stored)
     rules = versions.get("decode_rules", recipe.DECODE_RULES)
-    made = probe.probe(str(fields["filter"]), rules=rules)
+    probed = probe.probe(str(fields["filter"]), rules=rules)
     return Recipe(
         **fields,  # type: ignore[arg-type]
         serves=serves,
-        decoder=made.decoder,
-        resizer=made.resizer,
+        decoder=probed.decoder,
+        resizer=probed.resizer,
         software=probe.description(),
         classes=classes.pairs,
         class_numbers=classes.numbers,
@@ -162,22 +162,25 @@ def _asked_recipe(choices: Choices, kept: Recipe | None, classes: Classes) -> Re
     )
 
 
-def _versions(kept: Recipe | None) -> dict[str, int]:
-    """Return the versions that the store of recipe *kept* goes on with; none for a new store."""
+def _versions(stored: Recipe | None) -> dict[str, int]:
+    """Return the versions that a store keeps, by recipe field; empty for a new store."""
     names = ("format", "decode_rules", "listing_rules")
-    return {} if kept is None else {name: getattr(kept, name) for name in names}
+    return {} if stored is None else {name: getattr(stored, name) for name in names}
 
 
 def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:
-    """Where the split's rows come from, if the source has not changed since they were listed.
+    """Return the origin of the split's rows if the source has not changed since it was listed.
 
-    This is the cached listing: with it a rerun need not look at a million files again.
+    This is a cache of the listing: with it a rerun need not list a million files again.
 
     Args:
         objects: The store.
         split: The split.
-        source: What was named now.
-        root: Where its bytes are read: its own root, or the spool's folder.
+        source: The source of this run.
+        root: The folder or URL that images are read from: the source's root, or the spool.
+
+    Returns:
+        The origin; None if the source must be listed again.
     """
     try:
         origin = known_origin(objects, records.load_plan(objects, split))
@@ -196,30 +199,30 @@ class Listed:
     runs: list[tuple[str, int, int]]
     """(class, start, stop) over the sorted samples."""
     evidence: Evidence = field(default_factory=Evidence)
-    """On what the samples' classes rest, and what was passed over."""
+    """The evidence for the samples' classes, and the files that were passed over."""
 
     @property
     def passed(self) -> dict[str, tuple[int, str]]:
-        """Why files are no samples -> how many, and the name of the first."""
+        """The files that were passed over, by reason: their number and the name of the first."""
         return {why: (seen.count, seen.first) for why, seen in self.evidence.passed.items()}
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all images."""
+        """The number of bytes of all images."""
         return int(pc.sum(self.table["num_bytes"]).as_py() or 0)
 
     @property
     def wnids(self) -> list[str]:
-        """The classes, sorted; a sample without one has none."""
+        """The wnids of the labelled samples, sorted."""
         return sorted({name for name, _, _ in self.runs if name != UNLABELLED})
 
 
 def read_listing(table: pa.Table) -> Listed:
-    """Work out what a plan needs to know of a listing that is sorted by key."""
-    pa.default_memory_pool().release_unused()  # the pieces it was sorted from: half of all memory
+    """Return the digest, the classes and the evidence of a listing that is sorted by key."""
+    pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
     evidence = Evidence.decode(table.schema.metadata)
-    if not evidence.seen:  # of class folders, whose names are all there is to say
+    if not evidence.seen:  # class folders: their names are the only evidence
         for name, start, stop in runs:
             evidence.add_class(name, Basis("folder"), stop - start)
     return Listed(table, listing_digest(table), runs, evidence)
@@ -229,12 +232,12 @@ def classes_of(listed: Mapping[str, tuple[Source, Listed]], rules: int) -> Class
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Raises:
-        SourceError: What their samples say is ambiguous or contradicts itself.
+        SourceError: The classes of the samples are ambiguous or contradictory.
     """
     return settle_classes(
         {
-            split: SplitClasses(one.evidence, source.class_table(), source.words())
-            for split, (source, one) in listed.items()
+            split: SplitClasses(listing.evidence, source.class_table(), source.words())
+            for split, (source, listing) in listed.items()
         },
         rules,
     )
@@ -243,12 +246,12 @@ def classes_of(listed: Mapping[str, tuple[Source, Listed]], rules: int) -> Class
 def make_plan(
     objects: Objects, split: str, recipe: Recipe, listed: Listed, origin: Origin, seed: int
 ) -> Plan:
-    """Write the plan of a split, its rows, labels and metadata; or check those that are there.
+    """Write the plan of a split, its rows and labels, or check the plan that exists.
 
     Raises:
         StoreMismatchError: The split was planned from another listing or order.
     """
-    asked = Plan(
+    requested = Plan(
         split=split,
         recipe=recipe.digest,
         num_rows=listed.table.num_rows,
@@ -258,27 +261,27 @@ def make_plan(
         shard_rows=recipe.shard_rows,
         format=recipe.format,
     )
-    if not objects.put_new(layout.plan(split), asked.encode()):
-        plan.check_same(records.load_plan(objects, split), asked)
+    if not objects.put_new(layout.plan(split), requested.encode()):
+        plan.check_same(records.load_plan(objects, split), requested)
     labels = _labels(listed, recipe)
-    order = row_order(asked.num_rows, seed)
+    order = row_order(requested.num_rows, seed)
     write_labels(objects, split, labels[order])
-    # Last: a run that finds the rows does not plan again.
-    write_rows(objects, asked, origin, listed.table, labels, order)
-    return asked
+    # Last, since a run that finds the source index does not plan again.
+    write_rows(objects, requested, origin, listed.table, labels, order)
+    return requested
 
 
 def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> None:
-    """Write the labels, (num_rows,) int32 in the order of rows, if they are not there."""
+    """Write the labels, (num_rows,) int32 in the order of rows, unless they exist already."""
     for name, data in arrays.label_array(split, labels):
         put_changed(objects, name, data)
 
 
 def restore_labels(objects: Objects, plan: Plan) -> None:
-    """Write the labels of a split that is not finished again, as its rows have them.
+    """Write the labels of an unfinished split again, from its source index.
 
     Raises:
-        StoreError: The rows are not there.
+        StoreError: The source index is missing or damaged.
     """
     rows = Rows(objects, plan)
     labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
@@ -287,32 +290,32 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
 
 
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write what lets any zarr reader open the split, and the copy of its documents.
+    """Write the zarr metadata of the split, and the ledger's copies of its documents.
 
-    Everything that was planned is durable after this: shards may rely on it.
+    The whole plan is durable afterwards, so tasks may rely on it.
     """
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
     ledger = records.read_ledger(objects, plan.split)
     if ledger.what is not None:
         copies = {layout.RECIPE: recipe.encode(), layout.plan(plan.split): plan.encode()}
-        left = {name: text for name, text in ledger.copies.items() if name not in copies}
-        data = records.encode_ledger((copies | left).items())
+        other_copies = {name: text for name, text in ledger.copies.items() if name not in copies}
+        data = records.encode_ledger((copies | other_copies).items())
         objects.put(layout.ledger(plan.split), data)
     for name in (layout.RECIPE, layout.plan(plan.split)):
         objects.sync(name.rpartition("/")[0])
 
 
 def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
-    """Refuse a run that cannot end well for want of room.
+    """Refuse a run for which the store has too little free space.
 
     Args:
         objects: The store.
-        recipe: Says whether *needed* is exact, or a compressed store will need less.
-        needed: Bytes that are to be written, uncompressed.
+        recipe: The recipe. Only uncompressed stores are checked: others may need less.
+        needed: Number of bytes to be written, uncompressed.
 
     Raises:
-        StoreError: There is less room than that.
+        StoreError: There are fewer free bytes than *needed*.
     """
     room = objects.room()
     if room is not None and recipe.codec == "none" and needed > room:
@@ -323,7 +326,7 @@ def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
 
 
 def check_spool_room(objects: Objects, needed: int) -> None:
-    """Refuse to stream a source that the spool has no room for.
+    """Refuse to stream a source for which the spool has too little free space.
 
     Raises:
         StoreError: There are fewer free bytes than *needed*.
@@ -336,26 +339,26 @@ def check_spool_room(objects: Objects, needed: int) -> None:
         )
 
 
-def check_seed(kept: Plan, seed: int) -> None:
+def check_seed(stored: Plan, seed: int) -> None:
     """Check that a split was planned with *seed*.
 
     Raises:
-        StoreMismatchError: It was planned with another.
+        StoreMismatchError: The split was planned with another seed.
     """
-    plan.check_same(kept, replace(kept, seed=seed))
+    plan.check_same(stored, replace(stored, seed=seed))
 
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
-    """Bytes of an uncompressed shard object that holds *num_rows* rows."""
+    """Return the number of bytes of an uncompressed shard object with *num_rows* rows."""
     chunks = -(-num_rows // recipe.chunk_rows)
     index = recipe.shard_rows // recipe.chunk_rows * 16 + 4
     return chunks * (recipe.chunk_rows * size * size * 3 + 4) + index
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
-    """The classes of sorted keys, as (class, start, stop), found by bisection.
+    """Return the classes of sorted keys, as (class, start, stop), found by bisection.
 
-    A million keys of a thousand classes are looked at a few thousand times, not a million.
+    For a million keys of a thousand classes it reads a few thousand keys, not a million.
     """
     column = keys.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
@@ -371,11 +374,12 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
 
 
 def _bisect(column: pa.Array, text: str, low: int) -> int:
-    # First place in [low, len) whose key is not below *text*, bytewise: gallop, then halve.
-    wanted = text.encode()
+    # The first index in [low, len) whose key is not below *text*, bytewise. The step doubles first,
+    # then the interval is halved: runs of a class are short compared with the column.
+    target = text.encode()
 
-    def below(place: int) -> bool:
-        return bool(column[place].as_py().encode() < wanted)
+    def below(index: int) -> bool:
+        return bool(column[index].as_py().encode() < target)
 
     step = 1
     while low + step < len(column) and below(low + step):
@@ -391,14 +395,14 @@ def _bisect(column: pa.Array, text: str, low: int) -> int:
 
 
 def _labels(listed: Listed, recipe: Recipe) -> NDArray[np.int32]:
-    place = {wnid: label for label, wnid in enumerate(recipe.wnids)}
-    unknown = [name for name in listed.wnids if name not in place]
+    label_of = {wnid: label for label, wnid in enumerate(recipe.wnids)}
+    unknown = [name for name in listed.wnids if name not in label_of]
     if unknown:
         raise StoreMismatchError(
-            f"{len(unknown)} classes are not in the store's {len(place)}: {unknown[:5]}."
+            f"{len(unknown)} classes are not in the store's {len(label_of)}: {unknown[:5]}."
             " A split may show fewer classes than the first one, not others."
         )
     labels = np.full(listed.table.num_rows, -1, np.int32)
     for name, start, stop in listed.runs:
-        labels[start:stop] = place.get(name, -1)
+        labels[start:stop] = label_of.get(name, -1)
     return labels

@@ -1,4 +1,4 @@
-"""What a worker is asked before it gets shards: does it see and make the same as the planner?"""
+"""Checks on a worker before it gets shards: it must see and make the same as the planner."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def join(work: Work) -> None:
     """Open the store and the source of *work* in this process, as its tasks will.
 
     Raises:
-        StoreError: The store here is not the one where the run was begun.
-        StoreMismatchError: Pictures come out otherwise here.
-        SourceError: The source is not here.
+        StoreError: The folder on this machine is not the store in which the run was started.
+        StoreMismatchError: This machine decodes or resizes to other pixels than the planner.
+        SourceError: The source does not exist on this machine.
     """
     check_begun(work.store, work.run)
     space = workspace(work)

@@ -1,11 +1,11 @@
 """Reads a shard's images while earlier ones are decoded.
 
-Images are read in groups, one future a group: a local disk gets one thread a task and a little
-depth, a remote source many, since each read there waits for a round trip. Groups are cut by bytes,
-too, so that large images do not pile up.
+Images are read in groups, one future for each group. A local disk gets one thread for each task and
+a little depth; a remote source gets many, since each read there waits for a round trip. Groups are
+limited in bytes, too, so that large images do not pile up in memory.
 
-What is no image by its first bytes, or is longer than the recipe allows, is not read whole: a film
-in a class folder would fill the memory before anybody could say that it is one.
+A file whose first bytes are of no image, or that is longer than the recipe allows, is not read as a
+whole: a video in a class folder would fill the memory before its format could be reported.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LOCAL_DEPTH = 2
 REMOTE_DEPTH = 16
 GROUP = 16
 GROUP_BYTES = 32 * 2**20
-"""A group ends with the sample that takes it beyond so many bytes."""
+"""A group ends with the sample that takes it beyond this number of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A sample of which only the beginning was read, and which can be no readable picture."""
+    """A sample of which only the beginning was read, since it cannot be a readable image."""
 
     status: int
-    """A status of quarantine, as in `pipeline.images.decode`."""
+    """The quarantine status, as in `pipeline.images.decode`."""
     reason: str
 
 
@@ -52,10 +52,10 @@ def read_ahead(
 
     Args:
         reader: The source.
-        samples: What to read.
-        limit: Bytes of the longest sample that is read; None: everything is read whole.
-        remote: Whether a read waits for a network.
-        tries: How often an image is read before the error counts.
+        samples: The samples to read.
+        limit: Length in bytes of the longest sample that is read; None: no limit.
+        remote: True if a read waits for a network.
+        tries: Number of times that an image is read before the error counts.
         pause: Seconds before the second try; each further one waits four times as long.
 
     Raises:
@@ -68,14 +68,16 @@ def read_ahead(
     groups = _groups(samples, limit)
     depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
     with ThreadPoolExecutor(depth if remote else 1, "read-ahead") as pool:
-        waiting: deque[Future[list[bytes | Unread]]] = deque()
+        pending: deque[Future[list[bytes | Unread]]] = deque()
         try:
-            waiting.extend(pool.submit(read_group, group) for group in islice(groups, depth))
-            while waiting:
-                yield from waiting.popleft().result()
-                waiting.extend(pool.submit(read_group, group) for group in islice(groups, 1))
+            # At most *depth* groups are in flight: each result makes room for one more.
+            pending.extend(pool.submit(read_group, group) for group in islice(groups, depth))
+            while pending:
+                yield from pending.popleft().result()
+                pending.extend(pool.submit(read_group, group) for group in islice(groups, 1))
         finally:
-            for future in waiting:
+            # The consumer may stop early, or fail: reads that have not begun are not needed then.
+            for future in pending:
                 future.cancel()
 
 
@@ -95,16 +97,16 @@ def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sampl
 def read_patiently(
     reader: Reader, sample: Sample, limit: int | None, tries: int, pause: float
 ) -> bytes | Unread:
-    """Read one image, again after a pause if the source failed.
+    """Read one image, and retry after a pause if the source fails.
 
     Raises:
-        ReadError: The last try failed too.
+        ReadError: The last try failed, too.
     """
-    for tried in range(tries - 1):
+    for attempt in range(tries - 1):
         try:
             return read_sample(reader, sample, limit)
         except ReadError:
-            time.sleep(pause * 4**tried)
+            time.sleep(pause * 4**attempt)
     return read_sample(reader, sample, limit)
 
 
@@ -113,11 +115,11 @@ def read_sample(reader: Reader, sample: Sample, limit: int | None) -> bytes | Un
 
     Args:
         reader: The source.
-        sample: What to read.
-        limit: Bytes of the longest image that is read; None: every one is read whole.
+        sample: The sample to read.
+        limit: Length in bytes of the longest image that is read; None: no limit.
 
     Raises:
-        ReadError: It cannot be read, or is not what was listed.
+        ReadError: The image cannot be read, or is not what was listed.
     """
     if limit is not None and sample.num_bytes > min(limit, SMALL_BYTES):
         head = reader.read_head(sample.path, sample.offset, sample.num_bytes, HEAD_BYTES)
@@ -128,22 +130,22 @@ def read_sample(reader: Reader, sample: Sample, limit: int | None) -> bytes | Un
 
 
 def judge_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
-    """Say why a long sample need not be read whole; None: it must be.
+    """Return why a long sample need not be read as a whole; None: it must be read.
 
     Args:
-        head: Its first `HEAD_BYTES`.
-        num_bytes: Its length, more than `SMALL_BYTES` or than *limit*.
-        limit: Bytes of the longest image that is read.
+        head: The first `HEAD_BYTES` of the sample.
+        num_bytes: Length of the sample in bytes, more than `SMALL_BYTES` or than *limit*.
+        limit: Length in bytes of the longest image that is read.
     """
     error = _format_error(head)
     if num_bytes <= limit:
         return None if error is None else Unread(error.status, error.reason)
-    named = format_of(head)
-    begins = "" if named is None else f"; it begins as {named.phrase}"
+    detected = format_of(head)
+    beginning = "" if detected is None else f"; it begins as {detected.phrase}"
     return Unread(
         UNSUPPORTED if error is None else error.status,
         f"{num_bytes:,} bytes, more than are read for an image ({limit:,}, --max-image-bytes)"
-        f"{begins}",
+        f"{beginning}",
     )
 
 

@@ -1,6 +1,6 @@
-"""Decoding rows again from the source, to compare them with what a store holds.
+"""Decodes rows again from the source, to compare them with a store.
 
-The store is read by zarr here, not by the code that wrote it: two ways must meet.
+The store is read by zarr here, not by the code that wrote it, as an independent check.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     Args:
         objects: The store.
         split: A finished split.
-        num_rows: How many rows, spread over the split; always the same ones.
+        num_rows: Number of rows, spread over the split; always the same ones.
 
     Raises:
-        StoreError: The split is not finished, or where its source is is not known.
+        StoreError: The split is not finished, or the location of its source is unknown.
         StoreMismatchError: This machine makes other pixels than the recipe.
     """
     done = records.load_done(objects, split)
@@ -80,29 +80,29 @@ def _differences(
     if checksum != line["crc32c"]:
         yield Problem(image, f"{row}: its bytes are not those that were committed")
         return
-    status, pixels = _paint(space, data, line["status"])
+    status, pixels = _render(space, data, line["status"])
     if status != line["status"]:
         yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
         return
-    for size, made in pixels.items():
+    for size, expected_pixels in pixels.items():
         stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
-        if stored.tobytes() != made:
+        if stored.tobytes() != expected_pixels:
             yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
 
 
-def _paint(
+def _render(
     space: Workspace, data: bytes | Unread, expected: object
 ) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe
-    black = {size: bytes(size * size * 3) for size in space.work.sizes}
-    if expected in (CRASHED, TIMEOUT):  # never give it to a decoder again
-        return int(str(expected)), black
+    zero_rows = {size: bytes(size * size * 3) for size in space.work.sizes}
+    if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before: do not decode it
+        return int(str(expected)), zero_rows
     if isinstance(data, Unread):
-        return data.status, black
+        return data.status, zero_rows
     try:
         decoded = decode(data, **recipe.decoding)
     except DecodeError as e:
-        return e.status, black
+        return e.status, zero_rows
     return READABLE, {
-        size: resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in black
+        size: resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in zero_rows
     }

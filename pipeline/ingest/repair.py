@@ -1,9 +1,9 @@
-"""Bringing back just what is damaged, from the cheapest place that still has it.
+"""Restores just the damaged objects, from the cheapest copy that is left.
 
-recipe, plan, commits     word for word from the ledger; a commit that has no copy there is made
-                          again with its whole shard
-parts of the table        from the table, else from the source
-shard objects             from the source, after its bytes were checked against the part
+recipe, plan, commits     byte for byte from the ledger; a commit without a copy there is made again
+                          with its whole shard
+parts of the table        from the table, otherwise from the source
+shard objects             from the source, after its bytes are checked against the part
 labels, status, table,    by the finish step, from the parts
 ledger, done, metadata
 """
@@ -29,70 +29,72 @@ from pipeline.store.objects import Objects
 
 @dataclass(frozen=True)
 class Rebuild:
-    """What of one shard is to be made again from the source."""
+    """The objects of one shard that must be made again from the source."""
 
     shard: int
     sizes: tuple[int, ...]
     part: bool
 
 
-def restore_records(objects: Objects, found: Found) -> list[str]:
-    """Write the damaged records that a copy was found of; returns their names."""
-    copies = {layout.commit(found.split, s): c.encode() for s, c in found.commits.items()}
-    if found.recipe is not None:
-        copies[layout.RECIPE] = found.recipe.encode()
-    if found.plan is not None:
-        copies[layout.plan(found.split)] = found.plan.encode()
-    names = [problem.name for problem in found.problems if problem.name in copies]
+def restore_records(objects: Objects, split_records: Found) -> list[str]:
+    """Write the damaged records of which a copy exists, and return their names."""
+    copies = {
+        layout.commit(split_records.split, s): c.encode() for s, c in split_records.commits.items()
+    }
+    if split_records.recipe is not None:
+        copies[layout.RECIPE] = split_records.recipe.encode()
+    if split_records.plan is not None:
+        copies[layout.plan(split_records.split)] = split_records.plan.encode()
+    names = [problem.name for problem in split_records.problems if problem.name in copies]
     for name in names:
         objects.put(name, copies[name])
     return names
 
 
-def restore_parts(objects: Objects, found: Found, problems: Iterable[Problem]) -> list[str]:
-    """Cut damaged parts out of the whole table again; returns the names of those that fit."""
+def restore_parts(objects: Objects, split_records: Found, problems: Iterable[Problem]) -> list[str]:
+    """Restore damaged table parts from the whole table, and return the names of those."""
     bad = {problem.name for problem in problems}
-    name = layout.table(found.split)
-    damaged = [kept for kept in found.commits.values() if kept.table.name in bad]
+    name = layout.table(split_records.split)
+    damaged = [commit for commit in split_records.commits.values() if commit.table.name in bad]
     if not damaged or name in bad or objects.size(name) is None:
         return []
     restored = []
     with objects.open(name) as file:
-        whole = _table(file, name, found)
-        if whole is None:  # vouched for by a record that somebody sealed: the source has the rows
+        whole_table = _table(file, name, split_records)
+        if whole_table is None:  # another program wrote it: use the source instead
             return []
-        for kept in damaged:
-            data = table.encode_table(table.read_rows(whole, kept.start, kept.stop))
-            if records.fingerprint(kept.table.name, data) == kept.table:
-                objects.put(kept.table.name, data)
-                restored.append(kept.table.name)
+        for commit in damaged:
+            data = table.encode_table(table.read_rows(whole_table, commit.start, commit.stop))
+            if records.fingerprint(commit.table.name, data) == commit.table:
+                objects.put(commit.table.name, data)
+                restored.append(commit.table.name)
     return restored
 
 
-def _table(file: BinaryIO, name: str, found: Found) -> pq.ParquetFile | None:
-    rows = None if found.plan is None else range(found.plan.num_rows)
+def _table(file: BinaryIO, name: str, split_records: Found) -> pq.ParquetFile | None:
+    rows = None if split_records.plan is None else range(split_records.plan.num_rows)
     try:
-        whole = open_parquet(file)
-        table.check_rows(whole, name, rows)
+        parquet = open_parquet(file)
+        table.check_rows(parquet, name, rows)
     except (pa.ArrowException, OSError, StoreDamagedError):
         return None
-    return whole
+    return parquet
 
 
-def plan_rebuilds(found: Found, problems: Iterable[Problem]) -> list[Rebuild]:
-    """What is to be made again from the source, by shard."""
+def plan_rebuilds(split_records: Found, problems: Iterable[Problem]) -> list[Rebuild]:
+    """Return the objects that must be made again from the source, by shard."""
     bad = {problem.name for problem in problems}
     rebuilds = []
-    for shard, kept in sorted(found.commits.items()):
-        sizes = tuple(int(size) for size, w in kept.arrays.items() if w.name in bad)
-        part = kept.table.name in bad
+    for shard, commit in sorted(split_records.commits.items()):
+        sizes = tuple(int(size) for size, w in commit.arrays.items() if w.name in bad)
+        part = commit.table.name in bad
         if sizes or part:
             rebuilds.append(Rebuild(shard, sizes, part))
     return rebuilds
 
 
 def rebuild_jobs(work: Work, rebuilds: Iterable[Rebuild]) -> list[Job]:
-    """The tasks that make them."""
+    """Return the jobs that carry out *rebuilds*."""
     return [
         Job(
             f"repair-{work.split}-{rebuild.shard:06d}",
@@ -104,19 +106,22 @@ def rebuild_jobs(work: Work, rebuilds: Iterable[Rebuild]) -> list[Job]:
     ]
 
 
-def lost_shards(found: Found, problems: Iterable[Problem]) -> list[int]:
-    """The shards whose commit is damaged, and of which there is no copy: they are made anew."""
+def lost_shards(split_records: Found, problems: Iterable[Problem]) -> list[int]:
+    """Return the shards whose commit is damaged and has no copy; they are prepared again."""
     bad = {problem.name for problem in problems}
-    shards = range(0 if found.plan is None else found.plan.num_shards)
-    lost = [shard for shard in shards if shard not in found.commits]
-    return [shard for shard in lost if layout.commit(found.split, shard) in bad]
+    shards = range(0 if split_records.plan is None else split_records.plan.num_shards)
+    lost = [shard for shard in shards if shard not in split_records.commits]
+    return [shard for shard in lost if layout.commit(split_records.split, shard) in bad]
 
 
-def planned_sizes(objects: Objects, found: Found) -> tuple[int, ...]:
-    """The sizes that shards have or are to have, as far as can be told from what is left."""
-    known = {*verify.committed_sizes(found), *(found.done.sizes if found.done else ())}
-    if known:
-        return tuple(sorted(known))
-    folder = f"{layout.IMAGES}/{found.split}/"
+def planned_sizes(objects: Objects, split_records: Found) -> tuple[int, ...]:
+    """Return the sizes that shards have or should have, as far as the remaining records tell."""
+    sizes = {
+        *verify.committed_sizes(split_records),
+        *(split_records.done.sizes if split_records.done else ()),
+    }
+    if sizes:
+        return tuple(sorted(sizes))
+    folder = f"{layout.IMAGES}/{split_records.split}/"
     paths = (name.removeprefix(folder).split("/") for name in objects.names(folder.rstrip("/")))
     return tuple(sorted({int(path[0]) for path in paths if path[0].isdecimal()}))

@@ -1,10 +1,10 @@
-"""What one task does: one shard of every size, from the source's bytes to a commit.
+"""One task of `prepare`: one shard of every size, from the source's bytes to a commit.
 
     read -> crc32c -> decode once -> resize to each size -> chunk -> shard objects -> table part
     -> commit, last
 
-A task may run twice, or beside its own ghost: what it writes is decided by recipe, plan and
-source alone, appears whole or not at all, and the commit vouches only for what is durable.
+A task may run twice, or beside a lost copy of itself: recipe, plan and source alone determine what
+it writes, each object appears complete or not at all, and the commit vouches only for durable ones.
 """
 
 from __future__ import annotations
@@ -50,46 +50,46 @@ from pipeline.urls import is_url
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all tasks of a run share. Small: it travels with each of them."""
+    """The arguments that all tasks of a run share. It is small, since each task carries it."""
 
     store: str
     split: str
     run: str
     sizes: tuple[int, ...]
     image_seconds: float = 60.0
-    """A picture that takes longer is hung."""
+    """The time limit in seconds for decoding one image."""
     image_memory: int = 4 * 2**30
-    """Bytes that the child may use that decodes pictures one by one."""
+    """The memory limit in bytes of the child that decodes image by image."""
     watched: bool = True
-    """Whether somebody restarts a worker that a picture has hung."""
+    """True if a nanny restarts workers, so that the watchdog may end a hung one."""
     code: str = ""
-    """What `pipeline.code_digest.digest` says where the run was begun; empty = any will do."""
+    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
     read_tries: int = 4
     read_pause: float = 0.5
-    """Seconds before the second try to read an image."""
+    """The seconds before the second try to read an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a task says of its shard, in a few hundred bytes."""
+    """A summary of a task, of a few hundred bytes."""
 
     shard: int
     num_rows: int
     counts: dict[str, int]
-    """Rows by status, in words."""
+    """The number of rows by status, in words."""
     bytes_in: int = 0
     bytes_out: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: read, decode, resize, write, sync."""
+    """The seconds spent in each stage: read, decode, resize, write, sync."""
     host: str = ""
     isolated: bool = False
     made: tuple[str, ...] = ()
-    """The objects that were written; none if the shard was whole already."""
+    """The names of the objects that were written; empty if the shard was complete before."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a picture was."""
+    """The properties of a decoded image."""
 
     width: int
     height: int
@@ -99,35 +99,35 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was written of one shard, and what was seen."""
+class ShardResult:
+    """The objects that a task writes for one shard, and the counts of its rows."""
 
     arrays: dict[int, Written]
     """The shard object of each size."""
     part: Written | None
-    """The table part, where it was wanted."""
+    """The table part; None if only shard objects are written."""
     counts: dict[str, int]
-    """Rows by status, in words."""
+    """The number of rows by status, in words."""
     bytes_in: int
 
     @property
     def objects(self) -> list[Written]:
-        """All of it."""
+        """All objects, the shard objects first."""
         return [*self.arrays.values(), *([] if self.part is None else [self.part])]
 
 
-Paint = Callable[[bytes], tuple[Facts, list[bytes]]]
-"""Turns an image's bytes into the squares of every size, or raises DecodeError."""
+Render = Callable[[bytes], tuple[Facts, list[bytes]]]
+"""A function from an image's bytes to its squares of every size; it raises DecodeError."""
 
 
 class Workspace:
-    """What a worker keeps open between the tasks of a run."""
+    """The open files and readers that a worker keeps between the tasks of a run."""
 
     def __init__(self, work: Work) -> None:
         """Open the store and check that this machine makes the recipe's pixels.
 
         Raises:
-            StoreMismatchError: It does not.
+            StoreMismatchError: This machine makes other pixels, or runs other code.
         """
         self.work = work
         code_digest.check(work.code)
@@ -145,13 +145,14 @@ workspace = functools.lru_cache(maxsize=2)(Workspace)
 
 
 def check_begun(store: str, run: str) -> None:
-    """Refuse a folder that is not the one in which the run was begun, or whose run has ended.
+    """Check that *store* is the folder in which the run was started, and that the run goes on.
 
     Raises:
-        StoreError: With what every machine needs.
+        StoreError: It is another folder of the same path, or the run has ended.
     """
-    begun = Path(store) / layout.TEMPORARY / run
-    if not is_url(store) and not begun.is_dir():
+    # Each run has a folder for its temporary files: another machine's local disk has none.
+    run_folder = Path(store) / layout.TEMPORARY / run
+    if not is_url(store) and not run_folder.is_dir():
         raise StoreError(
             f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
             " or the run has ended. Every machine must have the same folder under the same path:"
@@ -159,11 +160,13 @@ def check_begun(store: str, run: str) -> None:
         )
 
 
-def _check_pixels(kept: recipe.Recipe) -> None:
-    made = probe.probe(kept.filter, rules=kept.decode_rules)
-    here = replace(kept, decoder=made.decoder, resizer=made.resizer, software=probe.description())
+def _check_pixels(stored: recipe.Recipe) -> None:
+    probed = probe.probe(stored.filter, rules=stored.decode_rules)
+    local = replace(
+        stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
+    )
     try:
-        recipe.check_same(kept, here)
+        recipe.check_same(stored, local)
     except StoreMismatchError as e:
         raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 
@@ -172,14 +175,14 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     """Make one shard at every size that it lacks, and commit it.
 
     Args:
-        work: What the run is.
-        shard: Which shard.
-        isolated: Decode picture by picture in a child with limits on time and memory, and
-            quarantine what fails there twice.
+        work: The arguments of the run.
+        shard: Number of the shard.
+        isolated: Decode image by image in a child with limits on time and memory, and quarantine
+            images that fail there twice.
 
     Raises:
-        ReadError: An image could not be read, several times; nothing is committed.
-        StoreMismatchError: The source's bytes are not those of before.
+        ReadError: An image could not be read after several tries; nothing is committed.
+        StoreMismatchError: The source's bytes differ from those committed before.
         StoreError: The store could not be written.
     """
     check_begun(work.store, work.run)
@@ -190,99 +193,102 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     missing = [size for size in work.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
         return _report(before, isolated=isolated)
-    made, watch = _make(space, shard, missing, before, isolated=isolated)
-    after = _commit(space, shard, before, made, watch)
+    result, watch = _make(space, shard, missing, before, isolated=isolated)
+    after = _commit(space, shard, before, result, watch)
     space.objects.put(layout.commit(work.split, shard), after.encode())
     watch.lap("sync")
     return _report(
         after,
         isolated=isolated,
-        made=tuple(
+        written_names=tuple(
             written.name
             for written in after.objects
             if before is None or written not in before.objects
         ),
         seconds=watch.seconds,
-        bytes_in=made.bytes_in,
+        bytes_in=result.bytes_in,
     )
 
 
 def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool) -> Report:
-    """Make again the damaged objects of a committed shard, and nothing else.
+    """Make the damaged objects of a committed shard again, and nothing else.
 
     Args:
-        work: What the run is.
-        shard: Which shard; its commit must be whole.
+        work: The arguments of the run.
+        shard: Number of the shard; its commit must be intact.
         sizes: The sizes whose shard object is damaged.
-        part: Whether the table part is damaged.
+        part: True if the table part is damaged.
 
     Raises:
-        StoreMismatchError: What the source gives now is not what was committed.
+        StoreMismatchError: The objects made from the source now differ from the commit.
     """
     space = workspace(work)
-    kept = records.load_commit(space.objects, work.split, shard)
-    if kept is None or not records.belongs(space.plan, kept):
+    commit = records.load_commit(space.objects, work.split, shard)
+    if commit is None or not records.belongs(space.plan, commit):
         raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
-    # Which pictures must not be decoded again the part would say; that there are any, the commit.
-    poisonous = part and any(STATUS_WORDS[word] in kept.counts for word in (CRASHED, TIMEOUT))
-    # What was hung then is to be hung now.
-    limit = work.image_seconds if kept.image_seconds is None else kept.image_seconds
+    # The damaged part listed the images that crashed or hung a decoder; the commit only counts
+    # them. If there are any, every image is decoded in a sandbox.
+    isolated = part and any(STATUS_WORDS[word] in commit.counts for word in (CRASHED, TIMEOUT))
+    # The time limit of the commit, so that the same images time out again.
+    limit = work.image_seconds if commit.image_seconds is None else commit.image_seconds
     space = workspace(replace(work, image_seconds=limit))
 
-    def approve(made: Made) -> None:
-        wrong = [written.name for written in made.objects if written not in kept.objects]
+    def approve(result: ShardResult) -> None:
+        wrong = [written.name for written in result.objects if written not in commit.objects]
         if wrong:
             raise StoreMismatchError(
                 f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
                 " source or the software has changed since."
             )
 
-    before = None if part else kept
-    made, watch = _make(space, shard, sizes, before, isolated=poisonous, approve=approve)
-    return _report(kept, made=tuple(w.name for w in made.objects), seconds=watch.seconds)
+    before = None if part else commit
+    result, watch = _make(space, shard, sizes, before, isolated=isolated, approve=approve)
+    return _report(
+        commit, written_names=tuple(w.name for w in result.objects), seconds=watch.seconds
+    )
 
 
 def _make(
     space: Workspace,
     shard: int,
     sizes: Sequence[int],
-    kept: Commit | None,
+    committed: Commit | None,
     *,
     isolated: bool,
-    approve: Callable[[Made], None] = lambda made: None,
-) -> tuple[Made, Stopwatch]:
-    # What was kept has a table part; without it, there is one to be made. Nothing that is there
-    # is replaced before it is approved.
+    approve: Callable[[ShardResult], None] = lambda result: None,
+) -> tuple[ShardResult, Stopwatch]:
+    # A commit has a table part; without a commit, one is made. No existing object is replaced
+    # before *approve* accepts the new ones.
     watch = Stopwatch()
-    known = None if kept is None else _part(space, kept)
+    committed_part = None if committed is None else _part(space, committed)
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
-        paint = stack.enter_context(_painter(space, sizes, watch, isolated=isolated))
-        lines = _fill(space, shard, composers, paint, known, watch)
+        render = stack.enter_context(_renderer(space, sizes, watch, isolated=isolated))
+        lines = _fill(space, shard, composers, render, committed_part, watch)
         finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
         part = None
-        if kept is None:
+        if committed is None:
             name, data = layout.part(space.work.split, shard), table.encode_part(lines)
             part = records.fingerprint(name, data)
             finishing.append(functools.partial(space.objects.put, name, data))
-        made = Made(
+        result = ShardResult(
             {size: composer.end() for size, composer in zip(sizes, composers, strict=True)},
             part,
             dict(Counter(STATUS_WORDS[line.status] for line in lines)),
             sum(line.num_bytes for line in lines),
         )
-        approve(made)
-        # Where each only waits for the disk, it is one wait.
+        approve(result)
+        # Finishing an object waits for the disk; in parallel all of them wait once.
         at_once = len(finishing) if space.objects.finish_together else 1
         with ThreadPoolExecutor(at_once, "finish") as pool:
             for finished in [pool.submit(finish) for finish in finishing]:
                 finished.result()
     watch.lap("sync")
-    return made, watch
+    return result, watch
 
 
-def _part(space: Workspace, kept: Commit) -> pa.Table:
-    return table.load_part(space.objects, kept.table.name, space.plan.rows(kept.shard))
+def _part(space: Workspace, commit: Commit) -> pa.Table:
+    return table.load_part(space.objects, commit.table.name, space.plan.rows(commit.shard))
 
 
 @contextmanager
@@ -305,12 +311,12 @@ def _fill(
     space: Workspace,
     shard: int,
     composers: Sequence[ShardComposer],
-    paint: Paint,
-    known: pa.Table | None,
+    render: Render,
+    committed_part: pa.Table | None,
     watch: Stopwatch,
 ) -> list[Line]:
     samples = space.rows.shard(shard)
-    black = [bytes(composer.row_bytes) for composer in composers]
+    zero_rows = [bytes(composer.row_bytes) for composer in composers]
     lines: list[Line] = []
     work = space.work
     images = read_ahead(
@@ -322,33 +328,35 @@ def _fill(
         pause=work.read_pause,
     )
     with closing(images):
-        for place, (sample, data) in enumerate(zip(samples, images, strict=True)):
+        for position, (sample, data) in enumerate(zip(samples, images, strict=True)):
             watch.lap("read")
-            line, squares = _paint_row(space, sample, data, paint, known, place)
+            line, squares = _render_row(space, sample, data, render, committed_part, position)
             lines.append(line)
-            for composer, square in zip(composers, squares or black, strict=True):
+            for composer, square in zip(composers, squares or zero_rows, strict=True):
                 composer.append(square)
             watch.lap("write")
     return lines
 
 
-def _paint_row(
+def _render_row(
     space: Workspace,
     sample: Sample,
     data: bytes | Unread,
-    paint: Paint,
-    known: pa.Table | None,
-    place: int,
+    render: Render,
+    committed_part: pa.Table | None,
+    position: int,
 ) -> tuple[Line, list[bytes] | None]:
     checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
-    expected = _expected(sample, checksum, known, place)
-    if expected in (CRASHED, TIMEOUT):  # never give it to the decoder again
-        return _quarantined(space, sample, checksum, expected, _reason(known, place)), None
+    expected = _expected(sample, checksum, committed_part, position)
+    if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before
+        return _quarantined(
+            space, sample, checksum, expected, _reason(committed_part, position)
+        ), None
     squares = None
     try:
         if isinstance(data, Unread):
             raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
-        facts, squares = paint(data)
+        facts, squares = render(data)
     except DecodeError as e:
         line = _quarantined(space, sample, checksum, e.status, e.reason)
     else:
@@ -363,30 +371,30 @@ def _paint_row(
 
 
 def _expected(
-    sample: Sample, checksum: int | None, known: pa.Table | None, place: int
+    sample: Sample, checksum: int | None, committed_part: pa.Table | None, position: int
 ) -> int | None:
     if checksum is not None and sample.crc32c not in (None, checksum):
         raise ReadError(
             f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
             f" {_hex(checksum)}, {_hex(sample.crc32c)} was written. Delete it, and prepare again."
         )
-    if known is None:
+    if committed_part is None:
         return None
-    if known["crc32c"][place].as_py() != checksum:
+    if committed_part["crc32c"][position].as_py() != checksum:
         raise StoreMismatchError(
             f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {_hex(checksum)}, was {_hex(known['crc32c'][place].as_py())}). Bring the"
-            " original image back."
+            f" (crc32c {_hex(checksum)}, was"
+            f" {_hex(committed_part['crc32c'][position].as_py())}). Bring the original image back."
         )
-    return int(known["status"][place].as_py())
+    return int(committed_part["status"][position].as_py())
 
 
 def _hex(checksum: int | None) -> str:
     return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
 
 
-def _reason(known: pa.Table | None, place: int) -> str:
-    return "" if known is None else str(known["reason"][place].as_py())
+def _reason(committed_part: pa.Table | None, position: int) -> str:
+    return "" if committed_part is None else str(committed_part["reason"][position].as_py())
 
 
 def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Facts) -> Line:
@@ -437,20 +445,20 @@ def _wnid(space: Workspace, sample: Sample) -> str:
 
 
 @contextmanager
-def _painter(
+def _renderer(
     space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
-) -> Iterator[Paint]:
+) -> Iterator[Render]:
     if not isolated:
-        yield functools.partial(_paint_here, space, tuple(sizes), watch)
+        yield functools.partial(_render_in_process, space, tuple(sizes), watch)
         return
     work = space.work
     with IsolatedDecoder(
         timeout_seconds=work.image_seconds, memory_limit=work.image_memory
     ) as child:
-        yield functools.partial(_paint_in_child, child, space, tuple(sizes), watch)
+        yield functools.partial(_render_in_child, child, space, tuple(sizes), watch)
 
 
-def _paint_here(
+def _render_in_process(
     space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
 ) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
@@ -462,11 +470,11 @@ def _paint_here(
     return _facts(decoded), squares
 
 
-def _facts(picture: Decoded | Resized) -> Facts:
-    return Facts(picture.width, picture.height, picture.mode, picture.format, picture.remark)
+def _facts(image: Decoded | Resized) -> Facts:
+    return Facts(image.width, image.height, image.mode, image.format, image.remark)
 
 
-def _paint_in_child(
+def _render_in_child(
     child: IsolatedDecoder,
     space: Workspace,
     sizes: Sequence[int],
@@ -474,20 +482,20 @@ def _paint_in_child(
     data: bytes,
 ) -> tuple[Facts, list[bytes]]:
     recipe = space.recipe
-    painted = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
+    resized = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
     watch.lap("decode")
-    return _facts(painted), [painted.pixels[size] for size in sizes]
+    return _facts(resized), [resized.pixels[size] for size in sizes]
 
 
 def _commit(
     space: Workspace,
     shard: int,
     before: Commit | None,
-    made: Made,
+    result: ShardResult,
     watch: Stopwatch,
 ) -> Commit:
-    arrays = {str(size): written for size, written in made.arrays.items()}
-    if made.part is None:
+    arrays = {str(size): written for size, written in result.arrays.items()}
+    if result.part is None:
         assert before is not None
         return replace(before, arrays={**before.arrays, **arrays})
     rows = space.plan.rows(shard)
@@ -498,8 +506,8 @@ def _commit(
         start=rows.start,
         stop=rows.stop,
         arrays=arrays,
-        table=made.part,
-        counts=made.counts,
+        table=result.part,
+        counts=result.counts,
         provenance={
             "host": socket.gethostname(),
             "image_seconds": space.work.image_seconds,
@@ -512,43 +520,45 @@ def _commit(
 
 @functools.cache
 def _software() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def _report(
-    kept: Commit,
+    commit: Commit,
     *,
     isolated: bool = False,
-    made: tuple[str, ...] = (),
+    written_names: tuple[str, ...] = (),
     seconds: dict[str, float] | None = None,
     bytes_in: int = 0,
 ) -> Report:
     return Report(
-        shard=kept.shard,
-        num_rows=kept.stop - kept.start,
-        counts=kept.counts,
+        shard=commit.shard,
+        num_rows=commit.stop - commit.start,
+        counts=commit.counts,
         bytes_in=bytes_in,
-        bytes_out=sum(written.num_bytes for written in kept.objects if written.name in made),
+        bytes_out=sum(
+            written.num_bytes for written in commit.objects if written.name in written_names
+        ),
         seconds=seconds or {},
         host=socket.gethostname(),
         isolated=isolated,
-        made=made,
+        made=written_names,
     )
 
 
 class Stopwatch:
-    """Seconds by stage: each lap counts from the end of the one before."""
+    """A stopwatch that adds up seconds by stage; each lap starts at the end of the previous one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """The time since the last lap was spent on *stage*."""
+        """Add the time since the last lap to *stage*."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

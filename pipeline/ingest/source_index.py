@@ -1,10 +1,10 @@
-"""Which sample each row is: one Arrow file that planner writes and workers look into.
+"""The source index: which sample each row is, written by the planner and read by workers.
 
-An Arrow IPC file with one record batch a shard, so that a task reads the batch of its shard and
-nothing else. Columns: key, label (int32), num_bytes (int64), path (null: the key is the path),
-offset (int64, null: the whole file), crc32c (uint32, where a spool knows it). The schema's
-metadata says where the source is. It is a cache: the plan, which holds no paths, decides whether
-it is the right one.
+It is an Arrow IPC file with one record batch for each shard, so that a task reads the batch of its
+shard and nothing else. Columns: key, label (int32), num_bytes (int64), path (null: the key is the
+path), offset (int64, null: the whole file), crc32c (uint32, where a spool knows it). The schema's
+metadata records the location of the source. The file is a cache: the plan, which holds no paths,
+decides whether it is valid.
 """
 
 from __future__ import annotations
@@ -43,46 +43,46 @@ SCHEMA = pa.schema(
 )
 
 REQUIRED = ("key", "label", "num_bytes")
-"""Columns that are never null."""
+"""The columns that are never null."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a split's bytes are."""
+    """The location of a split's images."""
 
     source: str
-    """What the person named."""
+    """The source as the user named it."""
     kind: str
     root: str
-    """What paths are relative to."""
+    """The folder or URL that paths are relative to."""
     fingerprint: str
-    """Changes when the source does."""
+    """A fingerprint that changes when the source does."""
     listing: str
-    """Digest of the listing, as in the plan."""
+    """The digest of the listing, as in the plan."""
     num_bytes: Count
-    """Of all samples."""
+    """The number of bytes of all samples."""
     options: dict[str, Any] = field(default_factory=dict)
-    """How the source was read (`SourceOptions`), where it was not as it is by default."""
+    """The source options that differ from their default (`SourceOptions`)."""
     passed: dict[str, tuple[Count, str]] = field(default_factory=dict)
-    """Why files are no samples -> how many, and the name of the first."""
+    """The files that were passed over, by reason: their number and the name of the first."""
 
     def __post_init__(self) -> None:
-        """Refuse options that no source has."""
+        """Check that every option exists."""
         SourceOptions.of(self.options, LISTING_RULES)
 
     @property
     def is_there(self) -> bool:
-        """Whether there is anything at the root, as far as can be told without asking a server."""
+        """True if the root exists; a URL is assumed to exist, since no server is contacted."""
         return is_url(self.root) or Path(self.root).exists()
 
 
-_LATER: dict[str, Any] = {"options": {}, "passed": {}}
-"""What rows that were written by earlier versions do not say of their origin."""
+_DEFAULTS: dict[str, Any] = {"options": {}, "passed": {}}
+"""Defaults of the origin's fields that files of earlier versions lack."""
 
 
 @dataclass(frozen=True)
 class RowsRecord:
-    """The record of the rows' file."""
+    """The record of the source index file."""
 
     rows: Written
     format: Format
@@ -90,7 +90,7 @@ class RowsRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row's place in the source."""
+    """The location of one row's image in the source."""
 
     row: int
     key: str
@@ -109,40 +109,42 @@ def write_rows(
     labels: NDArray[np.int32],
     order: NDArray[np.int64],
 ) -> None:
-    """Write the rows of a split.
+    """Write the source index of a split.
 
     Args:
         objects: The store.
-        plan: Says how many rows a shard has.
-        origin: Where the source is.
+        plan: The plan of the split, for its number of rows per shard.
+        origin: The location of the source.
         listing: Samples sorted by key (`pipeline.sources.listing`).
-        labels: (num_rows,) int32, of the sorted samples.
-        order: (num_rows,) int64, the place in *listing* of row 0, 1, ...
+        labels: (num_rows,) int32, the labels of the sorted samples.
+        order: (num_rows,) int64, the index in *listing* of row 0, 1, ...
     """
-    described = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
+    schema_with_origin = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
     writer = objects.create(layout.rows(plan.split))
-    noting = records.FingerprintWriter(writer)
+    fingerprinting = records.FingerprintWriter(writer)
     try:
         with (
-            pa.PythonFile(WriterFile(noting), mode="w") as sink,
-            pa.ipc.new_file(sink, described) as file,
+            pa.PythonFile(WriterFile(fingerprinting), mode="w") as sink,
+            pa.ipc.new_file(sink, schema_with_origin) as file,
         ):
             for shard in range(plan.num_shards):
                 rows = plan.rows(shard)
-                file.write_batch(_batch(columns.take(order[rows.start : rows.stop]), described))
+                file.write_batch(
+                    _batch(columns.take(order[rows.start : rows.stop]), schema_with_origin)
+                )
         writer.finish()
     finally:
         writer.abort()
-    record = {"rows": asdict(noting.written()), "format": plan.format}
+    record = {"rows": asdict(fingerprinting.written()), "format": plan.format}
     objects.put(layout.rows_record(plan.split), document.encode(record))
 
 
 def known_origin(objects: Objects, plan: Plan) -> Origin:
-    """Where the images of *plan* are, after a look at every byte of its rows.
+    """Return the location of the images of *plan*, after checking every byte of the index.
 
     Raises:
-        StoreError: It is not known.
+        StoreError: The index is missing or damaged.
     """
     rows = Rows(objects, plan)
     rows.close()
@@ -151,10 +153,10 @@ def known_origin(objects: Objects, plan: Plan) -> Origin:
         data = objects.get(name, document.MAX_BYTES)
         record = document.decode_as(RowsRecord, data, name)
         document.check_value(name, "rows.name", record.rows.name, layout.rows(plan.split))
-        whole = records.is_there(objects, record.rows)
+        intact = records.is_there(objects, record.rows)
     except (FileNotFoundError, StoreError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise StoreError(_unknown(plan, f"{layout.rows(plan.split)} is damaged"))
     return rows.origin
 
@@ -166,25 +168,25 @@ def _unknown(plan: Plan, why: str) -> str:
     )
 
 
-def _batch(taken: pa.Table, described: pa.Schema) -> pa.RecordBatch:
+def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
-        taken[field.name].cast(field.type).combine_chunks()
-        if field.name in taken.column_names
-        else pa.nulls(taken.num_rows, field.type)
-        for field in described
+        rows[field.name].cast(field.type).combine_chunks()
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
     ]
     flat = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
-    return pa.RecordBatch.from_arrays(flat, schema=described)
+    return pa.RecordBatch.from_arrays(flat, schema=schema)
 
 
 class Rows:
-    """The rows of a split, read shard by shard."""
+    """A reader of the source index of a split, shard by shard."""
 
     def __init__(self, objects: Objects, plan: Plan) -> None:
         """Open the file.
 
         Raises:
-            StoreError: It is not there, or belongs to another plan.
+            StoreError: The file is missing, damaged, or of another plan.
         """
         name = layout.rows(plan.split)
         self._plan = plan
@@ -195,7 +197,7 @@ class Rows:
             if not self._file.schema.equals(SCHEMA):
                 raise ValueError("other columns")
             fields = json.loads(self._file.schema.metadata[b"origin"])
-            self.origin = schema.read(Origin, {**_LATER, **fields})
+            self.origin = schema.read(Origin, {**_DEFAULTS, **fields})
         except FileNotFoundError:
             raise StoreError(_unknown(plan, f"there is no {name}")) from None
         except _UNREADABLE as e:
@@ -204,30 +206,32 @@ class Rows:
             raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
 
     def shard(self, shard: int) -> list[Sample]:
-        """The samples of one shard, in the order of its rows."""
+        """Return the samples of one shard, in the order of its rows."""
         return list(self._samples(shard))
 
     def close(self) -> None:
-        """Close the file, which is closed with the last reference to it at the latest."""
+        """Close the file; otherwise it is closed with the last reference to this object."""
         self._close()
 
     def _samples(self, shard: int) -> Iterator[Sample]:
-        batch = self._checked(shard)
+        batch = self._validated_batch(shard)
         columns = (column.to_pylist() for column in batch.columns)
         rows = self._plan.rows(shard)
         for row, values in zip(rows, zip(*columns, strict=True), strict=True):
             key, label, num_bytes, path, offset, crc32c = values
             yield Sample(row, key, label, num_bytes, path or key, offset, crc32c)
 
-    def _checked(self, shard: int) -> pa.RecordBatch:
-        """Return the batch of one shard, whose values cannot lead a reader astray.
+    def _validated_batch(self, shard: int) -> pa.RecordBatch:
+        """Return the record batch of one shard, with validated values.
 
         Raises:
-            StoreError: It is damaged, of another number of rows, or somebody else wrote it.
+            StoreError: The batch is damaged, or its values are out of their ranges.
         """
         try:
             batch = self._file.get_batch(shard)
-            batch.validate(full=True)  # places of texts, too: Arrow itself follows them blindly
+            batch.validate(
+                full=True
+            )  # also string offsets, which Arrow does not check when it reads
             _check_values(batch, len(self._plan.rows(shard)))
         except _UNREADABLE as e:
             why = f"{layout.rows(self._plan.split)} is damaged ({type(e).__name__}: {e})"
@@ -241,10 +245,10 @@ _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError, Recu
 def _check_values(batch: pa.RecordBatch, num_rows: int) -> None:
     if batch.num_rows != num_rows or any(batch[name].null_count for name in REQUIRED):
         raise ValueError(f"expected {num_rows} rows with keys, labels and sizes")
-    for name, least in (("label", -1), ("num_bytes", 0), ("offset", 0)):
+    for name, minimum in (("label", -1), ("num_bytes", 0), ("offset", 0)):
         lowest = pc.min(batch[name]).as_py()
-        if lowest is not None and lowest < least:
-            raise ValueError(f"{name} is {lowest}: expected at least {least}")
+        if lowest is not None and lowest < minimum:
+            raise ValueError(f"{name} is {lowest}: expected at least {minimum}")
     for path in (*batch["path"].to_pylist(), *batch["key"].to_pylist()):
         if path is not None and ".." in path.split("/"):
             raise ValueError(f"path {path[:200]!r} leads out of the source")

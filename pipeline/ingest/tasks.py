@@ -9,7 +9,7 @@ from pipeline.jobs import Job
 
 
 def shard_jobs(work: Work, shards: Iterable[int]) -> list[Job]:
-    """Return the jobs that prepare *shards*, each with one in a sandbox in its place."""
+    """Return the jobs that prepare *shards*, each with a sandboxed job as its fallback."""
 
     def job(shard: int) -> Job:
         name = f"prepare-{work.split}-{shard:06d}"

@@ -1,9 +1,9 @@
-"""What is damaged: every object of a store against what was committed.
+"""Verification: compares every object of a store with the record of it.
 
 Nothing is trusted but digests. A document carries its own, and so does the ledger, the second copy
 of the documents; done.json has those of labels, status, table and metadata; a commit has those of
 its shard objects and its part of the table. So one damaged object is always named, by a record
-that is whole.
+that is intact.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from pipeline.store.records import Done
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One object that is not as it should be."""
+    """One object that is missing, damaged or unfinished."""
 
     name: str
     what: str
-    """`missing`, `damaged`, or a sentence."""
+    """The problem: `missing`, `damaged`, or a sentence."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether it is not there yet, rather than wrong."""
+        """True if the object does not exist yet; False if it is wrong."""
         return self.what.startswith("not finished")
 
 
@@ -54,7 +54,7 @@ class Found:
     def objects(self) -> list[Written]:
         """Every object that some record vouches for."""
         finished = () if self.done is None else self.done.objects
-        return [*finished, *(kept for c in self.commits.values() for kept in c.objects)]
+        return [*finished, *(written for c in self.commits.values() for written in c.objects)]
 
 
 def read_records(objects: Objects, split: str) -> Found:
@@ -63,20 +63,20 @@ def read_records(objects: Objects, split: str) -> Found:
     reader = _Reader(objects, ledger.copies)
     if ledger.what is not None:
         reader.problems.append(Problem(layout.ledger(split), ledger.what))
-    kept_plan = reader.plan(split)
-    done = reader.done(split, kept_plan)
+    split_plan = reader.plan(split)
+    done = reader.done(split, split_plan)
     return Found(
         split=split,
-        recipe=reader.recipe(kept_plan),
-        plan=kept_plan,
+        recipe=reader.recipe(split_plan),
+        plan=split_plan,
         done=done,
-        commits={} if kept_plan is None else reader.commits(kept_plan, expected=done is not None),
+        commits={} if split_plan is None else reader.commits(split_plan, expected=done is not None),
         problems=tuple(reader.problems),
     )
 
 
 class _Reader:
-    """Reads documents, and notes what is wrong with them."""
+    """Reads documents and collects the problems with them."""
 
     def __init__(self, objects: Objects, copies: dict[str, bytes]) -> None:
         self.problems: list[Problem] = []
@@ -85,51 +85,51 @@ class _Reader:
 
     def plan(self, split: str) -> Plan | None:
         name = layout.plan(split)
-        copy = self._copy(name, plan.decode, lambda kept: kept.split == split)
-        kept: Plan | None = self._read(
-            name, plan.decode, lambda kept: kept.split == split and copy in (None, kept)
+        copy = self._copy(name, plan.decode, lambda decoded: decoded.split == split)
+        decoded: Plan | None = self._read(
+            name, plan.decode, lambda decoded: decoded.split == split and copy in (None, decoded)
         )
-        return kept
+        return decoded
 
     def recipe(self, planned: Plan | None) -> Recipe | None:
-        def fits(kept: Recipe) -> bool:
-            return planned is None or kept.digest == planned.recipe
+        def fits(decoded: Recipe) -> bool:
+            return planned is None or decoded.digest == planned.recipe
 
-        for other in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
-            self._copies |= records.read_ledger(self._objects, other).copies
-        kept: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
-        return kept
+        for split in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
+            self._copies |= records.read_ledger(self._objects, split).copies
+        decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
+        return decoded
 
     def done(self, split: str, planned: Plan | None) -> Done | None:
-        """The finish step's record, if it is there, whole, and of this plan."""
+        """Return the record of the finish step if it exists, is intact and belongs to this plan."""
 
-        def fits(kept: Done) -> bool:
-            named = kept.split, kept.plan, kept.num_rows
-            return planned is None or named == (split, planned.digest, planned.num_rows)
+        def fits(decoded: Done) -> bool:
+            identity = decoded.split, decoded.plan, decoded.num_rows
+            return planned is None or identity == (split, planned.digest, planned.num_rows)
 
         shards = range(planned.num_shards if planned else 0)
         # The finish step copies every commit before it writes its own record.
         finished = planned is not None and all(
             layout.commit(split, shard) in self._copies for shard in shards
         )
-        kept: Done | None = self._read(
+        decoded: Done | None = self._read(
             layout.done(split), records.decode_done, fits, expected=finished
         )
-        return kept
+        return decoded
 
     def commits(self, planned: Plan, *, expected: bool) -> dict[int, Commit]:
-        """The whole commits of *planned*, by shard; all must be there if they are *expected*."""
+        """Return the intact commits of *planned*, by shard; *expected*: all of them must exist."""
 
         def read(shard: int) -> Commit | None:
             name = layout.commit(planned.split, shard)
             fits = functools.partial(_belongs, planned, shard)
-            wanted = expected or name in self._copies
-            kept: Commit | None = self._read(name, commit.decode, fits, expected=wanted)
-            return kept
+            must_exist = expected or name in self._copies
+            decoded: Commit | None = self._read(name, commit.decode, fits, expected=must_exist)
+            return decoded
 
         with ThreadPoolExecutor(records.READERS) as pool:
-            found = pool.map(read, range(planned.num_shards))
-            return {kept.shard: kept for kept in found if kept is not None}
+            commits = pool.map(read, range(planned.num_shards))
+            return {decoded.shard: decoded for decoded in commits if decoded is not None}
 
     def _read(
         self,
@@ -139,35 +139,35 @@ class _Reader:
         *,
         expected: bool = True,
     ) -> Any:
-        what = "missing" if expected else ""
+        reason = "missing" if expected else ""
         try:
-            kept = decode(self._objects.get(name, document.MAX_BYTES), name)
-            if fits(kept):
-                return kept
-            what = "belongs to another store, plan or shard"
+            decoded = decode(self._objects.get(name, document.MAX_BYTES), name)
+            if fits(decoded):
+                return decoded
+            reason = "belongs to another store, plan or shard"
         except FileNotFoundError:
             pass
         except StoreDamagedError as e:
-            what = _damage(e)
+            reason = _damage(e)
         except OSError as e:
-            what = f"cannot be read: {e.strerror or e}"
-        if what:
-            self.problems.append(Problem(name, what))
+            reason = f"cannot be read: {e.strerror or e}"
+        if reason:
+            self.problems.append(Problem(name, reason))
         return self._copy(name, decode, fits)
 
     def _copy(
         self, name: str, decode: Callable[[bytes, str], Any], fits: Callable[[Any], bool]
     ) -> Any:
-        # The name of a copy in a damaged ledger may be damaged itself.
+        # In a damaged ledger the name of a copy may be damaged, so the copy is checked like a file.
         try:
-            kept = decode(self._copies[name], name)
+            decoded = decode(self._copies[name], name)
         except (KeyError, StoreDamagedError):
             return None
-        return kept if fits(kept) else None
+        return decoded if fits(decoded) else None
 
 
-def _belongs(planned: Plan, shard: int, kept: Commit) -> bool:
-    return kept.shard == shard and records.belongs(planned, kept)
+def _belongs(planned: Plan, shard: int, commit_record: Commit) -> bool:
+    return commit_record.shard == shard and records.belongs(planned, commit_record)
 
 
 def _damage(error: StoreDamagedError) -> str:
@@ -175,7 +175,7 @@ def _damage(error: StoreDamagedError) -> str:
 
 
 def check_objects(
-    objects: Objects, found: Found, *, threads: int = 0
+    objects: Objects, split_records: Found, *, threads: int = 0
 ) -> Iterator[tuple[Written, Problem | None]]:
     """Read every object that a record vouches for, and yield it with what is wrong with it."""
 
@@ -183,14 +183,15 @@ def check_objects(
         return written, check_object(objects, written)
 
     workers = threads or min(16, os.cpu_count() or 1)
-    todo = iter(found.objects)
+    todo = iter(split_records.objects)
     with ThreadPoolExecutor(workers, "check") as pool:
+        # A few at a time: `map` would submit the whole list, and results would pile up.
         while group := list(islice(todo, 8 * workers)):
             yield from pool.map(check, group)
 
 
 def check_object(objects: Objects, written: Written) -> Problem | None:
-    """Compare one object with the record of it."""
+    """Compare one object with the record of it; return None if it is intact."""
     size = objects.size(written.name)
     if size is None:
         return Problem(written.name, "missing")
@@ -203,63 +204,75 @@ def check_object(objects: Objects, written: Written) -> Problem | None:
     return None if digest == written.digest else Problem(written.name, "damaged")
 
 
-def check_whole(found: Found) -> list[Problem]:
-    """What keeps a split from being finished, if anything does."""
-    if found.plan is None:
+def check_whole(split_records: Found) -> list[Problem]:
+    """Return the problems that keep a split from being finished, if there are any."""
+    if split_records.plan is None:
         return []
-    num_shards = found.plan.num_shards
-    missing = num_shards - len(found.commits)
+    num_shards = split_records.plan.num_shards
+    missing = num_shards - len(split_records.commits)
     if missing:
-        what = f"not finished: {missing} of {num_shards} shards are not committed"
-        return [Problem(layout.plan(found.split), what)]
-    done = layout.done(found.split)
-    if found.done is None:
-        named = any(problem.name == done for problem in found.problems)
-        return [] if named else [Problem(done, "not finished: the finish step has not run")]
-    return [*_unfinished_sizes(found, found.done)]
+        reason = f"not finished: {missing} of {num_shards} shards are not committed"
+        return [Problem(layout.plan(split_records.split), reason)]
+    done = layout.done(split_records.split)
+    if split_records.done is None:
+        reported = any(problem.name == done for problem in split_records.problems)
+        return [] if reported else [Problem(done, "not finished: the finish step has not run")]
+    return [*_unfinished_sizes(split_records, split_records.done)]
 
 
-def _unfinished_sizes(found: Found, done: Done) -> Iterator[Problem]:
-    for size in sorted({*done.sizes, *committed_sizes(found)}):
-        name = layout.array(found.split, str(size))
-        missing = sum(size not in kept.sizes for kept in found.commits.values())
+def _unfinished_sizes(split_records: Found, done: Done) -> Iterator[Problem]:
+    for size in sorted({*done.sizes, *committed_sizes(split_records)}):
+        name = layout.array(split_records.split, str(size))
+        missing = sum(size not in c.sizes for c in split_records.commits.values())
         if missing:
-            what = f"{missing} of {len(found.commits)} shards are not committed at {size} px"
-            yield Problem(name, f"not finished: {what}")
+            reason = (
+                f"{missing} of {len(split_records.commits)} shards are not committed at {size} px"
+            )
+            yield Problem(name, f"not finished: {reason}")
         elif size not in done.sizes:
             yield Problem(name, f"not finished: the finish step has not run at {size} px")
 
 
-def committed_sizes(found: Found) -> list[int]:
-    """The sizes that any commit has."""
-    return sorted(set().union(*(kept.sizes for kept in found.commits.values())))
+def committed_sizes(split_records: Found) -> list[int]:
+    """Return the sizes that any commit has, ascending."""
+    return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
 
-def check_planned(objects: Objects, found: Found) -> list[Problem]:
+def check_planned(objects: Objects, split_records: Found) -> list[Problem]:
     """Check the labels and the metadata that no finish step vouches for yet."""
-    if found.recipe is None or found.plan is None:
+    if split_records.recipe is None or split_records.plan is None:
         return []
-    from pipeline.ingest.finish import zarr_metadata  # here: who only reads records needs no zarr
+    # Imported late: reading records alone needs no zarr.
+    from pipeline.ingest.finish import zarr_metadata
     from pipeline.store import arrays
 
-    vouched = set() if found.done is None else {written.name for written in found.done.objects}
-    made = zarr_metadata(found.recipe, found.plan, committed_sizes(found))
-    planned = [records.fingerprint(name, data) for name, data in made if name not in vouched]
+    vouched = (
+        set()
+        if split_records.done is None
+        else {written.name for written in split_records.done.objects}
+    )
+    documents = zarr_metadata(
+        split_records.recipe, split_records.plan, committed_sizes(split_records)
+    )
+    planned = [records.fingerprint(name, data) for name, data in documents if name not in vouched]
     problems = [check_object(objects, written) for written in planned]
-    if found.done is None:
-        problems += [Problem(*bad) for bad in arrays.damaged_labels(objects, found.plan)]
+    if split_records.done is None:
+        problems += [
+            Problem(*problem_fields)
+            for problem_fields in arrays.damaged_labels(objects, split_records.plan)
+        ]
     return [problem for problem in problems if problem is not None]
 
 
-def strangers(objects: Objects, found: Found) -> list[str]:
-    """Objects under a finished split's folders that no record knows. They do no harm."""
-    if found.done is None:
+def strangers(objects: Objects, split_records: Found) -> list[str]:
+    """Return the objects in a finished split's folders that no record names. They do no harm."""
+    if split_records.done is None:
         return []
-    known = {written.name for written in found.objects}
-    known |= {layout.commit(found.split, shard) for shard in found.commits}
+    known_names = {written.name for written in split_records.objects}
+    known_names |= {layout.commit(split_records.split, shard) for shard in split_records.commits}
     folders = (
-        f"{layout.IMAGES}/{found.split}",
-        layout.commits(found.split),
-        layout.parts(found.split),
+        f"{layout.IMAGES}/{split_records.split}",
+        layout.commits(split_records.split),
+        layout.parts(split_records.split),
     )
-    return [name for folder in folders for name in objects.names(folder) if name not in known]
+    return [name for folder in folders for name in objects.names(folder) if name not in known_names]

@@ -1,12 +1,12 @@
-"""Ends a worker that a picture has hung.
+"""Ends a worker whose image decoder hangs.
 
 A decoder that never returns cannot be interrupted: it may hold the interpreter's lock, and a
 thread cannot be killed. So the worker dies by SIGALRM, whose default action needs no Python; its
 nanny starts another, the scheduler sends the shard there, and a shard that lost two workers is
-decoded picture by picture in a child that can be killed (`pipeline.images.sandbox`).
+decoded image by image in a child that can be killed (`pipeline.images.sandbox`).
 
-The system has one alarm a process: it is set to the earliest deadline of all threads, and is off
-while none of them has a picture in hand, however long they wait for a source. 2 us a picture.
+A process has a single alarm: it is set to the earliest deadline of all threads, and is off while
+none of them decodes an image, however long they wait for a source. The cost is 2 us per image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import time
 
 
 class Watchdog:
-    """One a process: `with watchdog:` around each picture.
+    """A time limit on each image: `with watchdog:` around its decoding. Use one per process.
 
-    A limit of 0 seconds watches nothing: for processes that nobody restarts.
+    A limit of 0 seconds disables it, for processes that nothing restarts.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -28,14 +28,14 @@ class Watchdog:
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        """This thread begins a picture."""
+        """Start the time limit of this thread's image."""
         if self._limit:
             with self._lock:
                 self._deadlines[threading.get_ident()] = time.monotonic() + self._limit
                 self._set_alarm()
 
     def __exit__(self, *_: object) -> None:
-        """It has ended, well or not."""
+        """Stop the time limit of this thread's image."""
         if self._limit:
             with self._lock:
                 del self._deadlines[threading.get_ident()]
@@ -43,6 +43,7 @@ class Watchdog:
 
     def _set_alarm(self) -> None:
         left = 0.0
-        if self._deadlines:  # a thousandth of a second at least: zero switches the alarm off
+        # At least a millisecond, since zero would switch the alarm off. Called under the lock.
+        if self._deadlines:
             left = max(min(self._deadlines.values()) - time.monotonic(), 1e-3)
         signal.setitimer(signal.ITIMER_REAL, left)

@@ -1,4 +1,4 @@
-"""Whatever is damaged is named, comes back the same, and nothing else is touched."""
+"""Any damage is named and repaired to the same bytes, and nothing else is touched."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ MORE_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("truncate"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two splits."""
+    """Make the images of two splits."""
     root = tmp_path_factory.mktemp("images")
     make_folder(root / "train", 11, bad=1)
     make_folder(root / "val", 6)
@@ -37,13 +37,13 @@ def prepare_both(source: Path, store: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_both(source, tmp_path_factory.mktemp("whole") / "store")
 
 
 @pytest.fixture(scope="module")
-def begun(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the first split two of three shards, of the second none at all."""
+def unfinished_store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Commit two of three shards of the first split, and none of the second."""
     store = tmp_path_factory.mktemp("begun") / "store"
     for split, shards in zip(SPLITS, (2, 0), strict=True):
         objects, _, work = plan_inline(source / split, str(store), split=split, **CHOICES)
@@ -54,12 +54,12 @@ def begun(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "store")
+def store(finished_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_store, tmp_path / "store")
 
 
-def wrong(store: Path, *, unfinished: bool = False) -> set[str]:
-    """What verify names, whichever split it is of."""
+def problem_names(store: Path, *, unfinished: bool = False) -> set[str]:
+    """Return the names of the objects that verification reports, in all splits."""
     objects = open_objects(str(store))
     problems = [p for split in records.splits(objects) for p in verify_split(objects, split)[1]]
     return {p.name for p in problems if unfinished or not p.unfinished}
@@ -79,7 +79,7 @@ def check_random_damages(
         before = snapshot(store)
         name, kind = choose(store, rng)
         damage(store, name, kind, rng)
-        assert wrong(store) == {name}, kind
+        assert problem_names(store) == {name}, kind
         assert repair(monkeypatch, store) == 0
         after = snapshot(store)
         assert after.data == before.data, (name, kind)
@@ -90,7 +90,7 @@ def check_random_damages(
 def test_random_damage_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """A flipped byte, a truncation, a removed file; one after the other on one store."""
+    """A byte is flipped, a file truncated or removed, one after the other in one store."""
     check_random_damages(store, monkeypatch, seed, 8)
 
 
@@ -100,7 +100,7 @@ def test_random_damage_is_named_and_repaired(
 def test_much_more_random_damage_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Two hundred times."""
+    """This repeats the test two hundred times."""
     check_random_damages(store, monkeypatch, seed, 20)
 
 
@@ -108,14 +108,14 @@ def test_much_more_random_damage_is_named_and_repaired(
 def test_damage_to_every_sort_of_file_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Once each, so that nothing depends on luck."""
+    """Each category of file is damaged once, so that nothing depends on chance."""
     names = {category(str(file.relative_to(store))): file for file in files(store)}
     assert len(names) == 11, sorted(names)
     rng = np.random.default_rng(0)
     before = snapshot(store)
     for file in names.values():
         damage(store, str(file.relative_to(store)), kind, rng)
-        assert wrong(store) == {str(file.relative_to(store))}
+        assert problem_names(store) == {str(file.relative_to(store))}
         assert repair(monkeypatch, store) == 0
     assert snapshot(store).data == before.data
 
@@ -133,16 +133,16 @@ def test_damage_to_every_sort_of_file_is_named_and_repaired(
     ],
 )
 @pytest.mark.parametrize("kind", ["flip", "remove"])
-def test_a_record_and_a_shard_damaged_together_both_come_back(
+def test_a_record_and_a_shard_damaged_together_are_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, record: str, kind: str
 ) -> None:
-    """The shard needs the record."""
+    """The repair of the shard needs the record."""
     rng = np.random.default_rng(1)
     before = snapshot(store)
     shard = layout.shard("train", 16, 1)
     for name in (record, shard):
         damage(store, name, kind, rng)
-    assert wrong(store) == {record, shard}
+    assert problem_names(store) == {record, shard}
     assert repair(monkeypatch, store) == 0
     after = snapshot(store)
     assert after.data == before.data
@@ -161,14 +161,14 @@ def test_a_record_and_a_shard_damaged_together_both_come_back(
         (layout.array("train", "8") + "/zarr.json", layout.shard("train", 8, 0)),
     ],
 )
-def test_two_damages_that_one_could_help_with_come_back(
+def test_damage_to_a_file_and_its_copy_is_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
 ) -> None:
-    """From the next place that has it."""
+    """The files are restored from the next copy that is intact."""
     before = snapshot(store)
     for name in names:
         damage(store, name, "truncate", np.random.default_rng(2))
-    assert wrong(store) >= set(names) - {
+    assert problem_names(store) >= set(names) - {
         layout.table("train"),
         f"{layout.array('train', 'label')}/c.0",
     }
@@ -178,93 +178,93 @@ def test_two_damages_that_one_could_help_with_come_back(
     assert touched(before, after) == set(names)
 
 
-def without_provenance(kept: Snapshot) -> dict[str, bytes]:
+def without_provenance(stored: Snapshot) -> dict[str, bytes]:
     return {
-        name: data for name, data in kept.data.items() if name.startswith(("images", "samples"))
+        name: data for name, data in stored.data.items() if name.startswith(("images", "samples"))
     }
 
 
 def test_a_commit_without_a_copy_is_made_again_with_its_shard(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It differs in its provenance alone."""
+    """The new commit differs in its provenance alone."""
     before = snapshot(store)
     for name in (layout.commit("train", 1), layout.ledger("train")):
         damage(store, name, "remove", np.random.default_rng(3))
-    assert wrong(store) == {layout.commit("train", 1), layout.ledger("train")}
+    assert problem_names(store) == {layout.commit("train", 1), layout.ledger("train")}
     assert repair(monkeypatch, store) == 0
     after = snapshot(store)
     assert without_provenance(after) == without_provenance(before)
-    assert wrong(store, unfinished=True) == set()
+    assert problem_names(store, unfinished=True) == set()
     own = {layout.ledger("train"), layout.commit("train", 1), layout.part("train", 1)}
     own |= {layout.shard("train", size, 1) for size in (8, 16)}
     assert touched(before, after) == own
 
 
 @pytest.mark.parametrize("kind", ["flip", *MORE_KINDS])
-def test_damage_to_a_store_that_is_not_finished_is_named_and_repaired(
-    begun: Path,
+def test_damage_to_an_unfinished_store_is_named_and_repaired(
+    unfinished_store: Path,
     source: Path,
-    whole: Path,
+    finished_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    """And then it is gone on with, to the same end."""
-    store = shutil.copytree(begun, tmp_path / "store")
+    """A run can continue the store afterwards, with the same result."""
+    store = shutil.copytree(unfinished_store, tmp_path / "store")
     rng = np.random.default_rng(4)
     before = snapshot(store)
     for name in before.data:
         if name.startswith(("images.zarr/val/8", "images.zarr/val/16")):
-            continue  # nothing of them is committed
+            continue  # no shard of this split is committed
         if name.startswith("commits/") and kind == "remove":
-            continue  # a shard without a commit is one that was not made yet
+            continue  # a shard without a commit counts as not made yet
         damage(store, name, kind, rng)
-        assert wrong(store) == {name}
+        assert problem_names(store) == {name}
         repair(monkeypatch, store)
-        assert wrong(store) == set()
+        assert problem_names(store) == set()
         assert sorted(snapshot(store).data) == sorted(before.data)
     after = snapshot(store)
     assert {name for name in before.data if after.data[name] != before.data[name]} <= {
         layout.commit("train", shard) for shard in range(2)
     }
-    assert wrong(store, unfinished=True) == {layout.plan("train"), layout.plan("val")}
+    assert problem_names(store, unfinished=True) == {layout.plan("train"), layout.plan("val")}
     with careless(monkeypatch):
         prepare_both(source, store)
-    assert without_provenance(snapshot(store)) == without_provenance(snapshot(whole))
-    assert wrong(store, unfinished=True) == set()
+    assert without_provenance(snapshot(store)) == without_provenance(snapshot(finished_store))
+    assert problem_names(store, unfinished=True) == set()
 
 
-def test_a_shard_in_the_place_of_another_is_named(store: Path) -> None:
-    """It is whole, but not the one."""
+def test_a_shard_under_the_name_of_another_is_named(store: Path) -> None:
+    """The file is intact, but belongs to another shard."""
     for folder, name in (("images.zarr/train/8", "c.{}.0.0.0"), ("commits/train", "00000{}.json")):
         first, second = (store / folder / name.format(shard) for shard in range(2))
         shutil.copyfile(first, second)
-        assert str(second.relative_to(store)) in wrong(store)
+        assert str(second.relative_to(store)) in problem_names(store)
 
 
-def test_a_growing_store_is_verified_with_what_it_has_and_lacks(
+def test_a_growing_store_is_verified_as_far_as_it_exists(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its finish record still speaks of the first size alone."""
+    """Its finish record still covers the first size alone."""
     prepare_inline(source / "train", str(tmp_path / "store"), sizes=(8,), serves=16, **CHOICES)
     objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
     prepare_shard(work, 0)
     array = layout.array("train", "16")
-    assert wrong(tmp_path / "store", unfinished=True) == {array}
-    assert wrong(tmp_path / "store") == set()
+    assert problem_names(tmp_path / "store", unfinished=True) == {array}
+    assert problem_names(tmp_path / "store") == set()
     for name in (f"{array}/zarr.json", layout.shard("train", 16, 0), layout.part("train", 2)):
         before = snapshot(tmp_path / "store")
         damage(tmp_path / "store", name, "flip", np.random.default_rng(5))
-        assert wrong(tmp_path / "store") == {name}
+        assert problem_names(tmp_path / "store") == {name}
         assert repair(monkeypatch, tmp_path / "store") == 1
         after = snapshot(tmp_path / "store")
         assert after.data[name] == before.data[name]
-        # The copies are brought up to date while it is at it.
+        # The repair also updates the copies in the ledger.
         assert touched(before, after) <= {name, layout.ledger("train")}
     objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
     for shard in range(1, plan.num_shards):
         prepare_shard(work, shard)
-    assert wrong(tmp_path / "store", unfinished=True) == {array}
+    assert problem_names(tmp_path / "store", unfinished=True) == {array}
     finish_split(objects.url, "train", work.run)
-    assert wrong(tmp_path / "store", unfinished=True) == set()
+    assert problem_names(tmp_path / "store", unfinished=True) == set()

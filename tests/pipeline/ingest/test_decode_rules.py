@@ -1,7 +1,7 @@
-"""Stores of before go on under the rules that they were begun with: same files, same bytes.
+"""A store keeps the decoding rules that it was started with: the same files give the same bytes.
 
-`tests/golden/rules-1` holds files that the rules differ about, and a store that was made of them
-before there were rules to choose between.
+`tests/golden/rules-1` holds files on which the versions of the rules differ, and a store that was
+made of them by version 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GROWN = {
     "c.2.0.0.0": "b76b6a6ded59670b69345541981dcd9695ba1e7f0cdd3fdf1692c95862a1d9ed",
     "zarr.json": "1f82f0ec6cd9d843335c94d0bae3a2f5380452e5d23221c5363cf4a259e311ec",
 }
-"""SHA-256 of the objects of 12 px that the software of before added to this store."""
+"""SHA-256 of the objects of 12 px that the software of that time added to this store."""
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
-    here = probe.probe(recipe.filter, rules=1)
-    if (here.decoder, here.resizer) != (recipe.decoder, recipe.resizer):
+    probed = probe.probe(recipe.filter, rules=1)
+    if (probed.decoder, probed.resizer) != (recipe.decoder, recipe.resizer):
         pytest.skip("this machine makes other pixels than the one that made the store")
     shutil.copytree(GOLDEN / "store", tmp_path / "store")
     return tmp_path / "store"
 
 
 def lose(store: Path, shard: int) -> None:
-    """Leave the store as a run that was broken off would have."""
+    """Leave the store as an interrupted run would have left it."""
     for name in (
         layout.done("train"),
         layout.commit("train", shard),
@@ -61,26 +61,26 @@ def lose(store: Path, shard: int) -> None:
         (store / name).unlink()
 
 
-def test_the_files_are_those_that_tests_make() -> None:
-    """And differ by the rules, or nothing would be shown here."""
+def test_the_golden_files_match_the_generator() -> None:
+    """They differ between the versions of the rules, or they would show nothing."""
     files = odd_pictures()
     for key, data in files.items():
         assert (GOLDEN / "images" / key).read_bytes() == data
 
     def verdict(data: bytes, rules: int) -> bytes | tuple[int, str]:
         try:
-            made = decode(data, fit="crop", serves=16, exif=False, rules=rules)
+            decoded = decode(data, fit="crop", serves=16, exif=False, rules=rules)
         except DecodeError as e:
             return e.status, e.reason
-        return made.pixels.tobytes("raw", "RGB")
+        return decoded.pixels.tobytes("raw", "RGB")
 
     differing = {key for key, data in files.items() if verdict(data, 1) != verdict(data, 2)}
     assert len(differing) >= 10
     assert "n00000002/whole.JPEG" not in differing
 
 
-def test_its_recipe_says_which_rules_it_follows() -> None:
-    """By what it does not say."""
+def test_an_old_recipe_implies_its_rules() -> None:
+    """The fields are missing in its recipe."""
     recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
     assert (recipe.format, recipe.decode_rules) == (1, 1)
     assert (recipe.missing_end, recipe.max_image_bytes) == ("refuse", None)
@@ -88,73 +88,73 @@ def test_its_recipe_says_which_rules_it_follows() -> None:
 
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
-def test_a_run_that_was_broken_off_goes_on_under_its_rules(
+def test_an_interrupted_run_continues_under_its_rules(
     source: Path, store: Path, shard: int
 ) -> None:
-    """To the same arrays and the same table."""
-    whole = contents(store)
+    """It results in the same arrays and the same table."""
+    before = contents(store)
     lose(store, shard)
     prepare_inline(source, str(store), **CHOICES)
-    assert contents(store) == whole
+    assert contents(store) == before
 
 
 def test_a_machine_is_probed_by_the_rules_of_the_store(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whoever plans, and by whoever decodes."""
-    asked: list[int] = []
+    """Both the planner and the worker probe it."""
+    probed_rules: list[int] = []
 
-    def noting(filter: str, *, rules: int) -> probe.Probe:
-        asked.append(rules)
+    def recording(filter: str, *, rules: int) -> probe.Probe:
+        probed_rules.append(rules)
         return honest(filter, rules=rules)
 
     honest = probe.probe
-    monkeypatch.setattr(probe, "probe", noting)
+    monkeypatch.setattr(probe, "probe", recording)
     lose(store, 0)
     prepare_inline(source, str(store), **CHOICES)
-    assert set(asked) == {1}
-    assert len(asked) >= 2
+    assert set(probed_rules) == {1}
+    assert len(probed_rules) >= 2
 
 
-def test_it_grows_by_a_size_under_its_rules(source: Path, store: Path) -> None:
-    """To what the software of before would have made."""
-    whole = contents(store)
+def test_a_further_size_follows_the_rules_of_the_store(source: Path, store: Path) -> None:
+    """The objects equal those of the software of that time."""
+    before = contents(store)
     prepare_inline(source, str(store), **{**CHOICES, "sizes": (8, 12, 16)})
     grown = contents(store)
-    assert {name: grown[name] for name in whole} == whole
+    assert {name: grown[name] for name in before} == before
     added = {Path(name).name: grown[name] for name in grown if "/12/" in name}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in added.items()} == GROWN
 
 
-def test_it_is_verified_under_its_rules(source: Path, store: Path) -> None:
+def test_verification_follows_the_rules_of_the_store(source: Path, store: Path) -> None:
     """Every row is decoded again, and none differs."""
     lose(store, 0)
     prepare_inline(source, str(store), **CHOICES)
     assert list(recheck_rows(open_objects(str(store)), "train", 16)) == []
 
 
-def test_it_is_repaired_under_its_rules(
+def test_repair_follows_the_rules_of_the_store(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shard and a part of the table, as they were committed."""
-    whole = contents(store)
+    """A shard and a table part are restored as they were committed."""
+    before = contents(store)
     for name in (layout.shard("train", 8, 1), layout.part("train", 2)):
         (store / name).write_bytes(b"damaged")
     assert repair_inline(monkeypatch, str(store), data=str(source)) == 0
-    assert contents(store) == whole
+    assert contents(store) == before
 
 
 @pytest.mark.parametrize(
     "option", [("--missing-end", "keep"), ("--max-image-bytes", "1000")], ids=["end", "bytes"]
 )
-def test_a_choice_that_its_rules_do_not_know_is_refused_by_name(
+def test_an_option_that_the_rules_lack_is_refused_by_name(
     source: Path,
     store: Path,
     option: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It would make other rows than those that are there."""
+    """It would make other rows than the committed ones."""
     status = tesserae(monkeypatch, "prepare", source, store, "--sizes", 8, 16, *option)
     assert status == 1
     assert "a store of format 1 decodes by rules 1" in capsys.readouterr().err
@@ -164,10 +164,10 @@ def test_a_choice_that_its_rules_do_not_know_is_refused_by_name(
 
 
 @pytest.mark.parametrize("missing_end", ["refuse", "keep"])
-def test_the_choice_about_ends_is_the_stores_own(
+def test_the_store_keeps_its_option_for_missing_ends(
     source: Path, tmp_path: Path, missing_end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept with a remark or refused; grown, verified and repaired by the same choice."""
+    """Files are kept with a remark or refused; growth, verification and repair do the same."""
     new = tmp_path / "new"
     prepare_inline(source, str(new), **CHOICES, missing_end=missing_end)
     lines = table.decode_part((new / layout.table("train")).read_bytes()).to_pylist()
@@ -178,19 +178,21 @@ def test_the_choice_about_ends_is_the_stores_own(
     assert rows["n00000000/cut.JPEG"]["status"] == TRUNCATED
     assert rows["n00000002/filled-up.JPEG"]["status"] == TRUNCATED
     assert rows["n00000002/whole.JPEG"]["reason"] is None
-    whole = contents(new)
+    before = contents(new)
     prepare_inline(source, str(new), **{**CHOICES, "sizes": (8, 12, 16)})
-    assert {name: data for name, data in contents(new).items() if name in whole} == whole
+    assert {name: data for name, data in contents(new).items() if name in before} == before
     assert list(recheck_rows(open_objects(str(new)), "train", 16)) == []
     (new / layout.part("train", 0)).write_bytes(b"damaged")
     grown = contents(new)
     assert repair_inline(monkeypatch, str(new), data=str(source)) == 0
     assert contents(new) != grown
-    assert {name: data for name, data in contents(new).items() if name in whole} == whole
+    assert {name: data for name, data in contents(new).items() if name in before} == before
 
 
-def test_what_no_rule_decides_is_what_it_was(source: Path, store: Path, tmp_path: Path) -> None:
-    """The same whole photograph has the same pixels in an old store and in a new one."""
+def test_files_that_the_rules_agree_on_are_unchanged(
+    source: Path, store: Path, tmp_path: Path
+) -> None:
+    """An intact photograph has the same pixels in an old store and in a new one."""
     prepare_inline(source, str(tmp_path / "new"), **CHOICES)
     old, new = (
         {

@@ -1,4 +1,4 @@
-"""Whatever the power takes, a store opens, is gone on with, and ends as if nothing had been."""
+"""A store survives any power loss: it opens, a run continues it, and the result is the same."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.ingest import verify
 from pipeline.store import commit, layout, records
-from pipeline.store import objects as door
+from pipeline.store import objects as objects_module
 from pipeline.store.objects import open_objects
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
 from tests.pictures import contents, make_folder, prepare_inline
@@ -18,7 +18,7 @@ from tests.trace import operations, refused, trace
 
 ROOT = Path(__file__).parents[3]
 CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-ONE, TWO = (8,), (8, 40)  # the second takes several blocks
+FIRST_SIZES, BOTH_SIZES = (8,), (8, 40)  # 40 px takes several blocks
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Run:
-    """A prepare whose every operation was recorded, and what it should lead to."""
+    """A recorded prepare: all its operations and the expected contents of the store."""
 
     source: Path
     sizes: tuple[int, ...]
-    whole: dict[str, bytes]
+    expected: dict[str, bytes]
     before: Disk
     ops: list
 
@@ -49,18 +49,18 @@ def run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
-    """One whole prepare of an empty folder, or of a store that has a size."""
+    """Record a prepare into an empty folder, or into a store that has one size."""
     root = tmp_path / "recorded"
     root.mkdir()
-    monkeypatch.setattr(door, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
+    monkeypatch.setattr(objects_module, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
     before = Disk()
     if request.param == "a further size":
         with recording(monkeypatch, root) as ops:
-            prepare(source, root, ONE)
+            prepare(source, root, FIRST_SIZES)
         replay(ops, before)
     with recording(monkeypatch, root, max(before.data, default=0)) as ops:
-        store = prepare(source, root, TWO)
-    return Run(source, TWO, contents(store), before, ops)
+        store = prepare(source, root, BOTH_SIZES)
+    return Run(source, BOTH_SIZES, contents(store), before, ops)
 
 
 def after(run: Run, prefix: int) -> Disk:
@@ -70,57 +70,61 @@ def after(run: Run, prefix: int) -> Disk:
 
 def problems(store: Path) -> list[verify.Problem]:
     objects = open_objects(str(store))
-    found = verify.read_records(objects, "train")
-    wrong = [problem for _, problem in verify.check_objects(objects, found) if problem is not None]
-    metadata = verify.check_planned(objects, found)
-    return [*found.problems, *wrong, *verify.check_whole(found), *metadata]
+    split_records = verify.read_records(objects, "train")
+    wrong = [
+        problem
+        for _, problem in verify.check_objects(objects, split_records)
+        if problem is not None
+    ]
+    metadata = verify.check_planned(objects, split_records)
+    return [*split_records.problems, *wrong, *verify.check_whole(split_records), *metadata]
 
 
 def check_goes_on(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with careless(monkeypatch):
         store = prepare(run.source, root, run.sizes)
-    assert contents(store) == run.whole
+    assert contents(store) == run.expected
     assert problems(store) == []
 
 
 def check_every(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefixes: range) -> None:
-    for place, prefix in enumerate(prefixes):
+    for number, prefix in enumerate(prefixes):
         disk = after(run, prefix)
-        for how in LOSSES:
-            root = lay_out(disk.lose(how, seed=prefix), tmp_path / f"{place}-{how}")
+        for loss in LOSSES:
+            root = lay_out(disk.lose(loss, seed=prefix), tmp_path / f"{number}-{loss}")
             check_goes_on(run, root, monkeypatch)
             shutil.rmtree(root)
 
 
-def test_a_run_cut_off_by_the_power_is_gone_on_with(
+def test_a_run_can_continue_after_a_power_loss(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At one operation in 48, whichever of the unsynced is lost."""
+    """Every 48th operation is interrupted, with each kind of loss of unsynced data."""
     check_every(run, tmp_path, monkeypatch, range(7, len(run.ops) + 1, 48))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_cut_off_by_the_power_anywhere_is_gone_on_with(
+def test_a_run_can_continue_after_a_power_loss_at_any_operation(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every single operation."""
+    """Every single operation is interrupted."""
     check_every(run, tmp_path, monkeypatch, range(len(run.ops) + 1))
 
 
-def test_what_a_record_vouches_for_is_durable_at_every_moment(run: Run) -> None:
-    """With the harshest loss, every commit there is finds its objects, and done finds all."""
+def test_records_vouch_only_for_durable_objects_at_every_operation(run: Run) -> None:
+    """Even under the harshest loss, the objects of every commit and of done.json exist."""
     for prefix in range(len(run.ops) + 1):
-        assert unkept(after(run, prefix).lose("strict")) == []
+        assert broken_promises(after(run, prefix).lose("strict")) == []
 
 
-def unkept(left: dict[str, bytes | None]) -> list[str]:
-    """What some record of what is left vouches for, and is not there as it was."""
+def broken_promises(left: dict[str, bytes | None]) -> list[str]:
+    """Return the objects that a remaining record vouches for but that are missing or changed."""
     files = {name.removeprefix("store/"): data for name, data in left.items() if data is not None}
     commits = [
         commit.decode(data, name) for name, data in files.items() if name.startswith("commits/")
     ]
-    vouched = [kept for one in commits for kept in one.objects]
+    vouched = [written for commit_record in commits for written in commit_record.objects]
     name = layout.done("train")
     needed = {layout.RECIPE, layout.plan("train")} if commits else set()
     if name in files:
@@ -130,95 +134,104 @@ def unkept(left: dict[str, bytes | None]) -> list[str]:
     return [
         *sorted(needed - set(files)),
         *[
-            kept.name
-            for kept in vouched
-            if kept.name not in files or records.fingerprint(kept.name, files[kept.name]) != kept
+            written.name
+            for written in vouched
+            if written.name not in files
+            or records.fingerprint(written.name, files[written.name]) != written
         ],
     ]
 
 
 def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
-    """Kill the run at an operation, go on, and lose the power while going on."""
+    """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = after(run, killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
-    # What a process knows to be durable dies with it.
-    monkeypatch.setattr(door, "_durable", set())
+    # A process forgets on its death what it made durable.
+    monkeypatch.setattr(objects_module, "_durable", set())
     with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
         prepare(run.source, root, run.sizes)
-    assert contents(root / "store") == run.whole
+    assert contents(root / "store") == run.expected
     for op in [None, *ops]:
         if op is not None:
             disk.apply(op)
-        assert unkept(disk.lose("strict")) == [], op
+        assert broken_promises(disk.lose("strict")) == [], op
     left = lay_out(disk.lose("strict"), tmp_path / f"lost-{killed}")
-    assert contents(left / "store") == run.whole
+    assert contents(left / "store") == run.expected
     assert problems(left / "store") == []
 
 
-def test_a_run_killed_and_gone_on_with_is_durable_too(
+def test_a_continued_run_makes_the_objects_of_a_killed_one_durable(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the dead did not sync yet, the living does before anything relies on it."""
-    named = [place for place, op in enumerate(run.ops, 1) if op[0] in ("mkdir", "rename", "link")]
-    for killed in named[::16]:  # in the moment between a name and its sync
+    """The continued run syncs them before anything relies on them."""
+    naming_operations = [
+        number for number, op in enumerate(run.ops, 1) if op[0] in ("mkdir", "rename", "link")
+    ]
+    for killed in naming_operations[::16]:  # between the rename and the sync of the folder
         check_killed(run, tmp_path, monkeypatch, killed)
 
 
-def check_unlucky(
+def check_repeated_losses(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    whole: dict[str, bytes],
+    expected_contents: dict[str, bytes],
     seed: int,
 ) -> None:
-    """Lose the power again and again, at any moment and in any way, and go on each time."""
+    """Lose the power repeatedly, at any moment and in any way, and continue each time."""
     rng = np.random.default_rng(seed)
     left: dict[str, bytes | None] = {".": None}
     for losses in range(int(rng.integers(2, 6))):
         root = lay_out(left, tmp_path / f"{seed}-{losses}")
-        monkeypatch.setattr(door, "_durable", set())
+        monkeypatch.setattr(objects_module, "_durable", set())
         disk = Disk.holding(left)
         with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
-            prepare(source, root, ONE if losses == 0 else TWO)
+            prepare(source, root, FIRST_SIZES if losses == 0 else BOTH_SIZES)
         replay(ops[: int(rng.integers(len(ops) + 1))], disk)
         left = disk.lose(str(rng.choice(LOSSES)), seed)
-        assert unkept(left) == []
+        assert broken_promises(left) == []
         shutil.rmtree(root)
     with careless(monkeypatch):
-        store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), TWO)
-    assert contents(store) == whole
+        store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), BOTH_SIZES)
+    assert contents(store) == expected_contents
     assert problems(store) == []
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected_contents(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("whole")
-    prepare_inline(source, str(root / "store"), sizes=TWO, serves=8, **CHOICES)
+    prepare_inline(source, str(root / "store"), sizes=BOTH_SIZES, serves=8, **CHOICES)
     return contents(root / "store")
 
 
-def test_a_machine_that_loses_its_power_several_times_gets_there(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+def test_a_run_finishes_after_several_power_losses(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_contents: dict[str, bytes],
 ) -> None:
-    """In its first size, and while the second is added."""
+    """The losses hit the first size, and the addition of a second one."""
     for seed in range(2):
-        check_unlucky(source, tmp_path, monkeypatch, whole, seed)
+        check_repeated_losses(source, tmp_path, monkeypatch, expected_contents, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_machine_that_loses_its_power_all_the_time_gets_there(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+def test_a_run_finishes_after_power_losses_of_many_seeds(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_contents: dict[str, bytes],
 ) -> None:
-    """A hundred times over."""
+    """This repeats the test for a hundred seeds."""
     for seed in range(10, 110):
-        check_unlucky(source, tmp_path, monkeypatch, whole, seed)
+        check_repeated_losses(source, tmp_path, monkeypatch, expected_contents, seed)
 
 
-def test_an_object_that_was_there_already_is_made_durable(
+def test_an_existing_object_is_made_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever made it may have been killed right after: it is relied on from here on."""
+    """Its writer may have been killed before the sync, and others rely on it now."""
     objects = open_objects(str(tmp_path), "train-1")
     objects.begin()
     objects.put("plans/a", b"x")
@@ -232,7 +245,7 @@ def test_an_object_that_was_there_already_is_made_durable(
 
 
 def test_recipe_and_plan_are_durable_before_the_first_shard(run: Run) -> None:
-    """Commits mean nothing without them."""
+    """Commits are useless without them."""
     names = {f"store/{name}" for name in (layout.RECIPE, layout.plan("train"))}
     first = next(
         i for i, op in enumerate(run.ops) if op[-1] == f"store/{layout.commit('train', 0)}"
@@ -242,10 +255,10 @@ def test_recipe_and_plan_are_durable_before_the_first_shard(run: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_killed_anywhere_and_gone_on_with_is_durable_too(
+def test_a_run_killed_at_any_operation_is_made_durable(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every single operation."""
+    """Every single operation is interrupted."""
     for killed in range(len(run.ops) + 1):
         check_killed(run, tmp_path, monkeypatch, killed)
 
@@ -259,10 +272,8 @@ prepare_inline(Path(sys.argv[1]), sys.argv[2], shard_rows=4, chunk_rows=2)
 
 
 @pytest.mark.skipif(bool(refused()), reason=refused())
-def test_the_system_was_asked_to_make_all_durable_before_a_record_says_so(
-    source: Path, tmp_path: Path
-) -> None:
-    """By a trace of its calls: files synced before they get their name, folders after."""
+def test_system_calls_sync_objects_before_their_record(source: Path, tmp_path: Path) -> None:
+    """In a trace, files are synced before they get their name, folders afterwards."""
     store = tmp_path / "root" / "store"
     command = [sys.executable, "-c", PREPARE, str(source), str(store)]
     check_trace(trace(command, tmp_path, PYTHONPATH=str(ROOT)), store)
@@ -271,13 +282,13 @@ def test_the_system_was_asked_to_make_all_durable_before_a_record_says_so(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(bool(refused()), reason=refused())
-def test_the_whole_command_asks_for_the_same(source: Path, tmp_path: Path) -> None:
-    """Planner, workers and finish step are processes of their own."""
+def test_the_command_makes_the_same_system_calls(source: Path, tmp_path: Path) -> None:
+    """Planner, workers and finish step are separate processes here."""
     store = tmp_path / "root" / "store"
     (tmp_path / "root").mkdir()
     options = "--sizes 8 16 --shard-rows 2 --chunk-rows 2 --workers 2 --max-bad 1 --no-dashboard"
-    words = ["prepare", source, store, *options.split()]
-    command = [sys.executable, "-m", "workflows", *map(str, words)]
+    arguments = ["prepare", source, store, *options.split()]
+    command = [sys.executable, "-m", "workflows", *map(str, arguments)]
     check_trace(trace(command, tmp_path, PYTHONPATH=str(ROOT)), store)
 
 
@@ -289,24 +300,24 @@ def check_trace(lines: list[str], store: Path) -> None:
     assert done is not None
     planned = [layout.RECIPE, layout.plan("train")]
     vouched[layout.done("train")] = [
-        *planned, layout.ledger("train"), *vouched, *(kept.name for kept in done.objects)
+        *planned, layout.ledger("train"), *vouched, *(written.name for written in done.objects)
     ]  # fmt: skip
     disk = Disk()
-    named = set()
+    published = set()
     for op in operations(lines, store.parent):
         if op[0] == "rename" and op[2].startswith("store/.tmp/"):
             continue  # a run's folder on its way out
         if op[0] in ("rename", "link"):
             name = op[2].removeprefix("store/")
-            named.add(name)
+            published.add(name)
             inode = disk.seen[op[1]]
             assert disk.synced[inode] == len(disk.data[inode]) > 0, name
             needed = [*planned, *vouched[name]] if name in vouched else []
-            assert {f"store/{one}" for one in needed} <= set(disk.lose("strict")), name
+            assert {f"store/{required}" for required in needed} <= set(disk.lose("strict")), name
         elif op[0] in ("create", "open to write"):
             in_place = not op[1].startswith("store/.tmp/")
             assert not in_place or op[1] == "store/report.html", op
         if op[0] != "open to write":
             disk.apply(op)
-    assert named > set(vouched)
-    assert {f"store/{name}" for name in named} <= set(disk.lose("strict"))
+    assert published > set(vouched)
+    assert {f"store/{name}" for name in published} <= set(disk.lose("strict"))

@@ -1,4 +1,4 @@
-"""The finish step: the same bytes however often it runs, and nothing is written that is there."""
+"""The finish step writes the same bytes however often it runs, and leaves intact files alone."""
 
 import shutil
 from dataclasses import replace
@@ -32,15 +32,15 @@ DERIVED = (
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finish")
     prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
     return root / "store"
 
 
 @pytest.fixture
-def store(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "store")
+def store(finished_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_store, tmp_path / "store")
 
 
 def finish(store: Path, run: str = "train-finish") -> records.Done:
@@ -49,20 +49,20 @@ def finish(store: Path, run: str = "train-finish") -> records.Done:
 
 
 def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
-    """Row by row."""
+    """They equal the table row by row."""
     opened = LocalObjects(str(store), "reader")
-    whole = table.decode_part(opened.get(layout.table("train")))
-    assert whole["row"].to_pylist() == list(range(11))
+    table_rows = table.decode_part(opened.get(layout.table("train")))
+    assert table_rows["row"].to_pylist() == list(range(11))
     for name in ("label", "status"):
-        assert arrays.read_small(opened, "train", name).tolist() == whole[name].to_pylist()
+        assert arrays.read_small(opened, "train", name).tolist() == table_rows[name].to_pylist()
     done = records.load_done(opened, "train")
     assert done is not None
     assert done.counts == {"readable": 10, "truncated": 1}
     assert (done.sizes, done.num_rows) == ((8, 16), 11)
 
 
-def test_a_second_time_writes_nothing(store: Path) -> None:
-    """Not one file."""
+def test_a_second_run_writes_nothing(store: Path) -> None:
+    """No file is touched."""
     before = snapshot(store)
     finish(store)
     assert touched(before, snapshot(store)) == set()
@@ -70,10 +70,8 @@ def test_a_second_time_writes_nothing(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DERIVED)
-def test_what_is_damaged_is_written_again_and_nothing_else(
-    store: Path, name: str, kind: str
-) -> None:
-    """To the same bytes."""
+def test_only_damaged_files_are_written_again(store: Path, name: str, kind: str) -> None:
+    """They get the same bytes as before."""
     before = snapshot(store)
     damage(store, name, kind, np.random.default_rng(0))
     finish(store)
@@ -83,7 +81,7 @@ def test_what_is_damaged_is_written_again_and_nothing_else(
 
 
 def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
-    """There is nothing to derive from."""
+    """Nothing can be derived from it."""
     (store / layout.commit("train", 1)).unlink()
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
         finish(store)
@@ -91,7 +89,7 @@ def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
-    """Nothing is derived from it, and what was there stays."""
+    """Nothing is derived from it, and existing files stay."""
     before = snapshot(store)
     name = layout.part("train", 1)
     damage(store, name, kind, np.random.default_rng(0))
@@ -101,9 +99,9 @@ def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
     assert touched(before, snapshot(store)) == {name, layout.table("train")}
 
 
-def test_a_size_that_some_shards_lack_is_not_finished(store: Path, whole: Path) -> None:
-    """The others are."""
-    source = whole.parent / "images"
+def test_a_size_is_finished_only_when_all_shards_have_it(store: Path, finished_store: Path) -> None:
+    """The other sizes are finished."""
+    source = finished_store.parent / "images"
     _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **CHOICES)
     prepare_shard(work, 0)
     assert finish_split(str(store), "train", work.run).sizes == (8, 16)
@@ -112,15 +110,15 @@ def test_a_size_that_some_shards_lack_is_not_finished(store: Path, whole: Path) 
     assert finish_split(str(store), "train", work.run).sizes == (8, 16, 24)
 
 
-def test_all_it_vouches_for_is_durable_before_it_says_so(
+def test_all_objects_are_durable_before_the_record_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what others wrote, who may have been killed right after."""
+    """This includes objects of other processes, which may have been killed before a sync."""
     monkeypatch.setattr(objects, "_durable", set())
     (store / layout.done("train")).unlink()
     with recording(monkeypatch, store) as ops:
         finish(store)
-    done = next(place for place, op in enumerate(ops) if op[-1] == layout.done("train"))
+    done = next(index for index, op in enumerate(ops) if op[-1] == layout.done("train"))
     synced = {op[1] for op in ops[:done] if op[0] == "sync_folder"}
     folders = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_dir()}
     covered = {name for name in folders if not name.startswith((".tmp", ".cache"))}
@@ -128,24 +126,26 @@ def test_all_it_vouches_for_is_durable_before_it_says_so(
 
 
 def test_commits_of_other_runs_make_the_same_split(store: Path, tmp_path: Path) -> None:
-    """Provenance decides nothing but its own text and the copy of it."""
+    """Provenance affects nothing but the commit itself and its copy."""
     before = snapshot(store)
     name = layout.commit("train", 0)
-    kept = commit.decode((store / name).read_bytes(), name)
-    (store / name).write_bytes(replace(kept, provenance={"host": "another"}).encode())
+    decoded = commit.decode((store / name).read_bytes(), name)
+    (store / name).write_bytes(replace(decoded, provenance={"host": "another"}).encode())
     finish(store)
     assert touched(before, snapshot(store)) == {name, layout.ledger("train")}
 
 
-def test_an_object_store_is_finished_alike(whole: Path, tmp_path: Path, monkeypatch) -> None:
-    """Nothing is put there that is there already."""
+def test_an_object_store_is_finished_in_the_same_way(
+    finished_store: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Objects that exist already are not written again."""
     with careless(monkeypatch):
         url = f"memory://{tmp_path}"
-        prepare_inline(whole.parent / "images", url, **CHOICES)
+        prepare_inline(finished_store.parent / "images", url, **CHOICES)
         remote = objects.open_objects(url)
         puts: list[str] = []
         monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
         finish_split(url, "train", "train-again")
     assert puts == []
     for name in DERIVED[:1] + DERIVED[3:]:
-        assert remote.get(name) == (whole / name).read_bytes()
+        assert remote.get(name) == (finished_store / name).read_bytes()

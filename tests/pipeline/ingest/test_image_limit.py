@@ -1,4 +1,4 @@
-"""What is no image by its first bytes, or is longer than the limit, is never read whole."""
+"""A file that is no image by its first bytes, or exceeds the limit, is never read whole."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
 FILM_BYTES = 4 * 2**30
 LIMIT = 2 * SMALL_BYTES
 NOISE = np.random.default_rng(0).bytes(LIMIT + 10)
-"""Of no format that is known."""
+"""Bytes of no known format."""
 
 
 def sparse(path: Path, head: bytes, num_bytes: int) -> None:
-    """A file of *num_bytes* that takes no room."""
+    """Write a sparse file of *num_bytes* that begins with *head*."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(head)
     os.truncate(path, num_bytes)
@@ -47,7 +47,7 @@ def sparse(path: Path, head: bytes, num_bytes: int) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A photograph, a film of 4 GiB and a long picture, in one class."""
+    """Make a class with a photograph, a video of 4 GiB and an image beyond the limit."""
     root = tmp_path / "images"
     sparse(root / "n00000000" / "film.JPEG", FILM, FILM_BYTES)
     sparse(root / "n00000000" / "long.JPEG", jpeg(1), LIMIT + 1)
@@ -60,8 +60,8 @@ def rows(store: Path) -> dict[str, dict[str, Any]]:
     return {line["key"].partition("/")[2]: line for line in lines}
 
 
-def test_a_film_in_a_class_folder_costs_a_look(source: Path, tmp_path: Path) -> None:
-    """Neither time nor memory; its row says what it is, how long, and what the limit is."""
+def test_a_video_in_a_class_folder_is_not_read(source: Path, tmp_path: Path) -> None:
+    """It costs neither time nor memory; its row states its format, its length and the limit."""
     store = tmp_path / "store"
     tracemalloc.start()
     try:
@@ -69,9 +69,9 @@ def test_a_film_in_a_class_folder_costs_a_look(source: Path, tmp_path: Path) -> 
         assert tracemalloc.get_traced_memory()[1] < 128 * 2**20
     finally:
         tracemalloc.stop()
-    made = rows(store)
-    assert made["photograph.JPEG"]["status"] == READABLE
-    film, long = made["film.JPEG"], made["long.JPEG"]
+    rows_by_name = rows(store)
+    assert rows_by_name["photograph.JPEG"]["status"] == READABLE
+    film, long = rows_by_name["film.JPEG"], rows_by_name["long.JPEG"]
     assert film["status"] == UNIDENTIFIED
     assert film["reason"] == (
         "4,294,967,296 bytes, more than are read for an image (2,097,152, --max-image-bytes); it"
@@ -85,16 +85,16 @@ def test_a_film_in_a_class_folder_costs_a_look(source: Path, tmp_path: Path) -> 
     assert film["num_bytes"] == FILM_BYTES
 
 
-def test_no_more_than_the_beginning_is_read(
+def test_only_the_beginning_is_read(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of whichever file is passed over."""
-    taken: list[int] = []
+    """This holds for every file that is passed over."""
+    lengths: list[int] = []
 
     def counting(read: Any) -> Any:
-        def count(fd: int, length: int, *where: int) -> bytes:
-            data: bytes = read(fd, length, *where)
-            taken.append(len(data))
+        def count(fd: int, length: int, *offset: int) -> bytes:
+            data: bytes = read(fd, length, *offset)
+            lengths.append(len(data))
             return data
 
         return count
@@ -102,41 +102,41 @@ def test_no_more_than_the_beginning_is_read(
     for name in ("read", "pread"):
         monkeypatch.setattr(f"pipeline.sources.reader.os.{name}", counting(getattr(os, name)))
     prepare_inline(source, str(tmp_path / "store"), max_image_bytes=LIMIT)
-    assert 0 < sum(taken) <= 2 * HEAD_BYTES + len(jpeg(2))
+    assert 0 < sum(lengths) <= 2 * HEAD_BYTES + len(jpeg(2))
 
 
-def test_such_rows_are_grown_verified_and_repaired_without_being_read(
+def test_unread_rows_are_grown_verified_and_repaired(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As any other."""
+    """They are treated like other rows, and still not read."""
     store = tmp_path / "store"
     prepare_inline(source, str(store), max_image_bytes=LIMIT)
-    whole = contents(store)
+    before = contents(store)
     prepare_inline(source, str(store), sizes=(8, 12, 16))
-    assert {name: data for name, data in contents(store).items() if name in whole} == whole
+    assert {name: data for name, data in contents(store).items() if name in before} == before
     assert list(recheck_rows(open_objects(str(store)), "train", 3)) == []
     (store / layout.part("train", 0)).write_bytes(b"damaged")
     assert repair_inline(monkeypatch, str(store), data=str(source)) == 0
-    assert {name: data for name, data in contents(store).items() if name in whole} == whole
+    assert {name: data for name, data in contents(store).items() if name in before} == before
 
 
-def test_another_limit_is_another_recipe(
+def test_another_limit_is_refused_as_another_recipe(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It decides which rows are readable; left away, the store's own holds."""
+    """The limit decides which rows are readable; without the option the store's limit holds."""
     options = ("--sizes", 8, "--max-bad", 1, "--workers", 1, "--no-dashboard")
     store = tmp_path / "store"
     first = (source, store, *options, "--max-image-bytes", LIMIT)
     assert tesserae(monkeypatch, "prepare", *first) == 0
     assert tesserae(monkeypatch, "prepare", source, store, *options) == 0
     capsys.readouterr()
-    other = (source, store, *options, "--max-image-bytes", LIMIT + 5)
-    assert tesserae(monkeypatch, "prepare", *other) == 1
-    said = capsys.readouterr().err
-    assert "max_image_bytes is 2097152 in the store, 2097157 was asked for" in said
+    other_limit = (source, store, *options, "--max-image-bytes", LIMIT + 5)
+    assert tesserae(monkeypatch, "prepare", *other_limit) == 1
+    error_text = capsys.readouterr().err
+    assert "max_image_bytes is 2097152 in the store, 2097157 was asked for" in error_text
     assert tesserae(monkeypatch, "prepare", source, store, "--max-image-bytes", 0) == 1
     assert "expected at least 1" in capsys.readouterr().err
 
@@ -159,10 +159,10 @@ def test_another_limit_is_another_recipe(
     ],
     ids=["film", "avif", "noise", "long-noise", "ppm", "long-ppm", "small-noise", "small-film"],
 )
-def test_a_file_and_a_range_are_judged_alike(
+def test_a_file_and_a_byte_range_are_judged_alike(
     tmp_path: Path, offset: int | None, data: bytes, status: int | None
 ) -> None:
-    """Small ones are read whole: a second request would cost more."""
+    """Small samples are read whole, since a second request would cost more."""
     (tmp_path / "x").write_bytes(bytes(offset or 0) + data + (b"behind" if offset else b""))
     sample = Sample(0, "n/x", 0, len(data), "x", offset, None)
     result = read_sample(Reader(str(tmp_path)), sample, LIMIT)
@@ -175,10 +175,8 @@ def test_a_file_and_a_range_are_judged_alike(
 
 
 @pytest.mark.parametrize("num_bytes", [LIMIT - 1, LIMIT + 1])
-def test_a_file_that_is_not_as_long_as_it_was_listed_is_an_error(
-    tmp_path: Path, num_bytes: int
-) -> None:
-    """Its row must not say of one file what was seen of another."""
+def test_a_file_of_another_length_than_listed_is_an_error(tmp_path: Path, num_bytes: int) -> None:
+    """Its row must not mix the properties of two files."""
     sparse(tmp_path / "x", FILM, LIMIT)
     sample = Sample(0, "n/x", 0, num_bytes, "x", None, None)
     with pytest.raises(ReadError, match="the source changed"):
@@ -186,7 +184,7 @@ def test_a_file_that_is_not_as_long_as_it_was_listed_is_an_error(
 
 
 def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a request for its first bytes alone."""
+    """A single request fetches its first bytes."""
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -195,8 +193,8 @@ def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
     fetched: list[int] = []
     fetch = MemoryFileSystem.cat_file
 
-    def counting(self: Any, path: str, start: Any = None, end: Any = None, **rest: Any) -> bytes:
-        data: bytes = fetch(self, path, start, end, **rest)
+    def counting(self: Any, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        data: bytes = fetch(self, path, start, end, **options)
         fetched.append(len(data))
         return data
 
@@ -207,8 +205,10 @@ def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @given(st.lists(st.integers(0, 3 * GROUP_BYTES), max_size=80), st.sampled_from([None, 2**20]))
-def test_groups_hold_every_sample_once_and_few_bytes(sizes: list[int], limit: int | None) -> None:
-    """All but the last sample of a group have fewer bytes than a group may have."""
+def test_groups_hold_every_sample_once_and_are_limited_in_bytes(
+    sizes: list[int], limit: int | None
+) -> None:
+    """All but the last sample of a group have fewer bytes than the limit of a group."""
     samples = [Sample(n, "", 0, size, "", None, None) for n, size in enumerate(sizes)]
     groups = list(_groups(samples, limit))
     assert [sample for group in groups for sample in group] == samples
@@ -223,12 +223,12 @@ def test_groups_hold_every_sample_once_and_few_bytes(sizes: list[int], limit: in
 
 @dataclass
 class Streamed:
-    """A block of samples in memory, which says how much of them was taken."""
+    """A block of samples in memory that counts the bytes that were read of it."""
 
     samples_: dict[str, bytes]
     piece: int
     name: str = "made"
-    taken: int = 0
+    bytes_read: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -240,13 +240,13 @@ class Streamed:
 
     def _pieces(self, data: bytes) -> Iterable[bytes]:
         for at in range(0, len(data), self.piece):
-            self.taken += len(data[at : at + self.piece])
+            self.bytes_read += len(data[at : at + self.piece])
             yield data[at : at + self.piece]
 
 
 @pytest.mark.parametrize("piece", [1000, HEAD_BYTES, SMALL_BYTES, 10**9])
-def test_a_spool_holds_only_the_beginning_of_what_is_not_read(tmp_path: Path, piece: int) -> None:
-    """And its index no checksum of it; what comes behind lies where the index says."""
+def test_a_spool_holds_only_the_beginning_of_unread_files(tmp_path: Path, piece: int) -> None:
+    """The index has no checksum of them; later samples lie where the index says."""
     long = jpeg(1) + bytes(3 * LIMIT)
     samples = {"n/a": jpeg(2), "n/film": FILM + bytes(3 * LIMIT), "n/long": long, "n/z": jpeg(3)}
     block = Streamed(samples, piece)
@@ -254,7 +254,7 @@ def test_a_spool_holds_only_the_beginning_of_what_is_not_read(tmp_path: Path, pi
     size = (tmp_path / "made.records").stat().st_size
     assert size == len(jpeg(2)) + len(jpeg(3)) + 2 * HEAD_BYTES
     if piece < SMALL_BYTES:
-        assert block.taken < block.num_bytes - 3 * LIMIT
+        assert block.bytes_read < block.num_bytes - 3 * LIMIT
     listing = {row["key"]: row for row in spool.spool_listing(str(tmp_path), [block]).to_pylist()}
     assert {key: row["num_bytes"] for key, row in listing.items()} == {
         key: len(data) for key, data in samples.items()
@@ -272,7 +272,7 @@ def test_a_spool_holds_only_the_beginning_of_what_is_not_read(tmp_path: Path, pi
 
 
 def test_a_spool_of_another_limit_is_streamed_again(tmp_path: Path) -> None:
-    """A run that was broken off before there was a recipe may have left it."""
+    """A run that was interrupted before it had a recipe may have left it."""
     samples = {"n/a": jpeg(2), "n/long": jpeg(1) + bytes(LIMIT)}
     sizes = {}
     for limit in (LIMIT, 2 * LIMIT, None):
@@ -281,13 +281,13 @@ def test_a_spool_of_another_limit_is_streamed_again(tmp_path: Path) -> None:
     assert sizes[LIMIT] < sizes[2 * LIMIT] == sizes[None]
     again = Streamed(samples, 1000)
     spool.spool_block(again, str(tmp_path))
-    assert again.taken == 0
+    assert again.bytes_read == 0
 
 
 def test_a_folder_and_a_compressed_tar_give_the_same_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of what is not read whole."""
+    """This includes files that are not read whole."""
     files = {
         "n00000000/a.JPEG": jpeg(1),
         "n00000000/film.JPEG": FILM + bytes(LIMIT),
@@ -307,8 +307,8 @@ def test_a_folder_and_a_compressed_tar_give_the_same_store(
             tar.addfile(member, io.BytesIO(data))
     options = ("--sizes", 8, "--max-bad", 1, "--workers", 1, "--max-image-bytes", LIMIT)
     for source, store in (("images", "one"), ("images.tar.gz", "two")):
-        words = (tmp_path / source, tmp_path / store, *options, "--no-dashboard")
-        assert tesserae(monkeypatch, "prepare", *words) == 0
+        arguments = (tmp_path / source, tmp_path / store, *options, "--no-dashboard")
+        assert tesserae(monkeypatch, "prepare", *arguments) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     for name in ("noise.JPEG", "raw.JPEG"):
         assert rows(tmp_path / "two")[name]["crc32c"] is None

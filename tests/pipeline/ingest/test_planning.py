@@ -1,4 +1,4 @@
-"""Planning: recipe, plan, labels and metadata, the same whoever plans them and how often."""
+"""Planning gives the same recipe, plan, labels and metadata on every machine and every run."""
 
 from itertools import groupby
 from pathlib import Path
@@ -45,17 +45,17 @@ names = st.text("ab-./ 0é😀_", min_size=1, max_size=3).map(lambda name: name.
 
 
 @given(st.dictionaries(names, st.integers(1, 40), max_size=8), st.integers(1, 5))
-def test_classes_are_found_by_bisection_as_by_looking_at_every_key(
-    counts: dict[str, int], chunks: int
-) -> None:
-    """Whatever the classes are called, in one piece or several."""
-    keys = [f"{name}/{place:02d}.JPEG" for name, count in counts.items() for place in range(count)]
+def test_bisection_finds_the_same_classes_as_a_scan(counts: dict[str, int], chunks: int) -> None:
+    """Class names are arbitrary, and the column has one chunk or several."""
+    keys = [
+        f"{name}/{number:02d}.JPEG" for name, count in counts.items() for number in range(count)
+    ]
     keys.sort(key=str.encode)
     grouped = [
-        (name, [place for place, _ in group])
+        (name, [number for number, _ in group])
         for name, group in groupby(enumerate(keys), lambda pair: pair[1].partition("/")[0])
     ]
-    expected = [(name, places[0], places[-1] + 1) for name, places in grouped]
+    expected = [(name, indices[0], indices[-1] + 1) for name, indices in grouped]
     step = -(-len(keys) // chunks) or 1
     pieces = [keys[start : start + step] for start in range(0, len(keys), step)]
     column = pa.chunked_array([pa.array(p, pa.large_string()) for p in pieces], pa.large_string())
@@ -63,13 +63,13 @@ def test_classes_are_found_by_bisection_as_by_looking_at_every_key(
     assert len({name for name, _, _ in expected}) == len(expected)
 
 
-def test_labels_are_places_in_the_sorted_classes(tmp_path: Path, store: str) -> None:
-    """In the order of rows; names that sort around the slash do not confuse them."""
+def test_labels_are_indices_of_the_sorted_classes(tmp_path: Path, store: str) -> None:
+    """Labels are in the order of rows; names that sort around the slash are handled."""
     for name in ("a", "a-b", "a b", "a.b", "a0", "é"):
         folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
-        for place in range(3):
-            (folder / f"{place}.JPEG").write_bytes(jpeg(place))
+        for number in range(3):
+            (folder / f"{number}.JPEG").write_bytes(jpeg(number))
     objects, planned, _ = plan_inline(tmp_path / "images", store)
     recipe = records.load_recipe(objects)
     assert recipe.wnids == ["a", "a b", "a-b", "a.b", "a0", "é"]
@@ -81,16 +81,16 @@ def test_labels_are_places_in_the_sorted_classes(tmp_path: Path, store: str) -> 
 
 
 def test_rows_are_the_sorted_keys_in_the_order_of_the_seed(source: Path, store: str) -> None:
-    """As anybody can work out."""
+    """The order can be reproduced from the keys and the seed alone."""
     objects, planned, _ = plan_inline(source, store, seed=3)
     rows = Rows(objects, planned)
     keys = [sample.key for shard in range(planned.num_shards) for sample in rows.shard(shard)]
     by_name = sorted(keys, key=str.encode)
-    assert keys == [by_name[place] for place in row_order(11, 3)]
+    assert keys == [by_name[index] for index in row_order(11, 3)]
 
 
 def test_planning_again_changes_nothing(source: Path, store: str) -> None:
-    """Not a byte of what is covered is written again."""
+    """No file is written again."""
     plan_inline(source, store)
     before = snapshot(Path(store))
     plan_inline(source, store)
@@ -112,10 +112,8 @@ def test_planning_again_changes_nothing(source: Path, store: str) -> None:
 @pytest.mark.parametrize(
     "name", ["images.zarr/zarr.json", "images.zarr/train/8/zarr.json", layout.ledger("train")]
 )
-def test_planning_again_mends_what_follows_from_the_plan(
-    source: Path, store: str, name: str
-) -> None:
-    """A half written file of a broken run, say."""
+def test_planning_again_restores_damaged_files(source: Path, store: str, name: str) -> None:
+    """An interrupted run may have left a partly written file."""
     plan_inline(source, store)
     before = snapshot(Path(store))
     (Path(store) / name).write_bytes(b"{")
@@ -123,10 +121,10 @@ def test_planning_again_mends_what_follows_from_the_plan(
     assert snapshot(Path(store)).data == before.data
 
 
-def test_what_was_planned_is_synced_by_who_goes_on_with_it(
+def test_a_later_run_syncs_the_plan_of_an_earlier_one(
     source: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever wrote it may have been killed before it was durable."""
+    """The earlier run may have been killed before its files were durable."""
     objects, planned, work = plan_inline(source, store)
     recipe = records.load_recipe(objects)
     with recording(monkeypatch, Path(store)) as ops:
@@ -135,8 +133,8 @@ def test_what_was_planned_is_synced_by_who_goes_on_with_it(
     assert ("sync_folder", "splits") in ops
 
 
-def test_the_ledger_holds_recipe_and_plan_from_the_beginning(source: Path, store: str) -> None:
-    """An unfinished store can be repaired too; copies of commits are not thrown away."""
+def test_the_ledger_has_recipe_and_plan_from_the_start(source: Path, store: str) -> None:
+    """An unfinished store can be repaired, too; copies of commits are kept."""
     objects, planned, work = plan_inline(source, store)
     recipe = records.load_recipe(objects)
     copies = records.read_ledger(objects, "train").copies
@@ -148,7 +146,7 @@ def test_the_ledger_holds_recipe_and_plan_from_the_beginning(source: Path, store
 
 
 def test_another_listing_is_refused_and_the_difference_named(source: Path, store: str) -> None:
-    """And the store is as it was."""
+    """The store is unchanged afterwards."""
     plan_inline(source, store)
     before = snapshot(Path(store))
     extra = source / "n00000000" / "n00000000_x.JPEG"
@@ -172,7 +170,7 @@ def test_another_listing_is_refused_and_the_difference_named(source: Path, store
 def test_another_recipe_is_refused_and_the_difference_named(
     source: Path, store: str, choices: dict[str, Any], sentence: str
 ) -> None:
-    """Of what was asked for; what was not is as in the store."""
+    """Only options that were given count; the others are taken from the store."""
     plan_inline(source, store)
     with pytest.raises(StoreMismatchError, match=sentence):
         plan_inline(source, store, **choices)
@@ -180,40 +178,38 @@ def test_another_recipe_is_refused_and_the_difference_named(
     assert planned.shard_rows == 8
 
 
-def test_a_further_split_may_show_fewer_classes_and_no_others(
+def test_a_further_split_may_have_fewer_classes_but_no_others(
     tmp_path: Path, source: Path, store: str
 ) -> None:
-    """Labels mean the same in all splits."""
+    """A label means the same class in all splits."""
     plan_inline(source, store)
-    few = tmp_path / "few" / "n00000002"
-    few.mkdir(parents=True)
-    (few / "a.JPEG").write_bytes(jpeg(1))
+    class_folder = tmp_path / "few" / "n00000002"
+    class_folder.mkdir(parents=True)
+    (class_folder / "a.JPEG").write_bytes(jpeg(1))
     objects, _, _ = plan_inline(tmp_path / "few", store, split="val")
     assert arrays.read_small(objects, "val", "label").tolist() == [2]
-    few.rename(few.with_name("n00000009"))
+    class_folder.rename(class_folder.with_name("n00000009"))
     with pytest.raises(StoreMismatchError, match="1 class is not among the store's 3: 'n00000009'"):
         plan_inline(tmp_path / "few", store, split="test")
 
 
 def test_plans_without_a_recipe_are_damage(source: Path, store: str) -> None:
-    """A new recipe would not be theirs."""
+    """A new recipe would not match the plans."""
     plan_inline(source, store)
     (Path(store) / layout.RECIPE).unlink()
     with pytest.raises(StoreDamagedError, match=r"has plans but no recipe\.json"):
         plan_inline(source, store)
 
 
-def test_a_listing_is_kept_while_the_source_and_the_rows_are_as_they_were(
-    source: Path, store: str
-) -> None:
-    """Otherwise it is made again."""
+def test_a_listing_is_reused_while_source_and_index_are_unchanged(source: Path, store: str) -> None:
+    """Otherwise the source is listed again."""
     objects, _, _ = plan_inline(source, store)
     opened = open_source(str(source), "train")
 
-    def kept() -> bool:
+    def is_cached() -> bool:
         return planning.kept_origin(objects, "train", opened, opened.root) is not None
 
-    assert kept()
+    assert is_cached()
     assert planning.kept_origin(objects, "train", opened, "/elsewhere") is None
     assert planning.kept_origin(objects, "val", opened, opened.root) is None
     for name in (layout.rows("train"), layout.rows_record("train"), layout.plan("train")):
@@ -221,15 +217,15 @@ def test_a_listing_is_kept_while_the_source_and_the_rows_are_as_they_were(
         data = file.read_bytes()
         for damaged in (data[:-1], bytes([data[40] ^ 1]).join([data[:40], data[41:]]), b""):
             file.write_bytes(damaged)
-            assert not kept(), name
+            assert not is_cached(), name
         file.write_bytes(data)
-        assert kept()
+        assert is_cached()
     (source / "n00000000" / "more.JPEG").write_bytes(b"x")
-    assert not kept()
+    assert not is_cached()
 
 
-def test_labels_come_back_from_the_rows(source: Path, store: str) -> None:
-    """For a split that has nothing else yet."""
+def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> None:
+    """The split has no shards yet."""
     objects, planned, _ = plan_inline(source, store)
     before = snapshot(Path(store))
     name = f"{layout.array('train', 'label')}/c.0"
@@ -250,22 +246,24 @@ def test_labels_come_back_from_the_rows(source: Path, store: str) -> None:
     ],
 )
 def test_sizes_that_no_array_can_have_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
-    """With what was given."""
+    """The error states the given sizes."""
     with pytest.raises(ValueError, match=sentence):
         Choices(sizes=sizes)
 
 
 @given(st.integers(1, 8), st.integers(1, 9))
-def test_the_bytes_of_a_shard_are_known_before_it_is_made(num_rows: int, size: int) -> None:
-    """Chunks, their checksums, the index and its."""
+def test_the_size_of_a_shard_is_known_in_advance(num_rows: int, size: int) -> None:
+    """It consists of chunks, their checksums, and the index with its checksum."""
     # RECIPE has 8 rows a shard and 4 a chunk: two chunks at most, and always two index entries.
     chunks = 1 if num_rows <= 4 else 2
     expected = chunks * (4 * size * size * 3 + 4) + 2 * 16 + 4
     assert planning.shard_bytes(RECIPE, size, num_rows) == expected
 
 
-def test_a_run_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With both figures; a compressed store may need less, and an object store knows no limit."""
+def test_a_run_without_enough_space_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error states both figures; compressed and remote stores are not checked."""
     objects = make_objects(tmp_path)
     monkeypatch.setattr(objects, "room", lambda: 10**9)
     planning.check_room(objects, RECIPE, 10**9)

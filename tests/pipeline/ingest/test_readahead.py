@@ -1,4 +1,4 @@
-"""Images come in their order, a little ahead of need, and a source that fails is asked again."""
+"""Images are read in order, a little ahead, and a failing source is tried again."""
 
 from __future__ import annotations
 
@@ -20,104 +20,106 @@ from pipeline.sources.reader import Reader
 QUICKLY: dict[str, Any] = {"remote": False, "pause": 0}
 
 
-class Shelf:
-    """Stands in for a reader: hands out the path as bytes, and fails as it is told."""
+class FakeReader:
+    """A reader that returns the path as bytes, and fails when *fails* says so."""
 
-    def __init__(self, fails: Callable[[str, int], bool] = lambda path, tried: False) -> None:
-        self.tried: Counter[str] = Counter()
+    def __init__(self, fails: Callable[[str, int], bool] = lambda path, attempts: False) -> None:
+        self.attempts: Counter[str] = Counter()
         self._fails = fails
         self._lock = threading.Lock()
 
     def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
-        """See `Reader.read`."""
+        """Return the bytes of *path* as `Reader.read` does."""
         with self._lock:
-            self.tried[path] += 1
-            tried = self.tried[path]
-        if self._fails(path, tried):
+            self.attempts[path] += 1
+            attempts = self.attempts[path]
+        if self._fails(path, attempts):
             raise ReadError(f"cannot read {path}: Input/output error")
         return path.encode()
 
 
 def samples(count: int) -> list[Sample]:
-    """Some rows."""
+    """Return *count* samples of one byte each."""
     names = [f"c/{row}" for row in range(count)]
     return [Sample(row, name, 0, 1, name, None, None) for row, name in enumerate(names)]
 
 
-def reading(shelf: Shelf, count: int, *, remote: bool = False, tries: int = 3) -> list[bytes]:
-    """All bytes of some rows."""
-    reader = cast(Reader, shelf)
+def read_all(
+    fake_reader: FakeReader, count: int, *, remote: bool = False, tries: int = 3
+) -> list[bytes]:
+    """Return the bytes of *count* samples, read through `read_ahead`."""
+    reader = cast(Reader, fake_reader)
     return list(read_ahead(reader, samples(count), limit=None, remote=remote, tries=tries, pause=0))
 
 
 @given(count=st.integers(0, 5 * GROUP), remote=st.booleans())
-def test_every_image_comes_once_and_in_order(count: int, remote: bool) -> None:
-    """Whatever their number is, from a disk and from afar."""
-    shelf = Shelf()
-    assert reading(shelf, count, remote=remote) == [f"c/{i}".encode() for i in range(count)]
-    assert set(shelf.tried.values()) <= {1}
+def test_every_image_is_read_once_and_in_order(count: int, remote: bool) -> None:
+    """This holds for any number of images, local and remote."""
+    fake_reader = FakeReader()
+    assert read_all(fake_reader, count, remote=remote) == [f"c/{i}".encode() for i in range(count)]
+    assert set(fake_reader.attempts.values()) <= {1}
 
 
-def test_a_source_that_fails_for_a_while_is_asked_again() -> None:
-    """One image alone: the others of its group are read once."""
-    shelf = Shelf(lambda path, tried: path == "c/5" and tried < 3)
-    assert len(reading(shelf, 20)) == 20
-    assert shelf.tried["c/5"] == 3
-    assert shelf.tried["c/4"] == 1
+def test_a_source_that_fails_temporarily_is_read_again() -> None:
+    """Only the failing image is read again, not the others of its group."""
+    fake_reader = FakeReader(lambda path, attempts: path == "c/5" and attempts < 3)
+    assert len(read_all(fake_reader, 20)) == 20
+    assert fake_reader.attempts["c/5"] == 3
+    assert fake_reader.attempts["c/4"] == 1
 
 
-def test_a_source_that_fails_for_good_fails_at_its_image() -> None:
-    """After all tries; what came before it was handed out."""
-    shelf = Shelf(lambda path, tried: path == "c/20")
+def test_a_permanent_failure_is_raised_at_its_image() -> None:
+    """All tries are used first, and earlier images were handed out."""
+    fake_reader = FakeReader(lambda path, attempts: path == "c/20")
     images = read_ahead(
-        cast(Reader, shelf), samples(60), limit=None, remote=False, tries=4, pause=0
+        cast(Reader, fake_reader), samples(60), limit=None, remote=False, tries=4, pause=0
     )
     got = []
     with pytest.raises(ReadError, match="c/20: Input/output error"):
         got.extend(images)
-    assert shelf.tried["c/20"] == 4
+    assert fake_reader.attempts["c/20"] == 4
     assert len(got) <= 20
 
 
-def test_only_errors_of_reading_are_tried_again() -> None:
-    """A mistake in the code is not."""
+def test_only_read_errors_are_retried() -> None:
+    """An error in the code is not retried."""
 
-    class Wrong(Shelf):
+    class Wrong(FakeReader):
         def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
             super().read(path, offset, num_bytes)
             raise KeyError(path)
 
-    shelf = Wrong()
+    fake_reader = Wrong()
     with pytest.raises(KeyError):
-        reading(shelf, 1)
-    assert shelf.tried["c/0"] == 1
+        read_all(fake_reader, 1)
+    assert fake_reader.attempts["c/0"] == 1
 
 
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second, two, eight: a mount that comes back within ten seconds costs nothing."""
+    """The pauses of 0.5, 2 and 8 s bridge an outage of ten seconds."""
     pauses: list[float] = []
     monkeypatch.setattr(readahead.time, "sleep", pauses.append)
-    shelf = Shelf(lambda path, tried: True)
+    fake_reader = FakeReader(lambda path, attempts: True)
     with pytest.raises(ReadError):
-        read_patiently(cast(Reader, shelf), samples(1)[0], None, tries=4, pause=0.5)
+        read_patiently(cast(Reader, fake_reader), samples(1)[0], None, tries=4, pause=0.5)
     assert pauses == [0.5, 2.0, 8.0]
 
 
-def test_no_more_is_read_ahead_than_a_little() -> None:
+def test_read_ahead_is_bounded() -> None:
     """A shard is not read into memory before its first image is decoded."""
-    shelf = Shelf()
+    fake_reader = FakeReader()
     images = read_ahead(
-        cast(Reader, shelf), samples(20 * GROUP), limit=None, remote=False, tries=1, pause=0
+        cast(Reader, fake_reader), samples(20 * GROUP), limit=None, remote=False, tries=1, pause=0
     )
     next(images)
     images.close()
-    assert len(shelf.tried) <= (LOCAL_DEPTH + 1) * GROUP
+    assert len(fake_reader.attempts) <= (LOCAL_DEPTH + 1) * GROUP
 
 
-def test_who_stops_early_leaves_no_thread() -> None:
-    """Closing waits for the read that is under way, and for no other."""
+def test_stopping_early_leaves_no_thread() -> None:
+    """Closing waits for the current read, and cancels the others."""
     images = read_ahead(
-        cast(Reader, Shelf()), samples(100), limit=None, remote=True, tries=1, pause=0
+        cast(Reader, FakeReader()), samples(100), limit=None, remote=True, tries=1, pause=0
     )
     next(images)
     images.close()

@@ -1,4 +1,4 @@
-"""One task: its commit vouches for what is durable, and for nothing else."""
+"""A task's commit vouches for durable objects, and for nothing else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("t
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 pictures: a full shard and a short one."""
+    """Make 10 images: a full shard and a short one."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 10)
 
 
-def test_another_tesserae_makes_no_shard(source: Path, tmp_path: Path) -> None:
-    """A worker that came when all others had been asked."""
+def test_a_worker_with_other_code_makes_no_shard(source: Path, tmp_path: Path) -> None:
+    """The worker joined after the others were checked."""
     _, _, work = plan_inline(source, str(tmp_path / "store"))
     with pytest.raises(StoreMismatchError, match="another Tesserae"):
         prepare_shard(replace(work, code="another"), 0)
@@ -39,10 +39,10 @@ def test_another_tesserae_makes_no_shard(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("arrives", [False, True])
-def test_what_cannot_be_finished_is_not_committed(
+def test_a_failed_object_prevents_the_commit(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, arrives: bool
 ) -> None:
-    """Whichever of the objects it is: they are finished side by side, and each has a say."""
+    """Objects are finished in parallel, and the failure of any of them counts."""
     prepare_inline(source, str(tmp_path / "whole"))
     store = tmp_path / "store"
     objects, plan, work = plan_inline(source, str(store))
@@ -64,22 +64,26 @@ def test_what_cannot_be_finished_is_not_committed(
     assert contents(store) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("together", "most"), [(True, 3), (False, 1)])
-def test_objects_that_hold_memory_are_finished_one_by_one(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool, most: int
+@pytest.mark.parametrize(("together", "expected_threads"), [(True, 3), (False, 1)])
+def test_objects_in_memory_are_finished_one_by_one(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
+    expected_threads: int,
 ) -> None:
-    """A PUT holds its object several times over; a disk is only waited for."""
+    """A PUT holds several copies of its object; a disk only makes a thread wait."""
     _, _, work = plan_inline(source, str(tmp_path / "store"))
     monkeypatch.setattr(LocalObjects, "finish_together", together)
     seen: list[int] = []
 
     class Pool:
-        """Notes how many threads it was asked for."""
+        """A thread pool that records its number of threads."""
 
-        def __init__(self, threads: int, *rest: Any) -> None:
-            if rest == ("finish",):
+        def __init__(self, threads: int, *arguments: Any) -> None:
+            if arguments == ("finish",):
                 seen.append(threads)
-            self._pool = real(threads, *rest)
+            self._pool = real(threads, *arguments)
 
         def __enter__(self) -> Any:
             return self._pool.__enter__()
@@ -92,32 +96,34 @@ def test_objects_that_hold_memory_are_finished_one_by_one(
     real = module.ThreadPoolExecutor
     monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
     prepare_shard(work, 0)
-    assert seen == [most]
+    assert seen == [expected_threads]
 
 
-def committed(source: Path, store: Path, status: int, reason: str | None) -> tuple[Objects, Work]:
-    """A store at 8 px whose first row was committed with another status."""
+def commit_with_status(
+    source: Path, store: Path, status: int, reason: str | None
+) -> tuple[Objects, Work]:
+    """Make a store at 8 px whose first row was committed with another status."""
     objects, plan, work = plan_inline(source, str(store), sizes=(8,))
     prepare_shard(work, 0)
-    kept = records.load_commits(objects, plan)[0]
-    lines = table.decode_part(objects.get(kept.table.name)).to_pylist()
+    commit = records.load_commits(objects, plan)[0]
+    lines = table.decode_part(objects.get(commit.table.name)).to_pylist()
     blank = dict.fromkeys(("width", "height", "mode", "format", "box"))
     lines[0] |= {**blank, "status": status, "reason": reason}
     data = table.encode_table(pa.Table.from_pylist(lines, schema=table.SCHEMA))
-    objects.put(kept.table.name, data)
+    objects.put(commit.table.name, data)
     counts = {"readable": len(lines) - 1, STATUS_WORDS[status]: 1}
-    written = records.fingerprint(kept.table.name, data)
-    objects.put(layout.commit("train", 0), replace(kept, table=written, counts=counts).encode())
+    written = records.fingerprint(commit.table.name, data)
+    objects.put(layout.commit("train", 0), replace(commit, table=written, counts=counts).encode())
     workspace.cache_clear()
     return objects, replace(work, sizes=(8, 16))
 
 
 @pytest.mark.parametrize("status", [CRASHED, TIMEOUT])
-def test_a_picture_that_killed_a_decoder_is_never_given_to_one_again(
+def test_an_image_that_crashed_a_decoder_is_not_decoded_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """The part of the table says which one it is, when a store grows by a size."""
-    objects, work = committed(source, tmp_path / "store", status, "it was killed")
+    """The table part names it when a store gets a further size."""
+    objects, work = commit_with_status(source, tmp_path / "store", status, "it was killed")
     decoded: list[bytes] = []
     real = shard_module.decode
 
@@ -135,20 +141,20 @@ def test_a_picture_that_killed_a_decoder_is_never_given_to_one_again(
 
 
 def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path) -> None:
-    """The same bytes gave no picture then: one of the two decoders is not the recipe's."""
-    objects, work = committed(source, tmp_path / "store", TRUNCATED, "it breaks off")
+    """Its bytes were unreadable before, so one of the two decoders is not the recipe's."""
+    objects, work = commit_with_status(source, tmp_path / "store", TRUNCATED, "it breaks off")
     with pytest.raises(StoreMismatchError, match="was truncated when it was committed and is rea"):
         prepare_shard(work, 0)
     assert records.load_commits(objects, records.load_plan(objects, "train"))[0].sizes == {8}
 
 
-def test_a_commit_of_another_plan_is_no_start(source: Path, tmp_path: Path) -> None:
-    """Its rows are other pictures: the shard is made whole, at every size."""
+def test_a_commit_of_another_plan_is_ignored(source: Path, tmp_path: Path) -> None:
+    """Its rows are other images: the shard is made again at every size."""
     store = tmp_path / "store"
     objects, plan, work = plan_inline(source, str(store), sizes=(8,))
     prepare_shard(work, 0)
-    kept = records.load_commits(objects, plan)[0]
-    objects.put(layout.commit("train", 0), replace(kept, plan="0" * 64).encode())
+    commit = records.load_commits(objects, plan)[0]
+    objects.put(layout.commit("train", 0), replace(commit, plan="0" * 64).encode())
     assert records.load_commits(objects, plan) == {}
     report = prepare_shard(replace(work, sizes=(8, 16)), 0)
     assert sorted(report.made) == sorted(ALL)

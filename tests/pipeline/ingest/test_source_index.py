@@ -1,4 +1,4 @@
-"""Rows: every sample's place in the source, shard by shard, and never a damaged one."""
+"""The source index returns the location of every sample, and never a damaged one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 def listing(num_rows: int, **columns: pa.Array) -> pa.Table:
-    keys = pa.array([f"n/{place}.JPEG" for place in range(num_rows)], pa.large_string())
+    keys = pa.array([f"n/{index}.JPEG" for index in range(num_rows)], pa.large_string())
     num_bytes = pa.array(range(100, 100 + num_rows), pa.int64())
     return pa.table({"key": keys, "num_bytes": num_bytes, **columns})
 
@@ -48,67 +48,67 @@ def write(objects: Objects, table: pa.Table, order: list[int], shard_rows: int) 
 
 def read(objects: Objects, planned: Plan) -> list[Sample]:
     rows = Rows(objects, planned)
-    found = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
+    samples = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
     rows.close()
-    return found
+    return samples
 
 
 @given(st.permutations(range(7)), st.integers(1, 9))
-def test_rows_come_back_in_their_order(order: list[int], shard_rows: int) -> None:
+def test_rows_are_read_in_their_order(order: list[int], shard_rows: int) -> None:
     """A whole file has no offset, and its key is its path."""
     objects = open_objects(f"memory://rows/{shard_rows}", "train-1")
     planned = write(objects, listing(7), order, shard_rows)
     assert read(objects, planned) == [
-        Sample(row, f"n/{place}.JPEG", place, 100 + place, f"n/{place}.JPEG", None, None)
-        for row, place in enumerate(order)
+        Sample(row, f"n/{index}.JPEG", index, 100 + index, f"n/{index}.JPEG", None, None)
+        for row, index in enumerate(order)
     ]
 
 
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
 )
-def test_paths_offsets_and_checksums_come_back(objects: LocalObjects, kind: pa.DataType) -> None:
-    """Of whatever Arrow type the source has them, in whatever pieces."""
+def test_paths_offsets_and_checksums_are_kept(objects: LocalObjects, kind: pa.DataType) -> None:
+    """The source's columns may have any Arrow string type and any number of chunks."""
     columns = {
-        "path": pa.array([f"{place % 2}.tar" for place in range(5)], pa.string()).cast(kind),
+        "path": pa.array([f"{index % 2}.tar" for index in range(5)], pa.string()).cast(kind),
         "offset": pa.array([512, None, 2**40, 0, 7], pa.int64()),
         "crc32c": pa.array([0, 1, 2**32 - 1, None, 5], pa.uint32()),
     }
     table = listing(5, **columns)
     table = pa.concat_tables([table.slice(0, 2), table.slice(2)])
-    found = read(objects, write(objects, table, [4, 3, 2, 1, 0], 2))
-    assert [sample.path for sample in found] == ["0.tar", "1.tar", "0.tar", "1.tar", "0.tar"]
-    assert [sample.offset for sample in found] == [7, 0, 2**40, None, 512]
-    assert [sample.crc32c for sample in found] == [5, None, 2**32 - 1, 1, 0]
+    samples = read(objects, write(objects, table, [4, 3, 2, 1, 0], 2))
+    assert [sample.path for sample in samples] == ["0.tar", "1.tar", "0.tar", "1.tar", "0.tar"]
+    assert [sample.offset for sample in samples] == [7, 0, 2**40, None, 512]
+    assert [sample.crc32c for sample in samples] == [5, None, 2**32 - 1, 1, 0]
 
 
-def test_where_the_source_is_comes_back(objects: LocalObjects) -> None:
-    """With its fingerprint and its listing's digest."""
+def test_the_origin_is_kept(objects: LocalObjects) -> None:
+    """It includes the fingerprint and the digest of the listing."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     assert known_origin(objects, planned) == ORIGIN
 
 
 def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
-    """Of another listing, or other shards."""
+    """The plan differs in its listing or its shards."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
-    for other in (replace(planned, listing="c" * 64), replace(planned, shard_rows=4)):
+    for other_plan in (replace(planned, listing="c" * 64), replace(planned, shard_rows=4)):
         with pytest.raises(StoreError, match="belongs to another plan"):
-            Rows(objects, other)
+            Rows(objects, other_plan)
 
 
-def test_rows_that_are_not_there_are_asked_for(objects: LocalObjects) -> None:
-    """With what to do about it."""
+def test_a_missing_index_is_reported(objects: LocalObjects) -> None:
+    """The error says how to list the source again."""
     with pytest.raises(StoreError, match=r"there is no \.cache/train\.rows\.arrow.*--data SOURCE"):
         known_origin(objects, MADE)
 
 
-def test_no_byte_of_the_rows_can_change_unnoticed(objects: LocalObjects) -> None:
-    """A label, a key or an offset that changed would end in the store."""
+def test_a_change_of_any_byte_is_detected(objects: LocalObjects) -> None:
+    """A changed label, key or offset would end up in the store."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     name = layout.rows("train")
     data = objects.get(name)
-    for place in range(0, len(data), 11):
-        objects.put(name, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for offset in range(0, len(data), 11):
+        objects.put(name, data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
             known_origin(objects, planned)
     for length in range(0, len(data), 101):
@@ -123,15 +123,15 @@ def test_no_byte_of_the_rows_can_change_unnoticed(objects: LocalObjects) -> None
 
 
 def test_the_file_is_closed_with_the_last_reference(objects: LocalObjects) -> None:
-    """A worker keeps it open between tasks, and nobody closes it at the end."""
+    """A worker keeps the file open between tasks, and nothing closes it explicitly."""
     rows = Rows(objects, write(objects, listing(5), [0, 1, 2, 3, 4], 2))
     raw = rows._raw
     del rows
     assert raw.closed
 
 
-def test_a_source_is_there_or_not(tmp_path: Path) -> None:
-    """A server is not asked."""
+def test_a_source_exists_or_not(tmp_path: Path) -> None:
+    """A URL is assumed to exist; no server is contacted."""
     assert replace(ORIGIN, root=str(tmp_path)).is_there
     assert not replace(ORIGIN, root=str(tmp_path / "none")).is_there
     assert replace(ORIGIN, root="s3://bucket/x").is_there

@@ -1,4 +1,4 @@
-"""Nothing outlives a picture that hangs but by its limit, and nothing else is ended."""
+"""The watchdog ends a process whose decoder exceeds the time limit, and no other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def hang():
 """
 
 
-def ended(code: str) -> tuple[int, float]:
-    """Run *code* in a process of its own; returns its exit status and the seconds it took."""
+def run_code(code: str) -> tuple[int, float]:
+    """Run *code* in a process of its own and return its exit status and duration in seconds."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", START + code],
@@ -35,16 +35,16 @@ def ended(code: str) -> tuple[int, float]:
     return done.returncode, time.monotonic() - started
 
 
-def test_a_picture_that_hangs_ends_the_process() -> None:
-    """Though it holds the interpreter's lock, and not before the limit."""
-    status, seconds = ended("watchdog = Watchdog(0.5)\nwith watchdog:\n    hang()")
+def test_a_hanging_image_ends_the_process() -> None:
+    """It ends although the decoder holds the interpreter's lock, and not before the limit."""
+    status, seconds = run_code("watchdog = Watchdog(0.5)\nwith watchdog:\n    hang()")
     assert status == -signal.SIGALRM
     assert seconds >= 0.5
 
 
-def test_a_hang_in_one_of_two_threads_is_found() -> None:
-    """While the other does one picture after the other."""
-    status, _ = ended("""
+def test_a_hang_in_one_of_two_threads_is_detected() -> None:
+    """The other thread decodes one image after the other meanwhile."""
+    status, _ = run_code("""
 watchdog = Watchdog(0.5)
 def work(picture):
     while True:
@@ -57,7 +57,7 @@ time.sleep(50)
     assert status == -signal.SIGALRM
 
 
-MANY = "for _ in range(20):\n    with Watchdog(0.2):\n        time.sleep(0.02)"
+MANY_IMAGES = "for _ in range(20):\n    with Watchdog(0.2):\n        time.sleep(0.02)"
 WAIT = "with Watchdog(0.2):\n    pass\ntime.sleep(0.5)"
 ERROR = """
 try:
@@ -69,7 +69,7 @@ except OSError:
 UNLIMITED = "with Watchdog(0.0):\n    time.sleep(0.5)"
 
 
-@pytest.mark.parametrize("code", [MANY, WAIT, ERROR, UNLIMITED])
-def test_what_does_not_hang_is_let_be(code: str) -> None:
-    """However long the process lives, and however long it waits for its source."""
-    assert ended(code)[0] == 0
+@pytest.mark.parametrize("code", [MANY_IMAGES, WAIT, ERROR, UNLIMITED])
+def test_a_process_without_a_hang_goes_on(code: str) -> None:
+    """Neither its age nor its waits for a source count."""
+    assert run_code(code)[0] == 0
