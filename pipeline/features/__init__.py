@@ -1,7 +1,10 @@
-"""What a network makes of a whole store, row for row: made once, shard by shard, and read again.
+"""Features of a whole store, row for row: computed once by a network, shard by shard, and read.
 
-task     one shard: pixels -> network -> features -> a commit, last
-making   which network and transform, the tasks of a split, the record that it is whole
-reading  rows of finished features
-check    every file against what was committed
+shard    one task: pixels -> network -> features -> a commit, last
+batches  the pixels of a shard, checked and batched
+extract  a run: the recipe, the tasks of a split, and the record that it is complete
+probes   compares the networks of two machines by their features of two test images
+reader   rows of finished features
+loader   shuffled batches of features
+verify   compares every file with its commit
 """

@@ -1,8 +1,8 @@
 """The pixels of one shard, read once from its beginning to its end.
 
-Features vouch for pixels that somebody else may be mending just now. So each chunk is compared with
-its checksum before it is used, and all bytes that were read with the digest in the images' commit:
-features of a damaged shard, of another one, or of half of each are not made.
+A repair may rewrite the images while they are read. So each chunk is compared with its checksum
+before it is used, and all bytes together with the digest in the images' commit: no features are
+made of a damaged shard, of another one, or of a mixture.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from pipeline.store.recipe import Recipe
 from pipeline.store.shard import Decompress, decompressor
 
 READ_ROWS = 64
-"""Rows that are read at once, at least."""
+"""The minimum number of rows that are read at once."""
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
 def read_chunks(
     objects: Objects, written: Written, recipe: Recipe, size: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """The chunks of a shard object of images, in order.
+    """Yield the chunks of a shard object of images, in order.
 
     Args:
         objects: The store.
-        written: The object, as the images' commit has it.
-        recipe: The store's.
+        written: The record of the object in the images' commit.
+        recipe: The recipe of the store.
         size: Side of the squares in pixels.
 
     Yields:
         (chunk_rows, size, size, 3) uint8; the last may have rows past the end of the split.
 
     Raises:
-        StoreDamagedError: It is not, or not any more, what was committed. What was yielded before
-            must not be used then.
+        StoreDamagedError: The object differs from the commit. Chunks that were yielded before must
+            not be used then.
     """
     unpack = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)
-    seen = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     tail, ends = _index(objects, written, recipe)
-    together = max(1, READ_ROWS // recipe.chunk_rows)
+    chunks_per_read = max(1, READ_ROWS // recipe.chunk_rows)
     start = 0
-    for first in range(0, len(ends), together):
-        stops = ends[first : first + together]
+    for group in range(0, len(ends), chunks_per_read):
+        stops = ends[group : group + chunks_per_read]
         data = _read(objects, written, start, stops[-1] - start)
-        seen.update(data)
+        digest.update(data)
         block = np.frombuffer(data, np.uint8)
         for stop in stops:
             chunk, block = block[: stop - start], block[stop - start :]
             yield _unpacked(chunk, unpack, written, shape)
             start = stop
-    seen.update(tail)
-    if start + len(tail) != written.num_bytes or seen.hexdigest() != written.digest:
+    digest.update(tail)
+    if start + len(tail) != written.num_bytes or digest.hexdigest() != written.digest:
         raise _damaged(written)
 
 
@@ -73,7 +73,7 @@ def _unpacked(
     chunk: NDArray[np.uint8], unpack: Decompress | None, written: Written, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     body = chunk[:-4]
-    if not is_framed(chunk):  # other threads go on meanwhile
+    if not is_framed(chunk):  # it releases the interpreter's lock for other threads
         raise _damaged(written)
     if unpack is not None:
         packed, body = body, np.empty(math.prod(shape), np.uint8)
@@ -84,7 +84,7 @@ def _unpacked(
 
 
 def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, list[int]]:
-    """The object's last bytes, and where each chunk ends: they lie one behind the other."""
+    """Return the object's index and the end offset of each chunk; chunks are contiguous."""
     num_bytes = recipe.shard_rows // recipe.chunk_rows * 16 + 4
     if objects.size(written.name) != written.num_bytes:
         raise _damaged(written)
@@ -93,7 +93,9 @@ def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, l
         raise _damaged(written)
     index = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
     lengths: list[int] = index[index[:, 0] != 2**64 - 1, 1].tolist()
-    if sum(lengths) != written.num_bytes - num_bytes:  # else any number of bytes would be read
+    if (
+        sum(lengths) != written.num_bytes - num_bytes
+    ):  # a damaged index could ask for any number of bytes
         raise _damaged(written)
     return tail, list(itertools.accumulate(lengths))
 
@@ -116,41 +118,41 @@ def _damaged(written: Written) -> StoreDamagedError:
 
 
 def batches(
-    chunks: Iterable[NDArray[np.uint8]], readable: NDArray[np.bool_], most: int
+    chunks: Iterable[NDArray[np.uint8]], readable: NDArray[np.bool_], batch_rows: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """The readable rows of a shard, a batch at a time.
+    """Yield the readable rows of a shard, one batch at a time.
 
     Args:
-        chunks: Of the shard, in order, (n, size, size, 3) uint8.
+        chunks: The chunks of the shard in order, (n, size, size, 3) uint8.
         readable: (rows of the shard,) bool.
-        most: Rows of a batch.
+        batch_rows: Maximum number of rows of a batch.
 
     Yields:
-        Places in the shard, (n,) int64, and their pixels, (n, size, size, 3) uint8.
+        Row numbers within the shard, (n,) int64, and their pixels, (n, size, size, 3) uint8.
     """
-    places: list[int] = []
-    rows: list[NDArray[np.uint8]] = []
-    for place, row in enumerate(row for chunk in chunks for row in chunk):
-        if place < len(readable) and readable[place]:
-            places.append(place)
-            rows.append(row)
-        if len(rows) == most:
-            yield np.array(places), np.stack(rows)
-            places, rows = [], []
-    if rows:
-        yield np.array(places), np.stack(rows)
+    indices: list[int] = []
+    images: list[NDArray[np.uint8]] = []
+    for index, image in enumerate(image for chunk in chunks for image in chunk):
+        if index < len(readable) and readable[index]:
+            indices.append(index)
+            images.append(image)
+        if len(images) == batch_rows:
+            yield np.array(indices), np.stack(images)
+            indices, images = [], []
+    if images:
+        yield np.array(indices), np.stack(images)
 
 
-class Shared(Generic[Made]):
-    """An iterator from which many threads take: while one computes, the next reads."""
+class Shared(Generic[Item]):
+    """A thread-safe iterator: one thread computes while the next one reads."""
 
-    def __init__(self, made: Iterable[Made]) -> None:
-        self._made = iter(made)
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
         self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[Made]:
+    def __iter__(self) -> Iterator[Item]:
         return self
 
-    def __next__(self) -> Made:
+    def __next__(self) -> Item:
         with self._lock:
-            return next(self._made)
+            return next(self._items)

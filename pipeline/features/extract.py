@@ -1,4 +1,4 @@
-"""A run that makes features of a split: settled first, then task by task, then the record of it.
+"""A run that extracts features of a split: it settles the recipe, runs tasks, writes a record.
 
 settle -> lease -> begin -> (repair) -> missing -> clear -> tasks -> finish
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard import FeatureWork, make_features, still_there
+from pipeline.features.shard import FeatureWork, intact_arrays, make_features
 from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records
@@ -25,10 +25,10 @@ from pipeline.store.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureChoices:
-    """What a person may choose about features, beside the network."""
+    """The options of features, beside the network."""
 
     stored_size: int | None = None
-    """None: the smallest size of the store that the network need not enlarge, or the largest."""
+    """The size in pixels; None: the smallest that the network need not enlarge, or the largest."""
     precision: str = "float32"
     dtype: str = "float32"
 
@@ -36,22 +36,22 @@ class FeatureChoices:
 def settle(
     objects: Objects, split: str, backbone: Backbone, choices: FeatureChoices
 ) -> FeatureRecipe:
-    """The recipe of features of a finished split; nothing is written.
+    """Return the recipe of features of a finished split, without writing anything.
 
-    Features that the store has already keep their name, however the network's folder is called now.
+    Features that the store has already keep their name, even if the network's folder was renamed.
 
     Raises:
-        StoreError: The split is not finished, or has no such size.
+        StoreError: The split is not finished, or lacks the size.
     """
     images = records.load_recipe(objects)
     done = records.load_done(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} is not finished. Run `tesserae prepare` again to go on.")
-    size = choices.stored_size or _fitting(done.sizes, backbone.size)
+    size = choices.stored_size or _fitting_size(done.sizes, backbone.size)
     if size not in done.sizes:
-        held = ", ".join(map(str, done.sizes))
-        raise StoreError(f"split {split!r} has no {size} px: it has {held}.")
-    made = FeatureRecipe(
+        available_sizes = ", ".join(map(str, done.sizes))
+        raise StoreError(f"split {split!r} has no {size} px: it has {available_sizes}.")
+    recipe = FeatureRecipe(
         trunk=backbone.name,
         weights=backbone.digest,
         cut=backbone.cut or "",
@@ -69,47 +69,47 @@ def settle(
         chunk_rows=images.chunk_rows,
         format=images.format,
     )
-    return _known(objects, made) or made
+    return _stored_recipe(objects, recipe) or recipe
 
 
-def _fitting(sizes: Sequence[int], wanted: int) -> int:
-    return min((size for size in sizes if size >= wanted), default=max(sizes))
+def _fitting_size(sizes: Sequence[int], network_size: int) -> int:
+    return min((size for size in sizes if size >= network_size), default=max(sizes))
 
 
-def _known(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | None:
-    """The same recipe under the name that the store has it by."""
+def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | None:
+    """Return the recipe of the same features that the store has, with its name; None: none."""
     ending = recipe.name.rpartition("-")[2]
     for name in features.names(objects):
         if name == recipe.name or not name.endswith(f"-{ending}"):
             continue
         try:
-            found = features.load_recipe(objects, name)
-        except StoreError:  # lost or damaged: it is written again, if it was this one
-            found = replace(recipe, trunk=name.removesuffix(f"-{ending}"))
-        if found.digest == recipe.digest and found.name == name:
-            return found
+            stored = features.load_recipe(objects, name)
+        except StoreError:  # lost or damaged: assume it was this recipe, and compare the digest
+            stored = replace(recipe, trunk=name.removesuffix(f"-{ending}"))
+        if stored.digest == recipe.digest and stored.name == name:
+            return stored
     return None
 
 
 def new_run(name: str, split: str) -> str:
-    """A name for a run, by which its temp files and tasks are told from others'."""
+    """Return a unique name for a run, which marks its temporary files and tasks."""
     return f"{held(name, split)}-{uuid.uuid4().hex[:8]}"
 
 
 def held(name: str, split: str) -> str:
-    """What a run holds the lease of."""
+    """Return the name of the lease for features *name* of *split*."""
     return f"features.{name}.{split}"
 
 
 def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> None:
-    """Write what readers need, before the first task.
+    """Write the recipe and the metadata that readers need, before the first task.
 
     Raises:
         StoreMismatchError: Features of another recipe have this name.
     """
     name = layout.features_recipe(recipe.name)
     try:
-        there = features.load_recipe(objects, recipe.name)
+        stored = features.load_recipe(objects, recipe.name)
     except StoreMismatchError:
         raise
     except StoreDamagedError:
@@ -117,9 +117,9 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
     except StoreError:
         objects.put_new(name, recipe.encode())
     else:
-        if there.digest != recipe.digest:
+        if stored.digest != recipe.digest:
             raise StoreMismatchError(
-                f"{name} is of features with digest {there.digest}: expected {recipe.digest}. Move"
+                f"{name} is of features with digest {stored.digest}: expected {recipe.digest}. Move"
                 " its folder away."
             )
     for file, data in arrays.feature_arrays(recipe, plan, kinds):
@@ -137,111 +137,119 @@ def known_probe(objects: Objects, recipe: FeatureRecipe) -> str:
 
 
 def missing(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[int]:
-    """The shards that lack features of one of *kinds*, or whose images are others by now."""
-    wanted = set(kinds)
-    found = whole_kinds(objects, recipe, plan)
-    return [shard for shard, there in enumerate(found) if not wanted <= there]
+    """Return the shards that lack features of some kind, or whose images have changed since."""
+    required = set(kinds)
+    committed = intact_kinds(objects, recipe, plan)
+    return [shard for shard, shard_kinds in enumerate(committed) if not required <= shard_kinds]
 
 
-def whole_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
-    """Of each shard the kinds that are committed, of the images that the store has, and there.
+def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
+    """Return the intact kinds of each shard: committed, and of the images that the store has now.
 
-    There: as large as they were. That all their bytes are those of before, `damaged` says.
+    Only the sizes of objects are compared; `damaged` compares their bytes.
     """
-    made = features.load_commits(objects, recipe, plan)
+    commits = features.load_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
     size = str(recipe.stored_size)
 
-    def whole(shard: int) -> set[str]:
-        kept, seen = made.get(shard), images.get(shard)
-        if kept is None or seen is None or size not in seen.arrays:
+    def kinds_of(shard: int) -> set[str]:
+        commit, image_commit = commits.get(shard), images.get(shard)
+        if commit is None or image_commit is None or size not in image_commit.arrays:
             return set()
-        return set(still_there(objects, kept)) if kept.pixels == seen.arrays[size].digest else set()
+        return (
+            set(intact_arrays(objects, commit))
+            if commit.pixels == image_commit.arrays[size].digest
+            else set()
+        )
 
     with ThreadPoolExecutor(records.READERS) as pool:
-        return list(pool.map(whole, range(plan.num_shards)))
+        return list(pool.map(kinds_of, range(plan.num_shards)))
 
 
 def damaged(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
-    """Read all that commits vouch for; returns the names of what is not as it was written."""
-    made = features.load_commits(objects, recipe, plan)
-    written = [one for kept in made.values() for one in kept.arrays.values()]
+    """Read all objects that commits vouch for, and return the names of the damaged ones."""
+    commits = features.load_commits(objects, recipe, plan)
+    written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
-        whole = pool.map(lambda one: records.is_there(objects, one), written)
-        return [one.name for one, there in zip(written, whole, strict=True) if not there]
+        intact = pool.map(lambda record: records.is_there(objects, record), written)
+        return [
+            record.name for record, is_intact in zip(written, intact, strict=True) if not is_intact
+        ]
 
 
 def clear(objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]) -> None:
-    """Remove shard objects that are to be made anew, so that tasks can tell theirs from them.
+    """Remove shard objects that must be made again, since tasks never replace an object.
 
-    The record that all is there goes first, if it vouches for one of them.
+    The record of the split is removed first if it vouches for one of them.
     """
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
-    there = {name for folder in folders.values() for name in objects.names(folder)}
-    gone = sorted(there & set(names))
+    existing = {name for folder in folders.values() for name in objects.names(folder)}
+    obsolete = sorted(existing & set(names))
     vouched = tuple(f"{folders[kind]}/" for kind in promised(objects, recipe, plan))
-    if any(name.startswith(vouched) for name in gone):
+    if any(name.startswith(vouched) for name in obsolete):
         objects.remove(layout.features_done(recipe.name, plan.split))
-    for name in gone:
+    for name in obsolete:
         objects.remove(name)
 
 
 def promised(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
-    """The kinds that a split's record vouches for; where it is damaged, those all commits have."""
+    """Return the kinds that the split's record vouches for; if damaged, those of all commits."""
     try:
         done = features.load_done(objects, recipe.name, plan.split)
     except StoreDamagedError:
-        made = features.load_commits(objects, recipe, plan).values()
-        return tuple(k for k in KINDS if made and all(k in kept.arrays for kept in made))
+        commits = features.load_commits(objects, recipe, plan).values()
+        return tuple(k for k in KINDS if commits and all(k in commit.arrays for commit in commits))
     return () if done is None else done.kinds
 
 
 def leftovers(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
-    """Shard objects of *kinds* that no commit vouches for, or one of other images."""
-    whole = whole_kinds(objects, recipe, plan)
+    """Return the shard objects of *kinds* that no commit of the present images vouches for."""
+    committed = intact_kinds(objects, recipe, plan)
     return [
         layout.features_shard(recipe.name, plan.split, kind, shard)
-        for shard, there in enumerate(whole)
+        for shard, shard_kinds in enumerate(committed)
         for kind in kinds
-        if kind not in there
+        if kind not in shard_kinds
     ]
 
 
 def feature_jobs(work: FeatureWork, shards: Sequence[int], slots: int = 1) -> list[Job]:
-    """The tasks that make the features of *shards*.
+    """Return the jobs that make the features of *shards*.
 
     Args:
-        work: What the run is.
-        shards: Which.
-        slots: Tasks that run at once. The last of them, fewer than that, have more threads each,
-            so that none of the processors waits for the end.
+        work: The arguments of the run.
+        shards: Numbers of the shards.
+        slots: Number of tasks that run at once (default: 1). If fewer are left for the last round,
+            they share all the threads, so that no processor is idle.
     """
     options = {"resources": {"GPU": 1}} if work.gpu else {}
-    last = len(shards) % slots
-    threads = slots // last if last else 1
+    num_last = len(shards) % slots
+    threads = slots // num_last if num_last else 1
     return [
         Job(
             f"features-{work.split}-{shard:06d}",
             make_features,
-            (work, shard, threads if place >= len(shards) - last else 1),
+            (work, shard, threads if index >= len(shards) - num_last else 1),
             options,
         )
-        for place, shard in enumerate(shards)
+        for index, shard in enumerate(shards)
     ]
 
 
 def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
-    """Write the record that a split's features are all there, of the kinds that all shards have.
+    """Write the record that a split's features are complete, for the kinds that all shards have.
 
     Raises:
-        StoreError: Features of a shard are not there, or the images are being made anew.
+        StoreError: Features of a shard are missing, or the images were made again meanwhile.
     """
-    whole = whole_kinds(objects, recipe, plan)
-    kinds = tuple(kind for kind in KINDS if all(kind in there for there in whole))
+    committed = intact_kinds(objects, recipe, plan)
+    kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
     if not kinds:
-        absent = [shard for shard, there in enumerate(whole) if KINDS[0] not in there]
+        absent = [
+            shard for shard, shard_kinds in enumerate(committed) if KINDS[0] not in shard_kinds
+        ]
         raise StoreError(
             f"features {recipe.name} of split {plan.split!r} are not finished: {len(absent)} of"
             f" {plan.num_shards} shards are not committed (the first is {min(absent, default=0)})."
@@ -262,6 +270,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
         objects=tuple(records.fingerprint(name, data) for name, data in written),
         format=recipe.format,
     )
+    # The record vouches only for durable objects, so it is written after they are synced.
     _sync(objects, done, layout.features_commits(recipe.name, plan.split))
     name = layout.features_done(recipe.name, plan.split)
     put_changed(objects, name, done.encode())
@@ -270,7 +279,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
 
 
 def _parts(objects: Objects, plan: Plan) -> str:
-    """The digest by which the split's record says of each row which picture it is of."""
+    """Return the digest of the split's table parts, which identifies the image of each row."""
     done = records.load_done(objects, plan.split)
     if done is None or done.parts != parts_digest(whole_commits(objects, plan)):
         raise StoreError(
@@ -281,7 +290,7 @@ def _parts(objects: Objects, plan: Plan) -> str:
 
 
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
-    """Whether there is nothing to do, as far as can be seen without reading shards."""
+    """Return True if nothing is left to do, judged without reading shards."""
     try:
         done = features.load_done(objects, recipe.name, plan.split)
         images = records.load_done(objects, plan.split)
@@ -298,29 +307,31 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
 
 
 def why_made(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> str:
-    """Return how features that are stored of a split differ from those that are wanted.
+    """Return how the stored features of a split differ from the requested ones.
 
     Args:
         objects: The store.
-        recipe: Of the features that are wanted.
-        plan: Of the split.
-        kinds: Those that are wanted.
+        recipe: The recipe of the requested features.
+        plan: The plan of the split.
+        kinds: The requested kinds.
 
     Returns:
-        A few words about the nearest features; empty where none of the split are finished.
+        A phrase about the most similar features; empty if no features of the split are finished.
     """
     stored = {}
     for name in features.names(objects):
-        with suppress(StoreError):  # damaged ones are for `tesserae verify`
+        with suppress(StoreError):  # `tesserae verify` reports damaged ones
             done = features.load_done(objects, name, plan.split)
             if done is not None:
                 stored[name] = features.load_recipe(objects, name), done
     if not stored:
         return ""
-    apart = {name: _apart(there, recipe) for name, (there, _) in stored.items()}
-    name = min(apart, key=lambda name: (len(apart[name]), name))
-    if apart[name]:
-        return f"those stored as {name} have {', '.join(apart[name])}"
+    differences = {
+        name: _differences(stored_recipe, recipe) for name, (stored_recipe, _) in stored.items()
+    }
+    name = min(differences, key=lambda name: (len(differences[name]), name))
+    if differences[name]:
+        return f"those stored as {name} have {', '.join(differences[name])}"
     if not {*kinds} <= {*stored[name][1].kinds}:
         return (
             f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none"
@@ -329,31 +340,33 @@ def why_made(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterabl
     return f"some of those stored as {name} are missing, or of other images than the store holds"
 
 
-def _apart(there: FeatureRecipe, wanted: FeatureRecipe) -> list[str]:
-    """What differs between two recipes, in the words of options."""
-    found = []
-    if there.weights != wanted.weights:
-        same = there.trunk == wanted.trunk
-        found.append(f"the trunk {there.trunk}" + (" with other weights" if same else ""))
-    for field, word, unit in (
+def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:
+    """Return the differences between two recipes, in the words of command-line options."""
+    differences = []
+    if stored.weights != requested.weights:
+        same = stored.trunk == requested.trunk
+        differences.append(f"the trunk {stored.trunk}" + (" with other weights" if same else ""))
+    for field, label, unit in (
         ("cut", "cut", ""),
         ("pooling", "pooling", ""),
         ("stored_size", "size", " px"),
         ("precision", "precision", ""),
         ("dtype", "dtype", ""),
     ):
-        was, now = getattr(there, field), getattr(wanted, field)
-        if was != now:
-            found.append(f"{word} {was or 'at the end'}{unit}, not {now or 'at the end'}{unit}")
-    if not found and there.digest != wanted.digest:
-        found.append("another transform of the images, or another recipe of the store")
-    return found
+        old, new = getattr(stored, field), getattr(requested, field)
+        if old != new:
+            differences.append(
+                f"{label} {old or 'at the end'}{unit}, not {new or 'at the end'}{unit}"
+            )
+    if not differences and stored.digest != requested.digest:
+        differences.append("another transform of the images, or another recipe of the store")
+    return differences
 
 
 def _sync(objects: Objects, done: FeaturesDone, commits: str) -> None:
-    """Make durable that all is there that *done* will vouch for.
+    """Sync the folders of all objects that *done* will vouch for.
 
-    Whoever wrote it may have been killed between the rename and the sync of the folder.
+    Their writers may have been killed between the rename and the sync of the folder.
     """
-    for folder in sorted({commits, *(one.name.rpartition("/")[0] for one in done.objects)}):
+    for folder in sorted({commits, *(record.name.rpartition("/")[0] for record in done.objects)}):
         objects.sync(folder)

@@ -1,7 +1,7 @@
-"""Shuffled batches of features, with the face of `pipeline.loader.Loader`.
+"""Shuffled batches of features, with the interface of `pipeline.loader.Loader`.
 
-A picture's features are a thousandth of its pixels: they are copied out of mapped files by whoever
-iterates, and what would be gathered ahead is there before it could be asked for.
+The features of an image are a thousandth of its pixels: the iterating thread copies them out of
+mapped files, since reading ahead would gain nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ORDERS = ("random", "sequential")
 
 
 class FeatureLoader(Epochs):
-    """Iterating gives one epoch of batches; iterating again, the next. See `Loader`.
+    """A loader of features. Each iteration gives one epoch of batches, as with `Loader`.
 
-    The images of a batch are features, (n, d) float32, each of the picture or of its mirror image.
+    The images of a batch are features, (n, d) float32, of the image or of its mirrored copy.
     """
 
     def __init__(
@@ -45,24 +45,24 @@ class FeatureLoader(Epochs):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Check the arguments; files are opened when they are needed.
 
         Args:
-            store: The store.
-            name: Of the features, which must be finished.
-            split: Which split.
-            batch_size: Number of rows of the global batch, of all ranks together.
-            order: `random` or `sequential`.
-            seed: Seed of the order, and of which pictures are mirrored.
-            mirrored: Whether half of the pictures of an epoch are mirrored.
-            only: Labels whose rows are handed out (all).
-            drop_last: Leave out the last batch of an epoch if it is smaller.
-            rank: Which part of each global batch is handed out. None asks when an iteration
-                begins, as `pipeline.loader.distributed` does.
-            world: Number of parts of a global batch. None asks as for *rank*.
+            store: Path or URL of the store.
+            name: Name of the features, which must be finished.
+            split: Name of the split (default: train).
+            batch_size: Number of rows of the global batch, over all ranks (default: 256).
+            order: Order of the rows, `random` (the default) or `sequential`.
+            seed: Seed of the order and of the choice of mirrored images (default: 0).
+            mirrored: Replace half of the images of an epoch by their mirrored copies.
+            only: Labels whose rows are returned (default: all).
+            drop_last: Leave out the last batch of an epoch if it is smaller (default).
+            rank: Number of the part of each global batch that is returned. None: determined when
+                an iteration begins, by `pipeline.loader.distributed`.
+            world: Number of parts of a global batch. None: as for *rank*.
 
         Raises:
-            ValueError: An argument makes no sense.
+            ValueError: An argument is out of its range.
         """
         self.store = os.fspath(store)
         self.name = name
@@ -76,25 +76,25 @@ class FeatureLoader(Epochs):
         self._opened: tuple[Features, Split] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but open files."""
+        """Return the state without open files."""
         return {**vars(self), "_opened": None}
 
-    def _forget_opened(self, here: int) -> None:
+    def _forget_opened(self, local_ranks: int) -> None:
         self._opened = None
 
     @property
     def features(self) -> Features:
-        """All of the split."""
+        """The features of the split."""
         return self._open()[0]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Side of the pictures that the features were made of, in pixels."""
+        """The side in pixels of the images that the features were computed from."""
         return (self.features.recipe.stored_size,)
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """(num_rows,) int64: those that are handed out, ascending."""
+        """(num_rows,) int64: the rows of an epoch, ascending."""
         split = self._open()[1]
         return np.setdiff1d(np.arange(split.plan.num_rows), split.absent)
 
@@ -125,20 +125,20 @@ class FeatureLoader(Epochs):
         )
 
     def _of(self, rows: NDArray[np.int64], epoch: int, row_weight: float) -> Batch:
-        found = self.features.rows(rows)
+        values = self.features.rows(rows)
         if self.mirrored:
-            drawn = draws(self.seed, epoch, torch.from_numpy(rows), MIRROR).numpy() < 0.5
-            found[drawn] = self.features.rows(rows[drawn], "mirrored")
+            is_mirrored = draws(self.seed, epoch, torch.from_numpy(rows), MIRROR).numpy() < 0.5
+            values[is_mirrored] = self.features.rows(rows[is_mirrored], "mirrored")
         labels = self.labels[rows].astype(np.int64)
         batch = Batch(
-            torch.from_numpy(found), torch.from_numpy(labels), torch.from_numpy(rows.copy())
+            torch.from_numpy(values), torch.from_numpy(labels), torch.from_numpy(rows.copy())
         )
         batch.row_weight = row_weight
         return batch
 
     def _open(self) -> tuple[Features, Split]:
         if self._opened is None:
-            found = open_features(self.store, self.name, self.split)
-            split = found.split if self.only is None else only_labels(found.split, self.only)
-            self._opened = found, split
+            opened = open_features(self.store, self.name, self.split)
+            split = opened.split if self.only is None else only_labels(opened.split, self.only)
+            self._opened = opened, split
         return self._opened

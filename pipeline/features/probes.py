@@ -1,7 +1,7 @@
-"""What a network made of two probe pictures on one machine, to compare it with another's.
+"""The features of two probe images on one machine, to compare its network with another machine's.
 
-Kept with each commit. Sums of other machines differ a little; features of which a part was made by
-a torch or a device that gives more than a little are no longer of one network. Needs no torch.
+A probe is stored with each commit. Sums differ slightly between machines; features that were made
+in part by a torch or a device whose sums differ by more are not of one network. Needs no torch.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEY = "probe"
-"""In the provenance of a commit. Commits made before there were probes have none."""
+"""The key of the probe in the provenance of a commit; commits of early versions lack it."""
 MAX_NUMBERS = 64
-"""How many numbers of each picture's features a probe keeps, taken all over them."""
+"""The maximum number of features that a probe keeps of each image, evenly spaced."""
 TOLERANCES = {"float32": 1e-2, "bfloat16": 1e-1}
-"""By precision, the largest relative distance of the probes of two machines."""
+"""The largest relative distance of the probes of two machines, by precision."""
 
 
 def encode_probe(features: NDArray[np.float32]) -> str:
-    """Keep some numbers of a probe's features, (n, d), as text."""
+    """Encode every few numbers of a probe's (n, d) features as base64 text."""
     step = max(1, -(-features.shape[1] // MAX_NUMBERS))
-    kept = np.ascontiguousarray(features[:, ::step], "<f4")
-    return base64.b64encode(kept.tobytes()).decode("ascii")
+    sampled = np.ascontiguousarray(features[:, ::step], "<f4")
+    return base64.b64encode(sampled.tobytes()).decode("ascii")
 
 
 def probe_distance(first: Any, second: Any) -> float | None:
-    """Return the relative distance of two probes; None where they cannot be compared."""
-    one, other = _decoded(first), _decoded(second)
-    if one is None or other is None or one.shape != other.shape:
+    """Return the relative distance of two probes; None if they cannot be compared."""
+    a, b = _decoded(first), _decoded(second)
+    if a is None or b is None or a.shape != b.shape:
         return None
-    size = max(float(np.linalg.norm(one)), float(np.linalg.norm(other)))
-    return float(np.linalg.norm(one - other)) / size if size else 0.0
+    size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
+    return float(np.linalg.norm(a - b)) / size if size else 0.0
 
 
 def is_another(first: Any, second: Any, precision: str) -> bool:
     """Return True if two probes are of networks that make other features.
 
-    Where one of them is not there, or is none, nothing can be said against it.
+    It is False if one of them is missing or invalid.
     """
     distance = probe_distance(first, second)
     return distance is not None and distance > TOLERANCES[precision]

@@ -1,6 +1,6 @@
-"""Rows of finished features, out of files that are mapped.
+"""Rows of finished features, read from mapped files.
 
-Of a store that is no folder the shards of which rows are wanted are fetched whole, and kept.
+Of a store that is no folder, shards are downloaded whole at their first use and kept in memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.store.split import Geometry, Split, open_split
 
 
 class Features:
-    """The features of one split. Files are opened when rows of them are first wanted."""
+    """The features of one split. Each file is opened when one of its rows is first read."""
 
     def __init__(
         self, objects: Objects, recipe: FeatureRecipe, split: Split, kinds: tuple[str, ...]
     ) -> None:
-        """See `open_features`."""
+        """Wrap the records of finished features, which `open_features` reads and checks."""
         self.recipe = recipe
         self.split = split
         self.kinds = kinds
@@ -44,28 +44,28 @@ class Features:
 
     @property
     def dim(self) -> int:
-        """Numbers of a picture."""
+        """The number of features of an image, d."""
         return self.recipe.dim
 
     @cached_property
     def readable(self) -> NDArray[np.int64]:
-        """(n,) int64: the rows that are not in quarantine."""
+        """(n,) int64: the rows that are not in quarantine, ascending."""
         return np.setdiff1d(np.arange(len(self)), self.split.absent)
 
     def rows(self, rows: NDArray[np.int64], kind: str = "plain") -> NDArray[np.float32]:
-        """Features of some rows.
+        """Return the features of some rows.
 
         Args:
-            rows: (n,) int64.
-            kind: `plain` or `mirrored`.
+            rows: (n,) int64, row numbers in any order.
+            kind: `plain` (the default) or `mirrored`.
 
         Returns:
-            (n, d) float32; zeros for those in quarantine.
+            (n, d) float32; zeros for rows in quarantine.
 
         Raises:
-            ValueError: There are no such rows.
-            StoreError: There are none of that kind.
-            StoreDamagedError: A shard is not what it should be.
+            ValueError: A row is out of range.
+            StoreError: There are no features of that kind.
+            StoreDamagedError: A shard is missing or damaged.
         """
         if kind not in self.kinds:
             raise StoreError(
@@ -79,14 +79,14 @@ class Features:
                 f"rows are {rows.min()} to {rows.max()}: expected 0 to {len(self) - 1}."
             )
         shards, inside = np.divmod(rows, self._geometry.shard_rows)
-        chunks, at = np.divmod(inside, self._geometry.chunk_rows)
-        found = np.empty((len(rows), self.dim), np.float32)
+        chunks, row_in_chunk = np.divmod(inside, self._geometry.chunk_rows)
+        values = np.empty((len(rows), self.dim), np.float32)
         for number in np.unique(shards).tolist():
             inside = shards == number
             shard = self._shard(kind, number)
             shard.check(chunks[inside])
-            found[inside] = shard.rows[chunks[inside], at[inside]]
-        return found
+            values[inside] = shard.rows[chunks[inside], row_in_chunk[inside]]
+        return values
 
     def _shard(self, kind: str, number: int) -> _Shard:
         shard = self._shards.get((kind, number))
@@ -100,7 +100,7 @@ class Features:
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         try:
             if isinstance(self._objects, LocalObjects):
-                with suppress(OSError):  # a file system that maps no files, or there is none
+                with suppress(OSError):  # it is missing, or on a file system without mapping
                     return np.memmap(Path(self._objects.url) / name, np.uint8, "r")
             return np.frombuffer(self._objects.get(name), np.uint8)
         except (FileNotFoundError, ValueError):  # ValueError: an empty file
@@ -110,23 +110,23 @@ class Features:
 
 
 class _Shard:
-    """One shard's rows, in the file itself. Each chunk is compared with its checksum once."""
+    """A view of one shard's rows in its file. Each chunk is compared with its checksum once."""
 
     def __init__(
         self, data: NDArray[np.uint8], geometry: Geometry, shard: int, dtype: str, name: str
     ) -> None:
         self.rows = _rows_of(data, geometry, shard, dtype, name)
-        """(chunks, rows of a chunk, d)."""
+        """(chunks, rows of a chunk, d) float32 or float16."""
         framed = geometry.chunk_bytes + 4
         self._frames = data[: len(self.rows) * framed].reshape(-1, framed)
         self._checked = np.zeros(len(self.rows), bool)
         self._name = name
 
     def check(self, chunks: NDArray[np.int64]) -> None:
-        """Compare those of *chunks*, (n,) int64, that were not compared before.
+        """Compare *chunks*, (n,) int64, with their checksums unless that was done before.
 
         Raises:
-            StoreDamagedError: One of them is not what was written.
+            StoreDamagedError: A chunk does not match its checksum.
         """
         for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
             if not is_framed(self._frames[chunk]):
@@ -161,12 +161,12 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     """Open a split's features.
 
     Args:
-        store: The store.
-        name: Of the features.
-        split: Which split.
+        store: Path or URL of the store.
+        name: Name of the features.
+        split: Name of the split.
 
     Raises:
-        StoreError: There are none, or they are not finished.
+        StoreError: There are no such features, or they are not finished.
         StoreMismatchError: They are of other images than the store has now.
         StoreDamagedError: A record is damaged.
     """
@@ -181,8 +181,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     opened = open_split(objects, split, [recipe.stored_size])
     images = records.load_done(objects, split)
     parts = None if images is None else images.parts
-    here = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
-    if here != (done.features, done.plan, recipe.images, done.parts):
+    current = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
+    if current != (done.features, done.plan, recipe.images, done.parts):
         raise StoreMismatchError(
             f"features {name} of split {split!r} are of other images than the store holds now."
             " Run the same `tesserae features` again: it makes anew what is of others."
@@ -191,5 +191,5 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
 
 def finished(objects: Objects, split: str) -> Iterable[str]:
-    """The names of features of a split that are finished."""
+    """Return the names of the finished features of a split."""
     return [n for n in features.names(objects) if features.load_done(objects, n, split) is not None]

@@ -1,12 +1,13 @@
-"""What one task does: the features of one shard, from its pixels to a commit.
+"""One task of `features`: the features of one shard, from its pixels to a commit.
 
-As with images, a task may run twice or beside its own ghost, what it writes appears whole or not at
-all, and the commit comes last. But two machines may make other bytes of the same pixels. So an
-object is never replaced: of two tasks that make the same shard the first to write it wins, and the
-other commits what the first wrote.
+As with images, a task may run twice or beside a lost copy of itself, each object appears complete
+or not at all, and the commit comes last. But two machines may compute slightly different bytes of
+the same pixels. So an object is never replaced: of two tasks that make the same shard the first to
+write it wins, and the other commits what the first wrote.
 
-A network's sums depend on how pictures are batched and on how many threads take part in a sum. So
-batches begin anew with each shard, and each is computed by one thread; several may compute several.
+A network's sums depend on how images are batched and on how many threads take part in a sum. So
+batches start anew with each shard, and a single thread computes each; several threads may compute
+several batches.
 """
 
 from __future__ import annotations
@@ -44,27 +45,26 @@ from pipeline.store.split import open_split
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureWork:
-    """What all tasks of a run share. Small: it travels with each of them."""
+    """The arguments that all tasks of a run share. It is small, since each task carries it."""
 
     store: str
     split: str
     run: str
     name: str
-    """Of the features, whose recipe is there."""
+    """The name of the features, whose recipe is in the store."""
     trunk: str
-    """Folder or name of the network."""
+    """The folder or name of the network."""
     kinds: tuple[str, ...]
     gpu: bool = False
     probe: str = ""
-    """What the network made of the probe pictures where the features were begun; empty = nothing
-    is compared."""
+    """The probe of the network on the machine that began the features; empty: no comparison."""
     code: str = ""
-    """What `pipeline.code_digest.digest` says where the run was begun; empty = any will do."""
+    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureReport:
-    """What a task says of its shard."""
+    """A summary of a task."""
 
     shard: int
     num_rows: int
@@ -73,45 +73,48 @@ class FeatureReport:
 
 
 PROGRESS_SECONDS = 2.0
-"""Between two words of a task about how far it is, at least."""
+"""The minimum time between two progress messages of a task."""
 
 
 def progress_topic(run: str) -> str:
-    """Return the topic of the Dask events in which tasks of *run* say how far they are."""
+    """Return the topic of the Dask events that report the progress of the tasks of *run*."""
     return f"features-{run}"
 
 
-class _Teller:
-    """Tells whoever started the run how many rows of a shard are computed: it may take long."""
+class _ProgressReporter:
+    """Reports to the client how many rows of a shard are computed, as Dask events."""
 
     def __init__(self, work: FeatureWork, shard: int) -> None:
         self._topic, self._shard = progress_topic(work.run), shard
-        self._rows, self._told = 0, time.monotonic()
+        self._rows, self._last_message = 0, time.monotonic()
         self._lock = threading.Lock()
-        from distributed import get_worker  # in a task it is there; a search does without
+        from distributed import (
+            get_worker,  # not at the top: a search imports this module without Dask
+        )
 
-        self._tell: Callable[[str, dict[str, int]], None] = lambda *_: None
-        with contextlib.suppress(ValueError):  # called by no worker: nobody listens
-            self._tell = get_worker().log_event
+        self._log_event: Callable[[str, dict[str, int]], None] = lambda *_: None
+        with contextlib.suppress(ValueError):  # not in a worker: there is no one to report to
+            self._log_event = get_worker().log_event
 
     def add(self, rows: int) -> None:
-        """Count *rows* more; may be called by many threads."""
+        """Count *rows* more. It is thread-safe."""
         with self._lock:
             self._rows += rows
+            # The lock also bounds the rate: only one thread reports in each interval.
             now = time.monotonic()
-            if now - self._told >= PROGRESS_SECONDS:
-                self._told = now
-                self._tell(self._topic, {"shard": self._shard, "rows": self._rows})
+            if now - self._last_message >= PROGRESS_SECONDS:
+                self._last_message = now
+                self._log_event(self._topic, {"shard": self._shard, "rows": self._rows})
 
 
-class Workspace:
-    """What a worker keeps open between the tasks of a run."""
+class FeatureWorkspace:
+    """The open store and network that a worker keeps between the tasks of a run."""
 
     def __init__(self, work: FeatureWork) -> None:
-        """Open store and network.
+        """Open the store and the network.
 
         Raises:
-            StoreMismatchError: They are not those that the run was begun with.
+            StoreMismatchError: They differ from those that the run was started with.
         """
         code_digest.check(work.code)
         self.work = work
@@ -124,10 +127,10 @@ class Workspace:
             raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
         self.readable = np.ones(self.split.plan.num_rows, bool)
         self.readable[self.split.absent] = False
-        """(num_rows,) bool: rows that are not in quarantine."""
+        """(num_rows,) bool: True for rows that are not in quarantine."""
 
 
-workspace = functools.lru_cache(maxsize=1)(Workspace)
+workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
 
 
 def _device(*, gpu: bool) -> torch.device:
@@ -140,28 +143,34 @@ def _device(*, gpu: bool) -> torch.device:
 
 
 def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
-    """The network that makes the features of *recipe*.
+    """Open the network that makes the features of *recipe*.
 
     Raises:
-        StoreMismatchError: What is at *trunk* has other weights or another transform.
-        TesseraeError: There is none.
+        StoreMismatchError: The network at *trunk* has other weights or another transform.
+        TesseraeError: There is no network at *trunk*.
     """
-    found = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
-    here = (found.digest, found.size, found.mean, found.std, found.transform.channels)
-    wanted = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
-    if here != wanted:
+    backbone = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
+    opened = (
+        backbone.digest,
+        backbone.size,
+        backbone.mean,
+        backbone.std,
+        backbone.transform.channels,
+    )
+    expected = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
+    if opened != expected:
         raise StoreMismatchError(
             f"on {socket.gethostname()} {trunk} is another network than the one that the features"
             f" {recipe.name} are of: it has other weights or another transform, or is read by"
             f" another transformers than {version('transformers')}."
         )
-    found.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return found
+    backbone.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone
 
 
 def probe_of(backbone: Backbone, precision: str) -> str:
-    """Return what a network makes of the probe pictures here, as text."""
-    with _exact(backbone.device):
+    """Return the network's features of the probe images on this machine, as text."""
+    with _reproducible_sums(backbone.device):
         return encode_probe(features_of(backbone, probe_pictures(backbone.size), precision))
 
 
@@ -173,13 +182,13 @@ def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
     )
 
 
-def check_probe(recipe: FeatureRecipe, known: str, here: str) -> None:
-    """Refuse to go on with features that another torch or device has begun otherwise.
+def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
+    """Refuse to continue features that another torch or device began with different results.
 
     Raises:
-        StoreMismatchError: The probes are too far from each other.
+        StoreMismatchError: The probes differ by more than the tolerance.
     """
-    if is_another(known, here, recipe.precision):
+    if is_another(recorded, measured, recipe.precision):
         raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
 
 
@@ -187,25 +196,25 @@ def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
     """Make the features of one shard, of each kind that it lacks, and commit them.
 
     Args:
-        work: What the run is.
-        shard: Which shard.
-        threads: How many compute, each its own batches.
+        work: The arguments of the run.
+        shard: Number of the shard.
+        threads: Number of threads that compute, each its own batches (default: 1).
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
-        StoreError: The store cannot be written, or is another than where the run was begun.
+        StoreError: The store cannot be written, or is not the one in which the run was started.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     check_begun(work.store, work.run)
     space = workspace(work)
     images = _images(space, shard)
     pixels = images.arrays[str(space.recipe.stored_size)]
     before = features.load_commit(space.objects, space.recipe, space.split.plan, shard)
-    kept: dict[str, Written] = {}
+    intact: dict[str, Written] = {}
     if before is not None and before.pixels == pixels.digest:
-        kept = still_there(space.objects, before)
-    missing = [kind for kind in work.kinds if kind not in kept]
-    written = kept | (_make(space, shard, pixels, missing, threads) if missing else {})
+        intact = intact_arrays(space.objects, before)
+    missing = [kind for kind in work.kinds if kind not in intact]
+    written = intact | (_make(space, shard, pixels, missing, threads) if missing else {})
     if missing:
         after = FeatureCommit(
             features=space.recipe.digest,
@@ -214,7 +223,7 @@ def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
             plan=space.split.plan.digest,
             pixels=pixels.digest,
             arrays=written,
-            provenance=_provenance(space, time.monotonic() - began),
+            provenance=_provenance(space, time.monotonic() - started),
             format=space.recipe.format,
         )
         name = layout.features_commit(work.name, work.split, shard)
@@ -223,11 +232,11 @@ def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
         shard=shard,
         num_rows=images.stop - images.start,
         bytes_out=sum(written[kind].num_bytes for kind in missing),
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - started,
     )
 
 
-def _provenance(space: Workspace, seconds: float) -> dict[str, object]:
+def _provenance(space: FeatureWorkspace, seconds: float) -> dict[str, object]:
     return {
         "seconds": round(seconds, 3),
         "host": socket.gethostname(),
@@ -238,63 +247,63 @@ def _provenance(space: Workspace, seconds: float) -> dict[str, object]:
     }
 
 
-def _images(space: Workspace, shard: int) -> Commit:
-    """The commit of the shard's images.
+def _images(space: FeatureWorkspace, shard: int) -> Commit:
+    """Return the commit of the shard's images.
 
     Raises:
-        StoreError: There is none, or the split says otherwise which of its rows can be read.
+        StoreError: It is missing, or counts other readable rows than the split's record.
     """
     plan = space.split.plan
     rows = plan.rows(shard)
-    found = records.load_commit(space.objects, plan.split, shard)
-    if found is None or found.plan != plan.digest:
+    commit = records.load_commit(space.objects, plan.split, shard)
+    if commit is None or commit.plan != plan.digest:
         raise StoreError(
             f"shard {shard} of split {plan.split!r} is not committed. Run `tesserae verify`."
         )
     readable = int(space.readable[rows.start : rows.stop].sum())
-    if readable != found.counts.get("readable", 0):
+    if readable != commit.counts.get("readable", 0):
         raise StoreError(
             f"shard {shard} of split {plan.split!r} was made anew since the split was finished."
             " When `tesserae verify` says that it is whole, run the same command again."
         )
-    return found
+    return commit
 
 
-def still_there(objects: Objects, kept: FeatureCommit) -> dict[str, Written]:
-    """What a commit vouches for and is there, as large as it was."""
+def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, Written]:
+    """Return the arrays of a commit that exist at their committed size, by kind."""
     return {
         kind: written
-        for kind, written in kept.arrays.items()
+        for kind, written in commit.arrays.items()
         if objects.size(written.name) == written.num_bytes
     }
 
 
 def _make(
-    space: Workspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
+    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
 ) -> dict[str, Written]:
-    work, found = space.work, {}
+    work, written = space.work, {}
     for kind, rows in _compute(space, shard, pixels, kinds, threads).items():
         name = layout.features_shard(work.name, work.split, kind, shard)
-        found[kind] = _write(space, name, rows)
-    return found
+        written[kind] = _write(space, name, rows)
+    return written
 
 
 class _Memory:
-    """Where a shard of features is composed: it is small, and written in one go."""
+    """A writer that collects a shard of features in memory, to be stored in one operation."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """Append *data*."""
+        """Append the bytes of *data*."""
         self.data += data
 
     def finish(self) -> None:
-        """Nothing: only all of it is an object."""
+        """Do nothing: the collected bytes are stored by the caller."""
 
 
-def _write(space: Workspace, name: str, rows: NDArray[np.floating]) -> Written:
+def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Written:
     recipe = space.recipe
     memory = _Memory(name)
     composer = ShardComposer(
@@ -309,68 +318,70 @@ def _write(space: Workspace, name: str, rows: NDArray[np.floating]) -> Written:
     written = composer.end()
     if space.objects.put_new(name, bytes(memory.data)):
         return written
-    there = records.fingerprint(name, space.objects.get(name))
-    if there.num_bytes != written.num_bytes:
+    # Another task was first. Its bytes may differ in the last digits; commit those.
+    existing = records.fingerprint(name, space.objects.get(name))
+    if existing.num_bytes != written.num_bytes:
         raise StoreDamagedError(f"{name} appeared damaged. Run the same command again.")
-    return there
+    return existing
 
 
 def _compute(
-    space: Workspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
+    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
 ) -> dict[str, NDArray[np.floating]]:
-    """Features of a shard's rows, zeros for those in quarantine: kind -> (n, d) little-endian."""
+    """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
     recipe, rows = space.recipe, space.split.plan.rows(shard)
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
-    out = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
+    features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
     readable = space.readable[rows.start : rows.stop]
     chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
     shared = Shared(batches(chunks, readable, space.backbone.batch))
-    teller = _Teller(space.work, shard)
+    progress = _ProgressReporter(space.work, shard)
 
     def compute() -> None:
-        for places, batch in shared:
+        for rows_in_shard, batch in shared:
             images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(space.backbone.device)
             for kind in kinds:
-                seen = images.flip(3) if kind == "mirrored" else images
-                made = features_of(space.backbone, seen, recipe.precision)
-                with np.errstate(over="ignore"):  # it is looked for below, and its row is named
-                    out[kind][places] = made
-            teller.add(len(places))
+                oriented = images.flip(3) if kind == "mirrored" else images
+                computed = features_of(space.backbone, oriented, recipe.precision)
+                with np.errstate(over="ignore"):  # checked below, where the row is named
+                    features_by_kind[kind][rows_in_shard] = computed
+            progress.add(len(rows_in_shard))
 
     _in_threads(compute, threads, space.backbone.device)
-    for kind, values in out.items():
-        bad = np.flatnonzero(~np.isfinite(values).all(1))
-        if len(bad):
+    for kind, values in features_by_kind.items():
+        bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
+        if len(bad_rows):
             raise StoreError(
-                f"the network gives no finite numbers for row {rows[bad[0]]} ({kind}). Compute in"
-                " --precision float32 and store --dtype float32."
+                f"the network gives no finite numbers for row {rows[bad_rows[0]]} ({kind}). Compute"
+                " in --precision float32 and store --dtype float32."
             )
-    return out
+    return features_by_kind
 
 
 def _in_threads(compute: Callable[[], None], threads: int, device: torch.device) -> None:
-    with _exact(device):
+    with _reproducible_sums(device):
         if device.type == "cuda":
-            threads = 2  # one reads and copies while the other waits for the GPU
+            threads = 2  # one reads and copies images while the other waits for the GPU
         if threads == 1:
             compute()
             return
 
-        def alone(_: int) -> None:
-            torch.set_num_threads(1)  # of each thread by itself
+        def compute_alone(_: int) -> None:
+            torch.set_num_threads(1)  # torch's setting is per thread
             compute()
 
         with ThreadPoolExecutor(threads, "features") as pool:
-            list(pool.map(alone, range(threads)))
+            list(pool.map(compute_alone, range(threads)))
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """The same sums each time: by one thread, and on a GPU in what was asked for, no shorter."""
+def _reproducible_sums(device: torch.device) -> Iterator[None]:
+    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
+        # cuDNN computes convolutions in TF32, and may choose another algorithm each time.
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         ):
@@ -380,9 +391,9 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
-    """Features of pictures, (n, 3, h, w) uint8 -> (n, d) float32, in the given precision."""
+    """Return features of images, (n, 3, h, w) uint8 -> (n, d) float32, in *precision*."""
     device = backbone.device
-    lower = precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16) if lower else contextlib.nullcontext():
-        made: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
-    return made
+    use_bfloat16 = precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext():
+        computed: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
+    return computed

@@ -1,7 +1,7 @@
-"""What is damaged of features: every file against its commit, and commits against images.
+"""Verification of features: every file against its commit, and commits against images.
 
 As with images, nothing is trusted but digests. A document carries its own; done.json has those of
-recipe and metadata, commits have those of shard objects and of the pixels that they were made of.
+recipe and metadata, commits have those of shard objects and of the pixels they were computed from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AGAIN = "run the same `tesserae features` again"
 
 @dataclass(kw_only=True)
 class FoundFeatures:
-    """Features of one split, as far as their records can be read."""
+    """The features of one split, as far as their records can be read."""
 
     name: str
     split: str
@@ -39,41 +39,52 @@ class FoundFeatures:
     def objects(self) -> list[Written]:
         """Every object that some record vouches for."""
         finished = () if self.done is None else self.done.objects
-        made = [one for kept in self.commits.values() for one in kept.arrays.values()]
-        return [*finished, *made]
+        committed = [
+            written for commit in self.commits.values() for written in commit.arrays.values()
+        ]
+        return [*finished, *committed]
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds that there is something of."""
-        return [kind for kind in KINDS if any(kind in one.arrays for one in self.commits.values())]
+        """The kinds of which at least one shard is committed."""
+        return [
+            kind for kind in KINDS if any(kind in commit.arrays for commit in self.commits.values())
+        ]
 
 
 def read_records(objects: Objects, name: str, images: Found) -> FoundFeatures:
     """Read the records of the features *name* of the split of *images*.
 
-    Features that are not finished are a problem too, as are such that were made of other images
-    than the store has now.
+    Unfinished features are a problem, too, as are features of other images than the store has now.
     """
-    found = FoundFeatures(name=name, split=images.split)
-    found.problems += _read_recipe(objects, found, images)
-    if found.recipe is None:
-        return found
+    feature_records = FoundFeatures(name=name, split=images.split)
+    feature_records.problems += _read_recipe(objects, feature_records, images)
+    if feature_records.recipe is None:
+        return feature_records
     if images.plan is None:
-        what = "cannot be checked before the plan of its split is brought back"
-        found.problems.append(Problem(layout.features_done(name, found.split), what))
-        return found
-    found.problems += _read_done(objects, found, images, images.plan)
-    found.problems += _read_commits(objects, found, found.recipe, images, images.plan)
-    found.problems += _other_networks(found, found.recipe)
-    if found.done is None and found.commits:
-        found.problems += _metadata(objects, found, found.recipe, images.plan)
-    return found
+        reason = "cannot be checked before the plan of its split is brought back"
+        feature_records.problems.append(
+            Problem(layout.features_done(name, feature_records.split), reason)
+        )
+        return feature_records
+    feature_records.problems += _read_done(objects, feature_records, images, images.plan)
+    feature_records.problems += _read_commits(
+        objects, feature_records, feature_records.recipe, images, images.plan
+    )
+    feature_records.problems += _other_networks(feature_records, feature_records.recipe)
+    if feature_records.done is None and feature_records.commits:
+        feature_records.problems += _metadata(
+            objects, feature_records, feature_records.recipe, images.plan
+        )
+    return feature_records
 
 
-def _read_recipe(objects: Objects, found: FoundFeatures, images: Found) -> Iterator[Problem]:
-    file = layout.features_recipe(found.name)
+def _read_recipe(
+    objects: Objects, feature_records: FoundFeatures, images: Found
+) -> Iterator[Problem]:
+    file = layout.features_recipe(feature_records.name)
     try:
-        recipe = features.load_recipe(objects, found.name)
+        recipe = features.load_recipe(objects, feature_records.name)
     except StoreDamagedError:
         yield Problem(file, "damaged")
     except StoreError as e:
@@ -84,15 +95,15 @@ def _read_recipe(objects: Objects, found: FoundFeatures, images: Found) -> Itera
         if images.recipe is not None and recipe.images != images.recipe.digest:
             yield Problem(file, "is of images of another store")
             return
-        found.recipe = recipe
+        feature_records.recipe = recipe
 
 
 def _read_done(
-    objects: Objects, found: FoundFeatures, images: Found, plan: Plan
+    objects: Objects, feature_records: FoundFeatures, images: Found, plan: Plan
 ) -> Iterator[Problem]:
-    file = layout.features_done(found.name, found.split)
+    file = layout.features_done(feature_records.name, feature_records.split)
     try:
-        done = features.load_done(objects, found.name, found.split)
+        done = features.load_done(objects, feature_records.name, feature_records.split)
     except StoreDamagedError:
         yield Problem(file, "damaged")
         return
@@ -102,64 +113,77 @@ def _read_done(
     if done is None:
         yield Problem(file, f"not finished: {AGAIN}")
         return
-    digest = found.recipe.digest if found.recipe else ""
+    digest = feature_records.recipe.digest if feature_records.recipe else ""
     if (done.features, done.plan, done.num_rows) != (digest, plan.digest, plan.num_rows):
         yield Problem(file, "is of other features or another plan")
         return
     if images.done is not None and done.parts != images.done.parts:
         yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
-    found.done = done
+    feature_records.done = done
 
 
 def _read_commits(
-    objects: Objects, found: FoundFeatures, recipe: FeatureRecipe, images: Found, plan: Plan
+    objects: Objects,
+    feature_records: FoundFeatures,
+    recipe: FeatureRecipe,
+    images: Found,
+    plan: Plan,
 ) -> Iterator[Problem]:
-    found.commits = features.load_commits(objects, recipe, plan)
+    feature_records.commits = features.load_commits(objects, recipe, plan)
     size = str(recipe.stored_size)
-    kinds = set(found.done.kinds) if found.done else set()
-    lost = [shard for shard in range(plan.num_shards) if shard not in found.commits]
-    files = {shard: layout.features_commit(found.name, found.split, shard) for shard in lost}
+    kinds = set(feature_records.done.kinds) if feature_records.done else set()
+    lost = [shard for shard in range(plan.num_shards) if shard not in feature_records.commits]
+    files = {
+        shard: layout.features_commit(feature_records.name, feature_records.split, shard)
+        for shard in lost
+    }
     absent = [file for file in files.values() if objects.size(file) is None]
     if absent and not kinds:
-        what = f"not finished: {len(absent)} of {plan.num_shards} shards are not committed"
-        yield Problem(layout.features_commits(found.name, found.split), what)
+        reason = f"not finished: {len(absent)} of {plan.num_shards} shards are not committed"
+        yield Problem(layout.features_commits(feature_records.name, feature_records.split), reason)
     for file in files.values():
         if file not in absent:
             yield Problem(file, "damaged, or of other features or another plan")
         elif kinds:
             yield Problem(file, "missing")
-    for shard, kept in found.commits.items():
-        file = layout.features_commit(found.name, found.split, shard)
+    for shard, commit in feature_records.commits.items():
+        file = layout.features_commit(feature_records.name, feature_records.split, shard)
         pixels = images.commits[shard].arrays.get(size) if shard in images.commits else None
-        if pixels is not None and pixels.digest != kept.pixels:
+        if pixels is not None and pixels.digest != commit.pixels:
             yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
-        elif not kinds <= kept.arrays.keys():
-            yield Problem(file, f"has no {', '.join(sorted(kinds - kept.arrays.keys()))} features")
+        elif not kinds <= commit.arrays.keys():
+            yield Problem(
+                file, f"has no {', '.join(sorted(kinds - commit.arrays.keys()))} features"
+            )
 
 
-def _other_networks(found: FoundFeatures, recipe: FeatureRecipe) -> Iterator[Problem]:
-    """Name the shards whose network made other features of the probe pictures than the first's."""
-    probes = {shard: kept.provenance.get(KEY) for shard, kept in sorted(found.commits.items())}
+def _other_networks(feature_records: FoundFeatures, recipe: FeatureRecipe) -> Iterator[Problem]:
+    """Yield the shards whose network made other features of the test images than the first's."""
+    probes = {
+        shard: commit.provenance.get(KEY)
+        for shard, commit in sorted(feature_records.commits.items())
+    }
     first = next((shard for shard, probe in probes.items() if probe), None)
     if first is None:
         return
     for shard, probe in probes.items():
         if is_another(probes[first], probe, recipe.precision):
-            by = found.commits[shard].provenance
+            provenance = feature_records.commits[shard].provenance
             yield Problem(
-                layout.features_commit(found.name, found.split, shard),
-                f"torch {by.get('torch')} on {by.get('device')} made other features of the same"
-                f" pictures than those of shard {first} are: make all on machines of one kind",
+                layout.features_commit(feature_records.name, feature_records.split, shard),
+                f"torch {provenance.get('torch')} on {provenance.get('device')} made other features"
+                f" of the same pictures than those of shard {first} are: make all on machines of"
+                " one kind",
             )
 
 
 def _metadata(
-    objects: Objects, found: FoundFeatures, recipe: FeatureRecipe, plan: Plan
+    objects: Objects, feature_records: FoundFeatures, recipe: FeatureRecipe, plan: Plan
 ) -> Iterator[Problem]:
-    """Of metadata that no finish step vouches for yet."""
-    from pipeline.store import arrays  # here: who only reads records needs no zarr
+    """Check the metadata that no finish step vouches for yet."""
+    from pipeline.store import arrays  # imported late: reading records alone needs no zarr
 
-    for name, data in arrays.feature_arrays(recipe, plan, found.kinds):
+    for name, data in arrays.feature_arrays(recipe, plan, feature_records.kinds):
         problem = check_object(objects, records.fingerprint(name, data))
         if problem is not None:
             yield problem
@@ -170,32 +194,35 @@ def _unreadable(error: OSError) -> str:
 
 
 def check_objects(
-    objects: Objects, found: FoundFeatures, *, threads: int = 0
+    objects: Objects, feature_records: FoundFeatures, *, threads: int = 0
 ) -> Iterator[tuple[Written, Problem | None]]:
     """Read every object that a record vouches for, and yield it with what is wrong with it."""
     workers = threads or min(records.READERS, os.cpu_count() or 1)
-    todo = iter(found.objects)
+    todo = iter(feature_records.objects)
     with ThreadPoolExecutor(workers, "check") as pool:
         while group := list(islice(todo, 8 * workers)):
-            yield from pool.map(lambda one: (one, check_object(objects, one)), group)
+            yield from pool.map(lambda written: (written, check_object(objects, written)), group)
 
 
-def unknown_splits(known: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
-    """Those of *splits*, of the features *name*, that the store has not."""
+def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
+    """Return a problem for each of *splits*, of features *name*, that the store does not have."""
     return [
         Problem(layout.features_commits(name, split), "is of a split that the store has not")
         for split in splits
-        if split not in known
+        if split not in store_splits
     ]
 
 
-def strangers(objects: Objects, found: FoundFeatures) -> list[str]:
-    """Objects in the folders of finished features that no record knows. They do no harm."""
-    if found.done is None:
+def strangers(objects: Objects, feature_records: FoundFeatures) -> list[str]:
+    """Return the objects of finished features that no record names. They do no harm."""
+    if feature_records.done is None:
         return []
-    known = {written.name for written in found.objects}
-    commits = layout.features_commits(found.name, found.split)
-    known |= {layout.features_commit(found.name, found.split, shard) for shard in found.commits}
-    arrays = layout.features_array(found.name, found.split, "").rstrip("/")
+    known_names = {written.name for written in feature_records.objects}
+    commits = layout.features_commits(feature_records.name, feature_records.split)
+    known_names |= {
+        layout.features_commit(feature_records.name, feature_records.split, shard)
+        for shard in feature_records.commits
+    }
+    arrays = layout.features_array(feature_records.name, feature_records.split, "").rstrip("/")
     listed = [*objects.names(arrays), *objects.names(commits)]
-    return [name for name in listed if name not in known]
+    return [name for name in listed if name not in known_names]

@@ -1,4 +1,4 @@
-"""A network and a store that tests of features share."""
+"""A network and a store that the tests of features share."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tests.pipeline.features.small import ROWS, SIZE, small_trunk
 
 @pytest.fixture(scope="session")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network."""
+    """Return the folder of a small network."""
     return small_trunk(tmp_path_factory.mktemp("vit") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """21 pictures, the last two broken."""
+    """Return a folder of 21 images, the last two broken."""
     return make_folder(tmp_path_factory.mktemp("images") / "train", ROWS, bad=2)
 
 
 @pytest.fixture(scope="session")
 def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of them, at 8 and 16 px."""
+    """Return a store of them, at 8 and 16 px."""
     store = tmp_path_factory.mktemp("images") / "store"
     with pytest.MonkeyPatch.context() as patch, careless(patch):
         prepare_inline(source, str(store), sizes=(8, SIZE))
@@ -35,6 +35,6 @@ def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it that may be spoilt."""
+    """Return a copy of the store that a test may change."""
     monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
     return Path(shutil.copytree(images, tmp_path / "store"))

@@ -1,4 +1,4 @@
-"""Features of a small network over a small store, made in this process."""
+"""Helpers that extract features of a small store by a small network, in this process."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 
 FIRST = "layers.0"
-"""A block of the network."""
+"""The name of a block of the network."""
 SIZE, ROWS, DIM = 16, 21, 12
-"""Three shards of 8 rows, the last of 5, whose last chunk has one row of 4."""
+"""21 rows make three shards of 8, 8 and 5 rows; the last chunk has one row of 4."""
 BOTH = ("plain", "mirrored")
 
 
 def small_trunk(folder: Path) -> Path:
-    """A vision transformer of two thin layers, 16 px."""
+    """Save a vision transformer of two thin layers for 16 px, and return its folder."""
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
     thin = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = ViTConfig(image_size=SIZE, patch_size=8, intermediate_size=16, **thin)
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    told = {
+    transform = {
         "size": {"height": SIZE, "width": SIZE},
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    (folder / "preprocessor_config.json").write_text(json.dumps(transform))
     return folder
 
 
 def change_weights(folder: Path, factor: float = 1.0001) -> None:
-    """Make it another network."""
+    """Multiply all weights, so that it is another network."""
     file = folder / "model.safetensors"
     state = {name: value * factor for name, value in load_file(file).items()}
     save_file(state, file, metadata={"format": "pt"})
 
 
 @dataclass
-class Begun:
-    """A run that is begun."""
+class StartedRun:
+    """A run that was started, and what it works on."""
 
     objects: Objects
     recipe: FeatureRecipe
@@ -65,12 +65,12 @@ class Begun:
     work: FeatureWork
 
     @property
-    def what(self) -> tuple[Objects, FeatureRecipe, Plan]:
-        """What functions of `making` want to know."""
+    def context(self) -> tuple[Objects, FeatureRecipe, Plan]:
+        """The arguments that functions of `extract` share."""
         return self.objects, self.recipe, self.plan
 
     def shard(self, kind: str, number: int) -> str:
-        """The name of a shard object."""
+        """Return the name of a shard object."""
         return layout.features_shard(self.recipe.name, self.plan.split, kind, number)
 
 
@@ -83,8 +83,8 @@ def begin(
     cut: str | None = None,
     pooling: str = "end",
     **choices: Any,
-) -> Begun:
-    """Begin a run as the command does."""
+) -> StartedRun:
+    """Start a run as the command does."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
     recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
@@ -93,7 +93,7 @@ def begin(
     objects = open_objects(str(store), run)
     objects.begin()
     extract.begin(objects, recipe, plan, kinds)
-    workspace.cache_clear()  # a test may have changed what lies under it
+    workspace.cache_clear()  # a test may have changed the store or the network
     image_workspace.cache_clear()
     work = FeatureWork(
         store=str(store),
@@ -103,7 +103,7 @@ def begin(
         trunk=str(trunk),
         kinds=tuple(kinds),
     )
-    return Begun(objects, recipe, plan, work)
+    return StartedRun(objects, recipe, plan, work)
 
 
 def make(
@@ -117,34 +117,34 @@ def make(
     threads: int = 1,
     **choices: Any,
 ) -> str:
-    """Make features as the command does on a cluster; returns their name.
+    """Make features as the command does on a cluster, and return their name.
 
     Args:
-        store: Where the images are.
-        trunk: The network.
-        kinds: `plain`, `mirrored`.
-        shards: Which are made, in this order (what is missing).
-        finish: Whether the run comes to its end.
-        repair: Whether all is read first.
-        threads: That compute a shard.
-        choices: As of `begin`.
+        store: The store that holds the images.
+        trunk: The folder of the network.
+        kinds: The kinds to make: `plain`, `mirrored`.
+        shards: The shards to make, in this order (default: the missing ones).
+        finish: Finish the run.
+        repair: Read all objects first and make damaged ones again.
+        threads: Number of threads that compute a shard.
+        choices: Further options, as for `begin`.
     """
     run = begin(store, trunk, kinds=kinds, **choices)
     if repair:
-        extract.clear(*run.what, extract.damaged(*run.what))
-    todo = extract.missing(*run.what, kinds)
-    if todo:
-        extract.clear(*run.what, extract.leftovers(*run.what, kinds))
-    for shard in todo if shards is None else shards:
+        extract.clear(*run.context, extract.damaged(*run.context))
+    missing_shards = extract.missing(*run.context, kinds)
+    if missing_shards:
+        extract.clear(*run.context, extract.leftovers(*run.context, kinds))
+    for shard in missing_shards if shards is None else shards:
         make_features(run.work, shard, threads)
     if finish:
-        extract.finish(*run.what)
+        extract.finish(*run.context)
     run.objects.end()
     return run.recipe.name
 
 
 def files(store: str | Path, name: str) -> dict[str, bytes]:
-    """What is promised of features: all but what commits say of when and where."""
+    """Return the reproducible files of features: all but the provenance in commits."""
     objects = open_objects(str(store))
     root = f"{layout.FEATURES}/{name}/"
     listed = [file.removeprefix(root) for file in objects.names(root.rstrip("/"))]
@@ -152,12 +152,12 @@ def files(store: str | Path, name: str) -> dict[str, bytes]:
 
 
 def problems(store: str | Path) -> dict[str, str]:
-    """What is found wrong with any features, by file."""
+    """Return the problems with all features of a store, by file."""
     objects = open_objects(str(store))
-    found: list[Problem | None] = []
+    reported: list[Problem | None] = []
     for name, splits in features.splits_of(objects).items():
         for split in splits:
             records = read_records(objects, name, image_check.read_records(objects, split))
-            found += records.problems
-            found += [problem for _, problem in check_objects(objects, records)]
-    return {problem.name: problem.what for problem in found if problem is not None}
+            reported += records.problems
+            reported += [problem for _, problem in check_objects(objects, records)]
+    return {problem.name: problem.what for problem in reported if problem is not None}

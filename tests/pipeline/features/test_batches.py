@@ -1,4 +1,4 @@
-"""The pixels of a shard: all of them as they were committed, or none."""
+"""The pixels of a shard are read exactly as committed, or not at all."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIZE = 8
 
 
 def shard_of(store: Path, shard: int) -> tuple[Objects, NDArray[np.uint8]]:
-    """The store, and the rows of a shard."""
+    """Return the store, and the rows of a shard."""
     objects = open_objects(str(store))
-    kept = records.load_commit(objects, "train", shard)
-    assert kept is not None
+    commit = records.load_commit(objects, "train", shard)
+    assert commit is not None
     chunks = read_chunks(
-        objects, kept.arrays[str(SIZE)], records.load_recipe(objects), SIZE
+        objects, commit.arrays[str(SIZE)], records.load_recipe(objects), SIZE
     )  # fmt: skip
-    return objects, np.concatenate(list(chunks))[: kept.stop - kept.start]
+    return objects, np.concatenate(list(chunks))[: commit.stop - commit.start]
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd:3", "blosc-lz4", "blosc-zstd:1"])
@@ -44,39 +44,39 @@ def test_the_pixels_are_those_that_zarr_reads(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, shard_rows: int,
     chunk_rows: int, together: int,
 ) -> None:  # fmt: skip
-    """Of each shard, the short last one too, whatever is read at once."""
+    """This holds for each shard, including the short last one, and any read size."""
     monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
     monkeypatch.setattr("pipeline.features.batches.READ_ROWS", together)
     choices = {"sizes": (SIZE,), "serves": SIZE, "codec": codec}
     prepare_inline(source, str(tmp_path), shard_rows=shard_rows, chunk_rows=chunk_rows, **choices)
     expected = arrays.read_rows(open_objects(str(tmp_path)), "train", SIZE, 0, ROWS)
-    found = [shard_of(tmp_path, shard)[1] for shard in range(-(-ROWS // shard_rows))]
-    assert np.array_equal(np.concatenate(found), expected)
+    shards = [shard_of(tmp_path, shard)[1] for shard in range(-(-ROWS // shard_rows))]
+    assert np.array_equal(np.concatenate(shards), expected)
 
 
-def test_any_byte_that_is_another_is_found(store: Path) -> None:
-    """In a chunk, a checksum, the index, wherever."""
+def test_any_changed_byte_is_detected(store: Path) -> None:
+    """The byte may be in a chunk, a checksum or the index."""
     file = store / "images.zarr/train" / str(SIZE) / "c.1.0.0.0"
     data = file.read_bytes()
-    for place in [*range(0, len(data), 37), *range(len(data) - 40, len(data))]:
+    for offset in [*range(0, len(data), 37), *range(len(data) - 40, len(data))]:
         changed = bytearray(data)
-        changed[place] ^= 4
+        changed[offset] ^= 4
         file.write_bytes(changed)
         with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 is not what was committed"):
             shard_of(store, 1)
 
 
-def test_any_byte_of_a_compressed_shard_that_is_another_is_found(
+def test_any_changed_byte_of_a_compressed_shard_is_detected(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it is unpacked, which may do anything with it."""
+    """It is detected before decompression, which may fail in any way on damaged data."""
     monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
     prepare_inline(source, str(tmp_path), sizes=(SIZE,), serves=SIZE, codec="zstd:3")
     file = tmp_path / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()
-    for place in range(0, len(data), 5):
+    for offset in range(0, len(data), 5):
         changed = bytearray(data)
-        changed[place] ^= 16
+        changed[offset] ^= 16
         file.write_bytes(changed)
         with pytest.raises(StoreDamagedError, match="is not what was committed"):
             shard_of(tmp_path, 0)
@@ -86,8 +86,8 @@ def test_any_byte_of_a_compressed_shard_that_is_another_is_found(
 @given(lengths=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2_000), min_size=2, max_size=2))
 @example(lengths=[771, 773])
 @example(lengths=[0, 1_544])
-def test_an_index_that_lies_is_found(store: Path, lengths: list[int]) -> None:
-    """Though its own checksum is right."""
+def test_a_forged_index_is_detected(store: Path, lengths: list[int]) -> None:
+    """The checksum of the index is right."""
     file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()
     index = np.array([[0, lengths[0]], [772, lengths[1]]], np.uint64).tobytes()
@@ -101,8 +101,8 @@ def test_an_index_that_lies_is_found(store: Path, lengths: list[int]) -> None:
         file.write_bytes(data)
 
 
-def test_a_chunk_of_another_length_is_found(store: Path) -> None:
-    """Though all checksums are right."""
+def test_a_chunk_of_another_length_is_detected(store: Path) -> None:
+    """All checksums are right."""
     file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()
     index = np.array([[0, 4], [4, 1_540]], np.uint64).tobytes()
@@ -114,22 +114,22 @@ def test_a_chunk_of_another_length_is_found(store: Path) -> None:
         shard_of(store, 0)
 
 
-def test_a_file_of_another_length_and_none_are_found(store: Path) -> None:
-    """Also one that is cut off while it is read."""
+def test_a_file_of_another_length_or_none_is_detected(store: Path) -> None:
+    """This includes a file that is truncated while it is read."""
     file = store / "images.zarr/train" / str(SIZE) / "c.1.0.0.0"
     data = file.read_bytes()
-    for other in (data[:-1], data + b"x", b"", None):
-        if other is None:
+    for changed in (data[:-1], data + b"x", b"", None):
+        if changed is None:
             file.unlink()
         else:
-            file.write_bytes(other)
+            file.write_bytes(changed)
         with pytest.raises(StoreDamagedError, match="is not what was committed"):
             shard_of(store, 1)
     file.write_bytes(data)
     objects = open_objects(str(store))
-    kept = records.load_commit(objects, "train", 1)
-    assert kept is not None
-    chunks = read_chunks(objects, kept.arrays[str(SIZE)], records.load_recipe(objects), SIZE)
+    commit = records.load_commit(objects, "train", 1)
+    assert commit is not None
+    chunks = read_chunks(objects, commit.arrays[str(SIZE)], records.load_recipe(objects), SIZE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.features.batches.READ_ROWS", 4)
         next(chunks)
@@ -150,34 +150,34 @@ def test_a_whole_shard_that_is_another_is_found(store: Path) -> None:
 @given(
     readable=st.lists(st.booleans(), min_size=1, max_size=40),
     chunk=st.integers(1, 9),
-    most=st.integers(1, 9),
+    batch_rows=st.integers(1, 9),
 )
 def test_batches_are_the_readable_rows_in_order(
-    readable: list[bool], chunk: int, most: int
+    readable: list[bool], chunk: int, batch_rows: int
 ) -> None:
-    """Each once, all batches full but the last; nothing of rows past the end."""
+    """Each row comes once, all batches but the last are full, and padding rows are left out."""
     count = -(-len(readable) // chunk) * chunk
     rows = np.arange(count, dtype=np.uint8).reshape(-1, chunk, 1, 1, 1)
-    found = list(batches(rows, np.array(readable), most))
-    places = [place for one, _ in found for place in one.tolist()]
-    assert places == np.flatnonzero(readable).tolist()
-    assert [int(row) for _, images in found for row in images.ravel()] == places
-    assert all(len(one) == most for one, _ in found[:-1])
-    assert all(0 < len(one) <= most for one, _ in found)
+    all_batches = list(batches(rows, np.array(readable), batch_rows))
+    indices = [index for rows_of_batch, _ in all_batches for index in rows_of_batch.tolist()]
+    assert indices == np.flatnonzero(readable).tolist()
+    assert [int(row) for _, images in all_batches for row in images.ravel()] == indices
+    assert all(len(rows_of_batch) == batch_rows for rows_of_batch, _ in all_batches[:-1])
+    assert all(0 < len(rows_of_batch) <= batch_rows for rows_of_batch, _ in all_batches)
 
 
-def test_many_threads_take_each_thing_once() -> None:
-    """And an error ends it for all."""
+def test_many_threads_take_each_item_once() -> None:
+    """An error ends the iteration for all threads."""
 
     def slow() -> Iterator[int]:
-        for one in range(200):
+        for number in range(200):
             time.sleep(1e-5)  # another thread may come in here
-            yield one
+            yield number
 
-    taken = Shared(slow())
+    shared_numbers = Shared(slow())
     with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda _: list(taken), range(8)))
-    assert sorted(one for part in parts for one in part) == list(range(200))
+        parts = list(pool.map(lambda _: list(shared_numbers), range(8)))
+    assert sorted(number for part in parts for number in part) == list(range(200))
 
     def broken() -> Iterator[int]:
         yield 1

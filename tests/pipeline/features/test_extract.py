@@ -1,4 +1,4 @@
-"""A run over a split: what decides its features, how it goes on, what its record vouches for."""
+"""A run over a split: which options name its features, how it continues, what it records."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from tests.pipeline.features.small import (
 
 
 def test_any_order_and_any_interruption_gives_the_same_bytes(store: Path, trunk: Path) -> None:
-    """Shards backwards, in three runs, some of them twice."""
-    other = Path(shutil.copytree(store, store.parent / "other"))
+    """The shards are made backwards, in three runs, and some of them twice."""
+    other_store = Path(shutil.copytree(store, store.parent / "other"))
     name = make(store, trunk, kinds=BOTH)
-    assert make(other, trunk, kinds=BOTH, shards=[2], finish=False) == name
-    make(other, trunk, kinds=("plain",), shards=[1], finish=False)
-    make(other, trunk, kinds=BOTH, shards=[2, 1, 2, 0])
-    assert files(store, name) == files(other, name)
-    assert problems(other) == {}
+    assert make(other_store, trunk, kinds=BOTH, shards=[2], finish=False) == name
+    make(other_store, trunk, kinds=("plain",), shards=[1], finish=False)
+    make(other_store, trunk, kinds=BOTH, shards=[2, 1, 2, 0])
+    assert files(store, name) == files(other_store, name)
+    assert problems(other_store) == {}
 
 
-def test_mirrored_ones_are_added_to_what_is_there(store: Path, trunk: Path) -> None:
-    """Plain ones are not made again, and can be read all the time."""
+def test_mirrored_features_are_added_to_plain_ones(store: Path, trunk: Path) -> None:
+    """Plain features are not made again, and can be read meanwhile."""
     name = make(store, trunk)
     plain = store / layout.features_shard(name, "train", "plain", 0)
     before, when = plain.read_bytes(), plain.stat().st_mtime_ns
@@ -59,13 +59,13 @@ def test_mirrored_ones_are_added_to_what_is_there(store: Path, trunk: Path) -> N
     assert problems(store) == {}
 
 
-def test_why_features_are_made_though_there_are_some(store: Path, trunk: Path) -> None:
-    """The nearest of those that are stored, and what of it is not as it is wanted."""
+def test_the_reason_for_making_features_is_reported(store: Path, trunk: Path) -> None:
+    """It names the most similar stored features, and how they differ."""
     trunk = Path(shutil.copytree(trunk, store.parent / "tiny"))
 
     def why(kinds: Sequence[str] = ("plain",), **choices: Any) -> str:
         run = begin(store, trunk, kinds=kinds, **choices)
-        return extract.why_made(*run.what, kinds)
+        return extract.why_made(*run.context, kinds)
 
     assert why() == ""
     name = make(store, trunk)
@@ -88,10 +88,10 @@ def test_why_features_are_made_though_there_are_some(store: Path, trunk: Path) -
     )
 
 
-def test_a_further_split_and_a_further_size_touch_nothing(
+def test_a_further_split_and_size_leave_features_unchanged(
     store: Path, trunk: Path, tmp_path: Path
 ) -> None:
-    """Features of the first are as they were; those of the second have the same name."""
+    """Features of the second split have the same name."""
     name = make(store, trunk)
     before = files(store, name)
     prepare_inline(make_folder(tmp_path / "val", 9), str(store), split="val", sizes=(8, SIZE))
@@ -109,10 +109,12 @@ def test_a_further_split_and_a_further_size_touch_nothing(
     assert list(finished(open_objects(str(store)), "val")) == [name]
 
 
-def test_what_decides_features_decides_their_name(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """Weights, cut, pooling, size, precision, kind, and how pictures are normalised."""
+def test_every_option_that_changes_features_changes_their_name(
+    store: Path, trunk: Path, tmp_path: Path
+) -> None:
+    """These are weights, cut, pooling, size, precision, dtype and normalisation."""
     name = make(store, trunk)
-    others = [
+    other_names = [
         make(store, trunk, **choices)
         for choices in (
             {"pooling": "max"},
@@ -124,17 +126,19 @@ def test_what_decides_features_decides_their_name(store: Path, trunk: Path, tmp_
     ]
     changed = Path(shutil.copytree(trunk, tmp_path / "changed"))
     change_weights(changed)
-    others.append(make(store, changed))
+    other_names.append(make(store, changed))
     brighter = Path(shutil.copytree(trunk, tmp_path / "brighter"))
-    told = brighter / "preprocessor_config.json"
-    told.write_text(told.read_text().replace("0.5", "0.4"))
-    others.append(make(store, brighter))
-    assert len({name, *others}) == 8
+    transform_file = brighter / "preprocessor_config.json"
+    transform_file.write_text(transform_file.read_text().replace("0.5", "0.4"))
+    other_names.append(make(store, brighter))
+    assert len({name, *other_names}) == 8
     assert problems(store) == {}
 
 
-def test_the_folder_of_a_network_does_not(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """What is made already is found, however the folder is called now; also if it lost its head."""
+def test_the_folder_of_a_network_does_not_change_the_name(
+    store: Path, trunk: Path, tmp_path: Path
+) -> None:
+    """Existing features are found under any folder name, and also if they lost their recipe."""
     name = make(store, trunk)
     before = files(store, name)
     moved = Path(shutil.copytree(trunk, tmp_path / "another name"))
@@ -146,31 +150,31 @@ def test_the_folder_of_a_network_does_not(store: Path, trunk: Path, tmp_path: Pa
     assert features.names(open_objects(str(store))) == [name]
 
 
-def test_features_of_other_pixels_are_made_anew(store: Path, trunk: Path) -> None:
-    """A commit of features says which pixels they are of; until then they cannot be read."""
+def test_features_of_other_pixels_are_made_again(store: Path, trunk: Path) -> None:
+    """A commit records the pixels it is of; until then the features cannot be read."""
     name = make(store, trunk, kinds=BOTH)
-    whole = files(store, name)
+    before = files(store, name)
     run = begin(store, trunk, kinds=BOTH)
     file = layout.features_commit(name, "train", 1)
-    kept = features.load_commit(run.objects, run.recipe, run.plan, 1)
-    assert kept is not None
-    run.objects.put(file, replace(kept, pixels="0" * 32).encode())
-    assert any("is of other images" in what for what in problems(store).values())
-    assert not extract.is_done(*run.what, BOTH)
-    assert extract.missing(*run.what, ("plain",)) == [1]
+    commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    assert commit is not None
+    run.objects.put(file, replace(commit, pixels="0" * 32).encode())
+    assert any("is of other images" in problem for problem in problems(store).values())
+    assert not extract.is_done(*run.context, BOTH)
+    assert extract.missing(*run.context, ("plain",)) == [1]
     assert make(store, trunk, kinds=BOTH) == name
-    assert files(store, name) == whole
-    assert extract.is_done(*run.what, BOTH)
+    assert files(store, name) == before
+    assert extract.is_done(*run.context, BOTH)
 
 
-def test_kinds_of_other_pixels_are_not_kept(store: Path, trunk: Path) -> None:
-    """A commit is of one shard of pixels, also where only some kinds are asked for."""
+def test_a_new_commit_drops_kinds_of_other_pixels(store: Path, trunk: Path) -> None:
+    """A commit is of one shard of pixels, even if only some kinds are requested."""
     make(store, trunk, kinds=BOTH, finish=False)
     run = begin(store, trunk)
-    kept = features.load_commit(run.objects, run.recipe, run.plan, 1)
-    assert kept is not None
+    commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    assert commit is not None
     file = layout.features_commit(run.recipe.name, "train", 1)
-    run.objects.put(file, replace(kept, pixels="0" * 32).encode())
+    run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     make(store, trunk)
     after = features.load_commit(run.objects, run.recipe, run.plan, 1)
     assert after is not None
@@ -178,8 +182,8 @@ def test_kinds_of_other_pixels_are_not_kept(store: Path, trunk: Path) -> None:
     assert problems(store) == {}
 
 
-def test_features_of_other_pictures_cannot_be_read(store: Path, trunk: Path) -> None:
-    """The split's record says of each row which picture it is of."""
+def test_features_of_other_images_cannot_be_read(store: Path, trunk: Path) -> None:
+    """The split's record identifies the image of each row."""
     name = make(store, trunk)
     objects = open_objects(str(store))
     done = records.load_done(objects, "train")
@@ -188,35 +192,35 @@ def test_features_of_other_pictures_cannot_be_read(store: Path, trunk: Path) -> 
     with pytest.raises(StoreMismatchError, match="are of other images than the store holds now"):
         open_features(store, name, "train")
     run = begin(store, trunk)
-    assert not extract.is_done(*run.what, ("plain",))
+    assert not extract.is_done(*run.context, ("plain",))
     with pytest.raises(StoreError, match="were made anew since the split was finished"):
-        extract.finish(*run.what)
+        extract.finish(*run.context)
 
 
-def test_a_record_vouches_for_what_is_there_alone(store: Path, trunk: Path) -> None:
-    """Not for a commit whose object is gone, and not for kinds that some shards lack."""
+def test_a_record_vouches_only_for_existing_objects(store: Path, trunk: Path) -> None:
+    """It covers no commit whose object is missing, and no kind that some shards lack."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in (0, 2):
         make_features(run.work, shard)
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
-        extract.finish(*run.what)
+        extract.finish(*run.context)
     make_features(replace(run.work, kinds=("plain",)), 1)
-    assert extract.finish(*run.what).kinds == ("plain",)
+    assert extract.finish(*run.context).kinds == ("plain",)
     make_features(run.work, 1)
-    assert extract.finish(*run.what).kinds == BOTH
+    assert extract.finish(*run.context).kinds == BOTH
     run.objects.remove(run.shard("mirrored", 0))
-    assert extract.finish(*run.what).kinds == ("plain",)
+    assert extract.finish(*run.context).kinds == ("plain",)
     run.objects.put(run.shard("plain", 0), b"short")
     with pytest.raises(StoreError, match="are not finished: 1 of 3"):
-        extract.finish(*run.what)
+        extract.finish(*run.context)
 
 
-def test_whether_all_is_done_is_seen_without_reading_shards(store: Path, trunk: Path) -> None:
-    """By records, metadata and sizes; of more kinds than were made it is not."""
+def test_completion_is_seen_without_reading_shards(store: Path, trunk: Path) -> None:
+    """Records, metadata and sizes are compared; a missing kind counts as unfinished."""
     name = make(store, trunk)
     run = begin(store, trunk)
-    assert extract.is_done(*run.what, ("plain",))
-    assert not extract.is_done(*run.what, BOTH)
+    assert extract.is_done(*run.context, ("plain",))
+    assert not extract.is_done(*run.context, BOTH)
     root = f"{layout.FEATURES}/{name}"
     for file in (
         f"{root}/recipe.json", f"{root}/features.zarr/zarr.json",
@@ -225,57 +229,57 @@ def test_whether_all_is_done_is_seen_without_reading_shards(store: Path, trunk: 
     ):  # fmt: skip
         data = (store / file).read_bytes()
         (store / file).write_bytes(data[:-1])
-        assert not extract.is_done(*run.what, ("plain",)), file
+        assert not extract.is_done(*run.context, ("plain",)), file
         make(store, trunk)
         if "commits" not in file:
             assert (store / file).read_bytes() == data
-        assert extract.is_done(*run.what, ("plain",)), file
+        assert extract.is_done(*run.context, ("plain",)), file
     assert problems(store) == {}
 
 
-def test_what_was_promised_once_is_kept(store: Path, trunk: Path) -> None:
-    """The kinds of the record; if that is damaged, those of all commits."""
+def test_the_kinds_of_a_damaged_record_follow_from_commits(store: Path, trunk: Path) -> None:
+    """They are the kinds that all commits have."""
     run = begin(store, trunk)
-    assert extract.promised(*run.what) == ()
+    assert extract.promised(*run.context) == ()
     name = make(store, trunk, kinds=BOTH)
-    assert extract.promised(*run.what) == BOTH
+    assert extract.promised(*run.context) == BOTH
     (store / layout.features_done(name, "train")).write_bytes(b"x")
-    assert extract.promised(*run.what) == BOTH
+    assert extract.promised(*run.context) == BOTH
     for shard in range(3):
         (store / layout.features_commit(name, "train", shard)).unlink()
-    assert extract.promised(*run.what) == ()
+    assert extract.promised(*run.context) == ()
 
 
-def test_what_is_made_anew_goes_first_and_its_record_before_it(store: Path, trunk: Path) -> None:
-    """Of what the record does not vouch for, it stays."""
+def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Path) -> None:
+    """The record stays if it does not vouch for them."""
     make(store, trunk)
     run = begin(store, trunk, kinds=BOTH)
     done = layout.features_done(run.recipe.name, "train")
     make_features(run.work, 1)
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
-    lost = extract.leftovers(*run.what, ("mirrored",))
+    lost = extract.leftovers(*run.context, ("mirrored",))
     assert lost == [run.shard("mirrored", shard) for shard in range(3)]
-    extract.clear(*run.what, lost)
+    extract.clear(*run.context, lost)
     assert run.objects.size(run.shard("mirrored", 1)) is None
     assert run.objects.size(done) is not None
-    extract.clear(*run.what, extract.leftovers(*run.what, BOTH))
+    extract.clear(*run.context, extract.leftovers(*run.context, BOTH))
     assert run.objects.size(run.shard("plain", 1)) is None
     assert run.objects.size(run.shard("plain", 0)) is not None
     assert run.objects.size(done) is None
 
 
-def test_features_of_another_recipe_under_this_name_are_left_alone(
+def test_features_of_another_recipe_with_this_name_are_refused(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve digits may agree where the rest does not."""
+    """The twelve digits of a name may collide."""
     run = begin(store, trunk)
     monkeypatch.setattr(FeatureRecipe, "name", run.recipe.name)
     with pytest.raises(StoreMismatchError, match="is of features with digest"):
         extract.begin(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
 
 
-def test_what_cannot_be_made_is_refused(store: Path, trunk: Path) -> None:
-    """A size that is not there, with those that are; a split that is not finished."""
+def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path) -> None:
+    """The error lists the sizes that the split has."""
     with pytest.raises(StoreError, match="has no 99 px: it has 8, 16"):
         make(store, trunk, stored_size=99)
     (store / layout.done("train")).unlink()
@@ -284,25 +288,25 @@ def test_what_cannot_be_made_is_refused(store: Path, trunk: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "wanted", "fits"),
+    ("sizes", "network_size", "fits"),
     [((72, 224, 288), 224, 224), ((72, 224, 288), 200, 224), ((72, 224), 300, 224), ((8,), 9, 8)],
 )
-def test_a_network_is_given_the_size_that_fits_it(
-    sizes: tuple[int, ...], wanted: int, fits: int
+def test_the_stored_size_fits_the_network(
+    sizes: tuple[int, ...], network_size: int, fits: int
 ) -> None:
-    """The smallest that need not be enlarged, or the largest."""
-    assert extract._fitting(sizes, wanted) == fits
+    """It is the smallest that need not be enlarged, or the largest."""
+    assert extract._fitting_size(sizes, network_size) == fits
 
 
 def work(*, gpu: bool) -> FeatureWork:
-    """Of nothing that is there."""
+    """Return the arguments of a run that does not exist."""
     return FeatureWork(
         store="s", split="train", run="r", name="n", trunk="t", kinds=("plain",), gpu=gpu
     )
 
 
-def test_tasks_ask_for_a_gpu_where_there_is_one() -> None:
-    """As Dask's workers offer it."""
+def test_tasks_request_a_gpu_if_the_run_uses_one() -> None:
+    """The resource has the name that Dask's workers offer."""
     for gpu, options in ((True, {"resources": {"GPU": 1}}), (False, {})):
         (job,) = extract.feature_jobs(work(gpu=gpu), [7])
         assert job.options == options
@@ -310,8 +314,8 @@ def test_tasks_ask_for_a_gpu_where_there_is_one() -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 9))
-def test_no_processor_waits_for_the_end(shards: int, slots: int) -> None:
-    """Full rounds have a thread each; the last, if it is not full, shares all of them out."""
+def test_the_last_round_of_tasks_uses_all_threads(shards: int, slots: int) -> None:
+    """Tasks of full rounds have one thread each; a last, partial round shares all threads."""
     jobs = extract.feature_jobs(work(gpu=False), range(shards), slots)
     threads = [job.arguments[2] for job in jobs]
     assert [job.arguments[1] for job in jobs] == list(range(shards))
@@ -322,12 +326,12 @@ def test_no_processor_waits_for_the_end(shards: int, slots: int) -> None:
         assert sum(threads[-last:]) <= slots
 
 
-def test_a_recipe_says_how_it_was_asked_for(store: Path, trunk: Path) -> None:
-    """So that a person can ask for the same again."""
+def test_a_recipe_gives_its_command_line_options(store: Path, trunk: Path) -> None:
+    """A user can request the same features again."""
     recipe = begin(store, trunk).recipe
     assert recipe.words() == "--size 16"
-    other = replace(recipe, cut="a.b", pooling="max", dtype="float16", precision="bfloat16")
-    assert other.words(BOTH) == (
+    other_recipe = replace(recipe, cut="a.b", pooling="max", dtype="float16", precision="bfloat16")
+    assert other_recipe.words(BOTH) == (
         "--cut a.b --pooling max --size 16 --precision bfloat16 --dtype float16 --mirrored"
     )
     with pytest.raises(ValueError, match="features of 0 numbers, float32, computed in float32"):
@@ -335,10 +339,8 @@ def test_a_recipe_says_how_it_was_asked_for(store: Path, trunk: Path) -> None:
     assert np.dtype(recipe.dtype).itemsize * recipe.dim == recipe.row_bytes
 
 
-def test_features_of_a_store_of_an_older_format_are_of_that_format(
-    trunk: Path, tmp_path: Path
-) -> None:
-    """They are whole, and a reader of that format knows every document of theirs."""
+def test_features_have_the_format_of_their_store(trunk: Path, tmp_path: Path) -> None:
+    """An older reader of that format knows every document of the features."""
     golden = Path(__file__).parents[2] / "golden" / "format-1"
     store = Path(shutil.copytree(golden, tmp_path / "store"))
     name = make(store, trunk)
@@ -346,5 +348,5 @@ def test_features_of_a_store_of_an_older_format_are_of_that_format(
         if file.name != "zarr.json":
             assert json.loads(file.read_bytes())["format"] == 1, file
     assert problems(store) == {}
-    found = open_features(store, name, "train")
-    assert np.isfinite(found.rows(found.readable)).all()
+    opened = open_features(store, name, "train")
+    assert np.isfinite(opened.rows(opened.readable)).all()

@@ -1,4 +1,4 @@
-"""Features of a store on an object store: in memory, and S3 as moto speaks it."""
+"""Features of a store on an object store: in memory, and on S3 as moto emulates it."""
 
 from __future__ import annotations
 
@@ -25,59 +25,59 @@ from tests.pipeline.features.small import BOTH, ROWS, begin, files, make, proble
 
 
 def upload(images: Path, url: str) -> str:
-    """The same store elsewhere."""
-    there = open_objects(url)
+    """Copy a store to *url*, and return the URL."""
+    remote = open_objects(url)
     for file in sorted(images.rglob("*")):
         name = str(file.relative_to(images))
         if file.is_file() and not name.startswith("."):
-            there.put(name, file.read_bytes())
+            remote.put(name, file.read_bytes())
     return url
 
 
 @pytest.fixture
 def url(images: Path) -> Iterator[str]:
-    """A store in this process's memory."""
+    """Return the URL of a store in this process's memory."""
     name = uuid.uuid4().hex
     yield upload(images, f"memory://{name}")
     fsspec.filesystem("memory").rm(name, recursive=True)
 
 
 def test_features_are_the_same_bytes_as_on_a_disk(url: str, store: Path, trunk: Path) -> None:
-    """Read again, and checked."""
+    """They are read back and verified."""
     name = make(url, trunk, kinds=BOTH)
     assert make(store, trunk, kinds=BOTH) == name
     assert files(url, name) == files(store, name)
     assert problems(url) == {}
     rows = np.arange(ROWS)
     for kind in BOTH:
-        here, there = (
-            open_features(where, name, "train").rows(rows, kind) for where in (store, url)
+        local_rows, remote_rows = (
+            open_features(location, name, "train").rows(rows, kind) for location in (store, url)
         )
-        assert np.array_equal(here, there)
+        assert np.array_equal(local_rows, remote_rows)
     run = begin(url, trunk, kinds=BOTH)
-    assert extract.is_done(*run.what, BOTH)
+    assert extract.is_done(*run.context, BOTH)
 
 
 @pytest.mark.parametrize("arrives", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_line_that_dies_at_any_object_is_gone_on_with(
+def test_a_run_continues_after_a_failed_write_of_any_object(
     images: Path, trunk: Path, store: Path, arrives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the object arrived or not."""
+    """The failed object may have been stored or not."""
     name = make(store, trunk)
-    whole = files(store, name)
+    expected = files(store, name)
     pipe = RemoteObjects._pipe
-    for place in itertools.count():
+    for failing in itertools.count():
         url = upload(images, f"memory://{uuid.uuid4().hex}")
-        numbers = itertools.count()
+        counter = itertools.count()
 
         def broken(
-            self: RemoteObjects, name: str, data: bytes, mode: str, *, place: int = place,
-            numbers: Iterator[int] = numbers,
+            self: RemoteObjects, name: str, data: bytes, mode: str, *, failing: int = failing,
+            counter: Iterator[int] = counter,
         ) -> None:  # fmt: skip
-            number = next(numbers)
-            if number != place or arrives:
+            number = next(counter)
+            if number != failing or arrives:
                 pipe(self, name, data, mode)
-            if number == place:
+            if number == failing:
                 raise StoreError("the line is dead")
 
         with monkeypatch.context() as patch:
@@ -85,51 +85,51 @@ def test_a_line_that_dies_at_any_object_is_gone_on_with(
             try:
                 make(url, trunk)
             except StoreError as e:
-                assert "the line is dead" in str(e)  # noqa: PT017 - it may also come to the end
-        broke = next(numbers) > place
+                assert "the line is dead" in str(e)  # noqa: PT017 - the run may also finish
+        broke = next(counter) > failing
         make(url, trunk)
-        assert files(url, name) == whole
+        assert files(url, name) == expected
         assert problems(url) == {}
         fsspec.filesystem("memory").rm(url.removeprefix("memory://"), recursive=True)
         if not broke:
             break
-    assert place == 1 + 3 + 2 * 3 + 1  # recipe, metadata, shards and commits, the record
+    assert failing == 1 + 3 + 2 * 3 + 1  # recipe, metadata, shards and commits, the record
 
 
-def test_a_ghost_that_nothing_shuts_out_does_no_harm(url: str, trunk: Path) -> None:
-    """Its object comes late, and it commits the one that is there."""
-    ghost = begin(url, trunk)
+def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> None:
+    """Its object comes late, and it commits the existing one."""
+    stale = begin(url, trunk)
     run = begin(url, trunk)
     make_features(run.work, 1)
     name = run.shard("plain", 1)
     first = run.objects.get(name)
-    others = np.ones((8, run.recipe.dim), np.float32)
-    written = feature_shard._write(workspace(ghost.work), name, others)
+    other_values = np.ones((8, run.recipe.dim), np.float32)
+    written = feature_shard._write(workspace(stale.work), name, other_values)
     assert written == records.fingerprint(name, first)
     assert run.objects.get(name) == first
     for shard in (0, 2):
         make_features(run.work, shard)
-    extract.finish(*run.what)
+    extract.finish(*run.context)
     assert problems(url) == {}
 
 
-def test_one_run_at_a_time(url: str, trunk: Path) -> None:
-    """Of the same features of the same split; of others at once."""
+def test_runs_of_the_same_split_exclude_each_other(url: str, trunk: Path) -> None:
+    """Runs of other splits may go on at the same time."""
     run = begin(url, trunk)
-    held = extract.held(run.recipe.name, "train")
-    other = extract.held(run.recipe.name, "val")
+    lease_name = extract.held(run.recipe.name, "train")
+    other_lease = extract.held(run.recipe.name, "val")
     with (
-        lease(run.objects, held, wait=False),
-        lease(run.objects, other, wait=False),
+        lease(run.objects, lease_name, wait=False),
+        lease(run.objects, other_lease, wait=False),
         pytest.raises(StoreBusyError, match="is being written by process"),
-        lease(open_objects(url), held, wait=False),
+        lease(open_objects(url), lease_name, wait=False),
     ):
         pytest.fail("both hold it")
 
 
 @pytest.fixture(scope="module")
 def bucket(s3_environment: dict[str, str]) -> str:
-    """On an S3 server."""
+    """Return the URL of a bucket on an S3 server."""
     pytest.importorskip("s3fs").S3FileSystem().mkdir("features")
     return "s3://features"
 
@@ -137,7 +137,7 @@ def bucket(s3_environment: dict[str, str]) -> str:
 def test_s3_has_the_same_bytes_and_the_first_writer_wins(
     bucket: str, images: Path, store: Path, trunk: Path
 ) -> None:
-    """Objects are created there and not replaced."""
+    """Objects are created exclusively and not replaced."""
     url = upload(images, f"{bucket}/store")
     run = begin(url, trunk)
     make_features(run.work, 0)

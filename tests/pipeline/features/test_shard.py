@@ -1,4 +1,4 @@
-"""One task: what it makes, what it refuses, and what it does beside its own ghost."""
+"""One task: the features it makes, the inputs it refuses, and concurrent copies of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.pipeline.features.small import (
     FIRST,
     ROWS,
     SIZE,
-    Begun,
+    StartedRun,
     begin,
     change_weights,
     files,
@@ -36,100 +36,101 @@ from tests.pipeline.features.small import (
 )
 
 
-def commit_of(run: Begun, shard: int) -> FeatureCommit | None:
-    """What is committed of a shard."""
+def commit_of(run: StartedRun, shard: int) -> FeatureCommit | None:
+    """Return the commit of a shard."""
     return features.load_commit(run.objects, run.recipe, run.plan, shard)
 
 
 def test_features_are_those_of_the_stored_pixels(store: Path, trunk: Path) -> None:
-    """Of each readable row and of its mirror image; zeros for those in quarantine."""
+    """Readable rows and their mirrored copies match the network; quarantined rows are zeros."""
     name = make(store, trunk, kinds=BOTH)
-    found = open_features(store, name, "train")
+    opened = open_features(store, name, "train")
     status = arrays.read_small(open_objects(str(store)), "train", "status")
     assert (status != 0).sum() == 2
-    assert found.readable.tolist() == np.flatnonzero(status == 0).tolist()
+    assert opened.readable.tolist() == np.flatnonzero(status == 0).tolist()
     pixels = arrays.read_rows(open_objects(str(store)), "train", SIZE, 0, ROWS)
     tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     backbone = open_backbone(trunk)
     rows = np.arange(ROWS)
-    for kind, seen in (("plain", tensors), ("mirrored", tensors.flip(3))):
-        expected = backbone.features(seen).numpy()
+    for kind, oriented in (("plain", tensors), ("mirrored", tensors.flip(3))):
+        expected = backbone.features(oriented).numpy()
         expected[status != 0] = 0
-        np.testing.assert_allclose(found.rows(rows, kind), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(opened.rows(rows, kind), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_features_are_those_of_what_a_loader_hands_out(store: Path, trunk: Path) -> None:
-    """At another size, behind a cut, by maxima."""
+def test_features_match_the_images_of_a_loader(store: Path, trunk: Path) -> None:
+    """The test uses another size, a cut and maximum pooling."""
     name = make(store, trunk, stored_size=8, cut=FIRST, pooling="max")
-    found = open_features(store, name, "train")
+    opened = open_features(store, name, "train")
     backbone = open_backbone(trunk, cut=FIRST, pooling="max")
     loader = Loader(store, size=8, batch_size=5, drop_last=False, rank=0, world=1)
     for batch in loader:
         assert isinstance(batch.images, torch.Tensor)
         np.testing.assert_allclose(
-            found.rows(batch.rows.numpy()), backbone.features(batch.images), rtol=1e-4, atol=1e-5
+            opened.rows(batch.rows.numpy()), backbone.features(batch.images), rtol=1e-4, atol=1e-5
         )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_precision_and_kind_are_what_was_asked_for(
-    store: Path, trunk: Path, precision: str
-) -> None:
-    """Computed short, stored short, both, or neither."""
+def test_precision_and_dtype_are_as_requested(store: Path, trunk: Path, precision: str) -> None:
+    """Each is short or long, independently of the other."""
     pixels = arrays.read_rows(open_objects(str(store)), "train", SIZE, 0, 8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    long = make(store, trunk, precision=precision)
-    short = make(store, trunk, precision=precision, dtype="float16")
-    found = [open_features(store, name, "train").rows(np.arange(8)) for name in (long, short)]
-    there = np.isin(np.arange(8), open_features(store, long, "train").readable)
+    float32_name = make(store, trunk, precision=precision)
+    float16_name = make(store, trunk, precision=precision, dtype="float16")
+    read_rows = [
+        open_features(store, name, "train").rows(np.arange(8))
+        for name in (float32_name, float16_name)
+    ]
+    readable = np.isin(np.arange(8), open_features(store, float32_name, "train").readable)
     expected = features_of(open_backbone(trunk), images, precision)
-    np.testing.assert_allclose(found[0][there], expected[there], rtol=2e-2, atol=2e-2)
-    assert np.array_equal(found[0].astype(np.float16).astype(np.float32), found[1])
+    np.testing.assert_allclose(read_rows[0][readable], expected[readable], rtol=2e-2, atol=2e-2)
+    assert np.array_equal(read_rows[0].astype(np.float16).astype(np.float32), read_rows[1])
     full = features_of(open_backbone(trunk), images, "float32")
-    assert np.array_equal(found[0][there], full[there]) == (precision == "float32")
+    assert np.array_equal(read_rows[0][readable], full[readable]) == (precision == "float32")
 
 
-def test_a_task_says_how_far_it_is(
+def test_a_task_reports_its_progress(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batch after batch of readable rows, as Dask events of its run; without a worker to nobody."""
-    said: list[tuple[str, dict[str, int]]] = []
-    worker = SimpleNamespace(log_event=lambda topic, message: said.append((topic, message)))
+    """Each batch is reported as a Dask event of the run; outside a worker nothing is."""
+    messages: list[tuple[str, dict[str, int]]] = []
+    worker = SimpleNamespace(log_event=lambda topic, message: messages.append((topic, message)))
     monkeypatch.setattr("pipeline.backbone.network.BATCH", 3)
     monkeypatch.setattr(feature_shard, "PROGRESS_SECONDS", 0.0)
     run = begin(store, trunk, kinds=BOTH)
     make_features(run.work, 1)
-    assert said == []
+    assert messages == []
     monkeypatch.setattr("distributed.get_worker", lambda: worker)
     make_features(run.work, 0)
-    assert {topic for topic, _ in said} == {feature_shard.progress_topic(run.work.run)}
-    assert [message for _, message in said] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
+    assert {topic for topic, _ in messages} == {feature_shard.progress_topic(run.work.run)}
+    assert [message for _, message in messages] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
 
 
 def test_any_number_of_threads_makes_the_same_bytes(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch is computed by one of them."""
+    """A single thread computes each batch."""
     monkeypatch.setattr("pipeline.backbone.network.BATCH", 2)
-    seen = set()
+    thread_counts = set()
 
-    def noted(*told: Any) -> Any:
-        seen.add(torch.get_num_threads())
-        return features_of(*told)
+    def recording(*arguments: Any) -> Any:
+        thread_counts.add(torch.get_num_threads())
+        return features_of(*arguments)
 
-    monkeypatch.setattr(feature_shard, "features_of", noted)
-    other = Path(shutil.copytree(store, store.parent / "other"))
+    monkeypatch.setattr(feature_shard, "features_of", recording)
+    other_store = Path(shutil.copytree(store, store.parent / "other"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     name = make(store, trunk, kinds=BOTH)
-    assert make(other, trunk, kinds=BOTH, threads=4) == name
-    assert (torch.get_num_threads(), seen) == (3, {1})
+    assert make(other_store, trunk, kinds=BOTH, threads=4) == name
+    assert (torch.get_num_threads(), thread_counts) == (3, {1})
     torch.set_num_threads(before)
-    assert files(store, name) == files(other, name)
+    assert files(store, name) == files(other_store, name)
 
 
 def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
-    """The other machine's bytes differ in the last digit: both commit what is there."""
+    """The other machine's bytes differ in the last digit, and both commit the existing ones."""
     run = begin(store, trunk)
     make_features(run.work, 1)
     ours = run.objects.get(run.shard("plain", 1))
@@ -139,9 +140,9 @@ def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
     run.objects.put(run.shard("plain", 1), theirs)
     make_features(run.work, 1)
     assert run.objects.get(run.shard("plain", 1)) == theirs
-    kept = commit_of(run, 1)
-    assert kept is not None
-    assert kept.arrays == {"plain": records.fingerprint(run.shard("plain", 1), theirs)}
+    commit = commit_of(run, 1)
+    assert commit is not None
+    assert commit.arrays == {"plain": records.fingerprint(run.shard("plain", 1), theirs)}
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     run.objects.put(run.shard("plain", 1), theirs[:-1])
     with pytest.raises(StoreDamagedError, match="appeared damaged"):
@@ -149,8 +150,8 @@ def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
     assert commit_of(run, 1) is None
 
 
-def test_what_is_committed_and_there_is_not_made_again(store: Path, trunk: Path) -> None:
-    """A task that runs twice."""
+def test_committed_features_are_not_made_again(store: Path, trunk: Path) -> None:
+    """The task runs twice."""
     run = begin(store, trunk)
     first = make_features(run.work, 0)
     file = store / run.shard("plain", 0)
@@ -175,23 +176,21 @@ def test_features_of_damaged_images_are_not_made(store: Path, trunk: Path) -> No
     assert run.objects.size(run.shard("plain", 1)) is None
 
 
-def test_images_that_are_just_made_anew_are_not_taken(store: Path, trunk: Path) -> None:
-    """Their commit says of another number of rows that they can be read than the split does."""
+def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Path) -> None:
+    """Their commit counts other readable rows than the split's record."""
     run = begin(store, trunk)
-    kept = records.load_commit(run.objects, "train", 1)
-    assert kept is not None
-    counts = {**kept.counts, "readable": kept.counts["readable"] - 1, "crashed": 1}
-    run.objects.put(layout.commit("train", 1), replace(kept, counts=counts).encode())
+    commit = records.load_commit(run.objects, "train", 1)
+    assert commit is not None
+    counts = {**commit.counts, "readable": commit.counts["readable"] - 1, "crashed": 1}
+    run.objects.put(layout.commit("train", 1), replace(commit, counts=counts).encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' was made anew since"):
         make_features(run.work, 1)
-    run.objects.put(layout.commit("train", 1), replace(kept, plan="other").encode())
+    run.objects.put(layout.commit("train", 1), replace(commit, plan="other").encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' is not committed"):
         make_features(run.work, 1)
 
 
-def test_another_network_or_another_tesserae_is_refused(
-    store: Path, trunk: Path, tmp_path: Path
-) -> None:
+def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
     """A worker that finds other weights makes nothing."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     run = begin(store, folder)
@@ -202,8 +201,8 @@ def test_another_network_or_another_tesserae_is_refused(
         make_features(replace(run.work, code="0" * 64), 1)
 
 
-def test_a_run_that_has_ended_can_write_nothing(store: Path, trunk: Path) -> None:
-    """A ghost of it, still computing, finds its folder gone."""
+def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
+    """A task of it that is still computing finds its folder removed."""
     run = begin(store, trunk)
     make_features(run.work, 0)
     newer = begin(store, trunk)
@@ -217,16 +216,16 @@ def test_a_run_that_has_ended_can_write_nothing(store: Path, trunk: Path) -> Non
         make_features(newer.work, 2)
 
 
-def test_numbers_that_are_none_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """Too large for float16; the row is named."""
+def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
+    """They overflow float16, and the error names the row."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     change_weights(folder, 1e6)
     with pytest.raises(StoreError, match=r"no finite numbers for row \d+ \(plain\)"):
         make(store, folder, dtype="float16")
 
 
-def test_a_worker_whose_gpu_cannot_be_used_says_so(store: Path, trunk: Path) -> None:
-    """Rather than compute slowly, and otherwise."""
+def test_an_unusable_gpu_is_an_error(store: Path, trunk: Path) -> None:
+    """The task does not fall back to the processor, whose features differ."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     run = begin(store, trunk)
@@ -234,23 +233,23 @@ def test_a_worker_whose_gpu_cannot_be_used_says_so(store: Path, trunk: Path) -> 
         make_features(replace(run.work, gpu=True), 0)
 
 
-def test_a_gpu_computes_in_what_was_asked_for() -> None:
-    """Not in a shorter float32, which torch takes for convolutions unless it is told."""
+def test_a_gpu_computes_in_full_float32() -> None:
+    """By default torch uses TF32 for convolutions."""
     cudnn = torch.backends.cudnn
     before = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    with feature_shard._exact(torch.device("cuda")):
+    with feature_shard._reproducible_sums(torch.device("cuda")):
         assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == (False, True, False)
     assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == before
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_makes_nearly_the_same(store: Path, trunk: Path) -> None:
-    """And the same bytes each time."""
+def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
+    """Two runs on the GPU give identical bytes."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
         make_features(replace(run.work, gpu=True), shard)
-    extract.finish(*run.what)
+    extract.finish(*run.context)
     run.objects.end()
     first = files(store, run.recipe.name)
     rows = np.arange(ROWS)
@@ -259,7 +258,7 @@ def test_a_gpu_makes_nearly_the_same(store: Path, trunk: Path) -> None:
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
         make_features(replace(run.work, gpu=True), shard)
-    extract.finish(*run.what)
+    extract.finish(*run.context)
     assert files(store, run.recipe.name) == first
     shutil.rmtree(store / layout.FEATURES)
     cpu = open_features(store, make(store, trunk), "train").rows(rows)
@@ -267,17 +266,24 @@ def test_a_gpu_makes_nearly_the_same(store: Path, trunk: Path) -> None:
     assert gpu.shape == (ROWS, DIM)
 
 
-def test_a_commit_says_of_what_it_is(store: Path, trunk: Path) -> None:
-    """Of which pixels, of which recipe; and as provenance where and with what."""
+def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
+    """It records pixels and recipe, and as provenance the host and the software."""
     run = begin(store, trunk)
     make_features(run.work, 2)
-    kept = commit_of(run, 2)
+    commit = commit_of(run, 2)
     images = records.load_commit(run.objects, "train", 2)
-    assert kept is not None
+    assert commit is not None
     assert images is not None
-    assert kept.pixels == images.arrays[str(SIZE)].digest
-    assert kept.features == run.recipe.digest
-    assert {"seconds", "host", "torch", "transformers", "device", "probe"} == kept.provenance.keys()
+    assert commit.pixels == images.arrays[str(SIZE)].digest
+    assert commit.features == run.recipe.digest
+    assert {
+        "seconds",
+        "host",
+        "torch",
+        "transformers",
+        "device",
+        "probe",
+    } == commit.provenance.keys()
     file = layout.features_commit(run.recipe.name, "train", 2)
     fields = document.decode(run.objects.get(file), file)
     for key, value in (("features", "x"), ("shard", 1), ("split", "val"), ("plan", "x")):

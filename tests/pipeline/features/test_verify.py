@@ -1,4 +1,4 @@
-"""Whatever is wrong with features is named; and made anew."""
+"""Any damage to features is named, and repaired by making them again."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from tests.pipeline.features.small import BOTH, ROWS, files, make, problems
 
 
 @pytest.fixture(scope="module")
-def whole(images: Path, trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A store with features of both kinds, and their name."""
+def finished_features(
+    images: Path, trunk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """Return a store with features of both kinds, and their name."""
     store = Path(shutil.copytree(images, tmp_path_factory.mktemp("whole") / "store"))
     return store, make(store, trunk, kinds=BOTH)
 
 
 def all_files(store: Path, name: str) -> list[str]:
-    """Of the features *name*."""
+    """Return the paths of all files of the features *name*."""
     folder = store / layout.FEATURES / name
     return sorted(str(f.relative_to(store)) for f in folder.rglob("*") if f.is_file())
 
 
-def test_every_file_is_looked_at(whole: tuple[Path, str]) -> None:
-    """Recipe, metadata, commits, shards, and the record of all."""
-    store, name = whole
+def test_every_file_is_checked(finished_features: tuple[Path, str]) -> None:
+    """These are recipe, metadata, commits, shards and the record of the split."""
+    store, name = finished_features
     assert len(all_files(store, name)) == 1 + 2 + 2 + 6 + 3 + 1
     assert problems(store) == {}
 
@@ -43,12 +45,12 @@ def test_every_file_is_looked_at(whole: tuple[Path, str]) -> None:
     "kind",
     ["flip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "flip")],
 )
-def test_every_damage_is_named_and_mended(
-    whole: tuple[Path, str], trunk: Path, tmp_path: Path, kind: str
+def test_every_damage_is_named_and_repaired(
+    finished_features: tuple[Path, str], trunk: Path, tmp_path: Path, kind: str
 ) -> None:
-    """Each file, changed, cut off, and missing; then it is as it was, and no other is touched."""
-    store = Path(shutil.copytree(whole[0], tmp_path / "store"))
-    name, rng = whole[1], np.random.default_rng(3)
+    """Each file is changed, truncated and removed; the repair touches no other file."""
+    store = Path(shutil.copytree(finished_features[0], tmp_path / "store"))
+    name, rng = finished_features[1], np.random.default_rng(3)
     for file in all_files(store, name):
         before = files(store, name)
         damage(store, file, kind, rng)
@@ -59,19 +61,23 @@ def test_every_damage_is_named_and_mended(
         assert problems(store) == {}
         done = layout.features_done(name, "train")
         shard = file.rpartition("/")[2].partition(".")[0]  # a commit is made anew with its shards
-        for other, mark in marks.items():
-            its = "commits" in file and f"c.{int(shard)}.0" in other
-            if other not in (file, done) and not its and "commits" not in other:
-                assert (store / other).stat().st_mtime_ns == mark, (file, other)
+        for other_file, mark in marks.items():
+            shard_of_commit = "commits" in file and f"c.{int(shard)}.0" in other_file
+            if (
+                other_file not in (file, done)
+                and not shard_of_commit
+                and "commits" not in other_file
+            ):
+                assert (store / other_file).stat().st_mtime_ns == mark, (file, other_file)
 
 
-def test_what_is_not_finished_is_no_damage(store: Path, trunk: Path) -> None:
-    """The same command goes on with it."""
+def test_unfinished_features_are_not_damaged(store: Path, trunk: Path) -> None:
+    """Running the same command again continues them."""
     name = make(store, trunk, shards=[0, 2], finish=False)
-    found = problems(store)
-    assert found[layout.features_done(name, "train")].startswith("not finished")
-    assert "1 of 3 shards" in found[layout.features_commits(name, "train")]
-    assert all(what.startswith("not finished") for what in found.values())
+    reported = problems(store)
+    assert reported[layout.features_done(name, "train")].startswith("not finished")
+    assert "1 of 3 shards" in reported[layout.features_commits(name, "train")]
+    assert all(problem.startswith("not finished") for problem in reported.values())
     plain = f"{layout.features_array(name, 'train', 'plain')}/zarr.json"
     (store / plain).write_bytes(b"{}")
     assert "has 2 bytes" in problems(store)[plain]
@@ -79,48 +85,58 @@ def test_what_is_not_finished_is_no_damage(store: Path, trunk: Path) -> None:
     assert problems(store) == {}
 
 
-def test_features_of_another_store_are_named(whole: tuple[Path, str], tmp_path: Path) -> None:
-    """By their commits and record, if its pictures are others; by their recipe, if its pixels."""
-    store, name = whole
-    other = tmp_path / "other"
-    prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other), sizes=(8, 16))
-    shutil.copytree(store / layout.FEATURES, other / layout.FEATURES)
-    found = problems(other)
-    assert "is of other features or another plan" in found[layout.features_done(name, "train")]
-    assert "another plan" in found[layout.features_commit(name, "train", 0)]
-    third = tmp_path / "third"
-    prepare_inline(tmp_path / "images", str(third), sizes=(16,), fit="squish")
-    shutil.copytree(store / layout.FEATURES, third / layout.FEATURES)
-    assert problems(third) == {layout.features_recipe(name): "is of images of another store"}
+def test_features_of_another_store_are_a_problem(
+    finished_features: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Other images show in commits and record, other pixels in the recipe."""
+    store, name = finished_features
+    other_store = tmp_path / "other"
+    prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
+    shutil.copytree(store / layout.FEATURES, other_store / layout.FEATURES)
+    reported = problems(other_store)
+    assert "is of other features or another plan" in reported[layout.features_done(name, "train")]
+    assert "another plan" in reported[layout.features_commit(name, "train", 0)]
+    squished_store = tmp_path / "third"
+    prepare_inline(tmp_path / "images", str(squished_store), sizes=(16,), fit="squish")
+    shutil.copytree(store / layout.FEATURES, squished_store / layout.FEATURES)
+    assert problems(squished_store) == {
+        layout.features_recipe(name): "is of images of another store"
+    }
 
 
-def test_a_folder_that_was_renamed_is_named(whole: tuple[Path, str], tmp_path: Path) -> None:
-    """With the name that it should have."""
-    store = Path(shutil.copytree(whole[0], tmp_path / "store"))
-    folder = store / layout.FEATURES / whole[1]
+def test_a_renamed_folder_is_a_problem(finished_features: tuple[Path, str], tmp_path: Path) -> None:
+    """The problem states the name that the folder should have."""
+    store = Path(shutil.copytree(finished_features[0], tmp_path / "store"))
+    folder = store / layout.FEATURES / finished_features[1]
     folder.rename(folder.with_name("mine"))
-    assert whole[1] in problems(store)[layout.features_recipe("mine")]
+    assert finished_features[1] in problems(store)[layout.features_recipe("mine")]
 
 
-def test_features_wait_for_a_plan_that_is_lost(whole: tuple[Path, str], tmp_path: Path) -> None:
-    """Where the ledger has no copy of it either; with one they are checked as ever."""
-    store = Path(shutil.copytree(whole[0], tmp_path / "store"))
+def test_features_without_a_plan_are_not_checked(
+    finished_features: tuple[Path, str], tmp_path: Path
+) -> None:
+    """A copy of the plan in the ledger is enough to check them."""
+    store = Path(shutil.copytree(finished_features[0], tmp_path / "store"))
     (store / layout.plan("train")).unlink()
     assert problems(store) == {}
     (store / layout.ledger("train")).unlink()
     assert (
-        "before the plan of its split" in problems(store)[layout.features_done(whole[1], "train")]
+        "before the plan of its split"
+        in problems(store)[layout.features_done(finished_features[1], "train")]
     )
 
 
-def test_strangers_are_found(whole: tuple[Path, str], tmp_path: Path) -> None:
-    """And splits that the store has not."""
-    store, name = Path(shutil.copytree(whole[0], tmp_path / "store")), whole[1]
+def test_strangers_are_found(finished_features: tuple[Path, str], tmp_path: Path) -> None:
+    """Splits that the store does not have are found, too."""
+    store, name = (
+        Path(shutil.copytree(finished_features[0], tmp_path / "store")),
+        finished_features[1],
+    )
     stray = f"{layout.features_array(name, 'train', 'plain')}/c.9.0"
     (store / stray).write_bytes(b"x")
     objects = open_objects(str(store))
-    found = verify.read_records(objects, name, image_check.read_records(objects, "train"))
-    assert verify.strangers(objects, found) == [stray]
+    feature_records = verify.read_records(objects, name, image_check.read_records(objects, "train"))
+    assert verify.strangers(objects, feature_records) == [stray]
     (store / layout.features_commits(name, "val")).mkdir()
     (store / layout.features_commit(name, "val", 0)).write_bytes(b"x")
     splits = features.splits_of(objects)[name]
@@ -130,7 +146,7 @@ def test_strangers_are_found(whole: tuple[Path, str], tmp_path: Path) -> None:
 
 
 def test_checking_loads_no_torch() -> None:
-    """Nor does what says what a store holds."""
+    """The store report does not load it either."""
     code = (
         "import sys, pipeline.features.verify, workflows.preparation.verify;"
         "import workflows.reports.store_facts;"
