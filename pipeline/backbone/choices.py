@@ -1,7 +1,7 @@
-"""What may be chosen of a backbone, in words: for command lines, which must not wait for torch."""
+"""The names of choices about a backbone, without torch, so that command lines start fast."""
 
 NEW = "new"
-"""The name of a small network that has learned nothing yet."""
+"""The name of a small, untrained network."""
 
 POOLINGS = ("end", "mean", "max", "grid", "token")
-"""How a block's output over places becomes one vector; `pipeline.backbone` says what each does."""
+"""The ways to pool a block's output into one vector, described in `pipeline.backbone`."""

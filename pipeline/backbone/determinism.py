@@ -1,7 +1,7 @@
-"""A network tried twice on the same two pictures: does it make the same features each time?
+"""A check that a network makes the same features of the same images each time.
 
-Networks that mask or drop at random in use too (a masked autoencoder) make features that say
-nothing: another run has others.
+Networks that also mask or drop at random in use, such as a masked autoencoder, make useless
+features: another run has others.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from pipeline.backbone.network import Backbone
 
 REPEAT_TOLERANCE = 1e-3
-"""Of two passes on one machine, the largest difference in units of the features' own size."""
+"""The largest difference of two passes on one machine, relative to the largest feature."""
 
 
 def probe_pictures(size: int) -> Tensor:
-    """Return (2, 3, size, size) uint8 pictures that are the same on every machine.
+    """Return (2, 3, size, size) uint8 images that are the same on every machine.
 
-    Smooth ones with some noise, like photographs; no generator of torch's, which may change.
+    They are smooth with some noise, like photographs. The noise comes from a hash, since torch's
+    generators may change.
     """
     ramp = np.arange(size, dtype=np.int64) * 255 // max(1, size - 1)
     across, down = np.broadcast_arrays(ramp[None, :], ramp[:, None])
@@ -39,7 +40,7 @@ def check_repeats(backbone: Backbone) -> None:
     """Refuse a network that makes other features of the same pictures each time.
 
     Raises:
-        TesseraeError: It does, or makes none that are finite.
+        TesseraeError: The features differ, or are not finite.
     """
     images = probe_pictures(backbone.size).to(backbone.device)
     first, second = (backbone.features(images).cpu().numpy().astype(np.float64) for _ in range(2))

@@ -1,8 +1,7 @@
-"""The files of a model's folder, looked at before a library opens them.
+"""Checks of the files in a model's folder, before a library opens them.
 
-A download that went wrong is met as a broken JSON file, a page or a pointer in the place of the
-weights, or a file that ends too early. Libraries tell of those by errors of their own depth, and
-seldom name the file.
+A failed download leaves a broken JSON file, an HTML page or a Git LFS pointer instead of weights,
+or a truncated file. The errors of libraries about those are obscure and seldom name the file.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from pipeline.errors import TesseraeError
 
 CONFIG, TRANSFORM = "config.json", "preprocessor_config.json"
 MAX_HEADER_BYTES = 100 * 2**20
-"""The longest header of a safetensors file that its own library reads."""
+"""The longest header that the safetensors library reads."""
 
 _LFS = b"version https://git-lfs"
 _AGAIN = "Download it again, as a whole folder."
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with a file that is broken, cut off, or a pointer to another.
+    """Check that no JSON or safetensors file in *folder* is broken, truncated or a pointer.
 
     Raises:
-        TesseraeError: Naming the file, and what to do.
+        TesseraeError: It names the first such file and the cure.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -43,10 +42,10 @@ def check_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of settings.
+    """Read a JSON file of settings.
 
     Raises:
-        TesseraeError: It is no JSON object.
+        TesseraeError: The file holds no JSON object.
     """
     data = path.read_bytes()
     if data.startswith(_LFS):
@@ -64,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_weights(path: Path) -> None:
-    """Compare a safetensors file with what its header says."""
+    """Compare the size of a safetensors file with its header."""
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         beginning = file.read(len(_LFS))
@@ -72,7 +71,7 @@ def _check_weights(path: Path) -> None:
             raise _pointer(path)
         header_bytes = int.from_bytes(beginning[:8], "little") if num_bytes >= 8 else -1
         if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, num_bytes - 8):
-            raise TesseraeError(f"{path} {_what_else(num_bytes, beginning)}. {_AGAIN}")
+            raise TesseraeError(f"{path} {_describe_foreign(num_bytes, beginning)}. {_AGAIN}")
         file.seek(8)
         header = file.read(header_bytes)
     try:
@@ -91,7 +90,7 @@ def _check_weights(path: Path) -> None:
         )
 
 
-def _what_else(num_bytes: int, beginning: bytes) -> str:
+def _describe_foreign(num_bytes: int, beginning: bytes) -> str:
     if not num_bytes:
         return "is empty"
     return f"is no safetensors file (it begins with {beginning[:12]!r})"
@@ -105,27 +104,27 @@ def _pointer(path: Path) -> TesseraeError:
 
 
 def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
-    """Refuse a model whose weights do not fit its settings, or are no finite numbers.
+    """Check that a model's weights fit its settings and are finite.
 
     Args:
-        where: Its folder or name.
-        model: As it was opened.
-        mismatched: (name, shape in the file, shape by the settings) of weights that were left out.
+        where: The folder or name of the model.
+        model: The opened model.
+        mismatched: (name, shape in the file, shape by the settings) of weights that do not fit.
 
     Raises:
-        TesseraeError: Naming the file and one such weight.
+        TesseraeError: It names the file and one such weight.
     """
     if mismatched:
-        name, has, wants = min(tuple(one) for one in mismatched)
+        name, file_shape, settings_shape = min(tuple(mismatch) for mismatch in mismatched)
         raise TesseraeError(
             f"{where}/{CONFIG} describes another network than the weights beside it are of: {name}"
-            f" is {tuple(has)} in the file, and {tuple(wants)} by the settings. Download both"
-            " again, from one place."
+            f" is {tuple(file_shape)} in the file, and {tuple(settings_shape)} by the settings."
+            " Download both again, from one place."
         )
-    bad = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
-    if bad is not None:
+    damaged = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
+    if damaged is not None:
         raise TesseraeError(
-            f"the weights of {where} have values that are no finite numbers, in {bad}. Download"
+            f"the weights of {where} have values that are no finite numbers, in {damaged}. Download"
             " them again, or take an earlier checkpoint if you trained them."
         )
 

@@ -1,4 +1,4 @@
-"""Networks from a folder or the model hub, and new ones."""
+"""Opens networks from a folder or the model hub, and makes new ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.backbone.network import Backbone
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
 
-FAULTS = (
+LOAD_ERRORS = (
     OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError,
     ArithmeticError, SafetensorError,
 )  # fmt: skip
-"""What libraries raise of settings and weights that do not belong together."""
+"""The errors that libraries raise for settings and weights that do not match."""
 
-SEES = "vision_model"
-"""The part that sees, of a model of pictures and words."""
+VISION_PART = "vision_model"
+"""The attribute of the vision part in a model of images and text."""
 
 
 def open_backbone(
@@ -39,14 +39,15 @@ def open_backbone(
     """Open a model.
 
     Args:
-        where: A folder with `config.json` and `model.safetensors`, or a name of the model hub.
-        device: Where it shall be (the processor).
-        cut: The block whose output is taken; None = the end.
-        pooling: How that is pooled.
+        where: A folder with `config.json` and `model.safetensors`, a name of the model hub, or
+            `new`.
+        device: The device of the model (default: the processor).
+        cut: The block whose output is used; None: the last one.
+        pooling: The pooling of that output, one of `POOLINGS` (default: end).
 
     Raises:
-        TesseraeError: It is not there, is damaged, is no vision model, has no such block, makes
-            other features each time, or `transformers` is not installed.
+        TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
+            block, or `transformers` is not installed.
     """
     if where == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
@@ -59,13 +60,17 @@ def open_backbone(
     if folder.is_dir():
         check_folder(folder)
     opened, missing = _load(str(where), local=folder.is_dir())
-    model, inside = (getattr(opened, SEES), f"{SEES}.") if hasattr(opened, SEES) else (opened, "")
+    model, inside = (
+        (getattr(opened, VISION_PART), f"{VISION_PART}.")
+        if hasattr(opened, VISION_PART)
+        else (opened, "")
+    )
     takes = getattr(model, "main_input_name", "pixel_values")
     if takes != "pixel_values":
         raise TesseraeError(f"{where} is no vision model: it takes {takes}.")
     lost = {name.removeprefix(inside) for name in missing if name.startswith(inside)}
     unknown = sorted(name for name in lost if not name.startswith("pooler."))
-    if unknown:  # they would be random ones
+    if unknown:  # transformers would draw them at random
         raise TesseraeError(f"{where} has no weights for {unknown[0]}: it is of another model.")
     backbone = Backbone(
         model.to(device or "cpu").float(),
@@ -75,23 +80,25 @@ def open_backbone(
         cut=cut,
         pooling=pooling,
     )
-    if backbone.dim:  # first, as it refuses what makes nothing of pictures
+    if backbone.dim:  # first, since it refuses a network that fails on images
         check_repeats(backbone)
     return backbone
 
 
 def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
-    """The model, and the weights that it has not."""
+    """Return the model and the names of its missing weights."""
     try:
         from transformers import AutoModel
-        from transformers import logging as said
+        from transformers import logging as transformers_logging
     except ImportError as e:
         raise TesseraeError(
             f"a backbone needs the package transformers ({e}): run `make setup EXTRAS=features`."
         ) from e
-    said.set_verbosity(logging.CRITICAL)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says, we say
-    said.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.CRITICAL
+    )  # its errors are reported by ours
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -103,7 +110,7 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
                 local_files_only=local,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-    except FAULTS as e:
+    except LOAD_ERRORS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
             f"{where} is no backbone ({first}): expected a folder with config.json and"
@@ -121,14 +128,15 @@ def new_backbone(
     cut: str | None = None,
     pooling: str = "end",
 ) -> Backbone:
-    """A residual network of eight convolutions whose weights torch draws now.
+    """Return an untrained residual network of eight convolutions; torch draws its weights.
 
     Args:
-        device: Where it shall be (the processor).
-        size: Side of the pictures that it takes, in pixels: 32 at least.
-        width: Channels of its first layers; its features are 8 times as many.
-        cut: As of `open_backbone`.
-        pooling: As of `open_backbone`.
+        device: The device of the model (default: the processor).
+        size: Side of its images in pixels, at least 32 (default: 64).
+        width: Number of channels of the first layers (default: 32); it has 8 times as many
+            features.
+        cut: The block whose output is used, as for `open_backbone`.
+        pooling: The pooling of that output, as for `open_backbone`.
     """
     from transformers import ResNetConfig, ResNetModel
 

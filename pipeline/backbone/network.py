@@ -1,4 +1,4 @@
-"""Pictures into features, by a network that is there."""
+"""A network that turns images into features."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pipeline.backbone.truncate import check_block, output_of, pool
 from pipeline.errors import TesseraeError
 
 BATCH = 8
-"""Pictures that go through it at once on a processor. What more of them leave between two layers
-does not fit its caches, and comes from the system anew each time: of 64, half of the time."""
+"""The number of images in a batch on a processor. The activations of more images do not fit into
+its caches and are allocated anew each time: with 64 images that takes half of the time."""
 
 GPU_BATCH = 128
-"""On a GPU, which would wait for the processor with fewer."""
+"""The number of images in a batch on a GPU, which would wait for the processor with fewer."""
 
-NO_MATTER = {
+IGNORED_SETTINGS = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
     *("id2label", "label2id", "problem_type", "initializer_range"),
 }
-"""Settings of a model that decide nothing about features."""
+"""The settings of a model that do not affect its features."""
 
 
 class Backbone:
-    """Features of pictures."""
+    """A network that computes features of images."""
 
     def __init__(
         self,
@@ -42,19 +42,20 @@ class Backbone:
         cut: str | None = None,
         pooling: str = "end",
     ) -> None:
-        """Take a model as it is.
+        """Wrap a model and freeze it.
 
         Args:
-            model: `transformers`: (n, 3, size, size) -> `pooler_output`, or `last_hidden_state`.
-            name: What it is called wherever a figure from it stands.
-            transform: Pictures as it takes them.
-            pooler: Whether its `pooler_output`, where it has one, was trained; otherwise the mean
-                of `last_hidden_state` is taken.
-            cut: The block whose output is taken, by its name in the model; None = the end.
-            pooling: How that is pooled.
+            model: A model of `transformers`, from (n, 3, size, size) to an output that has
+                `pooler_output` or `last_hidden_state`.
+            name: The name of the network in reports and errors.
+            transform: The preprocessing of its images.
+            pooler: True if its `pooler_output` was trained; otherwise the mean of
+                `last_hidden_state` is used.
+            cut: The name of the block whose output is used; None: the last one.
+            pooling: The pooling of that output, one of `POOLINGS` (default: end).
 
         Raises:
-            TesseraeError: It has no such block, or there is no such pooling.
+            TesseraeError: The block or the pooling does not exist.
         """
         if pooling not in POOLINGS:
             expected = ", ".join(POOLINGS)
@@ -72,35 +73,35 @@ class Backbone:
 
     @property
     def size(self) -> int:
-        """Side of the pictures that it takes, in pixels."""
+        """The side in pixels of the images that the network takes."""
         return self.transform.size
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of each channel, subtracted, as a share of 255."""
+        """The mean of each channel, which is subtracted, as a share of 255."""
         return self.transform.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """What each channel is divided by then."""
+        """The divisor of each channel after the subtraction, as a share of 255."""
         return self.transform.std
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def batch(self) -> int:
-        """Pictures that go through it at once."""
+        """The number of images that are computed at once."""
         return GPU_BATCH if self.device.type == "cuda" else BATCH
 
     @cached_property
     def dim(self) -> int:
-        """Numbers of a picture's features.
+        """The number of features of an image.
 
         Raises:
-            TesseraeError: It makes none of such pictures.
+            TesseraeError: The network fails on images of its size.
         """
         blank = torch.zeros(1, 3, self.size, self.size, device=self.device)
         try:
@@ -115,34 +116,34 @@ class Backbone:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of what it is: its kind, its settings, and all its weights.
+        """The SHA-256, in hexadecimal, of the network: its class, its settings and all its weights.
 
-        Settings count, since the same weights give other features with them. Of each weight, in the
-        order of their names: name, kind, shape and values.
+        Settings are included, since they change the features of the same weights. Each weight is
+        included with name, dtype, shape and values, in the order of names.
         """
-        seen = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
+        hasher = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
         for name, value in sorted(self.trained().items()):
-            seen.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            seen.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return seen.hexdigest()
+            hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            hasher.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return hasher.hexdigest()
 
     def trained(self) -> dict[str, Tensor]:
-        """Its weights by name, without those that are others each time it is opened."""
+        """Return the weights by name, without untrained ones, which differ each time."""
         state = self.model.state_dict().items()
         return {name: v for name, v in state if not _untrained(name, pooler=self._pooler)}
 
     def _settings(self) -> str:
         config: Any = getattr(self.model, "config", None)
-        told = {} if config is None else config.to_diff_dict()
-        kept = {key: value for key, value in told.items() if key not in NO_MATTER}
-        return json.dumps(kept, sort_keys=True, default=str)
+        settings = {} if config is None else config.to_diff_dict()
+        relevant = {key: value for key, value in settings.items() if key not in IGNORED_SETTINGS}
+        return json.dumps(relevant, sort_keys=True, default=str)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """What it makes of pictures, without gradients.
+        """Return the features of images, without gradients.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB, of any size: squeezed or enlarged to what it takes.
+            images: (n, 3, h, w) uint8 RGB of any size, resized to the network's size.
 
         Returns:
             (n, d) float32, on the device of *images*.
@@ -152,7 +153,7 @@ class Backbone:
         )
 
     def normal(self, images: Tensor) -> Tensor:
-        """Pictures as it takes them.
+        """Return images resized and normalised for the network.
 
         Args:
             images: (n, 3, h, w) uint8 RGB.
@@ -163,35 +164,35 @@ class Backbone:
         return self.transform.apply(images)
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """Features of normalised pictures, with gradients if its weights have them.
+        """Return the features of normalised images, with gradients if the weights have them.
 
         Args:
-            pixels: (n, 3, size, size), as `normal` makes them.
+            pixels: (n, 3, size, size) float32, as returned by `normal`.
 
         Returns:
-            (n, d).
+            (n, d) features.
 
         Raises:
-            TesseraeError: What comes out behind the cut is not of one picture each.
+            TesseraeError: The output of the cut does not have one row for each image.
         """
-        found = self._found(pixels)
-        if len(found) != len(pixels):
+        rows = self._pooled_output(pixels)
+        if len(rows) != len(pixels):
             raise TesseraeError(
-                f"block {self.cut!r} of {self.name} gives {len(found)} rows for {len(pixels)}"
+                f"block {self.cut!r} of {self.name} gives {len(rows)} rows for {len(pixels)}"
                 " pictures: expected one each. Choose another."
             )
-        return found
+        return rows
 
-    def _found(self, pixels: Tensor) -> Tensor:
+    def _pooled_output(self, pixels: Tensor) -> Tensor:
         if self.transform.channels == "BGR":
             pixels = pixels.flip(1)
         if self.cut is not None:
             return pool(output_of(self.model, self.cut, pixels), self.pooling, self.name)
-        made = self.model(pixels)
-        own: Tensor | None = getattr(made, "pooler_output", None)
-        if self.pooling == "end" and self._pooler and own is not None:
-            return own.flatten(1)
-        return pool(made.last_hidden_state, self.pooling, self.name)
+        output = self.model(pixels)
+        pooler_output: Tensor | None = getattr(output, "pooler_output", None)
+        if self.pooling == "end" and self._pooler and pooler_output is not None:
+            return pooler_output.flatten(1)
+        return pool(output.last_hidden_state, self.pooling, self.name)
 
 
 def _untrained(name: str, *, pooler: bool) -> bool:

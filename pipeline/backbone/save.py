@@ -1,4 +1,4 @@
-"""A network as a folder that `open_backbone`, and whoever has `transformers`, can open."""
+"""Saves a network as a folder that `open_backbone` and `transformers` can open."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from pipeline.errors import TesseraeError
 def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     """Write `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
-    The whole network is written, also behind a cut. The folder is there as a whole or not at all.
+    The whole network is written, including the blocks after a cut. The folder appears complete or
+    not at all.
 
     Args:
-        backbone: Of `transformers`.
-        folder: Which there is not yet.
+        backbone: A network of `transformers`.
+        folder: The target folder, which must not exist.
 
     Raises:
-        TesseraeError: There is something of that name, or the network is none of `transformers`.
-        OSError: It cannot be written.
+        TesseraeError: The folder exists, or the network is not of `transformers`.
+        OSError: The folder cannot be written.
     """
     from transformers import logging
 
@@ -37,25 +38,26 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     if not hasattr(model, "save_pretrained"):
         raise TesseraeError(f"{backbone.name} is a part of a model, and cannot be saved alone.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    # Beside the target, so that the rename stays within one file system and is atomic.
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        kept = {name: value.cpu().contiguous() for name, value in backbone.trained().items()}
-        model.save_pretrained(made, state_dict=kept)
-        said = json.dumps(_said(backbone.transform), indent=2) + "\n"
-        (made / "preprocessor_config.json").write_text(said, encoding="utf-8")
-        made.chmod(0o755)
-        made.rename(target)
+        weights = {name: value.cpu().contiguous() for name, value in backbone.trained().items()}
+        model.save_pretrained(partial, state_dict=weights)
+        processor_config = json.dumps(_processor_config(backbone.transform), indent=2) + "\n"
+        (partial / "preprocessor_config.json").write_text(processor_config, encoding="utf-8")
+        partial.chmod(0o755)  # mkdtemp makes it private
+        partial.rename(target)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _said(transform: Transform) -> dict[str, Any]:
-    """The fields of an image processor; none are left to what its kind does by default."""
+def _processor_config(transform: Transform) -> dict[str, Any]:
+    """Return all fields of an image processor, so that none depends on a default."""
     side = {"height": transform.size, "width": transform.size}
     return {
         "do_resize": True,
         "size": side,
-        "resample": 3,  # bicubic, in Pillow's words
+        "resample": 3,  # Pillow's number of bicubic
         "do_center_crop": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

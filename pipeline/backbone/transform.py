@@ -1,4 +1,4 @@
-"""Pictures as a network takes them: their size, how they are normalised, the order of channels."""
+"""The preprocessing of a network's images: their size, normalisation and order of channels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipeline.errors import TesseraeError
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """What is done to pictures first."""
+    """The preprocessing of images."""
 
     size: int
-    """Side of what the network takes, in pixels."""
+    """The side in pixels of the images that the network takes."""
     mean: tuple[float, ...]
-    """Of each channel, subtracted, as a share of 255."""
+    """The mean of each channel, which is subtracted, as a share of 255."""
     std: tuple[float, ...]
-    """What each is divided by then."""
+    """The divisor of each channel after the subtraction, as a share of 255."""
     channels: str = "RGB"
-    """The order in which the network takes them, which is for it to see to: RGB or BGR."""
+    """The order of channels that the network takes, RGB or BGR; `Backbone` converts RGB to it."""
 
     def apply(self, images: Tensor) -> Tensor:
-        """Normalised pictures.
+        """Return resized and normalised images.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB, of any size: squeezed or enlarged.
+            images: (n, 3, h, w) uint8 RGB of any size.
 
         Returns:
             (n, 3, size, size) float32 RGB.
@@ -46,15 +46,15 @@ class Transform:
 
 
 def read_transform(where: str, config: Any, *, local: bool) -> Transform:
-    """What the model at *where* says of its pictures.
+    """Read the preprocessing that the model at *where* specifies.
 
     Args:
-        where: Folder or name.
-        config: The model's.
-        local: Whether it is a folder.
+        where: The folder or name of the model.
+        config: The configuration of the model.
+        local: True if *where* is a folder.
 
     Raises:
-        TesseraeError: It says nothing of it, or takes no squares.
+        TesseraeError: The model does not specify it, or takes no squares.
     """
     from transformers.utils.hub import cached_file
 
@@ -69,61 +69,61 @@ def read_transform(where: str, config: Any, *, local: bool) -> Transform:
             f"{where} has no preprocessor_config.json: nothing says how pictures are to be"
             " normalised for it."
         )
-    said = read_json(Path(file))
-    known = _defaults(where, local=local)
-    return transform_of(said, known, where, getattr(config, "image_size", None))
+    fields = read_json(Path(file))
+    defaults = _defaults(where, local=local)
+    return transform_of(fields, defaults, where, getattr(config, "image_size", None))
 
 
 def _defaults(where: str, *, local: bool) -> dict[str, Any]:
-    """What the kind of image processor does unless it is told otherwise; nothing of an unknown."""
+    """Return the default fields of the kind of image processor; empty for an unknown kind."""
     from transformers import AutoImageProcessor
 
-    kinds: Any = AutoImageProcessor
+    loader: Any = AutoImageProcessor
     try:
-        made = kinds.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        processor = loader.from_pretrained(where, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError):
         return {}
-    return dict(made.to_dict())
+    return dict(processor.to_dict())
 
 
 def transform_of(
-    said: dict[str, Any], known: dict[str, Any], name: str, image_size: Any
+    fields: dict[str, Any], defaults: dict[str, Any], name: str, image_size: Any
 ) -> Transform:
-    """From the fields of an image processor of `transformers`.
+    """Convert the fields of an image processor of `transformers` to a transform.
 
     Its pixels are `(value * factor - offset - mean) / std`; ours `(value / 255 - mean) / std`.
 
     Args:
-        said: What its file says.
-        known: What is so unless it says otherwise.
-        name: What errors call the model.
-        image_size: Side in pixels by the model's own settings, where the file says nothing.
+        fields: The fields in the file of the processor.
+        defaults: The fields of its kind that the file may leave out.
+        name: The name of the model in errors.
+        image_size: Side in pixels by the model's configuration, used if the file has no size.
 
     Raises:
-        TesseraeError: Nothing says how pictures are normalised, or it takes no squares.
+        TesseraeError: The normalisation is not specified, or the images are no squares.
     """
-    both = {**known, **said}
-    if "image_mean" not in both:
+    merged = {**defaults, **fields}
+    if "image_mean" not in merged:
         raise TesseraeError(
             f"{name} has no image_mean in its preprocessor_config.json: nothing says how pictures"
             " are to be normalised for it."
         )
-    normalised = both.get("do_normalize", not known)
-    mean = _three(both["image_mean"], "image_mean", name) if normalised else [0.0] * 3
-    std = _three(both.get("image_std", 0.5), "image_std", name) if normalised else [1.0] * 3
+    normalised = merged.get("do_normalize", not defaults)
+    mean = _three(merged["image_mean"], "image_mean", name) if normalised else [0.0] * 3
+    std = _three(merged.get("image_std", 0.5), "image_std", name) if normalised else [1.0] * 3
     if not all(std):
         raise _wrong(name, "image_std", std, "three numbers that are not 0")
-    factor = both.get("rescale_factor") or 1 / 255
+    factor = merged.get("rescale_factor") or 1 / 255
     if not _is_number(factor):
         raise _wrong(name, "rescale_factor", factor, "a number, such as 1/255")
-    scale = 255 * (factor if both.get("do_rescale", True) else 1)
-    offset = 1 if both.get("rescale_offset") else 0
-    crop = said.get("crop_size") if said.get("do_center_crop", True) else None
+    scale = 255 * (factor if merged.get("do_rescale", True) else 1)
+    offset = 1 if merged.get("rescale_offset") else 0
+    crop = fields.get("crop_size") if fields.get("do_center_crop", True) else None
     return Transform(
-        size=_side(crop or said.get("size") or image_size or both.get("size"), name),
+        size=_side(crop or fields.get("size") or image_size or merged.get("size"), name),
         mean=tuple(_rounded((value + offset) / scale) for value in mean),
         std=tuple(_rounded(value / scale) for value in std),
-        channels="BGR" if both.get("do_flip_channel_order") else "RGB",
+        channels="BGR" if merged.get("do_flip_channel_order") else "RGB",
     )
 
 
@@ -147,7 +147,7 @@ def _wrong(name: str, field: str, value: Any, expected: str) -> TesseraeError:
 
 
 def _rounded(value: float) -> float:
-    """As much of it as a float32 holds: a text that is the same everywhere."""
+    """Round to the digits of a float32, so that its text is the same on every machine."""
     return float(f"{value:.7g}")
 
 
@@ -159,6 +159,6 @@ def _side(size: Any, name: str) -> int:
         raise _wrong(name, "size", size, "a side in pixels")
     sides = {int(side) for side in listed}
     if len(sides) != 1 or min(sides) < 1:
-        shown = " x ".join(map(str, sorted(sides))) or "no"
-        raise TesseraeError(f"{name} takes pictures of {shown} px: expected squares.")
+        sizes_text = " x ".join(map(str, sorted(sides))) or "no"
+        raise TesseraeError(f"{name} takes pictures of {sizes_text} px: expected squares.")
     return sides.pop()

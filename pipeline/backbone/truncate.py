@@ -1,4 +1,4 @@
-"""What comes out of a block of a network, and how it becomes one row a picture."""
+"""The output of a block of a network, and its pooling into one row for each image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from pipeline.errors import TesseraeError
 
-SHOWN = 30
-"""Blocks that are named when there is none of the name."""
+MAX_NAMED_BLOCKS = 30
+"""The maximum number of blocks that the error about an unknown block lists."""
 
 
 class _Reached(Exception):
-    """The cut has its output: the rest of the model need not be computed."""
+    """Raised when the cut has its output, so that the remaining blocks are not computed."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
@@ -23,17 +23,18 @@ class _Reached(Exception):
 
 
 def output_of(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
-    """What comes out of block *cut*, where pictures come to it first; no more is computed.
+    """Return the output of the first call of block *cut*, and compute nothing beyond it.
 
-    Threads may do so at once with one model.
+    Several threads may use one model at once.
 
     Raises:
-        TesseraeError: They never come to it, or what comes out is no tensor.
+        TesseraeError: The block is never called, or its output is no tensor.
     """
 
     def stop(module: nn.Module, inputs: Any, output: Any) -> NoReturn:
         raise _Reached(output)
 
+    # Another thread's hook may fire in this call: it raises with the output of the same call.
     handle = model.get_submodule(cut).register_forward_hook(stop)
     try:
         model(pixels)
@@ -45,52 +46,55 @@ def output_of(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
 
 
 def _tensor(output: Any, cut: str) -> Tensor:
-    """Of some blocks a tuple, with attention weights; of some, named parts."""
-    found = getattr(output, "last_hidden_state", output)
-    found = found[0] if isinstance(found, tuple | list) else found
-    if not isinstance(found, Tensor):
+    """Return the tensor in a block's output, which may be a tuple or have named parts."""
+    hidden = getattr(output, "last_hidden_state", output)
+    hidden = hidden[0] if isinstance(hidden, tuple | list) else hidden
+    if not isinstance(hidden, Tensor):
         raise TesseraeError(f"what comes out of block {cut!r} is {type(output).__name__}, no map.")
-    return found
+    return hidden
 
 
 def check_block(model: nn.Module, name: str, cut: str) -> None:
-    """Refuse a block that *model*, called *name*, has not, or of which nothing comes out.
+    """Check that *model*, called *name*, has a block *cut* that can have an output.
 
     Raises:
-        TesseraeError: With the names of some that it has.
+        TesseraeError: There is no such block; the error names existing ones.
     """
     blocks = {
-        known: block
-        for known, block in model.named_modules()
-        if known and not isinstance(block, nn.ModuleList | nn.ModuleDict)
+        path: block
+        for path, block in model.named_modules()
+        if path and not isinstance(block, nn.ModuleList | nn.ModuleDict)
     }
     if cut in blocks:
         return
-    under = [known for known in blocks if known.startswith(f"{cut}.")]
-    shown = [known for known in under if known.count(".") == cut.count(".") + 1]
-    if not shown:
-        alike = difflib.get_close_matches(cut, blocks, n=3)
-        by_depth = sorted(blocks, key=lambda known: known.count("."))  # else in the model's order
-        shown = list(dict.fromkeys([*alike, *by_depth]))
-    more = f", ... ({len(blocks):,} blocks in all)" if len(shown) > SHOWN else ""
+    under = [path for path in blocks if path.startswith(f"{cut}.")]
+    suggested = [path for path in under if path.count(".") == cut.count(".") + 1]
+    if not suggested:
+        similar = difflib.get_close_matches(cut, blocks, n=3)
+        by_depth = sorted(
+            blocks, key=lambda path: path.count(".")
+        )  # a stable sort keeps the model's order
+        suggested = list(dict.fromkeys([*similar, *by_depth]))
+    more = f", ... ({len(blocks):,} blocks in all)" if len(suggested) > MAX_NAMED_BLOCKS else ""
     raise TesseraeError(
-        f"{name} has no block {cut!r}: expected one of {', '.join(shown[:SHOWN])}{more}."
+        f"{name} has no block {cut!r}: expected one of"
+        f" {', '.join(suggested[:MAX_NAMED_BLOCKS])}{more}."
     )
 
 
 def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
-    """One row a picture.
+    """Pool the output of a block into one row for each image.
 
     Args:
-        hidden: (n, d, h, w) of convolutions, (n, places, d) of transformers, or (n, d).
-        pooling: One of `POOLINGS`; `end` is the mean here.
-        name: Of the network.
+        hidden: (n, d, h, w) of convolutions, (n, positions, d) of transformers, or (n, d).
+        pooling: One of `POOLINGS`; `end` means the mean here.
+        name: The name of the network in errors.
 
     Returns:
-        (n, d), of `grid` (n, 4 d): d channels, each of four quarters.
+        (n, d); for `grid` (n, 4 d): d channels, each of four quarters.
 
     Raises:
-        TesseraeError: There is nothing to pool in that way.
+        TesseraeError: The output cannot be pooled in that way.
     """
     dims = hidden.dim()
     if dims == 2:
@@ -107,5 +111,5 @@ def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
         if dims != 3:
             raise TesseraeError(f"{name} has no tokens there: use mean.")
         return hidden[:, 0]
-    places = (2, 3) if dims == 4 else (1,)
-    return hidden.amax(places) if pooling == "max" else hidden.mean(places)
+    axes = (2, 3) if dims == 4 else (1,)
+    return hidden.amax(axes) if pooling == "max" else hidden.mean(axes)

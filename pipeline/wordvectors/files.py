@@ -1,6 +1,6 @@
-"""Files of word vectors: those that word2vec, GloVe and fastText write, read by gensim.
+"""Files of word vectors as written by word2vec, GloVe and fastText, read by gensim.
 
-Its own format is a pickle, which could run anything, and is refused; so is fastText's .bin.
+Gensim's own format is a pickle, which could run any code, and is refused, as is fastText's .bin.
 """
 
 from __future__ import annotations
@@ -23,57 +23,57 @@ import numpy as np
 from pipeline.errors import SourceError, TesseraeError
 from pipeline.wordvectors.vectors import Words
 
-MOST_DIM = 20_000
-MOST_LINE = 1024 * 1024
-"""Bytes of a line that are looked at to say what a file is."""
+MAX_DIM = 20_000
+MAX_LINE_BYTES = 1024 * 1024
+"""The number of bytes of a line that are read to detect the format of a file."""
 CHUNK_BYTES = 1024 * 1024
-"""Of a file that are read at a time."""
+"""The number of bytes that are read at a time."""
 
 _GZIP = b"\x1f\x8b"
-_DEFLATE_MOST = 1032
-"""Bytes that one byte of a gzip file can stand for."""
-_OTHERS = {
+_MAX_DEFLATE_RATIO = 1032
+"""The largest compression ratio of gzip."""
+_FOREIGN_FORMATS = {
     b"\x80": "a pickle (gensim's own format), which could run anything",
     b"PK\x03\x04": "a zip archive, to be unpacked first",
     (793712314).to_bytes(4, "little"): "a model of fastText, which has no list of vectors",
 }
-"""How files begin that some take for word vectors."""
+"""The first bytes of files that are sometimes taken for word vectors, and what they are."""
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a file holds, as its beginning says."""
+    """The contents of a file according to its first lines."""
 
     path: Path
     binary: bool
     count: int
-    """Vectors."""
+    """The number of vectors."""
     dim: int
-    """Numbers of a vector."""
+    """The number of dimensions."""
     start: int
-    """Bytes before the first vector: a byte order mark, a header."""
+    """The number of bytes before the first vector: a byte order mark, a header."""
     separator: bytes = b" "
-    """What lies between the numbers of a text."""
+    """The separator of the numbers in a text."""
 
 
 def read_words(path: str | os.PathLike[str], *, limit: int | None = None) -> Words:
-    """Read a file of word2vec (text or binary), GloVe or fastText (.vec), also one in gzip.
+    """Read a file of word2vec (text or binary), GloVe or fastText (.vec), plain or in gzip.
 
-    Of a token that is there twice the first counts.
+    If a token occurs twice, the first one counts.
 
     Args:
         path: The file.
-        limit: Only so many vectors, the first: files begin with the most frequent.
+        limit: Number of vectors to read, the most frequent ones, which come first (default: all).
 
     Raises:
-        SourceError: It is none of them, is damaged, or holds less or more than it says.
+        SourceError: The file is of another format, damaged, or does not match its header.
         TesseraeError: gensim is not installed.
         ValueError: *limit* is less than 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: expected at least 1.")
     try:
-        return _load(_look(Path(path)), limit)
+        return _load(_detect(Path(path)), limit)
     except SourceError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, MemoryError) as e:
@@ -83,15 +83,15 @@ def read_words(path: str | os.PathLike[str], *, limit: int | None = None) -> Wor
         ) from e
 
 
-def _look(path: Path) -> _Shape:
+def _detect(path: Path) -> _Shape:
     with _open(path) as file:
-        first = file.readline(MOST_LINE)
-        _refuse_others(path, first)
+        first = file.readline(MAX_LINE_BYTES)
+        _refuse_foreign_formats(path, first)
         start = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
         fields = first[start:].split()
         if len(fields) == 2 and all(field.isdigit() and len(field) < 13 for field in fields):
             count, dim = int(fields[0]), int(fields[1])
-            separator = _separator(file.readline(MOST_LINE), dim)
+            separator = _separator(file.readline(MAX_LINE_BYTES), dim)
             shape = _Shape(path, separator is None, count, dim, len(first), separator or b" ")
         elif (separator := _separator(first[start:], 2)) is not None:
             shape = _count(path, file, start, separator)
@@ -99,10 +99,10 @@ def _look(path: Path) -> _Shape:
             raise SourceError(
                 f"{path} is no file of word vectors: expected one of word2vec, GloVe or fastText."
             )
-        most = _DEFLATE_MOST if isinstance(file, gzip.GzipFile) else 1
-    least = shape.count * shape.dim * (4 if shape.binary else 2)
+        max_ratio = _MAX_DEFLATE_RATIO if isinstance(file, gzip.GzipFile) else 1
+    min_bytes = shape.count * shape.dim * (4 if shape.binary else 2)
     num_bytes = path.stat().st_size
-    if not 0 < shape.dim <= MOST_DIM or not shape.count or num_bytes * most < least:
+    if not 0 < shape.dim <= MAX_DIM or not shape.count or num_bytes * max_ratio < min_bytes:
         raise SourceError(
             f"{path} says that it has {shape.count:,} vectors of {shape.dim:,} numbers, in"
             f" {num_bytes:,} bytes: it is cut off or damaged."
@@ -116,20 +116,29 @@ def _open(path: Path) -> BufferedIOBase:
     return gzip.open(path) if zipped else path.open("rb")
 
 
-def _refuse_others(path: Path, first: bytes) -> None:
-    what = next((what for magic, what in _OTHERS.items() if first.startswith(magic)), "")
-    if what or not first:
+def _refuse_foreign_formats(path: Path, first: bytes) -> None:
+    foreign_format = next(
+        (
+            foreign_format
+            for magic, foreign_format in _FOREIGN_FORMATS.items()
+            if first.startswith(magic)
+        ),
+        "",
+    )
+    if foreign_format or not first:
         raise SourceError(
-            f"{path} is {what or 'empty'}: expected vectors of word2vec, GloVe or fastText (.vec)."
-            " In gensim, save_word2vec_format writes such."
+            f"{path} is {foreign_format or 'empty'}: expected vectors of word2vec, GloVe or"
+            " fastText (.vec). In gensim, save_word2vec_format writes such."
         )
 
 
 def _count(path: Path, file: BufferedIOBase, start: int, separator: bytes) -> _Shape:
-    """GloVe writes no header: what it would say is counted."""
+    """Count the vectors and dimensions of a GloVe file, which has no header."""
     file.seek(start)
     beginning = islice(file, 100)
-    sizes = Counter(len(_fields(line, separator)) - 1 for line in beginning)  # spaces in tokens
+    sizes = Counter(
+        len(_fields(line, separator)) - 1 for line in beginning
+    )  # tokens with spaces are a minority
     file.seek(start)
     count = sum(1 for line in file if line.strip())
     return _Shape(path, False, count, sizes.most_common(1)[0][0], start, separator)
@@ -140,9 +149,9 @@ def _fields(line: bytes, separator: bytes) -> list[bytes]:
 
 
 def _separator(line: bytes, dim: int) -> bytes | None:
-    """Return what separates a token and at least *dim* numbers, as text; None: it is no such line.
+    """Return the separator of a line with a token and at least *dim* numbers; None: no such line.
 
-    Tabs and commas count only where spaces do not do: both may be parts of tokens.
+    Tabs and commas are tried only after spaces, since both may be parts of tokens.
     """
     for separator in (b" ", b"\t", b","):
         parts = _fields(line, separator)
@@ -168,7 +177,7 @@ def _load(shape: _Shape, limit: int | None) -> Words:
             name, binary=shape.binary, unicode_errors="replace"
         ),
     )
-    count = len(read.key_to_index)  # behind them gensim leaves room for tokens that came twice
+    count = len(read.key_to_index)  # gensim leaves unused rows for repeated tokens at the end
     tokens = read.index_to_key[:count]
     if not shape.binary:
         tokens = [token.replace("\0", " ") for token in tokens]
@@ -176,10 +185,10 @@ def _load(shape: _Shape, limit: int | None) -> Words:
 
 
 def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:
-    """Give *chunks* to what wants the name of a file.
+    """Pass *chunks* to a function that needs the name of a file.
 
-    gensim takes nothing else, and what it can read is not always what lies on the disk: headers
-    are missing or lie, tokens have spaces, some begin with a byte order mark.
+    gensim accepts nothing else, and cannot read every file as it is on disk: headers may be missing
+    or wrong, tokens may have spaces, and some files begin with a byte order mark.
     """
     read_end, write_end = os.pipe()
     with ThreadPoolExecutor(1) as pool:
@@ -187,8 +196,8 @@ def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:
         try:
             return load(f"/dev/fd/{read_end}")
         finally:
-            os.close(read_end)  # who writes for nobody stops
-            written.result()  # what it met says more than that the stream ended
+            os.close(read_end)  # a writer without a reader stops, by BrokenPipeError
+            written.result()  # its error is more precise than the reader's
 
 
 def _write(chunks: Iterator[bytes], descriptor: int) -> None:
@@ -196,60 +205,60 @@ def _write(chunks: Iterator[bytes], descriptor: int) -> None:
         with os.fdopen(descriptor, "wb") as pipe:
             pipe.writelines(chunks)
     except BrokenPipeError:
-        return  # the reader has failed, and says why
+        return  # the reader has failed, and raises its own error
 
 
 def _plain(shape: _Shape, limit: int | None) -> Iterator[bytes]:
-    """The file as gensim reads it, with a header that is true.
+    """Yield the file in the format that gensim reads, with a correct header.
 
     Raises:
-        SourceError: It holds less or more than it says.
+        SourceError: The file holds fewer or more vectors than its header says.
     """
     count = min(limit or shape.count, shape.count)
     yield b"%d %d\n" % (count, shape.dim)
     with _open(shape.path) as file:
         file.seek(shape.start)
-        rest = yield from (_records if shape.binary else _lines)(shape, file, count)
-        if count == shape.count and (rest + file.read(CHUNK_BYTES)).strip():
+        unread = yield from (_records if shape.binary else _lines)(shape, file, count)
+        if count == shape.count and (unread + file.read(CHUNK_BYTES)).strip():
             raise SourceError(f"{shape.path} holds more than the {count:,} vectors that it says.")
 
 
 def _lines(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, None, bytes]:
-    """*count* lines of text; a space in a token is a NUL in them."""
-    found = 0
-    while found < count:
+    """Yield *count* lines of text, in which spaces in tokens are replaced by NUL."""
+    num_read = 0
+    while num_read < count:
         line = file.readline()
         if not line:
-            raise _cut_off(shape, found)
+            raise _cut_off(shape, num_read)
         parts = line.rstrip(b" \r\n" + shape.separator).rsplit(shape.separator, shape.dim)
         if parts == [b""]:
             continue
         if len(parts) <= shape.dim or b"\0" in line:
-            raise _cut_off(shape, found)
-        found += 1
+            raise _cut_off(shape, num_read)
+        num_read += 1
         yield b"%s %s\n" % (parts[0].replace(b" ", b"\0"), b" ".join(parts[1:]))
     return b""
 
 
 def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, None, bytes]:
-    """*count* times a token, a space and float32 numbers; returns what it has read beyond them."""
-    found, at = 0, 0  # at: where the next token begins
+    """Yield *count* binary records, and return the bytes that were read beyond them."""
+    num_read, next_token = 0, 0  # next_token: its offset in data
     data = b""
-    while found < count or at > len(data):
-        at = max(0, at - len(data))
+    while num_read < count or next_token > len(data):
+        next_token = max(0, next_token - len(data))
         data = file.read(CHUNK_BYTES)
         if not data:
-            raise _cut_off(shape, found - (at > 0))
-        while found < count and at < len(data):
-            space = data.find(b" ", at)
-            found += space >= 0
-            at = space + 1 + 4 * shape.dim if space >= 0 else len(data)
-        yield data[:at]
-    return data[at:]
+            raise _cut_off(shape, num_read - (next_token > 0))
+        while num_read < count and next_token < len(data):
+            space = data.find(b" ", next_token)
+            num_read += space >= 0
+            next_token = space + 1 + 4 * shape.dim if space >= 0 else len(data)
+        yield data[:next_token]
+    return data[next_token:]
 
 
-def _cut_off(shape: _Shape, found: int) -> SourceError:
+def _cut_off(shape: _Shape, num_read: int) -> SourceError:
     return SourceError(
         f"{shape.path} says that it has {shape.count:,} vectors of {shape.dim:,} numbers, and has"
-        f" {found:,} whole ones: it is cut off or damaged."
+        f" {num_read:,} whole ones: it is cut off or damaged."
     )

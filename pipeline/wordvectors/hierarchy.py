@@ -1,13 +1,13 @@
-"""The is-a graph of classes, as WordNet has it: how far two are apart, and which stand near one.
+"""The is-a graph of classes, as in WordNet: distances between classes, and sets of near ones.
 
-A hop is one edge: up to what a class is a kind of, or down to a kind of it. The graph comes from a
-file of `parent child` lines or from WordNet itself, Debian's package `wordnet-base`.
+A hop is one edge: up to the parent of a class, or down to a child. The graph comes from a file of
+`parent child` lines or from WordNet itself, Debian's package `wordnet-base`.
 
 Zero-shot learning on ImageNet (Frome et al. 2013, DeViSE) names sets of unseen classes after their
 distance from the 1,000 known ones: its 2-hop set has 1,589, its 3-hop set 7,860. They come from
-ImageNet's tree of 2011, which has only the nouns with pictures. Of WordNet `narrowed` to those,
-1,572 lie within one edge and 7,918 within two: it seems that the paper counts the class as a hop.
-Of the whole of WordNet, pictures or not, 1,648 lie within one edge and 6,571 within two.
+ImageNet's tree of 2011, which has only the nouns with images. In WordNet `narrowed` to those,
+1,572 lie within one edge and 7,918 within two: apparently the paper counts the class as a hop. In
+the whole of WordNet 1,648 lie within one edge and 6,571 within two.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError
 
 WORDNET = Path("/usr/share/wordnet")
-"""Where Debian puts WordNet's files."""
+"""The folder of WordNet's files on Debian."""
 
 FAR = 2**15 - 1
-"""Hops between two that no path joins."""
+"""The distance in hops of two nodes without a path between them."""
 
 
 class Hierarchy:
-    """Nodes by wnid; a node may have several parents."""
+    """An is-a graph of nodes that are named by wnid; a node may have several parents."""
 
     def __init__(self, edges: Iterable[tuple[str, str]]) -> None:
-        """Take (parent, child) pairs; the same pair twice is one."""
+        """Build the graph from (parent, child) pairs; repeated pairs count once."""
         self._parents: dict[str, set[str]] = defaultdict(set)
-        self._beside: dict[str, set[str]] = defaultdict(set)
+        self._neighbours: dict[str, set[str]] = defaultdict(set)
         for parent, child in edges:
             self._parents[child].add(parent)
-            self._beside[child].add(parent)
-            self._beside[parent].add(child)
+            self._neighbours[child].add(parent)
+            self._neighbours[parent].add(child)
 
     def __contains__(self, wnid: str) -> bool:
-        return wnid in self._beside
+        return wnid in self._neighbours
 
     def __len__(self) -> int:
-        return len(self._beside)
+        return len(self._neighbours)
 
     @property
     def edges(self) -> set[tuple[str, str]]:
@@ -55,137 +55,148 @@ class Hierarchy:
         return {(up, child) for child, parents in self._parents.items() for up in parents}
 
     def narrowed(self, wnids: Collection[str], root: str) -> Hierarchy:
-        """The graph of *wnids* alone: each a child of the nearest of them that it is a kind of.
+        """Return the graph of *wnids* alone: each is a child of its nearest remaining ancestors.
 
         Args:
             wnids: The nodes to keep.
-            root: A node to hang those on that are a kind of none.
+            root: The parent of nodes that have no remaining ancestor.
         """
         keep = set(wnids)
         return Hierarchy((up, wnid) for wnid in keep for up in self._nearest(wnid, keep) or {root})
 
     def _nearest(self, wnid: str, keep: Set[str]) -> set[str]:
-        """Of what *wnid* is a kind of, those of *keep* that no other one of *keep* hides."""
-        found: set[str] = set()
+        """Return the ancestors of *wnid* in *keep* with no other one of *keep* in between."""
+        nearest: set[str] = set()
         front, seen = {wnid}, {wnid}
         while front:
             front = {up for node in front for up in self._parents.get(node, ())} - seen
             seen |= front
-            found |= front & keep
+            nearest |= front & keep
             front -= keep
-        return found
+        return nearest
 
     def rings(self, start: Collection[str]) -> Iterator[set[str]]:
-        """The nodes at 0, 1, 2, ... hops from the nearest of *start*, until there are no more."""
+        """Yield the sets of nodes at 0, 1, 2, ... hops from the nearest of *start*."""
         ring, seen = set(start), set(start)
         while ring:
             yield ring
-            near = {node for one in ring for node in self._beside.get(one, ())}
+            near = {node for inner in ring for node in self._neighbours.get(inner, ())}
             ring = near - seen
             seen |= ring
 
     def within(self, start: Collection[str], hops: int) -> set[str]:
-        """The nodes at most *hops* from the nearest of *start*, without those themselves."""
+        """Return the nodes at most *hops* from the nearest of *start*, without *start* itself."""
         return set().union(*islice(self.rings(start), 1, hops + 1))
 
     def correct_set(self, label: str, k: int, valid: Collection[str]) -> set[str]:
-        """What counts as right among k answers for a picture of *label*.
+        """Return the classes that count as right among k answers for an image of *label*.
 
-        The nodes of *valid* within a radius, the smallest that holds at least *k* of them; all of
-        them where there are fewer (Frome et al. 2013, appendix A.2). The label itself is the first:
-        for k = 1 it is alone, and hp@1 is hit@1, as in the paper's table 3.
+        They are the nodes of *valid* within the smallest radius that holds at least *k* of them,
+        or all if there are fewer (Frome et al. 2013, appendix A.2). The label is the nearest: for
+        k = 1 it is alone, and hp@1 equals hit@1, as in the paper's table 3.
 
         Args:
             label: The true class.
-            k: Answers that are looked at.
-            valid: Classes that can be answered, *label* among them; a set is not copied.
+            k: Number of answers that are judged, at least 1.
+            valid: The classes that can be answers, including *label*; a set is not copied.
 
         Raises:
             ValueError: *label* is not in the graph or not in *valid*, or *k* is less than 1.
         """
-        among = valid if isinstance(valid, Set) else set(valid)
-        if label not in self or label not in among or k < 1:
+        candidates = valid if isinstance(valid, Set) else set(valid)
+        if label not in self or label not in candidates or k < 1:
             raise ValueError(
                 f"no {k} answers can be right for {label!r}: expected a class that can be answered"
                 " and is in the hierarchy, and at least 1 answer."
             )
-        found: set[str] = set()
+        correct: set[str] = set()
         for ring in self.rings([label]):
-            found |= ring & among
-            if len(found) >= k:
-                return found
-        return set(among)  # some are joined to it by nothing: they are the farthest
+            correct |= ring & candidates
+            if len(correct) >= k:
+                return correct
+        return set(candidates)  # fewer than k are connected: the others count as farthest
 
     def precision(self, label: str, answers: Sequence[str], valid: Collection[str]) -> float:
-        """hp@k of a picture of *label*: the share of its k *answers* that count as right."""
+        """Return hp@k for an image of *label*: the share of its k *answers* that are right."""
         correct = self.correct_set(label, len(answers), valid)
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """(n, n) int16: hops between each two of *wnids*; `FAR` where no path joins them.
+        """Return (n, n) int16: the hops between each two of *wnids*; `FAR` without a path.
 
-        All walks are made at once, a bit for each: for 1,000 wnids WordNet takes 20 MB.
+        All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
         """
-        nodes = [*self._beside, *sorted(set(wnids) - self._beside.keys())]
-        places = {node: place for place, node in enumerate(nodes)}
-        own = np.array([places[wnid] for wnid in wnids], np.intp)
-        near, starts = self._lists(nodes, places)
+        nodes = [*self._neighbours, *sorted(set(wnids) - self._neighbours.keys())]
+        index_of = {node: index for index, node in enumerate(nodes)}
+        own = np.array([index_of[wnid] for wnid in wnids], np.intp)
+        near, starts = self._neighbour_lists(nodes, index_of)
         walk = np.arange(len(wnids))
         reached = np.zeros((len(nodes), (len(wnids) + 63) // 64), np.uint64)
         np.bitwise_or.at(reached, (own, walk // 64), np.uint64(1) << (walk % 64).astype(np.uint64))
-        found = np.full((len(wnids), len(wnids)), FAR, np.int16)
+        hops_between = np.full((len(wnids), len(wnids)), FAR, np.int16)
+        # Bit w of reached[v] says whether walk w has come to node v; a step ORs neighbours' bits.
         for hops in range(FAR):
             bits = reached[own].astype("<u8").view(np.uint8)
-            here = np.unpackbits(bits, axis=1, count=len(wnids), bitorder="little")
-            found[(here > 0) & (found == FAR)] = hops
+            arrived = np.unpackbits(bits, axis=1, count=len(wnids), bitorder="little")
+            hops_between[(arrived > 0) & (hops_between == FAR)] = hops
             grown = np.bitwise_or.reduceat(reached[near], starts, axis=0)
-            if found.max(initial=0) < FAR or np.array_equal(grown, reached):
+            if hops_between.max(initial=0) < FAR or np.array_equal(grown, reached):
                 break
             reached = grown
-        return found
+        return hops_between
 
-    def _lists(
-        self, nodes: Sequence[str], places: dict[str, int]
+    def _neighbour_lists(
+        self, nodes: Sequence[str], index_of: dict[str, int]
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The places of each node and of those beside it, in a row; and where each begins."""
-        lists = [[places[one] for one in (node, *self._beside.get(node, ()))] for node in nodes]
+        """Return the indices of each node and its neighbours, concatenated, and the list starts."""
+        lists = [
+            [index_of[member] for member in (node, *self._neighbours.get(node, ()))]
+            for node in nodes
+        ]
         starts = np.cumsum([0, *map(len, lists)])[:-1]
-        return np.array([place for each in lists for place in each], np.intp), starts
+        return np.array([index for each in lists for index in each], np.intp), starts
 
     def ancestors(self, wnid: str) -> dict[str, int]:
-        """What *wnid* is a kind of, at any height, and itself: node -> least steps up to it."""
-        found, front, steps = {wnid: 0}, [wnid], 0
+        """Return *wnid* and all its ancestors, each with the least number of steps up to it."""
+        steps_to, front, steps = {wnid: 0}, [wnid], 0
         while front:
             steps += 1
             above = {up for node in front for up in self._parents.get(node, ())}
-            front = [node for node in above if node not in found]
-            found |= dict.fromkeys(front, steps)
-        return found
+            front = [node for node in above if node not in steps_to]
+            steps_to |= dict.fromkeys(front, steps)
+        return steps_to
 
     def vectors(
         self, wnids: Sequence[str], dim: int = 64, *, decay: float = 0.7
     ) -> NDArray[np.float32]:
-        """Vectors in which kinds of the same thing lie near each other, where there are no words.
+        """Return vectors in which related classes lie near each other, without word vectors.
 
-        Each node has a code, the signs of a hash of its name; a vector is the sum of the codes of
-        all that its class is a kind of, that of one n steps up at decay ** n. The same on every
-        machine. What is not in the graph has its own code alone.
+        Each node has a code, the signs of a hash of its name. A vector is the sum of the codes of
+        the class and all its ancestors, where one n steps up has the weight decay ** n. A class
+        outside the graph has its own code alone. Vectors are the same on every machine.
+
+        Args:
+            wnids: The n classes.
+            dim: Number of dimensions (default: 64).
+            decay: Weight of each step up, 0 to 1 (default: 0.7).
 
         Returns:
             (n, dim) float32, of length 1.
         """
         above = [self.ancestors(wnid) for wnid in wnids]
         codes = {node: _code(node, dim) for node in set().union(*above)}
-        made = np.zeros((len(wnids), dim))
-        for place, steps in enumerate(above):
-            for node in sorted(steps):  # in an order that does not depend on the process
-                made[place] += decay ** steps[node] * codes[node]
-        made /= np.linalg.norm(made, axis=1, keepdims=True)
-        return made.astype(np.float32)
+        sums = np.zeros((len(wnids), dim))
+        for row, steps in enumerate(above):
+            for node in sorted(
+                steps
+            ):  # sets have another order in each process, and sums depend on it
+                sums[row] += decay ** steps[node] * codes[node]
+        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+        return sums.astype(np.float32)
 
 
 def _code(node: str, dim: int) -> NDArray[np.float64]:
-    """(dim,) float64, each -1 or 1. No generator of numpy's: those change between versions."""
+    """Return (dim,) float64 of -1 and 1, by a hash: numpy's generators change with versions."""
     bits = hashlib.shake_256(node.encode("utf-8", "surrogateescape")).digest((dim + 7) // 8)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8), count=dim).astype(np.float64)
     return signs * 2 - 1
@@ -198,16 +209,16 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
         where: A file of `parent child` lines, or a folder with WordNet's `data.noun`.
 
     Raises:
-        SourceError: It is neither, or has no edge.
+        SourceError: It is neither of them, or has no edge.
     """
     path = Path(where)
     noun = path / "data.noun" if path.is_dir() else path
     try:
         if noun.name == "data.noun":
             with noun.open(encoding="utf-8-sig") as lines:
-                made = Hierarchy(_wordnet_edges(lines, noun))
+                hierarchy = Hierarchy(_wordnet_edges(lines, noun))
         else:
-            made = Hierarchy(_edges(_table(noun), noun))
+            hierarchy = Hierarchy(_edges(_table(noun), noun))
     except UnicodeDecodeError as e:
         raise SourceError(f"{noun} is no text: expected `parent child` lines.") from e
     except OSError as e:
@@ -215,13 +226,13 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
             f"{noun} cannot be read ({e.strerror}): expected a file of `parent child` lines, or"
             " WordNet's folder (Debian: the package wordnet-base)."
         ) from e
-    if not len(made):
+    if not len(hierarchy):
         raise SourceError(f"{noun} holds no edge: expected `parent child` lines.")
-    return made
+    return hierarchy
 
 
 def _table(path: Path) -> list[str]:
-    from pipeline.sources.text_tables import decode_table, lines_of  # Arrow comes with it
+    from pipeline.sources.text_tables import decode_table, lines_of  # imported late: it loads Arrow
 
     try:
         return lines_of(decode_table(path.read_bytes(), str(path)))
@@ -230,10 +241,10 @@ def _table(path: Path) -> list[str]:
 
 
 def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
-    """Read lines of two ids between which lies a tab, a semicolon, a comma or a space.
+    """Read lines of two ids that are separated by a tab, a semicolon, a comma or a space.
 
-    An id may have spaces where a tab or a semicolon lies between the two; between commas it would
-    be a list of names.
+    An id may have spaces if the separator is a tab or a semicolon; with a comma, the line would be
+    a list of names.
     """
     numbered = [
         (number, line)
@@ -241,7 +252,9 @@ def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
         if line.strip() and not line.lstrip().startswith("#")
     ]
     separators = (None, "\t", ";", ",")
-    fitting = (one for one in separators if all(_pair(line, one) for _, line in numbered))
+    fitting = (
+        candidate for candidate in separators if all(_pair(line, candidate) for _, line in numbered)
+    )
     separator = next(fitting, None)
     for number, line in numbered:
         pair = _pair(line, separator)
@@ -260,17 +273,24 @@ def _pair(line: str, separator: str | None) -> tuple[str, str] | None:
 
 
 def _wordnet_edges(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
-    """The hypernyms of WordNet's noun file (wndb(5)); what is an instance of a kind is no kind."""
+    """Yield the hypernym pairs of WordNet's noun file (wndb(5)), without instance relations."""
     for number, line in enumerate(lines, 1):
         if line.startswith(" "):  # the licence
             continue
         try:
             fields = line.partition("|")[0].split()
-            at = 5 + 2 * int(fields[3], 16)  # behind the words, each with its number
-            places = range(at, at + 4 * int(fields[at - 1]), 4)
-            pointers = [(fields[one], fields[one + 1], fields[one + 2 : one + 4]) for one in places]
-            found = [offset for kind, offset, (part, _) in pointers if kind == "@" and part == "n"]
-            wnid, parents = _wnid(fields[0]), [_wnid(offset) for offset in found]
+            first_pointer = 5 + 2 * int(fields[3], 16)  # after the words, two fields each
+            pointer_fields = range(
+                first_pointer, first_pointer + 4 * int(fields[first_pointer - 1]), 4
+            )
+            pointers = [
+                (fields[index], fields[index + 1], fields[index + 2 : index + 4])
+                for index in pointer_fields
+            ]
+            parent_offsets = [
+                offset for kind, offset, (part, _) in pointers if kind == "@" and part == "n"
+            ]
+            wnid, parents = _wnid(fields[0]), [_wnid(offset) for offset in parent_offsets]
         except (ValueError, IndexError):
             raise SourceError(
                 f"{path} line {number} is {line.strip()[:80]!r}: expected a line of WordNet's noun"

@@ -1,13 +1,13 @@
-"""Word vectors of a file, kept as one file that is mapped: a few pages are read, not all of it.
+"""An index of a file of word vectors: one mapped file, of which only a few pages are read.
 
-    header    8 bytes: length of the header, then JSON: counts, and where each part begins
+    header    8 bytes: length of the header, then JSON: counts, and the start of each part
     vectors   (n, d) float32
-    tokens    all of them in UTF-8, one behind the other; (n,) int64: where each ends
-    hashes    (hash, place), sorted: of the tokens, and of those with capitals without these
+    tokens    all tokens in UTF-8, concatenated; (n,) int64: the end of each
+    hashes    (hash, token number), sorted: of all tokens, and of the case-folded tokens that differ
 
-An index belongs to the digest of the file that it was made of, which is its name. Size and time of
-the file are noted beside it: while they are the same, the file is not read again to see that it is.
-An index that is damaged, or cannot be written, is no error: the file is read.
+An index is named by the digest of the file that it was made of. Size and time of that file are
+recorded beside it: while they are unchanged, the digest of the file is not computed again. A
+damaged index, or a folder that cannot be written, is no error: the file is read instead.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _NAME = re.compile(r"[0-9a-f]{64}\.(words|seen\.json)", re.ASCII)
 
 
 def open_words(file: Path, digest: str, folder: Path) -> Words:
-    """Open the words of a file, by an index in *folder* that is made where there is none.
+    """Open the words of a file by an index in *folder*, which is written if it is missing.
 
     Args:
-        file: Of word vectors. It may be gone once there is an index of it.
-        digest: The SHA-256, in hexadecimal, that the file must have.
-        folder: Where indexes are kept; it may be one that cannot be written.
+        file: A file of word vectors. It may be deleted once there is an index of it.
+        digest: The SHA-256 of the file, in hexadecimal.
+        folder: The folder of indexes; it may be read-only.
 
     Raises:
-        TesseraeError: The file is another one, or cannot be read.
+        TesseraeError: The file has another digest, or cannot be read.
     """
-    if not _DIGEST.fullmatch(digest):  # it is part of names of files
+    if not _DIGEST.fullmatch(digest):  # it becomes part of file names
         raise TesseraeError(f"{digest[:80]!r} is no SHA-256 of a file of words.")
     if file.is_file() and not _was_seen(file, digest, folder):
         if file_digest(file) != digest:
@@ -58,11 +58,11 @@ def open_words(file: Path, digest: str, folder: Path) -> Words:
             )
         _note_seen(file, digest, folder)
     index = folder / f"{digest}.words"
-    found = _mapped(index)
-    if found is not None:
-        return found
+    mapped_words = _mapped(index)
+    if mapped_words is not None:
+        return mapped_words
     words = read_words(file)
-    with contextlib.suppress(OSError):  # read-only, or full: the file is read each time
+    with contextlib.suppress(OSError):  # a read-only or full disk: the file is read each time
         _write(words, index)
     return _mapped(index) or words
 
@@ -73,7 +73,7 @@ def file_digest(file: str | Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-# --- whether it is the file -----------------------------------------------------------------------
+# --- identity of the file -------------------------------------------------------------------------
 
 
 def _mark(file: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _mark(file: Path) -> dict[str, Any]:
 
 
 def _was_seen(file: Path, digest: str, folder: Path) -> bool:
-    """Return True if the file had this digest when it was of this size and time."""
+    """Return True if a file of this path, size and time was seen to have this digest."""
     try:
         return bool(json.loads((folder / f"{digest}.seen.json").read_bytes()) == _mark(file))
     except (OSError, ValueError, RecursionError):
@@ -100,7 +100,7 @@ def _note_seen(file: Path, digest: str, folder: Path) -> None:
 
 
 class _Tokens(Sequence[str]):
-    """Tokens in a mapped file, decoded when they are asked for."""
+    """The tokens in a mapped file, each decoded on access."""
 
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self._text = text
@@ -110,35 +110,36 @@ class _Tokens(Sequence[str]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        place %= len(self)
-        start = int(self._ends[place - 1]) if place else 0
-        return self._text[start : int(self._ends[place])].tobytes().decode("utf-8", "replace")
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = int(self._ends[index - 1]) if index else 0
+        return self._text[start : int(self._ends[index])].tobytes().decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class _Hashes:
-    """Places of tokens, by a hash of their text."""
+    """The numbers of tokens, by a hash of their text."""
 
     hashes: NDArray[np.uint64]
-    """(m,) ascending."""
-    places: NDArray[np.int64]
-    """(m,) of each; of equal hashes the smallest place first."""
+    """(m,) uint64: the hashes, ascending."""
+    numbers: NDArray[np.int64]
+    """(m,) int64: the token number of each; of equal hashes the smallest first."""
 
-    def find(self, text: str, is_it: Callable[[int], bool]) -> int | None:
-        """Return the first place with the hash of *text* that *is_it* is true of."""
-        wanted = _hash(text)
-        at = bisect_left(self.hashes, wanted, key=int)
-        while at < len(self.hashes) and int(self.hashes[at]) == wanted:
-            if is_it(int(self.places[at])):
-                return int(self.places[at])
+    def find(self, text: str, matches: Callable[[int], bool]) -> int | None:
+        """Return the first token number with the hash of *text* for which *matches* is true."""
+        target = _hash(text)
+        # Two tokens may share a hash: compare the text of each.
+        at = bisect_left(self.hashes, target, key=int)
+        while at < len(self.hashes) and int(self.hashes[at]) == target:
+            if matches(int(self.numbers[at])):
+                return int(self.numbers[at])
             at += 1
         return None
 
@@ -149,7 +150,7 @@ def _hash(text: str) -> int:
 
 
 class _MappedWords(Words):
-    """Words in a mapped file."""
+    """The words of a mapped file."""
 
     def __init__(
         self, tokens: _Tokens, vectors: NDArray[np.float32], exact: _Hashes, folded: _Hashes
@@ -159,21 +160,21 @@ class _MappedWords(Words):
         self._by_text = exact
         self._by_folded = folded
 
-    def _place(self, token: str) -> int | None:
-        return self._by_text.find(token, lambda place: self._is(place, token))
+    def _number_of(self, token: str) -> int | None:
+        return self._by_text.find(token, lambda number: self._has_text(number, token))
 
-    def _folded_place(self, folded: str) -> int | None:
-        return self._by_folded.find(folded, lambda place: self._token(place).casefold() == folded)
+    def _folded_number_of(self, folded: str) -> int | None:
+        return self._by_folded.find(folded, lambda number: self._token(number).casefold() == folded)
 
-    def _is(self, place: int, token: str) -> bool:
-        return self._token(place) == token
+    def _has_text(self, number: int, token: str) -> bool:
+        return self._token(number) == token
 
-    def _token(self, place: int) -> str:
-        return self.tokens[place] if 0 <= place < len(self.tokens) else ""
+    def _token(self, number: int) -> str:
+        return self.tokens[number] if 0 <= number < len(self.tokens) else ""
 
 
 def _mapped(index: Path) -> Words | None:
-    """Map an index; None where there is none that is whole."""
+    """Map an index; return None if it is missing or damaged."""
     try:
         with index.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -206,42 +207,42 @@ def _map_parts(
         "folded_places": ("<i8", folded),
         "tokens": ("|u1", int(header["token_bytes"])),
     }
-    whole = np.memmap(index, np.uint8, "r")
+    mapping = np.memmap(index, np.uint8, "r")
     parts = {}
     for name, (dtype, items) in shapes.items():
         start, num_bytes = int(header["starts"][name]), items * np.dtype(dtype).itemsize
-        if min(start, items) < 0 or start % ALIGNMENT or start + num_bytes > len(whole):
+        if min(start, items) < 0 or start % ALIGNMENT or start + num_bytes > len(mapping):
             raise ValueError(name)
-        parts[name] = whole[start : start + num_bytes].view(dtype)
+        parts[name] = mapping[start : start + num_bytes].view(dtype)
     if count and parts["ends"][-1] != len(parts["tokens"]):
         raise ValueError("tokens")
     return parts
 
 
 def _write(words: Words, index: Path) -> None:
-    """Write an index, whole or not at all; those of other files go."""
+    """Write an index atomically, and delete the indexes of other files."""
     encoded = [token.encode("utf-8", "surrogatepass") for token in words.tokens]
-    folded = [(token.casefold(), place) for place, token in enumerate(words.tokens)]
-    capitals = [(text, place) for text, place in folded if text != words.tokens[place]]
-    hashes, places = _sorted((token, place) for place, token in enumerate(words.tokens))
-    folded_hashes, folded_places = _sorted(iter(capitals))
+    folded = [(token.casefold(), number) for number, token in enumerate(words.tokens)]
+    capitals = [(text, number) for text, number in folded if text != words.tokens[number]]
+    hashes, numbers = _sorted((token, number) for number, token in enumerate(words.tokens))
+    folded_hashes, folded_numbers = _sorted(iter(capitals))
     parts: dict[str, NDArray[Any]] = {
         "vectors": np.ascontiguousarray(words.vectors, "<f4"),
         "ends": np.cumsum([len(token) for token in encoded], dtype="<i8"),
         "hashes": hashes,
-        "places": places,
+        "places": numbers,
         "folded_hashes": folded_hashes,
-        "folded_places": folded_places,
+        "folded_places": folded_numbers,
         "tokens": np.frombuffer(b"".join(encoded), np.uint8),
     }
-    starts, at = {}, MAX_HEADER_BYTES + ALIGNMENT
+    starts, offset = {}, MAX_HEADER_BYTES + ALIGNMENT
     for name in _PARTS:
-        at += -at % ALIGNMENT
-        starts[name] = at
-        at += parts[name].nbytes
+        offset += -offset % ALIGNMENT
+        starts[name] = offset
+        offset += parts[name].nbytes
     header = {
         "format": FORMAT, "count": len(words), "dim": words.dim, "folded": len(capitals),
-        "token_bytes": parts["tokens"].nbytes, "starts": starts, "bytes": at,
+        "token_bytes": parts["tokens"].nbytes, "starts": starts, "bytes": offset,
     }  # fmt: skip
     text = json.dumps(header).encode()
     pieces: list[bytes | memoryview] = [len(text).to_bytes(8, "little") + text]
@@ -253,16 +254,16 @@ def _write(words: Words, index: Path) -> None:
         written = starts[name] + parts[name].nbytes
     index.parent.mkdir(parents=True, exist_ok=True)
     write_file(index, pieces, index.parent)
-    for other in index.parent.iterdir():
-        if _NAME.fullmatch(other.name) and not other.name.startswith(index.stem):
-            other.unlink(missing_ok=True)
+    for path in index.parent.iterdir():
+        if _NAME.fullmatch(path.name) and not path.name.startswith(index.stem):
+            path.unlink(missing_ok=True)
 
 
 def _sorted(
     pairs: Iterator[tuple[str, int]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    listed = [(_hash(text), place) for text, place in pairs]
+    listed = [(_hash(text), number) for text, number in pairs]
     hashes = np.array([value for value, _ in listed], "<u8")
-    places = np.array([place for _, place in listed], "<i8")
-    order = np.lexsort((places, hashes))
-    return hashes[order], places[order]
+    numbers = np.array([number for _, number in listed], "<i8")
+    order = np.lexsort((numbers, hashes))
+    return hashes[order], numbers[order]

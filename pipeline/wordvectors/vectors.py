@@ -1,15 +1,15 @@
-"""Words as vectors, and which vector a class has.
+"""Word vectors, and the vectors of classes by their names.
 
-A class has several names, and a name may be of several words: "great white shark, man-eater". What
-is looked for, in this order:
+A class has several names, and a name may have several words: "great white shark, man-eater". A name
+is looked up in this order:
 
-    a name as one token     great_white_shark, as it is written, then in any case
-    its words               great + white + shark, all of which must be there; their mean
+    as one token            great_white_shark, as it is written, then in any case
+    by its words            great + white + shark, all of which must exist; their mean
 
-and which of the names count is `synonyms`: the `first`, or the `mean` of all that are found, those
-that are one token before those that are made of words. Words are taken as they are: no endings are
-cut off, and nothing is guessed. A token whose vector has no direction (all zero, or with a NaN) is
-no token.
+`synonyms` decides which names count: the `first`, or the `mean` of all that are found, where names
+that are one token come before those made of words. Words are taken as they are: no endings are cut
+off, and nothing is guessed. A token whose vector has no direction (all zero, or with a NaN) counts
+as missing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pipeline.wordvectors.hierarchy import Hierarchy
 
 SYNONYMS = ("first", "mean")
 HOW = ("token", "words", "taxonomy", "none")
-"""Ways a class comes to its vector."""
+"""The ways in which a class gets its vector."""
 
-SPELLINGS_OF = 100_000
-"""Tokens, the most frequent, among which those are looked for that are spelled alike."""
+MAX_SPELLINGS = 100_000
+"""The number of most frequent tokens that are searched for similar spellings."""
 
 _Key = TypeVar("_Key")
 _BETWEEN = re.compile(r"[\s_\-]+")
@@ -45,14 +45,14 @@ class Words:
     """Tokens and their vectors, the most frequent first."""
 
     def __init__(self, tokens: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Take them.
+        """Wrap tokens and vectors.
 
         Args:
-            tokens: n of them, none twice.
+            tokens: n different tokens.
             vectors: (n, d) float32; not copied.
 
         Raises:
-            ValueError: There are more of one than of the other.
+            ValueError: The number of tokens and of vectors differ.
         """
         if vectors.ndim != 2 or len(tokens) != len(vectors):
             raise ValueError(f"{len(tokens)} tokens and vectors of {vectors.shape}.")
@@ -64,88 +64,88 @@ class Words:
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """The number of dimensions, d."""
         return int(self.vectors.shape[1])
 
     @cached_property
     def _exact(self) -> dict[str, int]:
-        return {token: place for place, token in enumerate(self.tokens)}
+        return {token: number for number, token in enumerate(self.tokens)}
 
     @cached_property
     def _folded(self) -> dict[str, int]:
-        # Only of tokens with capitals: the others are found as they are, and need no second entry.
-        found: dict[str, int] = {}
-        for place, token in enumerate(self.tokens):
+        # Only tokens with capitals: the others are found by `_exact` and need no second entry.
+        numbers: dict[str, int] = {}
+        for number, token in enumerate(self.tokens):
             folded = token.casefold()
             if folded != token:
-                found.setdefault(folded, place)
-        return found
+                numbers.setdefault(folded, number)
+        return numbers
 
     def find(self, token: str) -> int | None:
-        """Where *token* is: as it is written, or else in the most frequent of other cases."""
-        place = self._place(token)
-        if place is not None:
-            return place
+        """Return the number of *token* as it is written, otherwise of its most frequent case."""
+        number = self._number_of(token)
+        if number is not None:
+            return number
         folded = token.casefold()
-        others = (self._place(folded), self._folded_place(folded))
-        return min((place for place in others if place is not None), default=None)
+        folded_numbers = (self._number_of(folded), self._folded_number_of(folded))
+        return min((number for number in folded_numbers if number is not None), default=None)
 
-    def _place(self, token: str) -> int | None:
-        """Return where a token is, as it is written."""
+    def _number_of(self, token: str) -> int | None:
+        """Return the number of a token, as it is written."""
         return self._exact.get(token)
 
-    def _folded_place(self, folded: str) -> int | None:
-        """Return where the first token with capitals is that is *folded* without them."""
+    def _folded_number_of(self, folded: str) -> int | None:
+        """Return the number of the first token with capitals that case-folds to *folded*."""
         return self._folded.get(folded)
 
-    def unit(self, place: int) -> NDArray[np.float32] | None:
-        """The vector of one token, of length 1; None where it has no direction."""
-        vector = self.vectors[place].astype(np.float64)
+    def unit(self, number: int) -> NDArray[np.float32] | None:
+        """Return (d,) float32: the vector of a token, of length 1; None if it has no direction."""
+        vector = self.vectors[number].astype(np.float64)
         length = np.linalg.norm(vector)
         if not np.isfinite(length) or not length:
             return None
         return np.asarray(vector / length, np.float32)
 
     def token(self, name: str) -> NDArray[np.float32] | None:
-        """(d,) float32 of length 1: *name* as one token; None where there is none."""
+        """Return (d,) float32 of length 1: the vector of *name* as one token; None if missing."""
         for joined in _spellings(name):
-            place = self.find(joined)
-            if place is not None and (vector := self.unit(place)) is not None:
+            number = self.find(joined)
+            if number is not None and (vector := self.unit(number)) is not None:
                 return vector
         return None
 
     def mean_of_words(self, name: str) -> NDArray[np.float32] | None:
-        """(d,) float32 of length 1: the mean of its words' vectors; None where one is missing."""
+        """Return (d,) float32 of length 1: the mean of the words of *name*; None: one is absent."""
         parts = _parts(name)
-        found = [vector for part in parts if (vector := self.token(part)) is not None]
-        return unit_mean(found) if len(found) == len(parts) else None
+        vectors = [vector for part in parts if (vector := self.token(part)) is not None]
+        return unit_mean(vectors) if len(vectors) == len(parts) else None
 
     def phrase(self, name: str) -> NDArray[np.float32] | None:
-        """(d,) float32 of length 1: *name* as one token or else by its words; None: neither."""
-        found = self.token(name)
-        return found if found is not None else self.mean_of_words(name)
+        """Return (d,) float32 of length 1: *name* as one token, otherwise by its words; or None."""
+        vector = self.token(name)
+        return vector if vector is not None else self.mean_of_words(name)
 
     def query(self, text: str) -> NDArray[np.float32]:
-        """(d,) float32 of length 1: the `phrase` that a person typed.
+        """Return (d,) float32 of length 1: the vector of a `phrase` that a user typed.
 
         Raises:
-            TesseraeError: There is no vector for it; names what is spelled nearly so.
+            TesseraeError: It has no vector; the error names tokens of similar spelling.
         """
-        found = self.phrase(text)
-        if found is not None:
-            return found
+        vector = self.phrase(text)
+        if vector is not None:
+            return vector
         unknown = next((part for part in _parts(text) if self.token(part) is None), text)
-        which = "" if unknown == text else f" in {text!r}"
+        context = "" if unknown == text else f" in {text!r}"
         near = ", ".join(map(repr, self.nearest_spellings(unknown))) or "none"
         raise TesseraeError(
-            f"no vector for {unknown!r}{which}: nearest spellings: {near}. Choose other words."
+            f"no vector for {unknown!r}{context}: nearest spellings: {near}. Choose other words."
         )
 
     def nearest_spellings(self, word: str, count: int = 3) -> list[str]:
-        """Up to *count* of the more frequent tokens that are spelled nearly as *word*."""
+        """Return up to *count* frequent tokens with a spelling similar to *word*."""
         joined, size = "_".join(_parts(word)).casefold(), len(word)
         near: dict[str, str] = {}
-        for token in islice(self.tokens, SPELLINGS_OF):
+        for token in islice(self.tokens, MAX_SPELLINGS):
             if abs(len(token) - size) <= 2:
                 near.setdefault(token.casefold(), token)
         alike = difflib.get_close_matches(joined, near, count)
@@ -153,7 +153,7 @@ class Words:
 
 
 def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
-    """(d,) float32: the direction of the mean of vectors of length 1; None where it has none."""
+    """Return (d,) float32 of length 1: the direction of the mean of unit vectors; None if zero."""
     if not vectors:
         return None
     mean = np.mean(np.asarray(vectors, np.float64), 0)
@@ -166,10 +166,10 @@ def _parts(name: str) -> list[str]:
 
 
 def _spellings(name: str) -> list[str]:
-    """What *name* may be as one token; the likeliest first."""
+    """Return the possible spellings of *name* as one token, the likeliest first."""
     parts = _parts(name)
     joined = ("_".join(name.split()), "_".join(parts), "-".join(parts), " ".join(parts))
-    return [one for one in dict.fromkeys(joined) if one]
+    return [spelling for spelling in dict.fromkeys(joined) if spelling]
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -177,31 +177,31 @@ def _spellings(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ClassVectors:
-    """The vector of each class, as far as words go."""
+    """The vectors of classes, as far as their names have one."""
 
     wnids: tuple[str, ...]
     names: tuple[str, ...]
-    """Of each class, its synonyms with commas between them."""
+    """The names of each class, synonyms separated by commas."""
     vectors: NDArray[np.float32]
-    """(C, d) float32 of length 1; zeros where there is none."""
+    """(C, d) float32 of length 1; zeros for a class without a vector."""
     how: tuple[str, ...]
-    """One of `HOW`."""
+    """The way in which each class got its vector, one of `HOW`."""
     used: tuple[tuple[str, ...], ...]
-    """The names that each vector is made of."""
+    """The names that each vector was computed from."""
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(C,) bool: which have a vector."""
+        """(C,) bool: True for classes that have a vector."""
         return np.array([how != "none" for how in self.how], bool)
 
     @property
     def missing(self) -> list[str]:
-        """The wnids without."""
+        """The wnids of the classes without a vector."""
         return [w for w, how in zip(self.wnids, self.how, strict=True) if how == "none"]
 
     @property
     def homonyms(self) -> dict[str, list[str]]:
-        """Names that stand for several classes, and are part of their vectors -> wnids."""
+        """The names used for the vectors of several classes, each with their wnids."""
         pairs = (
             (name, wnid)
             for wnid, used in zip(self.wnids, self.used, strict=True)
@@ -211,34 +211,34 @@ class ClassVectors:
 
     @property
     def alike(self) -> list[list[str]]:
-        """Wnids that share one and the same vector: no answer can tell them apart."""
-        known = np.flatnonzero(self.known)
-        pairs = ((self.vectors[place].tobytes(), self.wnids[place]) for place in known)
+        """The groups of wnids with identical vectors, which no search can tell apart."""
+        rows = np.flatnonzero(self.known)
+        pairs = ((self.vectors[row].tobytes(), self.wnids[row]) for row in rows)
         return list(_groups(pairs).values())
 
     def coverage(self) -> dict[str, int]:
-        """Classes by `how`."""
+        """Return the number of classes by `how`."""
         return {how: self.how.count(how) for how in HOW}
 
 
 def _groups(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
-    """What several wnids have in common -> those."""
-    found: dict[_Key, list[str]] = defaultdict(list)
+    """Group wnids by a value, and return the groups with more than one wnid."""
+    groups: dict[_Key, list[str]] = defaultdict(list)
     for common, wnid in pairs:
-        found[common].append(wnid)
-    return {common: wnids for common, wnids in found.items() if len(wnids) > 1}
+        groups[common].append(wnid)
+    return {common: wnids for common, wnids in groups.items() if len(wnids) > 1}
 
 
 def class_vectors(
     words: Words, classes: Iterable[tuple[str, str]], *, synonyms: str = "mean"
 ) -> ClassVectors:
-    """Look for the vector of each class.
+    """Return the vector of each class by its names.
 
     Args:
-        words: Where.
-        classes: (wnid, names), names with commas between them; without any, the wnid is the name.
-        synonyms: `first`: the first name alone. `mean`: of the names that are one token, or else
-            of those that are made of words.
+        words: The word vectors.
+        classes: (wnid, names), names separated by commas; without names, the wnid is the name.
+        synonyms: `first`: the first name alone. `mean` (the default): the mean of all names that
+            are one token, otherwise of all that are made of words.
 
     Raises:
         ValueError: *synonyms* is neither.
@@ -248,31 +248,33 @@ def class_vectors(
     wnids, names = _columns(classes)
     vectors = np.zeros((len(wnids), words.dim), np.float32)
     hows, useds = [], []
-    for place, listed in enumerate(names):
-        every = split_names(listed)
-        how, found = _look_up(words, every[:1] if synonyms == "first" else every)
-        mean = unit_mean(list(found.values()))
+    for row, listed in enumerate(names):
+        candidates = split_names(listed)
+        how, vectors_by_name = _look_up(
+            words, candidates[:1] if synonyms == "first" else candidates
+        )
+        mean = unit_mean(list(vectors_by_name.values()))
         if mean is not None:
-            vectors[place] = mean
+            vectors[row] = mean
         hows.append(how if mean is not None else "none")
-        useds.append(tuple(found) if mean is not None else ())
+        useds.append(tuple(vectors_by_name) if mean is not None else ())
     return ClassVectors(wnids, names, vectors, tuple(hows), tuple(useds))
 
 
 def taxonomy_vectors(
     hierarchy: Hierarchy, classes: Iterable[tuple[str, str]], dim: int = 64
 ) -> ClassVectors:
-    """Vectors from what the classes are kinds of, where there are no words.
+    """Return vectors from the positions of classes in a hierarchy, without word vectors.
 
     Args:
-        hierarchy: Where they stand; a class that is not in it has no vector.
-        classes: As for `class_vectors`.
-        dim: Numbers of a vector.
+        hierarchy: The is-a graph; a class that is not in it gets no vector.
+        classes: (wnid, names), as for `class_vectors`.
+        dim: Number of dimensions (default: 64).
     """
     wnids, names = _columns(classes)
-    known = np.array([wnid in hierarchy for wnid in wnids], bool)
-    vectors = np.where(known[:, None], hierarchy.vectors(wnids, dim), np.float32(0))
-    hows = tuple("taxonomy" if each else "none" for each in known)
+    in_hierarchy = np.array([wnid in hierarchy for wnid in wnids], bool)
+    vectors = np.where(in_hierarchy[:, None], hierarchy.vectors(wnids, dim), np.float32(0))
+    hows = tuple("taxonomy" if each else "none" for each in in_hierarchy)
     return ClassVectors(wnids, names, vectors, hows, ((),) * len(wnids))
 
 
@@ -282,10 +284,10 @@ def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple
 
 
 def names_of_id(key: str) -> str:
-    """Return the names that the id of a class is by itself: a folder's name, with its words apart.
+    """Return the name that a class's id gives by itself, such as a folder's name.
 
     Returns:
-        "golf ball" of "golf_ball"; nothing of a wnid, which is no word.
+        The id with its words separated: "golf ball" for "golf_ball"; "" for a wnid.
     """
     if _WNID.fullmatch(key):
         return ""
@@ -293,13 +295,13 @@ def names_of_id(key: str) -> str:
 
 
 def split_names(names: str) -> list[str]:
-    """The synonyms of "tench, Tinca tinca"; none twice."""
+    """Return the different synonyms in a text such as "tench, Tinca tinca"."""
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
 
 def _look_up(words: Words, names: Sequence[str]) -> tuple[str, Mapping[str, NDArray[np.float32]]]:
     for how, look in (("token", words.token), ("words", words.mean_of_words)):
-        found = {name: vector for name in names if (vector := look(name)) is not None}
-        if found:
-            return how, found
+        vectors_by_name = {name: vector for name in names if (vector := look(name)) is not None}
+        if vectors_by_name:
+            return how, vectors_by_name
     return "none", {}

@@ -1,4 +1,4 @@
-"""Networks that see, from a folder: small ones with random weights, and a real one."""
+"""Vision networks from a folder: small ones with random weights, and a published one."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.save import save_backbone
 from pipeline.backbone.transform import Transform, transform_of
-from pipeline.backbone.truncate import SHOWN, check_block, pool
+from pipeline.backbone.truncate import MAX_NAMED_BLOCKS, check_block, pool
 from pipeline.errors import TesseraeError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vision transformer of two thin layers."""
-    made = tmp_path_factory.mktemp("vit") / "tiny"
-    vit(made)
-    (made / "preprocessor_config.json").write_text(
+    """Save a vision transformer of two thin layers, and return its folder."""
+    path = tmp_path_factory.mktemp("vit") / "tiny"
+    vit(path)
+    (path / "preprocessor_config.json").write_text(
         json.dumps({"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3],
                     "image_std": [1, 1, 2]})
     )  # fmt: skip
-    return made
+    return path
 
 
 def test_features_are_those_of_the_model(folder: Path) -> None:
-    """Of pixels as it wants them, whatever the batch; its name is told."""
+    """Images are preprocessed as by the model, and the batch size does not matter."""
     from transformers import ViTModel
 
-    found = open_backbone(folder)
-    assert found.name == "ViTModel (tiny)"
+    backbone = open_backbone(folder)
+    assert backbone.name == "ViTModel (tiny)"
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
-    features = found.features(images)
+    features = backbone.features(images)
     assert features.shape == (40, 16)
-    torch.testing.assert_close(features[:3], found.features(images[:3]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features[:3], backbone.features(images[:3]), rtol=1e-4, atol=1e-5)
     mean = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     pixels = (images[:3] / 255 - mean) / torch.tensor([1.0, 1, 2]).view(3, 1, 1)
     with torch.no_grad():
         expected = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()(pixels)
-    # Its pooler was never trained, and would be another each time.
+    # Its pooler is untrained, and would be random.
     torch.testing.assert_close(
         features[:3], expected.last_hidden_state.mean(1), rtol=1e-4, atol=1e-5
     )
 
 
-def test_pictures_of_other_sizes_are_brought_to_its_own(folder: Path) -> None:
-    """Enlarged or reduced."""
-    found = open_backbone(folder)
+def test_images_of_other_sizes_are_resized(folder: Path) -> None:
+    """They are enlarged or reduced."""
+    backbone = open_backbone(folder)
     plain = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
     for size in (8, 100):
-        other = torch.full((1, 3, size, size), 90, dtype=torch.uint8)
+        resized = torch.full((1, 3, size, size), 90, dtype=torch.uint8)
         torch.testing.assert_close(
-            found.features(plain), found.features(other), rtol=1e-3, atol=1e-4
+            backbone.features(plain), backbone.features(resized), rtol=1e-3, atol=1e-4
         )
 
 
-def test_what_is_no_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
-    """A pickle in place of safetensors among it."""
+def test_folders_without_a_usable_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    """One of them has a pickle instead of safetensors."""
     for bad in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(TesseraeError, match="is no backbone"):
             open_backbone(bad)
@@ -95,8 +95,8 @@ def test_what_is_no_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
         open_backbone(pickled)
 
 
-def test_a_real_one_tells_dogs_from_trucks(real_data: Path) -> None:
-    """Pictures of a class are nearer to each other than to those of another."""
+def test_a_published_network_separates_dogs_from_trucks(real_data: Path) -> None:
+    """Images of one class are more similar than images of two."""
     backbone = open_backbone(real_data / "mobilenet_v1_0.75_224")
     assert backbone.name == "MobileNetV1Model (mobilenet_v1_0.75_224)"
 
@@ -108,34 +108,36 @@ def test_a_real_one_tells_dogs_from_trucks(real_data: Path) -> None:
     assert float(within) > float((dogs @ trucks.T).mean()) + 0.1
 
 
-def test_a_cut_is_what_the_model_computes_there(folder: Path) -> None:
-    """The block's own output, pooled; and what lies behind it is not computed."""
+def test_a_cut_gives_the_output_of_its_block(folder: Path) -> None:
+    """The output is pooled, and later blocks are not computed."""
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    found = open_backbone(folder, cut="layers.0", pooling="mean")
+    backbone = open_backbone(folder, cut="layers.0", pooling="mean")
     later = []
-    blocks = dict(found.model.named_modules())
-    with blocks["layers.1"].register_forward_hook(lambda *told: later.append(told)):
-        features = found.features(images)
+    blocks = dict(backbone.model.named_modules())
+    with blocks["layers.1"].register_forward_hook(lambda *arguments: later.append(arguments)):
+        features = backbone.features(images)
     assert later == []
-    hidden = found.model(found.normal(images), output_hidden_states=True).hidden_states
+    hidden = backbone.model(backbone.normal(images), output_hidden_states=True).hidden_states
     torch.testing.assert_close(features, hidden[1].mean(1), rtol=1e-4, atol=1e-5)
-    assert found.dim == 16
-    whole = open_backbone(folder, cut="layers.1", pooling="mean").features(images)
-    assert not torch.allclose(features, whole)
+    assert backbone.dim == 16
+    later_features = open_backbone(folder, cut="layers.1", pooling="mean").features(images)
+    assert not torch.allclose(features, later_features)
 
 
-def test_threads_may_cut_one_network_at_once(folder: Path) -> None:
-    """Each gets what comes of its own pictures."""
-    found = open_backbone(folder, cut="layers.0")
+def test_threads_may_use_one_cut_network_at_once(folder: Path) -> None:
+    """Each thread gets the features of its own images."""
+    backbone = open_backbone(folder, cut="layers.0")
     batches = [torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8) for _ in range(40)]
-    expected = [found.features(batch) for batch in batches]
+    expected = [backbone.features(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
-        for made, one in zip(pool.map(found.features, batches), expected, strict=True):
-            torch.testing.assert_close(made, one, rtol=1e-4, atol=1e-5)
+        for features, expected_features in zip(
+            pool.map(backbone.features, batches), expected, strict=True
+        ):
+            torch.testing.assert_close(features, expected_features, rtol=1e-4, atol=1e-5)
 
 
 class Parts(nn.Module):
-    """Blocks that give something else than a tensor."""
+    """A network whose blocks return something other than a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,12 +147,12 @@ class Parts(nn.Module):
         self.rows = nn.ModuleList([nn.Identity()])
 
     def forward(self, pixels: torch.Tensor) -> SimpleNamespace:
-        made = self.first(pixels)
-        self.named(SimpleNamespace(last_hidden_state=made))
-        self.several((made, None))
+        output = self.first(pixels)
+        self.named(SimpleNamespace(last_hidden_state=output))
+        self.several((output, None))
         self.none(None)
-        self.torn(made.flatten(0, 1)[:, None])
-        return SimpleNamespace(last_hidden_state=self.rows[0](made))
+        self.torn(output.flatten(0, 1)[:, None])
+        return SimpleNamespace(last_hidden_state=self.rows[0](output))
 
 
 def parts(cut: str) -> Backbone:
@@ -162,8 +164,8 @@ def parts(cut: str) -> Backbone:
 
 
 @pytest.mark.parametrize("cut", ["first", "named", "several", "rows.0"])
-def test_a_block_may_give_its_output_in_parts(cut: str) -> None:
-    """Of which the first, or the last hidden state, is taken."""
+def test_a_block_may_have_a_structured_output(cut: str) -> None:
+    """The first part, or the last hidden state, is used."""
     torch.testing.assert_close(
         parts(cut).features(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
         parts("first").features(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
@@ -171,21 +173,21 @@ def test_a_block_may_give_its_output_in_parts(cut: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "says"),
+    ("cut", "message"),
     [
         ("none", "what comes out of block 'none' is NoneType"),
         ("unused", "block 'unused' takes no part"),
         ("torn", r"block 'torn' of parts gives 8 rows for 2 pictures"),
     ],
 )
-def test_a_block_that_gives_no_row_a_picture_is_refused(cut: str, says: str) -> None:
-    """By its name."""
-    with pytest.raises(TesseraeError, match=says):
+def test_a_block_without_a_row_for_each_image_is_refused(cut: str, message: str) -> None:
+    """The error names the block."""
+    with pytest.raises(TesseraeError, match=message):
         parts(cut).features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
-def test_blocks_and_poolings_that_are_not_there_are_named(folder: Path) -> None:
-    """With those that are; a list of blocks is none, and its blocks are named."""
+def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
+    """The error lists existing ones; for a list of blocks it lists its members."""
     with pytest.raises(TesseraeError, match=r"has no block 'layers.7': expected one of .*layers.0"):
         open_backbone(folder, cut="layers.7")
     with pytest.raises(TesseraeError, match=r"has no block 'layers': .* layers.0, layers.1\.$"):
@@ -194,9 +196,11 @@ def test_blocks_and_poolings_that_are_not_there_are_named(folder: Path) -> None:
         open_backbone(folder, cut="")
     with pytest.raises(TesseraeError) as caught:
         open_backbone(folder, cut="nosuch")
-    named = str(caught.value).partition("expected one of ")[2].partition(", ... (")[0].split(", ")
-    assert len(named) == SHOWN  # of any depth: those at the top are few
-    for name in named:
+    suggested = (
+        str(caught.value).partition("expected one of ")[2].partition(", ... (")[0].split(", ")
+    )
+    assert len(suggested) == MAX_NAMED_BLOCKS  # blocks of any depth, since there are few at the top
+    for name in suggested:
         check_block(open_backbone(folder).model, "it", name)
     with pytest.raises(TesseraeError, match="pooling is 'sum': expected one of end, mean"):
         open_backbone(folder, pooling="sum")
@@ -207,8 +211,8 @@ def test_blocks_and_poolings_that_are_not_there_are_named(folder: Path) -> None:
     shape=st.sampled_from([(2, 3, 5, 4), (2, 3, 1, 1), (3, 2, 6, 6), (1, 4, 2, 2)]),
     seed=st.integers(0, 2**32),
 )
-def test_poolings_of_maps_are_what_they_say(shape: tuple[int, ...], seed: int) -> None:
-    """Means, maxima, and means of quarters, as written by hand."""
+def test_poolings_of_maps_match_their_definitions(shape: tuple[int, ...], seed: int) -> None:
+    """Means, maxima and means of quarters are computed by numpy."""
     maps = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     n, d, h, w = shape
     halves = [(0, -(-h // 2)), (h // 2, h)], [(0, -(-w // 2)), (w // 2, w)]
@@ -224,19 +228,19 @@ def test_poolings_of_maps_are_what_they_say(shape: tuple[int, ...], seed: int) -
         "grid": np.stack(quarters, 2).reshape(n, 4 * d),
     }
     for pooling, rows in expected.items():
-        made = pool(torch.from_numpy(maps), pooling, "it").numpy()
-        np.testing.assert_allclose(made, rows, rtol=1e-4, atol=1e-5)
+        pooled = pool(torch.from_numpy(maps), pooling, "it").numpy()
+        np.testing.assert_allclose(pooled, rows, rtol=1e-4, atol=1e-5)
     with pytest.raises(TesseraeError, match="it has no tokens there: use mean"):
         pool(torch.from_numpy(maps), "token", "it")
 
 
-def test_poolings_of_tokens_are_what_they_say() -> None:
-    """The mean, the maximum, the first; one row is that row already."""
-    places = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
-    tensor = torch.from_numpy(places)
+def test_poolings_of_tokens_match_their_definitions() -> None:
+    """They are the mean, the maximum and the first token; a single row is unchanged."""
+    tokens = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
+    tensor = torch.from_numpy(tokens)
     for pooling, rows in (
-        ("mean", places.mean(1)), ("end", places.mean(1)), ("max", places.max(1)),
-        ("token", places[:, 0]),
+        ("mean", tokens.mean(1)), ("end", tokens.mean(1)), ("max", tokens.max(1)),
+        ("token", tokens[:, 0]),
     ):  # fmt: skip
         np.testing.assert_allclose(pool(tensor, pooling, "it").numpy(), rows, rtol=1e-5, atol=1e-6)
         assert torch.equal(pool(tensor[:, 0], pooling, "it"), tensor[:, 0])
@@ -246,14 +250,14 @@ def test_poolings_of_tokens_are_what_they_say() -> None:
         pool(tensor[None, None], "mean", "it")
 
 
-def test_a_pooler_counts_if_it_was_trained(tmp_path: Path) -> None:
-    """Then the end is what it makes; else it is as if there were none."""
+def test_a_pooler_is_used_if_it_was_trained(tmp_path: Path) -> None:
+    """Otherwise `end` is the mean."""
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     model = vit(tmp_path / "with", pooler=True)
-    found = open_backbone(tmp_path / "with")
+    backbone = open_backbone(tmp_path / "with")
     with torch.no_grad():
-        expected = model.eval()(found.normal(images))
-    torch.testing.assert_close(found.features(images), expected.pooler_output)
+        expected = model.eval()(backbone.normal(images))
+    torch.testing.assert_close(backbone.features(images), expected.pooler_output)
     torch.testing.assert_close(
         open_backbone(tmp_path / "with", pooling="mean").features(images),
         expected.last_hidden_state.mean(1),
@@ -268,7 +272,7 @@ def test_a_pooler_counts_if_it_was_trained(tmp_path: Path) -> None:
 
 
 def vit(folder: Path, *, pooler: bool = False, **choices: Any) -> Any:
-    """A vision transformer in a folder."""
+    """Save a vision transformer in *folder*, and return the model."""
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
@@ -280,22 +284,22 @@ def vit(folder: Path, *, pooler: bool = False, **choices: Any) -> Any:
     return model
 
 
-def test_its_digest_is_of_what_decides_its_features(folder: Path, tmp_path: Path) -> None:
-    """The same each time and wherever it is; another for another weight, or another setting."""
+def test_the_digest_covers_all_that_affects_features(folder: Path, tmp_path: Path) -> None:
+    """It does not depend on the folder; each weight and each relevant setting changes it."""
     first = open_backbone(folder)
     assert open_backbone(folder).digest == first.digest
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
     settings_file = moved / "config.json"
-    told = json.loads(settings_file.read_text())
-    no_matter = {"transformers_version": "4.0.0", "id2label": {"0": "cat", "1": "dog"}}
-    settings_file.write_text(json.dumps({**told, **no_matter}))
+    settings = json.loads(settings_file.read_text())
+    irrelevant = {"transformers_version": "4.0.0", "id2label": {"0": "cat", "1": "dog"}}
+    settings_file.write_text(json.dumps({**settings, **irrelevant}))
     assert open_backbone(moved).digest == first.digest
-    settings_file.write_text(json.dumps({**told, "layer_norm_eps": 1e-3}))
-    other = open_backbone(moved)
-    assert other.digest != first.digest
+    settings_file.write_text(json.dumps({**settings, "layer_norm_eps": 1e-3}))
+    changed = open_backbone(moved)
+    assert changed.digest != first.digest
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert not torch.equal(other.features(images), first.features(images))
-    settings_file.write_text(json.dumps(told))
+    assert not torch.equal(changed.features(images), first.features(images))
+    settings_file.write_text(json.dumps(settings))
     state = load_file(moved / "model.safetensors")
     name = max(state)
     state[name] = state[name] + 1e-6
@@ -303,20 +307,20 @@ def test_its_digest_is_of_what_decides_its_features(folder: Path, tmp_path: Path
     assert open_backbone(moved).digest != first.digest
 
 
-def test_weights_that_are_stored_short_are_computed_with_at_length(tmp_path: Path) -> None:
-    """In float32, whatever the file has; the processor would round each sum."""
+def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path) -> None:
+    """Sums in half precision would be rounded on the processor."""
     model = vit(tmp_path / "half").half()
     model.save_pretrained(tmp_path / "half")
-    found = open_backbone(tmp_path / "half")
-    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+    backbone = open_backbone(tmp_path / "half")
+    assert {p.dtype for p in backbone.model.parameters()} == {torch.float32}
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected = model.float().eval()(found.normal(images)).last_hidden_state.mean(1)
-    assert torch.equal(found.features(images), expected)
+        expected = model.float().eval()(backbone.normal(images)).last_hidden_state.mean(1)
+    assert torch.equal(backbone.features(images), expected)
 
 
-def test_of_a_model_of_pictures_and_words_the_part_that_sees_is_taken(tmp_path: Path) -> None:
-    """A CLIP model's pooled output; a model of words alone is refused."""
+def test_the_vision_part_of_a_model_of_images_and_text_is_used(tmp_path: Path) -> None:
+    """CLIP gives its pooled output; a text model is refused."""
     from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
     thin = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -326,30 +330,30 @@ def test_of_a_model_of_pictures_and_words_the_part_that_sees_is_taken(tmp_path: 
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=words, vision_config=seen)).eval()
     model.save_pretrained(tmp_path / "clip")
-    told = {"size": {"shortest_edge": 32}, "crop_size": 32, "image_mean": [0.4] * 3}
-    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(told))
-    found = open_backbone(tmp_path / "clip")
-    assert (found.name, found.size) == ("CLIPVisionModel (clip)", 32)
+    processor = {"size": {"shortest_edge": 32}, "crop_size": 32, "image_mean": [0.4] * 3}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(processor))
+    backbone = open_backbone(tmp_path / "clip")
+    assert (backbone.name, backbone.size) == ("CLIPVisionModel (clip)", 32)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected = model.vision_model(pixel_values=found.normal(images)).pooler_output
-    assert torch.equal(found.features(images), expected)
+        expected = model.vision_model(pixel_values=backbone.normal(images)).pooler_output
+    assert torch.equal(backbone.features(images), expected)
     BertModel(BertConfig(**{**thin, "vocab_size": 50})).save_pretrained(tmp_path / "bert")
     with pytest.raises(TesseraeError, match="is no vision model: it takes input_ids"):
         open_backbone(tmp_path / "bert")
 
 
-def test_a_model_that_makes_nothing_of_such_pictures_says_so(tmp_path: Path) -> None:
-    """Before the first task."""
+def test_a_network_that_fails_on_images_of_its_size_is_refused(tmp_path: Path) -> None:
+    """The error is raised before the first task."""
     vit(tmp_path / "vit")
-    told = {"size": {"height": 40, "width": 40}, "image_mean": [0.5] * 3}
-    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(told))
+    processor = {"size": {"height": 40, "width": 40}, "image_mean": [0.5] * 3}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(TesseraeError, match=r"makes nothing of a picture of 40 px \(ValueError"):
         _ = open_backbone(tmp_path / "vit").dim
 
 
 @pytest.mark.parametrize(
-    "told",
+    "fields",
     [
         {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]},
         {"image_mean": [0.1, 0.2, 0.3], "do_normalize": False},
@@ -358,46 +362,48 @@ def test_a_model_that_makes_nothing_of_such_pictures_says_so(tmp_path: Path) -> 
         {},
     ],
 )
-def test_pictures_are_normalised_as_the_models_own_processor_does(
-    tmp_path: Path, told: dict[str, Any]
+def test_images_are_normalised_as_by_the_models_processor(
+    tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    """Whatever its file says, and what it leaves to the kind of processor."""
+    """Fields that its file leaves out have the defaults of its kind."""
     from transformers import AutoImageProcessor
 
     vit(tmp_path / "vit")
     file = tmp_path / "vit" / "preprocessor_config.json"
-    file.write_text(json.dumps({**told, "size": {"height": 32, "width": 32}}))
-    found = open_backbone(tmp_path / "vit")
+    file.write_text(json.dumps({**fields, "size": {"height": 32, "width": 32}}))
+    backbone = open_backbone(tmp_path / "vit")
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     processor: Any = AutoImageProcessor.from_pretrained(tmp_path / "vit")
     expected = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"])
-    made = found.normal(torch.from_numpy(picture)[None].permute(0, 3, 1, 2))
-    torch.testing.assert_close(made, expected.float(), rtol=1e-4, atol=1e-4)
+    pixels = backbone.normal(torch.from_numpy(picture)[None].permute(0, 3, 1, 2))
+    torch.testing.assert_close(pixels, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_of_blue_green_and_red_is_given_them_so(tmp_path: Path) -> None:
-    """MobileViT, which normalises nothing, by the kind of its processor alone."""
+def test_a_network_of_bgr_images_gets_them(tmp_path: Path) -> None:
+    """MobileViT normalises nothing, as its kind of processor implies."""
     from transformers import MobileViTConfig, MobileViTModel
 
     torch.manual_seed(0)
     thin = {"hidden_sizes": [8, 8, 8], "neck_hidden_sizes": [4, 4, 4, 4, 4, 4, 8]}
-    more = {"num_attention_heads": 2, "initializer_range": 0.5}
-    model = MobileViTModel(MobileViTConfig(image_size=32, **thin, **more)).eval()
+    options = {"num_attention_heads": 2, "initializer_range": 0.5}
+    model = MobileViTModel(MobileViTConfig(image_size=32, **thin, **options)).eval()
     model.save_pretrained(tmp_path / "it")
-    told = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
-    (tmp_path / "it" / "preprocessor_config.json").write_text(json.dumps(told))
-    found = open_backbone(tmp_path / "it")
-    assert found.transform == Transform(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, channels="BGR")
+    processor = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
+    (tmp_path / "it" / "preprocessor_config.json").write_text(json.dumps(processor))
+    backbone = open_backbone(tmp_path / "it")
+    assert backbone.transform == Transform(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, channels="BGR")
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected, other = (model(i.float() / 255).pooler_output for i in (images.flip(1), images))
-    scale = 1 / expected.abs().max()  # of a network that has learned nothing they all but vanish
-    torch.testing.assert_close(found.features(images) * scale, expected * scale)
-    assert not torch.allclose(expected * scale, other * scale, rtol=1e-3)
+        expected, unflipped = (
+            model(i.float() / 255).pooler_output for i in (images.flip(1), images)
+        )
+    scale = 1 / expected.abs().max()  # the outputs of an untrained network are tiny
+    torch.testing.assert_close(backbone.features(images) * scale, expected * scale)
+    assert not torch.allclose(expected * scale, unflipped * scale, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("told", "size"),
+    ("fields", "size"),
     [
         ({"crop_size": {"height": 24, "width": 24}, "size": {"shortest_edge": 32}}, 24),
         ({"crop_size": 24, "do_center_crop": False, "size": 30}, 30),
@@ -405,14 +411,14 @@ def test_a_network_of_blue_green_and_red_is_given_them_so(tmp_path: Path) -> Non
         ({}, 32),
     ],
 )
-def test_a_network_is_given_pictures_of_its_size(told: dict[str, Any], size: int) -> None:
-    """What is cut out, if anything is; else what they are resized to; else what it was made for."""
+def test_the_image_size_follows_from_the_processor(fields: dict[str, Any], size: int) -> None:
+    """It is the crop size, otherwise the resize size, otherwise the size of the configuration."""
     mean = {"image_mean": [0.5] * 3}
-    assert transform_of({**told, **mean}, {"do_normalize": True}, "it", 32).size == size
+    assert transform_of({**fields, **mean}, {"do_normalize": True}, "it", 32).size == size
 
 
-def test_pictures_that_cannot_be_made_are_refused() -> None:
-    """No square, or nothing said."""
+def test_impossible_preprocessing_is_refused() -> None:
+    """The images are no squares, or the fields are missing."""
     oblong = {"size": {"height": 32, "width": 64}, "image_mean": 0.5}
     with pytest.raises(TesseraeError, match="it takes pictures of 32 x 64 px: expected squares"):
         transform_of(oblong, {}, "it", None)
@@ -422,92 +428,90 @@ def test_pictures_that_cannot_be_made_are_refused() -> None:
         transform_of({"size": 32}, {}, "it", None)
 
 
-def test_a_real_one_is_the_network_that_was_published(real_data: Path) -> None:
-    """With TensorFlow's padding, which a setting decides: another network without."""
+def test_a_published_network_has_its_published_outputs(real_data: Path) -> None:
+    """It needs TensorFlow's padding, a setting that changes the digest."""
     from transformers import AutoModelForImageClassification
 
     folder = real_data / "mobilenet_v1_0.75_224"
-    found = open_backbone(folder)
-    assert found.digest == "bc84b3f94976607a6e0afdb3bb025e6644a83306331e80c0c4e65e9370c0bcfd"
-    whole: Any = AutoModelForImageClassification.from_pretrained(folder).eval()
+    backbone = open_backbone(folder)
+    assert backbone.digest == "bc84b3f94976607a6e0afdb3bb025e6644a83306331e80c0c4e65e9370c0bcfd"
+    classifier: Any = AutoModelForImageClassification.from_pretrained(folder).eval()
     images = pictures(real_data, "n01440764", 8)
     with torch.no_grad():
-        expected = whole(found.normal(images), output_hidden_states=True)
-        scores = whole.classifier(found.features(images))
+        expected = classifier(backbone.normal(images), output_hidden_states=True)
+        scores = classifier.classifier(backbone.features(images))
     torch.testing.assert_close(scores, expected.logits, rtol=1e-3, atol=1e-3)
     assert (scores.argmax(1) == 0).sum() >= 7  # of 8 tenches
-    for cut, place in (("layer.3", 3), ("layer.25", 25)):
-        hidden = expected.hidden_states[place].mean((2, 3))
-        made = open_backbone(folder, cut=cut).features(images)
-        torch.testing.assert_close(made, hidden, rtol=1e-3, atol=1e-3)
-    found.model.config.tf_padding = False
-    other = Backbone(found.model, name="other", transform=found.transform)
-    assert other.digest != found.digest
+    for cut, index in (("layer.3", 3), ("layer.25", 25)):
+        hidden = expected.hidden_states[index].mean((2, 3))
+        features = open_backbone(folder, cut=cut).features(images)
+        torch.testing.assert_close(features, hidden, rtol=1e-3, atol=1e-3)
+    backbone.model.config.tf_padding = False
+    without_padding = Backbone(backbone.model, name="other", transform=backbone.transform)
+    assert without_padding.digest != backbone.digest
 
 
 def pictures(real_data: Path, wnid: str, count: int) -> torch.Tensor:
-    """(count, 3, 224, 224) uint8."""
+    """Return (count, 3, 224, 224) uint8 images of a class."""
     files = sorted((real_data / "imagenette" / "val" / wnid).glob("*.JPEG"))[:count]
     rows = [np.asarray(Image.open(file).convert("RGB").resize((224, 224))) for file in files]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
 
 
-def test_a_new_one_has_learned_nothing_and_takes_gradients() -> None:
-    """Its weights are those that torch draws then."""
+def test_a_new_network_is_untrained_and_has_gradients() -> None:
+    """Torch draws its weights at that moment."""
     torch.manual_seed(5)
-    one = new_backbone(size=32, width=8)
+    first = new_backbone(size=32, width=8)
     torch.manual_seed(5)
-    other = new_backbone(size=32, width=8)
-    assert one.digest == other.digest
-    assert one.dim == 64
+    second = new_backbone(size=32, width=8)
+    assert first.digest == second.digest
+    assert first.dim == 64
     assert open_backbone("new").name == "new"
-    one.model.train().requires_grad_(True)
+    first.model.train().requires_grad_(True)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    one.pooled(one.normal(images)).square().sum().backward()
-    assert all(p.grad is not None for p in one.model.parameters())
+    first.pooled(first.normal(images)).square().sum().backward()
+    assert all(p.grad is not None for p in first.model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["vit", "no pooler", "clip", "bgr", "new"])
-def test_what_is_saved_is_the_same_network_when_it_is_opened(
-    folder: Path, tmp_path: Path, kind: str
-) -> None:
-    """Weights, settings, and pictures as it takes them."""
-    found = some_backbone(kind, folder, tmp_path / "first")
-    save_backbone(found, tmp_path / "there" / "saved")
+def test_a_saved_network_is_the_same_when_opened(folder: Path, tmp_path: Path, kind: str) -> None:
+    """Weights, settings and preprocessing are equal."""
+    backbone = some_backbone(kind, folder, tmp_path / "first")
+    save_backbone(backbone, tmp_path / "there" / "saved")
     opened = open_backbone(tmp_path / "there" / "saved")
-    assert opened.digest == found.digest
-    assert opened.transform == found.transform
+    assert opened.digest == backbone.digest
+    assert opened.transform == backbone.transform
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
-    torch.testing.assert_close(opened.features(images), found.features(images))
+    torch.testing.assert_close(opened.features(images), backbone.features(images))
     assert [file.name for file in (tmp_path / "there").iterdir()] == ["saved"]
     with pytest.raises(TesseraeError, match="is there already"):
-        save_backbone(found, tmp_path / "there" / "saved")
+        save_backbone(backbone, tmp_path / "there" / "saved")
 
 
-def some_backbone(kind: str, folder: Path, made: Path) -> Backbone:
-    """One of a kind that is saved in its own way."""
+def some_backbone(kind: str, folder: Path, path: Path) -> Backbone:
+    """Return a network of a kind that is saved in its own way."""
     from transformers import CLIPConfig, CLIPModel, MobileViTConfig, MobileViTModel
 
     torch.manual_seed(1)
-    told: dict[str, Any] = {"size": 32, "image_mean": [0.4] * 3, "image_std": [0.2, 0.3, 0.4]}
+    processor: dict[str, Any] = {"size": 32, "image_mean": [0.4] * 3, "image_std": [0.2, 0.3, 0.4]}
     if kind == "vit":
         return open_backbone(folder)
     if kind == "new":
         return new_backbone(size=48, width=8)
     if kind == "no pooler":
-        vit(made, pooler=False)
-        return open_backbone(made)
+        vit(path, pooler=False)
+        return open_backbone(path)
     if kind == "clip":
         thin = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                 "intermediate_size": 16}  # fmt: skip
         words = {**thin, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
         seen = {**thin, "image_size": 32, "patch_size": 8}
-        CLIPModel(CLIPConfig(text_config=words, vision_config=seen)).save_pretrained(made)
+        CLIPModel(CLIPConfig(text_config=words, vision_config=seen)).save_pretrained(path)
     else:
         sizes = {"hidden_sizes": [8] * 3, "neck_hidden_sizes": [4] * 6 + [8]}
         MobileViTModel(
             MobileViTConfig(image_size=32, num_attention_heads=2, **sizes)
-        ).save_pretrained(made)
-        told = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
-    (made / "preprocessor_config.json").write_text(json.dumps(told))
-    return open_backbone(made)
+        ).save_pretrained(path)
+        processor = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    return open_backbone(path)

@@ -1,4 +1,4 @@
-"""Folders of models that a download or a mistake has broken: each is refused by file and cure."""
+"""Broken folders of models are refused by an error that names the file and the cure."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_trunk(tmp_path_factory.mktemp("whole") / "vit")
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy of a whole model that may be broken."""
-    return Path(shutil.copytree(whole, tmp_path / "vit"))
+def folder(intact_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of an intact model that a test may break."""
+    return Path(shutil.copytree(intact_folder, tmp_path / "vit"))
 
 
 def pointer(folder: Path) -> None:
@@ -110,10 +110,10 @@ def transform(**fields: Any) -> Callable[[Path], None]:
         (transform(size={"height": "a", "width": "a"}), TRANSFORM, "has size"),
     ],
 )
-def test_a_broken_file_is_named_with_what_to_do(
+def test_a_broken_file_is_named_with_the_cure(
     folder: Path, spoil: Callable[[Path], object], file: str, says: str
 ) -> None:
-    """One sentence, whatever library would have met it first."""
+    """The error is one sentence, whichever library would fail first."""
     assert open_backbone(folder).dim
     spoil(folder)
     with pytest.raises(TesseraeError) as refused:
@@ -124,15 +124,15 @@ def test_a_broken_file_is_named_with_what_to_do(
 
 
 @given(st.integers(0, 10**4), st.binary(max_size=30), st.booleans())
-def test_any_damage_to_weights_is_a_sentence_or_harmless(
-    tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes, cut_there: bool
+def test_any_damage_to_weights_is_reported_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes, truncated: bool
 ) -> None:
-    """Wherever it is: nothing but `TesseraeError` comes out of the look at a folder."""
+    """A check of a folder raises nothing but `TesseraeError`."""
     folder = tmp_path_factory.mktemp("damage")
     save_file({"a": torch.arange(64.0), "b": torch.zeros(3, 5)}, folder / WEIGHTS)
     before = (folder / WEIGHTS).read_bytes()
     at %= len(before)
-    after = before[:at] + data + (b"" if cut_there else before[at + len(data) :])
+    after = before[:at] + data + (b"" if truncated else before[at + len(data) :])
     (folder / WEIGHTS).write_bytes(after)
     try:
         check_folder(folder)
@@ -142,7 +142,7 @@ def test_any_damage_to_weights_is_a_sentence_or_harmless(
 
 
 def test_a_network_that_masks_at_random_is_refused(tmp_path: Path) -> None:
-    """A masked autoencoder says of each picture what is left of it; without masking it is taken."""
+    """A masked autoencoder sees a random part of an image; without masking it is accepted."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
     thin = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -165,7 +165,7 @@ def test_a_network_that_masks_at_random_is_refused(tmp_path: Path) -> None:
 def test_a_network_that_drops_at_random_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though it says that it is in use, not in training."""
+    """It is in evaluation mode, and not in training."""
     from pipeline.backbone.network import Backbone
 
     plain = Backbone.pooled

@@ -1,4 +1,4 @@
-"""Files of word vectors: every kind is read as gensim writes it, and whatever else is refused."""
+"""Files of word vectors of every format are read as gensim reads them, and others are refused."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def word2vec_text(tokens: Sequence[str], vectors: np.ndarray) -> bytes:
 
 
 def fasttext_vec(tokens: Sequence[str], vectors: np.ndarray) -> bytes:
-    """A space before the end of each line."""
+    """Encode with a space before the end of each line."""
     return header(tokens, vectors) + lines(tokens, vectors, " \n")
 
 
 def word2vec_binary(tokens: Sequence[str], vectors: np.ndarray) -> bytes:
-    """As the original tool writes: a line break behind each vector."""
+    """Encode as the original tool does, with a line break after each vector."""
     rows = (row.astype("<f4").tobytes() + b"\n" for row in vectors)
     return header(tokens, vectors) + b"".join(
         t.encode() + b" " + row for t, row in zip(tokens, rows, strict=True)
@@ -61,7 +61,7 @@ def word2vec_binary(tokens: Sequence[str], vectors: np.ndarray) -> bytes:
 
 
 def gensim_binary(tokens: Sequence[str], vectors: np.ndarray) -> bytes:
-    """Without line breaks, as gensim and GoogleNews have it."""
+    """Encode without line breaks, as gensim and GoogleNews do."""
     rows = (row.astype("<f4").tobytes() for row in vectors)
     return header(tokens, vectors) + b"".join(
         t.encode() + b" " + row for t, row in zip(tokens, rows, strict=True)
@@ -80,7 +80,7 @@ def colours(dim: int = 3) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((len(COLOURS), dim)).astype(np.float32)
 
 
-def kept(folder: Path, data: bytes, name: str = "vectors") -> Path:
+def save_file(folder: Path, data: bytes, name: str = "vectors") -> Path:
     file = folder / name
     file.write_bytes(data)
     return file
@@ -95,17 +95,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     tokens=TOKENS, dim=st.integers(2, 5), data=st.data(), chunk=st.sampled_from([1, 7, 64, 2**20])
 )
-def test_what_was_written_is_read_back(
+def test_every_format_is_read_back(
     folder: Path, write: Writer, tokens: list[str], dim: int, data: st.DataObject, chunk: int
 ) -> None:
-    """Each kind of file, whatever the tokens are, to the last bit; plain and in gzip."""
+    """Any tokens are read back bit for bit, plain and in gzip."""
     rows = data.draw(st.lists(FLOATS, min_size=len(tokens) * dim, max_size=len(tokens) * dim))
     vectors = np.array(rows, np.float32).reshape(-1, dim)
     written = write(tokens, vectors)
     for stored in (written, gzip.compress(written, 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "CHUNK_BYTES", chunk)
-            read = read_words(kept(folder, stored))
+            read = read_words(save_file(folder, stored))
         assert read.tokens == tuple(tokens)
         assert read.vectors.dtype == np.float32
         assert np.array_equal(read.vectors, vectors)
@@ -113,12 +113,12 @@ def test_what_was_written_is_read_back(
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_what_gensim_writes_is_read_as_gensim_reads_it(tmp_path: Path, binary: bool) -> None:
-    """More of it than one chunk holds."""
-    made = KeyedVectors(30)
+def test_files_of_gensim_are_read_as_gensim_reads_them(tmp_path: Path, binary: bool) -> None:
+    """The file has more than one chunk."""
+    written = KeyedVectors(30)
     tokens = [f"wört_{number}" for number in range(12_000 if binary else 500)]
-    made.add_vectors(tokens, np.random.default_rng(0).standard_normal((len(tokens), 30)))
-    made.save_word2vec_format(str(tmp_path / "saved"), binary=binary)
+    written.add_vectors(tokens, np.random.default_rng(0).standard_normal((len(tokens), 30)))
+    written.save_word2vec_format(str(tmp_path / "saved"), binary=binary)
     theirs = KeyedVectors.load_word2vec_format(str(tmp_path / "saved"), binary=binary)
     ours = read_words(tmp_path / "saved")
     assert list(ours.tokens) == theirs.index_to_key == tokens
@@ -127,19 +127,19 @@ def test_what_gensim_writes_is_read_as_gensim_reads_it(tmp_path: Path, binary: b
 
 @given(tokens=SPACED, dim=st.integers(1, 4))
 def test_tokens_with_spaces_are_read(folder: Path, tokens: list[str], dim: int) -> None:
-    """Files made from the web have such as ". . ."; what is a number is told from the right."""
+    """Files made from the web have tokens such as ". . ."; numbers are split from the right."""
     vectors = np.arange(len(tokens) * dim, dtype=np.float32).reshape(-1, dim)
     for end in ("\n", " \n", "\r\n"):
         data = header(tokens, vectors) + lines(tokens, vectors, end)
-        read = read_words(kept(folder, data))
+        read = read_words(save_file(folder, data))
         assert read.tokens == tuple(tokens)
         assert np.array_equal(read.vectors, vectors)
 
 
 def test_tokens_with_spaces_are_read_without_a_header(tmp_path: Path) -> None:
-    """How many numbers there are is what most lines say, also where the first is another."""
+    """The most common number of fields decides, even if the first line differs."""
     tokens = (". . .", "at name@domain.com", "the", "of", "2 1")
-    read = read_words(kept(tmp_path, glove(tokens, colours()) + glove(["end"], colours()[:1])))
+    read = read_words(save_file(tmp_path, glove(tokens, colours()) + glove(["end"], colours()[:1])))
     assert read.tokens == (*tokens, "end")
     assert np.array_equal(read.vectors[:5], colours())
 
@@ -148,44 +148,42 @@ def test_tokens_with_spaces_are_read_without_a_header(tmp_path: Path) -> None:
 def test_line_ends_and_byte_order_marks_of_other_systems_are_read(
     tmp_path: Path, write: Writer
 ) -> None:
-    """And empty lines, at the end or before it."""
+    """Empty lines are skipped, at the end or before it."""
     data = write(COLOURS, colours()).replace(b"\n", b"\r\n").replace(b"\ngreen", b"\n\ngreen")
-    read = read_words(kept(tmp_path, b"\xef\xbb\xbf" + data + b"\r\n\n"))
+    read = read_words(save_file(tmp_path, b"\xef\xbb\xbf" + data + b"\r\n\n"))
     assert read.tokens == COLOURS
     assert np.array_equal(read.vectors, colours())
 
 
 def test_a_last_line_without_its_end_is_read(tmp_path: Path) -> None:
-    """As an editor leaves it."""
-    read = read_words(kept(tmp_path, word2vec_text(COLOURS, colours())[:-1]))
+    """Editors may save such files."""
+    read = read_words(save_file(tmp_path, word2vec_text(COLOURS, colours())[:-1]))
     assert np.array_equal(read.vectors, colours())
 
 
 def test_one_number_is_a_vector(tmp_path: Path) -> None:
-    """With a header, that says so."""
+    """The header states the single dimension."""
     for write in (word2vec_text, fasttext_vec, word2vec_binary, gensim_binary):
-        read = read_words(kept(tmp_path, write(COLOURS, colours(1))))
+        read = read_words(save_file(tmp_path, write(COLOURS, colours(1))))
         assert np.array_equal(read.vectors, colours(1))
 
 
 @each_kind
-def test_of_a_token_that_is_there_twice_the_first_counts(tmp_path: Path, write: Writer) -> None:
-    """The more frequent one."""
+def test_the_first_of_a_repeated_token_counts(tmp_path: Path, write: Writer) -> None:
+    """It is the most frequent one."""
     tokens = ("red", "green", "red", "blue", "red")
-    read = read_words(kept(tmp_path, write(tokens, colours())))
+    read = read_words(save_file(tmp_path, write(tokens, colours())))
     assert read.tokens == ("red", "green", "blue")
     assert np.array_equal(read.vectors, colours()[[0, 1, 3]])
 
 
 @each_kind
 @pytest.mark.parametrize("limit", [1, 3, 5, 9])
-def test_only_the_first_are_read_when_a_limit_is_set(
-    tmp_path: Path, write: Writer, limit: int
-) -> None:
-    """Twice the same token is two of them; what lies behind is not looked at."""
+def test_a_limit_reads_the_first_vectors_alone(tmp_path: Path, write: Writer, limit: int) -> None:
+    """A repeated token counts twice, and the remaining file is not read."""
     tokens = ("red", "red", "green", "blue", "a")
     damaged = write(tokens, colours()) + (b"damaged" if limit < 5 else b"")
-    read = read_words(kept(tmp_path, damaged), limit=limit)
+    read = read_words(save_file(tmp_path, damaged), limit=limit)
     assert read.tokens == tuple(dict.fromkeys(tokens[:limit]))
     with pytest.raises(ValueError, match="limit is 0: expected at least 1"):
         read_words(tmp_path / "vectors", limit=0)
@@ -193,111 +191,111 @@ def test_only_the_first_are_read_when_a_limit_is_set(
 
 @each_kind
 def test_a_limit_holds_in_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
-    """Also where a token came twice long before."""
+    """A token may be repeated long before the limit."""
     tokens = ["t0", *(f"t{number}" for number in range(2999))]
     vectors = np.arange(3000 * 30, dtype=np.float32).reshape(3000, 30)
-    read = read_words(kept(tmp_path, write(tokens, vectors)), limit=2000)
+    read = read_words(save_file(tmp_path, write(tokens, vectors)), limit=2000)
     assert list(read.tokens) == tokens[1:2000]
     assert np.array_equal(read.vectors, vectors[[0, *range(2, 2000)]])
 
 
 @each_kind
-def test_a_token_without_a_direction_is_no_token(tmp_path: Path, write: Writer) -> None:
-    """NaN, infinite, larger than a float32, or nothing but zeros."""
+def test_a_token_without_a_direction_counts_as_missing(tmp_path: Path, write: Writer) -> None:
+    """Its numbers are NaN, infinite, larger than a float32, or all zero."""
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3, 4]], np.float32)
     data = write(("nan", "inf", "zero", "good"), vectors)
     if write in TEXT_WRITERS:
         data = data.replace(b"inf inf", b"inf 1e999")
-    read = read_words(kept(tmp_path, data))
+    read = read_words(save_file(tmp_path, data))
     assert [read.token(name) is None for name in read.tokens] == [True, True, True, False]
     assert read.phrase("zero good") is None
     assert np.allclose(read.phrase("good"), [0.6, 0.8])
 
 
 @each_kind
-def test_broken_letters_do_not_stop_the_reading(tmp_path: Path, write: Writer) -> None:
-    """The original tool cuts long words in the middle of a letter."""
+def test_invalid_utf_8_is_replaced(tmp_path: Path, write: Writer) -> None:
+    """The original tool truncates long words within a character."""
     data = write(("word", "bröken"), colours()[:2]).replace("ö".encode(), "ö".encode()[:1])
-    assert read_words(kept(tmp_path, data)).tokens == ("word", "br\ufffdken")
+    assert read_words(save_file(tmp_path, data)).tokens == ("word", "br\ufffdken")
 
 
 @each_kind
-def test_a_file_that_is_cut_off_is_refused_or_misses_whole_lines(
-    tmp_path: Path, write: Writer
-) -> None:
-    """At any byte, in gzip too. A list without a header cannot say how long it was."""
-    whole = write(COLOURS, colours())
-    least = whole.rstrip().rindex(b" ") if write in TEXT_WRITERS else len(whole.rstrip(b"\n"))
-    line = whole.index(b"\n")
-    for keep in range(least):
-        file = kept(tmp_path, whole[:keep])
-        if write is glove and keep and (keep < line or whole[:keep].count(b" ") % 3 == 0):
-            continue  # a number that is cut is a number, and a line cut short may be a whole one
+def test_a_truncated_file_is_refused_or_lacks_whole_lines(tmp_path: Path, write: Writer) -> None:
+    """It is cut at every byte, plain and in gzip; a list without a header has no stated length."""
+    intact = write(COLOURS, colours())
+    min_length = (
+        intact.rstrip().rindex(b" ") if write in TEXT_WRITERS else len(intact.rstrip(b"\n"))
+    )
+    line = intact.index(b"\n")
+    for keep in range(min_length):
+        file = save_file(tmp_path, intact[:keep])
+        if write is glove and keep and (keep < line or intact[:keep].count(b" ") % 3 == 0):
+            continue  # a truncated number is a number, and a shortened line may be complete
         with pytest.raises(SourceError):
             read_words(file)
-    zipped = gzip.compress(whole)
+    zipped = gzip.compress(intact)
     for keep in range(len(zipped)):
         with pytest.raises(SourceError):
-            read_words(kept(tmp_path, zipped[:keep]))
+            read_words(save_file(tmp_path, zipped[:keep]))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 2**20])
 @pytest.mark.parametrize("write", WRITERS[1:], ids=lambda write: write.__name__)
-def test_of_a_file_that_is_cut_off_the_whole_vectors_are_counted(
+def test_the_error_about_a_truncated_file_counts_its_vectors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer, chunk: int
 ) -> None:
-    """In the token, or in its vector."""
+    """The file ends within a token, or within its vector."""
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
-    whole = write(COLOURS, colours())
-    for keep in (whole.rindex(b"a_b") + 1, whole.rindex(b"a_b") + 6):
-        what = r"says that it has 5 vectors of 3 numbers, and has 4 whole ones: it is cut off"
-        with pytest.raises(SourceError, match=what):
-            read_words(kept(tmp_path, whole[:keep]))
+    intact = write(COLOURS, colours())
+    for keep in (intact.rindex(b"a_b") + 1, intact.rindex(b"a_b") + 6):
+        message = r"says that it has 5 vectors of 3 numbers, and has 4 whole ones: it is cut off"
+        with pytest.raises(SourceError, match=message):
+            read_words(save_file(tmp_path, intact[:keep]))
 
 
-@pytest.mark.parametrize("said", [1, 4, 6, 1000, 10**11])
+@pytest.mark.parametrize("stated", [1, 4, 6, 1000, 10**11])
 @pytest.mark.parametrize("write", WRITERS[1:], ids=lambda write: write.__name__)
-def test_a_header_that_counts_wrongly_is_refused(tmp_path: Path, write: Writer, said: int) -> None:
-    """Too few or too many, plain and in gzip, and before memory is taken for them."""
-    data = write(COLOURS, colours()).replace(b"5 3\n", b"%d 3\n" % said)
+def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, stated: int) -> None:
+    """Wrong counts are refused in plain and gzip files, before memory is allocated."""
+    data = write(COLOURS, colours()).replace(b"5 3\n", b"%d 3\n" % stated)
     for stored in (data, gzip.compress(data)):
-        impossible = said == 10**11 or (said == 1000 and stored is data)
-        what = r"numbers, in \d+ bytes" if impossible else r"that it says|whole ones"
-        with pytest.raises(SourceError, match=what):
-            read_words(kept(tmp_path, stored))
+        impossible = stated == 10**11 or (stated == 1000 and stored is data)
+        message = r"numbers, in \d+ bytes" if impossible else r"that it says|whole ones"
+        with pytest.raises(SourceError, match=message):
+            read_words(save_file(tmp_path, stored))
 
 
-@pytest.mark.parametrize("said", [0, 1, 2, 4, 20_001, 10**12])
+@pytest.mark.parametrize("stated", [0, 1, 2, 4, 20_001, 10**12])
 @pytest.mark.parametrize("write", WRITERS[1:], ids=lambda write: write.__name__)
 def test_a_header_with_the_wrong_size_of_vectors_is_refused(
-    tmp_path: Path, write: Writer, said: int
+    tmp_path: Path, write: Writer, stated: int
 ) -> None:
-    """Smaller and larger. In a text smaller ones cannot be told from tokens with spaces."""
-    if write in TEXT_WRITERS and said in (1, 2):
+    """In a text, too few dimensions cannot be told from tokens with spaces."""
+    if write in TEXT_WRITERS and stated in (1, 2):
         return
-    data = write(COLOURS, colours()).replace(b"5 3\n", b"5 %d\n" % said)
+    data = write(COLOURS, colours()).replace(b"5 3\n", b"5 %d\n" % stated)
     with pytest.raises(SourceError):
-        read_words(kept(tmp_path, data))
+        read_words(save_file(tmp_path, data))
 
 
 @each_text
-def test_a_line_that_is_none_is_refused_wherever_it_is(tmp_path: Path, write: Writer) -> None:
-    """Too short, or with a number that is none; in a file that fills the pipe many times."""
+def test_an_invalid_line_is_refused_at_any_position(tmp_path: Path, write: Writer) -> None:
+    """It is too short or has an invalid number, in a file that fills the pipe many times."""
     tokens = [f"t{number}" for number in range(4000)]
     vectors = np.ones((len(tokens), 30), np.float32)
-    whole = write(tokens, vectors)
-    for place in (1, 2000, 3999):
-        line = b"\nt%d 1.0" % place
-        assert line in whole
-        with pytest.raises(SourceError, match=f"has {place:,} whole ones"):
-            read_words(kept(tmp_path, whole.replace(line, b"\nt%d" % place)))
+    intact = write(tokens, vectors)
+    for number in (1, 2000, 3999):
+        line = b"\nt%d 1.0" % number
+        assert line in intact
+        with pytest.raises(SourceError, match=f"has {number:,} whole ones"):
+            read_words(save_file(tmp_path, intact.replace(line, b"\nt%d" % number)))
         with pytest.raises(SourceError, match=r"could not convert string to float: 'one'"):
-            read_words(kept(tmp_path, whole.replace(line, b"\nt%d one" % place)))
-        with pytest.raises(SourceError, match=f"has {place:,} whole ones"):
-            read_words(kept(tmp_path, whole.replace(line, b"\nt\0%d 1.0" % place)))
+            read_words(save_file(tmp_path, intact.replace(line, b"\nt%d one" % number)))
+        with pytest.raises(SourceError, match=f"has {number:,} whole ones"):
+            read_words(save_file(tmp_path, intact.replace(line, b"\nt\0%d 1.0" % number)))
 
 
-OTHERS = {
+FOREIGN_FILES = {
     "empty": (b"", "is empty"),
     "empty in gzip": (gzip.compress(b""), "is empty"),
     "fastText's .bin": (b"\xba\x16\x4f\x2f\x0c\0\0\0" + bytes(200), "is a model of fastText"),
@@ -314,22 +312,22 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_file_of_word_vectors_is_refused(tmp_path: Path, kind: str) -> None:
-    """By what it is."""
-    data, what = OTHERS[kind]
-    with pytest.raises(SourceError, match=what) as refused:
-        read_words(kept(tmp_path, data))
+@pytest.mark.parametrize("kind", FOREIGN_FILES)
+def test_files_of_other_formats_are_refused(tmp_path: Path, kind: str) -> None:
+    """The error names the format."""
+    data, message = FOREIGN_FILES[kind]
+    with pytest.raises(SourceError, match=message) as refused:
+        read_words(save_file(tmp_path, data))
     assert str(tmp_path / "vectors") in str(refused.value)
 
 
-def test_an_archive_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
-    """GloVe comes as a zip archive."""
+def test_an_archive_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    """GloVe is distributed as a zip archive."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("glove.txt", glove(COLOURS, colours()))
     with pytest.raises(SourceError, match="is a zip archive, to be unpacked first"):
-        read_words(kept(tmp_path, packed.getvalue()))
+        read_words(save_file(tmp_path, packed.getvalue()))
     with pytest.raises(SourceError, match="Is a directory"):
         read_words(tmp_path)
     with pytest.raises(SourceError, match="No such file"):
@@ -337,7 +335,7 @@ def test_an_archive_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Leaves a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -349,22 +347,22 @@ class Trap:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["vectors.kv", "vectors.bin", "vectors.gz", "vectors.txt"])
 def test_nothing_is_unpickled(tmp_path: Path, protocol: int, name: str) -> None:
-    """Whatever the file is called, and whatever stands before it."""
+    """Neither the file's name nor bytes before the pickle matter."""
     canary = tmp_path / "canary"
     trap = pickle.dumps(Trap(canary), protocol)
     for data in (trap, gzip.compress(trap), b"1 2\n" + trap, b"\xef\xbb\xbf" + trap):
         with pytest.raises(SourceError):
-            read_words(kept(tmp_path, data, name))
+            read_words(save_file(tmp_path, data, name))
     assert not canary.exists()
     pickle.loads(trap)  # the trap works
     assert canary.exists()
 
 
-def test_what_gensim_saves_natively_is_refused(tmp_path: Path) -> None:
-    """With what to do instead."""
-    made = KeyedVectors(3)
-    made.add_vectors(list(COLOURS), colours())
-    made.save(str(tmp_path / "native.kv"))
+def test_the_native_format_of_gensim_is_refused(tmp_path: Path) -> None:
+    """The error says what to do instead."""
+    native = KeyedVectors(3)
+    native.add_vectors(list(COLOURS), colours())
+    native.save(str(tmp_path / "native.kv"))
     with pytest.raises(SourceError, match=r"is a pickle.*save_word2vec_format writes such"):
         read_words(tmp_path / "native.kv")
 
@@ -373,10 +371,10 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_reading_leaves_nothing_open(tmp_path: Path) -> None:
-    """Whether it goes well or not."""
-    good = kept(tmp_path, word2vec_text(COLOURS, colours()), "good")
-    bad = kept(tmp_path, word2vec_text(COLOURS, colours())[:-30], "bad")
+def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
+    """This holds after a success and after a failure."""
+    good = save_file(tmp_path, word2vec_text(COLOURS, colours()), "good")
+    bad = save_file(tmp_path, word2vec_text(COLOURS, colours())[:-30], "bad")
     read_words(good)
     before = open_files()
     for _ in range(5):
@@ -386,13 +384,11 @@ def test_reading_leaves_nothing_open(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_without_gensim_one_is_told_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one sentence."""
+def test_a_missing_gensim_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one sentence with the cure."""
     monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
     with pytest.raises(TesseraeError, match="make setup EXTRAS=devise"):
-        read_words(kept(tmp_path, word2vec_text(COLOURS, colours())))
+        read_words(save_file(tmp_path, word2vec_text(COLOURS, colours())))
 
 
 # --- real files -----------------------------------------------------------------------------------
@@ -406,7 +402,7 @@ REAL = {
 
 @pytest.mark.parametrize("file", REAL)
 def test_real_files_are_read_as_gensim_reads_them(real_data: Path, file: str) -> None:
-    """Three makers; the nearest to a word is a word that is near."""
+    """The files have three makers, and similar words have similar vectors."""
     path = real_data / "words" / file
     words = read_words(path)
     assert words.vectors.shape == REAL[file]
@@ -419,10 +415,10 @@ def test_real_files_are_read_as_gensim_reads_them(real_data: Path, file: str) ->
 
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("separator", [b"\t", b","])
-def test_numbers_may_lie_between_tabs_or_commas(
+def test_numbers_may_be_separated_by_tabs_or_commas(
     tmp_path: Path, separator: bytes, header: bool
 ) -> None:
-    """As tables are exported; a token may have spaces then."""
+    """Exported tables are written so; tokens may have spaces then."""
     lines = [
         separator.join([token, b"1", b"-0.5", b"2e-1"])
         for token in (b"dog", b"New York", "caf\u00e9".encode())
@@ -430,6 +426,6 @@ def test_numbers_may_lie_between_tabs_or_commas(
     first = [separator.join([b"3", b"3"])] if header and separator == b"\t" else []
     data = b"\xef\xbb\xbf" * (not first) + b"\r\n".join([*first, *lines]) + b"\r\n"
     (tmp_path / "v.txt").write_bytes(data)
-    found = read_words(tmp_path / "v.txt")
-    assert found.tokens == ("dog", "New York", "caf\u00e9")
-    np.testing.assert_allclose(found.vectors, [[1, -0.5, 0.2]] * 3)
+    words = read_words(tmp_path / "v.txt")
+    assert words.tokens == ("dog", "New York", "caf\u00e9")
+    np.testing.assert_allclose(words.vectors, [[1, -0.5, 0.2]] * 3)

@@ -1,4 +1,4 @@
-"""Where classes stand in WordNet: hops, hop sets and what counts as right, against plain walks."""
+"""Positions of classes in WordNet: hops, hop sets and correct sets, against plain walks."""
 
 from __future__ import annotations
 
@@ -56,28 +56,28 @@ NOUNS = LICENCE + (
 
 
 def walk(edges: Iterable[Edge], start: str) -> dict[str, int]:
-    """Hops to every node that can be reached: one after the other, along edges in a list."""
-    found, queue = {start: 0}, deque([start])
+    """Return the hops to every reachable node, by a breadth-first walk over a list of edges."""
+    hops_to, queue = {start: 0}, deque([start])
     while queue:
-        here = queue.popleft()
+        node = queue.popleft()
         for up, down in edges:
-            for one, other in ((up, down), (down, up)):
-                if one == here and other not in found:
-                    found[other] = found[here] + 1
-                    queue.append(other)
-    return found
+            for node_of_edge, neighbour in ((up, down), (down, up)):
+                if node_of_edge == node and neighbour not in hops_to:
+                    hops_to[neighbour] = hops_to[node] + 1
+                    queue.append(neighbour)
+    return hops_to
 
 
-def kept_above(edges: set[Edge], node: str, keep: set[str]) -> set[str]:
-    """What *node* hangs on when only *keep* is left, by walking every way up."""
-    found: set[str] = set()
+def nearest_kept(edges: set[Edge], node: str, keep: set[str]) -> set[str]:
+    """Return the parents of *node* when only *keep* is left, by walking every path up."""
+    nearest: set[str] = set()
     for up in (up for up, down in edges if down == node):
-        found |= {up} if up in keep else kept_above(edges, up, keep)
-    return found
+        nearest |= {up} if up in keep else nearest_kept(edges, up, keep)
+    return nearest
 
 
 def test_rings_grow_by_one_hop() -> None:
-    """Up and down alike, and every node once."""
+    """Parents and children count alike, and every node comes once."""
     rings = list(Hierarchy(KINDS).rings(["cat"]))
     assert rings == [
         {"cat"},
@@ -90,8 +90,8 @@ def test_rings_grow_by_one_hop() -> None:
     assert list(Hierarchy(KINDS).rings([])) == []
 
 
-def test_what_is_within_some_hops_is_counted_without_the_start() -> None:
-    """As the sets of unseen classes are."""
+def test_nodes_within_hops_exclude_the_start() -> None:
+    """The sets of unseen classes are counted so."""
     kinds = Hierarchy(KINDS)
     assert kinds.within(["cat", "car"], 0) == set()
     assert kinds.within(["cat", "car"], 1) == {"animal", "tabby", "vehicle"}
@@ -100,12 +100,12 @@ def test_what_is_within_some_hops_is_counted_without_the_start() -> None:
 
 
 @given(edges=DAGS, start=st.sets(st.sampled_from(NODES), min_size=1), hops=st.integers(0, 9))
-def test_rings_and_what_is_within_are_those_of_a_plain_walk(
+def test_rings_and_hop_sets_match_a_plain_walk(
     edges: set[Edge], start: set[str], hops: int
 ) -> None:
-    """From the nearest of several starts."""
+    """Hops count from the nearest of several starts."""
     kinds = Hierarchy(edges)
-    walks = [walk(edges, one) for one in start]
+    walks = [walk(edges, node_of_start) for node_of_start in start]
     nearest = {node: min(each.get(node, FAR) for each in walks) for node in set().union(*walks)}
     rings = list(kinds.rings(start))
     assert {node: hop for hop, ring in enumerate(rings) for node in ring} == nearest
@@ -114,20 +114,20 @@ def test_rings_and_what_is_within_are_those_of_a_plain_walk(
 
 
 @given(edges=DAGS, wnids=st.lists(st.sampled_from([*NODES, "unknown"]), max_size=9))
-def test_distances_are_those_of_a_plain_walk(edges: set[Edge], wnids: list[str]) -> None:
-    """Also of what is not in the graph, and of one that is asked for twice."""
-    expected = [[walk(edges, one).get(other, FAR) for other in wnids] for one in wnids]
-    found = Hierarchy(edges).distances(wnids)
-    assert found.dtype == np.int16
-    assert found.tolist() == expected
+def test_distances_match_a_plain_walk(edges: set[Edge], wnids: list[str]) -> None:
+    """Nodes may be missing in the graph, or requested twice."""
+    expected = [[walk(edges, origin).get(target, FAR) for target in wnids] for origin in wnids]
+    distances = Hierarchy(edges).distances(wnids)
+    assert distances.dtype == np.int16
+    assert distances.tolist() == expected
 
 
-def test_many_distances_at_once_are_right() -> None:
-    """More walks than a machine word has bits, along a chain."""
+def test_more_distances_than_bits_of_a_word() -> None:
+    """There are more walks than a machine word has bits, along a chain."""
     names = [f"n{number}" for number in range(200)]
-    found = Hierarchy(pairwise(names)).distances(names)
-    places = np.arange(200)
-    assert np.array_equal(found, np.abs(places[:, None] - places))
+    distances = Hierarchy(pairwise(names)).distances(names)
+    positions = np.arange(200)
+    assert np.array_equal(distances, np.abs(positions[:, None] - positions))
 
 
 @given(
@@ -136,26 +136,26 @@ def test_many_distances_at_once_are_right() -> None:
     label=st.sampled_from(NODES),
     k=st.integers(1, 12),
 )
-def test_what_counts_as_right_is_the_smallest_radius_that_holds_k(
+def test_the_correct_set_is_the_smallest_radius_with_k_nodes(
     edges: set[Edge], valid: set[str], label: str, k: int
 ) -> None:
-    """By sorting all hops, as the paper's words have it."""
+    """All hops are sorted, as the paper describes it."""
     kinds = Hierarchy(edges)
     valid = valid | {label}
     if label not in kinds:
         with pytest.raises(ValueError, match="is in the hierarchy"):
             kinds.correct_set(label, k, valid)
         return
-    hops = {one: walk(edges, label).get(one, math.inf) for one in valid}
+    hops = {node: walk(edges, label).get(node, math.inf) for node in valid}
     radius = sorted([*hops.values(), *[math.inf] * k])[k - 1]
-    expected = {one for one, hop in hops.items() if hop <= radius}
+    expected = {node for node, hop in hops.items() if hop <= radius}
     assert kinds.correct_set(label, k, valid) == expected
     assert kinds.correct_set(label, k, sorted(valid)) == expected
     assert kinds.correct_set(label, 1, valid) == {label}
 
 
-def test_hierarchical_precision_is_as_counted_by_hand() -> None:
-    """A cousin is right among five answers and wrong among two; the label alone among one."""
+def test_hierarchical_precision_matches_a_count_by_hand() -> None:
+    """A cousin is right among five answers and wrong among two; alone, only the label is."""
     kinds = Hierarchy(KINDS)
     valid = ["cat", "tabby", "owl", "hen", "car"]
     assert kinds.correct_set("owl", 2, valid) == {"owl", "hen"}
@@ -169,8 +169,8 @@ def test_hierarchical_precision_is_as_counted_by_hand() -> None:
     assert kinds.precision("owl", ["car", "hen", "cat", "tabby", "owl"], valid) == 1
 
 
-def test_a_set_that_is_handed_out_is_the_callers_own() -> None:
-    """Who adds to it changes neither the graph nor what can be answered."""
+def test_returned_sets_are_copies() -> None:
+    """Changing one changes neither the graph nor the valid classes."""
     kinds, valid = Hierarchy(KINDS), {"cat", "owl"}
     kinds.correct_set("cat", 5, valid).add("more")
     next(kinds.rings(["cat"])).add("more")
@@ -182,14 +182,14 @@ def test_a_set_that_is_handed_out_is_the_callers_own() -> None:
 @pytest.mark.parametrize(
     ("label", "k", "valid"), [("dog", 1, ["dog"]), ("cat", 1, ["owl"]), ("cat", 0, ["cat"])]
 )
-def test_what_cannot_be_right_is_refused(label: str, k: int, valid: list[str]) -> None:
+def test_an_impossible_correct_set_is_refused(label: str, k: int, valid: list[str]) -> None:
     """A label outside the graph would make every answer right."""
     with pytest.raises(ValueError, match=f"no {k} answers can be right for '{label}'"):
         Hierarchy(KINDS).correct_set(label, k, valid)
 
 
-def test_a_narrowed_graph_hangs_each_on_the_nearest_that_is_left() -> None:
-    """What has lost everything above it hangs on the root that was named."""
+def test_a_narrowed_graph_has_the_nearest_remaining_parents() -> None:
+    """A node without remaining ancestors is a child of the given root."""
     left = Hierarchy(KINDS).narrowed(["animal", "tabby", "owl", "car", "ghost"], "root")
     assert left.edges == {
         ("root", "animal"),
@@ -201,14 +201,14 @@ def test_a_narrowed_graph_hangs_each_on_the_nearest_that_is_left() -> None:
 
 
 @given(edges=DAGS, keep=st.sets(st.sampled_from(NODES)))
-def test_a_narrowed_graph_is_that_of_every_way_up(edges: set[Edge], keep: set[str]) -> None:
-    """Of several ways up each counts."""
-    expected = {(up, node) for node in keep for up in kept_above(edges, node, keep) or {"root"}}
+def test_a_narrowed_graph_matches_every_path_up(edges: set[Edge], keep: set[str]) -> None:
+    """Each of several paths counts."""
+    expected = {(up, node) for node in keep for up in nearest_kept(edges, node, keep) or {"root"}}
     assert Hierarchy(edges).narrowed(keep, "root").edges == expected
 
 
-def test_ancestors_are_counted_by_the_shortest_way_up() -> None:
-    """Also where a careless file goes in circles."""
+def test_ancestors_have_their_least_number_of_steps() -> None:
+    """This holds also if a faulty file has cycles."""
     kinds = Hierarchy([*KINDS, ("entity", "cat")])
     assert kinds.ancestors("tabby") == {"tabby": 0, "cat": 1, "animal": 2, "entity": 2}
     assert kinds.ancestors("entity") == {"entity": 0}
@@ -221,50 +221,52 @@ def test_ancestors_are_counted_by_the_shortest_way_up() -> None:
 def test_vectors_of_siblings_are_nearer_than_those_of_strangers(
     depths: tuple[int, int], name: str
 ) -> None:
-    """However deep they stand, and whatever they are called."""
+    """Neither depth nor names matter."""
     tree = []
     for side, depth in zip("lr", depths, strict=True):
         chain = ["root", *(f"{side}{name}{step}" for step in range(depth))]
         tree += [*pairwise(chain), (chain[-1], f"{side} one"), (chain[-1], f"{side} other")]
-    one, sibling, stranger = Hierarchy(tree).vectors(["l one", "l other", "r one"], 1024)
-    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-6)
-    assert one @ sibling > one @ stranger + 0.1
+    vector, sibling, stranger = Hierarchy(tree).vectors(["l one", "l other", "r one"], 1024)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+    assert vector @ sibling > vector @ stranger + 0.1
 
 
 def test_vectors_are_the_documented_sum() -> None:
-    """Codes of all that a class is a kind of, each step up at 0.7."""
+    """It is the sum of the codes of all ancestors, weighted by 0.7 for each step."""
     kinds = Hierarchy(KINDS)
     above = ("owl", "bird", "animal", "entity")
     codes = {node: Hierarchy([]).vectors([node], 32)[0] for node in above}
-    made = sum(0.7**n * codes[node].astype(np.float64) for n, node in enumerate(codes))
-    assert np.allclose(kinds.vectors(["owl"], 32)[0], made / np.linalg.norm(made), atol=1e-6)
+    expected = sum(0.7**n * codes[node].astype(np.float64) for n, node in enumerate(codes))
+    assert np.allclose(
+        kinds.vectors(["owl"], 32)[0], expected / np.linalg.norm(expected), atol=1e-6
+    )
     assert kinds.vectors([], 8).shape == (0, 8)
 
 
 def test_vectors_are_the_same_on_every_machine() -> None:
-    """Golden numbers: a model that was trained on them must find them again."""
-    found = Hierarchy(KINDS).vectors(["owl", "tabby"], 6)
-    assert found.dtype == np.float32
-    assert np.allclose(found, GOLDEN, atol=1e-6)
+    """Trained models need the same vectors again, so they are compared with golden numbers."""
+    vectors = Hierarchy(KINDS).vectors(["owl", "tabby"], 6)
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, GOLDEN, atol=1e-6)
 
 
-def test_real_classes_of_a_kind_are_nearer_than_strangers(real_data: Path) -> None:
-    """The nearest by its vector is as near in hops as any, or a hop farther, for four in five."""
+def test_real_related_classes_are_nearer_than_strangers(real_data: Path) -> None:
+    """For four in five, the most similar vector is at most one hop farther than the nearest."""
     wnids = list(parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text()))
     kinds = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")
     vectors = kinds.vectors(wnids[::4], 256)
     alike = vectors @ vectors.T - 2 * np.eye(len(vectors), dtype=np.float32)
     hops = kinds.distances(wnids[::4])
     nearest = hops + FAR * np.eye(len(hops), dtype=np.int32)
-    found = hops[np.arange(len(hops)), alike.argmax(1)]
-    assert np.mean(found <= nearest.min(1) + 1) > 0.8
+    hops_of_most_similar = hops[np.arange(len(hops)), alike.argmax(1)]
+    assert np.mean(hops_of_most_similar <= nearest.min(1) + 1) > 0.8
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
 def test_edges_are_read_from_lines_of_parent_and_child(tmp_path: Path) -> None:
-    """Whatever stands between them; with a byte order mark, comments and empty lines."""
+    """Separators, a byte order mark, comments and empty lines are handled."""
     file = tmp_path / "edges.txt"
     file.write_bytes(b"\xef\xbb\xbfanimal cat\r\n\n# kinds of birds\nanimal\tbird\nanimal cat\n")
     assert read_hierarchy(file).edges == {("animal", "cat"), ("animal", "bird")}
@@ -272,7 +274,7 @@ def test_edges_are_read_from_lines_of_parent_and_child(tmp_path: Path) -> None:
 
 
 def test_edges_are_read_from_wordnet(tmp_path: Path) -> None:
-    """Hypernyms alone, of a word count in hexadecimal; from its folder or its file."""
+    """Only hypernyms count; the word count is hexadecimal; a folder or a file may be given."""
     (tmp_path / "data.noun").write_text(NOUNS)
     expected = {
         ("n00001740", "n00002137"),
@@ -283,8 +285,8 @@ def test_edges_are_read_from_wordnet(tmp_path: Path) -> None:
     assert read_hierarchy(tmp_path / "data.noun").edges == expected
 
 
-def test_a_line_of_wordnet_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    """Wherever it is cut before its last pointer."""
+def test_a_truncated_line_of_wordnet_is_refused(tmp_path: Path) -> None:
+    """It may be cut anywhere before its last pointer."""
     line = "00015388 05 n 01 animal 0 002 @ 00001740 n 0000 @ 00002137 n 0000 | a living thing"
     for keep in range(5, line.rindex("0000")):
         (tmp_path / "data.noun").write_text(LICENCE + line[:keep])
@@ -293,7 +295,7 @@ def test_a_line_of_wordnet_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "message"),
     [
         (b"", "holds no edge"),
         (b"# nothing\n", "holds no edge"),
@@ -302,32 +304,32 @@ def test_a_line_of_wordnet_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         (b"\xff\xfea\0 \0b", "is no text"),
     ],
 )
-def test_what_is_no_list_of_edges_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
-    """With the line."""
+def test_a_file_without_edges_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    """The error quotes the line."""
     file = tmp_path / "edges.txt"
     file.write_bytes(data)
-    with pytest.raises(SourceError, match=what):
+    with pytest.raises(SourceError, match=message):
         read_hierarchy(file)
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    """And where WordNet comes from is said."""
-    for where in (tmp_path, tmp_path / "none"):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """The error says where to get WordNet."""
+    for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(SourceError, match=r"No such file.*wordnet-base"):
-            read_hierarchy(where)
+            read_hierarchy(path)
 
 
 @pytest.mark.skipif(not WORDNET.is_dir(), reason="WordNet is not installed")
 def test_the_installed_wordnet_is_that_of_imagenet(real_data: Path) -> None:
-    """Edge by edge."""
+    """All edges are equal."""
     listed = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")
     assert read_hierarchy(WORDNET).edges == listed.edges
 
 
 def test_hop_sets_of_the_thousand_classes(real_data: Path) -> None:
-    """In WordNet, and in it without the nouns that had no pictures in 2011.
+    """The sizes in WordNet, and in WordNet without the nouns that had no images in 2011.
 
-    The paper's 2-hop and 3-hop sets are 1,589 and 7,860: one and two edges of the latter.
+    The paper's 2-hop and 3-hop sets are 1,589 and 7,860: one and two edges of the latter graph.
     """
     split = json.loads((real_data / "meta" / "imagenet-zsl-split.json").read_text())
     seen, unseen = split["train"], set(split["test"])
@@ -338,8 +340,8 @@ def test_hop_sets_of_the_thousand_classes(real_data: Path) -> None:
     pictured = kinds.narrowed([*seen, *unseen], "root")
     near = [pictured.within(seen, hops) & unseen for hops in (1, 2, 3)]
     assert [len(each) for each in near] == [1572, 7918, 13022]
-    for found, paper in zip(near, (1589, 7860), strict=False):
-        assert len(found) == pytest.approx(paper, rel=0.02)
+    for hop_set, paper in zip(near, (1589, 7860), strict=False):
+        assert len(hop_set) == pytest.approx(paper, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -349,10 +351,10 @@ def test_hop_sets_of_the_thousand_classes(real_data: Path) -> None:
         ("imagenet_isa.txt", {2: 4.803, 5: 9.789, 10: 17.630, 20: 33.583}),
     ],
 )
-def test_sizes_of_what_counts_as_right_among_the_thousand(
+def test_sizes_of_correct_sets_of_the_thousand_classes(
     real_data: Path, file: str, expected: dict[int, float]
 ) -> None:
-    """A fifth to a third below the paper's 6.5, 12.5, 22.5 and 41.7, in its tree of 2011."""
+    """They are a fifth to a third below the paper's 6.5, 12.5, 22.5 and 41.7, in its 2011 tree."""
     seen = list(parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text()))
     kinds, valid = read_hierarchy(real_data / "meta" / file), frozenset(seen)
     for (k, mean), paper in zip(expected.items(), (6.5, 12.5, 22.5, 41.7), strict=True):
@@ -374,14 +376,14 @@ def test_sizes_of_what_counts_as_right_among_the_thousand(
         b"# a note\n\n  a   b  \rb c\r",
     ],
 )
-def test_edges_are_read_as_they_were_written(data: bytes, tmp_path: Path) -> None:
-    """By any separator, line end and encoding with a mark."""
+def test_edges_are_read_in_every_notation(data: bytes, tmp_path: Path) -> None:
+    """Separators, line ends and marked encodings vary."""
     (tmp_path / "edges").write_bytes(data)
     assert read_hierarchy(tmp_path / "edges").edges == {("a", "b"), ("b", "c")}
 
 
-def test_an_id_of_several_words_lies_between_tabs(tmp_path: Path) -> None:
-    """As a folder of images may be called."""
+def test_an_id_may_have_spaces_between_tabs(tmp_path: Path) -> None:
+    """Folders of images may have such names."""
     (tmp_path / "edges").write_text("animal\tbig cat\nbig cat\ttiger\n")
     assert read_hierarchy(tmp_path / "edges").edges == {
         ("animal", "big cat"),

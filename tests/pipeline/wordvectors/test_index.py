@@ -1,4 +1,4 @@
-"""The index of a words file: the same words, of which only what is asked for is read."""
+"""The index of a words file holds the same words, and only the requested ones are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = (
 
 
 def write(file: Path, tokens: tuple[str, ...] = TOKENS, dim: int = 4, seed: int = 0) -> str:
-    """Write a words file; returns its digest."""
+    """Write a words file and return its digest."""
     values = np.random.default_rng(seed).standard_normal((len(tokens), dim))
     lines = [
         f"{t} {' '.join(f'{v:.4f}' for v in row)}" for t, row in zip(tokens, values, strict=True)
@@ -50,8 +50,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run" / "words"
 
 
-def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the file must not be read whole, neither for its words nor for its digest."""
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make any further read of the whole file fail."""
 
     def fail(*_: object) -> None:
         raise AssertionError("the file was read")
@@ -61,11 +61,11 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_file_is_read_once(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then its index is mapped, and not even its digest is computed again."""
+    """Afterwards its index is mapped, and its digest is not computed again."""
     digest = file_digest(file)
     first = open_words(file, digest, folder)
     assert isinstance(first.vectors, np.memmap)
-    unread(monkeypatch)
+    forbid_reading(monkeypatch)
     again = open_words(file, digest, folder)
     assert list(again.tokens) == list(TOKENS)
     np.testing.assert_array_equal(first.vectors, again.vectors)
@@ -78,43 +78,47 @@ def test_the_file_is_read_once(file: Path, folder: Path, monkeypatch: pytest.Mon
     ),
     st.lists(st.text(max_size=6), max_size=8),
 )  # fmt: skip
-def test_an_index_finds_what_the_words_find(
-    tmp_path_factory: pytest.TempPathFactory, tokens: list[str], others: list[str]
+def test_an_index_finds_the_same_tokens_as_the_words(
+    tmp_path_factory: pytest.TempPathFactory, tokens: list[str], other_tokens: list[str]
 ) -> None:
-    """In any case of letters, and nothing else."""
+    """This holds for tokens in any case, and for missing ones."""
     folder = tmp_path_factory.mktemp("index")
     vectors = np.random.default_rng(1).standard_normal((len(tokens), 3)).astype(np.float32)
     plain = Words(tokens, vectors)
     word_index._write(plain, folder / "x.words")
-    found = word_index._mapped(folder / "x.words")
-    assert found is not None
-    assert (len(found), found.dim, list(found.tokens)) == (len(tokens), 3, tokens)
-    np.testing.assert_array_equal(found.vectors, vectors)
-    for token in {*tokens, *others, *(f(t) for t in tokens for f in (str.upper, str.casefold))}:
-        assert found.find(token) == plain.find(token), token
-    assert found.nearest_spellings(tokens[0]) == plain.nearest_spellings(tokens[0])
-    one = class_vectors(plain, [("n1", ", ".join(tokens))])
-    other = class_vectors(found, [("n1", ", ".join(tokens))])
-    np.testing.assert_array_equal(one.vectors, other.vectors)
+    mapped = word_index._mapped(folder / "x.words")
+    assert mapped is not None
+    assert (len(mapped), mapped.dim, list(mapped.tokens)) == (len(tokens), 3, tokens)
+    np.testing.assert_array_equal(mapped.vectors, vectors)
+    for token in {
+        *tokens,
+        *other_tokens,
+        *(f(t) for t in tokens for f in (str.upper, str.casefold)),
+    }:
+        assert mapped.find(token) == plain.find(token), token
+    assert mapped.nearest_spellings(tokens[0]) == plain.nearest_spellings(tokens[0])
+    expected = class_vectors(plain, [("n1", ", ".join(tokens))])
+    vectors_of_mapped = class_vectors(mapped, [("n1", ", ".join(tokens))])
+    np.testing.assert_array_equal(expected.vectors, vectors_of_mapped.vectors)
 
 
-def test_a_hash_that_two_tokens_share_finds_each(
+def test_tokens_with_the_same_hash_are_distinguished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The text decides."""
     monkeypatch.setattr(word_index, "_hash", len)
     words = Words(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
     word_index._write(words, tmp_path / "x.words")
-    found = word_index._mapped(tmp_path / "x.words")
-    assert found is not None
-    assert [found.find(token) for token in TOKENS] == list(range(len(TOKENS)))
-    assert found.find("cat") is None
+    mapped = word_index._mapped(tmp_path / "x.words")
+    assert mapped is not None
+    assert [mapped.find(token) for token in TOKENS] == list(range(len(TOKENS)))
+    assert mapped.find("cat") is None
 
 
-def test_a_file_that_was_touched_is_looked_at_again(
+def test_a_touched_file_is_compared_with_its_digest(
     file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its digest is the truth: the same one goes on with the index, another one is refused."""
+    """With the same digest the index is used; with another one the file is refused."""
     digest = file_digest(file)
     open_words(file, digest, folder)
     os.utime(file, ns=(1, 1))
@@ -130,8 +134,8 @@ def test_a_file_that_was_touched_is_looked_at_again(
         open_words(file, digest, folder)
 
 
-def test_words_of_which_there_is_an_index_may_be_gone(file: Path, folder: Path) -> None:
-    """The index has the digest; without one there is nothing."""
+def test_an_indexed_file_may_be_deleted(file: Path, folder: Path) -> None:
+    """The index has the digest; without an index the file is needed."""
     digest = file_digest(file)
     open_words(file, digest, folder)
     file.unlink()
@@ -167,25 +171,25 @@ def _other_format(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [_cut, _longer, _no_header, _other_counts, _far_away, _other_format, lambda _: b""]
 )
-def test_a_damaged_index_is_made_anew(
+def test_a_damaged_index_is_made_again(
     file: Path, folder: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    """Out of the file, and whole again."""
+    """It is rebuilt from the file."""
     digest = file_digest(file)
     open_words(file, digest, folder)
     index = folder / f"{digest}.words"
-    whole = index.read_bytes()
-    assert spoil(whole) != whole
-    index.write_bytes(spoil(whole))
-    found = open_words(file, digest, folder)
-    assert [found.find(token) for token in TOKENS] == list(range(len(TOKENS)))
-    assert index.read_bytes() == whole
+    intact = index.read_bytes()
+    assert spoil(intact) != intact
+    index.write_bytes(spoil(intact))
+    opened = open_words(file, digest, folder)
+    assert [opened.find(token) for token in TOKENS] == list(range(len(TOKENS)))
+    assert index.read_bytes() == intact
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(
     file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is read each time then; nothing half is left."""
+    """The file is read each time, and no partial index is left."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -197,8 +201,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     assert list(folder.iterdir()) == []
 
 
-def test_the_index_of_another_file_goes_and_other_files_stay(file: Path, folder: Path) -> None:
-    """A run that learns anew from other words needs the old ones no more."""
+def test_the_index_of_another_file_is_deleted(file: Path, folder: Path) -> None:
+    """Files that are no index stay."""
     open_words(file, file_digest(file), folder)
     (folder / "mine.words").write_text("mine")
     digest = write(file, seed=1)
@@ -208,8 +212,8 @@ def test_the_index_of_another_file_goes_and_other_files_stay(file: Path, folder:
 
 
 @pytest.mark.parametrize("digest", ["", "../../x", "0" * 63 + "/", "A" * 64])
-def test_what_is_no_digest_names_no_file(file: Path, folder: Path, digest: str) -> None:
-    """It may come from a run that somebody else made."""
+def test_an_invalid_digest_is_refused(file: Path, folder: Path, digest: str) -> None:
+    """It may come from an untrusted run."""
     with pytest.raises(TesseraeError, match="no SHA-256"):
         open_words(file, digest, folder)
     assert not folder.exists()

@@ -1,4 +1,4 @@
-"""Words as vectors, and the vectors that classes come to have."""
+"""Word vectors, and the vectors of classes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def colours(dim: int = 3) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((len(COLOURS), dim)).astype(np.float32)
 
 
-def some(**vectors: Sequence[float]) -> Words:
+def words_of(**vectors: Sequence[float]) -> Words:
     return Words(list(vectors), np.array(list(vectors.values()), np.float32))
 
 
 # --- tokens and phrases ---------------------------------------------------------------------------
 
 
-def test_as_many_vectors_as_tokens_are_needed() -> None:
-    """And they are not copied."""
+def test_tokens_and_vectors_must_be_equally_many() -> None:
+    """Vectors are not copied."""
     vectors = colours()
     assert Words(COLOURS, vectors).vectors is vectors
     for bad in (vectors[:4], vectors.ravel()):
@@ -50,59 +50,59 @@ def test_as_many_vectors_as_tokens_are_needed() -> None:
             Words(COLOURS, bad)
 
 
-def test_a_token_is_found_as_it_is_written_and_then_in_any_case() -> None:
-    """Of several cases the most frequent one."""
-    words = some(POLISH=[1, 0], Polish=[0, 1], polish=[1, 1], Jeremy=[1, 2], STRASSE=[2, 1])
+def test_a_token_is_found_as_written_and_then_in_any_case() -> None:
+    """The most frequent of several cases is used."""
+    words = words_of(POLISH=[1, 0], Polish=[0, 1], polish=[1, 1], Jeremy=[1, 2], STRASSE=[2, 1])
     assert [words.find(token) for token in ("polish", "Polish", "POLISH")] == [2, 1, 0]
     assert [words.find(token) for token in ("pOLISH", "jeremy", "straße")] == [0, 3, 4]
     assert words.find("polishes") is None
 
 
 @given(tokens=TOKENS)
-def test_every_token_finds_itself_and_any_case_the_first_such(tokens: list[str]) -> None:
-    """By looking through all of them."""
+def test_every_token_is_found_in_any_case(tokens: list[str]) -> None:
+    """The result equals a linear search."""
     words = Words(tokens, np.ones((len(tokens), 2), np.float32))
     for token in tokens:
         assert words.find(token) == tokens.index(token)
-        for other in (token.upper(), token.lower(), token.swapcase()):
-            if other not in tokens:
-                same = [t.casefold() == other.casefold() for t in tokens]
-                assert words.find(other) == (same.index(True) if any(same) else None)
+        for variant in (token.upper(), token.lower(), token.swapcase()):
+            if variant not in tokens:
+                same = [t.casefold() == variant.casefold() for t in tokens]
+                assert words.find(variant) == (same.index(True) if any(same) else None)
 
 
 @pytest.mark.parametrize("token", ["great_white_shark", "great-white-shark", "great white shark"])
 @pytest.mark.parametrize("name", ["great white shark", "Great  White\tshark", "great-white_shark"])
-def test_a_name_of_several_words_is_looked_for_as_one_token(token: str, name: str) -> None:
-    """However the words are joined, here and there."""
-    words = some(**{token: [3, 4], "great": [1, 0], "white": [1, 0], "shark": [1, 0]})
+def test_a_name_of_several_words_can_be_one_token(token: str, name: str) -> None:
+    """The separators in the name and in the token may differ."""
+    words = words_of(**{token: [3, 4], "great": [1, 0], "white": [1, 0], "shark": [1, 0]})
     assert np.allclose(words.token(name), [0.6, 0.8])
     assert np.allclose(words.phrase(name), [0.6, 0.8])
     assert np.allclose(words.mean_of_words(name), [1, 0])
 
 
-def test_a_name_is_first_looked_for_as_it_is_written() -> None:
-    """A hyphen is kept as long as there is such a token."""
-    words = some(man_eater=[0, 1], **{"man-eater": [1, 0]})
+def test_a_name_is_first_looked_up_as_written() -> None:
+    """A hyphen is kept if there is such a token."""
+    words = words_of(man_eater=[0, 1], **{"man-eater": [1, 0]})
     assert np.allclose(words.token("man-eater"), [1, 0])
     assert np.allclose(words.token("man eater"), [0, 1])
 
 
 def test_a_name_without_a_token_is_the_mean_of_its_words() -> None:
-    """Each of length 1 before, and the mean after; all must be there."""
-    words = some(fishing=[10, 0], Net=[0, 0.1])
+    """Words are scaled to length 1 before the mean, which is scaled, too; all must exist."""
+    words = words_of(fishing=[10, 0], Net=[0, 0.1])
     assert np.allclose(words.phrase("fishing net"), [0.5**0.5, 0.5**0.5])
     assert words.phrase("fishing nets") is None  # no endings are cut off
     assert words.phrase("") is None
-    assert some(hot=[1, 0], cold=[-1, 0]).phrase("hot cold") is None  # it has no direction
+    assert words_of(hot=[1, 0], cold=[-1, 0]).phrase("hot cold") is None  # it has no direction
     turns = 2 * np.pi * np.arange(7) / 7
     around = Words("abcdefg", np.stack([np.cos(turns), np.sin(turns)], 1).astype(np.float32))
     assert around.phrase("a b c d e f g") is None  # but for what rounding leaves
     assert unit_mean([]) is None
 
 
-def test_a_query_that_is_not_known_names_what_is_spelled_alike() -> None:
-    """Of the word that is missing."""
-    words = some(fishing=[1, 0], net=[0, 1], Nut=[1, 1], fish=[1, 2])
+def test_an_unknown_query_is_refused_with_similar_spellings() -> None:
+    """The error names the missing word."""
+    words = words_of(fishing=[1, 0], net=[0, 1], Nut=[1, 1], fish=[1, 2])
     assert np.allclose(words.query("fishing net"), words.phrase("fishing net"))
     with pytest.raises(TesseraeError, match=r"no vector for 'fisching': .* 'fishing'"):
         words.query("fisching")
@@ -114,12 +114,14 @@ def test_a_query_that_is_not_known_names_what_is_spelled_alike() -> None:
         words.query("")
 
 
-def test_spellings_are_those_of_the_more_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the case of the most frequent, up to so many, and none that is far longer."""
-    words = some(NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], nete_area=[1, 0])
+def test_similar_spellings_are_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the most frequent case, a maximum number, and a similar length."""
+    words = words_of(
+        NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], nete_area=[1, 0]
+    )
     assert set(words.nearest_spellings("nete", 9)) == {"NET", "nets", "neat", "nett"}
     assert len(words.nearest_spellings("nete")) == 3
-    monkeypatch.setattr(module, "SPELLINGS_OF", 3)
+    monkeypatch.setattr(module, "MAX_SPELLINGS", 3)
     assert set(words.nearest_spellings("nete")) == {"NET", "nets"}
 
 
@@ -135,66 +137,66 @@ ZOO = {
 }
 
 
-def look(*names: str, synonyms: str = "mean") -> ClassVectors:
-    classes = [(f"n{place:08d}", name) for place, name in enumerate(names)]
-    return class_vectors(some(**ZOO), classes, synonyms=synonyms)
+def look_up(*names: str, synonyms: str = "mean") -> ClassVectors:
+    classes = [(f"n{number:08d}", name) for number, name in enumerate(names)]
+    return class_vectors(words_of(**ZOO), classes, synonyms=synonyms)
 
 
-def test_names_are_parted_by_commas() -> None:
-    """None twice, none empty."""
+def test_names_are_separated_by_commas() -> None:
+    """Repeated and empty names are dropped."""
     assert split_names("tench, Tinca tinca,, tench ,") == ["tench", "Tinca tinca"]
 
 
-def test_the_mean_of_names_is_that_of_tokens_before_that_of_words() -> None:
-    """A name that is made of words counts only where none is a token."""
-    found = look(
+def test_names_that_are_tokens_come_before_names_of_words() -> None:
+    """A name that is made of words counts only if no name is a token."""
+    classes = look_up(
         "cock, rooster, white shark", "white shark, sharks", "hen, biddy", "great white shark"
     )
-    assert found.how == ("token", "words", "none", "token")
-    assert found.used == (("cock", "rooster"), ("white shark",), (), ("great white shark",))
+    assert classes.how == ("token", "words", "none", "token")
+    assert classes.used == (("cock", "rooster"), ("white shark",), (), ("great white shark",))
     half = 0.5**0.5
-    assert np.allclose(found.vectors, [[half, half, 0], [half, half, 0], [0, 0, 0], [0, 0, 1]])
-    assert found.known.tolist() == [True, True, False, True]
-    assert found.missing == ["n00000002"]
-    assert found.coverage() == {"token": 2, "words": 1, "taxonomy": 0, "none": 1}
+    assert np.allclose(classes.vectors, [[half, half, 0], [half, half, 0], [0, 0, 0], [0, 0, 1]])
+    assert classes.known.tolist() == [True, True, False, True]
+    assert classes.missing == ["n00000002"]
+    assert classes.coverage() == {"token": 2, "words": 1, "taxonomy": 0, "none": 1}
 
 
-def test_the_first_name_alone_counts_where_that_was_chosen() -> None:
-    """As in the paper."""
-    found = look("cock, rooster", "hen, rooster", "white shark, cock", synonyms="first")
-    assert found.how == ("token", "none", "words")
-    assert found.used == (("cock",), (), ("white shark",))
-    assert np.allclose(found.vectors[0], [1, 0, 0])
+def test_the_first_name_alone_can_be_chosen() -> None:
+    """The paper uses it."""
+    classes = look_up("cock, rooster", "hen, rooster", "white shark, cock", synonyms="first")
+    assert classes.how == ("token", "none", "words")
+    assert classes.used == (("cock",), (), ("white shark",))
+    assert np.allclose(classes.vectors[0], [1, 0, 0])
     with pytest.raises(ValueError, match="synonyms is 'last': expected first or mean"):
-        look("cock", synonyms="last")
+        look_up("cock", synonyms="last")
 
 
-def test_a_class_without_words_is_called_by_its_wnid() -> None:
-    """As in stores whose folders have names."""
-    found = class_vectors(some(**ZOO), [("cock", ""), ("n00000001", " ")])
-    assert found.names == ("cock", "n00000001")
-    assert found.how == ("token", "none")
+def test_a_class_without_names_has_its_wnid_as_name() -> None:
+    """Stores of named folders have such classes."""
+    classes = class_vectors(words_of(**ZOO), [("cock", ""), ("n00000001", " ")])
+    assert classes.names == ("cock", "n00000001")
+    assert classes.how == ("token", "none")
 
 
 def test_names_that_cancel_out_leave_a_class_without_a_vector() -> None:
     """There is no direction to learn."""
-    found = class_vectors(some(hot=[1, 0], cold=[-1, 0]), [("n1", "hot, cold")])
-    assert found.how == ("none",)
-    assert found.used == ((),)
-    assert not found.vectors.any()
+    classes = class_vectors(words_of(hot=[1, 0], cold=[-1, 0]), [("n1", "hot, cold")])
+    assert classes.how == ("none",)
+    assert classes.used == ((),)
+    assert not classes.vectors.any()
 
 
-def test_homonyms_are_names_and_classes_alike_share_a_vector() -> None:
-    """A name that several have need not make them one; capitals and hyphens are no difference."""
-    found = look(
+def test_homonyms_and_identical_vectors_are_reported() -> None:
+    """A shared name need not make vectors identical; case and hyphens are ignored."""
+    classes = look_up(
         "crane", "Crane", "crane, cock", "cock", "white shark", "white-shark", "hen", "hen"
     )
-    assert found.homonyms == {
+    assert classes.homonyms == {
         "cock": ["n00000002", "n00000003"],
         "crane": ["n00000000", "n00000001", "n00000002"],
         "white shark": ["n00000004", "n00000005"],
     }
-    assert found.alike == [["n00000000", "n00000001"], ["n00000004", "n00000005"]]
+    assert classes.alike == [["n00000000", "n00000001"], ["n00000004", "n00000005"]]
 
 
 @given(
@@ -202,28 +204,28 @@ def test_homonyms_are_names_and_classes_alike_share_a_vector() -> None:
     synonyms=st.sampled_from(["first", "mean"]),
 )
 def test_vectors_are_of_length_one_or_zero(names: list[list[str]], synonyms: str) -> None:
-    """And what is said of each class fits to the others."""
-    found = look(*(", ".join(each) for each in names), synonyms=synonyms)
-    lengths = np.linalg.norm(found.vectors, axis=1)
-    assert np.allclose(lengths, found.known, atol=1e-6)
-    assert sum(found.coverage().values()) == len(names)
-    assert [bool(used) for used in found.used] == found.known.tolist()
-    for wnids in found.alike:
-        rows = found.vectors[[found.wnids.index(wnid) for wnid in wnids]]
+    """The other properties of the classes are consistent with that."""
+    classes = look_up(*(", ".join(each) for each in names), synonyms=synonyms)
+    lengths = np.linalg.norm(classes.vectors, axis=1)
+    assert np.allclose(lengths, classes.known, atol=1e-6)
+    assert sum(classes.coverage().values()) == len(names)
+    assert [bool(used) for used in classes.used] == classes.known.tolist()
+    for wnids in classes.alike:
+        rows = classes.vectors[[classes.wnids.index(wnid) for wnid in wnids]]
         assert (rows == rows[0]).all()
 
 
-def test_without_words_a_taxonomy_gives_vectors() -> None:
-    """To the classes that are in it."""
+def test_a_taxonomy_gives_vectors_without_words() -> None:
+    """Only classes that are in it get one."""
     kinds = Hierarchy([("animal", "cat"), ("animal", "dog"), ("thing", "animal"), ("thing", "car")])
-    found = taxonomy_vectors(kinds, [("cat", "tabby"), ("ghost", ""), ("dog", "")], 512)
-    assert found.how == ("taxonomy", "none", "taxonomy")
-    assert found.names == ("tabby", "ghost", "dog")
-    assert found.vectors.dtype == np.float32
-    assert np.array_equal(found.vectors[[0, 2]], kinds.vectors(["cat", "dog"], 512))
-    assert not found.vectors[1].any()
-    assert found.homonyms == {}
-    assert found.coverage() == {"token": 0, "words": 0, "taxonomy": 2, "none": 1}
+    classes = taxonomy_vectors(kinds, [("cat", "tabby"), ("ghost", ""), ("dog", "")], 512)
+    assert classes.how == ("taxonomy", "none", "taxonomy")
+    assert classes.names == ("tabby", "ghost", "dog")
+    assert classes.vectors.dtype == np.float32
+    assert np.array_equal(classes.vectors[[0, 2]], kinds.vectors(["cat", "dog"], 512))
+    assert not classes.vectors[1].any()
+    assert classes.homonyms == {}
+    assert classes.coverage() == {"token": 0, "words": 0, "taxonomy": 2, "none": 1}
     assert taxonomy_vectors(kinds, []).vectors.shape == (0, 64)
 
 
@@ -246,18 +248,20 @@ NOUNS = {
 
 @pytest.mark.parametrize(("file", "synonyms"), COVERAGE)
 def test_coverage_of_the_thousand_classes(real_data: Path, file: str, synonyms: str) -> None:
-    """By tokens, by words of names, and not."""
+    """Classes are counted by tokens, by words of names, and without a vector."""
     table = parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text())
-    found = class_vectors(read_words(real_data / "words" / file), table.items(), synonyms=synonyms)
-    counts = found.coverage()
+    classes = class_vectors(
+        read_words(real_data / "words" / file), table.items(), synonyms=synonyms
+    )
+    counts = classes.coverage()
     assert (counts["token"], counts["words"], counts["none"]) == COVERAGE[file, synonyms]
-    assert len(found.missing) == counts["none"]
+    assert len(classes.missing) == counts["none"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", NOUNS)
 def test_coverage_of_all_nouns(real_data: Path, file: str) -> None:
-    """82,115 of them."""
+    """There are 82,115 of them."""
     table = parse_words((real_data / "meta" / "imagenet_words_82k.txt").read_text())
     counts = class_vectors(read_words(real_data / "words" / file), table.items()).coverage()
     assert (counts["token"], counts["words"], counts["none"]) == NOUNS[file]
