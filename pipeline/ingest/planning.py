@@ -88,7 +88,7 @@ def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLAS
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    stored = _stored_recipe(objects)
+    stored = _kept_recipe(objects)
     if stored is None:
         requested = _requested_recipe(choices, None, classes)
         if objects.put_new(layout.RECIPE, requested.encode()):
@@ -106,7 +106,7 @@ def check_choices(objects: Objects, choices: Choices) -> None:
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    stored = _stored_recipe(objects)
+    stored = _kept_recipe(objects)
     requested = _requested_recipe(choices, stored, NO_CLASSES)
     if stored is not None:
         recipe.check_same(stored, requested)
@@ -114,19 +114,19 @@ def check_choices(objects: Objects, choices: Choices) -> None:
 
 def source_rules(objects: Objects) -> int:
     """Return the version of the listing rules for the store's samples."""
-    stored = _stored_recipe(objects)
+    stored = _kept_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, choices: Choices) -> int | None:
     """Return the length in bytes of the longest image that is read; None: no limit."""
-    stored = _stored_recipe(objects)
+    stored = _kept_recipe(objects)
     if stored is not None:
         return stored.max_image_bytes
     return choices.max_image_bytes or recipe.MAX_IMAGE_BYTES
 
 
-def _stored_recipe(objects: Objects) -> Recipe | None:
+def _kept_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
     if records.splits(objects):
