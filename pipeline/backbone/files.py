@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise TesseraeError(f"{path} is no JSON ({e}). {_AGAIN}") from e
+        raise TesseraeError(f"{path} is not JSON ({e}). {_AGAIN}") from e
     if not isinstance(document, dict):
         raise TesseraeError(
             f"{path} holds {type(document).__name__} {str(document)[:40]!r}: expected a JSON"
@@ -93,7 +93,7 @@ def _check_weights(path: Path) -> None:
 def _describe_foreign(num_bytes: int, beginning: bytes) -> str:
     if not num_bytes:
         return "is empty"
-    return f"is no safetensors file (it begins with {beginning[:12]!r})"
+    return f"is not a safetensors file (it begins with {beginning[:12]!r})"
 
 
 def _pointer(path: Path) -> TesseraeError:
@@ -124,7 +124,7 @@ def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
     damaged = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
     if damaged is not None:
         raise TesseraeError(
-            f"the weights of {where} have values that are no finite numbers, in {damaged}. Download"
+            f"the weights of {where} have values that are not finite, in {damaged}. Download"
             " them again, or take an earlier checkpoint if you trained them."
         )
 

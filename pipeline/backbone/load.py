@@ -54,8 +54,8 @@ def open_backbone(
     folder = Path(where)
     if (folder / "options.json").exists() and not (folder / "config.json").exists():
         raise TesseraeError(
-            f"{where} is a training run: `tesserae export {where}` writes what it trained into a"
-            " folder to be named here."
+            f"{where} is a training run: `tesserae export {where}` writes its trained model into"
+            " a folder. Name that folder here."
         )
     if folder.is_dir():
         check_folder(folder)
@@ -67,7 +67,7 @@ def open_backbone(
     )
     takes = getattr(model, "main_input_name", "pixel_values")
     if takes != "pixel_values":
-        raise TesseraeError(f"{where} is no vision model: it takes {takes}.")
+        raise TesseraeError(f"{where} is not a vision model: its input is {takes}.")
     lost = {name.removeprefix(inside) for name in missing if name.startswith(inside)}
     unknown = sorted(name for name in lost if not name.startswith("pooler."))
     if unknown:  # transformers would draw them at random

@@ -110,7 +110,7 @@ class Backbone:
         except (RuntimeError, ValueError, TypeError, AttributeError) as e:
             first = (str(e).strip().splitlines() or [""])[0]
             raise TesseraeError(
-                f"{self.name} makes nothing of a picture of {self.size} px"
+                f"{self.name} fails on images of {self.size} px"
                 f" ({type(e).__name__}: {first}): expected a vision model of transformers."
             ) from e
 
@@ -179,7 +179,7 @@ class Backbone:
         if len(rows) != len(pixels):
             raise TesseraeError(
                 f"block {self.cut!r} of {self.name} gives {len(rows)} rows for {len(pixels)}"
-                " pictures: expected one each. Choose another."
+                " images: expected one row for each. Choose another block."
             )
         return rows
 

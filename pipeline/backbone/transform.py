@@ -66,8 +66,8 @@ def read_transform(where: str, config: Any, *, local: bool) -> Transform:
     )
     if file is None:
         raise TesseraeError(
-            f"{where} has no preprocessor_config.json: nothing says how pictures are to be"
-            " normalised for it."
+            f"{where} has no preprocessor_config.json: expected the file that says how to"
+            " normalise images for it."
         )
     fields = read_json(Path(file))
     defaults = _defaults(where, local=local)
@@ -105,8 +105,8 @@ def transform_of(
     merged = {**defaults, **fields}
     if "image_mean" not in merged:
         raise TesseraeError(
-            f"{name} has no image_mean in its preprocessor_config.json: nothing says how pictures"
-            " are to be normalised for it."
+            f"{name} has no image_mean in its preprocessor_config.json: expected the mean of each"
+            " channel."
         )
     normalised = merged.get("do_normalize", not defaults)
     mean = _three(merged["image_mean"], "image_mean", name) if normalised else [0.0] * 3
@@ -160,5 +160,5 @@ def _side(size: Any, name: str) -> int:
     sides = {int(side) for side in listed}
     if len(sides) != 1 or min(sides) < 1:
         sizes_text = " x ".join(map(str, sorted(sides))) or "no"
-        raise TesseraeError(f"{name} takes pictures of {sizes_text} px: expected squares.")
+        raise TesseraeError(f"{name} takes images of {sizes_text} px: expected squares.")
     return sides.pop()

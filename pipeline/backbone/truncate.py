@@ -42,7 +42,7 @@ def output_of(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
         return _tensor(reached.output, cut)
     finally:
         handle.remove()
-    raise TesseraeError(f"block {cut!r} takes no part in what the network makes of pictures.")
+    raise TesseraeError(f"block {cut!r} is not used when the network computes features.")
 
 
 def _tensor(output: Any, cut: str) -> Tensor:
@@ -50,7 +50,9 @@ def _tensor(output: Any, cut: str) -> Tensor:
     hidden = getattr(output, "last_hidden_state", output)
     hidden = hidden[0] if isinstance(hidden, tuple | list) else hidden
     if not isinstance(hidden, Tensor):
-        raise TesseraeError(f"what comes out of block {cut!r} is {type(output).__name__}, no map.")
+        raise TesseraeError(
+            f"the output of block {cut!r} is {type(output).__name__}: expected a tensor."
+        )
     return hidden
 
 

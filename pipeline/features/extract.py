@@ -283,8 +283,8 @@ def _parts(objects: Objects, plan: Plan) -> str:
     done = records.load_done(objects, plan.split)
     if done is None or done.parts != parts_digest(whole_commits(objects, plan)):
         raise StoreError(
-            f"the images of split {plan.split!r} were made anew since the split was finished. When"
-            " `tesserae verify` says that it is whole, run the same command again."
+            f"the images of split {plan.split!r} were made again after the split was finished. When"
+            " `tesserae verify` finds no damage, run the same command again."
         )
     return done.parts
 

@@ -131,8 +131,8 @@ class _Shard:
         for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
             if not is_framed(self._frames[chunk]):
                 raise StoreDamagedError(
-                    f"{self._name} is damaged (chunk {chunk}). `tesserae verify` says what else is,"
-                    " and how to make it anew."
+                    f"{self._name} is damaged (chunk {chunk}). `tesserae verify` lists all"
+                    " damage, and the cure."
                 )
             self._checked[chunk] = True
 
@@ -148,7 +148,7 @@ def _rows_of(
     text = expected.tobytes()
     if index.tobytes() != text + google_crc32c.value(text).to_bytes(4, "little"):
         raise StoreDamagedError(
-            f"{name} is damaged. `tesserae verify` says what else is, and how to make it anew."
+            f"{name} is damaged. `tesserae verify` lists all damage, and the cure."
         )
     bodies = data[: chunks * framed].reshape(chunks, framed)[:, : geometry.chunk_bytes]
     item = np.dtype(dtype).newbyteorder("<")
@@ -185,7 +185,7 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     if current != (done.features, done.plan, recipe.images, done.parts):
         raise StoreMismatchError(
             f"features {name} of split {split!r} are of other images than the store holds now."
-            " Run the same `tesserae features` again: it makes anew what is of others."
+            " Run the same `tesserae features` again: it makes those of other images again."
         )
     return Features(objects, recipe, opened, done.kinds)
 

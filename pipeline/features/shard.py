@@ -177,7 +177,7 @@ def probe_of(backbone: Backbone, precision: str) -> str:
 def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
     return (
         f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
-        f" of the same pictures than those that {recipe.name} was begun with. Install the same"
+        f" of the same images than those that {recipe.name} was started with. Install the same"
         " torch there, or make all of them on machines of one kind."
     )
 
@@ -263,8 +263,8 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
     readable = int(space.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
-            f"shard {shard} of split {plan.split!r} was made anew since the split was finished."
-            " When `tesserae verify` says that it is whole, run the same command again."
+            f"shard {shard} of split {plan.split!r} was made again after the split was"
+            " finished. When `tesserae verify` finds no damage, run the same command again."
         )
     return commit
 
@@ -352,8 +352,8 @@ def _compute(
         bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad_rows):
             raise StoreError(
-                f"the network gives no finite numbers for row {rows[bad_rows[0]]} ({kind}). Compute"
-                " in --precision float32 and store --dtype float32."
+                f"the network's features of row {rows[bad_rows[0]]} ({kind}) are not finite."
+                " Compute in --precision float32 and store --dtype float32."
             )
     return features_by_kind
 

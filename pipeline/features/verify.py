@@ -172,7 +172,7 @@ def _other_networks(feature_records: FoundFeatures, recipe: FeatureRecipe) -> It
             yield Problem(
                 layout.features_commit(feature_records.name, feature_records.split, shard),
                 f"torch {provenance.get('torch')} on {provenance.get('device')} made other features"
-                f" of the same pictures than those of shard {first} are: make all on machines of"
+                f" of the same images than those of shard {first} are: make all on machines of"
                 " one kind",
             )
 

@@ -199,7 +199,7 @@ class Index:
         if isinstance(ids, np.ndarray) and ids.shape != (len(self),):
             raise ValueError(f"ids are of shape {ids.shape}: expected ({len(self)},).")
         if ids is not None and not isinstance(ids, np.ndarray) and ids < 1:
-            raise ValueError(f"ids are {ids}: expected the number of pictures.")
+            raise ValueError(f"ids are {ids}: expected the number of images.")
         request = SearchRequest(
             units, k, self._allowed(keep), self._excluded_ids(exclude, ids, len(units)), ids
         )

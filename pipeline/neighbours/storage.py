@@ -251,8 +251,8 @@ def _compare(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> 
         )
         if stored_value != expected_value:
             raise TesseraeError(
-                f"the index in {folder} is of something else: its {key} is {stored_value}, and"
-                f" {expected_value} was asked for. Build it again."
+                f"the index in {folder} is of other vectors: its {key} is {stored_value},"
+                f" expected {expected_value}. Build it again."
             )
 
 

@@ -125,7 +125,7 @@ def directions(queries: NDArray[Any], dim: int) -> Doubles:
     wide = np.asarray(queries, np.float64)
     for query, column in np.argwhere(~np.isfinite(wide)):
         raise ValueError(
-            f"query {query} is {wide[query, column]} at place {column}: expected finite numbers."
+            f"query {query} is {wide[query, column]} at position {column}: expected finite numbers."
         )
     lengths = np.sqrt(np.einsum("qd,qd->q", wide, wide))
     for query in np.flatnonzero(~((lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH))):

@@ -79,7 +79,7 @@ def read_words(path: str | os.PathLike[str], *, limit: int | None = None) -> Wor
     except (OSError, EOFError, zlib.error, ValueError, MemoryError) as e:
         first = (str(getattr(e, "strerror", None) or e).splitlines() or [type(e).__name__])[0]
         raise SourceError(
-            f"{path} cannot be read ({first[:120]}): expected a whole file of word vectors."
+            f"{path} cannot be read ({first[:120]}): expected a complete file of word vectors."
         ) from e
 
 
@@ -104,8 +104,8 @@ def _detect(path: Path) -> _Shape:
     num_bytes = path.stat().st_size
     if not 0 < shape.dim <= MAX_DIM or not shape.count or num_bytes * max_ratio < min_bytes:
         raise SourceError(
-            f"{path} says that it has {shape.count:,} vectors of {shape.dim:,} numbers, in"
-            f" {num_bytes:,} bytes: it is cut off or damaged."
+            f"{path} states {shape.count:,} vectors of {shape.dim:,} numbers, in"
+            f" {num_bytes:,} bytes: it is truncated or damaged."
         )
     return shape
 
@@ -220,7 +220,9 @@ def _plain(shape: _Shape, limit: int | None) -> Iterator[bytes]:
         file.seek(shape.start)
         unread = yield from (_records if shape.binary else _lines)(shape, file, count)
         if count == shape.count and (unread + file.read(CHUNK_BYTES)).strip():
-            raise SourceError(f"{shape.path} holds more than the {count:,} vectors that it says.")
+            raise SourceError(
+                f"{shape.path} has more than the {count:,} vectors that its header states."
+            )
 
 
 def _lines(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, None, bytes]:
@@ -259,6 +261,6 @@ def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes
 
 def _cut_off(shape: _Shape, num_read: int) -> SourceError:
     return SourceError(
-        f"{shape.path} says that it has {shape.count:,} vectors of {shape.dim:,} numbers, and has"
-        f" {num_read:,} whole ones: it is cut off or damaged."
+        f"{shape.path} states {shape.count:,} vectors of {shape.dim:,} numbers, and has"
+        f" {num_read:,} complete ones: it is truncated or damaged."
     )

@@ -220,14 +220,14 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
         else:
             hierarchy = Hierarchy(_edges(_table(noun), noun))
     except UnicodeDecodeError as e:
-        raise SourceError(f"{noun} is no text: expected `parent child` lines.") from e
+        raise SourceError(f"{noun} is not a text file: expected `parent child` lines.") from e
     except OSError as e:
         raise SourceError(
             f"{noun} cannot be read ({e.strerror}): expected a file of `parent child` lines, or"
             " WordNet's folder (Debian: the package wordnet-base)."
         ) from e
     if not len(hierarchy):
-        raise SourceError(f"{noun} holds no edge: expected `parent child` lines.")
+        raise SourceError(f"{noun} has no edge: expected `parent child` lines.")
     return hierarchy
 
 
@@ -237,7 +237,7 @@ def _table(path: Path) -> list[str]:
     try:
         return lines_of(decode_table(path.read_bytes(), str(path)))
     except SourceError as e:
-        raise SourceError(f"{path} is no text: expected `parent child` lines ({e})") from e
+        raise SourceError(f"{path} is not a text file: expected `parent child` lines ({e})") from e
 
 
 def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:

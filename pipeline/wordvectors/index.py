@@ -50,7 +50,7 @@ def open_words(file: Path, digest: str, folder: Path) -> Words:
         TesseraeError: The file has another digest, or cannot be read.
     """
     if not _DIGEST.fullmatch(digest):  # it becomes part of file names
-        raise TesseraeError(f"{digest[:80]!r} is no SHA-256 of a file of words.")
+        raise TesseraeError(f"{digest[:80]!r} is not the SHA-256 of a words file.")
     if file.is_file() and not _was_seen(file, digest, folder):
         if file_digest(file) != digest:
             raise TesseraeError(

@@ -85,7 +85,7 @@ def test_folders_without_a_usable_model_are_refused(folder: Path, tmp_path: Path
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare)
     (bare / "preprocessor_config.json").unlink()
-    with pytest.raises(TesseraeError, match="how pictures are to be normalised"):
+    with pytest.raises(TesseraeError, match="how to normalise images"):
         open_backbone(bare)
     pickled = tmp_path / "pickled"
     pickled.mkdir()
@@ -175,9 +175,9 @@ def test_a_block_may_have_a_structured_output(cut: str) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ("none", "what comes out of block 'none' is NoneType"),
-        ("unused", "block 'unused' takes no part"),
-        ("torn", r"block 'torn' of parts gives 8 rows for 2 pictures"),
+        ("none", "the output of block 'none' is NoneType"),
+        ("unused", "block 'unused' is not used"),
+        ("torn", r"block 'torn' of parts gives 8 rows for 2 images"),
     ],
 )
 def test_a_block_without_a_row_for_each_image_is_refused(cut: str, message: str) -> None:
@@ -339,7 +339,7 @@ def test_the_vision_part_of_a_model_of_images_and_text_is_used(tmp_path: Path) -
         expected = model.vision_model(pixel_values=backbone.normal(images)).pooler_output
     assert torch.equal(backbone.features(images), expected)
     BertModel(BertConfig(**{**thin, "vocab_size": 50})).save_pretrained(tmp_path / "bert")
-    with pytest.raises(TesseraeError, match="is no vision model: it takes input_ids"):
+    with pytest.raises(TesseraeError, match="is not a vision model: its input is input_ids"):
         open_backbone(tmp_path / "bert")
 
 
@@ -348,7 +348,7 @@ def test_a_network_that_fails_on_images_of_its_size_is_refused(tmp_path: Path) -
     vit(tmp_path / "vit")
     processor = {"size": {"height": 40, "width": 40}, "image_mean": [0.5] * 3}
     (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
-    with pytest.raises(TesseraeError, match=r"makes nothing of a picture of 40 px \(ValueError"):
+    with pytest.raises(TesseraeError, match=r"fails on images of 40 px \(ValueError"):
         _ = open_backbone(tmp_path / "vit").dim
 
 
@@ -420,9 +420,9 @@ def test_the_image_size_follows_from_the_processor(fields: dict[str, Any], size:
 def test_impossible_preprocessing_is_refused() -> None:
     """The images are no squares, or the fields are missing."""
     oblong = {"size": {"height": 32, "width": 64}, "image_mean": 0.5}
-    with pytest.raises(TesseraeError, match="it takes pictures of 32 x 64 px: expected squares"):
+    with pytest.raises(TesseraeError, match="it takes images of 32 x 64 px: expected squares"):
         transform_of(oblong, {}, "it", None)
-    with pytest.raises(TesseraeError, match="it takes pictures of 0 px"):
+    with pytest.raises(TesseraeError, match="it takes images of 0 px"):
         transform_of({"image_mean": 0.5}, {}, "it", None)
     with pytest.raises(TesseraeError, match="it has no image_mean"):
         transform_of({"size": 32}, {}, "it", None)

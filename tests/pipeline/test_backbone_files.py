@@ -94,13 +94,13 @@ def transform(**fields: Any) -> Callable[[Path], None]:
         (pointer_settings, CONFIG, "is a pointer of Git LFS"),
         (empty, WEIGHTS, "is empty. Download it again"),
         (cut, WEIGHTS, "it is cut off or damaged. Download it again"),
-        (cut_in_header, WEIGHTS, "is no safetensors file"),
-        (page, WEIGHTS, "is no safetensors file (it begins with b'<!DOCTYPE"),
+        (cut_in_header, WEIGHTS, "is not a safetensors file"),
+        (page, WEIGHTS, "is not a safetensors file (it begins with b'<!DOCTYPE"),
         (damaged_header, WEIGHTS, "has a damaged header"),
         (other_width, CONFIG, "describes another network than the weights beside it are of"),
-        (nan, "", "have values that are no finite numbers, in "),
-        (broken(CONFIG), CONFIG, "is no JSON"),
-        (broken(TRANSFORM), TRANSFORM, "is no JSON"),
+        (nan, "", "have values that are not finite, in "),
+        (broken(CONFIG), CONFIG, "is not JSON"),
+        (broken(TRANSFORM), TRANSFORM, "is not JSON"),
         (lambda folder: (folder / TRANSFORM).write_text("[]"), TRANSFORM, "holds list"),
         (transform(image_mean=[0.5]), TRANSFORM, "has image_mean [0.5]: expected three numbers"),
         (transform(image_mean="0.5"), TRANSFORM, "has image_mean 0.5: expected three numbers"),
@@ -156,7 +156,7 @@ def test_a_network_that_masks_at_random_is_refused(tmp_path: Path) -> None:
             json.dumps({"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
         )
         if ratio:
-            with pytest.raises(TesseraeError, match="makes other features of the same pictures"):
+            with pytest.raises(TesseraeError, match="makes other features of the same images"):
                 open_backbone(tmp_path / "mae")
         else:
             assert open_backbone(tmp_path / "mae").dim == 16

@@ -193,7 +193,7 @@ def test_features_of_other_images_cannot_be_read(store: Path, trunk: Path) -> No
         open_features(store, name, "train")
     run = begin(store, trunk)
     assert not extract.is_done(*run.context, ("plain",))
-    with pytest.raises(StoreError, match="were made anew since the split was finished"):
+    with pytest.raises(StoreError, match="were made again after the split was finished"):
         extract.finish(*run.context)
 
 

@@ -68,7 +68,7 @@ def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path
         work = replace(run.work, probe=_changed_probe(probe, change))
         workspace.cache_clear()
         if refused:
-            with pytest.raises(StoreMismatchError, match="makes other features of the same pict"):
+            with pytest.raises(StoreMismatchError, match="makes other features of the same im"):
                 make_features(work, 0)
             with pytest.raises(StoreMismatchError, match="Install the same torch there"):
                 check_probe(run.recipe, work.probe, probe)

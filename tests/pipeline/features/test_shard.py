@@ -170,7 +170,7 @@ def test_features_of_damaged_images_are_not_made(store: Path, trunk: Path) -> No
     data = bytearray(file.read_bytes())
     data[300] ^= 1
     file.write_bytes(data)
-    with pytest.raises(StoreDamagedError, match="features are made of whole images alone"):
+    with pytest.raises(StoreDamagedError, match="Features are made of intact images only"):
         make_features(run.work, 1)
     assert commit_of(run, 1) is None
     assert run.objects.size(run.shard("plain", 1)) is None
@@ -183,7 +183,7 @@ def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Pa
     assert commit is not None
     counts = {**commit.counts, "readable": commit.counts["readable"] - 1, "crashed": 1}
     run.objects.put(layout.commit("train", 1), replace(commit, counts=counts).encode())
-    with pytest.raises(StoreError, match="shard 1 of split 'train' was made anew since"):
+    with pytest.raises(StoreError, match="shard 1 of split 'train' was made again after"):
         make_features(run.work, 1)
     run.objects.put(layout.commit("train", 1), replace(commit, plan="other").encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' is not committed"):
@@ -220,7 +220,7 @@ def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_
     """They overflow float16, and the error names the row."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     change_weights(folder, 1e6)
-    with pytest.raises(StoreError, match=r"no finite numbers for row \d+ \(plain\)"):
+    with pytest.raises(StoreError, match=r"features of row \d+ \(plain\) are not finite"):
         make(store, folder, dtype="float16")
 
 

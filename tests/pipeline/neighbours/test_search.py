@@ -255,8 +255,8 @@ def test_an_empty_batch_of_queries_has_no_results() -> None:
     ("query", "message"),
     [
         ([[1, 0], [0, 0]], "query 1 has length 0.0"),
-        ([[1, 0], [1, 1], [0, np.nan]], "query 2 is nan at place 1"),
-        ([[-np.inf, 0]], "query 0 is -inf at place 0"),
+        ([[1, 0], [1, 1], [0, np.nan]], "query 2 is nan at position 1"),
+        ([[-np.inf, 0]], "query 0 is -inf at position 0"),
         ([[1, 0, 0]], r"shape \(1, 3\): expected floats of shape \(q, 2\)"),
         ([1, 0], r"shape \(2,\)"),
     ],

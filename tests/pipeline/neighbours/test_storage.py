@@ -153,11 +153,11 @@ def test_without_digests_only_the_vectors_are_not_compared(saved_folder: Path) -
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        ({**IDENTITY, "model": "devise-8"}, "its model is 'devise-7', and 'devise-8' was asked"),
-        ({"model": "devise-7", "sizes": [72, 224]}, "its store is 'abc', and nothing was asked"),
-        ({**IDENTITY, "split": "val"}, "its split is nothing, and 'val' was asked"),
-        ({**IDENTITY, "sizes": [72]}, r"its sizes is \[72, 224\], and \[72\] was asked"),
-        ({**IDENTITY, "model": None}, "its model is 'devise-7', and None was asked"),
+        ({**IDENTITY, "model": "devise-8"}, "its model is 'devise-7', expected 'devise-8'"),
+        ({"model": "devise-7", "sizes": [72, 224]}, "its store is 'abc', expected nothing"),
+        ({**IDENTITY, "split": "val"}, "its split is nothing, expected 'val'"),
+        ({**IDENTITY, "sizes": [72]}, r"its sizes is \[72, 224\], expected \[72\]"),
+        ({**IDENTITY, "model": None}, "its model is 'devise-7', expected None"),
     ],
 )
 def test_an_index_of_another_identity_is_refused(

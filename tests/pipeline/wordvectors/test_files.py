@@ -248,7 +248,7 @@ def test_the_error_about_a_truncated_file_counts_its_vectors(
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     intact = write(COLOURS, colours())
     for keep in (intact.rindex(b"a_b") + 1, intact.rindex(b"a_b") + 6):
-        message = r"says that it has 5 vectors of 3 numbers, and has 4 whole ones: it is cut off"
+        message = r"states 5 vectors of 3 numbers, and has 4 complete ones: it is truncated"
         with pytest.raises(SourceError, match=message):
             read_words(save_file(tmp_path, intact[:keep]))
 
@@ -260,7 +260,7 @@ def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, s
     data = write(COLOURS, colours()).replace(b"5 3\n", b"%d 3\n" % stated)
     for stored in (data, gzip.compress(data)):
         impossible = stated == 10**11 or (stated == 1000 and stored is data)
-        message = r"numbers, in \d+ bytes" if impossible else r"that it says|whole ones"
+        message = r"numbers, in \d+ bytes" if impossible else r"header states|complete ones"
         with pytest.raises(SourceError, match=message):
             read_words(save_file(tmp_path, stored))
 
@@ -287,11 +287,11 @@ def test_an_invalid_line_is_refused_at_any_position(tmp_path: Path, write: Write
     for number in (1, 2000, 3999):
         line = b"\nt%d 1.0" % number
         assert line in intact
-        with pytest.raises(SourceError, match=f"has {number:,} whole ones"):
+        with pytest.raises(SourceError, match=f"has {number:,} complete ones"):
             read_words(save_file(tmp_path, intact.replace(line, b"\nt%d" % number)))
         with pytest.raises(SourceError, match=r"could not convert string to float: 'one'"):
             read_words(save_file(tmp_path, intact.replace(line, b"\nt%d one" % number)))
-        with pytest.raises(SourceError, match=f"has {number:,} whole ones"):
+        with pytest.raises(SourceError, match=f"has {number:,} complete ones"):
             read_words(save_file(tmp_path, intact.replace(line, b"\nt\0%d 1.0" % number)))
 
 
@@ -308,7 +308,7 @@ FOREIGN_FILES = {
     "names": (b"n01440764 tench, Tinca tinca\n", "is no file of word vectors"),
     "UTF-16": ("a 1 2\n".encode("utf-16"), "is no file of word vectors"),
     "numbers without an end": (b"9" * 5000 + b" " + b"9" * 5000, "is no file of word vectors"),
-    "nothing": (b"0 3\n", "says that it has 0 vectors"),
+    "nothing": (b"0 3\n", "states 0 vectors"),
 }
 
 

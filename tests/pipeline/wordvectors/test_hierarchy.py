@@ -290,18 +290,18 @@ def test_a_truncated_line_of_wordnet_is_refused(tmp_path: Path) -> None:
     line = "00015388 05 n 01 animal 0 002 @ 00001740 n 0000 @ 00002137 n 0000 | a living thing"
     for keep in range(5, line.rindex("0000")):
         (tmp_path / "data.noun").write_text(LICENCE + line[:keep])
-        with pytest.raises(SourceError, match=r"data\.noun (line 2 is '00015|holds no edge)"):
+        with pytest.raises(SourceError, match=r"data\.noun (line 2 is '00015|has no edge)"):
             read_hierarchy(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "holds no edge"),
-        (b"# nothing\n", "holds no edge"),
+        (b"", "has no edge"),
+        (b"# nothing\n", "has no edge"),
         (b"n01440764 tench, Tinca tinca\n", "line 1 is 'n01440764 tench, Tinca tinca': expected"),
         (b"a b\nn01440764\n", "line 2 is 'n01440764': expected `parent child`"),
-        (b"\xff\xfea\0 \0b", "is no text"),
+        (b"\xff\xfea\0 \0b", "is not a text file"),
     ],
 )
 def test_a_file_without_edges_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

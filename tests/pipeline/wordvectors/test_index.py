@@ -214,6 +214,6 @@ def test_the_index_of_another_file_is_deleted(file: Path, folder: Path) -> None:
 @pytest.mark.parametrize("digest", ["", "../../x", "0" * 63 + "/", "A" * 64])
 def test_an_invalid_digest_is_refused(file: Path, folder: Path, digest: str) -> None:
     """It may come from an untrusted run."""
-    with pytest.raises(TesseraeError, match="no SHA-256"):
+    with pytest.raises(TesseraeError, match="not the SHA-256"):
         open_words(file, digest, folder)
     assert not folder.exists()
