@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise TesseraeError(f"{path} is not JSON ({e}). {_AGAIN}") from e
+        raise TesseraeError(f"{path} is no JSON ({e}). {_AGAIN}") from e
     if not isinstance(document, dict):
         raise TesseraeError(
             f"{path} holds {type(document).__name__} {str(document)[:40]!r}: expected a JSON"

@@ -16,7 +16,7 @@ from tests.pipeline.features.small import BOTH, files, make, problems
 
 
 @dataclass
-class Run:
+class RecordedRun:
     """A recorded run: all its operations and the expected features."""
 
     images: Path
@@ -41,7 +41,7 @@ class Run:
 def run(
     request: pytest.FixtureRequest, images: Path, trunk: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Run:  # fmt: skip
+) -> RecordedRun:  # fmt: skip
     """Record a run over images alone, over plain features, or as a repair."""
     before = Path(shutil.copytree(images, tmp_path / "before"))
     if request.param != "both at once":
@@ -56,7 +56,7 @@ def run(
     with recording(monkeypatch, root, first_inode) as ops:
         name = make(root / "store", trunk, kinds=BOTH, repair=request.param == "repair")
     moved = [op for op in ops if not (op[0] == "rename" and ".tmp/" in op[2])]
-    return Run(before, trunk, name, files(root / "store", name), moved)
+    return RecordedRun(before, trunk, name, files(root / "store", name), moved)
 
 
 def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
@@ -91,7 +91,7 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
     ]
 
 
-def test_records_vouch_only_for_durable_objects_at_every_operation(run: Run) -> None:
+def test_records_vouch_only_for_durable_objects_at_every_operation(run: RecordedRun) -> None:
     """The loss is the harshest; only the damaged object of a repair may be missing."""
     for prefix in range(len(run.ops) + 1):
         lost = broken_promises(run.name, run.after(prefix).lose("strict"))
@@ -101,7 +101,9 @@ def test_records_vouch_only_for_durable_objects_at_every_operation(run: Run) -> 
             assert run.after(0).lose("strict")[f"store/{repaired}"] is not None
 
 
-def check_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def check_goes_on(
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     for prefix in range(3, len(run.ops) + 1, step):
         for loss in LOSSES:
             root = lay_out(run.after(prefix).lose(loss, seed=prefix), tmp_path / f"{prefix}-{loss}")
@@ -113,13 +115,15 @@ def check_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ste
 
 
 def test_a_run_can_continue_after_a_power_loss(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few operations are interrupted, with each kind of loss of unsynced data."""
     check_goes_on(run, tmp_path, monkeypatch, max(1, len(run.ops) // 2))
 
 
-def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+def check_killed(
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = run.after(killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
@@ -138,13 +142,13 @@ def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill
         shutil.rmtree(folder)
 
 
-def naming_operations(run: Run) -> list[int]:
+def naming_operations(run: RecordedRun) -> list[int]:
     """Return the numbers of the operations that give a file or folder its name."""
     return [number for number, op in enumerate(run.ops, 1) if op[0] in ("mkdir", "rename", "link")]
 
 
 def test_a_continued_run_makes_the_objects_of_a_killed_one_durable(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The continued run syncs them before anything relies on them."""
     moments = naming_operations(run)
@@ -156,7 +160,7 @@ def test_a_continued_run_makes_the_objects_of_a_killed_one_durable(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_any_operation_is_made_durable(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed between every rename and its sync."""
     for killed in naming_operations(run):
@@ -166,13 +170,13 @@ def test_a_run_killed_at_any_operation_is_made_durable(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_can_continue_after_a_power_loss_at_any_operation(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every single operation is interrupted."""
     check_goes_on(run, tmp_path, monkeypatch, 1)
 
 
-def test_the_recipe_is_durable_before_the_first_shard(run: Run) -> None:
+def test_the_recipe_is_durable_before_the_first_shard(run: RecordedRun) -> None:
     """Shards are useless without it."""
     recipe = f"store/{layout.features_recipe(run.name)}"
     for prefix in range(len(run.ops) + 1):

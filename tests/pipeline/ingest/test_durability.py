@@ -27,7 +27,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Run:
+class RecordedPrepare:
     """A recorded prepare: all its operations and the expected contents of the store."""
 
     source: Path
@@ -48,7 +48,7 @@ def run(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Run:
+) -> RecordedPrepare:
     """Record a prepare into an empty folder, or into a store that has one size."""
     root = tmp_path / "recorded"
     root.mkdir()
@@ -60,10 +60,10 @@ def run(
         replay(ops, before)
     with recording(monkeypatch, root, max(before.data, default=0)) as ops:
         store = prepare(source, root, BOTH_SIZES)
-    return Run(source, BOTH_SIZES, contents(store), before, ops)
+    return RecordedPrepare(source, BOTH_SIZES, contents(store), before, ops)
 
 
-def after(run: Run, prefix: int) -> Disk:
+def after(run: RecordedPrepare, prefix: int) -> Disk:
     disk = Disk(*(dict(part) for part in vars(run.before).values()))
     return replay(run.ops[:prefix], disk)
 
@@ -80,14 +80,16 @@ def problems(store: Path) -> list[verify.Problem]:
     return [*split_records.problems, *wrong, *verify.check_whole(split_records), *metadata]
 
 
-def check_goes_on(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_goes_on(run: RecordedPrepare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with careless(monkeypatch):
         store = prepare(run.source, root, run.sizes)
     assert contents(store) == run.expected
     assert problems(store) == []
 
 
-def check_every(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefixes: range) -> None:
+def check_every(
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefixes: range
+) -> None:
     for number, prefix in enumerate(prefixes):
         disk = after(run, prefix)
         for loss in LOSSES:
@@ -97,7 +99,7 @@ def check_every(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefi
 
 
 def test_a_run_can_continue_after_a_power_loss(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every 48th operation is interrupted, with each kind of loss of unsynced data."""
     check_every(run, tmp_path, monkeypatch, range(7, len(run.ops) + 1, 48))
@@ -106,13 +108,13 @@ def test_a_run_can_continue_after_a_power_loss(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_can_continue_after_a_power_loss_at_any_operation(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every single operation is interrupted."""
     check_every(run, tmp_path, monkeypatch, range(len(run.ops) + 1))
 
 
-def test_records_vouch_only_for_durable_objects_at_every_operation(run: Run) -> None:
+def test_records_vouch_only_for_durable_objects_at_every_operation(run: RecordedPrepare) -> None:
     """Even under the harshest loss, the objects of every commit and of done.json exist."""
     for prefix in range(len(run.ops) + 1):
         assert broken_promises(after(run, prefix).lose("strict")) == []
@@ -142,7 +144,9 @@ def broken_promises(left: dict[str, bytes | None]) -> list[str]:
     ]
 
 
-def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+def check_killed(
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = after(run, killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
@@ -161,7 +165,7 @@ def check_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill
 
 
 def test_a_continued_run_makes_the_objects_of_a_killed_one_durable(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The continued run syncs them before anything relies on them."""
     naming_operations = [
@@ -244,7 +248,7 @@ def test_an_existing_object_is_made_durable(
     assert ops == [("sync_folder", "plans")]
 
 
-def test_recipe_and_plan_are_durable_before_the_first_shard(run: Run) -> None:
+def test_recipe_and_plan_are_durable_before_the_first_shard(run: RecordedPrepare) -> None:
     """Commits are useless without them."""
     names = {f"store/{name}" for name in (layout.RECIPE, layout.plan("train"))}
     first = next(
@@ -256,7 +260,7 @@ def test_recipe_and_plan_are_durable_before_the_first_shard(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_any_operation_is_made_durable(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every single operation is interrupted."""
     for killed in range(len(run.ops) + 1):
