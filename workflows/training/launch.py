@@ -59,7 +59,7 @@ def train_on(
         `done`, or the step at which training stopped.
 
     Raises:
-        RankError: Training fails.
+        TrainingRankError: Training fails.
         ClusterError: No worker arrives, or a worker has other code or another torch.
         TesseraeError: The folder holds another run.
     """
