@@ -1,11 +1,11 @@
-"""What a person runs: one module a command, the command line, and what makes the environment."""
+"""The command line, its commands, and the set-up of the environment they run in."""
 
 import sys
 
-# Here, because `python -m workflows.setup.install` comes through here first, and every later file
-# would greet an older Python with a syntax error.
+# The check is in this file because `python -m workflows.setup.install` imports it first. Any later
+# file would fail with a syntax error on an older Python.
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(
         f"tesserae needs Python 3.11 or newer, this is {sys.version.split()[0]}. "
-        "Name another one: make setup PYTHON=python3.11"
+        "Choose a newer one: make setup PYTHON=python3.11"
     )

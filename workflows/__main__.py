@@ -1,4 +1,4 @@
-"""`python -m workflows` is `tesserae`."""
+"""The entry point of `python -m workflows`, which is the same as `tesserae`."""
 
 import sys
 

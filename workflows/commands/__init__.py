@@ -1,5 +1,6 @@
-"""One file a command: its flags, and the name of the module that runs it.
+"""The subcommands of `tesserae`: one file per command, with its flags.
 
-Nothing here loads more than names and numbers, so that `--help` is there at once, whatever is
-installed. `IMPLEMENTATION` names a module with `run(args)`, which returns the exit status.
+These modules import only names and numbers, so that `--help` is fast and works whatever is
+installed. `IMPLEMENTATION` names the module whose `run(args)` does the work and returns the exit
+status.
 """

@@ -1,15 +1,16 @@
-"""Start, look at and stop the parts of a cluster that stands for more than one command.
+"""Start, inspect and stop a persistent cluster that several commands can share.
 
-    tesserae cluster up                 a scheduler and workers on this machine, in the background
-    tesserae cluster status             what runs, what it listens on, and how to see its dashboard
-    tesserae cluster down               stop them
-    tesserae cluster certs              certificates: an authority, one for each role, a token
-    tesserae cluster scheduler          a scheduler, until Ctrl-C
-    tesserae cluster worker ADDRESS     the workers of this machine, until Ctrl-C
-    tesserae cluster wait ADDRESS       until so many workers, or GPUs, are there
-    tesserae cluster units FOLDER       systemd units for a scheduler and for workers
+    tesserae cluster up                 start a scheduler and workers here, in the background
+    tesserae cluster status             show processes, open ports and the dashboard's address
+    tesserae cluster down               stop what `up` started
+    tesserae cluster certs              create a certificate authority, role certificates, a token
+    tesserae cluster scheduler          run a scheduler in the foreground until Ctrl-C
+    tesserae cluster worker ADDRESS     run this machine's workers in the foreground until Ctrl-C
+    tesserae cluster wait ADDRESS       wait until a number of workers or GPUs has connected
+    tesserae cluster units FOLDER       write systemd units for a scheduler and for workers
 
-A command is pointed at it with `--cluster tls://...`; without, it has a cluster of its own.
+Pass `--cluster tls://HOST:PORT` to run another command on this cluster. Without it, each command
+starts a temporary cluster on this machine.
 """
 
 from __future__ import annotations
@@ -19,49 +20,51 @@ import math
 from collections.abc import Callable
 
 from cluster.defaults import CERTIFICATE_DAYS, DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
-from workflows.commands.ranges import number, whole
+from workflows.commands.ranges import integer, number
 
 IMPLEMENTATION = "workflows.cluster_programs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae cluster`."""
-    words = parser.add_subparsers(dest="word", metavar="WORD", required=True)
-    for name, (what, parts) in _words().items():
-        one = words.add_parser(name, help=what, description=what, allow_abbrev=False)
-        for part in parts:
-            part(one)
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    for name, (description, flag_groups) in _subcommands().items():
+        subparser = subparsers.add_parser(
+            name, help=description, description=description, allow_abbrev=False
+        )
+        for add_flags in flag_groups:
+            add_flags(subparser)
 
 
-Part = Callable[[argparse.ArgumentParser], None]
+AddFlags = Callable[[argparse.ArgumentParser], None]
 
 
-def _words() -> dict[str, tuple[str, tuple[Part, ...]]]:
+def _subcommands() -> dict[str, tuple[str, tuple[AddFlags, ...]]]:
     return {
         "up": (
             "Start a scheduler and workers on this machine, in the background.",
             (_add_scheduler, _add_workers, _add_certificates, _add_state),
         ),
         "status": (
-            "Say what runs, what it listens on, and who works.",
-            (_add_known, _add_certificates, _add_state),
+            "Show the running processes, the ports they listen on, and the connected workers.",
+            (_add_optional_address, _add_certificates, _add_state),
         ),
-        "down": ("Stop what `up` started.", (_add_state,)),
+        "down": ("Stop the scheduler and the workers that `up` started.", (_add_state,)),
         "certs": (
-            "Make an authority, a certificate for each role, and a token.",
+            "Create a certificate authority, a certificate for each role, and a dashboard token.",
             (_add_new_certificates, _add_certificates),
         ),
         "scheduler": (
-            "Run a scheduler until Ctrl-C; start it again if it ends.",
+            "Run a scheduler until Ctrl-C; restart it if it exits.",
             (_add_scheduler, _add_certificates, _add_once),
         ),
         "worker": (
-            "Run this machine's workers until Ctrl-C; start them again if they end.",
+            "Run this machine's workers until Ctrl-C; restart those that exit.",
             (_add_address, _add_workers, _add_certificates, _add_once),
         ),
         "wait": (
-            "Wait until so many workers, or GPUs, are there.",
-            (_add_wanted, _add_certificates),
+            "Wait until the given number of workers or GPUs has connected.",
+            (_add_wait_condition, _add_certificates),
         ),
         "units": (
             "Write systemd units for a scheduler and for workers.",
@@ -70,12 +73,12 @@ def _words() -> dict[str, tuple[str, tuple[Part, ...]]]:
     }
 
 
-def _add_known(parser: argparse.ArgumentParser) -> None:
+def _add_optional_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "address",
         metavar="ADDRESS",
         nargs="?",
-        help="address of the scheduler (that of the one `up` started)",
+        help="address of the scheduler (default: the scheduler that `up` started)",
     )
 
 
@@ -84,98 +87,180 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         "address", metavar="ADDRESS", help="address of the scheduler, e.g. tls://10.0.0.1:8786"
     )
     parser.add_argument(
-        "--host", help="address to listen on (the one from which the scheduler is reached)"
+        "--host",
+        help="address that the workers listen on (default: the local address that reaches the"
+        " scheduler)",
     )
     parser.add_argument(
         "--patience",
         type=number(0),
         default=math.inf,
         metavar="SECONDS",
-        help="end when the scheduler was not reached for so long (never)",
+        help="exit once the scheduler has been unreachable for this long (default: never)",
     )
-    parser.add_argument("--stdin", action="store_true", help="as `--cluster ssh:` calls it")
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="read certificates from standard input, and exit when it closes; used internally by"
+        " `--cluster ssh:`",
+    )
 
 
-def _add_wanted(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler")
-    parser.add_argument("--workers", type=whole(0), default=1, help="workers to wait for (1)")
-    parser.add_argument("--gpus", type=whole(0), default=0, help="GPUs to wait for (0)")
+def _add_wait_condition(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "address", metavar="ADDRESS", help="address of the scheduler, e.g. tls://10.0.0.1:8786"
+    )
+    parser.add_argument(
+        "--workers",
+        type=integer(0),
+        default=1,
+        metavar="N",
+        help="number of workers to wait for (default 1)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="number of GPUs to wait for (default 0)",
+    )
     parser.add_argument(
         "--seconds",
-        type=number(above=0, most=10_000_000),
+        type=number(above=0, maximum=10_000_000),
         default=600,
-        help="seconds to wait at most (600)",
+        help="timeout in seconds, after which the command fails (default 600)",
     )
 
 
 def _add_new_certificates(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hosts", nargs="+", default=[], help="names that browsers will use")
     parser.add_argument(
-        "--days",
-        type=number(above=0, most=3_650),
-        default=CERTIFICATE_DAYS,
-        help="days for which the certificates are valid (30)",
+        "--hosts",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="host names and addresses under which browsers open the dashboard; they are added to"
+        " the scheduler's certificate (default: none)",
     )
     parser.add_argument(
-        "--renew", action="store_true", help="replace certificates in the folder (refuse)"
+        "--days",
+        type=number(above=0, maximum=3_650),
+        default=CERTIFICATE_DAYS,
+        help="validity of the certificates in days (default 30)",
+    )
+    parser.add_argument(
+        "--renew",
+        action="store_true",
+        help="overwrite the certificates in the folder (default: refuse if there are any)",
     )
 
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="where to, e.g. /etc/systemd/system")
     parser.add_argument(
-        "--address", required=True, help="of the scheduler, e.g. tls://10.0.0.1:8786"
+        "folder",
+        metavar="FOLDER",
+        help="folder that the units are written to, e.g. /etc/systemd/system",
     )
-    parser.add_argument("--user", default="tesserae", help="who runs them (tesserae)")
     parser.add_argument(
-        "--certs", metavar="DIR", default="/etc/tesserae/certs", help="of each machine"
+        "--address",
+        required=True,
+        help="address of the scheduler that the workers connect to, e.g. tls://10.0.0.1:8786",
+    )
+    parser.add_argument(
+        "--user", default="tesserae", help="system user that the services run as (default tesserae)"
+    )
+    parser.add_argument(
+        "--certs",
+        metavar="DIR",
+        default="/etc/tesserae/certs",
+        help="folder of certificates on each machine (default /etc/tesserae/certs)",
     )
 
 
 def _add_scheduler(parser: argparse.ArgumentParser) -> None:
-    here = parser.add_argument_group("scheduler")
-    here.add_argument("--host", default=LOOPBACK, help="to listen on (127.0.0.1)")
-    here.add_argument(
-        "--port", type=whole(1, 65_535), default=SCHEDULER_PORT, help="port of the scheduler (8786)"
+    group = parser.add_argument_group("scheduler")
+    group.add_argument(
+        "--host",
+        default=LOOPBACK,
+        help="address that the scheduler listens on (default 127.0.0.1: this machine only)",
     )
-    here.add_argument(
+    group.add_argument(
+        "--port",
+        type=integer(1, 65_535),
+        default=SCHEDULER_PORT,
+        help="TCP port of the scheduler (default 8786)",
+    )
+    group.add_argument(
         "--dashboard-host",
         default=LOOPBACK,
-        help="address that the dashboard listens on (127.0.0.1)",
+        help="address that the dashboard listens on; other than loopback, it requires HTTPS and a"
+        " token (default 127.0.0.1)",
     )
-    here.add_argument(
+    group.add_argument(
         "--dashboard-port",
-        type=whole(1, 65_535),
+        type=integer(1, 65_535),
         default=DASHBOARD_PORT,
-        help="port of the dashboard (8787)",
+        help="TCP port of the dashboard (default 8787)",
     )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    here = parser.add_argument_group("workers")
-    here.add_argument(
-        "--workers", type=whole(0, 10_000), metavar="N", help="processes (one a core)"
+    group = parser.add_argument_group("workers")
+    group.add_argument(
+        "--workers",
+        type=integer(0, 10_000),
+        metavar="N",
+        help="number of CPU worker processes (default: one per core)",
     )
-    here.add_argument(
-        "--threads", type=whole(1, 1_000), default=1, metavar="N", help="threads of each worker (1)"
+    group.add_argument(
+        "--threads",
+        type=integer(1, 1_000),
+        default=1,
+        metavar="N",
+        help="number of threads in each worker (default 1)",
     )
-    here.add_argument("--gpus", default="all", help="all, none, or devices 0,1 (all)")
-    here.add_argument(
-        "--scratch", metavar="DIR", help="folder on a disk of this machine for Dask's files"
+    group.add_argument(
+        "--gpus",
+        default="all",
+        help="GPUs that get a worker each: all, none, or a comma-separated list such as 0,1"
+        " (default all)",
     )
-    here.add_argument(
-        "--lifetime", help="time after which workers end by themselves, e.g. 55m (never)"
+    group.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help="folder on a local disk for Dask's temporary files (default: chosen by Dask)",
+    )
+    group.add_argument(
+        "--lifetime",
+        metavar="TIME",
+        help="time after which workers exit, e.g. 55m (default: they do not)",
     )
 
 
 def _add_certificates(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--certs", metavar="DIR", help="$TESSERAE_CERTS, or those of this user")
-    parser.add_argument("--insecure", action="store_true", help="without any certificates")
+    parser.add_argument(
+        "--certs",
+        metavar="DIR",
+        help="folder of certificates (default: $TESSERAE_CERTS, else the user's own folder)",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="run without TLS certificates: traffic is neither encrypted nor authenticated",
+    )
 
 
 def _add_state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", metavar="DIR", help="where it is known what runs")
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        help="folder of process ids and logs of the cluster in the background (default: the user's"
+        " own folder)",
+    )
 
 
 def _add_once(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--once", action="store_true", help="a supervisor starts it again")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="exit instead of restarting the process; for use under an external supervisor",
+    )

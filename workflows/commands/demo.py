@@ -1,8 +1,8 @@
-"""From photographs to a store, trained nets and answers: sample, prepare, verify, train, search.
+"""Run the whole pipeline once: sample, prepare, verify, train and search.
 
-Without --data it works on an embedded sample, made from photographs inside scikit-image: a check
-of the plumbing, not a result. `--data imagenette` fetches a public set; any other --data names a
-folder or archive of yours.
+Without --data, the demo uses a small embedded sample made from scikit-image's photographs. It
+checks that everything works; its results mean nothing. `--data imagenette` downloads a public
+subset of ImageNet. Any other --data is the path of a folder or archive of images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from workflows.commands.flags import add_source
-from workflows.commands.ranges import number, whole
+from workflows.commands.ranges import integer, number
 
 IMPLEMENTATION = "workflows.sample_data.demo"
 
@@ -20,16 +20,36 @@ SAMPLE_IMAGES = 400
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae demo`."""
-    parser.add_argument("--data", default="", help="your images, or `imagenette` (the sample)")
-    parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to work (demo)")
+    parser.add_argument(
+        "--data",
+        default="",
+        metavar="SOURCE",
+        help="folder or archive of images, or `imagenette` (default: the embedded sample)",
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="working folder for the sample, the store and the runs (default demo)",
+    )
     parser.add_argument(
         "--images",
-        type=whole(1),
+        type=integer(1),
         default=SAMPLE_IMAGES,
-        help="pictures of the embedded sample, without --data (400)",
+        metavar="N",
+        help="number of images in the embedded sample; without effect with --data (default 400)",
     )
-    parser.add_argument("--workers", type=whole(1, 10_000), help="processes (one a core)")
     parser.add_argument(
-        "--minutes", type=number(0), default=1.0, help="to train two small nets; 0 = do not (1)"
+        "--workers",
+        type=integer(1, 10_000),
+        metavar="N",
+        help="number of worker processes that prepare the store (default: one per core)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=number(0),
+        default=1.0,
+        help="minutes of training, shared by two small networks; 0 skips training (default 1)",
     )
     add_source(parser.add_argument_group("classes of your images"))

@@ -1,8 +1,8 @@
-"""Write the network that a run of DeViSE has trained as a folder that others can open.
+"""Export the trunk that a DeViSE run has trained as a model folder for `transformers`.
 
-`--learn all` trains the trunk too. The folder has config.json, model.safetensors and
-preprocessor_config.json, as models of `transformers` have: name it as `--trunk` of `tesserae
-features` or another run, or open it with `transformers`.
+The run must have trained its trunk (`--learn all`). The folder holds config.json,
+model.safetensors and preprocessor_config.json. Open it with `transformers`, or pass it as `--trunk`
+to `tesserae features` or to another run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ IMPLEMENTATION = "workflows.runs.export"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae export`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a DeViSE run")
     parser.add_argument(
-        "-o", "--out", metavar="DIR", type=Path, help="folder that is made (RUN/trunk)"
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="new folder that the model is written to (default RUN/trunk)",
     )

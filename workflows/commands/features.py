@@ -1,9 +1,9 @@
-"""Run a network over a whole store once, and keep what it makes of each picture beside the images.
+"""Run a network over every image of a store and save its outputs beside the images.
 
-Tasks of the cluster do it, a shard each, on its GPUs if there are any. What is committed stays: a
-run that was broken off goes on where it was when the same command is given again, and what is
-missing or of other images by now is made anew. --repair reads all that is there first, and makes
-anew what is damaged. DeViSE trains on what is kept here, in minutes rather than hours.
+Each shard is one task of the cluster, and runs on a GPU if the cluster has any. Run the same
+command again to resume: shards that are committed are kept, and shards that are missing or whose
+images have changed are computed again. --repair also checks the committed files and computes
+damaged ones again. DeViSE trains on these features in minutes rather than hours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.commands.flags import add_cluster
-from workflows.commands.ranges import whole
+from workflows.commands.ranges import integer
 
 IMPLEMENTATION = "workflows.preparation.features"
 
@@ -21,41 +21,75 @@ IMPLEMENTATION = "workflows.preparation.features"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae features`."""
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    what = parser.add_argument_group("what is made")
-    add_trunk(what)
-    what.add_argument("--split", nargs="+", default=["all"], help="splits, or `all` (all)")
-    what.add_argument("--mirrored", action="store_true", help="of each picture's mirror image too")
-    how = parser.add_argument_group("how")
-    how.add_argument("--gpus", type=whole(0), metavar="N", help="use GPUs, N here (all; 0 = none)")
-    how.add_argument(
-        "--repair", action="store_true", help="read what is there, make anew what is damaged"
+    output = parser.add_argument_group("features")
+    add_trunk(output)
+    output.add_argument(
+        "--split",
+        nargs="+",
+        default=["all"],
+        help="splits whose features are computed, or `all` finished splits (default all)",
     )
-    how.add_argument("--wait", action="store_true", help="wait for another run of the same")
-    add_cluster(parser.add_argument_group("where"))
+    output.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="also compute the features of each image's horizontal mirror image",
+    )
+    execution = parser.add_argument_group("execution")
+    execution.add_argument(
+        "--gpus",
+        type=integer(0),
+        metavar="N",
+        help="number of GPUs of this machine to use; 0 computes on CPUs (default: all GPUs)",
+    )
+    execution.add_argument(
+        "--repair",
+        action="store_true",
+        help="check the committed features first, and compute damaged ones again",
+    )
+    execution.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for another run that computes the same features (default: fail)",
+    )
+    add_cluster(parser.add_argument_group("cluster"))
 
 
 def add_trunk(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that say which network runs, and which of its outputs is kept."""
+    """Add the flags that select the network, and the layer and precision of its output."""
     group.add_argument(
-        "--trunk", required=True, metavar="MODEL", help="vision model of transformers: folder, name"
+        "--trunk",
+        required=True,
+        metavar="MODEL",
+        help="vision model of `transformers`: a local folder or a name on the model hub",
     )
-    group.add_argument("--cut", metavar="BLOCK", help="block whose output is taken (the end)")
-    group.add_argument("--pooling", choices=POOLINGS, default="end", help="how it is pooled (end)")
+    group.add_argument(
+        "--cut",
+        metavar="BLOCK",
+        help="block of the network whose output becomes the features (default: the last)",
+    )
+    group.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="end",
+        help="how that output is pooled into one vector per image; `end` pools as the model does"
+        " (default end)",
+    )
     group.add_argument(
         "--size",
-        type=whole(1, 4_096),
+        type=integer(1, 4_096),
         metavar="PIXELS",
-        help="stored size that the network is given, in pixels (what fits it best)",
+        help="side of the stored images that are fed to the network, in pixels (default: the"
+        " stored size that suits the network's input best)",
     )
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="number format that the network computes in (float32)",
+        help="number format that the network computes in (default float32)",
     )
     group.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="number format of stored features (float32)",
+        help="number format of the stored features (default float32)",
     )

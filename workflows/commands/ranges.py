@@ -1,7 +1,7 @@
-"""Numbers of a command line, each with the range that makes sense.
+"""Numeric option types for argparse that check the range of their values.
 
-A bare `int` or `float` as the type of an option takes -5, nan and inf, which fail much later, or
-run for ever. A `Range` refuses them where they are typed, and says what would be accepted.
+A bare `int` or `float` as the type of an option accepts -5, nan and inf, which fail much later or
+never terminate. A `Range` rejects them while the command line is parsed, with the accepted range.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import math
 from dataclasses import dataclass
 
 MAX_INT = 2**63 - 1
-"""The largest whole number that files and libraries hold."""
+"""The largest integer that file formats and libraries store: that of 64 signed bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers that an option may be: a type for argparse, and a check for code."""
+    """A range of numbers, usable as a type for argparse and as a check of values from code."""
 
     kind: type[int] | type[float] = int
     least: float | None = None
     most: float | None = None
     above: float | None = None
-    """A number that the value must exceed, where there is no least one."""
+    """An exclusive lower bound, used instead of `least`."""
 
     def __call__(self, text: str) -> int | float:
-        """Read *text* as a number of this range.
+        """Parse *text* as a number within this range.
 
         Raises:
-            argparse.ArgumentTypeError: It is none, with what was expected.
+            argparse.ArgumentTypeError: *text* is no number or outside the range; the message says
+                what was expected.
         """
         try:
             value = self.kind(text)
@@ -41,7 +42,7 @@ class Range:
         return value
 
     def expected(self, value: float) -> str:
-        """Return what was expected in place of *value*; nothing where it is in the range."""
+        """Return a description of the accepted range if *value* is outside it, else ''."""
         if not -math.inf < value < math.inf:  # nan too; an int may be too long for a float
             return f"a finite number{self._within(', ')}"
         if isinstance(value, int) and self.most is None and value > MAX_INT:
@@ -54,25 +55,31 @@ class Range:
         return "" if inside else self._within()
 
     def _within(self, before: str = "") -> str:
-        most = "" if self.most is None else _text(self.most)
+        high = "" if self.most is None else _text(self.most)
         if self.least is not None:
             low = _text(self.least)
-            return before + (f"{low} to {most}" if most else f"at least {low}")
+            return before + (f"{low} to {high}" if high else f"at least {low}")
         if self.above is not None:
-            return f"{before}more than {_text(self.above)}" + (f", at most {most}" if most else "")
-        return f"{before}at most {most}" if most else ""
+            return f"{before}more than {_text(self.above)}" + (f", at most {high}" if high else "")
+        return f"{before}at most {high}" if high else ""
 
 
-def whole(least: int | None = None, most: int | None = None) -> Range:
-    """Whole numbers from *least* to *most*, both included; None = no bound."""
-    return Range(kind=int, least=least, most=most)
+def integer(minimum: int | None = None, maximum: int | None = None) -> Range:
+    """Return the range of integers from *minimum* to *maximum*, inclusive; None is no bound."""
+    return Range(kind=int, least=minimum, most=maximum)
 
 
 def number(
-    least: float | None = None, most: float | None = None, *, above: float | None = None
+    minimum: float | None = None, maximum: float | None = None, *, above: float | None = None
 ) -> Range:
-    """Finite numbers from *least*, or above *above*, to *most*; None = no bound."""
-    return Range(kind=float, least=least, most=most, above=above)
+    """Return the range of finite numbers from *minimum* to *maximum*, inclusive.
+
+    Args:
+        minimum: The inclusive lower bound (default: none).
+        maximum: The inclusive upper bound (default: none).
+        above: An exclusive lower bound, instead of *minimum* (default: none).
+    """
+    return Range(kind=float, least=minimum, most=maximum, above=above)
 
 
 def _text(bound: float) -> str:

@@ -1,7 +1,8 @@
-"""Bring damaged or missing files of a store back, and touch nothing else.
+"""Restore damaged or missing files of a store, and change nothing else.
 
-Records come from their second copy, parts of the table from the table, pixels from the source,
-whose bytes must still have the checksums that were recorded. Exit status 0: the store is whole.
+Records are restored from their second copy, table parts from the merged table, and pixels from the
+source, whose bytes must still match the recorded checksums. The exit status is 0 if the store is
+complete and undamaged afterwards.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ IMPLEMENTATION = "workflows.preparation.repair"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae repair`."""
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--split", nargs="+", help="splits to repair (all)")
+    parser.add_argument("--split", nargs="+", help="splits to repair (default: all)")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="where the images are, if not where they were"
+        "--data",
+        metavar="SOURCE",
+        help="folder, archive or URL of the source images, if they have moved (default: the"
+        " location recorded in the store)",
     )
-    parser.add_argument("--source-kind", choices=SOURCE_KINDS, help="what SOURCE is (detected)")
-    parser.add_argument("--wait", action="store_true", help="wait for another run of the split")
-    add_source(parser.add_argument_group("classes of the images in SOURCE"))
-    add_cluster(parser.add_argument_group("where"))
+    parser.add_argument(
+        "--source-kind", choices=SOURCE_KINDS, help="format of SOURCE (default: detected)"
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for another run that works on the same split (default: fail)",
+    )
+    add_source(parser.add_argument_group("source"))
+    add_cluster(parser.add_argument_group("cluster"))

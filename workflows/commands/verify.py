@@ -1,32 +1,38 @@
-"""Check every file of a store against what was committed, and name each that is wrong.
+"""Check every file of a store against its recorded digest, and list missing and damaged files.
 
-Exit status 0: the store is whole. 1: it is not, or a split of it is not finished.
+The exit status is 0 if the store is complete and undamaged, and 1 if a file is missing or damaged
+or if a split is not finished.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from workflows.commands.ranges import whole
+from workflows.commands.ranges import integer
 
 IMPLEMENTATION = "workflows.preparation.verify"
 
 SOURCE_ROWS = 100
-"""Rows of each split that --source decodes again, unless told."""
+"""The default number of rows of each split that --source decodes again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `tesserae verify`."""
     parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--split", nargs="+", help="splits to check (all)")
+    parser.add_argument("--split", nargs="+", help="splits to check (default: all)")
     parser.add_argument(
         "--source",
         nargs="?",
-        type=whole(1),
+        type=integer(1),
         const=SOURCE_ROWS,
         metavar="ROWS",
-        help=f"also decode that many rows of each split from the source ({SOURCE_ROWS})",
+        help="also decode ROWS rows of each split from the source and compare their pixels"
+        f" (default: do not; without a number, {SOURCE_ROWS} rows)",
     )
     parser.add_argument(
-        "--threads", type=whole(0, 1_000), default=0, help="readers; 0 = one a core (0)"
+        "--threads",
+        type=integer(0, 1_000),
+        default=0,
+        metavar="N",
+        help="number of threads that read files; 0 uses one per core (default 0)",
     )

@@ -1,8 +1,8 @@
-"""Say which classes have a word vector, and where they stand in WordNet.
+"""Show which classes have a word vector, and their position in the WordNet hierarchy.
 
-Classes are those of a store, or of a text file with an id and names on each line
-(LOC_synset_mapping.txt, words.txt). Vectors are read from a file of word2vec, GloVe or fastText;
-without one they are derived from the taxonomy, so that nothing needs to be downloaded.
+The classes come from a store, or from a text file with a class id and its names on each line
+(LOC_synset_mapping.txt, words.txt). The vectors come from a word2vec, GloVe or fastText file.
+Without a file they are derived from the hierarchy, so that nothing needs to be downloaded.
 """
 
 from __future__ import annotations
@@ -20,21 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "classes",
         metavar="STORE_OR_TABLE",
-        help="folder or URL of a store, or a text file with an id and names on each line",
+        help="folder or URL of a store, or a text file with a class id and its names on each line",
     )
     parser.add_argument(
-        "--vectors", metavar="FILE", help="of word2vec (text or binary), GloVe, fastText (.vec)"
+        "--vectors",
+        metavar="FILE",
+        help="word vectors: word2vec (text or binary), GloVe or fastText .vec (default: derive"
+        " vectors from --hierarchy)",
     )
     parser.add_argument(
         "--hierarchy",
         metavar="FILE_OR_FOLDER",
-        help=f"a file of `parent child` lines, or WordNet's folder (Debian: {WORDNET})",
+        help="is-a hierarchy: a file of `parent child` lines, or WordNet's database folder (default:"
+        f" {WORDNET} if it exists)",
     )
     parser.add_argument(
         "--synonyms",
         choices=SYNONYMS,
         default="mean",
-        help="which names of a class count: the first, or the mean of all found (mean)",
+        help="how a class with several names gets its vector: from the first name, or as the mean"
+        " over all names that have one (default mean)",
     )
-    parser.add_argument("--json", action="store_true", help="everything, for a program")
-    parser.add_argument("--all", action="store_true", help="list every class and name")
+    parser.add_argument("--json", action="store_true", help="print all facts as one JSON document")
+    parser.add_argument(
+        "--all", action="store_true", help="list every class and name (default: a summary)"
+    )

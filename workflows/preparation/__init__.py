@@ -1,1 +1,1 @@
-"""Stores and their features: prepared, verified and repaired on a cluster."""
+"""Preparation, verification and repair of stores and of their features, on a cluster."""

@@ -1,4 +1,4 @@
-"""What classes a source has, in a few lines, before its first image is decoded."""
+"""Terminal lines about the classes of a source, printed before its first image is decoded."""
 
 from __future__ import annotations
 
@@ -14,54 +14,64 @@ from pipeline.sources.classes.order import Classes
 from pipeline.store.recipe import Recipe
 from workflows.terminal.formatting import counted
 
-SHOWN = 6
-"""Classes that are shown of many."""
+MAX_LISTED_CLASSES = 6
+"""The number of classes that a line names before it is cut short."""
 
 
 def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listed]) -> Iterator[str]:
-    """Say which label each class has in the store, and what has none or was passed over.
+    """Yield the label of each class, and the counts of unlabelled images and skipped files.
 
     Args:
-        classes: Of the source.
-        recipe: Of the store, whose order of classes decides the labels.
-        listed: Split -> what was listed of it.
+        classes: The classes of the source.
+        recipe: The recipe of the store, whose order of classes decides the labels.
+        listed: The listing of each split, by name.
     """
     yield from mapping_lines(recipe.classes, recipe.class_numbers)
     for note in classes.notes:
         yield f"  note: {note}"
     if classes.empty:
-        yield f"  without an image: {_some(sorted(classes.empty))}"
-    for split, one in listed.items():
-        unlabelled = sum(stop - start for name, start, stop in one.runs if name == UNLABELLED)
+        yield f"  without an image: {_listed(sorted(classes.empty))}"
+    for split, listing in listed.items():
+        unlabelled = sum(stop - start for name, start, stop in listing.runs if name == UNLABELLED)
         if unlabelled:
             yield f"  {split}: {counted(unlabelled, 'image')} of no class, label -1"
-        yield from (f"  {split}: {note}" for note in one.evidence.notes)
-        if one.passed:
-            yield f"  {split}: {passed_text(one.passed)}"
+        yield from (f"  {split}: {note}" for note in listing.evidence.notes)
+        if listing.passed:
+            yield f"  {split}: {passed_text(listing.passed)}"
 
 
 def mapping_lines(
-    classes: Sequence[tuple[str, str]], numbers: Sequence[int], shown: int = SHOWN
+    classes: Sequence[tuple[str, str]], numbers: Sequence[int], limit: int = MAX_LISTED_CLASSES
 ) -> Iterator[str]:
-    """Say label, class and words; of many classes, the first ones and the last."""
+    """Yield label, class and words of each class; of many classes, the first ones and the last.
+
+    Args:
+        classes: The (class, words) of label 0, 1, ...
+        numbers: The number of each class in the source; empty if the source numbers none.
+        limit: The number of classes to list at most (default 6).
+    """
     if not classes:
         yield "  no classes: the label of every image is -1"
         return
-    moved = bool(numbers) and list(numbers) != list(range(len(classes)))
-    heading = "label, number in the source, class" if moved else "label, class"
+    renumbered = bool(numbers) and list(numbers) != list(range(len(classes)))
+    heading = "label, number in the source, class" if renumbered else "label, class"
     yield f"  {counted(len(classes), 'class', 'es')}: {heading}"
     labels = range(len(classes))
-    first = labels if len(classes) <= shown else labels[: shown - 1]
+    first = labels if len(classes) <= limit else labels[: limit - 1]
     for label in (*first, *labels[max(len(first), len(classes) - 1) :]):
         if label > len(first):
             yield "      ..."
         name, words = classes[label]
-        number = f"  {numbers[label]:>3}" if moved else ""
+        number = f"  {numbers[label]:>3}" if renumbered else ""
         yield f"    {label:>3}{number}  {name}{f' ({words})' if words else ''}"
 
 
 def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
-    """Say what was passed over: why -> (how many, name of the first)."""
+    """Return a description of skipped files.
+
+    Args:
+        passed: Reason -> (number of files, name of the first).
+    """
     grounds = (f"{n:,} {why} (such as {first!r})" for why, (n, first) in sorted(passed.items()))
     return f"passed over: {'; '.join(grounds)}"
 
@@ -69,18 +79,20 @@ def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
 def lost_lines(
     classes: Sequence[tuple[str, str]], labels: NDArray[np.int32], status: NDArray[np.uint8]
 ) -> Iterator[str]:
-    """Say of which classes all images are in quarantine.
+    """Yield a line that names the classes all of whose images are in quarantine, if any.
 
     Args:
-        classes: (class, words) of label 0, 1, ...
-        labels: (rows,) of a split.
-        status: (rows,), 0 where a row is readable.
+        classes: The (class, words) of label 0, 1, ...
+        labels: The (rows,) int32 labels of a split.
+        status: The (rows,) uint8 status of each row; 0 is readable.
     """
     lost = set(labels[labels >= 0].tolist()) - set(labels[status == 0].tolist())
     if lost:
         names = [classes[label][0] for label in sorted(lost)]
-        yield f"no image of {counted(len(lost), 'class', 'es')} could be read: {_some(names)}"
+        yield f"no image of {counted(len(lost), 'class', 'es')} could be read: {_listed(names)}"
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" * (len(names) > SHOWN))
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED_CLASSES]) + (
+        f" and {len(names) - MAX_LISTED_CLASSES:,} more" * (len(names) > MAX_LISTED_CLASSES)
+    )

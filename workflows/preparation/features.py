@@ -1,4 +1,4 @@
-"""The work of `tesserae features`: jobs that run a network over the shards of a store."""
+"""The implementation of `tesserae features`: jobs that run a network over a store's shards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from workflows.terminal.progress import Progress, say_waiting
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What features of a store are wanted."""
+    """The features of a store that a command shall compute, and how."""
 
     store: str
     trunk: str
@@ -50,16 +50,16 @@ class Wish:
     wait: bool = False
     repair: bool = False
     gpus: int | None = None
-    """None: on the GPUs of the cluster, if it has any."""
+    """The number of GPUs to use; None uses the GPUs of the cluster, if it has any."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of features."""
+        """The kinds of features: of the images, and of their mirror images if asked for."""
         return KINDS if self.mirrored else KINDS[:1]
 
 
 def read_wish(args: argparse.Namespace) -> Wish:
-    """Return what the flags of `tesserae features` ask for."""
+    """Return the configuration that the flags of `tesserae features` describe."""
     choices = FeatureChoices(stored_size=args.size, precision=args.precision, dtype=args.dtype)
     return Wish(
         store=args.store,
@@ -75,35 +75,35 @@ def read_wish(args: argparse.Namespace) -> Wish:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the features of every split that was asked for."""
+    """Compute the features of every requested split, and return the exit status."""
     session.check_where(args.cluster)
     wish = read_wish(args)
     objects = open_objects(args.store)
     splits = _splits(objects, args.split)
     if session.work_for_first(args):
         return 0
-    made = session.of(args)
-    made.use_gpus(args.gpus)
+    cluster = session.of(args)
+    cluster.use_gpus(args.gpus)
     if args.workers is None:
-        made.shape(cores())
+        cluster.shape(cores())
     try:
-        with made as cluster:
+        with cluster:
             for split in splits:
                 recipe = make(wish, split, cluster)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to go on.") from None
-    print(f"{args.store}: features {recipe.name}, {recipe.dim} numbers of each picture", flush=True)
+    print(f"{args.store}: features {recipe.name}, {recipe.dim} numbers per image", flush=True)
     return 0
 
 
-def _splits(objects: Objects, asked: list[str]) -> list[str]:
+def _splits(objects: Objects, requested: list[str]) -> list[str]:
     records.load_recipe(objects)
-    there = records.splits(objects)
-    if asked != ["all"]:
-        for split in asked:
+    known = records.splits(objects)
+    if requested != ["all"]:
+        for split in requested:
             records.load_plan(objects, split)
-        return list(dict.fromkeys(asked))
-    finished = [split for split in there if records.load_done(objects, split) is not None]
+        return list(dict.fromkeys(requested))
+    finished = [split for split in known if records.load_done(objects, split) is not None]
     if not finished:
         raise StoreError(
             f"{objects.url} has no finished split. Run `tesserae prepare` again to go on."
@@ -112,38 +112,41 @@ def _splits(objects: Objects, asked: list[str]) -> list[str]:
 
 
 def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
-    """Make what is missing of a split's features; returns what they are.
+    """Compute the missing features of a split, and return their recipe.
 
     Raises:
-        StoreError: The split is not finished, or somebody else is making the same.
-        TesseraeError: A shard was not made, or there is no such network.
+        StoreError: The split is not finished, or another run computes the same features.
+        TesseraeError: A shard failed, or there is no such network.
     """
     if wish.trunk == NEW:
         raise TesseraeError(
-            f"--trunk {NEW} has learned nothing yet, and is another one each time: expected a model"
-            " that is kept, a folder or of the model hub."
+            f"--trunk {NEW} has learned nothing yet, and differs in each run: expected a stored"
+            " model, a folder or a name on the model hub."
         )
-    if Path(wish.trunk).is_dir():  # workers are in other folders
+    if Path(wish.trunk).is_dir():  # workers run in other working directories
         wish = replace(wish, trunk=str(Path(wish.trunk).absolute()))
     objects = open_objects(wish.store)
     plan = records.load_plan(objects, split)
     backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
     recipe = extract.settle(objects, split, backbone, wish.choices)
-    here = probe_of(backbone, recipe.precision)
-    del backbone  # tasks open their own
+    local_probe = probe_of(backbone, recipe.precision)
+    del backbone  # frees its memory: tasks load the network themselves
     if not wish.repair and extract.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
     if not wish.repair and (why := extract.why_made(objects, recipe, plan, wish.kinds)):
         print(printable(f"{split}: features are made: {why}"), flush=True)
-    known = extract.known_probe(objects, recipe)
-    check_probe(recipe, known, here)
+    # Another machine or version of a library may compute other numbers: the probe images tell.
+    stored_probe = extract.known_probe(objects, recipe)
+    check_probe(recipe, stored_probe, local_probe)
     run_name = extract.new_run(recipe.name, split)
     objects = open_objects(wish.store, run_name)
     with lease(objects, extract.held(recipe.name, split), wait=wish.wait, waiting=say_waiting):
         objects.begin()
         try:
-            _make(wish, Run(objects, recipe, plan, run_name, known or here), cluster)
+            _compute(
+                wish, Run(objects, recipe, plan, run_name, stored_probe or local_probe), cluster
+            )
             extract.finish(objects, recipe, plan)
         finally:
             objects.end()
@@ -152,31 +155,31 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
 
 @dataclass(frozen=True)
 class Run:
-    """One run over one split."""
+    """A run of `tesserae features` over one split."""
 
     objects: Objects
     recipe: FeatureRecipe
     plan: Plan
     name: str
     probe: str
-    """What the network made of the probe pictures where the features were begun."""
+    """The digest of the features of the probe images, as computed by the run that began them."""
 
     @property
-    def what(self) -> tuple[Objects, FeatureRecipe, Plan]:
-        """Of which features of which split of which store."""
+    def target(self) -> tuple[Objects, FeatureRecipe, Plan]:
+        """The store, the recipe and the plan that identify the features of a split."""
         return self.objects, self.recipe, self.plan
 
 
-def _make(wish: Wish, run: Run, cluster: Cluster) -> None:
-    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.promised(*run.what)})
-    extract.begin(*run.what, kinds)
+def _compute(wish: Wish, run: Run, cluster: Cluster) -> None:
+    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.promised(*run.target)})
+    extract.begin(*run.target, kinds)
     if wish.repair:
         _remove_damaged(run)
-    todo = extract.missing(*run.what, kinds)
+    todo = extract.missing(*run.target, kinds)
     if not todo:
         return
-    _check_room(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
-    extract.clear(*run.what, extract.leftovers(*run.what, kinds))
+    _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
+    extract.clear(*run.target, extract.leftovers(*run.target, kinds))
     cluster.look()
     gpu = _gpus(wish, cluster) > 0
     work = FeatureWork(
@@ -195,23 +198,23 @@ def _make(wish: Wish, run: Run, cluster: Cluster) -> None:
 
 
 def _remove_damaged(run: Run) -> None:
-    damaged = extract.damaged(*run.what)
+    damaged = extract.damaged(*run.target)
     for name in damaged:
         print(printable(f"  {name}: missing or damaged"), flush=True)
-    extract.clear(*run.what, damaged)
+    extract.clear(*run.target, damaged)
 
 
 def _gpus(wish: Wish, cluster: Cluster) -> int:
-    """Workers with a GPU that are to be used."""
+    """Return the number of workers with a GPU to use."""
     if wish.gpus == 0:
         return 0
-    there = gpus_there(cluster.client)
-    if there < (wish.gpus or 0):
+    available = gpus_there(cluster.client)
+    if available < (wish.gpus or 0):
         raise TesseraeError(
-            f"--gpus is {wish.gpus}: the cluster has {counted(there, 'worker')} with a GPU. Pass"
-            " fewer, or 0 to use processors."
+            f"--gpus is {wish.gpus}: the cluster has {counted(available, 'worker')} with a GPU. Pass"
+            " fewer, or 0 to use CPUs."
         )
-    return there
+    return available
 
 
 def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
@@ -239,46 +242,47 @@ def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
             counted_rows.end(result)
     if failed:
         raise TesseraeError(
-            f"the features of {counted(len(failed), 'shard')} could not be made;"
-            f" {failed[0].job.name}: {failed[0].error} What is committed stays: run the same"
+            f"the features of {counted(len(failed), 'shard')} could not be computed;"
+            f" {failed[0].job.name}: {failed[0].error} Committed shards are kept: run the same"
             " command again to go on."
         )
 
 
 class CountedRows:
-    """Rows of shards that are being made, as tasks tell of them; the rest when a shard ends."""
+    """Counts rows within shards, as running tasks report them, and whole shards when they end."""
 
-    def __init__(self, progress: Progress, look: Callable[[], None] = lambda: None) -> None:
-        """Count nothing yet.
+    def __init__(self, progress: Progress, maintain: Callable[[], None] = lambda: None) -> None:
+        """Initialise with no rows counted.
 
         Args:
-            progress: Where rows are shown.
-            look: Called with each tick, to look after the cluster.
+            progress: The display that the rows are added to.
+            maintain: A function called with each tick, to maintain the cluster (default: none).
         """
         self._progress = progress
-        self._look = look
-        self._heard: deque[Mapping[str, int]] = deque()
+        self._maintain = maintain
+        # Appended to by Dask's thread and drained by the main thread; deque's calls are atomic.
+        self._reports: deque[Mapping[str, int]] = deque()
         self._rows: dict[int, int] = {}
-        """Shard -> rows of it that were counted."""
+        """The number of rows counted so far, by shard."""
 
     def hear(self, event: tuple[float, Mapping[str, int]]) -> None:
-        """Take what a task said; called by another thread."""
-        self._heard.append(event[1])
+        """Queue a task's report; called by another thread."""
+        self._reports.append(event[1])
 
     def tick(self) -> None:
-        """Count what was heard."""
-        while self._heard:
-            said = self._heard.popleft()
-            self._count(said["shard"], said["rows"])
-        self._look()
+        """Count the queued reports, and maintain the cluster."""
+        while self._reports:
+            report = self._reports.popleft()
+            self._count(report["shard"], report["rows"])
+        self._maintain()
 
     def end(self, report: FeatureReport) -> None:
-        """Count the rest of a shard."""
+        """Count the remaining rows of a shard that has ended."""
         self._count(report.shard, report.num_rows)
         self._progress.update(bytes_out=report.bytes_out)
 
     def _count(self, shard: int, rows: int) -> None:
-        # What is made again, after a worker was lost, is counted once.
+        # Rows that are computed again, after a worker was lost, are counted once.
         more = rows - self._rows.get(shard, 0)
         if more > 0:
             self._rows[shard] = rows
@@ -296,10 +300,10 @@ def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[Counte
         cluster.client.unsubscribe_topic(topic)
 
 
-def _check_room(run: Run, rows: int) -> None:
+def _check_space(run: Run, rows: int) -> None:
     needed = rows * run.recipe.row_bytes
     room = run.objects.room()
-    free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
+    free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"
     print(
         f"features {run.recipe.name}: {rows:,} rows of {run.recipe.dim} numbers,"
         f" {bytes_text(needed)}; {free}",
@@ -307,6 +311,6 @@ def _check_room(run: Run, rows: int) -> None:
     )
     if room is not None and needed > room:
         raise StoreError(
-            f"{run.objects.url} has room for {bytes_text(room)}, and {bytes_text(needed)} are to be"
-            " written. Free some, or store --dtype float16."
+            f"{run.objects.url} has {bytes_text(room)} of free space, and the features take"
+            f" {bytes_text(needed)}. Free some space, or pass --dtype float16."
         )

@@ -1,4 +1,4 @@
-"""The work of `tesserae prepare`: options, leases, plans and the jobs of each split."""
+"""The implementation of `tesserae prepare`: options, leases, plans and the jobs of each split."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, say_waiting
 from workflows.terminal.signals import held_back
 
-MOST_FAILURES = 8
-"""Shards that may fail one after the other: then the source is lost, and the run ends."""
+MAX_CONSECUTIVE_FAILURES = 8
+"""The number of shards that fail in succession before the run stops: the source is unreachable."""
 
 WORKER_BYTES = 400 * 2**20
-"""What a worker needs beside its tasks: interpreter, libraries, one very large picture."""
+"""The memory of a worker apart from its tasks: interpreter, libraries, one very large image."""
 
 
 def source_options(args: argparse.Namespace) -> SourceOptions:
-    """Read the flags of `workflows.commands.flags.add_source`.
+    """Return the source options that the flags of `add_source` describe.
 
     Raises:
-        ValueError: Naming the one that makes no sense.
+        ValueError: A flag has an invalid value; the message names it.
     """
     return SourceOptions(
         recursive=args.recursive,
@@ -74,7 +74,7 @@ class TooManyBadError(TesseraeError):
 
 @dataclass(kw_only=True)
 class Tally:
-    """What a run has done so far."""
+    """The running totals of a run over one split."""
 
     num_rows: int = 0
     bytes_in: int = 0
@@ -85,15 +85,15 @@ class Tally:
     failed_in_a_row: int = 0
     elapsed: float = 0.0
     before: Counter[str] = field(default_factory=Counter)
-    """Rows that earlier runs committed and this one leaves alone, by status."""
+    """The rows that earlier runs committed and that this run keeps, by status."""
 
     def fail(self, failed: Failed) -> None:
-        """Count a shard that was not made."""
+        """Count a shard that failed."""
         self.failed.append(failed)
         self.failed_in_a_row += 1
 
     def add(self, report: Report) -> None:
-        """Count one shard."""
+        """Count a shard that was committed."""
         self.failed_in_a_row = 0
         self.num_rows += report.num_rows
         self.bytes_in += report.bytes_in
@@ -103,7 +103,7 @@ class Tally:
             self.seconds[stage] += spent  # type: ignore[assignment]
 
     def report(self) -> RunReport:
-        """What was done, as a report has it."""
+        """Return the totals as a value for reports."""
         return RunReport(
             num_rows=self.num_rows,
             seconds=self.elapsed,
@@ -114,15 +114,15 @@ class Tally:
 
     @property
     def bad(self) -> Counter[str]:
-        """Rows in quarantine by reason, those of earlier runs too."""
-        both = self.before + self.counts
-        del both["readable"]
-        return both
+        """The number of quarantined rows by reason, those of earlier runs included."""
+        counts = self.before + self.counts
+        del counts["readable"]
+        return counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything that was asked for, checked."""
+    """The validated options of `tesserae prepare`."""
 
     source: str
     store: str
@@ -141,7 +141,7 @@ class Options:
     certs: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense, before anything is read."""
+        """Reject invalid options before anything is read."""
         for name in ("source", "store"):
             if not getattr(self, name):
                 raise ValueError(f"{name.upper()} is empty: expected a path or a URL.")
@@ -149,19 +149,19 @@ class Options:
         for split in self.splits:
             layout.check_split(split)
         if len(set(self.splits)) != len(self.splits):
-            raise ValueError(f"--split is {' '.join(self.splits)}: one is named twice.")
+            raise ValueError(f"--split is {' '.join(self.splits)}: a split is named twice.")
 
 
 def read_options(args: argparse.Namespace) -> Options:
-    """Check the words of a command line.
+    """Return the options that a command line describes.
 
     Raises:
-        ValueError: Naming the one that makes no sense.
+        ValueError: A flag has an invalid value; the message names it.
     """
     splits = tuple(args.split or ["all"])
     if splits == ("all",):
-        held = sources.splits(args.source, args.source_kind, source_options(args))
-        splits = tuple(held) or ("train",)
+        source_splits = sources.splits(args.source, args.source_kind, source_options(args))
+        splits = tuple(source_splits) or ("train",)
     return Options(
         source=args.source,
         store=args.store,
@@ -194,7 +194,7 @@ def read_options(args: argparse.Namespace) -> Options:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare every split that was asked for."""
+    """Prepare every requested split, and return the exit status."""
     options = read_options(args)
     if session.work_for_first(args):
         return 0
@@ -215,8 +215,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(options: Options) -> dict[str, RunReport]:
-    """Prepare every split that was asked for; returns what was done, by split."""
-    for split in options.splits:  # one that is not there is said before hours of the others
+    """Prepare every requested split.
+
+    Returns:
+        The totals of each split in which this run committed rows, by name.
+    """
+    for split in options.splits:  # a missing split is reported before hours of work on others
         _opened(options, split)
     with Cluster(
         workers=options.workers,
@@ -233,7 +237,7 @@ def prepare(options: Options) -> dict[str, RunReport]:
 
 @dataclass(frozen=True)
 class OpenSplit:
-    """A split that is being prepared: where it comes from, and where it goes."""
+    """A split that is being prepared, with its source and the objects of its store."""
 
     split: str
     run: str
@@ -242,17 +246,18 @@ class OpenSplit:
 
 
 Plans = dict[str, tuple[Recipe, Plan]]
-"""Split -> the recipe and the plan that it has."""
+"""The recipe and the plan of each split, by name."""
 
 
 def _opened(options: Options, split: str) -> OpenSplit:
-    """Open the source of one split, as the rules of its store have it, and check where it goes."""
+    """Open the source of one split by the rules of its store, and check the store's location."""
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
-    _check_place(objects, options.source)
+    _check_location(objects, options.source)
     planning.check_choices(objects, options.choices)
     how = _source_options(options, objects)
-    # What a store has already goes on. The name comes first: the other question lists the store.
+    # A split that the store already has is resumed under any name. The spelling is tested first,
+    # because it is cheaper than listing the store.
     if misspelt(split) and split not in records.splits(objects):
         sources.check_split_name(options.source, split, options.kind, how)
     source = sources.open_source(options.source, split, options.kind, how)
@@ -260,7 +265,7 @@ def _opened(options: Options, split: str) -> OpenSplit:
 
 
 def _source_options(options: Options, objects: Objects) -> SourceOptions:
-    """Return how the source is read, by the rules of the store."""
+    """Return the options to read the source with, by the listing rules of the store."""
     return replace(options.source_options, rules=planning.source_rules(objects))
 
 
@@ -279,14 +284,15 @@ def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 
 
 def plan_splits(options: Options, cluster: Cluster) -> Plans:
-    """Plan every split that was asked for, so that a class of any of them has its label.
+    """Plan every requested split, so that the labels cover the classes of all of them.
 
     Raises:
-        TesseraeError: A source's classes cannot be told; nothing was decoded yet.
+        TesseraeError: The classes of a source cannot be determined; nothing was decoded yet.
     """
     parts = [_opened(options, split) for split in options.splits]
     with ExitStack() as leases:
-        for part in sorted(parts, key=lambda part: part.split):  # two commands take them alike
+        # A fixed order, so that two commands which lock the same splits cannot deadlock.
+        for part in sorted(parts, key=lambda part: part.split):
             leases.enter_context(_leased(part, wait=options.wait))
         return settle(options, parts, cluster)
 
@@ -294,13 +300,13 @@ def plan_splits(options: Options, cluster: Cluster) -> Plans:
 def prepare_split(
     options: Options, split: str, cluster: Cluster, plans: Plans | None = None
 ) -> RunReport:
-    """Prepare one split; returns what was done.
+    """Prepare one split, and return the totals of this run.
 
     Args:
-        options: What was asked for.
-        split: One of its splits.
-        cluster: Where the work is done.
-        plans: What `plan_splits` gave; None plans this split alone.
+        options: The options of the command.
+        split: The name of the split, one of `options.splits`.
+        cluster: The cluster that runs the tasks.
+        plans: The result of `plan_splits`; None plans this split alone.
     """
     part = _opened(options, split)
     with _leased(part, wait=options.wait):
@@ -308,22 +314,22 @@ def prepare_split(
         return _prepare(options, part, recipe, plan, cluster)
 
 
-def _check_place(objects: Objects, source: str) -> None:
+def _check_location(objects: Objects, source: str) -> None:
     if not isinstance(objects, LocalObjects):
         return
     store = Path(objects.url)
     if store.resolve().is_relative_to(Path(source).resolve()):
         raise StoreError(
-            f"the store {store} lies in the source {source}, which would change by it. Choose a"
+            f"the store {store} lies in the source {source}, which must not change. Choose a"
             " folder outside."
         )
-    known = {layout.RECIPE, "splits"}
+    store_names = {layout.RECIPE, "splits"}
     names = {path.name for path in store.iterdir()} if store.is_dir() else set()
     foreign = sorted(name for name in names - {"lost+found"} if not name.startswith("."))
-    if foreign and not names & known:
+    if foreign and not names & store_names:
         raise StoreError(
-            f"{store} is no store, and holds other files, such as {foreign[0]!r}. Choose a new or"
-            " an empty folder."
+            f"{store} is not a store, and holds other files, such as {foreign[0]!r}. Choose a new"
+            " or an empty folder."
         )
 
 
@@ -336,14 +342,14 @@ def _prepare(
     if options.limit is not None:
         rows = sum(len(plan.rows(shard)) for shard in target)
         print(
-            f"{split}: --limit {options.limit:,} takes {rows:,} of {plan.num_rows:,} images:"
+            f"{split}: --limit {options.limit:,} selects {rows:,} of {plan.num_rows:,} images:"
             f" {counted(len(target), 'whole shard')} of up to {plan.shard_rows:,}"
         )
     todo = [
         s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)
     ]
     if todo:
-        _check(options, objects, recipe, plan, commits, todo, cluster)
+        _check_resources(options, objects, recipe, plan, commits, todo, cluster)
     planning.write_metadata(objects, recipe, plan, options.choices.sizes)
     work = Work(
         store=objects.url,
@@ -353,8 +359,8 @@ def _prepare(
         image_seconds=options.image_seconds,
         code=code_digest.digest(),
     )
-    left_alone = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
-    tally = Tally(before=sum(map(Counter, left_alone), Counter()))
+    earlier_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
+    tally = Tally(before=sum(map(Counter, earlier_counts), Counter()))
     if todo:
         if source.access == "blocks":
             spooling.stream(split, source, objects, cluster, recipe.max_image_bytes)
@@ -362,7 +368,8 @@ def _prepare(
         try:
             make_shards(options, objects, plan, work, todo, commits, cluster, tally)
         except TooManyBadError:
-            # Nothing is left to be stopped: then the table may say why of every row.
+            # If every shard is committed, finish the split anyway, so that the table lists the
+            # reason of each quarantined row.
             if len(records.load_commits(objects, plan)) == plan.num_shards:
                 _end(objects, recipe, plan, work, source)
             raise
@@ -377,23 +384,24 @@ def _end(objects: Objects, recipe: Recipe, plan: Plan, work: Work, source: Sourc
 
 
 def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
-    """The recipe of the store and the plan of each split: made, or checked against the store's.
+    """Return the recipe and the plan of each split, created or checked against the store's.
 
     Raises:
-        TesseraeError: The source is not what was prepared, or its classes cannot be told.
+        TesseraeError: The source differs from the one that was prepared, or its classes cannot be
+            determined.
     """
     plans = {}
     to_list = []
     for part in parts:
-        kept = planning.kept_origin(part.objects, part.split, part.source, _root(part))
-        if kept is None:
+        origin = planning.kept_origin(part.objects, part.split, part.source, _root(part))
+        if origin is None:
             to_list.append(part)
             continue
         recipe = planning.settle_recipe(part.objects, options.choices)
         plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
         plans[part.split] = recipe, plan
-        print(f"{part.split}: listed before, {plan.num_rows:,} images of kind {kept.kind}")
+        print(f"{part.split}: already listed, {plan.num_rows:,} images of kind {origin.kind}")
     if not to_list:
         return plans
     rules = planning.source_rules(to_list[0].objects)
@@ -409,30 +417,34 @@ def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Pl
 
 def _planned(options: Options, listed: Mapping[str, tuple[OpenSplit, Listed]]) -> Plans:
     objects = next(iter(listed.values()))[0].objects
-    said = {split: (part.source, one) for split, (part, one) in listed.items()}
-    classes = planning.classes_of(said, planning.source_rules(objects))
+    sources_and_listings = {
+        split: (part.source, listing) for split, (part, listing) in listed.items()
+    }
+    classes = planning.classes_of(sources_and_listings, planning.source_rules(objects))
     recipe = planning.settle_recipe(objects, options.choices, classes)
-    for line in class_lines(classes, recipe, {split: one for split, (_, one) in listed.items()}):
+    listings = {split: listing for split, (_, listing) in listed.items()}
+    for line in class_lines(classes, recipe, listings):
         print(printable(line), flush=True)
     plans = {}
-    for split, (part, one) in listed.items():
+    for split, (part, listing) in listed.items():
         origin = Origin(
             source=options.source,
             kind=part.source.kind,
             root=_root(part),
             fingerprint=part.source.fingerprint(),
-            listing=one.digest,
-            num_bytes=one.num_bytes,
+            listing=listing.digest,
+            num_bytes=listing.num_bytes,
             options=options.source_options.chosen(),
-            passed=one.passed,
+            passed=listing.passed,
         )
         seed = options.choices.seed
-        plans[split] = recipe, planning.make_plan(part.objects, split, recipe, one, origin, seed)
+        plan = planning.make_plan(part.objects, split, recipe, listing, origin, seed)
+        plans[split] = recipe, plan
     return plans
 
 
 def _root(part: OpenSplit) -> str:
-    """Where the bytes of a split's images are read."""
+    """Return the path or URL that the encoded images of a split are read from."""
     if part.source.access == "random":
         return part.source.root
     return spooling.spool_folder(part.objects, part.split)
@@ -446,7 +458,7 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
     else:
         spooling.stream(part.split, source, part.objects, cluster, limit)
         table = spool.spool_listing(_root(part), source.blocks())
-    if source.kind != "ilsvrc-val":  # that has its classes from the table itself
+    if source.kind != "ilsvrc-val":  # ilsvrc-val takes its classes from the table itself
         rules = planning.source_rules(part.objects)
         table = check_sorted(Location(source.root, "", SourceOptions(rules=rules)), table)
     return planning.read_listing(table)
@@ -458,7 +470,7 @@ def _target(plan: Plan, limit: int | None) -> range:
     return range(min(plan.num_shards, -(-limit // plan.shard_rows)))
 
 
-def _check(
+def _check_resources(
     options: Options,
     objects: Objects,
     recipe: Recipe,
@@ -475,9 +487,9 @@ def _check(
         needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
         total += needed
         print(f"  {size:>4} px  {_extent(sum(rows), len(rows))}, {bytes_text(needed)}")
-    free = "free room is not known" if room is None else f"{bytes_text(room)} are free"
+    free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"
     print(
-        f"  {counted(plan.num_rows, 'row')} in all; {bytes_text(total)} to write, {free}",
+        f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write, {free}",
         flush=True,
     )
     planning.check_room(objects, recipe, total)
@@ -490,17 +502,19 @@ def _extent(rows: int, shards: int) -> str:
 
 def _check_memory(options: Options, objects: Objects, recipe: Recipe, cluster: Cluster) -> None:
     sizes = options.choices.sizes
-    if isinstance(objects, LocalObjects):  # a chunk of every size
-        task = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
-    else:  # an object is PUT whole
-        task = 2 * sum(planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes)
-    for there, threads in cluster.worker_memory():
-        needed = WORKER_BYTES + threads * task
-        if needed > there:
+    if isinstance(objects, LocalObjects):  # a task holds one chunk of every size
+        task_bytes = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
+    else:  # an object is uploaded in one PUT, so a task holds it whole, and a copy of it
+        task_bytes = 2 * sum(
+            planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes
+        )
+    for available, threads in cluster.worker_memory():
+        needed = WORKER_BYTES + threads * task_bytes
+        if needed > available:
             raise StoreError(
-                f"a worker needs {needed / 2**30:.1f} GiB for its shards, {there / 2**30:.1f} GiB"
-                " are there for one. Have fewer workers or threads, or a new store with fewer"
-                " --shard-rows."
+                f"a worker needs {needed / 2**30:.1f} GiB for its shards, and has"
+                f" {available / 2**30:.1f} GiB. Use fewer workers or threads, or a new store with"
+                " fewer --shard-rows."
             )
 
 
@@ -514,10 +528,10 @@ def make_shards(
     cluster: Cluster,
     tally: Tally,
 ) -> None:
-    """Run the tasks of *todo*, count what they say, and show it here and on the dashboard.
+    """Run the tasks of the shards *todo*, and show their progress here and on the dashboard.
 
     Raises:
-        TesseraeError: A shard was not made, or more rows were quarantined than may be.
+        TesseraeError: A shard failed, or more rows were quarantined than --max-bad allows.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
     all_rows = num_rows + tally.before.total()
@@ -541,7 +555,7 @@ def make_shards(
             if isinstance(result, Failed):
                 tally.fail(result)
                 progress.note(f"{result.job.name}: {result.error}")
-                if tally.failed_in_a_row == MOST_FAILURES:
+                if tally.failed_in_a_row == MAX_CONSECUTIVE_FAILURES:
                     break
                 continue
             tally.add(result)
@@ -565,11 +579,11 @@ def _sizes(commits: dict[int, Commit], shard: int) -> set[int]:
 
 
 def _sizes_before(plan: Plan, work: Work, commits: dict[int, Commit]) -> list[tuple[int, int, int]]:
-    """Of each size: side in pixels, rows that are stored, rows of the split."""
+    """Return (side in pixels, rows already stored, rows of the split) for each size."""
     return [
         (
             size,
-            sum(kept.stop - kept.start for kept in commits.values() if size in kept.sizes),
+            sum(commit.stop - commit.start for commit in commits.values() if size in commit.sizes),
             plan.num_rows,
         )
         for size in work.sizes
@@ -580,10 +594,10 @@ def _too_bad(tally: Tally, max_bad: float, num_rows: int, reasons: Sequence[Reas
     counts = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
     seen = tally.num_rows + tally.before.total()
     return (
-        f"{tally.bad.total():,} of the first {seen:,} rows are no readable pictures"
+        f"{tally.bad.total():,} of the first {seen:,} rows are not readable images"
         f" ({counts}), and --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of"
-        f" {num_rows:,}. For example {examples(reasons)}. Look at the source; if it is meant to be"
-        " so, pass a larger --max-bad."
+        f" {num_rows:,}. For example {examples(reasons)}. Check the source; if it is expected to"
+        " hold so many, pass a larger --max-bad."
     )
 
 
@@ -591,15 +605,15 @@ def _failures(failed: Sequence[Failed], split: str) -> str:
     first = failed[0]
     return (
         f"{counted(len(failed), 'shard')} of split {split!r} could not be made; {first.job.name}:"
-        f" {first.error}. What is committed stays: mend that, and run the same command again to"
-        " go on."
+        f" {first.error}. Committed shards are kept: fix the cause, and run the same command again"
+        " to go on."
     )
 
 
 def _finish(objects: Objects, recipe: Recipe, plan: Plan, work: Work) -> Done | None:
     commits = records.load_commits(objects, plan)
     if len(commits) < plan.num_shards:
-        rows = sum(kept.stop - kept.start for kept in commits.values())
+        rows = sum(commit.stop - commit.start for commit in commits.values())
         print(
             f"{work.split}: {rows:,} of {plan.num_rows:,} rows are committed; the split is not"
             " finished. Run again without --limit to go on."

@@ -1,4 +1,4 @@
-"""Rows that hold no readable picture, and rows whose picture's file was not whole: why, by name."""
+"""Reasons why rows are quarantined, and remarks on readable rows whose files were incomplete."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from workflows.terminal.formatting import counted
 
 @dataclass(frozen=True)
 class Reason:
-    """Rows that are in quarantine for the same reason, but for the numbers in it."""
+    """A group of rows with the same reason, apart from the numbers in it."""
 
     status: str
-    """The status in words."""
+    """The status in words, e.g. `truncated`."""
     reason: str
-    """What was said of `key`."""
+    """The decoder's message about `key`."""
     num_rows: int
     key: str
-    """The first of them, in the order of rows."""
+    """The key of the first row of the group."""
 
 
 def read_lines(
     objects: Objects, parts: Iterable[Written]
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Read the lines that say something of a row from some parts of the table.
+    """Read the lines of quarantined rows, and of rows with a remark, from parts of the table.
 
     Returns:
-        row, key, status, reason and `word` (the status in words) of each row that is in quarantine
-        or carries a remark; and the parts that are damaged.
+        A dictionary with row, key, status, reason and `word` (the status in words) for each such
+        row; and a problem for each part that is damaged.
     """
     lines: list[dict[str, Any]] = []
     problems = []
@@ -59,14 +59,14 @@ def read_lines(
 
 
 def has_quarantined(counts: Mapping[str, int]) -> bool:
-    """Return True if rows by status in words count one that is not readable."""
+    """Return True if *counts*, rows by status in words, include one that is not readable."""
     return any(count for word, count in counts.items() if word != "readable")
 
 
 def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
     """Group lines of the table by status and reason, the most frequent first.
 
-    Numbers in a reason do not count: "truncated (7 bytes not processed)" is one reason.
+    Reasons that differ only in numbers are the same: "truncated (7 bytes not processed)".
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
@@ -81,13 +81,13 @@ def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
 
 def quarantined_reasons(objects: Objects, commits: Iterable[Commit]) -> list[Reason]:
     """Return why rows of committed shards are in quarantine; damaged parts are left out."""
-    parts = [kept.table for kept in commits if has_quarantined(kept.counts)]
+    parts = [commit.table for commit in commits if has_quarantined(commit.counts)]
     lines, _ = read_lines(objects, parts)
     return by_reason(line for line in lines if line["status"])
 
 
 def examples(reasons: Sequence[Reason], limit: int = 4) -> str:
-    """Name a row of each of the first *limit* reasons, as the end of a sentence."""
-    shown = [f"{r.key!r} ({r.status}: {r.reason})" for r in reasons[:limit]]
-    more = len(reasons) - len(shown)
-    return ", ".join(shown) + (f", and {counted(more, 'more reason')}" if more > 0 else "")
+    """Return a list with one row for each of the first *limit* reasons, to end a sentence."""
+    listed = [f"{r.key!r} ({r.status}: {r.reason})" for r in reasons[:limit]]
+    more = len(reasons) - len(listed)
+    return ", ".join(listed) + (f", and {counted(more, 'more reason')}" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""The work of `tesserae repair`: damaged files, and where each of them is made anew from."""
+"""The implementation of `tesserae repair`: finds damaged files and rebuilds them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from workflows.terminal.progress import say_waiting
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """What the repair of one split works with."""
+    """The objects and options that the repair of one split works with."""
 
     objects: Objects
     split: str
@@ -53,8 +53,8 @@ class Repair:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Repair what is damaged; 1 if anything is left."""
-    left = 0
+    """Repair damaged files, and return the exit status: 1 if any problem remains."""
+    num_problems = 0
     if session.work_for_first(args):
         return 0
     with session.of(args) as cluster:
@@ -73,76 +73,79 @@ def run(args: argparse.Namespace) -> int:
             with lease(repair.objects, split, wait=args.wait, waiting=say_waiting):
                 repair.objects.begin()
                 try:
-                    left += repair_split(repair)
+                    num_problems += repair_split(repair)
                 finally:
                     repair.objects.end()
-    return 1 if left else 0
+    return 1 if num_problems else 0
 
 
 def repair_split(repair: Repair) -> int:
-    """Repair one split; returns how many problems are left."""
-    found, problems = _verify(repair)
+    """Repair one split, and return the number of problems that remain."""
+    split_records, problems = _verify(repair)
     damaged = [problem for problem in problems if not problem.unfinished]
     if not damaged and repair.data is None:
         print(f"{repair.split}: nothing to repair")
-        return _left(problems)
-    restored = store_repair.restore_records(repair.objects, found)
-    if found.plan is None or found.recipe is None:
-        raise StoreError(_lost(found))
-    restored += store_repair.restore_parts(repair.objects, found, damaged)
-    rest = [problem for problem in damaged if problem.name not in restored]
-    _rebuild(repair, found, found.plan, rest)
-    sizes = store_repair.planned_sizes(repair.objects, found)
-    planning.write_metadata(repair.objects, found.recipe, found.plan, sizes)
-    if len(records.load_commits(repair.objects, found.plan)) == found.plan.num_shards:
+        return _count_problems(problems)
+    restored = store_repair.restore_records(repair.objects, split_records)
+    if split_records.plan is None or split_records.recipe is None:
+        raise StoreError(_lost(split_records))
+    restored += store_repair.restore_parts(repair.objects, split_records, damaged)
+    to_rebuild = [problem for problem in damaged if problem.name not in restored]
+    _rebuild(repair, split_records, split_records.plan, to_rebuild)
+    sizes = store_repair.planned_sizes(repair.objects, split_records)
+    planning.write_metadata(repair.objects, split_records.recipe, split_records.plan, sizes)
+    if (
+        len(records.load_commits(repair.objects, split_records.plan))
+        == split_records.plan.num_shards
+    ):
         finish_split(repair.objects.url, repair.split, repair.run)
-    elif any(p.name.startswith(layout.array(repair.split, "label")) for p in rest):
-        planning.restore_labels(repair.objects, found.plan)
-    _, left = _verify(repair)
-    mended = sorted({p.name for p in damaged} - {p.name for p in left})
-    print(f"{repair.split}: {counted(len(mended), 'file')} brought back")
-    for name in mended:
+    elif any(p.name.startswith(layout.array(repair.split, "label")) for p in to_rebuild):
+        planning.restore_labels(repair.objects, split_records.plan)
+    _, remaining = _verify(repair)
+    repaired = sorted({p.name for p in damaged} - {p.name for p in remaining})
+    print(f"{repair.split}: {counted(len(repaired), 'file')} restored")
+    for name in repaired:
         print(printable(f"  {name}"))
-    if not left:
+    if not remaining:
         remove_spool(repair.objects, repair.split)
-    return _left(left)
+    return _count_problems(remaining)
 
 
 def _verify(repair: Repair) -> tuple[Found, list[Problem]]:
-    found, problems = verify_split(repair.objects, repair.split)
+    split_records, problems = verify_split(repair.objects, repair.split)
     say_problems(problems)
-    return found, problems
+    return split_records, problems
 
 
-def _left(problems: Sequence[Problem]) -> int:
+def _count_problems(problems: Sequence[Problem]) -> int:
     if any(problem.unfinished for problem in problems):
-        print("Run the same `tesserae prepare` again to go on with what is not finished.")
+        print("Run the same `tesserae prepare` again to finish it.")
     return len(problems)
 
 
-def _lost(found: Found) -> str:
-    lost = f"and {layout.ledger(found.split)} has no copy of it"
-    if found.plan is None:
+def _lost(split_records: Found) -> str:
+    lost = f"and {layout.ledger(split_records.split)} has no copy of it"
+    if split_records.plan is None:
         return (
-            f"{layout.plan(found.split)} is lost, {lost}. Run the same `tesserae prepare` as"
+            f"{layout.plan(split_records.split)} is lost, {lost}. Run the same `tesserae prepare` as"
             " before, with the same source and seed: it makes the same plan, and keeps the shards."
         )
     return (
-        f"{layout.RECIPE} is lost, {lost}. Bring one of the two back from a copy of the store, or"
+        f"{layout.RECIPE} is lost, {lost}. Restore one of the two from a copy of the store, or"
         " prepare into another folder."
     )
 
 
-def _rebuild(repair: Repair, found: Found, plan: Plan, rest: Sequence[Problem]) -> None:
+def _rebuild(repair: Repair, split_records: Found, plan: Plan, problems: Sequence[Problem]) -> None:
     work = Work(
         store=repair.objects.url,
         split=repair.split,
         run=repair.run,
-        sizes=store_repair.planned_sizes(repair.objects, found),
+        sizes=store_repair.planned_sizes(repair.objects, split_records),
         code=code_digest.digest(),
     )
-    jobs = store_repair.rebuild_jobs(work, store_repair.plan_rebuilds(found, rest))
-    jobs += shard_jobs(work, store_repair.lost_shards(found, rest))
+    jobs = store_repair.rebuild_jobs(work, store_repair.plan_rebuilds(split_records, problems))
+    jobs += shard_jobs(work, store_repair.lost_shards(split_records, problems))
     if jobs or repair.data is not None:
         _find_source(repair, plan, work.sizes)
     if jobs:
@@ -161,51 +164,54 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
                 " SOURCE."
             )
         if isinstance(result, Report):
-            print(f"  made again: {', '.join(result.made)}")
+            print(f"  rebuilt: {', '.join(result.made)}")
 
 
 def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
-    """Make sure that it is known where the images are, and that they are there."""
+    """Check that the source images are present, and stream them again if they were spooled."""
     if repair.data is not None:
-        how = _how(repair, plan)
+        read_options = _source_options(repair, plan)
         options = Options(
             source=repair.data,
             store=repair.objects.url,
             splits=(repair.split,),
             choices=Choices(sizes=sizes or (1,), seed=plan.seed),
             workers=1,
-            source_options=how,
+            source_options=read_options,
         )
-        source = sources.open_source(repair.data, repair.split, repair.kind, how)
+        source = sources.open_source(repair.data, repair.split, repair.kind, read_options)
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
     origin = known_origin(repair.objects, plan)
-    if origin.is_there:  # the store says where: who repairs somebody else's sees what is read
+    # The location comes from the store, which may be someone else's: print what is about to be read.
+    if origin.is_there:
         print(printable(f"{repair.split}: images are read from {origin.root}"), flush=True)
         return
     if origin.root != _spool(repair):
         raise StoreError(
-            f"the images of split {plan.split!r} were in {origin.root}, which is not there. Pass"
-            " --data SOURCE to say where they are now."
+            f"the images of split {plan.split!r} were in {origin.root}, which does not exist. Pass"
+            " --data SOURCE with their present location."
         )
     _stream(repair, origin)
 
 
-def _how(repair: Repair, plan: Plan) -> SourceOptions:
-    """How the source is read: as it is said now, else as it was when the split was planned."""
+def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
+    """Return the options to read the source with: the flags', else those of the plan."""
     rules = planning.source_rules(repair.objects)
     chosen = repair.source_options.chosen()
     if not chosen:
-        with suppress(StoreError):  # where the images were is a cache
+        with suppress(
+            StoreError
+        ):  # the record of the source's location is a cache, and may be gone
             chosen = known_origin(repair.objects, plan).options
     return SourceOptions.of(chosen, rules)
 
 
 def _stream(repair: Repair, origin: Origin) -> None:
-    # The spool went when the split was finished. The blocks come out the same again.
-    where = repair.data or origin.source
-    how = SourceOptions.of(origin.options, planning.source_rules(repair.objects))
-    source = sources.open_source(where, repair.split, origin.kind, how)
+    # The spool was removed when the split was finished. Streaming gives the same blocks again.
+    location = repair.data or origin.source
+    source_options = SourceOptions.of(origin.options, planning.source_rules(repair.objects))
+    source = sources.open_source(location, repair.split, origin.kind, source_options)
     blocks = source.blocks()
     confined.confined(Path(repair.objects.url), layout.spool(repair.split))
     planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))
@@ -213,11 +219,11 @@ def _stream(repair: Repair, origin: Origin) -> None:
     limit = records.load_recipe(repair.objects).max_image_bytes
     jobs = [
         Job(
-            f"spool-{repair.split}-{place:06d}",
+            f"spool-{repair.split}-{index:06d}",
             spool.spool_block,
             (block, origin.root, "", limit),
         )
-        for place, block in enumerate(blocks)
+        for index, block in enumerate(blocks)
     ]
     _run(repair, jobs)
 

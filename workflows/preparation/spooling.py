@@ -1,4 +1,4 @@
-"""Sources that can only be streamed: what is looked at before, and what is left behind."""
+"""Sources that can only be streamed: early checks, and the spool that they are copied to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spool_folder(objects: Objects, split: str) -> str:
     """Return the folder that the images of *split* are streamed into.
 
     Raises:
-        StoreError: The store is on no disk.
+        StoreError: The store is not on a local disk.
     """
     if not isinstance(objects, LocalObjects):
         raise StoreError(
@@ -35,7 +35,7 @@ def spool_folder(objects: Objects, split: str) -> str:
 
 
 def remove_spool(objects: Objects, split: str) -> None:
-    """Remove the record files of a split that is finished; an object store has none."""
+    """Remove the spool of a split that is finished; an object store has none."""
     if isinstance(objects, LocalObjects):
         root = Path(objects.url)
         confined.remove_folder(root / layout.spool(split), root)
@@ -44,28 +44,28 @@ def remove_spool(objects: Objects, split: str) -> None:
 def stream(
     split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
 ) -> None:
-    """Stream the blocks of *source* that the spool has not yet, from this very source.
+    """Stream the blocks of *source* that the spool lacks, and remove those of other sources.
 
     Args:
-        split: Which split it is of.
-        source: What is streamed.
-        objects: The store.
-        cluster: Where it is streamed.
-        limit: Largest image in bytes that is kept whole; None: any.
+        split: The name of the split.
+        source: The source that is streamed.
+        objects: The objects of the store, which must be on a local disk.
+        cluster: The cluster whose workers stream the blocks.
+        limit: Size in bytes of the largest image that is stored; None is no limit.
 
     Raises:
-        TesseraeError: A block could not be streamed, or there is no room for all.
+        TesseraeError: A block could not be streamed, or there is too little free space.
     """
     folder = spool_folder(objects, split)
     blocks = source.blocks()
     fingerprint = source.fingerprint()
     stale = spool.remove_stale(folder, blocks, fingerprint, limit)
     if stale:
-        print(f"{split}: {bytes_text(stale)} of another source or other options leave the spool")
+        print(f"{split}: removed {bytes_text(stale)} of another source or options from the spool")
     planning.check_spool_room(objects, spool.spool_bytes_needed(blocks))
     jobs = [
-        Job(f"spool-{split}-{place:06d}", spool.spool_block, (block, folder, fingerprint, limit))
-        for place, block in enumerate(blocks)
+        Job(f"spool-{split}-{index:06d}", spool.spool_block, (block, folder, fingerprint, limit))
+        for index, block in enumerate(blocks)
     ]
     with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
         for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
@@ -75,16 +75,16 @@ def stream(
 
 
 def look_before(parts: Mapping[str, Source], rules: int) -> None:
-    """Look at what can be known of sources before hours of listing and streaming them.
+    """Check sources as far as possible before hours of listing and streaming.
 
     Args:
-        parts: Split -> its source.
+        parts: The source of each split, by name.
         rules: Version of the listing rules.
 
     Raises:
-        SourceError: A table is missing, a file is no archive, a label or its class cannot be.
+        SourceError: A table is missing, a file is not an archive, or a label or class is invalid.
     """
-    said = {}
+    previewed = {}
     for split, source in parts.items():
         if isinstance(source, Checked):
             source.check()
@@ -92,43 +92,43 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
             print(printable(f"  {split}: {remark}"))
         if isinstance(source, Previewed):
             evidence = source.preview()
-            said[split] = SplitClasses(evidence, source.class_table(), source.words())
+            previewed[split] = SplitClasses(evidence, source.class_table(), source.words())
             for note in evidence.notes:
                 print(printable(f"  {split}: {note}"), flush=True)
-    if len(said) == len(parts):
-        settle_classes(said, rules)
+    if len(previewed) == len(parts):
+        settle_classes(previewed, rules)
 
 
 def with_classes(parts: Mapping[str, Source]) -> list[str]:
-    """Return the splits whose sources pass a first look, and say why others are left out.
+    """Return the splits whose sources pass an early check, and print why others are left out.
 
-    Nobody named them: what cannot be prepared yet, such as ILSVRC2012's val without its table, does
-    not keep the others waiting.
+    This is for splits that the user did not name: a split that cannot be prepared yet, such as
+    ILSVRC2012's val without its table, must not hold up the others.
 
     Raises:
-        SourceError: None does.
+        SourceError: No source passes.
     """
-    kept, errors = [], []
+    accepted, errors = [], []
     for split, source in parts.items():
         try:
             if isinstance(source, Checked):
                 source.check()
-            kept.append(split)
+            accepted.append(split)
         except SourceError as e:
             errors.append(e)
             print(printable(f"{split} is left out: {e}"), flush=True)
-    if errors and not kept:
+    if errors and not accepted:
         raise errors[0]
-    return kept
+    return accepted
 
 
 @contextmanager
 def saying_what_is_left(folders: list[str]) -> Iterator[None]:
-    """Add to an error what the spools in *folders* take, and what to do about them."""
+    """Add the size of the spools in *folders*, and how to remove them, to an error in the block."""
     try:
         yield
     except TesseraeError as e:
-        left = "".join(map(spool.left_text, folders))
-        if not left or len(e.args) != 1:
+        spool_notes = "".join(map(spool.left_text, folders))
+        if not spool_notes or len(e.args) != 1:
             raise
-        raise type(e)(f"{e}{left}") from e
+        raise type(e)(f"{e}{spool_notes}") from e

@@ -1,4 +1,4 @@
-"""The work of `tesserae verify`: every file of a store, compared with what was committed."""
+"""The implementation of `tesserae verify`: checks every file of a store against its records."""
 
 from __future__ import annotations
 
@@ -19,78 +19,89 @@ from workflows.terminal.progress import Progress
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the store; 1 if anything is wrong."""
+    """Check the store, and return the exit status: 1 if anything is wrong."""
     objects = open_objects(args.store)
-    whole = True
-    made = features.splits_of(objects)
+    ok = True
+    features_of = features.splits_of(objects)
     for split in chosen_splits(objects, args.split):
-        found, problems = verify_split(objects, split, threads=args.threads)
+        split_records, problems = verify_split(objects, split, threads=args.threads)
         say_problems(problems)
-        for name in verify.strangers(objects, found):
+        for name in verify.strangers(objects, split_records):
             print(printable(f"  note: {name} is in no record. It does no harm."))
         if problems:
-            whole = False
+            ok = False
             print(f"  {_advice(problems)}")
         elif args.source is not None:
-            whole = _recheck(objects, split, args.source) and whole
-        for name in (name for name, splits in made.items() if split in splits):
-            whole = verify_features(objects, name, found, threads=args.threads) and whole
-    return 0 if _say_rest(objects, made, asked=args.split) and whole else 1
+            ok = _recheck(objects, split, args.source) and ok
+        for name in (name for name, splits in features_of.items() if split in splits):
+            ok = verify_features(objects, name, split_records, threads=args.threads) and ok
+    return 0 if _check_unknown_splits(objects, features_of, requested=args.split) and ok else 1
 
 
-def _say_rest(objects: Objects, made: dict[str, list[str]], *, asked: list[str] | None) -> bool:
-    """Name features of splits that the store has not; whether there are none."""
-    known = records.splits(objects)
-    rest = [one for name in made for one in feature_check.unknown_splits(known, made[name], name)]
-    if asked is None:
-        say_problems(rest)
-    return asked is not None or not rest
+def _check_unknown_splits(
+    objects: Objects, features_of: dict[str, list[str]], *, requested: list[str] | None
+) -> bool:
+    """Print features of splits that the store lacks; return True if there are none.
+
+    They are not checked if the user named the splits to verify.
+    """
+    known_splits = records.splits(objects)
+    problems = [
+        problem
+        for name, splits in features_of.items()
+        for problem in feature_check.unknown_splits(known_splits, splits, name)
+    ]
+    if requested is None:
+        say_problems(problems)
+    return requested is not None or not problems
 
 
 def verify_features(objects: Objects, name: str, images: Found, *, threads: int = 0) -> bool:
-    """Check one split's features, and say what is wrong with them; whether they are whole.
+    """Check the features of one split and print their problems; return True if there are none.
 
     Args:
-        objects: The store.
-        name: Of the features.
-        images: The records of the split that they are of.
-        threads: Readers (one a core).
+        objects: The objects of the store.
+        name: The name of the features.
+        images: The records of the split whose images the features describe.
+        threads: Number of threads that read files (default 0: one per core).
     """
     started = time.monotonic()
-    found = feature_check.read_records(objects, name, images)
-    problems = list(found.problems)
+    feature_records = feature_check.read_records(objects, name, images)
+    problems = list(feature_records.problems)
     with Progress(
-        f"{images.split}: verify features", rows=len(found.objects), unit="files"
+        f"{images.split}: verify features", rows=len(feature_records.objects), unit="files"
     ) as progress:
-        for written, problem in feature_check.check_objects(objects, found, threads=threads):
+        for written, problem in feature_check.check_objects(
+            objects, feature_records, threads=threads
+        ):
             progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)
     problems = sorted(set(problems))
-    files = counted(len(found.objects) + len(found.commits), "file")
-    total = bytes_text(sum(written.num_bytes for written in found.objects))
+    files = counted(len(feature_records.objects) + len(feature_records.commits), "file")
+    total = bytes_text(sum(written.num_bytes for written in feature_records.objects))
     seconds = seconds_text(time.monotonic() - started)
     state = _state(problems)
     print(printable(f"{images.split}: features {name}: {state}; {files}, {total} in {seconds}"))
     say_problems(problems)
-    for stranger in feature_check.strangers(objects, found):
+    for stranger in feature_check.strangers(objects, feature_records):
         print(printable(f"  note: {stranger} is in no record. It does no harm."))
     if problems:
-        print(printable(f"  {_features_advice(found, problems)}"))
+        print(printable(f"  {_features_advice(feature_records, problems)}"))
     return not problems
 
 
-def _features_advice(found: FoundFeatures, problems: Sequence[Problem]) -> str:
-    if found.recipe is None:
+def _features_advice(feature_records: FoundFeatures, problems: Sequence[Problem]) -> str:
+    if feature_records.recipe is None:
         return (
-            "The same `tesserae features` as before brings it back. Or delete the folder"
-            f" {layout.FEATURES}/{found.name} if nobody needs it."
+            "Run the same `tesserae features` as before to restore it, or delete the folder"
+            f" {layout.FEATURES}/{feature_records.name} if it is not needed."
         )
-    words = found.recipe.words(found.kinds)
-    command = f"tesserae features STORE --trunk MODEL {words} --split {found.split}"
+    flags = feature_records.recipe.words(feature_records.kinds)
+    command = f"tesserae features STORE --trunk MODEL {flags} --split {feature_records.split}"
     if all(problem.unfinished for problem in problems):
-        return f"`{command}` goes on with what is not finished."
-    return f"`{command} --repair` makes anew what is damaged or missing, and nothing else."
+        return f"`{command}` computes the unfinished shards."
+    return f"`{command} --repair` computes the damaged and missing files again, and no others."
 
 
 def _state(problems: Sequence[Problem]) -> str:
@@ -99,15 +110,15 @@ def _state(problems: Sequence[Problem]) -> str:
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
-    """Name each of them."""
+    """Print the name and the description of each problem."""
     for problem in problems:
         print(printable(f"  {problem.name}: {problem.what}"))
 
 
 def _advice(problems: Sequence[Problem]) -> str:
     if all(problem.unfinished for problem in problems):
-        return "Run the same `tesserae prepare` again to go on with what is not finished."
-    return "`tesserae repair` brings damaged files back."
+        return "Run the same `tesserae prepare` again to finish it."
+    return "`tesserae repair` restores damaged files."
 
 
 def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
@@ -118,47 +129,51 @@ def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
     return not different
 
 
-def chosen_splits(objects: Objects, asked: list[str] | None) -> list[str]:
-    """The splits to look at.
+def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
+    """Return the splits to check: the requested ones, or all of the store.
 
     Raises:
-        StoreError: There are none, or not those asked for.
+        StoreError: The store has no splits, or not all of the requested ones.
     """
     known = records.splits(objects)
     if not known:
-        records.load_recipe(objects)  # says so if there is no store at all
+        records.load_recipe(objects)  # raises a clearer error if there is no store at all
         raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")
-    unknown = [split for split in asked or [] if split not in known]
+    unknown = [split for split in requested or [] if split not in known]
     if unknown:
         raise StoreError(f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(known)}.")
-    return asked or known
+    return requested or known
 
 
 def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Found, list[Problem]]:
-    """Check one split; returns its records and what is wrong."""
+    """Check one split and print a summary; return its records and its problems."""
     started = time.monotonic()
-    found = verify.read_records(objects, split)
-    problems = [*found.problems, *verify.check_whole(found), *verify.check_planned(objects, found)]
-    total = sum(written.num_bytes for written in found.objects)
-    with Progress(f"{split}: verify", rows=len(found.objects), unit="files") as progress:
-        for written, problem in verify.check_objects(objects, found, threads=threads):
+    split_records = verify.read_records(objects, split)
+    problems = [
+        *split_records.problems,
+        *verify.check_whole(split_records),
+        *verify.check_planned(objects, split_records),
+    ]
+    total = sum(written.num_bytes for written in split_records.objects)
+    with Progress(f"{split}: verify", rows=len(split_records.objects), unit="files") as progress:
+        for written, problem in verify.check_objects(objects, split_records, threads=threads):
             progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)
     seconds = time.monotonic() - started
     problems = sorted(set(problems))
-    files = counted(len(found.objects) + len(found.commits), "file")
+    files = counted(len(split_records.objects) + len(split_records.commits), "file")
     print(f"{split}: {_state(problems)}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
-    _say_rows(found)
-    return found, problems
+    _say_rows(split_records)
+    return split_records, problems
 
 
-def _say_rows(found: Found) -> None:
-    if found.plan is None:
+def _say_rows(split_records: Found) -> None:
+    if split_records.plan is None:
         return
-    committed = sum(kept.stop - kept.start for kept in found.commits.values())
-    readable = sum(kept.counts.get("readable", 0) for kept in found.commits.values())
+    committed = sum(commit.stop - commit.start for commit in split_records.commits.values())
+    readable = sum(commit.counts.get("readable", 0) for commit in split_records.commits.values())
     print(
-        f"{found.split}: {committed:,} of {found.plan.num_rows:,} rows committed,"
+        f"{split_records.split}: {committed:,} of {split_records.plan.num_rows:,} rows committed,"
         f" {readable:,} readable, {committed - readable:,} in quarantine"
     )

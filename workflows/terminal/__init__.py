@@ -1,1 +1,1 @@
-"""What a command shows on a terminal, and the signals that stop it."""
+"""Terminal output of commands: formatting, progress displays and signal handling."""

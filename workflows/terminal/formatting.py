@@ -1,6 +1,7 @@
-"""Figures and names as a person reads them: `27.1 GB`, `17 min 3 s`, `99.9 %`, and no surprises.
+"""Formatting of numbers and names for people: `27.1 GB`, `17 min 3 s`, `99.9 %`.
 
-Names from data may hold anything: newlines, escapes that a terminal obeys, half a surrogate.
+Names from data may hold newlines, terminal escape sequences or lone surrogates, so they are escaped
+before they are printed.
 """
 
 from __future__ import annotations
@@ -8,28 +9,34 @@ from __future__ import annotations
 from typing import TextIO
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB")
-MOST_PLACES = 7
-"""Of a share: one row of a hundred million is still something."""
+MAX_DECIMALS = 7
+"""The maximum number of decimals of a percentage: shows one row of a hundred million."""
 
 
 def printable(text: str) -> str:
-    r"""*text* on one line, what is no printable character written as its escape (`\x1b`)."""
+    r"""Return *text* on one line, with each non-printable character as its escape (`\x1b`)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """*text* with what the stream's encoding lacks escaped, so that a name cannot stop a run."""
+    """Return *text* with the characters escaped that the encoding of *stream* lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def counted(count: int, noun: str, plural: str = "s") -> str:
-    """`1 shard`, `1,252 shards`; *plural* is what the noun ends in then."""
+    """Return a count with its noun, such as `1 shard` or `1,252 shards`.
+
+    Args:
+        count: The number to format.
+        noun: The noun in the singular.
+        plural: The ending of the plural (default `s`).
+    """
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def bytes_text(num_bytes: float) -> str:
-    """`27.1 GB`: three digits and a decimal unit, as disks are sold."""
+    """Return a number of bytes with three digits and a decimal unit, such as `27.1 GB`."""
     if num_bytes < 999.5:
         return f"{num_bytes:.0f} B"
     value = num_bytes / 1000
@@ -41,43 +48,43 @@ def bytes_text(num_bytes: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """`1.23`, `12.3`, `123`, `1,234`."""
-    places = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{places}f}"
+    """Return *value* with three significant digits or more: `1.23`, `12.3`, `123`, `1,234`."""
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{decimals}f}"
 
 
 def seconds_text(seconds: float) -> str:
-    """`30 ms`, `4.2 s`, `17 min 3 s`, `2 h 5 min`, `3 d 4 h`: at most the two largest units."""
+    """Return a duration in at most two units: `30 ms`, `4.2 s`, `17 min 3 s`, `3 d 4 h`."""
     if 0 < seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, full_seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {full_seconds} s"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
 
 
-def share_text(part: float, whole: float) -> str:
-    """In percent; what is not all is never rounded to all, nor something to nothing."""
-    if not whole:
+def share_text(part: float, total: float) -> str:
+    """Return *part* of *total* in percent, with enough decimals not to be rounded to 0 or 100."""
+    if not total:
         return "-"
-    percent, places = 100 * part / whole, 1
-    between = part not in (0, whole)
-    while between and places < MOST_PLACES and f"{percent:.{places}f}" in _ends(places):
-        places += 1
-    return f"{percent:.{places}f} %"
+    percent, decimals = 100 * part / total, 1
+    is_between = part not in (0, total)
+    while is_between and decimals < MAX_DECIMALS and f"{percent:.{decimals}f}" in _ends(decimals):
+        decimals += 1
+    return f"{percent:.{decimals}f} %"
 
 
-def _ends(places: int) -> tuple[str, str]:
-    return f"{0:.{places}f}", f"{100:.{places}f}"
+def _ends(decimals: int) -> tuple[str, str]:
+    return f"{0:.{decimals}f}", f"{100:.{decimals}f}"
 
 
 def per_second(count: float, seconds: float) -> str:
-    """`1,252`: a rate, without its unit."""
+    """Return the rate of *count* in *seconds* without its unit, such as `1,252`."""
     if seconds <= 0:
         return "-"
     rate = count / seconds

@@ -1,10 +1,9 @@
-"""How far a run has come: a live display on a terminal, plain lines everywhere else.
+"""Progress displays: live on a terminal, plain lines everywhere else.
 
-`meter.Meter` does the sums, given the time; `Progress` shows what it says. On a terminal the
-display is redrawn twice a second by a thread; elsewhere (a pipe, a log file) there is
-the first line, the last, and between them one at most every ten seconds, written when something
-was counted: nothing is written while nothing happens. Names that come from data are shown with
-their control characters escaped, and never read as markup.
+`meter.Meter` computes rates and `Progress` shows them. On a terminal, a thread redraws the display
+twice a second. Elsewhere (a pipe, a log file) a first and a last line are written, and between
+them at most one line every ten seconds, when something was counted. Names that come from data are
+shown with their control characters escaped, and never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -31,31 +30,34 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 INTERVAL_SECONDS = 10.0
+"""The minimum interval between two plain lines."""
 REDRAW_SECONDS = 0.5
+"""The interval at which a live display is redrawn."""
 
 
 class _Display(Protocol):
     def open(self) -> None: ...
     def counted(self, now: float) -> None: ...
     def note(self, line: str) -> None: ...
-    def close(self, *, whole: bool) -> None: ...
+    def close(self, *, completed: bool) -> None: ...
 
 
-def _alone(stream: TextIO) -> bool:
-    # A second display, of another thread, would be drawn over the first.
+def _can_draw(stream: TextIO) -> bool:
+    # Only the main thread draws: a second live display would overwrite the first.
     return is_terminal(stream) and threading.current_thread() is threading.main_thread()
 
 
 def say_waiting(holder: str) -> None:
-    """That nothing happens because *holder* has what is needed."""
+    """Print that the command waits for *holder*, which holds a lease."""
     print(f"waiting for {holder}", flush=True)
 
 
 class Progress:
-    """Shows how far a run has come, for as long as it is open.
+    """A progress display, shown inside a `with` block.
 
     `with Progress("train: prepare", rows=1_281_167) as progress: progress.update(rows=1024)`.
-    May be updated from any thread. An exception, Ctrl-C too, closes the display and passes.
+    It may be updated from any thread. An exception, including Ctrl-C, closes the display and
+    propagates.
     """
 
     def __init__(
@@ -69,25 +71,28 @@ class Progress:
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open nothing yet.
+        """Configure a display without opening it.
 
         Args:
-            title: What is being done.
-            rows: How many there are to do; None = not known: they are counted, without an end.
-            unit: What a row is called here, in the plural.
-            interval_seconds: Between two plain lines, at least.
-            live: Redraw in place; None = where *stream* is a terminal.
+            title: A description of the work, shown before the counts.
+            rows: Total number of rows; None if unknown, then they are counted without a total.
+            unit: The noun for rows, in the plural (default `images`).
+            interval_seconds: Minimum interval between two plain lines, in seconds (default 10).
+            stream: The stream to write to (default: standard output).
+            live: True redraws in place; None does so if *stream* is a terminal (default None).
+            clock: A function that returns the time in seconds (default `time.monotonic`).
         """
         self.title = printable(title)
         self.unit = unit
         self._rows = rows
         self._clock = clock
         self._detail = ""
-        # Never held while rich is called: who draws holds a lock of rich's, and then wants this.
+        # Never held while rich is called: a redraw takes rich's lock first and then this one, so
+        # the opposite order would deadlock.
         self._lock = threading.RLock()
         self._meter = Meter(rows, clock())
         stream = sys.stdout if stream is None else stream
-        live = _alone(stream) if live is None else live
+        live = _can_draw(stream) if live is None else live
         self._display: _Display = (
             _LiveDisplay(self, stream) if live else _PlainDisplay(self, stream, interval_seconds)
         )
@@ -103,24 +108,24 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._display.close(whole=kind is None)
+        self._display.close(completed=kind is None)
 
     def update(
         self, *, rows: int = 0, bytes_in: int = 0, bytes_out: int = 0, quarantined: int = 0
     ) -> None:
-        """Count what was done since the call before."""
+        """Add the increments since the previous call."""
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, bytes_in, bytes_out, quarantined)
             self._display.counted(now)
 
     def begin_at(self, rows: int) -> None:
-        """Note that *rows* were done before: they count for no rate."""
+        """Set the number of rows that were done before the run; they count for no rate."""
         with self._lock:
             self._meter.before = rows
 
     def restart_rates(self, *, rows: int = 0) -> None:
-        """Count *rows*, and rates and the time left from now on: what was before took longer."""
+        """Count *rows*, and measure rates from now on: the work so far was slower."""
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, 0, 0, 0)
@@ -128,20 +133,20 @@ class Progress:
             self._display.counted(now)
 
     def seconds_left(self) -> float | None:
-        """Until all rows are done; None = nobody knows."""
+        """Return the seconds until all rows are done; None if unknown."""
         with self._lock:
             return self._meter.seconds_left(self._clock())
 
     def detail(self, text: str) -> None:
-        """Show *text* beside the rates, until there is another."""
+        """Show *text* beside the rates until the next call."""
         self._detail = printable(text)
 
     def note(self, line: str) -> None:
-        """Say something that stays readable above the display."""
+        """Print a line that stays visible above the display."""
         self._display.note(printable(line))
 
     def count_line(self) -> str:
-        """How many are done, of how many."""
+        """Return the number of rows that are done, with the total if it is known."""
         with self._lock:
             meter = self._meter
             if meter.total is None:
@@ -150,7 +155,7 @@ class Progress:
             return f"{meter.done:,} of {meter.total:,} {self._noun()}, {share}"
 
     def rate_line(self) -> str:
-        """Rates now and over the run, the time left, what is in quarantine."""
+        """Return the time left, the current and overall rates, and the number quarantined."""
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.window(now)
@@ -162,15 +167,15 @@ class Progress:
             ]
             return ", ".join([*parts, *self._bad()])
 
-    def final_line(self, *, whole: bool) -> str:
-        """What was done, when it is over; not *whole* = it was stopped."""
+    def final_line(self, *, completed: bool) -> str:
+        """Return the summary at the end; *completed* is False if the run was stopped early."""
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.from_start(now)
             done = f"{meter.done:,}"
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
-            verb = "" if whole else "stopped at "
+            verb = "" if completed else "stopped at "
             own = f", {meter.last.rows:,} of them" if meter.before else ""
             parts = [
                 f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
@@ -180,13 +185,13 @@ class Progress:
             return ", ".join([*parts, *self._bad()])
 
     def _noun(self) -> str:
-        """Return the unit as it follows the number of all: `images`, or `image` after a 1."""
+        """Return the unit in the number that the total needs: `images`, or `image` after 1."""
         meter = self._meter
         number = meter.done if meter.total is None else meter.total
         return self.unit.removesuffix("s") if number == 1 else self.unit
 
     def share(self) -> float | None:
-        """Of the rows that are done, 0 to 1; None = their number is not known."""
+        """Return the fraction of rows that are done, 0 to 1; None if the total is unknown."""
         with self._lock:
             return self._meter.share()
 
@@ -203,7 +208,7 @@ class _PlainDisplay:
         self._next = 0.0
 
     def open(self) -> None:
-        """Begin to show it: a live display in a terminal, lines elsewhere."""
+        """Write the first line."""
         meter = self._progress._meter
         self._next = meter.start + self._interval
         count = "" if meter.total is None else f", {meter.total:,} {self._progress._noun()}"
@@ -219,11 +224,11 @@ class _PlainDisplay:
     def note(self, line: str) -> None:
         self._say(line)
 
-    def close(self, *, whole: bool) -> None:
-        self._say(f"{self._progress.title}: {self._progress.final_line(whole=whole)}")
+    def close(self, *, completed: bool) -> None:
+        self._say(f"{self._progress.title}: {self._progress.final_line(completed=completed)}")
 
     def _say(self, line: str) -> None:
-        # One write, so that lines of two threads do not mix.
+        # A single write, so that lines of two threads do not interleave.
         self._stream.write(encodable(line, self._stream) + "\n")
         self._stream.flush()
 
@@ -235,12 +240,13 @@ class _LiveDisplay:
         self._live: Live | None = None
         self._end: str | None = None
         self._closed = threading.Event()
-        # Ours, not rich's: that one is not waited for, and may write after the end.
+        # A thread of our own, because rich does not join its refresh thread, which may then write
+        # after the end.
         self._thread = threading.Thread(target=self._redraw, name="progress", daemon=True)
 
     def open(self) -> None:
-        """Begin to show it: a live display in a terminal, lines elsewhere."""
-        # Here, not above: who writes to a pipe does not pay for rich.
+        """Start the live display and its thread."""
+        # Imported here, so that commands that write to a pipe do not pay for loading rich.
         from rich.console import Console
         from rich.live import Live
 
@@ -250,7 +256,7 @@ class _LiveDisplay:
             console=console,
             auto_refresh=False,
             vertical_overflow="visible",
-            redirect_stderr=sys.stderr.isatty(),  # who sent it to a file wants it there
+            redirect_stderr=sys.stderr.isatty(),  # standard error sent to a file stays there
         )
         self._live.start(refresh=True)
         self._thread.start()
@@ -261,15 +267,15 @@ class _LiveDisplay:
                 self._live.refresh()
 
     def counted(self, now: float) -> None:
-        """Nothing to do: the thread comes by."""
+        """Do nothing: the thread redraws the display."""
 
     def note(self, line: str) -> None:
         if self._live is not None:
             text = encodable(line, self._stream)
             self._live.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
-    def close(self, *, whole: bool) -> None:
-        self._end = self._progress.final_line(whole=whole)
+    def close(self, *, completed: bool) -> None:
+        self._end = self._progress.final_line(completed=completed)
         self._closed.set()
         if self._live is not None:
             self._thread.join()
@@ -301,7 +307,7 @@ class _LiveDisplay:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether lines on *stream* can be drawn over."""
+    """Return True if *stream* is a terminal that can redraw lines in place."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
@@ -313,4 +319,4 @@ def _rate(per_second: float) -> str:
 
 def _byte_rates(meter: Meter, bytes_in: float, bytes_out: float) -> list[str]:
     seen = ((meter.last.bytes_in, bytes_in, "in"), (meter.last.bytes_out, bytes_out, "out"))
-    return [f"{three_digits(rate / 1e6)} MB/s {way}" for total, rate, way in seen if total]
+    return [f"{three_digits(rate / 1e6)} MB/s {label}" for total, rate, label in seen if total]

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and the end of a terminal: each stops a command cleanly, however often it comes.
+"""Handling of SIGINT, SIGTERM and SIGHUP: each stops a command cleanly, even if repeated.
 
-A command that was started under `nohup` ignores the end of its terminal, as it was asked to.
+A command that was started under `nohup` keeps ignoring SIGHUP, the end of its terminal.
 """
 
 from __future__ import annotations
@@ -15,56 +15,60 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-REST_SECONDS = 3.0
-"""What comes so soon after the first is the same wish; what comes later is one more."""
+DEBOUNCE_SECONDS = 3.0
+"""The time after a signal during which further ones count as the same request to stop."""
 
 _last = float("-inf")
+"""The monotonic time of the last request to stop."""
 _terminals: list[int] = []
-"""Descriptors of standard output and error that were a terminal when the command began."""
+"""The descriptors of standard output and error that were a terminal at the start."""
 
 
 def listen() -> None:
-    """Raise KeyboardInterrupt in the main thread for each wish to stop."""
+    """Install handlers that raise KeyboardInterrupt in the main thread."""
     _terminals[:] = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
-    for stop in _answered():
+    for stop in _handled_signals():
         signal.signal(stop, _interrupt)
 
 
-def _answered() -> list[signal.Signals]:
-    """All of `STOPS`, without the end of the terminal where `nohup` has it ignored."""
+def _handled_signals() -> list[signal.Signals]:
+    """Return the signals to handle: `STOP_SIGNALS`, without SIGHUP if `nohup` ignores it."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        return [stop for stop in STOPS if stop != signal.SIGHUP]
-    return list(STOPS)
+        return [stop for stop in STOP_SIGNALS if stop != signal.SIGHUP]
+    return list(STOP_SIGNALS)
 
 
 def ignore() -> None:
-    """Pay no attention any more: this process is about to end, and what it cuts off is no news."""
+    """Ignore signals, log messages and warnings from now on: the process is about to exit."""
     logging.disable()
     warnings.simplefilter("ignore")
-    for stop in STOPS:
+    for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_IGN)
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let a short block come to its end first, since it tidies up."""
+    """Defer signals to the end of a short block, such as one that cleans up."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # Python runs signal handlers in the main thread only
         return
     stopping = isinstance(sys.exception(), KeyboardInterrupt)
-    held: list[int] = []
+    deferred: list[int] = []
     before = {
-        stop: signal.signal(stop, lambda number, _: held.append(number)) for stop in _answered()
+        stop: signal.signal(stop, lambda number, _: deferred.append(number))
+        for stop in _handled_signals()
     }
     try:
         yield
     finally:
         for stop, handler in before.items():
             signal.signal(stop, handler)
-    if held and not stopping:
-        _interrupt(signal.SIGHUP if signal.SIGHUP in held else held[0])
+    # Inside the handling of an interrupt a further one would only repeat it. SIGHUP comes first,
+    # because its handler must stop writing to the lost terminal.
+    if deferred and not stopping:
+        _interrupt(signal.SIGHUP if signal.SIGHUP in deferred else deferred[0])
 
 
 def _interrupt(number: int = signal.SIGINT, *_: object) -> None:
@@ -72,18 +76,18 @@ def _interrupt(number: int = signal.SIGINT, *_: object) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
     now = time.monotonic()
-    if now - _last > REST_SECONDS:
+    if now - _last > DEBOUNCE_SECONDS:
         _last = now
         raise KeyboardInterrupt
 
 
 def _leave_terminal() -> None:
-    """Write to nobody where standard output or error was the terminal that has ended.
+    """Redirect standard output and error to /dev/null if their terminal has closed.
 
-    A write to it would raise an error in the midst of saving and tidying up.
+    A write to the closed terminal would raise an error while the command saves and cleans up.
     """
     for descriptor in _terminals:
-        if not os.isatty(descriptor):  # it was one, until now
+        if not os.isatty(descriptor):  # it was a terminal at the start, and has closed since
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, descriptor)
             os.close(null)
