@@ -1,7 +1,8 @@
-"""The `tesserae` command: one word, one module.
+"""The `tesserae` command and its dispatch to one module per subcommand.
 
-Only the module of the word that was typed is imported, so that `tesserae info` does not pay for
-Dask. Whatever goes wrong is one sentence and exit status 1; `--debug` shows where it came from.
+Only the module of the given subcommand is imported, so that `tesserae info` does not pay for
+loading Dask. An error is printed as one sentence, with exit status 1; `--debug` shows the
+traceback.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from workflows.terminal import signals
 from workflows.terminal.formatting import printable
 
 COMMANDS = {
-    "prepare": "decode and resize a whole image set into a store",
+    "prepare": "decode and resize an image data set into a store",
     "verify": "check every file of a store",
-    "repair": "bring damaged files of a store back",
-    "info": "say what a store holds",
+    "repair": "restore damaged files of a store",
+    "info": "show what a store holds",
     "train": "train a stage on a store: wgan, colourise, devise",
-    "features": "run a network over a store, and keep what it makes of each picture",
-    "search": "find pictures by words, words by pictures, pictures by pictures",
-    "words": "say which classes of a store have word vectors",
-    "report": "show how a training run went, and judge what it makes",
-    "export": "write the network that a run has trained as a folder that others open",
-    "sample-images": "make pictures with a run that was trained to",
-    "study": "try what papers claim, and print a table of what came out",
-    "loader": "measure what a loader delivers from a store",
-    "cluster": "start, look at and stop a cluster that stands",
-    "sample": "make a small ImageNet-shaped folder of photographs",
-    "demo": "sample, prepare, verify, train and search, in one go",
-    "doctor": "say what is active on this machine, and what is missing",
+    "features": "compute a network's features of every image of a store",
+    "search": "search images by words, words by images, images by images",
+    "words": "show which classes of a store have word vectors",
+    "report": "write a report of a training run, with evaluation metrics",
+    "export": "export the network that a run has trained as a model folder",
+    "sample-images": "generate images with a trained run",
+    "study": "reproduce claims of papers with small experiments",
+    "loader": "measure a loader's throughput and shuffling",
+    "cluster": "start, inspect and stop a persistent cluster",
+    "sample": "create a small ImageNet-shaped folder of photographs",
+    "demo": "run sample, prepare, verify, train and search in sequence",
+    "doctor": "check this machine's installation and resources",
 }
 
 EXTRAS = {
@@ -51,30 +52,30 @@ EXTRAS = {
     **dict.fromkeys(("torchmetrics", "transformers"), "features"),
     **dict.fromkeys(("gensim", "faiss"), "devise"),
 }
-"""Package -> the extra that has it."""
+"""The extra of pyproject.toml that installs each package."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, by the convention of shells."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are sentences, each raised by the parser that knows the options."""
+    """A parser that raises errors as sentences, from the subparser that knows the options."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuse what this parser does not know: the one above would name its own help text."""
+        """Reject unknown arguments here: the parent parser would refer to its own help text."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(self._unknown(unknown))
         return parsed, unknown
 
-    def _unknown(self, words: Sequence[str]) -> str:
-        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    def _unknown(self, arguments: Sequence[str]) -> str:
+        options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
         if not options:
-            return f"there is no place for {', '.join(map(repr, words))}"
-        known = [option for option in self._option_string_actions if option.startswith("--")]
-        return "there is " + ", ".join(f"no option {word}{_like(word, known)}" for word in options)
+            return f"unexpected argument {', '.join(map(repr, arguments))}"
+        names = [option for option in self._option_string_actions if option.startswith("--")]
+        return "there is " + ", ".join(f"no option {word}{_like(word, names)}" for word in options)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
@@ -95,22 +96,26 @@ class _Parser(argparse.ArgumentParser):
         raise TesseraeError(f"{message.rstrip('.')}. See `{self.prog} --help`.")
 
 
-def _like(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean X?)` where *known* has something like *word*, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+def _like(word: str, names: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` if *names* has a name similar to *word*, else ''."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.75)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command, print its errors, and return the exit status.
+
+    Args:
+        argv: The arguments without the program's name (default: those of the process).
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     signals.listen()
-    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us: nobody listens
-        nobody = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python ends
-        sys.stdout, sys.stderr = sys.stdout or nobody, sys.stderr or nobody
+    if sys.stdout is None or sys.stderr is None:  # the parent process has closed the descriptor
+        null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python exits
+        sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot encode stops nothing
+        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot encode must not stop a run
             stream.reconfigure(errors="backslashreplace")
     try:
         return dispatch([word for word in words if word != "--debug"])
@@ -118,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.ignore()
         print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe, such as `head`
         sys.stderr.close()
         return 1
     except (TesseraeError, ClusterError, ValueError, OSError, MemoryError) as e:
@@ -129,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Run one command; what goes wrong is raised."""
+    """Run one command, and return the exit status; errors propagate as exceptions."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -139,7 +144,8 @@ def dispatch(words: Sequence[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise TesseraeError(
-            f"{name!r} is no command{_like(name, COMMANDS)}: expected one of {', '.join(COMMANDS)}."
+            f"{name!r} is not a command{_like(name, COMMANDS)}: expected one of"
+            f" {', '.join(COMMANDS)}."
         )
     try:
         return _call(name, words[1:])
@@ -158,8 +164,8 @@ def _call(name: str, words: Sequence[str]) -> int:
         prog=f"tesserae {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--debug shows the traceback of an error.",
-        allow_abbrev=False,  # half a word that is clear today is not when there are more
+        epilog="Add --debug to any command to see the traceback of an error.",
+        allow_abbrev=False,  # an abbreviation would become ambiguous when options are added
     )
     command.add_arguments(parser)
     args = parser.parse_args(list(words))
@@ -167,8 +173,9 @@ def _call(name: str, words: Sequence[str]) -> int:
 
 
 def _load(module: str) -> ModuleType:
-    # A quarter of the start of a short run: the collector looks again and again at modules, which
-    # stay, and OpenBLAS's threads spin, which have nothing to do here. Tasks are given theirs.
+    # These two settings save a quarter of the start of a short run: the garbage collector would
+    # traverse module objects, which are never freed, and OpenBLAS's idle threads would spin. Tasks
+    # set their own number of threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()
     try:
@@ -179,16 +186,17 @@ def _load(module: str) -> ModuleType:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<13} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<13} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "Usage: tesserae COMMAND ...",
             "",
-            "From a whole image set to sharded zarr stores, on a Dask cluster.",
+            "Decode an image data set once into sharded zarr stores on a Dask cluster, then train,",
+            "evaluate and search on them.",
             "",
             *lines,
             "",
-            "`tesserae COMMAND --help` says more.",
+            "Run `tesserae COMMAND --help` for the options of a command.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The work of `tesserae cluster`: schedulers, workers, certificates and units of this machine."""
+"""The implementation of `tesserae cluster`: schedulers, workers, certificates and systemd units."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from workflows.terminal.formatting import bytes_text, counted
 
 SCHEDULER, WORKERS = "scheduler", "workers"
 
-SILENT_SECONDS = 15.0
-"""Workers give signs of life more often than that."""
+MAX_HEARTBEAT_SECONDS = 15.0
+"""The age of a worker's last heartbeat from which on it is reported as silent."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the word says."""
-    raise_file_limit()  # what is started here inherits it
-    return _WORDS[args.word](args)
+    """Run the subcommand, and return its exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    return _SUBCOMMANDS[args.subcommand](args)
 
 
 def _folder(args: argparse.Namespace) -> Path | None:
@@ -76,30 +76,30 @@ def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
     )
 
 
-def _gpus(named: str) -> list[str]:
-    if named in ("all", "none"):
-        return commands.gpus() if named == "all" else []
-    gpus = named.split(",")
-    there = commands.devices()
-    known = [str(place) for place in range(len(there))]
+def _gpus(selection: str) -> list[str]:
+    if selection in ("all", "none"):
+        return commands.gpus() if selection == "all" else []
+    gpus = selection.split(",")
+    devices = commands.devices()
+    numbers = [str(number) for number in range(len(devices))]
     if len(set(gpus)) != len(gpus) or not all(
-        gpu in known or gpu.startswith("MIG-") or gpu in there for gpu in gpus
+        gpu in numbers or gpu.startswith("MIG-") or gpu in devices for gpu in gpus
     ):
         raise ValueError(
-            f"--gpus is {named!r}: expected all, none, or devices of this machine, which has"
-            f" {', '.join(known) or 'none'}."
+            f"--gpus is {selection!r}: expected all, none, or devices of this machine, which has"
+            f" {', '.join(numbers) or 'none'}."
         )
     return gpus
 
 
 def _run(
-    wanted: Sequence[supervisor.Program], *, once: bool, done: Callable[[], bool] = lambda: False
+    programs: Sequence[supervisor.Program], *, once: bool, done: Callable[[], bool] = lambda: False
 ) -> int:
-    if once and len(wanted) == 1:
-        supervisor.run_once(wanted[0])
+    if once and len(programs) == 1:
+        supervisor.run_once(programs[0])
     if once:
         raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
-    supervisor.keep(wanted, say=_say, done=done)
+    supervisor.keep(programs, say=_print_line, done=done)
     return 0
 
 
@@ -107,7 +107,7 @@ def _scheduler(args: argparse.Namespace) -> int:
     wish = _scheduler_wish(args)
     program = commands.scheduler(wish)
     _check_free(wish)
-    _say_scheduler(wish)
+    _print_scheduler(wish)
     return _run([program], once=args.once)
 
 
@@ -120,48 +120,51 @@ def _worker(args: argparse.Namespace) -> int:
     if args.stdin:
         return _work_for_a_caller(args)
     wish = _worker_wish(args, args.address)
-    wanted = commands.workers(wish)
+    programs = commands.workers(wish)
     folder = wish.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
     patience = Patience(args.address, args.patience, security)
-    return _run(wanted, once=args.once, done=patience.over)
+    return _run(programs, once=args.once, done=patience.over)
 
 
 def _work_for_a_caller(args: argparse.Namespace) -> int:
-    """Work with the certificates that standard input begins with, until it ends or falls silent."""
+    """Run workers for a remote command, until its end of standard input closes or falls silent.
+
+    The first line of standard input holds the certificates, as a JSON object of file contents.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
         certificates.write(folder, {file: text.encode() for file, text in files.items()})
         wish = replace(_worker_wish(args, args.address), certificates=folder)
-        heard = [time.monotonic()]
+        last_input = [time.monotonic()]
 
         def listen() -> None:
-            # Not through a buffer, whose lock the end of the interpreter would wait for.
+            # Read without a buffer: the exit of the interpreter would wait for the buffer's lock.
             while os.read(sys.stdin.fileno(), 4096):
-                heard[0] = time.monotonic()
-            heard[0] = float("-inf")
+                last_input[0] = time.monotonic()
+            last_input[0] = float("-inf")
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.keep(
             commands.workers(wish),
-            say=_say,
-            done=lambda: time.monotonic() - heard[0] > ssh.SILENCE_SECONDS,
+            say=_print_line,
+            done=lambda: time.monotonic() - last_input[0] > ssh.SILENCE_SECONDS,
         )
     return 0
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
-def _say_scheduler(wish: SchedulerWish) -> None:
+def _print_scheduler(wish: SchedulerWish) -> None:
     print(f"scheduler: {wish.address}")
     if wish.certificates is None:
         print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
     else:
-        print(f"  certificates: {wish.certificates}; workers and clients elsewhere need copies of")
-        print("    ca.pem and of their own role's .pem and .key")
+        print(f"  certificates: {wish.certificates}; workers and clients on other machines need")
+        print("    copies of ca.pem and of their own role's .pem and .key")
         print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
     beyond = not commands.is_loopback(wish.dashboard_host)
     say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
@@ -170,21 +173,21 @@ def _say_scheduler(wish: SchedulerWish) -> None:
 
 def _certs(args: argparse.Namespace) -> int:
     if args.insecure:
-        raise ValueError("--insecure is to have no certificates.")
+        raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
     folder = certificates.named(args.certs)
     files = certificates.make(hosts=args.hosts, days=args.days)
     try:
         certificates.write(folder, files, replace=args.renew)
     except FileExistsError:
         raise TesseraeError(
-            f"{folder} holds certificates. Name another folder with --certs, or pass --renew: a"
-            " cluster that runs with them goes on only among those that have them."
+            f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
+            " replace them; a running cluster does not accept replaced certificates."
         ) from None
     until = certificates.expiry(folder / certificates.AUTHORITY)
-    print(f"{folder}: good until {until:%Y-%m-%d %H:%M} UTC")
-    print("  scheduler.*  stays where the scheduler runs, and so does token")
-    print("  worker.*     goes to machines that work, with ca.pem")
-    print("  client.*     goes to whoever runs commands, with ca.pem")
+    print(f"{folder}: valid until {until:%Y-%m-%d %H:%M} UTC")
+    print("  scheduler.*  stays on the scheduler's machine, together with token")
+    print("  worker.*     goes to the machines of the workers, together with ca.pem")
+    print("  client.*     goes to the machines that run commands, together with ca.pem")
     return 0
 
 
@@ -197,15 +200,15 @@ def _up(args: argparse.Namespace) -> int:
     for name in (SCHEDULER, WORKERS):
         if daemon.process(state, name) is not None:
             raise TesseraeError(
-                f"{name} of {state} run already. See `tesserae cluster status`; stop them with"
+                f"the {name} of {state}: already running. See `tesserae cluster status`; stop with"
                 " `tesserae cluster down`."
             )
     folder = certificates.named(args.certs)
     if not args.insecure and not (folder / certificates.AUTHORITY).exists():
         certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
-        print(f"made certificates: {folder}")
+        print(f"created certificates: {folder}")
     wish = _scheduler_wish(args)
-    commands.scheduler(wish)  # what makes no sense is said here, and not in a log
+    commands.scheduler(wish)  # invalid options fail here, and not in a daemon's log
     _check_free(wish)
     workers = _worker_wish(args, wish.address)
     commands.workers(workers)
@@ -225,7 +228,7 @@ def _up(args: argparse.Namespace) -> int:
         *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
         *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
     )
-    _say_scheduler(wish)
+    _print_scheduler(wish)
     try:
         _address_file(state).write_text(wish.address)
         with connect(wish.address, _folder(args), seconds=60) as client:
@@ -237,33 +240,33 @@ def _up(args: argparse.Namespace) -> int:
         if not isinstance(e, ClusterError):
             raise
         raise ClusterError(f"{e} See {daemon.log(state, SCHEDULER).parent}/*.log.") from None
-    shown = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
-    shown += f" and {bytes_text(workers.memory_limit)}"
-    print(f"up: {shown}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
+    summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
+    summary += f" and {bytes_text(workers.memory_limit)}"
+    print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
     named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
     print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
     return 0
 
 
 def _check_dashboard(client: Client, wish: SchedulerWish) -> None:
-    # Where its port is taken, Dask takes another; the one that was printed is somebody else's.
+    # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
     if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
         raise ClusterError(
-            f"port {wish.dashboard_port} was taken before the dashboard had it. Try again, or name"
-            " another with --dashboard-port."
+            f"port {wish.dashboard_port} was taken before the dashboard could use it. Try again, or"
+            " pass another --dashboard-port."
         )
 
 
-def _start(state: Path, name: str, *words: str) -> None:
-    word = {SCHEDULER: "scheduler", WORKERS: "worker"}[name]
+def _start(state: Path, name: str, *flags: str) -> None:
+    subcommand = {SCHEDULER: "scheduler", WORKERS: "worker"}[name]
     os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", word, *words])
+    daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", subcommand, *flags])
 
 
 def _down(args: argparse.Namespace) -> int:
     state = _state(args)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
-    print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing runs that {state} knows of")
+    print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing of {state} is running")
     return 0
 
 
@@ -278,22 +281,22 @@ def _status(args: argparse.Namespace) -> int:
     if address is None and where.exists() and running[0][1] is not None:
         address = where.read_text().strip()
     if address is None:
-        rest = "its workers are stopped with `tesserae cluster down`; start it again"
-        how = rest if running[1][1] is not None else "start it"
-        print(f"no scheduler runs that {state} knows of: {how} with `tesserae cluster up`.")
+        restart = "stop its workers with `tesserae cluster down`; then start it"
+        advice = restart if running[1][1] is not None else "start it"
+        print(f"no scheduler of {state} is running: {advice} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(args), seconds=10, say=_say) as client:
-        _say_workers(client, address)
-        there = ports.listening(client)
-    for port in there:
-        reach = "reached from elsewhere" if port.open else "this machine only"
+    with connect(address, _folder(args), seconds=10, say=_print_line) as client:
+        _print_workers(client, address)
+        open_ports = ports.listening(client)
+    for port in open_ports:
+        reach = "reachable from other machines" if port.open else "this machine only"
         print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
-    for port in (port for port in there if port.why.startswith(ports.DASHBOARD)):
+    for port in (port for port in open_ports if port.why.startswith(ports.DASHBOARD)):
         say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
 
 
-def _say_workers(client: Client, address: str) -> None:
+def _print_workers(client: Client, address: str) -> None:
     info = client.scheduler_info(n_workers=-1)["workers"]
     threads = sum(worker["nthreads"] for worker in info.values())
     gpus = sum(worker["resources"].get("GPU", 0) for worker in info.values())
@@ -303,8 +306,8 @@ def _say_workers(client: Client, address: str) -> None:
         f" {counted(len(hosts), 'machine')}, {counted(int(gpus), 'GPU')}"
     )
     for name, worker in sorted(info.items()):
-        if (silent := time.time() - worker["last_seen"]) > SILENT_SECONDS:
-            print(f"  {name}  no sign of it for {silent:.0f} s")
+        if (silent := time.time() - worker["last_seen"]) > MAX_HEARTBEAT_SECONDS:
+            print(f"  {name}  no heartbeat for {silent:.0f} s")
 
 
 def _address_file(state: Path) -> Path:
@@ -312,7 +315,7 @@ def _address_file(state: Path) -> Path:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    with connect(args.address, _folder(args), seconds=args.seconds, say=_say) as client:
+    with connect(args.address, _folder(args), seconds=args.seconds, say=_print_line) as client:
         wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
     return 0
 
@@ -322,11 +325,11 @@ def _units(args: argparse.Namespace) -> int:
         Path(args.folder), args.address, args.user, Path(args.certs).absolute()
     ):
         print(path)
-    print("  next: systemctl daemon-reload, then systemctl enable --now of the one that is for it")
+    print("  next: systemctl daemon-reload, then systemctl enable --now the unit of each machine")
     return 0
 
 
-_WORDS: dict[str, Callable[[argparse.Namespace], int]] = {
+_SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up,
     "status": _status,
     "down": _down,

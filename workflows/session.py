@@ -1,11 +1,11 @@
-"""The cluster a command runs on: one of its own, or one that stands already.
+"""The cluster that a command runs on: a temporary one, or a connection to a running one.
 
-    local                  workers on this machine, for as long as the command runs (default)
-    tcp://... tls://...    a scheduler that runs already
-    ssh:FILE               workers on the machines that FILE names, for as long as the command runs
-    slurm:FILE             workers of a batch system, as the profile FILE says
+    local                  workers on this machine, while the command runs (default)
+    tcp://... tls://...    a scheduler that is already running
+    ssh:FILE               workers on the hosts listed in FILE, while the command runs
+    slurm:FILE             workers that Slurm starts, as described by the profile in FILE
 
-It is started, or connected to, when it is first needed and no earlier.
+The cluster is started, or connected to, when it is first needed.
 """
 
 from __future__ import annotations
@@ -43,26 +43,27 @@ from pipeline.memory import limit_bytes
 from workflows.terminal.signals import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
-"""Imported once by the fork server, not once by every worker."""
+"""The modules that the fork server imports once, instead of every worker."""
 
 PACKAGES = (
     "dask", "distributed", "msgpack", "cloudpickle", "numpy", "numcodecs", "pyarrow", "simplejpeg",
     "xxhash", "zarr",
 )  # fmt: skip
-"""Compared on every machine. Pillow is not: its pixels are (`pipeline.images.probe`)."""
+"""The packages whose versions must agree on all machines. Pillow is checked by its pixels instead
+(`pipeline.images.probe`)."""
 
 CONNECT_SECONDS = 35.0
-"""How long a scheduler may take to answer: longer than the pause before it is started again."""
-WAIT_SECONDS = 60.0
-"""How long the first worker may take to come."""
-LOOK_SECONDS = 0.1
+"""How long a scheduler may take to answer; longer than a supervisor's pause before a restart."""
+WORKER_TIMEOUT_SECONDS = 60.0
+"""How long the first worker may take to connect."""
+POLL_SECONDS = 0.1
 
-FAR = ("ssh:", "slurm:")
-"""Workers on other machines, for as long as a command runs."""
+REMOTE_PREFIXES = ("ssh:", "slurm:")
+"""The prefixes of `--cluster` that start workers on other machines while a command runs."""
 
 
 def of(args: argparse.Namespace) -> Cluster:
-    """The cluster that a command line asks for."""
+    """Return the cluster that the flags of a command describe, without starting it."""
     return Cluster(
         workers=cores() if args.workers is None else args.workers,
         threads=args.threads,
@@ -73,9 +74,12 @@ def of(args: argparse.Namespace) -> Cluster:
 
 
 def work_for_first(args: argparse.Namespace) -> bool:
-    """In a process that srun started to work, do so until the first has ended; whether it is one.
+    """Run workers until the command has ended, if this process is not the first of a Slurm step.
 
-    Of the processes of a step of Slurm the first alone runs the command.
+    srun starts the same command on every node; only the first process runs it.
+
+    Returns:
+        True if this process ran workers, and has nothing else to do.
     """
     if not args.cluster.startswith("slurm:"):
         return False
@@ -100,7 +104,7 @@ def work_for_first(args: argparse.Namespace) -> bool:
 
 
 class Cluster:
-    """A cluster and its client. Use as a context manager."""
+    """A context manager that holds a cluster and its client."""
 
     def __init__(
         self,
@@ -111,68 +115,69 @@ class Cluster:
         where: str = "local",
         certs: str | None = None,
     ) -> None:
-        """Start nothing yet.
+        """Configure a cluster without starting it.
 
         Args:
-            workers: Processes of a local cluster, or of each node of an allocation.
-            threads: Tasks that each of them runs at once.
-            dashboard: Whether a local cluster serves the dashboard.
-            where: `local`, or the address of a scheduler.
-            certs: The folder of certificates, for an address with TLS.
+            workers: Number of worker processes of a local cluster, or of each node of a Slurm
+                allocation.
+            threads: Number of threads in each worker.
+            dashboard: True if a local cluster serves the dashboard.
+            where: `local`, the address of a scheduler, `ssh:FILE` or `slurm:FILE` (default local).
+            certs: The folder of certificates, for a tls:// address (default: the user's own).
 
         Raises:
-            ClusterError: *where* is neither.
+            ClusterError: *where* is none of these.
         """
         check_where(where)
         self._where = where
         self._certs = certs
         self._shape = (workers, threads)
-        self._of_node = workers
-        """Worker processes of each node, where a batch system has given nodes to the command."""
+        self._workers_per_node = workers
+        """The number of worker processes on each node of a Slurm allocation."""
         self._dashboard = dashboard
         self._stack = ExitStack()
-        self._kept: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
+        self._backend: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
         self._client: Client | None = None
         self._interrupted = False
         self._gpus: list[str] = []
 
     @property
     def client(self) -> Client:
-        """The client, and with it workers that are there."""
+        """The client of the cluster, started if need be, with at least one worker connected."""
         if self._client is None:
             if self._where == "local":
                 self._client = self._start()
-            elif self._where.startswith(FAR):
-                self._client = self._start_far()
+            elif self._where.startswith(REMOTE_PREFIXES):
+                self._client = self._start_remote()
             else:
                 self._client = self._connect()
-            wait_for(self._client, workers=1, seconds=WAIT_SECONDS)
+            wait_for(self._client, workers=1, seconds=WORKER_TIMEOUT_SECONDS)
             if self.stands:
                 self._compare(PACKAGES)
         return self._client
 
     @property
     def stands(self) -> bool:
-        """Whether it was there before, on machines that need not be like this one."""
+        """True if the workers may run on other machines, which need not be like this one."""
         return self._where != "local"
 
     def look(self) -> None:
-        """Connect to a cluster that stands: what is wrong with it is said before work begins.
+        """Connect to a non-local cluster now, so that errors appear before any work begins.
 
         Raises:
-            ClusterError: It does not answer, or a worker has other code.
+            ClusterError: The scheduler does not answer, or a worker runs other code.
         """
         if self.stands:
-            self.client  # noqa: B018 - it is connected to, and asked, when it is first wanted
+            self.client  # noqa: B018 - reading the property connects and checks the versions
 
     def check_ranks(self, *, gpu: bool) -> None:
-        """Ask the workers that ranks may run on for their code and their torch.
+        """Compare the code and the torch version of the workers that ranks may run on.
 
         Args:
-            gpu: Whether ranks are to have a GPU.
+            gpu: True if each rank needs a GPU.
 
         Raises:
-            ClusterError: One has other code, or torch of another version.
+            ClusterError: A worker runs other code, or another version of torch.
         """
         if self.stands:
             workers = workers_for_ranks(self.client, gpu=gpu)
@@ -184,11 +189,11 @@ class Cluster:
             _notice(difference)
 
     def ask_workers(self, work: Work) -> None:
-        """Have every worker of a cluster that stands look at store and source, before its shards.
+        """Have every worker of a non-local cluster check the store, the source and its pixels.
 
         Raises:
-            StoreError: One of them sees another store, or makes other pixels.
-            SourceError: One of them does not see the source.
+            StoreError: A worker sees another store, or produces other pixels.
+            SourceError: A worker cannot read the source.
         """
         if not self.stands:
             return
@@ -196,32 +201,37 @@ class Cluster:
             if isinstance(answer, TesseraeError):
                 raise type(answer)(f"worker {worker}: {answer}")
             if isinstance(answer, Silent):
-                continue  # it is just ending, or does not answer; its tasks are asked again
+                continue  # it is shutting down or hangs; its tasks will run on another worker
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
     def shape(self, workers: int) -> None:
-        """Have so many local workers, before it is started."""
+        """Set the number of local workers, before the cluster is started."""
         self._shape = (workers, self._shape[1])
 
-    def use_gpus(self, most: int | None) -> None:
-        """Have a local worker for each GPU of this machine too, or for the first *most*."""
+    def use_gpus(self, count: int | None) -> None:
+        """Add a local worker for each of the first *count* GPUs of this machine; None is all."""
         if self._where == "local":
-            self._gpus = commands.gpus()[:most]
+            self._gpus = commands.gpus()[:count]
 
     def interrupt(self) -> None:
-        """Have other threads that work on it stop at their next `keep`, as by Ctrl-C."""
+        """Raise KeyboardInterrupt in other threads that use the cluster, at their next `keep`."""
         self._interrupted = True
 
     def keep(self) -> None:
-        """Replace workers that are gone for good, where they are ours to replace."""
+        """Replace workers that were lost, if this command started them.
+
+        Raises:
+            KeyboardInterrupt: `interrupt` was called, and this is not the main thread.
+        """
+        # Signals reach the main thread only; other threads learn of Ctrl-C here.
         if self._interrupted and threading.current_thread() is not threading.main_thread():
             raise KeyboardInterrupt
-        if self._kept is not None:
-            self._kept.keep()
+        if self._backend is not None:
+            self._backend.keep()
 
     def worker_memory(self) -> list[tuple[int, int]]:
-        """Bytes and threads of each worker whose memory is limited."""
+        """Return (memory limit in bytes, threads) of each worker that has a limit."""
         if not self.stands:
             workers, threads = self._shape
             return [(limit_bytes() // workers, threads)]
@@ -229,7 +239,7 @@ class Cluster:
         return [(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
 
     def _start(self) -> Client:
-        with held_back():  # half a cluster cannot be closed
+        with held_back():  # an interrupted start would leave processes that nothing closes
             try:
                 local = Local(
                     *self._shape,
@@ -240,39 +250,39 @@ class Cluster:
                 )
             except (RuntimeError, OSError) as e:
                 raise TesseraeError(
-                    f"the {self._shape[0]} workers do not start ({e.__cause__ or e}). Pass fewer"
-                    " --workers, and see `tesserae doctor`."
+                    f"the {self._shape[0]} workers failed to start ({e.__cause__ or e}). Pass fewer"
+                    " --workers, and run `tesserae doctor`."
                 ) from e
-            self._kept = self._stack.enter_context(local)
+            self._backend = self._stack.enter_context(local)
             client: Client = self._stack.enter_context(Client(local.cluster))
         if self._dashboard:
             print(f"dashboard: {_page_of(local.dashboard)}", flush=True)
         return client
 
-    def _start_far(self) -> Client:
+    def _start_remote(self) -> Client:
         with held_back():
-            made = self._make()
-            self._stack.push(made)
-            self._kept = made
-            client: Client = self._stack.enter_context(made.client())
+            backend = self._remote_backend()
+            self._stack.push(backend)
+            self._backend = backend
+            client: Client = self._stack.enter_context(backend.client())
         if self._dashboard:
-            print(f"dashboard: {_page_of(made.dashboard)}", flush=True)
-        while not client.nthreads():  # a batch system may take its time
-            made.check()
-            made.keep()
-            time.sleep(LOOK_SECONDS)
+            print(f"dashboard: {_page_of(backend.dashboard)}", flush=True)
+        while not client.nthreads():  # a batch system may queue jobs for hours: no timeout
+            backend.check()
+            backend.keep()
+            time.sleep(POLL_SECONDS)
         return client
 
-    def _make(self) -> Ssh | SlurmJobs | allocation.Allocation:
-        way, _, file = self._where.partition(":")
-        if way == "ssh":
+    def _remote_backend(self) -> Ssh | SlurmJobs | allocation.Allocation:
+        kind, _, file = self._where.partition(":")
+        if kind == "ssh":
             return Ssh(read_hosts(Path(file)), dashboard=self._dashboard, say=_notice)
         profile = read_profile(Path(file))
         if profile.way == "allocation":
             return allocation.Allocation(
                 profile,
                 dashboard=self._dashboard,
-                workers=self._of_node,
+                workers=self._workers_per_node,
                 threads=self._shape[1],
             )
         return SlurmJobs(profile, dashboard=self._dashboard, say=_notice)
@@ -283,7 +293,7 @@ class Cluster:
             connect(self._where, folder, seconds=CONNECT_SECONDS, say=_notice)
         )
         if self._dashboard:
-            print(f"dashboard: `tesserae cluster status {self._where}` says where", flush=True)
+            print(f"dashboard: `tesserae cluster status {self._where}` shows its URL", flush=True)
         return client
 
     def __enter__(self) -> Cluster:
@@ -300,10 +310,11 @@ class Cluster:
 
 
 def check_where(where: str) -> None:
-    """Refuse what names no cluster.
+    """Check the value of `--cluster`.
 
     Raises:
-        ClusterError: It is neither `local` nor an address.
+        ClusterError: It is neither `local`, an address, `ssh:FILE` nor `slurm:FILE`, or the file is
+            invalid.
     """
     if where == "local":
         return
@@ -316,11 +327,11 @@ def check_where(where: str) -> None:
     try:
         check_address(where)
     except ClusterError as e:
-        raise ClusterError(f"--cluster: {e} Or local, ssh:FILE or slurm:FILE.") from None
+        raise ClusterError(f"--cluster: {e} Or pass local, ssh:FILE or slurm:FILE.") from None
 
 
 def _page_of(link: str) -> str:
-    """Tesserae's page on the dashboard of which Dask shows another page first."""
+    """Return the URL of the Tesserae page, given the URL of Dask's own status page."""
     return f"{link.removesuffix('/status').rstrip('/')}/tesserae"
 
 
@@ -329,19 +340,21 @@ def _notice(line: str) -> None:
 
 
 def say_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
-    """Print where a dashboard is, and how to come to it from elsewhere.
+    """Print the URL of a dashboard, and how to reach it from another machine.
 
     Args:
-        host: The address that it is on.
-        port: The port.
-        tls: Whether it is HTTPS, with a token.
-        machine: The name of the machine that it is on; None = this one.
+        host: The address that the dashboard listens on.
+        port: The TCP port of the dashboard.
+        tls: True if it requires HTTPS and a token.
+        machine: The host name of its machine; None is this machine.
     """
     machine = machine or socket.gethostname()
     if tls:
-        shown = machine if host in ("0.0.0.0", "::") else host
-        shown = f"[{shown}]" if ":" in shown else shown
-        print(f"dashboard: https://{shown}:{port}/tesserae?token=... (in the file token)")
+        hostname = machine if host in ("0.0.0.0", "::") else host
+        hostname = f"[{hostname}]" if ":" in hostname else hostname
+        print(f"dashboard: https://{hostname}:{port}/tesserae?token=... (from the file `token`)")
         return
     print(f"dashboard: http://127.0.0.1:{port}/tesserae")
-    print(f"  from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}")
+    print(
+        f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}"
+    )

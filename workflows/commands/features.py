@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus",
         type=integer(0),
         metavar="N",
-        help="number of GPUs of this machine to use; 0 computes on CPUs (default: all GPUs)",
+        help="number of GPUs to use; 0 computes on CPUs (default: all GPUs of the cluster)",
     )
     execution.add_argument(
         "--repair",

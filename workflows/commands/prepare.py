@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serves",
         type=integer(1),
         metavar="PIXELS",
-        help="largest size that the store shall ever hold, in pixels; JPEGs may be decoded at a"
-        " reduced scale that still covers it (default: the largest of --sizes)",
+        help="image side, in pixels, up to which decoding keeps full detail; larger JPEGs may be"
+        " decoded at a reduced scale that suffices for it (default: the largest of --sizes)",
     )
     stored.add_argument(
         "--seed",

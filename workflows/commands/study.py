@@ -102,7 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unseen",
         default="40",
         metavar="CLASSES",
-        help="number of classes, or their list, that are excluded from training (default 40)",
+        help="number of randomly drawn classes that are excluded from training, or a file that"
+        " lists their wnids (default 40)",
     )
     devise.add_argument(
         "--batch-size",

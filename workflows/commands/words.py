@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hierarchy",
         metavar="FILE_OR_FOLDER",
-        help="is-a hierarchy: a file of `parent child` lines, or WordNet's database folder (default:"
-        f" {WORDNET} if it exists)",
+        help="is-a hierarchy: a file of `parent child` lines, or WordNet's database folder"
+        f" (default: {WORDNET}, of Debian's package wordnet-base)",
     )
     parser.add_argument(
         "--synonyms",

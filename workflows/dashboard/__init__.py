@@ -1,9 +1,11 @@
-"""The Tesserae page of Dask's dashboard: what runs have done, as they do it.
+"""The Tesserae page of Dask's dashboard, which shows the progress of runs.
 
-    sending   a command's side: what it has done, sent to the scheduler as events
-    state     the scheduler's side: what was sent, summed up in bounded memory
-    page      a page, drawn from that
-    plugin    all of it put on a scheduler, with a JSON route and Prometheus series
+    preview     thumbnails and quarantined rows of a shard that was just stored
+    publisher   the command's side: sends progress to the scheduler as events
+    state       the scheduler's side: aggregates the events in bounded memory
+    page        the bokeh page that draws this state
+    plugin      installs it all on a scheduler, with a JSON route and Prometheus metrics
 
-No pixels but small thumbnails come here. Whatever fails costs the page, and never a run.
+The only pixels that are sent are those of small thumbnails. A failure here costs the page, never a
+run.
 """

@@ -1,4 +1,4 @@
-"""The page as one visitor sees it: drawn again when something has changed."""
+"""The bokeh document of one browser session, redrawn when the state of the dashboard changes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bokeh.models.widgets import Div
 from bokeh.palettes import Category10
 from bokeh.plotting import figure
 
-from workflows.dashboard.state import Board, Run, short_names
+from workflows.dashboard.state import Board, RunState, short_names
 from workflows.reports.html import STYLE, bar, facts, table, text
 from workflows.terminal.formatting import seconds_text, share_text, three_digits
 
 REDRAW_MILLISECONDS = 500
-TABLE_WORKERS = 40
+MAX_LISTED_WORKERS = 40
 RULES = """
 :host { --ground: #fbfbfa; --card: #fff; --ink: #1c1d20; --quiet: #63666d; --line: #e3e3df;
   --accent: #2f6f5e; --track: #ecece8; --warn: #9a4a12; --warn-ground: #fdf3e7;
@@ -31,16 +31,16 @@ h2 { margin: 28px 0 10px; } .bk-clearfix { width: 100%; } .facts { margin: 0; }
 
 
 def draw(document: Any, board: Board) -> None:
-    """Fill the bokeh document of one visitor, and keep it as the board is."""
+    """Add the page to the bokeh document of one browser session, and update it periodically."""
     sheet = InlineStyleSheet(css=STYLE[STYLE.index("* {") :] + RULES)
     head = Div(stylesheets=[sheet], sizing_mode="stretch_width", name="tesserae-head")
     foot = Div(stylesheets=[sheet], sizing_mode="stretch_width", name="tesserae-foot")
-    rates = _Lines("images/s", "datetime")
-    training = {title: _Lines(title, "linear") for title in (*_KINDS.values(), REST)}
+    rates = _CurvePlot("images/s", "datetime")
+    training = {title: _CurvePlot(title, "linear") for title in (*_KINDS.values(), OTHER_CURVES)}
     drawn = -1
 
     def update() -> None:
-        """Draw again what has changed."""
+        """Redraw everything if the state has changed or a run is in progress."""
         nonlocal drawn
         now = time.monotonic()
         running = any(run.state == "running" for run in board.runs.values())
@@ -50,6 +50,7 @@ def draw(document: Any, board: Board) -> None:
         head.text = "".join(_head(board, now))
         foot.text = "".join(_foot(board, now))
         offset = time.time() - now
+        # The history has monotonic times; the plot's axis shows wall-clock milliseconds.
         rates.show(
             {
                 f"{run.split}, {run.name}": [
@@ -58,11 +59,11 @@ def draw(document: Any, board: Board) -> None:
                 for run in board.runs.values()
             }
         )
-        shown = short_names(board.trainings)
+        labels = short_names(board.trainings)
         for title, lines in training.items():
             lines.show(
                 {
-                    f"{shown.get(run, run)}, {name.replace('_', ' ')}": list(points)
+                    f"{labels.get(run, run)}, {name.replace('_', ' ')}": list(points)
                     for (run, name), points in board.curves.items()
                     if _title(name) == title
                 }
@@ -83,17 +84,18 @@ def draw(document: Any, board: Board) -> None:
     document.add_periodic_callback(update, REDRAW_MILLISECONDS)
 
 
-_KINDS = {"estimate": "what the critic says", "distance": "distance", "error": "error"}
-"""Part of a curve's name -> the plot that it is in."""
-REST = "training"
+_KINDS = {"estimate": "critic estimate", "distance": "distance", "error": "error"}
+"""The plot of each curve, by a part of the curve's name."""
+OTHER_CURVES = "training"
+"""The title of the plot of all other curves."""
 
 
 def _title(name: str) -> str:
-    return next((title for part, title in _KINDS.items() if part in name), REST)
+    return next((title for part, title in _KINDS.items() if part in name), OTHER_CURVES)
 
 
-class _Lines:
-    """A plot of curves that come and grow."""
+class _CurvePlot:
+    """A plot of named curves that grow over time."""
 
     def __init__(self, title: str, axis: Literal["datetime", "linear"]) -> None:
         self.plot = figure(
@@ -114,7 +116,7 @@ class _Lines:
         self.plot.add_layout(self.plot.legend[0], "right")
 
     def show(self, curves: dict[str, list[tuple[float, float]]]) -> None:
-        """Draw these and no others; a single point is not a curve yet."""
+        """Replace the plotted curves by *curves*; those with a single point are left out."""
         curves = {name: points for name, points in curves.items() if len(points) > 1}
         self.plot.visible = bool(curves)
         colours = Category10[10]
@@ -127,17 +129,17 @@ class _Lines:
 
 
 def _plain(name: str) -> str:
-    # A legend draws text, not markup; control characters would be boxes.
+    # A legend draws plain text, without markup; control characters would appear as boxes.
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _head(board: Board, now: float) -> Iterator[str]:
     if not board.runs and not board.trainings:
-        yield "<h2>Tesserae</h2><p class='quiet'>No run has told this scheduler of itself yet."
-        yield " <code>tesserae prepare ... --cluster ADDRESS</code> does.</p>"
-    shown = short_names(board.trainings)
+        yield "<h2>Tesserae</h2><p class='quiet'>No run has reported to this scheduler yet. Start"
+        yield " one with <code>tesserae prepare ... --cluster ADDRESS</code>.</p>"
+    labels = short_names(board.trainings)
     for training in reversed(board.trainings.values()):
-        yield from _training(training.snapshot(now), shown[training.name])
+        yield from _training(training.snapshot(now), labels[training.name])
     for run in reversed(board.runs.values()):
         yield from _run(run, run.snapshot(now))
 
@@ -155,7 +157,7 @@ def _training(now: dict[str, Any], name: str) -> Iterator[str]:
         (
             "Images/s",
             three_digits(now.get("images_per_second", 0.0)),
-            "" if wait is None else f"{wait:.1%} waiting for the loader",
+            "" if wait is None else f"loader wait {wait:.1%}",
         ),
         (
             ("Time", seconds_text(now["seconds"]), "")
@@ -166,10 +168,10 @@ def _training(now: dict[str, Any], name: str) -> Iterator[str]:
     yield facts(entries)
 
 
-def _run(run: Run, now: dict[str, Any]) -> Iterator[str]:
-    made = f"Features <code>{text(run.features)}</code> of " if run.features else ""
+def _run(run: RunState, now: dict[str, Any]) -> Iterator[str]:
+    features = f"Features <code>{text(run.features)}</code> of " if run.features else ""
     split = f"{text(run.split)} of <code>{text(run.store)}</code>"
-    yield f"<h2>{made}{split}: {text(run.state)}</h2>"
+    yield f"<h2>{features}{split}: {text(run.state)}</h2>"
     if run.why:
         yield f'<p class="notice">{text(run.why)}</p>'
     yield facts(_figures(now, running=run.state == "running"))
@@ -178,34 +180,34 @@ def _run(run: Run, now: dict[str, Any]) -> Iterator[str]:
     yield table(
         ["=Size", ">Rows stored", ">of", "|"],
         (
-            [f"{size} px", f"{kept['done']:,}", f"{kept['rows']:,}", bar(_share(kept))]
-            for size, kept in now["sizes"].items()
+            [f"{size} px", f"{rows['done']:,}", f"{rows['rows']:,}", bar(_share(rows))]
+            for size, rows in now["sizes"].items()
         ),
     )
 
 
 def _foot(board: Board, now: float) -> Iterator[str]:
     if board.pictures:
-        yield '<h2>Stored last</h2><div class="pictures">'
-        for one in reversed(board.pictures):
-            yield _picture(one["jpeg"], "jpeg", one["caption"])
+        yield '<h2>Latest images</h2><div class="pictures">'
+        for picture in reversed(board.pictures):
+            yield _picture(picture["jpeg"], "jpeg", picture["caption"])
         yield "</div>"
     if board.grids:
         yield '<h2>Samples</h2><div class="pictures">'
-        shown = short_names(board.trainings)
-        for (name, grid), kept in board.grids.items():
-            caption = f"{shown.get(name, name)}, {grid}, step {kept['step']}"
-            yield _picture(kept["jpeg"], "jpeg", caption)
+        labels = short_names(board.trainings)
+        for (name, title), grid in board.grids.items():
+            caption = f"{labels.get(name, name)}, {title}, step {grid['step']}"
+            yield _picture(grid["jpeg"], "jpeg", caption)
         yield "</div>"
     for run in reversed(board.runs.values()):
         yield from _run_foot(run, run.snapshot(now))
 
 
-def _run_foot(run: Run, known: dict[str, Any]) -> Iterator[str]:
-    if known["workers"]:
+def _run_foot(run: RunState, snapshot: dict[str, Any]) -> Iterator[str]:
+    if snapshot["workers"]:
         yield f"<h2>Workers of {text(run.split)}, {text(run.name)}</h2>"
-        yield table(["=Worker", ">Images/s", ">Rows", ">Shards"], _workers(known["workers"]))
-    bad = {status: n for status, n in known["counts"].items() if status != "readable" and n}
+        yield table(["=Worker", ">Images/s", ">Rows", ">Shards"], _workers(snapshot["workers"]))
+    bad = {status: n for status, n in snapshot["counts"].items() if status != "readable" and n}
     if bad:
         yield f"<h2>Quarantine of {text(run.split)}</h2>"
         rows = sorted(bad.items(), key=lambda entry: -entry[1])
@@ -220,11 +222,11 @@ def _run_foot(run: Run, known: dict[str, Any]) -> Iterator[str]:
 
 def _workers(workers: dict[str, Any]) -> Iterator[list[str]]:
     fastest = sorted(workers.items(), key=lambda entry: -entry[1]["images_per_second"])
-    for name, one in fastest[:TABLE_WORKERS]:
-        rate = three_digits(one["images_per_second"])
-        yield [text(name), rate, f"{one['rows']:,}", f"{one['shards']:,}"]
-    if len(fastest) > TABLE_WORKERS:
-        yield [f"and {len(fastest) - TABLE_WORKERS:,} more", "", "", ""]
+    for name, worker in fastest[:MAX_LISTED_WORKERS]:
+        rate = three_digits(worker["images_per_second"])
+        yield [text(name), rate, f"{worker['rows']:,}", f"{worker['shards']:,}"]
+    if len(fastest) > MAX_LISTED_WORKERS:
+        yield [f"and {len(fastest) - MAX_LISTED_WORKERS:,} more", "", "", ""]
 
 
 def _picture(data: bytes, kind: str, caption: str) -> str:
@@ -257,5 +259,5 @@ def _figures(now: dict[str, Any], *, running: bool) -> Iterator[tuple[str, str, 
     yield "Quarantined", f"{bad:,}", share_text(bad, rows) if bad else ""
 
 
-def _share(kept: dict[str, int]) -> float:
-    return kept["done"] / kept["rows"] if kept["rows"] else 1.0
+def _share(rows: dict[str, int]) -> float:
+    return rows["done"] / rows["rows"] if rows["rows"] else 1.0

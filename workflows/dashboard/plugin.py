@@ -1,7 +1,7 @@
-"""The page put on a scheduler: a plugin that listens, a page, a JSON route, Prometheus series.
+"""The scheduler plugin of the Tesserae page, with its JSON route and its Prometheus metrics.
 
-`--preload workflows.dashboard.plugin` does it when a scheduler starts; a command does it on one
-that was started otherwise.
+`--preload workflows.dashboard.plugin` installs it when a scheduler starts. On a scheduler that was
+started without it, a command installs it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from workflows.dashboard.state import Board
 NAME = "tesserae"
 TOPIC = "tesserae"
 PICTURES_TOPIC = "tesserae-pictures"
-"""Dask remembers the events of a topic by number, not by size: these are forgotten at once."""
+"""The topic of thumbnails. Dask bounds a topic's log by number of events, not by their size, so
+these events are deleted as soon as they are read."""
 
 log = logging.getLogger(__name__)
 
 
-class BoardPlugin(SchedulerPlugin):
-    """Listens to events and to tasks that end."""
+class DashboardPlugin(SchedulerPlugin):
+    """A scheduler plugin that records the events of commands and the end of their tasks."""
 
     name = NAME
 
@@ -38,76 +39,76 @@ class BoardPlugin(SchedulerPlugin):
     def transition(
         self, key: object, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Note who ended a task. Called for every step of every task."""
+        """Record which worker finished a task. Dask calls this for every transition of a task."""
         if finish == "memory" and start == "processing":
             self.board.finished(key, str(kwargs.get("worker", "")))
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Take what a command has sent."""
+        """Record the messages that a command has sent."""
         if topic in (TOPIC, PICTURES_TOPIC):
             for message in msg:
                 self.board.take(message, time.monotonic())
         if topic == PICTURES_TOPIC:
-            with suppress(AttributeError):  # an internal of Dask's
+            with suppress(AttributeError):  # an internal of Dask, which another version may lack
                 self._scheduler._broker.truncate(topic)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """Note that a command has gone: what it had to say, it has said before."""
+        """Mark the runs of a client that has disconnected as lost, unless they had ended."""
         self.board.lose(client, time.monotonic())
 
 
 def put_on(dask_scheduler: Scheduler) -> bool:
-    """Put the page on a scheduler that does not have it; whether it has it then."""
+    """Install the page on a scheduler if it is missing; return True if the scheduler has it."""
     if NAME in dask_scheduler.plugins:
         return True
     try:
-        plugin = BoardPlugin(dask_scheduler)
+        plugin = DashboardPlugin(dask_scheduler)
         dask_scheduler.add_plugin(plugin)
         board = plugin.board
         lazy.add_json(dask_scheduler, "/tesserae.json", lambda: board.snapshot(time.monotonic()))
         lazy.add_metrics(dask_scheduler, NAME, lambda: metrics(board))
         lazy.add_page(dask_scheduler, NAME, "workflows.dashboard.page", board)
-    except Exception:  # of another version of Dask, say
-        log.warning("the Tesserae page could not be put on the dashboard", exc_info=True)
+    except Exception:  # another version of Dask, say: a run must not fail for want of a page
+        log.warning("the Tesserae page could not be added to the dashboard", exc_info=True)
         return NAME in dask_scheduler.plugins
     return True
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """As Dask calls it, for `--preload`."""
+    """Install the page when Dask loads this module with `--preload`."""
     put_on(scheduler)
 
 
 def metrics(board: Board) -> Iterator[lazy.Metric]:
-    """What Prometheus is told."""
+    """Yield the Prometheus metrics of all runs."""
     runs = board.snapshot(time.monotonic())["runs"]
 
     def named(run: dict[str, Any], **more: str) -> dict[str, str]:
         return {"store": run["store"], "split": run["split"], "run": run["run"], **more}
 
-    for name, what, field in (
-        ("tesserae_rows_done", "rows that the run has made", "rows_done"),
-        ("tesserae_shards_done", "shards that the run has made", "shards_done"),
-        ("tesserae_read_bytes", "bytes of images that the run has read", "bytes_in"),
-        ("tesserae_written_bytes", "bytes that the run has stored", "bytes_out"),
+    for name, description, field in (
+        ("tesserae_rows_done", "rows that the run has committed", "rows_done"),
+        ("tesserae_shards_done", "shards that the run has committed", "shards_done"),
+        ("tesserae_read_bytes", "bytes of encoded images that the run has read", "bytes_in"),
+        ("tesserae_written_bytes", "bytes that the run has written", "bytes_out"),
     ):
         values = [(named(run), float(run[field])) for run in runs]
-        yield lazy.Metric(name, what, "counter", values)
+        yield lazy.Metric(name, description, "counter", values)
     yield lazy.Metric(
         "tesserae_rows",
-        "rows that the run is to make",
+        "rows that the run will commit in total",
         "gauge",
         [(named(run), float(run["rows"])) for run in runs],
     )
     yield lazy.Metric(
         "tesserae_images_per_second",
-        "of late",
+        "images per second over the last seconds",
         "gauge",
         [(named(run), float(run["images_per_second"]["now"])) for run in runs],
     )
     yield lazy.Metric(
         "tesserae_rows_by_status",
-        "rows of the split that are committed",
+        "committed rows of the split, by status",
         "gauge",
         [
             (named(run, status=status), float(count))
@@ -118,13 +119,13 @@ def metrics(board: Board) -> Iterator[lazy.Metric]:
     last = {key: points[-1] for key, points in list(board.curves.items()) if points}
     yield lazy.Metric(
         "tesserae_training",
-        "the newest value of a curve of training",
+        "latest value of a training curve",
         "gauge",
         [({"run": run, "curve": name}, value) for (run, name), (_, value) in last.items()],
     )
     yield lazy.Metric(
         "tesserae_training_step",
-        "how far training is",
+        "latest step of a training run",
         "gauge",
         [
             ({"run": run}, max(step for (of, _), (step, _) in last.items() if of == run))
@@ -133,7 +134,7 @@ def metrics(board: Board) -> Iterator[lazy.Metric]:
     )
     yield lazy.Metric(
         "tesserae_running",
-        "whether the run goes on",
+        "1 while the run is in progress, else 0",
         "gauge",
         [(named(run), float(run["state"] == "running")) for run in runs],
     )

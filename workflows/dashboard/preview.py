@@ -1,4 +1,4 @@
-"""What a command shows of a shard that was just stored: thumbnails, and what is in quarantine."""
+"""Previews of a shard that was just stored: thumbnails and quarantined rows."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from pipeline.store import arrays, layout, table
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
-PICTURES = 8
-PICTURE_PIXELS = 96
-"""Side of a thumbnail, at most."""
-QUARANTINED = 16
-QUALITY = 75
+MAX_THUMBNAILS = 8
+MAX_THUMBNAIL_PIXELS = 96
+"""The largest side of a thumbnail."""
+MAX_QUARANTINED_ROWS = 16
+JPEG_QUALITY = 75
 
 
 @dataclass(frozen=True)
-class Look:
-    """Looks into one split."""
+class ShardPreview:
+    """A reader of previews from the committed shards of one split."""
 
     objects: Objects
     plan: Plan
     size: int
-    """The size that thumbnails are made of, in pixels."""
+    """The stored size that thumbnails are subsampled from, in pixels."""
 
     def pictures(self, shard: int) -> list[dict[str, Any]]:
-        """row, caption and jpeg of the first readable rows of *shard*."""
-        lines = self._lines(shard, ["row", "key", "status"])[: 2 * PICTURES]
-        shown = [line for line in lines if line["status"] == 0][:PICTURES]
-        if not shown:
+        """Return row, caption and jpeg (bytes) of the first readable rows of *shard*."""
+        lines = self._lines(shard, ["row", "key", "status"])[: 2 * MAX_THUMBNAILS]
+        readable = [line for line in lines if line["status"] == 0][:MAX_THUMBNAILS]
+        if not readable:
             return []
-        first, last = shown[0]["row"], shown[-1]["row"]
+        first, last = readable[0]["row"], readable[-1]["row"]
         pixels = arrays.read_rows(self.objects, self.plan.split, self.size, first, last + 1)
-        step = -(-self.size // PICTURE_PIXELS)
+        step = -(-self.size // MAX_THUMBNAIL_PIXELS)
         return [
             {
                 "row": line["row"],
                 "caption": line["key"],
                 "jpeg": simplejpeg.encode_jpeg(
                     np.ascontiguousarray(pixels[line["row"] - first, ::step, ::step]),
-                    quality=QUALITY,
+                    quality=JPEG_QUALITY,
                 ),
             }
-            for line in shown
+            for line in readable
         ]
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:
-        """row, key, status and reason of rows of *shard* that are no readable pictures."""
+        """Return row, key, status and reason of the first quarantined rows of *shard*."""
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [
             line
@@ -61,9 +61,9 @@ class Look:
             }
             for line in lines
             if line["status"]
-        ][:QUARANTINED]
+        ][:MAX_QUARANTINED_ROWS]
 
     def _lines(self, shard: int, columns: list[str]) -> list[dict[str, Any]]:
         data = self.objects.get(layout.part(self.plan.split, shard))
-        found: list[dict[str, Any]] = table.decode_part(data).select(columns).to_pylist()
-        return found
+        lines: list[dict[str, Any]] = table.decode_part(data).select(columns).to_pylist()
+        return lines

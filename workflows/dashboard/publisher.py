@@ -1,7 +1,7 @@
-"""A command's side of the page: what it has done, sent to the scheduler as events.
+"""The command's side of the dashboard: sends the progress of a run to the scheduler as events.
 
-From a thread of its own, so that neither a slow scheduler nor a slow disk holds a run up. An error
-ends the sending, and nothing else.
+A separate thread sends them, so that neither a slow scheduler nor a slow disk delays the run. An
+error stops the sending, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,37 +20,40 @@ from pipeline.ingest.shard import Report
 from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, put_on
 
 FLUSH_SECONDS = 0.25
+"""The time during which messages are collected before they are sent together."""
 PICTURE_SECONDS = 3.0
-"""Between two looks at what was stored, at least."""
-LOOKS = 16
-"""Shards whose quarantine is looked at, of those that ended together: there may be thousands."""
+"""The minimum interval between two sets of thumbnails."""
+MAX_PREVIEWED_SHARDS = 16
+"""The number of shards per flush whose quarantined rows are read: thousands may end together."""
 END_SECONDS = 5.0
-"""How long the end of a run waits for its last words to be sent."""
+"""How long the end of a run waits for its last messages to be sent."""
 
-Pictures = Callable[[int], Sequence[Mapping[str, Any]]]
-"""Of a shard: rows with a caption and a JPEG each."""
+Preview = Callable[[int], Sequence[Mapping[str, Any]]]
+"""A function that returns the rows to show of a shard, given the shard's number."""
 
 log = logging.getLogger(__name__)
 
 
-class Sender:
-    """Tells the page of one run. Use as a context manager."""
+class Publisher:
+    """A context manager that sends the progress of one run to the dashboard."""
 
     def __init__(
         self,
         client: Client,
         run: str,
         *,
-        pictures: Pictures = lambda _: (),
-        quarantined: Pictures = lambda _: (),
+        pictures: Preview = lambda _: (),
+        quarantined: Preview = lambda _: (),
     ) -> None:
-        """Start nothing yet.
+        """Configure a publisher without starting its thread.
 
         Args:
-            client: Of the scheduler.
-            run: The run's name, which its tasks' keys end with.
-            pictures: The thumbnails of a shard that was just stored.
-            quarantined: The rows of it that are in quarantine: row, key, status and reason.
+            client: The client of the scheduler that serves the dashboard.
+            run: The run's name, which the keys of its tasks end with.
+            pictures: Returns the thumbnails of a stored shard, with row, caption and jpeg
+                (default: none).
+            quarantined: Returns the quarantined rows of a stored shard, with row, key, status and
+                reason (default: none).
         """
         self._client = client
         self._run = run
@@ -58,10 +61,10 @@ class Sender:
         self._quarantined = quarantined
         self._waiting: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="board", daemon=True)
-        self._begun = monotonic()
+        self._started = monotonic()
         self.seconds: float | None = None
-        """How long it took; None = from `begin` to the end."""
-        self._looked = float("-inf")
+        """The duration that is reported at the end; None is the time since `begin`."""
+        self._previewed = float("-inf")
 
     def begin(
         self,
@@ -73,17 +76,18 @@ class Sender:
         before: Mapping[str, int],
         features: str = "",
     ) -> None:
-        """Say what is to be done.
+        """Announce the run.
 
         Args:
-            split: Of the store.
-            store: Its place.
-            rows: To be made now.
-            sizes: Side in pixels, rows that are stored, rows there are to be.
-            before: Rows that earlier runs committed, by status.
-            features: Name of the features that are made of the images; empty: these are stored.
+            split: The name of the split.
+            store: The path or URL of the store.
+            rows: Number of rows that this run will commit.
+            sizes: The side in pixels, the rows already stored and the rows of the split, for each
+                size.
+            before: Number of rows that earlier runs committed, by status.
+            features: The name of the features that the run computes; empty if it stores images.
         """
-        self._begun = monotonic()
+        self._started = monotonic()
         self._put(
             what="run",
             client=self._client.id,
@@ -96,7 +100,7 @@ class Sender:
         )
 
     def shard(self, report: Report, sizes: Collection[int]) -> None:
-        """Say that a shard was made, in *sizes*."""
+        """Report that a shard was committed in *sizes*."""
         self._put(
             what="shard",
             shard=report.shard,
@@ -109,7 +113,7 @@ class Sender:
         )
 
     def featured(self, shard: int, rows: int, bytes_out: int) -> None:
-        """Say that the features of a shard were made."""
+        """Report that the features of a shard were committed."""
         self._put(
             what="shard", shard=shard, rows=rows, bytes_in=0, bytes_out=bytes_out,
             counts={"readable": rows}, seconds={}, sizes=[],
@@ -129,7 +133,7 @@ class Sender:
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             state = "stopped"
         why = "" if error is None else str(error)[:500]
-        seconds = monotonic() - self._begun if self.seconds is None else self.seconds
+        seconds = monotonic() - self._started if self.seconds is None else self.seconds
         self._put(what="end", state=state, why=why, seconds=seconds)
         self._waiting.put(None)
         self._thread.join(END_SECONDS)
@@ -143,8 +147,8 @@ class Sender:
                 return
             while self._send_some():
                 pass
-        except Exception:  # whatever it is: a page is worth no run
-            log.debug("nothing more is sent to the page", exc_info=True)
+        except Exception:  # whatever it is, a failing dashboard must not fail the run
+            log.debug("no further progress is sent to the dashboard", exc_info=True)
 
     def _send_some(self) -> bool:
         messages = [self._waiting.get()]
@@ -154,20 +158,26 @@ class Sender:
                 messages.append(self._waiting.get(timeout=max(0.0, until - monotonic())))
             except Empty:
                 break
-        said = [message for message in messages if message is not None]
-        if said:
-            self._client.log_event(TOPIC, said)
-        self._look([message for message in said if message["what"] == "shard"])
+        to_send = [message for message in messages if message is not None]
+        if to_send:
+            self._client.log_event(TOPIC, to_send)
+        self._send_previews([message for message in to_send if message["what"] == "shard"])
         return messages[-1] is not None
 
-    def _look(self, shards: Sequence[Mapping[str, Any]]) -> None:
-        bad = [one for one in shards if one["counts"].get("readable", 0) < one["rows"]]
-        rows = [dict(row) for one in bad[-LOOKS:] for row in self._quarantined(one["shard"])]
+    def _send_previews(self, shards: Sequence[Mapping[str, Any]]) -> None:
+        damaged = [
+            message for message in shards if message["counts"].get("readable", 0) < message["rows"]
+        ]
+        rows = [
+            dict(row)
+            for message in damaged[-MAX_PREVIEWED_SHARDS:]
+            for row in self._quarantined(message["shard"])
+        ]
         if rows:
             message = {"run": self._run, "what": "quarantined", "rows": rows}
             self._client.log_event(TOPIC, [message])
-        if shards and monotonic() - self._looked >= PICTURE_SECONDS:
-            self._looked = monotonic()
-            pictures = [dict(one) for one in self._pictures(shards[-1]["shard"])]
+        if shards and monotonic() - self._previewed >= PICTURE_SECONDS:
+            self._previewed = monotonic()
+            pictures = [dict(picture) for picture in self._pictures(shards[-1]["shard"])]
             message = {"run": self._run, "what": "pictures", "pictures": pictures}
             self._client.log_event(PICTURES_TOPIC, [message])

@@ -1,4 +1,4 @@
-"""What a scheduler knows of runs: summed up as it comes, in memory that does not grow with them."""
+"""The state behind the dashboard: events of runs, aggregated on the scheduler in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,79 +10,83 @@ from typing import Any
 
 from workflows.terminal.meter import Meter
 
-RUNS = 8
-QUARANTINED = 50
-PICTURES = 24
-HISTORY = 1_800
+MAX_RUNS = 8
+MAX_QUARANTINED_ROWS = 50
+MAX_PICTURES = 24
+MAX_HISTORY_POINTS = 1_800
 HISTORY_SECONDS = 1.0
-"""Between two points of a curve, at least; when there are too many, half of them go."""
-WORKERS = 2_000
-PENDING = 10_000
-CURVES = 32
-POINTS = 2_000
-GRIDS = 8
-PICTURE_BYTES = 512 * 1024
+"""The minimum interval between two points of the rate; a full curve drops every second point."""
+MAX_WORKERS = 2_000
+MAX_PENDING_TASKS = 10_000
+MAX_CURVES = 32
+MAX_CURVE_POINTS = 2_000
+MAX_GRIDS = 8
+MAX_PICTURE_BYTES = 512 * 1024
 WORKER_SECONDS = 60.0
-"""How far back the rate of a worker reaches."""
+"""The duration over which the rate of a worker is averaged."""
 
 _KEY = re.compile(r"(?:prepare|features)-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
-"""The key of a task: its split, shard, losses and run."""
+"""The pattern of a task's key: split, shard number, number of lost attempts and name of the run."""
 
 
 @dataclass
 class Worker:
-    """What one worker has done of a run."""
+    """The contribution of one worker to a run."""
 
     rows: int = 0
     shards: int = 0
     ends: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
-    """When its last shards ended, and how many rows they had."""
+    """The (time, rows) of the last shards that it finished."""
 
     def rate(self, now: float, since: float) -> float:
-        """Rows a second, of late."""
-        late = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
+        """Return the rows per second of the last minute, or since *since* if that is shorter."""
+        recent = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
         seconds = min(WORKER_SECONDS, now - since)
-        return sum(rows for _, rows in late) / seconds if seconds > 0 else 0.0
+        return sum(rows for _, rows in recent) / seconds if seconds > 0 else 0.0
 
 
 @dataclass
-class Run:
-    """One run of one split."""
+class RunState:
+    """The progress of one run that prepares a split or computes its features."""
 
     name: str
     split: str
     store: str
     rows: int
     sizes: dict[int, list[int]]
-    """Side in pixels -> rows that are stored, rows there are to be."""
+    """The rows already stored and the rows of the split, by side in pixels."""
     before: Counter[str]
-    """Rows that earlier runs committed, by status."""
+    """The number of rows that earlier runs committed, by status."""
     meter: Meter
     started: float
     client: str = ""
-    """Of the command: when it has gone, so has the run."""
+    """The id of the command's Dask client; when it disconnects, the run is lost."""
     features: str = ""
-    """Name of the features that it makes of stored images; empty: it stores images."""
+    """The name of the features that the run computes; empty if it stores images."""
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     shards: int = 0
     state: str = "running"
     why: str = ""
     elapsed: float | None = None
-    """Seconds, as the command itself measured them; None while it runs."""
+    """The duration in seconds that the command measured; None while it runs."""
     ended: float | None = None
     workers: OrderedDict[str, Worker] = field(default_factory=OrderedDict)
-    quarantine: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=QUARANTINED))
-    history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    quarantine: deque[dict[str, Any]] = field(
+        default_factory=lambda: deque(maxlen=MAX_QUARANTINED_ROWS)
+    )
+    history: deque[tuple[float, float]] = field(
+        default_factory=lambda: deque(maxlen=MAX_HISTORY_POINTS)
+    )
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """Return the progress as plain JSON values."""
         last = self.meter.last
         clock = now if self.ended is None else self.ended
         elapsed = clock - self.started if self.elapsed is None else self.elapsed
         rates = [getattr(last, name) / elapsed if elapsed > 0 else 0.0 for name in _SUMS]
         running = self.state == "running"
-        of_late = self.meter.window(now) if running else (0.0, 0.0, 0.0)
+        current = self.meter.window(now) if running else (0.0, 0.0, 0.0)
         return {
             "run": self.name,
             "split": self.split,
@@ -97,9 +101,9 @@ class Run:
             "bytes_out": last.bytes_out,
             "seconds": elapsed,
             "seconds_left": self.meter.seconds_left(now) if running else None,
-            "images_per_second": {"now": of_late[0], "run": rates[0]},
-            "bytes_in_per_second": {"now": of_late[1], "run": rates[1]},
-            "bytes_out_per_second": {"now": of_late[2], "run": rates[2]},
+            "images_per_second": {"now": current[0], "run": rates[0]},
+            "bytes_in_per_second": {"now": current[1], "run": rates[1]},
+            "bytes_out_per_second": {"now": current[2], "run": rates[2]},
             "sizes": {str(s): {"done": d, "rows": n} for s, (d, n) in self.sizes.items()},
             "counts": dict(self.counts + self.before),
             "counts_of_run": dict(self.counts),
@@ -117,8 +121,8 @@ class Run:
 
 
 @dataclass
-class Training:
-    """One run that trains."""
+class TrainingState:
+    """The progress of one training run."""
 
     name: str
     folder: str
@@ -128,14 +132,14 @@ class Training:
     step: int = 0
     ranks: int = 0
     seconds_left: float | None = None
-    """As the command has it, who knows what updates of later steps cost; None = nobody knows."""
+    """The command's own estimate, which knows the cost of later steps; None if unknown."""
     speed: dict[str, float] = field(default_factory=dict)
     state: str = "running"
     why: str = ""
     ended: float | None = None
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """Return the progress as plain JSON values."""
         seconds = (now if self.ended is None else self.ended) - self.started
         return {
             "run": self.name,
@@ -155,52 +159,52 @@ _SUMS = ("rows", "bytes_in", "bytes_out")
 
 
 class Board:
-    """Everything that is shown. Times are passed in, in seconds of one clock."""
+    """The state that the dashboard shows. Callers pass times in seconds of one monotonic clock."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
-        self.runs: OrderedDict[str, Run] = OrderedDict()
-        self.pictures: deque[dict[str, Any]] = deque(maxlen=PICTURES)
-        """run, row, caption, jpeg: the last images stored, the newest last."""
-        self.trainings: OrderedDict[str, Training] = OrderedDict()
+        """Initialise an empty state."""
+        self.runs: OrderedDict[str, RunState] = OrderedDict()
+        self.pictures: deque[dict[str, Any]] = deque(maxlen=MAX_PICTURES)
+        """The run, row, caption and jpeg of the last stored images, the newest last."""
+        self.trainings: OrderedDict[str, TrainingState] = OrderedDict()
         self.curves: OrderedDict[tuple[str, str], deque[tuple[float, float]]] = OrderedDict()
-        """(run, name) -> (step, value), of training."""
+        """The (step, value) points of training curves, by (run, name)."""
         self.grids: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
-        """(run, name) -> step, jpeg: the last grid of samples."""
+        """The step and jpeg of the last grid of samples, by (run, name)."""
         self.version = 0
-        """Grows with each change."""
-        self._by: OrderedDict[tuple[str, int], str] = OrderedDict()
-        """(run, shard) -> the worker that made it, until the command says how many rows it had."""
+        """A number that increases with each change."""
+        self._finishers: OrderedDict[tuple[str, int], str] = OrderedDict()
+        """The worker that finished a task, by (run, shard), until the command reports the shard."""
 
     def finished(self, key: object, worker: str) -> None:
-        """Note which worker ended a task; called for every task there is."""
+        """Record which worker finished a task; called for every task of the scheduler."""
         match = _KEY.fullmatch(key) if isinstance(key, str) else None
         if match is not None:
-            self._by[match[2], int(match[1])] = worker
-            if len(self._by) > PENDING:
-                self._by.popitem(last=False)
+            self._finishers[match[2], int(match[1])] = worker
+            if len(self._finishers) > MAX_PENDING_TASKS:
+                self._finishers.popitem(last=False)
 
     def take(self, message: Mapping[str, Any], now: float) -> None:
-        """Add what a command has sent. What is not known is for a later version, and left alone."""
-        taken = _TAKEN.get(message["what"])
-        if taken is not None:
-            taken(self, message, now)
+        """Apply a message of a command; unknown kinds, of a later version, are ignored."""
+        handler = _HANDLERS.get(message["what"])
+        if handler is not None:
+            handler(self, message, now)
             self.version += 1
 
     def lose(self, client: str, now: float) -> None:
-        """Note that a command has gone without a word."""
-        every: list[Run | Training] = [*self.runs.values(), *self.trainings.values()]
-        for run in every:
+        """Mark the running runs of a client that has disconnected as lost."""
+        runs: list[RunState | TrainingState] = [*self.runs.values(), *self.trainings.values()]
+        for run in runs:
             if run.client == client and run.state == "running":
                 run.state, run.ended = "lost", now
-                run.why = "The command was killed, or its connection was. Give it again to go on."
+                run.why = "The command was killed or lost its connection. Run it again to go on."
                 self.version += 1
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All but pictures, as plain values."""
+        """Return everything except pictures as plain JSON values."""
         return {
             "runs": [run.snapshot(now) for run in self.runs.values()],
-            "trainings": [one.snapshot(now) for one in self.trainings.values()],
+            "trainings": [training.snapshot(now) for training in self.trainings.values()],
             "curves": [
                 {"run": run, "name": name, "points": list(points)}
                 for (run, name), points in self.curves.items()
@@ -209,7 +213,7 @@ class Board:
 
     def _run(self, message: Mapping[str, Any], now: float) -> None:
         name = str(message["run"])
-        self.runs[name] = Run(
+        self.runs[name] = RunState(
             name=name,
             split=str(message["split"]),
             store=str(message["store"]),
@@ -221,7 +225,7 @@ class Board:
             client=str(message.get("client", "")),
             features=str(message.get("features", "")),
         )
-        while len(self.runs) > RUNS:
+        while len(self.runs) > MAX_RUNS:
             self.runs.popitem(last=False)
 
     def _shard(self, message: Mapping[str, Any], now: float) -> None:
@@ -240,13 +244,13 @@ class Board:
                 run.sizes[size][0] += rows
         if not run.history or now - run.history[-1][0] >= HISTORY_SECONDS:
             _add_thinned(run.history, (now, run.meter.window(now)[0]))
-        worker = self._by.pop((run.name, int(message["shard"])), None)
-        if worker is not None:
-            one = run.workers.setdefault(worker, Worker())
-            one.rows += rows
-            one.shards += 1
-            one.ends.append((now, rows))
-            while len(run.workers) > WORKERS:
+        address = self._finishers.pop((run.name, int(message["shard"])), None)
+        if address is not None:
+            worker = run.workers.setdefault(address, Worker())
+            worker.rows += rows
+            worker.shards += 1
+            worker.ends.append((now, rows))
+            while len(run.workers) > MAX_WORKERS:
                 run.workers.popitem(last=False)
 
     def _quarantined(self, message: Mapping[str, Any], now: float) -> None:
@@ -266,14 +270,14 @@ class Board:
 
     def _training(self, message: Mapping[str, Any], now: float) -> None:
         name = str(message["run"])
-        self.trainings[name] = Training(
+        self.trainings[name] = TrainingState(
             name, str(message["folder"]), int(message["steps"]), now, str(message["client"])
         )
         for key in [key for key in self.curves if key[0] == name]:
-            del self.curves[key]  # of another run of the same name, or told again
+            del self.curves[key]  # from an earlier run of the same name, or sent a second time
         for key in [key for key in self.grids if key[0] == name]:
             del self.grids[key]
-        while len(self.trainings) > RUNS:
+        while len(self.trainings) > MAX_RUNS:
             self.trainings.popitem(last=False)
 
     def _begun(self, message: Mapping[str, Any], now: float) -> None:
@@ -281,9 +285,9 @@ class Board:
         if training is not None:
             training.ranks, training.started = int(message["ranks"]), now
             training.step, training.seconds_left = int(message["step"]), None
-            for (of, _), points in self.curves.items():
-                while of == training.name and points and points[-1][0] > training.step:
-                    points.pop()  # they are taken again
+            for (run, _), points in self.curves.items():
+                while run == training.name and points and points[-1][0] > training.step:
+                    points.pop()  # training resumed from a checkpoint before these steps
 
     def _speed(self, message: Mapping[str, Any], now: float) -> None:
         training = self.trainings.get(message["run"])
@@ -299,25 +303,25 @@ class Board:
             training.seconds_left = None if seconds is None else float(seconds)
 
     def _pictures(self, message: Mapping[str, Any], now: float) -> None:
-        kept = [one for one in message["pictures"] if len(one["jpeg"]) <= PICTURE_BYTES]
-        self.pictures.extend({"run": message["run"], **one} for one in kept)
+        pictures = [p for p in message["pictures"] if len(p["jpeg"]) <= MAX_PICTURE_BYTES]
+        self.pictures.extend({"run": message["run"], **picture} for picture in pictures)
 
     def _curve(self, message: Mapping[str, Any], now: float) -> None:
         key = (str(message["run"]), str(message["name"]))
-        points = self.curves.setdefault(key, deque(maxlen=POINTS))
+        points = self.curves.setdefault(key, deque(maxlen=MAX_CURVE_POINTS))
         _add_thinned(points, (float(message["step"]), float(message["value"])))
-        while len(self.curves) > CURVES:
+        while len(self.curves) > MAX_CURVES:
             self.curves.popitem(last=False)
 
     def _grid(self, message: Mapping[str, Any], now: float) -> None:
-        if len(message["jpeg"]) <= PICTURE_BYTES:
+        if len(message["jpeg"]) <= MAX_PICTURE_BYTES:
             key = (str(message["run"]), str(message["name"]))
             self.grids[key] = {"step": message["step"], "jpeg": message["jpeg"]}
-            while len(self.grids) > GRIDS:
+            while len(self.grids) > MAX_GRIDS:
                 self.grids.popitem(last=False)
 
 
-_TAKEN = {
+_HANDLERS = {
     "run": Board._run,
     "shard": Board._shard,
     "quarantined": Board._quarantined,
@@ -333,22 +337,22 @@ _TAKEN = {
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return for each name the shortest end of it, of whole parts of a path, that no other has."""
+    """Return the shortest unique suffix of each path, in whole components, by path."""
     parts = {name: [part for part in name.split("/") if part] for name in names}
-    found = {}
+    suffixes = {}
     for name, own in parts.items():
-        others = [theirs for theirs in parts.values() if theirs != own]
+        rivals = [components for components in parts.values() if components != own]
         length = next(
-            (n for n in range(1, len(own)) if all(own[-n:] != one[-n:] for one in others)), None
+            (n for n in range(1, len(own)) if all(own[-n:] != rival[-n:] for rival in rivals)), None
         )
-        found[name] = name if length is None else "/".join(own[-length:])
-    return found
+        suffixes[name] = name if length is None else "/".join(own[-length:])
+    return suffixes
 
 
 def _add_thinned(points: deque[tuple[float, float]], point: tuple[float, float]) -> None:
-    """Add a point; where there are too many, every second goes, so that the whole stays."""
+    """Add a point; a full curve first drops every second point, so that it still spans the run."""
     if len(points) == points.maxlen:
-        kept = list(points)[::2]
+        thinned = list(points)[::2]
         points.clear()
-        points.extend(kept)
+        points.extend(thinned)
     points.append(point)

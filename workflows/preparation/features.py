@@ -31,7 +31,7 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 from workflows import session
-from workflows.dashboard.publisher import Sender
+from workflows.dashboard.publisher import Publisher
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, say_waiting
@@ -98,12 +98,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _splits(objects: Objects, requested: list[str]) -> list[str]:
     records.load_recipe(objects)
-    known = records.splits(objects)
+    store_splits = records.splits(objects)
     if requested != ["all"]:
         for split in requested:
             records.load_plan(objects, split)
         return list(dict.fromkeys(requested))
-    finished = [split for split in known if records.load_done(objects, split) is not None]
+    finished = [split for split in store_splits if records.load_done(objects, split) is not None]
     if not finished:
         raise StoreError(
             f"{objects.url} has no finished split. Run `tesserae prepare` again to go on."
@@ -211,8 +211,8 @@ def _gpus(wish: Wish, cluster: Cluster) -> int:
     available = gpus_there(cluster.client)
     if available < (wish.gpus or 0):
         raise TesseraeError(
-            f"--gpus is {wish.gpus}: the cluster has {counted(available, 'worker')} with a GPU. Pass"
-            " fewer, or 0 to use CPUs."
+            f"--gpus is {wish.gpus}: the cluster has {counted(available, 'worker')} with a GPU."
+            " Pass fewer, or 0 to use CPUs."
         )
     return available
 
@@ -221,11 +221,11 @@ def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
     rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
     with (
-        Sender(cluster.client, run.name) as sender,
+        Publisher(cluster.client, run.name) as publisher,
         Progress(f"{run.plan.split}: features", rows=rows) as progress,
         _counting(cluster, run.name, progress) as counted_rows,
     ):
-        sender.begin(
+        publisher.begin(
             split=run.plan.split,
             store=run.objects.url,
             rows=rows,
@@ -238,7 +238,7 @@ def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
-            sender.featured(result.shard, result.num_rows, result.bytes_out)
+            publisher.featured(result.shard, result.num_rows, result.bytes_out)
             counted_rows.end(result)
     if failed:
         raise TesseraeError(

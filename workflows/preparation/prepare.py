@@ -33,8 +33,8 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
 from workflows import session
-from workflows.dashboard.preview import Look
-from workflows.dashboard.publisher import Sender
+from workflows.dashboard.preview import ShardPreview
+from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
 from workflows.preparation.class_lines import class_lines, lost_lines
 from workflows.preparation.quarantine import Reason, examples, quarantined_reasons
@@ -537,14 +537,14 @@ def make_shards(
     all_rows = num_rows + tally.before.total()
     started = time.monotonic()
     jobs = shard_jobs(work, todo)
-    look = Look(objects, plan, min(work.sizes))
+    preview = ShardPreview(objects, plan, min(work.sizes))
     with (
-        Sender(
-            cluster.client, work.run, pictures=look.pictures, quarantined=look.quarantined
-        ) as sender,
+        Publisher(
+            cluster.client, work.run, pictures=preview.pictures, quarantined=preview.quarantined
+        ) as publisher,
         Progress(f"{work.split}: prepare", rows=num_rows) as progress,
     ):
-        sender.begin(
+        publisher.begin(
             split=work.split,
             store=work.store,
             rows=num_rows,
@@ -559,7 +559,7 @@ def make_shards(
                     break
                 continue
             tally.add(result)
-            sender.shard(result, set(work.sizes) - _sizes(commits, result.shard))
+            publisher.shard(result, set(work.sizes) - _sizes(commits, result.shard))
             progress.update(
                 rows=result.num_rows,
                 bytes_in=result.bytes_in,
@@ -569,7 +569,7 @@ def make_shards(
             if tally.bad.total() > options.max_bad * all_rows:
                 reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
                 raise TooManyBadError(_too_bad(tally, options.max_bad, all_rows, reasons))
-        tally.elapsed = sender.seconds = time.monotonic() - started
+        tally.elapsed = publisher.seconds = time.monotonic() - started
         if tally.failed:
             raise TesseraeError(_failures(tally.failed, work.split))
 

@@ -127,8 +127,9 @@ def _lost(split_records: Found) -> str:
     lost = f"and {layout.ledger(split_records.split)} has no copy of it"
     if split_records.plan is None:
         return (
-            f"{layout.plan(split_records.split)} is lost, {lost}. Run the same `tesserae prepare` as"
-            " before, with the same source and seed: it makes the same plan, and keeps the shards."
+            f"{layout.plan(split_records.split)} is lost, {lost}. Run the same `tesserae prepare`"
+            " as before, with the same source and seed: it makes the same plan, and keeps the"
+            " shards."
         )
     return (
         f"{layout.RECIPE} is lost, {lost}. Restore one of the two from a copy of the store, or"
@@ -183,7 +184,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
     origin = known_origin(repair.objects, plan)
-    # The location comes from the store, which may be someone else's: print what is about to be read.
+    # The location comes from the store, which may be someone else's, so print what is read.
     if origin.is_there:
         print(printable(f"{repair.split}: images are read from {origin.root}"), flush=True)
         return

@@ -135,14 +135,16 @@ def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
     """
-    known = records.splits(objects)
-    if not known:
+    store_splits = records.splits(objects)
+    if not store_splits:
         records.load_recipe(objects)  # raises a clearer error if there is no store at all
         raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")
-    unknown = [split for split in requested or [] if split not in known]
+    unknown = [split for split in requested or [] if split not in store_splits]
     if unknown:
-        raise StoreError(f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(known)}.")
-    return requested or known
+        raise StoreError(
+            f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(store_splits)}."
+        )
+    return requested or store_splits
 
 
 def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Found, list[Problem]]:

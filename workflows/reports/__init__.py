@@ -1,1 +1,1 @@
-"""What a store holds and how fast it is read, as terminal lines and self-contained HTML pages."""
+"""Reports on stores and loaders, as terminal lines and self-contained HTML pages."""

@@ -1,4 +1,4 @@
-"""Curves as SVG inside a page: nothing to load, nothing to run, readable in both colours."""
+"""Line charts as inline SVG, without scripts, for light and dark colour schemes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from workflows.reports.html import text
 
 WIDTH, HEIGHT = 560, 220
 LEFT, BOTTOM, TOP, RIGHT = 64, 26, 10, 10
-POINTS = 400
-"""Of a curve that are drawn: more would not be seen."""
+MAX_POINTS = 400
+"""The number of points that are drawn of a curve; more would not be visible."""
 COLOURS = ("var(--accent)", "#c2703d", "#5b7fb5", "#9a6fb0", "#a39132", "#b8566b")
 
 STYLE = """
@@ -30,22 +30,23 @@ Points = Sequence[tuple[float, float]]
 
 
 def chart(title: str, curves: Mapping[str, Points], *, across: str = "step") -> str:
-    """Curves in one frame, or nothing where there is no point to draw.
+    """Return a line chart as HTML, or '' if there is no point to draw.
 
     Args:
-        title: What they are.
-        curves: Name -> (x, y), by ascending x; points that are no numbers are left out.
-        across: What x is.
+        title: The title of the chart.
+        curves: The (x, y) points of each curve, by ascending x; points that are not finite are left
+            out.
+        across: The name of the x axis (default `step`).
     """
-    shown = {
+    finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         for name, points in curves.items()
     }
-    shown = {name: points for name, points in shown.items() if points}
-    if not shown:
+    finite = {name: points for name, points in finite.items() if points}
+    if not finite:
         return ""
-    xs = [x for points in shown.values() for x, _ in points]
-    ys = [y for points in shown.values() for _, y in points]
+    xs = [x for points in finite.values() for x, _ in points]
+    ys = [y for points in finite.values() for _, y in points]
     left, right = min(xs), max(xs)
     marks = ticks(min(ys), max(ys))
     low, high = marks[0], marks[-1]
@@ -68,8 +69,8 @@ def chart(title: str, curves: Mapping[str, Points], *, across: str = "step") -> 
         if left <= x <= right
     ]
     keys = []
-    for place, (name, points) in enumerate(shown.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for index, (name, points) in enumerate(finite.items()):
+        colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thinned(points))
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"'
@@ -86,31 +87,31 @@ def chart(title: str, curves: Mapping[str, Points], *, across: str = "step") -> 
     )
 
 
-def charts(made: Sequence[str]) -> str:
-    """Several side by side."""
-    return f'<div class="charts">{"".join(filter(None, made))}</div>'
+def charts(figures: Sequence[str]) -> str:
+    """Return several results of `chart` side by side; empty ones are left out."""
+    return f'<div class="charts">{"".join(filter(None, figures))}</div>'
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """At most `POINTS` of them, the first and the last among them."""
-    if len(points) <= POINTS:
+    """Return at most `MAX_POINTS` evenly spaced points, the first and the last included."""
+    if len(points) <= MAX_POINTS:
         return list(points)
-    step = (len(points) - 1) / (POINTS - 1)
-    return [points[round(place * step)] for place in range(POINTS)]
+    step = (len(points) - 1) / (MAX_POINTS - 1)
+    return [points[round(index * step)] for index in range(MAX_POINTS)]
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Some round numbers from at most *low* to at least *high*."""
-    most = max(abs(low), abs(high))
-    if high - low <= max(1e-9 * most, 1e-300):  # nothing that numbers of this size could show
-        margin = most / 2 if most > 1e-300 else 0.5
+    """Return round numbers for an axis, from at most *low* to at least *high*."""
+    magnitude = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * magnitude, 1e-300):  # too narrow a range for labels of this size
+        margin = magnitude / 2 if magnitude > 1e-300 else 0.5
         low, high = low - margin, high + margin
     rough = (high - low) / 4
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
     first = math.floor(low / step)
     last = math.ceil(high / step)
-    return [place * step for place in range(first, last + 1)]
+    return [index * step for index in range(first, last + 1)]
 
 
 def _short(value: float) -> str:

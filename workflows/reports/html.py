@@ -1,7 +1,7 @@
-"""Pieces of a self-contained HTML page: its style, tables, bars, and pictures inside the page.
+"""Building blocks of self-contained HTML pages: style, tables, bars and embedded images.
 
-Text is escaped where it enters, once, by `text`: everything that builds a page passes through it.
-The page asks for nothing outside itself, and its content policy would refuse it.
+`text` escapes every text exactly once, where it enters the page. A page loads no external
+resources, and its content security policy forbids it to.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ tbody tr + tr td { border-top: 1px solid var(--line); }
 footer { margin-top: 56px; color: var(--quiet); font-size: 13px; }
 """
 KINDS = {">": ' class="number"', "=": ' class="word"', "|": ' class="bar"'}
-NARROWEST = 72
-"""Pixels that a caption has at least, so that words stay whole."""
+MIN_CAPTION_PIXELS = 72
+"""The minimum width of a caption, so that words are not broken."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Pictures of one size in one JPEG, row by row."""
+    """Images of one size, tiled row by row in one JPEG."""
 
     size: int
     labels: tuple[str, ...]
@@ -87,15 +87,15 @@ class ContactSheet:
 def contact_sheet(
     images: NDArray[np.uint8], labels: Sequence[str], title: str = ""
 ) -> ContactSheet:
-    """Put *images* side by side, as large as they are.
+    """Tile *images* into one JPEG, at their own size.
 
     Args:
-        images: (n, size, size, 3) uint8 RGB.
-        labels: What each is called; shown as text under it, never drawn.
-        title: What they are, e.g. the split.
+        images: The (n, size, size, 3) uint8 RGB images.
+        labels: The n captions, shown as text below the images.
+        title: The title of the sheet, e.g. the split (default: none).
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shape of *images* or the number of labels is wrong.
     """
     count, size = images.shape[:2]
     if images.ndim != 4 or images.shape[1:] != (size, size, 3) or count != len(labels):
@@ -113,24 +113,33 @@ def contact_sheet(
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """*pixels*, (height, width, 3) uint8 RGB, as a JPEG that looks the same: a quarter of a PNG."""
+    """Return (height, width, 3) uint8 RGB *pixels* as a JPEG of high quality.
+
+    It looks like the original, and takes a quarter of the bytes of a PNG.
+    """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG", quality=95, subsampling=0)
     return file.getvalue()
 
 
 def text(value: str) -> str:
-    """*value* as text of a page: no markup, no control characters."""
+    """Return *value* escaped for HTML, with control characters as visible escapes."""
     return html.escape(printable(value))
 
 
 def code(value: str) -> str:
-    """The same, as something a person may copy."""
+    """Return *value* escaped for HTML inside a `code` element."""
     return f"<code>{text(value)}</code>"
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """A whole page."""
+    """Return a complete HTML page.
+
+    Args:
+        title: The title of the page, as plain text.
+        body: The parts of the body, as HTML.
+        style: CSS that is added to `STYLE` (default: none).
+    """
     return "\n".join(
         [
             "<!doctype html>",
@@ -146,22 +155,22 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
 
 
 def facts(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Large figures side by side: (name, value, what is said beside it), as plain text."""
+    """Return large figures side by side, from plain-text (name, value, remark) entries."""
     cells = (
         f"<div><dt>{text(name)}</dt><dd>{text(value)}"
-        f"{f'<small>{text(beside)}</small>' if beside else ''}</dd></div>"
-        for name, value, beside in entries
+        f"{f'<small>{text(remark)}</small>' if remark else ''}</dd></div>"
+        for name, value, remark in entries
     )
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table.
+    """Return a table as HTML.
 
     Args:
-        columns: Headings; `>name` aligns a column to the right, `=name` keeps words on one line,
-            `|name` holds bars.
-        rows: Cells as HTML: what is data has been through `text`.
+        columns: The headings; `>name` aligns a column to the right, `=name` keeps its words on one
+            line, and `|name` is a column of bars.
+        rows: The cells of each row as HTML; data must have been escaped by `text`.
     """
     kinds = [KINDS.get(name[:1], "") for name in columns]
     head = "".join(
@@ -177,25 +186,25 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def bar(share: float) -> str:
-    """A horizontal bar, *share* of its cell."""
+    """Return a horizontal bar that fills the fraction *share* of its cell, clipped to 0 to 1."""
     return f'<i><b style="width: {min(1.0, max(0.0, share)):.1%}"></b></i>'
 
 
 def sheet_style(sheet: ContactSheet, name: str) -> str:
-    """The picture of a contact sheet, once, under the class *name*."""
+    """Return the CSS of the class *name*, which embeds the JPEG of a contact sheet once."""
     data = base64.b64encode(sheet.jpeg).decode("ascii")
     return (
-        f".{name} figure {{ width: {max(sheet.size, NARROWEST)}px; }}"
+        f".{name} figure {{ width: {max(sheet.size, MIN_CAPTION_PIXELS)}px; }}"
         f" .{name} i {{ width: {sheet.size}px; height: {sheet.size}px;"
         f" background-image: url(data:image/jpeg;base64,{data}); }}\n"
     )
 
 
 def sheet_figures(sheet: ContactSheet, name: str) -> str:
-    """The pictures of a contact sheet, each with its label under it."""
+    """Return the images of a contact sheet as HTML, each with its label below."""
     figures = []
-    for place, label in enumerate(sheet.labels):
-        row, column = divmod(place, sheet.columns)
+    for index, label in enumerate(sheet.labels):
+        row, column = divmod(index, sheet.columns)
         at = f"background-position: -{column * sheet.size}px -{row * sheet.size}px"
         figures.append(
             f'<figure><i role="img" aria-label="{text(label)}" style="{at}"></i>'

@@ -1,4 +1,4 @@
-"""The work of `tesserae loader`: rates of a loader, what limits them, and how well it mixes."""
+"""The implementation of `tesserae loader`: throughput, bottleneck and shuffle quality."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from workflows.terminal.formatting import bytes_text, per_second, seconds_text
 if TYPE_CHECKING:
     from pipeline.loader import Loader
 
-BUSY = 0.8
-"""Of the time that its threads have: a loader that uses more is held up by the processor."""
+CPU_BOUND_SHARE = 0.8
+"""The fraction of its threads' CPU time from which on a loader counts as limited by the CPU."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print."""
-    from pipeline.loader import Loader  # here: --help need not wait for torch
+    """Measure a loader and print the results; return the exit status."""
+    from pipeline.loader import Loader  # imported late: --help must not load torch
 
     loader = Loader(
         args.store,
@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         f" batches of {args.batch:,}, {args.order} order, {loader.threads} threads"
     )
     if not len(loader):
-        raise StoreError(f"not one batch of {args.batch:,} is in it. Pass a smaller --batch.")
+        raise StoreError(
+            f"the split holds not one batch of {args.batch:,} rows. Pass a smaller --batch."
+        )
     for epoch in range(args.epochs):
         print(measure(loader, epoch), flush=True)
     for line in mixing(loader):
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(loader: Loader, epoch: int) -> str:
-    """Hand out one epoch, and say how fast it came and what held it up."""
+    """Read one epoch, and return a line with its throughput and its bottleneck."""
     loader.set_epoch(epoch)
     loader.readers.clear()
     rows = 0
@@ -71,36 +73,36 @@ def measure(loader: Loader, epoch: int) -> str:
 
 
 def _limit(loader: Loader, cores: float) -> str:
-    how = max(loader.readers, key=lambda name: loader.readers[name])
-    if cores >= BUSY * min(loader.threads, len(os.sched_getaffinity(0))):
-        what = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
-        return f"the processor limits it, {what.get(how, 'reading')}"
-    if how == "mapped":
-        return "memory limits it"
-    return "the disk or the network limits it"
+    reader = max(loader.readers, key=lambda name: loader.readers[name])
+    if cores >= CPU_BOUND_SHARE * min(loader.threads, len(os.sched_getaffinity(0))):
+        work = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
+        return f"limited by the CPU, {work.get(reader, 'reading')}"
+    if reader == "mapped":
+        return "limited by memory"
+    return "limited by the disk or the network"
 
 
 def mixing(loader: Loader) -> list[str]:
-    """How well the order mixes classes, and batches from one epoch to the next."""
+    """Return lines on how well the order mixes classes, and batches between epochs."""
     from pipeline.loader.shuffle_quality import recurrence, same_class_factor
 
     order, after = (loader.epoch_order(epoch) for epoch in (0, 1))
     classes = same_class_factor(order, loader.labels, loader.batch_size)
-    lines = [f"pairs of one class in a batch: {classes:.2f} x chance"]
+    lines = [f"pairs of the same class in a batch: {classes:.2f} x chance"]
     if loader.order != "sequential":
         again = recurrence(order, after, loader.batch_size)
-        lines.append(f"pairs that meet again in the next epoch: {again:.2f} x chance")
+        lines.append(f"pairs that share a batch again in the next epoch: {again:.2f} x chance")
     return lines
 
 
 def drop_pages(folder: Path) -> None:
-    """Have the kernel forget what it holds of the files in *folder*; they stay as they are."""
+    """Drop the files in *folder* from the kernel's page cache, without changing them."""
     if not folder.is_dir():
-        raise StoreError(f"--cold needs a store on a local disk: {folder} is no folder.")
+        raise StoreError(f"--cold needs a store on a local disk: {folder} is not a folder.")
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.fsync(file)  # the kernel drops only pages that are already on the disk
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(file)

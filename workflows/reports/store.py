@@ -1,8 +1,8 @@
-"""What a store holds and how a run went: `report.html`, and the same facts for the terminal.
+"""The report of a store and its last run, as `report.html` and as lines for the terminal.
 
-Whoever has the figures fills a `ReportModel`; here they are only shown. Names that come from data
-may hold markup, escapes of terminals or newlines: they are shown as they are spelled, and do
-nothing. The lines of `terminal_summary` are plain text: print them, do not render them.
+Callers fill a `ReportModel`, and this module renders it. Names that come from data may hold markup,
+terminal escape sequences or newlines, so they are always escaped. The lines of `terminal_summary`
+are plain text, to be printed without interpreting markup.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from workflows.terminal.formatting import (
     share_text,
 )
 
-NAMES_ON_PAGE = 1_000
-NAMES_IN_TERMINAL = 10
-REASONS_IN_TERMINAL = 8
+MAX_NAMES_ON_PAGE = 1_000
+MAX_NAMES_IN_TERMINAL = 10
+MAX_REASONS_IN_TERMINAL = 8
 
 
 def write_report(path: Path, model: ReportModel) -> None:
-    """Write the page, whole or not at all."""
+    """Write the HTML page to *path* atomically."""
     write_file(path, [render_report(model).encode()], path.parent)
 
 
 def render_report(model: ReportModel) -> str:
-    """The page: one HTML text that needs nothing else."""
-    names = [f"sheet{place}" for place in range(len(model.sheets))]
+    """Return the report as one self-contained HTML page."""
+    names = [f"sheet{index}" for index in range(len(model.sheets))]
     style = "".join(map(sheet_style, model.sheets, names))
     body = [
         f'<p class="quiet">Tesserae store</p><h1 class="mono">{text(model.store)}</h1>',
@@ -58,7 +58,7 @@ def render_report(model: ReportModel) -> str:
         *_quarantine(model),
         *_remarks(model),
         *_sheets(model, names),
-        *_made_with(model),
+        *_recipe_and_software(model),
     ]
     return page(f"{model.store} - Tesserae", filter(None, body), style)
 
@@ -87,11 +87,11 @@ def _splits(model: ReportModel) -> list[str]:
 
 def _split_row(split: SplitReport, sizes: list[int]) -> list[str]:
     missing = split.num_rows - split.num_committed
-    to_go = f"{missing:,} rows to go" if missing else "not finished"
+    remaining = f"{missing:,} rows missing" if missing else "not finished"
     readable = split.num_committed - split.num_quarantined
     return [
         text(split.name),
-        "finished" if split.finished else to_go,
+        "finished" if split.finished else remaining,
         f"{split.num_committed:,}",
         f"{readable:,}",
         f"{split.num_quarantined:,}",
@@ -125,12 +125,12 @@ def _stages(model: ReportModel) -> list[str]:
             continue
         spent = sum(run.stage_seconds.values())
         rows = [
-            [text(stage), bar(_part(part, spent)), seconds_text(part), share_text(part, spent)]
+            [text(stage), bar(_fraction(part, spent)), seconds_text(part), share_text(part, spent)]
             for stage, part in run.stage_seconds.items()
         ]
         out += [
-            f"<h2>Where the time went: {text(split.name)}</h2>",
-            f'<p class="quiet">{seconds_text(spent)} of all workers together.</p>',
+            f"<h2>Time per stage: {text(split.name)}</h2>",
+            f'<p class="quiet">{seconds_text(spent)} in total over all workers.</p>',
             table(["=Stage", "|", ">Time", ">Share"], rows),
         ]
     return out
@@ -139,26 +139,26 @@ def _stages(model: ReportModel) -> list[str]:
 def _quarantine(model: ReportModel) -> list[str]:
     bad = sum(split.num_quarantined for split in model.splits)
     if not bad:
-        return ["<h2>Quarantine</h2>", '<p class="quiet">Every row could be read.</p>']
+        return ["<h2>Quarantine</h2>", '<p class="quiet">Every row is readable.</p>']
     reasons = [
         [text(split.name), text(why), f"{count:,}"]
         for split in model.splits
         for why, count in split.reasons
     ]
-    shown = model.quarantined[:NAMES_ON_PAGE]
+    listed = model.quarantined[:MAX_NAMES_ON_PAGE]
     names = [
         [text(row.split), f"{row.row:,}", code(row.key), text(row.status), text(row.reason)]
-        for row in shown
+        for row in listed
     ]
-    said = "All of them" if len(shown) == bad else f"{len(shown):,} of {bad:,}"
+    extent = "All rows" if len(listed) == bad else f"{len(listed):,} of {bad:,} rows"
     return [
         "<h2>Quarantine</h2>",
-        '<p class="quiet">These rows keep their place, as zeros. What tells them apart is the array'
-        " <code>status</code>, and the table.</p>",
+        '<p class="quiet">These rows are stored as zeros, and no loader returns them. The array'
+        " <code>status</code> and the table identify them.</p>",
         table(["=Split", "=Reason", ">Rows"], reasons),
         *_reason_table(model, "examples"),
-        f"<h3>{said}, by name</h3>",
-        table(["=Split", ">Row", "Name", "=Reason", "What the decoder says"], names),
+        f"<h3>{extent}, by key</h3>",
+        table(["=Split", ">Row", "Key", "=Status", "Decoder message"], names),
     ]
 
 
@@ -168,29 +168,29 @@ def _reason_table(model: ReportModel, kind: str) -> list[str]:
         for split in model.splits
         for r in getattr(split, kind)
     ]
-    columns = ["=Split", "=Status", "What the decoder says", ">Rows", "For example"]
+    columns = ["=Split", "=Status", "Decoder message", ">Rows", "Example"]
     return [table(columns, rows)] if rows else []
 
 
 def _remarks(model: ReportModel) -> list[str]:
     rows = _reason_table(model, "remarks")
-    return ["<h2>Readable, with a remark</h2>", *rows] if rows else []
+    return ["<h2>Readable rows with a remark</h2>", *rows] if rows else []
 
 
 def _sheets(model: ReportModel, names: list[str]) -> list[str]:
-    out = ["<h2>Pictures, as stored</h2>"] if model.sheets else []
+    out = ["<h2>Stored images</h2>"] if model.sheets else []
     for sheet, name in zip(model.sheets, names, strict=True):
         title = f"{sheet.title}, {sheet.size} px" if sheet.title else f"{sheet.size} px"
         out += [f"<h3>{text(title)}</h3>", sheet_figures(sheet, name)]
     return out
 
 
-def _made_with(model: ReportModel) -> list[str]:
+def _recipe_and_software(model: ReportModel) -> list[str]:
     made_at = f"<footer>{text(model.made_at)}</footer>" if model.made_at else ""
     return [
         "<h2>Recipe</h2>",
-        table(["=What", "How"], _pairs(model.recipe)),
-        "<h2>Made with</h2>",
+        table(["=Parameter", "Value"], _pairs(model.recipe)),
+        "<h2>Software</h2>",
         table(["=Software", "Version"], _pairs(model.versions)),
         made_at,
     ]
@@ -201,7 +201,7 @@ def _pairs(entries: Mapping[str, str]) -> Iterable[list[str]]:
 
 
 def terminal_summary(model: ReportModel) -> list[str]:
-    """The same facts as lines of plain text."""
+    """Return the report as lines of plain text."""
     out = [f"{model.store}: {counted(model.num_classes, 'class', 'es')}"]
     if model.notice:
         out.append(f"  Note: {model.notice}")
@@ -215,17 +215,17 @@ def terminal_summary(model: ReportModel) -> list[str]:
 def _split_lines(split: SplitReport) -> list[str]:
     state = "finished" if split.finished else "not finished"
     readable = split.num_committed - split.num_quarantined
-    of = "" if split.num_committed == split.num_rows else f" of {split.num_rows:,}"
+    planned = "" if split.num_committed == split.num_rows else f" of {split.num_rows:,}"
     out = [
-        f"  {split.name}: {state}, {split.num_committed:,}{of} rows, {readable:,} readable,"
+        f"  {split.name}: {state}, {split.num_committed:,}{planned} rows, {readable:,} readable,"
         f" {split.num_quarantined:,} quarantined"
     ]
     if split.reasons:
         reasons = ", ".join(f"{count:,} {why}" for why, count in split.reasons)
         out.append(f"    quarantined  {reasons}")
-    out += [f"      {_reason_text(reason)}" for reason in split.examples[:REASONS_IN_TERMINAL]]
-    if len(split.examples) > REASONS_IN_TERMINAL:
-        out.append(f"      ... and {len(split.examples) - REASONS_IN_TERMINAL:,} more reasons")
+    out += [f"      {_reason_text(reason)}" for reason in split.examples[:MAX_REASONS_IN_TERMINAL]]
+    if len(split.examples) > MAX_REASONS_IN_TERMINAL:
+        out.append(f"      ... and {len(split.examples) - MAX_REASONS_IN_TERMINAL:,} more reasons")
     out += [f"    remark       {_reason_text(remark)}" for remark in split.remarks]
     sizes = sorted(split.bytes_by_size.items())
     if sizes:
@@ -254,9 +254,9 @@ def _run_lines(run: RunReport) -> list[str]:
 
 
 def _quarantine_lines(model: ReportModel) -> list[str]:
-    shown = model.quarantined[:NAMES_IN_TERMINAL]
-    out = [f"    {r.split} row {r.row}  {r.key}  {r.status}: {r.reason}" for r in shown]
-    more = sum(split.num_quarantined for split in model.splits) - len(shown)
+    listed = model.quarantined[:MAX_NAMES_IN_TERMINAL]
+    out = [f"    {r.split} row {r.row}  {r.key}  {r.status}: {r.reason}" for r in listed]
+    more = sum(split.num_quarantined for split in model.splits) - len(listed)
     return [*out, f"    ... and {more:,} more in quarantine"] if out and more > 0 else out
 
 
@@ -264,8 +264,8 @@ def _bytes(num_bytes: int | None) -> str:
     return "-" if num_bytes is None else bytes_text(num_bytes)
 
 
-def _part(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _fraction(part: float, total: float) -> float:
+    return part / total if total else 0.0
 
 
 __all__ = [

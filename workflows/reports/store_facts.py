@@ -1,4 +1,4 @@
-"""The work of `tesserae info`: facts about a store, as lines or as JSON."""
+"""The implementation of `tesserae info`: facts about a store, as lines or as JSON."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from workflows.preparation.class_lines import mapping_lines, passed_text
 from workflows.preparation.quarantine import by_reason, has_quarantined, read_lines
 from workflows.terminal.formatting import bytes_text, printable
 
-SHOWN = 50
-"""Quarantined rows that are named, unless --all."""
+MAX_LISTED_ROWS = 50
+"""The number of quarantined rows that are listed without --all."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the store holds."""
+    """Print the facts about the store, and return the exit status."""
     objects = open_objects(args.store)
     facts = describe(objects)
     if args.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if args.all else SHOWN):
+    for line in lines(facts, limit=None if args.all else MAX_LISTED_ROWS):
         print(line)
     return 0
 
 
 def describe(objects: Objects) -> dict[str, Any]:
-    """What a store holds, as plain JSON values.
+    """Return the facts about a store as plain JSON values.
 
     Raises:
         StoreError: There is no store.
     """
-    found = [verify.read_records(objects, split) for split in records.splits(objects)]
-    recipe = next((one.recipe for one in found if one.recipe is not None), None)
-    if recipe is None and not found:
+    splits = [verify.read_records(objects, split) for split in records.splits(objects)]
+    recipe = next((split.recipe for split in splits if split.recipe is not None), None)
+    if recipe is None and not splits:
         recipe = records.load_recipe(objects)
     return {
         "store": objects.url,
         "format": None if recipe is None else recipe.format,
         "recipe": None if recipe is None else _describe_recipe(recipe),
-        "splits": {one.split: _describe_split(objects, one) for one in found},
+        "splits": {split.split: _describe_split(objects, split) for split in splits},
         "features": {
-            name: _describe_features(objects, name, [one for one in found if one.split in splits])
-            for name, splits in features.splits_of(objects).items()
+            name: _describe_features(objects, name, [s for s in splits if s.split in names])
+            for name, names in features.splits_of(objects).items()
         },
     }
 
@@ -82,38 +82,40 @@ def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _describe_split(objects: Objects, found: Found) -> dict[str, Any]:
-    plan, commits = found.plan, found.commits.values()
-    counts = sum((Counter(kept.counts) for kept in commits), Counter[str]())
+def _describe_split(objects: Objects, split_records: Found) -> dict[str, Any]:
+    plan, commits = split_records.plan, split_records.commits.values()
+    counts = sum((Counter(commit.counts) for commit in commits), Counter[str]())
     sizes: Counter[str] = Counter()
-    for kept in commits:
-        sizes.update({size: written.num_bytes for size, written in kept.arrays.items()})
-    quarantined, remarks, problems = _noted_rows(objects, found)
+    for commit in commits:
+        sizes.update({size: written.num_bytes for size, written in commit.arrays.items()})
+    quarantined, remarks, problems = _noted_rows(objects, split_records)
     return {
-        "finished": found.done is not None,
+        "finished": split_records.done is not None,
         "rows": None if plan is None else plan.num_rows,
-        "rows_committed": sum(kept.stop - kept.start for kept in commits),
+        "rows_committed": sum(commit.stop - commit.start for commit in commits),
         "shards": None if plan is None else plan.num_shards,
         "shards_committed": len(commits),
         "seed": None if plan is None else plan.seed,
         "listing": None if plan is None else plan.listing,
         "sizes": {size: {"num_bytes": sizes[size]} for size in sorted(sizes, key=int)},
-        "sizes_finished": [] if found.done is None else list(found.done.sizes),
+        "sizes_finished": [] if split_records.done is None else list(split_records.done.sizes),
         "counts": dict(counts),
         "quarantine": quarantined,
         "remarks": remarks,
-        "problems": [asdict(problem) for problem in (*found.problems, *problems)],
+        "problems": [asdict(problem) for problem in (*split_records.problems, *problems)],
         "passed_over": _passed_over(objects, plan),
     }
 
 
 def _noted_rows(
-    objects: Objects, found: Found
+    objects: Objects, split_records: Found
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Problem]]:
-    """Return rows in quarantine, readable rows with a remark, and damaged parts of the table."""
-    may_remark = found.recipe is not None and found.recipe.missing_end == "keep"
+    """Return quarantined rows, readable rows with a remark, and damaged parts of the table."""
+    may_remark = split_records.recipe is not None and split_records.recipe.missing_end == "keep"
     parts = [
-        kept.table for kept in found.commits.values() if may_remark or has_quarantined(kept.counts)
+        commit.table
+        for commit in split_records.commits.values()
+        if may_remark or has_quarantined(commit.counts)
     ]
     noted, problems = read_lines(objects, parts)
     quarantined = [line for line in noted if line["status"]]
@@ -121,114 +123,118 @@ def _noted_rows(
 
 
 def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, str]]:
-    """Why files of the source are no samples -> how many, the first; as far as it is known."""
+    """Return (number, first name) of the source's skipped files by reason, as far as recorded."""
     if plan is None:
         return {}
     try:
         rows = Rows(objects, plan)
-    except StoreError:  # where the images are is a cache
+    except StoreError:  # the record of the source's location is a cache, and may be gone
         return {}
     rows.close()
     return rows.origin.passed
 
 
-TOLD = (
+RECIPE_FIELDS = (
     *("trunk", "cut", "pooling", "stored_size", "input_size", "precision", "dtype", "dim"),
     *("weights", "digest"),
 )
-"""Of a recipe of features."""
+"""The fields of a feature recipe that are reported."""
 
 
 def _describe_features(objects: Objects, name: str, images: list[Found]) -> dict[str, Any]:
-    found = [feature_check.read_records(objects, name, one) for one in images]
-    recipe = next((one.recipe for one in found if one.recipe is not None), None)
+    split_records = [feature_check.read_records(objects, name, split) for split in images]
+    recipe = next((split.recipe for split in split_records if split.recipe is not None), None)
     splits = {
-        one.split: {
-            "finished": one.done is not None,
-            "kinds": list(one.kinds if one.done is None else one.done.kinds),
-            "shards_committed": len(one.commits),
+        split.split: {
+            "finished": split.done is not None,
+            "kinds": list(split.kinds if split.done is None else split.done.kinds),
+            "shards_committed": len(split.commits),
             "num_bytes": sum(
-                w.num_bytes for kept in one.commits.values() for w in kept.arrays.values()
+                w.num_bytes for commit in split.commits.values() for w in commit.arrays.values()
             ),
-            "problems": [asdict(problem) for problem in one.problems if not problem.unfinished],
+            "problems": [asdict(problem) for problem in split.problems if not problem.unfinished],
         }
-        for one in found
+        for split in split_records
     }
     return {
-        **{key: None if recipe is None else getattr(recipe, key) for key in TOLD},
+        **{key: None if recipe is None else getattr(recipe, key) for key in RECIPE_FIELDS},
         "splits": splits,
-        "num_bytes": sum(what["num_bytes"] for what in splits.values()),
+        "num_bytes": sum(split["num_bytes"] for split in splits.values()),
     }
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """The same for a person."""
+    """Return *facts* as lines for the terminal, with at most *limit* quarantined rows per split."""
     out = [
         f"{facts['store']}  (format {facts['format'] or 'unknown'})",
         *_recipe_lines(facts["recipe"]),
     ]
-    for split, what in facts["splits"].items():
-        out += _split_lines(split, what, limit)
-    for name, what in facts["features"].items():
-        out += _feature_lines(name, what)
+    for split, split_facts in facts["splits"].items():
+        out += _split_lines(split, split_facts, limit)
+    for name, feature_facts in facts["features"].items():
+        out += _feature_lines(name, feature_facts)
     return [printable(line) for line in out]
 
 
 def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
     if recipe is None:
-        return ["  recipe  lost. Run `tesserae verify`."]
+        return ["  recipe  missing. Run `tesserae verify`."]
     return [
         f"  recipe  {recipe['fit']}, {recipe['filter']}, {recipe['classes']:,} classes,"
-        f" {recipe['shard_rows']:,} rows a shard, {recipe['chunk_rows']:,} a chunk,"
+        f" {recipe['shard_rows']:,} rows per shard, {recipe['chunk_rows']:,} per chunk,"
         f" codec {recipe['codec']}",
         *mapping_lines(recipe["class_names"], recipe["class_numbers"]),
-        *(f"  {part}  {what}" for part, what in sorted(recipe["software"].items())),
+        *(f"  {name}  {version}" for name, version in sorted(recipe["software"].items())),
     ]
 
 
-def _feature_lines(name: str, what: dict[str, Any]) -> list[str]:
-    out = [f"  features {name}  {bytes_text(what['num_bytes'])}"]
-    if what["dim"] is not None:
+def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    out = [f"  features {name}  {bytes_text(facts['num_bytes'])}"]
+    if facts["dim"] is not None:
         out.append(
-            f"    {what['dim']:,} numbers, {what['dtype']}, of {what['trunk']},"
-            f" {what['cut'] or 'the end'}, pooling {what['pooling']}; of {what['stored_size']} px,"
-            f" computed in {what['precision']}"
+            f"    {facts['dim']:,} x {facts['dtype']}, trunk {facts['trunk']},"
+            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {facts['stored_size']} px,"
+            f" computed in {facts['precision']}"
         )
-    for split, made in what["splits"].items():
-        state = "finished" if made["finished"] else "not finished"
-        done = f"{made['shards_committed']:,} shards, {bytes_text(made['num_bytes'])}"
-        out.append(f"    {split}  {state}: {', '.join(made['kinds']) or 'nothing'}; {done}")
-        out += [f"      {bad['name']}: {bad['what']}" for bad in made["problems"]]
+    for split, progress in facts["splits"].items():
+        state = "finished" if progress["finished"] else "not finished"
+        num_bytes = bytes_text(progress["num_bytes"])
+        done = f"{progress['shards_committed']:,} shards, {num_bytes}"
+        kinds = ", ".join(progress["kinds"]) or "nothing"
+        out.append(f"    {split}  {state}: {kinds}; {done}")
+        out += [f"      {bad['name']}: {bad['what']}" for bad in progress["problems"]]
     return out
 
 
-def _split_lines(split: str, what: dict[str, Any], limit: int | None) -> list[str]:
-    state = "finished" if what["finished"] else "not finished"
-    done = f"{what['rows_committed']:,} rows, {what['shards_committed']:,} shards; its plan is lost"
-    if what["rows"] is not None:
+def _split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[str]:
+    state = "finished" if facts["finished"] else "not finished"
+    done = f"{facts['rows_committed']:,} rows, {facts['shards_committed']:,} shards; plan missing"
+    if facts["rows"] is not None:
         done = (
-            f"{what['rows_committed']:,} of {what['rows']:,} rows,"
-            f" {what['shards_committed']:,} of {what['shards']:,} shards"
+            f"{facts['rows_committed']:,} of {facts['rows']:,} rows,"
+            f" {facts['shards_committed']:,} of {facts['shards']:,} shards"
         )
     out = [f"  {split}  {state}: {done}"]
-    out += [f"    {bad['name']}: {bad['what']}. Run `tesserae repair`." for bad in what["problems"]]
-    for size, kept in what["sizes"].items():
-        done = "" if int(size) in what["sizes_finished"] else "  (not finished)"
-        out.append(f"    {size:>4} px  {bytes_text(kept['num_bytes'])}{done}")
-    if what["passed_over"]:
-        out.append(f"    {passed_text(what['passed_over'])}")
-    bad = {word: count for word, count in what["counts"].items() if word != "readable"}
+    out += [
+        f"    {bad['name']}: {bad['what']}. Run `tesserae repair`." for bad in facts["problems"]
+    ]
+    for size, array in facts["sizes"].items():
+        done = "" if int(size) in facts["sizes_finished"] else "  (not finished)"
+        out.append(f"    {size:>4} px  {bytes_text(array['num_bytes'])}{done}")
+    if facts["passed_over"]:
+        out.append(f"    {passed_text(facts['passed_over'])}")
+    bad = {word: count for word, count in facts["counts"].items() if word != "readable"}
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))
     out += [
         f"    {reason.num_rows:,} readable: {reason.reason}, e.g. {reason.key}"
-        for reason in by_reason(what["remarks"])
+        for reason in by_reason(facts["remarks"])
     ]
-    shown = what["quarantine"][:limit]
+    listed = facts["quarantine"][:limit]
     out += [
         f"      row {line['row']}  {line['key']}: {line['word']}, {line['reason']}"
-        for line in shown
+        for line in listed
     ]
-    if len(what["quarantine"]) > len(shown):
-        out.append(f"      ... and {len(what['quarantine']) - len(shown):,} more (--all)")
+    if len(facts["quarantine"]) > len(listed):
+        out.append(f"      ... and {len(facts['quarantine']) - len(listed):,} more (--all)")
     return out

@@ -1,4 +1,4 @@
-"""What a report shows, as plain values: filled by whoever has the figures."""
+"""The data of a store's report, as plain values that callers fill and `store` renders."""
 
 from __future__ import annotations
 
@@ -14,61 +14,61 @@ READABLE = "readable"
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What one run did for a split."""
+    """The totals of one run over a split."""
 
     num_rows: int
     seconds: float
-    """On the clock."""
+    """The wall-clock duration of the run."""
     bytes_in: int = 0
     bytes_out: int = 0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stage (read, decode, resize, write, sync) -> seconds, of all workers together."""
+    """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
 
     @property
     def slowest(self) -> str | None:
-        """The stage that took most; None = nothing was timed."""
+        """The stage that took the longest; None if nothing was timed."""
         return max(self.stage_seconds, key=lambda s: self.stage_seconds[s], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReport:
-    """What a store holds of a split."""
+    """The state of a split in a store."""
 
     name: str
     num_rows: int
-    """Of the plan."""
+    """The number of rows in the plan."""
     finished: bool
     counts: Mapping[str, int]
-    """Status in words -> committed rows: `readable`, and the reasons of quarantine."""
+    """The number of committed rows by status in words: `readable`, or why they are quarantined."""
     bytes_by_size: Mapping[int, int]
-    """Side in pixels -> bytes on disk."""
+    """The bytes on disk by side in pixels."""
     run: RunReport | None = None
-    """None = nothing was to be done."""
+    """The totals of the last run; None if it had nothing to do for this split."""
     examples: tuple[Reason, ...] = ()
-    """Why rows are in quarantine, as the decoder said it, with an example each."""
+    """The decoder's messages about quarantined rows, each with an example."""
     remarks: tuple[Reason, ...] = ()
-    """What the files of readable rows lacked, with an example each."""
+    """The decoder's remarks on readable rows with incomplete files, each with an example."""
 
     @property
     def num_committed(self) -> int:
-        """Rows that are in the store."""
+        """The number of committed rows."""
         return sum(self.counts.values())
 
     @property
     def num_quarantined(self) -> int:
-        """Rows whose bytes are no readable picture."""
+        """The number of committed rows that are quarantined."""
         return self.num_committed - self.counts.get(READABLE, 0)
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Why rows are in quarantine, and how many; the most frequent first."""
+        """The (status, number of rows) of quarantined rows, the most frequent first."""
         counts = Counter({k: n for k, n in self.counts.items() if k != READABLE and n})
         return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A row whose bytes are no readable picture."""
+    """A quarantined row."""
 
     split: str
     row: int
@@ -79,19 +79,20 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportModel:
-    """Everything a report shows."""
+    """The data of a store's report."""
 
     store: str
-    """Path or URL."""
+    """The path or URL of the store."""
     num_classes: int
     splits: tuple[SplitReport, ...]
     recipe: Mapping[str, str]
-    """fit, filter, decoder, resizer, rows a shard, rows a chunk, codec -> in words."""
+    """The values of fit, filter, rows per shard, rows per chunk and codec, as text by name."""
     versions: Mapping[str, str]
-    """What made it -> version."""
+    """The versions of the software that wrote the store, by name."""
     quarantined: tuple[Quarantined, ...] = ()
-    """In the order they shall be shown. May be a part: the counts of the splits bind."""
+    """The quarantined rows to list, in order; unlike the counts, they may be incomplete."""
     sheets: tuple[ContactSheet, ...] = ()
     notice: str = ""
-    """What a reader must know before any figure."""
+    """A notice that is shown before all figures."""
     made_at: str = ""
+    """The local time of the report."""

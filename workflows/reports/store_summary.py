@@ -1,4 +1,4 @@
-"""What a run did and what the store holds now: in the terminal, and as `report.html`."""
+"""The summary at the end of a run, printed to the terminal and written as `report.html`."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from workflows.reports.store_facts import describe
 from workflows.reports.store_model import Quarantined, ReportModel, RunReport, SplitReport
 
 SHEET_PIXELS = 288 * 4
-"""A contact sheet has as many pictures of a size as fit side by side into this."""
+"""The width that decides how many images of a size a contact sheet shows."""
 
-SHEET_PICTURES = 24
+MAX_SHEET_IMAGES = 24
 
 
 RUN = ".report"
-"""Names the report's temp files, as no split can be named."""
+"""The name of the report's lease and temporary files; no split can have it."""
 
 
 def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") -> None:
-    """Say in the terminal what is there now, and write the store's report.
+    """Print a summary of the store, and write its report.
 
     Args:
         store: Path or URL of the store.
-        runs: What the command did, by split.
-        notice: What a reader must know before any figure.
+        runs: The totals of the command's run, by split.
+        notice: A notice that is shown before all figures (default: none).
     """
     objects = open_objects(store, f"{RUN}-{uuid.uuid4().hex}")
     model = make_model(objects, runs, notice)
     for line in terminal_summary(model):
         print(line)
-    with lease(objects, RUN, wait=True):  # two splits may be ready at the same time
+    with lease(objects, RUN, wait=True):  # two commands may finish different splits together
         objects.begin()
         try:
             objects.put(layout.REPORT, render_report(model).encode())
@@ -51,14 +51,14 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
 
 
 def make_model(objects: Objects, runs: dict[str, RunReport], notice: str) -> ReportModel:
-    """Gather what a report shows."""
+    """Collect the data of a store's report."""
     facts = describe(objects)
     recipe = facts["recipe"]
     names = ("fit", "filter", "shard_rows", "chunk_rows", "codec")
     return ReportModel(
         store=objects.url,
         num_classes=recipe["classes"],
-        splits=tuple(_split(name, what, runs) for name, what in facts["splits"].items()),
+        splits=tuple(_split(name, split, runs) for name, split in facts["splits"].items()),
         recipe={name.replace("_", " "): str(recipe[name]) for name in names},
         versions=recipe["software"],
         quarantined=tuple(_quarantined(facts["splits"])),
@@ -68,44 +68,46 @@ def make_model(objects: Objects, runs: dict[str, RunReport], notice: str) -> Rep
     )
 
 
-def _split(name: str, what: dict[str, Any], runs: dict[str, RunReport]) -> SplitReport:
+def _split(name: str, split_facts: dict[str, Any], runs: dict[str, RunReport]) -> SplitReport:
     return SplitReport(
         name=name,
-        num_rows=what["rows"],
-        finished=what["finished"],
-        counts=what["counts"],
-        bytes_by_size={int(size): kept["num_bytes"] for size, kept in what["sizes"].items()},
+        num_rows=split_facts["rows"],
+        finished=split_facts["finished"],
+        counts=split_facts["counts"],
+        bytes_by_size={int(size): a["num_bytes"] for size, a in split_facts["sizes"].items()},
         run=runs.get(name),
-        examples=tuple(by_reason(what["quarantine"])),
-        remarks=tuple(by_reason(what["remarks"])),
+        examples=tuple(by_reason(split_facts["quarantine"])),
+        remarks=tuple(by_reason(split_facts["remarks"])),
     )
 
 
 def _quarantined(splits: dict[str, Any]) -> Iterator[Quarantined]:
-    for name, what in splits.items():
-        for line in what["quarantine"]:
+    for name, split in splits.items():
+        for line in split["quarantine"]:
             yield Quarantined(name, line["row"], line["key"], line["word"], line["reason"])
 
 
 def _sheets(objects: Objects, splits: dict[str, Any]) -> Iterator[ContactSheet]:
     classes = records.load_recipe(objects).classes
-    for name, what in splits.items():
-        if not what["finished"]:
+    for name, split in splits.items():
+        if not split["finished"]:
             continue
-        rows = _shown_rows(objects, name, what["rows"])
+        rows = _shown_rows(objects, name, split["rows"])
         labels = _labels(objects, name, rows, classes)
-        for size in what["sizes_finished"]:
-            count = min(len(rows), SHEET_PICTURES, max(1, (SHEET_PIXELS // size) * 2))
+        for size in split["sizes_finished"]:
+            count = min(len(rows), MAX_SHEET_IMAGES, max(1, (SHEET_PIXELS // size) * 2))
             images = [arrays.read_rows(objects, name, size, row, row + 1) for row in rows[:count]]
             if images:
                 yield contact_sheet(np.concatenate(images), labels[:count], name)
 
 
 def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:
-    # Rows are in random order already: the first readable ones of an order of them will do.
+    # Rows are stored in random order, so a permutation of the first ones is a fair sample.
     status = arrays.read_small(objects, split, "status")
     order = row_order(min(num_rows, 10_000), seed=0)
-    return [int(row) for row in order[: 10 * SHEET_PICTURES] if status[row] == 0][:SHEET_PICTURES]
+    return [int(row) for row in order[: 10 * MAX_SHEET_IMAGES] if status[row] == 0][
+        :MAX_SHEET_IMAGES
+    ]
 
 
 def _labels(

@@ -1,4 +1,4 @@
-"""The work of `tesserae demo`: sample, prepare, verify, train and search, one after the other."""
+"""The implementation of `tesserae demo`: sample, prepare, verify, train and search in sequence."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from workflows.reports.store_summary import report_store
 from workflows.sample_data import imagenette, sample
 
 MARK = ".made-by-demo"
-"""The ending of the file beside a run that says that the demo made it, and may remove it."""
-TRAINED = 32
-"""Side in pixels of what the small GAN makes."""
-SIZES = (TRAINED, 72, 224, 288)
+"""The suffix of the file beside a run that the demo created, and may therefore remove."""
+GAN_PIXELS = 32
+"""The side of the images that the small GAN generates."""
+SIZES = (GAN_PIXELS, 72, 224, 288)
 SHARD_ROWS = 128
-"""Less than usual, so that even a sample has several shards to deal out."""
+"""The rows per shard, fewer than by default, so that even the sample has several shards."""
 
 GAN_SHARE = 0.6
-"""Of the minutes of training."""
+"""The fraction of the training time that the GAN gets; DeViSE gets the rest."""
 MAX_BAD = 0.1
-"""The sample has an empty and a truncated file in it."""
+"""The permitted fraction of unreadable rows: the sample has an empty and a truncated file."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample, prepare, verify, show."""
+    """Run the demo, and return the exit status."""
     source, notice = _source(args.data, args.dir, args.images)
     store = args.dir / ("store" if not args.data else f"store-{Path(args.data).stem}")
-    how = prepare.source_options(args)
+    source_options = prepare.source_options(args)
     options = prepare.Options(
         source=source,
         store=str(store),
-        splits=tuple(sources.splits(source, options=how)) or ("train",),
-        source_options=how,
+        splits=tuple(sources.splits(source, options=source_options)) or ("train",),
+        source_options=source_options,
         choices=Choices(sizes=SIZES, shard_rows=SHARD_ROWS),
         workers=args.workers or cores(),
         max_bad=MAX_BAD,
@@ -59,39 +59,44 @@ def run(args: argparse.Namespace) -> int:
     searched = trained and hierarchy.is_file()
     if searched:
         _search(store, hierarchy, args.dir / "search", (1 - GAN_SHARE) * args.minutes)
-    print("== what is there", flush=True)
+    print("== results", flush=True)
     report_store(str(store), runs, notice=notice)
-    print(f"Look at {store / layout.REPORT} in a browser; open {store / layout.IMAGES} with zarr.")
+    print(f"Report of the store: {store / layout.REPORT}")
+    print(f"Images of the store, to open with zarr: {store / layout.IMAGES}")
     if trained:
-        print(f"Look at {args.dir / 'run' / 'report.html'}: what a minute of training makes.")
+        print(f"Report of the GAN, with samples: {args.dir / 'run' / 'report.html'}")
     if searched:
-        print(f"Look at {args.dir / 'search' / 'report.html'}: pictures that words find. Or ask:")
-        print(f"  make search RUN={args.dir / 'search'}")
+        print(f"Report of DeViSE, with search results: {args.dir / 'search' / 'report.html'}")
+        print(f"  To search yourself: make search RUN={args.dir / 'search'}")
     return 0
 
 
 def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
-    """Train a small net to map pictures to what they are kinds of, and ask it."""
+    """Train a small DeViSE network to map images to their place in the taxonomy, and search it."""
     print(f"== train DeViSE for {minutes:g} min, and search", flush=True)
     _clear(folder)
-    words = [
+    arguments = [
         *("train", "devise", str(store), "--run", str(folder), "--trunk", "new", "--learn", "all"),
         *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-rate", "1e-3"),
         *("--feature-size", "72", "--width", "16", "--hidden", "256", "--ranks", "1"),
         *("--look-every", "50", "--minutes", str(minutes), "--steps", "200"),
     ]
-    cli.dispatch(words)
+    cli.dispatch(arguments)
     cli.dispatch(["report", str(folder)])
     cli.dispatch(["search", str(folder), "vehicle", "--k", "5"])
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run of the demo's own, which is made anew, and mark that the next one is."""
+    """Remove an earlier run of the demo, and mark the next one as the demo's.
+
+    Raises:
+        TesseraeError: The folder holds something that the demo did not create.
+    """
     mark = folder.with_name(f".{folder.name}{MARK}")
     if folder.exists():
         if not (mark.is_file() and (folder / "options.json").is_file()):
             raise TesseraeError(
-                f"{folder} is no run that the demo made: move it away, or pass --dir."
+                f"{folder} was not created by the demo: move it away, or pass another --dir."
             )
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,21 +104,21 @@ def _clear(folder: Path) -> None:
 
 
 def _train(store: Path, folder: Path, minutes: float) -> bool:
-    """Train a GAN for a while, or say why not; whether it was trained."""
+    """Train a small GAN for *minutes*; return False, with a message, if that is not possible."""
     print(f"== train a GAN for {minutes:g} min", flush=True)
     if importlib.util.find_spec("torch") is None:
-        print("torch is not installed: run `make setup EXTRAS=train`, and this again.")
+        print("torch is not installed: run `make setup EXTRAS=train`, then run the demo again.")
         return False
     _clear(folder)
-    words = [
-        *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(TRAINED)),
+    arguments = [
+        *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(GAN_PIXELS)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),
         *("--generator-width", "32", "--critic-width", "32", "--ema", "0.99", "--ranks", "1"),
         *("--look-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
     ]
     try:
-        cli.dispatch(words)
-    except StoreError as e:  # of few pictures there is no batch
+        cli.dispatch(arguments)
+    except StoreError as e:  # too few images for a single batch
         print(f"not trained: {e}")
         return False
     cli.dispatch(["report", str(folder)])

@@ -1,10 +1,10 @@
-"""Fetch Imagenette, the small public subset of ImageNet, for `DATA=imagenette`.
+"""Download of Imagenette, a small public subset of ImageNet, for `DATA=imagenette`.
 
-    <directory>/imagenette2-320.tgz.part     what has come so far; a later run goes on from there
-    <directory>/imagenette2-320/{train,val}/<wnid>/*.JPEG     there = whole, checked and unpacked
+    <directory>/imagenette2-320.tgz.part     a partial download, which a later run resumes
+    <directory>/imagenette2-320/{train,val}/<wnid>/*.JPEG     exists once verified and unpacked
 
-10 classes, 9,469 train and 3,925 val photographs, scaled so that the shorter side is 320 px:
-342 MB to fetch, as much again when unpacked.
+It has 10 classes with 9,469 train and 3,925 val photographs, whose shorter side is 320 px. The
+download takes 342 MB, and the unpacked files as much again.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from workflows.terminal.formatting import bytes_text
 from workflows.terminal.progress import Progress
 
 TIMEOUT_SECONDS = 30.0
-"""Without a byte."""
+"""How long a connection may deliver no data."""
 BLOCK_BYTES = 1 << 18
-REQUESTED_RANGE_IS_EMPTY = 416
+HTTP_RANGE_NOT_SATISFIABLE = 416
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A public archive of class folders."""
+    """A public archive with one folder per class."""
 
     url: str
     md5: str
     folder: str
-    """The one folder inside."""
+    """The name of the top-level folder in the archive."""
     words: dict[str, str]
-    """wnid -> words, which the archive does not carry."""
+    """The words of each wnid, which the archive lacks."""
 
 
 ARCHIVES = {
@@ -67,22 +67,23 @@ ARCHIVES = {
 
 
 def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None = None) -> Path:
-    """Fetch, check and unpack an archive, unless that was done before.
+    """Download, verify and unpack an archive, unless it is already present.
 
     Args:
-        name: One of `ARCHIVES`.
-        directory: Where archives are kept; made if need be.
-        url: Of a copy of the archive; None = the public one.
-        md5: Of that copy, in hexadecimal.
+        name: The name of the archive, a key of `ARCHIVES`.
+        directory: The folder to download into, created if it is missing.
+        url: The URL of a copy of the archive (default: the public one).
+        md5: The MD5 of that copy, in hexadecimal (default: that of the public one).
 
     Returns:
         The folder that holds `train` and `val`.
 
     Raises:
-        SourceError: No such archive, no network, no room, or not the bytes that were expected.
+        SourceError: There is no such archive, the network or the disk fails, there is too little
+            free space, or the bytes have another MD5.
     """
     if name not in ARCHIVES:
-        raise SourceError(f"no archive is called {name!r}: expected one of {', '.join(ARCHIVES)}.")
+        raise SourceError(f"there is no archive {name!r}: expected one of {', '.join(ARCHIVES)}.")
     archive = ARCHIVES[name]
     folder = directory / archive.folder
     if folder.is_dir():
@@ -96,26 +97,27 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
         _unpack(part, archive, directory)
     except OSError as e:
         raise SourceError(
-            f"cannot keep {name} in '{directory}': {e.strerror or e}. Name a folder on a disk that"
-            " has room and can be written."
+            f"cannot store {name} in '{directory}': {e.strerror or e}. Pass a writable folder on a"
+            " disk with enough free space."
         ) from e
     part.unlink()
     return folder
 
 
 def _download(name: str, url: str, part: Path) -> None:
-    """Append to *part* what it lacks."""
+    """Download *url* to *part*, resuming a partial download."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with _reached(name, url):
+    with _network_errors(name, url):
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as e:
-            if have and e.code == REQUESTED_RANGE_IS_EMPTY:  # all of it is here
+            if have and e.code == HTTP_RANGE_NOT_SATISFIABLE:  # the download was complete already
                 e.close()
                 return
             raise
     with response:
+        # A server that ignores the Range header sends the whole file with status 200.
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
@@ -124,8 +126,8 @@ def _download(name: str, url: str, part: Path) -> None:
         got = _append(name, url, response, part, have, total)
     if total is not None and got < total:
         raise SourceError(
-            f"{url} broke off after {bytes_text(got)} of {bytes_text(total)}. Run the same command"
-            " again to go on from there."
+            f"{url} closed the connection after {bytes_text(got)} of {bytes_text(total)}. Run the"
+            " same command again to go on from there."
         )
 
 
@@ -137,15 +139,15 @@ def _append(
     have: int,
     total: int | None,
 ) -> int:
-    """How many bytes *part* holds at the end."""
-    # Counted in kilobytes, which a progress bar can show as it shows images.
+    """Append the response to *part*, and return the size of *part* in bytes."""
+    # The progress display counts rows, so a row is a kilobyte here.
     with (
         Progress(f"fetching {name}", rows=_kilobytes(total), unit="kB") as progress,
         part.open("ab" if have else "wb") as file,
     ):
         progress.update(rows=have // 1000)
         while True:
-            with _reached(name, url):
+            with _network_errors(name, url):
                 block = response.read(BLOCK_BYTES)
             if not block:
                 return have
@@ -159,21 +161,21 @@ def _kilobytes(num_bytes: int | None) -> int | None:
 
 
 @contextmanager
-def _reached(name: str, url: str) -> Iterator[None]:
-    """Say in one sentence what the network did."""
+def _network_errors(name: str, url: str) -> Iterator[None]:
+    """Turn network errors inside the block into a SourceError with one sentence."""
     try:
         yield
     except urllib.error.HTTPError as e:
         e.close()
-        raise SourceError(f"{url} answers {e.code} {e.reason}. {_ELSE}") from e
+        raise SourceError(f"{url} answers {e.code} {e.reason}. {_ADVICE}") from e
     except (OSError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", e)
-        raise SourceError(f"cannot fetch {name} from {url} ({reason}). {_ELSE}") from e
+        raise SourceError(f"cannot fetch {name} from {url} ({reason}). {_ADVICE}") from e
 
 
-_ELSE = (
-    "Run it again when the network is there, pass DATA=/path/to/images, or leave DATA out for"
-    " the embedded sample."
+_ADVICE = (
+    "Run the command again when the network is available, pass DATA=/path/to/images, or leave DATA"
+    " out to use the embedded sample."
 )
 
 
@@ -182,23 +184,23 @@ def _check_room(part: Path, num_bytes: int | None) -> None:
     if num_bytes is not None and free < num_bytes:
         raise SourceError(
             f"'{part.parent}' has {bytes_text(free)} free, and {bytes_text(num_bytes)} are needed:"
-            " make room, or name a folder on another disk."
+            " free some space, or pass a folder on another disk."
         )
 
 
 def _check(part: Path, md5: str, url: str) -> None:
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != md5:
         part.unlink()
         raise SourceError(
-            f"{url} has the md5 {found}: expected {md5}. What came was removed; run the same"
-            " command again to fetch it anew."
+            f"{url} has the md5 {digest}: expected {md5}. The download was removed; run the same"
+            " command again to repeat it."
         )
 
 
 def _unpack(part: Path, archive: Archive, directory: Path) -> None:
-    """Make the folder, whole or not at all."""
+    """Unpack *part* in a temporary folder, and rename it, so that the result is always complete."""
     with tempfile.TemporaryDirectory(
         prefix=f".{archive.folder}-", dir=directory, ignore_cleanup_errors=True
     ) as temporary:
@@ -209,12 +211,12 @@ def _unpack(part: Path, archive: Archive, directory: Path) -> None:
                 f"'{part}' cannot be unpacked ({e}): expected a tar of class folders. Remove it"
                 " and run the same command again."
             ) from e
-        made = Path(temporary) / archive.folder
-        if not made.is_dir():
+        unpacked = Path(temporary) / archive.folder
+        if not unpacked.is_dir():
             raise SourceError(f"'{part}' holds no folder {archive.folder!r}. Remove it.")
         words = "".join(f"{wnid} {words}\n" for wnid, words in archive.words.items())
-        (made / "LOC_synset_mapping.txt").write_text(words, encoding="utf-8")
-        made.replace(directory / archive.folder)
+        (unpacked / "LOC_synset_mapping.txt").write_text(words, encoding="utf-8")
+        unpacked.replace(directory / archive.folder)
 
 
 def _extract(part: Path, directory: Path) -> None:
@@ -224,7 +226,7 @@ def _extract(part: Path, directory: Path) -> None:
             f" or newer. Unpack '{part}' by hand and pass the folder as DATA."
         )
     with tarfile.open(part) as tar, Progress("unpacking", unit="files") as progress:
-        tar.extraction_filter = tarfile.data_filter  # nothing leaves the folder, no odd files
+        tar.extraction_filter = tarfile.data_filter  # rejects paths outside and device files
         for member in tar:
             tar.extract(member, directory)
             progress.update(rows=1)

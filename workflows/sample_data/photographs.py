@@ -1,7 +1,7 @@
-"""The pictures of the sample: which photograph each is cut from, and how it is painted.
+"""The images of the sample: which photograph each is cropped from, and how it is rendered.
 
-The photographs are those inside scikit-image's wheel. The wheel has one photograph of most
-things, and none may be in both train and val, so classes are as broad as it takes to have two.
+The photographs come from scikit-image's wheel. It has a single photograph of most subjects, and
+none may be in both train and val, so the classes are broad enough to have two photographs each.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ from dataclasses import dataclass
 from PIL import Image
 
 VERSION = 1
-"""Of what this module makes out of one set of options."""
+"""The version of the algorithm; the same version and options give the same bytes."""
 
 VAL_SHARE = 0.2
 AREAS = (0.55, 1.0)
-"""Of a crop, as a share of the largest of its shape that fits."""
+"""The range of a crop's area, as a fraction of the largest crop of its shape."""
 GAINS = (0.82, 1.18)
+"""The range of the factor of the brightness."""
 TONES = (-0.05, 0.05)
-"""How much warmer a picture gets: more red, less blue."""
+"""The range of the colour shift: a positive tone raises red and lowers blue."""
 QUALITIES = (91, 98)
-"""Of the JPEGs, as Pillow counts it."""
+"""The range of the JPEG quality, on Pillow's scale."""
 
 SIZES = (
     (500, 375, 40), (375, 500, 13), (500, 333, 15), (333, 500, 5), (500, 500, 3), (400, 300, 4),
     (640, 480, 5), (800, 600, 2), (1024, 768, 2), (1600, 1200, 1), (240, 180, 3), (180, 240, 2),
     (160, 120, 2), (110, 146, 1), (500, 150, 1), (900, 200, 1),
 )  # fmt: skip
-"""Width, height in pixels, and how many of a hundred images have them."""
+"""The (width, height) of images in pixels, with their frequency in percent."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph of the wheel, and what of it a crop must show."""
+    """A photograph of the wheel, and the part of it that a crop must show."""
 
     file: str
     focus: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.5)
-    """Left, top, right, bottom, as shares of the sides: inside every crop where it fits."""
+    """The left, top, right and bottom of this part, as fractions of the sides."""
     mirrors: bool = True
+    """True if crops may be mirrored; text must not be."""
 
 
 @dataclass(frozen=True)
 class Class:
-    """A class: its WordNet noun, and the photographs that each split is cut from."""
+    """A class: its WordNet synset, and the photographs that each split is cropped from."""
 
     wnid: str
     words: str
@@ -120,17 +122,17 @@ TAXONOMY = (
     ("n00002452", "n05311054"),  # thing -> ... -> eye
     ("n00002137", "n06387980"),  # abstraction -> ... -> text
 )
-"""What the classes are kinds of, as WordNet has it: (parent, child), with some between left out."""
+"""The (parent, child) edges above the classes in WordNet, with some levels left out."""
 
 ODD = (("grey", 8), ("png", 16), ("cmyk", 24), ("truncated", 32), ("empty", 40))
-"""What some of the train files are instead, and from how many images on there is one."""
+"""The kinds of unusual train files, each with the smallest sample that contains one."""
 GREY_EVERY = 50
-"""One more grey image for each so many."""
+"""The number of images per additional greyscale image."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One file to make."""
+class SampleImage:
+    """The specification of one image file of the sample."""
 
     split: str
     wnid: str
@@ -138,72 +140,78 @@ class Picture:
     photograph: Photograph
     kind: str
     draws: str
-    """Seed of its crop and colours."""
+    """The seed of the random draws of its crop and colours."""
 
     @property
     def path(self) -> str:
-        """Relative to the sample's folder."""
+        """The path of the file relative to the sample's folder."""
         return f"{self.split}/{self.wnid}/{self.name}"
 
 
-def plan_pictures(images: int, seed: int, num_classes: int) -> Iterator[Picture]:
-    """Every file of the sample, in the order it is made."""
+def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImage]:
+    """Yield the specification of every file of the sample.
+
+    Args:
+        images: Number of images, train and val together.
+        seed: The seed of all random draws.
+        num_classes: Number of classes, the first ones of `CLASSES`.
+    """
     num_val = max(num_classes, round(images * VAL_SHARE))
     num_train = images - num_val
     kinds = odd_kinds(images, num_train, seed)
     for split, count in (("train", num_train), ("val", num_val)):
-        for place in range(count):
-            each = CLASSES[place % num_classes]
-            turn = place // num_classes
-            photographs = each.train if split == "train" else each.val
-            yield Picture(
+        for index in range(count):
+            noun = CLASSES[index % num_classes]
+            turn = index // num_classes
+            photographs = noun.train if split == "train" else noun.val
+            yield SampleImage(
                 split=split,
-                wnid=each.wnid,
-                name=f"{each.wnid}_{turn}.JPEG"
+                wnid=noun.wnid,
+                name=f"{noun.wnid}_{turn}.JPEG"
                 if split == "train"
-                else f"val_{place + 1:08d}.JPEG",
+                else f"val_{index + 1:08d}.JPEG",
                 photograph=photographs[turn % len(photographs)],
-                kind=kinds.get(place, "plain") if split == "train" else "plain",
-                draws=f"{VERSION}/{seed}/{split}/{each.wnid}/{turn}",
+                kind=kinds.get(index, "plain") if split == "train" else "plain",
+                draws=f"{VERSION}/{seed}/{split}/{noun.wnid}/{turn}",
             )
 
 
 def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
-    """Which of the train files are odd, and how."""
-    kinds = [kind for kind, least in ODD if images >= least]
+    """Return the kind of each unusual train file, by its index among the train files."""
+    kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
-    places = sorted(range(num_train), key=lambda place: _draws(f"odd/{seed}/{place}").random())
-    return dict(zip(places, kinds, strict=False))
+    order = sorted(range(num_train), key=lambda index: _draws(f"odd/{seed}/{index}").random())
+    return dict(zip(order, kinds, strict=False))
 
 
 def _draws(seed: str) -> random.Random:
-    # Of all its methods only random() is promised to give the same numbers on every version.
+    # Only random() is guaranteed to give the same numbers in every version of Python.
     return random.Random(seed)
 
 
-def paint(picture: Picture, photograph: Image.Image) -> bytes:
-    """The bytes of one file, cut from its *photograph* (mode RGB)."""
-    if picture.kind == "empty":
+def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
+    """Return the bytes of one file, cropped from its *photograph* (mode RGB)."""
+    if sample_image.kind == "empty":
         return b""
-    draws = _draws(picture.draws)
+    draws = _draws(sample_image.draws)
     width, height = draw_size(draws)
-    box = draw_box(draws, picture.photograph.focus, photograph.size, width / height)
+    box = draw_box(draws, sample_image.photograph.focus, photograph.size, width / height)
     image = photograph.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    if picture.photograph.mirrors and draws.random() < 0.5:
+    if sample_image.photograph.mirrors and draws.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     gain = _between(draws, *GAINS)
     tone = _between(draws, *TONES)
     gains = [gain * (1 + tone), gain, gain * (1 - tone)]
     image = image.point([min(255, round(level * gain)) for gain in gains for level in range(256)])
-    return encode(image, picture.kind, round(_between(draws, *QUALITIES)))
+    return encode(image, sample_image.kind, round(_between(draws, *QUALITIES)))
 
 
 def draw_size(draws: random.Random) -> tuple[int, int]:
-    """Width and height of a picture, in pixels, as often as `SIZES` says."""
-    left = draws.random() * sum(weight for _, _, weight in SIZES)
+    """Return the width and height of an image in pixels, drawn with the frequencies of `SIZES`."""
+    remaining = draws.random() * sum(weight for _, _, weight in SIZES)
     for width, height, weight in SIZES:
-        left -= weight
-        if left < 0:
+        remaining -= weight
+        if remaining < 0:
             return width, height
     raise AssertionError("random() is below 1")
 
@@ -214,7 +222,14 @@ def draw_box(
     size: tuple[int, int],
     aspect: float,
 ) -> tuple[float, float, float, float]:
-    """What is cut out of a photograph of *size*: left, top, right, bottom in its pixels."""
+    """Return a random crop box (left, top, right, bottom), in pixels of the photograph.
+
+    Args:
+        draws: The random generator.
+        focus: The part that the crop shall show; see `Photograph.focus`.
+        size: The width and height of the photograph in pixels.
+        aspect: The ratio of the crop's width to its height.
+    """
     width = min(size[0], size[1] * aspect) * math.sqrt(_between(draws, *AREAS))
     left = _draw_start(draws, width / size[0], focus[0], focus[2]) * size[0]
     height = width / aspect
@@ -223,9 +238,12 @@ def draw_box(
 
 
 def _draw_start(draws: random.Random, length: float, start: float, stop: float) -> float:
-    """Where a window of *length* begins so that it shows start..stop, or its middle; in 0..1."""
+    """Return the start of a window of *length* within 0..1 that contains start..stop.
+
+    A window that is shorter than start..stop is centred on it.
+    """
     low, high = max(0.0, stop - length), min(1.0 - length, start)
-    if low > high:  # too short for all of it
+    if low > high:  # shorter than start..stop
         low = high = min(max(0.0, (start + stop - length) / 2), 1.0 - length)
     return _between(draws, low, high)
 
@@ -235,7 +253,7 @@ def _between(draws: random.Random, low: float, high: float) -> float:
 
 
 def encode(image: Image.Image, kind: str, quality: int) -> bytes:
-    """*image* (mode RGB) as a file of the *kind*."""
+    """Return *image* (mode RGB) encoded as a file of the *kind*."""
     out = io.BytesIO()
     if kind == "png":
         image.save(out, "PNG")

@@ -1,4 +1,4 @@
-"""The work of `tesserae sample`: an ImageNet-shaped folder, made from photographs."""
+"""The implementation of `tesserae sample`: creates an ImageNet-shaped folder from photographs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from workflows.sample_data.photographs import (
     TAXONOMY,
     VERSION,
     Class,
-    paint,
-    plan_pictures,
+    plan_images,
+    render,
 )
 from workflows.terminal.formatting import bytes_text
 from workflows.terminal.progress import Progress
@@ -36,7 +36,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSummary:
-    """What is in the folder now."""
+    """The contents of a sample's folder."""
 
     directory: Path
     num_train: int
@@ -44,13 +44,13 @@ class SampleSummary:
     num_classes: int
     num_bytes: int
     odd: dict[str, str]
-    """Key -> what it is, of the files that are not plain RGB JPEGs."""
+    """The kind of each file that is not a plain RGB JPEG, by key."""
     reused: bool
-    """It was there already, made with the same options."""
+    """True if the sample existed already, with the same options."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the sample and say what it is."""
+    """Create the sample, print a summary, and return the exit status."""
     summary = make_sample(args.directory, args.images, seed=args.seed, num_classes=args.classes)
     for line in lines(summary):
         print(line)
@@ -58,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines(summary: SampleSummary) -> list[str]:
-    """What is in the folder, for a person."""
-    was = "was there already, made with the same options" if summary.reused else "is made"
+    """Return a summary of the sample as lines for the terminal."""
+    action = "already exists, with the same options" if summary.reused else "created"
     odd = sorted(set(summary.odd.values()))
     return [
-        f"{summary.directory} {was}: {summary.num_train:,} train and {summary.num_val:,} val"
+        f"{summary.directory} {action}: {summary.num_train:,} train and {summary.num_val:,} val"
         f" images of {summary.num_classes} classes, {bytes_text(summary.num_bytes)}.",
         f"  Classes: {', '.join(map(_word, CLASSES[: summary.num_classes]))}.",
-        f"  {len(summary.odd)} odd files in train: {', '.join(odd) or 'none'}.",
+        f"  {len(summary.odd)} unusual files in train: {', '.join(odd) or 'none'}.",
         f"  Note: {NOTICE}.",
     ]
 
@@ -73,31 +73,38 @@ def lines(summary: SampleSummary) -> list[str]:
 def make_sample(
     directory: Path, images: int, seed: int = 0, *, num_classes: int = len(CLASSES)
 ) -> SampleSummary:
-    """Fill *directory* with *images* pictures, or find them there.
+    """Create a sample in *directory*, unless it exists already.
 
-    All is made in a folder beside it, which then takes its name: a sample is whole or absent.
+    The files are written to a temporary folder, which is then renamed, so that a sample is complete
+    or absent.
+
+    Args:
+        directory: A new or empty folder, or that of the same sample.
+        images: Number of images, train and val together.
+        seed: The seed of all random draws (default 0).
+        num_classes: Number of classes, the first ones of `CLASSES` (default: all).
 
     Raises:
         TesseraeError: scikit-image is missing, *directory* holds something else, the disk is full.
-        ValueError: There cannot be a sample of so many images or classes.
+        ValueError: *images* or *num_classes* is out of range.
     """
     options = _options(images, seed, num_classes)
-    found = _find(directory, options)
-    if found is not None:
-        return found
+    existing = _find(directory, options)
+    if existing is not None:
+        return existing
     photographs = _folder_of_photographs()
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
         ) as temporary:
-            made = Path(temporary) / "sample"
-            _make(made, photographs, options)
-            made.replace(directory)
+            sample = Path(temporary) / "sample"
+            _create(sample, photographs, options)
+            sample.replace(directory)
     except OSError as e:
         raise TesseraeError(
-            f"cannot make the sample at '{directory}': {e.strerror or e}. Pass a folder on a disk"
-            " that has room and can be written."
+            f"cannot create the sample at '{directory}': {e.strerror or e}. Pass a writable folder"
+            " on a disk with enough free space."
         ) from e
     return _summary(directory, _record(directory), reused=False)
 
@@ -114,7 +121,11 @@ def _options(images: int, seed: int, num_classes: int) -> dict[str, int]:
 
 
 def _find(directory: Path, options: dict[str, int]) -> SampleSummary | None:
-    """The sample that is there; None = the folder is absent or empty."""
+    """Return the summary of an existing sample; None if the folder is absent or empty.
+
+    Raises:
+        TesseraeError: The folder holds anything else.
+    """
     if not directory.exists():
         return None
     if not directory.is_dir():
@@ -124,16 +135,16 @@ def _find(directory: Path, options: dict[str, int]) -> SampleSummary | None:
     record = _record(directory)
     if record.get("options") == options and record.get("sha256") == _digest(directory):
         return _summary(directory, record, reused=True)
-    what = "is not empty"
+    state = "is not empty"
     if "options" in record:
-        what = f"holds another sample, or a changed one, made with {_words(record['options'])}"
+        state = f"holds another sample, or a changed one, made with {_flags(record['options'])}"
     raise TesseraeError(
-        f"'{directory}' {what}: expected a new or empty folder, or the sample of"
-        f" {_words(options)}. Pass another folder, or remove this one."
+        f"'{directory}' {state}: expected a new or empty folder, or the sample of"
+        f" {_flags(options)}. Pass another folder, or remove this one."
     )
 
 
-def _words(options: Any) -> str:
+def _flags(options: Any) -> str:
     if not isinstance(options, dict):
         return repr(options)
     return " ".join(f"--{name} {value}" for name, value in options.items() if name != "version")
@@ -141,10 +152,10 @@ def _words(options: Any) -> str:
 
 def _record(directory: Path) -> dict[str, Any]:
     try:
-        found = json.loads((directory / RECORD).read_bytes())
+        record = json.loads((directory / RECORD).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _summary(directory: Path, record: dict[str, Any], *, reused: bool) -> SampleSummary:
@@ -160,11 +171,11 @@ def _summary(directory: Path, record: dict[str, Any], *, reused: bool) -> Sample
 
 
 def _folder_of_photographs() -> Path:
-    # The files, not skimage.data's functions: those load scipy, and may go to the network.
+    # The files are read directly: skimage.data's functions load scipy, and may use the network.
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise TesseraeError(
-            "the sample is made of scikit-image's photographs, and scikit-image is not installed:"
+            "the sample uses scikit-image's photographs, and scikit-image is not installed:"
             " run `make setup EXTRAS=sample`, or `pip install scikit-image`."
         )
     folder = Path(spec.origin).parent / "data"
@@ -178,12 +189,12 @@ def _folder_of_photographs() -> Path:
     return folder
 
 
-def _make(directory: Path, photographs: Path, options: dict[str, int]) -> None:
-    pictures = list(plan_pictures(options["images"], options["seed"], options["classes"]))
+def _create(directory: Path, photographs: Path, options: dict[str, int]) -> None:
+    pictures = list(plan_images(options["images"], options["seed"], options["classes"]))
     classes = CLASSES[: options["classes"]]
     for split in SPLITS:
-        for each in classes:
-            (directory / split / each.wnid).mkdir(parents=True)
+        for noun in classes:
+            (directory / split / noun.wnid).mkdir(parents=True)
     opened: dict[str, Image.Image] = {}
     num_bytes = 0
     with Progress("sample", rows=len(pictures)) as progress:
@@ -191,11 +202,11 @@ def _make(directory: Path, photographs: Path, options: dict[str, int]) -> None:
             file = picture.photograph.file
             if file not in opened:
                 opened[file] = Image.open(photographs / file).convert("RGB")
-            data = paint(picture, opened[file])
+            data = render(picture, opened[file])
             (directory / picture.path).write_bytes(data)
             num_bytes += len(data)
             progress.update(rows=1, bytes_out=len(data))
-    mapping = "".join(f"{each.wnid} {each.words}\n" for each in sorted(classes, key=_wnid))
+    mapping = "".join(f"{noun.wnid} {noun.words}\n" for noun in sorted(classes, key=_wnid))
     (directory / "LOC_synset_mapping.txt").write_text(mapping, encoding="utf-8")
     edges = "".join(f"{parent} {child}\n" for parent, child in TAXONOMY)
     (directory / HIERARCHY).write_text(edges, encoding="utf-8")
@@ -207,7 +218,7 @@ def _make(directory: Path, photographs: Path, options: dict[str, int]) -> None:
         "num_bytes": num_bytes,
         "odd": {f"{p.wnid}/{p.name}": p.kind for p in pictures if p.kind != "plain"},
         "photographs": {
-            split: {each.wnid: [p.file for p in getattr(each, split)] for each in classes}
+            split: {noun.wnid: [p.file for p in getattr(noun, split)] for noun in classes}
             for split in SPLITS
         },
         "made with": {"Pillow": PIL.__version__, "scikit-image": version("scikit-image")},
@@ -216,16 +227,16 @@ def _make(directory: Path, photographs: Path, options: dict[str, int]) -> None:
     (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _wnid(each: Class) -> str:
-    return each.wnid
+def _wnid(noun: Class) -> str:
+    return noun.wnid
 
 
-def _word(each: Class) -> str:
-    return each.words.split(",")[0]
+def _word(noun: Class) -> str:
+    return noun.words.split(",")[0]
 
 
 def _digest(directory: Path) -> str:
-    """Of the paths and bytes of all pictures."""
+    """Return the SHA-256 of the paths and bytes of all images, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(p for split in SPLITS for p in (directory / split).rglob("*")):
         if path.is_file():

@@ -1,1 +1,1 @@
-"""The environment that everything runs in, and the doctor that examines this machine."""
+"""Set-up of the Python environment, and the checks of `tesserae doctor`."""

@@ -1,4 +1,4 @@
-"""The work of `tesserae doctor`: findings about this machine, each with what to do."""
+"""The implementation of `tesserae doctor`: findings about this machine, each with advice."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from workflows.setup import pillow
 from workflows.setup.environment import Environment
 from workflows.setup.machine import (
     Finding,
-    cluster_found,
-    files_found,
-    gpu_found,
-    machine_found,
-    ports_found,
-    room_found,
+    check_cluster,
+    check_cores_and_memory,
+    check_free_space,
+    check_gpu,
+    check_open_files,
+    check_ports,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dask", "distributed", "zarr", "numpy", "pyarrow", "simplejpeg", "xxhash", "fsspec")
 
-# Pillow's word for it, and the system package whose header it is compiled with.
+# The names by which Pillow reports its codecs, with the Debian package that each is compiled with.
 FORMATS = {
     "jpg": "libjpeg-dev",
     "zlib": "zlib1g-dev",
@@ -40,10 +40,10 @@ FORMATS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at everything and print it; return 1 if something would stop `prepare`."""
+    """Run all checks and print the findings; return 1 if one would prevent `prepare`."""
     findings = examine(args.store or ".")
     if args.cluster:
-        findings += safely("cluster", lambda: cluster_found(args.cluster, args.certs))
+        findings += safely("cluster", lambda: check_cluster(args.cluster, args.certs))
     broken = any(finding.state == "broken" for finding in findings)
     if args.json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}, indent=1))
@@ -55,39 +55,43 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(store: str) -> list[Finding]:
-    """Look at everything, in the order of the table. A look that fails is a finding too."""
-    looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("Python", python_found),
-        ("Pillow", pillow_found),
-        ("libjpeg-turbo", jpeg_found),
-        ("formats", formats_found),
-        ("packages", packages_found),
-        ("torch", torch_found),
-        ("GPU", gpu_found),
-        ("cores, memory", machine_found),
-        ("ports", ports_found),
-        ("open files", files_found),
-        ("room", lambda: room_found(store)),
+    """Run all checks in the order of the table; a check that fails yields a finding, too.
+
+    Args:
+        store: Path or URL of the store whose disk is checked.
+    """
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("Python", check_python),
+        ("Pillow", check_pillow),
+        ("libjpeg-turbo", check_jpeg),
+        ("formats", check_formats),
+        ("packages", check_packages),
+        ("torch", check_torch),
+        ("GPU", check_gpu),
+        ("cores, memory", check_cores_and_memory),
+        ("ports", check_ports),
+        ("open files", check_open_files),
+        ("room", lambda: check_free_space(store)),
     ]
-    return [finding for subject, look in looks for finding in safely(subject, look)]
+    return [finding for subject, check in checks for finding in safely(subject, check)]
 
 
-def safely(subject: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield what *look* finds; what it stumbles over is the finding, and the other looks go on."""
+def safely(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of *check*; an error in it becomes a finding about *subject*."""
     try:
-        yield from look()
+        yield from check()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        found = f"cannot be looked at: {type(error).__name__}: {error}"
-        yield Finding(subject, "broken", found, "Run `make clean setup`.")
+        state = f"cannot be checked: {type(error).__name__}: {error}"
+        yield Finding(subject, "broken", state, "Run `make clean setup`.")
 
 
-def python_found() -> Iterator[Finding]:
-    """Say which Python runs this."""
+def check_python() -> Iterator[Finding]:
+    """Yield the version and the location of the running Python."""
     yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
 
 
-def pillow_found() -> Iterator[Finding]:
-    """Say whose Pillow is imported, and with which instructions it resizes."""
+def check_pillow() -> Iterator[Finding]:
+    """Yield a finding about the Pillow that is imported and its vector instructions."""
     spec = importlib.util.find_spec("PIL")
     if spec is None or spec.origin is None:
         yield Finding("Pillow", "broken", "not installed", "Run `make clean setup`.")
@@ -102,34 +106,34 @@ def pillow_found() -> Iterator[Finding]:
 
 
 def judge_pillow(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
-    """Say what to think of a Pillow.
+    """Return the finding about an installed Pillow.
 
     Args:
-        owners: The distributions that brought the `PIL` folder.
-        level: The vector instructions found in its binary: `avx2`, `sse4` or `none`.
-        avx2: Whether this CPU has AVX2.
-        why_stock: Why `make setup` took stock Pillow; empty if it did not.
+        owners: The distributions that own the `PIL` folder, as `name version`.
+        level: The vector instructions in its binary: `avx2`, `sse4` or `none`.
+        avx2: True if this CPU has AVX2.
+        why_stock: The reason why `make setup` installed stock Pillow; empty if it did not.
     """
     how = "without vector instructions" if level == "none" else f"with {level.upper()}"
-    found = f"{' and '.join(owners) or 'of unknown origin'}, resizing {how}"
+    summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {how}"
     if len(owners) > 1:
         advice = "One has overwritten the other's files. Run `make clean setup`."
-        return Finding("Pillow", "broken", found, advice)
+        return Finding("Pillow", "broken", summary, advice)
     if level == "avx2" and not avx2:
-        advice = "This CPU has no AVX2 and would stop at its code. Run `make clean setup` here."
-        return Finding("Pillow", "broken", found, advice)
+        advice = "This CPU has no AVX2 and cannot run this build. Run `make clean setup` here."
+        return Finding("Pillow", "broken", summary, advice)
     if level == "none":
         reason = f"; {why_stock}" if why_stock else ""
-        advice = "Pillow-SIMD is several times faster: provide what is missing, then `make setup`."
-        return Finding("Pillow", "note", f"STOCK {found}{reason}", advice)
+        advice = "Pillow-SIMD is several times faster: install what is missing, then `make setup`."
+        return Finding("Pillow", "note", f"STOCK {summary}{reason}", advice)
     if level == "sse4" and avx2:
-        advice = "This CPU has AVX2, which is faster and makes the same pixels: `make clean setup`."
-        return Finding("Pillow", "note", found, advice)
-    return Finding("Pillow", "ok", found)
+        advice = "This CPU has AVX2, which is faster with the same pixels: `make clean setup`."
+        return Finding("Pillow", "note", summary, advice)
+    return Finding("Pillow", "ok", summary)
 
 
-def jpeg_found() -> Iterator[Finding]:
-    """Say which libjpeg-turbo each of the two decoders carries."""
+def check_jpeg() -> Iterator[Finding]:
+    """Yield the versions of libjpeg-turbo that the two decoders bundle."""
     from PIL import features
 
     in_pillow = features.version_feature("libjpeg_turbo") or "none"
@@ -142,8 +146,8 @@ def jpeg_found() -> Iterator[Finding]:
     yield Finding("libjpeg-turbo", state, f"simplejpeg {in_simplejpeg}, Pillow {in_pillow}", advice)
 
 
-def formats_found() -> Iterator[Finding]:
-    """Say which image formats this Pillow can read."""
+def check_formats() -> Iterator[Finding]:
+    """Yield the image formats that this Pillow can read."""
     from PIL import features
 
     lacking = [name for name in FORMATS if not features.check(name)]
@@ -151,48 +155,49 @@ def formats_found() -> Iterator[Finding]:
     packages = " ".join(FORMATS[name] for name in lacking if FORMATS[name])
     state = "broken" if {"jpg", "zlib"} & set(lacking) else "note" if packages else "ok"
     advice = f"Install {packages}, then run `make clean setup`." if packages else ""
-    without = f"; not {', '.join(lacking)}: such images are quarantined" if lacking else ""
+    without = f"; not {', '.join(lacking)}: those images are quarantined" if lacking else ""
     yield Finding("formats", state, reads + without, advice)
 
 
-def packages_found() -> Iterator[Finding]:
-    """Compare what is installed with what was tested."""
+def check_packages() -> Iterator[Finding]:
+    """Yield a comparison of the installed package versions with the tested ones."""
     tested = tested_versions()
     have = {name: installed_version(name) for name in PACKAGES}
     missing = [name for name, number in have.items() if not number]
-    other = [name for name, number in have.items() if number and number != tested.get(name)]
-    found = ", ".join(f"{name} {number}" for name, number in have.items() if number)
+    untested = [name for name, number in have.items() if number and number != tested.get(name)]
+    versions = ", ".join(f"{name} {number}" for name, number in have.items() if number)
     if missing:
         advice = f"{', '.join(missing)} not installed: run `make clean setup`."
-        yield Finding("packages", "broken", found, advice)
-    elif other:
-        named = ", ".join(f"{name} {tested.get(name, '?')}" for name in other)
-        yield Finding("packages", "note", found, f"Tested was {named}: `make clean setup`.")
+        yield Finding("packages", "broken", versions, advice)
+    elif untested:
+        expected = ", ".join(f"{name} {tested.get(name, '?')}" for name in untested)
+        advice = f"The tested versions are {expected}: run `make clean setup`."
+        yield Finding("packages", "note", versions, advice)
     else:
-        yield Finding("packages", "ok", f"{found}: as tested")
+        yield Finding("packages", "ok", f"{versions}: as tested")
 
 
 def tested_versions() -> dict[str, str]:
-    """Read constraints.txt: version by name in lower case."""
+    """Return the tested version of each package in constraints.txt, by name in lower case."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pins = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", text, re.MULTILINE)
     return {name.lower().replace("_", "-"): number for name, number in pins}
 
 
 def installed_version(name: str) -> str:
-    """Return a distribution's version without importing it; empty when there is none."""
+    """Return a distribution's version without importing it; empty if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return ""
 
 
-def torch_found() -> Iterator[Finding]:
-    """Say whether torch is there, without importing it."""
+def check_torch() -> Iterator[Finding]:
+    """Yield the version of torch, without importing it."""
     if number := installed_version("torch"):
         yield Finding("torch", "ok", number)
     else:
-        advice = "Preparing needs none. For the training stages: `make setup EXTRAS=train`."
+        advice = "Only training needs it: run `make setup EXTRAS=train`."
         yield Finding("torch", "note", "not installed", advice)
 
 
@@ -200,7 +205,7 @@ COLOURS = {"ok": "green", "note": "yellow", "broken": "bold red"}
 
 
 def show_lines(findings: list[Finding]) -> None:
-    """Print a line a finding, and one below it for what to do."""
+    """Print one line per finding, and its advice on the next line."""
     for finding in findings:
         print(f"{finding.state:<7} {finding.subject:<14} {finding.found}")
         if finding.advice:
@@ -208,7 +213,7 @@ def show_lines(findings: list[Finding]) -> None:
 
 
 def show_table(findings: list[Finding]) -> None:
-    """Print the same as a table. Texts are shown as they are: brackets are no markup."""
+    """Print the findings as a table; brackets in their texts are not interpreted as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

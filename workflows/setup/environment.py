@@ -1,12 +1,13 @@
-"""`.venv`: where it lies, what it was made from, and how a step is run in it.
+"""The virtual environment `.venv`: its files, its stamp, and how a set-up step runs in it.
 
-    setup.started     first: this folder was made here, and may be made anew
-    setup.log         what pip and the compiler said
-    wheels/           the compiled Pillow-SIMD and the distribution that stands in for `pillow`
-    constraints.txt   the project's constraints, and the one version of `pillow`
-    setup.json        last: its presence means that the environment is whole; what it was made from
+    setup.started     written first: marks a folder that `make setup` created and may recreate
+    setup.log         the output of pip and the compiler
+    wheels/           the compiled Pillow-SIMD and the empty distribution named `pillow`
+    constraints.txt   the project's constraints, with the one permitted version of `pillow`
+    setup.json        written last: the inputs of a complete environment
 
-Standard library only: `workflows.setup.install` runs when nothing is installed.
+This module uses the standard library only, because `workflows.setup.install` runs before anything
+is installed.
 """
 
 import functools
@@ -27,17 +28,17 @@ TABLES = ("build-system", "project", "dependency-groups")
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the message is for a person."""
+    """An error in setting up the environment, with a message for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What an environment is to hold."""
+class EnvironmentConfig:
+    """The packages that an environment shall contain."""
 
     extras: tuple[str, ...]
-    """Extras and dependency groups of pyproject.toml, sorted."""
+    """The extras and dependency groups of pyproject.toml to install, sorted."""
     pillow: str
-    """`auto`, `simd` or `stock`."""
+    """The kind of Pillow to install: `auto`, `simd` or `stock`."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,24 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """The environment's folder."""
+        """The path of the environment."""
         return self.root / ".venv"
 
     @property
     def site(self) -> Path:
-        """Its `site-packages`."""
+        """The path of the environment's `site-packages`."""
         return next(iter(sorted(self.folder.glob("lib/python3*/site-packages"))))
 
     def run(self, step: str, *command: str, env: Mapping[str, str] | None = None) -> None:
-        """Run one step in the project's root: a line on the terminal, its output in the log.
+        """Run a command in the project's root, printing one line and logging its output.
+
+        Args:
+            step: The description of the step that is printed.
+            command: The program and its arguments.
+            env: Environment variables to add (default: none).
 
         Raises:
-            SetupError: With the end of the output.
+            SetupError: The command failed; the message has the last lines of its output.
         """
         print(f"setup: {step} ...", end="", flush=True)
         began = time.monotonic()
@@ -77,17 +83,17 @@ class Environment:
             tail = log.read_bytes()[start:].decode(errors="replace").splitlines()[-15:]
             raise SetupError("\n".join([*(f"    {line}" for line in tail), (
                 f"setup failed: {step} ended with exit status {code}. The lines above are the end "
-                f"of {log}; put right what they name and run it again."
+                f"of {log}; fix the cause they name and run it again."
             )]))  # fmt: skip
 
     def pip(self, step: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Run its own pip as one step, deaf to the caller's PYTHONPATH and user folder."""
+        """Run the environment's pip as one step, isolated from PYTHONPATH and the user site."""
         python = str(self.folder / "bin" / "python")
         quiet = ("--disable-pip-version-check", "--no-input")
         self.run(step, python, "-I", "-m", "pip", *arguments, *quiet, env=env)
 
     def stamp(self) -> dict[str, Any]:
-        """Read what it was made from; empty unless it is whole and still in its place."""
+        """Return the recorded inputs; empty if the environment is incomplete or was moved."""
         try:
             text = (self.folder / "setup.json").read_text(encoding="utf-8")
             stamp: dict[str, Any] = json.loads(text)
@@ -96,14 +102,15 @@ class Environment:
         alive = (self.folder / "bin" / "python").exists()
         return stamp if alive and stamp.get("folder") == str(self.folder) else {}
 
-    def write_stamp(self, wish: Wish, why_stock: str) -> None:
-        """Declare it whole."""
+    def write_stamp(self, config: EnvironmentConfig, why_stock: str) -> None:
+        """Record the inputs, which marks the environment as complete."""
         stamp = {
-            **asdict(wish),
+            **asdict(config),
             "why_stock": why_stock,
             "inputs": digest_of_inputs(self.root),
-            "folder": str(self.folder),  # an environment that was moved does not work
+            "folder": str(self.folder),  # a moved environment does not work: its scripts have paths
         }
+        # Written under another name first, so that an interrupted write leaves no valid stamp.
         part = self.folder / "setup.json.part"
         part.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
         part.replace(self.folder / "setup.json")
@@ -111,14 +118,14 @@ class Environment:
 
 @functools.cache
 def project_tables(root: Path) -> dict[str, Any]:
-    """Read what of pyproject.toml decides what is installed. The tools' options do not."""
+    """Return the tables of pyproject.toml that affect what is installed, without those of tools."""
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     return {name: project.get(name, {}) for name in TABLES}
 
 
 def digest_of_inputs(root: Path) -> str:
-    """Return the sha256 (hex) of all that decides what an environment holds."""
+    """Return the SHA-256, in hexadecimal, of all files that affect what is installed."""
     parts = [json.dumps(project_tables(root), sort_keys=True).encode()]
     parts += [(root / name).read_bytes() for name in SOURCES]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()

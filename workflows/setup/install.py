@@ -1,14 +1,15 @@
-"""Make `.venv`, the environment everything here runs in. Standard library only.
+"""Create `.venv`, the virtual environment of the project, with the standard library only.
 
-`make setup` runs this with the Python of the system, when nothing is installed yet; so it is no
-`tesserae` command, and neither it nor what it imports needs anything. It lives among the workflows
-because a person runs it, and because `tesserae doctor` asks the same questions afterwards.
+`make setup` runs this with the system's Python before anything is installed, so it is not a
+`tesserae` command and imports nothing but the standard library. `tesserae doctor` shares its
+checks.
 
-Steps: a virtual environment and a new pip; the system packages that compiling needs, where this
-is root's machine; Pillow-SIMD, or stock Pillow (`workflows.setup.pillow` says which and why); the
-project with its extras, pinned to what was tested. A step that installs is followed by a look at
-who owns the `PIL` folder. The stamp comes last: without it the next run starts afresh. From
-nothing: about 90 s on 2 cores, 30 of them the compiler; a second run 0.2 s.
+The steps are: create a virtual environment with a new pip; install the system packages that
+compiling needs, when run as root; install Pillow-SIMD or stock Pillow (`workflows.setup.pillow`
+decides which); install the project with its extras, pinned to the tested versions. After each
+installation the owner of the `PIL` folder is checked. The stamp is written last: without it the
+next run starts from scratch. A new environment takes about 90 s on 2 cores, of which the compiler
+takes 30 s; a second run takes 0.2 s.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from typing import Any
 from workflows.setup import pillow
 from workflows.setup.environment import (
     Environment,
+    EnvironmentConfig,
     SetupError,
-    Wish,
     digest_of_inputs,
     project_tables,
 )
@@ -35,33 +36,33 @@ from workflows.setup.environment import (
 DEFAULT_EXTRAS = ("devkit", "lsun", "s3", "sample", "slurm")
 
 
-def make_fresh(place: Environment) -> None:
-    """Make a `.venv` that holds nothing but a new pip.
+def make_fresh(environment: Environment) -> None:
+    """Create a `.venv` that contains only a new pip.
 
     Raises:
-        SetupError: A `.venv` that somebody else made is in the way.
+        SetupError: There is a `.venv` that `make setup` did not create.
     """
-    if place.folder.exists():
-        if not (place.folder / "setup.started").exists():
+    if environment.folder.exists():
+        if not (environment.folder / "setup.started").exists():
             raise SetupError(
-                f"setup failed: {place.folder} was not made by `make setup`, so it is left alone. "
-                "Delete it or move it away, then run `make setup` again."
+                f"setup failed: {environment.folder} was not made by `make setup`, so it is not "
+                "touched. Delete it or move it away, then run `make setup` again."
             )
-        shutil.rmtree(place.folder)
+        shutil.rmtree(environment.folder)
     if importlib.util.find_spec("ensurepip") is None:
         raise SetupError(
-            f"setup failed: {sys.executable} cannot make environments, it has no ensurepip. "
-            "Install the system package python3-venv, or name another: make setup PYTHON=..."
+            f"setup failed: {sys.executable} cannot create environments, it has no ensurepip. "
+            "Install the system package python3-venv, or choose another: make setup PYTHON=..."
         )
-    place.folder.mkdir()
-    (place.folder / "setup.started").touch()
+    environment.folder.mkdir()
+    (environment.folder / "setup.started").touch()
     step = f"making .venv with Python {platform.python_version()}"
-    place.run(step, sys.executable, "-I", "-m", "venv", ".venv")
-    place.pip("renewing pip", "install", "pip", "--upgrade", "-c", "constraints.txt")
+    environment.run(step, sys.executable, "-I", "-m", "venv", ".venv")
+    environment.pip("upgrading pip", "install", "pip", "--upgrade", "-c", "constraints.txt")
 
 
-def add_system_packages(place: Environment) -> None:
-    """Install what compiling lacks, where there is apt-get and we are root; else do nothing."""
+def add_system_packages(environment: Environment) -> None:
+    """Install the system packages that compiling lacks, if run as root with apt-get available."""
     missing = pillow.missing_packages()
     if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
@@ -69,151 +70,162 @@ def add_system_packages(place: Environment) -> None:
     command = ("sh", "-c", f"{get} || {{ apt-get update && {get}; }}", "sh", *missing)
     step = f"installing the system packages {' '.join(missing)}"
     try:
-        place.run(step, *command, env={"DEBIAN_FRONTEND": "noninteractive"})
+        environment.run(step, *command, env={"DEBIAN_FRONTEND": "noninteractive"})
     except SetupError as error:
-        print(f"{error}\nsetup: going on without them")
+        print(f"{error}\nsetup: continuing without them")
 
 
-def compile_pillow_simd(place: Environment) -> None:
-    """Compile Pillow-SIMD into `.venv/wheels` and look into the binary.
+def compile_pillow_simd(environment: Environment) -> None:
+    """Compile Pillow-SIMD into `.venv/wheels`, and check the instructions in the binary.
 
     Raises:
-        SetupError: It did not compile, or not to what this CPU runs fastest.
+        SetupError: Compilation failed, or the binary lacks the instructions of this CPU.
     """
-    level = "avx2" if pillow.cpu_has_avx2() else "sse4"  # SSE4 is its own default
+    level = "avx2" if pillow.cpu_has_avx2() else "sse4"  # SSE4 is the default of its build
     compiler = os.environ.get("CC", "cc") + (" -mavx2" if level == "avx2" else "")
     pinned = f"pillow-simd=={pillow.PILLOW_SIMD} --hash=sha256:{pillow.PILLOW_SIMD_SHA256}\n"
-    (place.folder / "pillow-simd.txt").write_text(pinned, encoding="utf-8")
-    # Without the cache: it ignores CC, and would hand out a wheel made without AVX2.
-    place.pip(
+    (environment.folder / "pillow-simd.txt").write_text(pinned, encoding="utf-8")
+    # pip's cache ignores CC, and could return a wheel that was compiled without AVX2.
+    environment.pip(
         f"compiling Pillow-SIMD {pillow.PILLOW_SIMD} for {level.upper()}",
         "wheel", "--no-cache-dir", "--no-binary", "pillow-simd", "--no-deps", "--require-hashes",
         "-r", ".venv/pillow-simd.txt", "-w", ".venv/wheels", env={"CC": compiler},
     )  # fmt: skip
-    found = pillow.simd_level_of_wheel(_compiled(place)[0])
-    if found != level:
+    compiled_level = pillow.simd_level_of_wheel(_compiled(environment)[0])
+    if compiled_level != level:
         raise SetupError(
             f"setup failed: Pillow-SIMD was compiled with `{compiler}`, yet its binary resizes "
-            f"with {found}, not {level}. Name another compiler (CC=), or say PILLOW=stock."
+            f"with {compiled_level}, not {level}. Set another compiler (CC=), or PILLOW=stock."
         )
 
 
-def _compiled(place: Environment) -> list[Path]:
-    return list((place.folder / "wheels").glob(f"pillow_simd-{pillow.PILLOW_SIMD}-*.whl"))
+def _compiled(environment: Environment) -> list[Path]:
+    return list((environment.folder / "wheels").glob(f"pillow_simd-{pillow.PILLOW_SIMD}-*.whl"))
 
 
-def choose_pillow(place: Environment, wish: str, *, system: bool) -> str:
+def choose_pillow(environment: Environment, preference: str, *, system: bool) -> str:
     """Compile Pillow-SIMD if this machine can, and pin the one version of `pillow`.
 
+    Args:
+        environment: The environment to install into.
+        preference: `auto`, `simd` or `stock`.
+        system: True to install missing system packages.
+
     Returns:
-        Why it is stock Pillow; empty for Pillow-SIMD.
+        The reason why stock Pillow was chosen; empty for Pillow-SIMD.
     """
-    wheels = place.folder / "wheels"
+    wheels = environment.folder / "wheels"
     wheels.mkdir(exist_ok=True)
-    if system and wish != "stock" and pillow.is_x86():
-        add_system_packages(place)
-    ready = bool(_compiled(place)) and wish != "stock"
-    reason = "" if ready else pillow.why_stock(wish)
+    if system and preference != "stock" and pillow.is_x86():
+        add_system_packages(environment)
+    ready = bool(_compiled(environment)) and preference != "stock"
+    reason = "" if ready else pillow.why_stock(preference)
     if not (reason or ready):
         try:
-            compile_pillow_simd(place)
+            compile_pillow_simd(environment)
         except SetupError as error:
             print(error)
-            reason = f"Pillow-SIMD did not compile: see {place.folder / 'setup.log'}"
-    if reason and wish == "simd":
-        raise SetupError(f"setup failed: PILLOW=simd was asked for, but {reason}.")
+            reason = f"Pillow-SIMD did not compile: see {environment.folder / 'setup.log'}"
+    if reason and preference == "simd":
+        raise SetupError(f"setup failed: PILLOW=simd was requested, but {reason}.")
     if not reason:
         pillow.write_stand_in(wheels)
-    tested = (place.root / "constraints.txt").read_text(encoding="utf-8")
+    tested = (environment.root / "constraints.txt").read_text(encoding="utf-8")
     version = pillow.PILLOW_STOCK if reason else pillow.PILLOW_SIMD
     pinned = f"{tested}\npillow=={version}\n"
-    (place.folder / "constraints.txt").write_text(pinned, encoding="utf-8")
+    (environment.folder / "constraints.txt").write_text(pinned, encoding="utf-8")
     return reason
 
 
 def check_pillow(site: Path, *, stock: bool, step: str) -> None:
-    """See that the chosen Pillow, and no other, owns the `PIL` folder.
+    """Check that the chosen Pillow, and no other distribution, owns the `PIL` folder.
+
+    Args:
+        site: The `site-packages` folder.
+        stock: True if stock Pillow was chosen, False for Pillow-SIMD.
+        step: The step that was just run, for the error message.
 
     Raises:
-        SetupError: Another distribution laid its files over it.
+        SetupError: Another distribution has overwritten its files.
     """
-    wanted = f"pillow {pillow.PILLOW_STOCK}" if stock else f"pillow-simd {pillow.PILLOW_SIMD}"
+    expected = f"pillow {pillow.PILLOW_STOCK}" if stock else f"pillow-simd {pillow.PILLOW_SIMD}"
     owners, level = pillow.pillow_owners(site), pillow.installed_simd_level(site)
-    if owners != [wanted] or (level == "none") != stock:
+    if owners != [expected] or (level == "none") != stock:
         raise SetupError(
-            f"setup failed: after {step} the PIL folder is of {' and '.join(owners) or 'nobody'} "
-            f"and resizes with {level}, where {wanted} alone was expected. "
-            "Run `make clean setup`; if it comes back, a requirement asks for another Pillow."
+            f"setup failed: after {step} the PIL folder belongs to "
+            f"{' and '.join(owners) or 'no distribution'} and resizes with {level}, where "
+            f"{expected} alone was expected. Run `make clean setup`; if the error persists, a "
+            "requirement asks for another Pillow."
         )
 
 
-def install_all(place: Environment, wish: Wish, *, system: bool) -> str:
-    """Bring the environment from whatever it is to what is wished; see `choose_pillow`."""
-    reason = choose_pillow(place, wish.pillow, system=system)
-    groups = project_tables(place.root)["dependency-groups"]
-    extras = ",".join(name for name in wish.extras if name not in groups)
-    named = [part for name in wish.extras if name in groups for part in ("--group", name)]
-    # With --no-index a stand-in that does not fit fails here, instead of being replaced.
+def install_all(environment: Environment, config: EnvironmentConfig, *, system: bool) -> str:
+    """Install Pillow and the project with its extras; return the result of `choose_pillow`."""
+    reason = choose_pillow(environment, config.pillow, system=system)
+    groups = project_tables(environment.root)["dependency-groups"]
+    extras = ",".join(name for name in config.extras if name not in groups)
+    group_flags = [flag for name in config.extras if name in groups for flag in ("--group", name)]
+    # --no-index makes a mismatched stand-in fail here, instead of being replaced from the index.
     first = ("pillow",) if reason else ("pillow", "--no-index")
     name = f"Pillow {pillow.PILLOW_STOCK}" if reason else f"Pillow-SIMD {pillow.PILLOW_SIMD}"
     steps = {
         f"installing {name}": first,
-        f"installing {', '.join(['tesserae', *wish.extras])}": (
-            "--editable", f".[{extras}]" if extras else ".", *named,
+        f"installing {', '.join(['tesserae', *config.extras])}": (
+            "--editable", f".[{extras}]" if extras else ".", *group_flags,
         ),
     }  # fmt: skip
     pinned = ("-c", ".venv/constraints.txt", "--find-links", ".venv/wheels")
     for step, arguments in steps.items():
-        place.pip(step, "install", *arguments, *pinned)
-        check_pillow(place.site, stock=bool(reason), step=step)
-    place.pip("checking that all requirements fit", "check")
+        environment.pip(step, "install", *arguments, *pinned)
+        check_pillow(environment.site, stock=bool(reason), step=step)
+    environment.pip("checking that all requirements are satisfied", "check")
     return reason
 
 
-def is_ready(place: Environment, wish: Wish, stamp: Mapping[str, Any]) -> bool:
-    """Say whether nothing is to be done. A stock Pillow that could now be replaced is to be."""
+def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping[str, Any]) -> bool:
+    """Return True if the environment is up to date, and Pillow-SIMD still cannot replace Pillow."""
     made_from = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
-    if made_from != (digest_of_inputs(place.root), list(wish.extras), wish.pillow):
+    if made_from != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
         return False
-    return not stamp["why_stock"] or bool(pillow.why_stock(wish.pillow))
+    return not stamp["why_stock"] or bool(pillow.why_stock(config.pillow))
 
 
-def set_up(place: Environment, wish: Wish, *, system: bool) -> bool:
-    """Make the environment as wished.
+def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool) -> bool:
+    """Create or update the environment.
 
     Returns:
-        Whether there was anything to do.
+        True if there was anything to do.
     """
-    stamp = place.stamp()
-    if is_ready(place, wish, stamp):
+    stamp = environment.stamp()
+    if is_ready(environment, config, stamp):
         return False
-    (place.folder / "setup.json").unlink(missing_ok=True)
-    # One Pillow cannot be put in the place of the other: both own the same files.
-    replaced = stamp and stamp["why_stock"] and not pillow.why_stock(wish.pillow)
-    fresh = not stamp or bool(replaced) or stamp["pillow"] != wish.pillow
+    (environment.folder / "setup.json").unlink(missing_ok=True)
+    # Pillow and Pillow-SIMD own the same files, so one cannot replace the other in place.
+    replaced = stamp and stamp["why_stock"] and not pillow.why_stock(config.pillow)
+    fresh = not stamp or bool(replaced) or stamp["pillow"] != config.pillow
     if fresh:
-        make_fresh(place)
-    place.write_stamp(wish, install_all(place, wish, system=system and fresh))
+        make_fresh(environment)
+    environment.write_stamp(config, install_all(environment, config, system=system and fresh))
     return True
 
 
-def describe(place: Environment) -> str:
-    """Say in a line what the environment is."""
-    stamp = place.stamp()
+def describe(environment: Environment) -> str:
+    """Return a line that describes the environment."""
+    stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
     if not stamp["why_stock"]:
-        level = pillow.installed_simd_level(place.site).upper()
+        level = pillow.installed_simd_level(environment.site).upper()
         return f"{ready}; Pillow-SIMD {pillow.PILLOW_SIMD} ({level})"
     return (
         f"{ready}; STOCK Pillow {pillow.PILLOW_STOCK}, because {stamp['why_stock']}. It resizes "
-        "several times slower, and its stores are of another recipe than Pillow-SIMD's. "
-        "If you can provide what is missing, do so and run `make setup` again."
+        "several times slower, and its stores have another recipe than Pillow-SIMD's. "
+        "Install what is missing if you can, and run `make setup` again."
     )
 
 
 @contextlib.contextmanager
 def one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold a lock on the project's folder, so that two setups do not build in one place."""
+    """Lock the project's folder inside the block, so that only one set-up runs at a time."""
     handle = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -226,57 +238,73 @@ def one_at_a_time(root: Path) -> Iterator[None]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m workflows.setup.install", description="Make .venv."
+        prog="python3 -m workflows.setup.install",
+        description="Create or update the virtual environment .venv.",
     )
-    before = f"default: what .venv has, or {','.join(DEFAULT_EXTRAS)}"
-    parser.add_argument("--extras", help=f"extras and groups of pyproject.toml, a,b; {before}")
-    parser.add_argument("--need", default="", help="extras and groups to add to those, a,b")
+    default = f"default: those of the present .venv, else {','.join(DEFAULT_EXTRAS)}"
+    parser.add_argument(
+        "--extras",
+        metavar="A,B",
+        help=f"comma-separated extras and dependency groups of pyproject.toml ({default})",
+    )
+    parser.add_argument(
+        "--need",
+        default="",
+        metavar="A,B",
+        help="comma-separated extras and groups to install in addition (default: none)",
+    )
     parser.add_argument("--pillow", choices=("auto", "simd", "stock"),
-                        help="auto: Pillow-SIMD where it compiles with every format; simd: insist "
-                        "on it, with fewer formats if need be; default: as .venv was made, or "
-                        "auto")  # fmt: skip
-    parser.add_argument("--no-system", action="store_true", help="install no system packages")
-    parser.add_argument("--quiet", action="store_true", help="say nothing if all is ready")
+                        help="auto compiles Pillow-SIMD if every image format is available; simd "
+                        "requires Pillow-SIMD, with fewer formats if need be; stock installs "
+                        "Pillow (default: that of the present .venv, else auto)")  # fmt: skip
+    parser.add_argument(
+        "--no-system", action="store_true", help="do not install system packages with apt-get"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing if the environment is up to date"
+    )
     return parser.parse_args(argv)
 
 
-def wish_of(args: argparse.Namespace, place: Environment) -> Wish:
-    """Join what is asked for with what the environment already is.
+def read_config(args: argparse.Namespace, environment: Environment) -> EnvironmentConfig:
+    """Return the configuration of the flags, with that of the present environment as the default.
 
     Raises:
-        SetupError: An extra that pyproject.toml does not have.
+        SetupError: pyproject.toml does not have a requested extra.
     """
-    stamp = place.stamp()
-    asked = stamp.get("extras", DEFAULT_EXTRAS) if args.extras is None else args.extras.split(",")
-    extras = sorted({name for name in [*asked, *args.need.split(",")] if name})
-    tables = project_tables(place.root)
-    known = {*tables["project"].get("optional-dependencies", {}), *tables["dependency-groups"]}
-    if unknown := [name for name in extras if name not in known]:
+    stamp = environment.stamp()
+    base = stamp.get("extras", DEFAULT_EXTRAS) if args.extras is None else args.extras.split(",")
+    extras = sorted({name for name in [*base, *args.need.split(",")] if name})
+    tables = project_tables(environment.root)
+    defined = {*tables["project"].get("optional-dependencies", {}), *tables["dependency-groups"]}
+    if unknown := [name for name in extras if name not in defined]:
         raise SetupError(
             f"setup failed: there is no extra named {', '.join(unknown)}. "
-            f"EXTRAS is a comma-separated list of {', '.join(sorted(known))}."
+            f"EXTRAS is a comma-separated list of {', '.join(sorted(defined))}."
         )
-    return Wish(extras=tuple(extras), pillow=args.pillow or stamp.get("pillow", "auto"))
+    return EnvironmentConfig(
+        extras=tuple(extras), pillow=args.pillow or stamp.get("pillow", "auto")
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run as a person does; see the module's text."""
+    """Set up the environment, and return the exit status; see the module's docstring."""
     args = parse(argv)
-    place = Environment(Path(__file__).resolve().parents[2])
+    environment = Environment(Path(__file__).resolve().parents[2])
     try:
-        with one_at_a_time(place.root):
-            wish = wish_of(args, place)
-            changed = set_up(place, wish, system=not args.no_system)
+        with one_at_a_time(environment.root):
+            config = read_config(args, environment)
+            changed = set_up(environment, config, system=not args.no_system)
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nsetup: stopped; the next run starts afresh", file=sys.stderr)
+        print("\nsetup: stopped; the next run starts from scratch", file=sys.stderr)
         return 130
     if changed or not args.quiet:
-        print(describe(place))
+        print(describe(environment))
     return 0
 
 

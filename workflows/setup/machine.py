@@ -1,4 +1,4 @@
-"""What this machine gives: GPUs, cores, memory, ports, open files, room. For `tesserae doctor`."""
+"""Checks of this machine for `tesserae doctor`: GPUs, cores, memory, ports, limits, free space."""
 
 from __future__ import annotations
 
@@ -17,96 +17,104 @@ from pathlib import Path
 PORTS = {8786: "Dask's scheduler", 8787: "Dask's dashboard"}
 SIZES = (72, 224, 288)
 BYTES_PER_IMAGE = sum(size * size * 3 for size in SIZES)
-IMAGES_AT_LEAST = 1000
+MIN_IMAGES = 1000
 WORKER_BYTES = 1_200_000_000
-"""What a worker may come to at the defaults."""
-FILES_AT_LEAST = 1024
+"""The memory that a worker may need with the default options."""
+MIN_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table."""
+    """The result of one check, and a line of the doctor's table."""
 
     subject: str
     state: str
-    """`ok`, `note` (works, but could be better, or is not there) or `broken`."""
+    """The severity: `ok`, `note` (missing, or could be better) or `broken`."""
     found: str
+    """The observation, as text."""
     advice: str = ""
+    """The suggestion what to do; empty if there is nothing to do."""
 
 
-def gpu_found() -> Iterator[Finding]:
-    """Say which NVIDIA GPUs the driver shows."""
+def check_gpu() -> Iterator[Finding]:
+    """Yield the NVIDIA GPUs that the driver reports."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        yield Finding("GPU", "note", "none (no nvidia-smi)", "Preparing needs none.")
+        yield Finding("GPU", "note", "none (no nvidia-smi)", "`tesserae prepare` needs no GPU.")
         return
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except subprocess.TimeoutExpired:
-        yield Finding("GPU", "note", "nvidia-smi does not answer", "Preparing needs no GPU.")
+        advice = "`tesserae prepare` needs no GPU."
+        yield Finding("GPU", "note", "nvidia-smi does not answer", advice)
         return
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        advice = "nvidia-smi fails; preparing needs no GPU."
-        yield Finding("GPU", "note", "none that the driver shows", advice)
+        advice = "nvidia-smi fails; `tesserae prepare` needs no GPU."
+        yield Finding("GPU", "note", "none reported by the driver", advice)
     for line in lines if not done.returncode else []:
         yield Finding("GPU", "ok", line.strip())
 
 
-def machine_found() -> Iterator[Finding]:
-    """Say how many cores and how much memory this process may use."""
+def check_cores_and_memory() -> Iterator[Finding]:
+    """Yield the number of cores and the memory that this process may use."""
     from cluster.cores import cores
     from pipeline.memory import limit_bytes
 
     workers, limit = cores(), limit_bytes()
-    yield Finding("cores", "ok", f"{workers} of {os.cpu_count()} may be used")
+    yield Finding("cores", "ok", f"{workers} of {os.cpu_count()} are available")
     each = limit / workers
     state = "ok" if each >= WORKER_BYTES else "note"
     fitting = max(1, int(limit // WORKER_BYTES))
-    advice = "" if state == "ok" else f"Too little for one worker a core: WORKERS={fitting}."
-    yield Finding("memory", state, f"{limit / 1e9:.1f} GB, {each / 1e9:.1f} GB a core", advice)
+    advice = "" if state == "ok" else f"Too little for one worker per core: WORKERS={fitting}."
+    yield Finding("memory", state, f"{limit / 1e9:.1f} GB, {each / 1e9:.1f} GB per core", advice)
 
 
-def ports_found() -> Iterator[Finding]:
-    """Say whether Dask's usual ports are free, and whether Dask is open to the network."""
-    taken = [port for port in PORTS if not is_free(port)]
-    if taken:
-        named = " and ".join(f"{port} ({PORTS[port]})" for port in taken)
-        advice = "Another cluster may be running. Free ports are taken instead."
-        yield Finding("ports", "note", f"{named} in use", advice)
+def check_ports() -> Iterator[Finding]:
+    """Yield whether Dask's usual ports are free, and which Dask processes the network reaches."""
+    busy = [port for port in PORTS if not is_free(port)]
+    if busy:
+        listed = " and ".join(f"{port} ({PORTS[port]})" for port in busy)
+        advice = "Another cluster may be running. Other free ports are used instead."
+        yield Finding("ports", "note", f"{listed} in use", advice)
     else:
         yield Finding("ports", "ok", "8786 and 8787 are free")
     for pid, port in open_to_all():
-        advice = "Whoever reaches it can run code as you. Start it with --host 127.0.0.1."
-        found = f"process {pid} is Dask and listens on port {port} of all interfaces"
-        yield Finding("ports", "note", found, advice)
+        advice = "Anyone who can reach it can run code as you. Start it with --host 127.0.0.1."
+        summary = f"process {pid} is Dask and listens on port {port} of all interfaces"
+        yield Finding("ports", "note", summary, advice)
 
 
-def cluster_found(address: str, certs: str | None) -> Iterator[Finding]:
-    """Say what scheduler and workers of a cluster listen on, and which of it others reach."""
+def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
+    """Yield the ports of a cluster's scheduler and workers, and whether other machines reach them.
+
+    Args:
+        address: The address of the scheduler.
+        certs: The folder of certificates for a tls:// address; None is the user's own.
+    """
     from cluster import certificates, ports
     from cluster.connect import connect
     from cluster.errors import ClusterError
 
     try:
         with connect(address, certificates.folder(certs), seconds=5) as client:
-            found = ports.listening(client)
+            open_ports = ports.listening(client)
     except ClusterError as e:
-        yield Finding("cluster", "broken", f"{address} cannot be looked at", str(e))
+        yield Finding("cluster", "broken", f"{address} cannot be checked", str(e))
         return
-    for port in found:
-        reach = "reached from elsewhere" if port.open else "this machine only"
-        what = f"{port.host} {port.address}:{port.port}: {port.why}; {reach}"
+    for port in open_ports:
+        reach = "reachable from other machines" if port.open else "this machine only"
+        summary = f"{port.host} {port.address}:{port.port}: {port.why}; {reach}"
         if port.open and not port.safe:
-            advice = "It asks nobody who they are. Start the cluster with certificates."
-            yield Finding("cluster", "note", what, advice)
+            advice = "It does not authenticate clients. Start the cluster with certificates."
+            yield Finding("cluster", "note", summary, advice)
         else:
-            yield Finding("cluster", "ok", what)
+            yield Finding("cluster", "ok", summary)
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on *port* of the loopback address."""
+    """Return True if a server could listen on *port* of the loopback address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -117,7 +125,7 @@ def is_free(port: int) -> bool:
 
 
 def open_to_all() -> Iterator[tuple[int, int]]:
-    """Yield (process, port) of every Dask or Tesserae that listens on all interfaces."""
+    """Yield the (process id, port) of each Dask or Tesserae server on all interfaces."""
     import psutil
 
     try:
@@ -132,53 +140,59 @@ def open_to_all() -> Iterator[tuple[int, int]]:
 
 
 def is_ours(pid: int) -> bool:
-    """Say whether a process was started as Dask or as Tesserae."""
+    """Return True if a process was started as Dask or as Tesserae."""
     import psutil
 
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
-    # A folder that something lies in says nothing; code may have a / anywhere.
-    said = " ".join(w if " " in w else w.rpartition("/")[2] for w in words)
-    return re.search(r"\b(dask|distributed|tesserae)\b", said) is not None
+    # The folders of a path are not evidence, so only its last component counts. Arguments with
+    # spaces are code passed with -c, in which a / means nothing.
+    command = " ".join(w if " " in w else w.rpartition("/")[2] for w in words)
+    return re.search(r"\b(dask|distributed|tesserae)\b", command) is not None
 
 
-def files_found() -> Iterator[Finding]:
-    """Say how many files a process may hold open."""
+def check_open_files() -> Iterator[Finding]:
+    """Yield the number of files that a process may hold open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
-    enough = unlimited or soft >= FILES_AT_LEAST
-    advice = "" if enough else f"Say `ulimit -n {FILES_AT_LEAST}` before the command."
-    found = "no limit" if unlimited else f"{soft} (hard limit {hard})"
-    yield Finding("open files", "ok" if enough else "note", found, advice)
+    enough = unlimited or soft >= MIN_OPEN_FILES
+    advice = "" if enough else f"Run `ulimit -n {MIN_OPEN_FILES}` before the command."
+    summary = "no limit" if unlimited else f"{soft} (hard limit {hard})"
+    yield Finding("open files", "ok" if enough else "note", summary, advice)
 
 
-def room_found(store: str) -> Iterator[Finding]:
-    """Say how many images fit where the store is, and whether what is written there stays."""
+def check_free_space(store: str) -> Iterator[Finding]:
+    """Yield the free space for the store, and whether its file system writes durably.
+
+    Args:
+        store: Path or URL of the store, which need not exist yet.
+    """
     from pipeline.urls import is_url
 
     if is_url(store):
-        yield Finding("room", "ok", f"{store} is an object store: its room is not asked for")
+        yield Finding("room", "ok", f"{store} is an object store: its free space is not checked")
         return
     folder = Path(store).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
-        yield Finding("room", "broken", f"{folder} is a file", "Name a folder as STORE.")
+        yield Finding("room", "broken", f"{folder} is a file", "Pass a folder as STORE.")
         return
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     images = int(free // BYTES_PER_IMAGE)
-    found = f"{free / 1e9:.1f} GB at {folder}: {images:,} images at {', '.join(map(str, SIZES))} px"
-    advice = "" if images >= IMAGES_AT_LEAST else "Make room, or name another STORE."
-    yield Finding("room", "ok" if images >= IMAGES_AT_LEAST else "note", found, advice)
-    yield sync_found(folder)
-    yield from filesystem_found(folder)
-    yield sockets_found()
+    sizes = ", ".join(map(str, SIZES))
+    summary = f"{free / 1e9:.1f} GB at {folder}: {images:,} images at {sizes} px"
+    advice = "" if images >= MIN_IMAGES else "Free some space, or pass another STORE."
+    yield Finding("room", "ok" if images >= MIN_IMAGES else "note", summary, advice)
+    yield check_sync(folder)
+    yield from check_filesystem(folder)
+    yield check_sockets()
 
 
-def sync_found(folder: Path) -> Finding:
-    """Write a small file in *folder*, make it durable as a shard is made, and remove it."""
+def check_sync(folder: Path) -> Finding:
+    """Write and sync a small file in *folder* as a shard is written, then remove it."""
     from pipeline.filesystem import cure, sync_folder
 
     began = time.perf_counter()
@@ -189,35 +203,35 @@ def sync_found(folder: Path) -> Finding:
             os.fsync(file.fileno())
             sync_folder(folder)
     except OSError as error:
-        found = f"cannot write durably at {folder}: {error.strerror or error}"
-        advice = cure(error, "Name a STORE on a disk that can be written to")
-        return Finding("fsync", "broken", found, f"{advice}.")
+        summary = f"cannot write durably at {folder}: {error.strerror or error}"
+        advice = cure(error, "Pass a STORE on a disk that can be written to")
+        return Finding("fsync", "broken", summary, f"{advice}.")
     return Finding("fsync", "ok", f"a file and its folder in {time.perf_counter() - began:.3f} s")
 
 
-def filesystem_found(folder: Path) -> Iterator[Finding]:
-    """Lock and name files in *folder* as a store's are; say by which calls that is done."""
+def check_filesystem(folder: Path) -> Iterator[Finding]:
+    """Yield the system calls by which files in *folder* can be locked and created atomically."""
     from pipeline.filesystem import cure, locking_way, naming_way
 
     advice = {
-        "files created exclusively": "There is no flock here: a run that was killed on another"
-        " machine holds its split for two minutes. On Lustre, mount with -o flock.",
-        "a rename under a lock": "There are neither hard links nor renameat2 here: mount it alike"
-        " on all machines.",
+        "files created exclusively": "flock is not supported: after a run was killed on another"
+        " machine, its split stays locked for two minutes. On Lustre, mount with -o flock.",
+        "a rename under a lock": "Neither hard links nor renameat2 are supported: mount the file"
+        " system with the same options on all machines.",
     }
-    for subject, way_of in (("locks", locking_way), ("new names", naming_way)):
+    for subject, detect in (("locks", locking_way), ("new names", naming_way)):
         try:
-            way = way_of(folder)
+            call = detect(folder)
         except OSError as error:
-            found = f"cannot be had at {folder}: {error.strerror or error}"
-            yield Finding(subject, "broken", found, f"{cure(error, 'Name another STORE')}.")
+            summary = f"not possible at {folder}: {error.strerror or error}"
+            yield Finding(subject, "broken", summary, f"{cure(error, 'Pass another STORE')}.")
         else:
-            state = "note" if way in advice else "ok"
-            yield Finding(subject, state, f"by {way}", advice.get(way, ""))
+            state = "note" if call in advice else "ok"
+            yield Finding(subject, state, f"by {call}", advice.get(call, ""))
 
 
-def sockets_found() -> Finding:
-    """Say where the sockets of a run's processes are: not every TMPDIR is short enough."""
+def check_sockets() -> Finding:
+    """Return the folder of the sockets of a run's processes; a long TMPDIR cannot hold them."""
     from cluster.errors import ClusterError
     from cluster.sockets import find_socket_folder
 
@@ -228,4 +242,4 @@ def sockets_found() -> Finding:
         return Finding("sockets", "broken", str(error), "Set TMPDIR to a short folder.")
     if str(folder) == usual:
         return Finding("sockets", "ok", f"in {folder}")
-    return Finding("sockets", "ok", f"in {folder}: TMPDIR, {usual}, is too long for them")
+    return Finding("sockets", "ok", f"in {folder}: TMPDIR, {usual}, is too long for sockets")

@@ -1,11 +1,13 @@
-"""Which Pillow this is, and which one this machine can have. Standard library only.
+"""Detection of the installed Pillow, and of the kinds that this machine can compile.
 
-Pillow-SIMD resizes several times faster than Pillow where the CPU has AVX2, but it has to be
-compiled, and its name does not satisfy what requires `pillow`: pip would lay Pillow's files over it
-without a word. So `workflows.setup.install` compiles it, looks into the binary, and installs a
-local distribution named `pillow`, of the same version, that holds nothing and requires only
-`pillow-simd`. Where it cannot be compiled, stock Pillow serves, and this is said: it makes other
-pixels (up to 16 levels away), which is another recipe.
+Pillow-SIMD resizes several times faster than Pillow on CPUs with AVX2, but it must be compiled, and
+its name does not satisfy requirements of `pillow`: pip would silently overwrite its files with
+Pillow's. So `workflows.setup.install` compiles it, checks the binary, and installs a local empty
+distribution named `pillow`, of the same version, that requires only `pillow-simd`. Where it cannot
+be compiled, stock Pillow is installed with a notice, because its pixels differ (by up to 16
+levels), which makes another recipe.
+
+This module uses the standard library only.
 """
 
 import base64
@@ -24,7 +26,6 @@ PILLOW_SIMD = "12.1.1.post0"
 PILLOW_SIMD_SHA256 = "8e9694ec94c59d12f16753cbf48a3080266bdd704b0c51a630318c7a325625b1"  # sdist
 PILLOW_STOCK = "12.1.1"  # the same code without the vector instructions
 
-# Debian's package, and the header that Pillow's build looks for.
 HEADERS = {
     "libjpeg-dev": "jpeglib.h",
     "zlib1g-dev": "zlib.h",
@@ -33,51 +34,52 @@ HEADERS = {
     "liblcms2-dev": "lcms2.h",
     "libopenjp2-7-dev": "openjpeg-2.*/openjpeg.h",
 }
+"""The header that Pillow's build needs from each Debian package."""
 DISPENSABLE = frozenset(HEADERS) - {"libjpeg-dev", "zlib1g-dev"}  # Pillow builds without these
 
-# The shuffle of bytes, with which the resizer's inner loops begin: on 32 bytes at once it needs
-# AVX2 (VEX.256.66.0F38.W0 00), on 16 bytes SSSE3 (66 0F 38 00). Counted in the whole file of
-# version 12.1.1, compiled by gcc 12: AVX2 build 782 and 0, SSE4 build 0 and 546, stock wheel 0
-# and 0. A disassembler counts the same: four fixed bytes are rare enough to do without one.
+# The byte shuffle that the resizer's inner loops begin with. On 32 bytes it needs AVX2
+# (VEX.256.66.0F38.W0 00), on 16 bytes SSSE3 (66 0F 38 00). Counts in the file of version 12.1.1,
+# compiled by gcc 12: AVX2 build 782 and 0, SSE4 build 0 and 546, stock wheel 0 and 0. A
+# disassembler counts the same: four fixed bytes are rare enough to search for them directly.
 AVX2_SHUFFLE = re.compile(
     rb"\xc4[\x42\x62\xc2\xe2][" + re.escape(bytes(range(0x05, 0x80, 8))) + rb"]\x00"
 )
 SSE4_SHUFFLE = re.compile(rb"\x66[\x40-\x4f]?\x0f\x38\x00")
-SHUFFLES_AT_LEAST = 50
+MIN_SHUFFLES = 50
 
 
 def simd_level(binary: bytes) -> str:
-    """Say which vector instructions a compiled `PIL._imaging` resizes with.
+    """Return the vector instructions that a compiled `PIL._imaging` resizes with.
 
-    The file is read, not the flags it was made with: pip's cache hands out wheels that were
-    compiled with other flags.
+    The binary is inspected instead of the compiler flags, because pip's cache may return a wheel
+    that was compiled with other flags.
 
     Returns:
         `avx2`, `sse4` or `none`.
     """
-    if len(AVX2_SHUFFLE.findall(binary)) >= SHUFFLES_AT_LEAST:
+    if len(AVX2_SHUFFLE.findall(binary)) >= MIN_SHUFFLES:
         return "avx2"
-    return "sse4" if len(SSE4_SHUFFLE.findall(binary)) >= SHUFFLES_AT_LEAST else "none"
+    return "sse4" if len(SSE4_SHUFFLE.findall(binary)) >= MIN_SHUFFLES else "none"
 
 
 def simd_level_of_wheel(wheel: Path) -> str:
-    """Say the same of the binary inside a wheel."""
+    """Return the vector instructions of the Pillow inside a wheel; see `simd_level`."""
     with zipfile.ZipFile(wheel) as files:
         names = [name for name in files.namelist() if name.startswith("PIL/_imaging.")]
         return simd_level(files.read(names[0])) if names else "none"
 
 
 def installed_simd_level(site: Path) -> str:
-    """Say the same of the Pillow installed in *site*, a `site-packages` folder."""
+    """Return the vector instructions of the Pillow in *site*, a `site-packages` folder."""
     binaries = sorted(site.glob("PIL/_imaging.*"))
     return simd_level(binaries[0].read_bytes()) if binaries else "none"
 
 
 def pillow_owners(site: Path) -> list[str]:
-    """List the installed distributions that brought the `PIL` folder of *site*.
+    """Return the installed distributions that own the `PIL` folder of *site*.
 
     Returns:
-        `name version` of each, sorted. Anything but one means that files were overwritten.
+        The `name version` of each, sorted; more than one means that files were overwritten.
     """
     owners = []
     for record in site.glob("*.dist-info/RECORD"):
@@ -88,7 +90,7 @@ def pillow_owners(site: Path) -> list[str]:
 
 
 def cpu_has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Say whether this CPU runs AVX2 code. Where the system does not tell, no."""
+    """Return True if this CPU supports AVX2; False if the system does not say."""
     try:
         return re.search(r"\bavx2\b", cpuinfo.read_text(encoding="utf-8")) is not None
     except OSError:
@@ -96,7 +98,7 @@ def cpu_has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def _header_folders() -> list[Path]:
-    """List the folders in which a C compiler looks for headers."""
+    """Return the folders in which a C compiler looks for headers."""
     named = [Path(part) for part in os.environ.get("CPATH", "").split(os.pathsep) if part]
     usual = [Path("/usr/local/include"), Path("/usr/include"), Path(sys.base_prefix) / "include"]
     return [*named, *usual, *Path("/usr/include").glob("*-linux-gnu*")]
@@ -107,7 +109,7 @@ def _has_header(pattern: str) -> bool:
 
 
 def missing_packages() -> list[str]:
-    """List the system packages (Debian's names) that compiling Pillow-SIMD needs and lacks."""
+    """Return the Debian packages that compiling Pillow-SIMD needs and this machine lacks."""
     missing = [package for package, header in HEADERS.items() if not _has_header(header)]
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append("python3-dev")
@@ -117,29 +119,29 @@ def missing_packages() -> list[str]:
 
 
 def is_x86() -> bool:
-    """Say whether Pillow-SIMD knows this machine's instructions at all."""
+    """Return True if this is an x86-64 machine, which Pillow-SIMD requires."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def why_stock(wish: str) -> str:
-    """Say why Pillow-SIMD cannot be compiled here and now; empty when it can.
+def why_stock(preference: str) -> str:
+    """Return the reason why Pillow-SIMD cannot be compiled on this machine; empty if it can.
 
     Args:
-        wish: `auto`, `simd` or `stock`. With `simd`, formats whose headers are missing are done
-            without; otherwise a Pillow that reads them all is worth more than a fast one.
+        preference: `auto`, `simd` or `stock`. With `simd`, image formats whose headers are missing
+            are left out; with `auto`, they are a reason to install stock Pillow, which has them.
     """
-    if wish == "stock":
-        return "it was asked for"
+    if preference == "stock":
+        return "it was requested"
     if not is_x86():
         return f"Pillow-SIMD is for x86-64 and this machine is {platform.machine()}"
-    dispensable = DISPENSABLE if wish == "simd" else frozenset()
+    dispensable = DISPENSABLE if preference == "simd" else frozenset()
     if missing := [package for package in missing_packages() if package not in dispensable]:
         return f"this machine lacks what compiling Pillow-SIMD needs: {', '.join(missing)}"
     return ""
 
 
 def write_stand_in(folder: Path) -> Path:
-    """Write the wheel named `pillow` that holds nothing and requires Pillow-SIMD of its version."""
+    """Write the empty wheel named `pillow` that requires Pillow-SIMD of its version."""
     info = f"pillow-{PILLOW_SIMD}.dist-info"
     files = {
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: pillow\n"
