@@ -1,4 +1,4 @@
-"""What tests of workflows share."""
+"""Fixtures that all tests of workflows share."""
 
 from __future__ import annotations
 

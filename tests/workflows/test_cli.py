@@ -1,4 +1,4 @@
-"""The command line: what is misspelt is named, with the option or variable that was meant."""
+"""Tests of the command line: misspelt words are named together with the likely correct one."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("prepar a b", "'prepar' is no command (did you mean prepare?)"),
+        ("prepar a b", "'prepar' is not a command (did you mean prepare?)"),
         (
             "prepare a b --spilt x --zzz",
             "no option --spilt (did you mean --split?), no option --zzz.",
         ),
         ("prepare a b --spilt=x", "no option --spilt (did you mean --split?)"),
-        ("prepare a b c", "there is no place for 'c'. See `tesserae prepare --help`"),
+        ("prepare a b c", "unexpected argument 'c'. See `tesserae prepare --help`"),
         ("cluster up --worker 3", "(did you mean --workers?). See `tesserae cluster up --help`"),
         ("prepare", "required: SOURCE, STORE. See `tesserae prepare --help`"),
     ],
@@ -31,9 +31,9 @@ def test_a_misspelt_word_is_named_by_the_command_that_it_was_for(
 ) -> None:
     """An option of `cluster up` is none of `cluster`, whose help text does not have it."""
     assert main(words.split()) == 1
-    said = capsys.readouterr().err
-    assert error in said
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert error in err
+    assert err.count("\n") == 1
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -106,8 +106,8 @@ def test_make_reaches_what_is_made_of_a_run(words: list[str], command: str) -> N
     """The command as a person would type it."""
     ended = make(*words)
     assert ended.returncode == 0, ended.stderr
-    said = [" ".join(line.split()) for line in ended.stdout.splitlines()]
-    assert f".venv/bin/tesserae {command}" in said
+    output_lines = [" ".join(line.split()) for line in ended.stdout.splitlines()]
+    assert f".venv/bin/tesserae {command}" in output_lines
 
 
 HELP = """

@@ -78,15 +78,15 @@ class Standing:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def processes(self) -> list[psutil.Process]:
-        """All that belongs to it."""
-        found = []
+        """Return the live processes of this cluster, which share its certificates."""
+        processes = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("TESSERAE_CERTS") == str(self.certs):
-                    found.append(process)
+                    processes.append(process)
             except psutil.Error:
                 pass
-        return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in processes if p.status() != psutil.STATUS_ZOMBIE]
 
     @contextmanager
     def worker(self, *within: str, extra_path: Path | None = None) -> Iterator[Command]:
@@ -99,30 +99,30 @@ class Standing:
             extra_path=extra_path,
             TESSERAE_CERTS=str(self.certs),
         ) as command:
-            there = self.run("cluster", "wait", self.address, "--workers", 3)
-            assert there.status == 0, there.err
+            waited = self.run("cluster", "wait", self.address, "--workers", 3)
+            assert waited.status == 0, waited.err
             yield command
         assert wait_until(lambda: self.workers() == 2)
 
     def workers(self) -> int:
         """How many workers are there."""
-        said = self.run("cluster", "status", self.address).out
-        return int(said.split(": ", 1)[1].split()[0])
+        status = self.run("cluster", "status", self.address).out
+        return int(status.split(": ", 1)[1].split()[0])
 
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     """One for all tests that leave it as it was."""
-    made = Standing(tmp_path_factory.mktemp("standing"))
+    cluster = Standing(tmp_path_factory.mktemp("standing"))
     try:
-        done = made.up()
+        done = cluster.up()
         assert done.status == 0, done.err
-        assert f"CLUSTER={made.address}" in done.out
+        assert f"CLUSTER={cluster.address}" in done.out
         assert "ssh -N -L" in done.out
-        yield made
+        yield cluster
     finally:
-        made.cluster("down")
-        assert wait_until(lambda: not made.processes())
+        cluster.cluster("down")
+        assert wait_until(lambda: not cluster.processes())
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +148,9 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     standing: Standing,
 ) -> None:
     """Scheduler, dashboard, two nannies, two workers, their figures: all that the system knows."""
-    said = standing.cluster("status")
-    assert said.status == 0, said.err
-    lines = [line.split() for line in said.out.splitlines() if "this machine only" in line]
+    printed = standing.cluster("status")
+    assert printed.status == 0, printed.err
+    lines = [line.split() for line in printed.out.splitlines() if "this machine only" in line]
     named = {line[1] for line in lines}
     open_ = {
         f"{entry.laddr.ip}:{entry.laddr.port}"
@@ -161,12 +161,12 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     assert named == open_
     assert len(named) == 8
     assert all(name.startswith("127.0.0.1:") for name in named)
-    assert "not known" not in said.out
-    assert "reached from elsewhere" not in said.out
+    assert "not known" not in printed.out
+    assert "reachable from other machines" not in printed.out
 
 
 def test_the_doctor_says_what_is_open(standing: Standing) -> None:
-    """The same ports, none of which needs advice."""
+    """The doctor lists the same ports as `cluster status`, without advice."""
     done = standing.run("doctor", "--cluster", standing.address, "--json")
     lines = [f for f in json.loads(done.out)["findings"] if f["subject"] == "cluster"]
     assert len(lines) == 8
@@ -184,9 +184,9 @@ def test_a_port_that_is_taken_is_said_at_once(standing: Standing) -> None:
 
 def test_where_the_dashboard_is_can_be_asked(standing: Standing) -> None:
     """With the way to it from elsewhere."""
-    said = standing.cluster("status").out
-    assert "dashboard: http://127.0.0.1:" in said
-    assert "ssh -N -L" in said
+    printed = standing.cluster("status").out
+    assert "dashboard: http://127.0.0.1:" in printed
+    assert "ssh -N -L" in printed
 
 
 @pytest.mark.slow
@@ -220,8 +220,8 @@ def test_it_is_not_started_twice(standing: Standing) -> None:
     assert again.status == 1
     assert "scheduler of" in again.err
     assert "tesserae cluster down" in again.err
-    made = standing.run("cluster", "certs")
-    assert (made.status, "holds certificates" in made.err) == (1, True)
+    renewed = standing.run("cluster", "certs")
+    assert (renewed.status, "already holds certificates" in renewed.err) == (1, True)
 
 
 @pytest.mark.slow
@@ -270,16 +270,16 @@ def test_a_worker_with_other_code_is_refused(
 
     The defaults of an optimiser are in `workflows/`, and ranks would take other steps with them.
     """
-    other = tmp_path / "other"
-    shutil.copytree(ROOT / "workflows", other / "workflows")
-    defaults = other / "workflows" / "training" / "options.py"
+    modified_tree = tmp_path / "other"
+    shutil.copytree(ROOT / "workflows", modified_tree / "workflows")
+    defaults = modified_tree / "workflows" / "training" / "options.py"
     defaults.write_text(defaults.read_text() + "# another line\n")
     on_it = ("--no-dashboard", "--cluster", standing.address)
     commands = (
         ("prepare", source, tmp_path / "store", *TINY[:-1]),
         ("train", "wgan", small_store(tmp_path / "small"), "--run", tmp_path / "run", *SMALL[:-1]),
     )
-    with standing.worker(extra_path=other):
+    with standing.worker(extra_path=modified_tree):
         for words in commands:
             done = standing.run(*words, *on_it)
             assert done.status == 1
@@ -302,8 +302,11 @@ after_import("importlib.metadata", change)
 def test_another_version_is_said_and_no_more(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
-    """What decides the pixels is looked at by itself."""
-    with saboteur(tmp_path / "other", OTHER_NUMPY) as other, standing.worker(extra_path=other):
+    """A differing package version is a notice; differing pixels are checked separately."""
+    with (
+        saboteur(tmp_path / "other", OTHER_NUMPY) as patched_path,
+        standing.worker(extra_path=patched_path),
+    ):
         done = standing.run(
             "prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address
         )
@@ -357,15 +360,15 @@ def test_certificates_of_two_authorities_are_not_mixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither made so, nor taken so."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    for certs in (one, two):
+    first, second = tmp_path / "one", tmp_path / "two"
+    for certs in (first, second):
         assert cli.main(["cluster", "certs", "--certs", str(certs)]) == 0
-    shutil.copy(two / "ca.pem", one)
-    assert cli.main(["cluster", "wait", "tls://127.0.0.1:1", "--certs", str(one)]) == 1
+    shutil.copy(second / "ca.pem", first)
+    assert cli.main(["cluster", "wait", "tls://127.0.0.1:1", "--certs", str(first)]) == 1
     assert "is not of the authority in" in capsys.readouterr().err
-    (one / "ca.pem").unlink()
-    assert cli.main(["cluster", "certs", "--certs", str(one)]) == 1
-    assert not (one / "ca.pem").exists()
+    (first / "ca.pem").unlink()
+    assert cli.main(["cluster", "certs", "--certs", str(first)]) == 1
+    assert not (first / "ca.pem").exists()
 
 
 @pytest.mark.slow
@@ -415,15 +418,15 @@ def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
 
 
 def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
-    """A port that is taken: said at once, and nothing runs."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    """A port that is taken: printed at once, and nothing runs."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         state = ("--state", tmp_path / "state")
         words = ("up", "--port", port, "--certs", tmp_path / "certs", "--workers", 1, *state)
         done = run("cluster", *words, scratch=tmp_path)
         assert done.status == 1
         assert f"nothing can listen on 127.0.0.1:{port}" in done.err
-        assert "nothing runs" in run("cluster", "down", *state, scratch=tmp_path).out
+        assert "is running" in run("cluster", "down", *state, scratch=tmp_path).out
 
 
 def test_the_cluster_is_asked_for_by_its_address(
@@ -432,9 +435,9 @@ def test_the_cluster_is_asked_for_by_its_address(
     """Anything else is a sentence, before anything is read."""
     for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
         status = cli.main(["prepare", str(source), str(tmp_path / "s"), "--cluster", where])
-        said = capsys.readouterr()
-        assert (status, said.out) == (1, "")
-        assert f"{where!r} is no scheduler's address" in said.err
+        printed = capsys.readouterr()
+        assert (status, printed.out) == (1, "")
+        assert f"{where!r} is no scheduler's address" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -469,7 +472,7 @@ def test_nothing_is_open_to_everybody_unless_that_was_said(
     words: tuple[str, ...],
     says: str,
 ) -> None:
-    """Certificates, or the word --insecure; and what makes no sense is said at once."""
+    """Certificates, or the word --insecure; and what makes no sense is printed at once."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert cli.main(["cluster", *words]) == 1
     assert says in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The same samples and recipe give the same store, however they came and whoever did the work."""
+"""Tests that samples and recipe alone decide a store, not source kind or number of workers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ODD = {
 
 def made_pictures(count: int) -> Pictures:
     """Pictures of four classes: key -> bytes."""
-    made = dict(ODD)
-    for place in range(count - len(ODD)):
-        wnid = WNIDS[place % len(WNIDS)]
-        made[f"{wnid}/{wnid}_{place}.JPEG"] = jpeg(place, 60 + place % 47, 50 + place % 31)
-    return made
+    pictures = dict(ODD)
+    for index in range(count - len(ODD)):
+        wnid = WNIDS[index % len(WNIDS)]
+        pictures[f"{wnid}/{wnid}_{index}.JPEG"] = jpeg(index, 60 + index % 47, 50 + index % 31)
+    return pictures
 
 
 def prepared(source: Path, store: Path, *words: object) -> dict[str, bytes]:
@@ -94,14 +94,16 @@ def test_real_photographs_come_out_alike_from_every_kind_of_source(
 ) -> None:
     """400 of ImageNet's, at full size, in shards of 32."""
     root = real_data / "imagenet" / "train"
-    made = {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.glob("*/*"))}
+    images = {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.glob("*/*"))}
     words = ("--shard-rows", 32, "--chunk-rows", 16, "--sizes", 72, 224, 288)
     stores = {}
     for layout in ("ilsvrc-tar", "parquet hub", "webdataset"):
         if layout != "ilsvrc-tar":  # their writers number four classes: rename to those
-            made = {f"{WNIDS[i % 4]}/{i}.JPEG": data for i, data in enumerate(made.values())}
-        plain = write_folder(tmp_path / layout / "plain", made)
-        other = LAYOUTS[layout](tmp_path / layout / "source", made)
-        one = prepared(plain, tmp_path / layout / "one", *words, "--workers", os.cpu_count() or 1)
-        stores[layout] = prepared(other, tmp_path / layout / "two", *words, "--workers", 1)
-        assert one == stores[layout], layout
+            images = {f"{WNIDS[i % 4]}/{i}.JPEG": data for i, data in enumerate(images.values())}
+        plain = write_folder(tmp_path / layout / "plain", images)
+        packed = LAYOUTS[layout](tmp_path / layout / "source", images)
+        from_folder = prepared(
+            plain, tmp_path / layout / "one", *words, "--workers", os.cpu_count() or 1
+        )
+        stores[layout] = prepared(packed, tmp_path / layout / "two", *words, "--workers", 1)
+        assert from_folder == stores[layout], layout

@@ -30,7 +30,7 @@ from workflows.cli import main
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")
 WIDE = ("--sizes", 72, *SMALL)
-FEW = ("--sizes", 72, "--shard-rows", 8, "--chunk-rows", 8, "--no-dashboard")
+SMALL_OPTIONS = ("--sizes", 72, "--shard-rows", 8, "--chunk-rows", 8, "--no-dashboard")
 TINY = (*SMALL, "--sizes", 16, 24)
 TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows": 16}
 
@@ -49,7 +49,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
-    """25 shards."""
+    """Photographs for a store of 25 shards."""
     return linked_folder(tmp_path_factory.mktemp("source") / "train", originals, 800)
 
 
@@ -64,31 +64,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(undisturbed: Path) -> dict[str, bytes]:
-    """Its files."""
+    """The files of the undisturbed store, by name."""
     return contents(undisturbed)
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
+def small_source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
     """25 shards of 8 rows."""
     return linked_folder(tmp_path_factory.mktemp("few") / "train", originals, 200)
 
 
 @pytest.fixture(scope="module")
-def expected_few(tmp_path_factory: pytest.TempPathFactory, few: Path) -> dict[str, bytes]:
+def expected_few(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> dict[str, bytes]:
     """The files of the store of that few, at one small size."""
     store = tmp_path_factory.mktemp("expected-few") / "store"
-    prepare_inline(few, str(store), sizes=(72,), shard_rows=8, chunk_rows=8)
+    prepare_inline(small_source, str(store), sizes=(72,), shard_rows=8, chunk_rows=8)
     return contents(store)
 
 
 @pytest.fixture(scope="module")
 def shard_seconds(undisturbed: Path) -> float:
     """How long a shard took it."""
-    kept = records.load_commits(
+    commits = records.load_commits(
         open_objects(str(undisturbed)), records.load_plan(open_objects(str(undisturbed)), "train")
     )
-    spent = [sum(commit.provenance["seconds"].values()) for commit in kept.values()]
+    spent = [sum(commit.provenance["seconds"].values()) for commit in commits.values()]
     return sum(spent) / len(spent)
 
 
@@ -111,11 +111,11 @@ after_import("pipeline.ingest.shard", counted)
 
 
 def test_a_workers_death_costs_one_shard_a_thread(
-    tmp_path: Path, few: Path, expected_few: dict[str, bytes]
+    tmp_path: Path, small_source: Path, expected_few: dict[str, bytes]
 ) -> None:
-    """What waits does so in the scheduler: no more is begun again than was being made."""
+    """Only the shards in progress are repeated; queued ones wait in the scheduler."""
     log, store, threads = tmp_path / "begun", tmp_path / "store", 2
-    words = ("prepare", few, store, *FEW, "--workers", 2, "--threads", threads)
+    words = ("prepare", small_source, store, *SMALL_OPTIONS, "--workers", 2, "--threads", threads)
     with (
         saboteur(tmp_path / "counted", COUNTED.format(log=str(log))) as slow,
         start(*words, scratch=tmp_path, extra_path=slow) as command,
@@ -140,10 +140,10 @@ def break_off(
 ) -> int:
     """Kill workers again and again, then the whole command; returns how many workers."""
     enough = rng.uniform(0.1, 0.85) * shards
-    most = rng.randint(2, 12)
+    max_kills = rng.randint(2, 12)
     killed = 0
     assert wait_until(lambda: committed(store) > 0)
-    while committed(store) < enough and killed < most and command.running():
+    while committed(store) < enough and killed < max_kills and command.running():
         wait_until(lambda: committed(store) >= enough, rng.uniform(0.2, 3) * seconds)
         if workers := command.workers():
             with suppress(psutil.NoSuchProcess):
@@ -175,22 +175,22 @@ def check_broken_run(
     number = rng.choice([1, 2, 3])
     with start(*prepare, number, scratch=tmp_path, extra_path=extra_path) as broken:
         killed = break_off(broken, store, rng, shard_seconds, shards)
-        kept = committed(store)
+        num_committed = committed(store)
         # At once, while what is left of the other may still run.
         again = run(*prepare, 2, scratch=tmp_path)
         assert (again.status, again.err) == (0, ""), again.out
         assert broken.gone(5), "what was killed left nothing running"
-    sys.stderr.write(f"{killed} workers killed, {kept} of {shards} shards committed\n")
+    sys.stderr.write(f"{killed} workers killed, {num_committed} of {shards} shards committed\n")
     assert contents(store) == expected
     assert not list((store / ".tmp").glob("train-*")), "no temp file is left"
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, few: Path, expected_few: dict[str, bytes]
+    tmp_path: Path, small_source: Path, expected_few: dict[str, bytes]
 ) -> None:
     """Workers killed at random, then the whole command."""
     with saboteur(tmp_path / "counted", COUNTED.format(log=str(tmp_path / "begun"))) as slow:
-        check_broken_run(tmp_path, few, expected_few, 0.2, 148, FEW, slow)
+        check_broken_run(tmp_path, small_source, expected_few, 0.2, 148, SMALL_OPTIONS, slow)
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_ghosts_of_a_killed_run_touch_nothing(
 
 
 def stamps(store: Path) -> dict[str, tuple[int, int]]:
-    """Which file each is, and when it was changed."""
+    """Return (inode, modification time) of each file, without temporary ones."""
     files = (file for file in store.rglob("*") if file.is_file() and ".tmp" not in file.parts)
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
@@ -307,13 +307,13 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
 def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:
     """All is as in the clean store but the rows of *deadly*, which are zeros, and say why."""
     table_name = "samples/train.parquet"
-    found, wanted = contents(store), contents(clean)
-    lines = table.decode_part(found[table_name]).to_pylist()
+    actual, reference = contents(store), contents(clean)
+    lines = table.decode_part(actual[table_name]).to_pylist()
     bad = {line["row"]: line for line in lines if line["status"]}
     assert {line["key"]: STATUS_WORDS[line["status"]] for line in bad.values()} == deadly
-    whole = table.decode_part(wanted[table_name]).to_pylist()
+    reference_lines = table.decode_part(reference[table_name]).to_pylist()
     assert [line for line in lines if line["row"] not in bad] == [
-        line for line in whole if line["row"] not in bad
+        line for line in reference_lines if line["row"] not in bad
     ]
     other_shards = {
         f"images.zarr/train/{size}/c.{shard}.0.0.0"
@@ -321,7 +321,7 @@ def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:
         for shard in set(range(7)) - {row // 32 for row in bad}
     }
     assert other_shards
-    assert all(found[name] == wanted[name] for name in other_shards)
+    assert all(actual[name] == reference[name] for name in other_shards)
     for size in (16, 24):
         for row, (ours, theirs) in enumerate(
             zip(pixels(store, size), pixels(clean, size), strict=True)
@@ -397,8 +397,8 @@ def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> N
     assert (tmp_path / "counter").stat().st_size == 12, "four tries in each of three"
     assert committed(store) == 3
     assert not (store / "splits/train.done.json").exists()
-    shown = run("info", store, scratch=tmp_path)
-    assert "quarantine" not in shown.out
+    info = run("info", store, scratch=tmp_path)
+    assert "quarantine" not in info.out
     again = run("prepare", source, store, *TINY, "--workers", 1, scratch=tmp_path)
     assert (again.status, again.err) == (0, "")
     prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
@@ -480,8 +480,8 @@ def test_a_disk_that_fills_up_breaks_nothing(
     assert "No space left on device" in command.err
     assert "Make room, then run the same command again" in command.err
     assert command.err.count("\n") == 1, command.err
-    kept = committed(store)
-    assert 1 < kept < 19
+    num_committed = committed(store)
+    assert 1 < num_committed < 19
     full = run("prepare", source, store, *WIDE, "--workers", 2, scratch=tmp_path)
     assert full.status == 1, "it is refused while there is no room"
     assert full.err.count("\n") == 1

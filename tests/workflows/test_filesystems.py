@@ -48,8 +48,8 @@ def test_several_runs_at_once_where_calls_are_missing(
         words = ("prepare", tmp_path / "source", store, *TINY)
         kinds = [("--split", "train", "--wait"), ("--split", "train", "--wait"), ("--split", "val")]
         commands = [
-            start(*words, *kind, scratch=tmp_path / str(place), extra_path=path)
-            for place, kind in enumerate(kinds)
+            start(*words, *kind, scratch=tmp_path / str(index), extra_path=path)
+            for index, kind in enumerate(kinds)
         ]
         try:
             assert wait_until(lambda: not any(command.running() for command in commands), 120)

@@ -47,7 +47,7 @@ def store(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """What lies beside the store, and is none of its business."""
+    """A folder beside the store, which no command may change."""
     folder = tmp_path / "victim"
     for name in ("keys", "train-x/thesis", "train.spool/photograph", "train.parts/000000.parquet"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -174,11 +174,11 @@ def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
             opened = pa.ipc.open_file(raw)
             batches = [opened.get_batch(k) for k in range(opened.num_record_batches)]
             described = opened.schema
-        place = SCHEMA.get_field_index(column)
+        index = SCHEMA.get_field_index(column)
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, described) as out:
             for batch in batches:
-                values = pa.array([value] * batch.num_rows, SCHEMA.field(place).type)
-                columns = [values if k == place else c for k, c in enumerate(batch.columns)]
+                values = pa.array([value] * batch.num_rows, SCHEMA.field(index).type)
+                columns = [values if k == index else c for k, c in enumerate(batch.columns)]
                 out.write_batch(pa.RecordBatch.from_arrays(columns, schema=described))
         data = file.read_bytes()
         written = records.fingerprint(layout.rows("train"), data)
@@ -320,8 +320,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     "attack",
     [
-        attack if place % 3 == 0 else pytest.param(attack, marks=pytest.mark.slow)
-        for place, attack in enumerate(ATTACKS)
+        attack if index % 3 == 0 else pytest.param(attack, marks=pytest.mark.slow)
+        for index, attack in enumerate(ATTACKS)
     ],
 )
 def test_nothing_outside_of_a_foreign_store_changes(
@@ -365,7 +365,7 @@ def test_what_is_wrong_is_named_and_made_anew(
     assert tesserae(monkeypatch, "repair", store) == 0
     opened = open_objects(str(store))
     planned = records.load_plan(opened, "train")
-    kept = records.load_commits(opened, planned)[0]
-    assert kept.table.name == PART
-    assert kept.arrays["8"].name == layout.shard("train", 8, 0)
-    assert kept.image_seconds == 60.0
+    commit = records.load_commits(opened, planned)[0]
+    assert commit.table.name == PART
+    assert commit.arrays["8"].name == layout.shard("train", 8, 0)
+    assert commit.image_seconds == 60.0

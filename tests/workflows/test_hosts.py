@@ -51,8 +51,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """Four hosts, a scheduler and two workers."""
-    with hosts("s", "w1", "w2", "c") as made, ExitStack() as stack:
-        yield Network(made, tmp_path, stack)
+    with hosts("s", "w1", "w2", "c") as machines, ExitStack() as stack:
+        yield Network(machines, tmp_path, stack)
 
 
 def prepare(network: Network, source: Path, store: Path) -> Command:
@@ -78,9 +78,9 @@ after_import("pipeline.ingest.shard", slow)
 """So that there is time to break something while a run lasts."""
 
 
-def say(what: str, seconds: float) -> None:
+def say(name: str, seconds: float) -> None:
     """A figure, for whoever runs the test with -s."""
-    sys.stderr.write(f"{what}: {seconds:.1f} s\n")
+    sys.stderr.write(f"{name}: {seconds:.1f} s\n")
 
 
 def test_hosts_make_what_one_machine_makes(
@@ -157,14 +157,14 @@ def test_workers_that_are_to_end_do_so_in_passing(
         second = network.worker("w2", extra_path=slow)
     network.wait(2)
     command = prepare(network, source, store)
-    for asked, worker in ((False, first), (True, second)):
+    for terminate, worker in ((False, first), (True, second)):
         before = committed(store)
         assert wait_until(lambda before=before: committed(store) > before), command.err
         working = worker_processes(worker)
-        if asked:
+        if terminate:
             for process in serving_processes(worker):
                 process.terminate()
-        assert wait_until(lambda these=working: not any(one.is_running() for one in these))
+        assert wait_until(lambda processes=working: not any(p.is_running() for p in processes))
         assert wait_until(lambda worker=worker: worker_processes(worker))
     assert command.running()
     assert command.wait(300) == 0
@@ -186,9 +186,9 @@ def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> 
         (("--insecure",), "does not answer"),
     ]:
         address = f"tcp://{port}" if "--insecure" in words else network.address
-        asked = network.start("c", "client", "cluster", "wait", address, *words, "--seconds", 5)
-        assert asked.wait(60) == 1
-        assert says in asked.err
+        client = network.start("c", "client", "cluster", "wait", address, *words, "--seconds", 5)
+        assert client.wait(60) == 1
+        assert says in client.err
     code = f"""
 from distributed import Client
 Client("tcp://{port}", timeout="5s")

@@ -20,17 +20,17 @@ SMALL = ("--sizes", "8", "--shard-rows", "4", "--chunk-rows", "2", "--workers", 
 
 def write(root: Path, *names: str) -> Path:
     """Small pictures, or nothing that is one where a name says `broken`."""
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x" if "broken" in name else jpeg(place, 20, 20))
+        (root / name).write_bytes(b"x" if "broken" in name else jpeg(index, 20, 20))
     return root
 
 
 def labels(store: Path, split: str = "train") -> dict[str, int]:
     """Key -> label."""
-    found = arrays.read_small(open_objects(str(store)), split, "label").tolist()
+    values = arrays.read_small(open_objects(str(store)), split, "label").tolist()
     lines = pq.read_table(store / layout.table(split)).to_pylist()
-    return {line["key"]: found[line["row"]] for line in lines}
+    return {line["key"]: values[line["row"]] for line in lines}
 
 
 def test_classes_are_those_of_all_splits_in_any_order(
@@ -45,15 +45,15 @@ def test_classes_are_those_of_all_splits_in_any_order(
         assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", *order) == 0
         assert labels(store) == {"ant/1.jpg": 0, "fox/2.jpg": 3}
         assert labels(store, "val") == {"bee/3.jpg": 1}
-        said = capsys.readouterr().out
-        assert "4 classes: label, class\n      0  ant\n      1  bee\n      2  cow\n" in said
-        assert "without an image: cow" in said
-        assert "val: passed over: 1 of a system or NAS (such as '@eaDir')" in said
-        assert said.index("4 classes") < said.index("rows in all")
+        output = capsys.readouterr().out
+        assert "4 classes: label, class\n      0  ant\n      1  bee\n      2  cow\n" in output
+        assert "without an image: cow" in output
+        assert "val: passed over: 1 of a system or NAS (such as '@eaDir')" in output
+        assert output.index("4 classes") < output.index("rows in total")
     assert tesserae(monkeypatch, "info", store) == 0
-    said = capsys.readouterr().out
-    assert "      1  bee\n" in said
-    assert "passed over: 1 of a system or NAS" in said
+    output = capsys.readouterr().out
+    assert "      1  bee\n" in output
+    assert "passed over: 1 of a system or NAS" in output
 
 
 def test_a_class_that_the_store_has_not_is_refused_before_any_image(
@@ -95,9 +95,9 @@ def test_the_hubs_numbers_are_the_labels(
         ("crane#3", "crane"),
     )
     assert recipe.class_numbers == (0, 1, 2, 3)
-    said = capsys.readouterr().out
-    assert "train: 2 images of no class, label -1" in said
-    assert "without an image: zebra" in said
+    output = capsys.readouterr().out
+    assert "train: 2 images of no class, label -1" in output
+    assert "without an image: zebra" in output
 
 
 def test_numbers_that_are_no_labels_are_said_with_their_labels(
@@ -110,11 +110,12 @@ def test_numbers_that_are_no_labels_are_said_with_their_labels(
     store = tmp_path / "store"
     assert tesserae(monkeypatch, "prepare", tmp_path / "source", store, *SMALL) == 0
     assert [label for _, label in sorted(labels(store).items())] == [0, 2, 1]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "3 classes: label, number in the source, class\n      0    1  1\n      1    2  2\n" in said
+        "3 classes: label, number in the source, class\n      0    1  1\n      1    2  2\n"
+        in output
     )
-    assert "number 1 is label 0" in said
+    assert "number 1 is label 0" in output
     recipe = records.load_recipe(open_objects(str(store)))
     assert (recipe.wnids, recipe.class_numbers) == (["1", "2", "12"], (1, 2, 12))
 
@@ -132,7 +133,7 @@ def test_a_class_whose_images_are_all_in_quarantine_is_named(
 def test_a_store_remembers_how_its_source_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command goes on; repair reads moved images as they were read first."""
+    """A repeated command resumes, and repair reads moved images with the recorded options."""
     source = write(tmp_path / "source", "dog/1.jpg", "dog/more/2.jpg", "cat/3.jpg", "4.jpg")
     how = ("--recursive", "first", "--ignore", "4.*")
     words = ("prepare", source, tmp_path / "store", *SMALL)
@@ -167,11 +168,11 @@ def test_what_a_limit_and_a_flat_test_split_leave_out_is_said(
     source = write(tmp_path / "source", *(f"train/cat/{k}.jpg" for k in range(6)), "test/0.jpg")
     words = ("prepare", source, tmp_path / "store", *SMALL)
     assert tesserae(monkeypatch, *words, "--limit", "1") == 0
-    said = capsys.readouterr().out
-    assert "test is left out: 1 image of no class right in " in said
-    assert "train: --limit 1 takes 4 of 6 images: 1 whole shard of up to 4" in said
+    output = capsys.readouterr().out
+    assert "test is left out: 1 image of no class right in " in output
+    assert "train: --limit 1 selects 4 of 6 images: 1 whole shard of up to 4" in output
     assert tesserae(monkeypatch, *words, "--limit", "5", "--split", "train", "test") == 0
-    said = capsys.readouterr().out
-    assert "train: --limit 5 takes 6 of 6 images: 2 whole shards of up to 4" in said
-    assert "left out" not in said
-    assert "passed over" not in said
+    output = capsys.readouterr().out
+    assert "train: --limit 5 selects 6 of 6 images: 2 whole shards of up to 4" in output
+    assert "left out" not in output
+    assert "passed over" not in output

@@ -32,19 +32,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Their store."""
+def reference_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """The store of these images, prepared by one run."""
     store = tmp_path_factory.mktemp("whole") / "store"
     prepare_inline(source, str(store), **CHOICES)
     return store
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, whole: Path) -> Path:
+def working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, reference_store: Path
+) -> Path:
     """A folder to type commands in: images `src`, store `good`, and what is neither."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src").symlink_to(source)
-    shutil.copytree(whole, tmp_path / "good")
+    shutil.copytree(reference_store, tmp_path / "good")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("no picture")
     (tmp_path / "other").mkdir()
@@ -53,11 +55,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, whole: 
     (tmp_path / "flat" / "a.JPEG").write_bytes(jpeg(0))
     (tmp_path / "inside").mkdir()
     make_folder(tmp_path / "inside", 3)
-    newer = shutil.copytree(whole, tmp_path / "newer")
+    newer = shutil.copytree(reference_store, tmp_path / "newer")
     fields = json.loads((newer / "recipe.json").read_text())
     del fields["digest"]
     (newer / "recipe.json").write_bytes(document.encode({**fields, "format": 3}))
-    lost = shutil.copytree(whole, tmp_path / "lost")
+    lost = shutil.copytree(reference_store, tmp_path / "lost")
     (lost / "recipe.json").unlink()
     return tmp_path
 
@@ -74,11 +76,11 @@ def _signals() -> Iterator[None]:
 
 WRONG = {
     # the command and its words
-    "frobnicate": "'frobnicate' is no command: expected one of prepare, verify",
-    "--frobnicate": "'--frobnicate' is no command",
+    "frobnicate": "'frobnicate' is not a command: expected one of prepare, verify",
+    "--frobnicate": "'--frobnicate' is not a command",
     "prepare": "required: SOURCE, STORE. See `tesserae prepare --help`",
     "prepare src": "required: STORE",
-    "prepare src new more": "there is no place for 'more'",
+    "prepare src new more": "unexpected argument 'more'",
     "prepare src new --colour red": "there is no option --colour. See",
     "prepare src new --size 8": "there is no option --size (did you mean --sizes?)",
     # the source
@@ -96,8 +98,8 @@ WRONG = {
     "prepare src file.txt": "file.txt: Not a directory. Choose a folder that can be written",
     "prepare src file.txt/new": "Not a directory. Choose a folder that can be written",
     "prepare src /proc/new": "cannot write to /proc/new: ",
-    "prepare src other": "is no store, and holds other files, such as 'letter.txt'. Choose a new",
-    "prepare inside inside": "lies in the source inside, which would change by it. Choose a folder",
+    "prepare src other": "is not a store, and holds other files, such as 'letter.txt'. Choose a",
+    "prepare inside inside": "lies in the source inside, which must not change. Choose a folder",
     "prepare inside inside/store": "lies in the source inside",
     "prepare src nowhere://new": "cannot open nowhere://new",
     "prepare src newer": "recipe.json has format 3: this version reads 1 and 2. Use the version",
@@ -127,7 +129,7 @@ WRONG = {
     "prepare src new --split a/b": "split is 'a/b': expected letters, digits",
     "prepare src new --split ..": "split is '..': expected letters",
     "prepare src new --split": "--split: expected at least one argument",
-    "prepare src new --split a a": "--split is a a: one is named twice",
+    "prepare src new --split a a": "--split is a a: a split is named twice",
     "prepare flat new --split vall": "--split is 'vall': did you mean val? flat tells no split",
     # the run
     "prepare src new --workers 0": "--workers is 0: expected 1 to",
@@ -167,40 +169,40 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_wrong_words_are_answered_in_one_sentence(
-    place: Path, words: str, capsys: pytest.CaptureFixture[str]
+    working_folder: Path, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 1, what is wrong and what was expected, and nothing is left behind."""
-    before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in working_folder.rglob("*") if path.is_file()}
     assert main(words.split(" ")) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("tesserae: ")
-    assert WRONG[words] in said.err
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.err
-    assert "Errno" not in said.err
-    after = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    printed = capsys.readouterr()
+    assert printed.err.startswith("tesserae: ")
+    assert WRONG[words] in printed.err
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+    assert "Errno" not in printed.err
+    after = {path: path.stat().st_mtime_ns for path in working_folder.rglob("*") if path.is_file()}
     assert {path for path in after if ".tmp" not in path.parts} == set(before)
     assert all(after[path] == before[path] for path in before)
 
 
-def test_a_traceback_is_shown_to_who_asks_for_it(place: Path) -> None:
+def test_a_traceback_is_shown_to_who_asks_for_it(working_folder: Path) -> None:
     """`--debug`, anywhere on the line."""
     with pytest.raises(ValueError, match="sizes are"):
         main(["prepare", "src", "new", "--debug", "--sizes", "8", "8"])
 
 
 def test_a_split_that_is_not_there_is_said_before_any_work(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    working_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not after hours of the one before it."""
-    make_folder(place / "two" / "train", 3)
+    make_folder(working_folder / "two" / "train", 3)
     assert main(["prepare", "two", "new", "--split", "train", "val"]) == 1
     assert "has no split 'val': it holds train" in capsys.readouterr().err
-    assert not (place / "new").exists()
+    assert not (working_folder / "new").exists()
 
 
-def test_output_that_is_closed_stops_nothing(place: Path) -> None:
-    """As a job without a terminal may be started."""
+def test_output_that_is_closed_stops_nothing(working_folder: Path) -> None:
+    """A job without a terminal may start with closed descriptors."""
     command = f"{sys.executable} -m workflows"
     for words, closed, status in (
         ("info good", ">&-", 0),
@@ -210,17 +212,17 @@ def test_output_that_is_closed_stops_nothing(place: Path) -> None:
     ):
         shell = f"{command} {words} {closed}"
         path = {**os.environ, "PYTHONPATH": str(ROOT)}
-        ended = subprocess.run(shell, shell=True, cwd=place, env=path, capture_output=True)
+        ended = subprocess.run(shell, shell=True, cwd=working_folder, env=path, capture_output=True)
         assert (ended.returncode, ended.stdout, ended.stderr) == (status, b"", b""), shell
 
 
 def test_a_tilde_is_home(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    working_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the shell left it as it was, too."""
-    monkeypatch.setenv("HOME", str(place))
+    """A tilde that the shell did not expand is expanded by the command."""
+    monkeypatch.setenv("HOME", str(working_folder))
     assert main(["info", "~/good"]) == 0
-    assert capsys.readouterr().out.startswith(str(place / "good"))
+    assert capsys.readouterr().out.startswith(str(working_folder / "good"))
 
 
 def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,10 +238,10 @@ def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_another_listing_is_refused_by_what_differs(
-    tmp_path: Path, source: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, source: Path, reference_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file more, a file less, a file of another size."""
-    store = shutil.copytree(whole, tmp_path / "store")
+    store = shutil.copytree(reference_store, tmp_path / "store")
     words = ["prepare", str(tmp_path / "train"), str(store), "--sizes", "8", "16"]
     changed = shutil.copytree(source, tmp_path / "train")
     first = sorted(changed.rglob("*.JPEG"))[0]
@@ -252,12 +254,12 @@ def test_another_listing_is_refused_by_what_differs(
     extra.write_bytes(jpeg(99))
     assert "the number of samples is 50 in the store, 51 now" in refused()
     extra.unlink()
-    kept = first.read_bytes()
+    original = first.read_bytes()
     first.unlink()
     assert "the number of samples is 50 in the store, 49 now" in refused()
-    first.write_bytes(kept + b"\0")
+    first.write_bytes(original + b"\0")
     assert "the digest of the listing is " in refused()
-    assert contents(store) == contents(whole)
+    assert contents(store) == contents(reference_store)
 
 
 @pytest.mark.slow
@@ -269,12 +271,12 @@ def test_a_source_that_is_as_it_was_is_not_listed_again(tmp_path: Path, source: 
     before = stamps(store)
     again = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
     assert (again.status, again.err) == (0, "")
-    assert "listed before" in again.out
+    assert "already listed" in again.out
     assert stamps(store) == before
 
 
 def stamps(store: Path) -> dict[str, tuple[int, int]]:
-    """Which file each is and when it was written, but for what is no part of the promises."""
+    """Return (inode, modification time) of each file, without reports and temporary files."""
     return {
         str(file.relative_to(store)): (file.stat().st_ino, file.stat().st_mtime_ns)
         for file in store.rglob("*")
@@ -292,7 +294,9 @@ def prepare(tmp_path: Path, source: Path, *words: object, workers: int = 2) -> A
 
 
 @pytest.mark.slow
-def test_a_limit_stops_after_whole_shards(tmp_path: Path, source: Path, whole: Path) -> None:
+def test_a_limit_stops_after_whole_shards(
+    tmp_path: Path, source: Path, reference_store: Path
+) -> None:
     """And goes on later, to the same bytes."""
     store = tmp_path / "store"
     limited = prepare(tmp_path, source, "--sizes", 8, 16, "--limit", 17)
@@ -305,16 +309,18 @@ def test_a_limit_stops_after_whole_shards(tmp_path: Path, source: Path, whole: P
     before = stamps(store)
     same = prepare(tmp_path, source, "--sizes", 8, 16, "--limit", 24)
     assert (same.status, stamps(store)) == (0, before)
-    rest = prepare(tmp_path, source, "--sizes", 8, 16)
-    assert (rest.status, rest.err) == (0, "")
-    assert contents(store) == contents(whole)
+    resumed = prepare(tmp_path, source, "--sizes", 8, 16)
+    assert (resumed.status, resumed.err) == (0, "")
+    assert contents(store) == contents(reference_store)
     assert {k: v for k, v in stamps(store).items() if "/c.0." in k and "status" not in k} == {
         k: v for k, v in before.items() if "/c.0." in k and "status" not in k
     }
 
 
 @pytest.mark.slow
-def test_a_further_size_touches_nothing_else(tmp_path: Path, source: Path, whole: Path) -> None:
+def test_a_further_size_touches_nothing_else(
+    tmp_path: Path, source: Path, reference_store: Path
+) -> None:
     """Its own objects, the commits and the two records that speak of them."""
     store = tmp_path / "store"
     assert prepare(tmp_path, source, "--sizes", 8, "--serves", 16).status == 0
@@ -328,13 +334,13 @@ def test_a_further_size_touches_nothing_else(tmp_path: Path, source: Path, whole
     assert {name.rpartition("/")[0] for name in after.keys() - before.keys()} == {
         "images.zarr/train/16"
     }
-    assert contents(store) == contents(whole)
+    assert contents(store) == contents(reference_store)
     assert run("verify", store, scratch=tmp_path).status == 0
 
 
 @pytest.mark.slow
 def test_a_changed_picture_is_found_when_a_size_is_added(tmp_path: Path, source: Path) -> None:
-    """The same size in bytes, other bytes: refused by its checksum, and nothing is committed."""
+    """An image with other bytes of the same length fails its checksum; nothing is committed."""
     changed = shutil.copytree(source, tmp_path / "train")
     assert prepare(tmp_path, changed, "--sizes", 8).status == 0
     file = sorted(changed.rglob("*.JPEG"))[20]
@@ -397,12 +403,12 @@ def file_of_row(store: Path, source: Path, row: int) -> Path:
 
 @pytest.mark.slow
 def test_threads_and_processes_give_the_same_store(
-    tmp_path: Path, source: Path, whole: Path
+    tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
     """One worker with two threads, as two workers with one."""
     done = prepare(tmp_path, source, "--sizes", 8, 16, "--threads", 2, workers=1)
     assert (done.status, done.err) == (0, "")
-    assert contents(tmp_path / "store") == contents(whole)
+    assert contents(tmp_path / "store") == contents(reference_store)
 
 
 # --- too much that is broken ----------------------------------------------------------------------
@@ -415,17 +421,17 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     stopped = prepare(tmp_path, source, "--sizes", 8)
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
-    assert "rows are no readable pictures (3 truncated), and --max-bad 0.01 allows 2 of 200" in (
+    assert "rows are not readable images (3 truncated), and --max-bad 0.01 allows 2 of 200" in (
         stopped.err
     )
     assert "pass a larger --max-bad" in stopped.err
-    kept = committed(tmp_path / "store")
-    assert 0 < kept < 25
+    num_committed = committed(tmp_path / "store")
+    assert 0 < num_committed < 25
     again = prepare(tmp_path, source, "--sizes", 8)
     assert again.status == 1, "those of earlier runs count too"
     before = stamps(tmp_path / "store")
-    rest = prepare(tmp_path, source, "--sizes", 8, "--max-bad", 0.05)
-    assert (rest.status, rest.err) == (0, "")
+    resumed = prepare(tmp_path, source, "--sizes", 8, "--max-bad", 0.05)
+    assert (resumed.status, resumed.err) == (0, "")
     after = stamps(tmp_path / "store")
     commits = [name for name in before if name.startswith("commits/")]
     # A shard that was broken off before its commit may be written again.
@@ -438,7 +444,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
 
 # --- two at once ----------------------------------------------------------------------------------
 
-HELD = """
+DELAYED_READS = """
 import os, time
 from pathlib import Path
 
@@ -459,13 +465,15 @@ after_import("pipeline.ingest.readahead", hold)
 """Every worker reads one shard, and the next ones when the file GO is there."""
 
 
-def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: Path) -> None:
+def test_two_runs_of_one_split_do_not_meet(
+    tmp_path: Path, source: Path, reference_store: Path
+) -> None:
     """The second is refused with the name of the first, or waits and finds all done."""
     store = tmp_path / "store"
     go = tmp_path / "go"
     words = ("prepare", source, store, *SMALL, "--sizes", 8, 16, "--workers", 1)
     with (
-        saboteur(tmp_path / "path", HELD) as path,
+        saboteur(tmp_path / "path", DELAYED_READS) as path,
         start(*words, scratch=tmp_path, extra_path=path, GO=str(go)) as first,
     ):
         assert wait_until(lambda: committed(store) > 0)
@@ -483,8 +491,8 @@ def test_two_runs_of_one_split_do_not_meet(tmp_path: Path, source: Path, whole: 
             waited = Ended(0, second.out, second.err)
         assert first.wait() == 0
     assert (waited.status, waited.err) == (0, "")
-    assert "listed before" in waited.out
-    assert contents(store) == contents(whole)
+    assert "already listed" in waited.out
+    assert contents(store) == contents(reference_store)
 
 
 def test_every_split_that_is_there_is_prepared(tmp_path: Path) -> None:

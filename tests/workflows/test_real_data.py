@@ -108,20 +108,22 @@ def test_stock_pillow_makes_nearly_the_same(
     """In an environment of its own, within a stated tolerance."""
     source, store = photographs
     (tmp_path / "resize.py").write_text(STOCK_RESIZE)
-    made = tmp_path / "made"
-    made.mkdir()
-    subprocess.run([stock_python, tmp_path / "resize.py", source, made], check=True)
+    resized = tmp_path / "made"
+    resized.mkdir()
+    subprocess.run([stock_python, tmp_path / "resize.py", source, resized], check=True)
     keys = pq.read_table(store / layout.table("train"))["key"].to_pylist()
     worst = mean = 0.0
     for size in SIZES:
         pixels = zarr.open_array(store / layout.array("train", str(size)), mode="r")[:]
         for row, key in enumerate(keys):
-            raw = np.frombuffer((made / f"{key.split('/')[1]}.{size}").read_bytes(), np.uint8)
+            raw = np.frombuffer((resized / f"{key.split('/')[1]}.{size}").read_bytes(), np.uint8)
             difference = np.abs(pixels[row].astype(int) - raw.reshape(size, size, 3))
             worst, mean = max(worst, difference.max()), max(mean, difference.mean())
-    said = f"stock Pillow differs by {worst:.0f} levels at most, by {mean:.2f} on average at most"
-    assert worst <= STOCK_LEVELS, said
-    assert mean <= STOCK_MEAN, said
+    message = (
+        f"stock Pillow differs by {worst:.0f} levels at most, by {mean:.2f} on average at most"
+    )
+    assert worst <= STOCK_LEVELS, message
+    assert mean <= STOCK_MEAN, message
 
 
 def test_hostile_files_never_stop_a_run(
@@ -156,8 +158,8 @@ def test_hostile_files_never_stop_a_run(
     table = pq.read_table(store / layout.table("train")).to_pylist()
     bad = {line["key"].split("/")[1]: line for line in table if line["status"]}
     assert set(bad) == broken_for_stock(stock_python, real_data / "hostile") - MENDED
-    said = run("info", store, "--json", scratch=tmp_path)
-    named = {line["key"]: line for line in json.loads(said.out)["splits"]["train"]["quarantine"]}
+    info = run("info", store, "--json", scratch=tmp_path)
+    named = {line["key"]: line for line in json.loads(info.out)["splits"]["train"]["quarantine"]}
     report = (store / layout.REPORT).read_text()
     for name, line in bad.items():
         assert line["reason"]

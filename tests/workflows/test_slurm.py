@@ -62,11 +62,11 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Which leads to it."""
+        """The environment variables that point commands to this Slurm."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def ask(self, *words: str) -> str:
-        """What one of its commands says."""
+        """Return the output of a Slurm command."""
         done = subprocess.run(
             words, capture_output=True, text=True, check=True, timeout=PATIENCE,
             env={**os.environ, **self.environment},
@@ -98,7 +98,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     ]
     lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
     (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
-    made = Slurm(folder)
+    cluster = Slurm(folder)
     munge_was = subprocess.run(["pgrep", "munged"], check=False, capture_output=True).returncode
     if munge_was:
         key = Path("/etc/munge/munge.key")
@@ -108,7 +108,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             path.mkdir(exist_ok=True) if path.suffix == "" else path.chmod(0o400)
             shutil.chown(path, "munge", "munge")
         subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", shutil.which("munged")], check=True)
-    environment = {**os.environ, **made.environment}
+    environment = {**os.environ, **cluster.environment}
     daemons = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", f"n{i}"] for i in range(NODES))]
     processes = [
         subprocess.Popen(
@@ -117,8 +117,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         for words in daemons
     ]
     try:
-        assert wait_until(lambda: _idle(made) == NODES)
-        yield made
+        assert wait_until(lambda: _idle(cluster) == NODES)
+        yield cluster
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -137,7 +137,7 @@ def _idle(slurm: Slurm) -> int:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """70 shards."""
+    """Images for a store of 70 shards."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 1_120)
 
 
@@ -236,14 +236,14 @@ def test_as_many_jobs_as_there_is_work_for(
 
 def left_over(mark: str) -> list[psutil.Process]:
     """Processes of workers that still run."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("TESSERAE_SLURM_TEST") == mark:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             pass
-    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in processes if p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.slow
@@ -313,7 +313,7 @@ def test_one_allocation_holds_everything(
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_ranks_of_srun_read_disjoint_rows(slurm: Slurm, tmp_path: Path) -> None:
-    """Those of a step share the rows; a batch script, which is no step, reads all of them."""
+    """Ranks of a step share the rows; a batch script, which is not a step, reads all of them."""
     store = tmp_path / "store"
     prepare_inline(
         make_folder(tmp_path / "train", 48), str(store), sizes=(8,), shard_rows=16, chunk_rows=4
@@ -428,7 +428,7 @@ def test_a_job_asks_for_memory_as_its_profile_says_or_not_at_all(
     jobs._profile, jobs._folder = profile, tmp_path
     monkeypatch.setattr(SlurmJobs, "address", "tls://10.0.0.1:8786")
     assert jobs.submit("cpu") == "7"
-    lines = [one.split(" ")[1] for one in scripts[0].splitlines() if "--mem" in one]
+    lines = [row.split(" ")[1] for row in scripts[0].splitlines() if "--mem" in row]
     assert lines == ([] if line is None else [line])
     assert "--cpus-per-task=2" in scripts[0]
 
@@ -445,7 +445,7 @@ def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_first_node_of_an_allocation_works_too(tmp_path: Path) -> None:
-    """Where it is the only one, it makes all; its workers end with the command, and certificates.
+    """A single node does all the work; its workers and certificates end with the command.
 
     What srun gives to a process is in its environment.
     """

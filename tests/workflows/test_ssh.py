@@ -34,7 +34,7 @@ class Sshd:
     path: str
 
     def descendants(self) -> list[psutil.Process]:
-        """What runs behind it."""
+        """Return the processes that the server has started."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
@@ -112,7 +112,7 @@ def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
 def test_a_command_that_is_ended_leaves_nothing_there(
     sshd: Sshd, source: Path, tmp_path: Path, number: int
 ) -> None:
-    """Whether it could tidy up or not; the same command goes on."""
+    """Nothing is left, even if the command could not clean up; running it again resumes."""
     where = ("--cluster", f"ssh:{hosts_file(tmp_path, 'near workers=1 gpus=none')}")
     words = ("prepare", source, tmp_path / "store", *TINY, *where)
     with start(*words, scratch=tmp_path, PATH=sshd.path) as command:
@@ -130,18 +130,21 @@ def test_a_machine_that_is_lost_is_tried_again(sshd: Sshd, tmp_path: Path) -> No
     before = os.environ["PATH"]
     os.environ["PATH"] = sshd.path
     try:
-        said: list[str] = []
+        messages: list[str] = []
         hosts = read_hosts(hosts_file(tmp_path, "near workers=1 gpus=none"))
-        with ssh.Ssh(hosts, dashboard=False, say=said.append) as made, made.client() as client:
+        with (
+            ssh.Ssh(hosts, dashboard=False, say=messages.append) as cluster,
+            cluster.client() as client,
+        ):
             client.wait_for_workers(1, timeout=60)
             [first] = client.run(os.getpid).values()
-            link = made._links[0]
+            link = cluster._links[0]
             link._process.kill()
             assert wait_until(lambda: not psutil.pid_exists(first))
             link.begun -= ssh.AGAIN_SECONDS
-            made._checked -= ssh.KEEP_SECONDS
-            made.keep()
-            assert said
+            cluster._checked -= ssh.KEEP_SECONDS
+            cluster.keep()
+            assert messages
             assert wait_until(lambda: client.nthreads() and client.run(os.getpid))
     finally:
         os.environ["PATH"] = before
@@ -191,9 +194,9 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: 
 def test_a_file_of_hosts_says_how_each_works(tmp_path: Path) -> None:
     """In words of `tesserae cluster worker`."""
     file = hosts_file(tmp_path, "scheduler=10.0.0.1", "me@a workers=4 threads=2  # big", "b")
-    found = read_hosts(file)
-    assert found.scheduler == "10.0.0.1"
-    assert [host.name for host in found.hosts] == ["me@a", "b"]
-    assert found.hosts[0].settings == {"workers": "4", "threads": "2"}
+    profile = read_hosts(file)
+    assert profile.scheduler == "10.0.0.1"
+    assert [host.name for host in profile.hosts] == ["me@a", "b"]
+    assert profile.hosts[0].settings == {"workers": "4", "threads": "2"}
     with pytest.raises(ClusterError, match="cannot be read"):
         read_hosts(tmp_path / "nothing")

@@ -67,8 +67,8 @@ after_import("pipeline.ingest.shard", slow)
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """A scheduler, two hosts that work, and the client's."""
-    with hosts("s", "w1", "w2", "c") as made, ExitStack() as stack:
-        yield Network(made, tmp_path, stack)
+    with hosts("s", "w1", "w2", "c") as machines, ExitStack() as stack:
+        yield Network(machines, tmp_path, stack)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "set"
 
 
-def page(made: Hosts) -> dict[str, Any]:
-    """What the Tesserae page of the scheduler says, as JSON."""
+def page(machines: Hosts) -> dict[str, Any]:
+    """Return the state of the scheduler's Tesserae page, as JSON."""
     code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
-    words = made.words("s", sys.executable, "-c", code, "http://127.0.0.1:8787/tesserae.json")
+    words = machines.words("s", sys.executable, "-c", code, "http://127.0.0.1:8787/tesserae.json")
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     return json.loads(done.stdout) if done.returncode == 0 else {"runs": [], "curves": []}
 
@@ -112,9 +112,9 @@ def test_one_command_prepares_and_trains_on_other_hosts(
     assert wait_until(lambda: step_of(folder) > 10, 120), command.err
     assert records.load_done(open_objects(str(store)), "val") is None
     assert wait_until(lambda: page(network.hosts)["curves"])
-    shown = page(network.hosts)
-    assert ("val", "running") in {(one["split"], one["state"]) for one in shown["runs"]}
-    assert {one["name"] for one in shown["curves"]} >= {"estimate", "generator_loss"}
+    state = page(network.hosts)
+    assert ("val", "running") in {(run["split"], run["state"]) for run in state["runs"]}
+    assert {curve["name"] for curve in state["curves"]} >= {"estimate", "generator_loss"}
     (tmp_path / "go").touch()
     for host, address in network.hosts.addresses.items():
         for bound, port in network.hosts.listening(host):
@@ -158,29 +158,29 @@ def test_twenty_strikes_leave_the_same_curve(
     for turn in range(5):
         folder = tmp_path / f"run{turn}"
         command = network.client(*words, "--run", folder)
-        for what in rng.sample(["rank", "worker", "client", "link"], 4):
+        for target in rng.sample(["rank", "worker", "client", "link"], 4):
             step = step_of(folder) + rng.randrange(2, 15)
             assert passes(folder, step), command.err
-            assert wait_until(lambda: len(found(workers)) == 2, 60), command.err
-            host, victim = rng.choice(found(workers))
+            assert wait_until(lambda: len(live_ranks(workers)) == 2, 60), command.err
+            host, victim = rng.choice(live_ranks(workers))
             struck = time.monotonic()
-            if what == "client":
+            if target == "client":
                 command.process.kill()
                 assert command.gone()
-                assert wait_until(lambda: not found(workers), 90), "a rank was left behind"
+                assert wait_until(lambda: not live_ranks(workers), 90), "a rank was left behind"
                 command = network.client(*words, "--run", folder)
-            elif what == "link":
+            elif target == "link":
                 network.hosts.cut(host)
             else:
-                (psutil.Process(victim.ppid()) if what == "worker" else victim).kill()
+                (psutil.Process(victim.ppid()) if target == "worker" else victim).kill()
             before = step_of(folder)
             assert passes(folder, before), command.err
             after = time.monotonic() - struck
-            sys.stderr.write(f"run {turn}: {what} at step {before}: on after {after:.1f} s\n")
+            sys.stderr.write(f"run {turn}: {target} at step {before}: on after {after:.1f} s\n")
             network.hosts.restore(host)
         assert command.wait(300) == 0, command.err
         assert curve(folder) == expected
-        assert wait_until(lambda: not found(workers), 90), "a rank was left behind"
+        assert wait_until(lambda: not live_ranks(workers), 90), "a rank was left behind"
 
 
 def passes(folder: Path, step: int) -> bool:
@@ -188,6 +188,6 @@ def passes(folder: Path, step: int) -> bool:
     return wait_until(lambda: step_of(folder) > step, 240)
 
 
-def found(workers: dict[str, Command]) -> list[tuple[str, psutil.Process]]:
+def live_ranks(workers: dict[str, Command]) -> list[tuple[str, psutil.Process]]:
     """The ranks there are, and on which host."""
     return [(host, rank) for host, worker in workers.items() for rank in ranks(worker)]

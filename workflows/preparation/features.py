@@ -145,7 +145,9 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
         objects.begin()
         try:
             _compute(
-                wish, Run(objects, recipe, plan, run_name, stored_probe or local_probe), cluster
+                wish,
+                FeatureRun(objects, recipe, plan, run_name, stored_probe or local_probe),
+                cluster,
             )
             extract.finish(objects, recipe, plan)
         finally:
@@ -154,7 +156,7 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
 
 
 @dataclass(frozen=True)
-class Run:
+class FeatureRun:
     """A run of `tesserae features` over one split."""
 
     objects: Objects
@@ -170,7 +172,7 @@ class Run:
         return self.objects, self.recipe, self.plan
 
 
-def _compute(wish: Wish, run: Run, cluster: Cluster) -> None:
+def _compute(wish: Wish, run: FeatureRun, cluster: Cluster) -> None:
     kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.promised(*run.target)})
     extract.begin(*run.target, kinds)
     if wish.repair:
@@ -197,7 +199,7 @@ def _compute(wish: Wish, run: Run, cluster: Cluster) -> None:
     _run(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)
 
 
-def _remove_damaged(run: Run) -> None:
+def _remove_damaged(run: FeatureRun) -> None:
     damaged = extract.damaged(*run.target)
     for name in damaged:
         print(printable(f"  {name}: missing or damaged"), flush=True)
@@ -217,7 +219,7 @@ def _gpus(wish: Wish, cluster: Cluster) -> int:
     return available
 
 
-def _run(run: Run, jobs: Sequence[Job], cluster: Cluster) -> None:
+def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
     rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
     with (
@@ -300,7 +302,7 @@ def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[Counte
         cluster.client.unsubscribe_topic(topic)
 
 
-def _check_space(run: Run, rows: int) -> None:
+def _check_space(run: FeatureRun, rows: int) -> None:
     needed = rows * run.recipe.row_bytes
     room = run.objects.room()
     free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import TesseraeError
 from workflows.cli import COMMANDS, _Parser, main
-from workflows.commands.ranges import MAX_INT, Range, number, whole
+from workflows.commands.ranges import MAX_INT, Range, integer, number
 from workflows.training.stages import STAGES, load_name
 
 
@@ -22,34 +22,34 @@ def parsers() -> Iterator[tuple[_Parser, argparse.Action]]:
         importlib.import_module(f"workflows.commands.{name.replace('-', '_')}").add_arguments(
             parser
         )
-        todo = [parser]
-        while todo:
-            one = todo.pop()
-            for action in one._actions:
+        pending = [parser]
+        while pending:
+            subparser = pending.pop()
+            for action in subparser._actions:
                 if isinstance(action, argparse._SubParsersAction):
-                    todo += action.choices.values()
+                    pending += action.choices.values()
                 elif action.option_strings:
-                    yield one, action
+                    yield subparser, action
 
 
 def test_every_number_of_every_command_has_a_range() -> None:
     """A bare int takes -5, and a bare float takes nan: neither is the type of any option."""
-    found = 0
+    count = 0
     for parser, action in parsers():
         option = f"{parser.prog} {action.option_strings[-1]}"
         assert action.type not in (int, float) or action.choices, option
         if isinstance(action.type, Range):
-            found += 1
+            count += 1
             below = action.type.least if action.type.above is None else action.type.above + 1
             assert below is not None, option
             for bad in ("nan", "inf", "x", f"{below - 1:g}"):
                 with pytest.raises(TesseraeError, match=f"-{action.dest[:1]}.* is {bad}: expected"):
                     parser.parse_args([action.option_strings[-1], bad])
-    assert found > 100
+    assert count > 100
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("train wgan s --minutes 0", "--minutes is 0: expected more than 0."),
         ("train devise s --steps 0", "--steps is 0: expected at least 1."),
@@ -63,18 +63,18 @@ def test_every_number_of_every_command_has_a_range() -> None:
     ],
 )
 def test_a_number_that_makes_no_sense_is_named_with_one_that_does(
-    words: str, said: str, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the option, as it was typed; `--help` of the command says more."""
     assert main(words.split()) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"tesserae: {said} See `tesserae {words.split()[0]}"), err
+    assert err.startswith(f"tesserae: {message} See `tesserae {words.split()[0]}"), err
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
-    """Those of a run's folder too, which somebody else may have written."""
+    """Options that are read from a run's folder are checked too: others may have written it."""
     options: Any = load_name(STAGES[stage].options)
     with pytest.raises(ValueError, match=f"--rate is {value}: expected .*more than 0"):
         options(rate=value)
@@ -82,7 +82,7 @@ def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
 
 def test_the_ends_of_a_range() -> None:
     """Both belong to it, but for one that must be exceeded."""
-    assert [whole(1, 3)(text) for text in "123"] == [1, 2, 3]
-    assert number(above=0, most=1).expected(0) == "more than 0, at most 1"
-    assert number(above=0, most=1)("1") == 1
-    assert whole(0).expected(10**400) == f"at most {MAX_INT:,}"
+    assert [integer(1, 3)(text) for text in "123"] == [1, 2, 3]
+    assert number(above=0, maximum=1).expected(0) == "more than 0, at most 1"
+    assert number(above=0, maximum=1)("1") == 1
+    assert integer(0).expected(10**400) == f"at most {MAX_INT:,}"

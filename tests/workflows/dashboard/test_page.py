@@ -1,4 +1,4 @@
-"""The page in a real browser, beside a real run; and what JSON and Prometheus say of the same."""
+"""Tests of the dashboard in a real browser during a run, and of its JSON and its metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUIET = (
     "--window-size=1300,1600",
 )  # fmt: skip
 
-HELD = """
+DELAYED_FINISH = """
 import time
 
 def hold(module):
@@ -55,7 +55,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    """Chromium."""
+    """A headless Chromium, driven by Selenium."""
     if DRIVER is None:
         pytest.skip("there is no chromedriver")
     from selenium import webdriver
@@ -73,18 +73,18 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def get(url: str) -> str:
-    """What an address answers."""
+    """Return the body of the response to a GET of *url*."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         return str(answer.read().decode())
 
 
-SHOWN = """
-const found = [];
-const look = root => { for (const one of root.querySelectorAll('*')) if (one.shadowRoot) {
-  found.push(one.shadowRoot.textContent); look(one.shadowRoot); } };
-look(document); return found.join(' ');
+PAGE_TEXT_SCRIPT = """
+const texts = [];
+const visit = root => { for (const node of root.querySelectorAll('*')) if (node.shadowRoot) {
+  texts.push(node.shadowRoot.textContent); visit(node.shadowRoot); } };
+visit(document); return texts.join(' ');
 """
-"""The text of the page: bokeh puts it where `innerText` of the whole does not look."""
+"""A script that returns the text of the page, which bokeh puts into shadow roots."""
 
 
 def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> None:
@@ -93,8 +93,10 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
     words = ("--sizes", 16, 24, "--shard-rows", 16, "--chunk-rows", 8, "--max-bad", 1)
     store = tmp_path / "store"
     with (
-        saboteur(tmp_path / "held", HELD.format(gate=gate)) as held,
-        start("prepare", source, store, *words, scratch=tmp_path, extra_path=held) as command,
+        saboteur(tmp_path / "held", DELAYED_FINISH.format(gate=gate)) as patched_path,
+        start(
+            "prepare", source, store, *words, scratch=tmp_path, extra_path=patched_path
+        ) as command,
     ):
         assert wait_until(lambda: "dashboard: " in command.out)
         url = re.search(r"dashboard: (http://127\.0\.0\.1:\d+)/", command.out)
@@ -104,9 +106,9 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
         assert wait_until(lambda: ": finished" in _text(browser)), _text(browser)
         names = [name.replace("\x1b", "\\x1b") for name in NASTY]
         assert wait_until(lambda: all(name in _text(browser) for name in names)), _text(browser)
-        shown = _text(browser)
+        page_text = _text(browser)
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-        known = json.loads(get(f"{url[1]}/tesserae.json"))["runs"][0]
+        facts = json.loads(get(f"{url[1]}/tesserae.json"))["runs"][0]
         metrics = get(f"{url[1]}/metrics")
         browser.get(f"{url[1]}/status")
         assert (
@@ -116,18 +118,18 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
         )
         gate.touch()
         assert command.wait() == 0, command.err
-        said = command.out
+        output = command.out
 
-    rows, rate = re.search(r"this run +(\d+) rows in .*?, ([\d,.]+) images/s", said).groups()
-    assert known["rows_done"] == int(rows) == 93
-    assert f"{known['rows_done']:,}" in shown
-    assert known["counts"] == {"readable": 84, "truncated": 6, "empty": 3}
-    assert three_digits(known["images_per_second"]["run"]) == rate
-    assert re.search(r"Images/s\s*" + re.escape(rate), shown), shown
+    rows, rate = re.search(r"this run +(\d+) rows in .*?, ([\d,.]+) images/s", output).groups()
+    assert facts["rows_done"] == int(rows) == 93
+    assert f"{facts['rows_done']:,}" in page_text
+    assert facts["counts"] == {"readable": 84, "truncated": 6, "empty": 3}
+    assert three_digits(facts["images_per_second"]["run"]) == rate
+    assert re.search(r"Images/s\s*" + re.escape(rate), page_text), page_text
     assert re.search(r'tesserae_rows_done_total\{.*split="train".*\} 93\.0', metrics)
     assert re.search(r'tesserae_rows_by_status\{.*status="empty".*\} 3\.0', metrics)
 
 
 def _text(browser: Any) -> str:
     time.sleep(0.2)
-    return str(browser.execute_script(SHOWN))
+    return str(browser.execute_script(PAGE_TEXT_SCRIPT))

@@ -1,4 +1,4 @@
-"""What a scheduler knows of runs: sums that agree, in memory that does not grow."""
+"""Tests of the dashboard's state: its sums agree, and its memory is bounded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from workflows.dashboard import state
 from workflows.dashboard.state import Board, short_names
 
 
-def run_message(rows: int = 100, run: str = "train-1", **other: Any) -> dict[str, Any]:
-    """That a run begins."""
+def run_message(rows: int = 100, run: str = "train-1", **fields: Any) -> dict[str, Any]:
+    """Return the message that announces a run."""
     return {
         "what": "run", "run": run, "split": "train", "store": "/s", "rows": rows,
-        "sizes": [[72, 0, rows], [224, 50, rows + 50]], "before": {"readable": 50}, **other,
+        "sizes": [[72, 0, rows], [224, 50, rows + 50]], "before": {"readable": 50}, **fields,
     }  # fmt: skip
 
 
 def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> dict[str, Any]:
-    """That a shard was made."""
+    """Return the message that reports a committed shard."""
     return {
         "what": "shard", "run": run, "shard": shard, "rows": rows, "bytes_in": 10 * rows,
         "bytes_out": 20 * rows, "counts": {"readable": rows - bad, "empty": bad},
@@ -102,38 +102,38 @@ def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
 def test_memory_does_not_grow_with_what_is_sent() -> None:
     """Neither with runs, nor with shards, nor with what stages send."""
     board = Board()
-    for i in range(3 * state.RUNS):
+    for i in range(3 * state.MAX_RUNS):
         board.take(run_message(10**6, f"train-{i}"), float(i))
-    last = f"train-{3 * state.RUNS - 1}"
-    for i in range(3 * state.HISTORY):
+    last = f"train-{3 * state.MAX_RUNS - 1}"
+    for i in range(3 * state.MAX_HISTORY_POINTS):
         board.finished(f"prepare-train-{i:06d}-0-{last}", f"tls://{i}")
         board.take(shard_message(i, 1, 1, last), 100.0 + 2 * i)
         board.finished(f"prepare-train-{i:06d}-0-nobodys", "tls://w")
         row = {"row": i, "key": "k", "status": "empty", "reason": ""}
         board.take({"what": "quarantined", "run": last, "rows": [row]}, 0.0)
-        one = {"row": i, "caption": "k", "jpeg": b"x"}
-        board.take({"what": "pictures", "run": last, "pictures": [one]}, 0.0)
+        picture = {"row": i, "caption": "k", "jpeg": b"x"}
+        board.take({"what": "pictures", "run": last, "pictures": [picture]}, 0.0)
         for name in ("loss", f"curve {i}"):
             curve = {"what": "curve", "run": last, "name": name, "step": i, "value": 0.5}
             board.take(curve, 0.0)
         grid = {"what": "grid", "run": last, "name": f"{i}", "step": i, "jpeg": b"x"}
         board.take(grid, 0.0)
     run = board.runs[last]
-    assert len(board.runs) == state.RUNS
-    assert len(run.history) <= state.HISTORY
+    assert len(board.runs) == state.MAX_RUNS
+    assert len(run.history) <= state.MAX_HISTORY_POINTS
     assert run.history[0][0] < 200 < run.history[-1][0]  # thinned, and not cut off
-    assert len(run.workers) <= state.WORKERS
-    assert len(run.quarantine) == state.QUARANTINED
-    assert len(board.pictures) == state.PICTURES
-    assert len(board.curves) == state.CURVES
-    assert len(board.grids) == state.GRIDS
-    assert len(board._by) <= state.PENDING
+    assert len(run.workers) <= state.MAX_WORKERS
+    assert len(run.quarantine) == state.MAX_QUARANTINED_ROWS
+    assert len(board.pictures) == state.MAX_PICTURES
+    assert len(board.curves) == state.MAX_CURVES
+    assert len(board.grids) == state.MAX_GRIDS
+    assert len(board._finishers) <= state.MAX_PENDING_TASKS
 
 
 def test_what_is_too_large_or_not_known_is_left_alone() -> None:
     """A picture of megabytes; a word of a later version; a run that was forgotten."""
     board = Board()
-    large = {"row": 0, "caption": "k", "jpeg": bytes(state.PICTURE_BYTES + 1)}
+    large = {"row": 0, "caption": "k", "jpeg": bytes(state.MAX_PICTURE_BYTES + 1)}
     board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
     board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
     board.take({"what": "hologram", "run": "r"}, 0.0)
@@ -163,9 +163,9 @@ def test_training_is_told_from_beginning_to_end() -> None:
     assert not board.curves
     board.lose("c", 40.0)
     assert board.trainings["r"].state == "lost"
-    for i in range(3 * state.RUNS):
+    for i in range(3 * state.MAX_RUNS):
         board.take({"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0)
-    assert len(board.trainings) == state.RUNS
+    assert len(board.trainings) == state.MAX_RUNS
 
 
 def test_steps_that_are_taken_again_are_drawn_once() -> None:
@@ -183,14 +183,14 @@ def test_steps_that_are_taken_again_are_drawn_once() -> None:
 def test_short_names_tell_runs_apart(names: list[str]) -> None:
     """Each is an end of the whole name; of two runs, none has that of another."""
     names = list({"/" + "/".join(part for part in name.split("/") if part) for name in names})
-    shown = short_names(names)
-    assert set(shown) == set(names)
-    assert len(set(shown.values())) == len(shown)
-    assert all(name.endswith(short) for name, short in shown.items())
+    shortened = short_names(names)
+    assert set(shortened) == set(names)
+    assert len(set(shortened.values())) == len(shortened)
+    assert all(name.endswith(short) for name, short in shortened.items())
 
 
 def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
-    """As most are; one that ends as another whole name does is shown whole."""
+    """A unique last component is enough; a name that is the end of another stays complete."""
     assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
     assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
 
@@ -204,9 +204,9 @@ def test_features_are_a_run_of_their_own() -> None:
     for shard in range(3):
         board.finished(f"features-train-{shard:06d}-0-{run}", "tls://w")
         board.take(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
-    [made] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
-    assert (made["features"], made["rows_done"], made["sizes"]) == (name, 48, {})
-    assert made["workers"]["tls://w"]["rows"] == 48
+    [snapshot] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
+    assert (snapshot["features"], snapshot["rows_done"], snapshot["sizes"]) == (name, 48, {})
+    assert snapshot["workers"]["tls://w"]["rows"] == 48
     board.take(run_message(), 10.0)
     assert board.snapshot(11.0)["runs"][1]["features"] == ""
 

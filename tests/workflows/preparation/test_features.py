@@ -70,33 +70,33 @@ def test_all_finished_splits_are_run_over_once(
     assert done.status == 0, done.err
     assert "train: features: 20 images" in done.out
     (name,) = features.names(open_objects(str(store)))
-    assert f"features {name}, 256 numbers of each picture" in done.out
+    assert f"features {name}, 256 numbers per image" in done.out
     assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
-    status, out = said(monkeypatch, capsys, "features", store, "--trunk", trunk)
+    status, out = run_inline(monkeypatch, capsys, "features", store, "--trunk", trunk)
     assert (status, out.count("are there")) == (0, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path: Path) -> None:
-    """And nothing else; without being asked, what is missing or of another size."""
+    """--repair computes damaged files again; without it, only missing ones are computed."""
     store = store_of(tmp_path, 20)
     command = ("features", store, "--trunk", trunk, "--mirrored")
     assert run(*command, scratch=tmp_path).status == 0
     (name,) = features.names(open_objects(str(store)))
-    whole = promised(store)
+    complete = promised(store)
     shard = layout.features_shard(name, "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     blind = run(*command, scratch=tmp_path)
     assert blind.out.count("are there") == 2
-    mended = run(*command[:-1], "--repair", scratch=tmp_path)  # what was promised once is kept
-    assert mended.status == 0, mended.err
-    assert f"  {shard}: missing or damaged" in mended.out
-    assert "train: features: 8 images" in mended.out
-    assert promised(store) == whole
+    repaired = run(*command[:-1], "--repair", scratch=tmp_path)  # what was promised once is kept
+    assert repaired.status == 0, repaired.err
+    assert f"  {shard}: missing or damaged" in repaired.out
+    assert "train: features: 8 images" in repaired.out
+    assert promised(store) == complete
     damage(store, shard, "remove", np.random.default_rng(0))
     assert run(*command, scratch=tmp_path).status == 0
-    assert promised(store) == whole
+    assert promised(store) == complete
 
 
 @pytest.mark.slow
@@ -105,15 +105,17 @@ def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path
 def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int) -> None:
     """And comes to the same bytes, with another number of workers."""
     store = store_of(tmp_path, 150)
-    other = Path(shutil.copytree(store, tmp_path / "other"))
-    whole = run("features", other, "--trunk", trunk, "--mirrored", "--workers", 1, scratch=tmp_path)
-    assert whole.status == 0, whole.err
-    words = ("features", store, "--trunk", trunk, "--mirrored", "--workers", 2)
+    reference = Path(shutil.copytree(store, tmp_path / "other"))
+    complete_run = run(
+        "features", reference, "--trunk", trunk, "--mirrored", "--workers", 1, scratch=tmp_path
+    )
+    assert complete_run.status == 0, complete_run.err
+    arguments = ("features", store, "--trunk", trunk, "--mirrored", "--workers", 2)
 
     def committed() -> int:
         return len(list(store.glob(f"{layout.FEATURES}/*/commits/train/*.json")))
 
-    with start(*words, "--no-dashboard", scratch=tmp_path) as command:
+    with start(*arguments, "--no-dashboard", scratch=tmp_path) as command:
         assert wait_until(lambda: committed() >= 2, SECONDS)
         command.process.send_signal(how)
         status = command.wait(SECONDS)
@@ -121,9 +123,9 @@ def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int)
     assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
         assert "Run the same command again to go on." in command.err
-    done = run(*words, scratch=tmp_path)
+    done = run(*arguments, scratch=tmp_path)
     assert done.status == 0, done.err
-    assert promised(store) == promised(other)
+    assert promised(store) == promised(reference)
 
 
 @pytest.mark.slow
@@ -173,8 +175,8 @@ def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
     """Each once: the rest when the shard ends, and none again that another worker makes anew."""
     with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
         rows = command.CountedRows(progress)
-        for said in (4, 6, 2):
-            rows.hear((0.0, {"shard": 3, "rows": said}))
+        for rows_so_far in (4, 6, 2):
+            rows.hear((0.0, {"shard": 3, "rows": rows_so_far}))
         rows.tick()
         assert progress.count_line().startswith("6 of 20 images")
         rows.end(FeatureReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
@@ -185,15 +187,15 @@ def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
 
 
 def test_workers_are_told_where_a_network_is_from_wherever_they_are(
-    trunk: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    trunk: Path, prepared: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder is named in full; a name of the hub as it is."""
-    told: list[str] = []
-    monkeypatch.setattr(command, "_make", lambda wish, *_: told.append(wish.trunk))
+    trunks: list[str] = []
+    monkeypatch.setattr(command, "_compute", lambda config, *_: trunks.append(config.trunk))
     monkeypatch.chdir(trunk.parent)
-    wish = command.Wish(store=str(made[0]), trunk=trunk.name, repair=True)
-    command.make(wish, "train", None)  # type: ignore[arg-type]
-    assert told == [str(trunk)]
+    config = command.Wish(store=str(prepared[0]), trunk=trunk.name, repair=True)
+    command.make(config, "train", None)  # type: ignore[arg-type]
+    assert trunks == [str(trunk)]
 
 
 @pytest.mark.slow
@@ -207,7 +209,7 @@ def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def made(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def prepared(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A store with features of both kinds of both splits, and their name."""
     store = store_of(tmp_path_factory.mktemp("made"), 20)
     names = {features_inline(store, trunk, split) for split in ("train", "val")}
@@ -215,12 +217,12 @@ def made(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
 
 
 @pytest.fixture
-def store(made: tuple[Path, str], tmp_path: Path) -> Path:
+def store(prepared: tuple[Path, str], tmp_path: Path) -> Path:
     """A copy that may be spoilt."""
-    return Path(shutil.copytree(made[0], tmp_path / "store"))
+    return Path(shutil.copytree(prepared[0], tmp_path / "store"))
 
 
-def said(
+def run_inline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str]:
     """Exit status and output of a command."""
@@ -230,107 +232,110 @@ def said(
 
 
 def test_why_features_are_made_is_said(
-    made: tuple[Path, str], store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch,
+    prepared: tuple[Path, str], store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Where some are stored that differ; a repair makes nothing that is whole."""
-    _, name = made
-    for name_of in ("_make", "extract.finish"):
+    """The reason is printed if features with other options exist, but not by a repair."""
+    _, name = prepared
+    for name_of in ("_compute", "extract.finish"):
         monkeypatch.setattr(f"workflows.preparation.features.{name_of}", lambda *_: None)
     words = ("features", store, "--trunk", trunk, "--split", "train")
-    status, out = said(monkeypatch, capsys, *words, "--dtype", "float16")
+    status, out = run_inline(monkeypatch, capsys, *words, "--dtype", "float16")
     assert status == 0
     assert f"train: features are made: those stored as {name} have dtype float32, not flo" in out
-    status, out = said(monkeypatch, capsys, *words, "--repair")
+    status, out = run_inline(monkeypatch, capsys, *words, "--repair")
     assert (status, "features are made" in out) == (0, False)
 
 
 def test_verify_looks_at_features_too(
-    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """How many files and how much; what is wrong; and how to ask for the same again."""
-    status, out = said(monkeypatch, capsys, "verify", store)
+    status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
     # recipe and metadata (5), shards of two kinds and their commits (3 of each)
-    assert f"train: features {made[1]}: whole; 14 files, " in out
-    assert f"val: features {made[1]}: whole; 11 files" in out
-    shard = layout.features_shard(made[1], "train", "mirrored", 1)
+    assert f"train: features {prepared[1]}: whole; 14 files, " in out
+    assert f"val: features {prepared[1]}: whole; 11 files" in out
+    shard = layout.features_shard(prepared[1], "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
-    status, out = said(monkeypatch, capsys, "verify", store)
+    status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
-    assert f"train: features {made[1]}: 1 wrong" in out
+    assert f"train: features {prepared[1]}: 1 wrong" in out
     assert f"  {shard}: damaged\n" in out
     assert (
-        "`tesserae features STORE --trunk MODEL --size 32 --mirrored --split train --repair` makes"
-        " anew what is damaged or missing"
+        "`tesserae features STORE --trunk MODEL --size 32 --mirrored --split train --repair`"
+        " computes the damaged and missing files again"
     ) in out
-    assert said(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
+    assert run_inline(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
 
 
 def test_verify_tells_what_is_not_finished_from_what_is_damaged(
-    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Both fail."""
-    (store / layout.features_done(made[1], "val")).unlink()
-    status, out = said(monkeypatch, capsys, "verify", store)
+    """An unfinished split and a missing recipe both fail, with different advice."""
+    (store / layout.features_done(prepared[1], "val")).unlink()
+    status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
-    assert f"val: features {made[1]}: not finished; " in out
-    assert "--split val` goes on with what is not finished" in out
-    (store / layout.features_recipe(made[1])).unlink()
-    _, out = said(monkeypatch, capsys, "verify", store)
-    assert f"  {layout.features_recipe(made[1])}: missing\n" in out
-    assert "The same `tesserae features` as before brings it back." in out
+    assert f"val: features {prepared[1]}: not finished; " in out
+    assert "--split val` computes the unfinished shards" in out
+    (store / layout.features_recipe(prepared[1])).unlink()
+    _, out = run_inline(monkeypatch, capsys, "verify", store)
+    assert f"  {layout.features_recipe(prepared[1])}: missing\n" in out
+    assert "Run the same `tesserae features` as before to restore it" in out
 
 
 def test_verify_names_features_of_a_split_that_is_not_there(
-    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """And strangers, which do no harm."""
-    stray = layout.features_shard(made[1], "train", "plain", 99)
+    stray = layout.features_shard(prepared[1], "train", "plain", 99)
     (store / stray).write_bytes(b"x")
-    status, out = said(monkeypatch, capsys, "verify", store)
+    status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
     assert f"note: {stray} is in no record. It does no harm." in out
     for folder in ("splits", "commits", "samples", "images.zarr"):
         for path in (store / folder).glob("val*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    status, out = said(monkeypatch, capsys, "verify", store)
+    status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
     assert "is of a split that the store has not" in out
 
 
 def test_info_says_what_features_there_are(
-    made: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
+    prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Of which network, what of it, how large; for a program too; and if they are damaged."""
-    facts = json.loads(said(monkeypatch, capsys, "info", store, "--json")[1])["features"]
-    told = facts[made[1]]
-    assert (told["dim"], told["dtype"], told["pooling"], told["cut"]) == (256, "float32", "end", "")
-    assert told["trunk"] == "MobileNetV1Model (small)"
-    train = told["splits"]["train"]
-    assert (train["finished"], train["kinds"]) == (True, ["plain", "mirrored"])
-    folder = store / layout.FEATURES / made[1] / "features.zarr"
-    shards = [file.stat().st_size for file in folder.rglob("c.*")]
-    assert told["num_bytes"] == sum(shards)
-    _, out = said(monkeypatch, capsys, "info", store)
-    assert f"  features {made[1]}  " in out
+    """The network, the cut, the size and damaged files are shown, as text and as JSON."""
+    facts = json.loads(run_inline(monkeypatch, capsys, "info", store, "--json")[1])["features"]
+    description = facts[prepared[1]]
     assert (
-        "256 numbers, float32, of MobileNetV1Model (small), the end, pooling end; of 32 px" in out
-    )
+        description["dim"],
+        description["dtype"],
+        description["pooling"],
+        description["cut"],
+    ) == (256, "float32", "end", "")
+    assert description["trunk"] == "MobileNetV1Model (small)"
+    train = description["splits"]["train"]
+    assert (train["finished"], train["kinds"]) == (True, ["plain", "mirrored"])
+    folder = store / layout.FEATURES / prepared[1] / "features.zarr"
+    shards = [file.stat().st_size for file in folder.rglob("c.*")]
+    assert description["num_bytes"] == sum(shards)
+    _, out = run_inline(monkeypatch, capsys, "info", store)
+    assert f"  features {prepared[1]}  " in out
+    assert "256 x float32, trunk MobileNetV1Model (small), cut end, pooling end; 32 px" in out
     assert "train  finished: plain, mirrored; 3 shards" in out
-    (store / layout.features_commit(made[1], "train", 2)).write_bytes(b"x")
-    (store / layout.features_done(made[1], "val")).unlink()
-    _, out = said(monkeypatch, capsys, "info", store)
-    assert f"{layout.features_commit(made[1], 'train', 2)}: damaged" in out
+    (store / layout.features_commit(prepared[1], "train", 2)).write_bytes(b"x")
+    (store / layout.features_done(prepared[1], "val")).unlink()
+    _, out = run_inline(monkeypatch, capsys, "info", store)
+    assert f"{layout.features_commit(prepared[1], 'train', 2)}: damaged" in out
     assert "val  not finished: plain, mirrored; 2 shards" in out
-    (store / layout.features_recipe(made[1])).write_bytes(b"x")
-    status, out = said(monkeypatch, capsys, "info", store)
+    (store / layout.features_recipe(prepared[1])).write_bytes(b"x")
+    status, out = run_inline(monkeypatch, capsys, "info", store)
     assert status == 0
-    assert f"{layout.features_recipe(made[1])}: damaged" in out
+    assert f"{layout.features_recipe(prepared[1])}: damaged" in out
 
 
 @pytest.mark.slow
@@ -350,11 +355,11 @@ def test_photographs_through_a_real_network(real_data: Path, tmp_path: Path) -> 
     done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
     assert done.status == 0, done.err
     (name,) = features.names(open_objects(str(store)))
-    found = open_features(store, name, "train")
-    assert (found.recipe.stored_size, found.dim) == (224, 768)
+    stored = open_features(store, name, "train")
+    assert (stored.recipe.stored_size, stored.dim) == (224, 768)
     backbone = open_backbone(trunk)
     for batch in Loader(store, size=224, batch_size=8, rank=0, world=1):
         expected = backbone.features(batch.images)  # type: ignore[arg-type]
-        made = found.rows(batch.rows.numpy())
-        np.testing.assert_allclose(made, expected.numpy(), rtol=1e-3, atol=1e-4)
+        rows = stored.rows(batch.rows.numpy())
+        np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-3, atol=1e-4)
     assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0

@@ -43,14 +43,14 @@ def test_the_message_that_stops_a_run_names_files_with_their_reasons(
 ) -> None:
     """One of each reason, and nothing that a terminal would obey."""
     assert tesserae(monkeypatch, "prepare", source, tmp_path / "store", *OPTIONS) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "\x1b" not in said
-    assert "5 of the first 7 rows are no readable pictures" in said
-    assert "3 truncated" in said
-    assert "'cat/b.avif' (unsupported: an AVIF image; convert it to JPEG or PNG)" in said
-    assert "cut" in said
-    assert "pass a larger --max-bad" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "\x1b" not in printed
+    assert "5 of the first 7 rows are not readable images" in printed
+    assert "3 truncated" in printed
+    assert "'cat/b.avif' (unsupported: an AVIF image; convert it to JPEG or PNG)" in printed
+    assert "cut" in printed
+    assert "pass a larger --max-bad" in printed
 
 
 def test_where_nothing_is_left_to_be_stopped_the_table_says_why_of_every_row(
@@ -65,8 +65,8 @@ def test_where_nothing_is_left_to_be_stopped_the_table_says_why_of_every_row(
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *shards) == 1
     assert "of the first 2 rows" in capsys.readouterr().err
     assert not list(store.glob("splits/*.done.json"))
-    few = ("--max-bad", 0.7)
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *few) == 1
+    limit = ("--max-bad", 0.7)
+    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *limit) == 1
     assert "5 of the first 7 rows" in capsys.readouterr().err
     assert len(list(store.glob("splits/*.done.json"))) == 1
     assert tesserae(monkeypatch, "info", store) == 0
@@ -82,14 +82,14 @@ def test_a_run_ends_with_its_reasons_counted_and_an_example_of_each(
     """In the terminal and in the report."""
     store = tmp_path / "store"
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--max-bad", 1) == 0
-    said = capsys.readouterr().out
-    assert "1 unsupported: an AVIF image; convert it to JPEG or PNG, e.g. cat/b.avif" in said
-    assert "1 not-an-image: a WAV sound, not an image, e.g. cat/c.jpg" in said
-    assert "2 truncated: image file is truncated" in said
-    assert "without its end marker, whose pixels are all there" in said
+    printed = capsys.readouterr().out
+    assert "1 unsupported: an AVIF image; convert it to JPEG or PNG, e.g. cat/b.avif" in printed
+    assert "1 not-an-image: a WAV sound, not an image, e.g. cat/c.jpg" in printed
+    assert "2 truncated: image file is truncated" in printed
+    assert "without its end marker, whose pixels are all there" in printed
     page = (store / "report.html").read_text()
     assert "an AVIF image; convert it to JPEG or PNG" in page
-    assert "Readable, with a remark" not in page
+    assert "Readable rows with a remark" not in page
 
 
 def test_jpegs_that_are_kept_without_their_end_are_counted(
@@ -103,10 +103,10 @@ def test_jpegs_that_are_kept_without_their_end_are_counted(
     options = (*OPTIONS, "--max-bad", 1, "--missing-end", "keep")
     assert tesserae(monkeypatch, "prepare", source, store, *options) == 0
     remark = "a JPEG without its end marker, whose pixels are all there"
-    said = capsys.readouterr().out
-    assert f"1 readable: {remark}, e.g. cat/no-end.jpg" in said
-    assert "7 rows, 3 readable, 4 quarantined" in said
-    assert "Readable, with a remark" in (store / "report.html").read_text()
+    printed = capsys.readouterr().out
+    assert f"1 readable: {remark}, e.g. cat/no-end.jpg" in printed
+    assert "7 rows, 3 readable, 4 quarantined" in printed
+    assert "Readable rows with a remark" in (store / "report.html").read_text()
     assert tesserae(monkeypatch, "info", store) == 0
     assert f"1 readable: {remark}, e.g. cat/no-end.jpg" in capsys.readouterr().out
     assert tesserae(monkeypatch, "info", store, "--json") == 0

@@ -51,13 +51,13 @@ def test_a_whole_store_is_left_alone(
 def test_what_was_wrong_and_what_was_made_is_said(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By name."""
+    """Missing and rebuilt files are printed by name."""
     before = snapshot(store)
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 0
-    said = capsys.readouterr().out
-    assert f"  {SHARD}: missing" in said
-    assert f"  made again: {SHARD}" in said
+    output = capsys.readouterr().out
+    assert f"  {SHARD}: missing" in output
+    assert f"  rebuilt: {SHARD}" in output
     assert snapshot(store).data == before.data
 
 
@@ -83,9 +83,9 @@ def test_images_that_have_changed_are_refused(
         data[-3] ^= 1
         image.write_bytes(data)
     assert tesserae(monkeypatch, "repair", store) == 1
-    said = capsys.readouterr().err
-    assert "are not those that were committed (crc32c" in said
-    assert "Bring the original image back" in said
+    output = capsys.readouterr().err
+    assert "are not those that were committed (crc32c" in output
+    assert "Bring the original image back" in output
     assert not (store / SHARD).exists()
 
 
@@ -97,18 +97,20 @@ def test_an_image_of_another_size_is_refused(
     for image in source.rglob("*.JPEG"):
         image.write_bytes(image.read_bytes() + b"x")
     assert tesserae(monkeypatch, "repair", store) == 1
-    said = capsys.readouterr().err
-    assert "the source changed" in said
-    assert "pass --data SOURCE" in said
+    output = capsys.readouterr().err
+    assert "the source changed" in output
+    assert "pass --data SOURCE" in output
 
 
 def test_a_software_that_makes_other_pixels_is_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in a run."""
+    """Repair compares the probe images with the recipe, as prepare does."""
     lose(store)
-    made = probe.probe("bicubic")
-    monkeypatch.setattr(probe, "probe", lambda _, **rules: type(made)(made.decoder, "0" * 64))
+    real_probe = probe.probe("bicubic")
+    monkeypatch.setattr(
+        probe, "probe", lambda _, **rules: type(real_probe)(real_probe.decoder, "0" * 64)
+    )
     assert tesserae(monkeypatch, "repair", store) == 1
     assert "the resizer makes other pixels here" in capsys.readouterr().err
 
@@ -141,12 +143,12 @@ def test_images_that_are_gone_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where they are now is checked against the plan, and remembered."""
+    """--data is checked against the plan, and recorded as the new location."""
     before = snapshot(store)
     lose(store)
     moved = source.rename(tmp_path / "moved")
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert f"were in {source}, which is not there. Pass --data SOURCE" in capsys.readouterr().err
+    assert f"were in {source}, which does not exist. Pass --data SOURCE" in capsys.readouterr().err
     assert tesserae(monkeypatch, "repair", store, "--data", moved) == 0
     assert snapshot(store).data == before.data
     assert touched(before, snapshot(store)) == {SHARD}
@@ -165,11 +167,11 @@ def test_other_images_are_not_taken_for_them(
     """The difference is named, and where the right ones are is not forgotten."""
     before = snapshot(store)
     lose(store)
-    others = make_folder(tmp_path / "others", 12)
-    assert tesserae(monkeypatch, "repair", store, "--data", others) == 1
-    said = capsys.readouterr().err
-    assert "planned from another listing" in said
-    assert "the number of samples is 11 in the store, 12 now" in said
+    other_images = make_folder(tmp_path / "others", 12)
+    assert tesserae(monkeypatch, "repair", store, "--data", other_images) == 1
+    output = capsys.readouterr().err
+    assert "planned from another listing" in output
+    assert "the number of samples is 11 in the store, 12 now" in output
     assert tesserae(monkeypatch, "repair", store) == 0
     assert snapshot(store).data == before.data
 
@@ -182,16 +184,16 @@ def test_a_lost_cache_is_made_again_from_the_images(
     capsys: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
-    """What cannot be trusted is not used; the rest of the repair needs none of it."""
+    """A damaged cache is not used, and repairs that do not read the source work without it."""
     before = snapshot(store)
     damage(store, layout.rows("train"), kind, np.random.default_rng(0))
     lose(store, layout.part("train", 0))
     assert tesserae(monkeypatch, "repair", store) == 0
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 1
-    said = capsys.readouterr().err
-    assert "where the images of split 'train' are is not known" in said
-    assert "with --data SOURCE" in said
+    output = capsys.readouterr().err
+    assert "where the images of split 'train' are is not known" in output
+    assert "with --data SOURCE" in output
     assert tesserae(monkeypatch, "repair", store, "--data", source) == 0
     assert snapshot(store).data == before.data
 
@@ -238,7 +240,7 @@ def test_images_that_were_streamed_are_streamed_again(
 def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same source and seed give the same plan."""
+    """Prepare creates the same plan from the same source and seed."""
     before = snapshot(store)
     lose(store, layout.plan("train"), layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
@@ -290,9 +292,9 @@ def test_what_makes_no_sense_is_one_sentence(
     before = snapshot(store)
     filled = [word.format(store=store, tmp=tmp_path) for word in words]
     assert tesserae(monkeypatch, "repair", *filled) == 1
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert sentence in output
+    assert output.count("\n") == 1
     assert touched(before, snapshot(store)) == set()
 
 
@@ -301,16 +303,16 @@ def test_what_makes_no_sense_is_one_sentence(
 def test_the_whole_command_repairs(source: Path, tmp_path: Path) -> None:
     """On a cluster of its own."""
     store = tmp_path / "store"
-    made = run("prepare", source, store, *OPTIONS, scratch=tmp_path, seconds=120)
-    assert made.status == 0, made.err
-    whole = contents(store, provenance=True)
+    prepared = run("prepare", source, store, *OPTIONS, scratch=tmp_path, seconds=120)
+    assert prepared.status == 0, prepared.err
+    complete = contents(store, provenance=True)
     rng = np.random.default_rng(6)
     for name in (SHARD, layout.RECIPE, layout.commit("train", 0), layout.part("train", 2)):
         damage(store, name, "flip", rng)
     lose(store, layout.shard("train", 8, 1), layout.done("train"))
     repaired = run("repair", store, "--workers", 2, scratch=tmp_path, seconds=120)
     assert repaired.status == 0, repaired.err
-    assert contents(store, provenance=True) == whole
+    assert contents(store, provenance=True) == complete
     shutil.rmtree(source)
     lose(store)
     refused = run("repair", store, scratch=tmp_path, seconds=120)

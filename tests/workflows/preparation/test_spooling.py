@@ -1,4 +1,4 @@
-"""What is said before hours of streaming, and what is left after them."""
+"""Tests of the checks before hours of streaming, and of the spool that streaming leaves."""
 
 import gzip
 import json
@@ -27,9 +27,9 @@ from workflows.preparation.spooling import look_before, saying_what_is_left, wit
 def table(path: Path, labels: list[int], names: list[str]) -> Path:
     features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
     columns = {"image": [b"x"] * len(labels), "label": labels}
-    whole = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(features)})
+    annotated = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(features)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(whole, path)
+    pq.write_table(annotated, path)
     return path.parent
 
 
@@ -58,9 +58,9 @@ def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, cap
     path.write_bytes(gzip.compress(tar_bytes(kaggle(annotated=False))))
     parts = {split: open_source(path, split) for split in ("train", "val")}
     assert with_classes(parts) == ["train"]
-    said = capsys.readouterr().out
-    assert said.startswith("val is left out: the images of")
-    assert "LOC_val_solution.csv, beside them." in said
+    output = capsys.readouterr().out
+    assert output.startswith("val is left out: the images of")
+    assert "LOC_val_solution.csv, beside them." in output
     with pytest.raises(SourceError, match="have no classes"):
         with_classes({"val": parts["val"]})
     folder = {"train": open_source(write_folder(tmp_path / "x", made_pictures()), "train")}
@@ -69,7 +69,7 @@ def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, cap
 
 @pytest.mark.parametrize("error", [SourceError, TesseraeError, ReadError])
 def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
-    """Where the spool is, what it takes, and that it may be used or removed."""
+    """The error names the spool, its size, and that it may be reused or removed."""
     spool = str(tmp_path / "spool")
 
     def fail() -> None:
@@ -125,10 +125,10 @@ def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatc
         assert tesserae(monkeypatch, *words) == 1
     assert "What was streamed stays in" in capsys.readouterr().err
     assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
-    said = capsys.readouterr().out
-    assert "of another source or other options leave the spool" in said
-    assert "0  cat" in said
-    assert "1  dog" in said
+    output = capsys.readouterr().out
+    assert "of another source or options from the spool" in output
+    assert "0  cat" in output
+    assert "1  dog" in output
 
 
 def _refuse(*_: object) -> None:
@@ -151,34 +151,34 @@ def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_
 
 
 def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
-    """That lists every object of it; only a name that may be misspelt is worth it."""
+    """Listing reads every object of a store, so only a possibly misspelt name causes it."""
     root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
     options = prepare.Options(
         source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
     )
-    asked: list[object] = []
+    listings: list[object] = []
     monkeypatch.setattr(planning, "_kept_recipe", lambda objects: None)
-    monkeypatch.setattr(records, "splits", lambda objects: asked.append(objects) or ["vall"])
+    monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
     prepare._opened(options, "train")
-    assert asked == []
+    assert listings == []
     assert prepare._opened(options, "vall").split == "vall"  # the store has it: it goes on
-    assert len(asked) == 1
+    assert len(listings) == 1
 
 
 def test_streamed_val_images_of_other_classes_than_the_table_says_are_refused(
     tmp_path, monkeypatch, capsys
 ):
-    """As those are that lie in folders, before the first of them is decoded."""
-    name, said, right = "ILSVRC2012_val_00000001", "n02119789", "n01440764"
-    columns = {"image": [jpeg(0)], "filename": [f"{name}.JPEG"], "label": [said]}
+    """They are refused before any is decoded, like those that lie in folders."""
+    name, output, right = "ILSVRC2012_val_00000001", "n02119789", "n01440764"
+    columns = {"image": [jpeg(0)], "filename": [f"{name}.JPEG"], "label": [output]}
     (tmp_path / "x").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "x" / "val.parquet")
     solution = tmp_path / "LOC_val_solution.csv"
     words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
     solution.write_text(f"ImageId,PredictionString\n{name},{right} 1 2 3 4\n")
     assert tesserae(monkeypatch, *words) == 1
-    assert f"{name}.JPEG is sorted into {said}, and {solution} says that it is of {right}" in (
+    assert f"{name}.JPEG is sorted into {output}, and {solution} says that it is of {right}" in (
         capsys.readouterr().err
     )
-    solution.write_text(f"ImageId,PredictionString\n{name},{said} 1 2 3 4\n")
+    solution.write_text(f"ImageId,PredictionString\n{name},{output} 1 2 3 4\n")
     assert tesserae(monkeypatch, *words) == 0

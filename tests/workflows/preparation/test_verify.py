@@ -37,8 +37,8 @@ def verify(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str, str]:
     status = tesserae(monkeypatch, "verify", *words)
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def forge(store: Path, size: int, shard: int) -> str:
@@ -51,9 +51,9 @@ def forge(store: Path, size: int, shard: int) -> str:
     data[5] ^= 1
     data[chunk : chunk + 4] = google_crc32c.value(bytes(data[:chunk])).to_bytes(4, "little")
     objects.put(name, bytes(data))
-    kept = records.load_commit(objects, "train", shard)
-    assert kept is not None
-    forged = replace(kept, arrays={**kept.arrays, str(size): fingerprint(name, bytes(data))})
+    commit = records.load_commit(objects, "train", shard)
+    assert commit is not None
+    forged = replace(commit, arrays={**commit.arrays, str(size): fingerprint(name, bytes(data))})
     objects.put(layout.commit("train", shard), forged.encode())
     ledger = records.read_ledger(objects, "train").copies
     ledger[layout.commit("train", shard)] = forged.encode()
@@ -88,7 +88,7 @@ def test_what_is_damaged_is_named_with_what_is_wrong(
     assert f"  {layout.shard('train', 8, 1)}: damaged\n" in out
     assert f"  {layout.shard('train', 8, 2)}: has 4 bytes, 812 were committed\n" in out
     assert "train: 3 wrong" in out
-    assert "`tesserae repair` brings damaged files back" in out
+    assert "`tesserae repair` restores damaged files" in out
 
 
 def test_a_split_that_is_not_finished_fails(

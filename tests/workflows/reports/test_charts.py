@@ -21,45 +21,45 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 def test_ticks_are_few_and_hold_what_is_between(low: float, high: float) -> None:
     """At equal distances."""
     low, high = min(low, high), max(low, high)
-    found = charts.ticks(low, high)
+    ticks = charts.ticks(low, high)
     slack = 1e-9 * max(1.0, abs(low), abs(high))
-    assert found[0] <= low + slack
-    assert found[-1] >= high - slack
-    assert 2 <= len(found) <= 7
-    steps = [b - a for a, b in pairwise(found)]
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert 2 <= len(ticks) <= 7
+    steps = [b - a for a, b in pairwise(ticks)]
     assert max(steps) == pytest.approx(min(steps), rel=1e-3)
 
 
 @given(points=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=2_000))
 def test_of_many_points_some_are_drawn(points: list[tuple[float, float]]) -> None:
     """The first and the last always."""
-    found = charts.thinned(points)
-    assert len(found) <= charts.POINTS
-    assert found[0] == points[0]
-    assert found[-1] == points[-1]
+    thinned = charts.thinned(points)
+    assert len(thinned) <= charts.MAX_POINTS
+    assert thinned[0] == points[0]
+    assert thinned[-1] == points[-1]
 
 
 def test_points_lie_within_the_frame_in_their_order() -> None:
     """Larger is further up."""
-    made = charts.chart("loss", {"a": [(0, 1.0), (10, 3.0), (20, 2.0)], "b": [(0, 0.5)]})
-    (first,) = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="var', made)
+    html = charts.chart("loss", {"a": [(0, 1.0), (10, 3.0), (20, 2.0)], "b": [(0, 0.5)]})
+    (first,) = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="var', html)
     points = [tuple(map(float, pair.split(","))) for pair in first.split()]
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     assert points[1][1] < points[2][1] < points[0][1]
     assert all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in points)
-    assert "<circle" in made
+    assert "<circle" in html
 
 
 def test_what_is_no_number_is_left_out_and_nothing_is_drawn_of_nothing() -> None:
     """A run may diverge."""
-    made = charts.chart("loss", {"a": [(0, 1.0), (1, float("nan")), (2, float("inf"))]})
-    assert "nan" not in made
-    assert "inf" not in made
+    html = charts.chart("loss", {"a": [(0, 1.0), (1, float("nan")), (2, float("inf"))]})
+    assert "nan" not in html
+    assert "inf" not in html
     assert charts.chart("loss", {"a": [(0, float("nan"))], "b": []}) == ""
 
 
 def test_names_do_nothing() -> None:
     """They are text."""
-    made = charts.chart("<script>", {"<b>x</b>": [(0, 1.0), (1, 2.0)]})
-    assert "<script>" not in made
-    assert "<b>" not in made
+    html = charts.chart("<script>", {"<b>x</b>": [(0, 1.0), (1, 2.0)]})
+    assert "<script>" not in html
+    assert "<b>" not in html

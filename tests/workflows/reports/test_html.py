@@ -37,8 +37,8 @@ def test_a_contact_sheet_holds_every_picture(count, blocks):
     sheet = contact_sheet(images, [str(i) for i in range(count)])
     pixels = decoded(sheet.jpeg)
 
-    for place, image in enumerate(images):
-        row, column = divmod(place, sheet.columns)
+    for index, image in enumerate(images):
+        row, column = divmod(index, sheet.columns)
         tile = pixels[row * size : (row + 1) * size, column * size : (column + 1) * size]
         np.testing.assert_allclose(tile, image, atol=4)
         assert f"-{column * size}px -{row * size}px" in sheet_figures(sheet, "x")
@@ -56,7 +56,7 @@ def test_a_photograph_looks_the_same():
     ("shape", "labels"), [((2, 8, 8, 3), 3), ((2, 8, 9, 3), 2), ((2, 8, 8), 2)]
 )
 def test_a_contact_sheet_of_other_shapes_is_refused(shape, labels):
-    """With both."""
+    """The error names the number of labels and the shape."""
     with pytest.raises(ValueError, match=rf"of {labels} labels needs .*, got \(2, 8"):
         contact_sheet(np.zeros(shape, np.uint8), ["x"] * labels)
 
@@ -68,7 +68,7 @@ def test_text_holds_no_markup(value):
 
 
 class Cells(HTMLParser):
-    """What a browser reads as the text of cells."""
+    """The text of table cells, as a browser parses it."""
 
     def __init__(self, page):
         super().__init__()

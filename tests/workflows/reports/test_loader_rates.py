@@ -18,7 +18,7 @@ WORDS: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 pictures."""
+    """A store with 50 images."""
     folder = tmp_path_factory.mktemp("loader")
     prepare_inline(make_folder(folder / "train", 50), str(folder / "store"), **WORDS)
     return folder / "store"
@@ -48,14 +48,14 @@ def test_each_epoch_is_measured(
         )
         assert re.match(pattern, line)
         assert line.startswith(f"epoch {epoch}: ")
-    assert out[3].startswith("pairs of one class in a batch: ")
+    assert out[3].startswith("pairs of the same class in a batch: ")
     assert len(out) == (4 if order == "sequential" else 5)
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("words", "message"),
     [
-        (["--batch", "51"], "not one batch of 51 is in it"),
+        (["--batch", "51"], "the split holds not one batch of 51 rows"),
         (["--epochs", "0"], "--epochs is 0: expected at least 1"),
         (["--size", "9"], "no finished 9 px: it has 8"),
         (["--split", "val"], "no plan for split 'val'"),
@@ -63,13 +63,13 @@ def test_each_epoch_is_measured(
     ],
 )
 def test_what_cannot_be_measured_is_said(
-    store: Path, words: list[str], what: str, capsys: pytest.CaptureFixture[str]
+    store: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In one sentence."""
     assert main(["loader", str(store), "--size", "8", *words]) == 1
-    said = capsys.readouterr().err
-    assert what in said
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_it_measures_copies_on_a_disk_of_the_node(

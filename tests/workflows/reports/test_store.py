@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from workflows.reports.store import (
-    NAMES_IN_TERMINAL,
-    NAMES_ON_PAGE,
+    MAX_NAMES_IN_TERMINAL,
+    MAX_NAMES_ON_PAGE,
     Quarantined,
     ReportModel,
     RunReport,
@@ -25,7 +25,7 @@ HOSTILE = (
     "\x1b[31mboo\x1b[0m\nnext",
     "a&b\u202e",
 )
-SHOWN = (
+ESCAPED = (
     "<script>alert(1)</script>.jpg",
     "[red]x[/red].JPEG",
     r"\x1b[31mboo\x1b[0m\nnext",
@@ -70,7 +70,7 @@ MODEL = ReportModel(
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its tags, and its text."""
+    """The tags, attributes and text that a browser parses from a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -111,12 +111,12 @@ def test_names_from_data_are_shown_and_do_nothing(where):
     """Wherever they come in: as spelled on the page, no tag, no attribute of theirs."""
     plain = Page(render_report(_hostile(where, ("plain",) * len(HOSTILE))))
     html = render_report(_hostile(where, HOSTILE))
-    found = Page(html)
+    page = Page(html)
 
-    assert plain.tags == found.tags
-    assert [name for name, _ in plain.attributes] == [name for name, _ in found.attributes]
-    for shown in SHOWN:
-        assert shown in "\n".join(found.text)
+    assert plain.tags == page.tags
+    assert [name for name, _ in plain.attributes] == [name for name, _ in page.attributes]
+    for expected in ESCAPED:
+        assert expected in "\n".join(page.text)
     assert not set(html) & {"\x1b", "\u202e"}
 
 
@@ -152,15 +152,15 @@ def test_the_terminal_gets_plain_lines_whatever_names_hold(where):
     lines = terminal_summary(_hostile(where, HOSTILE))
 
     assert all(line.isprintable() for line in lines)
-    for shown in SHOWN:
-        assert shown in "\n".join(lines)
+    for expected in ESCAPED:
+        assert expected in "\n".join(lines)
 
 
 def test_the_page_has_the_figures_a_person_asks_for():
     """Rows, rates, sizes on disk, reasons, the slowest stage, the recipe, versions."""
     text = "|".join(Page(render_report(MODEL)).text)
 
-    for shown in (
+    for expected in (
         "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB",
         "val|29,520 rows to go|20,480|20,480|0|320 MB|-",
         "train|1,281,167|17 min 3 s|1,252|138|331|decode",
@@ -172,7 +172,7 @@ def test_the_page_has_the_figures_a_person_asks_for():
         "tesserae|0.1.0",
         "2026-01-02 03:04 UTC",
     ):
-        assert shown in text
+        assert expected in text
     assert "bomb" not in text  # none
 
 
@@ -194,12 +194,12 @@ def test_the_terminal_gets_the_same_facts():
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
 def test_one_class_is_no_plural(count, text):
-    """As a store of one folder has it."""
+    """A store with a single class uses the singular."""
     assert terminal_summary(model(num_classes=count))[0] == f"/fast/imagenet: {text}"
 
 
 def test_a_notice_stands_before_the_figures():
-    """Who reads the figures has read that they are none."""
+    """A notice comes before the figures, on the page and in the terminal."""
     noted = model(notice="a check of the plumbing, not a result")
     html = render_report(noted)
 
@@ -209,20 +209,20 @@ def test_a_notice_stands_before_the_figures():
 
 def test_the_page_names_many_rows_and_says_of_how_many():
     """A page of a million names opens in no browser."""
-    keys = [f"n00000001/{i:07d}.JPEG" for i in range(NAMES_ON_PAGE + 5)]
+    keys = [f"n00000001/{i:07d}.JPEG" for i in range(MAX_NAMES_ON_PAGE + 5)]
     html = render_report(model(splits=(bad_split(len(keys)),), quarantined=quarantine(keys)))
 
-    assert keys[NAMES_ON_PAGE - 1] in html
-    assert keys[NAMES_ON_PAGE] not in html
+    assert keys[MAX_NAMES_ON_PAGE - 1] in html
+    assert keys[MAX_NAMES_ON_PAGE] not in html
     assert "1,000 of 1,005, by name" in html
 
 
 def test_the_terminal_names_a_few_rows_and_says_how_many_more():
     """Even when the model holds only a part of them."""
-    keys = [f"k{i}" for i in range(NAMES_IN_TERMINAL + 1)]
+    keys = [f"k{i}" for i in range(MAX_NAMES_IN_TERMINAL + 1)]
     lines = terminal_summary(model(splits=(bad_split(500),), quarantined=quarantine(keys)))
 
-    assert sum(" row " in line for line in lines) == NAMES_IN_TERMINAL
+    assert sum(" row " in line for line in lines) == MAX_NAMES_IN_TERMINAL
     assert any("... and 490 more in quarantine" in line for line in lines)
 
 
@@ -230,7 +230,7 @@ def test_an_empty_quarantine_is_said_to_be_empty():
     """Nothing to read is not nothing said."""
     html = render_report(model(splits=(VAL,)))
 
-    assert "Every row could be read." in html
+    assert "Every row is readable." in html
 
 
 def test_a_split_with_nothing_done_yet_has_a_report():
@@ -254,13 +254,13 @@ def test_pictures_of_every_size_are_inside_the_page():
         contact_sheet(np.full((3, size, size, 3), size, np.uint8), ["a", "b", "c"], "val")
         for size in (72, 224)
     )
-    found = Page(render_report(model(sheets=sheets)))
+    page = Page(render_report(model(sheets=sheets)))
 
-    assert found.tags.count("figure") == 6
-    assert "val, 224 px" in found.text
-    assert "".join(found.text).count("data:image/jpeg;base64,") == 2
-    assert not {"src", "href"} & {name for name, _ in found.attributes}
-    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+    assert page.tags.count("figure") == 6
+    assert "val, 224 px" in page.text
+    assert "".join(page.text).count("data:image/jpeg;base64,") == 2
+    assert not {"src", "href"} & {name for name, _ in page.attributes}
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
 
 
 def test_the_page_is_written_whole_over_the_one_before(tmp_path):

@@ -1,4 +1,4 @@
-"""`tesserae info`: what a store holds, for a person and for a program, however it is."""
+"""Tests of `tesserae info`, as text and as JSON, on complete, unfinished and damaged stores."""
 
 import json
 import shutil
@@ -19,18 +19,18 @@ OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("info")
     prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **CHOICES)
     return root / "store"
 
 
 @pytest.fixture
-def store(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "store")
+def store(prepared_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(prepared_store, tmp_path / "store")
 
 
-def told(
+def info_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> str:
     capsys.readouterr()
@@ -39,7 +39,7 @@ def told(
 
 
 def facts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Path) -> Any:
-    return json.loads(told(monkeypatch, capsys, store, "--json"))
+    return json.loads(info_output(monkeypatch, capsys, store, "--json"))
 
 
 def test_a_whole_store_is_described(
@@ -47,12 +47,12 @@ def test_a_whole_store_is_described(
 ) -> None:
     """Splits, sizes, rows, recipe, and why rows are in quarantine."""
     before = snapshot(store)
-    said = told(monkeypatch, capsys, store)
-    assert f"{store}  (format 2)" in said
-    assert "crop, bicubic, 3 classes, 4 rows a shard, 2 a chunk, codec none" in said
-    assert "train  finished: 11 of 11 rows, 3 of 3 shards" in said
-    assert "in quarantine: 2 truncated" in said
-    assert said.count(": truncated, ") == 2
+    output = info_output(monkeypatch, capsys, store)
+    assert f"{store}  (format 2)" in output
+    assert "crop, bicubic, 3 classes, 4 rows per shard, 2 per chunk, codec none" in output
+    assert "train  finished: 11 of 11 rows, 3 of 3 shards" in output
+    assert "in quarantine: 2 truncated" in output
+    assert output.count(": truncated, ") == 2
     assert touched(before, snapshot(store)) == set()
 
 
@@ -80,13 +80,13 @@ def test_a_program_gets_everything(
 def test_an_unfinished_store_is_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As far as it has come, size by size."""
+    """The committed rows and the unfinished sizes of each split are shown."""
     source = make_folder(tmp_path / "images", 11, bad=1)
     store = tmp_path / "limited"
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
-    said = told(monkeypatch, capsys, store)
-    assert "train  not finished: 8 of 11 rows, 2 of 3 shards" in said
-    assert "(not finished)" in said
+    output = info_output(monkeypatch, capsys, store)
+    assert "train  not finished: 8 of 11 rows, 2 of 3 shards" in output
+    assert "(not finished)" in output
     split = facts(monkeypatch, capsys, store)["splits"]["train"]
     assert (split["finished"], split["rows_committed"], split["shards_committed"]) == (False, 8, 2)
     assert split["sizes_finished"] == []
@@ -98,13 +98,13 @@ def test_a_store_without_a_split_is_described(
     """It has a recipe."""
     for folder in ("splits", "commits"):
         shutil.rmtree(store / folder)
-    assert "crop, bicubic" in told(monkeypatch, capsys, store)
+    assert "crop, bicubic" in info_output(monkeypatch, capsys, store)
     assert facts(monkeypatch, capsys, store)["splits"] == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_store_is_described_with_what_is_damaged(
-    whole: Path,
+    prepared_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -112,34 +112,34 @@ def test_a_damaged_store_is_described_with_what_is_damaged(
 ) -> None:
     """Any record, and any part of the table that has quarantined rows; it reads nothing else."""
     rng = np.random.default_rng(0)
-    bad = facts(monkeypatch, capsys, whole)["splits"]["train"]["quarantine"]
+    bad = facts(monkeypatch, capsys, prepared_store)["splits"]["train"]["quarantine"]
     read = {layout.part("train", line["row"] // CHOICES["shard_rows"]) for line in bad}
     assert read
-    for place, file in enumerate(files(whole)):
-        name = str(file.relative_to(whole))
+    for index, file in enumerate(files(prepared_store)):
+        name = str(file.relative_to(prepared_store))
         if name.startswith("images.zarr"):
             continue
-        store = shutil.copytree(whole, tmp_path / str(place))
+        store = shutil.copytree(prepared_store, tmp_path / str(index))
         damage(store, name, kind, rng)
-        found = facts(monkeypatch, capsys, store)
-        named = [one["name"] for one in found["splits"]["train"]["problems"]]
-        assert found["recipe"] is not None
+        described = facts(monkeypatch, capsys, store)
+        named = [problem["name"] for problem in described["splits"]["train"]["problems"]]
+        assert described["recipe"] is not None
         if name.startswith("samples") and name not in read:
             assert named == []
         else:
             assert named == [name]
-            assert f"{name}: " in told(monkeypatch, capsys, store)
+            assert f"{name}: " in info_output(monkeypatch, capsys, store)
 
 
 def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No traceback."""
+    """The command succeeds and names what is missing."""
     for name in (layout.RECIPE, layout.plan("train"), layout.ledger("train")):
         (store / name).unlink()
-    said = told(monkeypatch, capsys, store)
-    assert "recipe  lost" in said
-    assert "its plan is lost" in said
+    output = info_output(monkeypatch, capsys, store)
+    assert "recipe  missing" in output
+    assert "plan missing" in output
     assert facts(monkeypatch, capsys, store)["recipe"] is None
 
 
@@ -150,17 +150,19 @@ def test_names_cannot_write_on_the_terminal(
     names = ["\x1b[2J\x1b]0;owned\x07.JPEG", "\u202egpj.JPEG", "é 😀.JPEG"]
     folder = tmp_path / "images" / "n00000000"
     folder.mkdir(parents=True)
-    for place, name in enumerate(names):
-        (folder / name).write_bytes(jpeg(place)[:300])
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(jpeg(index)[:300])
     with careless(monkeypatch):
         prepare_inline(tmp_path / "images", str(tmp_path / "store"), **CHOICES)
-    said = told(monkeypatch, capsys, tmp_path / "store")
-    assert all(c.isprintable() or c == "\n" for c in said)
-    assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in said
-    assert r"\u202egpj.JPEG" in said
-    assert "é 😀.JPEG" in said
-    found = facts(monkeypatch, capsys, tmp_path / "store")["splits"]["train"]["quarantine"]
-    assert sorted(line["key"] for line in found) == sorted(f"n00000000/{name}" for name in names)
+    output = info_output(monkeypatch, capsys, tmp_path / "store")
+    assert all(c.isprintable() or c == "\n" for c in output)
+    assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in output
+    assert r"\u202egpj.JPEG" in output
+    assert "é 😀.JPEG" in output
+    quarantine = facts(monkeypatch, capsys, tmp_path / "store")["splits"]["train"]["quarantine"]
+    assert sorted(line["key"] for line in quarantine) == sorted(
+        f"n00000000/{name}" for name in names
+    )
 
 
 def test_more_quarantined_names_than_fit_are_counted(
@@ -170,10 +172,12 @@ def test_more_quarantined_names_than_fit_are_counted(
     make_folder(tmp_path / "images", 60, bad=55)
     with careless(monkeypatch):
         prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
-    said = told(monkeypatch, capsys, tmp_path / "store")
-    assert said.count(": truncated, ") == 50
-    assert "... and 5 more (--all)" in said
-    assert told(monkeypatch, capsys, tmp_path / "store", "--all").count(": truncated, ") == 55
+    output = info_output(monkeypatch, capsys, tmp_path / "store")
+    assert output.count(": truncated, ") == 50
+    assert "... and 5 more (--all)" in output
+    assert (
+        info_output(monkeypatch, capsys, tmp_path / "store", "--all").count(": truncated, ") == 55
+    )
 
 
 def test_no_store_is_one_sentence(
@@ -181,6 +185,6 @@ def test_no_store_is_one_sentence(
 ) -> None:
     """And exit status 1."""
     assert tesserae(monkeypatch, "info", tmp_path) == 1
-    said = capsys.readouterr().err
-    assert f"no store at {tmp_path}" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"no store at {tmp_path}" in output
+    assert output.count("\n") == 1

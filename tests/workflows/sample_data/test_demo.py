@@ -1,4 +1,4 @@
-"""What the demo may touch."""
+"""Tests of which files the demo may remove."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_folder_that_is_none_of_its_runs_is_left_alone(tmp_path: Path) -> None
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(TesseraeError, match="no run that the demo made"):
+    with pytest.raises(TesseraeError, match="was not created by the demo"):
         demo._train(tmp_path / "store", folder, 1.0)
     assert (folder / "thesis.txt").read_text() == "mine"
 
@@ -26,7 +26,7 @@ def test_only_runs_that_it_made_itself_are_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "options.json").write_text("{}")
-    with pytest.raises(TesseraeError, match="no run that the demo made"):
+    with pytest.raises(TesseraeError, match="was not created by the demo"):
         demo._clear(folder)
     assert folder.is_dir()
     folder.rename(tmp_path / "mine")

@@ -33,7 +33,7 @@ GOOD = archive(PICTURES)
 
 
 def md5(data):
-    """Of what a server gives."""
+    """Return the MD5 of *data* in hexadecimal."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
@@ -45,7 +45,7 @@ class Server:
         self.ranges = True
         self.cut = None
         self.status = 200
-        self.asked = []
+        self.ranges_requested = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,12 +62,14 @@ class Server:
         self.thread.start()
 
     def answer(self, request):
-        """One GET."""
-        wanted = request.headers.get("Range")
-        self.asked.append(wanted)
+        """Answer one GET request."""
+        byte_range = request.headers.get("Range")
+        self.ranges_requested.append(byte_range)
         if self.status != 200:
             return request.send_error(self.status)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        start = (
+            int(byte_range.removeprefix("bytes=").rstrip("-")) if byte_range and self.ranges else 0
+        )
         if start and start >= len(self.data):
             return request.send_error(416)
         request.send_response(206 if start else 200)
@@ -101,10 +103,12 @@ def _no_proxy(monkeypatch):
 def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, capsys):
     """With its words beside it, and nothing left over."""
     folder = fetch("imagenette", tmp_path / "cache", url=server.url, md5=md5(GOOD))
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    words = found.pop("LOC_synset_mapping.txt").decode().splitlines()
+    unpacked = {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+    words = unpacked.pop("LOC_synset_mapping.txt").decode().splitlines()
 
-    assert found == PICTURES
+    assert unpacked == PICTURES
     assert words[0] == "n01440764 tench, Tinca tinca"
     assert len(words) == 10
     assert [folder] == list((tmp_path / "cache").iterdir())
@@ -117,23 +121,25 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     second = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
     assert first == second
-    assert server.asked == [None]
+    assert server.ranges_requested == [None]
 
 
 def test_a_broken_off_download_goes_on_where_it_was(server, tmp_path):
     """Only what is missing is asked for."""
     server.cut = 300
-    with pytest.raises(SourceError, match=r"broke off after 300 B of .*again to go on from there"):
+    with pytest.raises(
+        SourceError, match=r"closed the connection after 300 B of .*again to go on from there"
+    ):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
     server.cut = None
     folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
-    assert server.asked == [None, "bytes=300-"]
+    assert server.ranges_requested == [None, "bytes=300-"]
     assert len(list(folder.rglob("*.JPEG"))) == 40
 
 
 def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
-    """What had come is dropped, not prepended."""
+    """The partial download is discarded if the server sends the whole file."""
     server.ranges = False
     (tmp_path / "imagenette2-320.tgz.part").write_bytes(GOOD[:300])
     folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
@@ -168,7 +174,7 @@ def test_with_no_network_one_sentence_says_so(tmp_path):
 
 
 def test_a_name_that_does_not_resolve_is_the_same_sentence(tmp_path, monkeypatch):
-    """As on a machine without a network."""
+    """A failing name lookup, as without a network, gives the same error."""
 
     def refuse(*args, **kwargs):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
@@ -242,7 +248,7 @@ def test_a_python_that_cannot_unpack_safely_says_so(server, tmp_path, monkeypatc
 def test_too_little_room_is_said_before_a_byte_is_fetched(server, tmp_path, monkeypatch):
     """The archive and what is in it must fit."""
     monkeypatch.setattr(imagenette.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(SourceError, match=r"has 100 B free, and .* are needed: make room"):
+    with pytest.raises(SourceError, match=r"has 100 B free, and .* are needed: free some space"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
     assert list(tmp_path.iterdir()) == []
@@ -251,5 +257,5 @@ def test_too_little_room_is_said_before_a_byte_is_fetched(server, tmp_path, monk
 def test_a_folder_that_cannot_be_made_is_a_sentence(server, tmp_path):
     """With the reason."""
     (tmp_path / "file").touch()
-    with pytest.raises(SourceError, match=r"cannot keep imagenette in .*Name a folder on a disk"):
+    with pytest.raises(SourceError, match=r"cannot store imagenette in .*Pass a writable folder"):
         fetch("imagenette", tmp_path / "file", url=server.url)

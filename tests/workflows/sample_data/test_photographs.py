@@ -1,4 +1,4 @@
-"""Which picture is cut from which photograph, and how."""
+"""Tests of the plan of the sample's images, and of how they are rendered."""
 
 import io
 import random
@@ -15,8 +15,8 @@ from workflows.sample_data.photographs import (
     draw_box,
     draw_size,
     encode,
-    paint,
-    plan_pictures,
+    plan_images,
+    render,
 )
 
 
@@ -61,21 +61,21 @@ def test_sizes_spread_as_imagenets():
 
 
 def test_no_photograph_is_in_two_splits_or_classes():
-    """What is seen in val was cut from a photograph that train never saw."""
-    files = [p.file for each in CLASSES for p in (*each.train, *each.val)]
+    """Images in val come from photographs that train does not use."""
+    files = [p.file for noun in CLASSES for p in (*noun.train, *noun.val)]
 
     assert len(files) == len(set(files))
-    assert all(each.train and each.val for each in CLASSES)
+    assert all(noun.train and noun.val for noun in CLASSES)
 
 
 @pytest.mark.parametrize("images", [14, 15, 40, 200, 1001])
 def test_every_class_is_in_both_splits(images):
     """And there are as many pictures as were asked for, each with a name of its own."""
-    pictures = list(plan_pictures(images, 0, 7))
+    pictures = list(plan_images(images, 0, 7))
 
     assert images == len(pictures) == len({p.path for p in pictures})
     for split in ("train", "val"):
-        assert {each.wnid for each in CLASSES} == {p.wnid for p in pictures if p.split == split}
+        assert {noun.wnid for noun in CLASSES} == {p.wnid for p in pictures if p.split == split}
 
 
 @pytest.mark.parametrize(
@@ -88,15 +88,15 @@ def test_every_class_is_in_both_splits(images):
 )
 def test_a_small_sample_has_fewer_odd_files(images, kinds):
     """All of them from 40 images on, and none is in val."""
-    pictures = list(plan_pictures(images, 3, 3))
+    pictures = list(plan_images(images, 3, 3))
 
     assert kinds == {p.kind for p in pictures}
     assert {"plain"} == {p.kind for p in pictures if p.split == "val"}
 
 
 def test_a_large_sample_has_a_few_grey_pictures_and_one_of_the_rest():
-    """As ImageNet has."""
-    kinds = [p.kind for p in plan_pictures(400, 0, 7)]
+    """The shares of unusual files resemble ImageNet's."""
+    kinds = [p.kind for p in plan_images(400, 0, 7)]
 
     assert kinds.count("grey") == 9
     assert [kinds.count(kind) for kind in ("png", "cmyk", "truncated", "empty")] == [1] * 4
@@ -104,10 +104,10 @@ def test_a_large_sample_has_a_few_grey_pictures_and_one_of_the_rest():
 
 def test_another_seed_moves_odd_files_and_crops():
     """The seed reaches everything that is drawn."""
-    one, other = (list(plan_pictures(200, seed, 7)) for seed in (0, 1))
+    first, second = (list(plan_images(200, seed, 7)) for seed in (0, 1))
 
-    assert [p.kind for p in one] != [p.kind for p in other]
-    assert not {p.draws for p in one} & {p.draws for p in other}
+    assert [p.kind for p in first] != [p.kind for p in second]
+    assert not {p.draws for p in first} & {p.draws for p in second}
 
 
 @pytest.mark.parametrize(
@@ -136,43 +136,43 @@ def test_a_truncated_file_begins_like_a_jpeg_and_cannot_be_decoded():
 
 
 def test_a_picture_is_painted_the_same_twice_and_unlike_its_neighbour():
-    """Of the same photograph."""
+    """Two images of the same photograph differ, and each is reproducible."""
     photograph = Image.effect_noise((300, 200), 60).convert("RGB")
-    first, *_, last = (p for p in plan_pictures(60, 0, 2) if p.kind == "plain")
+    first, *_, last = (p for p in plan_images(60, 0, 2) if p.kind == "plain")
 
-    assert paint(first, photograph) == paint(first, photograph)
-    assert paint(first, photograph) != paint(last, photograph)
+    assert render(first, photograph) == render(first, photograph)
+    assert render(first, photograph) != render(last, photograph)
 
 
 def test_an_empty_file_is_empty():
     """Not a byte."""
-    picture = next(p for p in plan_pictures(40, 0, 7) if p.kind == "empty")
+    picture = next(p for p in plan_images(40, 0, 7) if p.kind == "empty")
 
-    assert paint(picture, Image.new("RGB", (10, 10))) == b""
+    assert render(picture, Image.new("RGB", (10, 10))) == b""
 
 
 def test_writing_is_not_mirrored():
     """A page whose text runs backwards is no photograph of one."""
-    texts = [p for each in CLASSES if "text" in each.words for p in (*each.train, *each.val)]
+    texts = [p for noun in CLASSES if "text" in noun.words for p in (*noun.train, *noun.val)]
 
     assert [p.mirrors for p in texts] == [False, False]
     assert photographs.Photograph("x").mirrors
 
 
 def test_photographs_of_a_class_take_turns():
-    """Where there are two, both are cut from."""
-    vehicles = {p.photograph.file for p in plan_pictures(60, 0, 2) if p.wnid == "n04524313"}
+    """Both photographs of a class are used."""
+    vehicles = {p.photograph.file for p in plan_images(60, 0, 2) if p.wnid == "n04524313"}
 
     assert vehicles == {"motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"}
 
 
 def test_some_crops_are_mirrored_some_brighter_some_warmer():
-    """Of a photograph dark on the left and bright on the right, in one grey."""
+    """A grey gradient from left to right shows mirroring, brightness and tone."""
     photograph = Image.linear_gradient("L").rotate(90).convert("RGB")
     seen = []
-    for picture in plan_pictures(120, 0, 2):
+    for picture in plan_images(120, 0, 2):
         if picture.kind == "plain":
-            with Image.open(io.BytesIO(paint(picture, photograph))) as image:
+            with Image.open(io.BytesIO(render(picture, photograph))) as image:
                 seen.append(image.resize((2, 1), Image.Resampling.BOX).tobytes())
     rising = [pixels[4] > pixels[1] for pixels in seen]
     warmth = [pixels[3] - pixels[5] for pixels in seen]

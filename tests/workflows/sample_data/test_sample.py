@@ -39,8 +39,8 @@ def _drawn(tmp_path, monkeypatch):
 
 def files(directory: Path) -> dict[str, bytes]:
     """Every file of a folder."""
-    found = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
 def test_the_folder_is_shaped_as_imagenet(painted):
@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_sample_is_refused(drawn, tmp_path, record):
 
 
 def test_a_file_in_the_way_is_named(drawn, tmp_path):
-    """One sentence."""
+    """A file in the folder's place is an error of one sentence."""
     (tmp_path / "s").write_text("mine")
 
     with pytest.raises(TesseraeError, match="is a file: expected a new or empty folder"):
@@ -139,7 +139,7 @@ def test_a_file_in_the_way_is_named(drawn, tmp_path):
 
 
 def test_an_empty_folder_is_filled(drawn, tmp_path):
-    """As a person would make it first."""
+    """An empty folder may exist beforehand."""
     (tmp_path / "s").mkdir()
 
     assert not make_sample(tmp_path / "s", 40).reused
@@ -150,14 +150,14 @@ def test_a_sample_is_whole_or_absent(drawn, tmp_path, monkeypatch):
     """Broken off, it leaves nothing: not at its place, nor beside it."""
     painted, beside = [], []
 
-    def paint(picture, photograph):
+    def render(picture, photograph):
         if len(painted) == 20:
             beside.extend(p.name for p in tmp_path.iterdir() if p.name != "photographs")
             raise KeyboardInterrupt
         painted.append(picture)
         return b"x"
 
-    monkeypatch.setattr(sample, "paint", paint)
+    monkeypatch.setattr(sample, "render", render)
     with pytest.raises(KeyboardInterrupt):
         make_sample(tmp_path / "s", 40)
 
@@ -169,7 +169,7 @@ def test_a_disk_that_cannot_be_written_is_a_sentence(drawn, tmp_path):
     """With the folder and the reason."""
     (tmp_path / "file").touch()
 
-    with pytest.raises(TesseraeError, match=r"cannot make the sample at .*File exists.*Pass a"):
+    with pytest.raises(TesseraeError, match=r"cannot create the sample at .*File exists.*Pass a"):
         make_sample(tmp_path / "file" / "s", 40)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, and what it says to do about it."""
+"""Tests of the doctor's findings and of its advice."""
 
 import argparse
 import errno
@@ -26,10 +26,10 @@ def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):
     """The environment that runs the tests can prepare."""
     status = _run(str(tmp_path / "store"), "--json")
 
-    shown = json.loads(capsys.readouterr().out)
-    assert [f for f in shown["findings"] if f["state"] == "broken"] == []
-    assert (status, shown["ok"]) == (0, True)
-    assert {f["subject"] for f in shown["findings"]} >= {
+    document = json.loads(capsys.readouterr().out)
+    assert [f for f in document["findings"] if f["state"] == "broken"] == []
+    assert (status, document["ok"]) == (0, True)
+    assert {f["subject"] for f in document["findings"]} >= {
         "Python", "Pillow", "libjpeg-turbo", "formats", "packages", "torch", "GPU", "cores",
         "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
     }  # fmt: skip
@@ -54,9 +54,9 @@ def test_the_table_shows_brackets_as_they_are(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda store: [Finding("room", "note", "[red]/x", "!")])
 
     assert _run() == 0
-    shown = capsys.readouterr().out
-    assert "[red]/x" in shown
-    assert "-> !" in shown
+    output = capsys.readouterr().out
+    assert "[red]/x" in output
+    assert "-> !" in output
 
 
 def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_path):
@@ -66,7 +66,7 @@ def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_pa
         raise ImportError("no libjpeg.so.62")
         yield
 
-    monkeypatch.setattr(doctor, "jpeg_found", fail)
+    monkeypatch.setattr(doctor, "check_jpeg", fail)
 
     findings = doctor.examine(str(tmp_path))
 
@@ -109,11 +109,11 @@ def test_a_format_that_cannot_be_read_names_its_package(monkeypatch):
     from PIL import features
 
     monkeypatch.setattr(features, "check", lambda name: name != "webp")
-    (finding,) = doctor.formats_found()
+    (finding,) = doctor.check_formats()
     assert (finding.state, "libwebp-dev" in finding.advice) == ("note", True)
 
     monkeypatch.setattr(features, "check", lambda name: name != "jpg")
-    (finding,) = doctor.formats_found()
+    (finding,) = doctor.check_formats()
     assert finding.state == "broken"
 
 
@@ -121,23 +121,23 @@ def test_versions_are_compared_with_those_tested(monkeypatch):
     """Another version is a note, a missing package is broken."""
     tested = doctor.tested_versions()
     monkeypatch.setattr(doctor, "installed_version", lambda name: tested[name])
-    (finding,) = doctor.packages_found()
+    (finding,) = doctor.check_packages()
     assert finding.state == "ok"
 
     monkeypatch.setattr(doctor, "installed_version", lambda name: "0.1")
-    (finding,) = doctor.packages_found()
+    (finding,) = doctor.check_packages()
     assert finding.state == "note"
     assert f"zarr {tested['zarr']}" in finding.advice
 
     monkeypatch.setattr(doctor, "installed_version", lambda name: "")
-    (finding,) = doctor.packages_found()
+    (finding,) = doctor.check_packages()
     assert finding.state == "broken"
 
 
 def test_the_doctor_loads_no_torch():
     """Its version is read from what pip wrote."""
     code = (
-        "import sys, workflows.setup.doctor as d; list(d.torch_found());"
+        "import sys, workflows.setup.doctor as d; list(d.check_torch());"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -159,14 +159,14 @@ def test_every_gpu_is_listed(tmp_path, monkeypatch):
     """One line each, as the driver says it."""
     _tool(tmp_path, monkeypatch, "echo 'A, 10 MiB, 1'; echo 'B, 20 MiB, 1'")
 
-    assert [f.found for f in machine.gpu_found()] == ["A, 10 MiB, 1", "B, 20 MiB, 1"]
+    assert [f.found for f in machine.check_gpu()] == ["A, 10 MiB, 1", "B, 20 MiB, 1"]
 
 
 def test_a_driver_that_fails_is_no_gpu(tmp_path, monkeypatch):
     """Preparing needs none, so it is a note."""
     _tool(tmp_path, monkeypatch, "echo broken; exit 9")
 
-    assert [f.state for f in machine.gpu_found()] == ["note"]
+    assert [f.state for f in machine.check_gpu()] == ["note"]
 
 
 def test_a_port_that_is_taken_is_seen(monkeypatch):
@@ -174,14 +174,14 @@ def test_a_port_that_is_taken_is_seen(monkeypatch):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        taken = server.getsockname()[1]
+        port = server.getsockname()[1]
 
-        assert not machine.is_free(taken)
-        monkeypatch.setattr(machine, "PORTS", {taken: "a test"})
-        finding = next(iter(machine.ports_found()))
-        assert (finding.state, str(taken) in finding.found) == ("note", True)
+        assert not machine.is_free(port)
+        monkeypatch.setattr(machine, "PORTS", {port: "a test"})
+        finding = next(iter(machine.check_ports()))
+        assert (finding.state, str(port) in finding.found) == ("note", True)
 
-    assert machine.is_free(taken)
+    assert machine.is_free(port)
 
 
 LISTEN = """
@@ -218,9 +218,9 @@ def test_a_dask_that_listens_to_all_is_seen(host, word, seen):
 
 def test_too_few_open_files_are_a_note(monkeypatch):
     """With the command that helps."""
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (256, 4096))
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda resource: (256, 4096))
 
-    (finding,) = machine.files_found()
+    (finding,) = machine.check_open_files()
 
     assert (finding.state, finding.found) == ("note", "256 (hard limit 4096)")
     assert "ulimit -n 1024" in finding.advice
@@ -234,14 +234,14 @@ def test_too_little_memory_names_the_workers_that_fit(monkeypatch):
     monkeypatch.setattr(cluster.cores, "cores", lambda: 8)
     monkeypatch.setattr(memory, "limit_bytes", lambda: 4_000_000_000)
 
-    finding = list(machine.machine_found())[1]
+    finding = list(machine.check_cores_and_memory())[1]
 
     assert (finding.state, "WORKERS=3" in finding.advice) == ("note", True)
 
 
 def test_room_is_looked_for_where_the_store_will_be(tmp_path):
     """In the nearest folder that is there; nothing is made, nothing is left."""
-    findings = list(machine.room_found(str(tmp_path / "not" / "yet")))
+    findings = list(machine.check_free_space(str(tmp_path / "not" / "yet")))
 
     assert [f.subject for f in findings] == ["room", "fsync", "locks", "new names", "sockets"]
     assert str(tmp_path) in findings[0].found
@@ -249,23 +249,23 @@ def test_room_is_looked_for_where_the_store_will_be(tmp_path):
 
 
 def test_a_store_that_is_a_file_is_broken(tmp_path):
-    """As `tesserae prepare` would say."""
+    """A store's path that is a file would fail in `tesserae prepare`, too."""
     (tmp_path / "file").touch()
-    (finding,) = machine.room_found(str(tmp_path / "file"))
+    (finding,) = machine.check_free_space(str(tmp_path / "file"))
 
     assert (finding.state, finding.found) == ("broken", f"{tmp_path / 'file'} is a file")
 
 
 def test_an_object_store_is_not_asked_for_room():
     """It has no end, and asking needs its keys."""
-    (finding,) = machine.room_found("s3://bucket/store")
+    (finding,) = machine.check_free_space("s3://bucket/store")
 
     assert finding.state == "ok"
 
 
 def test_a_place_that_cannot_be_written_is_broken(tmp_path):
-    """As prepare would find out later."""
-    finding = machine.sync_found(tmp_path / "gone")
+    """A folder that does not exist cannot be written to."""
+    finding = machine.check_sync(tmp_path / "gone")
 
     assert finding.state == "broken"
     assert "No such file" in finding.found
@@ -273,12 +273,12 @@ def test_a_place_that_cannot_be_written_is_broken(tmp_path):
 
 def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monkeypatch):
     """How a store would be locked and named there, in lines of their own."""
-    plain = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    plain = {f.subject: f for f in machine.check_free_space(str(tmp_path))}
     assert (plain["locks"].state, plain["locks"].found) == ("ok", "by flock")
     assert (plain["new names"].state, plain["new names"].found) == ("ok", "by link")
 
     lacking.remove(lacking.SMB, monkeypatch.setattr)
-    share = {f.subject: f for f in machine.room_found(str(tmp_path))}
+    share = {f.subject: f for f in machine.check_free_space(str(tmp_path))}
     assert share["fsync"].state == "ok"
     assert (share["locks"].state, share["locks"].found) == ("note", "by files created exclusively")
     assert "-o flock" in share["locks"].advice
@@ -295,16 +295,16 @@ def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monk
 def test_a_folder_that_cannot_be_written_is_broken_with_what_helps(
     tmp_path, monkeypatch, number, says
 ):
-    """Of a disk that is mounted read-only, and of one without room."""
+    """A read-only disk and a full one each get their own advice."""
     monkeypatch.setattr(machine.os, "fsync", lacking._fail(number))
-    found = machine.sync_found(tmp_path)
-    assert found.state == "broken"
-    assert says in found.advice
+    finding = machine.check_sync(tmp_path)
+    assert finding.state == "broken"
+    assert says in finding.advice
 
 
 def test_where_sockets_go_is_said(tmp_path, monkeypatch):
     """A long TMPDIR is passed over; where nothing helps, it is broken."""
     monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path / ("x" * 90)))
-    assert "is too long for them" in machine.sockets_found().found
+    assert "is too long for sockets" in machine.check_sockets().found
     monkeypatch.setattr("cluster.sockets.SHORT_FOLDERS", ())
-    assert machine.sockets_found().state == "broken"
+    assert machine.check_sockets().state == "broken"

@@ -1,4 +1,4 @@
-"""Which Pillow this is, told from files alone."""
+"""Tests of detecting the installed Pillow from its files alone."""
 
 import subprocess
 import sys
@@ -75,12 +75,12 @@ def test_the_stand_in_holds_nothing_and_requires_pillow_simd_of_its_version(tmp_
 
 def test_a_cpu_that_does_not_tell_has_no_avx2(tmp_path):
     """Absent or other flags mean no; the word has to stand alone."""
-    told = tmp_path / "cpuinfo"
-    assert not pillow.cpu_has_avx2(told)
-    told.write_text("flags\t\t: fpu avx avx2x sse4_2\n")
-    assert not pillow.cpu_has_avx2(told)
-    told.write_text("flags\t\t: fpu avx avx2\n")
-    assert pillow.cpu_has_avx2(told)
+    cpuinfo = tmp_path / "cpuinfo"
+    assert not pillow.cpu_has_avx2(cpuinfo)
+    cpuinfo.write_text("flags\t\t: fpu avx avx2x sse4_2\n")
+    assert not pillow.cpu_has_avx2(cpuinfo)
+    cpuinfo.write_text("flags\t\t: fpu avx avx2\n")
+    assert pillow.cpu_has_avx2(cpuinfo)
 
 
 @pytest.fixture(name="able")
@@ -95,7 +95,7 @@ def test_a_machine_that_can_compile_gets_pillow_simd(able):
     """No reason against it, unless stock Pillow was asked for."""
     assert pillow.why_stock("auto") == ""
     assert pillow.why_stock("simd") == ""
-    assert "asked for" in pillow.why_stock("stock")
+    assert "requested" in pillow.why_stock("stock")
 
 
 def test_what_is_missing_is_named(able):
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(able):
 
 @pytest.mark.parametrize("package", ["libjpeg-dev", "zlib1g-dev", "gcc", "python3-dev"])
 def test_without_jpeg_or_a_compiler_insisting_does_not_help(able, package):
-    """What Pillow-SIMD cannot be compiled without stays a reason."""
+    """A package that Pillow-SIMD requires is a reason even if it is insisted on."""
     able.setattr(pillow, "missing_packages", lambda: [package])
 
     assert package in pillow.why_stock("simd")

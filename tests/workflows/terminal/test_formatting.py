@@ -20,10 +20,10 @@ from workflows.terminal.formatting import (
 @given(st.text(st.characters(codec=None)))
 def test_a_printable_text_is_one_line_that_a_terminal_does_not_obey(text):
     """No control character, newline, surrogate or change of direction is left."""
-    shown = printable(text)
+    expected = printable(text)
 
-    assert shown.isprintable()
-    assert shown == shown.encode("utf-8").decode("utf-8")
+    assert expected.isprintable()
+    assert expected == expected.encode("utf-8").decode("utf-8")
 
 
 @given(st.text().filter(str.isprintable))
@@ -33,7 +33,7 @@ def test_what_is_printable_stays_as_it_is(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("\x1b[31mred", r"\x1b[31mred"),
         ("a\nb", r"a\nb"),
@@ -42,13 +42,13 @@ def test_what_is_printable_stays_as_it_is(text):
         ("[red]x[/red] é", "[red]x[/red] é"),
     ],
 )
-def test_escapes_are_shown_as_they_are_spelled(text, shown):
+def test_escapes_are_shown_as_they_are_spelled(text, expected):
     """A person can tell from what is shown what the name is."""
-    assert shown == printable(text)
+    assert expected == printable(text)
 
 
 def test_a_name_that_the_terminal_cannot_spell_is_escaped():
-    """Where the locale is C, a name with an accent does not stop a run."""
+    """A name with an accent does not stop a run in the C locale."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
     assert encodable("café", stream) == r"caf\xe9"
@@ -56,7 +56,7 @@ def test_a_name_that_the_terminal_cannot_spell_is_escaped():
 
 
 @pytest.mark.parametrize(
-    ("num_bytes", "shown"),
+    ("num_bytes", "expected"),
     [
         (0, "0 B"),
         (999, "999 B"),
@@ -69,13 +69,13 @@ def test_a_name_that_the_terminal_cannot_spell_is_escaped():
         (5e18, "5,000 PB"),
     ],
 )
-def test_bytes_have_three_digits_and_a_decimal_unit(num_bytes, shown):
+def test_bytes_have_three_digits_and_a_decimal_unit(num_bytes, expected):
     """The unit changes where four digits would be shown."""
-    assert shown == bytes_text(num_bytes)
+    assert expected == bytes_text(num_bytes)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
+    ("seconds", "expected"),
     [
         (0, "0.0 s"),
         (0.0302, "30 ms"),
@@ -90,20 +90,20 @@ def test_bytes_have_three_digits_and_a_decimal_unit(num_bytes, shown):
         (3 * 86400 + 4 * 3600, "3 d 4 h"),
     ],
 )
-def test_times_have_their_two_largest_units(seconds, shown):
+def test_times_have_their_two_largest_units(seconds, expected):
     """Nobody reads `60 s` or `1 min 60 s`."""
-    assert shown == seconds_text(seconds)
+    assert expected == seconds_text(seconds)
 
 
-@given(whole=st.integers(1, 50_000_000), data=st.data())
-def test_a_share_is_all_or_nothing_only_if_it_is(whole, data):
+@given(total=st.integers(1, 50_000_000), data=st.data())
+def test_a_share_is_all_or_nothing_only_if_it_is(total, data):
     """One bad row of a million does not show as `100.0 %` readable."""
-    part = data.draw(st.integers(0, whole))
-    shown = float(share_text(part, whole).removesuffix(" %"))
+    part = data.draw(st.integers(0, total))
+    expected = float(share_text(part, total).removesuffix(" %"))
 
-    assert (shown == 100) == (part == whole)
-    assert (shown == 0) == (part == 0)
-    assert abs(shown - 100 * part / whole) <= 0.0501
+    assert (expected == 100) == (part == total)
+    assert (expected == 0) == (part == 0)
+    assert abs(expected - 100 * part / total) <= 0.0501
 
 
 def test_a_share_or_rate_of_nothing_is_a_dash():

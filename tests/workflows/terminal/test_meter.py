@@ -28,7 +28,7 @@ def test_now_takes_in_several_shards_however_slow_they_are():
 
 
 def test_a_stalled_run_shows_a_rate_that_falls():
-    """What is done last weighs less with every second that nothing follows."""
+    """The current rate falls with every second in which nothing is counted."""
     meter = Meter(None, 0.0)
     for second in range(1, 21):
         meter.add(float(second), 100, 0, 0, 0)

@@ -52,7 +52,7 @@ MOMENTS = {
 
 @pytest.fixture(autouse=True)
 def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = {stop: signal.getsignal(stop) for stop in signals.STOPS}
+    before = {stop: signal.getsignal(stop) for stop in signals.STOP_SIGNALS}
     monkeypatch.setattr(signals, "_last", float("-inf"))
     signals.listen()
     yield
@@ -71,7 +71,7 @@ def check_stopped(command: Command, number: int, times: int) -> None:
     assert command.err.strip().count("\n") == 0, command.err
 
 
-CASES = list(itertools.product(MOMENTS, signals.STOPS, (1, 2, 3)))
+CASES = list(itertools.product(MOMENTS, signals.STOP_SIGNALS, (1, 2, 3)))
 QUICK = (("decoding", signal.SIGINT, 2), ("decoding", signal.SIGHUP, 1))
 
 
@@ -147,7 +147,7 @@ def test_a_signal_is_held_back_until_a_block_has_ended() -> None:
 
 
 def test_a_block_that_ends_a_stopped_command_is_not_stopped_again() -> None:
-    """What was said of the first wish is not lost for a second one."""
+    """The message of the first interrupt is not lost when a second one follows."""
 
     def stopped() -> None:
         try:
@@ -162,13 +162,13 @@ def test_a_block_that_ends_a_stopped_command_is_not_stopped_again() -> None:
 
 def test_two_signals_in_a_row_are_one_wish(monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that comes much later is another."""
-    for stop in signals.STOPS:
-        monkeypatch.setattr(signals, "REST_SECONDS", 3600.0)
+    for stop in signals.STOP_SIGNALS:
+        monkeypatch.setattr(signals, "DEBOUNCE_SECONDS", 3600.0)
         monkeypatch.setattr(signals, "_last", float("-inf"))
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), stop)
         os.kill(os.getpid(), stop)
-        monkeypatch.setattr(signals, "REST_SECONDS", 0.0)
+        monkeypatch.setattr(signals, "DEBOUNCE_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), stop)
 
