@@ -162,7 +162,7 @@ def test_the_page_has_the_figures_a_person_asks_for():
 
     for expected in (
         "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB",
-        "val|29,520 rows to go|20,480|20,480|0|320 MB|-",
+        "val|29,520 rows missing|20,480|20,480|0|320 MB|-",
         "train|1,281,167|17 min 3 s|1,252|138|331|decode",
         "decode|20 min 0 s|60.0 %",
         "train|truncated|12|train|empty|5",
@@ -214,7 +214,7 @@ def test_the_page_names_many_rows_and_says_of_how_many():
 
     assert keys[MAX_NAMES_ON_PAGE - 1] in html
     assert keys[MAX_NAMES_ON_PAGE] not in html
-    assert "1,000 of 1,005, by name" in html
+    assert "1,000 of 1,005 rows, by key" in html
 
 
 def test_the_terminal_names_a_few_rows_and_says_how_many_more():

@@ -194,7 +194,7 @@ def test_a_server_that_says_no_is_quoted(server, tmp_path):
 def test_an_unknown_archive_is_named(tmp_path):
     """With those there are."""
     with pytest.raises(
-        SourceError, match=r"no archive is called 'imagewoof': expected .*imagenette"
+        SourceError, match=r"there is no archive 'imagewoof': expected .*imagenette"
     ):
         fetch("imagewoof", tmp_path)
 
