@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.errors import TesseraeError
-from pipeline.neighbours import Found, Index, build, load, recall
+from pipeline.neighbours import Index, SearchResults, build, load, recall
 
 Floats = NDArray[np.float32]
 
@@ -177,7 +177,7 @@ class Arm:
 
     name: str
     search: Callable[[Floats], Any]
-    """(q, d) -> rows (q, 10), or `Found`."""
+    """(q, d) -> rows (q, 10), or `SearchResults`."""
     built: str
     """What building it took, in words."""
     singles: list[float] = field(default_factory=list)
@@ -290,12 +290,14 @@ def take_turn(arm: Arm, queries: Floats) -> None:
     arm.batch.append((time.perf_counter() - started) * 1e3 / len(queries[:BATCH]))
 
 
-def answers(arm: Arm, vectors: Floats, queries: Floats) -> Found:
+def answers(arm: Arm, vectors: Floats, queries: Floats) -> SearchResults:
     """What an arm finds, with cosines, so that equal ones count."""
     parts = [arm.search(queries[start : start + BATCH]) for start in range(0, len(queries), BATCH)]
-    rows = np.concatenate([part.rows if isinstance(part, Found) else part for part in parts])
+    rows = np.concatenate(
+        [part.rows if isinstance(part, SearchResults) else part for part in parts]
+    )
     scores = [vectors[some] @ query for some, query in zip(rows, queries, strict=True)]
-    return Found(np.array(scores, np.float32), rows)
+    return SearchResults(np.array(scores, np.float32), rows)
 
 
 def report(arms: list[Arm], shares: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from distributed import Client, LocalCluster, Worker
 from numpy.typing import NDArray
 
-from cluster.config import hush, in_force
+from cluster.config import applied_settings, hush
 from pipeline.ingest import planning
 from pipeline.ingest.planning import Choices
 from pipeline.ingest.shard import Report
@@ -146,7 +146,7 @@ def graph(args: argparse.Namespace) -> None:
     ]
     hush()
     with (
-        in_force(),
+        applied_settings(),
         LocalCluster(
             n_workers=0,
             processes=False,
@@ -204,7 +204,7 @@ def home(args: argparse.Namespace) -> None:
         await asyncio.Event().wait()
 
     hush()
-    with in_force():
+    with applied_settings():
         asyncio.run(live())
 
 

@@ -42,7 +42,7 @@ from workflows.adversarial.critics import ConvCritic
 from workflows.training.loop import Data
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 from workflows.wgan.stage import Wgan
 
 SIZE, BATCH, NOISE, CRITIC = 64, 64, 100, 5
@@ -123,7 +123,7 @@ def plain(batches: Iterator[Tensor]) -> Callable[[], None]:
 
 def ours(store: Path, precision: str) -> Arm:
     """A step of the stage."""
-    options = Options(precision=precision, batch_size=BATCH, warm_critic_steps=0)
+    options = WganOptions(precision=precision, batch_size=BATCH, warm_critic_steps=0)
     torch.manual_seed(0)
     size = 72
     data = Data(Loader(store, size=size, batch_size=BATCH), None, ())

@@ -13,11 +13,11 @@ ANSWER_SECONDS = 60.0
 """The default timeout; a suspended worker keeps its connections and never answers."""
 
 
-class Silent(OSError):
+class NoAnswer(OSError):
     """A worker did not answer: it is suspended, blocked, disconnected, or has just ended."""
 
 
-def ask(
+def broadcast(
     client: Client,
     call: Callable[..., Any],
     *arguments: Any,
@@ -36,26 +36,26 @@ def ask(
         seconds: Timeout for each worker (default: 60 s).
 
     Returns:
-        For each worker address the result, or the exception that the call raised, or `Silent`
+        For each worker address the result, or the exception that the call raised, or `NoAnswer`
         without an answer.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
 
     async def ask_worker(worker: str) -> Any:
-        """Return the result of one worker, its exception, or `Silent`."""
+        """Return the result of one worker, its exception, or `NoAnswer`."""
         request = client._run(  # `Client.run` has no timeout for a single worker
             _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:
             answers = await asyncio.wait_for(request, seconds)
         except TimeoutError:
-            return Silent(f"no answer within {seconds:.0f} s")
-        result = answers.get(worker, Silent("it has just ended"))
+            return NoAnswer(f"no answer within {seconds:.0f} s")
+        result = answers.get(worker, NoAnswer("it has just ended"))
         if isinstance(result, list):
             return result[0]
         # An exception outside the list comes from the connection, not from the call.
-        return Silent(str(result)) if isinstance(result, OSError) else result
+        return NoAnswer(str(result)) if isinstance(result, OSError) else result
 
     async def ask_all() -> list[Any]:
         return await asyncio.gather(*map(ask_worker, workers))

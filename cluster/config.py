@@ -21,7 +21,7 @@ def dask_settings() -> dict[str, Any]:
         return dict(yaml.safe_load(file))
 
 
-def in_force() -> dask.config.set:
+def applied_settings() -> dask.config.set:
     """Apply the settings to this process until the returned context manager exits.
 
     They take effect at the call. Settings in environment variables have priority.

@@ -17,13 +17,13 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from cluster import certificates
-from cluster.config import hush, in_force
+from cluster.config import applied_settings, hush
 from cluster.errors import CertificateError, ClusterError
 
 POLL_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2.0
 REACH_SECONDS = 10.0
-"""The maximum interval between two checks of `Patience` that the scheduler can be reached."""
+"""The maximum interval between two checks of `ReconnectTimeout` whether it reaches the scheduler."""
 RETRY_SECONDS = 0.5
 """The pause between two attempts of a command to reach its scheduler."""
 REFUSED_SECONDS = 60.0
@@ -150,7 +150,7 @@ def connect(
     security = certificates.security(certs, ["client"]) if tls and certs else None
     hush()
     _wait_until_reached(address, security, seconds, say)
-    with in_force(), _client(address, security, seconds) as client:
+    with applied_settings(), _client(address, security, seconds) as client:
         try:
             yield client
         except CommClosedError as e:
@@ -206,7 +206,7 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
     ) from result
 
 
-class Patience:
+class ReconnectTimeout:
     """A timeout that expires when a scheduler was not reachable for too long."""
 
     def __init__(self, address: str, seconds: float, security: Security | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from distributed import Client
 
-from cluster.config import hush, in_force
+from cluster.config import applied_settings, hush
 from cluster.limits import raise_file_limit
 from cluster.local import embedded_scheduler
 
@@ -30,7 +30,7 @@ class EmbeddedScheduler:
         """
         hush()
         raise_file_limit()
-        self._config = in_force()
+        self._config = applied_settings()
         try:
             self.cluster = embedded_scheduler(host, files, dashboard=dashboard)
         except BaseException:  # `close` will not run, so the settings are restored here

@@ -25,7 +25,7 @@ from typing import cast
 from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
-from cluster.config import hush, in_force
+from cluster.config import applied_settings, hush
 from cluster.dashboard.lazy import offer
 from cluster.defaults import DASHBOARD_PORT
 from cluster.errors import ClusterError
@@ -70,7 +70,7 @@ class Local:
         self.threads = threads
         self._checked = time.monotonic()
         self.security = certificates.in_memory(certificates.make(days=CERTIFICATE_LIFETIME_DAYS))
-        self._config = in_force()
+        self._config = applied_settings()
         hush()
         start_fork_server(preload)
         self.cluster = LocalCluster(

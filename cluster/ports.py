@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psutil
 from distributed import Client, Nanny, Scheduler, Worker
 
-from cluster.broadcast import ask
+from cluster.broadcast import broadcast
 
 TLS = "TLS with a certificate"
 HTTPS = "HTTPS with a token"
@@ -48,8 +48,8 @@ def listening(client: Client) -> list[Port]:
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (
-        ask(client, _worker_ports, seconds=ANSWER_SECONDS),
-        ask(client, _nanny_ports, nanny=True, seconds=ANSWER_SECONDS),
+        broadcast(client, _worker_ports, seconds=ANSWER_SECONDS),
+        broadcast(client, _nanny_ports, nanny=True, seconds=ANSWER_SECONDS),
     ):
         for worker_ports in answers.values():
             ports_found += worker_ports if isinstance(worker_ports, list) else []

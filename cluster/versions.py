@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.broadcast import Silent, ask
+from cluster.broadcast import NoAnswer, broadcast
 from cluster.errors import ClusterError
 
 CODE_PREFIX = "code of "
@@ -42,7 +42,7 @@ def compare(
         ClusterError: A worker cannot answer, or its code or a version in *alike* differs.
     """
     local_versions = installed((*packages, *alike), code)
-    worker_versions = ask(client, installed, (*packages, *alike), code, workers=workers)
+    worker_versions = broadcast(client, installed, (*packages, *alike), code, workers=workers)
     sentences = []
     for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
         if name.startswith(CODE_PREFIX):
@@ -70,7 +70,7 @@ def _differences(
     """Return the workers that differ, by (name of the package or tree, version on the worker)."""
     differing: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, versions in sorted(worker_versions.items()):
-        if isinstance(versions, Silent):
+        if isinstance(versions, NoAnswer):
             continue  # the worker has ended or does not answer: its versions are not known
         if not isinstance(versions, dict):
             raise ClusterError(

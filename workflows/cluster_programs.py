@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 from distributed import Client
 
 from cluster import certificates, ports, ssh
-from cluster.connect import Patience, connect, wait_for
+from cluster.connect import ReconnectTimeout, connect, wait_for
 from cluster.cores import cores
 from cluster.errors import ClusterError
 from cluster.limits import raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
-from cluster.processes.commands import SchedulerWish, WorkerWish
+from cluster.processes.commands import SchedulerConfig, WorkerConfig
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.session import PRELOAD, say_dashboard
@@ -44,8 +44,8 @@ def _folder(args: argparse.Namespace) -> Path | None:
     return None if args.insecure else certificates.folder(args.certs)
 
 
-def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
-    return SchedulerWish(
+def _scheduler_wish(args: argparse.Namespace) -> SchedulerConfig:
+    return SchedulerConfig(
         host=args.host,
         port=args.port,
         dashboard_host=args.dashboard_host,
@@ -56,12 +56,12 @@ def _scheduler_wish(args: argparse.Namespace) -> SchedulerWish:
     )
 
 
-def _worker_wish(args: argparse.Namespace, address: str) -> WorkerWish:
+def _worker_wish(args: argparse.Namespace, address: str) -> WorkerConfig:
     workers = cores() if args.workers is None else args.workers
     gpus = _gpus(args.gpus)
     if not workers + len(gpus):
         raise ValueError("--workers is 0: expected at least one, or GPUs.")
-    return WorkerWish(
+    return WorkerConfig(
         address=address,
         workers=workers,
         threads=args.threads,
@@ -111,7 +111,7 @@ def _scheduler(args: argparse.Namespace) -> int:
     return _run([program], once=args.once)
 
 
-def _check_free(wish: SchedulerWish) -> None:
+def _check_free(wish: SchedulerConfig) -> None:
     for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
         commands.check_free(host, port)
 
@@ -123,7 +123,7 @@ def _worker(args: argparse.Namespace) -> int:
     programs = commands.workers(wish)
     folder = wish.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
-    patience = Patience(args.address, args.patience, security)
+    patience = ReconnectTimeout(args.address, args.patience, security)
     return _run(programs, once=args.once, done=patience.over)
 
 
@@ -158,7 +158,7 @@ def _print_line(line: str) -> None:
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
-def _print_scheduler(wish: SchedulerWish) -> None:
+def _print_scheduler(wish: SchedulerConfig) -> None:
     print(f"scheduler: {wish.address}")
     if wish.certificates is None:
         print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
@@ -248,7 +248,7 @@ def _up(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_dashboard(client: Client, wish: SchedulerWish) -> None:
+def _check_dashboard(client: Client, wish: SchedulerConfig) -> None:
     # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
     if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
         raise ClusterError(

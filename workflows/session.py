@@ -24,7 +24,7 @@ from typing import Any
 from distributed import Client
 
 from cluster import certificates
-from cluster.broadcast import Silent, ask
+from cluster.broadcast import NoAnswer, broadcast
 from cluster.connect import check_address, connect, wait_for
 from cluster.cores import cores
 from cluster.errors import ClusterError
@@ -84,12 +84,12 @@ def work_for_first(args: argparse.Namespace) -> bool:
     if not args.cluster.startswith("slurm:"):
         return False
     profile = read_profile(Path(args.cluster.removeprefix("slurm:")))
-    if profile.way != "allocation" or allocation.place_in_step() == 0:
+    if profile.way != "allocation" or allocation.step_rank() == 0:
         return False
-    address, folder, ended = allocation.wait_for_first(profile)
+    address, folder, ended = allocation.wait_for_scheduler(profile)
     workers = cores() if args.workers is None else args.workers
     gpus = commands.gpus()
-    wish = commands.WorkerWish(
+    wish = commands.WorkerConfig(
         address=address,
         workers=workers,
         threads=args.threads,
@@ -197,10 +197,10 @@ class Cluster:
         """
         if not self.stands:
             return
-        for worker, answer in sorted(ask(self.client, join, work).items()):
+        for worker, answer in sorted(broadcast(self.client, join, work).items()):
             if isinstance(answer, TesseraeError):
                 raise type(answer)(f"worker {worker}: {answer}")
-            if isinstance(answer, Silent):
+            if isinstance(answer, NoAnswer):
                 continue  # it is shutting down or hangs; its tasks will run on another worker
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")

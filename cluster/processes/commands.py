@@ -35,7 +35,7 @@ DEATH_TIMEOUT = "60s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedulerWish:
+class SchedulerConfig:
     """The configuration of a scheduler."""
 
     host: str = LOOPBACK
@@ -54,7 +54,7 @@ class SchedulerWish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerWish:
+class WorkerConfig:
     """The configuration of the workers of a machine."""
 
     address: str
@@ -81,7 +81,7 @@ class WorkerWish:
     """The names of modules that the fork server imports for all workers of the machine."""
 
 
-def scheduler(wish: SchedulerWish) -> Program:
+def scheduler(wish: SchedulerConfig) -> Program:
     """Return the program of a scheduler.
 
     Raises:
@@ -124,7 +124,7 @@ def scheduler(wish: SchedulerWish) -> Program:
     return Program("scheduler", arguments, environment | _encryption_environment(wish.certificates))
 
 
-def workers(wish: WorkerWish) -> list[Program]:
+def workers(wish: WorkerConfig) -> list[Program]:
     """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
@@ -230,7 +230,7 @@ def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) ->
         )
 
 
-def _check_worker_options(wish: WorkerWish, scheduler: str) -> None:
+def _check_worker_options(wish: WorkerConfig, scheduler: str) -> None:
     """Check for errors that every restart of the workers would meet again."""
     try:
         socket.getaddrinfo(scheduler, None)

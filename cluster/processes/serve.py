@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cluster.config import in_force
+from cluster.config import applied_settings
 from cluster.processes.forkserver import start_fork_server
 from cluster.processes.supervisor import PARENT
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the scheduler or workers until a signal stops them, or workers lose their scheduler."""
     role, *dask_arguments = arguments
     _end_with_parent()
-    with in_force():
+    with applied_settings():
         if role == "scheduler":
             from distributed.cli.dask_scheduler import main as command
         else:

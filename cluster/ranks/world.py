@@ -22,7 +22,7 @@ import cloudpickle
 from distributed import Client, Future, Scheduler
 from distributed.core import Status
 
-from cluster.broadcast import ask
+from cluster.broadcast import broadcast
 from cluster.errors import ClusterError, TrainingRankError
 from cluster.ranks.process import SAVE_SECONDS, Order
 from cluster.ranks.supervisor import abandon, supervise, supervised
@@ -56,7 +56,7 @@ class WorkerSlot:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WorldConfig:
     """The requested ranks of a world."""
 
     ranks: int
@@ -98,7 +98,7 @@ generation and the arguments of its ranks."""
 
 def run_world(
     client: Client,
-    config: Wanted,
+    config: WorldConfig,
     entry: str,
     begin: Begin,
     *,
@@ -133,7 +133,7 @@ def run_world(
             return results
 
 
-def gpus_there(client: Client) -> int:
+def count_gpu_workers(client: Client) -> int:
     """Return the number of running workers that have a GPU."""
     return len(_worker_slots(client, gpu=True))
 
@@ -147,7 +147,7 @@ class _World:
     def __init__(
         self,
         client: Client,
-        config: Wanted,
+        config: WorldConfig,
         entry: str,
         begin: Begin,
         on_event: Callable[[dict[str, Any]], None],
@@ -294,7 +294,7 @@ class _World:
         self, slots: Sequence[WorkerSlot], call: Callable[[str], Any], topic: str
     ) -> list[Any]:
         workers = [slot.worker for slot in slots]
-        answers = ask(self._client, call, topic, workers=workers, seconds=ANSWER_SECONDS)
+        answers = broadcast(self._client, call, topic, workers=workers, seconds=ANSWER_SECONDS)
         return list(answers.values())
 
     def _end_ranks(

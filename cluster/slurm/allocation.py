@@ -105,7 +105,7 @@ class Allocation(EmbeddedScheduler):
         _remove(self._folder)
 
 
-def place_in_step() -> int:
+def step_rank() -> int:
     """Return the rank of this process in its Slurm step, from 0.
 
     Raises:
@@ -120,7 +120,7 @@ def place_in_step() -> int:
     return int(step_rank)
 
 
-def wait_for_first(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
+def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
     """Wait for the first process of the step to publish the address of its scheduler.
 
     Returns:

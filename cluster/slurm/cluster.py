@@ -30,7 +30,7 @@ from distributed import Client
 from distributed.utils import get_ip, get_ip_interface
 
 from cluster import certificates
-from cluster.broadcast import ask
+from cluster.broadcast import broadcast
 from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
@@ -356,7 +356,7 @@ class _SchedulerLoad:
 
     def idle(self) -> set[str]:
         """Return the numbers of jobs whose workers certainly have no task."""
-        numbers = ask(self._client, _job_number, seconds=KEEP_SECONDS)
+        numbers = broadcast(self._client, _job_number, seconds=KEEP_SECONDS)
         if not all(isinstance(number, str) for number in numbers.values()):
             return set()  # a worker that does not answer may belong to any job
         idle = worker_demand(self._client).idle  # queried last: the answers took a while

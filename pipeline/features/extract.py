@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard import FeatureWork, intact_arrays, make_features
+from pipeline.features.shard import FeatureWork, extract_shard, intact_arrays
 from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records
@@ -93,10 +93,10 @@ def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | N
 
 def new_run(name: str, split: str) -> str:
     """Return a unique name for a run, which marks its temporary files and tasks."""
-    return f"{held(name, split)}-{uuid.uuid4().hex[:8]}"
+    return f"{lease_name(name, split)}-{uuid.uuid4().hex[:8]}"
 
 
-def held(name: str, split: str) -> str:
+def lease_name(name: str, split: str) -> str:
     """Return the name of the lease for features *name* of *split*."""
     return f"features.{name}.{split}"
 
@@ -126,7 +126,7 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
         put_changed(objects, file, data)
 
 
-def known_probe(objects: Objects, recipe: FeatureRecipe) -> str:
+def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     """Return the probe of a commit of these features, of any split; empty where none has one."""
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
@@ -185,14 +185,14 @@ def clear(objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[s
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
     obsolete = sorted(existing & set(names))
-    vouched = tuple(f"{folders[kind]}/" for kind in promised(objects, recipe, plan))
+    vouched = tuple(f"{folders[kind]}/" for kind in recorded_kinds(objects, recipe, plan))
     if any(name.startswith(vouched) for name in obsolete):
         objects.remove(layout.features_done(recipe.name, plan.split))
     for name in obsolete:
         objects.remove(name)
 
 
-def promised(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
+def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
     """Return the kinds that the split's record vouches for; if damaged, those of all commits."""
     try:
         done = features.load_done(objects, recipe.name, plan.split)
@@ -202,7 +202,7 @@ def promised(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, 
     return () if done is None else done.kinds
 
 
-def leftovers(
+def obsolete_objects(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
     """Return the shard objects of *kinds* that no commit of the present images vouches for."""
@@ -230,7 +230,7 @@ def feature_jobs(work: FeatureWork, shards: Sequence[int], slots: int = 1) -> li
     return [
         Job(
             f"features-{work.split}-{shard:06d}",
-            make_features,
+            extract_shard,
             (work, shard, threads if index >= len(shards) - num_last else 1),
             options,
         )
@@ -306,7 +306,9 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
     return vouched and not missing(objects, recipe, plan, done.kinds)
 
 
-def why_made(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> str:
+def explain_extraction(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+) -> str:
     """Return how the stored features of a split differ from the requested ones.
 
     Args:

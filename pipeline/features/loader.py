@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reader import Features, open_features
 from pipeline.loader.distributed import Placement
-from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
+from pipeline.loader.epochs import Batch, BatchGenerator, Epochs, whole_number
 from pipeline.order import EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
@@ -107,7 +107,7 @@ class FeatureLoader(Epochs):
     def _details(self) -> str:
         return f", features={self.name!r}, mirrored={self.mirrored}"
 
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
         order = self._epoch_order(epoch)
         for batch in range(first, len(self)):
             start = batch * self.batch_size

@@ -192,7 +192,7 @@ def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
         raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
 
 
-def make_features(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
+def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
     """Make the features of one shard, of each kind that it lacks, and commit them.
 
     Args:

@@ -14,7 +14,7 @@ from itertools import islice
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, is_another
-from pipeline.ingest.verify import Found, Problem, check_object
+from pipeline.ingest.verify import Problem, SplitRecords, check_object
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Written
 from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
@@ -25,7 +25,7 @@ AGAIN = "run the same `tesserae features` again"
 
 
 @dataclass(kw_only=True)
-class FoundFeatures:
+class FeatureRecords:
     """The features of one split, as far as their records can be read."""
 
     name: str
@@ -52,12 +52,12 @@ class FoundFeatures:
         ]
 
 
-def read_records(objects: Objects, name: str, images: Found) -> FoundFeatures:
+def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
     """Read the records of the features *name* of the split of *images*.
 
     Unfinished features are a problem, too, as are features of other images than the store has now.
     """
-    feature_records = FoundFeatures(name=name, split=images.split)
+    feature_records = FeatureRecords(name=name, split=images.split)
     feature_records.problems += _read_recipe(objects, feature_records, images)
     if feature_records.recipe is None:
         return feature_records
@@ -80,7 +80,7 @@ def read_records(objects: Objects, name: str, images: Found) -> FoundFeatures:
 
 
 def _read_recipe(
-    objects: Objects, feature_records: FoundFeatures, images: Found
+    objects: Objects, feature_records: FeatureRecords, images: SplitRecords
 ) -> Iterator[Problem]:
     file = layout.features_recipe(feature_records.name)
     try:
@@ -99,7 +99,7 @@ def _read_recipe(
 
 
 def _read_done(
-    objects: Objects, feature_records: FoundFeatures, images: Found, plan: Plan
+    objects: Objects, feature_records: FeatureRecords, images: SplitRecords, plan: Plan
 ) -> Iterator[Problem]:
     file = layout.features_done(feature_records.name, feature_records.split)
     try:
@@ -124,9 +124,9 @@ def _read_done(
 
 def _read_commits(
     objects: Objects,
-    feature_records: FoundFeatures,
+    feature_records: FeatureRecords,
     recipe: FeatureRecipe,
-    images: Found,
+    images: SplitRecords,
     plan: Plan,
 ) -> Iterator[Problem]:
     feature_records.commits = features.load_commits(objects, recipe, plan)
@@ -157,7 +157,7 @@ def _read_commits(
             )
 
 
-def _other_networks(feature_records: FoundFeatures, recipe: FeatureRecipe) -> Iterator[Problem]:
+def _other_networks(feature_records: FeatureRecords, recipe: FeatureRecipe) -> Iterator[Problem]:
     """Yield the shards whose network made other features of the test images than the first's."""
     probes = {
         shard: commit.provenance.get(KEY)
@@ -178,7 +178,7 @@ def _other_networks(feature_records: FoundFeatures, recipe: FeatureRecipe) -> It
 
 
 def _metadata(
-    objects: Objects, feature_records: FoundFeatures, recipe: FeatureRecipe, plan: Plan
+    objects: Objects, feature_records: FeatureRecords, recipe: FeatureRecipe, plan: Plan
 ) -> Iterator[Problem]:
     """Check the metadata that no finish step vouches for yet."""
     from pipeline.store import arrays  # imported late: reading records alone needs no zarr
@@ -194,7 +194,7 @@ def _unreadable(error: OSError) -> str:
 
 
 def check_objects(
-    objects: Objects, feature_records: FoundFeatures, *, threads: int = 0
+    objects: Objects, feature_records: FeatureRecords, *, threads: int = 0
 ) -> Iterator[tuple[Written, Problem | None]]:
     """Read every object that a record vouches for, and yield it with what is wrong with it."""
     workers = threads or min(records.READERS, os.cpu_count() or 1)
@@ -213,7 +213,7 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
     ]
 
 
-def strangers(objects: Objects, feature_records: FoundFeatures) -> list[str]:
+def strangers(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the objects of finished features that no record names. They do no harm."""
     if feature_records.done is None:
         return []

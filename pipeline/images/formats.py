@@ -20,7 +20,7 @@ DECODED = "decoded"
 """An image of a format that `pipeline.images.decode` decodes."""
 PICTURE = "picture"
 """An image of a format that is identified but not decoded."""
-OTHER = "other"
+NOT_AN_IMAGE = "other"
 """A file that is not an image."""
 
 _CONVERT = "convert it to JPEG or PNG"
@@ -35,7 +35,7 @@ class Format:
     phrase: str
     """The name with its article and noun, as part of a sentence: "an AVIF image"."""
     kind: str
-    """The kind of the format: `DECODED`, `PICTURE` or `OTHER`."""
+    """The kind of the format: `DECODED`, `PICTURE` or `NOT_AN_IMAGE`."""
     advice: str = ""
     """The advice to the owner of such a file, as an imperative without a full stop."""
 
@@ -55,7 +55,7 @@ def _picture(name: str, article: str = "a", noun: str = "image") -> Format:
 
 
 def _nonimage(name: str, phrase: str, advice: str = "") -> Format:
-    return Format(name, phrase, OTHER, advice)
+    return Format(name, phrase, NOT_AN_IMAGE, advice)
 
 
 JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM = map(

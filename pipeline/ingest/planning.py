@@ -88,7 +88,7 @@ def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLAS
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    stored = _kept_recipe(objects)
+    stored = _stored_recipe(objects)
     if stored is None:
         requested = _requested_recipe(choices, None, classes)
         if objects.put_new(layout.RECIPE, requested.encode()):
@@ -106,7 +106,7 @@ def check_choices(objects: Objects, choices: Choices) -> None:
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
-    stored = _kept_recipe(objects)
+    stored = _stored_recipe(objects)
     requested = _requested_recipe(choices, stored, NO_CLASSES)
     if stored is not None:
         recipe.check_same(stored, requested)
@@ -114,19 +114,19 @@ def check_choices(objects: Objects, choices: Choices) -> None:
 
 def source_rules(objects: Objects) -> int:
     """Return the version of the listing rules for the store's samples."""
-    stored = _kept_recipe(objects)
+    stored = _stored_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, choices: Choices) -> int | None:
     """Return the length in bytes of the longest image that is read; None: no limit."""
-    stored = _kept_recipe(objects)
+    stored = _stored_recipe(objects)
     if stored is not None:
         return stored.max_image_bytes
     return choices.max_image_bytes or recipe.MAX_IMAGE_BYTES
 
 
-def _kept_recipe(objects: Objects) -> Recipe | None:
+def _stored_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
     if records.splits(objects):
@@ -168,7 +168,7 @@ def _versions(stored: Recipe | None) -> dict[str, int]:
     return {} if stored is None else {name: getattr(stored, name) for name in names}
 
 
-def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:
+def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:
     """Return the origin of the split's rows if the source has not changed since it was listed.
 
     This is a cache of the listing: with it a rerun need not list a million files again.
@@ -191,7 +191,7 @@ def kept_origin(objects: Objects, split: str, source: Source, root: str) -> Orig
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listing:
     """A source's samples and their classes."""
 
     table: pa.Table
@@ -217,7 +217,7 @@ class Listed:
         return sorted({name for name, _, _ in self.runs if name != UNLABELLED})
 
 
-def read_listing(table: pa.Table) -> Listed:
+def read_listing(table: pa.Table) -> Listing:
     """Return the digest, the classes and the evidence of a listing that is sorted by key."""
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
@@ -225,10 +225,10 @@ def read_listing(table: pa.Table) -> Listed:
     if not evidence.seen:  # class folders: their names are the only evidence
         for name, start, stop in runs:
             evidence.add_class(name, Basis("folder"), stop - start)
-    return Listed(table, listing_digest(table), runs, evidence)
+    return Listing(table, listing_digest(table), runs, evidence)
 
 
-def classes_of(listed: Mapping[str, tuple[Source, Listed]], rules: int) -> Classes:
+def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Classes:
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Raises:
@@ -244,7 +244,7 @@ def classes_of(listed: Mapping[str, tuple[Source, Listed]], rules: int) -> Class
 
 
 def make_plan(
-    objects: Objects, split: str, recipe: Recipe, listed: Listed, origin: Origin, seed: int
+    objects: Objects, split: str, recipe: Recipe, listed: Listing, origin: Origin, seed: int
 ) -> Plan:
     """Write the plan of a split, its rows and labels, or check the plan that exists.
 
@@ -394,7 +394,7 @@ def _bisect(column: pa.Array, text: str, low: int) -> int:
     return low
 
 
-def _labels(listed: Listed, recipe: Recipe) -> NDArray[np.int32]:
+def _labels(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
     label_of = {wnid: label for label, wnid in enumerate(recipe.wnids)}
     unknown = [name for name in listed.wnids if name not in label_of]
     if unknown:

@@ -21,7 +21,7 @@ from pipeline.errors import DecodeError, ReadError
 from pipeline.images.decode import UNSUPPORTED, check_format
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
 from pipeline.ingest.source_index import Sample
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 
 LOCAL_DEPTH = 2
 REMOTE_DEPTH = 16
@@ -40,7 +40,7 @@ class Unread:
 
 
 def read_ahead(
-    reader: Reader,
+    reader: SourceReader,
     samples: Sequence[Sample],
     *,
     limit: int | None,
@@ -95,7 +95,7 @@ def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sampl
 
 
 def read_patiently(
-    reader: Reader, sample: Sample, limit: int | None, tries: int, pause: float
+    reader: SourceReader, sample: Sample, limit: int | None, tries: int, pause: float
 ) -> bytes | Unread:
     """Read one image, and retry after a pause if the source fails.
 
@@ -110,7 +110,7 @@ def read_patiently(
     return read_sample(reader, sample, limit)
 
 
-def read_sample(reader: Reader, sample: Sample, limit: int | None) -> bytes | Unread:
+def read_sample(reader: SourceReader, sample: Sample, limit: int | None) -> bytes | Unread:
     """Read one image, or only its beginning where that says enough.
 
     Args:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import StoreDamagedError
 from pipeline.ingest import verify
 from pipeline.ingest.shard import Work, rebuild_shard
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.jobs import Job
 from pipeline.store import layout, records, table
 from pipeline.store.arrow_files import open_parquet
@@ -36,7 +36,7 @@ class Rebuild:
     part: bool
 
 
-def restore_records(objects: Objects, split_records: Found) -> list[str]:
+def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Write the damaged records of which a copy exists, and return their names."""
     copies = {
         layout.commit(split_records.split, s): c.encode() for s, c in split_records.commits.items()
@@ -51,7 +51,9 @@ def restore_records(objects: Objects, split_records: Found) -> list[str]:
     return names
 
 
-def restore_parts(objects: Objects, split_records: Found, problems: Iterable[Problem]) -> list[str]:
+def restore_parts(
+    objects: Objects, split_records: SplitRecords, problems: Iterable[Problem]
+) -> list[str]:
     """Restore damaged table parts from the whole table, and return the names of those."""
     bad = {problem.name for problem in problems}
     name = layout.table(split_records.split)
@@ -71,7 +73,7 @@ def restore_parts(objects: Objects, split_records: Found, problems: Iterable[Pro
     return restored
 
 
-def _table(file: BinaryIO, name: str, split_records: Found) -> pq.ParquetFile | None:
+def _table(file: BinaryIO, name: str, split_records: SplitRecords) -> pq.ParquetFile | None:
     rows = None if split_records.plan is None else range(split_records.plan.num_rows)
     try:
         parquet = open_parquet(file)
@@ -81,7 +83,7 @@ def _table(file: BinaryIO, name: str, split_records: Found) -> pq.ParquetFile | 
     return parquet
 
 
-def plan_rebuilds(split_records: Found, problems: Iterable[Problem]) -> list[Rebuild]:
+def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> list[Rebuild]:
     """Return the objects that must be made again from the source, by shard."""
     bad = {problem.name for problem in problems}
     rebuilds = []
@@ -106,7 +108,7 @@ def rebuild_jobs(work: Work, rebuilds: Iterable[Rebuild]) -> list[Job]:
     ]
 
 
-def lost_shards(split_records: Found, problems: Iterable[Problem]) -> list[int]:
+def lost_shards(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
     """Return the shards whose commit is damaged and has no copy; they are prepared again."""
     bad = {problem.name for problem in problems}
     shards = range(0 if split_records.plan is None else split_records.plan.num_shards)
@@ -114,7 +116,7 @@ def lost_shards(split_records: Found, problems: Iterable[Problem]) -> list[int]:
     return [shard for shard in lost if layout.commit(split_records.split, shard) in bad]
 
 
-def planned_sizes(objects: Objects, split_records: Found) -> tuple[int, ...]:
+def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, ...]:
     """Return the sizes that shards have or should have, as far as the remaining records tell."""
     sizes = {
         *verify.committed_sizes(split_records),

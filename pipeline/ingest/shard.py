@@ -39,7 +39,7 @@ from pipeline.images.sandbox import IsolatedDecoder, Resized
 from pipeline.ingest.readahead import Unread, read_ahead
 from pipeline.ingest.source_index import Rows, Sample
 from pipeline.ingest.watchdog import Watchdog
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, recipe, records, table
 from pipeline.store.commit import Commit, Written
 from pipeline.store.objects import Objects, open_objects
@@ -135,7 +135,7 @@ class Workspace:
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, work.split)
         self.rows = Rows(self.objects, self.plan)
-        self.reader = Reader(self.rows.origin.root)
+        self.reader = SourceReader(self.rows.origin.root)
         self.remote = is_url(self.rows.origin.root)
         self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
         _check_pixels(self.recipe)

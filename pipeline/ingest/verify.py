@@ -40,7 +40,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SplitRecords:
     """A split as far as its records can be read, from themselves or from the ledger."""
 
     split: str
@@ -57,7 +57,7 @@ class Found:
         return [*finished, *(written for c in self.commits.values() for written in c.objects)]
 
 
-def read_records(objects: Objects, split: str) -> Found:
+def read_records(objects: Objects, split: str) -> SplitRecords:
     """Read the records of *split*, with the ledger's copies where they are damaged."""
     ledger = records.read_ledger(objects, split)
     reader = _Reader(objects, ledger.copies)
@@ -65,7 +65,7 @@ def read_records(objects: Objects, split: str) -> Found:
         reader.problems.append(Problem(layout.ledger(split), ledger.what))
     split_plan = reader.plan(split)
     done = reader.done(split, split_plan)
-    return Found(
+    return SplitRecords(
         split=split,
         recipe=reader.recipe(split_plan),
         plan=split_plan,
@@ -175,7 +175,7 @@ def _damage(error: StoreDamagedError) -> str:
 
 
 def check_objects(
-    objects: Objects, split_records: Found, *, threads: int = 0
+    objects: Objects, split_records: SplitRecords, *, threads: int = 0
 ) -> Iterator[tuple[Written, Problem | None]]:
     """Read every object that a record vouches for, and yield it with what is wrong with it."""
 
@@ -204,7 +204,7 @@ def check_object(objects: Objects, written: Written) -> Problem | None:
     return None if digest == written.digest else Problem(written.name, "damaged")
 
 
-def check_whole(split_records: Found) -> list[Problem]:
+def check_whole(split_records: SplitRecords) -> list[Problem]:
     """Return the problems that keep a split from being finished, if there are any."""
     if split_records.plan is None:
         return []
@@ -220,7 +220,7 @@ def check_whole(split_records: Found) -> list[Problem]:
     return [*_unfinished_sizes(split_records, split_records.done)]
 
 
-def _unfinished_sizes(split_records: Found, done: Done) -> Iterator[Problem]:
+def _unfinished_sizes(split_records: SplitRecords, done: Done) -> Iterator[Problem]:
     for size in sorted({*done.sizes, *committed_sizes(split_records)}):
         name = layout.array(split_records.split, str(size))
         missing = sum(size not in c.sizes for c in split_records.commits.values())
@@ -233,12 +233,12 @@ def _unfinished_sizes(split_records: Found, done: Done) -> Iterator[Problem]:
             yield Problem(name, f"not finished: the finish step has not run at {size} px")
 
 
-def committed_sizes(split_records: Found) -> list[int]:
+def committed_sizes(split_records: SplitRecords) -> list[int]:
     """Return the sizes that any commit has, ascending."""
     return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
 
-def check_planned(objects: Objects, split_records: Found) -> list[Problem]:
+def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
     """Check the labels and the metadata that no finish step vouches for yet."""
     if split_records.recipe is None or split_records.plan is None:
         return []
@@ -264,7 +264,7 @@ def check_planned(objects: Objects, split_records: Found) -> list[Problem]:
     return [problem for problem in problems if problem is not None]
 
 
-def strangers(objects: Objects, split_records: Found) -> list[str]:
+def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Return the objects in a finished split's folders that no record names. They do no harm."""
     if split_records.done is None:
         return []

@@ -73,7 +73,7 @@ class ChunkReader:
             self._direct_buffers = Buffers((num_bytes,), keep=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `pipeline.loader.reader.Reader` defines; the result is `chunks`."""
+        """Gather rows as `pipeline.loader.reader.PixelReader` defines; the result is `chunks`."""
         rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
         for index, row in enumerate(rows.tolist()):
             shard, row_in_shard = divmod(row, self._geometry.shard_rows)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, CHECKSUMS, side
-from pipeline.loader.reader import reader_of
+from pipeline.loader.reader import open_reader
 from pipeline.memory import free_bytes
 from pipeline.store.objects import open_objects
 from pipeline.store.split import Split, open_split
@@ -125,7 +125,7 @@ class _OpenSplit:
         check = CHECKSUMS[data.checksum]
         if check is None:
             check = plan.num_rows * data.size**2 * 3 <= CACHE_SHARE * free_bytes()
-        self.reader = reader_of(
+        self.reader = open_reader(
             self.split, data.size, cache_bytes=CACHE_BYTES, check=check, checked=checked
         )
 

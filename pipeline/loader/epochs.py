@@ -55,7 +55,7 @@ class Batch(_Tensors):
     """The weight of each row: W / B for W ranks that share a global batch of B rows."""
 
 
-Batches = Generator[Batch, None, None]
+BatchGenerator = Generator[Batch, None, None]
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -107,7 +107,7 @@ class Epochs(ABC):
         """Return the split, opening it at the first call."""
 
     @abstractmethod
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
         """Yield one rank's batches of an epoch, from batch number *first* on."""
 
     @abstractmethod

@@ -28,9 +28,9 @@ from threadpoolctl import ThreadpoolController
 
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.distributed import Placement, ranks_here
-from pipeline.loader.epochs import Batch, Batches, Epochs, whole_number
+from pipeline.loader.epochs import Batch, BatchGenerator, Epochs, whole_number
 from pipeline.loader.readahead import ReadAhead
-from pipeline.loader.reader import Reader, reader_of
+from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.loader.staging import StagedReader, Staging
 from pipeline.memory import free_bytes
 from pipeline.order import ORDERS, EpochOrder, epoch_order
@@ -205,7 +205,7 @@ class Loader(Epochs):
         windows = {"window_chunks": self._window_chunks()} if self.order == "windowed" else {}
         return {**super()._identity(), **windows}
 
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> Batches:
+    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
         opened = self._open()
         order = self.epoch_order(epoch)
         rank_rows = _RankRows(self.batch_size, order, placement)
@@ -379,9 +379,9 @@ class _OpenSplit:
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
-        def reader(split: Split, size: int) -> Reader:
+        def reader(split: Split, size: int) -> PixelReader:
             """Return a reader with this loader's arguments."""
-            return reader_of(
+            return open_reader(
                 split,
                 size,
                 cache_bytes=loader.cache_bytes,

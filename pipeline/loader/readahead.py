@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.loader.reader import Reader
+from pipeline.loader.reader import PixelReader
 
 NUM_THREADS = 8
 """The number of threads that read ahead."""
@@ -28,7 +28,7 @@ class ReadAhead:
     def __init__(
         self,
         windows: Iterator[tuple[int, NDArray[np.int64]]],
-        readers: Sequence[Reader],
+        readers: Sequence[PixelReader],
         disk: Executor,
     ) -> None:
         """Start the thread, which begins with the first window.
@@ -79,7 +79,7 @@ class ReadAhead:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._position >= position)
 
-    def _read(self, reader: Reader, chunk: int) -> None:
+    def _read(self, reader: PixelReader, chunk: int) -> None:
         if not self._stopped:
             # The thread that gathers these rows meets the same error and raises it.
             with suppress(StoreError):

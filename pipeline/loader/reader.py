@@ -15,7 +15,7 @@ from pipeline.store.objects import LocalObjects
 from pipeline.store.split import Split
 
 
-class Reader(Protocol):
+class PixelReader(Protocol):
     """An object that gathers rows of one size of a split. It is safe for many threads."""
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
@@ -40,7 +40,7 @@ class Reader(Protocol):
         """Read chunk number *chunk* of the split into a cache, on threads of *disk*."""
 
 
-def reader_of(
+def open_reader(
     split: Split,
     size: int,
     *,
@@ -49,7 +49,7 @@ def reader_of(
     cached: float = 1.0,
     windows: bool = False,
     checked: NDArray[np.bool_] | None = None,
-) -> Reader:
+) -> PixelReader:
     """Return a reader for rows of one size of *split*.
 
     Args:

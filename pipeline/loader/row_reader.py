@@ -207,7 +207,7 @@ class RowReader:
             self._mapping = None
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `pipeline.loader.reader.Reader` defines.
+        """Gather rows as `pipeline.loader.reader.PixelReader` defines.
 
         The result is `direct` if any row may have bypassed the page cache.
         """

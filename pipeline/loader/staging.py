@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.filesystem import cure, try_lock
-from pipeline.loader.reader import Reader
+from pipeline.loader.reader import PixelReader
 from pipeline.loader.staging_area import (
     COPY_SUFFIX,
     USE_NAME,
@@ -281,10 +281,15 @@ def _exists(folder: int, name: str) -> bool:
 
 
 class StagedReader:
-    """A `Reader` that reads rows from local copies where complete, and from the store otherwise."""
+    """A `PixelReader` that reads rows from complete local copies, else from the store."""
 
     def __init__(
-        self, staging: Staging, split: Split, size: int, copy_reader: Reader, store_reader: Reader
+        self,
+        staging: Staging,
+        split: Split,
+        size: int,
+        copy_reader: PixelReader,
+        store_reader: PixelReader,
     ) -> None:
         """Combine two readers; nothing is read yet.
 
@@ -303,7 +308,7 @@ class StagedReader:
         self._store_reader = store_reader
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `Reader` defines; the result is the method of the last read."""
+        """Gather rows as `PixelReader` defines; the result is the method of the last read."""
         self._staging.check()
         is_staged = self._staged[rows // self._shard_rows]
         if is_staged.all():
@@ -335,7 +340,7 @@ class StagedReader:
         return method
 
     def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the chunks worth reading ahead, as `Reader` defines, from copies and store."""
+        """Return the chunks worth reading ahead, as `PixelReader` defines, of copies and store."""
         is_staged = self._staged[chunks // self._chunks_per_shard]
         return np.concatenate(
             [

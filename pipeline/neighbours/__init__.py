@@ -25,7 +25,7 @@ The recall of the last two is measured when they are built and recorded in `inde
 from pipeline.neighbours.build import KINDS, build
 from pipeline.neighbours.csls import hubness
 from pipeline.neighbours.index import Index
-from pipeline.neighbours.results import Found, deduplicate, recall
+from pipeline.neighbours.results import SearchResults, deduplicate, recall
 from pipeline.neighbours.storage import load
 
-__all__ = ["KINDS", "Found", "Index", "build", "deduplicate", "hubness", "load", "recall"]
+__all__ = ["KINDS", "Index", "SearchResults", "build", "deduplicate", "hubness", "load", "recall"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.neighbours.exact import Candidates, Scan
 from pipeline.neighbours.rerank import SearchRequest, rank
-from pipeline.neighbours.results import Found, empty_results, identify, mean_similarity
+from pipeline.neighbours.results import SearchResults, empty_results, identify, mean_similarity
 from pipeline.neighbours.vectors import (
     BLOCK_NUMBERS,
     Doubles,
@@ -111,7 +111,7 @@ class Index:
         ids: int | NDArray[Any] | None = None,
         hubs: Hubs | None = None,
         candidates: int | None = None,
-    ) -> Found:
+    ) -> SearchResults:
         """Return the k nearest vectors of each query.
 
         Vectors that are zero or not finite are never returned.
@@ -141,7 +141,7 @@ class Index:
 
         storage.save(self, folder, identity)
 
-    def _answer(self, request: SearchRequest, count: int) -> Found:
+    def _answer(self, request: SearchRequest, count: int) -> SearchResults:
         results = empty_results(len(request.queries), request.k)
         num_allowed = self._count_allowed(request.allowed)
         unanswered = np.arange(len(request.queries) if num_allowed else 0)

@@ -12,7 +12,7 @@ from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResults:
     """The nearest vectors of each query, nearest first; of equal scores the lower row first."""
 
     scores: Floats
@@ -31,12 +31,14 @@ def mean_similarity(scores: Floats) -> Doubles:
     return np.asarray(sums / np.maximum(finite.sum(1), 1), np.float64)
 
 
-def empty_results(queries: int, k: int) -> Found:
+def empty_results(queries: int, k: int) -> SearchResults:
     """Return results without any answer, (queries, k)."""
-    return Found(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64))
+    return SearchResults(
+        np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
+    )
 
 
-def recall(results: Found, exact: Found) -> float:
+def recall(results: SearchResults, exact: SearchResults) -> float:
     """Return the share of the exact answers that are among *results*, as the mean over queries.
 
     An answer that scores as high as the last exact one counts as exact: a choice among equal scores
@@ -75,7 +77,7 @@ def _among(rows: Rows, candidates: Rows) -> Mask:
     )
 
 
-def deduplicate(results: Found, ids: int | NDArray[Any]) -> Found:
+def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResults:
     """Keep the first answer of each id, so that an image and its mirrored copy count once.
 
     Args:
@@ -89,7 +91,7 @@ def deduplicate(results: Found, ids: int | NDArray[Any]) -> Found:
     rows = np.where(duplicate, -1, results.rows)
     scores = np.where(duplicate, np.float32(-np.inf), results.scores)
     order = np.argsort(duplicate, 1, kind="stable")
-    return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
+    return SearchResults(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
 
 
 def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:

@@ -35,7 +35,15 @@ from pipeline.neighbours.exact import DeviceScan, Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.vectors import Vectors
 from pipeline.store.objects import LocalObjects, ObjectWriter
-from pipeline.store.schema import Between, Digest, Format, Matching, SchemaError, read, shown
+from pipeline.store.schema import (
+    Between,
+    Digest,
+    Format,
+    Matching,
+    SchemaError,
+    describe_value,
+    read,
+)
 
 FORMAT = 1
 HEADER = "index.json"
@@ -233,8 +241,8 @@ def _header(folder: Path) -> dict[str, Any]:
         raise _damaged(file, "does not match its own digest")
     if fields.get("format") != FORMAT:
         raise TesseraeError(
-            f"{file} has format {shown(fields.get('format'))}: this version reads {FORMAT}. Build"
-            " the index again."
+            f"{file} has format {describe_value(fields.get('format'))}: this version reads {FORMAT}."
+            " Build the index again."
         )
     try:
         read(Header, fields)

@@ -1,7 +1,7 @@
 """A reader of exactly the bytes of one sample, by path or byte range, local or through fsspec.
 
-A `Reader` pickles as its root and options. A failure to read raises a `ReadError` with the full
-path, and never counts as a damaged image.
+A `SourceReader` pickles as its root and options. A failure to read raises a `ReadError` with the
+full path, and never counts as a damaged image.
 """
 
 import os
@@ -33,7 +33,7 @@ class _Descriptor:
             os.close(fd)
 
 
-class Reader:
+class SourceReader:
     """A reader of samples under one root; safe to share between threads.
 
     Args:
@@ -49,8 +49,8 @@ class Reader:
         self._lock = threading.Lock()
         self._filesystem: tuple[Any, str] | None = None
 
-    def __reduce__(self) -> tuple[type["Reader"], tuple[str, int]]:
-        return Reader, (self.root, self.max_open_files)
+    def __reduce__(self) -> tuple[type["SourceReader"], tuple[str, int]]:
+        return SourceReader, (self.root, self.max_open_files)
 
     def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
         """Read one sample.

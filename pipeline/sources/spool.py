@@ -266,7 +266,7 @@ def remove_stale(
     return removed
 
 
-def left_text(directory: str) -> str:
+def remaining_spool_text(directory: str) -> str:
     """Return a sentence on the size of a remaining spool and its use; empty without records."""
     num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
     if not num_bytes:

@@ -56,7 +56,7 @@ def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
     if type(fields.get("format")) is not int or fields["format"] not in READABLE_FORMATS:
         readable = " and ".join(map(str, READABLE_FORMATS))
         raise StoreError(
-            f"{name} has format {schema.shown(fields.get('format'))}: this version reads"
+            f"{name} has format {schema.describe_value(fields.get('format'))}: this version reads"
             f" {readable}. Use the version of Tesserae that made the store."
         )
     return dict(fields)
@@ -98,7 +98,9 @@ def check_value(name: str, key: str, value: object, expected: object, cure: str 
         StoreDamagedError: *value* differs from *expected*.
     """
     if value != expected:
-        problem = f"{key} is {schema.shown(value)}: expected {schema.shown(expected)}"
+        problem = (
+            f"{key} is {schema.describe_value(value)}: expected {schema.describe_value(expected)}"
+        )
         raise WrongDocumentError(name, problem, cure)
 
 

@@ -284,14 +284,14 @@ _COMPOUND: dict[Any, Callable[..., Read]] = {
 
 
 def _unfit(where: str, value: Any, expected: str) -> SchemaError:
-    return SchemaError(f"{where} is {shown(value)}: expected {expected}")
+    return SchemaError(f"{where} is {describe_value(value)}: expected {expected}")
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[\w.-]{1,60}", name) else shown(name)
+    return name if re.fullmatch(r"[\w.-]{1,60}", name) else describe_value(name)
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return a short text for a value, which may be very long or have no text (a huge number)."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dask
 import pytest
 
-from cluster.config import allocator_environment, dask_settings, in_force
+from cluster.config import allocator_environment, applied_settings, dask_settings
 from pipeline import jobs
 
 
 def test_settings_apply_inside_the_context_only() -> None:
     """Settings that Tesserae does not name keep their values."""
     before = dask.config.get("distributed.comm.timeouts.tcp"), dask.config.get("distributed.comm")
-    with in_force():
+    with applied_settings():
         assert dask.config.get("distributed.worker.multiprocessing-method") == "forkserver"
         assert dask.config.get("distributed.comm.compression") == before[1]["compression"]
         environment = dask.config.get("distributed.nanny.pre-spawn-environ")
@@ -23,7 +23,7 @@ def test_settings_apply_inside_the_context_only() -> None:
 def test_environment_variables_have_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting from the shell overrides the one of Tesserae."""
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "7")
-    with in_force():
+    with applied_settings():
         assert dask.config.get("distributed.scheduler.allowed-failures") == 7
 
 

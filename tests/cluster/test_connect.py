@@ -15,7 +15,7 @@ import pytest
 from distributed.comm import connect as open_comm
 
 from cluster import certificates
-from cluster.connect import Patience, connect, reach
+from cluster.connect import ReconnectTimeout, connect, reach
 from cluster.errors import CertificateError, ClusterError
 from tests.commands import wait_until
 
@@ -23,7 +23,7 @@ from tests.commands import wait_until
 def test_a_reachable_scheduler_may_be_silent() -> None:
     """It is checked more often than the timeout, however short that is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        patience = Patience(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
+        patience = ReconnectTimeout(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
             assert not patience.over()
@@ -34,7 +34,7 @@ def test_patience_ends_when_the_scheduler_is_gone() -> None:
     """It does not end at once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    patience = Patience(f"tcp://127.0.0.1:{port}", 0.4)
+    patience = ReconnectTimeout(f"tcp://127.0.0.1:{port}", 0.4)
     assert not patience.over()
     time.sleep(0.5)
     assert patience.over()
@@ -89,7 +89,7 @@ def test_certificates_of_another_authority_are_an_error_at_once(
     with server(theirs) as address:
         security = certificates.security(ours, ["worker"])
         with pytest.raises(CertificateError, match=r"not of this machine's authority .* --certs"):
-            Patience(address, float("inf"), security)
+            ReconnectTimeout(address, float("inf"), security)
         with (
             pytest.raises(CertificateError, match="not of this machine's authority"),
             connect(address, ours, seconds=600),
@@ -152,7 +152,7 @@ def test_renewed_certificates_are_awaited_for_a_while(
     security = certificates.security(ours, ["worker"])
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    patience = Patience(f"tls://127.0.0.1:{port}", float("inf"), security)
+    patience = ReconnectTimeout(f"tls://127.0.0.1:{port}", float("inf"), security)
     with server(theirs) as address:
         patience._address = address
         assert not patience.over()

@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 
 from cluster import certificates, local
-from cluster.broadcast import ask
+from cluster.broadcast import broadcast
 from cluster.config import allocator_environment
 from cluster.dashboard.lazy import add_page
 from cluster.local import Local
@@ -160,14 +160,14 @@ def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
     silent, answering = sorted(pids)
     psutil.Process(pids[silent]).suspend()
     try:
-        answers = ask(client, os.getpid, seconds=1)
+        answers = broadcast(client, os.getpid, seconds=1)
         assert isinstance(answers[silent], OSError)
         assert answers[answering] == pids[answering]
     finally:
         psutil.Process(pids[silent]).resume()
-    assert ask(client, os.getpid) == pids
-    assert isinstance(ask(client, divmod, 1, 0)[answering], ZeroDivisionError)
-    assert ask(client, os.getpid, nanny=True).keys() == pids.keys()
+    assert broadcast(client, os.getpid) == pids
+    assert isinstance(broadcast(client, divmod, 1, 0)[answering], ZeroDivisionError)
+    assert broadcast(client, os.getpid, nanny=True).keys() == pids.keys()
 
 
 def test_a_killed_worker_is_replaced(client: Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from cluster import versions
-from cluster.broadcast import Silent
+from cluster.broadcast import NoAnswer
 from cluster.errors import ClusterError
 from cluster.versions import compare, installed
 
@@ -57,7 +57,9 @@ def test_a_tree_that_a_worker_does_not_have_is_refused(compared: Compare) -> Non
 
 def test_another_version_of_a_package_is_reported(compared: Compare) -> None:
     """A different version is a notice, and a worker that does not answer is ignored."""
-    (line,) = compared({"w1": {"numpy": "1.0"}, "w2": {"numpy": "1.0"}, "w3": Silent("no answer")})
+    (line,) = compared(
+        {"w1": {"numpy": "1.0"}, "w2": {"numpy": "1.0"}, "w3": NoAnswer("no answer")}
+    )
     assert line.endswith("and 1.0 on worker w1 and 1 more")
 
 

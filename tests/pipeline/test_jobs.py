@@ -13,7 +13,7 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
-from cluster.config import in_force
+from cluster.config import applied_settings
 from cluster.local import Local
 from pipeline import jobs
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
@@ -29,7 +29,7 @@ from tests.pictures import make_folder, plan_inline
 def client() -> Iterator[Client]:
     """Connect to a cluster of two threads in this process."""
     with (
-        in_force(),
+        applied_settings(),
         LocalCluster(
             n_workers=1,
             threads_per_worker=2,

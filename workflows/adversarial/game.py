@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workflows.adversarial import penalties
 from workflows.adversarial.layers import frozen
 from workflows.adversarial.objectives import Objective
-from workflows.training.batches import parts
+from workflows.training.batches import micro_batches
 from workflows.training.world import World, load_optimiser
 
 Inputs = tuple[Tensor, ...]
@@ -91,7 +91,7 @@ class Game:
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
-        for rows, weight in parts(len(real), self.rules.micro_batch):
+        for rows, weight in micro_batches(len(real), self.rules.micro_batch):
             row_condition = tuple(tensor[rows] for tensor in condition)
             with self._cast(), torch.no_grad(), frozen(self.generator):
                 fake = self.generator(*(tensor[rows] for tensor in inputs))
@@ -136,7 +136,7 @@ class Game:
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
         with frozen(self.critic):
-            for rows, share in parts(len(inputs[0]), self.rules.micro_batch):
+            for rows, share in micro_batches(len(inputs[0]), self.rules.micro_batch):
                 with self._cast():
                     fake = self.generator(*(tensor[rows] for tensor in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.training.options import Training, option, shrunk_side
+from workflows.training.options import TrainingOptions, option, shrunk_side
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColouriseOptions(Training):
+class ColouriseOptions(TrainingOptions):
     """The flags of `tesserae train colourise`."""
 
     image_size: int = option(64, "side of the pictures, in pixels", choices=(8, 16, 32, 64, 128))

@@ -13,7 +13,7 @@ from bokeh.models.widgets import Div
 from bokeh.palettes import Category10
 from bokeh.plotting import figure
 
-from workflows.dashboard.state import Board, RunState, short_names
+from workflows.dashboard.state import DashboardState, RunState, short_names
 from workflows.reports.html import STYLE, bar, facts, table, text
 from workflows.terminal.formatting import seconds_text, share_text, three_digits
 
@@ -30,7 +30,7 @@ h2 { margin: 28px 0 10px; } .bk-clearfix { width: 100%; } .facts { margin: 0; }
 """
 
 
-def draw(document: Any, board: Board) -> None:
+def draw(document: Any, board: DashboardState) -> None:
     """Add the page to the bokeh document of one browser session, and update it periodically."""
     sheet = InlineStyleSheet(css=STYLE[STYLE.index("* {") :] + RULES)
     head = Div(stylesheets=[sheet], sizing_mode="stretch_width", name="tesserae-head")
@@ -133,7 +133,7 @@ def _plain(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def _head(board: Board, now: float) -> Iterator[str]:
+def _head(board: DashboardState, now: float) -> Iterator[str]:
     if not board.runs and not board.trainings:
         yield "<h2>Tesserae</h2><p class='quiet'>No run has reported to this scheduler yet. Start"
         yield " one with <code>tesserae prepare ... --cluster ADDRESS</code>.</p>"
@@ -186,7 +186,7 @@ def _run(run: RunState, now: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _foot(board: Board, now: float) -> Iterator[str]:
+def _foot(board: DashboardState, now: float) -> Iterator[str]:
     if board.pictures:
         yield '<h2>Latest images</h2><div class="pictures">'
         for picture in reversed(board.pictures):

@@ -16,7 +16,7 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from cluster.dashboard import lazy
-from workflows.dashboard.state import Board
+from workflows.dashboard.state import DashboardState
 
 NAME = "tesserae"
 TOPIC = "tesserae"
@@ -33,7 +33,7 @@ class DashboardPlugin(SchedulerPlugin):
     name = NAME
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.board = Board()
+        self.board = DashboardState()
         self._scheduler = scheduler
 
     def transition(
@@ -57,7 +57,7 @@ class DashboardPlugin(SchedulerPlugin):
         self.board.lose(client, time.monotonic())
 
 
-def put_on(dask_scheduler: Scheduler) -> bool:
+def install(dask_scheduler: Scheduler) -> bool:
     """Install the page on a scheduler if it is missing; return True if the scheduler has it."""
     if NAME in dask_scheduler.plugins:
         return True
@@ -76,10 +76,10 @@ def put_on(dask_scheduler: Scheduler) -> bool:
 
 def dask_setup(scheduler: Scheduler) -> None:
     """Install the page when Dask loads this module with `--preload`."""
-    put_on(scheduler)
+    install(scheduler)
 
 
-def metrics(board: Board) -> Iterator[lazy.Metric]:
+def metrics(board: DashboardState) -> Iterator[lazy.Metric]:
     """Yield the Prometheus metrics of all runs."""
     runs = board.snapshot(time.monotonic())["runs"]
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from distributed import Client
 
 from pipeline.ingest.shard import Report
-from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, put_on
+from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, install
 
 FLUSH_SECONDS = 0.25
 """The time during which messages are collected before they are sent together."""
@@ -143,7 +143,7 @@ class Publisher:
 
     def _send_all(self) -> None:
         try:
-            if not self._client.run_on_scheduler(put_on):
+            if not self._client.run_on_scheduler(install):
                 return
             while self._send_some():
                 pass

@@ -158,7 +158,7 @@ class TrainingState:
 _SUMS = ("rows", "bytes_in", "bytes_out")
 
 
-class Board:
+class DashboardState:
     """The state that the dashboard shows. Callers pass times in seconds of one monotonic clock."""
 
     def __init__(self) -> None:
@@ -322,17 +322,17 @@ class Board:
 
 
 _HANDLERS = {
-    "run": Board._run,
-    "shard": Board._shard,
-    "quarantined": Board._quarantined,
-    "end": Board._end,
-    "pictures": Board._pictures,
-    "training": Board._training,
-    "begun": Board._begun,
-    "speed": Board._speed,
-    "left": Board._left,
-    "curve": Board._curve,
-    "grid": Board._grid,
+    "run": DashboardState._run,
+    "shard": DashboardState._shard,
+    "quarantined": DashboardState._quarantined,
+    "end": DashboardState._end,
+    "pictures": DashboardState._pictures,
+    "training": DashboardState._training,
+    "begun": DashboardState._begun,
+    "speed": DashboardState._speed,
+    "left": DashboardState._left,
+    "curve": DashboardState._curve,
+    "grid": DashboardState._grid,
 }
 
 

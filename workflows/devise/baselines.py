@@ -32,7 +32,7 @@ SOFTMAX_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Learned:
+class LabelledFeatures:
     """The features and labels of images to learn from."""
 
     features: Floats
@@ -58,7 +58,7 @@ class Learned:
         return np.asarray(inputs.T @ inputs / len(inputs))
 
 
-def ridge(learned: Learned, vectors: Floats, *, penalty: float) -> Scores:
+def ridge(learned: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores:
     """Fit a ridge regression from features to class vectors.
 
     Args:
@@ -81,7 +81,7 @@ def ridge(learned: Learned, vectors: Floats, *, penalty: float) -> Scores:
     return score
 
 
-def random_codes(learned: Learned, classes: int, *, penalty: float, seed: int) -> Scores:
+def random_codes(learned: LabelledFeatures, classes: int, *, penalty: float, seed: int) -> Scores:
     """Fit a ridge regression to random class vectors, which carry no information on classes."""
     drawn = np.random.default_rng(seed).standard_normal((classes, 300))
     return ridge(learned, unit(drawn), penalty=penalty)
@@ -91,7 +91,7 @@ def random_codes(learned: Learned, classes: int, *, penalty: float, seed: int) -
 class Softmax:
     """A fitted softmax classifier over the seen classes."""
 
-    learned: Learned
+    learned: LabelledFeatures
     seen: NDArray[np.int64]
     """The labels of the seen classes, (S,) int64, ascending."""
     weights: Floats
@@ -104,7 +104,7 @@ class Softmax:
         return np.asarray(shares / shares.sum(1, keepdims=True), np.float32)
 
 
-def fit_softmax(learned: Learned, *, penalty: float) -> Softmax:
+def fit_softmax(learned: LabelledFeatures, *, penalty: float) -> Softmax:
     """Fit a logistic regression over the seen classes by L-BFGS.
 
     Args:

@@ -98,7 +98,9 @@ def describe(
     }
 
 
-def named(classes: Sequence[tuple[str, str]], file: str | None) -> tuple[tuple[str, str], ...]:
+def names_of_classes(
+    classes: Sequence[tuple[str, str]], file: str | None
+) -> tuple[tuple[str, str], ...]:
     """Return the (id, names) of classes, from a file, else the store, else the ids themselves.
 
     Args:

@@ -25,10 +25,10 @@ from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.index import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
-from workflows.devise.class_names import named
+from workflows.devise.class_names import names_of_classes
 from workflows.devise.class_space import FILE, Space, load_space, make_space
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
-from workflows.devise.options import Options
+from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import check_start
 from workflows.preparation import features
 from workflows.session import Cluster
@@ -52,8 +52,8 @@ class Input:
     """The name of the stored features; None for a new trunk, which has none."""
 
 
-def gather(
-    args: argparse.Namespace, options: Options, cluster: Cluster, held_out: str | None
+def prepare_data(
+    args: argparse.Namespace, options: DeviseOptions, cluster: Cluster, held_out: str | None
 ) -> tuple[Data, dict[str, bytes]]:
     """Extract missing features on the cluster, and open the data of a run.
 
@@ -72,7 +72,7 @@ def gather(
     store = _absolute(args.store)
     listed = records.load_recipe(open_objects(store)).classes
     if options.words is not None or options.names is not None:
-        listed = named(listed, options.names)
+        listed = names_of_classes(listed, options.names)
     before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
     # A folder without options.json belongs to a start that did not complete: begin anew.
     goes_on = (before.path / "options.json").exists()
@@ -82,7 +82,7 @@ def gather(
     words = None if goes_on else _class_vectors(options, store, args.split, listed)
     trunk_input = _new_input(options, store, args.split, size)
     if trunk_input is None:
-        extracted = features.make(config, args.split, cluster)
+        extracted = features.compute_features(config, args.split, cluster)
         trunk_input = Input(extracted.stored_size, extracted.name)
         held_out = _evaluation_split(config, args, held_out, trunk_input, cluster)
     space, files = _space(options, store, args.split, trunk_input, words, before.path)
@@ -101,7 +101,7 @@ def gather(
     return Data(train, evaluation if evaluation and evaluation.num_rows else None, classes), files
 
 
-def _check_required(options: Options, *, goes_on: bool) -> None:
+def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
     """Check that a trunk and a source of class vectors are named.
 
     Raises:
@@ -126,7 +126,7 @@ def _absolute(store: str) -> str:
 
 
 def _evaluation_split(
-    config: features.Wish,
+    config: features.FeatureConfig,
     args: argparse.Namespace,
     held_out: str | None,
     trunk_input: Input,
@@ -146,11 +146,11 @@ def _evaluation_split(
         print(f"notice: {problem}: this run is not evaluated.", flush=True)
         return None
     choices = replace(config.choices, stored_size=trunk_input.size)
-    features.make(replace(config, choices=choices, mirrored=False), held_out, cluster)
+    features.compute_features(replace(config, choices=choices, mirrored=False), held_out, cluster)
     return held_out
 
 
-def feature_wish(options: Options, store: str, size: int | None) -> features.Wish:
+def feature_wish(options: DeviseOptions, store: str, size: int | None) -> features.FeatureConfig:
     """Return the configuration of the features to train on.
 
     Args:
@@ -170,7 +170,7 @@ def feature_wish(options: Options, store: str, size: int | None) -> features.Wis
         precision=options.feature_precision,
         dtype=options.feature_dtype,
     )
-    return features.Wish(
+    return features.FeatureConfig(
         store=store,
         trunk=options.trunk,
         cut=options.cut,
@@ -180,7 +180,7 @@ def feature_wish(options: Options, store: str, size: int | None) -> features.Wis
     )
 
 
-def _new_input(options: Options, store: str, split: str, size: int | None) -> Input | None:
+def _new_input(options: DeviseOptions, store: str, split: str, size: int | None) -> Input | None:
     """Return the input of a new trunk; None for a pretrained one, which decides itself."""
     if options.trunk != NEW:
         return None
@@ -199,7 +199,7 @@ def _new_input(options: Options, store: str, split: str, size: int | None) -> In
 
 
 def _class_vectors(
-    options: Options, store: str, split: str, listed: Sequence[tuple[str, str]]
+    options: DeviseOptions, store: str, split: str, listed: Sequence[tuple[str, str]]
 ) -> tuple[ClassVectors, NDArray[np.int8], str]:
     """Return the class vectors, the part of each class and the digest of the word-vector file.
 
@@ -237,7 +237,7 @@ def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
 
 
 def _space(
-    options: Options,
+    options: DeviseOptions,
     store: str,
     split: str,
     trunk_input: Input,
@@ -257,7 +257,7 @@ def _space(
     return space, {FILE: space.encode()}
 
 
-def vectors_of(options: Options, listed: Sequence[tuple[str, str]]) -> ClassVectors:
+def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> ClassVectors:
     """Return the class vectors that *options* select.
 
     Args:
@@ -309,7 +309,7 @@ def _print_classes(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
 
 
 def _loader(
-    options: Options,
+    options: DeviseOptions,
     store: str,
     split: str,
     trunk_input: Input,

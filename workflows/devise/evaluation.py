@@ -19,7 +19,7 @@ from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import SEEN, UNSEEN
 from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
-from workflows.evaluation.ranking import KS, chance, hierarchical_precision, places
+from workflows.evaluation.ranking import KS, chance, hierarchical_precision, true_positions
 
 Floats = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ MAX_MIXED_K = 5
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledImages:
     """The labels of the images to evaluate on, and the classes that they are scored against."""
 
     labels: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MethodMetrics:
     """The metrics of one method on one split of the classes."""
 
     unseen: Mapping[int, PerClass]
@@ -62,7 +62,7 @@ class Judgement:
     """The numbers of unseen and of seen classes."""
 
 
-def judge(scores: Floats, pictures: Pictures) -> Judgement:
+def evaluate(scores: Floats, pictures: LabelledImages) -> MethodMetrics:
     """Compute the metrics of a method from its scores.
 
     Args:
@@ -71,7 +71,7 @@ def judge(scores: Floats, pictures: Pictures) -> Judgement:
     """
     unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
     both = pictures.classes(SEEN, UNSEEN)
-    return Judgement(
+    return MethodMetrics(
         unseen=_hits(scores, pictures, unseen) if len(unseen) else {},
         seen=_hits(scores, pictures, seen),
         generalised=_generalised(scores, pictures, both) if len(unseen) else {},
@@ -96,7 +96,7 @@ class HopMetrics:
     """The hit@k of their images among these and the seen classes, by k."""
 
 
-def by_hops(scores: Floats, pictures: Pictures) -> Iterator[HopMetrics]:
+def by_hops(scores: Floats, pictures: LabelledImages) -> Iterator[HopMetrics]:
     """Yield the metrics of unseen classes within 1, 2 and 3 hops of the seen ones, and of all.
 
     This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
@@ -114,7 +114,7 @@ def by_hops(scores: Floats, pictures: Pictures) -> Iterator[HopMetrics]:
         if len(classes) == previous_count or not selected.any():
             continue
         previous_count = len(classes)
-        subset = Pictures(
+        subset = LabelledImages(
             pictures.labels[selected], pictures.wnids, pictures.parts, pictures.groups
         )
         all_classes = np.sort(np.concatenate([seen, classes]))
@@ -127,14 +127,14 @@ def by_hops(scores: Floats, pictures: Pictures) -> Iterator[HopMetrics]:
         )
 
 
-def _within(pictures: Pictures, seen: NDArray[np.int64], hops: int) -> set[str]:
+def _within(pictures: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
     if pictures.hierarchy is None:
         return set()
     seen_wnids = [pictures.wnids[label] for label in seen.tolist()]
     return pictures.hierarchy.within([w for w in seen_wnids if w in pictures.hierarchy], hops)
 
 
-def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
+def hits_among(scores: Floats, pictures: LabelledImages, part: int, k: int) -> float:
     """Return hit@k of the images of one part's classes among these classes, averaged over images.
 
     Args:
@@ -157,7 +157,7 @@ def hits_among(scores: Floats, pictures: Pictures, part: int, k: int) -> float:
 
 
 def among(
-    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
     """Restrict scores to the images of some classes, and to these classes.
 
@@ -182,32 +182,32 @@ def among(
 
 def _hits(
     scores: Floats,
-    pictures: Pictures,
+    pictures: LabelledImages,
     classes: NDArray[np.int64],
     ks: Sequence[int] = KS,
 ) -> dict[int, PerClass]:
     selected, columns, groups = among(scores, pictures, classes)
     if not len(columns):
         return {}
-    ranks = places(selected, columns, groups=groups)
+    ranks = true_positions(selected, columns, groups=groups)
     labels, count = classes[columns], len(pictures.parts)
     return {k: per_class(ranks.hits(k), labels, count) for k in ks if k <= len(classes)}
 
 
 def _generalised(
-    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
 ) -> dict[int, Generalised]:
     selected, columns, groups = among(scores, pictures, classes)
     learned = pictures.parts[classes] == SEEN
     if learned[columns].all() or not learned[columns].any():
         return {}
-    ranks = places(selected, columns, groups=groups)
+    ranks = true_positions(selected, columns, groups=groups)
     ks = [k for k in KS if k <= len(classes)]
     return generalised(ranks, columns, learned, ks=ks, macro=False)
 
 
 def _precision(
-    scores: Floats, pictures: Pictures, classes: NDArray[np.int64]
+    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
 ) -> dict[int, PerClass]:
     hierarchy = pictures.hierarchy
     wnids = [pictures.wnids[label] for label in classes.tolist()]
@@ -239,7 +239,7 @@ def alike(vectors: Floats) -> list[list[int]]:
     return [labels for labels in kinds.values() if len(labels) > 1]
 
 
-def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
+def lines(judged: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a table: the head, one row for each method, and the chance level.
 
     Cells are means over splits, in per cent of images. The columns are hit@k and hp@k among unseen
@@ -277,14 +277,14 @@ def lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]
     yield ("chance", *chances, *[""] * (len(precision_ks) + 4 * len(mixed_ks)))
 
 
-def _mixed(splits: Sequence[Judgement], k: int) -> Iterator[str]:
+def _mixed(splits: Sequence[MethodMetrics], k: int) -> Iterator[str]:
     yield _percent(split.seen[k].micro for split in splits)
     yield _percent(split.generalised[k].seen for split in splits)
     yield _percent(split.generalised[k].unseen for split in splits)
     yield _percent(split.generalised[k].harmonic for split in splits)
 
 
-def _seen_lines(judged: Mapping[str, Sequence[Judgement]]) -> Iterator[tuple[str, ...]]:
+def _seen_lines(judged: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[tuple[str, ...]]:
     every_split = [split for splits in judged.values() for split in splits]
     ks = [k for k in KS if all(k in split.seen for split in every_split)]
     yield ("method", *(f"hit@{k}" for k in ks))

@@ -22,7 +22,7 @@ from pipeline.wordvectors.index import open_words
 from pipeline.wordvectors.vectors import Words, split_names
 from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.heads import Head
-from workflows.devise.options import Options
+from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import make_head, open_trunk
 from workflows.training.run_folder import RunFolder
 
@@ -41,7 +41,7 @@ MAX_VOCABULARY = 50_000
 class DeviseModel:
     """A run of DeViSE at its newest checkpoint; it implements `workflows.search.model.Model`."""
 
-    options: Options
+    options: DeviseOptions
     space: Space
     head: Head
     run: RunFolder
@@ -211,7 +211,7 @@ def open_model(
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     data = folder.data()
-    options, space = Options.of(document["options"]), load_space(run)
+    options, space = DeviseOptions.of(document["options"]), load_space(run)
     state = folder.load_trained(newest, "head", "trunk")
     target = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = make_head(options, space).to(target)
@@ -233,7 +233,9 @@ def open_model(
     )
 
 
-def _digest(head: Head, trunk: dict[str, Tensor] | None, space: Space, options: Options) -> str:
+def _digest(
+    head: Head, trunk: dict[str, Tensor] | None, space: Space, options: DeviseOptions
+) -> str:
     digest = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())
     digest.update(repr((str(space.words), options.feature_precision)).encode())
     for array in (space.vectors, space.centre):

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from pipeline.wordvectors.vectors import SYNONYMS
-from workflows.training.options import Training, option
+from workflows.training.options import TrainingOptions, option
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
 HEADS = ("linear", "mlp")
@@ -25,7 +25,7 @@ TRUNK = "trunk"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class DeviseOptions(TrainingOptions):
     """The flags of `tesserae train devise`: each field is one flag of the same name."""
 
     steps: int = option(500, "steps to train", least=1)

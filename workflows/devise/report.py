@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from pipeline import neighbours
 from pipeline.backbone.choices import NEW
 from pipeline.features.reader import finished, open_features
-from pipeline.loader.reader import reader_of
+from pipeline.loader.reader import open_reader
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.store.split import open_split
 from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import split_names
 from workflows.devise import baselines
-from workflows.devise.baselines import Learned
+from workflows.devise.baselines import LabelledFeatures
 from workflows.devise.class_space import Floats
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.clip import Clip
 from workflows.devise.evaluation import (
     HopMetrics,
-    Judgement,
-    Pictures,
+    LabelledImages,
+    MethodMetrics,
     alike,
     among,
     by_hops,
-    judge,
+    evaluate,
     lines,
 )
 from workflows.devise.model import DeviseModel, open_model
@@ -79,7 +79,7 @@ class DeviseReport:
         return iter(self.facts)
 
 
-def judge_run(
+def evaluate_run(
     folder: RunFolder,
     *,
     samples: int,
@@ -105,11 +105,11 @@ def judge_run(
     if split is None:
         return None
     evaluated = _read(model, split)
-    methods = {"DeViSE": judge(_scores(evaluated, model), evaluated.pictures)}
+    methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.pictures)}
     methods |= _baselines(model, evaluated)
     if clip is not None:
         scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
-        methods["CLIP"] = judge(scores[evaluated.positions], evaluated.pictures)
+        methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.pictures)
     return DeviseReport(
         step=model.step,
         facts=tuple(_facts(methods["DeViSE"], evaluated, split, samples, model.device)),
@@ -140,7 +140,7 @@ class _Evaluated:
     features: Floats | None
     positions: NDArray[np.int64]
     """The position of each row among all readable rows, (n,) int64."""
-    pictures: Pictures
+    pictures: LabelledImages
 
 
 def _read(model: DeviseModel, split: str) -> _Evaluated:
@@ -153,7 +153,7 @@ def _read(model: DeviseModel, split: str) -> _Evaluated:
     features = None
     if model.features is not None:
         features = open_features(model.store, model.features, split).rows(rows[selected])
-    pictures = Pictures(
+    pictures = LabelledImages(
         labels[selected],
         model.space.wnids.tolist(),
         model.space.parts,
@@ -173,7 +173,7 @@ def _hierarchy(model: DeviseModel) -> Hierarchy | None:
     return None if where is None else read_hierarchy(where)
 
 
-def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, Judgement]:
+def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, MethodMetrics]:
     """Return the metrics of the baselines on the same features; none for a run from pixels."""
     if model.features is None or evaluated.features is None:
         return {}
@@ -182,7 +182,7 @@ def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, Judgement
     selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
     # Rows are stored in random order, so that every nth row is a random sample.
     selected = selected[:: -(-len(selected) // MAX_BASELINE_ROWS)]
-    learned = Learned(train.rows(train.readable[selected]), labels[selected])
+    learned = LabelledFeatures(train.rows(train.readable[selected]), labels[selected])
     classes, vectors = len(model.space.wnids), model.class_vectors
     softmax = baselines.fit_softmax(learned, penalty=SOFTMAX_PENALTY)
     words = ", centred words" if model.options.centre else ""
@@ -193,12 +193,13 @@ def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, Judgement
         "random codes": baselines.random_codes(learned, classes, penalty=RIDGE_PENALTY, seed=SEED),
     }
     return {
-        name: judge(score(evaluated.features), evaluated.pictures) for name, score in fitted.items()
+        name: evaluate(score(evaluated.features), evaluated.pictures)
+        for name, score in fitted.items()
     }
 
 
 def _facts(
-    metrics: Judgement, evaluated: _Evaluated, split: str, samples: int, device: torch.device
+    metrics: MethodMetrics, evaluated: _Evaluated, split: str, samples: int, device: torch.device
 ) -> Iterator[tuple[str, str]]:
     yield "pictures", f"{len(evaluated.rows):,} of split {split}"
     for k in (1, 5):
@@ -241,7 +242,7 @@ def _index_device(device: torch.device) -> str | None:
 
 
 def _tables(
-    methods: Mapping[str, Judgement], evaluated: _Evaluated, model: DeviseModel
+    methods: Mapping[str, MethodMetrics], evaluated: _Evaluated, model: DeviseModel
 ) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     kind = "unseen" if methods["DeViSE"].unseen else "seen"
     if len(methods) > 1 or kind == "unseen":
@@ -281,7 +282,7 @@ def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
 
 
 def _class_table(
-    metrics: Judgement, evaluated: _Evaluated, model: DeviseModel
+    metrics: MethodMetrics, evaluated: _Evaluated, model: DeviseModel
 ) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
     """Return a table of the hit rate of each class and its most frequent confusion."""
     part, kind = (UNSEEN, "Unseen") if metrics.unseen else (SEEN, "Seen")
@@ -366,7 +367,7 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
     opened = open_split(objects, split, [size])
     out = np.empty((len(rows), size, size, 3), np.uint8)
     with ThreadPoolExecutor(1) as disk:
-        reader_of(opened, size, cache_bytes=2**20).gather(rows, out, disk)
+        open_reader(opened, size, cache_bytes=2**20).gather(rows, out, disk)
     step = max(1, size // (2 * THUMBNAIL))
     return np.ascontiguousarray(out[:, ::step, ::step])
 

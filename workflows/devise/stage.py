@@ -28,9 +28,9 @@ from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.heads import Head
 from workflows.devise.losses import Loss, kinds_of
-from workflows.devise.options import SMALL_SIZE, Options
-from workflows.evaluation.ranking import hit_rates, places
-from workflows.training.batches import AnyLoader, Batches, Taken, parts, unchanged
+from workflows.devise.options import SMALL_SIZE, DeviseOptions
+from workflows.evaluation.ranking import hit_rates, true_positions
+from workflows.training.batches import AnyLoader, Batches, RankBatch, micro_batches, no_augmentation
 from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
 from workflows.training.world import BatchNorm, World, load_optimiser
@@ -44,7 +44,7 @@ HITS = (1, 5)
 class Devise:
     """The DeViSE stage, an implementation of `workflows.training.loop.Stage`."""
 
-    def __init__(self, options: Options, data: Data, world: World) -> None:
+    def __init__(self, options: DeviseOptions, data: Data, world: World) -> None:
         """Create the head, the optimiser and, with `--learn all`, the trunk.
 
         Args:
@@ -80,7 +80,7 @@ class Devise:
 
     def _augment(self) -> Any:
         if self.trunk is None:
-            return unchanged
+            return no_augmentation
         mean, std = self.trunk.mean, self.trunk.std
         return Augment(
             size=self.trunk.size, crop="resized", flip=self.options.mirrored, area=(0.5, 1.0),
@@ -100,7 +100,7 @@ class Devise:
         if self.trunk is not None:
             self.trunk.model.train(self.options.trunk == NEW)
         part_metrics = []
-        for part, share in parts(len(truth), self.options.micro_batch):
+        for part, share in micro_batches(len(truth), self.options.micro_batch):
             outputs = self._forward(batch.images[part], part)
             loss = self._loss(outputs, truth[part], self._targets, order[part], self._kinds).mean()
             (share * loss).backward()  # type: ignore[no-untyped-call]
@@ -154,13 +154,13 @@ class Devise:
             selected = np.isin(labels, classes)
             if selected.any():
                 scores = vectors[selected] @ self.space.vectors[classes].T
-                positions = places(scores, np.searchsorted(classes, labels[selected]))
+                positions = true_positions(scores, np.searchsorted(classes, labels[selected]))
                 rates = hit_rates(positions, [k for k in HITS if k <= len(classes)])
                 metrics |= {f"{name}_hit{k}": float(value) for k, value in rates.items()}
         return metrics, {}
 
     def _evaluated_rows(self, loader: AnyLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        batches = Batches(loader, unchanged, World(device=self.world.device))
+        batches = Batches(loader, no_augmentation, World(device=self.world.device))
         # Images stay at their stored size: `embed` resizes them for the trunk.
         count = min(max(1, MAX_EVALUATED_ROWS // loader.batch_size), len(loader))
         try:
@@ -171,7 +171,7 @@ class Devise:
         return unit(np.concatenate([self.embed(batch) for batch in evaluated])), labels
 
     @torch.no_grad()
-    def embed(self, batch: Taken) -> NDArray[np.float32]:
+    def embed(self, batch: RankBatch) -> NDArray[np.float32]:
         """Return the outputs of the head for features or stored images, (n, d) float32."""
         features = batch.images
         if self.trunk is not None:
@@ -203,7 +203,7 @@ class Devise:
         self.step = state["step"]
 
 
-def schedule(options: Options, step: int) -> float:
+def schedule(options: DeviseOptions, step: int) -> float:
     """Return the factor on the learning rate at a step, from 0 to 1.
 
     It rises linearly during the warm-up, then follows half a cosine or stays constant.
@@ -217,7 +217,7 @@ def schedule(options: Options, step: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
 
 
-def make_head(options: Options, space: Space) -> Head:
+def make_head(options: DeviseOptions, space: Space) -> Head:
     """Return a new head with the layers that *options* select, mapping into *space*."""
     return Head(
         space.feature_mean,
@@ -229,7 +229,7 @@ def make_head(options: Options, space: Space) -> Head:
 
 
 def open_trunk(
-    options: Options, device: torch.device, *, learns: bool = True, size: int | None = None
+    options: DeviseOptions, device: torch.device, *, learns: bool = True, size: int | None = None
 ) -> Backbone:
     """Open the trunk that *options* name, in evaluation mode.
 

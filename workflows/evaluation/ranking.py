@@ -59,7 +59,7 @@ class TruePositions:
         return np.clip((_positive(k) - self.above) / self.tied, 0, 1)
 
 
-def places(scores: Floats, labels: Integers, *, groups: Groups = ()) -> TruePositions:
+def true_positions(scores: Floats, labels: Integers, *, groups: Groups = ()) -> TruePositions:
     """Return the positions of the true classes among the candidates.
 
     Args:
@@ -121,14 +121,14 @@ def hierarchical_precision(
         scores: (n, C), higher is nearer.
         labels: The true classes, (n,).
         correct: For each k, and each label that occurs, the classes that count as right.
-        groups: Sets of classes that share a vector (see `places`).
+        groups: Sets of classes that share a vector (see `true_positions`).
 
     Returns:
         For each k, the share of the first k answers in the set of the label, (n,). hp@k is its
         mean.
 
     Raises:
-        ValueError: An error of `places`, a label has no set, or k is outside of 1..C.
+        ValueError: An error of `true_positions`, a label has no set, or k is outside of 1..C.
     """
     _check_labels(scores, labels)
     precisions = {k: np.empty(len(labels)) for k in correct}
@@ -207,10 +207,10 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
         scores: (n, C), higher is nearer. Several first answers share the weight of a picture.
         labels: The true classes, (n,).
         distances: Hops between classes, (C, C) int16, `UNJOINED` where there is no path.
-        groups: Sets of classes that share a vector (see `places`).
+        groups: Sets of classes that share a vector (see `true_positions`).
 
     Raises:
-        ValueError: An error of `places`, there are no pictures, or *distances* is not (C, C).
+        ValueError: `true_positions` raises it, there are no images, or *distances* is not (C, C).
     """
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ingest.planning import Listed
+from pipeline.ingest.planning import Listing
 from pipeline.sources.classes.decision import UNLABELLED
 from pipeline.sources.classes.order import Classes
 from pipeline.store.recipe import Recipe
@@ -18,7 +18,7 @@ MAX_LISTED_CLASSES = 6
 """The number of classes that a line names before it is cut short."""
 
 
-def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listed]) -> Iterator[str]:
+def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing]) -> Iterator[str]:
     """Yield the label of each class, and the counts of unlabelled images and skipped files.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.cores import cores
-from cluster.ranks.world import gpus_there
+from cluster.ranks.world import count_gpu_workers
 from pipeline import code_digest
 from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import open_backbone
@@ -34,11 +34,11 @@ from workflows import session
 from workflows.dashboard.publisher import Publisher
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
-from workflows.terminal.progress import Progress, say_waiting
+from workflows.terminal.progress import Progress, print_waiting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class FeatureConfig:
     """The features of a store that a command shall compute, and how."""
 
     store: str
@@ -58,10 +58,10 @@ class Wish:
         return KINDS if self.mirrored else KINDS[:1]
 
 
-def read_wish(args: argparse.Namespace) -> Wish:
+def read_wish(args: argparse.Namespace) -> FeatureConfig:
     """Return the configuration that the flags of `tesserae features` describe."""
     choices = FeatureChoices(stored_size=args.size, precision=args.precision, dtype=args.dtype)
-    return Wish(
+    return FeatureConfig(
         store=args.store,
         trunk=args.trunk,
         cut=args.cut,
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with cluster:
             for split in splits:
-                recipe = make(wish, split, cluster)
+                recipe = compute_features(wish, split, cluster)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to go on.") from None
     print(f"{args.store}: features {recipe.name}, {recipe.dim} numbers per image", flush=True)
@@ -111,7 +111,7 @@ def _splits(objects: Objects, requested: list[str]) -> list[str]:
     return finished
 
 
-def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
+def compute_features(wish: FeatureConfig, split: str, cluster: Cluster) -> FeatureRecipe:
     """Compute the missing features of a split, and return their recipe.
 
     Raises:
@@ -134,14 +134,16 @@ def make(wish: Wish, split: str, cluster: Cluster) -> FeatureRecipe:
     if not wish.repair and extract.is_done(objects, recipe, plan, wish.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
-    if not wish.repair and (why := extract.why_made(objects, recipe, plan, wish.kinds)):
+    if not wish.repair and (why := extract.explain_extraction(objects, recipe, plan, wish.kinds)):
         print(printable(f"{split}: features are made: {why}"), flush=True)
     # Another machine or version of a library may compute other numbers: the probe images tell.
-    stored_probe = extract.known_probe(objects, recipe)
+    stored_probe = extract.recorded_probe(objects, recipe)
     check_probe(recipe, stored_probe, local_probe)
     run_name = extract.new_run(recipe.name, split)
     objects = open_objects(wish.store, run_name)
-    with lease(objects, extract.held(recipe.name, split), wait=wish.wait, waiting=say_waiting):
+    with lease(
+        objects, extract.lease_name(recipe.name, split), wait=wish.wait, waiting=print_waiting
+    ):
         objects.begin()
         try:
             _compute(
@@ -172,8 +174,8 @@ class FeatureRun:
         return self.objects, self.recipe, self.plan
 
 
-def _compute(wish: Wish, run: FeatureRun, cluster: Cluster) -> None:
-    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.promised(*run.target)})
+def _compute(wish: FeatureConfig, run: FeatureRun, cluster: Cluster) -> None:
+    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.recorded_kinds(*run.target)})
     extract.begin(*run.target, kinds)
     if wish.repair:
         _remove_damaged(run)
@@ -181,7 +183,7 @@ def _compute(wish: Wish, run: FeatureRun, cluster: Cluster) -> None:
     if not todo:
         return
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
-    extract.clear(*run.target, extract.leftovers(*run.target, kinds))
+    extract.clear(*run.target, extract.obsolete_objects(*run.target, kinds))
     cluster.look()
     gpu = _gpus(wish, cluster) > 0
     work = FeatureWork(
@@ -206,11 +208,11 @@ def _remove_damaged(run: FeatureRun) -> None:
     extract.clear(*run.target, damaged)
 
 
-def _gpus(wish: Wish, cluster: Cluster) -> int:
+def _gpus(wish: FeatureConfig, cluster: Cluster) -> int:
     """Return the number of workers with a GPU to use."""
     if wish.gpus == 0:
         return 0
-    available = gpus_there(cluster.client)
+    available = count_gpu_workers(cluster.client)
     if available < (wish.gpus or 0):
         raise TesseraeError(
             f"--gpus is {wish.gpus}: the cluster has {counted(available, 'worker')} with a GPU."

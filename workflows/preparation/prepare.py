@@ -15,7 +15,7 @@ from pipeline import code_digest, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.planning import Choices, Listed
+from pipeline.ingest.planning import Choices, Listing
 from pipeline.ingest.shard import Report, Work
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.tasks import shard_jobs
@@ -42,7 +42,7 @@ from workflows.reports.store_model import RunReport
 from workflows.reports.store_summary import report_store
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
-from workflows.terminal.progress import Progress, say_waiting
+from workflows.terminal.progress import Progress, print_waiting
 from workflows.terminal.signals import held_back
 
 MAX_CONSECUTIVE_FAILURES = 8
@@ -121,7 +121,7 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class PrepareOptions:
     """The validated options of `tesserae prepare`."""
 
     source: str
@@ -152,7 +152,7 @@ class Options:
             raise ValueError(f"--split is {' '.join(self.splits)}: a split is named twice.")
 
 
-def read_options(args: argparse.Namespace) -> Options:
+def read_options(args: argparse.Namespace) -> PrepareOptions:
     """Return the options that a command line describes.
 
     Raises:
@@ -162,7 +162,7 @@ def read_options(args: argparse.Namespace) -> Options:
     if splits == ("all",):
         source_splits = sources.splits(args.source, args.source_kind, source_options(args))
         splits = tuple(source_splits) or ("train",)
-    return Options(
+    return PrepareOptions(
         source=args.source,
         store=args.store,
         splits=splits,
@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(options: Options) -> dict[str, RunReport]:
+def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     """Prepare every requested split.
 
     Returns:
@@ -249,7 +249,7 @@ Plans = dict[str, tuple[Recipe, Plan]]
 """The recipe and the plan of each split, by name."""
 
 
-def _opened(options: Options, split: str) -> OpenSplit:
+def _opened(options: PrepareOptions, split: str) -> OpenSplit:
     """Open the source of one split by the rules of its store, and check the store's location."""
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
@@ -264,14 +264,14 @@ def _opened(options: Options, split: str) -> OpenSplit:
     return OpenSplit(split, run, source, objects)
 
 
-def _source_options(options: Options, objects: Objects) -> SourceOptions:
+def _source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
     """Return the options to read the source with, by the listing rules of the store."""
     return replace(options.source_options, rules=planning.source_rules(objects))
 
 
 @contextmanager
 def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
-    with lease(part.objects, part.split, wait=wait, waiting=say_waiting):
+    with lease(part.objects, part.split, wait=wait, waiting=print_waiting):
         part.objects.begin()
         try:
             yield
@@ -283,7 +283,7 @@ def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
             part.objects.end()
 
 
-def plan_splits(options: Options, cluster: Cluster) -> Plans:
+def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     """Plan every requested split, so that the labels cover the classes of all of them.
 
     Raises:
@@ -298,7 +298,7 @@ def plan_splits(options: Options, cluster: Cluster) -> Plans:
 
 
 def prepare_split(
-    options: Options, split: str, cluster: Cluster, plans: Plans | None = None
+    options: PrepareOptions, split: str, cluster: Cluster, plans: Plans | None = None
 ) -> RunReport:
     """Prepare one split, and return the totals of this run.
 
@@ -334,7 +334,7 @@ def _check_location(objects: Objects, source: str) -> None:
 
 
 def _prepare(
-    options: Options, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: Cluster
+    options: PrepareOptions, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: Cluster
 ) -> RunReport:
     split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
@@ -383,7 +383,7 @@ def _end(objects: Objects, recipe: Recipe, plan: Plan, work: Work, source: Sourc
         spooling.remove_spool(objects, work.split)
 
 
-def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
+def settle(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
     """Return the recipe and the plan of each split, created or checked against the store's.
 
     Raises:
@@ -393,7 +393,7 @@ def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Pl
     plans = {}
     to_list = []
     for part in parts:
-        origin = planning.kept_origin(part.objects, part.split, part.source, _root(part))
+        origin = planning.cached_origin(part.objects, part.split, part.source, _root(part))
         if origin is None:
             to_list.append(part)
             continue
@@ -415,7 +415,7 @@ def settle(options: Options, parts: Sequence[OpenSplit], cluster: Cluster) -> Pl
         return plans | _planned(options, listed)
 
 
-def _planned(options: Options, listed: Mapping[str, tuple[OpenSplit, Listed]]) -> Plans:
+def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, Listing]]) -> Plans:
     objects = next(iter(listed.values()))[0].objects
     sources_and_listings = {
         split: (part.source, listing) for split, (part, listing) in listed.items()
@@ -450,7 +450,7 @@ def _root(part: OpenSplit) -> str:
     return spooling.spool_folder(part.objects, part.split)
 
 
-def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listed:
+def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
     source = part.source
     if source.access == "random":
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
@@ -471,7 +471,7 @@ def _target(plan: Plan, limit: int | None) -> range:
 
 
 def _check_resources(
-    options: Options,
+    options: PrepareOptions,
     objects: Objects,
     recipe: Recipe,
     plan: Plan,
@@ -500,7 +500,9 @@ def _extent(rows: int, shards: int) -> str:
     return f"{counted(rows, 'row')} in {counted(shards, 'shard')}"
 
 
-def _check_memory(options: Options, objects: Objects, recipe: Recipe, cluster: Cluster) -> None:
+def _check_memory(
+    options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: Cluster
+) -> None:
     sizes = options.choices.sizes
     if isinstance(objects, LocalObjects):  # a task holds one chunk of every size
         task_bytes = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
@@ -519,7 +521,7 @@ def _check_memory(options: Options, objects: Objects, recipe: Recipe, cluster: C
 
 
 def make_shards(
-    options: Options,
+    options: PrepareOptions,
     objects: Objects,
     plan: Plan,
     work: Work,

@@ -17,7 +17,7 @@ from pipeline.ingest.planning import Choices
 from pipeline.ingest.shard import Report, Work
 from pipeline.ingest.source_index import Origin, known_origin
 from pipeline.ingest.tasks import shard_jobs
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -28,7 +28,7 @@ from pipeline.store.plan import Plan
 from workflows import session
 from workflows.preparation.prepare import (
     OpenSplit,
-    Options,
+    PrepareOptions,
     settle,
     source_options,
 )
@@ -36,7 +36,7 @@ from workflows.preparation.spooling import remove_spool
 from workflows.preparation.verify import chosen_splits, say_problems, verify_split
 from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
-from workflows.terminal.progress import say_waiting
+from workflows.terminal.progress import print_waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
                 kind=args.source_kind,
                 source_options=source_options(args),
             )
-            with lease(repair.objects, split, wait=args.wait, waiting=say_waiting):
+            with lease(repair.objects, split, wait=args.wait, waiting=print_waiting):
                 repair.objects.begin()
                 try:
                     num_problems += repair_split(repair)
@@ -111,7 +111,7 @@ def repair_split(repair: Repair) -> int:
     return _count_problems(remaining)
 
 
-def _verify(repair: Repair) -> tuple[Found, list[Problem]]:
+def _verify(repair: Repair) -> tuple[SplitRecords, list[Problem]]:
     split_records, problems = verify_split(repair.objects, repair.split)
     say_problems(problems)
     return split_records, problems
@@ -123,7 +123,7 @@ def _count_problems(problems: Sequence[Problem]) -> int:
     return len(problems)
 
 
-def _lost(split_records: Found) -> str:
+def _lost(split_records: SplitRecords) -> str:
     lost = f"and {layout.ledger(split_records.split)} has no copy of it"
     if split_records.plan is None:
         return (
@@ -137,7 +137,9 @@ def _lost(split_records: Found) -> str:
     )
 
 
-def _rebuild(repair: Repair, split_records: Found, plan: Plan, problems: Sequence[Problem]) -> None:
+def _rebuild(
+    repair: Repair, split_records: SplitRecords, plan: Plan, problems: Sequence[Problem]
+) -> None:
     work = Work(
         store=repair.objects.url,
         split=repair.split,
@@ -172,7 +174,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     """Check that the source images are present, and stream them again if they were spooled."""
     if repair.data is not None:
         read_options = _source_options(repair, plan)
-        options = Options(
+        options = PrepareOptions(
             source=repair.data,
             store=repair.objects.url,
             splits=(repair.split,),

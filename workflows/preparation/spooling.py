@@ -128,7 +128,7 @@ def saying_what_is_left(folders: list[str]) -> Iterator[None]:
     try:
         yield
     except TesseraeError as e:
-        spool_notes = "".join(map(spool.left_text, folders))
+        spool_notes = "".join(map(spool.remaining_spool_text, folders))
         if not spool_notes or len(e.args) != 1:
             raise
         raise type(e)(f"{e}{spool_notes}") from e

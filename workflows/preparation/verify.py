@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from pipeline.errors import StoreError
 from pipeline.features import verify as feature_check
-from pipeline.features.verify import FoundFeatures
+from pipeline.features.verify import FeatureRecords
 from pipeline.ingest import verify
 from pipeline.ingest.redecode import recheck_rows
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
 from pipeline.store.objects import Objects, open_objects
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     for split in chosen_splits(objects, args.split):
         split_records, problems = verify_split(objects, split, threads=args.threads)
         say_problems(problems)
-        for name in verify.strangers(objects, split_records):
+        for name in verify.unknown_objects(objects, split_records):
             print(printable(f"  note: {name} is in no record. It does no harm."))
         if problems:
             ok = False
@@ -56,7 +56,7 @@ def _check_unknown_splits(
     return requested is not None or not problems
 
 
-def verify_features(objects: Objects, name: str, images: Found, *, threads: int = 0) -> bool:
+def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
     """Check the features of one split and print their problems; return True if there are none.
 
     Args:
@@ -91,7 +91,7 @@ def verify_features(objects: Objects, name: str, images: Found, *, threads: int 
     return not problems
 
 
-def _features_advice(feature_records: FoundFeatures, problems: Sequence[Problem]) -> str:
+def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem]) -> str:
     if feature_records.recipe is None:
         return (
             "Run the same `tesserae features` as before to restore it, or delete the folder"
@@ -147,7 +147,9 @@ def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
     return requested or store_splits
 
 
-def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Found, list[Problem]]:
+def verify_split(
+    objects: Objects, split: str, *, threads: int = 0
+) -> tuple[SplitRecords, list[Problem]]:
     """Check one split and print a summary; return its records and its problems."""
     started = time.monotonic()
     split_records = verify.read_records(objects, split)
@@ -170,7 +172,7 @@ def verify_split(objects: Objects, split: str, *, threads: int = 0) -> tuple[Fou
     return split_records, problems
 
 
-def _say_rows(split_records: Found) -> None:
+def _say_rows(split_records: SplitRecords) -> None:
     if split_records.plan is None:
         return
     committed = sum(commit.stop - commit.start for commit in split_records.commits.values())

@@ -12,7 +12,7 @@ from pipeline.errors import StoreError
 from pipeline.features import verify as feature_check
 from pipeline.ingest import verify
 from pipeline.ingest.source_index import Rows
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, records
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
@@ -82,7 +82,7 @@ def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _describe_split(objects: Objects, split_records: Found) -> dict[str, Any]:
+def _describe_split(objects: Objects, split_records: SplitRecords) -> dict[str, Any]:
     plan, commits = split_records.plan, split_records.commits.values()
     counts = sum((Counter(commit.counts) for commit in commits), Counter[str]())
     sizes: Counter[str] = Counter()
@@ -108,7 +108,7 @@ def _describe_split(objects: Objects, split_records: Found) -> dict[str, Any]:
 
 
 def _noted_rows(
-    objects: Objects, split_records: Found
+    objects: Objects, split_records: SplitRecords
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Problem]]:
     """Return quarantined rows, readable rows with a remark, and damaged parts of the table."""
     may_remark = split_records.recipe is not None and split_records.recipe.missing_end == "keep"
@@ -141,7 +141,7 @@ RECIPE_FIELDS = (
 """The fields of a feature recipe that are reported."""
 
 
-def _describe_features(objects: Objects, name: str, images: list[Found]) -> dict[str, Any]:
+def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) -> dict[str, Any]:
     split_records = [feature_check.read_records(objects, name, split) for split in images]
     recipe = next((split.recipe for split in split_records if split.recipe is not None), None)
     splits = {

@@ -84,7 +84,7 @@ def _evaluate(
     if stage.startswith("workflows.devise."):
         from workflows.devise import report
 
-        evaluation = report.judge_run(
+        evaluation = report.evaluate_run(
             folder,
             samples=args.samples,
             clip=args.clip,

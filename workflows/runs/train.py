@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.cores import cores
-from cluster.ranks.world import Wanted, gpus_there
+from cluster.ranks.world import WorldConfig, count_gpu_workers
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices
@@ -20,7 +20,7 @@ from pipeline.urls import is_url
 from workflows import session
 from workflows.preparation import prepare
 from workflows.session import Cluster
-from workflows.training.options import FREE, SHRINK_FROM, Training
+from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
 from workflows.training.stages import STAGES, load_name
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
@@ -71,7 +71,7 @@ def _check(args: argparse.Namespace) -> None:
     session.check_where(args.cluster)
 
 
-def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> None:
+def _check_run(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
     run.check(
         {"stage": STAGES[args.stage].stage, **options.as_dict()},
@@ -84,8 +84,8 @@ def _check_run(args: argparse.Namespace, options: Training, run: RunFolder) -> N
         run.at(args.from_step)
 
 
-def _options_of(stage: str) -> type[Training]:
-    options: type[Training] = load_name(STAGES[stage].options)
+def _options_of(stage: str) -> type[TrainingOptions]:
+    options: type[TrainingOptions] = load_name(STAGES[stage].options)
     return options
 
 
@@ -104,7 +104,9 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 
 
 @contextmanager
-def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> Iterator[None]:
+def _prepared(
+    args: argparse.Namespace, options: TrainingOptions, cluster: Cluster
+) -> Iterator[None]:
     """Prepare the training split; then prepare the other splits while the block runs."""
     if args.data is None:
         yield
@@ -113,7 +115,7 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
     splits = sources.splits(args.data, args.source_kind, source_options) or [args.split]
     if args.split not in splits:
         raise ValueError(f"--split is {args.split!r}: {args.data} has {', '.join(splits)}.")
-    prepare_options = prepare.Options(
+    prepare_options = prepare.PrepareOptions(
         source=args.data,
         store=args.store,
         splits=(args.split, *(split for split in splits if split != args.split)),
@@ -143,7 +145,9 @@ def _prepared(args: argparse.Namespace, options: Training, cluster: Cluster) -> 
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(self, wish: prepare.Options, cluster: Cluster, plans: prepare.Plans) -> None:
+    def __init__(
+        self, wish: prepare.PrepareOptions, cluster: Cluster, plans: prepare.Plans
+    ) -> None:
         super().__init__(name="prepare", daemon=True)
         self._wish = wish
         self._cluster = cluster
@@ -169,7 +173,7 @@ class _OtherSplits(threading.Thread):
             raise self._error
 
 
-def _size_to_prepare(store: str, options: Training) -> int:
+def _size_to_prepare(store: str, options: TrainingOptions) -> int:
     if options.prepared_size is not None:
         return options.prepared_size
     image_size = _image_size(options)
@@ -189,7 +193,9 @@ def near_size(size: int) -> int:
 # --- training -------------------------------------------------------------------------------------
 
 
-def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: RunFolder) -> str:
+def _train(
+    args: argparse.Namespace, options: TrainingOptions, cluster: Cluster, run: RunFolder
+) -> str:
     from workflows.training.launch import train_on
 
     stage = STAGES[args.stage]
@@ -198,11 +204,11 @@ def _train(args: argparse.Namespace, options: Training, cluster: Cluster, run: R
         data = _data(args, options, run)
     else:
         data, files = load_name(stage.gather)(args, options, cluster, _held_out(args))
-    available = gpus_there(cluster.client)
+    available = count_gpu_workers(cluster.client)
     if args.gpus and not cluster.stands and args.gpus > available:
         raise TesseraeError(f"--gpus is {args.gpus}: this machine has {available}.")
     gpus = available if args.gpus is None and args.ranks is None else (args.gpus or 0)
-    world = Wanted(
+    world = WorldConfig(
         gpus or args.ranks or 1,
         gpu=bool(gpus),
         batch=options.batch_size,
@@ -225,7 +231,7 @@ def _size_before(run: RunFolder) -> int | None:
         return None
 
 
-def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
+def _data(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.loop import Data
 
@@ -273,7 +279,7 @@ def _data(args: argparse.Namespace, options: Training, run: RunFolder) -> Data:
     return Data(loader, held_out_loader, tuple(words or wnid for wnid, words in loader.classes))
 
 
-def _print_crop(options: Training, stored: int, size: int) -> None:
+def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
     """Print how stored pictures much larger than the trained size are resized or cropped."""
     if stored < SHRINK_FROM * size:
         return
@@ -303,7 +309,7 @@ def _held_out(args: argparse.Namespace) -> str | None:
     return next((s for s in HELD_OUT if s in finished and s != args.split), None)
 
 
-def _image_size(options: Training) -> int:
+def _image_size(options: TrainingOptions) -> int:
     return int(getattr(options, "image_size", 0) or 224)
 
 

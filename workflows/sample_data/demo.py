@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     source, notice = _source(args.data, args.dir, args.images)
     store = args.dir / ("store" if not args.data else f"store-{Path(args.data).stem}")
     source_options = prepare.source_options(args)
-    options = prepare.Options(
+    options = prepare.PrepareOptions(
         source=source,
         store=str(store),
         splits=tuple(sources.splits(source, options=source_options)) or ("train",),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.images import formats
 from pipeline.images.sandbox import IsolatedDecoder
-from pipeline.loader.reader import Reader, reader_of
+from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import Objects, open_objects
@@ -70,7 +70,7 @@ class Gallery:
             )
         self._size = size
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
-        self._readers: dict[tuple[str, int], Reader] = {}
+        self._readers: dict[tuple[str, int], PixelReader] = {}
         self._lock = threading.Lock()
         self._disk = ThreadPoolExecutor(4, "pictures")
 
@@ -129,12 +129,12 @@ class Gallery:
         self._reader(split, size).gather(row_numbers, out, self._disk)
         return out
 
-    def _reader(self, split: str, size: int) -> Reader:
+    def _reader(self, split: str, size: int) -> PixelReader:
         with self._lock:
             reader = self._readers.get((split, size))
             if reader is None:
                 opened = self.splits[split]
-                reader = reader_of(opened, size, cache_bytes=CACHE_BYTES, check=True)
+                reader = open_reader(opened, size, cache_bytes=CACHE_BYTES, check=True)
                 self._readers[split, size] = reader
             return reader
 
@@ -246,7 +246,7 @@ def unreadable(name: str, data: bytes) -> str:
     """Return a sentence on why a file of none of `FORMATS` is refused, by its first bytes."""
     read = ", ".join(FORMATS)
     detected = formats.format_of(data)
-    if detected is None or detected.kind == formats.OTHER:
+    if detected is None or detected.kind == formats.NOT_AN_IMAGE:
         detail = "" if detected is None else f" ({detected.phrase})"
         return f"{name} is no image{detail}: expected {read}."
     advice = detected.advice or "convert it to JPEG or PNG"

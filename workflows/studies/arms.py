@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from workflows.studies import SETTINGS
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 
 ALIKE_CRITIC_STEPS = 5
 """The critic updates in a step of the arms that are alike."""
@@ -91,7 +91,7 @@ def make_arm(
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings are {settings!r}: expected one of {', '.join(SETTINGS)}.")
-    paper = Options(objective=objective).filled()
+    paper = WganOptions(objective=objective).filled()
     weight = paper.penalty_weight
     if weight and penalty is not None:
         weight = penalty

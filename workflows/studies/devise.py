@@ -25,12 +25,12 @@ from pipeline.features.reader import open_features
 from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise import baselines
-from workflows.devise.baselines import Learned
+from workflows.devise.baselines import LabelledFeatures
 from workflows.devise.class_space import FILE, Space, make_space, unit
 from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
 from workflows.devise.clip import Clip
-from workflows.devise.evaluation import Judgement, Pictures, alike, hits_among, judge
-from workflows.devise.options import Options
+from workflows.devise.evaluation import LabelledImages, MethodMetrics, alike, evaluate, hits_among
+from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.evaluation.per_class import compare
 from workflows.training.loop import Data
@@ -85,9 +85,9 @@ class StudyData:
     """The word vectors of all classes."""
     hierarchy: Hierarchy | None
     """The hierarchy of the classes, for hierarchical precision; None = without."""
-    learned: Learned
+    learned: LabelledFeatures
     """The features and labels of the training split, with pictures of all classes."""
-    held_out: Learned
+    held_out: LabelledFeatures
     """The features and labels of the held-out split."""
     mirrored: bool
     """True if the training features include those of mirrored pictures."""
@@ -131,7 +131,7 @@ def open_study_data(
     train, evaluated = (open_features(store, features, name) for name in (split, held_out))
     kinds = [kind for kind in ("plain", "mirrored") if kind in train.kinds]
     labels = train.split.labels[train.readable].astype(np.int64)
-    learned = Learned(
+    learned = LabelledFeatures(
         np.concatenate([train.rows(train.readable, kind) for kind in kinds]),
         np.concatenate([labels] * len(kinds)),
     )
@@ -142,7 +142,7 @@ def open_study_data(
         scores = Clip(clip).scores(store, held_out, size, listed)
     return StudyData(
         store, features, classes, hierarchy, learned,
-        Learned(evaluated.rows(evaluated.readable), held_out_labels),
+        LabelledFeatures(evaluated.rows(evaluated.readable), held_out_labels),
         mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
         batch_size=batch_size,
     )  # fmt: skip
@@ -158,7 +158,7 @@ class Outcome:
     """The setting that was chosen."""
     chosen_by: float
     """The hit@5 on the validation classes, 0 to 1."""
-    evaluation: Judgement
+    evaluation: MethodMetrics
     """The metrics on seen and unseen classes."""
 
 
@@ -186,10 +186,12 @@ class Arena:
         if final:
             parts = np.where(parts == VALIDATION, SEEN, parts)
         is_seen = np.isin(data.learned.labels, np.flatnonzero(parts == SEEN))
-        self.learned = Learned(data.learned.features[is_seen], data.learned.labels[is_seen])
+        self.learned = LabelledFeatures(
+            data.learned.features[is_seen], data.learned.labels[is_seen]
+        )
         plain = self.learned.features[: len(self.learned.features) // (1 + data.mirrored)]
         self.space = make_space(data.classes, parts, plain, centre=centre)
-        self.pictures = Pictures(
+        self.pictures = LabelledImages(
             data.held_out.labels, data.classes.wnids, parts, alike(self.space.vectors),
             data.hierarchy,
         )  # fmt: skip
@@ -197,12 +199,12 @@ class Arena:
     def devise(self, setting: Mapping[str, Any]) -> Floats:
         """Train the DeViSE stage with a setting; return scores (n, C) of the held-out pictures."""
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
-        options = Options(**{**common, **setting})
+        options = DeviseOptions(**{**common, **setting})
         embed = train_head(self.data, options, self.space)
         return unit(embed(self.data.held_out.features)) @ self.space.vectors.T
 
 
-def train_head(data: StudyData, options: Options, space: Space) -> Callable[[Floats], Floats]:
+def train_head(data: StudyData, options: DeviseOptions, space: Space) -> Callable[[Floats], Floats]:
     """Train a head in this process; return the function from features to word space.
 
     Args:
@@ -320,7 +322,7 @@ def run_split(data: StudyData, seed: int, *, steps: int = STEPS) -> Iterator[Out
     for name, learn, settings in methods:
         setting, reached = choose(choosing, learn, settings)
         scores = learn(final, setting)
-        yield Outcome(name, setting, reached, judge(scores, final.pictures))
+        yield Outcome(name, setting, reached, evaluate(scores, final.pictures))
 
 
 def choose(
@@ -356,7 +358,7 @@ BASELINES = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes
 """The methods that DeViSE is compared with."""
 
 
-def differences(evaluations: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:
+def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[str]:
     """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval."""
     for name in BASELINES:
         for k in (1, 5):

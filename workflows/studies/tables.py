@@ -113,7 +113,7 @@ def _devise_data(args: argparse.Namespace) -> StudyData:
     from pipeline.wordvectors.files import read_words
     from pipeline.wordvectors.hierarchy import read_hierarchy
     from pipeline.wordvectors.vectors import class_vectors
-    from workflows.devise.class_names import named
+    from workflows.devise.class_names import names_of_classes
     from workflows.studies import devise
 
     for name in ("store", "words"):
@@ -126,7 +126,7 @@ def _devise_data(args: argparse.Namespace) -> StudyData:
     if len(names) != 1:
         finished_names = ", ".join(names) or "none: make some with `tesserae features`"
         raise ValueError(f"--features is missing: {args.store} has {finished_names}.")
-    classes = named(records.load_recipe(objects).classes, args.names)
+    classes = names_of_classes(records.load_recipe(objects).classes, args.names)
     return devise.open_study_data(
         args.store,
         names[0],

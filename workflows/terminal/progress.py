@@ -47,7 +47,7 @@ def _can_draw(stream: TextIO) -> bool:
     return is_terminal(stream) and threading.current_thread() is threading.main_thread()
 
 
-def say_waiting(holder: str) -> None:
+def print_waiting(holder: str) -> None:
     """Print that the command waits for *holder*, which holds a lease."""
     print(f"waiting for {holder}", flush=True)
 

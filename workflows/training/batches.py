@@ -19,12 +19,12 @@ AnyLoader = Loader | FeatureLoader
 Augmenting = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def unchanged(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
+def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
     """Return *images* as they are; the augmentation of stored features, (n, d) float32."""
     return images
 
 
-def parts(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
+def micro_batches(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
     """Split a rank's rows into micro-batches of nearly equal length.
 
     Every rank gets the same number of micro-batches, so collectives stay matched.
@@ -42,7 +42,7 @@ def parts(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
         yield micro_batch, (micro_batch.stop - micro_batch.start) / rows
 
 
-class Taken(NamedTuple):
+class RankBatch(NamedTuple):
     """This rank's n rows of a batch, on the training device."""
 
     images: Tensor
@@ -76,7 +76,7 @@ class Batches:
         self.rows_taken = 0
         """Total rows read so far, over all ranks."""
 
-    def take(self) -> Taken:
+    def take(self) -> RankBatch:
         """Return this rank's part of the next batch, augmented, on the device."""
         started = time.perf_counter()
         batch = self._next()
@@ -85,7 +85,7 @@ class Batches:
         images = batch.images.to(self._device, non_blocking=True)  # type: ignore[union-attr]
         labels = batch.labels.to(self._device, non_blocking=True)
         augmented = self._augment(images, batch.rows, self.loader.epoch)
-        return Taken(augmented, labels, batch.rows)
+        return RankBatch(augmented, labels, batch.rows)
 
     def _next(self) -> Batch:
         while True:

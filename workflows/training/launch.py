@@ -11,18 +11,18 @@ from importlib.metadata import version
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from cluster.ranks.world import Wanted, run_world
+from cluster.ranks.world import WorldConfig, run_world
 from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
 from pipeline.store.objects import open_objects
 from pipeline.store.records import load_plan
-from workflows.dashboard.plugin import TOPIC, put_on
+from workflows.dashboard.plugin import TOPIC, install
 from workflows.session import Cluster
 from workflows.terminal.formatting import seconds_text
 from workflows.terminal.progress import Progress
 from workflows.training.image_grid import smaller
 from workflows.training.loop import Data, TrainingJob
-from workflows.training.options import FREE, Training
+from workflows.training.options import FREE, TrainingOptions
 from workflows.training.run_folder import RunFolder
 
 ENTRY = "workflows.training.loop:train"
@@ -34,9 +34,9 @@ PACKAGES = ("torch", "numpy", "zarr", "tesserae")
 
 def train_on(
     cluster: Cluster,
-    wanted: Wanted,
+    wanted: WorldConfig,
     stage: str,
-    options: Training,
+    options: TrainingOptions,
     data: Data,
     folder: RunFolder,
     *,
@@ -141,7 +141,7 @@ class _Watcher:
     """Shows the events of ranks in the terminal and on the dashboard."""
 
     def __init__(
-        self, cluster: Cluster, folder: RunFolder, options: Training, progress: Progress
+        self, cluster: Cluster, folder: RunFolder, options: TrainingOptions, progress: Progress
     ) -> None:
         self._cluster = cluster
         self._folder = folder
@@ -162,7 +162,7 @@ class _Watcher:
         self.events: deque[dict[str, Any]] = deque()
         """Events of ranks. Another thread appends them; `tick` removes them."""
         client = cluster.client
-        self._page = bool(client.run_on_scheduler(put_on))
+        self._page = bool(client.run_on_scheduler(install))
         self._send(
             {
                 "what": "training",
@@ -272,7 +272,7 @@ class _Watcher:
         self._repeating = not more and (first or self._repeating)
 
 
-def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
+def _beginning(event: dict[str, Any], options: TrainingOptions) -> Iterator[str]:
     """Yield the lines that describe a start of ranks: their number, step and share of a batch."""
     world, step = event["world"], event["step"]
     where = "from the beginning" if not step else f"from step {step:,}"
@@ -291,7 +291,7 @@ def _beginning(event: dict[str, Any], options: Training) -> Iterator[str]:
         )
 
 
-def cost_line(options: Training, step: int, seconds: float) -> str:
+def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     """Return a line with the duration of a step, the time left, and options that speed it up.
 
     Args:

@@ -30,7 +30,7 @@ from workflows.training.batches import AnyLoader, Batches
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError, finite_or_none, first_not_finite
 from workflows.training.image_grid import grid_png
-from workflows.training.options import Training
+from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World, join
 
@@ -96,7 +96,7 @@ class TrainingJob:
     stage: str
     """The stage class, as `module:class`."""
     folder: str
-    options: Training
+    options: TrainingOptions
     data: Data
     resumed: str | None
     """The name of the checkpoint to resume; None = the beginning."""

@@ -163,7 +163,7 @@ READING = "reading of pictures"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(OptionsBase):
+class TrainingOptions(OptionsBase):
     """The options of every training stage."""
 
     steps: int = option(10_000, "steps to train", least=1)

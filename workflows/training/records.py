@@ -163,7 +163,7 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _check_line(line: Any) -> None:
     if type(line) is not dict:
-        raise SchemaError(f"it is {schema.shown(line)}: expected an object")
+        raise SchemaError(f"it is {schema.describe_value(line)}: expected an object")
     kind = schema.check(str, line.get("what", ""), "what")
     for name in ("step", "generation"):
         schema.check(Count, line.get(name), name)
@@ -172,7 +172,9 @@ def _check_line(line: Any) -> None:
         is_integer = type(value) is int and abs(value) < 2**63
         figure = value is None or type(value) is float or is_integer
         if kind in FIGURES and name != "what" and not figure:
-            raise SchemaError(f"{name} is {schema.shown(value)}: expected a number, or null")
+            raise SchemaError(
+                f"{name} is {schema.describe_value(value)}: expected a number, or null"
+            )
 
 
 def _check_known(values: dict[str, Any], types: dict[str, Any], where: str) -> None:

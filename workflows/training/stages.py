@@ -26,7 +26,7 @@ STAGES = MappingProxyType(
     {
         "wgan": StageName(
             "generate pictures from noise: WGAN and related GANs",
-            "workflows.wgan.options:Options",
+            "workflows.wgan.options:WganOptions",
             "workflows.wgan.stage:Wgan",
         ),
         "colourise": StageName(
@@ -36,9 +36,9 @@ STAGES = MappingProxyType(
         ),
         "devise": StageName(
             "map pictures into word space: DeViSE",
-            "workflows.devise.options:Options",
+            "workflows.devise.options:DeviseOptions",
             "workflows.devise.stage:Devise",
-            "workflows.devise.data:gather",
+            "workflows.devise.data:prepare_data",
         ),
     }
 )

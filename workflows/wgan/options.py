@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.training.options import Training, option, shrunk_side
+from workflows.training.options import TrainingOptions, option, shrunk_side
 
 NETWORKS = ("conv", "residual", "perceptron")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
@@ -43,7 +43,7 @@ _WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class WganOptions(TrainingOptions):
     """The flags of `tesserae train wgan`."""
 
     image_size: int = option(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import TesseraeError
 from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 from workflows.wgan.stage import make_generator
 
 STAGE = "workflows.wgan.stage:Wgan"
@@ -24,7 +24,7 @@ class Sampler:
     """A trained generator with the facts of its run."""
 
     generator: nn.Module
-    options: Options
+    options: WganOptions
     classes: tuple[str, ...]
     """The names of the classes that it conditions on; () = none."""
     wnids: tuple[str, ...]
@@ -106,7 +106,7 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
     newest = folder.newest()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet.")
-    options = Options.of(record["options"]).filled()
+    options = WganOptions.of(record["options"]).filled()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))

@@ -18,13 +18,13 @@ from workflows.adversarial.critics import ConvCritic, ResidualCritic, VectorCrit
 from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.evaluation.sliced import sliced_wasserstein
-from workflows.training.batches import Batches, Taken
+from workflows.training.batches import Batches, RankBatch
 from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
 from workflows.training.options import shrunk_side
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
-from workflows.wgan.options import WARM_EVERY, WARM_STEPS, Options
+from workflows.wgan.options import WARM_EVERY, WARM_STEPS, WganOptions
 
 SAMPLES = 64
 """The number of pictures in a grid of samples."""
@@ -37,7 +37,7 @@ RGB = (0.5, 0.5, 0.5)
 class Wgan:
     """The stage of `tesserae train wgan`: a generator and a critic that learn from a store."""
 
-    def __init__(self, options: Options, data: Data, world: World) -> None:
+    def __init__(self, options: WganOptions, data: Data, world: World) -> None:
         """Create both networks, as `workflows.training.loop.Stage` defines."""
         self.options = options = options.filled()
         self.world = world
@@ -203,7 +203,7 @@ class Wgan:
     def _batch_rows(self) -> int:
         return self.options.batch_size
 
-    def _rows(self, world: World, rows: int) -> Iterator[Taken]:
+    def _rows(self, world: World, rows: int) -> Iterator[RankBatch]:
         """Yield unaugmented batches of held-out rows, or of training rows if none are held out."""
         loader = self._data.held_out or self._data.train
         batches = Batches(loader, self._plain, world, here=self._data.beside)
@@ -238,7 +238,7 @@ class Wgan:
         }
 
 
-def plain(options: Options, stored: int) -> Augment:
+def plain(options: WganOptions, stored: int) -> Augment:
     """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:
@@ -261,7 +261,7 @@ def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) 
             average.copy_(current)
 
 
-def make_generator(options: Options, classes: int) -> nn.Module:
+def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> pictures.
 
     Args:
@@ -283,7 +283,7 @@ def make_generator(options: Options, classes: int) -> nn.Module:
     return VectorGenerator((3, size, size), noise, width=width, classes=classes)
 
 
-def make_critic(options: Options, classes: int) -> nn.Module:
+def make_critic(options: WganOptions, classes: int) -> nn.Module:
     """Return the critic of completed *options*: pictures[, labels (n,)] -> scores (n,).
 
     Args:
@@ -307,7 +307,7 @@ def make_critic(options: Options, classes: int) -> nn.Module:
     )
 
 
-def _optimiser(options: Options, network: nn.Module) -> torch.optim.Optimizer:
+def _optimiser(options: WganOptions, network: nn.Module) -> torch.optim.Optimizer:
     rate, beta1, beta2 = options.rate, options.beta1, options.beta2
     assert rate is not None
     rmsprop = options.optimiser == "rmsprop"

@@ -21,7 +21,7 @@ from distributed.core import Status
 from cluster.errors import ClusterError
 from cluster.local import Local
 from cluster.ranks import world as rank_world
-from cluster.ranks.world import TrainingRankError, Wanted, run_world
+from cluster.ranks.world import TrainingRankError, WorldConfig, run_world
 from tests.commands import ROOT, wait_until
 
 WALKING_MODULE = "tests.cluster.walking"
@@ -77,7 +77,7 @@ class WorldLog:
         """Run a world with *count* ranks."""
         return run_world(
             client,
-            Wanted(count, seconds=60, save_seconds=save_seconds),
+            WorldConfig(count, seconds=60, save_seconds=save_seconds),
             f"{WALKING_MODULE}:{entry}",
             self.begin(*arguments),
             on_event=self.events.append,
@@ -176,12 +176,12 @@ def test_a_world_starts_with_fewer_ranks_after_a_timeout(
 ) -> None:
     """If no worker joins at all, that is an error."""
     log = WorldLog()
-    config = Wanted(5, seconds=1)
+    config = WorldConfig(5, seconds=1)
     assert (
         run_world(client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1)) == ["done"] * 3
     )
     with pytest.raises(ClusterError, match="no worker with a GPU came within 1 s"):
-        run_world(client, Wanted(1, gpu=True, seconds=1), "x:y", log.begin())
+        run_world(client, WorldConfig(1, gpu=True, seconds=1), "x:y", log.begin())
 
 
 def test_missing_workers_are_reported_at_once(
@@ -191,7 +191,7 @@ def test_missing_workers_are_reported_at_once(
     monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
     lines: list[str] = []
-    config = Wanted(5, batch=4, seconds=0.5, option="--rank-timeout")
+    config = WorldConfig(5, batch=4, seconds=0.5, option="--rank-timeout")
     log = WorldLog()
     walked = run_world(
         client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1), say=lines.append
@@ -205,7 +205,9 @@ def test_missing_workers_are_reported_at_once(
     ]
     lines.clear()
     with pytest.raises(ClusterError, match="no worker with a GPU came"):
-        run_world(client, Wanted(1, gpu=True, seconds=0.2), "x:y", log.begin(), say=lines.append)
+        run_world(
+            client, WorldConfig(1, gpu=True, seconds=0.2), "x:y", log.begin(), say=lines.append
+        )
     assert lines[0].startswith("0 of 1 workers with a GPU are there")
     assert lines[0].endswith("then the run ends")
 

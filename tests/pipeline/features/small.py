@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
-from pipeline.features.shard import FeatureWork, make_features, workspace
+from pipeline.features.shard import FeatureWork, extract_shard, workspace
 from pipeline.features.verify import check_objects, read_records
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.shard import workspace as image_workspace
@@ -134,9 +134,9 @@ def make(
         extract.clear(*run.context, extract.damaged(*run.context))
     missing_shards = extract.missing(*run.context, kinds)
     if missing_shards:
-        extract.clear(*run.context, extract.leftovers(*run.context, kinds))
+        extract.clear(*run.context, extract.obsolete_objects(*run.context, kinds))
     for shard in missing_shards if shards is None else shards:
-        make_features(run.work, shard, threads)
+        extract_shard(run.work, shard, threads)
     if finish:
         extract.finish(*run.context)
     run.objects.end()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.reader import finished, open_features
-from pipeline.features.shard import FeatureWork, make_features
+from pipeline.features.shard import FeatureWork, extract_shard
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import open_objects
@@ -65,7 +65,7 @@ def test_the_reason_for_making_features_is_reported(store: Path, trunk: Path) ->
 
     def why(kinds: Sequence[str] = ("plain",), **choices: Any) -> str:
         run = begin(store, trunk, kinds=kinds, **choices)
-        return extract.why_made(*run.context, kinds)
+        return extract.explain_extraction(*run.context, kinds)
 
     assert why() == ""
     name = make(store, trunk)
@@ -201,12 +201,12 @@ def test_a_record_vouches_only_for_existing_objects(store: Path, trunk: Path) ->
     """It covers no commit whose object is missing, and no kind that some shards lack."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in (0, 2):
-        make_features(run.work, shard)
+        extract_shard(run.work, shard)
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
         extract.finish(*run.context)
-    make_features(replace(run.work, kinds=("plain",)), 1)
+    extract_shard(replace(run.work, kinds=("plain",)), 1)
     assert extract.finish(*run.context).kinds == ("plain",)
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     assert extract.finish(*run.context).kinds == BOTH
     run.objects.remove(run.shard("mirrored", 0))
     assert extract.finish(*run.context).kinds == ("plain",)
@@ -240,14 +240,14 @@ def test_completion_is_seen_without_reading_shards(store: Path, trunk: Path) -> 
 def test_the_kinds_of_a_damaged_record_follow_from_commits(store: Path, trunk: Path) -> None:
     """They are the kinds that all commits have."""
     run = begin(store, trunk)
-    assert extract.promised(*run.context) == ()
+    assert extract.recorded_kinds(*run.context) == ()
     name = make(store, trunk, kinds=BOTH)
-    assert extract.promised(*run.context) == BOTH
+    assert extract.recorded_kinds(*run.context) == BOTH
     (store / layout.features_done(name, "train")).write_bytes(b"x")
-    assert extract.promised(*run.context) == BOTH
+    assert extract.recorded_kinds(*run.context) == BOTH
     for shard in range(3):
         (store / layout.features_commit(name, "train", shard)).unlink()
-    assert extract.promised(*run.context) == ()
+    assert extract.recorded_kinds(*run.context) == ()
 
 
 def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Path) -> None:
@@ -255,14 +255,14 @@ def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Pat
     make(store, trunk)
     run = begin(store, trunk, kinds=BOTH)
     done = layout.features_done(run.recipe.name, "train")
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
-    lost = extract.leftovers(*run.context, ("mirrored",))
+    lost = extract.obsolete_objects(*run.context, ("mirrored",))
     assert lost == [run.shard("mirrored", shard) for shard in range(3)]
     extract.clear(*run.context, lost)
     assert run.objects.size(run.shard("mirrored", 1)) is None
     assert run.objects.size(done) is not None
-    extract.clear(*run.context, extract.leftovers(*run.context, BOTH))
+    extract.clear(*run.context, extract.obsolete_objects(*run.context, BOTH))
     assert run.objects.size(run.shard("plain", 1)) is None
     assert run.objects.size(run.shard("plain", 0)) is not None
     assert run.objects.size(done) is None

@@ -13,7 +13,7 @@ from pipeline.backbone.determinism import probe_pictures
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.shard import check_probe, make_features, probe_of, workspace
+from pipeline.features.shard import check_probe, extract_shard, probe_of, workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
 
@@ -46,11 +46,11 @@ def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
     """A later run, and `verify`, compare it with their own."""
     run = begin(store, trunk)
     for shard in extract.missing(*run.context, ("plain",)):
-        make_features(run.work, shard)
+        extract_shard(run.work, shard)
     extract.finish(*run.context)
     commits = features.load_commits(*run.context)
     probes = {commit.provenance[KEY] for commit in commits.values()}
-    assert probes == {extract.known_probe(run.objects, run.recipe)}
+    assert probes == {extract.recorded_probe(run.objects, run.recipe)}
     assert probe_distance(probes.pop(), probe_of(workspace(run.work).backbone, "float32")) == 0
     assert problems(store) == {}
 
@@ -69,11 +69,11 @@ def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path
         workspace.cache_clear()
         if refused:
             with pytest.raises(StoreMismatchError, match="makes other features of the same im"):
-                make_features(work, 0)
+                extract_shard(work, 0)
             with pytest.raises(StoreMismatchError, match="Install the same torch there"):
                 check_probe(run.recipe, work.probe, probe)
         else:
-            make_features(work, 0)
+            extract_shard(work, 0)
             check_probe(run.recipe, work.probe, probe)
     check_probe(run.recipe, "", probe)
 
@@ -94,7 +94,7 @@ def test_a_shard_of_another_machine_is_a_problem(store: Path, trunk: Path) -> No
 
     write(0, None)
     assert problems(store) == {}
-    assert extract.known_probe(run.objects, run.recipe)
+    assert extract.recorded_probe(run.objects, run.recipe)
     write(2, _changed_probe(commits[1].provenance[KEY], 1.0))
     reported = problems(store)
     assert list(reported) == [layout.features_commit(name, "train", 2)]
@@ -103,4 +103,4 @@ def test_a_shard_of_another_machine_is_a_problem(store: Path, trunk: Path) -> No
     for shard in commits:
         write(shard, None)
     assert problems(store) == {}
-    assert extract.known_probe(run.objects, run.recipe) == ""
+    assert extract.recorded_probe(run.objects, run.recipe) == ""

@@ -16,7 +16,7 @@ from pipeline.errors import StoreBusyError, StoreError
 from pipeline.features import extract
 from pipeline.features import shard as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import make_features, workspace
+from pipeline.features.shard import extract_shard, workspace
 from pipeline.store import records
 from pipeline.store.lease import lease
 from pipeline.store.objects import open_objects
@@ -100,7 +100,7 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
     """Its object comes late, and it commits the existing one."""
     stale = begin(url, trunk)
     run = begin(url, trunk)
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     name = run.shard("plain", 1)
     first = run.objects.get(name)
     other_values = np.ones((8, run.recipe.dim), np.float32)
@@ -108,7 +108,7 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
     assert written == records.fingerprint(name, first)
     assert run.objects.get(name) == first
     for shard in (0, 2):
-        make_features(run.work, shard)
+        extract_shard(run.work, shard)
     extract.finish(*run.context)
     assert problems(url) == {}
 
@@ -116,8 +116,8 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
 def test_runs_of_the_same_split_exclude_each_other(url: str, trunk: Path) -> None:
     """Runs of other splits may go on at the same time."""
     run = begin(url, trunk)
-    lease_name = extract.held(run.recipe.name, "train")
-    other_lease = extract.held(run.recipe.name, "val")
+    lease_name = extract.lease_name(run.recipe.name, "train")
+    other_lease = extract.lease_name(run.recipe.name, "val")
     with (
         lease(run.objects, lease_name, wait=False),
         lease(run.objects, other_lease, wait=False),
@@ -140,7 +140,7 @@ def test_s3_has_the_same_bytes_and_the_first_writer_wins(
     """Objects are created exclusively and not replaced."""
     url = upload(images, f"{bucket}/store")
     run = begin(url, trunk)
-    make_features(run.work, 0)
+    extract_shard(run.work, 0)
     first = run.objects.get(run.shard("plain", 0))
     assert not run.objects.put_new(run.shard("plain", 0), b"late")
     assert run.objects.get(run.shard("plain", 0)) == first

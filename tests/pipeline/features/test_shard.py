@@ -17,7 +17,7 @@ from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features import shard as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import features_of, make_features, workspace
+from pipeline.features.shard import extract_shard, features_of, workspace
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
@@ -99,10 +99,10 @@ def test_a_task_reports_its_progress(
     monkeypatch.setattr("pipeline.backbone.network.BATCH", 3)
     monkeypatch.setattr(feature_shard, "PROGRESS_SECONDS", 0.0)
     run = begin(store, trunk, kinds=BOTH)
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     assert messages == []
     monkeypatch.setattr("distributed.get_worker", lambda: worker)
-    make_features(run.work, 0)
+    extract_shard(run.work, 0)
     assert {topic for topic, _ in messages} == {feature_shard.progress_topic(run.work.run)}
     assert [message for _, message in messages] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
 
@@ -132,13 +132,13 @@ def test_any_number_of_threads_makes_the_same_bytes(
 def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
     """The other machine's bytes differ in the last digit, and both commit the existing ones."""
     run = begin(store, trunk)
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     ours = run.objects.get(run.shard("plain", 1))
     run.objects.remove(run.shard("plain", 1))
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     theirs = bytes([*ours[:4], ours[4] ^ 1, *ours[5:]])
     run.objects.put(run.shard("plain", 1), theirs)
-    make_features(run.work, 1)
+    extract_shard(run.work, 1)
     assert run.objects.get(run.shard("plain", 1)) == theirs
     commit = commit_of(run, 1)
     assert commit is not None
@@ -146,17 +146,17 @@ def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     run.objects.put(run.shard("plain", 1), theirs[:-1])
     with pytest.raises(StoreDamagedError, match="appeared damaged"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
     assert commit_of(run, 1) is None
 
 
 def test_committed_features_are_not_made_again(store: Path, trunk: Path) -> None:
     """The task runs twice."""
     run = begin(store, trunk)
-    first = make_features(run.work, 0)
+    first = extract_shard(run.work, 0)
     file = store / run.shard("plain", 0)
     before, commit = file.stat().st_mtime_ns, commit_of(run, 0)
-    again = make_features(run.work, 0)
+    again = extract_shard(run.work, 0)
     assert (file.stat().st_mtime_ns, commit_of(run, 0)) == (before, commit)
     assert (first.num_rows, again.num_rows) == (8, 8)
     assert first.bytes_out == file.stat().st_size
@@ -171,7 +171,7 @@ def test_features_of_damaged_images_are_not_made(store: Path, trunk: Path) -> No
     data[300] ^= 1
     file.write_bytes(data)
     with pytest.raises(StoreDamagedError, match="Features are made of intact images only"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
     assert commit_of(run, 1) is None
     assert run.objects.size(run.shard("plain", 1)) is None
 
@@ -184,10 +184,10 @@ def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Pa
     counts = {**commit.counts, "readable": commit.counts["readable"] - 1, "crashed": 1}
     run.objects.put(layout.commit("train", 1), replace(commit, counts=counts).encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' was made again after"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
     run.objects.put(layout.commit("train", 1), replace(commit, plan="other").encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' is not committed"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
 
 
 def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
@@ -196,24 +196,24 @@ def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_
     run = begin(store, folder)
     change_weights(folder)
     with pytest.raises(StoreMismatchError, match="is another network"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
     with pytest.raises(StoreMismatchError, match="there is another Tesserae"):
-        make_features(replace(run.work, code="0" * 64), 1)
+        extract_shard(replace(run.work, code="0" * 64), 1)
 
 
 def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
     """A task of it that is still computing finds its folder removed."""
     run = begin(store, trunk)
-    make_features(run.work, 0)
+    extract_shard(run.work, 0)
     newer = begin(store, trunk)
     with pytest.raises(StoreError, match="the run has ended"):
-        make_features(run.work, 1)
+        extract_shard(run.work, 1)
     with pytest.raises(StoreError, match="another run of the same split has begun since"):
         workspace(run.work).objects.put_new(run.shard("plain", 1), b"late")
-    make_features(newer.work, 1)
+    extract_shard(newer.work, 1)
     newer.objects.end()
     with pytest.raises(StoreError, match="the run has ended"):
-        make_features(newer.work, 2)
+        extract_shard(newer.work, 2)
 
 
 def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_an_unusable_gpu_is_an_error(store: Path, trunk: Path) -> None:
         pytest.skip("there is a GPU here")
     run = begin(store, trunk)
     with pytest.raises(StoreError, match=r"a worker has a GPU that torch .* cannot use"):
-        make_features(replace(run.work, gpu=True), 0)
+        extract_shard(replace(run.work, gpu=True), 0)
 
 
 def test_a_gpu_computes_in_full_float32() -> None:
@@ -248,7 +248,7 @@ def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
     """Two runs on the GPU give identical bytes."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
-        make_features(replace(run.work, gpu=True), shard)
+        extract_shard(replace(run.work, gpu=True), shard)
     extract.finish(*run.context)
     run.objects.end()
     first = files(store, run.recipe.name)
@@ -257,7 +257,7 @@ def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
     shutil.rmtree(store / layout.FEATURES)
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
-        make_features(replace(run.work, gpu=True), shard)
+        extract_shard(replace(run.work, gpu=True), shard)
     extract.finish(*run.context)
     assert files(store, run.recipe.name) == first
     shutil.rmtree(store / layout.FEATURES)
@@ -269,7 +269,7 @@ def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
 def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
     """It records pixels and recipe, and as provenance the host and the software."""
     run = begin(store, trunk)
-    make_features(run.work, 2)
+    extract_shard(run.work, 2)
     commit = commit_of(run, 2)
     images = records.load_commit(run.objects, "train", 2)
     assert commit is not None

@@ -13,7 +13,14 @@ from PIL import Image, features
 from pipeline.errors import DecodeError
 from pipeline.images import formats
 from pipeline.images.decode import UNIDENTIFIED, UNSUPPORTED, decode
-from pipeline.images.formats import DECODED, HEAD_BYTES, OTHER, PICTURE, SMALL_BYTES, format_of
+from pipeline.images.formats import (
+    DECODED,
+    HEAD_BYTES,
+    NOT_AN_IMAGE,
+    PICTURE,
+    SMALL_BYTES,
+    format_of,
+)
 from tests.odd_files import grey_tiff, tiff
 
 PADDING = bytes(300)
@@ -38,10 +45,10 @@ NAMED = [
     (box(b"mif1", b"mif1", b"heic"), PICTURE, "a HEIC image"),
     (box(b"msf1"), PICTURE, "a HEIF image"),
     (box(b"crx "), PICTURE, "a CR3 raw photograph"),
-    (box(b"isom", b"mp41"), OTHER, "an MP4 video"),
-    (box(b"qt  "), OTHER, "a QuickTime video"),
-    (box(b"M4A "), OTHER, "an MPEG-4 sound"),
-    (b"\0\0\x12\x34moov" + PADDING, OTHER, "a QuickTime video"),
+    (box(b"isom", b"mp41"), NOT_AN_IMAGE, "an MP4 video"),
+    (box(b"qt  "), NOT_AN_IMAGE, "a QuickTime video"),
+    (box(b"M4A "), NOT_AN_IMAGE, "an MPEG-4 sound"),
+    (b"\0\0\x12\x34moov" + PADDING, NOT_AN_IMAGE, "a QuickTime video"),
     (b"\0\0\0\x0cjP  \r\n\x87\n" + PADDING, PICTURE, "a JPEG 2000 image"),
     (b"\xff\x4f\xff\x51" + PADDING, PICTURE, "a JPEG 2000 image"),
     (b"\0\0\0\x0cJXL \r\n\x87\n" + PADDING, PICTURE, "a JPEG XL image"),
@@ -61,22 +68,30 @@ NAMED = [
     (b"<svg xmlns='http://www.w3.org/2000/svg'/>", PICTURE, "an SVG drawing"),
     (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", PICTURE, "an SVG drawing"),
     (b"P7\nWIDTH 3\n", PICTURE, "a PAM image"),
-    (b"\n <!DOCTYPE html><html>", OTHER, "an HTML page in the place of the image"),
-    (b"<HTML><body>404", OTHER, "an HTML page in the place of the image"),
-    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", OTHER, "an XML document"),
-    (b'{"error": "not found"}', OTHER, "a JSON document"),
-    (b"404: Not Found\n", OTHER, "a text file"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", OTHER, "a Git LFS"),
-    (b"RIFF\x24\0\0\0WAVEfmt " + PADDING, OTHER, "a WAV sound"),
-    (b"RIFF\x24\0\0\0AVI LIST" + PADDING, OTHER, "an AVI video"),
-    (b"RIFF\x24\0\0\0ACON" + PADDING, OTHER, "a RIFF file"),
-    (b"%PDF-1.7\n", OTHER, "a PDF document"),
-    (b"\x1f\x8b\x08\0" + PADDING, OTHER, "a gzip archive"),
-    (b"PK\x03\x04" + PADDING, OTHER, "a zip archive"),
-    (bytes(257).replace(b"\0", b"x") + b"ustar\0" + PADDING, OTHER, "a tar archive"),
-    (b"\x93NUMPY\1\0" + PADDING, OTHER, "a NumPy array"),
-    (b"\0\5\x16\7\0\2\0\0Mac OS X", OTHER, "an AppleDouble file"),
-    (bytes(5000), OTHER, "begins with nothing but zeros"),
+    (b"\n <!DOCTYPE html><html>", NOT_AN_IMAGE, "an HTML page in the place of the image"),
+    (b"<HTML><body>404", NOT_AN_IMAGE, "an HTML page in the place of the image"),
+    (
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+        NOT_AN_IMAGE,
+        "an XML document",
+    ),
+    (b'{"error": "not found"}', NOT_AN_IMAGE, "a JSON document"),
+    (b"404: Not Found\n", NOT_AN_IMAGE, "a text file"),
+    (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+        NOT_AN_IMAGE,
+        "a Git LFS",
+    ),
+    (b"RIFF\x24\0\0\0WAVEfmt " + PADDING, NOT_AN_IMAGE, "a WAV sound"),
+    (b"RIFF\x24\0\0\0AVI LIST" + PADDING, NOT_AN_IMAGE, "an AVI video"),
+    (b"RIFF\x24\0\0\0ACON" + PADDING, NOT_AN_IMAGE, "a RIFF file"),
+    (b"%PDF-1.7\n", NOT_AN_IMAGE, "a PDF document"),
+    (b"\x1f\x8b\x08\0" + PADDING, NOT_AN_IMAGE, "a gzip archive"),
+    (b"PK\x03\x04" + PADDING, NOT_AN_IMAGE, "a zip archive"),
+    (bytes(257).replace(b"\0", b"x") + b"ustar\0" + PADDING, NOT_AN_IMAGE, "a tar archive"),
+    (b"\x93NUMPY\1\0" + PADDING, NOT_AN_IMAGE, "a NumPy array"),
+    (b"\0\5\x16\7\0\2\0\0Mac OS X", NOT_AN_IMAGE, "an AppleDouble file"),
+    (bytes(5000), NOT_AN_IMAGE, "begins with nothing but zeros"),
 ]
 
 
@@ -126,7 +141,9 @@ def test_every_format_that_is_decoded_is_known_by_its_beginning(format: str, mod
 def test_any_bytes_get_a_name_or_none(noise: bytes, beginning: bytes) -> None:
     """Any bytes give a printable reason and no error."""
     named = format_of(beginning + noise)
-    assert named is None or (named.reason.isprintable() and named.kind in (DECODED, PICTURE, OTHER))
+    assert named is None or (
+        named.reason.isprintable() and named.kind in (DECODED, PICTURE, NOT_AN_IMAGE)
+    )
 
 
 @given(st.binary(max_size=HEAD_BYTES), st.binary(max_size=64))

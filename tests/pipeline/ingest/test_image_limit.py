@@ -24,7 +24,7 @@ from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.source_index import Sample
 from pipeline.sources import spool
 from pipeline.sources.listing import Row
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, table
 from pipeline.store.objects import open_objects
 from tests.inline import repair_inline, tesserae
@@ -165,13 +165,13 @@ def test_a_file_and_a_byte_range_are_judged_alike(
     """Small samples are read whole, since a second request would cost more."""
     (tmp_path / "x").write_bytes(bytes(offset or 0) + data + (b"behind" if offset else b""))
     sample = Sample(0, "n/x", 0, len(data), "x", offset, None)
-    result = read_sample(Reader(str(tmp_path)), sample, LIMIT)
+    result = read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
     if status is None:
         assert result == data
     else:
         assert isinstance(result, Unread)
         assert result.status == status
-    assert read_sample(Reader(str(tmp_path)), sample, None) == data
+    assert read_sample(SourceReader(str(tmp_path)), sample, None) == data
 
 
 @pytest.mark.parametrize("num_bytes", [LIMIT - 1, LIMIT + 1])
@@ -180,7 +180,7 @@ def test_a_file_of_another_length_than_listed_is_an_error(tmp_path: Path, num_by
     sparse(tmp_path / "x", FILM, LIMIT)
     sample = Sample(0, "n/x", 0, num_bytes, "x", None, None)
     with pytest.raises(ReadError, match="the source changed"):
-        read_sample(Reader(str(tmp_path)), sample, LIMIT)
+        read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
 
 
 def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", counting)
     sample = Sample(0, "n/x.jpg", 0, len(FILM) + LIMIT, "x.jpg", None, None)
-    assert isinstance(read_sample(Reader("memory://films"), sample, LIMIT), Unread)
+    assert isinstance(read_sample(SourceReader("memory://films"), sample, LIMIT), Unread)
     assert fetched == [HEAD_BYTES]
 
 
@@ -259,7 +259,7 @@ def test_a_spool_holds_only_the_beginning_of_unread_files(tmp_path: Path, piece:
     assert {key: row["num_bytes"] for key, row in listing.items()} == {
         key: len(data) for key, data in samples.items()
     }
-    reader = Reader(str(tmp_path))
+    reader = SourceReader(str(tmp_path))
     for key, row in listing.items():
         sample = Sample(0, key, 0, row["num_bytes"], row["path"], row["offset"], row["crc32c"])
         result = read_sample(reader, sample, LIMIT)

@@ -207,11 +207,11 @@ def test_a_listing_is_reused_while_source_and_index_are_unchanged(source: Path, 
     opened = open_source(str(source), "train")
 
     def is_cached() -> bool:
-        return planning.kept_origin(objects, "train", opened, opened.root) is not None
+        return planning.cached_origin(objects, "train", opened, opened.root) is not None
 
     assert is_cached()
-    assert planning.kept_origin(objects, "train", opened, "/elsewhere") is None
-    assert planning.kept_origin(objects, "val", opened, opened.root) is None
+    assert planning.cached_origin(objects, "train", opened, "/elsewhere") is None
+    assert planning.cached_origin(objects, "val", opened, opened.root) is None
     for name in (layout.rows("train"), layout.rows_record("train"), layout.plan("train")):
         file = Path(store) / name
         data = file.read_bytes()
@@ -277,7 +277,7 @@ def test_a_run_without_enough_space_is_refused(
 def test_a_sample_without_a_class_has_no_label() -> None:
     """Its label is -1."""
     keys = pa.chunked_array([pa.array(["-/1.JPEG", "n00000001/2.JPEG"], pa.large_string())])
-    listed = planning.Listed(pa.table({"key": keys}), "0", class_runs(keys))
+    listed = planning.Listing(pa.table({"key": keys}), "0", class_runs(keys))
     assert listed.wnids == ["n00000001"]
     assert planning._labels(listed, RECIPE).tolist() == [-1, 0]
     assert planning._labels(listed, RECIPE).dtype == np.int32

@@ -15,7 +15,7 @@ from pipeline.errors import ReadError
 from pipeline.ingest import readahead
 from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_patiently
 from pipeline.ingest.source_index import Sample
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 
 QUICKLY: dict[str, Any] = {"remote": False, "pause": 0}
 
@@ -48,7 +48,7 @@ def read_all(
     fake_reader: FakeReader, count: int, *, remote: bool = False, tries: int = 3
 ) -> list[bytes]:
     """Return the bytes of *count* samples, read through `read_ahead`."""
-    reader = cast(Reader, fake_reader)
+    reader = cast(SourceReader, fake_reader)
     return list(read_ahead(reader, samples(count), limit=None, remote=remote, tries=tries, pause=0))
 
 
@@ -72,7 +72,7 @@ def test_a_permanent_failure_is_raised_at_its_image() -> None:
     """All tries are used first, and earlier images were handed out."""
     fake_reader = FakeReader(lambda path, attempts: path == "c/20")
     images = read_ahead(
-        cast(Reader, fake_reader), samples(60), limit=None, remote=False, tries=4, pause=0
+        cast(SourceReader, fake_reader), samples(60), limit=None, remote=False, tries=4, pause=0
     )
     got = []
     with pytest.raises(ReadError, match="c/20: Input/output error"):
@@ -101,7 +101,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead.time, "sleep", pauses.append)
     fake_reader = FakeReader(lambda path, attempts: True)
     with pytest.raises(ReadError):
-        read_patiently(cast(Reader, fake_reader), samples(1)[0], None, tries=4, pause=0.5)
+        read_patiently(cast(SourceReader, fake_reader), samples(1)[0], None, tries=4, pause=0.5)
     assert pauses == [0.5, 2.0, 8.0]
 
 
@@ -109,7 +109,12 @@ def test_read_ahead_is_bounded() -> None:
     """A shard is not read into memory before its first image is decoded."""
     fake_reader = FakeReader()
     images = read_ahead(
-        cast(Reader, fake_reader), samples(20 * GROUP), limit=None, remote=False, tries=1, pause=0
+        cast(SourceReader, fake_reader),
+        samples(20 * GROUP),
+        limit=None,
+        remote=False,
+        tries=1,
+        pause=0,
     )
     next(images)
     images.close()
@@ -119,7 +124,7 @@ def test_read_ahead_is_bounded() -> None:
 def test_stopping_early_leaves_no_thread() -> None:
     """Closing waits for the current read, and cancels the others."""
     images = read_ahead(
-        cast(Reader, FakeReader()), samples(100), limit=None, remote=True, tries=1, pause=0
+        cast(SourceReader, FakeReader()), samples(100), limit=None, remote=True, tries=1, pause=0
     )
     next(images)
     images.close()

@@ -10,7 +10,7 @@ import pytest
 from pipeline.ingest import repair, verify
 from pipeline.ingest.repair import Rebuild
 from pipeline.ingest.shard import Work
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, table
 from pipeline.store.objects import LocalObjects
 from tests.damage import damage, snapshot, touched
@@ -38,7 +38,7 @@ def objects(store: Path) -> LocalObjects:
     return objects
 
 
-def damage_and_verify(store: Path, *names: str) -> tuple[Found, list[Problem]]:
+def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Problem]]:
     for name in names:
         damage(store, name, "flip", np.random.default_rng(0))
     objects = LocalObjects(str(store), "reader")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import verify
-from pipeline.ingest.verify import Found, Problem
+from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
 from pipeline.store.objects import LocalObjects
 from tests.damage import snapshot
@@ -32,7 +32,7 @@ def objects(finished_store: Path, tmp_path: Path) -> LocalObjects:
     return objects
 
 
-def read_train_records(objects: LocalObjects) -> Found:
+def read_train_records(objects: LocalObjects) -> SplitRecords:
     return verify.read_records(objects, "train")
 
 
@@ -191,8 +191,8 @@ def test_strangers_are_objects_without_a_record(objects: LocalObjects) -> None:
     objects.put("images.zarr/val/8/c.0.0.0.0", b"x")
     objects.put("samples/train.parts/000009.parquet", b"x")
     split_records = read_train_records(objects)
-    assert verify.strangers(objects, split_records) == [
+    assert verify.unknown_objects(objects, split_records) == [
         "images.zarr/train/8/c.9.0.0.0",
         "samples/train.parts/000009.parquet",
     ]
-    assert verify.strangers(objects, replace(split_records, done=None)) == []
+    assert verify.unknown_objects(objects, replace(split_records, done=None)) == []

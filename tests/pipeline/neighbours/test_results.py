@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.neighbours import Found, build, deduplicate, hubness, recall
+from pipeline.neighbours import SearchResults, build, deduplicate, hubness, recall
 from pipeline.neighbours.csls import Hubs, measure
 
 
-def answers(rows: Any, scores: Any = None) -> Found:
+def answers(rows: Any, scores: Any = None) -> SearchResults:
     """Return results of *rows*; the default scores fall from 1."""
     rows = np.array(rows, np.int64)
     falling = 1 - np.arange(rows.shape[1], dtype=np.float32) / 100
     given_scores = np.broadcast_to(falling, rows.shape) if scores is None else np.array(scores)
-    return Found(np.where(rows < 0, -np.inf, given_scores).astype(np.float32), rows)
+    return SearchResults(np.where(rows < 0, -np.inf, given_scores).astype(np.float32), rows)
 
 
 @st.composite
-def some_answers(draw: st.DrawFn) -> Found:
+def some_answers(draw: st.DrawFn) -> SearchResults:
     """Draw results with different rows, best first, filled up with -1."""
     width, rows = draw(st.integers(1, 8)), []
     for _ in range(draw(st.integers(1, 4))):
@@ -34,9 +34,9 @@ def some_answers(draw: st.DrawFn) -> Found:
 
 
 @given(results=some_answers())
-def test_exact_results_have_a_recall_of_one(results: Found) -> None:
+def test_exact_results_have_a_recall_of_one(results: SearchResults) -> None:
     """The order of rows does not matter; recall is NaN if there is no exact answer."""
-    mixed = Found(results.scores[:, ::-1], results.rows[:, ::-1])
+    mixed = SearchResults(results.scores[:, ::-1], results.rows[:, ::-1])
     if (results.rows >= 0).any():
         assert recall(results, results) == recall(mixed, results) == 1
     else:
@@ -44,13 +44,15 @@ def test_exact_results_have_a_recall_of_one(results: Found) -> None:
 
 
 @given(results=some_answers(), data=st.data())
-def test_recall_is_the_mean_share_of_exact_answers(results: Found, data: st.DataObject) -> None:
+def test_recall_is_the_mean_share_of_exact_answers(
+    results: SearchResults, data: st.DataObject
+) -> None:
     """Each missing answer lowers recall by its share of its query."""
     lost_flags = data.draw(
         st.lists(st.booleans(), min_size=results.rows.size, max_size=results.rows.size)
     )
     is_lost = np.array(lost_flags).reshape(results.rows.shape)
-    remaining = Found(
+    remaining = SearchResults(
         np.where(is_lost, -np.inf, results.scores), np.where(is_lost, -1, results.rows)
     )
     expected = (results.rows >= 0).sum(1)
@@ -77,7 +79,7 @@ def test_recall_compares_only_the_first_k_answers() -> None:
 
 
 @given(results=some_answers(), pictures=st.integers(1, 21))
-def test_deduplication_keeps_the_best_row_of_each_id(results: Found, pictures: int) -> None:
+def test_deduplication_keeps_the_best_row_of_each_id(results: SearchResults, pictures: int) -> None:
     """Order is kept, a second pass changes nothing, and an array of ids equals their number."""
     once = deduplicate(results, pictures)
     for rows, scores, kept_rows, kept_scores in zip(

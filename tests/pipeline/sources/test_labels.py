@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.ingest import planning
-from pipeline.ingest.planning import Listed
+from pipeline.ingest.planning import Listing
 from pipeline.sources import Source, open_source
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.generated_sources import GeneratedSource, generated_sources
 
 _numbers = itertools.count()
 
 
-def listed(source: Source, spool: Path) -> tuple[Listed, str]:
+def listed(source: Source, spool: Path) -> tuple[Listing, str]:
     """Return the listing of a source, and the root that its bytes are read from."""
     if source.access == "random":
         return planning.read_listing(source.list(lambda _: None)), source.root
@@ -41,7 +41,7 @@ def labels_of(generated: GeneratedSource, root: Path, splits: list[str]) -> dict
         source = open_source(root, split, generated.source_kind, generated.options)
         listing, where = listed(source, root.parent / f"spool-{split}")
         sources[split] = source, listing
-        read[split] = Reader(where)
+        read[split] = SourceReader(where)
     classes = planning.classes_of(sources, 2)
     label_of: dict[bytes, int] = {}
     for split, (_, listing) in sources.items():

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from pipeline.errors import ReadError
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 
 
 def open_files() -> int:
@@ -32,7 +32,7 @@ def root(tmp_path, request):
 
 def test_a_whole_file_and_any_range_of_it_are_read(root):
     """The offset None stands for the whole file, and zero bytes can be read."""
-    reader = Reader(root)
+    reader = SourceReader(root)
     assert reader.read("a/b.jpg", None, 10) == b"0123456789"
     assert reader.read("a/b.jpg", 3, 4) == b"3456"
     assert reader.read("a/b.jpg", 0, 10) == b"0123456789"
@@ -47,12 +47,12 @@ def test_a_file_of_another_size_than_listed_is_refused(root):
         with pytest.raises(
             ReadError, match=rf"a/b\.jpg has 10 bytes, was listed with {listed}: the"
         ):
-            Reader(root).read("a/b.jpg", None, listed)
+            SourceReader(root).read("a/b.jpg", None, listed)
 
 
 def test_a_range_beyond_the_end_is_refused(root):
     """A range beyond the end of a shortened archive is refused."""
-    reader = Reader(root)
+    reader = SourceReader(root)
     with pytest.raises(ReadError, match=r"a/b\.jpg.*the source changed"):
         reader.read("a/b.jpg", 5, 6)
     with pytest.raises(ReadError, match=r"a/b\.jpg"):
@@ -63,7 +63,7 @@ def test_a_missing_file_is_named_with_its_root(root):
     """The message has the full path, and the error its cause."""
     for offset in (None, 0):
         with pytest.raises(ReadError) as caught:
-            Reader(root).read("a/gone.jpg", offset, 1)
+            SourceReader(root).read("a/gone.jpg", offset, 1)
         assert f"{root}/a/gone.jpg" in str(caught.value)
         assert isinstance(caught.value.__cause__, OSError)
 
@@ -72,7 +72,7 @@ def test_a_missing_file_is_named_with_its_root(root):
 def test_errors_of_the_system_become_read_errors(tmp_path, monkeypatch, number):
     """The next read opens the file anew, so that a stale handle is not used again."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
-    reader = Reader(str(tmp_path))
+    reader = SourceReader(str(tmp_path))
     assert reader.read("b.jpg", 0, 3) == b"012"
 
     def fail(*_: object) -> bytes:
@@ -95,7 +95,7 @@ def test_short_reads_are_continued(tmp_path, monkeypatch):
     read, pread = os.read, os.pread
     monkeypatch.setattr(os, "read", lambda fd, n: read(fd, min(n, 3)))
     monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 3), at))
-    reader = Reader(str(tmp_path))
+    reader = SourceReader(str(tmp_path))
     assert reader.read("b.jpg", None, 10) == b"0123456789"
     assert reader.read("b.jpg", 1, 8) == b"12345678"
     reader.close()
@@ -115,7 +115,7 @@ def test_errors_of_remote_clients_become_read_errors(monkeypatch, tmp_path):
 
     monkeypatch.setattr(type(filesystem), "cat_file", fail)
     with pytest.raises(ReadError, match=r"cannot read memory://.*b\.jpg: ClientError: slow down"):
-        Reader(f"memory://{tmp_path}").read("b.jpg", None, 10)
+        SourceReader(f"memory://{tmp_path}").read("b.jpg", None, 10)
 
 
 def test_the_number_of_open_files_is_limited(tmp_path):
@@ -123,7 +123,7 @@ def test_the_number_of_open_files_is_limited(tmp_path):
     for i in range(20):
         (tmp_path / f"{i}.tar").write_bytes(bytes([i]) * 10)
     before = open_files()
-    reader = Reader(str(tmp_path), max_open_files=4)
+    reader = SourceReader(str(tmp_path), max_open_files=4)
     for i in range(20):
         assert reader.read(f"{i}.tar", 2, 3) == bytes([i]) * 3
         assert open_files() - before <= 4
@@ -137,7 +137,7 @@ def test_the_most_recently_used_file_stays_open(tmp_path):
     """The least recently used file is closed, so that hot archives stay open."""
     for name in "abc":
         (tmp_path / name).write_bytes(b"1")
-    reader = Reader(str(tmp_path), max_open_files=2)
+    reader = SourceReader(str(tmp_path), max_open_files=2)
     for name in "abac":
         reader.read(name, 0, 1)
     assert list(reader._open) == ["a", "c"]
@@ -148,7 +148,7 @@ def test_threads_share_a_reader(tmp_path):
     """Eviction never closes a file that another thread is reading."""
     for i in range(10):
         (tmp_path / f"{i}.tar").write_bytes(bytes([i]) * 5000)
-    reader = Reader(str(tmp_path), max_open_files=2)
+    reader = SourceReader(str(tmp_path), max_open_files=2)
     before = open_files()
 
     def read(job: int) -> bool:
@@ -164,7 +164,7 @@ def test_threads_share_a_reader(tmp_path):
 def test_a_reader_pickles_as_its_root(tmp_path):
     """Open files are not pickled."""
     (tmp_path / "b.jpg").write_bytes(b"0123456789")
-    reader = Reader(str(tmp_path), max_open_files=3)
+    reader = SourceReader(str(tmp_path), max_open_files=3)
     reader.read("b.jpg", 0, 1)
     copy = pickle.loads(pickle.dumps(reader))
     assert (copy.root, copy.max_open_files) == (str(tmp_path), 3)

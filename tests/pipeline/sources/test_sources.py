@@ -12,7 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.location import Location
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
     LAYOUTS,
@@ -29,12 +29,12 @@ from tests.pipeline.sources.layouts import (
 def read_all(source: Source, spool: Path) -> tuple[str, dict[str, bytes]]:
     """Return the digest of the listing and the bytes of every key, by either access."""
     if source.access == "random":
-        listing, reader = source.list(lambda num_new: None), Reader(source.root)
+        listing, reader = source.list(lambda num_new: None), SourceReader(source.root)
     else:
         spool.mkdir()
         for block in source.blocks():
             spool_block(pickle.loads(pickle.dumps(block)), str(spool))
-        listing, reader = spool_listing(str(spool), source.blocks()), Reader(str(spool))
+        listing, reader = spool_listing(str(spool), source.blocks()), SourceReader(str(spool))
     rows = listing.to_pylist()
     read = {
         row["key"]: reader.read(row.get("path", row["key"]), row.get("offset"), row["num_bytes"])

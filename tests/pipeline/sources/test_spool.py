@@ -15,10 +15,10 @@ from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source
 from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.listing import Row
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from pipeline.sources.spool import (
     Put,
-    left_text,
+    remaining_spool_text,
     remove_stale,
     spool_block,
     spool_bytes_needed,
@@ -66,7 +66,7 @@ def test_records_and_index_hold_the_samples(tmp_path):
     spool_block(block, str(tmp_path))
     assert names(tmp_path) == ["made.index.arrow", "made.records"]
     assert (tmp_path / "made.records").read_bytes() == b"".join(pictures.values())
-    reader = Reader(str(tmp_path))
+    reader = SourceReader(str(tmp_path))
     listing = spool_listing(str(tmp_path), [block]).to_pylist()
     assert [row["key"] for row in listing] == sorted(pictures)
     for row in listing:
@@ -230,7 +230,7 @@ def test_repeated_names_get_the_blocks_own_ones(tmp_path):
         spool_block(block, str(tmp_path))
     listing = spool_listing(str(tmp_path), blocks)
     assert listing["key"].to_pylist() == ["a/p-0", "a/q-0", "b/image.png", "b/x"]
-    reader = Reader(str(tmp_path))
+    reader = SourceReader(str(tmp_path))
     read = [reader.read(r["path"], r["offset"], r["num_bytes"]) for r in listing.to_pylist()]
     assert read == [b"1", b"3", b"4", b"2"]
     assert Evidence.decode(listing.schema.metadata).notes == [
@@ -258,9 +258,9 @@ def test_records_of_another_source_are_streamed_again(tmp_path):
 
 def test_a_remaining_spool_is_reported_with_its_use(tmp_path):
     """The text has the size of the spool, how to continue, and that it may be deleted."""
-    assert left_text(str(tmp_path / "none")) == ""
+    assert remaining_spool_text(str(tmp_path / "none")) == ""
     spool_block(MemoryBlock({"a/x": b"123"}, name="p"), str(tmp_path))
-    assert left_text(str(tmp_path)) == (
+    assert remaining_spool_text(str(tmp_path)) == (
         f" What was streamed stays in {tmp_path} (3 bytes): the same command goes on with it;"
         " delete that folder if you will not run it again."
     )

@@ -73,7 +73,7 @@ def test_it_is_whole(store: Path, split: str) -> None:
     problems = [p for _, p in verify.check_objects(objects, checked) if p is not None]
     assert [*checked.problems, *problems, *verify.check_whole(checked)] == []
     assert verify.check_planned(objects, checked) == []
-    assert verify.strangers(objects, checked) == []
+    assert verify.unknown_objects(objects, checked) == []
     assert snapshot(store) == before
 
 

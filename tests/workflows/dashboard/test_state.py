@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflows.dashboard import state
-from workflows.dashboard.state import Board, short_names
+from workflows.dashboard.state import DashboardState, short_names
 
 
 def run_message(rows: int = 100, run: str = "train-1", **fields: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> 
 )
 def test_everything_adds_up(shards: list[tuple[int, int, str]]) -> None:
     """Rows, bytes, reasons, sizes and workers are the sums of what was sent."""
-    board = Board()
+    board = DashboardState()
     total = sum(rows for rows, _, _ in shards)
     board.take(run_message(total), 0.0)
     bad = 0
@@ -80,7 +80,7 @@ def test_everything_adds_up(shards: list[tuple[int, int, str]]) -> None:
 )
 def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool) -> None:
     """Tasks of others are nobody's."""
-    board = Board()
+    board = DashboardState()
     board.take(run_message(), 0.0)
     board.finished(key, "tls://w")
     board.take(shard_message(3, 10), 1.0)
@@ -89,7 +89,7 @@ def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool
 
 def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
     """Its run alone, and only if it was not over."""
-    board = Board()
+    board = DashboardState()
     for number, client in enumerate(("a", "a", "b")):
         begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
         board.take(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
@@ -101,7 +101,7 @@ def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
 
 def test_memory_does_not_grow_with_what_is_sent() -> None:
     """Neither with runs, nor with shards, nor with what stages send."""
-    board = Board()
+    board = DashboardState()
     for i in range(3 * state.MAX_RUNS):
         board.take(run_message(10**6, f"train-{i}"), float(i))
     last = f"train-{3 * state.MAX_RUNS - 1}"
@@ -132,7 +132,7 @@ def test_memory_does_not_grow_with_what_is_sent() -> None:
 
 def test_what_is_too_large_or_not_known_is_left_alone() -> None:
     """A picture of megabytes; a word of a later version; a run that was forgotten."""
-    board = Board()
+    board = DashboardState()
     large = {"row": 0, "caption": "k", "jpeg": bytes(state.MAX_PICTURE_BYTES + 1)}
     board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
     board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
@@ -143,7 +143,7 @@ def test_what_is_too_large_or_not_known_is_left_alone() -> None:
 
 def test_training_is_told_from_beginning_to_end() -> None:
     """The time that is left is what the command makes of its updates, not of whole steps."""
-    board = Board()
+    board = DashboardState()
     board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
     board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
     board.take({"what": "begun", "run": "r", "step": 40, "ranks": 2}, 10.0)
@@ -170,7 +170,7 @@ def test_training_is_told_from_beginning_to_end() -> None:
 
 def test_steps_that_are_taken_again_are_drawn_once() -> None:
     """After a loss training goes on from before them."""
-    board = Board()
+    board = DashboardState()
     board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
     for step in (1, 2, 3, 4):
         board.take({"what": "curve", "run": "r", "name": "a", "step": step, "value": 0.0}, 0.0)
@@ -197,7 +197,7 @@ def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
 
 def test_features_are_a_run_of_their_own() -> None:
     """With their name, the workers that make them, and no sizes."""
-    board = Board()
+    board = DashboardState()
     run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
     name = "net-0.75-224-eb7ff0c52fce"
     board.take(run_message(48, run, sizes=[], before={}, features=name), 0.0)
@@ -215,7 +215,7 @@ def test_the_page_names_features_and_escapes_what_it_is_told() -> None:
     """A run of images has its sizes, one of features their name."""
     from workflows.dashboard.page import _head
 
-    board = Board()
+    board = DashboardState()
     board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
     board.take(run_message(9, "i"), 0.0)
     page = "".join(_head(board, 1.0))

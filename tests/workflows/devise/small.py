@@ -14,12 +14,12 @@ from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard import FeatureWork, make_features, workspace
+from pipeline.features.shard import FeatureWork, extract_shard, workspace
 from pipeline.store import records
 from pipeline.store.objects import open_objects
 from tests.pictures import jpeg, prepare_inline
 from workflows.devise.class_space import FILE
-from workflows.devise.options import Options
+from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.training.loop import Data
 from workflows.training.world import World
@@ -104,7 +104,7 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     )
     workspace.cache_clear()
     for shard in extract.missing(objects, recipe, plan, KINDS):
-        make_features(work, shard)
+        extract_shard(work, shard)
     extract.finish(objects, recipe, plan)
     objects.end()
     return recipe.name
@@ -119,7 +119,9 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
     from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
     from workflows.devise.data import seen_features, vectors_of
 
-    options = Options(**{**SMALL, "trunk": str(small.trunk), "words": str(small.words), **choices})
+    options = DeviseOptions(
+        **{**SMALL, "trunk": str(small.trunk), "words": str(small.words), **choices}
+    )
     listed = records.load_recipe(open_objects(str(small.store))).classes
     vectors = vectors_of(options, listed)
     parts = class_parts(

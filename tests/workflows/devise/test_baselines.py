@@ -7,20 +7,20 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from workflows.devise import baselines
-from workflows.devise.baselines import Learned
+from workflows.devise.baselines import LabelledFeatures
 from workflows.devise.class_space import unit
 
 CLASSES, DIM, WIDTH = 5, 4, 6
 
 
 @pytest.fixture(scope="module")
-def learned() -> Learned:
+def learned() -> LabelledFeatures:
     """Pictures of classes 0, 1 and 3 of five."""
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 3], 90).astype(np.int64)
     middles = rng.standard_normal((CLASSES, WIDTH))
     features = middles[labels] + 0.8 * rng.standard_normal((90, WIDTH)) + 3
-    return Learned(features.astype(np.float32), labels)
+    return LabelledFeatures(features.astype(np.float32), labels)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def queries() -> np.ndarray:
 
 
 def test_ridge_equals_scikit_learn(
-    learned: Learned, vectors: np.ndarray, queries: np.ndarray
+    learned: LabelledFeatures, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
     """Scores agree on standardised features; scikit-learn penalises the sum of errors."""
     inputs = learned.enter(learned.features)
@@ -46,7 +46,7 @@ def test_ridge_equals_scikit_learn(
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_the_softmax_equals_scikit_learn(learned: Learned, queries: np.ndarray) -> None:
+def test_the_softmax_equals_scikit_learn(learned: LabelledFeatures, queries: np.ndarray) -> None:
     """Probabilities agree, and columns are the seen classes in ascending order."""
     penalty = 1e-2
     inputs = learned.enter(learned.features)
@@ -58,7 +58,7 @@ def test_the_softmax_equals_scikit_learn(learned: Learned, queries: np.ndarray) 
 
 
 def test_conse_follows_the_paper(
-    learned: Learned, vectors: np.ndarray, queries: np.ndarray
+    learned: LabelledFeatures, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
     """The output is the mean of the likeliest classes' vectors, weighted by probability."""
     softmax = baselines.fit_softmax(learned, penalty=1e-2)
@@ -74,7 +74,7 @@ def test_conse_follows_the_paper(
 
 
 def test_a_softmax_never_answers_with_an_unseen_class(
-    learned: Learned, queries: np.ndarray
+    learned: LabelledFeatures, queries: np.ndarray
 ) -> None:
     """Every unseen class scores below every seen class."""
     scores = baselines.softmax_scores(baselines.fit_softmax(learned, penalty=1e-2), CLASSES)(
@@ -83,7 +83,7 @@ def test_a_softmax_never_answers_with_an_unseen_class(
     assert scores[:, [2, 4]].max() < scores[:, [0, 1, 3]].min()
 
 
-def test_random_codes_carry_no_information(learned: Learned, queries: np.ndarray) -> None:
+def test_random_codes_carry_no_information(learned: LabelledFeatures, queries: np.ndarray) -> None:
     """Equal seeds give equal codes, and unseen classes score no better than by chance."""
     first, again, different = (
         baselines.random_codes(learned, CLASSES, penalty=0.5, seed=seed)(queries)

@@ -280,16 +280,16 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
     classes = [("n00000001", ""), ("n00000002", "old"), ("n00000003", "")]
     file = tmp_path / "names.txt"
     file.write_text("n00000001 tench, Tinca tinca\nn00000009\tother\n")
-    assert class_names.named(classes, str(file)) == (
+    assert class_names.names_of_classes(classes, str(file)) == (
         ("n00000001", "tench, Tinca tinca"), ("n00000002", "old"), ("n00000003", ""),
     )  # fmt: skip
-    assert class_names.named(classes, None) == tuple(classes)
+    assert class_names.names_of_classes(classes, None) == tuple(classes)
     with pytest.raises(TesseraeError, match="no names of its 1 classes, only wnids such as n0000"):
-        class_names.named(classes[:1], None)
+        class_names.names_of_classes(classes[:1], None)
     with pytest.raises(TesseraeError, match="names none of the store's 1 classes"):
-        class_names.named(classes[1:2], str(file))
+        class_names.names_of_classes(classes[1:2], str(file))
     with pytest.raises(TesseraeError, match="which is no file"):
-        class_names.named(classes, str(tmp_path))
+        class_names.names_of_classes(classes, str(tmp_path))
 
 
 FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
@@ -297,15 +297,15 @@ FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
 
 def test_the_name_of_a_folder_is_its_words() -> None:
     """A folder name is split into words, unless the store has names of the class."""
-    assert class_names.named(FOLDERS, None) == (
+    assert class_names.names_of_classes(FOLDERS, None) == (
         ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
     mixed = (("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", ""))
-    assert class_names.named(mixed, None) == (
+    assert class_names.names_of_classes(mixed, None) == (
         ("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", "great white shark"),
     )  # fmt: skip
     with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --names"):
-        class_names.named((("n00000001", ""),), None)
+        class_names.names_of_classes((("n00000001", ""),), None)
 
 
 @pytest.mark.parametrize(
@@ -320,9 +320,9 @@ def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
     """A folder name is a key of the table; classes it leaves out keep their folder name."""
     file = tmp_path / "names"
     file.write_bytes(text.encode())
-    assert class_names.named(FOLDERS, str(file)) == (
+    assert class_names.names_of_classes(FOLDERS, str(file)) == (
         ("church", "church"), ("dog", "hound, dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
     file.write_text("wolf wolf\n")
     with pytest.raises(TesseraeError, match=r"names none of the store's 3 classes, such as 'chur"):
-        class_names.named(FOLDERS, str(file))
+        class_names.names_of_classes(FOLDERS, str(file))

@@ -21,9 +21,9 @@ from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
 from workflows.devise.class_space import load_space
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
-from workflows.devise.data import gather, seen_features
-from workflows.devise.options import Options
-from workflows.preparation.features import Wish
+from workflows.devise.data import prepare_data, seen_features
+from workflows.devise.options import DeviseOptions
+from workflows.preparation.features import FeatureConfig
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture
-def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Wish]]:
+def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, FeatureConfig]]:
     """Record calls that extract features, as (split, configuration)."""
-    calls: list[tuple[str, Wish]] = []
+    calls: list[tuple[str, FeatureConfig]] = []
     recipe = feature_records.load_recipe(open_objects(str(small.store)), small.features)
 
-    def make(wish: Wish, split: str, cluster: Any) -> Any:
+    def make(wish: FeatureConfig, split: str, cluster: Any) -> Any:
         calls.append((split, wish))
         return recipe
 
@@ -46,9 +46,9 @@ def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     return calls
 
 
-def options(small: Small, **choices: Any) -> Options:
+def options(small: Small, **choices: Any) -> DeviseOptions:
     """Return the options of a small run."""
-    return Options(trunk=str(small.trunk), words=str(small.words), batch_size=8, **choices)
+    return DeviseOptions(trunk=str(small.trunk), words=str(small.words), batch_size=8, **choices)
 
 
 def words(small: Small, run: Path, held_out: str | None = None) -> argparse.Namespace:
@@ -58,10 +58,10 @@ def words(small: Small, run: Path, held_out: str | None = None) -> argparse.Name
 
 
 def test_evaluation_images_are_not_mirrored(
-    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
 ) -> None:
     """Evaluation images have the size of the training images, without mirrored copies."""
-    data, files = gather(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
+    data, files = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
     (train, first), (val, second) = extractions
     assert (train, val) == ("train", "val")
     assert (first.mirrored, second.mirrored) == (True, False)
@@ -72,19 +72,19 @@ def test_evaluation_images_are_not_mirrored(
 
 
 def test_a_resumed_run_keeps_its_image_size(
-    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
 ) -> None:
     """A resumed run keeps its size even if the store has a better one by now."""
     small_stage(small, tmp_path)
     (tmp_path / "options.json").write_text(json.dumps({"options": {"stored_size": SIZE}}))
-    _, files = gather(words(small, tmp_path), options(small), None, None)  # type: ignore[arg-type]
+    _, files = prepare_data(words(small, tmp_path), options(small), None, None)  # type: ignore[arg-type]
     assert [wish.choices.stored_size for _, wish in extractions] == [SIZE]
     assert files == {}
 
 
 def test_a_split_of_other_sizes_is_not_evaluated_on(
     small: Small,
-    extractions: list[tuple[str, Wish]],
+    extractions: list[tuple[str, FeatureConfig]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -96,13 +96,13 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
         return SimpleNamespace(sizes=(48,)) if split == "val" else load(objects, split)
 
     monkeypatch.setattr(module.records, "load_done", of_another_size)
-    data, _ = gather(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
+    data, _ = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
     assert data.held_out is None
     assert [split for split, _ in extractions] == ["train"]
     problem = "split 'val' has no pictures of 32 px"
     assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
     with pytest.raises(StoreError, match=f"{problem}, as 'train' has"):
-        gather(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
+        prepare_data(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
 
 
 def test_feature_statistics_use_seen_classes_alone(small: Small) -> None:
@@ -116,11 +116,11 @@ def test_feature_statistics_use_seen_classes_alone(small: Small) -> None:
 
 
 def test_validation_classes_are_not_trained_on(
-    small: Small, extractions: list[tuple[str, Wish]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
 ) -> None:
     """Validation classes are evaluated on but not trained on; unseen classes are neither."""
     chosen = options(small, unseen="1", validation=2)
-    data, files = gather(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
+    data, files = prepare_data(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
     (tmp_path / "space.npz").write_bytes(files["space.npz"])
     space = load_space(tmp_path)
     assert [len(space.labels(part)) for part in (SEEN, VALIDATION, UNSEEN)] == [3, 2, 1]

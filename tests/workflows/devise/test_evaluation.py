@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
-from workflows.devise.evaluation import Pictures, alike, by_hops, hits_among, judge, lines
+from workflows.devise.evaluation import LabelledImages, alike, by_hops, evaluate, hits_among, lines
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
 PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
@@ -25,7 +25,7 @@ def test_each_setting_has_its_own_candidates() -> None:
         ],
         np.float32,
     )
-    metrics = judge(scores, Pictures(np.array([2, 3, 0, 1, 4]), WNIDS, PARTS))
+    metrics = evaluate(scores, LabelledImages(np.array([2, 3, 0, 1, 4]), WNIDS, PARTS))
     assert [metrics.unseen[k].micro for k in (1, 2)] == [0.5, 1.0]
     assert [metrics.seen[k].micro for k in (1, 2)] == [0.5, 1.0]
     assert set(metrics.unseen) == set(metrics.seen) == {1, 2}
@@ -38,7 +38,7 @@ def test_each_setting_has_its_own_candidates() -> None:
 def test_hits_among_uses_one_part() -> None:
     """Images of validation classes are scored against validation classes alone."""
     scores = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1]], np.float32)
-    pictures = Pictures(np.array([4, 2]), WNIDS, PARTS)
+    pictures = LabelledImages(np.array([4, 2]), WNIDS, PARTS)
     assert hits_among(scores, pictures, VALIDATION, 1) == 1.0
 
 
@@ -51,8 +51,8 @@ def test_hierarchical_precision_uses_unseen_classes() -> None:
     parts = np.append(parts, SEEN).astype(np.int8)
     scores = np.array([[0.8, 0.7, 0.1, 0.2, 0.0], [0.8, 0.1, 0.7, 0.2, 0.0]], np.float32)
     labels = np.array([1, 1])
-    pictures = Pictures(np.append(labels, 4), [*wnids, "e"], parts, hierarchy=hierarchy)
-    metrics = judge(np.vstack([scores, scores[:1]]), pictures)
+    pictures = LabelledImages(np.append(labels, 4), [*wnids, "e"], parts, hierarchy=hierarchy)
+    metrics = evaluate(np.vstack([scores, scores[:1]]), pictures)
     assert metrics.precision[1].micro == 0.0
     assert metrics.precision[2].micro == pytest.approx((1.0 + 0.5) / 2)
 
@@ -63,8 +63,8 @@ def test_classes_that_share_a_vector_share_their_hits() -> None:
     assert alike(vectors) == [[1, 2]]
     parts = np.array([SEEN, UNSEEN, UNSEEN, LEFT_OUT, LEFT_OUT], np.int8)
     labels = np.array([1, 0])
-    pictures = Pictures(labels, WNIDS[:5], parts, alike(vectors))
-    metrics = judge(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
+    pictures = LabelledImages(labels, WNIDS[:5], parts, alike(vectors))
+    metrics = evaluate(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
     assert metrics.unseen[1].micro == 0.5
 
 
@@ -72,11 +72,11 @@ def test_the_table_has_a_row_for_each_method() -> None:
     """The cells are means over splits, in per cent."""
     parts = np.array([SEEN] * 5 + [UNSEEN] * 5, np.int8)
     labels = np.arange(10)
-    pictures = Pictures(labels, [f"w{label}" for label in range(10)], parts)
+    pictures = LabelledImages(labels, [f"w{label}" for label in range(10)], parts)
     right, wrong = np.eye(10, dtype=np.float32), -np.eye(10, dtype=np.float32)
     head, first, second, last = lines(
-        {"right": [judge(right, pictures)],
-         "half": [judge(right, pictures), judge(wrong, pictures)]}
+        {"right": [evaluate(right, pictures)],
+         "half": [evaluate(right, pictures), evaluate(wrong, pictures)]}
     )  # fmt: skip
     assert head[:4] == ("method", "hit@1", "hit@2", "hit@5")
     assert first[:4] == ("right", "100.0", "100.0", "100.0")
@@ -99,7 +99,7 @@ def test_unseen_classes_are_evaluated_by_hops() -> None:
         np.float32,
     )
     wnids = ["a", "b", "c", "d"]
-    pictures = Pictures(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
+    pictures = LabelledImages(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
     two, three, every = by_hops(scores, pictures)
     assert [(entry.hops, entry.classes, entry.pictures) for entry in (two, three, every)] == [
         (2, 1, 2), (3, 2, 3), (None, 3, 4),
@@ -110,7 +110,7 @@ def test_unseen_classes_are_evaluated_by_hops() -> None:
     assert three.alone[2].micro == 1.0
     assert three.with_seen[1].micro == 0.0
     assert every.alone[1].micro == pytest.approx(1 / 4)
-    (alone,) = by_hops(scores, Pictures(np.array([1, 1, 2, 3]), wnids, parts))
+    (alone,) = by_hops(scores, LabelledImages(np.array([1, 1, 2, 3]), wnids, parts))
     assert (alone.hops, alone.classes) == (None, 3)
 
 
@@ -120,8 +120,8 @@ def test_images_of_one_part_are_evaluated_alone(part: int) -> None:
     hierarchy = Hierarchy([("top", wnid) for wnid in WNIDS])
     parts = np.array([SEEN] * 4 + [UNSEEN] * 2, np.int8)
     labels = np.flatnonzero(part == parts)
-    pictures = Pictures(labels, WNIDS, parts, hierarchy=hierarchy)
-    metrics = judge(np.eye(6, dtype=np.float32)[labels], pictures)
+    pictures = LabelledImages(labels, WNIDS, parts, hierarchy=hierarchy)
+    metrics = evaluate(np.eye(6, dtype=np.float32)[labels], pictures)
     assert (len(metrics.seen) > 0) == (part == SEEN)
     assert (len(metrics.unseen) > 0) == (len(metrics.precision) > 0) == (part == UNSEEN)
     assert metrics.generalised == {}
@@ -135,7 +135,7 @@ def test_images_of_one_part_are_evaluated_alone(part: int) -> None:
 def test_without_unseen_classes_the_table_is_of_seen_ones() -> None:
     """The table has the hit rates among seen classes."""
     parts = np.full(4, SEEN, np.int8)
-    metrics = judge(np.eye(4, dtype=np.float32), Pictures(np.arange(4), WNIDS[:4], parts))
+    metrics = evaluate(np.eye(4, dtype=np.float32), LabelledImages(np.arange(4), WNIDS[:4], parts))
     assert list(lines({"right": [metrics]})) == [
         ("method", "hit@1", "hit@2"), ("right", "100.0", "100.0"), ("chance", "25.0", "50.0"),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_s
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.devise.class_space import FILE, load_space, make_space
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
-from workflows.devise.options import Options
+from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise, open_trunk
 from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World
@@ -123,17 +123,17 @@ def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path
 
 def test_the_rate_rises_and_falls() -> None:
     """The schedule warms up, reaches 1 and falls to 0; a constant one stays at 1."""
-    from workflows.devise.options import Options
+    from workflows.devise.options import DeviseOptions
     from workflows.devise.stage import schedule
 
-    options = Options(steps=100, warm_share=0.1)
+    options = DeviseOptions(steps=100, warm_share=0.1)
     shares = [schedule(options, step) for step in range(100)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == 1.0
     assert shares[9] == 1.0
     assert shares[-1] < 0.01
     assert shares[10:] == sorted(shares[10:], reverse=True)
-    constant = Options(steps=100, schedule="constant")
+    constant = DeviseOptions(steps=100, schedule="constant")
     assert schedule(constant, 99) == 1.0
 
 
@@ -173,7 +173,7 @@ def test_micro_batches_bound_the_rows_of_a_forward_pass(small: Small, tmp_path: 
 def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
     """A stage that learns from pixels."""
     ready = small_stage(small, folder)
-    options = Options(**{**vars(ready.options), **choices})
+    options = DeviseOptions(**{**vars(ready.options), **choices})
     only = ready.space.labels(SEEN).tolist()
     loader = Loader(small.store, size=SIZE, batch_size=8, only=only, rank=0, world=1)
     torch.manual_seed(0)
@@ -182,7 +182,7 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
 
 def test_an_opened_new_trunk_maps_each_image_independently() -> None:
     """Its batch norm is over all ranks in training, and uses its statistics afterwards."""
-    options = Options(trunk="new", learn="all", width=8)
+    options = DeviseOptions(trunk="new", learn="all", width=8)
     trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
     norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]
     assert norms
@@ -222,11 +222,13 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Paths become absolute; names of the model hub and numbers stay unchanged."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net").mkdir()
-    named = Options(trunk="net", words="w.bin", hierarchy="h", start="runs/a", unseen="u").located()
+    named = DeviseOptions(
+        trunk="net", words="w.bin", hierarchy="h", start="runs/a", unseen="u"
+    ).located()
     full = [named.trunk, named.words, named.hierarchy, named.start, named.unseen]
     assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
-    unchanged = Options(trunk="some/model", unseen="40").located()
+    unchanged = DeviseOptions(trunk="some/model", unseen="40").located()
     assert (unchanged.trunk, unchanged.unseen, unchanged.words) == ("some/model", "40", None)
-    assert Options(trunk="new").prepared_size == 64
-    assert Options(trunk="new", feature_size=32).prepared_size == 32
-    assert Options(trunk="some/model").prepared_size is None
+    assert DeviseOptions(trunk="new").prepared_size == 64
+    assert DeviseOptions(trunk="new", feature_size=32).prepared_size == 32
+    assert DeviseOptions(trunk="some/model").prepared_size is None

@@ -18,7 +18,7 @@ from workflows.evaluation.per_class import (
     generalised,
     per_class,
 )
-from workflows.evaluation.ranking import KS, TruePositions, places
+from workflows.evaluation.ranking import KS, TruePositions, true_positions
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))
@@ -63,7 +63,7 @@ def test_seen_and_unseen_classes_are_evaluated_apart(seed: int, levels: int) -> 
     """Each kind has the accuracy of its pictures alone, among all candidates."""
     scores, labels = scored(60, 7, seed, levels=levels)
     seen = np.array([True, False, True, True, False, False, True])
-    positions = places(scores, labels)
+    positions = true_positions(scores, labels)
     for macro in (True, False):
         accuracies = generalised(positions, labels, seen, macro=macro)
         assert list(accuracies) == list(KS)

@@ -21,9 +21,9 @@ from workflows.evaluation.ranking import (
     hierarchical_precision,
     hit_rates,
     hops,
-    places,
     same_class,
     top,
+    true_positions,
 )
 
 
@@ -65,7 +65,7 @@ def test_a_small_example_by_hand() -> None:
         ]
     )
     labels = np.array([0, 0, 2, 3])
-    positions = places(scores, labels)
+    positions = true_positions(scores, labels)
     assert positions.above.tolist() == [0, 1, 0, 3]
     assert positions.tied.tolist() == [1, 1, 3, 1]
     assert positions.mean.tolist() == [0, 1, 1, 3]
@@ -98,7 +98,7 @@ def test_a_small_example_by_hand() -> None:
 def test_a_position_is_the_mean_over_orders_of_ties(of, k: int) -> None:
     """Positions and hits are means over all lists that the scores allow."""
     scores, labels = scored(*of[:3], levels=of[3])
-    positions = places(scores, labels)
+    positions = true_positions(scores, labels)
     for row, label in enumerate(labels):
         lists = orders(scores[row])
         assert positions.mean[row] == pytest.approx(
@@ -143,7 +143,7 @@ def test_metrics_keep_their_laws(of, seed: int) -> None:
     """A larger k hits no less, k = C always hits, and the order of columns has no effect."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    positions = places(scores, labels)
+    positions = true_positions(scores, labels)
     hits = np.stack([positions.hits(k) for k in range(1, candidates + 1)])
     assert (np.diff(hits, axis=0) >= 0).all()
     assert (hits[-1] == 1).all()
@@ -152,7 +152,7 @@ def test_metrics_keep_their_laws(of, seed: int) -> None:
 
     shuffled = np.random.default_rng(seed).permutation(candidates)
     moved = np.argsort(shuffled)  # the class of column c is now at moved[c]
-    again = places(scores[:, shuffled], moved[labels])
+    again = true_positions(scores[:, shuffled], moved[labels])
     assert (again.above == positions.above).all()
     assert (again.tied == positions.tied).all()
     sets = some_sets(candidates, seed)
@@ -174,7 +174,7 @@ def test_precision_with_only_the_class_itself_is_a_hit(of) -> None:
     """At k = 1 the precision is hit@1, at other k a k-th of hit@k; all right gives 1."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    positions = places(scores, labels)
+    positions = true_positions(scores, labels)
     ks = [k for k in KS if k <= candidates]
     alone = {k: {label: [label] for label in range(candidates)} for k in ks}
     precise = hierarchical_precision(scores, labels, alone)
@@ -193,7 +193,7 @@ def test_equal_scores_give_chance(n: int, candidates: int, score: float) -> None
     """Equal scores give chance, not 1 as counting only better scores would."""
     labels = np.arange(n) % candidates
     equal = np.full((n, candidates), score, np.float32)
-    for k, rate in hit_rates(places(equal, labels)).items():
+    for k, rate in hit_rates(true_positions(equal, labels)).items():
         assert rate == pytest.approx(chance(k, candidates))
     sets = some_sets(candidates, n)
     for k, precision in hierarchical_precision(equal, labels, sets).items():
@@ -203,7 +203,7 @@ def test_equal_scores_give_chance(n: int, candidates: int, score: float) -> None
 
 def test_random_scores_hit_by_chance() -> None:
     """Random scores hit by chance on average, as in table 1 of Frome et al."""
-    positions = places(*scored(20_000, 50, 0))
+    positions = true_positions(*scored(20_000, 50, 0))
     for k, rate in hit_rates(positions).items():
         sigma = math.sqrt(k / 50 * (1 - k / 50) / 20_000)
         assert rate == pytest.approx(chance(k, 50), abs=4 * sigma)
@@ -219,11 +219,11 @@ def test_classes_of_a_group_are_equal_despite_rounding() -> None:
     labels = np.array([3, 1])
     before = scores.copy()
     cribs = [[1, 3, 2]]
-    positions = places(scores, labels, groups=cribs)
+    positions = true_positions(scores, labels, groups=cribs)
     assert positions.above.tolist() == [0, 2]
     assert positions.tied.tolist() == [3, 3]
     assert positions.hits(1).tolist() == [1 / 3, 0]
-    assert places(scores, labels).above.tolist() == [2, 3]
+    assert true_positions(scores, labels).above.tolist() == [2, 3]
     assert top(scores, 3, groups=cribs).tolist() == [[1, 2, 3], [4, 0, 1]]
     alone = {1: {label: [label] for label in range(5)}}
     assert hierarchical_precision(scores, labels, alone, groups=cribs)[1].tolist() == [1 / 3, 0]
@@ -242,7 +242,10 @@ def test_groups_have_equal_scores(of, data) -> None:
     level = scores.copy()
     for group, row in itertools.product(groups, range(len(scores))):
         level[row, group] = max(scores[row, column] for column in group)
-    positions, expected = places(scores, labels, groups=groups), places(level, labels)
+    positions, expected = (
+        true_positions(scores, labels, groups=groups),
+        true_positions(level, labels),
+    )
     assert (positions.above == expected.above).all()
     assert (positions.tied == expected.tied).all()
     assert (top(scores, of[1], groups=groups) == top(level, of[1])).all()
@@ -265,7 +268,7 @@ def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatc
     apart = np.random.default_rng(0).integers(0, 9, (13, 13)).astype(np.int16)
 
     def everything():
-        positions = places(scores, labels, groups=groups)
+        positions = true_positions(scores, labels, groups=groups)
         of_classes = per_class(positions.hits(2), labels, 13)
         return (
             positions.above.tolist(),
@@ -294,7 +297,7 @@ def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatc
 def test_masked_candidates_come_last() -> None:
     """Candidates with a score of minus infinity come last."""
     scores = np.array([[-np.inf, 0.2, -np.inf, 0.1]])
-    positions = places(scores, np.array([0]))
+    positions = true_positions(scores, np.array([0]))
     assert (positions.above.tolist(), positions.tied.tolist()) == ([2], [2])
     assert top(scores, 4).tolist() == [[1, 3, 0, 2]]
     precise = hierarchical_precision(scores, np.array([0]), {3: {0: [0, 1]}})
@@ -356,22 +359,22 @@ def test_invalid_arguments_are_refused() -> None:
     scores, labels = scored(3, 4, 0)
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
-            places(scores, np.array([0, wrong, 1]))
+            true_positions(scores, np.array([0, wrong, 1]))
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
-            places(scores, labels, groups=[[0, wrong]])
+            true_positions(scores, labels, groups=[[0, wrong]])
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
             hierarchical_precision(scores, labels, {1: {label: [wrong] for label in range(4)}})
     with pytest.raises(ValueError, match=r"labels of shape \(2,\)"):
-        places(scores, labels[:2])
+        true_positions(scores, labels[:2])
     with pytest.raises(ValueError, match=r"scores of shape \(3,\)"):
-        places(scores[:, 0], labels)
+        true_positions(scores[:, 0], labels)
     nan = np.where(np.eye(3, 4) > 0, np.nan, scores)
     with pytest.raises(ValueError, match="rows 0 to 2 have scores that are no numbers"):
-        places(nan, labels)
+        true_positions(nan, labels)
     with pytest.raises(ValueError, match="class 2 is in two groups"):
-        places(scores, labels, groups=[[0, 2], [2, 1]])
+        true_positions(scores, labels, groups=[[0, 2], [2, 1]])
     with pytest.raises(ValueError, match="the first 0 answers: expected 1 or more"):
-        places(scores, labels).hits(0)
+        true_positions(scores, labels).hits(0)
     alone = {label: [label] for label in range(4)}
     for k in (0, 5):
         with pytest.raises(ValueError, match=rf"{k} answers"):

@@ -193,8 +193,8 @@ def test_workers_are_told_where_a_network_is_from_wherever_they_are(
     trunks: list[str] = []
     monkeypatch.setattr(command, "_compute", lambda config, *_: trunks.append(config.trunk))
     monkeypatch.chdir(trunk.parent)
-    config = command.Wish(store=str(prepared[0]), trunk=trunk.name, repair=True)
-    command.make(config, "train", None)  # type: ignore[arg-type]
+    config = command.FeatureConfig(store=str(prepared[0]), trunk=trunk.name, repair=True)
+    command.compute_features(config, "train", None)  # type: ignore[arg-type]
     assert trunks == [str(trunk)]
 
 

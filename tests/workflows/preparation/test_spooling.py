@@ -153,7 +153,7 @@ def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_
 def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
     """Listing reads every object of a store, so only a possibly misspelt name causes it."""
     root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
-    options = prepare.Options(
+    options = prepare.PrepareOptions(
         source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
     )
     listings: list[object] = []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.loader.reader import reader_of
+from pipeline.loader.reader import open_reader
 from pipeline.store.objects import open_objects
 from pipeline.store.split import open_split
 from tests.pictures import prepare_inline
@@ -115,7 +115,7 @@ def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]
     rows = np.setdiff1d(np.arange(opened.plan.num_rows), opened.absent)
     out = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
     with ThreadPoolExecutor(1) as disk:
-        reader_of(opened, SIZE, cache_bytes=2**20).gather(rows, out, disk)
+        open_reader(opened, SIZE, cache_bytes=2**20).gather(rows, out, disk)
     return rows, out
 
 

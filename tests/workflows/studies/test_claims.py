@@ -10,7 +10,7 @@ import torch
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.studies import SETTINGS, digits, gaussians
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 
 
 def test_modes_and_good_points_of_known_sets() -> None:
@@ -50,7 +50,7 @@ def test_arms_that_are_alike_differ_only_in_losses(objective: str) -> None:
     alone = {"objective": "dcgan", "clip": None, "penalty": 0.0}
     assert dataclasses.replace(arm, **alone) == first
     paper = digits.arm_of(objective, "paper")
-    options = Options(objective=objective).filled()
+    options = WganOptions(objective=objective).filled()
     assert (paper.optimiser, paper.rate) == (options.optimiser, options.rate)
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
     assert (paper.clip or 0, paper.penalty) == (options.clip, options.penalty)

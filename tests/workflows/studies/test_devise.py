@@ -119,10 +119,10 @@ def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture
 def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
     """With two classes there is no hit@5, and no difference of it."""
     arena = Arena(data, 0, final=True)
-    from workflows.devise.evaluation import judge
+    from workflows.devise.evaluation import evaluate
 
     right = np.eye(6, dtype=np.float32)[data.held_out.labels]
-    judgements = [judge(right, arena.pictures)]
+    judgements = [evaluate(right, arena.pictures)]
     lines = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BASELINES), judgements)))
     assert len(lines) == len(devise.BASELINES)
     assert all("+0.0" in line for line in lines)

@@ -15,7 +15,7 @@ from workflows.training.loop import Data, TrainingJob, train
 from workflows.training.options import FREE
 from workflows.training.run_folder import RunFolder
 from workflows.training.world import World
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 from workflows.wgan.sampling import STAGE
 from workflows.wgan.stage import Wgan
 
@@ -50,7 +50,7 @@ def small_store(folder: Path, rows: int = 36) -> Path:
 
 def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan:
     """Return a stage on *store* before its first step."""
-    options = Options(**{**SMALL, **choices})
+    options = WganOptions(**{**SMALL, **choices})
     torch.manual_seed(options.seed)
     train = Loader(store, size=SIZE, batch_size=options.batch_size)
     val = Loader(store, "val", size=SIZE, batch_size=options.batch_size, order="sequential")
@@ -83,7 +83,7 @@ def train_here(
     store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
 ) -> RunFolder:
     """Train one rank in this process, or continue its run; return the run folder."""
-    options = Options(**{**SMALL, "steps": 6, "look_every": 3, **choices})
+    options = WganOptions(**{**SMALL, "steps": 6, "look_every": 3, **choices})
     size = options.batch_size
     data = Data(
         Loader(store, size=SIZE, batch_size=size, **options.loading()),

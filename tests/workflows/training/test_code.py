@@ -12,7 +12,7 @@ from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training import loop
 from workflows.training.loop import Data, TrainingJob, train
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 
 RANK = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=False)
 
@@ -29,7 +29,7 @@ def test_a_rank_with_other_code_is_refused(
 ) -> None:
     """A rank checks its code before it opens anything, since a worker may join late."""
     monkeypatch.setattr(loop, "RunFolder", None)
-    job = TrainingJob("x:y", str(tmp_path), Options(), cast(Data, None), None, **versions)
+    job = TrainingJob("x:y", str(tmp_path), WganOptions(), cast(Data, None), None, **versions)
     with pytest.raises(TesseraeError, match=says):
         train(RANK, job)
 

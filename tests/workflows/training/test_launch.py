@@ -7,15 +7,15 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 from workflows.dashboard.page import _foot, _head
-from workflows.dashboard.state import Board
+from workflows.dashboard.state import DashboardState
 from workflows.session import Cluster
 from workflows.terminal.progress import Progress
 from workflows.training.launch import _Watcher
-from workflows.training.options import Training
+from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
 
 
-def watch(board: Board, folder: Path, value: float) -> _Watcher:
+def watch(board: DashboardState, folder: Path, value: float) -> _Watcher:
     """Return a watcher of a run in *folder* that has received one step."""
     client = Mock(id=str(folder))
     client.run_on_scheduler.return_value = True
@@ -25,7 +25,9 @@ def watch(board: Board, folder: Path, value: float) -> _Watcher:
     cluster = cast(Cluster, Mock(client=client))
     progress = Mock()
     progress.seconds_left.return_value = 9.0
-    watcher = _Watcher(cluster, RunFolder(folder), Training(steps=10), cast(Progress, progress))
+    watcher = _Watcher(
+        cluster, RunFolder(folder), TrainingOptions(steps=10), cast(Progress, progress)
+    )
     line: dict[str, Any] = {"step": 1, "loss": value}
     watcher.events.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
     watcher.tick()
@@ -34,7 +36,7 @@ def watch(board: Board, folder: Path, value: float) -> _Watcher:
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     """Runs of the same name have their own curves and states, and distinct short paths."""
-    board = Board()
+    board = DashboardState()
     first = watch(board, tmp_path / "a" / "wgan", 0.25)
     watch(board, tmp_path / "b" / "wgan", 0.75)
     assert len(board.trainings) == 2
@@ -51,7 +53,7 @@ def test_a_run_reached_by_two_paths_is_one_run(tmp_path: Path) -> None:
     """A run that is reached through a link is the same run."""
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to("run")
-    board = Board()
+    board = DashboardState()
     for name in ("run", "link"):
         watch(board, tmp_path / name, 0.5)
     assert len(board.trainings) == 1

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.colourise.options import ColouriseOptions
-from workflows.devise.options import Options as Devise
-from workflows.training.options import FREE, OptionsBase, Training, add_flags, option
-from workflows.wgan.options import Options as Gan
+from workflows.devise.options import DeviseOptions as Devise
+from workflows.training.options import FREE, OptionsBase, TrainingOptions, add_flags, option
+from workflows.wgan.options import WganOptions as Gan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ def test_invalid_values_are_refused(choices: dict[str, object], message: str) ->
 
 
 @pytest.mark.parametrize(
-    "kind", [Training, Gan, ColouriseOptions], ids=["all", "wgan", "colourise"]
+    "kind", [TrainingOptions, Gan, ColouriseOptions], ids=["all", "wgan", "colourise"]
 )
-def test_every_option_is_explained_and_survives_json(kind: type[Training]) -> None:
+def test_every_option_is_explained_and_survives_json(kind: type[TrainingOptions]) -> None:
     """Every option has a help text, and a round trip through JSON returns it."""
     options = kind()
     assert kind.of(json.loads(json.dumps(options.as_dict()))) == options

@@ -13,10 +13,10 @@ from pipeline.loader import Loader
 from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
 from workflows.colourise.options import ColouriseOptions
-from workflows.devise.options import Options as Words
-from workflows.training.options import FREE, Training
+from workflows.devise.options import DeviseOptions as Words
+from workflows.training.options import FREE, TrainingOptions
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.options import Options as Gan
+from workflows.wgan.options import WganOptions as Gan
 
 READING: dict[str, Any] = {
     "order": "windowed",
@@ -36,10 +36,12 @@ def last_state(run: RunFolder) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "kind", [Training, Gan, ColouriseOptions, Words], ids=["all", "wgan", "colourise", "devise"]
+    "kind",
+    [TrainingOptions, Gan, ColouriseOptions, Words],
+    ids=["all", "wgan", "colourise", "devise"],
 )
 def test_every_stage_passes_reading_options_to_the_loader(
-    tmp_path: Path, kind: type[Training]
+    tmp_path: Path, kind: type[TrainingOptions]
 ) -> None:
     """Every stage has the loader's options; held-out splits are neither staged nor shuffled."""
     more = {"learn": "all"} if kind is Words else {}

@@ -305,21 +305,21 @@ def test_options_that_earlier_versions_lacked(folder: RunFolder) -> None:
 
 def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
     """The error names the changed objective, not the rates that follow from it."""
-    from workflows.wgan.options import Options
+    from workflows.wgan.options import WganOptions
 
     run = RunFolder(folder.path.parent / "gan")
-    run.begin(Options().as_dict(), {})
+    run.begin(WganOptions().as_dict(), {})
     message = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
-    changed = Options(objective="wgan-gp").as_dict()
+    changed = WganOptions(objective="wgan-gp").as_dict()
     with pytest.raises(TesseraeError, match=message):
-        run.check(changed, complete=Options.complete)
+        run.check(changed, complete=WganOptions.complete)
     with pytest.raises(TesseraeError, match=message):
-        run.begin(changed, {}, complete=Options.complete)
-    near = Options(rate=1.23456789e-4).as_dict()
+        run.begin(changed, {}, complete=WganOptions.complete)
+    near = WganOptions(rate=1.23456789e-4).as_dict()
     with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
-        run.check(near, complete=Options.complete)
+        run.check(near, complete=WganOptions.complete)
     run.check(
-        Options(rate=5e-5).as_dict(), complete=Options.complete
+        WganOptions(rate=5e-5).as_dict(), complete=WganOptions.complete
     )  # the default of the objective
 
 

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.ranks.world import Wanted
+from cluster.ranks.world import WorldConfig
 from workflows.colourise.options import ColouriseOptions
 from workflows.terminal.progress import Progress
 from workflows.training import loop
 from workflows.training.launch import _beginning, _Watcher, cost_line, losses_line
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 
 
 def begun(**event: object) -> list[str]:
     """Return the lines that describe a start of ranks."""
-    return list(_beginning({"world": 1, "step": 0, **event}, Options(batch_size=64)))
+    return list(_beginning({"world": 1, "step": 0, **event}, WganOptions(batch_size=64)))
 
 
 def test_the_share_of_each_rank_is_printed() -> None:
@@ -61,13 +61,13 @@ def test_ranks_that_a_batch_leaves_out_are_named(
     batch: int, ranks: int, workers: int, message: str | None
 ) -> None:
     """The notice names batch sizes that would use all ranks."""
-    notice = Wanted(ranks, batch=batch).left_out(workers)
+    notice = WorldConfig(ranks, batch=batch).left_out(workers)
     assert notice is None if message is None else message in str(notice)
 
 
 def test_the_cost_of_a_step_is_printed_with_faster_options() -> None:
     """The cost of a step is right in a warm-up too, which has more updates."""
-    assert cost_line(Options(steps=1_000), 0, 0.5) == (
+    assert cost_line(WganOptions(steps=1_000), 0, 0.5) == (
         "a step takes about 3.0 s here, 6 updates of 500 ms; for now 50 s, 101 updates. The 1,000"
         " steps that are left take 1 h 10 min. Quicker: a smaller --image-size (with a store of"
         " that size), --generator-width or --critic-width, fewer --critic-steps,"
@@ -90,7 +90,7 @@ class FakeCluster:
 
 def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
     """A step of 101 warm-up updates shows progress, and the start counts for no rate."""
-    options, now = Options(steps=1_000), 0.0
+    options, now = WganOptions(steps=1_000), 0.0
     out = StringIO()
     progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=out,
                         live=False, clock=lambda: now)  # fmt: skip
@@ -126,7 +126,7 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
 
 def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
     """Repeated updates after the loss of a rank do not change the rate."""
-    options = Options(steps=10_000, critic_steps=1, warm_critic_steps=0)
+    options = WganOptions(steps=10_000, critic_steps=1, warm_critic_steps=0)
     now = 0.0
     progress = Progress("run", rows=options.updates_to(10_000), unit="updates", stream=StringIO(),
                         live=False, clock=lambda: now)  # fmt: skip

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.workflows.training.small import BATCH, SIZE, advance, small_stage, small_store, tensors
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.training.world import World
-from workflows.wgan.options import Options
+from workflows.wgan.options import WganOptions
 from workflows.wgan.stage import Wgan
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -153,7 +153,7 @@ def test_updates_are_counted_before_they_are_taken(
     critic: int | None, warm: int | None, step: int
 ) -> None:
     """The options predict the updates of the stage, from which the time left follows."""
-    options = Options(critic_steps=critic, warm_critic_steps=warm)
+    options = WganOptions(critic_steps=critic, warm_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
     stage.options = options.filled()
     updates = 0

@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.reader import Reader
+from pipeline.sources.reader import SourceReader
 from tests.pipeline.sources.layouts import tar_bytes, write_folder
 
 TINY = {
@@ -37,7 +37,7 @@ def listed(
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> dict[str, bytes]:
     source = open_source(root, split, kind, options)
-    reader = Reader(source.root)
+    reader = SourceReader(source.root)
     rows = source.list(lambda num_new: None).to_pylist()
     return {
         row["key"]: reader.read(row.get("path", row["key"]), row.get("offset"), row["num_bytes"])
