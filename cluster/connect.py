@@ -23,7 +23,7 @@ from cluster.errors import CertificateError, ClusterError
 POLL_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2.0
 REACH_SECONDS = 10.0
-"""The maximum interval between two checks of `ReconnectTimeout` whether it reaches the scheduler."""
+"""The maximum interval between two checks of the connection by `ReconnectTimeout`."""
 RETRY_SECONDS = 0.5
 """The pause between two attempts of a command to reach its scheduler."""
 REFUSED_SECONDS = 60.0

@@ -241,8 +241,8 @@ def _header(folder: Path) -> dict[str, Any]:
         raise _damaged(file, "does not match its own digest")
     if fields.get("format") != FORMAT:
         raise TesseraeError(
-            f"{file} has format {describe_value(fields.get('format'))}: this version reads {FORMAT}."
-            " Build the index again."
+            f"{file} has format {describe_value(fields.get('format'))}:"
+            f" this version reads {FORMAT}. Build the index again."
         )
     try:
         read(Header, fields)
