@@ -29,11 +29,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
     """Return a function that compares with simulated answers of workers."""
 
     def compare_with(answers: Mapping[str, Any], **how: Any) -> list[str]:
-        def ask(*_: Any, **__: Any) -> dict[str, Any]:
+        def broadcast(*_: Any, **__: Any) -> dict[str, Any]:
             local_versions = installed(("numpy", "torch"), code)
             return {w: local_versions | a if isinstance(a, dict) else a for w, a in answers.items()}
 
-        monkeypatch.setattr(versions, "ask", ask)
+        monkeypatch.setattr(versions, "broadcast", broadcast)
         return compare(cast(Client, None), ("numpy",), code, **how)
 
     return compare_with

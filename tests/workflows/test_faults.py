@@ -342,7 +342,7 @@ FAILING = """
 import os
 
 def fail(module):
-    read = module.Reader.read
+    read = module.SourceReader.read
 
     def failing(self, path, offset, num_bytes):
         if path.endswith(os.environ["FAILING"]):
@@ -353,7 +353,7 @@ def fail(module):
                 raise module.ReadError(f"cannot read {self.root}/{path}: Input/output error")
         return read(self, path, offset, num_bytes)
 
-    module.Reader.read = failing
+    module.SourceReader.read = failing
 
 def hurry(module):
     module.Work.__init__.__kwdefaults__["read_pause"] = 0.01

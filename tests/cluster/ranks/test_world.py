@@ -252,12 +252,12 @@ LEAVE = """
 import sys
 from distributed import Client
 from distributed.core import Status
-from cluster.ranks.world import Wanted, run_world
+from cluster.ranks.world import WorldConfig, run_world
 from tests.cluster.walking import walk
 from pathlib import Path
 from cluster import certificates
 client = Client({address!r}, security=certificates.security(Path({certs!r}), ["client"]))
-run_world(client, Wanted(2), "tests.cluster.walking:walk",
+run_world(client, WorldConfig(2), "tests.cluster.walking:walk",
           lambda world: (1, (Path({folder!r}), 100000)))
 """
 

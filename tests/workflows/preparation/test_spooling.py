@@ -157,7 +157,7 @@ def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch
         source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
     )
     listings: list[object] = []
-    monkeypatch.setattr(planning, "_kept_recipe", lambda objects: None)
+    monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
     monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
     prepare._opened(options, "train")
     assert listings == []
