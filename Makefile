@@ -139,9 +139,13 @@ lint: .ready-dev ## Check style, types and the direction of imports
 	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
 
+.PHONY: docs
+docs: .ready-docs ## Build the documentation into site/; a broken link is an error
+	$(VENV_PYTHON) -m mkdocs build --strict $(ARGS)
+
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
-	rm -rf .venv benchmarks/.env demo build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(wildcard pipeline workflows cluster tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
@@ -164,7 +168,7 @@ help: ## Show this list
 # --- What the targets stand on ---------------------------------------------------------------------
 
 # 0.2 s when all is there.
-.PHONY: .ready .ready-train .ready-devise .ready-dev
+.PHONY: .ready .ready-train .ready-devise .ready-dev .ready-docs
 .ready:
 	@$(PYTHON) $(SETUP) --quiet
 .ready-train:
@@ -173,6 +177,8 @@ help: ## Show this list
 	@$(PYTHON) $(SETUP) --quiet --need train,devise
 .ready-dev:
 	@$(PYTHON) $(SETUP) --quiet --need dev
+.ready-docs:
+	@$(PYTHON) $(SETUP) --quiet --need docs
 
 # What a target needs is said at once, all of it, before a minute is spent on .venv.
 EXAMPLE_DATA := DATA=/path/to/ILSVRC2012

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "colourise", "demo",
-    "devise", "doctor", "export", "features", "help", "info", "lint", "loader", "prepare", "repair",
+    "devise", "docs", "doctor", "export", "features", "help", "info", "lint", "loader", "prepare", "repair",
     "report", "sample", "sample-images", "search", "setup", "study", "test", "test-all", "verify",
     "wgan", "words",
 }  # fmt: skip
@@ -136,7 +136,7 @@ def test_every_requirement_was_tested_in_one_version():
     named = [
         *PROJECT["project"]["dependencies"],
         *(r for some in PROJECT["project"]["optional-dependencies"].values() for r in some),
-        *PROJECT["dependency-groups"]["dev"],
+        *(r for group in PROJECT["dependency-groups"].values() for r in group),
     ]
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
