@@ -125,10 +125,7 @@ def _name(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     values = _values(parser, action)
     if not action.option_strings:
         return _code(values)
-    options = [
-        option for option in action.option_strings if len(option) > 2 or action.nargs is not None
-    ]
-    spelled = ", ".join(options or action.option_strings)
+    spelled = ", ".join(action.option_strings)
     return _code(f"{spelled} {values}".strip())
 
 
