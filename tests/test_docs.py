@@ -92,7 +92,7 @@ def test_the_reference_has_every_option(command):
     """Those of its parsers, and of the parsers below them."""
     section = REFERENCE._section(REFERENCE.parser_of(command), 2)
 
-    options = {option for option in _options(REFERENCE.parser_of(command))} - {"-h", "--help"}
+    options = set(_options(REFERENCE.parser_of(command))) - {"-h", "--help"}
 
     shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", section))
     assert options <= shown
