@@ -43,6 +43,19 @@ OLD_NAMES = {"stage", "stage_bytes"}
 """Parameters of the loader that still work, with a warning."""
 
 
+FOREIGN_OPTIONS = {
+    *("--constraint", "--cpus-per-task", "--mem", "--ntasks-per-node"),  # Slurm's
+    *("--nproc-per-node", "--standalone"),  # torchrun's
+    *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
+}
+"""Options in the pages that are of other programs."""
+
+BENCHMARKS = {"--minutes", "--seed"}
+"""Options of scripts that are no command: `make chaos`."""
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
 def _command_reference():
     spec = importlib.util.spec_from_file_location("reference", DOCS / "command_reference.py")
     module = importlib.util.module_from_spec(spec)
@@ -128,3 +141,45 @@ def test_every_page_that_is_named_in_the_readme_exists():
 
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_names_exists(page):
+    """An option that was renamed stays in no page."""
+    known = {option for name in COMMANDS for option in _options(REFERENCE.parser_of(name))}
+    known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
+
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text()))
+
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_takes_its_options(page):
+    """Lines that begin with `tesserae`, in blocks and between backticks, up to a comment."""
+    shown = re.findall(r"tesserae ([a-z-]+) ([^`#\n]*)", page.read_text())
+
+    wrong = {
+        (command, option)
+        for command, rest in shown
+        if command in COMMANDS
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", rest)
+        if option not in {*_options(REFERENCE.parser_of(command)), "--help", "--debug"}
+    }
+
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_target_that_a_page_names_exists(page):
+    """With its variables."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+): .*##", makefile, re.MULTILINE))
+    (knobs,) = re.findall(r"^KNOBS := (.*)$", makefile, re.MULTILINE)
+
+    shown = re.findall(r"(?:^ *|`)make ([a-z-]+[^`#\n]*)", page.read_text(), re.MULTILINE)
+
+    words = [word for line in shown for word in re.sub(r'"[^"]*"', '""', line).split()]
+    variables = {word.partition("=")[0] for word in words if re.match(r"[A-Z]+=", word)}
+    assert {line.split()[0] for line in shown} <= targets
+    assert variables <= set(knobs.split())
