@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,16 @@ def test_the_keys_of_a_document_are_those_of_its_class(document):
 
     fields = {field.name for field in dataclasses.fields(DOCUMENTS[document])}
     assert keys | COMMON == fields | COMMON
+
+
+def test_the_architecture_has_every_import_contract():
+    """By its name, in a line with its reason."""
+    page = (DOCS / "architecture.md").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+
+    missing = [c["name"] for c in settings["contracts"] if f"| {c['name']} | " not in page]
+
+    assert missing == []
 
 
 def test_every_page_that_is_named_in_the_readme_exists():
