@@ -39,7 +39,11 @@ after_import(module, pausing(name))
 
 MOMENTS = {
     "listing": ("pipeline.ingest.planning.read_listing", 5.0, "Nothing was planned yet: run the"),
-    "starting": ("cluster.local.applied_settings", 0.3, "0 of 13 shards of split 'train' are committed"),
+    "starting": (
+        "cluster.local.applied_settings",
+        0.3,
+        "0 of 13 shards of split 'train' are committed",
+    ),
     "decoding": ("pipeline.ingest.readahead.read_ahead", 0.2, "of 13 shards of split 'train' are"),
     "finishing": ("pipeline.ingest.finish.parts_digest", 5.0, "13 of 13 shards of split 'train'"),
     "reporting": (
