@@ -72,14 +72,17 @@ def content_of(head: bytes) -> str:
     container = container_of(head)
     if container is not None:
         return container.name
+    if head[257:262] == b"ustar":  # a tar with a damaged header
+        return TAR
     return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Return True if *block* is the header of a tar's member, or a block of zeros that ends one."""
-    if len(block) < BLOCK:
-        return False
-    return not block.strip(b"\0") or block[257:262] == b"ustar" or sum_is_right(block)
+    """Return True if *block* is a whole header of a member, or a block of zeros that ends a tar.
+
+    The checksum decides: a compressed tar may show its `ustar` at the place where a tar has it.
+    """
+    return len(block) == BLOCK and (not block.strip(b"\0") or sum_is_right(block))
 
 
 def _markup(text: bytes) -> str:

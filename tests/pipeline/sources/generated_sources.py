@@ -423,7 +423,7 @@ def _hurt_shards(draw: Draw, source: GeneratedSource, labelled: _Labelled, where
         texts = {
             "lines": (b"0\n1\n", "several lines"),
             "utf8": (b"\xff\xfe\xfd", "no UTF-8"),
-            "spelling": (f"0{labelled.values[0]:0>3}".encode(), "one number in two ways"),
+            "spelling": (f"0{labelled.values[0]!s:0>3}".encode(), "one number in two ways"),
         }
         extra[f"{where}z.cls"], source.damage = texts[damage]
     elif damage == "folder":

@@ -18,7 +18,7 @@ from pipeline.sources.archives.compression import decompressed
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.tar import Tar, is_tar, stem_of
 from pipeline.sources.location import Location
-from pipeline.sources.magic import COMPRESSIONS, content_of
+from pipeline.sources.magic import COMPRESSIONS, TAR, content_of
 from tests.pipeline.sources.layouts import tar_bytes
 
 parts = st.text(
@@ -311,6 +311,17 @@ def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
         assert [member.name for member in seeking.members()] == expected
         sizes = [len(data) for part in parts for data in part.values()]
         assert [member.num_bytes for member in walked_members] == sizes
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
+def test_a_compressed_tar_that_shows_the_magic_of_a_tar_is_compressed(packing):
+    """Compressed bytes may hold `ustar` where a tar has it; only a header's checksum decides."""
+    archive = packings(tar_bytes({"a.jpg": b"1"}))[packing].ljust(600, b"x")
+    shown = archive[:257] + b"ustar" + archive[262:]
+    assert content_of(shown) == content_of(archive) != TAR
+    damaged = bytearray(tar_bytes({"a.jpg": b"1"}))
+    damaged[0] ^= 1
+    assert content_of(bytes(damaged)) == TAR
 
 
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
