@@ -77,7 +77,7 @@ class Lost(KilledWorker):
 
 def idle(client: Client) -> bool:
     """Return True if no task waits or runs."""
-    return {task.state for task in client.cluster.scheduler.tasks.values()} <= {"erred"}
+    return {task.state for task in list(client.cluster.scheduler.tasks.values())} <= {"erred"}
 
 
 def jobs_of(numbers: range) -> list[Job]:
