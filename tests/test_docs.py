@@ -154,6 +154,16 @@ def test_every_page_that_is_named_in_the_readme_exists():
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_source_file_and_folder_that_a_page_names_exists(page):
+    """A module that moves takes its name in the pages with it."""
+    places = re.findall(
+        r"(?<![\w./-])((?:benchmarks|cluster|pipeline|tests|workflows)/[\w/.]*)", page.read_text()
+    )
+    missing = [place for place in places if not (ROOT / place.rstrip(".")).exists()]
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
     """An option that was renamed stays in no page."""

@@ -37,26 +37,26 @@ def start_fork_server(preload: Sequence[str]) -> None:
     """
     use_socket_folder()
     forkserver.set_forkserver_preload(["cluster.processes.preload"])
-    # The resource tracker is started first. Otherwise it would start below, where starting it
-    # unblocks SIGINT and SIGTERM, which it ignores. SIGHUP is blocked for it: the end of a terminal
-    # would kill it, and multiprocessing would warn.
-    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    resource_tracker.ensure_running()
     environment = (
         allocator_environment()
         | SINGLE_THREAD_ENVIRONMENT
         | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
     )
     previous_values = {name: os.environ.get(name) for name in environment}
-    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        # The resource tracker is started first. Otherwise it would start below, where starting it
+        # unblocks SIGINT and SIGTERM, which it ignores. SIGHUP is blocked for it: the end of a
+        # terminal would kill it, and multiprocessing would warn.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         # Read only when a process starts: forked workers inherit what the server has read.
         os.environ.update(environment)
         forkserver.ensure_running()
     finally:
         for name, value in previous_values.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
