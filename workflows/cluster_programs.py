@@ -133,10 +133,9 @@ def worker(options: WorkerOptions) -> int:
     programs = commands.workers(wish)
     folder = wish.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
-    patience = ReconnectTimeout(
-        options.address, math.inf if options.patience is None else options.patience, security
-    )
-    return _run(programs, once=options.once, done=patience.over)
+    seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
+    timeout = ReconnectTimeout(options.address, seconds, security)
+    return _run(programs, once=options.once, done=timeout.over)
 
 
 def _work_for_a_caller(options: WorkerOptions) -> int:
@@ -334,9 +333,9 @@ def _address_file(state: Path) -> Path:
 def wait(options: WaitOptions) -> int:
     """Wait until the workers and the GPUs have connected, and return the exit status."""
     with connect(
-        options.address, _folder(options), seconds=options.seconds, say=_print_line
+        options.address, _folder(options), seconds=options.timeout, say=_print_line
     ) as client:
-        wait_for(client, workers=options.workers, gpus=options.gpus, seconds=options.seconds)
+        wait_for(client, workers=options.workers, gpus=options.gpus, seconds=options.timeout)
     return 0
 
 

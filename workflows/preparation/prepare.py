@@ -272,7 +272,7 @@ def _prepare(
         split=split,
         run=part.run,
         sizes=options.choices.sizes,
-        image_seconds=options.image_seconds,
+        image_seconds=options.image_timeout,
         code=code_digest.digest(),
     )
     earlier_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from workflows.options.fields import Options, argument, option
 
@@ -11,6 +12,8 @@ from workflows.options.fields import Options, argument, option
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
     """The options of `tesserae report`."""
+
+    FORMER_NAMES = MappingProxyType({"clip": "clip_model"})
 
     run: Path = argument("folder of a training run", metavar="RUN")
     backbone: str | None = option(
@@ -20,7 +23,7 @@ class ReportOptions(Options):
         implied="leave these out",
         metavar="MODEL",
     )
-    clip: str | None = option(
+    clip_model: str | None = option(
         None,
         "CLIP model, a folder or a hub name, to compare a DeViSE run with",
         implied="none",

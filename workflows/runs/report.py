@@ -87,7 +87,7 @@ def _evaluate(
         evaluation = report.evaluate_run(
             folder,
             samples=options.samples,
-            clip=options.clip,
+            clip=options.clip_model,
             device=device_of(options.device),
             store=options.store,
         )

@@ -340,7 +340,7 @@ def _chosen_by(arena: Arena) -> int:
     if classes < 2:
         raise TesseraeError(
             f"{classes} validation classes have pictures: expected 2 or more. Pass a larger"
-            " --validation."
+            " --validation-classes."
         )
     return min(CHOSEN_BY, classes - 1)
 
