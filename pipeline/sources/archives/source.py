@@ -8,7 +8,7 @@ tars.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,10 +24,11 @@ from pipeline.sources.classes.decision import ClassTable, folder_class
 from pipeline.sources.formats.folder import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
-from pipeline.sources.location import Location, fingerprint_of
-from pipeline.sources.metadata import WORDS, find_words
+from pipeline.sources.location import Location
+from pipeline.sources.metadata import WORDS
 from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.series import check_complete, gaps
+from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.text_tables import decode_table, parse_words
 
@@ -75,19 +76,12 @@ class TarBlock:
 
 
 @dataclass(frozen=True)
-class TarSource:
+class TarSource(Source):
     """A source of images in one or many tars."""
 
-    kind: str
-    location: Location
     parts: tuple[TarPart, ...]
     left_out: tuple[str, ...] = ()
     """The archives beside these whose names tell no split, and which are not read."""
-
-    @property
-    def root(self) -> str:
-        """The folder that the listing's paths are relative to."""
-        return self.location.root
 
     @property
     def access(self) -> Literal["random", "blocks"]:
@@ -98,11 +92,11 @@ class TarSource:
             return "blocks"
         return "random"
 
-    def fingerprint(self) -> str:
-        """Return a digest of the archives' names, sizes and times, and of how they are read."""
-        marks = [f"{self.location.mark(part.path)}\t{part.layout}" for part in self.parts]
-        marks += self.parts[0].layout.table_marks()
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Yield the archives' names, sizes and times, and how they are read."""
+        for part in self.parts:
+            yield f"{self.location.mark(part.path)}\t{part.layout}"
+        yield from self.parts[0].layout.table_marks()
 
     def class_table(self) -> ClassTable | None:
         """Return the table of numbered classes; only WebDataset shards have one."""
@@ -110,7 +104,7 @@ class TarSource:
 
     def words(self) -> dict[str, str]:
         """Return class -> words, from a table beside the archives or in the first of them."""
-        words = find_words(self.location)
+        words = super().words()
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
             words = _words_inside(self.location, self.parts[0].path)
         return words
@@ -118,9 +112,7 @@ class TarSource:
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List the members of every archive; their bytes stay where they are."""
         if self.access != "random":
-            raise SourceError(
-                f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-            )
+            return super().list(progress)
         check_complete(self.location, [part.path for part in self.parts])
         builder = ListingBuilder()
         for part in self.parts:
@@ -139,7 +131,7 @@ class TarSource:
     def blocks(self) -> Blocks:
         """Return one block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
-            raise SourceError(f"{self.location.display_name} is read at random; it has no blocks")
+            return super().blocks()
         self.check()
         blocks: Blocks = []
         for part in self.parts:

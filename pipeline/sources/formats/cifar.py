@@ -12,10 +12,9 @@ import io
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
@@ -24,9 +23,10 @@ from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.decision import ClassTable, Labeller
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Location, fingerprint_of
+from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
+from pipeline.sources.source import Source
 from pipeline.sources.spool import Blocks, Put
 
 SIDE = 32
@@ -250,29 +250,16 @@ def _pixels(array: object, where: str) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class CifarSource:
+class CifarSource(Source):
     """A source of the images in CIFAR's batches."""
 
-    kind: str
     batches: CifarBatches
     table: str
     paths: tuple[str, ...]
-    access: Literal["random", "blocks"] = "blocks"
 
-    @property
-    def location(self) -> Location:
-        """The folder of the files, or of the archive."""
-        return self.batches.location
-
-    @property
-    def root(self) -> str:
-        """The folder of the files."""
-        return self.location.root
-
-    def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times."""
-        marks = self.batches.marks((self.table, *self.paths))
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Return the files' names, sizes and times."""
+        return self.batches.marks((self.table, *self.paths))
 
     def class_table(self) -> ClassTable | None:
         """Return the table of class names, in the order of the labels."""
@@ -281,12 +268,6 @@ class CifarSource:
     def words(self) -> dict[str, str]:
         """Return no words: the names of classes are their words."""
         return {}
-
-    def list(self, progress: object) -> pa.Table:
-        """Raise an error: the bytes of an image lie in three ranges of a batch."""
-        raise SourceError(
-            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-        )
 
     def blocks(self) -> Blocks:
         """Return one block for each batch.
@@ -330,7 +311,7 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
             }
             if table in files and any(paths_of_split.values()):
                 return {
-                    split: CifarSource("cifar", batches, table, paths)
+                    split: CifarSource("cifar", batches.location, batches, table, paths)
                     for split, paths in paths_of_split.items()
                     if paths
                 }

@@ -6,20 +6,18 @@ Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files can be
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import Any
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.images.formats import DECODED, PICTURE, format_of
-from pipeline.sources.classes.decision import ClassTable
 from pipeline.sources.keys import split_in_name
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Location, fingerprint_of
+from pipeline.sources.location import Location
+from pipeline.sources.source import Source
 from pipeline.sources.spool import Blocks, Put
 
 DATA = "data.mdb"
@@ -115,38 +113,19 @@ def _file_name(key: bytes, data: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class LmdbSource:
+class LmdbSource(Source):
     """A source of the images in the LMDBs of one split, one table a class."""
 
-    kind: str
-    location: Location
     folders: tuple[tuple[str, str], ...]
     """The (class, folder) of each table."""
-    access: Literal["random", "blocks"] = "blocks"
 
-    @property
-    def root(self) -> str:
-        """The folder of the tables."""
-        return self.location.root
-
-    def fingerprint(self) -> str:
-        """Return a digest of the tables' names, sizes and times."""
-        marks = (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
+    def marks(self) -> Iterable[str]:
+        """Return the tables' names, sizes and times."""
+        return (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
 
     def words(self) -> dict[str, str]:
         """Return no words: the names of classes are their words."""
         return {}
-
-    def list(self, progress: object) -> pa.Table:
-        """Raise an error: only the table's own pages tell where an image lies."""
-        raise SourceError(
-            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-        )
 
     def check(self) -> None:
         """Refuse tables whose values are not image files, such as Caffe's.
