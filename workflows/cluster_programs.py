@@ -16,13 +16,15 @@ from urllib.parse import urlsplit
 
 from distributed import Client
 
-from cluster import certificates, ports, ssh
+from cluster import certificates, ports
 from cluster.connect import ReconnectTimeout, connect, wait_for
 from cluster.cores import cores
+from cluster.defaults import is_loopback
 from cluster.errors import ClusterError
 from cluster.limits import raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
+from cluster.processes.heartbeat import SILENCE_SECONDS
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.session import PRELOAD, say_dashboard
@@ -149,7 +151,7 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
         supervisor.keep(
             commands.workers(wish),
             say=_print_line,
-            done=lambda: time.monotonic() - last_input[0] > ssh.SILENCE_SECONDS,
+            done=lambda: time.monotonic() - last_input[0] > SILENCE_SECONDS,
         )
     return 0
 
@@ -166,7 +168,7 @@ def _print_scheduler(wish: SchedulerConfig) -> None:
         print(f"  certificates: {wish.certificates}; workers and clients on other machines need")
         print("    copies of ca.pem and of their own role's .pem and .key")
         print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
-    beyond = not commands.is_loopback(wish.dashboard_host)
+    beyond = not is_loopback(wish.dashboard_host)
     say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
     sys.stdout.flush()
 

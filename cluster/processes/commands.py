@@ -7,7 +7,6 @@ address, connections require TLS, and the dashboard requires HTTPS and a token.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import socket
@@ -25,7 +24,7 @@ from distributed.utils import get_ip, get_ipv6
 from cluster import certificates
 from cluster.connect import check_address
 from cluster.dashboard.auth import TOKEN_FILE
-from cluster.defaults import DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
+from cluster.defaults import DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT, is_loopback
 from cluster.errors import CertificateError, ClusterError
 from cluster.processes.serve import PRELOAD
 from cluster.processes.supervisor import Program
@@ -296,16 +295,6 @@ def check_free(host: str, port: int) -> None:
                 f"nothing can listen on {host}:{port} ({e.strerror}). Name another with --host and"
                 " --port, or --dashboard-host and --dashboard-port."
             ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if *host* is an address that only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bracketed(host: str) -> str:

@@ -9,10 +9,7 @@ import torch
 from pipeline.errors import TesseraeError
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.sampling import Sampler, open_sampler
-
-INTERPOLATION_STEPS = 10
-"""The number of pictures in a line of an interpolation."""
+from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from pipeline.store import records
 from pipeline.store.objects import open_objects
 from pipeline.urls import is_url
 from workflows import session
+from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.session import Cluster
 from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
@@ -28,8 +29,6 @@ if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.run_folder import RunFolder
 
 
-HELD_OUT = ("val", "test")
-"""The default held-out splits, in order of preference."""
 POLL_SECONDS = 0.2
 """The interval of checks while preparation goes on in the background."""
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.defaults import is_loopback
 from pipeline.filesystem import write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.gallery import ImagePreprocessor, read_image
 from workflows.search.query import parse
-from workflows.search.server.security import Guard, is_loopback
+from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
 MAX_NAME_CHARACTERS = 44

@@ -10,10 +10,10 @@ from pipeline.sources.archives.layouts import class_in
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.formats.folder import FolderSource, folder_marks
 from pipeline.sources.location import Location
+from pipeline.sources.metadata import ANNOTATIONS
 from pipeline.sources.source import Source
 from pipeline.sources.text_tables import parse_annotations
 
-ANNOTATIONS = "val_annotations.txt"
 _IMAGES = "images"
 
 
