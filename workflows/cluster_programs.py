@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -18,16 +20,15 @@ from distributed import Client
 
 from cluster import certificates, ports
 from cluster.connect import ReconnectTimeout, connect, wait_for
-from cluster.cores import cores
 from cluster.defaults import is_loopback
 from cluster.errors import ClusterError
-from cluster.limits import raise_file_limit
+from cluster.limits import cores, raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
 from cluster.processes.heartbeat import SILENCE_SECONDS
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
-from workflows.session import PRELOAD, say_dashboard
+from workflows.session import PRELOAD
 from workflows.terminal.formatting import bytes_text, counted
 
 SCHEDULER, WORKERS = "scheduler", "workers"
@@ -46,7 +47,7 @@ def _folder(args: argparse.Namespace) -> Path | None:
     return None if args.insecure else certificates.folder(args.certs)
 
 
-def _scheduler_wish(args: argparse.Namespace) -> SchedulerConfig:
+def _scheduler_config(args: argparse.Namespace) -> SchedulerConfig:
     return SchedulerConfig(
         host=args.host,
         port=args.port,
@@ -58,7 +59,7 @@ def _scheduler_wish(args: argparse.Namespace) -> SchedulerConfig:
     )
 
 
-def _worker_wish(args: argparse.Namespace, address: str) -> WorkerConfig:
+def _worker_config(args: argparse.Namespace, address: str) -> WorkerConfig:
     workers = cores() if args.workers is None else args.workers
     gpus = _gpus(args.gpus)
     if not workers + len(gpus):
@@ -106,24 +107,24 @@ def _run(
 
 
 def _scheduler(args: argparse.Namespace) -> int:
-    wish = _scheduler_wish(args)
-    program = commands.scheduler(wish)
-    _check_free(wish)
-    _print_scheduler(wish)
+    config = _scheduler_config(args)
+    program = commands.scheduler(config)
+    _check_free(config)
+    _print_scheduler(config)
     return _run([program], once=args.once)
 
 
-def _check_free(wish: SchedulerConfig) -> None:
-    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+def _check_free(config: SchedulerConfig) -> None:
+    for host, port in ((config.host, config.port), (config.dashboard_host, config.dashboard_port)):
         commands.check_free(host, port)
 
 
 def _worker(args: argparse.Namespace) -> int:
     if args.stdin:
         return _work_for_a_caller(args)
-    wish = _worker_wish(args, args.address)
-    programs = commands.workers(wish)
-    folder = wish.certificates
+    config = _worker_config(args, args.address)
+    programs = commands.workers(config)
+    folder = config.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
     patience = ReconnectTimeout(args.address, args.patience, security)
     return _run(programs, once=args.once, done=patience.over)
@@ -138,7 +139,7 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
         certificates.write(folder, {file: text.encode() for file, text in files.items()})
-        wish = replace(_worker_wish(args, args.address), certificates=folder)
+        config = replace(_worker_config(args, args.address), certificates=folder)
         last_input = [time.monotonic()]
 
         def listen() -> None:
@@ -149,7 +150,7 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.keep(
-            commands.workers(wish),
+            commands.workers(config),
             say=_print_line,
             done=lambda: time.monotonic() - last_input[0] > SILENCE_SECONDS,
         )
@@ -160,17 +161,38 @@ def _print_line(line: str) -> None:
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
-def _print_scheduler(wish: SchedulerConfig) -> None:
-    print(f"scheduler: {wish.address}")
-    if wish.certificates is None:
-        print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
+def _print_scheduler(config: SchedulerConfig) -> None:
+    print(f"scheduler: {config.address}")
+    if config.certificates is None:
+        print(f"  further workers: tesserae cluster worker {config.address} --insecure")
     else:
-        print(f"  certificates: {wish.certificates}; workers and clients on other machines need")
+        print(f"  certificates: {config.certificates}; workers and clients on other machines need")
         print("    copies of ca.pem and of their own role's .pem and .key")
-        print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
-    beyond = not is_loopback(wish.dashboard_host)
-    say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
+        print(f"  further workers: tesserae cluster worker {config.address} --certs DIR")
+    beyond = not is_loopback(config.dashboard_host)
+    _print_dashboard(config.dashboard_host, config.dashboard_port, tls=beyond)
     sys.stdout.flush()
+
+
+def _print_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
+    """Print the URL of a dashboard, and how to reach it from another machine.
+
+    Args:
+        host: The address that the dashboard listens on.
+        port: The TCP port of the dashboard.
+        tls: True if it requires HTTPS and a token.
+        machine: The host name of its machine; None is this machine.
+    """
+    machine = machine or socket.gethostname()
+    if tls:
+        hostname = machine if host in ("0.0.0.0", "::") else host
+        hostname = f"[{hostname}]" if ":" in hostname else hostname
+        print(f"dashboard: https://{hostname}:{port}/tesserae?token=... (from the file `token`)")
+        return
+    print(f"dashboard: http://127.0.0.1:{port}/tesserae")
+    print(
+        f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}"
+    )
 
 
 def _certs(args: argparse.Namespace) -> int:
@@ -209,33 +231,38 @@ def _up(args: argparse.Namespace) -> int:
     if not args.insecure and not (folder / certificates.AUTHORITY).exists():
         certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
         print(f"created certificates: {folder}")
-    wish = _scheduler_wish(args)
-    commands.scheduler(wish)  # invalid options fail here, and not in a daemon's log
-    _check_free(wish)
-    workers = _worker_wish(args, wish.address)
+    config = _scheduler_config(args)
+    commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
+    _check_free(config)
+    workers = _worker_config(args, config.address)
     commands.workers(workers)
-    trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
+    trust = ["--insecure"] if args.insecure else ["--certs", str(config.certificates)]
     _start(
         state,
         SCHEDULER,
-        *("--host", wish.host, "--port", str(wish.port), *trust),
-        *("--dashboard-host", wish.dashboard_host, "--dashboard-port", str(wish.dashboard_port)),
+        *("--host", config.host, "--port", str(config.port), *trust),
+        *(
+            "--dashboard-host",
+            config.dashboard_host,
+            "--dashboard-port",
+            str(config.dashboard_port),
+        ),
     )
     _start(
         state,
         WORKERS,
-        wish.address,
+        config.address,
         *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
         *("--gpus", ",".join(workers.gpus) or "none"),
         *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
         *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
     )
-    _print_scheduler(wish)
+    _print_scheduler(config)
     try:
-        _address_file(state).write_text(wish.address)
-        with connect(wish.address, _folder(args), seconds=60) as client:
+        _address_file(state).write_text(config.address)
+        with connect(config.address, _folder(args), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
-            _check_dashboard(client, wish)
+            _check_dashboard(client, config)
     except BaseException as e:
         for name in (WORKERS, SCHEDULER):
             daemon.stop(state, name)
@@ -245,17 +272,17 @@ def _up(args: argparse.Namespace) -> int:
     summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     summary += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
-    named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
-    print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
+    named = f" CERTS={config.certificates}" if args.certs and config.certificates else ""
+    print(f"  run on it: make prepare ... CLUSTER={config.address}{named}")
     return 0
 
 
-def _check_dashboard(client: Client, wish: SchedulerConfig) -> None:
+def _check_dashboard(client: Client, config: SchedulerConfig) -> None:
     # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
-    if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
+    if client.scheduler_info()["services"].get("dashboard") != config.dashboard_port:
         raise ClusterError(
-            f"port {wish.dashboard_port} was taken before the dashboard could use it. Try again, or"
-            " pass another --dashboard-port."
+            f"port {config.dashboard_port} was taken before the dashboard could use it. Try again,"
+            " or pass another --dashboard-port."
         )
 
 
@@ -294,7 +321,7 @@ def _status(args: argparse.Namespace) -> int:
         reach = "reachable from other machines" if port.open else "this machine only"
         print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
     for port in (port for port in open_ports if port.why.startswith(ports.DASHBOARD)):
-        say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
+        _print_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
 
 

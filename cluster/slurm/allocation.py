@@ -21,7 +21,7 @@ from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import SILENCE_SECONDS, Heartbeat
 from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
-from cluster.slurm.cluster import Profile, reachable_host, worker_files
+from cluster.slurm.profile import Profile, reachable_host
 
 WAIT_SECONDS = 120.0
 """The timeout of the other processes for the first to start."""
@@ -50,7 +50,7 @@ class Allocation(EmbeddedScheduler):
         _remove(self._folder)
         files = certificates.make()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, worker_files(files))
+        certificates.write(self._folder, certificates.for_workers(files))
         _write_atomically(self._folder / ADDRESS_FILE, self.address)
         options = {"workers": str(workers), "threads": str(threads), "gpus": "all"}
         if profile.scratch is not None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cluster.cores import cores
+from cluster.limits import cores
 from pipeline import code_digest, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cores import cores
-from cluster.ranks.world import WorldConfig, count_gpu_workers
+from cluster.limits import cores
+from cluster.ranks.slots import count_gpu_workers
+from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices

@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from cluster.cores import cores
+from cluster.limits import cores
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.cores import cores
+from cluster.limits import cores
 from cluster.ranks.process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
