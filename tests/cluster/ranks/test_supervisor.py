@@ -44,7 +44,7 @@ def test_children_of_a_rank_are_killed_without_its_guard(
 
 
 class Child:
-    """A stand-in for the process of a rank, which ends at once, or only if its topic is abandoned."""
+    """A stand-in for the process of a rank, which ends at once unless its topic is abandoned."""
 
     error = None
     result = 7
