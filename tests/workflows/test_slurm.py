@@ -19,10 +19,9 @@ import pytest
 
 from cluster.slurm.cluster import SlurmJobs
 from cluster.slurm.profile import read_profile
-from tests.commands import PATIENCE, ROOT, committed, run, saboteur, start, wait_until
+from tests.commands import PATIENCE, ROOT, committed, free_port, run, saboteur, start, wait_until
 from tests.pictures import contents, make_folder, prepare_inline
 from tests.pipeline.loader.test_distributed import PRINT_ROWS
-from tests.workflows.test_cluster_programs import free_port
 from tests.workflows.test_hosts import TAKE_TIME
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
