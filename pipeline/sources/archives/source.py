@@ -45,14 +45,12 @@ class TarPart:
 
 
 @dataclass(frozen=True)
-class TarBlock:
+class TarBlock(Block):
     """A block of a source: one tar, or one class of a tar, that is streamed once."""
 
-    name: str
     location: Location
     path: str
     layout: Layout
-    num_bytes: int
     start: int = 0
     stop: int | None = None
 
@@ -133,10 +131,7 @@ class TarSource(Source):
         if self.access != "blocks":
             return super().blocks()
         self.check()
-        blocks: Blocks = []
-        for part in self.parts:
-            blocks += self._blocks_of(part)
-        return blocks
+        return [block for part in self.parts for block in self._blocks_of(part)]
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for each archive that is left out and each gap in numbered shards."""
@@ -161,7 +156,7 @@ class TarSource(Source):
         name = block_name(part.path)
         if not isinstance(part.layout, TarOfTars) or is_streamed(self.location, part.path):
             size = self.location.size(part.path)
-            yield TarBlock(name, self.location, part.path, part.layout, size)
+            yield TarBlock(name, size, self.location, part.path, part.layout)
             return
         # A thousand requests of 512 bytes pay off: workers fetch the classes in parallel.
         raw = self.location.open(part.path)
@@ -171,10 +166,10 @@ class TarSource(Source):
                 class_name = folder_class(stem_of(inner.name), self.location.options)
                 yield TarBlock(
                     f"{name}-{class_name}",
+                    inner.num_bytes,
                     self.location,
                     part.path,
                     ClassTar(class_name, self.location.options),
-                    inner.num_bytes,
                     inner.offset,
                     inner.offset + inner.num_bytes,
                 )

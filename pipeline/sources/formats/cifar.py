@@ -27,7 +27,7 @@ from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.spool import Block, Blocks, Put
 
 SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
@@ -194,23 +194,17 @@ def _class_table(batches: CifarBatches, path: str) -> ClassTable:
 
 
 @dataclass(frozen=True)
-class CifarBlock:
+class CifarBlock(Block):
     """A block of a source: one batch of images."""
 
-    name: str
     batches: CifarBatches
     path: str
     table: str
-    num_bytes: int
 
     @property
     def where(self) -> str:
         """The full name of the batch."""
         return self.batches.full(self.path)
-
-    def own_name(self, number: int, name: str) -> str:
-        """Return an empty text: the name of each image has its number already."""
-        return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
         """Read the batch, and pass each image as a PPM to *put*."""
@@ -277,7 +271,7 @@ class CifarSource(Source):
         """
         self._check_batches()
         return [
-            CifarBlock(path, self.batches, path, self.table, self.batches.size(path))
+            CifarBlock(path, self.batches.size(path), self.batches, path, self.table)
             for path in self.paths
         ]
 

@@ -18,7 +18,7 @@ from pipeline.sources.keys import split_in_name
 from pipeline.sources.listing import Row
 from pipeline.sources.location import Location
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.spool import Block, Blocks, Put
 
 DATA = "data.mdb"
 _SUFFIX = "_lmdb"
@@ -77,23 +77,17 @@ def _reading(folder: str) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class LmdbBlock:
+class LmdbBlock(Block):
     """A block of a source: the rows of one table whose keys begin with the same bytes."""
 
-    name: str
     folder: str
     class_name: str
     start: bytes
-    num_bytes: int
 
     @property
     def where(self) -> str:
         """The table's folder."""
         return self.folder
-
-    def own_name(self, number: int, name: str) -> str:
-        """Return an empty text: each key of a table is unique."""
-        return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
         """Read the rows in the order of their keys, and pass each image's bytes to *put*."""
@@ -154,13 +148,13 @@ class LmdbSource(Source):
     def blocks(self) -> Blocks:
         """Return the blocks: of each table, the rows whose keys begin with the same bytes."""
         self._check_package()
-        blocks: Blocks = []
+        blocks: list[LmdbBlock] = []
         for class_name, folder in self.folders:
             where = self.location.full(folder)
             starts = list(_starts(where))
             each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
             blocks += [
-                LmdbBlock(f"{class_name}-{start.hex()}", where, class_name, start, each)
+                LmdbBlock(f"{class_name}-{start.hex()}", each, where, class_name, start)
                 for start in starts
             ]
         return blocks

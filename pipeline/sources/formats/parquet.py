@@ -28,7 +28,7 @@ from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import reading
 from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.spool import Block, Blocks, Put
 
 BLOCK_BYTES = 256 << 20
 """The size in bytes up to which row groups are joined, so that a block is worth a task."""
@@ -191,17 +191,15 @@ def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class ParquetBlock:
+class ParquetBlock(Block):
     """A block of a source: the row groups [first, first + count) of one file."""
 
-    name: str
     location: Location
     path: str
     first: int
     count: int
     first_row: int
     """The number in the file of the first row."""
-    num_bytes: int
 
     @property
     def where(self) -> str:
@@ -428,9 +426,7 @@ class ParquetSource(Source):
     def blocks(self) -> Blocks:
         """Return blocks of consecutive row groups, of about `BLOCK_BYTES` each."""
         check_complete(self.location, self.paths)
-        blocks: Blocks = []
-        blocks += self._blocks()
-        return blocks
+        return list(self._blocks())
 
     def _blocks(self) -> Iterator[ParquetBlock]:
         for path in self.paths:
@@ -485,12 +481,12 @@ def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
             count += 1
         yield ParquetBlock(
             f"{block_name(path)}-{first:05d}",
+            sum(groups[first : first + count]),
             location,
             path,
             first,
             count,
             sum(rows[:first]),
-            sum(groups[first : first + count]),
         )
         first += count
 
