@@ -11,16 +11,16 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import features, layout, records
-from pipeline.store.checksum import is_framed
+from pipeline.store.checksum import has_valid_checksum
 from pipeline.store.features import FeatureRecipe
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import LocalObjects, Objects, open_objects
-from pipeline.store.split import Geometry, Split, open_split
+from pipeline.store.split import Split, open_split
 
 
 class Features:
@@ -117,7 +117,7 @@ class _Shard:
     ) -> None:
         self.rows = _rows_of(data, geometry, shard, dtype, name)
         """(chunks, rows of a chunk, d) float32 or float16."""
-        framed = geometry.chunk_bytes + 4
+        framed = geometry.framed_bytes
         self._frames = data[: len(self.rows) * framed].reshape(-1, framed)
         self._checked = np.zeros(len(self.rows), bool)
         self._name = name
@@ -129,7 +129,7 @@ class _Shard:
             StoreDamagedError: A chunk does not match its checksum.
         """
         for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
-            if not is_framed(self._frames[chunk]):
+            if not has_valid_checksum(self._frames[chunk]):
                 raise StoreDamagedError(
                     f"{self._name} is damaged (chunk {chunk}). `tesserae verify` lists all"
                     " damage, and the cure."
@@ -140,13 +140,8 @@ class _Shard:
 def _rows_of(
     data: NDArray[np.uint8], geometry: Geometry, shard: int, dtype: str, name: str
 ) -> NDArray[np.floating]:
-    chunks, framed = geometry.num_chunks(shard), geometry.chunk_bytes + 4
-    index = data[chunks * framed :]
-    expected = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
-    expected[:chunks, 0] = np.arange(chunks) * framed
-    expected[:chunks, 1] = framed
-    text = expected.tobytes()
-    if index.tobytes() != text + google_crc32c.value(text).to_bytes(4, "little"):
+    chunks, framed = geometry.num_chunks(shard), geometry.framed_bytes
+    if data[chunks * framed :].tobytes() != geometry.index(shard):
         raise StoreDamagedError(
             f"{name} is damaged. `tesserae verify` lists all damage, and the cure."
         )

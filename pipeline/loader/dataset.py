@@ -117,8 +117,8 @@ class _OpenSplit:
         readable = np.ones(self.split.plan.num_rows, bool)
         readable[self.split.absent] = False
         self.rows: NDArray[np.int64] = np.flatnonzero(readable)
-        recipe, plan = self.split.recipe, self.split.plan
-        num_chunks = plan.num_shards * (recipe.shard_rows // recipe.chunk_rows)
+        plan = self.split.plan
+        num_chunks = plan.num_shards * self.split.geometry(data.size).chunks_per_shard
         if checked is None or len(checked) < num_chunks:
             # Unpickled, or more chunks than shared marks: each process verifies for itself.
             checked = np.zeros(num_chunks, np.bool_)

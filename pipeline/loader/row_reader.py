@@ -26,16 +26,16 @@ from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mmap import Mapping
 from pipeline.store import layout
-from pipeline.store.checksum import is_framed
+from pipeline.store.checksum import has_valid_checksum
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
-from pipeline.store.split import Geometry, Split, geometry
+from pipeline.store.split import Split
 
 MAX_OTHER_FILES = 512
 """The number of file descriptors reserved for files other than shards."""
@@ -93,7 +93,7 @@ class ShardFile:
         """A descriptor of the same file for reads that bypass the page cache, or None."""
         if self.direct is not None:
             weakref.finalize(self, os.close, self.direct).atexit = False
-        self._framed = geometry.chunk_bytes + 4
+        self._framed = geometry.framed_bytes
         info = os.fstat(self.file)
         self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
         """The device, inode, size and time of change, which identify this version of the file."""
@@ -121,7 +121,7 @@ class ShardFile:
         Raises:
             StoreDamagedError: The checksum does not match.
         """
-        if not is_framed(data):
+        if not has_valid_checksum(data):
             raise StoreDamagedError(
                 f"{self.name} is damaged (chunk {chunk}). Run `tesserae repair`."
             )
@@ -142,13 +142,7 @@ class ShardFile:
     def _check_index(self, geometry: Geometry, shard: int) -> None:
         # An index in any other layout would make the offsets computed for rows wrong.
         data = os.pread(self.file, geometry.index_bytes, self.num_bytes - geometry.index_bytes)
-        index = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
-        framed = geometry.chunk_bytes + 4
-        num_chunks = geometry.num_chunks(shard)
-        index[:num_chunks, 0] = np.arange(num_chunks, dtype=np.uint64) * np.uint64(framed)
-        index[:num_chunks, 1] = framed
-        expected = index.tobytes()
-        if data != expected + google_crc32c.value(expected).to_bytes(4, "little"):
+        if data != geometry.index(shard):
             raise StoreDamagedError(f"{self.name} has a damaged index. Run `tesserae repair`.")
 
 
@@ -186,15 +180,13 @@ class RowReader:
             [n * _HASH_MULTIPLIER % 2**64 < cached * 2**64 for n in numbers], bool
         )
         """The shards that use the page cache, (shards,) bool."""
-        chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
-        self._checked = (
-            np.zeros(split.plan.num_shards * chunks_per_shard, bool) if checked is None else checked
-        )
-        self._chunks_per_shard = chunks_per_shard
+        self._geometry = split.geometry(size)
+        self._chunks_per_shard = self._geometry.chunks_per_shard
+        num_chunks = split.plan.num_shards * self._chunks_per_shard
+        self._checked = np.zeros(num_chunks, bool) if checked is None else checked
         self._identities: dict[int, tuple[int, ...]] = {}
         self._chunk_buffers = threading.local()
         self._aligned_buffers = threading.local()
-        self._geometry = geometry(split, size)
         self._split = split.plan.split
         self._size = size
         self._root = root
@@ -211,7 +203,7 @@ class RowReader:
 
         The result is `direct` if any row may have bypassed the page cache.
         """
-        numbers, offsets = self._geometry.places(rows)
+        numbers, offsets = self._geometry.locate(rows)
         shards = self._open(set(numbers.tolist()), disk)
         row_shards, row_offsets = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check is not False:
@@ -239,19 +231,16 @@ class RowReader:
     def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return all of *chunks*, (n,) int64, if a sample is not in memory, otherwise none."""
         geometry = self._geometry
-        shards, offsets = geometry.places(chunks * geometry.chunk_rows)
+        shards, offsets = geometry.locate(chunks * geometry.chunk_rows)
         resident = self._mapping is not None and self._mapping.resident(shards, offsets)
         return chunks[:0] if resident or not hasattr(os, "posix_fadvise") else chunks
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
         """Make the kernel start to read chunk number *chunk* of the split; do not wait for it."""
-        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
-        number, chunk_in_shard = divmod(chunk, chunks_per_shard)
-        shard = self._open([number], disk)[number]
-        num_bytes = self._geometry.chunk_bytes
-        os.posix_fadvise(
-            shard.file, chunk_in_shard * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED
-        )
+        number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
+        file = self._open([number], disk)[number].file
+        start = chunk_in_shard * self._geometry.framed_bytes
+        os.posix_fadvise(file, start, self._geometry.chunk_bytes, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
         self, shards: dict[int, ShardFile], rows: NDArray[np.int64], disk: Executor
@@ -281,7 +270,7 @@ class RowReader:
         """Read a chunk through the page cache, which then holds its rows, and verify it."""
         buffer = getattr(self._chunk_buffers, "memory", None)
         if buffer is None:  # each thread has its own
-            buffer = self._chunk_buffers.memory = np.empty(self._geometry.chunk_bytes + 4, np.uint8)
+            buffer = self._chunk_buffers.memory = np.empty(self._geometry.framed_bytes, np.uint8)
         shard.read_chunk(chunk_in_shard, buffer)
         shard.check_chunk(chunk_in_shard, buffer)
         self._checked[chunk] = True

@@ -303,7 +303,7 @@ class StagedReader:
         self._staging = staging
         self._staged = staging.staged(size)
         self._shard_rows = split.recipe.shard_rows
-        self._chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
+        self._chunks_per_shard = split.geometry(size).chunks_per_shard
         self._copy_reader = copy_reader
         self._store_reader = store_reader
 

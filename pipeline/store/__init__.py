@@ -7,8 +7,11 @@
     commit     the record that a shard is complete
     objects    the interface for reading and writing, on a disk or an object store
     lease      the lock that admits one writer for each split
+    checksum   the checksums of chunks, indexes and small arrays
     shard      the composition of a shard object, byte for byte as zarr writes it
+    geometry   the places of rows in shard objects, for reading them one by one
     arrays     the interface to zarr: metadata, labels, status
+    split      a split that is open for reading
     table      one line for each sample: its source file and the outcome of decoding it
 
 `docs/format.md` describes the format for readers of a store that do not use this code.

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.loader import Loader
 from pipeline.store import arrays, layout, records
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import open_objects
-from pipeline.store.split import Geometry
 from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 1_281_167
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Path:
     ):
         (folder / name).write_bytes(data)
     geometry = Geometry(SIZE * SIZE * 3, 1024, 16, NUM_ROWS)
-    framed = geometry.chunk_bytes + 4
+    framed = geometry.framed_bytes
     for shard in range(geometry.num_shards):
         index = np.full((64, 2), 2**64 - 1, "<u8")
         chunks = geometry.num_chunks(shard)
