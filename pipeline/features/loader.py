@@ -95,8 +95,7 @@ class FeatureLoader(Epochs):
     @property
     def rows(self) -> NDArray[np.int64]:
         """(num_rows,) int64: the rows of an epoch, ascending."""
-        split = self._open()[1]
-        return np.setdiff1d(np.arange(split.plan.num_rows), split.absent)
+        return self._open()[1].readable_rows
 
     def _of_split(self) -> Split:
         return self._open()[1]

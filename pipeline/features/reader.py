@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +46,10 @@ class Features:
         """The number of features of an image, d."""
         return self.recipe.dim
 
-    @cached_property
+    @property
     def readable(self) -> NDArray[np.int64]:
         """(n,) int64: the rows that are not in quarantine, ascending."""
-        return np.setdiff1d(np.arange(len(self)), self.split.absent)
+        return self.split.readable_rows
 
     def rows(self, rows: NDArray[np.int64], kind: str = "plain") -> NDArray[np.float32]:
         """Return the features of some rows.

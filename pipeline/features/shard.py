@@ -125,9 +125,6 @@ class FeatureWorkspace:
         self.probe = probe_of(self.backbone, self.recipe.precision)
         if is_another(work.probe, self.probe, self.recipe.precision):
             raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
-        self.readable = np.ones(self.split.plan.num_rows, bool)
-        self.readable[self.split.absent] = False
-        """(num_rows,) bool: True for rows that are not in quarantine."""
 
 
 workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
@@ -260,7 +257,7 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
         raise StoreError(
             f"shard {shard} of split {plan.split!r} is not committed. Run `tesserae verify`."
         )
-    readable = int(space.readable[rows.start : rows.stop].sum())
+    readable = int(space.split.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
             f"shard {shard} of split {plan.split!r} was made again after the split was"
@@ -332,7 +329,7 @@ def _compute(
     recipe, rows = space.recipe, space.split.plan.rows(shard)
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    readable = space.readable[rows.start : rows.stop]
+    readable = space.split.readable[rows.start : rows.stop]
     chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
     shared = Shared(batches(chunks, readable, space.backbone.batch))
     progress = _ProgressReporter(space.work, shard)

@@ -78,7 +78,7 @@ class SplitDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         """Return the number of readable rows."""
-        return len(self._open().rows)
+        return len(self._open().split.readable_rows)
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -92,7 +92,7 @@ class SplitDataset(Dataset[Item]):
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Return the items at several *indices*; `DataLoader` calls this once for each batch."""
         opened = self._open()
-        rows = opened.rows[np.asarray(indices, np.int64)]
+        rows = opened.split.readable_rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(1) as disk:
             opened.reader.gather(rows, out, disk)
@@ -114,9 +114,6 @@ class _OpenSplit:
         """The process that opened the files: a forked child must open its own."""
         objects = open_objects(data.store)
         self.split: Split = open_split(objects, data.split, [data.size], partial=data.partial)
-        readable = np.ones(self.split.plan.num_rows, bool)
-        readable[self.split.absent] = False
-        self.rows: NDArray[np.int64] = np.flatnonzero(readable)
         plan = self.split.plan
         num_chunks = plan.num_shards * self.split.geometry(data.size).chunks_per_shard
         if checked is None or len(checked) < num_chunks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,18 @@ class Split:
     """The rows that must not be read, (n,) int64, ascending."""
     digest: str
     """A SHA-256 that changes whenever the readable rows or their pixels change."""
+
+    @cached_property
+    def readable(self) -> NDArray[np.bool_]:
+        """The mask of rows that may be read, (num_rows,) bool: False for those in `absent`."""
+        readable = np.ones(self.plan.num_rows, bool)
+        readable[self.absent] = False
+        return readable
+
+    @cached_property
+    def readable_rows(self) -> NDArray[np.int64]:
+        """The rows that may be read, (n,) int64, ascending."""
+        return np.flatnonzero(self.readable)
 
     def geometry(self, size: int) -> Geometry:
         """Return the places of rows in the shard objects of one size, if it is uncompressed."""

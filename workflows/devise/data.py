@@ -232,7 +232,7 @@ def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
     opened = open_split(objects, split, [min(done.sizes)])
-    labels = np.delete(opened.labels, opened.absent)
+    labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
 

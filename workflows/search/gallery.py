@@ -95,8 +95,7 @@ class Gallery:
             raise QueryError(
                 f"{split} has no row {row:,}: expected 0 to {opened.plan.num_rows - 1:,}."
             )
-        position = np.searchsorted(opened.absent, row)
-        if position < len(opened.absent) and opened.absent[position] == row:
+        if not opened.readable[row]:
             raise QueryError(
                 f"row {row:,} of {split} is in quarantine: it has no image. Choose another."
             )

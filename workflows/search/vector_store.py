@@ -213,8 +213,7 @@ class _VectorBuilder:
 
     def _embed(self) -> Index:
         name, num_rows = self.split.plan.split, self.split.plan.num_rows
-        readable = np.ones(num_rows, np.bool_)
-        readable[self.split.absent] = False
+        readable = self.split.readable
         with (
             _Scratch(self.scratch / "vectors", num_rows, self.model.dim) as scratch,
             Progress(f"{name}: vectors", rows=int(readable.sum()), stream=self.stream) as progress,
