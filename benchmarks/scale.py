@@ -41,7 +41,7 @@ from pipeline.order import row_order
 from pipeline.sources.classes.order import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 
 CLASSES = 21_841
 HOMES = 4

@@ -18,7 +18,8 @@ from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
 from pipeline.ingest.source_index import Origin
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 
 

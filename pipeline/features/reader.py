@@ -18,7 +18,9 @@ from pipeline.store import features, layout, records
 from pipeline.store.checksum import has_valid_checksum
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.geometry import Geometry
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
 
 

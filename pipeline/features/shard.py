@@ -38,7 +38,8 @@ from pipeline.ingest.shard import check_begun
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Commit, Written
 from pipeline.store.features import FeatureCommit, FeatureRecipe
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.shard import ShardComposer
 from pipeline.store.split import open_split
 

@@ -42,7 +42,8 @@ from pipeline.ingest.watchdog import Watchdog
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, recipe, records, table
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import Line
 from pipeline.urls import is_url

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, CHECKSUMS, side
 from pipeline.loader.reader import open_reader
 from pipeline.memory import free_bytes
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
 
 MAX_SHARED_MARKS = 2**24

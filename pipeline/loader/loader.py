@@ -34,7 +34,7 @@ from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.loader.staging import StagedReader, Staging
 from pipeline.memory import free_bytes
 from pipeline.order import ORDERS, EpochOrder, epoch_order
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split, only_labels, open_split
 
 CHECKSUMS: dict[str, bool | None] = {"auto": None, "never": False, "once": True}

@@ -33,8 +33,8 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mmap import Mapping
 from pipeline.store import layout
 from pipeline.store.checksum import has_valid_checksum
+from pipeline.store.direct import ALIGNMENT, open_direct, read_direct
 from pipeline.store.geometry import Geometry
-from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
 from pipeline.store.split import Split
 
 MAX_OTHER_FILES = 512

@@ -43,7 +43,7 @@ from pipeline.loader.staging_area import (
     split_name,
 )
 from pipeline.store import layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split
 
 NUM_COPY_THREADS = 4

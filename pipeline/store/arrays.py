@@ -5,9 +5,9 @@
       <split>/label     int32 (N,) fill -1          written by the planner
       <split>/status    uint8 (N,) fill 255         written by the finish step
 
-Zarr itself creates everything in memory, and `pipeline.store.objects` writes it, so that zarr
-decides the content and writing is durable. Metadata is re-encoded in one fixed form of JSON, so
-that equal stores have equal bytes.
+Zarr itself creates everything in memory, and `Objects` writes it, so that zarr decides the content
+and writing is durable. Metadata is re-encoded in one fixed form of JSON, so that equal stores have
+equal bytes.
 """
 
 from __future__ import annotations

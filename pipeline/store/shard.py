@@ -14,7 +14,7 @@ complete chunk is written at once, so at most one chunk is in memory, never a sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import google_crc32c
 import numpy as np
@@ -23,23 +23,12 @@ from numpy.typing import NDArray
 
 from pipeline.store.checksum import CHECKSUM_BYTES, append_checksum, has_valid_checksum
 from pipeline.store.commit import Written
+from pipeline.store.objects import Writer
 
 ABSENT = np.uint64(2**64 - 1)
 
 Compress = Callable[[NDArray[np.uint8]], bytes]
 Decompress = Callable[[memoryview, NDArray[np.uint8]], None]
-
-
-class Writer(Protocol):
-    """A writer of one object, as in `pipeline.store.objects`."""
-
-    name: str
-
-    def write(self, data: memoryview) -> None:
-        """Append *data*, which may be overwritten as soon as this returns."""
-
-    def finish(self) -> None:
-        """Make the object durable under its name."""
 
 
 class ShardComposer:

@@ -18,7 +18,7 @@ from pipeline.features.loader import FeatureLoader
 from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_words

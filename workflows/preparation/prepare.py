@@ -28,7 +28,9 @@ from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done

@@ -23,7 +23,8 @@ from pipeline.sources import spool
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.preparation.prepare import (

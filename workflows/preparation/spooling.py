@@ -13,7 +13,8 @@ from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import Checked, Previewed, Remarked, Source, spool
 from pipeline.sources.classes.order import SplitClasses, settle_classes
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, Objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, printable
 from workflows.terminal.progress import Progress

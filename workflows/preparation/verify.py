@@ -13,7 +13,8 @@ from pipeline.ingest import verify
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
 from workflows.terminal.progress import Progress
 

@@ -15,7 +15,7 @@ from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import session
 from workflows.preparation import prepare

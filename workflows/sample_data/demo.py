@@ -12,7 +12,7 @@ from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.planning import Choices
 from pipeline.store import layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows import cli
 from workflows.preparation import prepare
 from workflows.preparation.verify import verify_split

@@ -19,7 +19,8 @@ from pipeline.images.sandbox import IsolatedDecoder
 from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
 from pipeline.store.table import GROUP_ROWS

@@ -29,7 +29,7 @@ from pipeline.neighbours import KINDS, Index, build, load
 from pipeline.neighbours.storage import HEADER
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.split import Split
 from workflows.search.model import Model
 from workflows.terminal.progress import Progress

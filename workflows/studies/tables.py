@@ -109,7 +109,7 @@ def _devise(args: argparse.Namespace) -> None:
 def _devise_data(args: argparse.Namespace) -> StudyData:
     from pipeline.features.reader import finished
     from pipeline.store import records
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
     from pipeline.wordvectors.files import read_words
     from pipeline.wordvectors.hierarchy import read_hierarchy
     from pipeline.wordvectors.vectors import class_vectors

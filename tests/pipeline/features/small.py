@@ -21,7 +21,8 @@ from pipeline.ingest.shard import workspace as image_workspace
 from pipeline.ingest.verify import Problem
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 
 FIRST = "layers.0"

@@ -20,7 +20,7 @@ from pipeline.features.reader import finished, open_features
 from pipeline.features.shard import FeatureWork, extract_shard
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import make_folder, prepare_inline
 from tests.pipeline.features.small import (
     BOTH,

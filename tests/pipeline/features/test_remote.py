@@ -19,7 +19,7 @@ from pipeline.features.reader import open_features
 from pipeline.features.shard import extract_shard, workspace
 from pipeline.store import records
 from pipeline.store.lease import lease
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests.pipeline.features.small import BOTH, ROWS, begin, files, make, problems
 

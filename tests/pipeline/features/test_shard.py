@@ -21,7 +21,7 @@ from pipeline.features.shard import extract_shard, features_of, workspace
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pipeline.features.small import (
     BOTH,
     DIM,

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.ingest import verify
-from pipeline.store import commit, layout, records
-from pipeline.store import objects as objects_module
-from pipeline.store.objects import open_objects
+from pipeline.store import commit, layout, local, records
+from pipeline.store.open import open_objects
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
 from tests.pictures import contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
@@ -52,7 +51,7 @@ def run(
     """Record a prepare into an empty folder, or into a store that has one size."""
     root = tmp_path / "recorded"
     root.mkdir()
-    monkeypatch.setattr(objects_module, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
+    monkeypatch.setattr(local, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
     before = Disk()
     if request.param == "a further size":
         with recording(monkeypatch, root) as ops:
@@ -151,7 +150,7 @@ def check_killed(
     disk = after(run, killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
     # A process forgets on its death what it made durable.
-    monkeypatch.setattr(objects_module, "_durable", set())
+    monkeypatch.setattr(local, "_durable", set())
     with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
         prepare(run.source, root, run.sizes)
     assert contents(root / "store") == run.expected
@@ -187,7 +186,7 @@ def check_repeated_losses(
     left: dict[str, bytes | None] = {".": None}
     for losses in range(int(rng.integers(2, 6))):
         root = lay_out(left, tmp_path / f"{seed}-{losses}")
-        monkeypatch.setattr(objects_module, "_durable", set())
+        monkeypatch.setattr(local, "_durable", set())
         disk = Disk.holding(left)
         with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
             prepare(source, root, FIRST_SIZES if losses == 0 else BOTH_SIZES)

@@ -12,7 +12,7 @@ from pipeline.ingest.repair import Rebuild
 from pipeline.ingest.shard import Work
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
 from tests.pictures import make_folder, prepare_inline
 

@@ -16,7 +16,8 @@ from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
 from pipeline.ingest import shard as shard_module
 from pipeline.ingest.shard import Work, prepare_shard, workspace
 from pipeline.store import layout, records, table
-from pipeline.store.objects import LocalObjects, LocalWriter, Objects
+from pipeline.store.local import LocalObjects, LocalWriter
+from pipeline.store.objects import Objects
 from tests.pictures import contents, make_folder, plan_inline, prepare_inline
 
 ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("train", 0)]

@@ -11,7 +11,7 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import snapshot
 from tests.pictures import make_folder, prepare_inline
 

@@ -18,7 +18,9 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, chunk_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import layout
-from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
+from pipeline.store.direct import ALIGNMENT
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from pipeline.store.shard import decompressor
 from pipeline.store.split import open_split
 from tests.pictures import make_folder, prepare_inline

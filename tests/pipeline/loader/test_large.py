@@ -16,7 +16,7 @@ import pytest
 from pipeline.loader import Loader
 from pipeline.store import arrays, layout, records
 from pipeline.store.geometry import Geometry
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 1_281_167

@@ -32,7 +32,7 @@ from pipeline.ingest.shard import prepare_shard
 from pipeline.loader import Batch, Loader, mmap, row_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import ROOT
 from tests.pictures import make_folder, plan_inline, prepare_inline
 

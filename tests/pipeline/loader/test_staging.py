@@ -20,7 +20,8 @@ import torch
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader import Batch, Loader, staging, staging_area
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.pictures import jpeg, make_folder, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}

@@ -16,7 +16,7 @@ from pipeline.images import probe
 from pipeline.ingest import verify
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.damage import snapshot
 from tests.golden.regenerate import CHOICES, make_source
 from tests.pictures import prepare_inline

@@ -16,7 +16,7 @@ from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.shard import FeatureWork, extract_shard, workspace
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
 from workflows.devise.class_space import FILE
 from workflows.devise.options import DeviseOptions
