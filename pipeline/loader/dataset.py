@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, CHECKSUMS, side
+from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, side
 from pipeline.loader.reader import open_reader
+from pipeline.loader.reading import CHECKSUMS, Reading
 from pipeline.memory import free_bytes
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
@@ -56,14 +57,11 @@ class SplitDataset(Dataset[Item]):
         Raises:
             ValueError: An argument is invalid.
         """
-        if checksum not in CHECKSUMS:
-            expected = ", ".join(CHECKSUMS)
-            raise ValueError(f"checksum is {checksum!r}: expected one of {expected}.")
         self.store = os.fspath(store)
         self.split = split
         self.size = side("size", size)
         self.partial = partial
-        self.checksum = checksum
+        self.checksum = Reading(checksum=checksum).checksum  # refuses any other value
         self._opened: _OpenSplit | None = None
         # Allocated now: workers may be forked before the store is opened, and must share it.
         self._checked: NDArray[np.bool_] | None = _shared_marks(MAX_SHARED_MARKS)

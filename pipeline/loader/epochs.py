@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from pipeline.loader.distributed import (
     explicit_placement,
     process_group,
 )
-from pipeline.order import EPOCH_ORDER_VERSION
-from pipeline.store.split import Split
+from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
+from pipeline.store.split import Split, only_labels
 
 STATE_VERSION = 1
 
@@ -58,6 +59,26 @@ class Batch(_Tensors):
 BatchGenerator = Generator[Batch, None, None]
 
 
+def make_batch(
+    images: torch.Tensor | tuple[torch.Tensor, ...],
+    split: Split,
+    rows: NDArray[np.int64],
+    row_weight: float,
+) -> Batch:
+    """Return the batch of some rows.
+
+    Args:
+        images: The images or features of the rows, as `Batch.images`.
+        split: The split.
+        rows: The rows of the split, (n,) int64.
+        row_weight: The weight of each row, as `Batch.row_weight`.
+    """
+    labels = torch.from_numpy(split.labels[rows].astype(np.int64))
+    batch = Batch(images, labels, torch.from_numpy(rows.copy()))
+    batch.row_weight = row_weight
+    return batch
+
+
 def whole_number(name: str, value: Any) -> int:
     """Return *value*, an integer of any library, as a Python int.
 
@@ -74,6 +95,18 @@ def whole_number(name: str, value: Any) -> int:
         raise ValueError(f"{name} is {value!r}: expected a whole number.") from None
 
 
+def positive_number(name: str, value: Any) -> int:
+    """Return *value* as `whole_number` does.
+
+    Raises:
+        ValueError: The value is not a whole number of at least 1.
+    """
+    number = whole_number(name, value)
+    if number < 1:
+        raise ValueError(f"{name} is {number}: expected at least 1.")
+    return number
+
+
 class Epochs(ABC):
     """The base class of loaders: it yields the batches of a split, epoch after epoch.
 
@@ -81,13 +114,11 @@ class Epochs(ABC):
     ranks; rank r of W gets rows [r * B // W, (r + 1) * B // W) of it.
     """
 
-    store: str
-    split: str
+    orders: ClassVar[tuple[str, ...]] = ORDERS
+    """The orders that this kind of loader has."""
+
     batch_size: int
     """The number of rows of a global batch, over all ranks."""
-    order: str
-    seed: int
-    drop_last: bool
 
     _explicit_placement: Placement | None = None
     _epoch = 0
@@ -114,16 +145,33 @@ class Epochs(ABC):
     def _forget_opened(self, local_ranks: int) -> None:
         """Drop open files, and record that *local_ranks* ranks share this machine."""
 
-    def _set_common(
-        self, *, batch_size: Any, order: str, seed: Any, drop_last: Any, orders: tuple[str, ...]
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        split: str,
+        *,
+        batch_size: Any,
+        order: str,
+        seed: Any,
+        rank: Any,
+        world: Any,
+        drop_last: Any,
+        only: Sequence[Any] | None,
     ) -> None:
-        """Set and check the arguments that all loaders share, as values of Python types."""
+        """Set and check the arguments that all loaders share, as values of Python types.
+
+        `Loader` describes them.
+        """
+        self.store = os.fspath(store)
+        self.split = split
         self.batch_size = whole_number("batch_size", batch_size)
         self.order = order
         self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
-        if order not in orders:
-            raise ValueError(f"order is {order!r}: expected one of {', '.join(orders)}.")
+        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        if order not in self.orders:
+            raise ValueError(f"order is {order!r}: expected one of {', '.join(self.orders)}.")
+        self._set_placement(rank, world)
         self._check_world(1 if self._explicit_placement is None else self._explicit_placement.world)
 
     def _set_placement(self, rank: Any, world: Any) -> None:
@@ -165,6 +213,27 @@ class Epochs(ABC):
     @abstractmethod
     def _details(self) -> str:
         """Return the arguments that `repr` shows for this kind of loader only, after a comma."""
+
+    def _selected(self, split: Split) -> Split:
+        """Return a split with the rows that are yielded: those of the labels in `only`."""
+        return split if self.only is None else only_labels(split, self.only)
+
+    def epoch_order(self, epoch: int) -> EpochOrder:
+        """Return the order of the rows of one epoch, over all ranks."""
+        split = self._of_split()
+        return epoch_order(
+            self.order,
+            num_rows=split.plan.num_rows,
+            absent=split.absent,
+            seed=self.seed,
+            epoch=epoch,
+            chunk_rows=split.recipe.chunk_rows,
+            window_chunks=self._window_chunks(),
+        )
+
+    def _window_chunks(self) -> int:
+        """Return the number of chunks of a window of the order."""
+        return 1
 
     # --- contents -----------------------------------------------------------------------------
 

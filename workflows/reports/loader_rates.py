@@ -20,7 +20,7 @@ CPU_BOUND_SHARE = 0.8
 
 def run(args: argparse.Namespace) -> int:
     """Measure a loader and print the results; return the exit status."""
-    from pipeline.loader import Loader  # imported late: --help must not load torch
+    from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
     loader = Loader(
         args.store,
@@ -30,9 +30,8 @@ def run(args: argparse.Namespace) -> int:
         order=args.order,
         seed=args.seed,
         partial=args.partial,
-        threads=args.threads,
-        staging_dir=args.staging_dir,
-        checksum=args.checksum,
+        reading=Reading(threads=args.threads, checksum=args.checksum),
+        staging=args.staging_dir,
         rank=0,
         world=1,
     )

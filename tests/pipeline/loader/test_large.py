@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading
 from pipeline.store import arrays, layout, records
 from pipeline.store.geometry import Geometry
 from pipeline.store.open import open_objects
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Path:
 def test_a_split_of_imagenets_size_is_read(store: Path) -> None:
     """All 1,252 shards stay open and mapped, where the system allows it."""
     started = time.perf_counter()
-    loader = Loader(store, size=SIZE, checksum="never")  # holes in files have none
+    loader = Loader(store, size=SIZE, reading=Reading(checksum="never"))  # holes in files have none
     batches = iter(loader)
     first = next(batches)
     took = time.perf_counter() - started
