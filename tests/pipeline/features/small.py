@@ -15,10 +15,10 @@ from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
 from pipeline.features.shard import FeatureWork, extract_shard, workspace
-from pipeline.features.verify import check_objects, read_records
+from pipeline.features.verify import read_records
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.shard import workspace as image_workspace
-from pipeline.ingest.verify import Problem
+from pipeline.ingest.verify import Problem, check_objects
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
@@ -160,5 +160,5 @@ def problems(store: str | Path) -> dict[str, str]:
         for split in splits:
             records = read_records(objects, name, image_check.read_records(objects, split))
             reported += records.problems
-            reported += [problem for _, problem in check_objects(objects, records)]
+            reported += [problem for _, problem in check_objects(objects, records.objects)]
     return {problem.name: problem.what for problem in reported if problem is not None}

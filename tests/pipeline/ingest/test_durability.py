@@ -72,7 +72,7 @@ def problems(store: Path) -> list[verify.Problem]:
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records)
+        for _, problem in verify.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     metadata = verify.check_planned(objects, split_records)

@@ -45,7 +45,7 @@ def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Prob
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records)
+        for _, problem in verify.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     return split_records, [*split_records.problems, *wrong]
