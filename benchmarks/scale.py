@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from cluster.config import applied_settings, hush
 from pipeline.ingest import planning
 from pipeline.ingest.planning import Choices
-from pipeline.ingest.shard import Report
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
 from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ReadError
 from pipeline.ingest.planning import new_run
-from pipeline.ingest.shard import workspace
+from pipeline.ingest.worker import workspace
 from pipeline.jobs import Failed, Job
 from pipeline.store.open import open_objects
 from workflows import cli

@@ -14,8 +14,10 @@ from pipeline import sources
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.planning import Choices
-from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
+from pipeline.ingest.report import Report
+from pipeline.ingest.shard import prepare_shard
 from pipeline.ingest.source_index import Origin
+from pipeline.ingest.worker import Work, workspace
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
 from pipeline.store.objects import Objects

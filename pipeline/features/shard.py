@@ -34,7 +34,7 @@ from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.batches import Shared, batches, read_chunks
 from pipeline.features.probes import KEY, encode_probe, is_another
-from pipeline.ingest.shard import check_begun
+from pipeline.ingest.worker import check_begun
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Commit, Written
 from pipeline.store.features import FeatureCommit, FeatureRecipe

@@ -16,9 +16,10 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.planning import Choices, Listing
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, run_jobs
 from pipeline.sources import Source, spool
 from pipeline.sources.formats.sorted_val import check_sorted

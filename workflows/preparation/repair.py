@@ -14,10 +14,11 @@ from pipeline.ingest import planning
 from pipeline.ingest import repair as store_repair
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.planning import Choices
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin, known_origin
 from pipeline.ingest.tasks import shard_jobs
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions

@@ -17,8 +17,8 @@ from pipeline.features.extract import FeatureChoices
 from pipeline.features.shard import FeatureWork, extract_shard, workspace
 from pipeline.features.verify import read_records
 from pipeline.ingest import verify as image_check
-from pipeline.ingest.shard import workspace as image_workspace
 from pipeline.ingest.verify import Problem, check_objects
+from pipeline.ingest.worker import workspace as image_workspace
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.ingest import repair, verify
 from pipeline.ingest.repair import Rebuild
-from pipeline.ingest.shard import Work
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.store import layout, table
 from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreMismatchError
-from pipeline.ingest.shard import prepare_shard, workspace
+from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
 from pipeline.store.split import only_labels, open_split
 from tests.pictures import make_folder, plan_inline
