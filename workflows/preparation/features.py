@@ -17,13 +17,8 @@ from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
-from pipeline.features.shard import (
-    FeatureReport,
-    FeatureWork,
-    check_probe,
-    probe_of,
-    progress_topic,
-)
+from pipeline.features.shard import FeatureReport, progress_topic
+from pipeline.features.worker import FeatureWork, check_probe, probe_of
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
-from pipeline.features.shard import FeatureWork, extract_shard, workspace
+from pipeline.features.shard import extract_shard
 from pipeline.features.verify import read_records
+from pipeline.features.worker import FeatureWork, workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.verify import Problem, check_objects
 from pipeline.ingest.worker import workspace as image_workspace

@@ -14,7 +14,8 @@ from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard import FeatureWork, extract_shard, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import FeatureWork, workspace
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
