@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reader import Features, open_features
+from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.distributed import Placement
-from pipeline.loader.epochs import Batch, BatchGenerator, Epochs, make_batch
+from pipeline.loader.epochs import Epochs
 from pipeline.store.split import Split
 
 

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, side
+from pipeline.loader.arguments import side
+from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE
 from pipeline.loader.reader import open_reader
 from pipeline.loader.reading import CHECKSUMS, Reading
 from pipeline.memory import free_bytes

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from pipeline.errors import RankError, StoreError, StoreMismatchError
+from pipeline.loader.arguments import whole_number
+from pipeline.loader.batch import Batch, BatchGenerator
 from pipeline.loader.distributed import (
     Placement,
     current_placement,
@@ -26,85 +26,6 @@ from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.split import Split, only_labels
 
 STATE_VERSION = 1
-
-
-class _Tensors(NamedTuple):
-    images: torch.Tensor | tuple[torch.Tensor, ...]
-    """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
-    for several sizes; or features, (n, d) float32."""
-    labels: torch.Tensor
-    """The labels, (n,) int64; -1 where a row has no class."""
-    rows: torch.Tensor
-    """The rows of the split, (n,) int64."""
-
-
-class Batch(_Tensors):
-    """One rank's part of a global batch, which unpacks to images, labels and rows.
-
-    A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple
-    of the number of ranks, and some are empty if the last batch of an epoch has fewer rows than
-    there are ranks. `row_weight` makes the average over ranks exact in all cases:
-
-        loss = (losses * batch.row_weight).sum()    # losses: (n,), one for each row
-
-    The average over ranks of this loss is the mean over the global batch, and that of its
-    gradients the gradient of that mean. A rank without rows contributes 0, where a mean over its
-    rows would be NaN.
-    """
-
-    row_weight: float = 1.0
-    """The weight of each row: W / B for W ranks that share a global batch of B rows."""
-
-
-BatchGenerator = Generator[Batch, None, None]
-
-
-def make_batch(
-    images: torch.Tensor | tuple[torch.Tensor, ...],
-    split: Split,
-    rows: NDArray[np.int64],
-    row_weight: float,
-) -> Batch:
-    """Return the batch of some rows.
-
-    Args:
-        images: The images or features of the rows, as `Batch.images`.
-        split: The split.
-        rows: The rows of the split, (n,) int64.
-        row_weight: The weight of each row, as `Batch.row_weight`.
-    """
-    labels = torch.from_numpy(split.labels[rows].astype(np.int64))
-    batch = Batch(images, labels, torch.from_numpy(rows.copy()))
-    batch.row_weight = row_weight
-    return batch
-
-
-def whole_number(name: str, value: Any) -> int:
-    """Return *value*, an integer of any library, as a Python int.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
-
-    Raises:
-        ValueError: The value is not a whole number.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}: expected a whole number.") from None
-
-
-def positive_number(name: str, value: Any) -> int:
-    """Return *value* as `whole_number` does.
-
-    Raises:
-        ValueError: The value is not a whole number of at least 1.
-    """
-    number = whole_number(name, value)
-    if number < 1:
-        raise ValueError(f"{name} is {number}: expected at least 1.")
-    return number
 
 
 class Epochs(ABC):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -25,16 +25,11 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from pipeline.loader.arguments import positive_number, sides
+from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.distributed import Placement, ranks_here
-from pipeline.loader.epochs import (
-    Batch,
-    BatchGenerator,
-    Epochs,
-    make_batch,
-    positive_number,
-    whole_number,
-)
+from pipeline.loader.epochs import Epochs
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.loader.reading import CHECKSUMS, Reading, Staging
@@ -128,9 +123,7 @@ class Loader(Epochs):
             only=only,
         )
         self.single = sizes is None
-        self.sizes = _sides(size, sizes)
-        if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
+        self.sizes = sides(size, sizes)
         self.partial = bool(partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
@@ -212,38 +205,6 @@ class Loader(Epochs):
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _OpenSplit(self)
         return self._opened
-
-
-def _sides(size: Any, sizes: Any) -> tuple[int, ...]:
-    """Return the sides in pixels that the arguments *size* and *sizes* select."""
-    if size is not None and sizes is not None:
-        raise ValueError("size and sizes were both given: expected one of them.")
-    if sizes is None:
-        return (side("size", 224 if size is None else size),)
-    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        raise ValueError(  # noqa: TRY004 - like every other invalid argument
-            f"sizes is {sizes!r}: expected several sides in pixels, as (72, 224)."
-        )
-    return tuple(side("sizes", each) for each in sizes)
-
-
-def side(name: str, value: Any) -> int:
-    """Return the side of a square image in pixels as a Python int.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
-
-    Raises:
-        ValueError: The value is not a whole number.
-    """
-    try:
-        return whole_number(name, value)
-    except ValueError:
-        raise ValueError(
-            f"{name} is {value!r}: expected the side of a square in pixels, a whole number such as"
-            " size=224; for several squares of each image, sizes=(72, 224)."
-        ) from None
 
 
 def _use_one_thread() -> None:

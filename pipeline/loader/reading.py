@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipeline.loader.epochs import positive_number
+from pipeline.loader.arguments import positive_number
 
 CHECKSUMS: dict[str, bool | None] = {"auto": None, "never": False, "once": True}
 """The values of *checksum*: True compares chunks with their checksums, False does not, None does so

@@ -10,16 +10,14 @@ maintaining the cache takes a quarter of the processor time. So only as many sha
 page cache, always the same ones, and soon they are entirely in it. All others bypass it (O_DIRECT).
 
 Reading a mapping beyond the end of a file kills the process (SIGBUS). So the size of a shard is
-checked when it is opened, and again whenever rows of it are copied.
+checked when it is opened (`ShardFile`), and again whenever rows of it are copied.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future, wait
@@ -29,12 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mmap import Mapping
+from pipeline.loader.shard_file import ShardFile
 from pipeline.store import layout
-from pipeline.store.checksum import has_valid_checksum
-from pipeline.store.direct import ALIGNMENT, open_direct, read_direct
-from pipeline.store.geometry import Geometry
+from pipeline.store.direct import ALIGNMENT, read_direct
 from pipeline.store.split import Split
 
 MAX_OTHER_FILES = 512
@@ -44,106 +40,6 @@ ROWS_PER_TASK = 8
 """The number of rows that one task on a disk thread reads."""
 
 _HASH_MULTIPLIER = 0x9E3779B97F4A7C15
-
-
-class ShardFile:
-    """An open shard file. It is closed when the last reference to it is gone."""
-
-    def __init__(
-        self, path: Path, name: str, geometry: Geometry, shard: int, *, cached: bool = True
-    ) -> None:
-        """Open the file, and check that its index places chunks at the computed offsets.
-
-        Args:
-            path: Path of the file.
-            name: Name of the object in the store, for errors.
-            geometry: Layout of the split's shards at this size.
-            shard: Number of the shard.
-            cached: True to read through the page cache, False to bypass it where the file system
-                allows it (default: True).
-
-        Raises:
-            StoreDamagedError: The file is missing, or its size or index is wrong.
-            StoreError: The file cannot be opened.
-        """
-        self.name = name
-        self.num_bytes = geometry.num_bytes(shard)
-        try:
-            self.file = os.open(
-                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            )  # a FIFO must not block
-        except FileNotFoundError:
-            raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
-        except OSError as e:
-            hint = ""
-            if e.errno == errno.EMFILE:
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                hint = (
-                    f": this process may have {limit:,}; raise that with `ulimit -n {2 * limit}`"
-                    " before it starts"
-                )
-            raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
-        weakref.finalize(self, os.close, self.file).atexit = False
-        self.check_size()
-        self._check_index(geometry, shard)
-        if hasattr(os, "posix_fadvise"):
-            # No readahead: a row is then one request to the disk, without unrequested pages.
-            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
-        self.direct = None if cached else open_direct(path)
-        """A descriptor of the same file for reads that bypass the page cache, or None."""
-        if self.direct is not None:
-            weakref.finalize(self, os.close, self.direct).atexit = False
-        self._framed = geometry.framed_bytes
-        info = os.fstat(self.file)
-        self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        """The device, inode, size and time of change, which identify this version of the file."""
-
-    def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
-        """Read a chunk and the checksum behind it, for `check_chunk`.
-
-        Args:
-            chunk: Number of the chunk in the shard.
-            memory: (bytes of a chunk + 4,) uint8; it is overwritten.
-
-        Raises:
-            StoreDamagedError: The file ends before the end of the chunk.
-            StoreError: The file cannot be read.
-        """
-        _read_fully(self, memory.data, chunk * self._framed)
-
-    def check_chunk(self, chunk: int, data: NDArray[np.uint8]) -> None:
-        """Compare a chunk with the checksum behind it.
-
-        Args:
-            chunk: Number of the chunk in the shard, for the error.
-            data: (bytes of a chunk + 4,) uint8.
-
-        Raises:
-            StoreDamagedError: The checksum does not match.
-        """
-        if not has_valid_checksum(data):
-            raise StoreDamagedError(
-                f"{self.name} is damaged (chunk {chunk}). Run `tesserae repair`."
-            )
-
-    def check_size(self) -> None:
-        """Check that the file still has the size of the shard.
-
-        Raises:
-            StoreDamagedError: The file is shorter or longer.
-        """
-        num_bytes = os.lseek(self.file, 0, os.SEEK_END)  # takes a quarter of the time of fstat
-        if num_bytes != self.num_bytes:
-            raise StoreDamagedError(
-                f"{self.name} has {num_bytes:,} bytes: expected {self.num_bytes:,}. Run `tesserae"
-                " repair`."
-            )
-
-    def _check_index(self, geometry: Geometry, shard: int) -> None:
-        # An index in any other layout would make the offsets computed for rows wrong.
-        data = os.pread(self.file, geometry.index_bytes, self.num_bytes - geometry.index_bytes)
-        if data != geometry.index(shard):
-            raise StoreDamagedError(f"{self.name} has a damaged index. Run `tesserae repair`.")
 
 
 class RowReader:
@@ -280,7 +176,7 @@ class RowReader:
     ) -> None:
         for shard, offset, row in zip(shards, offsets, flat, strict=True):
             if not self._read_direct(shard, offset, row):
-                _read_fully(shard, memoryview(row), offset)
+                shard.read(memoryview(row), offset)
 
     def _read_direct(self, shard: ShardFile, offset: int, row: NDArray[np.uint8]) -> bool:
         """Read a row around the page cache; return False if the shard or file system does not."""
@@ -333,18 +229,6 @@ class RowReader:
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
         return current
-
-
-def _read_fully(shard: ShardFile, target: memoryview, offset: int) -> None:
-    while target:
-        try:
-            num_read = os.preadv(shard.file, [target], offset)
-        except OSError as e:
-            raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
-        if not num_read:
-            shard.check_size()
-            raise StoreDamagedError(f"{shard.name} ends at byte {offset}. Run `tesserae repair`.")
-        target, offset = target[num_read:], offset + num_read
 
 
 def finish_all(futures: Sequence[Future[Any]]) -> None:
