@@ -39,7 +39,7 @@ from cluster.slurm.load import worker_demand
 
 KEEP_SECONDS = 10.0
 """The interval between two queries of the queue."""
-PATIENCE_SECONDS = "600"
+SCHEDULER_TIMEOUT_SECONDS = "600"
 """How long the workers of a job search for a lost scheduler before the job ends, in seconds."""
 WALLTIME_PATTERN = re.compile(r"(\d+-)?\d+(:\d\d){1,2}|\d+-\d+")
 MEMORY_PATTERN = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]+")
@@ -292,7 +292,12 @@ class SlurmJobs(EmbeddedScheduler):
         kind = self._profile.jobs[name]
         command = [self._profile.python, "-m", "workflows", "cluster", "worker"]
         command += [self.address, "--certs", str(self._folder)]
-        command += ["--gpus", "all" if kind.gpus else "none", "--patience", PATIENCE_SECONDS]
+        command += [
+            "--gpus",
+            "all" if kind.gpus else "none",
+            "--scheduler-timeout",
+            SCHEDULER_TIMEOUT_SECONDS,
+        ]
         command += ["--workers", str(kind.processes)]
         command += ["--scratch", self._profile.scratch] if self._profile.scratch else []
         directives = [f"--gres=gpu:{kind.gpus}"] if kind.gpus else []

@@ -62,6 +62,7 @@ def sides(size: Any, sizes: Any) -> tuple[int, ...]:
     """
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")
+    selected: tuple[int, ...]
     if sizes is None:
         selected = (side("size", 224 if size is None else size),)
     elif isinstance(sizes, str) or not isinstance(sizes, Iterable):

@@ -92,9 +92,9 @@ WRONG = {
     "prepare src new --recursive middle": "--recursive: invalid choice: 'middle'",
     "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
     "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
-    "prepare  new": "SOURCE is empty: expected a path",
+    "prepare  new": "SOURCE is empty: expected a folder",
     # the store
-    "prepare src ": "STORE is empty: expected a path",
+    "prepare src ": "STORE is empty: expected a folder",
     "prepare src file.txt": "file.txt: Not a directory. Choose a folder that can be written",
     "prepare src file.txt/new": "Not a directory. Choose a folder that can be written",
     "prepare src /proc/new": "cannot write to /proc/new: ",
@@ -140,8 +140,8 @@ WRONG = {
     "prepare src new --max-bad -0.1": "--max-bad is -0.1: expected 0 to 1",
     "prepare src new --max-bad nan": "--max-bad is nan: expected a finite number, 0 to 1",
     "prepare src new --max-bad few": "--max-bad is few: expected a number, 0 to 1",
-    "prepare src new --image-seconds 0": "--image-seconds is 0: expected 0.001 to 86,400",
-    "prepare src new --image-seconds inf": "--image-seconds is inf: expected",
+    "prepare src new --image-timeout 0": "--image-timeout is 0: expected 0.001 to 86,400",
+    "prepare src new --image-timeout inf": "--image-timeout is inf: expected",
     # another recipe than the store's
     "prepare src good --sizes 8 --fit pad": "fit is 'crop' in the store, 'pad' was asked for",
     "prepare src good --sizes 8 --filter box": "filter is 'bicubic' in the store, 'box' was asked",

@@ -33,13 +33,13 @@ STEPS = 150
 WORDS = (
     "--steps",
     STEPS,
-    "--look-every",
+    "--eval-every",
     50,
     "--save-every",
     20,
     "--ranks",
     2,
-    "--rank-threads",
+    "--threads-per-rank",
     1,
     *SMALL,
 )

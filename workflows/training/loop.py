@@ -110,7 +110,7 @@ def train(rank: Rank, job: TrainingJob) -> str:
     """Run *job* in this rank; return `done`, or the step at which training stopped."""
     code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
     _check_torch(job.torch)
-    torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
+    torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.beside))
     if rank.gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -208,9 +208,9 @@ class _Loop:
         """Record the metrics of a complete step; evaluate and report when they are due."""
         options, step = self._options, self._stage.step
         self._unreported.append((step, metrics))
-        if step % options.look_every == 0 or step == options.steps:
+        if step % options.eval_every == 0 or step == options.steps:
             self._evaluate()
-        if len(self._unreported) >= options.tell_every:
+        if len(self._unreported) >= options.log_every:
             self._report()
 
     def _requests(self) -> tuple[bool, bool, bool]:

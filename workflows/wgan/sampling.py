@@ -59,7 +59,7 @@ class Sampler:
 
     def noise(self, count: int, seed: int) -> Tensor:
         """Draw noise from *seed*, (count, noise) float32."""
-        return World().normal(count, self.options.noise, key=("samples", seed))
+        return World().normal(count, self.options.latent_dim, key=("samples", seed))
 
     def interpolate(self, rows: int, steps: int, seed: int) -> Tensor:
         """Interpolate between pairs of noise vectors.

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.extract import FeatureChoices
 from pipeline.features.shard import extract_shard
 from pipeline.features.verify import read_records
 from pipeline.features.worker import FeatureWork, workspace
@@ -21,7 +20,7 @@ from pipeline.ingest import verify as image_check
 from pipeline.ingest.verify import Problem, check_objects
 from pipeline.ingest.worker import workspace as image_workspace
 from pipeline.store import features, layout, records
-from pipeline.store.features import FeatureRecipe
+from pipeline.store.features import FeatureChoices, FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan

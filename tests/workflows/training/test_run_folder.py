@@ -316,11 +316,11 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
         run.check(changed, complete=WganOptions.complete)
     with pytest.raises(TesseraeError, match=message):
         run.begin(changed, {}, complete=WganOptions.complete)
-    near = WganOptions(rate=1.23456789e-4).as_dict()
-    with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
+    near = WganOptions(learning_rate=1.23456789e-4).as_dict()
+    with pytest.raises(TesseraeError, match="cannot go on with --learning-rate 0\\.000123456789"):
         run.check(near, complete=WganOptions.complete)
     run.check(
-        WganOptions(rate=5e-5).as_dict(), complete=WganOptions.complete
+        WganOptions(learning_rate=5e-5).as_dict(), complete=WganOptions.complete
     )  # the default of the objective
 
 
