@@ -1,4 +1,4 @@
-"""A model of a disk that forgets what was not synced, and a recorder of what the door does to it.
+"""A model of a disk that forgets what was not synced, and a recorder of what `local` does to it.
 
 The disk holds files by inode, and names, folder by folder. A name is durable once its folder was
 synced, bytes once their file was. What the power leaves, beside all that is durable, is up to
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline import filesystem
-from pipeline.store import objects as door
+from pipeline.store import local
 
 FOLDER = -1
 LOSSES = ("strict", "names", "torn", "mixed")
@@ -128,7 +128,7 @@ def lay_out(left: dict[str, bytes | None], root: Path) -> Path:
 
 
 class Recorder:
-    """Stands in for `os` in the door; does everything, and writes down what it did."""
+    """Stands in for `os` in `local`; does everything, and writes down what it did."""
 
     def __init__(self, root: Path, inode: int = 0) -> None:
         self.ops: list[Op] = []
@@ -193,10 +193,10 @@ class Recorder:
 
 @contextmanager
 def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> Iterator[list[Op]]:
-    """Record what the door does under *root*; *inode* is the last number that is taken."""
+    """Record what `local` does under *root*; *inode* is the last number that is taken."""
     recorder = Recorder(root, inode)
     with monkeypatch.context() as patch:
-        patch.setattr(door, "os", recorder)
+        patch.setattr(local, "os", recorder)
         patch.setattr(filesystem, "os", recorder)
         yield recorder.ops
 
@@ -205,7 +205,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
 def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Do not wait for the disk: where nobody looks at what survives, only time would be lost."""
     with monkeypatch.context() as patch:
-        patch.setattr(door.os, "fsync", lambda _: None)
+        patch.setattr(local.os, "fsync", lambda _: None)
         yield
 
 

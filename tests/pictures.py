@@ -13,12 +13,15 @@ from PIL import Image
 from pipeline import sources
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
+from pipeline.ingest.report import Report
+from pipeline.ingest.shard import prepare_shard
 from pipeline.ingest.source_index import Origin
+from pipeline.ingest.worker import Work, workspace
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
 from pipeline.store.choices import Choices
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 
 SMALL = {"shard_rows": 4, "chunk_rows": 2}

@@ -74,7 +74,7 @@ def make_faulty(
     """Have every process that imports them read a faulty source, and write to a faulty disk."""
     for module, what, calls in (
         ("pipeline.sources.reader", "source", SOURCE_CALLS),
-        ("pipeline.store.objects", "disk", DISK_CALLS),
+        ("pipeline.store.local", "disk", DISK_CALLS),
     ):
         faulty = Faulty(what, calls, control)
         after_import(module, lambda found, faulty=faulty: setattr(found, "os", faulty))  # type: ignore[misc]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipeline import confined
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import lease
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 
 OUTSIDE = (
     "../victim/keys",

@@ -9,7 +9,7 @@ import pytest
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard import prepare_shard
 from pipeline.store import layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
 from tests.disk import careless
 from tests.inline import repair_inline

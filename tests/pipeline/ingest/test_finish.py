@@ -9,8 +9,9 @@ import pytest
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard import prepare_shard
-from pipeline.store import arrays, commit, layout, objects, records, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store import arrays, commit, layout, local, records, table
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage, snapshot, touched
 from tests.disk import careless, recording
 from tests.pictures import SMALL, plan_inline, prepare_inline
@@ -100,7 +101,7 @@ def test_all_objects_are_durable_before_the_record_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This includes objects of other processes, which may have been killed before a sync."""
-    monkeypatch.setattr(objects, "_durable", set())
+    monkeypatch.setattr(local, "_durable", set())
     (store / layout.done("train")).unlink()
     with recording(monkeypatch, store) as ops:
         finish(store)
@@ -128,7 +129,7 @@ def test_an_object_store_is_finished_in_the_same_way(
     with careless(monkeypatch):
         url = f"memory://{tmp_path}"
         prepare_inline(finished_store.parent / "images", url, **SMALL)
-        remote = objects.open_objects(url)
+        remote = open_objects(url)
         puts: list[str] = []
         monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
         finish_split(url, "train", "train-again")

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.ingest import repair, verify
 from pipeline.ingest.repair import Rebuild
-from pipeline.ingest.shard import Work
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.store import layout, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
 from tests.pictures import SMALL, prepare_inline
 
@@ -24,7 +24,7 @@ def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Prob
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records)
+        for _, problem in verify.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     return split_records, [*split_records.problems, *wrong]

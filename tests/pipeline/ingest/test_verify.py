@@ -10,7 +10,7 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import snapshot
 
 
@@ -138,7 +138,7 @@ def test_a_folder_with_the_name_of_an_object_is_not_the_object(objects: LocalObj
 def test_any_number_of_threads_checks_every_object(objects: LocalObjects, threads: int) -> None:
     """Each object is checked once."""
     split_records = read_train_records(objects)
-    checked = list(verify.check_objects(objects, split_records, threads=threads))
+    checked = list(verify.check_objects(objects, split_records.objects, threads=threads))
     assert [written for written, _ in checked] == split_records.objects
     assert {problem for _, problem in checked} == {None}
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store import arrays, layout, lease, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests import commands
 from tests.inline import repair_inline

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.images import probe
-from pipeline.ingest import shard
+from pipeline.ingest import render
 from pipeline.store import layout
 from tests.commands import run
 from tests.damage import damage, snapshot, touched
@@ -120,13 +120,13 @@ def test_what_is_made_again_must_be_what_was_committed(
     damaged = bytearray((store / SHARD).read_bytes())
     damaged[7] ^= 1
     (store / SHARD).write_bytes(damaged)
-    real = shard.resize
+    real = render.resize
 
     def one_off(decoded, size, *, fit, filter) -> bytes:
         pixels = real(decoded, size, fit=fit, filter=filter)
         return bytes([pixels[0] ^ 1]) + pixels[1:]
 
-    monkeypatch.setattr(shard, "resize", one_off)
+    monkeypatch.setattr(render, "resize", one_off)
     assert tesserae(monkeypatch, "repair", store) == 1
     assert f"{SHARD}: made again from the source, but not as it" in capsys.readouterr().err
     assert (store / SHARD).read_bytes() == damaged

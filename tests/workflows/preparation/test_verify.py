@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.store import document, layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.records import fingerprint
 from tests.damage import damage, snapshot, touched
 from tests.disk import careless
