@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.pictures import SMALL, make_folder, prepare_inline
 
 
