@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.shard import ABSENT, Decompress, decode_index, decompressor, index_bytes
@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 def read_chunks(
-    objects: Objects, written: Written, recipe: Recipe, size: int
+    objects: Objects, written: ObjectRecord, recipe: Recipe, size: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the chunks of a shard object of images, in order.
 
@@ -69,7 +69,7 @@ def read_chunks(
 
 
 def _unpacked(
-    chunk: NDArray[np.uint8], unpack: Decompress | None, written: Written, shape: tuple[int, ...]
+    chunk: NDArray[np.uint8], unpack: Decompress | None, written: ObjectRecord, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     body = chunk[:-CHECKSUM_BYTES]
     if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads
@@ -82,7 +82,7 @@ def _unpacked(
     return body.reshape(shape)
 
 
-def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, list[int]]:
+def _index(objects: Objects, written: ObjectRecord, recipe: Recipe) -> tuple[bytes, list[int]]:
     """Return the object's index and the end offset of each chunk; chunks are contiguous."""
     num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
     if objects.size(written.name) != written.num_bytes:
@@ -99,7 +99,7 @@ def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, l
     return tail, list(itertools.accumulate(lengths))
 
 
-def _read(objects: Objects, written: Written, start: int, num_bytes: int) -> bytes:
+def _read(objects: Objects, written: ObjectRecord, start: int, num_bytes: int) -> bytes:
     try:
         data = objects.read(written.name, start, num_bytes)
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _read(objects: Objects, written: Written, start: int, num_bytes: int) -> byt
     return data
 
 
-def _damaged(written: Written) -> StoreDamagedError:
+def _damaged(written: ObjectRecord) -> StoreDamagedError:
     return StoreDamagedError(
         f"{written.name} is not what was committed: it is damaged, missing, or being repaired."
         " `tesserae verify` says which. Features are made of intact images only."

@@ -37,7 +37,7 @@ from pipeline.features.worker import (
 )
 from pipeline.ingest.worker import check_begun
 from pipeline.store import features, layout, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.features import FeatureCommit
 from pipeline.store.objects import Objects
 from pipeline.store.shard import ShardComposer
@@ -106,7 +106,7 @@ def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
     images = _images(space, shard)
     pixels = images.arrays[str(space.recipe.stored_size)]
     before = features.load_commit(space.objects, space.recipe, space.split.plan, shard)
-    intact: dict[str, Written] = {}
+    intact: dict[str, ObjectRecord] = {}
     if before is not None and before.pixels == pixels.digest:
         intact = intact_arrays(space.objects, before)
     missing = [kind for kind in work.kinds if kind not in intact]
@@ -165,7 +165,7 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
     return commit
 
 
-def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, Written]:
+def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
     """Return the arrays of a commit that exist at their committed size, by kind."""
     return {
         kind: written
@@ -175,8 +175,8 @@ def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, Written]
 
 
 def _make(
-    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
-) -> dict[str, Written]:
+    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
+) -> dict[str, ObjectRecord]:
     work, written = space.work, {}
     for kind, rows in _compute(space, shard, pixels, kinds, threads).items():
         name = layout.features_shard(work.name, work.split, kind, shard)
@@ -199,7 +199,7 @@ class _Memory:
         """Do nothing: the collected bytes are stored by the caller."""
 
 
-def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Written:
+def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> ObjectRecord:
     recipe = space.recipe
     memory = _Memory(name)
     composer = ShardComposer(
@@ -222,7 +222,7 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Wr
 
 
 def _compute(
-    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
+    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
 ) -> dict[str, NDArray[np.floating]]:
     """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
     recipe, rows = space.recipe, space.split.plan.rows(shard)

@@ -13,7 +13,7 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, is_another
 from pipeline.ingest.verify import Problem, SplitRecords, check_object
 from pipeline.store import features, layout, records
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -33,7 +33,7 @@ class FeatureRecords:
     problems: list[Problem] = field(default_factory=list)
 
     @property
-    def objects(self) -> list[Written]:
+    def objects(self) -> list[ObjectRecord]:
         """Every object that some record vouches for."""
         finished = () if self.done is None else self.done.objects
         committed = [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
@@ -166,7 +166,7 @@ class _Columns:
 
 def _table_and_columns(
     objects: Objects, plan: Plan, commits: Sequence[Commit], previous: Done | None, parts: str
-) -> tuple[_Columns, list[Written]]:
+) -> tuple[_Columns, list[ObjectRecord]]:
     columns = _Columns(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
     name = layout.table(plan.split)
 
@@ -191,5 +191,5 @@ def _table_and_columns(
     return columns, [hashing.written()]
 
 
-def _written(done: Done, name: str) -> Written | None:
+def _written(done: Done, name: str) -> ObjectRecord | None:
     return next((record for record in done.objects if record.name == name), None)

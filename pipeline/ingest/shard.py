@@ -26,7 +26,7 @@ from pipeline.ingest.render import Render, open_renderer, render_row
 from pipeline.ingest.report import Report, Stopwatch, report_on, software
 from pipeline.ingest.worker import Work, Workspace, check_begun, workspace
 from pipeline.store import layout, records, table
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import Line
 
@@ -35,16 +35,16 @@ from pipeline.store.table import Line
 class ShardResult:
     """The objects that a task writes for one shard, and the counts of its rows."""
 
-    arrays: dict[int, Written]
+    arrays: dict[int, ObjectRecord]
     """The shard object of each size."""
-    part: Written | None
+    part: ObjectRecord | None
     """The table part; None if only shard objects are written."""
     counts: dict[str, int]
     """The number of rows by status, in words."""
     bytes_in: int
 
     @property
-    def objects(self) -> list[Written]:
+    def objects(self) -> list[ObjectRecord]:
         """All objects, the shard objects first."""
         return [*self.arrays.values(), *([] if self.part is None else [self.part])]
 

@@ -25,7 +25,7 @@ from pipeline.errors import StoreError
 from pipeline.sources.options import LISTING_RULES, SourceOptions
 from pipeline.store import document, layout, records, schema
 from pipeline.store.arrow_files import open_for_arrow
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
 from pipeline.store.schema import Count, Format
@@ -84,7 +84,7 @@ _DEFAULTS: dict[str, Any] = {"options": {}, "passed": {}}
 class RowsRecord:
     """The record of the source index file."""
 
-    rows: Written
+    rows: ObjectRecord
     format: Format
 
 

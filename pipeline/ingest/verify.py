@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.errors import StoreDamagedError, WrongDocumentError
 from pipeline.store import commit, document, layout, plan, recipe, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -51,7 +51,7 @@ class SplitRecords:
     problems: tuple[Problem, ...]
 
     @property
-    def objects(self) -> list[Written]:
+    def objects(self) -> list[ObjectRecord]:
         """Every object that some record vouches for."""
         finished = () if self.done is None else self.done.objects
         return [*finished, *(written for c in self.commits.values() for written in c.objects)]
@@ -175,8 +175,8 @@ def _damage(error: StoreDamagedError) -> str:
 
 
 def check_objects(
-    objects: Objects, recorded: Iterable[Written], *, threads: int = 0
-) -> Iterator[tuple[Written, Problem | None]]:
+    objects: Objects, recorded: Iterable[ObjectRecord], *, threads: int = 0
+) -> Iterator[tuple[ObjectRecord, Problem | None]]:
     """Read objects completely, and yield each with what is wrong with it.
 
     Args:
@@ -185,7 +185,7 @@ def check_objects(
         threads: Number of threads that read (default 0: one per core, at most 16).
     """
 
-    def check(written: Written) -> tuple[Written, Problem | None]:
+    def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:
         return written, check_object(objects, written)
 
     workers = threads or min(records.READERS, os.cpu_count() or 1)
@@ -196,7 +196,7 @@ def check_objects(
             yield from pool.map(check, group)
 
 
-def check_object(objects: Objects, written: Written) -> Problem | None:
+def check_object(objects: Objects, written: ObjectRecord) -> Problem | None:
     """Compare one object with the record of it; return None if it is intact."""
     size = objects.size(written.name)
     if size is None:

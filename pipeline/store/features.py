@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import document, layout, records
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.schema import (
@@ -153,7 +153,7 @@ class FeatureCommit:
     """The digest of the split's plan."""
     pixels: Digest
     """The digest of the shard object of images that they were computed from."""
-    arrays: dict[Kind, Written]
+    arrays: dict[Kind, ObjectRecord]
     """The shard object of each kind."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Seconds, host and versions, for information only."""
@@ -176,7 +176,7 @@ class FeaturesDone:
     kinds: tuple[Kind, ...]
     parts: Digest
     """The digest of the table's parts, as in the images' record: which image each row shows."""
-    objects: tuple[Written, ...]
+    objects: tuple[ObjectRecord, ...]
     """The recipe of the features and the zarr metadata."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""

@@ -17,7 +17,7 @@ import xxhash
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import commit, document, layout, plan, recipe, schema
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects, Writer
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -45,7 +45,7 @@ class Done:
     """The number of rows by the name of their status."""
     parts: Digest
     """The XXH3-128 over the digests of the table's parts, in order."""
-    objects: tuple[Written, ...]
+    objects: tuple[ObjectRecord, ...]
     """The objects of labels, status, table and zarr metadata."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
@@ -236,12 +236,12 @@ def digest_of(objects: Objects, name: str) -> str:
     return hasher.hexdigest()
 
 
-def fingerprint(name: str, data: bytes) -> Written:
+def fingerprint(name: str, data: bytes) -> ObjectRecord:
     """Return the name, size and digest of the object *name* with the bytes *data*."""
-    return Written(name, len(data), xxhash.xxh3_128(data).hexdigest())
+    return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
 
-def is_there(objects: Objects, written: Written) -> bool:
+def is_there(objects: Objects, written: ObjectRecord) -> bool:
     """Return True if an object exists and has the recorded size and digest."""
     same_size = objects.size(written.name) == written.num_bytes
     return same_size and digest_of(objects, written.name) == written.digest
@@ -266,6 +266,6 @@ class FingerprintWriter:
         """Make the object durable under its name."""
         self._writer.finish()
 
-    def written(self) -> Written:
+    def written(self) -> ObjectRecord:
         """Return the name, size and digest of the bytes written so far."""
-        return Written(self.name, self._num_bytes, self._hash.hexdigest())
+        return ObjectRecord(self.name, self._num_bytes, self._hash.hexdigest())

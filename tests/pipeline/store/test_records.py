@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import document, layout, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.local import LocalObjects
 from pipeline.store.records import Done
 from tests.pipeline.store.test_plan import MADE as PLAN
@@ -21,8 +21,8 @@ COMMIT = Commit(
     plan=PLAN.digest,
     start=4,
     stop=8,
-    arrays={"8": Written(layout.shard("train", 8, 1), 5, "0" * 32)},
-    table=Written(layout.part("train", 1), 5, "0" * 32),
+    arrays={"8": ObjectRecord(layout.shard("train", 8, 1), 5, "0" * 32)},
+    table=ObjectRecord(layout.part("train", 1), 5, "0" * 32),
     counts={"readable": 4},
 )
 DONE = Done(
@@ -34,7 +34,7 @@ DONE = Done(
     counts={"readable": 11},
     parts="0" * 32,
     objects=tuple(
-        Written(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
+        ObjectRecord(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
     ),
 )
 
@@ -110,8 +110,8 @@ def of(split: str, shard: int, **change: str) -> Commit:
         COMMIT,
         split=split,
         shard=shard,
-        arrays={"8": Written(layout.shard(split, 8, shard), 5, "0" * 32)},
-        table=Written(layout.part(split, shard), 5, "0" * 32),
+        arrays={"8": ObjectRecord(layout.shard(split, 8, shard), 5, "0" * 32)},
+        table=ObjectRecord(layout.part(split, shard), 5, "0" * 32),
         **change,
     )
 

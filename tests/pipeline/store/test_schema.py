@@ -30,7 +30,7 @@ from pipeline.store import (
     schema,
     table,
 )
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
@@ -66,7 +66,7 @@ FEATURE_COMMIT = FeatureCommit(
     plan=PLAN.digest,
     pixels="0" * 32,
     arrays={
-        kind: Written(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
+        kind: ObjectRecord(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
         for kind in KINDS
     },
     provenance={"seconds": 1.5, "host": "h"},
@@ -79,7 +79,7 @@ FEATURES_DONE = FeaturesDone(
     kinds=KINDS,
     parts="0" * 32,
     objects=tuple(
-        Written(name, 5, "0" * 32)
+        ObjectRecord(name, 5, "0" * 32)
         for name in sorted(layout.features_derived(FEATURES.name, "train", KINDS))
     ),
 )
@@ -205,7 +205,7 @@ def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None
     """Repair removes and remakes the objects that they name."""
     objects = LocalObjects(str(tmp_path), "train-1")
     objects.begin()
-    stranger = Written("../keys", 5, "0" * 32)
+    stranger = ObjectRecord("../keys", 5, "0" * 32)
     if kind == "commit":
         bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
         objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
@@ -236,8 +236,8 @@ def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None
         (dict[str, int], {"a": "b"}, r"x\.a is 'b': expected a whole number"),
         (dict[schema.SizeText, int], {"abc": 1}, "a key of x is 'abc': expected a size in pixels"),
         (int | None, "a", "x is 'a': expected a whole number"),
-        (Written, {"name": "a"}, r"x\.digest is missing"),
-        (Written, [], "x is a list of 0: expected an object"),
+        (ObjectRecord, {"name": "a"}, r"x\.digest is missing"),
+        (ObjectRecord, [], "x is a list of 0: expected an object"),
         (schema.Split, "a/b", "x is 'a/b': expected letters, digits"),
         (schema.Size, 0, "x is 0: expected a whole number from 1 to 4096"),
         (str, "a" * 100, None),
