@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from distributed import Client, LocalCluster, Worker
 from numpy.typing import NDArray
 
-from cluster.config import applied_settings, hush
+from cluster.config import applied_settings, silence_client_logs
 from pipeline.ingest import planning
 from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
@@ -144,7 +144,7 @@ def graph(args: argparse.Namespace) -> None:
         Job(f"prepare-train-{shard:06d}", pretend, (shard, float(spread[shard]), args.shard_rows))
         for shard in row_order(num_shards, seed=0).tolist()
     ]
-    hush()
+    silence_client_logs()
     with (
         applied_settings(),
         LocalCluster(
@@ -203,7 +203,7 @@ def home(args: argparse.Namespace) -> None:
             )
         await asyncio.Event().wait()
 
-    hush()
+    silence_client_logs()
     with applied_settings():
         asyncio.run(live())
 

@@ -69,7 +69,10 @@ def read_chunks(
 
 
 def _unpacked(
-    chunk: NDArray[np.uint8], unpack: Decompress | None, written: ObjectRecord, shape: tuple[int, ...]
+    chunk: NDArray[np.uint8],
+    unpack: Decompress | None,
+    written: ObjectRecord,
+    shape: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     body = chunk[:-CHECKSUM_BYTES]
     if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from cluster.config import applied_settings
-from cluster.local import Local
+from cluster.local import LocalWorkers
 from pipeline import jobs
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
 from pipeline.ingest.tasks import shard_jobs
@@ -45,10 +45,10 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[tuple[Local, Client]]:
+def workers() -> Iterator[tuple[LocalWorkers, Client]]:
     """Connect to a cluster of two processes that can be killed."""
     with (
-        Local(2, 1, dashboard=False) as cluster,
+        LocalWorkers(2, 1, dashboard=False) as cluster,
         Client(cluster.cluster) as connected,
     ):
         connected.wait_for_workers(1, timeout=60)
@@ -197,17 +197,17 @@ def die_at_once(folder: str, number: int, times: int) -> int:
 
 @pytest.mark.slow
 def test_results_that_die_with_their_worker_are_made_again(
-    workers: tuple[Local, Client], tmp_path: Path
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """A worker may die between the end of a task and the collection of its result."""
     cluster, client = workers
     jobs = [Job(f"soon-{n:03d}", die_soon, (str(tmp_path), n, n % 7 * 0.003)) for n in range(24)]
-    results = list(run_jobs(client, "soon", jobs, tick=cluster.keep))
+    results = list(run_jobs(client, "soon", jobs, tick=cluster.maintain))
     assert sorted(results) == list(range(24))
 
 
 def test_a_job_that_kills_workers_ends_where_it_cannot(
-    workers: tuple[Local, Client], tmp_path: Path
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """The isolated job succeeds, and so do the other jobs of its workers."""
     cluster, client = workers
@@ -217,7 +217,7 @@ def test_a_job_that_kills_workers_ends_where_it_cannot(
         (str(tmp_path), 0, 99),
         isolated=Job("deadly-isolated", square, (3,)),
     )
-    results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.keep))
+    results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.maintain))
     assert sorted(results) == sorted([9, *(n * n for n in range(12))])
     assert len(list(tmp_path.iterdir())) == jobs.ALLOWED_LOSSES + 1
 
@@ -225,7 +225,7 @@ def test_a_job_that_kills_workers_ends_where_it_cannot(
 # --- what the scheduler holds ---------------------------------------------------------------------
 
 
-def test_a_run_stays_queued_and_small(workers: tuple[Local, Client], tmp_path: Path) -> None:
+def test_a_run_stays_queued_and_small(workers: tuple[LocalWorkers, Client], tmp_path: Path) -> None:
     """At most two tasks per thread are assigned, and no pixels are in Dask's memory."""
     cluster, client = workers
     store = tmp_path / "store"

@@ -178,7 +178,7 @@ def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> 
     network.scheduler()
     network.worker("w1")
     network.wait(1)
-    certificates.write(tmp_path / "foreign", certificates.make())
+    certificates.write(tmp_path / "foreign", certificates.create())
     port = network.address.rpartition("://")[2]
     for words, says in [
         (("--certs", tmp_path / "foreign"), "not of this machine's authority"),

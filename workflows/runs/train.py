@@ -199,8 +199,8 @@ def _train(
         gpus or run_options.ranks or 1,
         gpu=bool(gpus),
         batch=options.batch_size,
-        seconds=run_options.rank_timeout,
-        option="--rank-timeout",
+        worker_timeout_seconds=run_options.rank_timeout,
+        timeout_option="--rank-timeout",
     )
     return train_on(
         cluster,

@@ -98,15 +98,15 @@ def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
     from cluster.errors import ClusterError
 
     try:
-        with connect(address, certificates.folder(certs), seconds=5) as client:
-            open_ports = ports.listening(client)
+        with connect(address, certificates.existing_folder(certs), timeout_seconds=5) as client:
+            open_ports = ports.listening_ports(client)
     except ClusterError as e:
         yield Finding("cluster", "broken", f"{address} cannot be checked", str(e))
         return
     for port in open_ports:
-        reach = "reachable from other machines" if port.open else "this machine only"
-        summary = f"{port.host} {port.address}:{port.port}: {port.why}; {reach}"
-        if port.open and not port.safe:
+        reach = "reachable from other machines" if port.is_public else "this machine only"
+        summary = f"{port.host} {port.address}:{port.port}: {port.purpose}; {reach}"
+        if port.is_public and not port.is_authenticated:
             advice = "It does not authenticate clients. Start the cluster with certificates."
             yield Finding("cluster", "note", summary, advice)
         else:
