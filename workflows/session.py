@@ -34,12 +34,12 @@ from cluster.ssh import SshCluster, read_hosts
 from cluster.versions import compare
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.worker import Work, join
+from pipeline.ingest.worker import ShardTaskConfig, check_worker
 from pipeline.memory import limit_bytes
 from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back
 
-PRELOAD = ("pipeline.ingest.shard",)
+PRELOAD = ("pipeline.ingest.shard_task",)
 """The modules that the fork server imports once, instead of every worker."""
 
 PACKAGES = (
@@ -187,7 +187,7 @@ class Cluster:
         for difference in compare(self._client, packages, code_digest.trees, **how):
             _notice(difference)
 
-    def ask_workers(self, work: Work) -> None:
+    def ask_workers(self, work: ShardTaskConfig) -> None:
         """Have every worker of a non-local cluster check the store, the source and its pixels.
 
         Raises:
@@ -196,7 +196,7 @@ class Cluster:
         """
         if not self.stands:
             return
-        for worker, answer in sorted(broadcast(self.client, join, work).items()):
+        for worker, answer in sorted(broadcast(self.client, check_worker, work).items()):
             if isinstance(answer, TesseraeError):
                 raise type(answer)(f"worker {worker}: {answer}")
             if isinstance(answer, NoResponseError):

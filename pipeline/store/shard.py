@@ -65,7 +65,7 @@ class ShardComposer:
         if self._num_rows % self._chunk_rows == 0:
             self._end_chunk()
 
-    def end(self) -> ObjectRecord:
+    def write_index(self) -> ObjectRecord:
         """Write the index after the last row; return the record of the object."""
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))

@@ -30,7 +30,7 @@ def test_environment_variables_have_priority(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_task_is_isolated_after_as_many_losses_as_the_graph_counts_with() -> None:
     """The Dask setting and the task graph use the same number of losses."""
     allowed = dask_settings()["distributed"]["scheduler"]["allowed-failures"]
-    assert allowed == jobs.ALLOWED_LOSSES
+    assert allowed == jobs.MAX_WORKER_LOSSES
 
 
 def test_every_setting_is_one_that_dask_knows() -> None:

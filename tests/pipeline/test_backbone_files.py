@@ -168,9 +168,9 @@ def test_a_network_that_drops_at_random_is_refused(
     """It is in evaluation mode, and not in training."""
     from pipeline.backbone.network import Backbone
 
-    plain = Backbone.pooled
+    plain = Backbone.forward
     monkeypatch.setattr(
-        Backbone, "pooled",
+        Backbone, "forward",
         lambda self, pixels: torch.nn.functional.dropout(plain(self, pixels), 0.2, training=True),
     )  # fmt: skip
     with pytest.raises(TesseraeError, match="masks or drops at random"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
 from pipeline.images import jpeg as walk
-from pipeline.images.decode import TRUNCATED, WITHOUT_END, decode
+from pipeline.images.decode import MISSING_END_REMARK, TRUNCATED, decode
 from tests.pictures import jpeg
 
 END = b"\xff\xd9"
@@ -52,7 +52,7 @@ def test_one_that_lacks_only_its_end_shows_all_of_its_pixels(
     data = jpeg(**shape)
     assert data.endswith(END)
     bare = data[: -1 if half else -2] + padding
-    assert visible(bare, missing_end="keep") == (visible(data)[0], WITHOUT_END)
+    assert visible(bare, missing_end="keep") == (visible(data)[0], MISSING_END_REMARK)
 
 
 @given(shape=shapes, padding=paddings, cut=st.data())
@@ -72,7 +72,7 @@ def test_one_that_was_cut_is_never_kept_with_other_pixels(
     )
     result = outcome(data[:at] + padding, missing_end="keep")
     refused = isinstance(result[0], int)
-    assert refused or result == (visible(data)[0], WITHOUT_END)
+    assert refused or result == (visible(data)[0], MISSING_END_REMARK)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -90,7 +90,7 @@ def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
     """The reason says so, and rules 1 refuse it as before."""
     bare = jpeg(1, progressive=progressive)[:-2]
     status, reason = outcome(bare)
-    assert (status, str(reason)[: len(WITHOUT_END)]) == (TRUNCATED, WITHOUT_END)
+    assert (status, str(reason)[: len(MISSING_END_REMARK)]) == (TRUNCATED, MISSING_END_REMARK)
     assert "--missing-end keep" in str(reason)
     status, reason = outcome(bare, rules=1, missing_end="keep")
     assert (status, str(reason)[:23]) == (TRUNCATED, "image file is truncated")
@@ -116,9 +116,9 @@ def test_the_end_of_a_thumbnail_is_not_that_of_the_picture() -> None:
     thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
     body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = jpeg(4)[:2] + body + jpeg(4)[2:]
-    assert walk.has_end(data)
-    assert not walk.has_end(data[:-2])
-    assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], WITHOUT_END)
+    assert walk.has_end_marker(data)
+    assert not walk.has_end_marker(data[:-2])
+    assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], MISSING_END_REMARK)
 
 
 def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_reduced_picture_is_judged_at_full_size() -> None:
     for serves in (20, 10**6):
         assert outcome(cut, serves=serves, missing_end="keep")[0] == TRUNCATED
         decoded = decode(data[:-2], fit="crop", serves=serves, exif=False, missing_end="keep")
-        assert decoded.remark == WITHOUT_END
+        assert decoded.remark == MISSING_END_REMARK
 
 
 def test_a_plain_jpeg_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,11 @@ from pipeline import filesystem
 from pipeline.filesystem import (
     LocksMissingError,
     NumberedLock,
-    cure,
+    advice_for,
     identify_process,
-    locking_way,
+    locking_method,
     name_exclusively,
-    naming_way,
+    naming_method,
     numbered_lock,
     replacing,
     sync_folder,
@@ -208,7 +208,7 @@ def test_the_doctor_is_told_how_files_are_locked(
 ) -> None:
     """No file of the trial remains."""
     lacking.remove(METHODS[method], monkeypatch.setattr)
-    assert locking_way(tmp_path) == method
+    assert locking_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,7 +279,7 @@ def test_the_doctor_is_told_how_files_get_their_names(
 ) -> None:
     """No file of the trial remains."""
     lacking.remove(NAMINGS[method], monkeypatch.setattr)
-    assert naming_way(tmp_path) == method
+    assert naming_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
@@ -438,6 +438,6 @@ def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) 
 )
 def test_what_to_do_depends_on_what_went_wrong(number: int, says: str) -> None:
     """More room helps only if room is missing."""
-    text = cure(OSError(number, os.strerror(number)))
+    text = advice_for(OSError(number, os.strerror(number)))
     assert says in text
     assert not text.endswith(".")

@@ -17,7 +17,7 @@ from cluster.config import applied_settings
 from cluster.local import LocalWorkers
 from pipeline import jobs
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
-from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.jobs import shard_jobs
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.open import open_objects
@@ -147,7 +147,7 @@ def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
 
 def test_a_job_that_lost_its_workers_is_isolated(client: Client) -> None:
     """No other job is submitted again."""
-    job = Job("bad", fail, (Lost(),), isolated=Job("bad-isolated", square, (7,)))
+    job = Job("bad", fail, (Lost(),), fallback=Job("bad-isolated", square, (7,)))
     assert list(run_jobs(client, "isolate", [job])) == [49]
 
 
@@ -158,14 +158,14 @@ def hungry() -> None:
 def test_a_job_whose_memory_does_not_suffice_is_isolated(client: Client) -> None:
     """One image may need more memory than there is, so images are then decoded one by one."""
     isolated = Job("hungry-isolated", square, (3,))
-    jobs = [Job("hungry", hungry, (), isolated=isolated), Job("square", square, (2,))]
+    jobs = [Job("hungry", hungry, (), fallback=isolated), Job("square", square, (2,))]
     assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
 
 
 def test_a_job_that_loses_workers_for_ever_fails(client: Client, tmp_path: Path) -> None:
     """The message does not refer to worker logs that do not exist."""
     again = Job("bad-isolated", fail, (Lost(), tmp_path))
-    job = Job("bad", fail, (Lost(),), isolated=again)
+    job = Job("bad", fail, (Lost(),), fallback=again)
     (failed,) = run_jobs(client, "forever", [job])
     assert isinstance(failed, Failed)
     assert "its worker died 12 times. Something kills workers" in str(failed.error)
@@ -215,11 +215,11 @@ def test_a_job_that_kills_workers_ends_where_it_cannot(
         "deadly",
         die_at_once,
         (str(tmp_path), 0, 99),
-        isolated=Job("deadly-isolated", square, (3,)),
+        fallback=Job("deadly-isolated", square, (3,)),
     )
     results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.maintain))
     assert sorted(results) == sorted([9, *(n * n for n in range(12))])
-    assert len(list(tmp_path.iterdir())) == jobs.ALLOWED_LOSSES + 1
+    assert len(list(tmp_path.iterdir())) == jobs.MAX_WORKER_LOSSES + 1
 
 
 # --- what the scheduler holds ---------------------------------------------------------------------

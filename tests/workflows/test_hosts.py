@@ -73,7 +73,7 @@ def slow(module):
     prepare_shard.__module__, prepare_shard.__qualname__ = prepare.__module__, "prepare_shard"
     module.prepare_shard = prepare_shard
 
-after_import("pipeline.ingest.shard", slow)
+after_import("pipeline.ingest.shard_task", slow)
 """
 """So that there is time to break something while a run lasts."""
 

@@ -71,8 +71,8 @@ def test_another_decoded_pixel_is_another_decoder(monkeypatch):
 def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
     """Such a Pillow would quarantine these images."""
     expected = probe.probe("bicubic")
-    formats = tuple(name for name in decode.FORMATS if name != "PNG")
-    monkeypatch.setattr(decode, "FORMATS", formats)
+    formats = tuple(name for name in decode.PILLOW_FORMATS if name != "PNG")
+    monkeypatch.setattr(decode, "PILLOW_FORMATS", formats)
     assert probe.probe("bicubic").decoder != expected.decoder
 
 

@@ -235,6 +235,6 @@ def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
 
 def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
     """It is known before the store exists."""
-    room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").room()
+    room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").free_bytes()
     assert room is not None
     assert room > 0

@@ -17,7 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.ingest.source_index import RowsRecord
+from pipeline.ingest.source_index import SourceIndexRecord
 from pipeline.store import (
     arrays,
     commit,
@@ -31,7 +31,7 @@ from pipeline.store import (
     table,
 )
 from pipeline.store.commit import ObjectRecord
-from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
@@ -71,7 +71,7 @@ FEATURE_COMMIT = FeatureCommit(
     },
     provenance={"seconds": 1.5, "host": "h"},
 )
-FEATURES_DONE = FeaturesDone(
+FEATURES_DONE = FeatureFinishRecord(
     features=FEATURES.digest,
     split="train",
     plan=PLAN.digest,
@@ -91,10 +91,10 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     ),
     "plan": (PLAN, plan.decode),
     "commit": (replace(COMMIT, provenance={"image_seconds": 60.0}), commit.decode),
-    "done": (DONE, records.decode_done),
+    "done": (DONE, records.decode_finish_record),
     "recipe of features": (FEATURES, lambda *a: features.decode(FeatureRecipe, *a)),
     "commit of features": (FEATURE_COMMIT, lambda *a: features.decode(FeatureCommit, *a)),
-    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeaturesDone, *a)),
+    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeatureFinishRecord, *a)),
 }
 """A good document of each kind, and what reads it."""
 
@@ -171,7 +171,7 @@ def test_objects_without_end_are_refused(depth: int) -> None:
 def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
     """The record belongs to a cache."""
     try:
-        decoded = document.decode_as(RowsRecord, seal(fields), "NAME")
+        decoded = document.decode_as(SourceIndexRecord, seal(fields), "NAME")
     except StoreError:
         return
     assert json.loads(json.dumps(asdict(decoded))) == fields
@@ -194,7 +194,7 @@ def test_a_ledger_gives_copies_of_the_layout_alone(
     objects.begin()
     objects.put(layout.ledger("train"), "\n".join(lines).encode())
     ledger = records.read_ledger(objects, "train")
-    assert ledger.what == "damaged"
+    assert ledger.damage == "damaged"
     assert ledger.copies.keys() <= {layout.RECIPE, layout.plan("train")}
     for text in ledger.copies.values():
         assert document.decode(text, "NAME")
@@ -216,7 +216,7 @@ def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None
     bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
     objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
-        features.load_done(objects, FEATURES.name, "train")
+        features.load_finish_record(objects, FEATURES.name, "train")
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_lost_cache_is_made_again_from_the_images(
 ) -> None:
     """A damaged cache is not used, and repairs that do not read the source work without it."""
     before = snapshot(store)
-    damage(store, layout.rows("train"), kind, np.random.default_rng(0))
+    damage(store, layout.source_index("train"), kind, np.random.default_rng(0))
     lose(store, layout.part("train", 0))
     assert tesserae(monkeypatch, "repair", store) == 0
     lose(store)
@@ -202,7 +202,7 @@ def test_a_lost_cache_does_not_stop_a_run(
     """It lists again, and goes on."""
     before = snapshot(store)
     for kind in ("flip", "truncate", "remove"):
-        damage(store, layout.rows("train"), kind, np.random.default_rng(1))
+        damage(store, layout.source_index("train"), kind, np.random.default_rng(1))
         assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
         lose(store)
         assert tesserae(monkeypatch, "repair", store) == 0
