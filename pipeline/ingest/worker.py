@@ -44,7 +44,8 @@ class ShardTaskConfig:
     max_read_attempts: int = 4
     """The number of times that an image is read before the error counts."""
     retry_delay_seconds: float = 0.5
-    """The delay of the second attempt to read an image; each further one waits four times as long."""
+    """The delay in seconds of the second attempt to read an image; each further one is delayed four
+    times as long."""
 
 
 class Workspace:

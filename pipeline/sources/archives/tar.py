@@ -101,7 +101,7 @@ class Tar:
         self._file = file
         self.name = name
         self._end = num_bytes
-        self.seeks = can_seek
+        self.can_seek = can_seek
         self._past_end = past_end
         self._at = 0
         self._last = ""
@@ -109,7 +109,7 @@ class Tar:
     @property
     def walks_quickly(self) -> bool:
         """True if the members can be walked without reading the data between them."""
-        return self.seeks
+        return self.can_seek
 
     def __enter__(self) -> "Tar":
         return self
@@ -143,7 +143,7 @@ class Tar:
     def _move(self, offset: int) -> None:
         if offset == self._at:
             return
-        if self.seeks:
+        if self.can_seek:
             with reading(self.name):
                 self._file.seek(offset)
             self._at = offset
