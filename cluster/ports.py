@@ -57,8 +57,9 @@ def listening_ports(client: Client) -> list[Port]:
     # A port whose purpose none of them knows is still open, and is listed.
     explained = {(port.host, port.address, port.port): port for port in ports_found if port.purpose}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
+    by_address = all_ports | explained
     return sorted(
-        replace(port, purpose=port.purpose or "not known") for port in (all_ports | explained).values()
+        replace(port, purpose=port.purpose or "not known") for port in by_address.values()
     )
 
 
