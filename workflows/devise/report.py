@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,6 +118,19 @@ def evaluate_run(
         pictures=tuple(_galleries(model, evaluated, split)),
         notice=_notice(model),
     )
+
+
+def evaluate_for_report(
+    folder: RunFolder, args: argparse.Namespace, device: torch.device
+) -> DeviseReport | None:
+    """Evaluate a run as the arguments of `tesserae report` say; print why if it cannot be."""
+    evaluation = evaluate_run(
+        folder, samples=args.samples, clip=args.clip, device=device, store=args.store
+    )
+    if evaluation is None:
+        print("notice: the run is not evaluated: no split val or test has the data it needs.")
+        print("  If such a split has been finished since, run the same `tesserae train` first.")
+    return evaluation
 
 
 def _finished(model: DeviseModel) -> str | None:

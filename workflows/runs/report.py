@@ -16,6 +16,7 @@ from workflows.reports import charts, html
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError
 from workflows.training.run_folder import RunFolder
+from workflows.training.stages import STAGES, load_name
 from workflows.training.writing import write
 
 
@@ -68,34 +69,13 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(
     folder: RunFolder, record: Mapping[str, Any], args: argparse.Namespace
 ) -> RunEvaluation | None:
-    stage = record["options"].get("stage", "")
-    if folder.newest() is None:
+    stage = STAGES.get(record["options"].get("stage", ""))
+    if stage is None or stage.evaluate is None or folder.newest() is None:
         return None
-    if stage.startswith("workflows.wgan."):
-        from workflows.wgan.evaluation import evaluate_run
-
-        return evaluate_run(
-            folder,
-            samples=args.samples,
-            backbone=args.backbone,
-            device=device_of(args.device),
-            store=args.store,
-        )
-    if stage.startswith("workflows.devise."):
-        from workflows.devise import report
-
-        evaluation = report.evaluate_run(
-            folder,
-            samples=args.samples,
-            clip=args.clip,
-            device=device_of(args.device),
-            store=args.store,
-        )
-        if evaluation is None:
-            print("notice: the run is not evaluated: no split val or test has the data it needs.")
-            print("  If such a split has been finished since, run the same `tesserae train` first.")
-        return evaluation
-    return None
+    evaluation: RunEvaluation | None = load_name(stage.evaluate)(
+        folder, args, device_of(args.device)
+    )
+    return evaluation
 
 
 def device_of(named: str | None) -> torch.device:

@@ -74,7 +74,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_run(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
     run.check(
-        {"stage": STAGES[args.stage].stage, **options.as_dict()},
+        {"stage": args.stage, **options.as_dict()},
         free=FREE,
         complete=options.complete,
         changeable=options.changeable(),
@@ -216,7 +216,7 @@ def _train(
         option="--rank-timeout",
     )
     return train_on(
-        cluster, world, stage.stage, options, data, run, from_step=args.from_step, files=files
+        cluster, world, args.stage, options, data, run, from_step=args.from_step, files=files
     )
 
 

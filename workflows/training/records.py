@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
+from workflows.training.stages import recorded_name
 
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
@@ -65,7 +66,7 @@ class Meeting:
 
 
 def read_options(file: Path) -> dict[str, Any]:
-    """Return the content of `options.json`.
+    """Return the content of `options.json`, with the stage's name in runs of earlier versions too.
 
     Raises:
         OSError: The file cannot be read.
@@ -82,6 +83,9 @@ def read_options(file: Path) -> dict[str, Any]:
             _check_known(document["data"], DATA, "data")
     except SchemaError as e:
         raise _invalid(file, e) from None
+    options = document["options"]
+    if "stage" in options:
+        options["stage"] = recorded_name(options["stage"])
     return dict(document)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -158,6 +159,15 @@ def evaluate_run(
         distinct=len({picture.numpy().tobytes() for picture in _bytes(generated)}),
         distances=distances,
         pictures=tuple(_pictures(sampler, generated, search.pictures)),
+    )
+
+
+def evaluate_for_report(
+    folder: RunFolder, args: argparse.Namespace, device: torch.device
+) -> WganEvaluation:
+    """Evaluate a run as the arguments of `tesserae report` say."""
+    return evaluate_run(
+        folder, samples=args.samples, backbone=args.backbone, device=device, store=args.store
     )
 
 

@@ -25,7 +25,7 @@ OPTIONS = {
         "classes": ["church"],
         "wnids": ["n03028079"],
     },
-    "options": {"stage": "workflows.wgan.stage:Wgan", "steps": 10, "rate": 1e-4, "ema": None},
+    "options": {"stage": "wgan", "steps": 10, "rate": 1e-4, "ema": None},
 }
 LINES = [
     {"step": 1, "generation": 1, "loss": 0.5},
