@@ -1,5 +1,6 @@
 """A recipe is decoded as it was encoded, refuses invalid values, and names every difference."""
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
-from pipeline.store import recipe
+from pipeline.store import document, recipe
 from pipeline.store.recipe import DECODE_RULES, FILTERS, FITS, LISTING_RULES, MISSING_END, Recipe
 
 MADE = Recipe(
@@ -76,6 +77,39 @@ def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
         replace(first, decode_rules=2)
     with pytest.raises(ValueError, match="listing_rules is 3: expected 1 to 2"):
         replace(MADE, listing_rules=3)
+
+
+LIMITS = {"missing_end", "max_image_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("absent", "listing_rules"), [({"class_numbers", *LIMITS}, 1), (LIMITS, 2)]
+)
+def test_the_first_recipes_of_format_2_lack_fields(absent: set[str], listing_rules: int) -> None:
+    """They name rules 2, which no code followed yet; the document and its digest stay."""
+    fields = {name: value for name, value in vars(MADE).items() if name not in absent}
+    data = document.encode(fields)
+    earlier = recipe.decode(data)
+    assert (earlier.decode_rules, earlier.listing_rules) == (1, listing_rules)
+    assert (earlier.missing_end, earlier.max_image_bytes) == ("refuse", None)
+    assert earlier.class_numbers == ()
+    assert (earlier.encode(), earlier.digest) == (data, document.digest(fields))
+    assert pickle.loads(pickle.dumps(earlier)).encode() == data
+    recipe.check_same(earlier, replace(MADE, max_image_bytes=None, decode_rules=1))
+
+
+@pytest.mark.parametrize("absent", [{"class_numbers"}, {"missing_end"}, {"decode_rules", *LIMITS}])
+def test_a_recipe_that_no_version_wrote_is_refused(absent: set[str]) -> None:
+    """A field is missing that every version has written beside the others."""
+    fields = {name: value for name, value in vars(MADE).items() if name not in absent}
+    with pytest.raises(StoreDamagedError, match=f"{min(absent)} is missing"):
+        recipe.decode(document.encode(fields))
+
+
+def test_only_the_first_rules_have_no_limit() -> None:
+    """A recipe with rules 2 and an explicit null is refused."""
+    with pytest.raises(StoreDamagedError, match="max_image_bytes is None: expected at least 1"):
+        recipe.decode(document.encode({**vars(MADE), "max_image_bytes": None}))
 
 
 @given(recipes, st.data())
