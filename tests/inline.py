@@ -16,6 +16,7 @@ from pipeline.jobs import Failed, Job
 from pipeline.store.objects import open_objects
 from workflows import cli
 from workflows.preparation import prepare, repair, spooling
+from workflows.preparation.options import RepairOptions
 
 
 class NoCluster:
@@ -90,11 +91,11 @@ def repair_inline(
     objects.begin()
     with no_cluster(monkeypatch):
         task = repair.Repair(
+            options=RepairOptions(store=store, **options),
             objects=objects,
             split=split,
             run=run,
             cluster=NoCluster(),  # type: ignore[arg-type]
-            **options,
         )
         try:
             return repair.repair_split(task)

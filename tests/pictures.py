@@ -13,11 +13,11 @@ from PIL import Image
 from pipeline import sources
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.planning import Choices
 from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
 from pipeline.ingest.source_index import Origin
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
+from pipeline.store.choices import Choices
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.util
 import inspect
@@ -21,7 +22,7 @@ from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
-from workflows.cli import COMMANDS
+from workflows.cli import COMMANDS, command_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -75,7 +76,8 @@ def _leaves(nav):
 
 def _options(parser):
     for action in parser._actions:
-        yield from action.option_strings
+        if action.help != argparse.SUPPRESS:
+            yield from action.option_strings
     for child in REFERENCE._children(parser):
         yield from _options(child)
 
@@ -104,9 +106,9 @@ def test_the_reference_has_every_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_every_option(command):
     """Those of its parsers, and of the parsers below them."""
-    section = REFERENCE._section(REFERENCE.parser_of(command), 2)
+    section = REFERENCE._section(command_of(command)[1], 2)
 
-    options = set(_options(REFERENCE.parser_of(command))) - {"-h", "--help"}
+    options = set(_options(command_of(command)[1])) - {"-h", "--help"}
 
     shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", section))
     assert options <= shown
@@ -167,7 +169,7 @@ def test_every_source_file_and_folder_that_a_page_names_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
     """An option that was renamed stays in no page."""
-    known = {option for name in COMMANDS for option in _options(REFERENCE.parser_of(name))}
+    known = {option for name in COMMANDS for option in _options(command_of(name)[1])}
     known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text()))
@@ -185,7 +187,7 @@ def test_every_command_that_a_page_shows_takes_its_options(page):
         for command, rest in shown
         if command in COMMANDS
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", rest)
-        if option not in {*_options(REFERENCE.parser_of(command)), "--help", "--debug"}
+        if option not in {*_options(command_of(command)[1]), "--help", "--debug"}
     }
 
     assert wrong == set()

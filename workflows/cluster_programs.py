@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -25,6 +25,18 @@ from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
+from workflows.cluster_options import (
+    CertificateOptions,
+    CertsOptions,
+    DownOptions,
+    SchedulerOptions,
+    StateOptions,
+    StatusOptions,
+    UnitsOptions,
+    UpOptions,
+    WaitOptions,
+    WorkerOptions,
+)
 from workflows.session import PRELOAD, say_dashboard
 from workflows.terminal.formatting import bytes_text, counted
 
@@ -34,44 +46,38 @@ MAX_HEARTBEAT_SECONDS = 15.0
 """The age of a worker's last heartbeat from which on it is reported as silent."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand, and return its exit status."""
-    raise_file_limit()  # the processes that are started here inherit the limit
-    return _SUBCOMMANDS[args.subcommand](args)
+def _folder(options: CertificateOptions) -> Path | None:
+    return None if options.insecure else certificates.folder(options.certs)
 
 
-def _folder(args: argparse.Namespace) -> Path | None:
-    return None if args.insecure else certificates.folder(args.certs)
-
-
-def _scheduler_wish(args: argparse.Namespace) -> SchedulerConfig:
+def _scheduler_wish(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
     return SchedulerConfig(
-        host=args.host,
-        port=args.port,
-        dashboard_host=args.dashboard_host,
-        dashboard_port=args.dashboard_port,
-        certificates=_folder(args),
-        insecure=args.insecure,
+        host=options.host,
+        port=options.port,
+        dashboard_host=options.dashboard_host,
+        dashboard_port=options.dashboard_port,
+        certificates=_folder(options),
+        insecure=options.insecure,
         preload=["workflows.dashboard.plugin"],
     )
 
 
-def _worker_wish(args: argparse.Namespace, address: str) -> WorkerConfig:
-    workers = cores() if args.workers is None else args.workers
-    gpus = _gpus(args.gpus)
+def _worker_wish(options: UpOptions | WorkerOptions, address: str) -> WorkerConfig:
+    workers = cores() if options.workers is None else options.workers
+    gpus = _gpus(options.gpus)
     if not workers + len(gpus):
         raise ValueError("--workers is 0: expected at least one, or GPUs.")
     return WorkerConfig(
         address=address,
         workers=workers,
-        threads=args.threads,
+        threads=options.threads,
         memory_limit=limit_bytes() // (workers + len(gpus)),
         gpus=gpus,
-        host=args.host,
-        scratch=None if args.scratch is None else Path(args.scratch),
-        lifetime=args.lifetime,
-        certificates=_folder(args),
-        insecure=args.insecure,
+        host=options.host if isinstance(options, WorkerOptions) else None,
+        scratch=options.scratch,
+        lifetime=options.lifetime,
+        certificates=_folder(options),
+        insecure=options.insecure,
         preload=PRELOAD,
     )
 
@@ -103,12 +109,14 @@ def _run(
     return 0
 
 
-def _scheduler(args: argparse.Namespace) -> int:
-    wish = _scheduler_wish(args)
+def scheduler(options: SchedulerOptions) -> int:
+    """Run a scheduler until Ctrl-C, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    wish = _scheduler_wish(options)
     program = commands.scheduler(wish)
     _check_free(wish)
     _print_scheduler(wish)
-    return _run([program], once=args.once)
+    return _run([program], once=options.once)
 
 
 def _check_free(wish: SchedulerConfig) -> None:
@@ -116,18 +124,22 @@ def _check_free(wish: SchedulerConfig) -> None:
         commands.check_free(host, port)
 
 
-def _worker(args: argparse.Namespace) -> int:
-    if args.stdin:
-        return _work_for_a_caller(args)
-    wish = _worker_wish(args, args.address)
+def worker(options: WorkerOptions) -> int:
+    """Run this machine's workers until Ctrl-C, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    if options.stdin:
+        return _work_for_a_caller(options)
+    wish = _worker_wish(options, options.address)
     programs = commands.workers(wish)
     folder = wish.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
-    patience = ReconnectTimeout(args.address, args.patience, security)
-    return _run(programs, once=args.once, done=patience.over)
+    patience = ReconnectTimeout(
+        options.address, math.inf if options.patience is None else options.patience, security
+    )
+    return _run(programs, once=options.once, done=patience.over)
 
 
-def _work_for_a_caller(args: argparse.Namespace) -> int:
+def _work_for_a_caller(options: WorkerOptions) -> int:
     """Run workers for a remote command, until its end of standard input closes or falls silent.
 
     The first line of standard input holds the certificates, as a JSON object of file contents.
@@ -136,7 +148,7 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
         certificates.write(folder, {file: text.encode() for file, text in files.items()})
-        wish = replace(_worker_wish(args, args.address), certificates=folder)
+        wish = replace(_worker_wish(options, options.address), certificates=folder)
         last_input = [time.monotonic()]
 
         def listen() -> None:
@@ -171,13 +183,14 @@ def _print_scheduler(wish: SchedulerConfig) -> None:
     sys.stdout.flush()
 
 
-def _certs(args: argparse.Namespace) -> int:
-    if args.insecure:
+def certs(options: CertsOptions) -> int:
+    """Create certificates and a token, and return the exit status."""
+    if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
-    folder = certificates.named(args.certs)
-    files = certificates.make(hosts=args.hosts, days=args.days)
+    folder = certificates.named(options.certs)
+    files = certificates.make(hosts=options.hosts, days=options.days)
     try:
-        certificates.write(folder, files, replace=args.renew)
+        certificates.write(folder, files, replace=options.renew)
     except FileExistsError:
         raise TesseraeError(
             f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
@@ -191,28 +204,30 @@ def _certs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _state(args: argparse.Namespace) -> Path:
-    return daemon.default_folder() if args.state is None else Path(args.state).absolute()
+def _state(options: StateOptions) -> Path:
+    return daemon.default_folder() if options.state is None else options.state.absolute()
 
 
-def _up(args: argparse.Namespace) -> int:
-    state = _state(args)
+def up(options: UpOptions) -> int:
+    """Start a scheduler and workers in the background, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    state = _state(options)
     for name in (SCHEDULER, WORKERS):
         if daemon.process(state, name) is not None:
             raise TesseraeError(
                 f"the {name} of {state}: already running. See `tesserae cluster status`; stop with"
                 " `tesserae cluster down`."
             )
-    folder = certificates.named(args.certs)
-    if not args.insecure and not (folder / certificates.AUTHORITY).exists():
-        certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
+    folder = certificates.named(options.certs)
+    if not options.insecure and not (folder / certificates.AUTHORITY).exists():
+        certificates.write(folder, certificates.make(hosts=[options.host, options.dashboard_host]))
         print(f"created certificates: {folder}")
-    wish = _scheduler_wish(args)
+    wish = _scheduler_wish(options)
     commands.scheduler(wish)  # invalid options fail here, and not in a daemon's log
     _check_free(wish)
-    workers = _worker_wish(args, wish.address)
+    workers = _worker_wish(options, wish.address)
     commands.workers(workers)
-    trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
+    trust = ["--insecure"] if options.insecure else ["--certs", str(wish.certificates)]
     _start(
         state,
         SCHEDULER,
@@ -231,7 +246,7 @@ def _up(args: argparse.Namespace) -> int:
     _print_scheduler(wish)
     try:
         _address_file(state).write_text(wish.address)
-        with connect(wish.address, _folder(args), seconds=60) as client:
+        with connect(wish.address, _folder(options), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
             _check_dashboard(client, wish)
     except BaseException as e:
@@ -243,7 +258,7 @@ def _up(args: argparse.Namespace) -> int:
     summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     summary += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
-    named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
+    named = f" CERTS={wish.certificates}" if options.certs and wish.certificates else ""
     print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
     return 0
 
@@ -263,21 +278,23 @@ def _start(state: Path, name: str, *flags: str) -> None:
     daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", subcommand, *flags])
 
 
-def _down(args: argparse.Namespace) -> int:
-    state = _state(args)
+def down(options: DownOptions) -> int:
+    """Stop what `up` started, and return the exit status."""
+    state = _state(options)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
     print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing of {state} is running")
     return 0
 
 
-def _status(args: argparse.Namespace) -> int:
-    state = _state(args)
+def status(options: StatusOptions) -> int:
+    """Print the processes, the workers and the open ports; return 1 if nothing runs, else 0."""
+    state = _state(options)
     running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
     for name, process in running:
         if process is not None:
             print(f"{name}: process {process.pid}, {daemon.log(state, name)}")
     where = _address_file(state)
-    address = args.address
+    address = options.address
     if address is None and where.exists() and running[0][1] is not None:
         address = where.read_text().strip()
     if address is None:
@@ -285,7 +302,7 @@ def _status(args: argparse.Namespace) -> int:
         advice = restart if running[1][1] is not None else "start it"
         print(f"no scheduler of {state} is running: {advice} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(args), seconds=10, say=_print_line) as client:
+    with connect(address, _folder(options), seconds=10, say=_print_line) as client:
         _print_workers(client, address)
         open_ports = ports.listening(client)
     for port in open_ports:
@@ -314,28 +331,19 @@ def _address_file(state: Path) -> Path:
     return state / "address"
 
 
-def _wait(args: argparse.Namespace) -> int:
-    with connect(args.address, _folder(args), seconds=args.seconds, say=_print_line) as client:
-        wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
+def wait(options: WaitOptions) -> int:
+    """Wait until the workers and the GPUs have connected, and return the exit status."""
+    with connect(
+        options.address, _folder(options), seconds=options.seconds, say=_print_line
+    ) as client:
+        wait_for(client, workers=options.workers, gpus=options.gpus, seconds=options.seconds)
     return 0
 
 
-def _units(args: argparse.Namespace) -> int:
-    for path in systemd.write(
-        Path(args.folder), args.address, args.user, Path(args.certs).absolute()
-    ):
+def units(options: UnitsOptions) -> int:
+    """Write systemd units, and return the exit status."""
+    certs = options.certs.absolute()
+    for path in systemd.write(options.folder, options.address, options.user, certs):
         print(path)
     print("  next: systemctl daemon-reload, then systemctl enable --now the unit of each machine")
     return 0
-
-
-_SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "up": _up,
-    "status": _status,
-    "down": _down,
-    "certs": _certs,
-    "scheduler": _scheduler,
-    "worker": _worker,
-    "wait": _wait,
-    "units": _units,
-}

@@ -10,7 +10,6 @@ The cluster is started, or connected to, when it is first needed.
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import socket
 import threading
@@ -40,6 +39,7 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.preflight import join
 from pipeline.ingest.shard import Work
 from pipeline.memory import limit_bytes
+from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
@@ -62,18 +62,18 @@ REMOTE_PREFIXES = ("ssh:", "slurm:")
 """The prefixes of `--cluster` that start workers on other machines while a command runs."""
 
 
-def of(args: argparse.Namespace) -> Cluster:
-    """Return the cluster that the flags of a command describe, without starting it."""
+def of(options: ClusterOptions) -> Cluster:
+    """Return the cluster that the options of a command describe, without starting it."""
     return Cluster(
-        workers=cores() if args.workers is None else args.workers,
-        threads=args.threads,
-        dashboard=args.dashboard,
-        where=args.cluster,
-        certs=args.certs,
+        workers=cores() if options.workers is None else options.workers,
+        threads=options.threads,
+        dashboard=options.dashboard,
+        where=options.cluster,
+        certs=options.certs,
     )
 
 
-def work_for_first(args: argparse.Namespace) -> bool:
+def work_for_first(options: ClusterOptions) -> bool:
     """Run workers until the command has ended, if this process is not the first of a Slurm step.
 
     srun starts the same command on every node; only the first process runs it.
@@ -81,18 +81,18 @@ def work_for_first(args: argparse.Namespace) -> bool:
     Returns:
         True if this process ran workers, and has nothing else to do.
     """
-    if not args.cluster.startswith("slurm:"):
+    if not options.cluster.startswith("slurm:"):
         return False
-    profile = read_profile(Path(args.cluster.removeprefix("slurm:")))
+    profile = read_profile(Path(options.cluster.removeprefix("slurm:")))
     if profile.way != "allocation" or allocation.step_rank() == 0:
         return False
     address, folder, ended = allocation.wait_for_scheduler(profile)
-    workers = cores() if args.workers is None else args.workers
+    workers = cores() if options.workers is None else options.workers
     gpus = commands.gpus()
     wish = commands.WorkerConfig(
         address=address,
         workers=workers,
-        threads=args.threads,
+        threads=options.threads,
         memory_limit=limit_bytes() // (workers + len(gpus)),
         gpus=gpus,
         scratch=None if profile.scratch is None else Path(profile.scratch),

@@ -25,51 +25,10 @@ from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence
 from pipeline.sources.classes.order import Classes, SplitClasses, settle_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.store import arrays, layout, plan, recipe, records
+from pipeline.store.choices import DEFAULTS, Choices
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The options of a store. None: as the store has it, or the default of a new one."""
-
-    sizes: tuple[int, ...] = (72, 224, 288)
-    fit: str | None = None
-    filter: str | None = None
-    serves: int | None = None
-    exif: bool | None = None
-    shard_rows: int | None = None
-    chunk_rows: int | None = None
-    codec: str | None = None
-    missing_end: str | None = None
-    max_image_bytes: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no array can have."""
-        if not self.sizes or any(not 1 <= size <= 4096 for size in self.sizes):
-            raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
-        if len(set(self.sizes)) != len(self.sizes):
-            raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
-        if self.max_image_bytes is not None and self.max_image_bytes < 1:
-            raise ValueError(
-                f"max_image_bytes is {self.max_image_bytes}: expected at least 1 byte."
-            )
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed is {self.seed}: expected 0 to 2^64 - 1.")
-
-
-DEFAULTS = {
-    "fit": "crop",
-    "filter": "bicubic",
-    "exif": False,
-    "shard_rows": 1024,
-    "chunk_rows": 16,
-    "codec": "none",
-    "missing_end": "refuse",
-    "max_image_bytes": recipe.MAX_IMAGE_BYTES,
-}
 
 
 def new_run(split: str) -> str:

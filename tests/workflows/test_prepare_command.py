@@ -92,9 +92,9 @@ WRONG = {
     "prepare src new --recursive middle": "--recursive: invalid choice: 'middle'",
     "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
     "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
-    "prepare  new": "SOURCE is empty: expected a path",
+    "prepare  new": "SOURCE is empty: expected a folder",
     # the store
-    "prepare src ": "STORE is empty: expected a path",
+    "prepare src ": "STORE is empty: expected a folder",
     "prepare src file.txt": "file.txt: Not a directory. Choose a folder that can be written",
     "prepare src file.txt/new": "Not a directory. Choose a folder that can be written",
     "prepare src /proc/new": "cannot write to /proc/new: ",

@@ -33,7 +33,7 @@ STEPS = 150
 WORDS = (
     "--steps",
     STEPS,
-    "--look-every",
+    "--eval-every",
     50,
     "--save-every",
     20,

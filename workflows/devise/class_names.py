@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.wordvectors.vectors import (
     names_of_id,
     taxonomy_vectors,
 )
+from workflows.devise.words_options import WordsOptions
 from workflows.terminal.formatting import counted, printable, share_text
 
 MAX_LISTED = 20
@@ -47,13 +47,13 @@ NOTE = (
 )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: WordsOptions) -> int:
     """Print the coverage of classes by word vectors; return the exit status."""
-    facts = describe(args.classes, args.vectors, args.hierarchy, synonyms=args.synonyms)
-    if args.json:
+    facts = describe(options.classes, options.vectors, options.hierarchy, synonyms=options.synonyms)
+    if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if args.all else MAX_LISTED):
+    for line in lines(facts, limit=None if options.all else MAX_LISTED):
         print(line)
     return 0
 

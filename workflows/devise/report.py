@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from workflows.devise.evaluation import (
     lines,
 )
 from workflows.devise.model import DeviseModel, open_model
+from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.per_class import bootstrap
 from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
 from workflows.training.image_grid import grid_png
@@ -121,11 +121,11 @@ def evaluate_run(
 
 
 def evaluate_for_report(
-    folder: RunFolder, args: argparse.Namespace, device: torch.device
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> DeviseReport | None:
-    """Evaluate a run as the arguments of `tesserae report` say; print why if it cannot be."""
+    """Evaluate a run as the options of `tesserae report` say; print why if it cannot be."""
     evaluation = evaluate_run(
-        folder, samples=args.samples, clip=args.clip, device=device, store=args.store
+        folder, samples=options.samples, clip=options.clip, device=device, store=options.store
     )
     if evaluation is None:
         print("notice: the run is not evaluated: no split val or test has the data it needs.")

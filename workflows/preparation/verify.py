@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 
@@ -14,46 +13,43 @@ from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
 from pipeline.store.objects import Objects, open_objects
+from workflows.preparation.options import ALL, VerifyOptions
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
 from workflows.terminal.progress import Progress
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: VerifyOptions) -> int:
     """Check the store, and return the exit status: 1 if anything is wrong."""
-    objects = open_objects(args.store)
+    objects = open_objects(options.store)
     ok = True
     features_of = features.splits_of(objects)
-    for split in chosen_splits(objects, args.split):
-        split_records, problems = verify_split(objects, split, threads=args.threads)
+    for split in chosen_splits(objects, options.split):
+        split_records, problems = verify_split(objects, split, threads=options.threads)
         say_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
             print(printable(f"  note: {name} is in no record. It does no harm."))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
-        elif args.source is not None:
-            ok = _recheck(objects, split, args.source) and ok
+        elif options.source is not None:
+            ok = _recheck(objects, split, options.source) and ok
         for name in (name for name, splits in features_of.items() if split in splits):
-            ok = verify_features(objects, name, split_records, threads=args.threads) and ok
-    return 0 if _check_unknown_splits(objects, features_of, requested=args.split) and ok else 1
+            ok = verify_features(objects, name, split_records, threads=options.threads) and ok
+    if options.split == ALL:
+        ok = _check_unknown_splits(objects, features_of) and ok
+    return 0 if ok else 1
 
 
-def _check_unknown_splits(
-    objects: Objects, features_of: dict[str, list[str]], *, requested: list[str] | None
-) -> bool:
-    """Print features of splits that the store lacks; return True if there are none.
-
-    They are not checked if the user named the splits to verify.
-    """
+def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -> bool:
+    """Print features of splits that the store lacks; return True if there are none."""
     known_splits = records.splits(objects)
     problems = [
         problem
         for name, splits in features_of.items()
         for problem in feature_check.unknown_splits(known_splits, splits, name)
     ]
-    if requested is None:
-        say_problems(problems)
-    return requested is not None or not problems
+    say_problems(problems)
+    return not problems
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
@@ -129,8 +125,8 @@ def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
     return not different
 
 
-def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
-    """Return the splits to check: the requested ones, or all of the store.
+def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
+    """Return the splits to check: the requested ones, or all of the store for `ALL`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
@@ -139,12 +135,14 @@ def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
     if not store_splits:
         records.load_recipe(objects)  # raises a clearer error if there is no store at all
         raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")
-    unknown = [split for split in requested or [] if split not in store_splits]
+    if requested == ALL:
+        return store_splits
+    unknown = [split for split in requested if split not in store_splits]
     if unknown:
         raise StoreError(
             f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(store_splits)}."
         )
-    return requested or store_splits
+    return list(requested)
 
 
 def verify_split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from workflows.reports import charts, html
+from workflows.runs.options import ReportOptions
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError
 from workflows.training.run_folder import RunFolder
@@ -49,16 +49,16 @@ MAX_GRIDS = 8
 """The maximum number of sample grids on the page."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate the run that *args* name, write its page, and return the exit status."""
-    folder = RunFolder(args.run)
+def run(options: ReportOptions) -> int:
+    """Evaluate the run that *options* name, write its page, and return the exit status."""
+    folder = RunFolder(options.run)
     record = folder.asked()
     try:
-        evaluation = _evaluate(folder, record, args)
+        evaluation = _evaluate(folder, record, options)
     except (DivergedError, NotFiniteError) as e:
         evaluation = None
         print(f"notice: the run cannot be evaluated: {e}", flush=True)
-    file = args.run / "report.html"
+    file = options.run / "report.html"
     write(file, render(folder, record, evaluation).encode())
     for line in summary(folder, evaluation):
         print(line)
@@ -67,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    folder: RunFolder, record: Mapping[str, Any], args: argparse.Namespace
+    folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
     stage = STAGES.get(record["options"].get("stage", ""))
     if stage is None or stage.evaluate is None or folder.newest() is None:
         return None
     evaluation: RunEvaluation | None = load_name(stage.evaluate)(
-        folder, args, device_of(args.device)
+        folder, options, device_of(options.device)
     )
     return evaluation
 

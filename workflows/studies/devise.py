@@ -37,8 +37,6 @@ from workflows.training.loop import Data
 from workflows.training.world import World
 
 Floats = NDArray[np.float32]
-STEPS = 160
-"""The default number of training steps of DeViSE."""
 CHOSEN_BY = 5
 """The k of the hit@k by which settings are chosen."""
 
@@ -289,7 +287,7 @@ class _Softmaxes:
         return score(arena.data.held_out.features)
 
 
-def run_split(data: StudyData, seed: int, *, steps: int = STEPS) -> Iterator[Outcome]:
+def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
     """Yield the result of each method on a split of the classes, with its chosen setting.
 
     Args:

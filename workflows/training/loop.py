@@ -208,9 +208,9 @@ class _Loop:
         """Record the metrics of a complete step; evaluate and report when they are due."""
         options, step = self._options, self._stage.step
         self._unreported.append((step, metrics))
-        if step % options.look_every == 0 or step == options.steps:
+        if step % options.eval_every == 0 or step == options.steps:
             self._evaluate()
-        if len(self._unreported) >= options.tell_every:
+        if len(self._unreported) >= options.log_every:
             self._report()
 
     def _requests(self) -> tuple[bool, bool, bool]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
+from workflows.training.options import FORMER_NAMES
 from workflows.training.stages import recorded_name
 
 MAX_BYTES = 2**28
@@ -84,9 +85,10 @@ def read_options(file: Path) -> dict[str, Any]:
     except SchemaError as e:
         raise _invalid(file, e) from None
     options = document["options"]
-    if "stage" in options:
-        options["stage"] = recorded_name(options["stage"])
-    return dict(document)
+    renamed = {FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    if "stage" in renamed:
+        renamed["stage"] = recorded_name(renamed["stage"])
+    return {**document, "options": renamed}
 
 
 def read_data(file: Path) -> dict[str, Any]:

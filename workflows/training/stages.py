@@ -28,8 +28,9 @@ class StageName:
     """The function that opens training data, as `module:function`; None = images of one size."""
     evaluate: str | None = None
     """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
-    report has no evaluation. It is called with the `RunFolder`, the arguments of the command and
-    the torch device, and returns a `workflows.runs.report.RunEvaluation` or None."""
+    report has no evaluation. It is called with the `RunFolder`, the
+    `workflows.evaluation.options.EvaluationOptions` and the torch device, and returns a
+    `workflows.runs.report.RunEvaluation` or None."""
     earlier: tuple[str, ...] = ()
     """The names that run folders of earlier versions have for the stage."""
 

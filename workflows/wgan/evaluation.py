@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from pipeline.backbone.load import open_backbone
 from pipeline.loader import Loader
 from workflows.evaluation.generative import Distances, Nearest, compare_pictures
+from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
@@ -163,11 +163,15 @@ def evaluate_run(
 
 
 def evaluate_for_report(
-    folder: RunFolder, args: argparse.Namespace, device: torch.device
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> WganEvaluation:
-    """Evaluate a run as the arguments of `tesserae report` say."""
+    """Evaluate a run as the options of `tesserae report` say."""
     return evaluate_run(
-        folder, samples=args.samples, backbone=args.backbone, device=device, store=args.store
+        folder,
+        samples=options.samples,
+        backbone=options.backbone,
+        device=device,
+        store=options.store,
     )
 
 

@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.extract import FeatureChoices
 from pipeline.features.shard import FeatureWork, extract_shard, workspace
 from pipeline.features.verify import check_objects, read_records
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.shard import workspace as image_workspace
 from pipeline.ingest.verify import Problem
 from pipeline.store import features, layout, records
-from pipeline.store.features import FeatureRecipe
+from pipeline.store.features import FeatureChoices, FeatureRecipe
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 

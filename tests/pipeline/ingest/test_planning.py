@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest import planning
-from pipeline.ingest.planning import Choices, class_runs
+from pipeline.ingest.planning import class_runs
 from pipeline.ingest.source_index import Rows
 from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records
+from pipeline.store.choices import Choices
 from pipeline.store.objects import LocalObjects, open_objects
 from tests.damage import snapshot, touched
 from tests.disk import recording

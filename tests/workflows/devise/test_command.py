@@ -28,7 +28,7 @@ from workflows.devise.stage import begin_with
 from workflows.training.run_folder import RunFolder
 
 WORDS = (
-    *("--batch-size", 8, "--hidden", 16, "--steps", 20, "--look-every", 10),
+    *("--batch-size", 8, "--hidden", 16, "--steps", 20, "--eval-every", 10),
     *("--rank-threads", 1, "--no-dashboard"),
 )
 

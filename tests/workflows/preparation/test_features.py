@@ -26,6 +26,7 @@ from tests.pictures import make_folder, prepare_inline
 from tests.workflows.devise.small import SIZE, features_inline, small_trunk
 from workflows import cli
 from workflows.preparation import features as command
+from workflows.preparation.options import FeaturesOptions
 from workflows.terminal.progress import Progress
 
 SECONDS = 110.0
@@ -193,7 +194,7 @@ def test_workers_are_told_where_a_network_is_from_wherever_they_are(
     trunks: list[str] = []
     monkeypatch.setattr(command, "_compute", lambda config, *_: trunks.append(config.trunk))
     monkeypatch.chdir(trunk.parent)
-    config = command.FeatureConfig(store=str(prepared[0]), trunk=trunk.name, repair=True)
+    config = FeaturesOptions(store=str(prepared[0]), trunk=trunk.name, repair=True)
     command.compute_features(config, "train", None)  # type: ignore[arg-type]
     assert trunks == [str(trunk)]
 

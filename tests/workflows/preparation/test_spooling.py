@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.errors import ReadError, SourceError, TesseraeError
 from pipeline.ingest import planning
-from pipeline.ingest.planning import Choices
 from pipeline.sources import open_source
 from pipeline.sources.spool import spool_block
 from pipeline.store import records
@@ -21,6 +20,7 @@ from tests.pictures import jpeg
 from tests.pipeline.sources.archives.test_trees import kaggle
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
 from workflows.preparation import prepare
+from workflows.preparation.options import PrepareOptions
 from workflows.preparation.spooling import look_before, saying_what_is_left, with_classes
 
 
@@ -153,9 +153,7 @@ def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_
 def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
     """Listing reads every object of a store, so only a possibly misspelt name causes it."""
     root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
-    options = prepare.PrepareOptions(
-        source=str(root), store=str(tmp_path / "s"), splits=(), choices=Choices(), workers=1
-    )
+    options = PrepareOptions(source=str(root), store=str(tmp_path / "s"))
     listings: list[object] = []
     monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
     monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])

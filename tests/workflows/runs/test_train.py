@@ -76,7 +76,7 @@ def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
             file.write_bytes(jpeg(number, 30, 24))
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
-        *("--run", tmp_path / "run", "--steps", 12, "--look-every", 6, *SMALL, "--workers", 2),
+        *("--run", tmp_path / "run", "--steps", 12, "--eval-every", 6, *SMALL, "--workers", 2),
         scratch=tmp_path,
         seconds=120,
     )
@@ -104,7 +104,7 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
     """Return the arguments of a run of two ranks."""
     return (
         *("train", "wgan", store, "--run", folder, "--ranks", 2, "--steps", STEPS, *SMALL),
-        *("--save-every", 20, "--look-every", 40, "--tell-every", 5),
+        *("--save-every", 20, "--eval-every", 40, "--log-every", 5),
     )
 
 
@@ -116,7 +116,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
     return folder / "run"
 
 
-BRIEF = ("--steps", 15, "--save-every", 5, "--tell-every", 1)
+BRIEF = ("--steps", 15, "--save-every", 5, "--log-every", 1)
 
 
 def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: int) -> None:
@@ -210,7 +210,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
 def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, stage: str) -> None:
     """A diverged run ends with a single error that names a finite checkpoint."""
     words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
-    words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--tell-every", 2]
+    words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--log-every", 2]
     words += ["--objective", "wgan-gp"]
     if stage == "wgan":
         words += ["--generator-width", 4, "--critic-width", 4]
@@ -296,8 +296,8 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "holds pictures of 16 px"),
-        (["wgan", "{store}", "--batch-size", "64"], "has 36 pictures: expected at least one batch"),
+        (["wgan", "{store}", "--image-size", "64"], "holds images of 16 px"),
+        (["wgan", "{store}", "--batch-size", "64"], "has 36 images: expected at least one batch"),
         (["wgan", "{store}", "--split", "no"], "no"),
         (["wgan", "{store}", "--held-out", "test"], "finished splits are train, val"),
         (["wgan", "{store}", "--steps", "0"], "--steps is 0: expected at least 1"),
@@ -335,7 +335,7 @@ def test_an_invalid_command_is_refused_before_anything_runs(
 def test_two_ranks_report_what_one_reports(tmp_path: Path, store: Path, undisturbed: Path) -> None:
     """Metrics are means over ranks, and agree within rounding."""
     words = [word if word != 2 else 1 for word in command(store, tmp_path / "run")[:7]]
-    done = run(*words, "--steps", 6, *SMALL, "--tell-every", 5, scratch=tmp_path)
+    done = run(*words, "--steps", 6, *SMALL, "--log-every", 5, scratch=tmp_path)
     assert (done.status, done.err) == (0, "")
     expected = curve(undisturbed)
     for step, metrics in curve(tmp_path / "run").items():
@@ -387,7 +387,7 @@ def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
         *("train", "wgan", tmp_path / "store", "--data", real_data / "cifar-10-batches-py"),
         *("--run", tmp_path / "run", "--image-size", 32, "--objective", "hinge"),
         *("--critic-steps", 1, "--generator-width", 32, "--critic-width", 32, "--steps", 400),
-        *("--look-every", 100, "--held-out", "none", "--no-dashboard"),
+        *("--eval-every", 100, "--held-out", "none", "--no-dashboard"),
         scratch=tmp_path,
         seconds=600,
     )

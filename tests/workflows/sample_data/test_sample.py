@@ -1,6 +1,5 @@
 """The embedded sample: a small ImageNet-shaped folder."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from PIL import Image
 
 from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import read_hierarchy
-from workflows.commands import sample as sample_command
 from workflows.sample_data import photographs, sample
+from workflows.sample_data.options import SampleOptions
 from workflows.sample_data.photographs import CLASSES
 from workflows.sample_data.sample import make_sample
 
@@ -204,11 +203,7 @@ def test_a_wheel_without_the_photographs_is_named(tmp_path, monkeypatch):
 
 def test_the_command_says_that_it_is_no_result(drawn, tmp_path, capsys):
     """And what is in the folder."""
-    parser = argparse.ArgumentParser()
-    sample_command.add_arguments(parser)
-    status = sample.run(
-        parser.parse_args([str(tmp_path / "s"), "--images", "50", "--classes", "3"])
-    )
+    status = sample.run(SampleOptions(directory=tmp_path / "s", images=50, classes=3))
     out = capsys.readouterr().out
 
     assert status == 0

@@ -1,6 +1,5 @@
 """Tests of the doctor's findings and of its advice."""
 
-import argparse
 import errno
 import json
 import os
@@ -11,15 +10,14 @@ import sys
 import pytest
 
 from tests import lacking
-from workflows.commands import doctor as doctor_command
+from workflows.cli import command_of
 from workflows.setup import doctor, machine
 from workflows.setup.machine import Finding
 
 
 def _run(*words):
-    parser = argparse.ArgumentParser()
-    doctor_command.add_arguments(parser)
-    return doctor.run(parser.parse_args(words))
+    command, parser = command_of("doctor")
+    return doctor.run(command.options[0].read(parser.parse_args(words)))
 
 
 def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):

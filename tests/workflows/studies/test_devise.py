@@ -108,8 +108,8 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
 def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     """The errors name a missing store, missing words and missing features."""
     for words, message in (
-        ((), "--store is missing"),
-        (("--store", small.store), "--words is missing"),
+        ((), "required: --store, --words"),
+        (("--store", small.store), "required: --words"),
         (("--store", small.store, "--words", small.words, "--features", "none"), "no features"),
     ):
         assert main(["study", "devise", *map(str, words)]) == 1

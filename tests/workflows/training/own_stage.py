@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workflows.evaluation.options import EvaluationOptions
+from workflows.options.fields import option
 from workflows.training.batches import Batches, no_augmentation
 from workflows.training.loop import Data
-from workflows.training.options import TrainingOptions, option
+from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
 from workflows.training.world import World
 
@@ -23,8 +24,8 @@ from workflows.training.world import World
 class OwnOptions(TrainingOptions):
     """The flags of the stage."""
 
-    image_size: int = option(16, "side of the pictures, in pixels", least=1)
-    rate: float = option(0.5, "share of a batch's mean that is taken over", least=0)
+    image_size: int = option(16, "side of the images, in pixels", minimum=1)
+    rate: float = option(0.5, "share of a batch's mean that is taken over", minimum=0)
 
 
 class Own:
@@ -67,8 +68,10 @@ class OwnEvaluation:
         yield "samples asked for", f"{self.samples}"
 
 
-def evaluate_own(folder: RunFolder, args: argparse.Namespace, device: object) -> OwnEvaluation:
+def evaluate_own(
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
+) -> OwnEvaluation:
     """Evaluate nothing, for a report."""
     newest = folder.newest()
     assert newest is not None
-    return OwnEvaluation(folder.step_of(newest), args.samples)
+    return OwnEvaluation(folder.step_of(newest), options.samples)

@@ -84,7 +84,7 @@ def train_here(
     store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
 ) -> RunFolder:
     """Train one rank in this process, or continue its run; return the run folder."""
-    options = WganOptions(**{**SMALL, "steps": 6, "look_every": 3, **choices})
+    options = WganOptions(**{**SMALL, "steps": 6, "eval_every": 3, **choices})
     size = options.batch_size
     data = Data(
         Loader(store, size=SIZE, batch_size=size, **options.loading()),

@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
     monkeypatch.setattr(Wgan, "advance", wild)
     with pytest.raises(DivergedError) as caught:
-        train_here(store, tmp_path / "run", steps=9, save_every=1, tell_every=2)
+        train_here(store, tmp_path / "run", steps=9, save_every=1, log_every=2)
     text = str(caught.value)
     assert text.startswith(
         "training diverged at step 4: estimate is inf; the last checkpoint is of"
@@ -100,7 +100,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
     """A diverged run goes back to a finite checkpoint, or to the beginning, with a new rate."""
     with pytest.raises(DivergedError, match=r"nothing was saved\. Lower --rate .* --from-step 0"):
-        train_here(store, tmp_path / "run", **WILD, steps=30, tell_every=1)
+        train_here(store, tmp_path / "run", **WILD, steps=30, log_every=1)
     run = train_here(
         store,
         tmp_path / "run",
@@ -145,5 +145,5 @@ def test_states_are_checked_only_when_they_are_saved(
         return check(state)
 
     monkeypatch.setattr(loop, "first_not_finite", count)
-    train_here(store, tmp_path / "run", steps=9, look_every=100, save_every=3)
+    train_here(store, tmp_path / "run", steps=9, eval_every=100, save_every=3)
     assert len(calls) == 3

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pipeline.errors import TesseraeError
-from workflows.cli import COMMANDS, _Parser, main
-from workflows.commands.ranges import MAX_INT, Range, integer, number
+from workflows.cli import COMMANDS, command_of, main
+from workflows.options.ranges import MAX_INT, Range
 from workflows.training.stages import STAGES, load_name
 
 
-def parsers() -> Iterator[tuple[_Parser, argparse.Action]]:
+def parsers() -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
     """Every option of every command, with the parser that reads it."""
     for name in COMMANDS:
-        parser = _Parser(prog=name, allow_abbrev=False)
-        importlib.import_module(f"workflows.commands.{name.replace('-', '_')}").add_arguments(
-            parser
-        )
-        pending = [parser]
+        pending = [command_of(name)[1]]
         while pending:
             subparser = pending.pop()
             for action in subparser._actions:
@@ -40,7 +35,7 @@ def test_every_number_of_every_command_has_a_range() -> None:
         assert action.type not in (int, float) or action.choices, option
         if isinstance(action.type, Range):
             count += 1
-            below = action.type.least if action.type.above is None else action.type.above + 1
+            below = action.type.minimum if action.type.above is None else action.type.above + 1
             assert below is not None, option
             for bad in ("nan", "inf", "x", f"{below - 1:g}"):
                 with pytest.raises(TesseraeError, match=f"-{action.dest[:1]}.* is {bad}: expected"):
@@ -82,7 +77,8 @@ def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
 
 def test_the_ends_of_a_range() -> None:
     """Both belong to it, but for one that must be exceeded."""
-    assert [integer(1, 3)(text) for text in "123"] == [1, 2, 3]
-    assert number(above=0, maximum=1).expected(0) == "more than 0, at most 1"
-    assert number(above=0, maximum=1)("1") == 1
-    assert integer(0).expected(10**400) == f"at most {MAX_INT:,}"
+    assert [Range(minimum=1, maximum=3)(text) for text in "123"] == [1, 2, 3]
+    share = Range(kind=float, above=0, maximum=1)
+    assert share.expected(0) == "more than 0, at most 1"
+    assert share("1") == 1
+    assert Range(minimum=0).expected(10**400) == f"at most {MAX_INT:,}"

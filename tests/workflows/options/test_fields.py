@@ -1,0 +1,170 @@
+"""Tests of options on a command line and in code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.cli import COMMANDS, command_of
+from workflows.commands import Group
+from workflows.options.fields import Options, add_flags, argument, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Options):
+    """Options that several commands have."""
+
+    loud: bool = option(False, "noise", group="shared")
+    fast: bool = option(True, "speed", group="shared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Shared):
+    """Options of every type."""
+
+    source: str = argument("folder of images", metavar="SOURCE")
+    target: str | None = argument("where to", metavar="TARGET", default=None)
+    count: int = option(3, "how many", minimum=1, maximum=9)
+    rate: float | None = option(None, "how fast", implied="as it goes", minimum=0)
+    kind: str = option("a", "which", choices=("a", "b"))
+    sizes: tuple[int, ...] = option((8, 16), "sides", minimum=1)
+    skip: tuple[str, ...] = option((), "names to skip", adds=True)
+    out: Path = option(Path("x"), "file", aliases=("-o",), name="--to")
+    rows: int | None = option(None, "rows to check", bare=100, minimum=1)
+    label: str = option(MISSING, "label of all")
+
+
+def parser_of(kind: type[Options]) -> argparse.ArgumentParser:
+    """Return a parser with the flags of *kind*."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser, kind)
+    return parser
+
+
+def parsed(*words: str) -> Sample:
+    """Return the options that a command line gives."""
+    return Sample.read(parser_of(Sample).parse_args([*words, "--label", "l"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ((), {}),
+        (("t",), {"target": "t"}),
+        (("--count", "4", "--rate", "0.5"), {"count": 4, "rate": 0.5}),
+        (("--kind", "b", "--loud", "--no-fast"), {"kind": "b", "loud": True, "fast": False}),
+        (("--no-loud", "--fast"), {}),
+        (("--sizes", "1", "2", "--sizes", "3"), {"sizes": (3,)}),
+        (("--skip", "a", "--skip", "b", "c"), {"skip": ("a", "b", "c")}),
+        (("-o", "y"), {"out": Path("y")}),
+        (("--to", "y"), {"out": Path("y")}),
+        (("--rows",), {"rows": 100}),
+        (("--rows", "7"), {"rows": 7}),
+    ],
+)
+def test_a_flag_sets_its_field(words: tuple[str, ...], values: dict[str, Any]) -> None:
+    """Fields without a flag on the command line have their defaults."""
+    assert parsed("s", *words) == Sample(source="s", label="l", **values)
+
+
+def test_a_flag_without_a_default_is_required() -> None:
+    """So is a positional argument."""
+    for words in (["s"], ["--label", "l"]):
+        with pytest.raises((argparse.ArgumentError, SystemExit)):
+            parser_of(Sample).parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "--count is 0: expected 1 to 9"),
+        ({"count": 10}, "--count is 10: expected 1 to 9"),
+        ({"count": True}, "--count is 'True': expected int"),
+        ({"count": None}, "--count is 'None': expected int"),
+        ({"count": "4"}, "--count is '4': expected int"),
+        ({"rate": -0.1}, "--rate is -0.1: expected at least 0"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"rate": 2**70}, "--rate is 1180591620717411303424: expected at most"),
+        ({"kind": "c"}, "--kind is 'c': expected one of a, b"),
+        ({"sizes": (4, 0)}, "--sizes is 0: expected at least 1"),
+        ({"sizes": 4}, "--sizes is '4': expected tuple of int"),
+        ({"source": ""}, "SOURCE is empty: expected a folder of images"),
+        ({"out": 3}, "--to is '3': expected Path"),
+    ],
+)
+def test_values_that_no_command_line_gives_are_refused_in_code(
+    values: dict[str, Any], message: str
+) -> None:
+    """A wrong type too, with the flag's name and what was expected."""
+    with pytest.raises(ValueError, match=message):
+        Sample(**{"source": "s", "label": "l", **values})
+
+
+def test_lists_and_paths_are_accepted_in_code() -> None:
+    """A program may pass a list for a tuple, and a path for a text or the reverse."""
+    options = Sample(source=Path("a/b"), label="l", sizes=[3, 4], out="y")  # type: ignore[arg-type]
+    assert (options.source, options.sizes, options.out) == ("a/b", (3, 4), Path("y"))
+
+
+@given(
+    count=st.integers(1, 9),
+    rate=st.none() | st.floats(0, 1e6),
+    sizes=st.lists(st.integers(1, 99), min_size=1).map(tuple),
+    loud=st.booleans(),
+)
+def test_options_survive_json(
+    count: int, rate: float | None, sizes: tuple[int, ...], loud: bool
+) -> None:
+    """`of` returns the options that `as_dict` wrote."""
+    options = Numbers(count=count, rate=rate, sizes=sizes, loud=loud)
+    assert Numbers.of(json.loads(json.dumps(options.as_dict()))) == options
+    assert Numbers.of({}) == Numbers()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Shared):
+    """Options that JSON can hold."""
+
+    count: int = option(3, "how many", minimum=1)
+    rate: float | None = option(None, "how fast")
+    sizes: tuple[int, ...] = option((8,), "sides", minimum=1)
+
+
+def test_the_help_has_every_effect_and_every_default() -> None:
+    """The own flags come before the shared ones, and a default of False needs no words."""
+    text = " ".join(parser_of(Sample).format_help().split())
+    for part in (
+        "how many (default: 3)", "how fast (default: as it goes)", "sides (default: 8 16)",
+        "speed (default: yes)", "-o PATH, --to PATH", "--sizes N [N ...]", "--kind {a,b}",
+    ):  # fmt: skip
+        assert part in text
+    assert "--no-loud" not in text
+    assert text.index("--count") < text.index("--loud")
+
+
+def _option_classes() -> list[type[Options]]:
+    classes: dict[type[Options], None] = {}
+    for name in COMMANDS:
+        command = command_of(name)[0]
+        chosen = command.commands.values() if isinstance(command, Group) else [command]
+        classes |= dict.fromkeys(options for each in chosen for options in each.options)
+    return list(classes)
+
+
+@pytest.mark.parametrize("options", _option_classes())
+def test_the_options_of_every_command_are_frozen_values(options: type[Options]) -> None:
+    """Every field that is a flag has a help text, which begins a phrase and does not end one."""
+    parser = parser_of(options)
+    for action in parser._actions:
+        if action.help != argparse.SUPPRESS and action.dest != "help":
+            assert action.help, action.dest
+            assert not action.help.endswith("."), action.dest
+            assert action.help.count("(") == action.help.count(")"), action.dest
+    assert options.__dataclass_params__.frozen  # type: ignore[attr-defined]

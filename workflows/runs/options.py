@@ -1,0 +1,49 @@
+"""The options of the commands that work on the folder of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflows.evaluation.options import EvaluationOptions
+from workflows.options.fields import Options, argument, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(EvaluationOptions):
+    """The options of `tesserae report`."""
+
+    run: Path = argument("folder of a training run", metavar="RUN")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """The options of `tesserae export`."""
+
+    run: Path = argument("folder of a DeViSE run", metavar="RUN")
+    out: Path | None = option(
+        None,
+        "new folder that the model is written to",
+        implied="RUN/trunk",
+        metavar="DIR",
+        aliases=("-o",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleImagesOptions(Options):
+    """The options of `tesserae sample-images`."""
+
+    run: Path = argument("folder of a training run", metavar="RUN")
+    n: int = option(64, "number of images", minimum=1, maximum=10_000, aliases=("-n",))
+    out: Path = option(Path("samples.png"), "PNG file to write", metavar="FILE", aliases=("-o",))
+    seed: int = option(0, "seed of the generator's noise", minimum=0)
+    label: str | None = option(
+        None,
+        "class of all images, as a label, a wnid or words",
+        implied="all classes in turn",
+        metavar="CLASS",
+    )
+    interpolate: bool = option(
+        False, "make each row of the grid interpolate between two random images"
+    )
